@@ -1,0 +1,127 @@
+"""Linear, norm, MLP and dropout: the layers that do not know about positions.
+
+Every parameter is made with its logical axis names beside it (`nn.with_partitioning`); `transformer.axes` reads them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from gptjax.arrays import Array, Float, Key
+from gptjax.model.config import ModelConfig
+
+
+class Linear(nn.Module):
+    """Contracts the last `len(inputs)` dimensions of x with a kernel [*inputs *outputs].
+
+    The one place where a weight meets an activation: adapters and quantisation scales will be read here.
+    """
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    axes: tuple[str | None, ...]
+    std: float
+    bias: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        init = nn.initializers.normal(self.std) if self.std else nn.initializers.zeros
+        kernel = self.param("kernel", nn.with_partitioning(init, self.axes), (*self.inputs, *self.outputs), jnp.float32)
+        leading, fan_in, fan_out = x.shape[: -len(self.inputs)], math.prod(self.inputs), math.prod(self.outputs)
+        product = x.reshape(*leading, fan_in) @ kernel.reshape(fan_in, fan_out).astype(self.dtype)
+        product = product.reshape(*leading, *self.outputs)
+        if self.bias:
+            zeros = nn.with_partitioning(nn.initializers.zeros, self.axes[len(self.inputs) :])
+            bias = self.param("bias", zeros, self.outputs, jnp.float32)
+            product = product + bias.reshape((1,) * len(leading) + self.outputs).astype(self.dtype)
+        return product
+
+
+class Norm(nn.Module):
+    """LayerNorm or RMSNorm over the last dimension, in float32; gives x's type back.
+
+    Sources: Ba et al. 2016, arXiv:1607.06450; Zhang and Sennrich 2019, arXiv:1910.07467.
+    """
+
+    kind: str
+    width: int
+    epsilon: float
+    bias: bool
+    axis: str | None = "embed"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        vector = (1,) * (x.ndim - 1) + (self.width,)
+        scale = self.param("scale", nn.with_partitioning(nn.initializers.ones, (self.axis,)), (self.width,), jnp.float32)
+        y = x.astype(jnp.float32)
+        if self.kind == "layernorm":
+            y = y - y.mean(-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.epsilon) * scale.reshape(vector)
+        if self.bias and self.kind == "layernorm":
+            y = y + self.param("bias", nn.with_partitioning(nn.initializers.zeros, (self.axis,)), (self.width,), jnp.float32).reshape(vector)
+        return y.astype(x.dtype)
+
+
+def norm(config: ModelConfig, name: str | None = None) -> Norm:
+    """The config's norm over the residual stream."""
+    return Norm(config.norm, config.width, config.norm_epsilon, config.bias, name=name)
+
+
+class MLP(nn.Module):
+    """Up, nonlinearity, down; gated forms multiply by a second projection.
+
+    Sources: Shazeer 2020, GLU Variants Improve Transformer, arXiv:2002.05202; ReLU²: So et al. 2021, Primer, arXiv:2109.08668.
+    """
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        c = self.config
+
+        def up(name: str) -> Array:
+            return Linear((c.width,), (c.hidden,), ("embed", "mlp"), c.init_std, c.bias, c.compute, name=name)(x)
+
+        hidden = activate(c.activation, up("gate")) * up("up") if c.gated else activate(c.activation, up("up"))
+        return Linear((c.hidden,), (c.width,), ("mlp", "embed"), residual_std(c), c.bias, c.compute, name="down")(hidden)
+
+
+def activate(kind: str, x: Array) -> Array:
+    """The nonlinearity named `kind`; for a gated kind, that of its gate."""
+    match kind:
+        case "gelu" | "geglu":
+            return nn.gelu(x, approximate=True)
+        case "gelu_exact":
+            return nn.gelu(x, approximate=False)
+        case "relu":
+            return nn.relu(x)
+        case "relu2":
+            return jnp.square(nn.relu(x))
+        case "silu" | "swiglu":
+            return nn.silu(x)
+    raise ValueError(f"{kind!r} is not an activation.")
+
+
+def residual_std(config: ModelConfig) -> float:
+    """Initial standard deviation of what writes into the residual stream: as in GPT-2, so that its variance does not grow with depth."""
+    return 0.0 if config.residual_init == "zero" else config.init_std / math.sqrt(2 * config.num_layers)
+
+
+def dropout(x: Array, rate: float, key: Key | None) -> Array:
+    """Zeroes a share `rate` of x and scales the rest by 1 / (1 − rate). No key changes nothing.
+
+    Sixteen random bits decide each value, half the cost of a uniform float; the rate is exact to 2⁻¹⁶.
+
+    Source: Srivastava et al. 2014, JMLR 15.
+    """
+    if key is None or rate == 0.0:
+        return x
+    threshold = round(rate * 2**16)
+    kept = jax.random.bits(key, x.shape, jnp.uint16) >= jnp.uint16(threshold)
+    return jnp.where(kept, x * jnp.asarray(2**16 / (2**16 - threshold), x.dtype), jnp.zeros((), x.dtype))
