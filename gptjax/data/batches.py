@@ -1,0 +1,145 @@
+"""The batch of a given step: a pure function of (store, seed, step).
+
+Each example of n ids has n − 1 pairs (id, next id). All pairs of a store, one example after another, are one long line; it
+is cut into rows of T pairs, and the rows are read in an order that a permutation of (seed, epoch) gives. In every epoch
+each pair is predicted exactly once. The cut is moved by a random shift in each epoch, so that row borders differ.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gptjax.data.store import Store
+
+
+class Batch(NamedTuple):
+    """B rows of T positions. Everything is [B T]; segments and positions are none where each row is one plain text."""
+
+    tokens: Any
+    """int32: what the model reads."""
+    targets: Any
+    """int32: what it should predict at each position."""
+    weights: Any
+    """float32: how much each prediction counts; 0 is padding."""
+    segments: Any = None
+    """int32: positions of different segments do not see each other."""
+    positions: Any = None
+    """int32: place in its piece; −1 is padding."""
+
+
+class Plan(NamedTuple):
+    """How a store becomes rows."""
+
+    length: int
+    """T, the pairs in a row."""
+    rows: int
+    """B, the rows in a batch."""
+    seed: int | None
+    """Order of the rows; none reads them as they stand, without shift."""
+    isolated: bool
+    """Examples in one row do not see each other."""
+    pairs: int
+    """All pairs of the store."""
+    starts: np.ndarray
+    """int64: the first pair of each example, and behind the last one `pairs`."""
+
+    @property
+    def rows_per_epoch(self) -> int:
+        """Rows that hold all pairs under any shift."""
+        return -(-self.pairs // self.length) + (0 if self.seed is None else 1)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return -(-self.rows_per_epoch // self.rows)
+
+
+def plan(store: Store, *, length: int, rows: int, seed: int | None, isolated: bool = True) -> Plan:
+    """Lays the store's pairs out in rows. A store of one example needs no isolation."""
+    starts = store.offsets - np.arange(len(store.offsets))
+    return Plan(length, rows, seed, isolated and store.header.num_examples > 1, int(starts[-1]), starts)
+
+
+def batch(store: Store, plan: Plan, step: int, part: tuple[int, int] = (0, 1)) -> Batch:
+    """Gives rows `step · B …` of the endless sequence of epochs: numpy, [B/n T].
+
+    Args:
+      part: (i, n): the i-th of n equal parts of the rows, for the i-th of n hosts.
+
+    Raises:
+      ValueError: the store holds an id outside its vocabulary.
+    """
+    share = plan.rows // part[1]
+    index = step * plan.rows + part[0] * share + np.arange(share, dtype=np.int64)
+    epoch, row = index // plan.rows_per_epoch, index % plan.rows_per_epoch
+    if plan.seed is not None:
+        first = row * plan.length
+        for e in np.unique(epoch):
+            of_epoch = epoch == e
+            row = np.where(of_epoch, permute(row, plan.rows_per_epoch, (plan.seed, int(e))), row)
+            first = np.where(of_epoch, row * plan.length - _shift(plan, int(e)), first)
+    else:
+        first = np.where(epoch == 0, row * plan.length, plan.pairs)  # past the end of the only epoch there is nothing
+    return _rows(store, plan, first)
+
+
+def _shift(plan: Plan, epoch: int) -> int:
+    return int(_mix(np.uint64(epoch), plan.seed, 0xA5) % np.uint64(plan.length))
+
+
+def _rows(store: Store, plan: Plan, first: np.ndarray) -> Batch:
+    """The rows whose first pairs are `first` [B]; pairs outside the store are padding."""
+    pair = first[:, None] + np.arange(plan.length)
+    real = (pair >= 0) & (pair < plan.pairs)
+    pair = np.clip(pair, 0, plan.pairs - 1)
+    example = np.searchsorted(plan.starts, pair, side="right") - 1
+    at = pair + example  # each earlier example has one id more than pairs
+    tokens, targets = store.ids[at].astype(np.int32), store.ids[at + 1].astype(np.int32)
+    highest = max(int(tokens.max()), int(targets.max()))
+    if highest >= store.header.vocab_size:
+        raise ValueError(f"the token store holds the id {highest}, outside [0, {store.header.vocab_size}): it is damaged.")
+    tokens, targets = np.where(real, tokens, 0), np.where(real, targets, 0)
+    weights = real.astype(np.float32)
+    if not plan.isolated:
+        return Batch(tokens, targets, weights)
+    piece_start = np.maximum(plan.starts[example], first[:, None])
+    positions = np.where(real, pair - piece_start, -1).astype(np.int32)
+    segments = np.where(real, example - example[:, :1] + 1, 0).astype(np.int32)
+    return Batch(tokens, targets, weights, segments, positions)
+
+
+# --- a permutation without a table -------------------------------------------------------------------------------
+
+
+def permute(index: np.ndarray, count: int, key: tuple[int, int]) -> np.ndarray:
+    """Gives where a pseudorandom permutation of range(count) sends each index, in constant memory.
+
+    A Feistel network over the next even number of bits; values that fall outside walk on until they fall inside.
+
+    Source: Black and Rogaway 2002, Ciphers with Arbitrary Finite Domains, section 3 (cycle walking) over a Feistel network.
+    """
+    half = max(1, -(-max(1, int(count - 1).bit_length()) // 2))
+    mask = np.uint64((1 << half) - 1)
+
+    def network(value: np.ndarray) -> np.ndarray:
+        left, right = value >> np.uint64(half), value & mask
+        for turn in range(6):
+            left, right = right, left ^ (_mix(right, key[0], (key[1] << 3) + turn) & mask)
+        return (left << np.uint64(half)) | right
+
+    value = network(index.astype(np.uint64))
+    while (outside := value >= count).any():
+        value = np.where(outside, network(value), value)
+    return value.astype(np.int64)
+
+
+def _mix(value: np.ndarray, seed: int, salt: int) -> np.ndarray:
+    """A hash of 64 bits: the finaliser of SplitMix64 (Steele et al. 2014), applied to value, seed and salt in turn."""
+    with np.errstate(over="ignore"):
+        for word in (seed, salt):
+            value = value + np.uint64(word % 2**64) + np.uint64(0x9E3779B97F4A7C15)
+            value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            value = value ^ (value >> np.uint64(31))
+    return value

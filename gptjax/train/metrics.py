@@ -1,0 +1,416 @@
+"""What the user sees while training, and what stays on disk.
+
+Read in this order: `Log` (the one thing here that touches the world); `read` (what it wrote); `progress_line`, `human`, `duration`
+(numbers as text); `Smoothed`, `Throughput` (running figures, pure); `memory`.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import errno
+import json
+import math
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+FLUSH_EVERY = 10.0  # seconds; what TensorBoard may lose in a crash
+WARN_EVERY = 60.0  # seconds
+WAITING = 10_000  # lines kept in memory while the disk is full
+
+
+class Log:
+    """Writes `metrics.jsonl`, `log.txt` and TensorBoard's event files in a run directory, and speaks to the terminal.
+
+    A full disk never stops training: lines wait in memory until there is room, and a warning is printed at most once a minute.
+    Every line is with the operating system when the call returns, so a killed process loses none.
+
+    Args:
+      run_dir: made if absent.
+      resume_step: the step whose state was restored; all that was logged after it is forgotten, so that each step stands once.
+        None starts afresh.
+      terminal: where `say` and `progress` print; `sys.stdout` if not given.
+      clock: gives seconds.
+    """
+
+    def __init__(self, run_dir: Path | str, *, resume_step: int | None, terminal: TextIO | None = None, clock: Callable[[], float] = time.monotonic):
+        run_dir = Path(run_dir)
+        self._terminal = sys.stdout if terminal is None else terminal
+        self._clock, self._warned, self._flushed = clock, -math.inf, clock()
+        self._metrics, self._text = _Appended(run_dir / "metrics.jsonl"), _Appended(run_dir / "log.txt")
+        self._events: _Events | None = _Events(run_dir / "tensorboard", 0 if resume_step is None else resume_step + 1)
+        self._in_place = False
+        with self._forgiving():
+            run_dir.mkdir(parents=True, exist_ok=True)
+            _forget(run_dir / "metrics.jsonl", -1 if resume_step is None else resume_step)
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def record(self, step: int, values: dict[str, float | int]) -> None:
+        """Keeps the numbers of a step: a line of metrics.jsonl and TensorBoard scalars. NaN and infinity become null in the line."""
+        values = {name: v.item() if hasattr(v, "item") else v for name, v in values.items()}
+        line = {"step": int(step)} | {name: v if math.isfinite(v) else None for name, v in values.items()}
+        self._append(self._metrics, json.dumps(line, ensure_ascii=False))
+        self._event(step, lambda events: events.scalars(step, values))
+
+    def sample(self, step: int, prompt: str, text: str) -> None:
+        """Keeps `text`, which the model wrote after `prompt`. Prints nothing."""
+        self._append(self._metrics, json.dumps({"step": int(step), "sample": {"prompt": prompt, "text": text}}, ensure_ascii=False))
+        self.text(step, "sample", prompt + text)
+
+    def text(self, step: int, name: str, text: str) -> None:
+        """Shows a text, such as the config, in TensorBoard, in a fixed-width font."""
+        self._event(step, lambda events: events.text(step, name, text))
+
+    def say(self, text: str) -> None:
+        """Prints whole lines and keeps them in log.txt."""
+        self._print(text)
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        for line in text.split("\n"):
+            self._append(self._text, f"{stamp}  {_visible(line)}".rstrip())
+
+    def progress(self, line: str, keep: bool = False) -> None:
+        """Prints a progress line.
+
+        On a terminal the next one replaces it, unless `keep`, which an evaluation asks for. Elsewhere each is a whole line.
+        """
+        if keep or not _is_terminal(self._terminal):
+            self.say(line)
+            return
+        cut = shutil.get_terminal_size((100, 24)).columns - 1
+        self._write("\r" + _visible(line)[:cut] + "\x1b[K")
+        self._in_place = True
+
+    def flush(self) -> None:
+        """Brings all to the disk. Call it before a checkpoint, so that a crash loses nothing that a resumed run will not repeat."""
+        self._flushed = self._clock()
+        for retry in (lambda: self._metrics.append(""), lambda: self._text.append(""), lambda: self._events and self._events.flush()):
+            with self._forgiving():
+                retry()
+
+    def close(self) -> None:
+        """Flushes and ends the progress line. May be called twice."""
+        self.flush()
+        if self._in_place:
+            self._write("\n")
+            self._in_place = False
+        for file in (self._metrics, self._text, self._events):
+            if file is not None:
+                with self._forgiving():
+                    file.close()
+
+    def _append(self, file: _Appended, line: str) -> None:
+        with self._forgiving():
+            file.append(line + "\n")
+
+    def _event(self, step: int, write: Callable[[_Events], None]) -> None:
+        if self._events is None:
+            return
+        try:
+            with self._forgiving():
+                write(self._events)
+        except ImportError:
+            self._events = None
+            self.say("TensorBoard files are not written, since tensorboardX is not installed; pip install tensorboardX mends it.")
+        if self._clock() - self._flushed >= FLUSH_EVERY:
+            self.flush()
+
+    @contextlib.contextmanager
+    def _forgiving(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if self._clock() - self._warned >= WARN_EVERY:
+                self._warned = self._clock()
+                self._print(f"warning: logging fails ({error}); training goes on, and the last {WAITING} lines are kept until there is room.")
+
+    def _print(self, text: str) -> None:
+        erase = "\r\x1b[K" if self._in_place else ""
+        self._write(erase + "\n".join(_visible(line) for line in text.split("\n")) + "\n")
+        self._in_place = False
+
+    def _write(self, text: str) -> None:
+        encoding = getattr(self._terminal, "encoding", None) or "utf-8"
+        with contextlib.suppress(OSError, ValueError):  # a closed pipe or terminal is no reason to stop training
+            self._terminal.write(text.encode(encoding, "backslashreplace").decode(encoding))
+            self._terminal.flush()
+
+
+def _is_terminal(terminal: Any) -> bool:
+    return bool(getattr(terminal, "isatty", lambda: False)())
+
+
+def _visible(line: str) -> str:
+    """Control characters, which a model may write and a terminal would obey, as escapes."""
+    return re.sub(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]", lambda m: f"\\x{ord(m[0]):02x}", line)
+
+
+# --- files -------------------------------------------------------------------------------------------------------
+
+
+class _Appended:
+    """A file that grows by whole lines. What can't be written now waits and is tried again with the next line."""
+
+    def __init__(self, path: Path):
+        self._path, self._file = path, None
+        self._waiting: collections.deque[str] = collections.deque(maxlen=WAITING)
+
+    def append(self, line: str) -> None:
+        self._waiting.append(line)
+        if self._file is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self._path, "ab", buffering=0)
+        data = "".join(self._waiting).encode("utf-8", "backslashreplace")  # a lone surrogate becomes a JSON escape
+        end = os.fstat(self._file.fileno()).st_size
+        try:
+            if self._file.write(data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+        except OSError:
+            self._file.truncate(end)
+            raise
+        self._waiting.clear()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+class _Events:
+    """TensorBoard event files, by tensorboardX's formats but in the calling thread.
+
+    Its `SummaryWriter` writes in a thread, which a full disk kills; after ten more events the full queue then blocks training for ever.
+    """
+
+    def __init__(self, folder: Path, purge_step: int):
+        self._folder, self._purge_step = folder, purge_step
+        self._file: Any = None
+
+    def scalars(self, step: int, values: dict[str, float | int]) -> None:
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        self._write(step, summary=Summary(value=[Summary.Value(tag=_tag(n), simple_value=float(v)) for n, v in values.items()]))
+
+    def text(self, step: int, name: str, text: str) -> None:
+        from tensorboardX.summary import text as summary
+
+        shown = "\n".join("    " + line for line in text.split("\n"))  # TensorBoard reads Markdown: four spaces mean verbatim
+        self._write(step, summary=summary(name, shown.encode("utf-8", "backslashreplace").decode()))
+
+    def _write(self, step: int, **content: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        try:
+            if self._file is None:
+                self._open()
+            self._file.write(Event(wall_time=time.time(), step=int(step), **content).SerializeToString())
+        except OSError:
+            self.close()  # its end may be torn; TensorBoard reads up to there and goes on with the next file
+            raise
+
+    def _open(self) -> None:
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.record_writer import RecordWriter
+
+        self._folder.mkdir(parents=True, exist_ok=True)
+        now = time.time_ns()  # TensorBoard reads the files in the order of their names
+        self._file = RecordWriter(str(self._folder / f"events.out.tfevents.{now // 10**9}.{now}"))
+        self._file.write(Event(wall_time=now / 1e9, file_version="brain.Event:2").SerializeToString())
+        if self._purge_step is not None:  # older files' events from this step on are superseded
+            start = Event(wall_time=now / 1e9, step=self._purge_step, session_log=SessionLog(status=SessionLog.START))
+            self._file.write(start.SerializeToString())
+        self._file.flush()
+        self._purge_step = None
+
+    def flush(self) -> None:
+        try:
+            if self._file is not None:
+                self._file.flush()
+        except OSError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(OSError):
+                file.close()
+
+
+def _tag(name: str) -> str:
+    """`loss` → `train/loss`, `validation_loss` → `validation/loss`; a name that has a slash stays."""
+    if "/" in name:
+        return name
+    return name.replace("_", "/", 1) if name.startswith("validation_") else f"train/{name}"
+
+
+def read(run_dir: Path | str) -> list[dict[str, Any]]:
+    """Gives the lines of metrics.jsonl; none if there is no such file. Torn lines are left out."""
+    return [line for _, line in _lines(Path(run_dir) / "metrics.jsonl")]
+
+
+def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    for raw in path.read_bytes().split(b"\n") if path.is_file() else []:
+        with contextlib.suppress(ValueError):
+            line = json.loads(raw)
+            if isinstance(line, dict) and isinstance(line.get("step"), int):
+                yield raw + b"\n", line
+
+
+def _forget(path: Path, last_step: int) -> None:
+    """Removes torn lines and those of steps after `last_step`; the file is replaced at once or not at all."""
+    kept = b"".join(raw for raw, line in _lines(path) if line["step"] <= last_step)
+    if path.is_file() and path.stat().st_size != len(kept):
+        partial = path.with_suffix(".partial")
+        try:
+            with open(partial, "wb") as file:
+                file.write(kept)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+# --- numbers as text ---------------------------------------------------------------------------------------------
+
+
+def progress_line(
+    step: int, steps: int, *, loss: float, smoothed: float | None = None, learning_rate: float | None = None,
+    gradient_norm: float | None = None, tokens_per_second: float | None = None, mfu: float | None = None, eta: float | None = None,
+) -> str:  # fmt: skip
+    """Says how training stands, in one line of fewer than 100 columns for usual values.
+
+    Args:
+      mfu: model FLOPs utilisation as a fraction; None, where the device's peak is not known, shows "n/a".
+      eta: seconds.
+    """
+    parts = [f"step {step:>{len(str(steps))}}/{steps}  {100 * step // max(steps, 1):>2}%"]
+    parts.append(f"loss {_figures(loss)}" + ("" if smoothed is None else f" ({_figures(smoothed)})"))
+    if learning_rate is not None:
+        parts.append(f"lr {learning_rate:.1e}")
+    if gradient_norm is not None:
+        parts.append(f"grad {_figures(gradient_norm, 2)}")
+    if tokens_per_second is not None:
+        parts.append(f"{human(tokens_per_second)} tok/s")
+    parts.append("mfu n/a" if mfu is None else f"mfu {100 * mfu:.0f}%")
+    if eta is not None:
+        parts.append(f"eta {duration(eta)}")
+    return "  ".join(parts)
+
+
+def _figures(value: float, decimals: int = 3) -> str:
+    return f"{value:.1e}" if 1000 <= abs(value) < math.inf else f"{value:.{decimals - (abs(value) >= 9.995)}f}"
+
+
+def human(n: float) -> str:
+    """A count to three figures: 950, 41.2k, 1.24M."""
+    if not math.isfinite(n):
+        return str(float(n))
+    letters = ["", "k", "M", "G", "T", "P"]
+    while abs(n) >= 999.5 and len(letters) > 1:
+        n, letters = n / 1000, letters[1:]
+    digits = 2 if abs(n) < 9.995 else 1 if abs(n) < 99.95 else 0
+    return f"{n:.{0 if letters[0] == '' and float(n).is_integer() else digits}f}{letters[0]}"
+
+
+def duration(seconds: float) -> str:
+    """A time in its two largest units: 8.4s, 42s, 1m 32s, 2h 03m, 3d 04h."""
+    if not math.isfinite(seconds):
+        return "?"
+    if seconds < 9.95:
+        return f"{seconds:.1f}s" if seconds >= 0.095 or seconds <= 0 else f"{1000 * seconds:.0f}ms"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    minutes = round(seconds / 60)
+    if minutes < 24 * 60:
+        return f"{minutes // 60}h {minutes % 60:02d}m"
+    hours = round(seconds / 3600)
+    return f"{hours // 24}d {hours % 24:02d}h"
+
+
+# --- running figures ---------------------------------------------------------------------------------------------
+
+
+class Smoothed(NamedTuple):
+    """An exponential average that starts unbiased: after n equal values it is that value."""
+
+    total: float = 0.0
+    weight: float = 0.0
+
+    @property
+    def value(self) -> float:
+        """The average; NaN before the first finite value."""
+        return self.total / self.weight if self.weight else math.nan
+
+
+def smooth(previous: Smoothed, value: float | None, decay: float) -> Smoothed:
+    """Adds a value. NaN, infinity and None leave the average as it is."""
+    if value is None or not math.isfinite(value):
+        return previous
+    return Smoothed(decay * previous.total + (1 - decay) * value, decay * previous.weight + (1 - decay))
+
+
+class Throughput(NamedTuple):
+    """Speed over the last `window` seconds of training proper, and what the pauses between cost.
+
+    Begin it after the first step, which compiles: `Throughput().at(now, step, tokens)`.
+    """
+
+    window: float = 30.0  # seconds
+    marks: tuple[tuple[float, int, int], ...] = ()  # (seconds of training, step, tokens)
+    paused: float = 0.0  # seconds
+    pauses: tuple[tuple[str, int, float], ...] = ()  # (what, how many, seconds)
+
+    def at(self, now: float, step: int, tokens: int) -> Throughput:
+        """Notes that `step` and `tokens` in all were reached at the time `now`, in seconds of any one clock."""
+        mark = (now - self.paused, step, tokens)
+        marks = self.marks
+        if len(marks) > 1 and mark[0] - marks[-2][0] < self.window / 50:  # keeps the tuple short when steps are
+            marks = marks[:-1]
+        marks += (mark,)
+        while len(marks) > 2 and marks[1][0] <= mark[0] - self.window:
+            marks = marks[1:]
+        return self._replace(marks=marks)
+
+    def pause(self, what: str, seconds: float) -> Throughput:
+        """Notes that an evaluation, a save, … took `seconds`, which are not training."""
+        count, spent = next(((n, s) for w, n, s in self.pauses if w == what), (0, 0.0))
+        rest = tuple(p for p in self.pauses if p[0] != what)
+        return self._replace(paused=self.paused + seconds, pauses=(*rest, (what, count + 1, spent + seconds)))
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Over the window; None before there is anything to measure."""
+        return self._rate(2)
+
+    def _rate(self, column: int) -> float | None:
+        if len(self.marks) < 2 or self.marks[-1][0] <= self.marks[0][0]:
+            return None
+        return (self.marks[-1][column] - self.marks[0][column]) / (self.marks[-1][0] - self.marks[0][0])
+
+    def eta(self, steps: int, **pauses: int) -> float | None:
+        """Seconds for `steps` more and for the pauses still to come: `eta(500, evaluation=2)`. An unmeasured pause counts nothing."""
+        rate = self._rate(1)
+        return None if not rate else steps / rate + sum(pauses.get(what, 0) * spent / count for what, count, spent in self.pauses)
+
+
+def memory() -> int:
+    """The most bytes that this process ever held resident."""
+    import resource  # Unix only
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

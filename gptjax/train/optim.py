@@ -1,0 +1,245 @@
+"""Optimizers and schedules as frozen values, and `build`, which makes one Optax chain of them.
+
+The chain: clip the gradients' norm → the optimizer → decay weights → learning rate → clip weights → average weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gptjax.arrays import Array, Params
+from gptjax.config import require
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate as a share of `peak`, for each step."""
+
+    kind: Literal["constant", "linear", "cosine", "rsqrt", "wsd"] = "cosine"
+    """After warm-up: stay; fall in a line; fall along a cosine; fall with 1/√step; or stay and fall in a line at the end."""
+    warmup: int = 100
+    """Steps that rise from 0 to the peak in a line."""
+    floor: float = 0.1
+    """Share of the peak where `linear`, `cosine` and `wsd` end."""
+    decay_share: float = 0.2
+    """Share of all steps that `wsd` spends falling."""
+
+    def __post_init__(self) -> None:
+        require(self.warmup >= 0, f"schedule.warmup is {self.warmup}; it needs 0 or more steps.")
+        require(0 <= self.floor <= 1, f"schedule.floor is {self.floor}; it needs a share in [0, 1].")
+        require(0 < self.decay_share <= 1, f"schedule.decay_share is {self.decay_share}; it needs a share in (0, 1].")
+
+
+@dataclass(frozen=True)
+class Common:
+    """What every optimizer has."""
+
+    peak: float = 1e-3
+    """Highest learning rate."""
+    weight_decay: float = 0.0
+    """Decoupled decay of matrices and embeddings (not of norms and biases), times the learning rate."""
+    clip_norm: float | None = 1.0
+    """Gradients of a larger norm are scaled down to it."""
+    clip_weights: float | None = None
+    """After each step every weight is brought back into ± this."""
+    ema: float | None = None
+    """Decay of a running average of the weights, which evaluation and sampling then use."""
+
+    def __post_init__(self) -> None:
+        require(self.peak > 0, f"optim.peak is {self.peak}; it needs a positive learning rate, for example --optim.peak 1e-3.")
+        require(self.weight_decay >= 0, f"optim.weight_decay is {self.weight_decay}; it needs 0 or more.")
+        for name in ("clip_norm", "clip_weights"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"optim.{name} is {value}; it needs a positive number, or none.")
+        require(self.ema is None or 0 < self.ema < 1, f"optim.ema is {self.ema}; it needs a decay in (0, 1), or none.")
+
+
+@dataclass(frozen=True)
+class AdamW(Common):
+    """Loshchilov and Hutter 2019, arXiv:1711.05101. With weight_decay 0 it is Adam (Kingma and Ba 2015, arXiv:1412.6980)."""
+
+    weight_decay: float = 0.1
+    """Decoupled decay of matrices and embeddings (not of norms and biases), times the learning rate."""
+    beta1: float = 0.9
+    """Decay of the gradient's running mean."""
+    beta2: float = 0.95
+    """Decay of its running square."""
+    epsilon: float = 1e-8
+    """Added to the root of the running square."""
+
+
+@dataclass(frozen=True)
+class Adam(AdamW):
+    """AdamW without decay. Source: Kingma and Ba 2015, arXiv:1412.6980."""
+
+    weight_decay: float = 0.0
+    """Decoupled decay of matrices and embeddings (not of norms and biases), times the learning rate."""
+    beta2: float = 0.999
+    """Decay of its running square."""
+
+
+@dataclass(frozen=True)
+class SGD(Common):
+    """Stochastic gradient descent with momentum. Source: Sutskever et al. 2013, ICML."""
+
+    peak: float = 0.1
+    """Highest learning rate."""
+    momentum: float = 0.9
+    """Decay of the running sum of gradients; 0 is plain SGD."""
+    nesterov: bool = False
+    """Look one step ahead."""
+
+
+@dataclass(frozen=True)
+class Lion(Common):
+    """Sign of an interpolated momentum. Source: Chen et al. 2023, arXiv:2302.06675."""
+
+    peak: float = 1e-4
+    """Highest learning rate; about a tenth of AdamW's."""
+    weight_decay: float = 1.0
+    """Decoupled decay of matrices and embeddings (not of norms and biases), times the learning rate."""
+    beta1: float = 0.9
+    """Interpolation for the update."""
+    beta2: float = 0.99
+    """Decay of the momentum."""
+
+
+@dataclass(frozen=True)
+class Adafactor(Common):
+    """Second moments as an outer product of row and column means. Source: Shazeer and Stern 2018, arXiv:1804.04235."""
+
+    peak: float = 1e-2
+    """Highest learning rate."""
+    decay_rate: float = 0.8
+    """Exponent of the second moment's growing memory."""
+
+
+@dataclass(frozen=True)
+class Muon(AdamW):
+    """Orthogonalised momentum for the matrices of the layers, AdamW for all else. Source: Jordan et al. 2024, kellerjordan.github.io/posts/muon.
+
+    Updates are scaled to AdamW's size (Liu et al. 2025, arXiv:2502.16982), so `peak` means the same for both.
+    """
+
+    momentum: float = 0.95
+    """Decay of the momentum that is orthogonalised."""
+
+
+OptimConfig = AdamW | Adam | SGD | Lion | Adafactor | Muon
+
+
+def learning_rate(schedule: Schedule, peak: float, steps: int) -> optax.Schedule:
+    """Gives step → learning rate. Step s of the warm-up has (s + 1) / (warmup + 1) of the peak, so no step is lost at 0."""
+    after = max(1, steps - schedule.warmup)
+    match schedule.kind:
+        case "constant":
+            then = optax.constant_schedule(1.0)
+        case "linear":
+            then = optax.linear_schedule(1.0, schedule.floor, after)
+        case "cosine":
+            then = optax.cosine_decay_schedule(1.0, after, schedule.floor)
+        case "rsqrt":
+            then = lambda step: jnp.sqrt(max(1, schedule.warmup) / (step + max(1.0, schedule.warmup)))  # noqa: E731
+        case "wsd":
+            fall = max(1, round(steps * schedule.decay_share))
+            then = optax.linear_schedule(1.0, schedule.floor, fall, transition_begin=max(0, after - fall))
+
+    def rate(step: Array) -> Array:
+        rising = (step + 1) / (schedule.warmup + 1)
+        return peak * jnp.where(step < schedule.warmup, rising, then(jnp.maximum(step - schedule.warmup, 0)))
+
+    return rate
+
+
+def decayed(params: Params) -> Any:
+    """True for kernels and embeddings, false for norms and biases: what weight decay shrinks."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in ("kernel", "embedding"), params)
+
+
+def build(config: OptimConfig, rate: optax.Schedule) -> optax.GradientTransformation:
+    """Chains the transformations that the config asks for."""
+    chain = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    chain += [_direction(config)]
+    chain += [optax.add_decayed_weights(config.weight_decay, mask=decayed)] if config.weight_decay else []
+    chain += [optax.scale_by_learning_rate(rate)]
+    chain += [clip_weights(config.clip_weights)] if config.clip_weights else []
+    chain += [average(config.ema)] if config.ema else []
+    return optax.chain(*chain)
+
+
+def _direction(config: OptimConfig) -> optax.GradientTransformation:
+    match config:
+        case Muon():
+            return _muon(config)
+        case AdamW():
+            return optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)
+        case Lion():
+            return optax.scale_by_lion(config.beta1, config.beta2)
+        case Adafactor():
+            return optax.chain(
+                optax.scale_by_factored_rms(decay_rate=config.decay_rate, min_dim_size_to_factor=32),
+                optax.clip_by_block_rms(1.0),
+            )
+        case SGD():
+            return optax.trace(config.momentum, config.nesterov) if config.momentum else optax.identity()
+    raise TypeError(f"{config!r} is not an optimizer.")
+
+
+def _muon(config: Muon) -> optax.GradientTransformation:
+    """Stacked kernels are matrices of their inputs and outputs: query, key and value read `embed`, `out` writes it."""
+    from optax.contrib import MuonDimensionNumbers, scale_by_muon
+
+    def shape(path: tuple, leaf: Any) -> Any:
+        names = [p.key for p in path]
+        if names[0] != "layers" or names[-1] != "kernel":
+            return None
+        reads = 2 if names[-2] == "out" else 1
+        dims = tuple(range(1, leaf.ndim))
+        return MuonDimensionNumbers(dims[:reads], dims[reads:])
+
+    def dimensions(tree: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(shape, tree)
+
+    def label(tree: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(lambda path, leaf: "adam" if shape(path, leaf) is None else "muon", tree)
+
+    muon = optax.chain(
+        scale_by_muon(beta=config.momentum, consistent_rms=0.2, weight_dimension_numbers=dimensions),
+    )
+    adam = optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)
+    return optax.partition({"muon": muon, "adam": adam}, label)
+
+
+def clip_weights(limit: float) -> optax.GradientTransformation:
+    """Changes updates so that every updated weight lies within ± limit."""
+
+    def update(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
+        return jax.tree.map(lambda u, p: jnp.clip(p + u, -limit, limit) - p, updates, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+class Average(NamedTuple):
+    """State of `average`: the running average of the weights."""
+
+    ema: Any
+
+
+def average(decay: float) -> optax.GradientTransformation:
+    """Keeps a running average of the weights, updates unchanged. Source: Polyak and Juditsky 1992; its exponential form."""
+
+    def update(updates: Any, state: Average, params: Any) -> tuple[Any, Average]:
+        return updates, Average(jax.tree.map(lambda e, p, u: decay * e + (1 - decay) * (p + u), state.ema, params, updates))
+
+    return optax.GradientTransformation(lambda params: Average(jax.tree.map(jnp.copy, params)), update)
+
+
+def averaged(opt_state: Any) -> Any | None:
+    """The averaged weights in an optimizer state, or none."""
+    found = [s for s in jax.tree.leaves(opt_state, is_leaf=lambda s: isinstance(s, Average)) if isinstance(s, Average)]
+    return found[0].ema if found else None

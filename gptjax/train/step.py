@@ -1,0 +1,96 @@
+"""One training step: (state, batch) → (state, metrics), pure, compiled whole."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gptjax.arrays import Array, Int, Params
+from gptjax.objectives import Objective
+
+
+class TrainState(NamedTuple):
+    """All that training remembers. Batches and random keys are functions of `step`."""
+
+    step: Int[Array, ""]
+    params: Params
+    opt_state: Any
+
+
+def init(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+
+def train_step(
+    state: TrainState,
+    batch: Any,
+    *,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    rate: optax.Schedule,
+    seed: int,
+    micro_batches: int = 1,
+    skip_norm: float = jnp.inf,
+    dropout: bool = True,
+) -> tuple[TrainState, dict[str, Array]]:
+    """Reads one batch and improves the parameters once.
+
+    A step whose loss or gradient norm is not finite, or whose norm is above `skip_norm`, changes neither parameters nor
+    optimizer state; it is still counted in `step`, so the next batch is another one.
+
+    Args:
+      micro_batches: the batch is read in this many equal parts, whose sums are added; memory falls, the result does not change.
+
+    Returns:
+      The new state, and `loss` (nats a token), `weight` (tokens that count), `gradient_norm`, `learning_rate`, `skipped` (0 or 1).
+    """
+    key = jax.random.fold_in(jax.random.key(seed), state.step) if dropout else None
+    total, weight, grads = _gradients(state.params, batch, key, objective, micro_batches)
+    share = 1.0 / jnp.maximum(weight, 1e-6)
+    loss, grads = total * share, jax.tree.map(lambda g: g * share, grads)
+    norm = optax.tree.norm(grads)
+    sound = jnp.isfinite(loss) & jnp.isfinite(norm) & (norm < skip_norm)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    moved = optax.apply_updates(state.params, updates)
+    keep = lambda new, old: jnp.where(sound, new, old)  # noqa: E731 selection, not multiplication: 0 · NaN is NaN
+    new = TrainState(state.step + 1, jax.tree.map(keep, moved, state.params), jax.tree.map(keep, opt_state, state.opt_state))
+    metrics = {
+        "loss": loss,
+        "weight": weight,
+        "gradient_norm": norm,
+        "learning_rate": rate(state.step),
+        "skipped": 1 - sound.astype(jnp.int32),
+    }
+    return new, metrics
+
+
+def _gradients(params: Params, batch: Any, key: Any, objective: Objective, micro_batches: int) -> tuple[Array, Array, Params]:
+    """Sums of losses, weights and gradients over the batch, part by part."""
+
+    def total(params: Params, part: Any, key: Any) -> tuple[Array, Array]:
+        loss, weight, _ = objective(params, part, key)
+        return loss, weight
+
+    value_and_grad = jax.value_and_grad(total, has_aux=True)
+    if micro_batches == 1:
+        (loss, weight), grads = value_and_grad(params, batch, key)
+        return loss, weight, grads
+
+    def add(sums: Any, numbered: Any) -> tuple[Any, None]:
+        part, i = numbered
+        (loss, weight), grads = value_and_grad(params, part, None if key is None else jax.random.fold_in(key, i))
+        return jax.tree.map(jnp.add, sums, (loss, weight, grads)), None
+
+    parts = jax.tree.map(lambda x: x.reshape(micro_batches, -1, *x.shape[1:]), batch)
+    zeros = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+    return jax.lax.scan(add, zeros, (parts, jnp.arange(micro_batches)))[0]
+
+
+def evaluate_step(params: Params, batch: Any, *, objective: Objective) -> tuple[Array, Array]:
+    """Sum of losses, in nats, and of weights of one batch, without dropout."""
+    loss, weight, _ = objective(params, batch, None)
+    return loss, weight
