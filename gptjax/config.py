@@ -237,9 +237,9 @@ def cli(options: type[T], args: list[str], *, prog: str, description: str = "", 
     hint: Any = options
     if base is not None:
         fields = [("options", Annotated[options, tyro.conf.arg(name="")], dataclasses.MISSING)]
-        fields += [("base", Annotated[type(base), tyro.conf.arg(name="")], base)]
+        fields += [("base", Annotated[tyro.conf.FlagConversionOff[type(base)], tyro.conf.arg(name="")], base)]
         hint = dataclasses.make_dataclass("Command", [(n, h) if d is dataclasses.MISSING else (n, h, dataclasses.field(default=d)) for n, h, d in fields])
-    hint = tyro.conf.AvoidSubcommands[tyro.conf.FlagConversionOff[hint]]
+    hint = tyro.conf.AvoidSubcommands[tyro.conf.FlagCreatePairsOff[hint]]
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):

@@ -325,11 +325,11 @@ def human(n: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time in its two largest units: 8.4s, 42s, 1m 32s, 2h 03m, 3d 04h."""
+    """A time in its two largest units: 40ms, 8.4s, 42s, 1m 32s, 2h 03m, 3d 04h."""
     if not math.isfinite(seconds):
         return "?"
     if seconds < 9.95:
-        return f"{seconds:.1f}s" if seconds >= 0.095 or seconds <= 0 else f"{1000 * seconds:.0f}ms"
+        return f"{1000 * seconds:.0f}ms" if 0 < seconds < 0.9995 else f"{seconds:.1f}s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"

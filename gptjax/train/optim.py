@@ -192,7 +192,7 @@ def _direction(config: OptimConfig) -> optax.GradientTransformation:
 
 def _muon(config: Muon) -> optax.GradientTransformation:
     """Stacked kernels are matrices of their inputs and outputs: query, key and value read `embed`, `out` writes it."""
-    from optax.contrib import MuonDimensionNumbers, scale_by_muon
+    from optax.contrib import MuonDimensionNumbers, muon
 
     def shape(path: tuple, leaf: Any) -> Any:
         names = [p.key for p in path]
@@ -205,14 +205,14 @@ def _muon(config: Muon) -> optax.GradientTransformation:
     def dimensions(tree: Any) -> Any:
         return jax.tree_util.tree_map_with_path(shape, tree)
 
-    def label(tree: Any) -> Any:
-        return jax.tree_util.tree_map_with_path(lambda path, leaf: "adam" if shape(path, leaf) is None else "muon", tree)
-
-    muon = optax.chain(
-        scale_by_muon(beta=config.momentum, consistent_rms=0.2, weight_dimension_numbers=dimensions),
+    return muon(
+        -1.0,  # the chain decays and scales afterwards; muon's own scaling by the rate would turn the sign
+        beta=config.momentum,
+        adam_b1=config.beta1,
+        adam_b2=config.beta2,
+        consistent_rms=0.2,
+        muon_weight_dimension_numbers=dimensions,
     )
-    adam = optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)
-    return optax.partition({"muon": muon, "adam": adam}, label)
 
 
 def clip_weights(limit: float) -> optax.GradientTransformation:

@@ -1,0 +1,228 @@
+"""What a saved step holds, and the proof that it still holds it.
+
+Read in this order: `named` (a tree becomes names and leaves) and `nested`, its way to Orbax; `Manifest`; `describe` and `write` (at a
+save); `read` and `verify` (before a restore); `require_same` (what the file holds against what the caller wants).
+
+Orbax 0.12 has no checksum of its payload: of 150 random bit flips all 150 came back as wrong weights without a word. So a step carries
+`manifest.json`, with the size and SHA-256 of every file, and `manifest.sha256`, with the hash of the manifest (`sha256sum -c` reads it).
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+import json
+import math
+import os
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gptjax.config import ConfigError, nearest, require
+
+VERSION = 1
+NAME, SEAL = "manifest.json", "manifest.sha256"
+
+
+class Damaged(Exception):
+    """A step on disk is not what was saved. The message says which file and why."""
+
+
+class Leaf(NamedTuple):
+    """One saved array. `crc32` is that of its bytes in C order."""
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+    crc32: int
+
+
+class Manifest(NamedTuple):
+    step: int
+    metrics: dict[str, float | None]  # a value that is not finite is None: JSON has no NaN
+    trees: dict[str, tuple[Leaf, ...]]
+    files: dict[str, tuple[int, str]]  # below the step's folder → (bytes, SHA-256)
+    versions: dict[str, str]
+
+
+# --- trees -------------------------------------------------------------------------------------------------------
+
+
+def named(tree: Any) -> tuple[dict[str, Any], Any]:
+    """Gives ({"layers/attention/query": leaf}, structure): the keys, fields and indices on the way to each leaf, and the way back.
+
+    Optimizer states nest NamedTuples with and without arrays in them, for which Orbax has no stable form; names have.
+
+    Raises:
+      ConfigError: two leaves would have one name in Orbax, which joins keys by dots and keeps the last without a word.
+    """
+    import jax
+
+    pairs, structure = jax.tree_util.tree_flatten_with_path(tree)
+    leaves: dict[str, Any] = {}
+    seen: dict[str, str] = {}
+    for path, leaf in pairs:
+        parts = [jax.tree_util.keystr((key,), simple=True) for key in path]
+        name, shown = "/".join(parts), jax.tree_util.keystr(path)
+        other = seen.setdefault(name.replace("/", "."), shown)
+        require(other == shown, f"the leaves {other} and {shown} would be saved under one name; rename one of them.")
+        leaves[name] = leaf
+    for shown, (path, _) in zip(seen.values(), pairs, strict=True):
+        for part in (jax.tree_util.keystr((key,), simple=True) for key in path):
+            require(part != "" and not set(part) & set("./"), f"the key {part!r} of the leaf {shown} can't be saved; use a name without '.' and '/'.")
+        require(len(path) > 0, "a bare array can't be saved as a tree; put it into a dict.")
+    return leaves, structure
+
+
+def nested(leaves: dict[str, Any]) -> dict[str, Any]:
+    """Gives the nested dicts that the names of `named` describe: an ordinary tree for any reader of Orbax."""
+    tree: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        *folders, last = name.split("/")
+        place = tree
+        for folder in folders:
+            place = place.setdefault(folder, {})
+        place[last] = leaf
+    return tree
+
+
+def summarize(leaves: dict[str, Any]) -> tuple[Leaf, ...]:
+    """Gives shape, dtype and checksum of each array, reading all their bytes."""
+    return tuple(Leaf(name, tuple(leaf.shape), str(leaf.dtype), crc32(leaf)) for name, leaf in leaves.items())
+
+
+def crc32(array: Any) -> int:
+    import numpy as np
+
+    return zlib.crc32(np.ascontiguousarray(np.asarray(array)).reshape(-1).view(np.uint8))
+
+
+def require_same(step: int, tree: str, saved: Iterable[Leaf], wanted: dict[str, Any]) -> None:
+    """Compares what a step holds with the arrays that the caller expects; nothing is cast or left out silently.
+
+    Raises:
+      ConfigError: names up to 20 leaves that are missing, unknown, or of another shape or dtype.
+    """
+    have = {leaf.path: leaf for leaf in saved}
+    wrong = [f"{n} is not in the checkpoint{nearest(n, have).rstrip('.')}" for n in wanted if n not in have]
+    wrong += [f"{n} is only in the checkpoint" for n in have if n not in wanted]
+    for name in [n for n in wanted if n in have]:
+        (shape, dtype), leaf = (tuple(wanted[name].shape), str(wanted[name].dtype)), have[name]
+        if leaf.shape != shape:
+            wrong.append(f"{name} has shape {list(leaf.shape)}, wanted {list(shape)}")
+        if leaf.dtype != dtype:
+            wrong.append(f"{name} is {leaf.dtype}, wanted {dtype}")
+    more = f"; and {len(wrong) - 20} more" if len(wrong) > 20 else ""
+    require(not wrong, f"{tree} of step {step} does not fit the config: {'; '.join(wrong[:20])}{more}. Use the config that it was trained with.")
+
+
+# --- writing -----------------------------------------------------------------------------------------------------
+
+
+def describe(folder: Path, step: int, metrics: dict[str, float], trees: dict[str, tuple[Leaf, ...]]) -> Manifest:
+    """Hashes every file below `folder` and brings it to the disk."""
+    names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    files = {name: _measure(folder / name, sync=True) for name in names}
+    finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+    return Manifest(step, finite, trees, files, _versions())
+
+
+def write(folder: Path, manifest: Manifest) -> None:
+    """Writes the manifest and its seal and brings them and all folders to the disk."""
+    text = json.dumps({"version": VERSION, **manifest._asdict()}, allow_nan=False).encode() + b"\n"
+    for name, content in ((NAME, text), (SEAL, _seal(text))):
+        with open(folder / name, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    for place in [folder, *(p for p in folder.rglob("*") if p.is_dir())]:
+        sync_folder(place)
+
+
+def sync_folder(folder: Path) -> None:
+    """Brings the names in a folder to the disk; without it a rename may be lost with the power."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _measure(path: Path, sync: bool = False) -> tuple[int, str]:
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if sync:
+            os.fsync(file.fileno())
+        return os.fstat(file.fileno()).st_size, digest
+
+
+def _seal(text: bytes) -> bytes:
+    return f"{hashlib.sha256(text).hexdigest()}  {NAME}\n".encode()
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for package in ("gptjax", "jax", "orbax-checkpoint"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # gptjax in a checkout that is not installed
+            found[package] = "unknown"
+    return found
+
+
+# --- reading -----------------------------------------------------------------------------------------------------
+
+
+def read(folder: Path) -> Manifest:
+    """Reads a step's manifest.
+
+    Raises:
+      Damaged: it is absent or changed.
+      ConfigError: a newer gptjax wrote it.
+    """
+    try:
+        text, seal = (folder / NAME).read_bytes(), (folder / SEAL).read_bytes()
+    except OSError as error:
+        raise Damaged(f"{Path(error.filename).name} can't be read ({error.strerror})") from None
+    if seal != _seal(text):
+        raise Damaged(f"{NAME} does not match {SEAL}")
+    data = json.loads(text)
+    if data["version"] != VERSION:
+        raise ConfigError(f"{folder} has format {data['version']}, this gptjax reads {VERSION}; use the gptjax that wrote it ({data['versions']}).")
+    trees = {tree: tuple(Leaf(n, tuple(s), d, c) for n, s, d, c in leaves) for tree, leaves in data["trees"].items()}
+    return Manifest(data["step"], data["metrics"], trees, {n: (size, h) for n, (size, h) in data["files"].items()}, data["versions"])
+
+
+def verify(folder: Path, trees: Iterable[str] | None = None) -> Manifest:
+    """Reads the manifest and checks every file of `trees` (default: all) against it.
+
+    Raises:
+      Damaged: names the first file that differs.
+    """
+    manifest = read(folder)
+    wanted = set(manifest.trees if trees is None else trees)
+    if str(manifest.step) != folder.name:
+        raise Damaged(f"{NAME} is that of step {manifest.step}")
+    names = [name for name in manifest.files if "/" not in name or name.split("/")[0] in wanted]
+    for name in names:  # sizes first: they cost nothing
+        try:
+            size = (folder / name).stat().st_size
+        except OSError as error:
+            raise Damaged(f"{name} can't be read ({error.strerror})") from None
+        if size != manifest.files[name][0]:
+            raise Damaged(f"{name} has {size} bytes instead of {manifest.files[name][0]}")
+    with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing leaves the interpreter free
+        for name, found in zip(names, pool.map(lambda n: _try_measure(folder / n), names), strict=True):
+            if found != manifest.files[name]:
+                raise Damaged(f"{name} has changed since it was saved")
+    return manifest
+
+
+def _try_measure(path: Path) -> tuple[int, str] | None:
+    try:
+        return _measure(path)
+    except OSError:
+        return None

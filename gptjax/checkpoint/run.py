@@ -1,0 +1,356 @@
+"""A run directory's steps: saved in the background, committed by one rename, verified before they are read.
+
+Read in this order: `Run.save` and `_commit` (how a step comes to exist), `_publish` and `_retain` (which steps stay), `restore`;
+`leaves` answers questions about a step without touching an array.
+
+`checkpoints/STEP/` holds one Orbax folder for each tree (`params/`, `opt_state/`, …) and the manifest. Whatever begins with a dot is
+not a step: `.saving-*` is being written, `.trash-*` is being deleted, `.replaced-*` is the old of a step being replaced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import math
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from gptjax.checkpoint import lock as locks
+from gptjax.checkpoint import manifest as manifests
+from gptjax.checkpoint.manifest import Damaged, Leaf, Manifest
+from gptjax.config import ConfigError, require
+
+
+class Run:
+    """The checkpoints of one run directory. Reading needs no lock and changes nothing; saving needs `with run.lock():`.
+
+    Args:
+      keep_newest: so many of the latest steps stay; None keeps all.
+      keep_best: so many of the steps with the lowest `validation_loss` stay besides.
+    """
+
+    def __init__(self, path: Path | str, *, keep_newest: int | None = 2, keep_best: int = 1):
+        require(keep_newest is None or keep_newest >= 1, f"keep_newest is {keep_newest}; keep at least 1 step, or the run can't be resumed.")
+        require(keep_best >= 0, f"keep_best is {keep_best}; it needs 0 or more.")
+        self.path = Path(path)
+        self.checkpoints = self.path.absolute() / "checkpoints"
+        self._keep_newest, self._keep_best = keep_newest, keep_best
+        self._lock = locks.Lock(self.path, self.wait)
+        self._thread: threading.Thread | None = None
+        self._failure: OSError | None = None
+
+    def lock(self) -> locks.Lock:
+        """Gives a context in which this process is the run's only trainer. Entering cleans up after one that died, leaving waits for the last save.
+
+        Raises:
+          ConfigError: on entering; another process trains here, or the directory can't be written.
+        """
+        return self._lock
+
+    # --- saving --------------------------------------------------------------------------------------------------
+
+    def save(self, step: int, trees: dict[str, Any], metrics: dict[str, float] | None = None) -> None:
+        """Copies the trees to the host, then returns; writing and committing go on in the background.
+
+        The arrays may be donated or changed at once. A save that is still going on is waited for first. At the end of the process a
+        pending save is finished; if it fails then, the exit status is 1.
+
+        Raises:
+          OSError: this save or the one before failed; says what is needed. Earlier steps are intact.
+          ConfigError: a tree's keys are ambiguous.
+        """
+        self._need_lock()
+        self._join()
+        step = int(step)
+        require(step >= 0, f"the step to save is {step}; it needs 0 or more.")
+        named = {tree: manifests.named(value)[0] for tree, value in trees.items()}
+        require(all(tree.isidentifier() for tree in named), f"the trees to save are {list(named)}; use plain names.")
+        size = sum(leaf.size * leaf.dtype.itemsize for leaves in named.values() for leaf in leaves.values())
+        numbers = {name: float(value) for name, value in (metrics or {}).items()}
+        summaries = {tree: manifests.summarize(leaves) for tree, leaves in named.items()}  # before Orbax's threads take the cores
+        folder = self.checkpoints / f".saving-{step}"
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            writer = _start_writing(folder, named)
+        except Exception as error:
+            raise self._failed(step, size, error) from error
+        self._thread = threading.Thread(target=self._commit, args=(writer, folder, step, numbers, summaries, size), name=f"save-{step}")
+        self._thread.start()
+        if not locks.finish_at_exit(self._finish):
+            self._join()
+
+    def _commit(self, writer: Any, folder: Path, step: int, metrics: dict[str, float], trees: dict[str, tuple[Leaf, ...]], size: int) -> None:
+        """Runs in the background. With several processes, all write and only process 0 goes on from the manifest."""
+        try:
+            writer.wait_until_finished()
+            folder.mkdir(exist_ok=True)  # trees without a single array write nothing
+            manifests.write(folder, manifests.describe(folder, step, metrics, trees))
+            self._publish(folder, step, trees)
+            self._retain(step)
+        except BaseException as error:
+            _close(writer)
+            self._failure = self._failed(step, size, error)
+        else:
+            _close(writer)
+
+    def _publish(self, folder: Path, step: int, trees: dict[str, tuple[Leaf, ...]]) -> None:
+        """Gives the folder its final name. A step that is there already stays if it is whole and holds the same bits."""
+        final, old = self.checkpoints / str(step), self.checkpoints / f".replaced-{step}"
+        if final.exists():
+            with contextlib.suppress(Damaged, ConfigError):
+                if manifests.verify(final).trees == trees:
+                    shutil.rmtree(folder)
+                    return
+            final.rename(old)  # from here to the next rename a crash leaves `old`, which `locks.clean` puts back
+        folder.rename(final)
+        manifests.sync_folder(self.checkpoints)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def _retain(self, step: int) -> None:
+        """Deletes steps older than `step`, which was just committed, that are neither among the newest nor among the best.
+
+        Newer ones are left alone: they are there only if they were found damaged, so they may not displace a good one.
+        """
+        if self._keep_newest is None:
+            return
+        found = [s for s in self.steps() if s <= step]
+        keep = {*found[-self._keep_newest :], *self._best(found)[: self._keep_best]}
+        for s in found:
+            with locks.unread(self.checkpoints / str(s) / manifests.NAME) as unread:
+                if s not in keep and unread:  # one that is being read goes with the next save
+                    trash = self.checkpoints / f".trash-{s}"
+                    shutil.rmtree(trash, ignore_errors=True)
+                    (self.checkpoints / str(s)).rename(trash)  # at once gone for readers; a kill in rmtree leaves no half step
+                    shutil.rmtree(trash, ignore_errors=True)
+
+    def _best(self, steps: list[int]) -> list[int]:
+        """Sorts the steps with a finite `validation_loss` by it, best first."""
+        losses = {}
+        for step in steps:
+            with contextlib.suppress(Damaged, ConfigError):
+                losses[step] = manifests.read(self.checkpoints / str(step)).metrics.get("validation_loss")
+        return sorted((s for s, loss in losses.items() if loss is not None and math.isfinite(loss)), key=lambda s: (losses[s], s))
+
+    def wait(self) -> int | None:
+        """Blocks until the pending save is committed and gives the newest step that is then on disk.
+
+        Raises:
+          OSError: the save failed.
+        """
+        self._join()
+        return next(reversed(self.steps()), None)
+
+    def rollback(self, step: int) -> list[int]:
+        """Moves the steps after `step` to `checkpoints/rolled-back-N/`, so that training can go on from `step`; gives what it moved."""
+        self._need_lock()
+        self._join()
+        newer = [s for s in self._folders() if s > step]
+        self._set_aside(newer, "rolled-back")
+        return newer
+
+    def _set_aside(self, steps: Iterable[int], why: str) -> None:
+        for step in steps:
+            aside = next(p for n in itertools.count(1) if not (p := self.checkpoints / f"{why}-{n}" / str(step)).exists())
+            aside.parent.mkdir(exist_ok=True)
+            (self.checkpoints / str(step)).rename(aside)
+        manifests.sync_folder(self.checkpoints)
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    def steps(self) -> list[int]:
+        """Lists, from the disk, the steps that were committed and whose manifest is intact, oldest first."""
+        found = []
+        for step in self._folders():
+            with contextlib.suppress(Damaged):
+                manifests.read(self.checkpoints / str(step))
+                found.append(step)
+        return found
+
+    def best(self) -> int | None:
+        """Gives the step with the lowest `validation_loss`."""
+        return next(iter(self._best(self.steps())), None)
+
+    def restore(
+        self, abstract: dict[str, Any], *, step: int | None = None, fall_back: bool = True, say: Callable[[str], Any] = print
+    ) -> tuple[int, dict[str, Any]] | None:
+        """Reads the newest whole step (or `step`), bit for bit as it was saved; None if there is no step at all.
+
+        Only the trees in `abstract` are verified and read. A trainer moves damaged steps to `checkpoints/damaged-N/`; a reader leaves them.
+
+        Args:
+          abstract: for each tree that is wanted, a tree of `jax.ShapeDtypeStruct`; where one has no sharding, the default device.
+          fall_back: a damaged step gives way to the next older one, and `say` is told why; otherwise it is an error.
+
+        Raises:
+          ConfigError: the step is absent or does not fit `abstract`, or there are steps and none is whole.
+        """
+        self._join()
+        tried: dict[int, str] = {}
+        if strays := self._strays():
+            say(f"{self.path}/checkpoints: ignoring {', '.join(strays)}, which no step is called.")
+        require(step is None or step in self._folders(), f"{self.path} has no step {step}; it has {self._listed()}.")
+        while todo := [s for s in self._folders() if s not in tried and (step is None or s <= step)]:
+            newest = todo[-1]  # listed anew each time: a trainer may delete what we are about to read
+            folder = self.checkpoints / str(newest)
+            try:
+                with locks.shared(folder / manifests.NAME):
+                    trees = self._read(folder, abstract)
+                if self._lock.held:
+                    self._set_aside(tried, "damaged")
+                return newest, trees
+            except Damaged as damage:
+                tried[newest] = str(damage)
+                message = f"{self.path}/checkpoints/{newest} is damaged: {damage}"
+                require(fall_back, f"{message}. Choose another step, or allow falling back to the one before.")
+                say(f"{message}; looking for an older step.")
+        require(not tried, f"{self.path} has no whole step: " + "; ".join(f"{s}: {why}" for s, why in tried.items()) + ". Start in another directory.")
+        return None
+
+    def _read(self, folder: Path, abstract: dict[str, Any]) -> dict[str, Any]:
+        manifest = manifests.read(folder)
+        named = {tree: manifests.named(value) for tree, value in abstract.items()}
+        for tree, (wanted, _) in named.items():
+            require(tree in manifest.trees, f"step {manifest.step} of {self.path} has no {tree!r}; it has {', '.join(manifest.trees)}.")
+            manifests.require_same(manifest.step, tree, manifest.trees[tree], wanted)
+        manifests.verify(folder, abstract)
+        arrays = _read_arrays(folder, {tree: wanted for tree, (wanted, _) in named.items()})
+        for tree, leaves in arrays.items():
+            manifests.require_same(manifest.step, tree, manifest.trees[tree], leaves)  # JAX without x64 makes int64 an int32
+        return {tree: structure.unflatten([arrays[tree][name] for name in wanted]) for tree, (wanted, structure) in named.items()}
+
+    # --- the rest ------------------------------------------------------------------------------------------------
+
+    def _folders(self) -> list[int]:
+        """What looks like a step: a decimal name without leading zeros, and something inside."""
+        try:
+            places = [p for p in self.checkpoints.iterdir() if p.name.isascii() and p.name.isdecimal() and str(int(p.name)) == p.name]
+            return sorted(int(p.name) for p in places if p.is_dir() and any(p.iterdir()))
+        except FileNotFoundError:
+            return []
+
+    def _strays(self) -> list[str]:
+        known = {str(step) for step in self._folders()}
+        names = sorted(p.name for p in self.checkpoints.iterdir()) if self.checkpoints.is_dir() else []
+        return [n for n in names if n not in known and not n.startswith((".", "rolled-back-", "damaged-"))]
+
+    def _listed(self) -> str:
+        return ", ".join(map(str, self.steps())) or "none"
+
+    def _finish(self) -> OSError | None:
+        """Waits for a pending save and gives the failure that nobody has been told of."""
+        if self._thread is not None:
+            self._thread.join()
+        return self._failure
+
+    def _need_lock(self) -> None:
+        if not self._lock.held:
+            raise RuntimeError("Changing a run needs its lock: with run.lock(): …")
+
+    def _join(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def _failed(self, step: int, size: int, error: BaseException) -> OSError:
+        """Removes what the failed save left and gives the error for the user."""
+        free = shutil.disk_usage(self.checkpoints).free if self.checkpoints.exists() else 0
+        for place in self.checkpoints.glob(f".saving-{step}*"):
+            shutil.rmtree(place, ignore_errors=True)
+        why = error.strerror if isinstance(error, OSError) and error.strerror else (str(error).splitlines() or [type(error).__name__])[0][:200]
+        message = f"step {step} could not be saved in {self.checkpoints}: {why} (it needs {size / 1e6:.1f} MB, {free / 1e6:.1f} MB are free). Earlier steps are intact."
+        return OSError(message)
+
+
+def leaves(path: Path | str, step: int | None = None, tree: str = "params") -> list[Leaf]:
+    """Gives name, shape and dtype of each array of a saved tree, from the newest step or `step`, without reading an array.
+
+    Raises:
+      ConfigError: there is no such step or tree.
+    """
+    run = Run(path)
+    steps = run.steps()
+    require(bool(steps), f"{path} holds no checkpoint; train first.")
+    require(step is None or step in steps, f"{path} has no step {step}; it has {run._listed()}.")
+    manifest = manifests.read(run.checkpoints / str(steps[-1] if step is None else step))
+    require(tree in manifest.trees, f"step {manifest.step} of {path} has no {tree!r}; it has {', '.join(manifest.trees)}.")
+    return list(manifest.trees[tree])
+
+
+# --- Orbax -------------------------------------------------------------------------------------------------------
+
+
+def _orbax() -> Any:
+    """Imports Orbax late, since it takes a second, and keeps its log off the terminal: its errors reach us as exceptions."""
+    import orbax.checkpoint
+
+    logging.getLogger("absl").addFilter(_not_from_orbax)  # not before the import, in which absl makes its logger
+    return orbax.checkpoint
+
+
+def _not_from_orbax(record: logging.LogRecord) -> bool:
+    return f"{os.sep}orbax{os.sep}" not in record.pathname
+
+
+def _handler(ocp: Any, trees: Any) -> Any:
+    # Weights hardly compress (8 %), and not trying saves a third of the time.
+    return ocp.CompositeCheckpointHandler(**{tree: ocp.PyTreeCheckpointHandler(use_compression=False) for tree in trees})
+
+
+def _with_bytes(trees: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Leaves out what Orbax refuses: arrays without elements, and trees without arrays, such as the state of plain SGD."""
+    full = {tree: {name: leaf for name, leaf in leaves.items() if leaf.size} for tree, leaves in trees.items()}
+    return {tree: leaves for tree, leaves in full.items() if leaves}
+
+
+def _start_writing(folder: Path, trees: dict[str, dict[str, Any]]) -> Any:
+    """Copies the arrays to the host and starts to write them; gives the object to wait on."""
+    ocp = _orbax()
+    trees = _with_bytes(trees)
+    # With folders made in the background, a failed save blocks the end of the process for 20 minutes.
+    options = ocp.AsyncOptions(create_directories_asynchronously=False)
+    writer = ocp.AsyncCheckpointer(_handler(ocp, trees), async_options=options)
+    try:
+        if trees:
+            writer.save(folder, args=ocp.args.Composite(**{t: ocp.args.PyTreeSave(manifests.nested(leaves)) for t, leaves in trees.items()}))
+    except BaseException:
+        _close(writer)
+        raise
+    return writer
+
+
+def _close(writer: Any) -> None:
+    with contextlib.suppress(Exception):  # its errors were raised before, by what called for the closing
+        writer.close()
+
+
+def _read_arrays(folder: Path, trees: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Reads the leaves of each tree onto their devices."""
+    import jax
+
+    ocp = _orbax()
+    here = jax.numpy.zeros(()).sharding
+
+    def place(leaf: Any) -> Any:
+        return getattr(leaf, "sharding", None) or here
+
+    full = _with_bytes(trees)
+    args = {}
+    for tree, leaves in full.items():
+        how = {n: ocp.ArrayRestoreArgs(restore_type=jax.Array, sharding=place(leaf)) for n, leaf in leaves.items()}
+        args[tree] = ocp.args.PyTreeRestore(manifests.nested(leaves), restore_args=manifests.nested(how))
+    read: Any = {}
+    if args:
+        with contextlib.closing(ocp.Checkpointer(_handler(ocp, full))) as reader:
+            read = reader.restore(folder, args=ocp.args.Composite(**args))
+    found = {tree: manifests.named(read[tree])[0] if tree in full else {} for tree in trees}
+    for tree, leaves in trees.items():
+        found[tree] |= {n: jax.numpy.zeros(leaf.shape, leaf.dtype, device=place(leaf)) for n, leaf in leaves.items() if not leaf.size}
+    return found

@@ -1,0 +1,232 @@
+"""The `gptjax` command: one subcommand a room, each a few lines. jax is imported only after the CPU flags are chosen."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gptjax import backend, config
+from gptjax.config import ConfigError, require
+
+BEGUN = time.monotonic()
+
+USAGE = """usage: gptjax COMMAND [...] --help
+
+  train CONFIG [--dir DIR] [--section.key VALUE ...]   train, or go on; CONFIG is a Python config file or a run's config.json
+  sample RUN [--prompt TEXT] [--temperature 0.8 ...]   write text with a trained model
+  inspect CONFIG|RUN                                   parameters, FLOPs and memory, without allocating anything
+  doctor                                               versions, devices, flags, known-bad pairs
+"""
+
+
+def main(args: list[str] | None = None) -> int:
+    """Runs one command and gives its exit status: 0; 2 for what the user can mend in a config or flag; 1 otherwise."""
+    args = sys.argv[1:] if args is None else args
+    commands = {"train": train, "sample": sample, "inspect": inspect, "doctor": doctor}
+    if not args or args[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0
+    if args[0] not in commands:
+        print(f"error: {args[0]!r} is not a command.{config.nearest(args[0], commands)} See gptjax --help.", file=sys.stderr)
+        return 2
+    return guarded(commands[args[0]], args[1:])
+
+
+def guarded(command: Callable[[list[str]], None], args: list[str]) -> int:
+    """Runs a command; an error becomes one line on stderr. `GPTJAX_DEBUG=1` shows the traceback too."""
+    try:
+        command(args)
+        return 0
+    except SystemExit as stop:  # --help
+        return int(stop.code or 0)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if os.environ.get("GPTJAX_DEBUG"):
+            raise
+        kind = "" if isinstance(error, (ConfigError, FloatingPointError, OSError)) else f"{type(error).__name__}: "
+        hint = "" if isinstance(error, ConfigError) else " (GPTJAX_DEBUG=1 shows where)"
+        print(f"error: {kind}{' '.join(str(error).split())}{hint}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+
+
+# --- train -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Flags of `train` beside those of the experiment."""
+
+    dir: str | None = None
+    """Run directory; none is runs/NAME for a config file NAME.py, or the directory of the given config.json."""
+    allow_changes: bool = False
+    """Resume even where the experiment differs from the run's own."""
+
+
+def train(args: list[str]) -> None:
+    """Trains an experiment or resumes a run."""
+    chosen = backend.configure()
+    from gptjax.train.experiment import Experiment
+
+    path, flags = _positional(args, "gptjax train CONFIG [flags]", "a config file or a run's config.json, for example configs/quickstart.py")
+    experiment, home = _experiment(path) if path else (Experiment(), Path("runs/run"))
+    options, experiment = config.cli(TrainOptions, flags, prog="gptjax train CONFIG", description="Trains an experiment, or goes on where its run stopped.", base=experiment)
+    from gptjax.train.loop import train as run
+
+    run(experiment, Path(options.dir) if options.dir else home, allow_changes=options.allow_changes, notes=(_flags_note(chosen),), begun=BEGUN)
+
+
+def _flags_note(chosen: backend.Choice) -> str:
+    return f"{' '.join(chosen.flags)} ({chosen.reason})" if chosen.flags else chosen.reason
+
+
+def _positional(args: list[str], usage: str, needed: str) -> tuple[Path | None, list[str]]:
+    """The first argument, which is not a flag; none when only help is wanted."""
+    if args and not args[0].startswith("-"):
+        return Path(args[0]), args[1:]
+    require("--help" in args or "-h" in args, f"{usage}: the first argument is missing; it needs {needed}.")
+    return None, args
+
+
+def _experiment(path: Path) -> tuple[Any, Path]:
+    """Reads an experiment, and says in which directory its run lives."""
+    from gptjax.train.experiment import Experiment
+
+    if path.is_dir():
+        require((path / "config.json").is_file(), f"{path} holds no config.json, so it is not a run; give a config file or a run directory.")
+        path = path / "config.json"
+    if path.suffix == ".json":
+        return config.load(Experiment, path), path.parent
+    return config.load_python(Experiment, path), Path("runs") / path.stem
+
+
+# --- sample ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """Flags of `sample` beside those of the sampler."""
+
+    prompt: tuple[str, ...] = ()
+    """One or several prompts; none, and nothing on standard input, begins a new document."""
+    prompt_file: str | None = None
+    """Read prompts from a file, one a line; `-` is standard input."""
+    num_samples: int = 1
+    """Texts for each prompt."""
+    step: int | None = None
+    """Checkpoint to use; none is the newest."""
+    json: bool = False
+    """One JSON object a line: prompt, text, ids, logprobs, reason."""
+
+
+def sample(args: list[str]) -> None:
+    """Writes text with a trained model."""
+    backend.configure()
+    from gptjax.generate.text import SampleConfig
+
+    path, flags = _positional(args, "gptjax sample RUN [flags]", "a run directory, for example runs/quickstart")
+    description = "Writes text with a trained model: greedy (--temperature 0) or sampled, streamed to the terminal."
+    options, settings = config.cli(SampleOptions, flags, prog="gptjax sample RUN", description=description, base=SampleConfig())
+    require(options.num_samples >= 1, f"num_samples is {options.num_samples}; it needs at least 1 (--num-samples).")
+    prompts = [p for p in _prompts(options) for _ in range(options.num_samples)]
+    import gptjax
+
+    model = gptjax.load(path, step=options.step)
+    if len(prompts) == 1 and not options.json:
+        _stream(model, prompts[0], settings)
+        return
+    for done in model.complete(prompts, settings):
+        print(json.dumps(done._asdict(), ensure_ascii=False) if options.json else f"{done.prompt}{done.text}\n{'─' * 40}", flush=True)
+
+
+def _prompts(options: SampleOptions) -> list[str]:
+    if options.prompt_file == "-" or (not options.prompt and options.prompt_file is None and not sys.stdin.isatty() and _waiting()):
+        return _lines(sys.stdin.buffer.read(), "standard input")
+    if options.prompt_file:
+        file = Path(options.prompt_file)
+        require(file.is_file(), f"{file} is not there; give a file of prompts, one a line (--prompt-file FILE).")
+        return _lines(file.read_bytes(), str(file))
+    return list(options.prompt) or [""]
+
+
+def _waiting() -> bool:
+    """Something was piped in: a regular file or a pipe, not an empty terminal-less start."""
+    import stat
+
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
+
+
+def _lines(data: bytes, name: str) -> list[str]:
+    try:
+        lines = data.decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{name} is not UTF-8 at byte {error.start}; convert it first.") from None
+    return [line for line in lines if line] or [""]
+
+
+def _stream(model: Any, prompt: str, settings: Any) -> None:
+    print(prompt, end="", flush=True)
+    for piece in model.stream(prompt, settings):
+        if isinstance(piece, str):
+            print(piece, end="", flush=True)
+    print()
+
+
+# --- inspect and doctor ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class InspectOptions:
+    """Flags of `inspect`."""
+
+    json: bool = False
+    """Print one JSON object."""
+
+
+def inspect(args: list[str]) -> None:
+    """Prints parameters, FLOPs and memory of a config or a run."""
+    path, flags = _positional(args, "gptjax inspect CONFIG|RUN", "a config file or a run directory, for example configs/quickstart.py")
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    options = config.cli(InspectOptions, flags, prog="gptjax inspect CONFIG|RUN", description="Parameters, FLOPs and memory, without allocating anything.")
+    require(path is not None, "inspect needs a config file or a run directory.")
+    from gptjax.train.overview import overview, table
+
+    facts = overview(_experiment(path)[0])
+    print(json.dumps(facts, indent=2) if options.json else table(facts))
+
+
+def doctor(args: list[str]) -> None:
+    """Prints versions, devices and flags, and what is known to be wrong with them."""
+    chosen = backend.configure()
+    config.cli(DoctorOptions, args, prog="gptjax doctor", description="Versions, devices, flags, known-bad pairs.")
+    from gptjax.doctor import diagnose
+
+    lines, sound = diagnose(_flags_note(chosen))
+    print("\n".join(lines))
+    if not sound:
+        raise ConfigError("something above is known not to work; see the lines marked ✗.")
+
+
+@dataclass(frozen=True)
+class DoctorOptions:
+    """Flags of `doctor`: none."""
+
+
+
+def console() -> None:
+    """The `gptjax` console command."""
+    sys.exit(main())

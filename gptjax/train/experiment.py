@@ -1,0 +1,103 @@
+"""One frozen value that says everything about a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gptjax.config import require
+from gptjax.data.prepare import DataConfig
+from gptjax.generate.text import SampleConfig
+from gptjax.model.config import ModelConfig, small
+from gptjax.parallel import MeshConfig
+from gptjax.train.optim import AdamW, OptimConfig, Schedule
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is looked at on the way."""
+
+    every: int = 250
+    """Steps between evaluations."""
+    rows: int | None = None
+    """Rows of held-out text at each evaluation on the way; none is all of them. The last evaluation reads all."""
+    prompt: str = ""
+    """Beginning of the text that the model writes at each evaluation; empty begins a new document."""
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    """How it writes."""
+
+    def __post_init__(self) -> None:
+        require(self.every >= 1, f"evaluation.every is {self.every}; it needs at least 1 step.")
+        require(self.rows is None or self.rows >= 1, f"evaluation.rows is {self.rows}; it needs at least 1, or none for all.")
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """What is kept."""
+
+    every: int | None = None
+    """Steps between checkpoints; none saves at each evaluation."""
+    keep_newest: int = 2
+    """So many of the latest stay."""
+    keep_best: int = 1
+    """So many with the lowest validation loss stay besides."""
+
+    def __post_init__(self) -> None:
+        require(self.every is None or self.every >= 1, f"checkpoints.every is {self.every}; it needs at least 1 step, or none.")
+        require(self.keep_newest >= 1, f"checkpoints.keep_newest is {self.keep_newest}; it needs at least 1, or a run could not resume.")
+        require(self.keep_best >= 0, f"checkpoints.keep_best is {self.keep_best}; it needs 0 or more.")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A whole run: model, data, optimizer, length. A run's `config.json` is this value, resolved."""
+
+    model: ModelConfig = field(default_factory=small)
+    """The architecture."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """The text."""
+    optim: OptimConfig = field(default_factory=AdamW)
+    """The optimizer."""
+    schedule: Schedule = field(default_factory=Schedule)
+    """The learning rate over the steps."""
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    """How devices share the work."""
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    """What is looked at on the way."""
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    """What is kept."""
+    steps: int = 1000
+    """Batches to read."""
+    batch: int = 16
+    """Rows of one batch, over all devices; each row holds `model.context` tokens."""
+    micro_batch: int | None = None
+    """Rows read at once; a batch is read in batch / micro_batch parts and the result is the same. None reads it whole."""
+    seed: int = 0
+    """Of initial weights, order of the data and dropout."""
+    skip_norm: float = 1e4
+    """A step whose gradient norm is above this is skipped and counted."""
+    log_every: int = 10
+    """Steps between progress lines."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "log_every"):
+            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it needs at least 1 (--{name.replace('_', '-')}).")
+        require(0 <= self.seed < 2**31, f"seed is {self.seed}; it needs a number in [0, 2^31).")
+        require(self.skip_norm > 0, f"skip_norm is {self.skip_norm}; it needs a positive number.")
+        require(
+            self.micro_batch is None or (self.micro_batch >= 1 and self.batch % self.micro_batch == 0),
+            f"micro_batch is {self.micro_batch}, which does not divide the batch of {self.batch}; use a divisor (--micro-batch {self.batch}).",
+        )
+
+    @property
+    def micro_batches(self) -> int:
+        """Parts in which a batch is read."""
+        return self.batch // (self.micro_batch or self.batch)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Positions of one batch."""
+        return self.batch * self.model.context
+
+
+FREE = ("steps", "evaluation.", "checkpoints.", "log_every", "data.cache", "mesh.", "model.layers", "model.remat")
+"""What a resumed run may change: length, observation, and how the same numbers are computed."""

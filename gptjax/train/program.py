@@ -1,0 +1,139 @@
+"""Makes of an experiment the functions that run it, compiled and placed: `init`, `step`, `evaluate`.
+
+Nothing here touches files or terminals; `loop.py` calls it, and a planner can compile the same program for other machines.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from gptjax import model, parallel
+from gptjax.config import require
+from gptjax.data import batches
+from gptjax.data.prepare import Prepared
+from gptjax.data.store import Store
+from gptjax.objectives import cross_entropy
+from gptjax.train import optim, step
+from gptjax.train.experiment import Experiment
+
+
+class Program(NamedTuple):
+    """What an experiment does, step by step."""
+
+    mesh: Mesh
+    state: Any
+    """The training state's shapes, types and shardings; nothing is allocated."""
+    init: Callable[[], step.TrainState]
+    step: Callable[[step.TrainState, Any], tuple[step.TrainState, dict]]
+    evaluate: Callable[[Any, Any], tuple[Any, Any]]
+    batch: Callable[[int], Any]
+    """step → the batch, on the devices."""
+    compile_seconds: float
+    temporary_bytes: int
+    """Memory that one step needs besides the state."""
+
+
+def build(experiment: Experiment, data: Prepared) -> Program:
+    """Compiles the training step of a resolved experiment.
+
+    Raises:
+      ConfigError: batch, mesh and data do not fit each other.
+    """
+    mesh = parallel.make_mesh(experiment.mesh)
+    rows = experiment.batch // experiment.micro_batches
+    parts = parallel.row_parts(mesh)
+    require(rows % parts == 0, f"{rows} rows are read at once, which {parts} devices do not divide; use a multiple (--batch {parts * -(-rows // parts)}).")
+    plan = row_plan(experiment, data.train, seed=experiment.seed)
+    rate = optim.learning_rate(experiment.schedule, experiment.optim.peak, experiment.steps)
+    optimizer = optim.build(experiment.optim, rate)
+    objective = cross_entropy(experiment.model)
+
+    def initial() -> step.TrainState:
+        return step.init(model.init(experiment.model, jax.random.key(experiment.seed)), optimizer)
+
+    state = _placed(experiment, mesh, optimizer, jax.eval_shape(initial))
+    where = jax.tree.map(lambda leaf: leaf.sharding, state)
+    one = functools.partial(
+        step.train_step,
+        objective=objective,
+        optimizer=optimizer,
+        rate=rate,
+        seed=experiment.seed,
+        micro_batches=experiment.micro_batches,
+        skip_norm=experiment.skip_norm,
+        dropout=max(experiment.model.embedding_dropout, experiment.model.attention_dropout, experiment.model.residual_dropout) > 0,
+    )
+    example = batches.batch(data.train, plan, 0)
+    over_rows = parallel.over_rows(mesh)
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=over_rows), example)
+    begun = time.monotonic()
+    compiled = jax.jit(one, donate_argnums=0, out_shardings=(where, parallel.replicated(mesh))).lower(state, shapes).compile()
+    seconds = time.monotonic() - begun
+    memory = compiled.memory_analysis()
+    return Program(
+        mesh,
+        state,
+        jax.jit(initial, out_shardings=where),
+        compiled,
+        jax.jit(functools.partial(step.evaluate_step, objective=objective)),
+        lambda number: parallel.place(batches.batch(data.train, plan, number), mesh),
+        seconds,
+        memory.temp_size_in_bytes if memory else 0,
+    )
+
+
+def row_plan(experiment: Experiment, store: Store, *, seed: int | None, rows: int | None = None) -> batches.Plan:
+    """How a store becomes rows of this experiment's context.
+
+    Raises:
+      ConfigError: the store is shorter than one row.
+    """
+    plan = batches.plan(store, length=experiment.model.context, rows=rows or experiment.batch, seed=seed, isolated=experiment.data.isolated)
+    need = f"use more text (--data.source.path), or shorter rows (--model.context {max(1, plan.pairs)})"
+    require(plan.pairs >= plan.length, f"the text has {plan.pairs + 1} tokens, fewer than one row of {plan.length + 1}; {need}.")
+    return plan
+
+
+def _placed(experiment: Experiment, mesh: Mesh, optimizer: optax.GradientTransformation, shapes: step.TrainState) -> step.TrainState:
+    """The state's shapes with a sharding each: optimizer state lies where its parameter lies."""
+    whole = parallel.replicated(mesh)
+    params = parallel.shardings(mesh, model.axes(experiment.model), shapes.params)
+
+    def beside(leaf: Any, sharding: Any) -> Any:
+        return sharding if len(sharding.spec) <= len(leaf.shape) else whole
+
+    opt_state = optax.tree_map_params(optimizer, beside, shapes.opt_state, params, transform_non_params=lambda _: whole)
+    where = step.TrainState(whole, params, opt_state)
+    return jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, where)
+
+
+def evaluation_batches(experiment: Experiment, store: Store, mesh: Mesh) -> tuple[int, Callable[[int], Any]]:
+    """Gives how many batches hold the whole store in order, and number → batch. They are larger than a training batch."""
+    parts = parallel.row_parts(mesh)
+    rows = max(experiment.batch // experiment.micro_batches, 4096 // experiment.model.context // parts * parts)
+    plan = batches.plan(store, length=experiment.model.context, rows=rows, seed=None, isolated=experiment.data.isolated)
+    return plan.batches_per_epoch, lambda number: parallel.place(batches.batch(store, plan, number), mesh)
+
+
+def evaluate(program: Program, experiment: Experiment, store: Store, params: Any, rows: int | None) -> float:
+    """Gives nats per token over the first `rows` rows of a store (none: all of them)."""
+    count, batch = evaluation_batches(experiment, store, program.mesh)
+    if rows is not None:
+        per_batch = len(batch(0).tokens)
+        count = min(count, -(-rows // per_batch))
+    sums = [program.evaluate(params, batch(number)) for number in range(count)]
+    losses, weights = np.asarray(jax.device_get(sums), np.float64).T
+    return float(losses.sum() / max(weights.sum(), 1.0))
+
+
+def state_bytes(state: Any) -> int:
+    """Bytes of a state over all devices, each value counted once."""
+    return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))

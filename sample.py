@@ -1,0 +1,11 @@
+"""Writes text with a trained model: `python sample.py runs/quickstart --prompt "def "`.
+
+The same as `gptjax sample`. In Python: `gptjax.load("runs/quickstart").generate("def ")`.
+"""
+
+import sys
+
+from gptjax.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["sample", *sys.argv[1:]]))

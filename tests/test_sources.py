@@ -1,0 +1,277 @@
+"""Laws of sources: every document once, in one order, byte for byte; what can't be read is named with what mends it."""
+
+from __future__ import annotations
+
+import ast
+import gzip
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gptjax.config import ConfigError, from_dict, to_dict
+from gptjax.data import sources
+from gptjax.data.sources import Document, Mixture, Text, Tfds, read
+
+ODD = "é 🙂\u2028 a\u0085b \0\r\n\tend "
+
+
+def jsonl(path: Path, *lines: str | bytes | dict) -> str:
+    raw = [line if isinstance(line, bytes) else line.encode() if isinstance(line, str) else json.dumps(line, ensure_ascii=False).encode() for line in lines]
+    content = b"\n".join(raw) + b"\n"
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return str(path)
+
+
+def refused(source: sources.Source, *words: str) -> None:
+    """Reading `source` ends in one line that holds all `words`."""
+    with pytest.raises(ConfigError) as caught:
+        list(read(source))
+    message = str(caught.value)
+    assert "\n" not in message and message.endswith((".", "?"))
+    for word in words:
+        assert word in message, message
+
+
+# --- files -------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_one_document_byte_for_byte(tmp_path):
+    for name, pack in (("a.txt", bytes), ("b.txt.gz", gzip.compress), ("c", bytes)):
+        (tmp_path / name).write_bytes(pack(ODD.encode()))
+        assert list(read(Text(str(tmp_path / name)))) == [Document(ODD, name)]
+
+
+def test_a_byte_order_mark_is_not_text(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfhello")
+    path = jsonl(tmp_path / "b.jsonl", b'\xef\xbb\xbf{"text": "hello"}')
+    assert [d.text for p in (tmp_path / "a.txt", path) for d in read(Text(str(p)))] == ["hello", "hello"]
+
+
+def test_jsonl_has_a_document_a_line_whatever_the_text_holds(tmp_path):
+    texts = [ODD, "\u2028\u2029\u0085\x0b\x0c", "plain", "x" * 300_000]
+    for name in ("a.jsonl", "b.jsonl.gz", "c.NDJSON"):
+        path = jsonl(tmp_path / name, {"text": texts[0]}, "", {"text": texts[1], "n": 1}, "  \r", {"text": ""}, {"text": texts[2]}, {"text": texts[3]})
+        assert list(read(Text(path))) == [Document(t, f"{name}:{n}") for t, n in zip(texts, (1, 3, 6, 7), strict=True)]
+
+
+def test_windows_line_ends_and_a_missing_last_newline_are_fine(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "a"}\r\n{"text": "b"}')
+    assert [d.text for d in read(Text(str(path)))] == ["a", "b"]
+
+
+def test_the_field_can_be_chosen(tmp_path):
+    path = jsonl(tmp_path / "a.jsonl", {"text": 1, "body": "here"})
+    assert [d.text for d in read(Text(path, field="body"))] == ["here"]
+    refused(Text(path, field="bodi"), "a.jsonl:1", "'bodi'", "'body'", "--data.source.field")
+
+
+BAD = {
+    b'{"text": "\xe9"}': "is not UTF-8",
+    b'{"text": ': "is not JSON",
+    b"[1]": "not a JSON object",
+    b'{"txt": "a"}': "no field 'text'",
+    b'{"text": 3}': "no text in 'text'",
+    b'{"text": null}': "no text in 'text'",
+    b'{"text": NaN}': "no text in 'text'",
+    b'{"text": "a", "text": "b"}': "'text' stands twice",
+    b'{"text": "ab\\ud800"}': "lone surrogate, U+D800, at character 2",
+    b'{"text": "a", "x": ' + b"[" * 200_000 + b"]" * 200_000 + b"}": "too deeply",
+    b'{"text": "a", "x": ' + b"9" * 5000 + b"}": "is not JSON",
+}
+
+
+@pytest.mark.parametrize("line", BAD, ids=list(BAD.values()))
+def test_a_bad_record_is_named_or_passed_over_as_often_as_allowed(line, tmp_path):
+    path = jsonl(tmp_path / "a.jsonl", {"text": "one"}, line, {"text": "two"}, line)
+    refused(Text(path), f"{path}:2 ", BAD[line], "--data.source.max-bad-records")
+    refused(Text(path, max_bad_records=1), f"{path}:4 ")
+    assert [d.text for d in read(Text(path, max_bad_records=2))] == ["one", "two"]
+
+
+def test_what_is_missing_empty_or_unreadable_is_named(tmp_path):
+    (tmp_path / "story.txt").write_bytes(b"")
+    refused(Text(str(tmp_path / "story.tx")), "is not there", "--data.source.path", "Did you mean 'story.txt'?")
+    refused(Text(str(tmp_path / "no/such")), "is not there", "--data.source.path")
+    refused(Text(str(tmp_path / "story.txt")), "story.txt is empty", "--data.source.path")
+    refused(Text(jsonl(tmp_path / "e.jsonl", {"text": ""})), "e.jsonl is empty")
+    refused(Text("/dev/null"), "neither a file nor a folder")
+    (tmp_path / "latin.txt").write_bytes("abc é".encode("latin-1"))
+    refused(Text(str(tmp_path / "latin.txt")), "latin.txt is not UTF-8 (byte 0xe9 at offset 4)", "iconv -f ISO-8859-1 -t UTF-8", "--data.source.path new.txt")
+    (tmp_path / "bom.txt").write_bytes(b"\xef\xbb\xbfab\xe9")
+    refused(Text(str(tmp_path / "bom.txt")), "byte 0xe9 at offset 5")
+    (tmp_path / "wide.txt").write_bytes("abc".encode("utf-16"))
+    refused(Text(str(tmp_path / "wide.txt")), "offset 0", "iconv -f UTF-16")
+
+
+def test_a_damaged_gzip_file_is_named(tmp_path):
+    whole = gzip.compress(json.dumps({"text": "abc" * 1000}).encode())
+    for name in ("a.txt.gz", "a.jsonl.gz"):
+        for content in (whole[:-12], whole[:5], b"not gzip at all", whole[:20] + bytes(20) + whole[40:]):
+            (tmp_path / name).write_bytes(content)
+            refused(Text(str(tmp_path / name)), name, "is not a whole gzip file", "--data.source.path")
+
+
+def test_a_folder_is_read_in_sorted_order_without_hidden_and_binary_files(tmp_path):
+    for name, content in {"b.txt": b"B", "a/z.md": b"Z", "a/.hid/x.txt": b"x", ".x.txt": b"x", "pic.png": b"\x89PNG\0\0", "e.txt": b"", "c.txt.gz": gzip.compress(b"C")}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    jsonl(tmp_path / "d.jsonl", {"text": "D1"}, {"text": "D2"})
+    assert list(read(Text(str(tmp_path)))) == [Document("Z", "a/z.md"), Document("B", "b.txt"), Document("C", "c.txt.gz"), Document("D1", "d.jsonl:1"), Document("D2", "d.jsonl:2")]
+    assert [d.text for d in read(Text(str(tmp_path), pattern="*.txt"))] == ["B"]
+    assert [d.text for d in read(Text(str(tmp_path), pattern="**/*.md"))] == ["Z"]
+    refused(Text(str(tmp_path), pattern="*.rst"), "no text file", "'*.rst'", "--data.source.pattern")
+    (tmp_path / "wide.txt").write_bytes("abc".encode("utf-16"))
+    refused(Text(str(tmp_path)), "wide.txt is not UTF-8", "--data.source.pattern")
+
+
+def test_bad_records_are_counted_over_the_whole_folder(tmp_path):
+    for name in "ab":
+        jsonl(tmp_path / f"{name}.jsonl", "{", {"text": name})
+    refused(Text(str(tmp_path), max_bad_records=1), "b.jsonl:1")
+    assert len(list(read(Text(str(tmp_path), max_bad_records=2)))) == 2
+
+
+def test_reading_is_lazy(tmp_path):
+    path = jsonl(tmp_path / "a.jsonl", {"text": "one"}, "{")
+    assert next(read(Text(path))).text == "one"
+
+
+def test_the_standard_library_is_always_there():
+    documents = list(read(Text()))
+    names = [d.name for d in documents]
+    assert names == sorted(names) and len(set(names)) == len(names) and {"json/decoder.py", "typing.py", "asyncio/base_events.py"} <= set(names)
+    assert not any(part in ("site-packages", "test", "tests", "idle_test") for name in names for part in name.split("/"))
+    assert 8e6 < sum(len(d.text.encode()) for d in documents) < 30e6
+    ast.parse(documents[len(documents) // 2].text)
+
+
+def test_a_library_without_sources_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources.sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path)})
+    refused(Text(), "no .py files", "--data.source.path")
+    (tmp_path / "old.py").write_bytes(b"# coding: latin-1 \xe9")
+    (tmp_path / "new.py").write_text("x")
+    assert list(read(Text())) == [Document("x", "new.py")]
+
+
+# --- mixtures and fingerprints -----------------------------------------------------------------------------------
+
+
+def test_every_prefix_of_a_mixture_has_each_source_at_its_share(tmp_path):
+    sizes = {"a": [1, 50, 7], "b": [400, 3], "c": [20]}
+    paths = [jsonl(tmp_path / f"{n}.jsonl", *({"text": n * s[i % len(s)]} for i in range(3000))) for n, s in sizes.items()]
+    mixture = Mixture(tuple(Text(p) for p in paths), (2.0, 1.0, 1.0))
+    given, shares = [0, 0, 0], (0.5, 0.25, 0.25)
+    for text, name in islice(read(mixture), 4000):
+        given["abc".index(name[0])] += len(text)
+        for had, share in zip(given, shares, strict=True):
+            assert abs(had - share * sum(given)) <= 400, "a source is never further off than the longest document"
+    assert list(islice(read(mixture), 99)) == list(islice(read(mixture), 99))
+
+
+def test_a_mixture_repeats_nothing_and_ends_with_the_first_that_ends(tmp_path):
+    short, long = jsonl(tmp_path / "s.jsonl", *[{"text": "s"}] * 5), jsonl(tmp_path / "l.jsonl", *[{"text": "l"}] * 100)
+    names = [d.name for d in read(Mixture((Text(short), Text(long)), (1.0, 1.0)))]
+    assert len(set(names)) == len(names) and sum(n[0] == "s" for n in names) == 5 and 5 <= sum(n[0] == "l" for n in names) <= 6
+
+
+def test_one_source_alone_is_itself(tmp_path):
+    path = jsonl(tmp_path / "a.jsonl", *({"text": str(i)} for i in range(9)))
+    assert list(read(Mixture((Text(path),), (3.0,)))) == list(read(Text(path)))
+
+
+def test_the_fingerprint_follows_names_and_texts_and_not_the_place(tmp_path):
+    prints = set()
+    for texts in (["a", "b"], ["ab"], ["a", "", "b"], ["b", "a"], ["a", "c"]):
+        prints.add(sources.fingerprint(Text(jsonl(tmp_path / "x.jsonl", *({"text": t} for t in texts)))))
+    assert len(prints) == 5, "an empty document shifts the line numbers that are names"
+    (tmp_path / "moved").mkdir()
+    path = jsonl(tmp_path / "moved/x.jsonl", {"text": "a"}, {"text": "c"})
+    assert sources.fingerprint(Text(path)) in prints
+    assert sources.fingerprint(Text(path)) == sources.fingerprint(Text(path, max_bad_records=3)) == sources.fingerprint(Mixture((Text(path),), (1.0,)))
+
+
+def test_configs_survive_json_and_refuse_what_cannot_be():
+    for config in (Text(), Tfds("x"), Mixture((Text("a"), Tfds("b")), (1.0, 2.0))):
+        assert from_dict(sources.Source, json.loads(json.dumps({"kind": type(config).__name__, **to_dict(config)}))) == config
+    for wrong in (dict(path=""), dict(pattern=""), dict(pattern="/etc/*"), dict(pattern="../*"), dict(max_bad_records=-1)):
+        with pytest.raises(ConfigError, match="--data.source." + next(iter(wrong)).replace("_", "-")):
+            Text(**wrong)
+    for parts, weights in (((), ()), ((Text(),), (1.0, 2.0)), ((Text(),), (0.0,)), ((Text(),), (float("nan"),))):
+        with pytest.raises(ConfigError, match="weights"):
+            Mixture(parts, weights)
+
+
+# --- TensorFlow Datasets -----------------------------------------------------------------------------------------
+
+
+needs_tfds = pytest.mark.skipif(not importlib.util.find_spec("tensorflow_datasets"), reason="tensorflow-datasets is not installed")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> tuple[Path, Path]:
+    """(data_dir, folder of the data set `mine`), with 30 documents."""
+    root = tmp_path_factory.mktemp("tfds")
+    path = jsonl(root / "a.jsonl", *({"text": f"{i} {ODD}"} for i in range(30)))
+    return root / "data", sources.prepare_tfds(Text(path), root / "data", "mine")
+
+
+@needs_tfds
+def test_a_prepared_data_set_gives_the_same_texts_in_order_without_tensorflow(prepared):
+    data_dir, folder = prepared
+    documents = list(read(Tfds("mine", data_dir=str(data_dir))))
+    assert documents == [Document(f"{i} {ODD}", f"mine:train:{i}") for i in range(30)]
+    for same in (Tfds(str(folder)), Tfds("mine:1.0.0", data_dir=str(data_dir))):
+        assert list(read(same)) == documents
+    assert [d.text for d in read(Tfds("mine", split="train[:3]", data_dir=str(data_dir)))] == [d.text for d in documents[:3]]
+    assert "tensorflow" not in sys.modules
+
+
+@needs_tfds
+def test_a_data_set_in_parquet_is_read_too(tmp_path):
+    import tensorflow_datasets as tfds
+
+    class Rows(tfds.dataset_builders.AdhocBuilder, skip_registration=True):
+        def _split_generators(self, dl_manager):
+            return {"test": ((i, {"id": i, "body": f"{i} é", "raw": b"\xe9"}) for i in range(4))}
+
+    features = tfds.features.FeaturesDict({"id": tfds.features.Scalar(np.int64), "body": tfds.features.Text(), "raw": tfds.features.Text()})
+    Rows(name="rows", version="2.0.0", config="small", features=features, split_datasets={}, data_dir=tmp_path, file_format="parquet", disable_shuffling=True).download_and_prepare()
+    for name in ("rows", "rows/small", "rows/small:2.0.0"):
+        assert [d.text for d in read(Tfds(name, split="test", field="body", data_dir=str(tmp_path)))] == [f"{i} é" for i in range(4)]
+    refused(Tfds("rows", split="test", data_dir=str(tmp_path)), "no field 'text'", "body, id, raw", "--data.source.field")
+    refused(Tfds("rows", split="test", field="id", data_dir=str(tmp_path)), "no text in 'id'")
+    refused(Tfds("rows", split="test", field="raw", data_dir=str(tmp_path)), "rows:test:0 is not UTF-8")
+    refused(Tfds("rows", field="body", data_dir=str(tmp_path)), "no split 'train'", "test", "--data.source.split")
+    assert "tensorflow" not in sys.modules
+
+
+@needs_tfds
+def test_what_is_not_prepared_names_the_command_that_prepares_it(prepared, tmp_path):
+    data_dir, folder = prepared
+    refused(Tfds("lm1b", data_dir=str(data_dir)), f"tfds build lm1b --data_dir={data_dir} --file_format=array_record", "TensorFlow", "--data.source.data-dir")
+    refused(Tfds("mine:9.9.9", data_dir=str(data_dir)), "mine:9.9.9 is not prepared")
+    refused(Tfds("mine", data_dir=str(tmp_path / "nowhere")), "is not prepared")
+    refused(Tfds(str(tmp_path)), "is not prepared")
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    for shard in copy.glob("mine-train*"):
+        shard.unlink()
+    refused(Tfds(str(copy)), "record 0", "can't be read", str(copy))
+    info = copy / "dataset_info.json"
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    refused(Tfds(str(copy)), "prepared as tfrecord", f"tfds convert_format --dataset_version_dir={copy}")
+    for name in ("mine", "Mine!", ""):
+        with pytest.raises(ConfigError, match="choose another name|lower-case"):
+            sources.prepare_tfds(Text(), data_dir, name)
+
+
+def test_importing_the_module_imports_no_library():
+    code = "import sys, gptjax.data.sources; sys.exit(bool({'tensorflow_datasets', 'tensorflow', 'sentencepiece'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=False).returncode == 0
