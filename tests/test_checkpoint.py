@@ -43,6 +43,7 @@ def optimizer():
     return optax.chain(optax.clip_by_global_norm(1), optax.adamw(schedule, mu_dtype=jnp.bfloat16), optax.masked(optax.trace(0.9), masked))
 
 
+@jax.jit
 def state(seed: int = 0):
     weights = params(seed)
     steps = optimizer()
@@ -188,7 +189,8 @@ def test_every_mismatch_is_listed_by_name(tmp_path):
     wanted["layers"]["scale"] = jax.ShapeDtypeStruct((4,), jnp.bfloat16)
     with pytest.raises(ConfigError) as refused:
         run.restore({"params": wanted})
-    for part in ("embed/table has shape [12, 8], wanted [12, 9]", "layers/attention/query is only in", "attention/qwery is not in", "scale is float32, wanted bfloat16"):
+    shape = "embed/table has shape [12, 8], wanted [12, 9]"
+    for part in (shape, "layers/attention/query is only in", "attention/qwery is not in", "scale is float32, wanted bfloat16"):
         assert part in str(refused.value)
 
 
@@ -296,7 +298,7 @@ def test_a_run_with_only_damaged_steps_is_an_error_and_not_a_fresh_start(tmp_pat
     run = saved(tmp_path, 1, 2)
     for step in (1, 2):
         truncate(tmp_path / f"checkpoints/{step}")
-    with pytest.raises(ConfigError, match="no whole step: 2: .*; 1: "):
+    with pytest.raises(ConfigError, match=r"no whole step: 2: .*; 1: "):
         run.restore(shapes(state()), say=lambda _: None)
 
 
@@ -366,6 +368,9 @@ def test_saving_a_step_again_keeps_equal_bits_and_replaces_others(tmp_path):
         run.save(1, state(1))
         run.wait()
         assert folder.stat().st_ino == identity
+        run.save(1, state(1), {"validation_loss": 2.0})
+        run.wait()
+        assert run.best() == 1
         run.save(1, state(2))
         run.wait()
         assert_same_bits(run.restore(shapes(state()))[1], state(2))
@@ -457,12 +462,11 @@ def test_a_process_never_succeeds_without_the_step_that_it_saved(tmp_path):
 
 def test_a_save_that_does_not_fit_on_the_disk_leaves_the_old_step_and_says_what_it_needs(tmp_path):
     code = SAVES + """
-    import os, resource, signal, time
+    import os, resource
     with run.lock():
         run.save(1, {"params": tree(1)})
         run.wait()
         resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))  # the kernel refuses larger files, as a full disk would
-        failed = 0
         for _ in range(2):
             try:
                 run.save(2, {"params": tree(2)})
@@ -473,12 +477,21 @@ def test_a_save_that_does_not_fit_on_the_disk_leaves_the_old_step_and_says_what_
     """
     child = python(code, tmp_path)
     start = time.monotonic()
-    out, err = child.communicate(timeout=60)
+    out, _ = child.communicate(timeout=60)
     first, second, listing = out.splitlines()
     assert first == second or "step 2 could not be saved" in second
     assert f"step 2 could not be saved in {tmp_path}/checkpoints: " in first and "it needs 1.2 MB" in first
     assert listing == "['1'] [1]"
-    assert child.returncode == 0 and err == "" and time.monotonic() - start < 30
+    assert child.returncode == 0 and time.monotonic() - start < 30
+
+
+def test_a_full_disk_is_noticed_before_anything_is_written(tmp_path, monkeypatch):
+    run = saved(tmp_path, 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 10**6, 10**6))
+    with run.lock():
+        with pytest.raises(OSError, match=r"step 2 could not be saved in .*: the disk is full \(it needs .* MB, 1\.0 MB are free\)"):
+            run.save(2, state(2))
+        assert run.wait() == 1
 
 
 def kill_while_saving(path: Path, seed: int) -> None:

@@ -19,7 +19,8 @@ DATA = Path(__file__).parents[2] / "shared/data"
 PROSE = "def attend(q, k, v):\n    return softmax(q @ k.T) @ v  # 12 heads\n\n\tif x == 'é':\n        yield 3.14\n"
 WORDS = random.Random(1)
 TEXT = "\n".join(" " * WORDS.choice([0, 4, 8]) + " ".join(WORDS.choices(re.findall(r"\w+|\W", PROSE), k=9)) for _ in range(800))
-SPECIAL = ["\u2581", "\0", "\t", "\r\n", "\n", "  ", " ", "\ufeff", "\u2028", "\u0085", "e\u0301", "\u200d", "🙂", "ﬁ", "中", "</s>", "<unk>", "<0x41>", "<|endoftext|>", "\u2585", "\u2047", "\U0010ffff", "\ufffd", "\uffff"]
+SPECIAL = ["\u2581", "\0", "\t", "\r\n", "\n", "  ", " ", "\ufeff", "\u2028", "\u0085", "e\u0301", "\u200d"]
+SPECIAL += ["🙂", "ﬁ", "中", "</s>", "<unk>", "<0x41>", "<|endoftext|>", "\u2585", "\u2047", "\U0010ffff", "\ufffd", "\uffff"]
 
 
 def needs(path: str) -> pytest.MarkDecorator:
@@ -76,7 +77,7 @@ def test_every_id_is_below_the_vocabulary_size_and_int32(made):
     for tokenizer in made.values():
         ids = tokenizer.encode(TEXT)
         assert isinstance(tokenizer, tok.Tokenizer) and ids.dtype == np.int32 and ids.ndim == 1
-        assert 0 <= ids.min() and ids.max() < tokenizer.vocab_size
+        assert ids.min() >= 0 and ids.max() < tokenizer.vocab_size
         assert tokenizer.encode("").shape == (0,) and tokenizer.encode_all([]) == []
 
 
@@ -154,7 +155,7 @@ def test_pieces_hold_indentation_and_newlines_stand_alone(made):
 
 def test_a_text_too_small_names_the_size_that_fits():
     for algorithm in ("bpe", "unigram"):
-        with pytest.raises(ConfigError, match="--data.tokenizer.vocab-size") as caught:
+        with pytest.raises(ConfigError, match=r"--data\.tokenizer\.vocab-size") as caught:
             tok.train(tok.SentencePiece(vocab_size=30_000, algorithm=algorithm), [TEXT])
         size = int(re.search(r"vocab-size (\d+)", str(caught.value))[1])
         assert tok.train(tok.SentencePiece(vocab_size=size, algorithm=algorithm), [TEXT]).vocab_size == size
@@ -211,7 +212,11 @@ def test_damage_is_named(made, tmp_path):
                     tok.load(tmp_path / name)
 
 
-@pytest.mark.parametrize("described", ["[]", "{}", '{"kind": "Bytes"}', '{"kind": [], "sha256": {}}', '{"kind": "Pickle", "sha256": {}}', "[" * 100_000, "\xff", '{"kind": "Bytes", "vocab_size": 9, "end_of_document": 256, "sha256": {}}'])
+FOREIGN = ["[]", "{}", "[" * 100_000, "\xff", '{"kind": "Bytes"}', '{"kind": [], "sha256": {}}', '{"kind": "Pickle", "sha256": {}}']
+FOREIGN += ['{"kind": "Bytes", "vocab_size": 9, "end_of_document": 256, "sha256": {}}']
+
+
+@pytest.mark.parametrize("described", FOREIGN, ids=range(len(FOREIGN)))
 def test_a_foreign_description_is_refused_in_one_line(described, tmp_path):
     (tmp_path / tok.CONFIG_FILE).write_text(described, encoding="latin-1")
     with pytest.raises(ConfigError, match=tok.CONFIG_FILE) as caught:
@@ -230,12 +235,12 @@ def test_configs_survive_json_and_refuse_what_cannot_be():
 def test_files_that_are_not_vocabularies_are_refused(tmp_path):
     (tmp_path / "x.model").write_bytes(b"hello" * 40)
     for config in (tok.SentencePiece(path=str(tmp_path / "none.model")), tok.SentencePiece(path=str(tmp_path / "x.model")), tok.GPT2(str(tmp_path))):
-        with pytest.raises(ConfigError, match="--data.tokenizer.path"):
+        with pytest.raises(ConfigError, match=r"--data\.tokenizer\.path"):
             tok.train(config, [])
     for vocabulary, merges in (("{", ""), ("[]", ""), ('{"a": 0}', "a b\n"), ('{"a": 5}', ""), ('{"a": "b"}', "")):
         (tmp_path / "vocab.json").write_text(vocabulary)
         (tmp_path / "merges.txt").write_text(merges)
-        with pytest.raises(ConfigError, match="vocab.json.*--data.tokenizer.path"):
+        with pytest.raises(ConfigError, match=r"vocab\.json.*--data\.tokenizer\.path"):
             tok.train(tok.GPT2(str(tmp_path)), [])
 
 

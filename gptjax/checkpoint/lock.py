@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import atexit
-import concurrent.futures.thread
+import concurrent.futures.thread  # noqa: F401 (its exit hook must come before ours)
 import contextlib
 import fcntl
 import os
@@ -34,8 +34,13 @@ class Lock:
         return self._file is not None
 
     def __enter__(self) -> None:
-        self._file = _acquire(self._path)
-        clean(self._path / "checkpoints")
+        file = _acquire(self._path)
+        try:
+            clean(self._path / "checkpoints")
+        except OSError as error:
+            os.close(file)
+            raise _unwritable(self._path, error) from None
+        self._file = file
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         try:
@@ -116,7 +121,7 @@ def finish_at_exit(finish: Callable[[], Exception | None]) -> bool:
 
     Only for a lock that is never left: leaving it waits anyway. Once the main thread has ended, Python refuses new work to thread
     pools, which Orbax needs until the last; `atexit` and the joining of threads come too late. Hooks run last in, first out, so this
-    one must follow that of concurrent.futures (imported above). Python 3.12.0 to 3.12.2 refuse even new threads there (CPython issue
+    one must follow that of concurrent.futures. Python 3.12.0 to 3.12.2 refuse even new threads there (CPython issue
     113964): then the save is lost, and the status says so.
     """
     register = getattr(threading, "_register_atexit", None)

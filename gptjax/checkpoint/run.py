@@ -10,6 +10,7 @@ not a step: `.saving-*` is being written, `.trash-*` is being deleted, `.replace
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import logging
 import math
@@ -74,7 +75,9 @@ class Run:
         numbers = {name: float(value) for name, value in (metrics or {}).items()}
         summaries = {tree: manifests.summarize(leaves) for tree, leaves in named.items()}  # before Orbax's threads take the cores
         folder = self.checkpoints / f".saving-{step}"
-        shutil.rmtree(folder, ignore_errors=True)
+        self._discard()
+        if shutil.disk_usage(self.checkpoints).free < size + 1_000_000:  # 1 MB for metadata. Better than to fail half way: TensorStore is loud then
+            raise self._failed(step, size, OSError(errno.ENOSPC, "the disk is full"))
         try:
             writer = _start_writing(folder, named)
         except Exception as error:
@@ -89,23 +92,29 @@ class Run:
         try:
             writer.wait_until_finished()
             folder.mkdir(exist_ok=True)  # trees without a single array write nothing
-            manifests.write(folder, manifests.describe(folder, step, metrics, trees))
-            self._publish(folder, step, trees)
-            self._retain(step)
+            manifest = manifests.describe(folder, step, metrics, trees)
+            manifests.write(folder, manifest)
+            self._publish(folder, manifest)
         except BaseException as error:
             _close(writer)
             self._failure = self._failed(step, size, error)
-        else:
-            _close(writer)
+            return
+        _close(writer)
+        try:
+            self._retain(step)
+        except OSError as error:
+            self._failure = OSError(f"step {step} was saved, but older steps can't be deleted from {self.checkpoints}: {error.strerror}.")
 
-    def _publish(self, folder: Path, step: int, trees: dict[str, tuple[Leaf, ...]]) -> None:
+    def _publish(self, folder: Path, manifest: Manifest) -> None:
         """Gives the folder its final name. A step that is there already stays if it is whole and holds the same bits."""
-        final, old = self.checkpoints / str(step), self.checkpoints / f".replaced-{step}"
+        final, old = self.checkpoints / str(manifest.step), self.checkpoints / f".replaced-{manifest.step}"
         if final.exists():
             with contextlib.suppress(Damaged, ConfigError):
-                if manifests.verify(final).trees == trees:
+                there = manifests.verify(final)
+                if (there.trees, there.metrics) == (manifest.trees, manifest.metrics):
                     shutil.rmtree(folder)
                     return
+            shutil.rmtree(old, ignore_errors=True)
             final.rename(old)  # from here to the next rename a crash leaves `old`, which `locks.clean` puts back
         folder.rename(final)
         manifests.sync_folder(self.checkpoints)
@@ -120,9 +129,9 @@ class Run:
             return
         found = [s for s in self.steps() if s <= step]
         keep = {*found[-self._keep_newest :], *self._best(found)[: self._keep_best]}
-        for s in found:
+        for s in (s for s in found if s not in keep):
             with locks.unread(self.checkpoints / str(s) / manifests.NAME) as unread:
-                if s not in keep and unread:  # one that is being read goes with the next save
+                if unread:  # one that is being read goes with the next save
                     trash = self.checkpoints / f".trash-{s}"
                     shutil.rmtree(trash, ignore_errors=True)
                     (self.checkpoints / str(s)).rename(trash)  # at once gone for readers; a kill in rmtree leaves no half step
@@ -204,11 +213,14 @@ class Run:
                     self._set_aside(tried, "damaged")
                 return newest, trees
             except Damaged as damage:
+                if step is None and not folder.exists():
+                    continue
                 tried[newest] = str(damage)
                 message = f"{self.path}/checkpoints/{newest} is damaged: {damage}"
                 require(fall_back, f"{message}. Choose another step, or allow falling back to the one before.")
                 say(f"{message}; looking for an older step.")
-        require(not tried, f"{self.path} has no whole step: " + "; ".join(f"{s}: {why}" for s, why in tried.items()) + ". Start in another directory.")
+        reasons = "; ".join(f"{s}: {why}" for s, why in tried.items())
+        require(not tried, f"{self.path} has no whole step: {reasons}. Start in another directory.")
         return None
 
     def _read(self, folder: Path, abstract: dict[str, Any]) -> dict[str, Any]:
@@ -262,11 +274,14 @@ class Run:
     def _failed(self, step: int, size: int, error: BaseException) -> OSError:
         """Removes what the failed save left and gives the error for the user."""
         free = shutil.disk_usage(self.checkpoints).free if self.checkpoints.exists() else 0
-        for place in self.checkpoints.glob(f".saving-{step}*"):
-            shutil.rmtree(place, ignore_errors=True)
+        self._discard()
         why = error.strerror if isinstance(error, OSError) and error.strerror else (str(error).splitlines() or [type(error).__name__])[0][:200]
-        message = f"step {step} could not be saved in {self.checkpoints}: {why} (it needs {size / 1e6:.1f} MB, {free / 1e6:.1f} MB are free). Earlier steps are intact."
-        return OSError(message)
+        room = f"it needs {size / 1e6:.1f} MB, {free / 1e6:.1f} MB are free"
+        return OSError(f"step {step} could not be saved in {self.checkpoints}: {why} ({room}). Earlier steps are intact.")
+
+    def _discard(self) -> None:
+        for place in self.checkpoints.glob(".saving-*"):
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def leaves(path: Path | str, step: int | None = None, tree: str = "params") -> list[Leaf]:

@@ -280,7 +280,8 @@ def _read_tfds(source: Tfds) -> Iterator[Document]:
         records = builder.as_data_source(source.split)
     except NotImplementedError:
         command = f"tfds convert_format --dataset_version_dir={builder.data_dir} --out_file_format=array_record"
-        raise ConfigError(f"{source.name} is prepared as {builder.info.file_format.value}, which needs TensorFlow; where that is installed, run `{command}`.") from None
+        found = f"{source.name} is prepared as {builder.info.file_format.value}, which needs TensorFlow"
+        raise ConfigError(f"{found}; where that is installed, run `{command}`.") from None
     except (ValueError, KeyError):
         raise ConfigError(f"{source.name} has no split {source.split!r}; choose one with --data.source.split: {splits}.") from None
     for index in range(len(records)):

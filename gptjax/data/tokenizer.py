@@ -55,8 +55,9 @@ class SentencePiece:
 
     def __post_init__(self) -> None:
         low, high = 320, 1_000_000
-        require(low <= self.vocab_size <= high, f"data.tokenizer.vocab_size is {self.vocab_size}; it needs {low} to {high}: pass --data.tokenizer.vocab-size N.")
-        require(self.sample_lines > 0, f"data.tokenizer.sample_lines is {self.sample_lines}; it needs at least 1: pass --data.tokenizer.sample-lines N.")
+        size, lines = self.vocab_size, self.sample_lines
+        require(low <= size <= high, f"data.tokenizer.vocab_size is {size}; it needs {low} to {high}: pass --data.tokenizer.vocab-size N.")
+        require(lines > 0, f"data.tokenizer.sample_lines is {lines}; it needs at least 1: pass --data.tokenizer.sample-lines N.")
 
 
 @dataclass(frozen=True)
@@ -324,10 +325,12 @@ def _learn_sentencepiece(config: SentencePiece, texts: Iterable[str]) -> bytes:
         sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(lines), model_writer=written, **settings, **exact, **special, **pieces)
     except RuntimeError as error:
         fits = re.search(r"value <= (\d+)", str(error))
-        enough = f"it has enough for {fits[1]} pieces: pass --data.tokenizer.vocab-size {fits[1]}" if fits else f"SentencePiece says: {' '.join(str(error).split())}"
-        if fits and int(fits[1]) < 320:
+        if not fits:
+            raise ConfigError(f"SentencePiece can't learn from the training text: {' '.join(str(error).split())}; choose Bytes() as data.tokenizer.") from None
+        enough = f"it has enough for {fits[1]}: pass --data.tokenizer.vocab-size {fits[1]}"
+        if int(fits[1]) < 320:
             enough = "it has too little for any: choose Bytes() as data.tokenizer"
-        raise ConfigError(f"the training text is too small for data.tokenizer.vocab_size {config.vocab_size}; {enough}, or give more text.") from None
+        raise ConfigError(f"the training text is too small for {config.vocab_size} pieces; {enough}, or give more text.") from None
     return written.getvalue()
 
 
@@ -418,7 +421,8 @@ def _read_gpt2(folder: Path) -> dict[str, bytes]:
         else:
             model, cut = described["model"], described["pre_tokenizer"]
             extra = [t["content"] for t in described.get("added_tokens", []) if t["content"] != END] + [described.get("normalizer")]
-            require(cut["type"] == "ByteLevel" and not cut["add_prefix_space"] and not any(extra), f"{folder} has tokenizer.json of another kind than GPT-2's; {need}.")
+            same = cut["type"] == "ByteLevel" and not cut["add_prefix_space"] and not any(extra)
+            require(same, f"{folder} has a tokenizer.json of another kind than GPT-2's; {need}.")
             vocabulary, merges = model["vocab"], [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
         by_id, letters = sorted(vocabulary.items(), key=lambda item: item[1]), set(_byte_letters())
         good = [i for _, i in by_id] == list(range(len(by_id))) and letters <= set(vocabulary)
