@@ -1,0 +1,307 @@
+"""Laws of parity: with the same weights, our model computes what `transformers` computes, and our training what `torch` trains.
+
+Read `CASES` (the architectures and both configs of each), then `gpt2_tree` and `llama_tree` (which of their weights is
+which of ours), then the laws. Weights are random and made here: nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gptjax import model, objectives
+from gptjax.data.batches import Batch
+from gptjax.generate import Sampling, generate
+from gptjax.model import ModelConfig
+from gptjax.train import optim
+from gptjax.train.step import init as first_state
+from gptjax.train.step import train_step
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+torch = pytest.importorskip("torch", reason="parity is measured against torch: pip install 'gptjax[test-parity]'")
+transformers = pytest.importorskip("transformers", reason="parity is measured against transformers: pip install 'gptjax[test-parity]'")
+
+# --- the architectures -------------------------------------------------------------------------------------------
+
+SMALL = ModelConfig(vocab_size=97, context=64, width=32, num_layers=2, num_heads=4, feed_forward=80)
+LLAMA = replace(SMALL, positions="rope", norm="rmsnorm", activation="swiglu", bias=False, tied=False)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One architecture: our config, their model of the same shape, and the map between their weights and our tree."""
+
+    name: str
+    config: ModelConfig
+    build: Callable[[ModelConfig], Any]
+    tree: Callable[[ModelConfig, Callable[[str], np.ndarray]], Any]
+
+
+def build_gpt2(c: ModelConfig) -> Any:
+    """Their GPT-2, without dropout."""
+    shape = dict(vocab_size=c.vocabulary, n_positions=c.context, n_embd=c.width, n_layer=c.num_layers, n_head=c.num_heads, n_inner=c.hidden)
+    quiet = dict(embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0, bos_token_id=None, eos_token_id=None)
+    config = transformers.GPT2Config(
+        **shape, **quiet, activation_function="gelu_new", layer_norm_epsilon=c.norm_epsilon, tie_word_embeddings=c.tied, attn_implementation="eager"
+    )
+    return transformers.GPT2LMHeadModel(config)
+
+
+def build_llama(c: ModelConfig) -> Any:
+    """Their Llama, or their Qwen3 where the heads are normalised."""
+    shape = dict(vocab_size=c.vocabulary, max_position_embeddings=c.context, hidden_size=c.width, intermediate_size=c.hidden)
+    heads = dict(num_hidden_layers=c.num_layers, num_attention_heads=c.num_heads, num_key_value_heads=c.kv_heads, head_dim=c.heads)
+    rope = dict(rope_parameters={"rope_type": "default", "rope_theta": c.rope_base})
+    quiet = dict(attention_dropout=0.0, attention_bias=False, bos_token_id=None, eos_token_id=None, pad_token_id=None)
+    kinds = (transformers.Qwen3Config, transformers.Qwen3ForCausalLM) if c.qk_norm else (transformers.LlamaConfig, transformers.LlamaForCausalLM)
+    config = kinds[0](
+        **shape, **heads, **rope, **quiet, hidden_act="silu", rms_norm_eps=c.norm_epsilon, tie_word_embeddings=c.tied, attn_implementation="eager"
+    )
+    return kinds[1](config)
+
+
+def gpt2_tree(c: ModelConfig, take: Callable[[str], np.ndarray]) -> Any:
+    """Their GPT-2 in our shapes. Their Conv1D holds [in out], and query, key and value side by side."""
+
+    def layers(name: str, *shape: int) -> np.ndarray:
+        leaves = np.stack([take(f"transformer.h.{i}.{name}") for i in range(c.num_layers)])
+        return leaves.reshape(c.num_layers, *shape) if shape else leaves
+
+    def norm(name: str) -> dict:
+        return {"scale": layers(f"{name}.weight"), "bias": layers(f"{name}.bias")}
+
+    fused = layers("attn.c_attn.weight", c.width, 3, c.num_heads, c.heads)
+    fused_bias = layers("attn.c_attn.bias", 3, c.num_heads, c.heads)
+    three = {name: {"kernel": fused[:, :, i], "bias": fused_bias[:, i]} for i, name in enumerate(("query", "key", "value"))}
+    out = {"kernel": layers("attn.c_proj.weight", c.num_heads, c.heads, c.width), "bias": layers("attn.c_proj.bias")}
+    mlp = {"up": "mlp.c_fc", "down": "mlp.c_proj"}
+    return {
+        "embedding": {"embedding": take("transformer.wte.weight")},
+        "positions": {"embedding": take("transformer.wpe.weight")},
+        "layers": {
+            "attention_norm": norm("ln_1"),
+            "attention": {**three, "out": out},
+            "mlp_norm": norm("ln_2"),
+            "mlp": {ours: {"kernel": layers(f"{theirs}.weight"), "bias": layers(f"{theirs}.bias")} for ours, theirs in mlp.items()},
+        },
+        "norm": {"scale": take("transformer.ln_f.weight"), "bias": take("transformer.ln_f.bias")},
+    }
+
+
+def llama_tree(c: ModelConfig, take: Callable[[str], np.ndarray]) -> Any:
+    """Their Llama or Qwen3 in our shapes. Their Linear holds [out in]."""
+
+    def layers(name: str) -> np.ndarray:
+        return np.stack([take(f"model.layers.{i}.{name}.weight") for i in range(c.num_layers)])
+
+    def kernel(name: str, *shape: int) -> dict:
+        turned = layers(name).swapaxes(1, 2)
+        return {"kernel": turned.reshape(c.num_layers, *shape) if shape else turned}
+
+    attention = {
+        "query": kernel("self_attn.q_proj", c.width, c.num_heads, c.heads),
+        "key": kernel("self_attn.k_proj", c.width, c.kv_heads, c.heads),
+        "value": kernel("self_attn.v_proj", c.width, c.kv_heads, c.heads),
+        "out": kernel("self_attn.o_proj", c.num_heads, c.heads, c.width),
+    }
+    if c.qk_norm:
+        attention |= {"query_norm": {"scale": layers("self_attn.q_norm")}, "key_norm": {"scale": layers("self_attn.k_norm")}}
+    tree = {
+        "embedding": {"embedding": take("model.embed_tokens.weight")},
+        "layers": {
+            "attention_norm": {"scale": layers("input_layernorm")},
+            "attention": attention,
+            "mlp_norm": {"scale": layers("post_attention_layernorm")},
+            "mlp": {name: kernel(f"mlp.{name}_proj") for name in ("gate", "up", "down")},
+        },
+        "norm": {"scale": take("model.norm.weight")},
+    }
+    return tree if c.tied else tree | {"head": {"kernel": take("lm_head.weight").T}}
+
+
+CASES = (
+    Case("gpt2", SMALL, build_gpt2, gpt2_tree),
+    Case("llama_gqa_untied", replace(LLAMA, num_kv_heads=2), build_llama, llama_tree),
+    Case("llama_mha_tied", replace(LLAMA, tied=True, rope_base=500.0), build_llama, llama_tree),
+    Case("qwen3_qk_norm", replace(LLAMA, num_kv_heads=1, qk_norm=True, head_width=16, tied=True), build_llama, llama_tree),
+)
+
+
+def in_our_shapes(case: Case, values: dict[str, Any]) -> Any:
+    """Their named tensors as our tree of JAX arrays, copied: torch changes its own in place.
+
+    Raises:
+      AssertionError: a tensor of theirs was not used, or a leaf of ours has another shape.
+    """
+    unread = dict(values)
+    tree = jax.tree.map(jnp.array, case.tree(case.config, lambda name: unread.pop(name).detach().numpy()))
+    assert not unread, f"our tree has no place for {sorted(unread)}"
+    expected = jax.eval_shape(functools.partial(model.init, case.config), jax.random.key(0))
+    shapes = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)  # noqa: E731
+    assert shapes(tree) == shapes(expected)
+    return tree
+
+
+class Pair(NamedTuple):
+    """Two models with the same weights."""
+
+    case: Case
+    config: ModelConfig
+    params: Any
+    theirs: Any
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
+def pair(request: pytest.FixtureRequest) -> Pair:
+    """Every weight is random, also biases and norm scales, and large enough that attention is far from uniform."""
+    case = request.param
+    theirs = case.build(case.config).eval()
+    random = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, weight in theirs.named_parameters():
+            scale = weight.ndim == 1 and name.endswith("weight")
+            weight.copy_(float(scale) + 0.2 * torch.randn(weight.shape, generator=random))
+    return Pair(case, case.config, in_our_shapes(case, dict(theirs.named_parameters())), theirs)
+
+
+def some_ids(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, SMALL.vocabulary, shape).astype(np.int32)
+
+
+def some_batch(length: int, seed: int = 0) -> Batch:
+    """Two rows; about a quarter of the targets do not count."""
+    ids = some_ids(2, length + 1, seed=seed)
+    weights = (np.random.default_rng(seed).random((2, length)) > 0.25).astype(np.float32)
+    return Batch(ids[:, :-1], ids[:, 1:], weights)
+
+
+def their_loss(theirs: Any, batch: Batch) -> Any:
+    """Their mean −ln p over the targets that count."""
+    targets = np.where(batch.weights > 0, batch.targets, -100).astype(np.int64)
+    logits = theirs(torch.tensor(batch.tokens)).logits
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.tensor(targets).flatten(), ignore_index=-100)
+
+
+# --- the laws ----------------------------------------------------------------------------------------------------
+
+WAYS = [("reference", 33), ("causal_blocks", 36)]
+"""Attention implementation and a length that it takes (`causal_blocks` wants a multiple of four)."""
+
+
+@pytest.mark.parametrize(("attention", "length"), WAYS)
+@pytest.mark.parametrize("layers", ["unroll", "scan"])
+def test_logits_are_those_of_transformers(pair: Pair, attention: str, length: int, layers: str, record_property) -> None:
+    config = replace(pair.config, attention=attention, layers=layers)
+    tokens = some_ids(2, length)
+    with torch.no_grad():
+        theirs = pair.theirs(torch.tensor(tokens)).logits.numpy()
+    ours = jax.jit(lambda params: model.unembed(config, params, model.forward(config, params, tokens).hidden))(pair.params)
+    difference = float(np.abs(np.asarray(ours) - theirs).max())
+    record_property("largest_difference", difference)
+    assert theirs.std() > 0.3, "flat logits prove nothing"
+    assert difference <= 1e-4
+
+
+@pytest.mark.parametrize(("attention", "length", "layers"), [(*WAYS[0], "unroll"), (*WAYS[1], "scan")])
+def test_gradients_of_every_parameter_are_those_of_torch(pair: Pair, attention: str, length: int, layers: str, record_property) -> None:
+    config, batch = replace(pair.config, attention=attention, layers=layers), some_batch(length)
+    pair.theirs.zero_grad()
+    their_loss(pair.theirs, batch).backward()
+    theirs = in_our_shapes(pair.case, {name: weight.grad for name, weight in pair.theirs.named_parameters()})
+    total, weight, _ = objectives.cross_entropy(config)(pair.params, batch, None)
+
+    def mean(params: Any) -> jax.Array:
+        total, weight, _ = objectives.cross_entropy(config)(params, batch, None)
+        return total / weight
+
+    ours = jax.jit(jax.grad(mean))(pair.params)
+    norms = jax.tree.map(lambda a, b: (float(jnp.linalg.norm(a - b)), float(jnp.linalg.norm(b))), ours, theirs)
+    norms = {jax.tree_util.keystr(path): pair for path, pair in jax.tree_util.tree_leaves_with_path(norms, is_leaf=lambda x: isinstance(x, tuple))}
+    # Without rotation a key's bias adds the same to all scores of a query, which softmax forgets: its gradient is rounding alone.
+    if nothing := norms.pop("['layers']['attention']['key']['bias']", None):
+        assert max(nothing) < 1e-6
+    relative = {name: difference / norm for name, (difference, norm) in norms.items()}
+    worst = max(relative, key=relative.get)
+    record_property("largest_difference", (relative[worst], worst))
+    assert relative[worst] <= 1e-4, worst
+
+
+def test_ten_adamw_steps_lose_what_torch_loses(pair: Pair, record_property) -> None:
+    settings = optim.AdamW(peak=3e-3, weight_decay=0.1, clip_norm=1.0)
+    rate = optim.learning_rate(optim.Schedule(kind="constant", warmup=0), settings.peak, 10)
+    optimizer = optim.build(settings, rate)
+    step = jax.jit(functools.partial(train_step, objective=objectives.cross_entropy(pair.config), optimizer=optimizer, rate=rate, seed=0))
+    state, theirs = first_state(pair.params, optimizer), copy.deepcopy(pair.theirs)
+    groups = [
+        {"params": [w for w in theirs.parameters() if w.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [w for w in theirs.parameters() if w.ndim == 1], "weight_decay": 0.0},
+    ]
+    adamw = torch.optim.AdamW(groups, lr=settings.peak, betas=(settings.beta1, settings.beta2), eps=settings.epsilon)
+    losses, norms = [], []
+    for i in range(10):
+        batch = some_batch(32, seed=i % 3)
+        state, metrics = step(state, batch)
+        adamw.zero_grad()
+        loss = their_loss(theirs, batch)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(theirs.parameters(), settings.clip_norm)
+        adamw.step()
+        losses.append((float(metrics["loss"]), loss.item()))
+        norms.append((float(metrics["gradient_norm"]), norm.item()))
+    ours, torchs = np.asarray(losses).T
+    record_property("largest_difference", float(np.abs(ours - torchs).max()))
+    record_property("losses", (torchs[0], torchs[-1]))
+    assert np.max(norms) > settings.clip_norm, "the clip was never tried"
+    np.testing.assert_allclose(ours, torchs, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(*np.asarray(norms).T, rtol=1e-4)
+
+
+PROMPTS = (1, 7, 16, 21)
+"""Lengths of the prompts of a ragged batch."""
+NEW = 24
+"""Tokens to write; a prompt and these pass every power of two up to 32."""
+
+
+def test_greedy_generation_writes_the_ids_of_transformers(pair: Pair) -> None:
+    ours = greedy(pair)
+    assert ours == [their_greedy(pair.theirs, prompt) for prompt in ragged()]
+    assert all(len(ids) == NEW for ids in ours)
+
+
+def test_a_stop_token_ends_a_row_where_transformers_ends_it(pair: Pair) -> None:
+    stop = their_greedy(pair.theirs, ragged()[1])[NEW // 2]
+    ours = greedy(pair, stop)
+    theirs = [their_greedy(pair.theirs, prompt, stop) for prompt in ragged()]
+    assert ours == [ids[: ids.index(stop)] if stop in ids else ids for ids in theirs]
+    assert min(map(len, ours)) < NEW
+
+
+def ragged() -> list[np.ndarray]:
+    return [some_ids(length, seed=10 + length) for length in PROMPTS]
+
+
+def greedy(pair: Pair, *stop: int) -> list[list[int]]:
+    """What our model writes after all prompts at once; the padding is noise, not zeros."""
+    rows, padded = len(PROMPTS), some_ids(len(PROMPTS), max(PROMPTS), seed=5)
+    for row, prompt in zip(padded, ragged(), strict=True):
+        row[: len(prompt)] = prompt
+    sampling = Sampling(np.zeros(rows, np.float32), np.full(rows, pair.config.vocabulary, np.int32), np.ones(rows, np.float32))
+    keys = jax.random.split(jax.random.key(0), rows)
+    out = generate(pair.config, pair.params, padded, np.asarray(PROMPTS, np.int32), keys, sampling=sampling, new_tokens=NEW, stop=stop)
+    return [ids[:length].tolist() for ids, length in zip(np.asarray(out.ids), np.asarray(out.lengths), strict=True)]
+
+
+def their_greedy(theirs: Any, prompt: np.ndarray, stop: int | None = None) -> list[int]:
+    """What their model writes after one prompt alone, with its stop token."""
+    ids = torch.tensor(prompt[None].astype(np.int64))
+    out = theirs.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=NEW, eos_token_id=stop, pad_token_id=0)
+    return out[0, len(prompt) :].tolist()
