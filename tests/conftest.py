@@ -1,0 +1,91 @@
+"""What every test stands on: eight CPU devices, no user folders, strict ranks, and shape annotations that are executed.
+
+All of it is decided before jax is imported, in the process that starts the workers; they inherit it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+DEVICES = "--xla_force_host_platform_device_count"
+"""Eight CPU devices, so that meshes are tested on any machine."""
+
+if DEVICES not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}=8".strip()
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+
+OWNED = None if "XDG_CACHE_HOME" in os.environ else tempfile.mkdtemp(prefix="gptjax-tests-")
+"""The cache folder that this process made and removes at the end; none where it was given, and in the workers."""
+if OWNED:
+    os.environ["XDG_CACHE_HOME"] = OWNED
+# A folder each: jax writes its cache in place, so another worker could read half an entry, and a warning is an error here.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(os.environ["XDG_CACHE_HOME"]) / "compiled" / os.environ.get("PYTEST_XDIST_WORKER", "main"))
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+
+import jaxtyping  # noqa: E402 the environment comes first
+
+jaxtyping.install_import_hook("gptjax", "beartype.beartype")  # before anything imports gptjax
+
+import pytest  # noqa: E402
+
+PROSE = (
+    "The cat sat on the mat and looked at the moon. The moon looked back. ",
+    "A small boat left the harbour at dawn, and the harbour was quiet. ",
+    "Rain fell on the roof all night; in the morning the garden was green. ",
+    "She counted the steps: one, two, three, four, five, and so on to the top. ",
+    "Ein kurzer Satz auf Deutsch, mit Umlauten: schön, größer, über. ",
+    "def add(a, b):\n    return a + b\n",
+)
+
+
+def documents(count: int) -> list[str]:
+    """Small documents of several lengths, all different, with characters of more than one byte."""
+    return [f"{i}. " + "".join(PROSE[(i * k) % len(PROSE)] for k in range(1, 2 + i % 5)) for i in range(count)]
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory) -> Path:
+    """About 20 kB of text in one file, one document."""
+    path = tmp_path_factory.mktemp("text") / "prose.txt"
+    path.write_text("\n".join(documents(100)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def text_folder(tmp_path_factory) -> Path:
+    """Sixty small documents, a file each; several fit into one row."""
+    folder = tmp_path_factory.mktemp("documents")
+    for i, text in enumerate(documents(60)):
+        (folder / f"{i:02}.txt").write_text(text[: 20 + 7 * (i % 11)])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_experiment(text_file):
+    """A run of 30 steps of a few milliseconds each, on eight devices."""
+    from gptjax.data import Bytes, DataConfig, Text
+    from gptjax.generate import SampleConfig
+    from gptjax.model import small
+    from gptjax.train.experiment import Checkpoints, Evaluation, Experiment
+    from gptjax.train.optim import AdamW, Schedule
+
+    return Experiment(
+        model=small("tiny", context=32),
+        data=DataConfig(source=Text(str(text_file)), tokenizer=Bytes()),
+        optim=AdamW(peak=1e-2),
+        schedule=Schedule(warmup=4),
+        evaluation=Evaluation(every=10, rows=64, prompt="The ", sample=SampleConfig(new_tokens=8)),
+        checkpoints=Checkpoints(every=5),
+        steps=30,
+        batch=8,
+        log_every=5,
+    )
+
+
+def pytest_unconfigure() -> None:
+    if OWNED:
+        shutil.rmtree(OWNED, ignore_errors=True)
