@@ -1,0 +1,59 @@
+"""Every config is an experiment note that builds, steps and samples."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+
+from gptjax import config, data
+from gptjax.train import metrics
+from gptjax.train.experiment import Checkpoints, Experiment
+from gptjax.train.loop import train
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+
+
+def shrink(experiment: Experiment, text: Path, cache: Path) -> Experiment:
+    """The same experiment, small in every size: kinds and ratios stay."""
+    model, heads = experiment.model, 4
+    kv_heads = None if model.num_kv_heads is None else heads * model.num_kv_heads // model.num_heads or 1
+    tokenizer = experiment.data.tokenizer
+    if isinstance(tokenizer, data.SentencePiece):
+        tokenizer = dataclasses.replace(tokenizer, vocab_size=330)
+    if isinstance(tokenizer, data.GPT2):
+        tokenizer = data.Bytes()
+    sample = dataclasses.replace(experiment.evaluation.sample, new_tokens=4)
+    return dataclasses.replace(
+        experiment,
+        model=dataclasses.replace(model, vocab_size=None, width=32, num_layers=2, num_heads=heads, num_kv_heads=kv_heads, context=16),
+        data=dataclasses.replace(
+            experiment.data, source=dataclasses.replace(experiment.data.source, path=str(text)), tokenizer=tokenizer, validation=0.3, split="tail", cache=str(cache)
+        ),
+        evaluation=dataclasses.replace(experiment.evaluation, every=2, rows=2, sample=sample),
+        checkpoints=Checkpoints(),
+        steps=3,
+        batch=4,
+        micro_batch=None if experiment.micro_batch is None else 2,
+    )
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_builds_steps_evaluates_and_samples(path: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"def f{i}(x): return x + {i * i}\n" for i in range(300)), encoding="utf-8")
+    small = shrink(config.load_python(Experiment, path), text, tmp_path / "cache")
+    report = train(small, tmp_path / "run")
+    assert report.is_file()
+    lines = metrics.read(tmp_path / "run")
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert len(losses) == 3 and all(math.isfinite(loss) for loss in losses)
+    assert any("validation_bits_per_byte" in line for line in lines)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_says_what_it_is(path: Path) -> None:
+    note = path.read_text(encoding="utf-8").split('"""')[1]
+    assert len(note.split()) > 15, "a config's docstring says what it trains, on what, at what cost and with what result"

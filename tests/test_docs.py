@@ -1,0 +1,75 @@
+"""Every command that README and docs show runs, shrunk where it is long. The two lines that make environments are run by CI."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TINY = (
+    "--model.width 32 --model.num-heads 4 --model.num-layers 1 --model.context 32 --batch 2 --steps 2 --evaluation.every 2 "
+    "--evaluation.rows 2 --evaluation.sample.new-tokens 4 --data.source.path tiny.txt --data.validation 0.3 --data.split tail"
+).split()
+
+
+def blocks(kind: str) -> list[str]:
+    return [block for page in PAGES for block in re.findall(rf"```{kind}\n(.*?)```", page.read_text(encoding="utf-8"), re.S)]
+
+
+def commands() -> list[str]:
+    lines = [line for block in blocks("bash") for line in block.splitlines() if line.strip()]
+    return [line for line in lines if not line.startswith("python3 -m venv")]
+
+
+def run(command: list[str], folder: Path) -> subprocess.CompletedProcess:
+    programs = {"python": [sys.executable], "gptjax": [sys.executable, "-m", "gptjax"]}
+    return subprocess.run([*programs[command[0]], *command[1:]], cwd=folder, capture_output=True, text=True, timeout=200)
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as a user has it after the first line of the README: the checkout, a tiny trained run, some text."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("train.py", "sample.py"):
+        shutil.copy(ROOT / name, folder)
+    shutil.copytree(ROOT / "configs", folder / "configs")
+    prose = "".join(f"def f{i}(x): return x + {i * i}\n" for i in range(300))
+    for name in ("tiny.txt", "mytext.txt", "input.txt"):
+        (folder / name).write_text(prose, encoding="utf-8")
+    (folder / "mydata.jsonl").write_text("".join(f'{{"text": "document {i} says {i * i}"}}\n' for i in range(200)), encoding="utf-8")
+    made = run(["python", "train.py", "configs/quickstart.py", *TINY, "--data.tokenizer.vocab-size", "330"], folder)
+    assert made.returncode == 0, made.stderr
+    return folder
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_of_the_pages_runs(command: str, clone: Path) -> None:
+    words = shlex.split(command)
+    if words[0] == "tensorboard":
+        pytest.skip("it opens a server; test_metrics opens its files")
+    if words[1] == "sample.py":
+        words += ["--new-tokens", "4"]
+    elif words[1].endswith("train.py") and words[2].endswith(".json"):
+        words[words.index("--steps") + 1] = "4"
+    elif words[1].endswith("train.py"):
+        own = [flag for flag, value in zip(words, words[1:], strict=False) if flag.startswith("--")]
+        pairs = [TINY[i : i + 2] for i in range(0, len(TINY), 2)]
+        words += [word for pair in pairs if pair[0] not in own or pair[0].startswith(("--model", "--steps")) for word in pair]
+        words += ["--data.tokenizer.vocab-size", "330"] if "quickstart" in command else []
+        words += ["--dir", f"runs/{abs(hash(command))}"] if "--dir" not in words else []
+    done = run(words, clone)
+    assert done.returncode == 0, f"{shlex.join(words)}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_every_python_example_of_the_pages_runs(code: str, clone: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", code.replace("new_tokens=50", "new_tokens=5")], cwd=clone, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
