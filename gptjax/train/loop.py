@@ -11,6 +11,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import signal
 import sys
 import time
@@ -51,7 +52,9 @@ class Setting(NamedTuple):
     log: Log
     interrupted: Callable[[], bool]
     seconds: dict[str, float]
-    """Wall time by what it was spent on."""
+    """Wall time by what it was spent on; what is in none of them was training."""
+    begun: float
+    """`time.monotonic()` at the start."""
 
 
 def train(experiment: Experiment, path: Path, *, allow_changes: bool = False, notes: tuple[str, ...] = (), begun: float | None = None) -> Path:
@@ -68,7 +71,8 @@ def train(experiment: Experiment, path: Path, *, allow_changes: bool = False, no
       ConfigError: something the user chose does not fit.
       FloatingPointError: five steps in a row had no finite loss and gradient.
     """
-    seconds = {"start": time.monotonic() - begun} if begun else {}
+    begun = begun or time.monotonic()
+    seconds = {"start": time.monotonic() - begun}
     run = Run(path, keep_newest=experiment.checkpoints.keep_newest, keep_best=experiment.checkpoints.keep_best)
     with run.lock(), _interruptible() as interrupted:
         with _timed(seconds, "data"):
@@ -81,7 +85,7 @@ def train(experiment: Experiment, path: Path, *, allow_changes: bool = False, no
             state = _start(run, built)
         resumed = int(state.step) if run.steps() else None
         with Log(path, resume_step=resumed) as log:
-            setting = Setting(experiment, path, data, built, run, log, interrupted, seconds)
+            setting = Setting(experiment, path, data, built, run, log, interrupted, seconds, begun)
             log.say(_banner(setting, state, (*notes, *changes)))
             return _finish(setting, *_loop(setting, state))
 
@@ -321,8 +325,8 @@ def _finish(setting: Setting, state: TrainState, skipped: int) -> Path:
 
 def _facts(setting: Setting, state: TrainState, skipped: int) -> dict[str, Any]:
     experiment, path = setting.experiment, setting.path
-    known = setting.seconds
-    total = sum(known.values())
+    total = time.monotonic() - setting.begun
+    seconds = {"total": total, "training": total - sum(setting.seconds.values()), **setting.seconds}
     evaluated = [line for line in read(path) if "validation_loss" in line]
     final = {k: v for k, v in evaluated[-1].items() if k.startswith("validation_")} if evaluated else {}
     packers = setting.data.validation.header.facts if setting.data.validation else {}
@@ -332,12 +336,12 @@ def _facts(setting: Setting, state: TrainState, skipped: int) -> dict[str, Any]:
         "environment": versions() | {"devices": f"{jax.device_count()} × {jax.devices()[0].device_kind}", "processor": processor(), "flags": os.environ.get("XLA_FLAGS", "")},
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         "tokens": int(state.step) * experiment.tokens_per_step,
-        "seconds": {"total": total, **known},
+        "seconds": seconds,
         "final": {"step": int(state.step), **final, "peak_memory_bytes": memory()},
         "baselines": packers,
         "skipped_steps": skipped,
         "next": [
-            f"python sample.py {path} --prompt '{experiment.evaluation.prompt or 'def '}'",
+            f"python sample.py {path}" + (f" --prompt {shlex.quote(experiment.evaluation.prompt)}" if experiment.evaluation.prompt.strip() else ""),
             f"python train.py {path}/config.json --steps {2 * experiment.steps}",
             f"tensorboard --logdir {path}",
         ],
