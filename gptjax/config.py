@@ -14,6 +14,7 @@ import json
 import math
 import re
 import runpy
+import traceback
 import types
 import typing
 from pathlib import Path
@@ -98,7 +99,7 @@ def _parse(hint: Any, value: Any, where: str) -> Any:
         require(len(hints) == len(value), f"{name} has {len(value)} values; it needs {len(hints)}.")
         return tuple(_parse(h, v, f"{where}.{i}") for i, (h, v) in enumerate(zip(hints, value, strict=True)))
     if hint is float and type(value) is int:
-        return float(value)
+        value = float(value) if abs(value) < 2**1023 else math.inf
     require(type(value) is hint, f"{name} is {value!r}, a {_words(type(value))}; it needs {_words(hint, article=True)}.")
     require(hint is not float or math.isfinite(value), f"{name} is {value!r}; it needs a finite number.")
     return value
@@ -121,7 +122,7 @@ def _choose(kinds: list[type], value: dict, name: str) -> type:
         return kinds[0]
     by_name = {k.__name__: k for k in kinds}
     kind = value.get("kind")
-    require(kind in by_name, f"{name}.kind is {kind!r}; it can be {', '.join(by_name)}.{nearest(str(kind), by_name)}")
+    require(isinstance(kind, str) and kind in by_name, f"{name}.kind is {kind!r}; it can be {', '.join(by_name)}.{nearest(str(kind), by_name)}")
     return by_name[kind]
 
 
@@ -160,7 +161,7 @@ def load(cls: type[T], path: Path | str) -> T:
     require(path.is_file(), f"{path} is not there; give a config file or a run's config.json.")
     try:
         data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once, parse_constant=_no_constant)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not JSON: {error}. Restore it, or start from a config file again.") from None
     return from_dict(cls, data)
 
@@ -190,16 +191,32 @@ def load_python(cls: type[T], path: Path | str, name: str = "experiment") -> T:
     except ConfigError:
         raise
     except TypeError as error:
+        _blame_type(error, path)
         unknown = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
         if not unknown:
-            raise ConfigError(f"{path} fails with {type(error).__name__}: {error}.") from error
+            raise ConfigError(f"{path} fails in line {_line_in(path, error)} with TypeError: {' '.join(str(error).split())}.") from error
         kinds = {k.__name__: k for k in _reachable(cls)}
         fields = [f.name for f in dataclasses.fields(kinds[unknown[1]])] if unknown[1] in kinds else []
         raise ConfigError(f"{path}: {unknown[2]} is not a setting of {unknown[1]}.{nearest(unknown[2], fields)}") from error
-    except Exception as error:  # whatever the user's file does wrong is theirs to read, in one line
-        raise ConfigError(f"{path} fails with {type(error).__name__}: {error}.") from error
+    except (Exception, SystemExit) as error:  # whatever the user's file does wrong is theirs to read, in one line
+        raise ConfigError(f"{path} fails in line {_line_in(path, error)} with {type(error).__name__}: {' '.join(str(error).split())}.") from error
     require(isinstance(found, cls), f"{path} must define `{name}`, a {cls.__name__}; it defines {type(found).__name__}.")
     return from_dict(cls, to_dict(found))
+
+
+def _blame_type(error: TypeError, path: Path) -> None:
+    """Where a dataclass's own checks failed over a value of a wrong type, says which setting holds it."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        value = frame.f_locals.get("self")
+        if frame.f_code.co_name == "__post_init__" and dataclasses.is_dataclass(value):
+            for name, hint in _hints(type(value)).items():
+                _parse(hint, _plain(getattr(value, name), hint), f"{path}: {type(value).__name__}'s {name}")
+
+
+def _line_in(path: Path, error: BaseException) -> str:
+    """The line of the user's file in which it failed, with its text."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f"{frames[-1].lineno} ({frames[-1].line})" if frames else "?"
 
 
 def _reachable(cls: type) -> set[type]:
@@ -256,10 +273,11 @@ def cli(options: type[T], args: list[str], *, prog: str, description: str = "", 
 def _one_line(box: str, args: list[str]) -> str:
     """tyro draws a box; we say one line."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    parts = re.split(r"─{4,}", " ".join(line.strip("╭╮╰╯│ ") for line in text.splitlines()[1:]))
+    lines = (line.strip("╭╮╰╯│|+ ") for line in text.splitlines()[1:])  # tyro draws with ASCII where the terminal needs it
+    parts = [part for part in re.split(r"[─-]{4,}", " ".join(lines)) if part.strip()]
     flags = re.findall(r"--[\w.-]+", " ".join(parts[1:]).replace("--help", ""))
     message = re.sub(r"\s+", " ", parts[0]).strip(" .")
-    unknown = re.match(r"Unrecognized options: (\S+?),? ?", message + " ")
+    unknown = re.match(r"Unrecognized options: (\S+)", message)
     if unknown:
         word = unknown[1].rstrip(",")
         close = difflib.get_close_matches(word, flags, n=1, cutoff=0.4) or flags[:1]

@@ -39,6 +39,8 @@ class Leaf(NamedTuple):
 
 
 class Manifest(NamedTuple):
+    """What a step on disk is made of."""
+
     step: int
     metrics: dict[str, float | None]  # a value that is not finite is None: JSON has no NaN
     trees: dict[str, tuple[Leaf, ...]]
@@ -93,6 +95,7 @@ def summarize(leaves: dict[str, Any]) -> tuple[Leaf, ...]:
 
 
 def crc32(array: Any) -> int:
+    """The CRC-32 of an array's bytes, in C order."""
     import numpy as np
 
     return zlib.crc32(np.ascontiguousarray(np.asarray(array)).reshape(-1).view(np.uint8))

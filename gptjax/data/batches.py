@@ -85,7 +85,7 @@ def batch(store: Store, plan: Plan, step: int, part: tuple[int, int] = (0, 1)) -
 
 
 def _shift(plan: Plan, epoch: int) -> int:
-    return int(_mix(np.uint64(epoch), plan.seed, 0xA5) % np.uint64(plan.length))
+    return int(_mix(np.asarray([epoch], np.uint64), plan.seed, 0xA5)[0] % np.uint64(plan.length))
 
 
 def _rows(store: Store, plan: Plan, first: np.ndarray) -> Batch:

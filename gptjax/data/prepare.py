@@ -79,6 +79,7 @@ def prepare(config: DataConfig, say: Callable[[str], None] = lambda line: None) 
     folder = cache_folder(config) / fingerprint[:32]
     if not (folder / "train" / "header.json").is_file():
         draft = folder.with_name(f".making-{folder.name}-{os.getpid()}")
+        shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed and had this number
         try:
             _make(config, draft, fingerprint, say)
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -106,6 +107,9 @@ def _make(config: DataConfig, folder: Path, fingerprint: str, say: Callable[[str
     tokenizers.save(folder / "tokenizer", tokenizer)
     for name, texts in halves.items():
         _tokenise(folder / name, texts(), tokenizer, fingerprint, compare=name == "validation")
+        made = store.open_store(folder / name).header
+        need = "use more text (--data.source.path) or another share (--data.validation 0.1)"
+        require(made.num_tokens > made.num_examples, f"the {name} text has {made.num_tokens} tokens, so there is nothing to predict; {need}.")
     header = store.open_store(folder / "train").header
     say(
         f"tokenised {count:,} documents into {header.num_tokens:,} training tokens ({header.num_bytes / max(1, header.num_tokens):.2f} bytes each) "

@@ -76,12 +76,17 @@ def open_store(path: Path) -> Store:
     """
     try:
         header = Header(**json.loads((path / "header.json").read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"the token store {path} is damaged ({error}); delete that folder, it is made again.") from None
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise ConfigError(f"the token store {path} is damaged ({' '.join(str(error).split())}); delete that folder, it is made again.") from None
+    counts = (header.num_tokens, header.num_examples, header.num_bytes, header.vocab_size)
+    require(all(type(count) is int and count >= 0 for count in counts), f"the token store {path} has counts {counts}; delete that folder, it is made again.")
     require(header.format == FORMAT, f"the token store {path} has format {header.format}, this gptjax reads {FORMAT}; delete that folder.")
     require(header.dtype in ("uint16", "int32"), f"the token store {path} says dtype {header.dtype!r}; delete that folder, it is made again.")
     for name, size in (("ids.bin", header.num_tokens * np.dtype(header.dtype).itemsize), ("offsets.bin", 8 * (header.num_examples + 1))):
         found = (path / name).stat().st_size if (path / name).is_file() else None
         require(found == size, f"{path / name} has {found} bytes, its header says {size}; delete the folder {path}, it is made again.")
     ids = np.memmap(path / "ids.bin", header.dtype, "r") if header.num_tokens else np.zeros(0, header.dtype)
-    return Store(header, ids, np.fromfile(path / "offsets.bin", np.int64))
+    offsets = np.fromfile(path / "offsets.bin", np.int64)
+    sound = offsets[0] == 0 and offsets[-1] == header.num_tokens and bool((np.diff(offsets) >= 0).all())
+    require(sound, f"{path / 'offsets.bin'} does not fit the header; delete the folder {path}, it is made again.")
+    return Store(header, ids, offsets)

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+import gptjax
 from gptjax import config, generate
 from gptjax.arrays import Params
 from gptjax.checkpoint import Run
@@ -140,7 +141,7 @@ def _banner(setting: Setting, state: TrainState, notes: tuple[str, ...]) -> str:
     devices = jax.devices()
     train, held_out = setting.data.train.header, setting.data.validation
     lines = [
-        f"gptjax {metadata.version('gptjax')} · {setting.path}",
+        f"gptjax {gptjax.__version__} · {setting.path}",
         f"devices     {len(devices)} × {devices[0].device_kind} ({devices[0].platform}), jax {jax.__version__}, Python {platform.python_version()}",
         f"model       {human(parameters)} parameters, {experiment.model.compute} compute, layers {'scanned' if scanned(experiment.model) else 'unrolled'}",
         f"attention   {implementation}: {reason}",
@@ -350,8 +351,8 @@ def _facts(setting: Setting, state: TrainState, skipped: int) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Of Python and the packages that decide numbers."""
-    names = ("gptjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in names}
+    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    return {"gptjax": gptjax.__version__, "python": platform.python_version()} | {name: metadata.version(name) for name in names}
 
 
 def processor() -> str:

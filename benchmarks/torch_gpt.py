@@ -1,0 +1,116 @@
+"""A plain GPT in PyTorch with nanoGPT's CPU settings on tiny Shakespeare: the peer of `configs/shakespeare_char.py`.
+
+    python benchmarks/torch_gpt.py input.txt                 # the whole job, as a user of PyTorch would run it
+    python benchmarks/torch_gpt.py input.txt --steps 200 --compile
+
+Written for this comparison from the paper's description: 4 pre-norm layers, width 128, 4 heads, 64 characters, batch 12, 2,000
+steps of AdamW, evaluation over 20 random batches of both splits every 250 steps. Prints the wall time from process start, the
+loss over all validation characters in blocks of 64, and milliseconds a step.
+"""
+
+import argparse
+import math
+import time
+
+BEGUN = time.monotonic()
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+
+T, D, N, L, B = 64, 128, 4, 4, 12
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(D, bias=False), nn.LayerNorm(D, bias=False)
+        self.qkv, self.out = nn.Linear(D, 3 * D, bias=False), nn.Linear(D, D, bias=False)
+        self.up, self.down = nn.Linear(D, 4 * D, bias=False), nn.Linear(4 * D, D, bias=False)
+
+    def forward(self, x):
+        rows, length, _ = x.shape
+        q, k, v = (y.view(rows, length, N, D // N).transpose(1, 2) for y in self.qkv(self.norm1(x)).split(D, dim=2))
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(mixed.transpose(1, 2).reshape(rows, length, D))
+        return x + self.down(F.gelu(self.up(self.norm2(x))))
+
+
+class GPT(nn.Module):
+    def __init__(self, vocabulary):
+        super().__init__()
+        self.tokens, self.places = nn.Embedding(vocabulary, D), nn.Embedding(T, D)
+        self.blocks, self.norm = nn.ModuleList(Block() for _ in range(L)), nn.LayerNorm(D, bias=False)
+        for name, p in self.named_parameters():
+            if p.dim() == 2:
+                nn.init.normal_(p, std=0.02 / math.sqrt(2 * L) if name.endswith(("out.weight", "down.weight")) else 0.02)
+
+    def forward(self, ids, targets):
+        x = self.tokens(ids) + self.places.weight[None, : ids.shape[1]]
+        for block in self.blocks:
+            x = block(x)
+        logits = F.linear(self.norm(x), self.tokens.weight)
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("text")
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--bfloat16", action="store_true")
+    parser.add_argument("--seed", type=int, default=1337)
+    args = parser.parse_args()
+    torch.manual_seed(args.seed)
+    text = open(args.text, encoding="utf-8").read()
+    symbols = {c: i for i, c in enumerate(sorted(set(text)))}
+    ids = torch.from_numpy(np.array([symbols[c] for c in text], np.int64))
+    cut = int(0.9 * len(ids))
+    splits = {"train": ids[:cut], "validation": ids[cut:]}
+    model = GPT(len(symbols))
+    decayed = [p for p in model.parameters() if p.dim() >= 2]
+    rest = [p for p in model.parameters() if p.dim() < 2]
+    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}], lr=1e-3, betas=(0.9, 0.99))
+    run = torch.compile(model) if args.compile else model
+
+    def batch(split):
+        starts = torch.randint(len(splits[split]) - T, (B,)).tolist()
+        rows = [splits[split][s : s + T + 1] for s in starts]
+        return torch.stack([r[:-1] for r in rows]), torch.stack([r[1:] for r in rows])
+
+    def loss_of(x, y):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.bfloat16):
+            return run(x, y)
+
+    took = []
+    for step in range(args.steps + 1):
+        if step % 250 == 0:
+            model.eval()
+            with torch.no_grad():
+                means = {split: np.mean([loss_of(*batch(split)).item() for _ in range(20)]) for split in splits}
+            model.train()
+            print(f"step {step}: train {means['train']:.4f} validation {means['validation']:.4f} at {time.monotonic() - BEGUN:.1f}s", flush=True)
+        if step == args.steps:
+            break
+        begun = time.monotonic()
+        share = (step + 1) / 101 if step < 100 else 0.1 + 0.45 * (1 + math.cos(math.pi * (step - 100) / (args.steps - 100)))
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * share
+        loss = loss_of(*batch("train"))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        took.append(time.monotonic() - begun)
+    wall = time.monotonic() - BEGUN
+    held = splits["validation"]
+    rows = (len(held) - 1) // T
+    x, y = held[: rows * T].view(rows, T), held[1 : rows * T + 1].view(rows, T)
+    with torch.no_grad():
+        total = sum(loss_of(x[i : i + 64], y[i : i + 64]).item() * len(x[i : i + 64]) for i in range(0, rows, 64))
+    print(f"wall {wall:.1f}s  step {1e3 * np.median(took):.1f} ms  validation over all {rows * T} characters {total / rows:.4f}")
+
+
+if __name__ == "__main__":
+    main()

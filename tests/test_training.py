@@ -1,0 +1,606 @@
+"""Laws of training: a run can be stopped anywhere, a bad batch costs one step, and a run directory holds what it promises.
+
+Read `finished` first: the one run that most of these tests look at.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gptjax
+from gptjax import cli, config, model, parallel
+from gptjax.checkpoint import Run
+from gptjax.config import ConfigError
+from gptjax.data import Batch, DataConfig, Text, batches, prepare
+from gptjax.model import small
+from gptjax.objectives import cross_entropy
+from gptjax.train import metrics, optim, program, step
+from gptjax.train.loop import train
+from gptjax.train.optim import SGD, Adafactor, Adam, AdamW, Lion, Muon, Schedule
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_experiment, tmp_path_factory) -> Path:
+    """The directory of a whole run of `tiny_experiment`."""
+    path = tmp_path_factory.mktemp("runs") / "finished"
+    train(tiny_experiment, path)
+    return path
+
+
+def lines_of(path: Path) -> list[dict]:
+    """What metrics.jsonl says of each step; samples left out."""
+    return [line for line in metrics.read(path) if "loss" in line]
+
+
+def losses_of(path: Path) -> dict[int, float]:
+    """Loss by step; each step stands once."""
+    lines = lines_of(path)
+    assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
+    return {line["step"]: line["loss"] for line in lines}
+
+
+def fingerprint(path: Path, at: int) -> str:
+    """sha256 of all parameters and optimizer state of a step, read back from the disk."""
+    experiment = config.load(type(DEFAULT), path / "config.json")
+    data = prepare(experiment.data)
+    built = abstract_state(experiment, data)
+    found = Run(path).restore({"params": built.params, "opt_state": built.opt_state}, step=at)
+    assert found is not None and found[0] == at
+    digest = hashlib.sha256()
+    for where, leaf in jax.tree_util.tree_leaves_with_path(found[1]):
+        leaf = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(where)} {leaf.dtype} {leaf.shape}".encode() + leaf.tobytes())
+    return digest.hexdigest()
+
+
+def abstract_state(experiment, data):
+    del data
+    optimizer = optim.build(experiment.optim, optim.learning_rate(experiment.schedule, experiment.optim.peak, experiment.steps))
+    return jax.eval_shape(lambda: step.init(model.init(experiment.model, jax.random.key(0)), optimizer))
+
+
+def resolved(experiment):
+    return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, vocab_size=257))
+
+
+from gptjax.train.experiment import Experiment  # noqa: E402 its name is long to import, and only these need it
+
+DEFAULT = Experiment()
+
+
+# --- a run -------------------------------------------------------------------------------------------------------
+
+
+def test_training_lowers_the_loss(finished):
+    losses = losses_of(finished)
+    assert len(losses) == 30
+    assert losses[1] == pytest.approx(math.log(257), rel=0.05)
+    assert np.mean([losses[s] for s in range(26, 31)]) < 0.75 * losses[1]
+
+
+def test_a_run_directory_holds_what_it_promises(finished):
+    for name in ("config.json", "metrics.jsonl", "report.html", "report.json", "log.txt"):
+        assert (finished / name).stat().st_size > 0, name
+    for name in ("tokenizer", "checkpoints", "tensorboard"):
+        assert any((finished / name).iterdir()), name
+    assert config.load(Experiment, finished / "config.json").model.vocab_size == 257, "the config is the resolved one"
+    evaluated = [line for line in lines_of(finished) if "validation_loss" in line]
+    assert [line["step"] for line in evaluated] == [10, 20, 30]
+    assert all(0 < line["validation_bits_per_byte"] < 8.1 for line in evaluated)
+    assert all({"step", "tokens", "loss", "learning_rate", "gradient_norm"} <= line.keys() for line in lines_of(finished))
+    assert [line["tokens"] for line in lines_of(finished)] == [8 * 32 * s for s in range(1, 31)]
+    report = json.loads((finished / "report.json").read_text())
+    assert evaluated[-1]["validation_loss"] in list(_numbers(report))
+    assert 30 in Run(finished).steps()
+    assert "done: " in (finished / "log.txt").read_text()
+
+
+def _numbers(value):
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _numbers(item)
+    elif isinstance(value, int | float):
+        yield value
+
+
+def test_the_validation_loss_is_that_of_the_whole_held_out_text(finished):
+    """Computed here document by document, uncached and unpacked, with the averaged figures of the run beside it."""
+    found = lines_of(finished)[-1]
+    data, trained = prepare(config.load(Experiment, finished / "config.json").data), gptjax.load(finished)
+    ids, width, total, count = np.asarray(data.validation.ids), 32, 0.0, 0
+    judge = jax.jit(lambda tokens: jax.nn.log_softmax(model.unembed(trained.config, trained.params, model.forward(trained.config, trained.params, tokens).hidden)))
+    for first in range(0, len(ids) - 1, width):
+        row = ids[first : first + width + 1].astype(np.int32)
+        padded = np.zeros((1, width), np.int32)
+        padded[0, : len(row) - 1] = row[:-1]
+        said = np.asarray(judge(padded))[0, np.arange(len(row) - 1), row[1:]]
+        total, count = total - float(said.sum()), count + len(said)
+    assert found["validation_loss"] == pytest.approx(total / count, rel=1e-5)
+    assert found["validation_bits_per_byte"] == pytest.approx(total / math.log(2) / data.validation.header.num_bytes, rel=1e-5)
+
+
+def test_a_finished_run_says_so_and_changes_nothing(finished, tiny_experiment, capsys):
+    before = fingerprint(finished, 30)
+    train(tiny_experiment, finished)
+    assert "finished already at step 30; --steps 60 goes on" in capsys.readouterr().out
+    assert fingerprint(finished, 30) == before and len(losses_of(finished)) == 30
+
+
+# --- stopped and resumed -----------------------------------------------------------------------------------------
+
+
+CHILD = """
+import os, signal, sys
+import jax  # first, so that the command chooses no CPU flags of its own: the parent has none
+from gptjax import cli
+from gptjax.data import batches
+
+original, at = batches.batch, int(sys.argv[1])
+
+def batch(store, plan, step, *args, **kwargs):
+    if plan.seed is not None and step + 1 == at:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return original(store, plan, step, *args, **kwargs)
+
+batches.batch = batch
+sys.exit(cli.main(["train", *sys.argv[2:]]))
+"""
+
+
+def start(experiment, path: Path, *, terminate_at: int = -1) -> subprocess.Popen:
+    """A process that trains, and may send itself SIGTERM while it reads the batch of a step."""
+    path.mkdir(parents=True, exist_ok=True)
+    given = path.parent / f"{path.name}.json"
+    config.save(given, experiment)
+    told = [sys.executable, "-c", CHILD, str(terminate_at), str(given), "--dir", str(path)]
+    return subprocess.Popen(told, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+
+
+@pytest.fixture(scope="module")
+def hard(tiny_experiment, text_folder):
+    """An experiment with dropout and several documents in a row: all that a resumed run could get wrong."""
+    return dataclasses.replace(
+        tiny_experiment,
+        model=dataclasses.replace(tiny_experiment.model, residual_dropout=0.1, attention_dropout=0.1, embedding_dropout=0.1),
+        data=dataclasses.replace(tiny_experiment.data, source=Text(str(text_folder))),
+        log_every=1,
+    )
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(hard, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    train(hard, path)
+    return path
+
+
+def assert_same_run(found: Path, wanted: Path, steps: int) -> None:
+    assert losses_of(found) == losses_of(wanted) and len(losses_of(found)) == steps
+    assert fingerprint(found, steps) == fingerprint(wanted, steps)
+
+
+def test_a_terminated_run_saves_its_step_and_ends_bitwise_as_if_it_had_not_stopped(hard, uninterrupted, tmp_path):
+    path = tmp_path / "run"
+    process = start(hard, path, terminate_at=13)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "stopped at step 13 and saved it" in out and "finishing this step and saving" in err
+    assert Run(path).steps()[-1] == 13 and len(losses_of(path)) == 13
+    train(hard, path)
+    assert_same_run(path, uninterrupted, 30)
+
+
+def kill_at_random(experiment, path: Path, chance: random.Random, seconds: float) -> int:
+    """Starts a run and kills it a random time after its first step; gives the exit status."""
+    process = start(experiment, path)
+    for line in process.stdout:
+        if line.strip().startswith(("step 1/", "1/", "step 1 ")) or "training" in line or "resuming" in line:
+            break
+    time.sleep(chance.uniform(0, seconds))
+    process.kill()
+    process.communicate(timeout=60)
+    return process.returncode
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_killed_run_ends_bitwise_as_if_it_had_not_been_killed(seed, hard, uninterrupted, tmp_path):
+    path = tmp_path / "run"
+    assert kill_at_random(hard, path, random.Random(seed), seconds=3.0) in (-signal.SIGKILL, 0)
+    train(hard, path)
+    assert_same_run(path, uninterrupted, 30)
+
+
+@pytest.mark.fault
+@pytest.mark.timeout(1800)
+def test_a_run_killed_ten_times_ends_bitwise_as_if_it_had_not_been_killed(hard, tmp_path):
+    long = dataclasses.replace(hard, steps=200)
+    train(long, tmp_path / "whole")
+    chance, path, killed = random.Random(0), tmp_path / "run", 0
+    for _ in range(10):
+        killed += kill_at_random(long, path, chance, seconds=1.5) == -signal.SIGKILL
+    train(long, path)
+    assert killed > 0
+    assert_same_run(path, tmp_path / "whole", 200)
+
+
+def test_a_second_interrupt_ends_at_once(hard, tmp_path):
+    path = tmp_path / "run"
+    process = start(dataclasses.replace(hard, steps=100_000, evaluation=dataclasses.replace(hard.evaluation, every=100_000)), path)
+    for line in process.stdout:
+        if "training" in line:
+            break
+    process.send_signal(signal.SIGSTOP)  # so that both are waiting when it goes on
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGCONT)
+    begun = time.monotonic()
+    process.communicate(timeout=60)
+    assert process.returncode in (128 + signal.SIGINT, 128 + signal.SIGTERM)
+    assert time.monotonic() - begun < 2
+
+
+def test_more_steps_go_on_with_a_note(finished, tiny_experiment, tmp_path, capsys):
+    path = tmp_path / "run"
+    train(dataclasses.replace(tiny_experiment, steps=10), path)
+    capsys.readouterr()
+    train(dataclasses.replace(tiny_experiment, steps=14), path)
+    said = capsys.readouterr().out
+    assert "steps 10 → 14" in said and "resuming at step 10 of 14" in said and "cosine schedule now stretches over 14 steps" in said
+    assert len(losses_of(path)) == 14 and Run(path).steps()[-1] == 14
+
+
+@pytest.mark.parametrize(
+    ("field", "other"),
+    [
+        ("optim.peak", lambda e: dataclasses.replace(e, optim=AdamW(peak=5e-3))),
+        ("model.width", lambda e: dataclasses.replace(e, model=dataclasses.replace(e.model, width=64))),
+        ("seed", lambda e: dataclasses.replace(e, seed=7)),
+        ("optim", lambda e: dataclasses.replace(e, optim=Lion())),
+    ],
+)
+def test_another_experiment_in_the_same_directory_is_refused_by_field(field, other, finished, tiny_experiment):
+    before = (finished / "config.json").read_bytes()
+    with pytest.raises(ConfigError, match=f"holds another run: {field}") as error:
+        train(other(tiny_experiment), finished)
+    assert "\n" not in str(error.value) and "--allow-changes" in str(error.value)
+    assert (finished / "config.json").read_bytes() == before
+
+
+def test_changed_text_is_refused(tiny_experiment, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text(Path(tiny_experiment.data.source.path).read_text())
+    experiment = dataclasses.replace(tiny_experiment, steps=2, data=dataclasses.replace(tiny_experiment.data, source=Text(str(text))))
+    train(experiment, tmp_path / "run")
+    text.write_text(text.read_text().replace("moon", "noon"))
+    with pytest.raises(ConfigError, match=r"data \(its content\)"):
+        train(dataclasses.replace(experiment, steps=4), tmp_path / "run")
+
+
+# --- bad batches -------------------------------------------------------------------------------------------------
+
+
+CONFIG = small("tiny", vocab_size=61, context=32)
+
+
+def a_batch(seed: int = 0) -> Batch:
+    tokens = np.random.default_rng(seed).integers(0, 61, (8, 17), dtype=np.int32)
+    return Batch(tokens[:, :-1], tokens[:, 1:], np.ones((8, 16), np.float32))
+
+
+def poisoned(value: float):
+    """An objective whose gradient is `value` times too large wherever the batch's first weight is 2."""
+    plain = cross_entropy(CONFIG)
+
+    def objective(params, batch, key):
+        total, weight, more = plain(params, batch._replace(weights=jnp.ones_like(batch.weights)), key)
+        return total * jnp.where(batch.weights[0, 0] == 2, value, 1.0), weight, more
+
+    return objective
+
+
+@functools.cache
+def skipping_step(value: float, micro_batches: int = 1):
+    rate = optim.learning_rate(Schedule(warmup=3), 1e-2, 20)
+    optimizer = optim.build(AdamW(peak=1e-2, ema=0.9), rate)
+    told = dict(objective=poisoned(value), optimizer=optimizer, rate=rate, seed=0, skip_norm=1e4, dropout=False, micro_batches=micro_batches)
+    init = jax.jit(lambda: step.init(model.init(CONFIG, jax.random.key(0)), optimizer))
+    return init, jax.jit(functools.partial(step.train_step, **told))
+
+
+def bits(tree) -> bytes:
+    return b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize(("value", "micro_batches"), [(math.nan, 1), (1e30, 1), (1e6, 1), (math.nan, 4)])
+@pytest.mark.parametrize("bad", [0, 2, 6])
+def test_a_bad_batch_changes_nothing_and_the_next_is_taken(value, micro_batches, bad):
+    init, advance = skipping_step(value, micro_batches)
+    state = init()
+    for i in range(bad + 2):
+        batch = a_batch(i)
+        if i == bad:
+            batch.weights[0, 0] = 2
+        before = state
+        state, found = advance(state, batch)
+        same = bits((state.params, state.opt_state)) == bits((before.params, before.opt_state))
+        assert int(found["skipped"]) == (i == bad) and same == (i == bad)
+        assert int(state.step) == i + 1
+        assert np.isfinite(found["loss"]) or i == bad
+    assert all(np.isfinite(leaf).all() and np.abs(leaf).max() < 1e6 for leaf in map(np.asarray, jax.tree.leaves((state.params, state.opt_state))))
+
+
+def nan_from(first: int, original=batches.batch):
+    def batch(store, plan, number, *args, **kwargs):
+        found = original(store, plan, number, *args, **kwargs)
+        return found._replace(weights=found.weights * np.float32(math.nan if plan.seed is not None and number >= first else 1))
+
+    return batch
+
+
+def test_five_bad_steps_in_a_row_end_a_run_and_leave_its_last_checkpoint(tiny_experiment, tmp_path, monkeypatch):
+    monkeypatch.setattr(batches, "batch", nan_from(10))
+    with pytest.raises(FloatingPointError, match=r"5 steps in a row up to step 15 had no finite loss.*The last whole checkpoint is step \d+;.*--optim.peak"):
+        train(tiny_experiment, tmp_path / "run")
+    lines = lines_of_nulls(tmp_path / "run")
+    assert [line["step"] for line in lines if line.get("skipped")] == [11, 12, 13, 14, 15]
+    assert Run(tmp_path / "run").steps()[-1] >= 10
+    trained = gptjax.load(tmp_path / "run")
+    assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(trained.params))
+
+
+def lines_of_nulls(path: Path) -> list[dict]:
+    return [line for line in metrics.read(path) if "gradient_norm" in line]
+
+
+def test_an_objective_that_is_never_finite_ends_the_run(tiny_experiment, tmp_path, monkeypatch):
+    def broken(config):
+        plain = cross_entropy(config)
+
+        def objective(params, batch, key):
+            total, weight, more = plain(params, batch, key)
+            return total * jnp.nan, weight, more
+
+        return objective
+
+    monkeypatch.setattr(program, "cross_entropy", broken)
+    late = dataclasses.replace(tiny_experiment, checkpoints=dataclasses.replace(tiny_experiment.checkpoints, every=10))
+    with pytest.raises(FloatingPointError, match="5 steps in a row up to step 5 .* The last whole checkpoint is none"):
+        train(late, tmp_path / "run")
+
+
+def test_one_bad_batch_is_said_counted_and_survived(tiny_experiment, tmp_path, monkeypatch, capsys):
+    original = batches.batch
+
+    def batch(store, plan, number, *args, **kwargs):
+        found = original(store, plan, number, *args, **kwargs)
+        return found._replace(weights=found.weights * np.float32(math.nan)) if plan.seed is not None and number == 3 else found
+
+    monkeypatch.setattr(batches, "batch", batch)
+    train(dataclasses.replace(tiny_experiment, steps=10), tmp_path / "run")
+    assert "step 4 skipped" in capsys.readouterr().out
+    assert [line["step"] for line in lines_of_nulls(tmp_path / "run") if line.get("skipped")] == [4]
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["skipped_steps"] == 1
+
+
+# --- optimizers --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", [AdamW(peak=1e-2), Adam(peak=1e-2), SGD(), Lion(peak=3e-3), Adafactor(), Muon(peak=1e-2)], ids=lambda o: type(o).__name__)
+def test_every_optimizer_learns_and_is_split_with_its_parameters(optimizer, tiny_experiment):
+    changed = dict(optim=optimizer, mesh=parallel.MeshConfig(data=1, fsdp=8), schedule=Schedule("constant", warmup=0))
+    experiment = resolved(dataclasses.replace(tiny_experiment, **changed))
+    built = program.build(experiment, prepare(experiment.data))
+    state, batch, losses = built.init(), built.batch(0), []
+    for _ in range(25):
+        state, found = built.step(state, batch)
+        losses.append(float(found["loss"]))
+        assert not int(found["skipped"])
+    assert losses[-1] < 0.85 * losses[0], losses
+    kernel = ("layers", "mlp", "up", "kernel")
+    beside = [leaf for where, leaf in jax.tree_util.tree_leaves_with_path(state.opt_state) if _ends(where, kernel) and leaf.shape == (2, 32, 96)]
+    assert "fsdp" in tuple(state.params["layers"]["mlp"]["up"]["kernel"].sharding.spec)
+    assert all("fsdp" in tuple(leaf.sharding.spec) for leaf in beside)
+    assert beside or isinstance(optimizer, Adafactor), "state of a parameter's shape lies where the parameter lies"
+
+
+def _ends(where, names) -> bool:
+    return tuple(getattr(part, "key", None) for part in where[-len(names) :]) == names
+
+
+SMALL = dict(
+    layers=dict(mlp=dict(up=dict(kernel=np.full((2, 4, 3), 0.5, np.float32), bias=np.full((2, 3), 0.5, np.float32)))),
+    norm=dict(scale=np.ones(4, np.float32), bias=np.full(4, 0.5, np.float32)),
+    embedding=dict(embedding=np.full((5, 4), 0.5, np.float32)),
+)
+
+
+def moved(config, gradient, count: int = 1, params=SMALL, peak: float = 0.1):
+    """Parameters and state after some steps with the same gradient."""
+    optimizer = optim.build(config, lambda step: peak)
+    params = jax.tree.map(jnp.asarray, params)
+    state = optimizer.init(params)
+    for _ in range(count):
+        updates, state = optimizer.update(jax.tree.map(lambda p: jnp.full_like(p, gradient), params), state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+    return params, state
+
+
+@pytest.mark.parametrize("kind", [AdamW, SGD, Lion, Adafactor])
+def test_decay_shrinks_matrices_and_embeddings_alone(kind):
+    params, _ = moved(kind(peak=0.1, weight_decay=0.5), 0.0)
+    for where, leaf in jax.tree_util.tree_leaves_with_path(params):
+        share = 0.95 if where[-1].key in ("kernel", "embedding") else 1.0
+        before = 1.0 if where[-1].key == "scale" else 0.5
+        np.testing.assert_allclose(leaf, share * before, rtol=1e-6)
+
+
+def test_the_decay_mask_is_by_name():
+    names = {p[-1].key: decayed for p, decayed in jax.tree_util.tree_leaves_with_path(optim.decayed(SMALL))}
+    assert names == {"kernel": True, "embedding": True, "bias": False, "scale": False}
+
+
+@pytest.mark.parametrize("kind", [AdamW, SGD, Lion])
+def test_clipped_weights_stay_in_their_bounds(kind):
+    params, _ = moved(kind(peak=0.1, clip_weights=0.6), -1.0, count=20)
+    largest = [float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(params)]
+    assert max(largest) <= 0.6 * (1 + 1e-6) and max(largest) > 0.59
+
+
+def test_the_average_is_that_of_the_weights_after_each_step():
+    config, wanted = SGD(peak=0.1, momentum=0.0, clip_norm=None, ema=0.8), SMALL
+    for count in range(1, 5):
+        params, state = moved(config, 0.3, count)
+        wanted = jax.tree.map(lambda e, p: 0.8 * e + 0.2 * np.asarray(p), wanted, params)
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), optim.averaged(state), wanted)
+    assert optim.averaged(moved(SGD(), 0.3)[1]) is None
+
+
+def test_a_large_gradient_is_scaled_down_to_the_clip_norm():
+    params, _ = moved(SGD(momentum=0.0, clip_norm=1.0), 1e3, peak=1.0)
+    change = jax.tree.map(lambda a, b: np.asarray(a) - b, params, SMALL)
+    assert math.sqrt(sum(float((leaf**2).sum()) for leaf in jax.tree.leaves(change))) == pytest.approx(1, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["constant", "linear", "cosine", "rsqrt", "wsd"])
+@pytest.mark.parametrize("warmup", [0, 1, 10])
+def test_a_schedule_rises_to_its_peak_and_ends_at_its_floor(kind, warmup):
+    steps, peak, floor = 100, 2e-3, 0.1
+    rate = optim.learning_rate(Schedule(kind, warmup, floor, decay_share=0.3), peak, steps)
+    rates = np.asarray(jax.vmap(rate)(jnp.arange(steps + 1)), np.float64)
+    assert (rates > 0).all() and rates.max() == pytest.approx(peak)
+    assert (np.diff(rates[: warmup + 1]) > 0).all(), "it rises"
+    assert (np.diff(rates[warmup:]) <= 1e-12).all(), "and does not rise again"
+    assert rates[warmup] == pytest.approx(peak)
+    if kind in ("linear", "cosine", "wsd"):
+        assert rates[steps] == pytest.approx(floor * peak)
+    if kind == "wsd":
+        np.testing.assert_allclose(rates[warmup:71], peak, rtol=1e-6)
+        assert (np.diff(rates[70:]) < 0).all() and np.allclose(np.diff(rates[70:], 2), 0, atol=1e-8)
+    if kind == "constant":
+        np.testing.assert_allclose(rates[warmup:], peak, rtol=1e-6)
+
+
+def test_a_batch_read_in_parts_trains_the_same(tiny_experiment):
+    results = []
+    for micro_batch in (None, 8):
+        experiment = resolved(dataclasses.replace(tiny_experiment, batch=16, micro_batch=micro_batch, optim=SGD(peak=0.5)))
+        built = program.build(experiment, prepare(experiment.data))
+        state = built.init()
+        for i in range(4):
+            state, found = built.step(state, built.batch(i))
+        results.append((jax.device_get(state.params), float(found["loss"]), float(found["weight"])))
+    (a, loss, weight), (b, same_loss, same_weight) = results
+    assert loss == pytest.approx(same_loss, rel=1e-5) and weight == same_weight
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5 * max(np.abs(y).max(), 0.02)), a, b)
+
+
+# --- samples of a run --------------------------------------------------------------------------------------------
+
+
+def test_a_run_writes_text_in_python(finished):
+    trained = gptjax.load(finished)
+    text = trained.generate("The ", new_tokens=10, temperature=0)
+    assert text == trained.generate("The ", new_tokens=10, temperature=0) and 0 < len(text) <= 10
+    (done,) = trained.complete(["The "])
+    assert done.prompt == "The " and len(done.ids) == len(done.logprobs)
+    *pieces, last = trained.stream("The ")
+    assert "".join(pieces) == last.text == done.text
+    earlier = gptjax.load(finished, step=min(Run(finished).steps()))
+    assert bits(earlier.params) != bits(trained.params)
+
+
+def test_the_average_of_a_run_is_what_writes(tiny_experiment, tmp_path):
+    train(dataclasses.replace(tiny_experiment, steps=5, optim=AdamW(peak=1e-2, ema=0.5)), tmp_path / "run")
+    trained = gptjax.load(tmp_path / "run")
+    found = Run(tmp_path / "run").restore({"params": jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), trained.params)})
+    assert bits(found[1]["params"]) != bits(trained.params)
+
+
+def sampled(capsys, *args) -> str:
+    capsys.readouterr()
+    assert cli.main(["sample", *map(str, args)]) == 0, capsys.readouterr().err
+    return capsys.readouterr().out
+
+
+def test_a_run_writes_text_from_the_command_line(finished, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stdin", _nothing_piped())
+    common = ("--new-tokens", 8, "--temperature", 0)
+    text = gptjax.load(finished).generate("The ", new_tokens=8, temperature=0)
+    assert sampled(capsys, finished, "--prompt", "The ", *common) == f"The {text}\n"
+
+    lines = [json.loads(line) for line in sampled(capsys, finished, "--prompt", "The ", *common, "--json").splitlines()]
+    assert [line["text"] for line in lines] == [text]
+    assert set(lines[0]) == {"prompt", "text", "ids", "logprobs", "reason"} and lines[0]["prompt"] == "The "
+
+    several = ("--prompt", "The ", "--num-samples", 3, "--new-tokens", 8, "--temperature", 1.5, "--json")
+    lines = [json.loads(line) for line in sampled(capsys, finished, *several, "--seed", 1).splitlines()]
+    assert len(lines) == 3 and len({line["text"] for line in lines}) > 1, "samples differ"
+    assert lines == [json.loads(line) for line in sampled(capsys, finished, *several, "--seed", 1).splitlines()]
+    assert lines != [json.loads(line) for line in sampled(capsys, finished, *several, "--seed", 2).splitlines()]
+
+    (tmp_path / "prompts.txt").write_text("The cat\nZoë\n")
+    lines = [json.loads(line) for line in sampled(capsys, finished, "--prompt-file", tmp_path / "prompts.txt", *common, "--json").splitlines()]
+    assert [line["prompt"] for line in lines] == ["The cat", "Zoë"]
+
+
+def _nothing_piped():
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    return terminal
+
+
+def test_prompts_come_from_standard_input(finished, capsys, tmp_path):
+    (tmp_path / "prompts.txt").write_text("The cat\nA boat\n")
+    with open(tmp_path / "prompts.txt") as file, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.stdin", file)
+        out = sampled(capsys, finished, "--new-tokens", 4, "--json")
+    assert [json.loads(line)["prompt"] for line in out.splitlines()] == ["The cat", "A boat"]
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--temperature", "-1"], "temperature is -1"),
+        (["--top-k", "9999"], "top_k is 9999"),
+        (["--num-samples", "0"], "num_samples is 0"),
+        (["--step", "3"], "no step 3"),
+        (["--prompt-file", "/nowhere"], "/nowhere is not there"),
+    ],
+)
+def test_a_wrong_flag_ends_with_status_2_and_one_line(args, said, finished, capsys):
+    assert cli.main(["sample", str(finished), "--prompt", "x", *args]) == 2
+    err = capsys.readouterr().err
+    assert said in err and err.count("\n") == 1
+
+
+def test_a_directory_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"no config\.json"):
+        gptjax.load(tmp_path)
+    with pytest.raises(ConfigError, match="not a directory"):
+        gptjax.load(tmp_path / "nowhere")
+
+
+def test_text_shorter_than_a_row_is_refused(tiny_experiment, tmp_path):
+    (tmp_path / "short.txt").write_text("too short")
+    experiment = dataclasses.replace(tiny_experiment, data=DataConfig(source=Text(str(tmp_path / "short.txt")), tokenizer=tiny_experiment.data.tokenizer))
+    with pytest.raises(ConfigError, match=r"fewer than one row of 33; use more text"):
+        train(experiment, tmp_path / "run")
