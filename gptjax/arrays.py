@@ -11,10 +11,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Key as KeyArray
 
 Key = PRNGKeyArray
 """A typed key of `jax.random.key`."""
+
+Keys = KeyArray[Array, " B"]
+"""One typed key for each row."""
+
+Numbers = Array | np.ndarray
+"""What a function takes that moves its arguments to the device itself."""
 
 Params = Any
 """A tree (nested dicts) of arrays, the trained values of a model."""
@@ -22,4 +30,4 @@ Params = Any
 Axes = Any
 """A tree like `Params` whose leaves are tuples of logical axis names, one name for each dimension."""
 
-__all__ = ["Array", "Axes", "Bool", "Float", "Int", "Key", "Params"]
+__all__ = ["Array", "Axes", "Bool", "Float", "Int", "Key", "Keys", "Numbers", "Params"]

@@ -279,13 +279,20 @@ def unrolled(config: ModelConfig) -> ModelConfig:
     return dataclasses.replace(config, layers="unroll", remat="none")
 
 
-def test_scanned_unrolled_and_recomputed_layers_are_the_same(variant):
-    base = unrolled(variant)
-    other = variant if variant.layers == "scan" or variant.remat != "none" else dataclasses.replace(base, layers="scan")
-    ((found, hidden), grads), ((wanted, same_hidden), same_grads) = gradients(other), gradients(base)
+def otherwise(config: ModelConfig) -> ModelConfig:
+    """The same model, scanned or recomputed."""
+    return config if config.layers == "scan" or config.remat != "none" else dataclasses.replace(config, layers="scan")
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gelu_exact", "causal_blocks", "dots_scanned", "full_scanned", "dots_unrolled", "full_unrolled", "bfloat16"])
+def test_scanned_unrolled_and_recomputed_layers_are_the_same(name):
+    """The other rows are held to it by the law of micro-batches, which compares the same two."""
+    variant = VARIANTS[name]
+    ((found, hidden), grads), ((wanted, same_hidden), same_grads) = gradients(otherwise(variant)), gradients(unrolled(variant))
     assert difference(found, wanted) <= exact(variant)
     assert difference(hidden, same_hidden) <= exact(variant)
-    assert tree_difference(grads, same_grads, floor=1e-3) <= exact(variant, 1e-5, 3e-2)
+    largest = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(same_grads))
+    assert tree_difference(grads, same_grads, floor=1e-2 * largest) <= exact(variant, 1e-5, 3e-2)  # a key's bias has no gradient but rounding
 
 
 def descent():
@@ -307,10 +314,11 @@ def one_step(config: ModelConfig, micro_batches: int):
 
 
 def test_micro_batches_of_unequal_weight_are_one_batch(variant):
+    """Read in parts and scanned or recomputed, against jax's gradient of the whole, unrolled."""
     (total, _), grads = gradients(unrolled(variant))
     weight = batch_of(variant).weights.sum()
     wanted = jax.tree.map(lambda p, g: np.asarray(p) - g / weight, weights(variant), grads)
-    found, metrics = one_step(variant, micro_batches=4)
+    found, metrics = one_step(otherwise(variant), micro_batches=4)
     assert metrics["skipped"] == 0 and metrics["weight"] == weight
     assert difference(metrics["loss"], total / weight) <= exact(variant, 1e-5)
     assert tree_difference(found, wanted) <= exact(variant, 1e-5)
@@ -344,9 +352,13 @@ MESHES = {
     "fsdp 8": parallel.MeshConfig(data=1, fsdp=8),
     "data 2, fsdp 2, tensor 2": parallel.MeshConfig(data=2, fsdp=2, tensor=2),
 }
-SHARDED = ("gpt2", "gqa", "mqa", "scanned")
-"""Learned positions, biases, ties and dropout; grouped heads and a vocabulary that divides; heads that do not; the loop. The rest of the table changes no
-axis name, and each takes four compilations for eight devices."""
+SHARDED = {
+    "gpt2, with dropout": VARIANTS["gpt2"],
+    "gqa, scanned": dataclasses.replace(VARIANTS["gqa"], layers="scan"),
+    "mqa": VARIANTS["mqa"],
+}
+"""Biases, tied embeddings and random numbers; a vocabulary that is split, in the loop; a head that cannot be. The rest of the table has the same axis names,
+and each takes four compilations, three of them for eight devices."""
 
 
 @pytest.fixture(scope="module")
@@ -359,8 +371,18 @@ def prepared(tmp_path_factory) -> Prepared:
     return Prepared(tokenizer, store.open_store(folder), None, "")
 
 
-def steps_of(built: program.Program, count: int = 3):
-    state, losses = built.init(), []
+def steps_of(name: str, mesh: parallel.MeshConfig, data: Prepared, count: int = 3):
+    """The state after some steps from the same weights, and the losses on the way."""
+    config = dataclasses.replace(SHARDED[name], init_std=0.1)
+    slow = optim.AdamW(peak=1e-3, epsilon=1e-4)  # a gradient that is zero but for rounding, as a key's bias has, must not become a step
+    told = dict(model=config, data=DataConfig(tokenizer=Bytes()), optim=slow, schedule=optim.Schedule(warmup=0), mesh=mesh, steps=10, batch=8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "jit", quick)
+        built = program.build(Experiment(**told), data)
+    optimizer = optim.build(slow, lambda step: 1e-3)
+    begun = step.init(jax.tree.map(jnp.asarray, weights(config)), optimizer)
+    state = jax.tree.map(lambda leaf, place: jax.device_put(np.asarray(leaf), place.sharding), jax.tree.leaves(begun), jax.tree.leaves(built.state))
+    state, losses = jax.tree.unflatten(jax.tree.structure(built.state), state), []
     for i in range(count):
         state, metrics = built.step(state, built.batch(i))
         losses.append(float(metrics["loss"]))
@@ -373,23 +395,23 @@ def alone(request, prepared):
     one = jax.devices()[:1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "devices", lambda: one)
-        return request.param, *steps_of(program.build(sharded_experiment(request.param, parallel.MeshConfig(data=1)), prepared))
-
-
-def sharded_experiment(name: str, mesh: parallel.MeshConfig) -> Experiment:
-    config = dataclasses.replace(VARIANTS[name], init_std=0.1)
-    slow = optim.AdamW(peak=1e-3, epsilon=1e-4)  # a gradient that is zero but for rounding, as a key's bias has, must not become a step
-    return Experiment(model=config, data=DataConfig(tokenizer=Bytes()), optim=slow, schedule=optim.Schedule(warmup=0), mesh=mesh, steps=10, batch=8)
+        return request.param, *steps_of(request.param, parallel.MeshConfig(data=1), prepared)
 
 
 @pytest.mark.parametrize("mesh", MESHES)
 def test_a_mesh_of_devices_computes_what_one_device_does(alone, mesh, prepared, record_property):
     name, wanted, losses = alone
-    found, sharded = steps_of(program.build(sharded_experiment(name, MESHES[mesh]), prepared))
+    found, sharded = steps_of(name, MESHES[mesh], prepared)
     record_property("loss_relative_error", difference(sharded, losses))
     record_property("params_relative_error", tree_difference(found.params, wanted.params, floor=0.1))
     assert difference(sharded, losses) <= 1e-6
     assert tree_difference(found.params, wanted.params, floor=0.1) <= 1e-5
+
+
+def test_weights_begin_the_same_on_any_mesh():
+    mesh = parallel.make_mesh(MESHES["data 2, fsdp 2, tensor 2"])
+    where = parallel.shardings(mesh, model.axes(ROPE), shapes(ROPE))
+    assert_same_bits(quick(functools.partial(model.init, ROPE), out_shardings=where)(jax.random.key(0)), initial(ROPE))
 
 
 def test_a_mesh_splits_what_its_rules_say():
@@ -433,7 +455,7 @@ def test_the_first_loss_is_that_of_a_guess(variant):
 
 def test_every_dimension_has_an_axis_name(variant):
     names, found = model.axes(runnable(variant)), initial(variant)
-    is_name = lambda leaf: isinstance(leaf, tuple)  # noqa: E731
+    is_name = lambda leaf: isinstance(leaf, tuple)
     assert jax.tree.structure(names, is_leaf=is_name) == jax.tree.structure(found)
     jax.tree.map(lambda n, leaf: np.testing.assert_equal(len(n), leaf.ndim), names, found, is_leaf=is_name)
     known = {field.name for field in dataclasses.fields(parallel.Rules)} | {None}
@@ -523,7 +545,6 @@ def test_every_attention_is_the_one_by_hand(implementation, segmented, kv_heads)
     assert tree_difference(grads, both_ways("reference", q, k, v)[1]) <= 1e-5
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="attention.choose refuses 1 query and a cache, and `init` reads one position: such a model can't begin")
 @pytest.mark.parametrize("name", [n for n in IMPLEMENTATIONS if n != "reference"])
 def test_a_model_that_names_its_attention_begins_and_decodes(name):
     config = dataclasses.replace(PLAIN, attention=name)
@@ -535,7 +556,7 @@ def test_attention_says_why_it_was_chosen():
     for length, cached, backend in [(256, False, "cpu"), (256, False, "tpu"), (257, False, "cpu"), (1, True, "cpu"), (16, False, "cpu")]:
         kind, reason = attention.choose(PLAIN, length, cached=cached, backend=backend)
         assert kind == ("causal_blocks" if (length, cached, backend) == (256, False, "cpu") else "reference") and reason
-    with pytest.raises(ValueError, match="--model.attention auto"):
+    with pytest.raises(ValueError, match=r"--model\.attention auto"):
         attention.choose(dataclasses.replace(PLAIN, attention="causal_blocks"), 18)
 
 
@@ -616,31 +637,6 @@ def test_annotations_are_executed():
     with pytest.raises(Exception, match="token_losses"):
         token_losses(jnp.zeros((2, 4)), jnp.zeros((2, 4), jnp.int32))
 
-
-@pytest.mark.xfail(strict=True, reason="these annotations do not hold; see NOT_YET_HOOKED in conftest.py")
-@pytest.mark.parametrize("case", ["turns", "rotate one row of angles", "choose with a key a row", "generate from numpy", "mix one number"])
-def test_annotations_hold_where_they_are_not_yet_executed(case):
-    import beartype
-    import jaxtyping
-
-    from gptjax.data import batches
-    from gptjax.generate import Sampling, choose, generate
-    from gptjax.model import positions
-
-    checked = jaxtyping.jaxtyped(typechecker=beartype.beartype)
-    sampling = Sampling(np.ones(2, np.float32), np.full(2, 61, np.int32), np.ones(2, np.float32))
-    keys = jax.vmap(jax.random.key)(jnp.arange(2))
-    match case:
-        case "turns":
-            checked(positions.turns)(jnp.zeros((1, T), jnp.int32), 8, 1e4)
-        case "rotate one row of angles":
-            checked(positions.rotate)(jnp.zeros((B, T, 4, 8)), jnp.zeros((1, T, 4)))
-        case "choose with a key a row":
-            checked(choose)(jnp.zeros((2, 61)), sampling, keys)
-        case "generate from numpy":
-            checked(generate)(PLAIN, weights(PLAIN), np.zeros((2, 3), np.int32), np.full(2, 3), keys, sampling=sampling, new_tokens=1)
-        case "mix one number":
-            checked(batches._mix)(np.uint64(1), 0, 0)
 
 
 def test_a_rope_preset_and_a_plain_one_differ_in_the_table():

@@ -32,6 +32,7 @@ from gptjax.data import Batch, DataConfig, Text, batches, prepare
 from gptjax.model import small
 from gptjax.objectives import cross_entropy
 from gptjax.train import metrics, optim, program, step
+from gptjax.train.experiment import Experiment
 from gptjax.train.loop import train
 from gptjax.train.optim import SGD, Adafactor, Adam, AdamW, Lion, Muon, Schedule
 
@@ -58,10 +59,9 @@ def losses_of(path: Path) -> dict[int, float]:
 
 def fingerprint(path: Path, at: int) -> str:
     """sha256 of all parameters and optimizer state of a step, read back from the disk."""
-    experiment = config.load(type(DEFAULT), path / "config.json")
-    data = prepare(experiment.data)
-    built = abstract_state(experiment, data)
-    found = Run(path).restore({"params": built.params, "opt_state": built.opt_state}, step=at)
+    experiment = config.load(Experiment, path / "config.json")
+    state = abstract_state(experiment)
+    found = Run(path).restore({"params": state.params, "opt_state": state.opt_state}, step=at)
     assert found is not None and found[0] == at
     digest = hashlib.sha256()
     for where, leaf in jax.tree_util.tree_leaves_with_path(found[1]):
@@ -70,19 +70,13 @@ def fingerprint(path: Path, at: int) -> str:
     return digest.hexdigest()
 
 
-def abstract_state(experiment, data):
-    del data
+def abstract_state(experiment):
     optimizer = optim.build(experiment.optim, optim.learning_rate(experiment.schedule, experiment.optim.peak, experiment.steps))
     return jax.eval_shape(lambda: step.init(model.init(experiment.model, jax.random.key(0)), optimizer))
 
 
 def resolved(experiment):
     return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, vocab_size=257))
-
-
-from gptjax.train.experiment import Experiment  # noqa: E402 its name is long to import, and only these need it
-
-DEFAULT = Experiment()
 
 
 # --- a run -------------------------------------------------------------------------------------------------------
@@ -123,11 +117,16 @@ def _numbers(value):
 
 
 def test_the_validation_loss_is_that_of_the_whole_held_out_text(finished):
-    """Computed here document by document, uncached and unpacked, with the averaged figures of the run beside it."""
+    """Computed here row by row, one at a time."""
     found = lines_of(finished)[-1]
     data, trained = prepare(config.load(Experiment, finished / "config.json").data), gptjax.load(finished)
     ids, width, total, count = np.asarray(data.validation.ids), 32, 0.0, 0
-    judge = jax.jit(lambda tokens: jax.nn.log_softmax(model.unembed(trained.config, trained.params, model.forward(trained.config, trained.params, tokens).hidden)))
+
+    @jax.jit
+    def judge(tokens):
+        hidden = model.forward(trained.config, trained.params, tokens).hidden
+        return jax.nn.log_softmax(model.unembed(trained.config, trained.params, hidden))
+
     for first in range(0, len(ids) - 1, width):
         row = ids[first : first + width + 1].astype(np.int32)
         padded = np.zeros((1, width), np.int32)
@@ -383,7 +382,7 @@ def test_an_objective_that_is_never_finite_ends_the_run(tiny_experiment, tmp_pat
 
     monkeypatch.setattr(program, "cross_entropy", broken)
     late = dataclasses.replace(tiny_experiment, checkpoints=dataclasses.replace(tiny_experiment.checkpoints, every=10))
-    with pytest.raises(FloatingPointError, match="5 steps in a row up to step 5 .* The last whole checkpoint is none"):
+    with pytest.raises(FloatingPointError, match=r"5 steps in a row up to step 5 .* The last whole checkpoint is none"):
         train(late, tmp_path / "run")
 
 
@@ -401,11 +400,20 @@ def test_one_bad_batch_is_said_counted_and_survived(tiny_experiment, tmp_path, m
     assert json.loads((tmp_path / "run" / "report.json").read_text())["skipped_steps"] == 1
 
 
+@pytest.fixture
+def quick_compilation(monkeypatch):
+    """Machine code that is made in a third of the time."""
+    monkeypatch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0}))
+
+
 # --- optimizers --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("optimizer", [AdamW(peak=1e-2), Adam(peak=1e-2), SGD(), Lion(peak=3e-3), Adafactor(), Muon(peak=1e-2)], ids=lambda o: type(o).__name__)
-def test_every_optimizer_learns_and_is_split_with_its_parameters(optimizer, tiny_experiment):
+OPTIMIZERS = [AdamW(peak=1e-2), Adam(peak=1e-2), SGD(), Lion(peak=3e-3), Adafactor(), Muon(peak=1e-2)]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda o: type(o).__name__)
+def test_every_optimizer_learns_and_is_split_with_its_parameters(optimizer, tiny_experiment, quick_compilation):
     changed = dict(optim=optimizer, mesh=parallel.MeshConfig(data=1, fsdp=8), schedule=Schedule("constant", warmup=0))
     experiment = resolved(dataclasses.replace(tiny_experiment, **changed))
     built = program.build(experiment, prepare(experiment.data))
@@ -499,7 +507,7 @@ def test_a_schedule_rises_to_its_peak_and_ends_at_its_floor(kind, warmup):
         np.testing.assert_allclose(rates[warmup:], peak, rtol=1e-6)
 
 
-def test_a_batch_read_in_parts_trains_the_same(tiny_experiment):
+def test_a_batch_read_in_parts_trains_the_same(tiny_experiment, quick_compilation):
     results = []
     for micro_batch in (None, 8):
         experiment = resolved(dataclasses.replace(tiny_experiment, batch=16, micro_batch=micro_batch, optim=SGD(peak=0.5)))

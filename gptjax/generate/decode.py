@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptjax import model
-from gptjax.arrays import Array, Bool, Float, Int, Key, Params
+from gptjax.arrays import Array, Bool, Float, Int, Keys, Numbers, Params
 from gptjax.generate.transforms import Sampling, choose
 from gptjax.model import Cache, ModelConfig
 
@@ -74,7 +74,7 @@ def decode(
     config: ModelConfig,
     params: Params,
     state: Decoding,
-    keys: Key,
+    keys: Keys,
     sampling: Sampling,
     stop: Int[Array, " stops"],
     until: Int[Array, ""],
@@ -116,9 +116,9 @@ def decode(
 def generate(
     config: ModelConfig,
     params: Params,
-    prompt: Int[Array, "B T"],
-    lengths: Int[Array, " B"],
-    keys: Key,
+    prompt: Int[Numbers, "B T"],
+    lengths: Int[Numbers, " B"],
+    keys: Keys,
     *,
     sampling: Sampling,
     new_tokens: int,

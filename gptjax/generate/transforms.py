@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gptjax.arrays import Array, Float, Int, Key
+from gptjax.arrays import Array, Float, Int, Keys
 
 
 class Sampling(NamedTuple):
@@ -62,7 +62,7 @@ def shape(logits: Float[Array, "B V"], sampling: Sampling) -> Float[Array, "B V"
     return temperature(logits, sampling.temperature)
 
 
-def choose(logits: Float[Array, "B V"], sampling: Sampling, keys: Key) -> Int[Array, " B"]:
+def choose(logits: Float[Array, "B V"], sampling: Sampling, keys: Keys) -> Int[Array, " B"]:
     """Draws each row's next token with its own key; a row at temperature 0 takes its most likely."""
     drawn = jax.vmap(jax.random.categorical)(keys, shape(logits, sampling))
     return jnp.where(sampling.temperature > 0, drawn, jnp.argmax(logits, axis=-1)).astype(jnp.int32)

@@ -30,17 +30,25 @@ class Linear(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def weights(self) -> tuple[Array, Array | None]:
+        """The kernel as a matrix [inputs outputs] and the bias as a row [outputs], in the compute type."""
         init = nn.initializers.normal(self.std) if self.std else nn.initializers.zeros
         kernel = self.param("kernel", nn.with_partitioning(init, self.axes), (*self.inputs, *self.outputs), jnp.float32)
-        leading, fan_in, fan_out = x.shape[: -len(self.inputs)], math.prod(self.inputs), math.prod(self.outputs)
-        product = x.reshape(*leading, fan_in) @ kernel.reshape(fan_in, fan_out).astype(self.dtype)
-        product = product.reshape(*leading, *self.outputs)
-        if self.bias:
-            zeros = nn.with_partitioning(nn.initializers.zeros, self.axes[len(self.inputs) :])
-            bias = self.param("bias", zeros, self.outputs, jnp.float32)
-            product = product + bias.reshape((1,) * len(leading) + self.outputs).astype(self.dtype)
-        return product
+        matrix = kernel.reshape(math.prod(self.inputs), math.prod(self.outputs)).astype(self.dtype)
+        if not self.bias:
+            return matrix, None
+        zeros = nn.with_partitioning(nn.initializers.zeros, self.axes[len(self.inputs) :])
+        return matrix, self.param("bias", zeros, self.outputs, jnp.float32).reshape(-1).astype(self.dtype)
+
+    def __call__(self, x: Array) -> Array:
+        leading = x.shape[: x.ndim - len(self.inputs)]
+        return multiply(x.reshape(*leading, -1), *self.weights()).reshape(*leading, *self.outputs)
+
+
+def multiply(x: Float[Array, "... I"], kernel: Float[Array, "I O"], bias: Float[Array, " O"] | None) -> Float[Array, "... O"]:
+    """x times the kernel, plus the bias if there is one."""
+    product = x @ kernel
+    return product if bias is None else product + bias.reshape((1,) * (product.ndim - 1) + (-1,))
 
 
 class Norm(nn.Module):

@@ -18,13 +18,13 @@ def sinusoidal(positions: Int[Array, "B T"], width: int) -> Float[Array, "B T D"
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
-def turns(positions: Int[Array, "B T"], width: int, base: float) -> Float[Array, "B T width/2"]:
+def turns(positions: Int[Array, "B T"], width: int, base: float) -> Float[Array, "B T {width//2}"]:
     """The angle, in radians, of each position at each of width/2 frequencies base^(−2i/width)."""
     frequencies = base ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
     return positions.astype(jnp.float32)[:, :, None] * frequencies[None, None, :]
 
 
-def rotate(x: Float[Array, "B T N H"], angles: Float[Array, "B T H/2"]) -> Float[Array, "B T N H"]:
+def rotate(x: Float[Array, "B T N H"], angles: Float[Array, "#B T H//2"]) -> Float[Array, "B T N H"]:
     """Turns each pair (x[i], x[i + H/2]) by its angle, in float32. The halves pair as in Llama's published weights.
 
     Source: Su et al. 2021, RoFormer, arXiv:2104.09864, section 3.4.

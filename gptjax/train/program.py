@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
 from gptjax import model, parallel
@@ -59,7 +58,7 @@ def build(experiment: Experiment, data: Prepared) -> Program:
     def initial() -> step.TrainState:
         return step.init(model.init(experiment.model, jax.random.key(experiment.seed)), optimizer)
 
-    state = _placed(experiment, mesh, optimizer, jax.eval_shape(initial))
+    state = _placed(experiment, mesh, jax.eval_shape(initial))
     where = jax.tree.map(lambda leaf: leaf.sharding, state)
     one = functools.partial(
         step.train_step,
@@ -102,17 +101,24 @@ def row_plan(experiment: Experiment, store: Store, *, seed: int | None, rows: in
     return plan
 
 
-def _placed(experiment: Experiment, mesh: Mesh, optimizer: optax.GradientTransformation, shapes: step.TrainState) -> step.TrainState:
-    """The state's shapes with a sharding each: optimizer state lies where its parameter lies."""
+def _placed(experiment: Experiment, mesh: Mesh, shapes: step.TrainState) -> step.TrainState:
+    """The state's shapes with a sharding each. Optimizer state whose path ends in a parameter's, in its shape, lies where the parameter lies."""
     whole = parallel.replicated(mesh)
     params = parallel.shardings(mesh, model.axes(experiment.model), shapes.params)
 
-    def beside(leaf: Any, sharding: Any) -> Any:
-        return sharding if len(sharding.spec) <= len(leaf.shape) else whole
+    paths = {_names(path): (leaf.shape, where) for (path, leaf), where in zip(jax.tree_util.tree_leaves_with_path(shapes.params), jax.tree.leaves(params), strict=True)}
 
-    opt_state = optax.tree_map_params(optimizer, beside, shapes.opt_state, params, transform_non_params=lambda _: whole)
-    where = step.TrainState(whole, params, opt_state)
+    def beside(path: tuple, leaf: Any) -> Any:
+        names = _names(path)
+        match = next((paths[names[i:]] for i in range(len(names)) if names[i:] in paths), None)
+        return match[1] if match and match[0] == leaf.shape else whole
+
+    where = step.TrainState(whole, params, jax.tree_util.tree_map_with_path(beside, shapes.opt_state))
     return jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, where)
+
+
+def _names(path: tuple) -> tuple[str, ...]:
+    return tuple(str(getattr(part, "key", getattr(part, "name", getattr(part, "idx", part)))) for part in path)
 
 
 def evaluation_batches(experiment: Experiment, store: Store, mesh: Mesh) -> tuple[int, Callable[[int], Any]]:
