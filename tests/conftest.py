@@ -29,11 +29,10 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 import jaxtyping  # noqa: E402 the environment comes first
 
 HOOKED = (
-    *("arrays", "api", "data.batches", "data.store", "generate", "model", "objectives", "parallel"),
+    *("arrays", "api", "data.batches", "data.store", "generate.decode", "generate.transforms", "model", "objectives", "parallel"),
     *("train.optim", "train.program", "train.step"),
 )
-"""Modules whose annotations every call in a test is checked against."""
-
+"""Modules whose annotations every call in a test is checked against. Not `generate.text`: a user's temperature may be a whole number."""
 
 jaxtyping.install_import_hook([f"gptjax.{name}" for name in HOOKED], "beartype.beartype")  # before anything imports gptjax
 

@@ -250,9 +250,9 @@ def _standard_library() -> Iterator[Document]:
 
 
 def _left_out(name: str) -> bool:
-    """Tests, what was installed, and what was generated when this interpreter was built."""
+    """Tests, what was installed, and tables that a program wrote (`encodings`, `pydoc_data`, build settings), which do not read like Python."""
     *folders, file = name.split("/")
-    skipped = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+    skipped = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "encodings", "pydoc_data"}
     return any(f in skipped or f.startswith("config-") for f in folders) or file.startswith("_sysconfigdata")
 
 
