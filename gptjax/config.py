@@ -17,6 +17,7 @@ import runpy
 import traceback
 import types
 import typing
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -27,7 +28,7 @@ class ConfigError(Exception):
     """Something the user wrote can't be used. The message is one line: what was found, what is needed, what mends it."""
 
 
-def nearest(word: str, known: typing.Iterable[str]) -> str:
+def nearest(word: str, known: Iterable[str]) -> str:
     """Gives ` Did you mean 'x'?` for the known word that looks most like `word`, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""
@@ -299,7 +300,7 @@ def differences(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def _flat(value: Any, where: str = "") -> typing.Iterator[tuple[str, Any]]:
+def _flat(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _flat(inner, f"{where}.{key}".lstrip("."))

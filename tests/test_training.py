@@ -233,12 +233,15 @@ def test_a_killed_run_ends_bitwise_as_if_it_had_not_been_killed(seed, hard, unin
 def test_a_run_killed_ten_times_ends_bitwise_as_if_it_had_not_been_killed(hard, tmp_path):
     long = dataclasses.replace(hard, steps=200)
     train(long, tmp_path / "whole")
-    chance, path, killed = random.Random(0), tmp_path / "run", 0
-    for _ in range(10):
-        killed += kill_at_random(long, path, chance, seconds=1.5) == -signal.SIGKILL
-    train(long, path)
-    assert killed > 0
-    assert_same_run(path, tmp_path / "whole", 200)
+    chance, killed, finished = random.Random(0), 0, 0
+    while killed < 10:
+        if kill_at_random(long, tmp_path / f"run {finished}", chance, seconds=1.0) == -signal.SIGKILL:
+            killed += 1
+        else:  # it was faster than the signal
+            assert_same_run(tmp_path / f"run {finished}", tmp_path / "whole", 200)
+            finished += 1
+    train(long, tmp_path / f"run {finished}")
+    assert_same_run(tmp_path / f"run {finished}", tmp_path / "whole", 200)
 
 
 def test_a_second_interrupt_ends_at_once(hard, tmp_path):
