@@ -35,8 +35,8 @@ def shrink(experiment: Experiment, text: Path, cache: Path) -> Experiment:
         evaluation=dataclasses.replace(experiment.evaluation, every=2, rows=2, sample=sample),
         checkpoints=Checkpoints(),
         steps=3,
-        batch=4,
-        micro_batch=None if experiment.micro_batch is None else 2,
+        batch=16,
+        micro_batch=None if experiment.micro_batch is None else 8,
     )
 
 

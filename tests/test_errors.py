@@ -124,7 +124,7 @@ CONFIGS = {
     "error": ("config.py", "x = [][1]\n", "config.py", "IndexError"),
     "syntax": ("config.py", "x = = 1\n", "config.py", "SyntaxError", "line 1"),
     "error of two lines": ("config.py", "raise OSError('a\\n\\nb')\n", "config.py", "OSError"),
-    "wrong type": ("config.py", "from gptjax.train.experiment import Experiment\nexperiment = Experiment(steps='x')\n", "config.py", "str"),
+    "wrong type": ("config.py", "from gptjax.train.experiment import Experiment\nexperiment = Experiment(steps='x')\n", "config.py", "steps is 'x'", "a whole number"),
     "wrong key in JSON": ("config.json", '{"modle": {}}', "modle", "Experiment", "'model'"),
     "wrong type in JSON": ("config.json", '{"steps": "x"}', "steps is 'x'", "a whole number"),
     "twice in JSON": ("config.json", '{"steps": 1, "steps": 2}', "'steps' stands twice", "keep one"),
