@@ -1,4 +1,10 @@
-"""Tiny Shakespeare by characters, with nanoGPT's CPU settings exactly: 4 layers, width 128, 64 characters of context, 2,000 steps."""
+"""Tiny Shakespeare by characters, with nanoGPT's CPU settings exactly: 4 layers, width 128, 64 characters of context, 2,000 steps.
+
+Measured on 2026-11-22, two cores of an AMD EPYC with AVX-512, Python 3.12, one seed: 66.3 s from process start with an evaluation
+every 250 steps, loss 1.9049 over all validation characters in blocks of 64 (2.75 bits a character; the evaluations on the way read
+256 blocks). The same settings as a plain PyTorch program (benchmarks/torch_gpt.py, Python 3.11) on the same machine just after:
+92.5 s, 43.1 ms a step, 1.9155 over all validation characters and 1.9063 by its own estimate over 20 random batches.
+"""
 
 from gptjax.data import Characters, DataConfig, Text
 from gptjax.generate import SampleConfig
