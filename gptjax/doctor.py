@@ -38,8 +38,6 @@ def diagnose(flags: str) -> tuple[list[str], bool]:
 def problems() -> list[str]:
     """What is known not to work, each with what mends it."""
     found = [f"{name} is not installed; pip install {name}" for name in PACKAGES if _version(name) == "missing"]
-    if sys.version_info < (3, 11):
-        found.append(f"Python {platform.python_version()} is too old; gptjax needs 3.11 or newer")
     if _number("sentencepiece") < (0, 2, 1):
         found.append("sentencepiece is older than 0.2.1; pip install -U sentencepiece")
     if _number("jax")[:2] != _number("jaxlib")[:2]:

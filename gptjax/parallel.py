@@ -70,7 +70,7 @@ def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
     return jax.make_mesh((data, config.fsdp, config.tensor), ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3, devices=devices)
 
 
-def shardings(mesh: Mesh, axes: Axes, shapes: Any, rules: Rules = Rules()) -> Any:  # noqa: B008 a frozen value
+def shardings(mesh: Mesh, axes: Axes, shapes: Any, rules: Rules = Rules()) -> Any:
     """Gives each parameter's NamedSharding. A dimension that its mesh axis does not divide stays whole."""
 
     def one(names: tuple[str | None, ...], shape: Any) -> NamedSharding:

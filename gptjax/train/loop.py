@@ -27,7 +27,7 @@ import gptjax
 from gptjax import config, generate
 from gptjax.arrays import Params
 from gptjax.checkpoint import Run
-from gptjax.config import ConfigError, require
+from gptjax.config import require
 from gptjax.data import tokenizer as tokenizers
 from gptjax.data.prepare import Prepared, prepare
 from gptjax.model import flops_per_token
@@ -389,5 +389,3 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
         for number, handler in old.items():
             signal.signal(number, handler)
 
-
-__all__ = ["ConfigError", "train"]
