@@ -17,6 +17,7 @@ if DEVICES not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}=8".strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # most of a test's time is compilation; with 0 the tests run what users run
 
 OWNED = None if "XDG_CACHE_HOME" in os.environ else tempfile.mkdtemp(prefix="gptjax-tests-")
 """The cache folder that this process made and removes at the end; none where it was given, and in the workers."""
