@@ -19,7 +19,7 @@ import pytest
 from variants import PLAIN, ROPE, VARIANTS
 
 from gptjax import model, parallel
-from gptjax.data import Batch, Bytes, DataConfig, Prepared, store, tasks
+from gptjax.data import Batch, Bytes, DataConfig, Prepared, store
 from gptjax.data import tokenizer as tokenizers
 from gptjax.model import ModelConfig, attention, gpt2, layers, llama
 from gptjax.objectives import cross_entropy, token_losses
@@ -366,8 +366,10 @@ def prepared(tmp_path_factory) -> Prepared:
     """A store of a few short documents."""
     folder: Path = tmp_path_factory.mktemp("store") / "train"
     draw, tokenizer = np.random.default_rng(2), tokenizers.train(Bytes(), [])
-    examples = (tasks.Example(draw.integers(0, 61, n).astype(np.int32)) for n in (9, 30, 17, 5, 60, 44, 21, 80, 33, 12) * 4)
-    store.build(folder, examples, vocab_size=61, num_bytes=lambda: 1, fingerprint="")
+    writer = store.Writer(folder, 61)
+    for n in (9, 30, 17, 5, 60, 44, 21, 80, 33, 12) * 4:
+        writer.add(draw.integers(0, 61, n).astype(np.int32))
+    writer.close(num_bytes=1, fingerprint="", facts={})
     return Prepared(tokenizer, store.open_store(folder), None, "")
 
 

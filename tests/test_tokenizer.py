@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from gptjax.config import ConfigError, from_dict, to_dict
+from gptjax.data import spelling
 from gptjax.data import tokenizer as tok
 
 DATA = Path(__file__).parents[2] / "shared/data"
@@ -92,8 +93,8 @@ def test_a_long_text_is_spelled_as_if_it_were_not_cut(made, monkeypatch):
     text = (TEXT + "\n\n  \u2581 \t\n\r\n") * 3
     kinds = [t for name, t in made.items() if name not in ("characters", "unigram")]  # unigram may take another of equally likely spellings
     whole = [t.encode(text) for t in kinds]
-    monkeypatch.setattr(tok, "CHUNK", 50)
-    assert len(list(tok._at_newlines(text))) > 500
+    monkeypatch.setattr(spelling, "CHUNK", 50)
+    assert len(list(spelling.at_newlines(text))) > 500
     for tokenizer, ids in zip(kinds, whole, strict=True):
         np.testing.assert_array_equal(tokenizer.encode(text), ids)
 
