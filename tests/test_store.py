@@ -120,7 +120,6 @@ FOREIGN = {
     "other offsets": (lambda path: np.array([0, 9, 15], np.int64).tofile(path / "offsets.bin"), "offsets.bin"),
     "no seal": (lambda path: (path / store.SEAL).unlink(), "vouches"),
     "the seal of another": (lambda path: (path / store.SEAL).write_bytes((path.parent / "other" / store.SEAL).read_bytes()), "vouches"),
-    "offsets below nothing": (lambda path: (np.array([0, -1, 15], np.int64).tofile(path / "offsets.bin"), seal(path)), "offsets.bin"),
 }
 
 

@@ -94,7 +94,9 @@ def _host_bytes() -> int | None:
 
 def _smaller_step(experiment: Experiment) -> str:
     rows, config = experiment.batch // experiment.micro_batches, experiment.model
-    ways = [f"read fewer rows at once (--micro-batch {_divisor(experiment.batch, rows)})"] if rows > 1 else []
+    parts = parallel.row_parts(parallel.make_mesh(experiment.mesh))
+    fewer = next((n for n in range(rows // 2 // parts * parts, 0, -parts) if experiment.batch % n == 0), None)
+    ways = [f"read fewer rows at once (--micro-batch {fewer})"] if fewer else []
     ways += ["compute more of the forward pass again (--model.remat full)"] if config.remat != "full" else []
     return ", or ".join([*ways, f"shorten the rows (--model.context {max(1, config.context // 2)})"])
 
@@ -103,11 +105,6 @@ def _smaller_model(experiment: Experiment) -> str:
     others = len(jax.devices()) // experiment.mesh.fsdp
     share = f", or share its state among devices (--mesh.fsdp {experiment.mesh.fsdp * others})" if others > 1 else ""
     return f"choose a smaller model (--model.width, --model.num-layers, --model.vocab-size){share}"
-
-
-def _divisor(batch: int, below: int) -> int:
-    """The largest divisor of the batch that is at most half of `below`."""
-    return max(n for n in range(1, max(2, below // 2 + 1)) if batch % n == 0)
 
 
 @contextlib.contextmanager
