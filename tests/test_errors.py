@@ -223,7 +223,7 @@ def test_an_empty_folder_is_named(home, tmp_path, capsys):
 
 def test_a_held_out_text_without_a_prediction_is_refused_before_the_first_step(home, tmp_path, capsys, monkeypatch):
     """One character, spelled without a mark at its ends, predicts nothing."""
-    monkeypatch.setattr("gptjax.train.optim.build", lambda *_: pytest.fail("nothing was refused"))
+    monkeypatch.setattr("gptjax.train.program.build", lambda *_: pytest.fail("nothing was refused"))
     config = (home / "tiny.py").read_text().replace("Bytes()", "Characters(end_of_document=False)").replace("Bytes", "Characters")
     (tmp_path / "tiny.py").write_text(config)
     refused(capsys, ["train", "tiny.py", "--dir", "run", "--data.validation", "1e-9"], "--data.validation")

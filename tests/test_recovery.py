@@ -45,7 +45,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 @pytest.mark.row(1)
 def test_two_hundred_flipped_bits_are_all_detected(tmp_path, record_property):
-    """In every file, and in the large ones at any depth. Every twentieth is restored from, and the step before comes back."""
+    """In every file, and in the large ones at any depth. Every fortieth is restored from, and the step before comes back."""
     run = saved(tmp_path, 1, 2, trees=large)
     folder, wanted = tmp_path / "checkpoints/2", shapes(large(1))
     files, silent, back = [file for file in files_below(folder) if file.stat().st_size], 0, 0
@@ -60,7 +60,7 @@ def test_two_hundred_flipped_bits_are_all_detected(tmp_path, record_property):
             silent += 1
         except manifest.Damaged as damage:
             assert file.name.split(".")[0] in str(damage)
-        if seed % 20 == 0:
+        if seed % 40 == 0:
             said: list[str] = []
             step, trees = run.restore(wanted, say=said.append)
             assert step == 1 and len(said) == 1 and "checkpoints/2 is damaged" in said[0]
@@ -354,7 +354,6 @@ def test_rolling_back_trains_the_same_steps_again_and_keeps_the_old_ones_aside(t
     assert Run(path).steps() == [4, 6, 9, 12] and losses(path) == before
     for step in (8, 12):
         manifest.verify(path / f"checkpoints/rolled-back-1/{step}")
-    assert hashes(path / "checkpoints/12/params") == hashes(path / "checkpoints/12/params")
     assert manifest.read(path / "checkpoints/12").trees == manifest.read(path / "checkpoints/rolled-back-1/12").trees
     os.truncate(max(files_below(path / "checkpoints/6"), key=lambda f: f.stat().st_size), 10)
     for step, why in ((5, "has no step 5; it has 4, 6, 9, 12"), (6, "6 is damaged")):

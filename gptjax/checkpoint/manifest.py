@@ -112,7 +112,7 @@ def require_same(step: int, tree: str, saved: Iterable[Leaf], wanted: dict[str, 
       ConfigError: names up to 20 leaves that are missing, unknown, or of another shape or dtype.
     """
     have = {leaf.path: leaf for leaf in saved}
-    wrong = [f"{n} is not in the checkpoint{nearest(n, have).rstrip('.')}" for n in wanted if n not in have]
+    wrong = [f"{n} is not in the checkpoint.{nearest(n, have)}".rstrip(".") for n in wanted if n not in have]
     wrong += [f"{n} is only in the checkpoint" for n in have if n not in wanted]
     for name in [n for n in wanted if n in have]:
         (shape, dtype), leaf = (tuple(wanted[name].shape), str(wanted[name].dtype)), have[name]

@@ -43,18 +43,19 @@ def read(folder: Path, trees: dict[str, dict[str, Any]], dtypes: dict[str, dict[
     def place(leaf: Any) -> Any:
         return getattr(leaf, "sharding", None) or here
 
-    full = _with_bytes(trees)
+    as_saved = {t: {n: jax.ShapeDtypeStruct(leaf.shape, dtypes[t][n], sharding=place(leaf)) for n, leaf in leaves.items()} for t, leaves in trees.items()}
+    full = _with_bytes(as_saved)
     args = {}
     for tree, leaves in full.items():
-        how = {n: ocp.ArrayRestoreArgs(restore_type=jax.Array, sharding=place(leaf)) for n, leaf in leaves.items()}
+        how = {n: ocp.ArrayRestoreArgs(restore_type=jax.Array, sharding=leaf.sharding) for n, leaf in leaves.items()}
         args[tree] = ocp.args.PyTreeRestore(manifests.nested(leaves), restore_args=manifests.nested(how))
-    read: Any = {}
+    restored: Any = {}
     if args:
         with contextlib.closing(ocp.Checkpointer(_handler(ocp, full))) as reader:
-            read = reader.restore(folder, args=ocp.args.Composite(**args))
-    found = {tree: manifests.named(read[tree])[0] if tree in full else {} for tree in trees}
-    for tree, leaves in trees.items():
-        found[tree] |= {n: jax.numpy.zeros(leaf.shape, dtypes[tree][n], device=place(leaf)) for n, leaf in leaves.items() if not leaf.size}
+            restored = reader.restore(folder, args=ocp.args.Composite(**args))
+    found = {tree: manifests.named(restored[tree])[0] if tree in full else {} for tree in trees}
+    for tree, leaves in as_saved.items():
+        found[tree] |= {n: jax.numpy.zeros(leaf.shape, leaf.dtype, device=leaf.sharding) for n, leaf in leaves.items() if not leaf.size}
     return found
 
 

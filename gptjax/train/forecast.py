@@ -35,7 +35,10 @@ def require_possible(experiment: Experiment) -> None:
     config = experiment.model
     if config.vocab_size is None:
         config = dataclasses.replace(config, vocab_size=getattr(experiment.data.tokenizer, "vocab_size", 257))
-    state = program.abstract(dataclasses.replace(experiment, model=config), mesh)
+    try:
+        state = program.abstract(dataclasses.replace(experiment, model=config), mesh)
+    except OverflowError:
+        raise ConfigError(f"a size of the model is beyond 2,147,483,647, which no device can count to; {_smaller_model(experiment)}.") from None
     rows = experiment.batch // experiment.micro_batches // parallel.row_parts(mesh)
     residuals = config.num_layers * rows * config.context * config.width * (2 if config.compute == "bfloat16" else 4)
     _require_room(experiment, _per_device(state), max(_per_device(state.params), residuals), "at least ")
