@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -333,7 +334,16 @@ def test_steps_are_told_apart_by_number_whatever_the_clock_says(tmp_path, monkey
 
 
 @pytest.fixture(scope="module")
-def trained(tiny_experiment, tmp_path_factory) -> Path:
+def quick_compilation() -> Iterator[None]:
+    """Compiling takes most of the time here; every run is compiled alike, so bits can still be compared."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_experiment, tmp_path_factory, quick_compilation) -> Path:
     """A run of twelve steps with a checkpoint at every fourth."""
     path = tmp_path_factory.mktemp("trained") / "run"
     checkpoints = dataclasses.replace(tiny_experiment.checkpoints, every=4, keep_newest=4)
