@@ -428,6 +428,16 @@ def test_data_without_a_seal_is_made_again(tmp_path):
     assert texts(found, found.train) and len(said) == 1 and store.is_sealed(folder / "train")
 
 
+def test_records_that_were_passed_over_are_counted_and_the_first_is_named(tmp_path):
+    config, said = configured(tmp_path, DOCUMENTS, source=Text(str(tmp_path / "text.jsonl"), max_bad_records=5)), []
+    with Path(config.source.path).open("a") as file:
+        file.write('{"text": \n{"txt": 1}\n')
+    for _ in range(2):
+        prepare(config, said.append)
+        assert said[0].startswith("passed over 2 bad records") and f"the first: {config.source.path}:201 is not JSON" in said[0]
+        said.clear()
+
+
 def test_stores_of_another_text_or_tokenizer_are_refused(tmp_path):
     configs = [configured(tmp_path, DOCUMENTS), configured(tmp_path, DOCUMENTS, tokenizer=Characters()), configured(tmp_path, DOCUMENTS, validation=0.2)]
     folders = [tmp_path / "cache" / prepare(config).fingerprint[:32] for config in configs]
@@ -458,7 +468,7 @@ def test_a_text_that_changes_while_it_is_read_is_refused_and_nothing_is_kept(tmp
 @pytest.mark.parametrize(("tokenizer", "most"), [(Bytes(), 2), (Characters(), 3)])
 def test_a_source_is_read_twice_and_once_more_for_a_tokenizer_that_learns(tmp_path, monkeypatch, tokenizer, most):
     begun, read = [], PREPARE.sources.files.read
-    monkeypatch.setattr(PREPARE.sources.files, "read", lambda source: (begun.append(source), read(source))[1])
+    monkeypatch.setattr(PREPARE.sources.files, "read", lambda source, *more: (begun.append(source), read(source, *more))[1])
     config = configured(tmp_path, DOCUMENTS, tokenizer=tokenizer)
     prepare(config)
     assert len(begun) == most

@@ -13,7 +13,7 @@ import os
 import re
 import sysconfig
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -57,21 +57,24 @@ UNPACKED, RATIO = 2**26, 100
 """A .gz file that unpacks to more bytes than this, and to so many times its size, is no text but a trap. Prose packs to a third."""
 
 
-def read(source: Text) -> Iterator[Document]:
+def read(source: Text, pass_over: Callable[[str], Any] = str) -> Iterator[Document]:
     """Gives every document that isn't empty: files sorted by name, lines in their order.
+
+    Args:
+      pass_over: is told of each record that the source's quota lets pass, by file, line and defect.
 
     Raises:
       ConfigError: something can't be read, or there is no document at all; on the way, not at the call.
     """
     found = False
-    for document in _standard_library() if source.path is None else _read_path(source, Path(source.path)):
+    for document in _standard_library() if source.path is None else _read_path(source, Path(source.path), pass_over):
         if document.text:
             found = True
             yield document
     require(found, f"{source.path} is empty; give a source that has text with --data.source.path FILE.")
 
 
-def _read_path(source: Text, path: Path) -> Iterator[Document]:
+def _read_path(source: Text, path: Path, pass_over: Callable[[str], Any]) -> Iterator[Document]:
     if path.is_dir():
         files = _files_below(path, source.pattern)
         require(bool(files), f"{path} has no text file that matches {source.pattern!r}; pass --data.source.path FILE, or --data.source.pattern '**/*'.")
@@ -92,7 +95,9 @@ def _read_path(source: Text, path: Path) -> Iterator[Document]:
                 bad += bool(defect)
                 allowed = f"mend it, or pass --data.source.max-bad-records N (now {source.max_bad_records}) to do without"
                 require(bad <= source.max_bad_records, f"{file}:{number} {defect}; {allowed}.")
-                if not defect:
+                if defect:
+                    pass_over(f"{file}:{number} {defect}")
+                else:
                     yield Document(text, f"{name}:{number}")
 
 

@@ -72,6 +72,8 @@ def prepare(config: DataConfig, say: Callable[[str], None] = lambda line: None) 
       ConfigError: the source, the tokenizer or the split can't be used.
     """
     found = sources.survey(config.source)
+    if bad := found.passed_over:
+        say(f"passed over {len(bad)} bad record{'s' * (len(bad) > 1)}, which --data.source.max-bad-records allows; the first: {bad[0]}")
     settings = {k: v for k, v in to_dict(config).items() if k in ("tokenizer", "validation", "split")}
     made_of = json.dumps([found.fingerprint, settings, store.FORMAT, gptjax.__version__], sort_keys=True)
     fingerprint = hashlib.sha256(made_of.encode()).hexdigest()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -41,15 +41,18 @@ class Mixture:
 Source = Text | Tfds | Mixture
 
 
-def read(source: Source) -> Iterator[Document]:
+def read(source: Source, pass_over: Callable[[str], Any] = str) -> Iterator[Document]:
     """Gives every document that isn't empty, in an order that is always the same.
+
+    Args:
+      pass_over: is told of each record that a source's quota lets pass.
 
     Raises:
       ConfigError: something can't be read, or there is no document at all. It is raised on the way, not at the call.
     """
     if isinstance(source, Mixture):
-        return _read_mixture(source)
-    return files.read(source) if isinstance(source, Text) else tfds.read(source)
+        return _read_mixture(source, pass_over)
+    return files.read(source, pass_over) if isinstance(source, Text) else tfds.read(source)
 
 
 class Survey(NamedTuple):
@@ -58,13 +61,15 @@ class Survey(NamedTuple):
     fingerprint: str
     """The sha256, in hex, of all documents with their names."""
     documents: int
+    passed_over: tuple[str, ...]
+    """Where each record lies that could not be read, and why."""
 
 
 def survey(source: Source) -> Survey:
-    """Reads the whole source, which gives its fingerprint and the number of its documents."""
-    digest = hashlib.sha256()
-    count = sum(1 for _ in digested(read(source), digest))
-    return Survey(digest.hexdigest(), count)
+    """Reads the whole source, which tells what it is."""
+    digest, bad = hashlib.sha256(), []
+    count = sum(1 for _ in digested(read(source, bad.append), digest))
+    return Survey(digest.hexdigest(), count, tuple(bad))
 
 
 def digested(documents: Iterable[Document], digest: Any) -> Iterator[Document]:
@@ -76,8 +81,8 @@ def digested(documents: Iterable[Document], digest: Any) -> Iterator[Document]:
         yield document
 
 
-def _read_mixture(mixture: Mixture) -> Iterator[Document]:
-    readers = [read(source) for source in mixture.sources]
+def _read_mixture(mixture: Mixture, pass_over: Callable[[str], Any]) -> Iterator[Document]:
+    readers = [read(source, pass_over) for source in mixture.sources]
     shares = [weight / sum(mixture.weights) for weight in mixture.weights]
     given = [0] * len(readers)
     while True:
