@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,4 +62,13 @@ def load(path: Path | str, step: int | None = None) -> Model:
     shapes = jax.eval_shape(lambda: model.init(known, jax.random.key(0)))
     restored = run.restore({tree: shapes}, step=step)
     require(restored is not None, f"{path} has no checkpoint yet; train it first: python train.py {path}/config.json")
-    return Model(known, restored[1][tree], tokenizers.load(path / "tokenizer"))
+    return Model(known, restored[1][tree], _tokenizer(path))
+
+
+def _tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer of a run, if it is still the one that the run was trained with."""
+    found = tokenizers.load(path / "tokenizer")
+    recorded = path / "identity.json"
+    same = not recorded.is_file() or json.loads(recorded.read_text())["tokenizer"] == tokenizers.fingerprint(found)
+    require(same, f"{path / 'tokenizer'} is not the tokenizer that this run was trained with ({recorded} has its hash); restore it from a copy.")
+    return found

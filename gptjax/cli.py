@@ -71,6 +71,10 @@ class TrainOptions:
     """Run directory; none is runs/NAME for a config file NAME.py, or the directory of the given config.json."""
     allow_changes: bool = False
     """Resume even where the experiment differs from the run's own."""
+    rollback_to: int | None = None
+    """Go on from this step of the run; later ones are moved aside, not deleted."""
+    cast: bool = False
+    """Resume from a checkpoint whose arrays have other types, rounding them to this experiment's."""
 
 
 def train(args: list[str]) -> None:
@@ -83,7 +87,8 @@ def train(args: list[str]) -> None:
     options, experiment = config.cli(TrainOptions, flags, prog="gptjax train CONFIG", description="Trains an experiment, or goes on where its run stopped.", base=experiment)
     from gptjax.train.loop import train as run
 
-    run(experiment, Path(options.dir) if options.dir else home, allow_changes=options.allow_changes, notes=(_flags_note(chosen),), begun=BEGUN)
+    where, resuming = Path(options.dir) if options.dir else home, {"allow_changes": options.allow_changes, "rollback_to": options.rollback_to, "cast": options.cast}
+    run(experiment, where, **resuming, notes=(_flags_note(chosen),), begun=BEGUN)
 
 
 def _flags_note(chosen: backend.Choice) -> str:
@@ -140,13 +145,15 @@ def sample(args: list[str]) -> None:
     require(options.num_samples >= 1, f"num_samples is {options.num_samples}; it needs at least 1 (--num-samples).")
     prompts = [p for p in _prompts(options) for _ in range(options.num_samples)]
     import gptjax
+    from gptjax.train.forecast import explained
 
-    model = gptjax.load(path, step=options.step)
-    if len(prompts) == 1 and not options.json:
-        _stream(model, prompts[0], settings)
-        return
-    for done in model.complete(prompts, settings):
-        print(json.dumps(done._asdict(), ensure_ascii=False) if options.json else f"{done.prompt}{done.text}\n{'─' * 40}", flush=True)
+    with explained():
+        model = gptjax.load(path, step=options.step)
+        if len(prompts) == 1 and not options.json:
+            _stream(model, prompts[0], settings)
+            return
+        for done in model.complete(prompts, settings):
+            print(json.dumps(done._asdict(), ensure_ascii=False) if options.json else f"{done.prompt}{done.text}\n{'─' * 40}", flush=True)
 
 
 def _prompts(options: SampleOptions) -> list[str]:

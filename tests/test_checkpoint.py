@@ -6,92 +6,21 @@ import hashlib
 import json
 import math
 import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
-import textwrap
 import threading
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from saving import PARAMS, SAVES, assert_same_bits, files_below, kill_while_saving, params, python, saved, shapes, state
 
 from gptjax.checkpoint import Run, leaves, lock, manifest
-from gptjax.checkpoint.manifest import Damaged
 from gptjax.config import ConfigError
-
-ROOT = Path(__file__).parents[1]
-PARAMS = {
-    "embed": {"table": np.linspace(-1, 1, 96, dtype=np.float32).reshape(12, 8)},
-    "layers": {"attention": {"query": np.arange(64, dtype=np.float32).reshape(8, 8)}, "scale": np.array([1.5, -0.0, np.nan, np.inf], np.float32)},
-}
-
-
-def params(seed: int = 0):
-    return jax.tree.map(lambda x: jnp.asarray(x) + seed, PARAMS)
-
-
-def optimizer():
-    schedule = optax.linear_schedule(1e-3, 0, 10)
-    masked = {"embed": True, "layers": {"attention": False, "scale": False}}
-    return optax.chain(optax.clip_by_global_norm(1), optax.adamw(schedule, mu_dtype=jnp.bfloat16), optax.masked(optax.trace(0.9), masked))
-
-
-@jax.jit
-def state(seed: int = 0):
-    weights = params(seed)
-    steps = optimizer()
-    _, opt_state = steps.update(jax.tree.map(jnp.ones_like, weights), steps.init(weights), weights)
-    return {"params": weights, "opt_state": opt_state}
-
-
-def shapes(trees):
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), trees)
-
-
-def assert_same_bits(found, wanted):
-    assert jax.tree.structure(found) == jax.tree.structure(wanted)
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
-        assert isinstance(a, jax.Array) and a.dtype == b.dtype and a.shape == b.shape
-        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
-
-
-def saved(path, *steps, trees=state, metrics=None, **options):
-    run = Run(path, **options)
-    with run.lock():
-        for step in steps:
-            run.save(step, trees(step), (metrics or {}).get(step))
-    return run
-
-
-def flip(file: Path, bit: int) -> None:
-    content = bytearray(file.read_bytes())
-    content[bit // 8] ^= 1 << bit % 8
-    file.write_bytes(content)
-
-
-def files_below(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.is_file())
-
-
-def python(code: str, *args, **options) -> subprocess.Popen:
-    head = "import sys\nfrom gptjax.checkpoint import Run\nrun = Run(sys.argv[1])\n"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-W", "error", "-c", head + textwrap.dedent(code), *map(str, args)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
-
-
-SAVES = """
-    import jax, jax.numpy as jnp
-    def tree(step): return {"w": jnp.full((300, 1000), step, jnp.float32), "v": jnp.arange(step, step + 9)}
-"""
-
 
 # --- what is restored is what was saved ---------------------------------------------------------------------------
 
@@ -181,6 +110,7 @@ def test_leaves_are_listed_without_reading_arrays(tmp_path):
 # --- what does not fit is refused ---------------------------------------------------------------------------------
 
 
+@pytest.mark.row(14)
 def test_every_mismatch_is_listed_by_name(tmp_path):
     run = saved(tmp_path, 1)
     wanted = shapes({"params": params()})["params"]
@@ -204,7 +134,8 @@ def test_a_long_list_of_mismatches_is_cut_at_twenty(tmp_path):
         run.restore({"ema": wanted})
 
 
-def test_ambiguous_names_are_refused_before_anything_is_written(tmp_path):
+@pytest.mark.row(15)
+def test_ambiguous_names_are_refused_before_anything_is_written(tmp_path, record_property):
     run = Run(tmp_path)
     x = jnp.zeros(2)
     with run.lock():
@@ -214,8 +145,10 @@ def test_ambiguous_names_are_refused_before_anything_is_written(tmp_path):
             with pytest.raises(ConfigError, match="can't be saved"):
                 run.save(1, {"params": tree})
     assert list((tmp_path / "checkpoints").iterdir()) == []
+    record_property("figure", "5 of 5 ambiguous trees refused at save with both names, nothing written")
 
 
+@pytest.mark.row(34)
 def test_an_unknown_format_is_refused_and_not_skipped(tmp_path):
     run = saved(tmp_path, 1, 2)
     folder = tmp_path / "checkpoints/2"
@@ -227,23 +160,6 @@ def test_an_unknown_format_is_refused_and_not_skipped(tmp_path):
 
 
 # --- damage -------------------------------------------------------------------------------------------------------
-
-
-def test_a_flipped_bit_anywhere_is_detected(tmp_path):
-    saved(tmp_path, 5)
-    folder = tmp_path / "checkpoints/5"
-    manifest.verify(folder)
-    files = files_below(folder)
-    for seed in range(40):
-        dice = random.Random(seed)
-        file = files[seed] if seed < len(files) else dice.choice(files)
-        if size := file.stat().st_size:
-            bit = dice.randrange(8 * size)
-            flip(file, bit)
-            with pytest.raises(Damaged, match=file.name.split(".")[0]):
-                manifest.verify(folder)
-            flip(file, bit)
-    manifest.verify(folder)
 
 
 def truncate(folder):
@@ -269,6 +185,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.row(27)
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_step_gives_way_to_the_one_before_with_one_line(tmp_path, damage):
     run = saved(tmp_path, 1, 2)
@@ -302,7 +219,8 @@ def test_a_run_with_only_damaged_steps_is_an_error_and_not_a_fresh_start(tmp_pat
         run.restore(shapes(state()), say=lambda _: None)
 
 
-def test_stray_names_are_ignored_with_a_note(tmp_path):
+@pytest.mark.row(28)
+def test_stray_names_are_ignored_with_a_note(tmp_path, record_property):
     run = saved(tmp_path, 1, 2)
     for name in ("best", "-3", "03", "9"):
         (tmp_path / "checkpoints" / name).mkdir()
@@ -312,20 +230,24 @@ def test_stray_names_are_ignored_with_a_note(tmp_path):
     assert run.steps() == [1, 2] and run.wait() == 2
     assert run.restore(shapes(state()), say=said.append)[0] == 2
     assert len(said) == 1 and "ignoring -3, 03, 7, 9, best" in said[0]
+    record_property("figure", "5 of 5 stray names ignored with one note, the newest step unchanged")
 
 
 # --- which steps stay ---------------------------------------------------------------------------------------------
 
 
-def test_the_newest_and_the_best_stay_and_a_nan_is_never_best(tmp_path):
+@pytest.mark.row(10)
+def test_the_newest_and_the_best_stay_and_a_nan_is_never_best(tmp_path, record_property):
     losses = dict(enumerate([3.0, 1.0, 2.0, math.nan, -math.inf, 5.0, None], start=1))
     metrics = {step: {} if loss is None else {"validation_loss": loss} for step, loss in losses.items()}
     run = saved(tmp_path, *losses, metrics=metrics, trees=lambda s: {"params": {"a": jnp.full(3, s)}}, keep_newest=1, keep_best=2)
     assert run.steps() == [2, 3, 7]
     assert run.best() == 2
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["2", "3", "7"]
+    record_property("figure", "of the losses 3, 1, 2, NaN, -inf, 5 and none, the steps with 1 and 2 are kept as best")
 
 
+@pytest.mark.row(32)
 def test_keeping_nothing_is_refused(tmp_path):
     for wrong in ({"keep_newest": 0}, {"keep_newest": -1}, {"keep_best": -1}):
         with pytest.raises(ConfigError, match="keep_"):
@@ -334,7 +256,8 @@ def test_keeping_nothing_is_refused(tmp_path):
     assert run.steps() == [0, 1, 2, 3, 4]
 
 
-def test_nothing_is_deleted_before_the_new_step_is_committed(tmp_path, monkeypatch):
+@pytest.mark.row(32)
+def test_nothing_is_deleted_before_the_new_step_is_committed(tmp_path, monkeypatch, record_property):
     run = saved(tmp_path, 1, keep_newest=1)
     monkeypatch.setattr(manifest, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with run.lock():
@@ -346,8 +269,10 @@ def test_nothing_is_deleted_before_the_new_step_is_committed(tmp_path, monkeypat
         run.save(2, state(2))
         assert run.wait() == 2
     assert run.steps() == [2]
+    record_property("figure", "keep 0 and less refused; nothing is deleted before the new step is committed")
 
 
+@pytest.mark.row(16)
 def test_after_a_rollback_steps_are_saved_again(tmp_path):
     run = saved(tmp_path, 50, 75, 100, keep_newest=None)
     with run.lock():
@@ -381,6 +306,7 @@ def test_saving_a_step_again_keeps_equal_bits_and_replaces_others(tmp_path):
     assert os.listdir(tmp_path / "checkpoints") == ["1"]
 
 
+@pytest.mark.row(29)
 def test_what_a_dead_trainer_left_is_cleaned_up_under_the_lock(tmp_path):
     run = saved(tmp_path, 1, 2)
     folder = tmp_path / "checkpoints"
@@ -392,6 +318,7 @@ def test_what_a_dead_trainer_left_is_cleaned_up_under_the_lock(tmp_path):
         assert sorted(os.listdir(folder)) == ["1", "2"]
 
 
+@pytest.mark.row(31)
 def test_every_file_and_folder_of_a_step_is_brought_to_the_disk(tmp_path, monkeypatch):
     synced, fsync = set(), os.fsync
     monkeypatch.setattr(os, "fsync", lambda f: (synced.add(os.readlink(f"/proc/self/fd/{f}").replace(".saving-", "")), fsync(f)))
@@ -408,6 +335,7 @@ def test_saving_needs_the_lock(tmp_path):
         Run(tmp_path).save(1, state())
 
 
+@pytest.mark.row(2)
 def test_a_second_trainer_is_refused_by_name_and_a_dead_one_is_replaced(tmp_path):
     other = python("with run.lock():\n    print('held', flush=True)\n    sys.stdin.read()", tmp_path, stdin=subprocess.PIPE)
     assert other.stdout.readline() == "held\n"
@@ -460,6 +388,7 @@ def test_a_process_never_succeeds_without_the_step_that_it_saved(tmp_path):
         assert whole and err == ""
 
 
+@pytest.mark.row(24)
 def test_a_save_that_does_not_fit_on_the_disk_leaves_the_old_step_and_says_what_it_needs(tmp_path):
     code = SAVES + """
     import os, resource
@@ -485,6 +414,7 @@ def test_a_save_that_does_not_fit_on_the_disk_leaves_the_old_step_and_says_what_
     assert child.returncode == 0 and time.monotonic() - start < 30
 
 
+@pytest.mark.row(24)
 def test_a_full_disk_is_noticed_before_anything_is_written(tmp_path, monkeypatch):
     run = saved(tmp_path, 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 10**6, 10**6))
@@ -494,40 +424,18 @@ def test_a_full_disk_is_noticed_before_anything_is_written(tmp_path, monkeypatch
         assert run.wait() == 1
 
 
-def kill_while_saving(path: Path, seed: int) -> None:
-    code = SAVES + """
-    with run.lock():
-        found = run.restore({"params": jax.eval_shape(lambda: tree(0))})
-        for step in range(found[0] + 1 if found else 1, 10**6):
-            run.save(step, {"params": tree(step)}, {"validation_loss": 1.0})
-            print(step, flush=True)
-    """
-    child = python(code, path)
-    first = int(child.stdout.readline())
-    time.sleep(random.Random(seed).uniform(0.0, 0.3))
-    child.send_signal(signal.SIGKILL)
-    child.communicate()
-    run = Run(path)
-    shape = {"w": jax.ShapeDtypeStruct((300, 1000), jnp.float32), "v": jax.ShapeDtypeStruct((9,), jnp.int32)}
-    for step in run.steps():
-        manifest.verify(run.checkpoints / str(step))
-    if first > 1:
-        step, trees = run.restore({"params": shape}, say=pytest.fail)
-        assert step >= first - 1
-        assert_same_bits(trees["params"], {"w": jnp.full((300, 1000), step, jnp.float32), "v": jnp.arange(step, step + 9, dtype=jnp.int32)})
-    with run.lock():
-        assert not [p for p in os.listdir(run.checkpoints) if p.startswith(".")]
-
-
+@pytest.mark.row(29)
 def test_a_kill_during_a_save_leaves_only_whole_steps(tmp_path):
     for seed in range(3):
         kill_while_saving(tmp_path, seed)
 
 
+@pytest.mark.row(29)
 @pytest.mark.fault
-def test_twenty_kills_leave_only_whole_steps(tmp_path):
+def test_twenty_kills_leave_only_whole_steps(tmp_path, record_property):
     for seed in range(20):
         kill_while_saving(tmp_path, 100 + seed)
+    record_property("figure", "20 of 20 kills in a save: only whole steps, 0 temporary folders after the next start")
 
 
 def test_readers_see_whole_steps_while_a_trainer_saves_and_deletes(tmp_path):

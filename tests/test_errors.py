@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax  # noqa: F401 before gptjax.cli, which would otherwise choose CPU flags for this process
 import pytest
 
 from gptjax import cli
+from gptjax.data import Characters
+from gptjax.data import tokenizer as tokenizers
 
 ROOT = Path(__file__).parents[1]
 CONFIG = """
@@ -140,6 +144,42 @@ def test_a_wrong_config_ends_in_one_line(name, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+BAD = {  # what the file says → a word that names it, and one that mends it
+    "a typo": ('{"stepz": 1}', "stepz", "'steps'"),
+    "a typo below": ('{"model": {"num_layer": 3}}', "model.num_layer", "'num_layers'"),
+    "a typo two below": ('{"evaluation": {"sample": {"temprature": 1}}}', "evaluation.sample.temprature", "'temperature'"),
+    "a kind's typo": ('{"optim": {"kind": "AdamW", "beta_1": 0.9}}', "optim.beta_1", "'beta1'"),
+    "another kind's key": ('{"optim": {"kind": "SGD", "beta1": 0.9}}', "optim.beta1", "SGD"),
+    "an unknown kind": ('{"optim": {"kind": "Adamm"}}', "optim.kind", "'Adam'"),
+    "no kind": ('{"data": {"source": {"path": "x"}}}', "data.source.kind", "Text"),
+    "a number as text": ('{"optim": {"kind": "AdamW", "peak": "1e-4"}}', "optim.peak is '1e-4'", "a number"),
+    "text for a whole number": ('{"steps": "many"}', "steps is 'many'", "a whole number"),
+    "half a step": ('{"steps": 1.5}', "steps is 1.5", "a whole number"),
+    "true for a number": ('{"batch": true}', "batch is True", "a whole number"),
+    "a number for true": ('{"model": {"bias": 1}}', "model.bias is 1", "true/false"),
+    "null": ('{"seed": null}', "seed is None", "a whole number"),
+    "an unknown choice": ('{"model": {"positions": "ropes"}}', "model.positions", "'rope'"),
+    "a list for an object": ('{"model": []}', "model is []", "ModelConfig"),
+    "a key twice": ('{"steps": 1, "steps": 2}', "'steps'", "keep one"),
+    "a key twice below": ('{"model": {"width": 64, "width": 32}}', "'width'", "keep one"),
+    "NaN": ('{"skip_norm": NaN}', "NaN", "finite"),
+    "out of range": ('{"batch": 0}', "batch is 0", "at least 1"),
+    "half a file": ('{"steps": ', "config.json", "Restore"),
+}
+
+
+@pytest.mark.row(50)
+def test_bad_configs_are_refused_by_key_within_a_second(tmp_path, capsys, record_property):
+    slowest = 0.0
+    for content, *words in BAD.values():
+        (tmp_path / "config.json").write_text(content)
+        begun = time.perf_counter()
+        refused(capsys, ["train", "config.json", "--dir", "run"], *words)
+        slowest = max(slowest, time.perf_counter() - begun)
+    assert not (tmp_path / "run").exists() and slowest < 1
+    record_property("figure", f"{len(BAD)} of {len(BAD)} bad configs refused by key in at most {1e3 * slowest:.0f} ms, 0 keys ignored (a process of its own imports jax first)")
+
+
 def test_a_config_that_exits_is_no_success(tmp_path, capsys):
     (tmp_path / "config.py").write_text("raise SystemExit\n")
     refused(capsys, ["train", "config.py"], "config.py")
@@ -183,7 +223,7 @@ def test_an_empty_folder_is_named(home, tmp_path, capsys):
 
 def test_a_held_out_text_without_a_prediction_is_refused_before_the_first_step(home, tmp_path, capsys, monkeypatch):
     """One character, spelled without a mark at its ends, predicts nothing."""
-    monkeypatch.setattr("gptjax.train.optim.build", lambda *_: pytest.fail("nothing was refused"))
+    monkeypatch.setattr("gptjax.train.program.build", lambda *_: pytest.fail("nothing was refused"))
     config = (home / "tiny.py").read_text().replace("Bytes()", "Characters(end_of_document=False)").replace("Bytes", "Characters")
     (tmp_path / "tiny.py").write_text(config)
     refused(capsys, ["train", "tiny.py", "--dir", "run", "--data.validation", "1e-9"], "--data.validation")
@@ -248,6 +288,15 @@ def test_what_is_no_run_is_not_sampled(run, tmp_path, capsys):
     refused(capsys, ["sample", "begun"], "begun has no checkpoint yet", "python train.py begun/config.json")
     (tmp_path / "begun/config.json").write_text(json.dumps({"stepz": 1}))
     refused(capsys, ["sample", "begun"], "stepz", "'steps'")
+
+
+@pytest.mark.row(49)
+def test_another_tokenizer_in_a_run_is_refused(run, tmp_path, capsys, record_property):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    shutil.rmtree(copy / "tokenizer")
+    tokenizers.save(copy / "tokenizer", tokenizers.train(Characters(), [TEXT]))
+    refused(capsys, ["sample", str(copy)], f"{copy}/tokenizer is not the tokenizer that this run was trained with", "restore it from a copy")
+    record_property("figure", "a whole tokenizer of another run refused too")
 
 
 # --- the command itself ------------------------------------------------------------------------------------------

@@ -74,6 +74,7 @@ def ragged(count: int, longest: int = 16) -> list[list[int]]:
 # --- greedy and sampled ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.row(19)
 def test_greedy_takes_the_most_likely_token_of_an_uncached_reading():
     prompts = ragged(8)
     out = write(prompts, settings(8, temperature=0.0))
@@ -81,11 +82,13 @@ def test_greedy_takes_the_most_likely_token_of_an_uncached_reading():
         assert judged(prompt, ids).argmax(axis=-1).tolist() == ids
 
 
+@pytest.mark.row(19)
 def test_a_vanishing_temperature_becomes_greedy():
     prompts = ragged(8)
     np.testing.assert_array_equal(write(prompts, settings(8, temperature=1e-6)).ids, write(prompts, settings(8, temperature=0.0)).ids)
 
 
+@pytest.mark.row(19)
 def test_one_candidate_is_greedy():
     prompts = ragged(8)
     np.testing.assert_array_equal(write(prompts, settings(8, top_k=1)).ids, write(prompts, settings(8, temperature=0.0)).ids)
@@ -157,6 +160,7 @@ def test_several_stop_tokens_all_stop():
     assert out.finished.all() and out.lengths[0] <= 3 and out.lengths[1] <= 5
 
 
+@pytest.mark.row(11)
 def test_prompt_and_new_tokens_may_fill_the_context():
     prompt = ragged(16)[15]
     out = write([prompt], settings(1, temperature=0.0), new_tokens=CONTEXT - len(prompt))
@@ -165,6 +169,7 @@ def test_prompt_and_new_tokens_may_fill_the_context():
     np.testing.assert_array_equal(ids[:5], write([prompt], settings(1, temperature=0.0), new_tokens=5).ids[0])
 
 
+@pytest.mark.row(11)
 @pytest.mark.parametrize("over", [1, 100])
 def test_a_context_is_never_exceeded(over):
     with pytest.raises(ValueError, match=rf"a prompt of 12 tokens and {CONTEXT - 12 + over} new ones exceed the context of {CONTEXT}\."):
@@ -221,10 +226,11 @@ def test_ties_at_the_border_are_all_kept():
     assert np.isfinite(generate.top_p(logits, jnp.asarray([0.7]))).tolist() == [[True, True, True, False]]
 
 
+@pytest.mark.row(19)
 @pytest.mark.parametrize(
     ("temperature", "top_k", "top_p"), [(1.0, 16, 1.0), (0.5, 16, 1.0), (2.0, 16, 1.0), (1.0, 5, 1.0), (1.0, 16, 0.8), (0.7, 9, 0.9), (1.5, 16, 0.3)]
 )
-def test_draws_follow_the_distribution(temperature, top_k, top_p):
+def test_draws_follow_the_distribution(temperature, top_k, top_p, record_property):
     """Chi-square of 100,000 draws against the distribution computed by hand: top-k, then top-p, then temperature."""
     draws, logits = 100_000, np.random.default_rng(5).standard_normal(16) * 1.5
     order = np.argsort(-logits)[:top_k]
@@ -241,6 +247,7 @@ def test_draws_follow_the_distribution(temperature, top_k, top_p):
     statistic = float(((found[wanted > 0] - expected) ** 2 / expected).sum())
     freedom = len(expected) - 1
     p = float(jax.scipy.special.gammaincc(freedom / 2, statistic / 2)) if freedom else 1.0
+    record_property("figure", f"100,000 draws at {temperature}, {top_k}, {top_p}: p = {p:.2f}")
     assert p > 0.001, f"chi-square {statistic:.1f} with {freedom} degrees of freedom"
 
 
@@ -277,9 +284,14 @@ def test_a_prompt_longer_than_the_context_is_refused():
         generate.complete(CONFIG, PARAMS, TOKENIZER, ["x" * CONTEXT], SampleConfig())
 
 
-def test_a_text_ends_where_the_context_does():
-    (done,) = generate.complete(CONFIG, PARAMS, TOKENIZER, ["x" * 20], SampleConfig(new_tokens=500, temperature=0))
-    assert len(done.ids) == CONTEXT - 21 and done.reason == "length"  # the end-of-document id stands before the prompt
+@pytest.mark.row(11)
+def test_a_text_ends_where_the_context_does(record_property):
+    """Prompt and new tokens up to the context, one past it, and far past it: the same tokens, and the reason said."""
+    room = CONTEXT - 21  # the end-of-document id stands before the prompt
+    texts = [generate.complete(CONFIG, PARAMS, TOKENIZER, ["x" * 20], SampleConfig(new_tokens=n, temperature=0))[0] for n in (room, room + 1, room + 100)]
+    assert [(len(done.ids), done.reason) for done in texts] == [(room, "length")] * 3
+    assert texts[0].ids == texts[1].ids == texts[2].ids
+    record_property("figure", "context, one and 100 tokens past it: the same tokens, reason `length`, nothing written past the end")
 
 
 def test_more_candidates_than_tokens_are_refused():
@@ -309,11 +321,13 @@ INVALID = [
 ]
 
 
+@pytest.mark.row(19)
 @pytest.mark.parametrize("setting", VALID, ids=str)
 def test_settings_in_their_range_are_taken(setting):
     SampleConfig(**setting)
 
 
+@pytest.mark.row(19)
 @pytest.mark.parametrize(("name", "value"), INVALID)
 def test_settings_out_of_range_are_refused_by_name(name, value):
     with pytest.raises(ConfigError, match=rf"^{name} is .*--{name.replace('_', '-')}"):

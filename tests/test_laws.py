@@ -19,7 +19,7 @@ import pytest
 from variants import PLAIN, ROPE, VARIANTS
 
 from gptjax import model, parallel
-from gptjax.data import Batch, Bytes, DataConfig, Prepared, store, tasks
+from gptjax.data import Batch, Bytes, DataConfig, Prepared, store
 from gptjax.data import tokenizer as tokenizers
 from gptjax.model import ModelConfig, attention, gpt2, layers, llama
 from gptjax.objectives import cross_entropy, token_losses
@@ -192,6 +192,7 @@ SCHEDULE = (([8, 3, 1, 5], 8), ([4, 7, 2, 0], 8), ([1, 1, 1, 1], 1), ([1, 0, 1, 
 """New tokens of each row, and the padded width of the chunk: ragged prompts, then chunks, then single tokens."""
 
 
+@pytest.mark.row(12)
 def test_reading_with_a_cache_is_reading_without(variant, record_property):
     tokens, params = tokens_of(variant), weights(variant)
     wanted, config = plain(variant, tokens), runnable(variant)
@@ -206,6 +207,33 @@ def test_reading_with_a_cache_is_reading_without(variant, record_property):
         np.testing.assert_array_equal(cache.lengths, known)
     record_property("cached_relative_error", worst)
     assert worst <= exact(variant)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def read_one_by_one(config: ModelConfig, params, tokens):
+    """Logits of every position, each token read alone behind a cache."""
+
+    def one(cache, t):
+        out = model.forward(config, params, tokens[:, t][:, None], positions=jnp.full((len(tokens), 1), t), cache=cache)
+        return out.cache, model.unembed(config, params, out.hidden[:, 0])
+
+    _, logits = jax.lax.scan(one, model.empty_cache(config, *tokens.shape), jnp.arange(tokens.shape[1]))
+    return jnp.moveaxis(logits, 0, 1)
+
+
+@pytest.mark.row(12)
+@pytest.mark.fault
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_decoding_does_not_drift_at_any_length_of_the_context(name, compute, record_property):
+    config = dataclasses.replace(runnable(VARIANTS[name]), compute=compute)
+    params, tokens = weights(config), tokens_of(config, shape=(8, config.context))
+    whole = np.asarray(jax.jit(lambda p, t: model.unembed(config, p, model.forward(config, p, t).hidden))(params, tokens))
+    found = np.asarray(read_one_by_one(config, params, tokens))
+    worst, same = float(np.abs(found - whole).max() / np.abs(whole).max()), float((found.argmax(-1) == whole.argmax(-1)).mean())
+    record_property("figure", f"{compute}, lengths 1 to {config.context}: logits within {worst:.0e}, most likely token the same in {100 * same:.1f} %")
+    assert worst <= (1e-6 if compute == "float32" else 1e-2)
+    assert same == 1 if compute == "float32" else same >= 0.99
 
 
 def test_what_is_rolled_back_was_never_read(variant):
@@ -234,6 +262,7 @@ def test_gathered_rows_go_on_as_their_originals(variant):
     assert_same_bits(gathered, straight[rows])
 
 
+@pytest.mark.row(11)
 def test_a_token_past_the_end_of_the_cache_is_not_written():
     params = weights(PLAIN)
     cache = model.empty_cache(PLAIN, B, 8)
@@ -366,8 +395,10 @@ def prepared(tmp_path_factory) -> Prepared:
     """A store of a few short documents."""
     folder: Path = tmp_path_factory.mktemp("store") / "train"
     draw, tokenizer = np.random.default_rng(2), tokenizers.train(Bytes(), [])
-    examples = (tasks.Example(draw.integers(0, 61, n).astype(np.int32)) for n in (9, 30, 17, 5, 60, 44, 21, 80, 33, 12) * 4)
-    store.build(folder, examples, vocab_size=61, num_bytes=lambda: 1, fingerprint="")
+    writer = store.Writer(folder, 61)
+    for n in (9, 30, 17, 5, 60, 44, 21, 80, 33, 12) * 4:
+        writer.add(draw.integers(0, 61, n).astype(np.int32))
+    writer.close(num_bytes=1, fingerprint="", facts={})
     return Prepared(tokenizer, store.open_store(folder), None, "")
 
 

@@ -6,6 +6,7 @@ import ast
 import gzip
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -14,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import PROSE
 
 from gptjax.config import ConfigError, from_dict, to_dict
-from gptjax.data import sources
+from gptjax.data import files, sources
 from gptjax.data.sources import Document, Mixture, Text, Tfds, read
 
 ODD = "é 🙂\u2028 a\u0085b \0\r\n\tend "
@@ -27,6 +29,10 @@ def jsonl(path: Path, *lines: str | bytes | dict) -> str:
     content = b"\n".join(raw) + b"\n"
     path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
     return str(path)
+
+
+def fingerprint(source: sources.Source) -> str:
+    return sources.survey(source).fingerprint
 
 
 def refused(source: sources.Source, *words: str) -> None:
@@ -96,6 +102,40 @@ def test_a_bad_record_is_named_or_passed_over_as_often_as_allowed(line, tmp_path
     assert [d.text for d in read(Text(path, max_bad_records=2))] == ["one", "two"]
 
 
+GOOD = {"text": "plain"}, {"text": ODD}, {"text": "\u2028\u2029\u0085\x0b\x0c"}, {"text": "say \"\\\\\" \u0000 é"}
+FIXTURE = {
+    1: (b'\xef\xbb\xbf{"text": "marked"}', ""),
+    2: (json.dumps(GOOD[2], ensure_ascii=False).encode(), ""),
+    3: (b'{"text": "caf\xe9"}', "is not UTF-8 (byte 0xe9 at offset 13 of the line)"),
+    4: (b'{"text": "nul \0 raw"}', "is not JSON"),
+    5: (json.dumps(GOOD[3]).encode(), ""),
+    6: (b'{"text": "half \\ud83d"}', "has a lone surrogate, U+D83D, at character 5 of 'text'"),
+    7: (b'{"text": "a", "text": "b"}', "the key 'text' stands twice"),
+    8: (b'{"txet": "a"}', "has no field 'text' (it has 'txet'"),
+    9: (b'{"text": "a", "x": ' + b"[" * 50_000 + b"]" * 50_000 + b"}", "is nested too deeply"),
+    10: (b'{"text": ""}', ""),
+    11: (json.dumps(GOOD[1]).encode(), ""),
+    12: (b'{"text": "cut of', "is not JSON"),
+}
+"""Line number → (bytes, what is wrong with it). The last has no newline."""
+
+
+@pytest.mark.row(45)
+def test_twelve_odd_lines_are_read_counted_or_refused_each_by_its_number(tmp_path, record_property):
+    path, bad = tmp_path / "a.jsonl", {n: why for n, (_, why) in FIXTURE.items() if why}
+    path.write_bytes(b"\n".join(line for line, _ in FIXTURE.values()))
+    wanted = [("marked", "a.jsonl:1"), (GOOD[2]["text"], "a.jsonl:2"), (GOOD[3]["text"], "a.jsonl:5"), (ODD, "a.jsonl:11")]
+    assert list(read(Text(str(path), max_bad_records=len(bad)))) == wanted
+    counted = sources.survey(Text(str(path), max_bad_records=99))
+    assert counted.documents == len(wanted) and [said.split()[0] for said in counted.passed_over] == [f"{path}:{n}" for n in bad]
+    for allowed, (number, why) in enumerate(bad.items()):
+        refused(Text(str(path), max_bad_records=allowed), f"{path}:{number} ", why, "--data.source.max-bad-records", f"now {allowed}")
+    for content in (b"", b"\n \n", b'{"text": ""}\n'):
+        path.write_bytes(content)
+        refused(Text(str(path)), "a.jsonl is empty")
+    record_property("figure", f"12 of 12 lines as specified: {len(bad)} refused by file:line, {len(wanted)} read byte for byte, 1 empty")
+
+
 def test_what_is_missing_empty_or_unreadable_is_named(tmp_path):
     (tmp_path / "story.txt").write_bytes(b"")
     refused(Text(str(tmp_path / "story.tx")), "is not there", "--data.source.path", "Did you mean 'story.txt'?")
@@ -118,6 +158,120 @@ def test_a_damaged_gzip_file_is_named(tmp_path):
         for content in (whole[:-12], whole[:5], b"not gzip at all", whole[:20] + bytes(20) + whole[40:]):
             (tmp_path / name).write_bytes(content)
             refused(Text(str(tmp_path / name)), name, "is not a whole gzip file", "--data.source.path")
+
+
+# --- in bounded memory -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["line one\n" * 500, "no newline " * 400, "é🙂中" * 700, "\n" * 4000, "ab\n" + "🙂" * 1500 + "\n" + "c" * 900])
+def test_the_pieces_of_a_long_text_are_the_text(tmp_path, monkeypatch, text):
+    monkeypatch.setattr(files, "PIECE", 1000)
+    content = text.encode()
+    for name, pack in (("a.txt", bytes), ("b.txt.gz", gzip.compress)):
+        (tmp_path / name).write_bytes(pack(content))
+        found = list(read(Text(str(tmp_path / name))))
+        assert "".join(d.text for d in found) == text and len(found) > 3
+        assert all(len(d.text.encode()) <= 1000 for d in found)
+        starts = [len("".join(d.text for d in found[:i]).encode()) for i in range(len(found))]
+        assert [d.name for d in found] == [name, *(f"{name}@{at}" for at in starts[1:])]
+        assert found[0].text.endswith("\n") or b"\n" not in content[500:1000]
+
+
+def test_a_text_is_cut_only_if_it_is_longer_than_a_piece(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "PIECE", 1000)
+    for size, count in ((1, 1), (999, 1), (1000, 1), (1001, 2), (2000, 2), (2001, 3)):
+        (tmp_path / "a.txt").write_text("x" * size)
+        assert len(list(read(Text(str(tmp_path / "a.txt"))))) == count
+    (tmp_path / "a.txt").write_bytes(b"x" * 1500 + b"\xe9" + b"x" * 1500)
+    refused(Text(str(tmp_path / "a.txt")), "byte 0xe9 at offset 1500")
+
+
+def test_a_line_too_long_to_be_read_is_a_bad_record(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "LINE", 1 << 20)
+    lines = [{"text": "a"}, {"text": "x" * (1 << 20)}, {"text": "b"}, {"text": "x" * (3 << 20)}]
+    path = jsonl(tmp_path / "a.jsonl", *lines)
+    refused(Text(path), "a.jsonl:2 is longer than 1 MiB", "--data.source.max-bad-records")
+    assert [d.name for d in read(Text(path, max_bad_records=2))] == ["a.jsonl:1", "a.jsonl:3"]
+
+
+GROWTH = """
+import resource, sys
+from gptjax.config import ConfigError
+from gptjax.data import Bytes, DataConfig, SentencePiece, Text, prepare, sources
+import numpy, sentencepiece
+config = DataConfig(source=Text(sys.argv[1]), tokenizer=eval(sys.argv[3]), cache=sys.argv[2])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    print(prepare(config).train.header.num_bytes if sys.argv[3] != "None" else sources.survey(config.source).documents)
+except ConfigError as error:
+    print(error)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+def growth(path: Path, cache: Path, tokenizer: str) -> tuple[str, float]:
+    """What a process says that reads `path`, and by how many bytes its memory grows."""
+    command = [sys.executable, "-c", GROWTH, str(path), str(cache), tokenizer]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    said, grown = done.stdout.splitlines()
+    return said, float(grown)
+
+
+def one_line_of(path: Path, size: int) -> Path:
+    """A file of `size` bytes without a newline: a million letters, and a hole, which reads as NULs."""
+    with path.open("wb") as file:
+        file.write(b"the cat and the dog " * 50_000)
+        file.truncate(size)
+    return path
+
+
+@pytest.mark.row(46)
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_memory_does_not_grow_with_the_longest_text(name, tmp_path, record_property):
+    said, grown = growth(one_line_of(tmp_path / name, 200 << 20), tmp_path, "None")
+    assert said == "25" if name == "a.txt" else "a.jsonl:1 is longer than 16 MiB" in said
+    record_property("figure", f"{name} of one line of 200 MiB: {'split' if name == 'a.txt' else 'refused by file:line'}, memory +{grown / 1e6:.0f} MB")
+    assert grown < 1e8
+
+
+@pytest.mark.row(46)
+@pytest.mark.fault
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("tokenizer", "most"), [("Bytes()", 1 << 30), ("SentencePiece(vocab_size=320)", 1 << 28)])
+def test_a_gigabyte_in_one_line_is_tokenised_in_bounded_memory(tokenizer, most, tmp_path, record_property):
+    """SentencePiece takes a quarter of it, since it takes a minute for that."""
+    words = "".join(f"{i % 977} went to {i % 31} and {i % 7919}; " for i in range(40_000)).encode()
+    with (tmp_path / "a.txt").open("wb") as file:
+        for _ in range(1 + most // len(words)):
+            file.write(words)
+    size = (tmp_path / "a.txt").stat().st_size
+    said, grown = growth(tmp_path / "a.txt", tmp_path, tokenizer)
+    assert 0.8 * size < int(said) < size
+    record_property("figure", f"{size / 1e9:.2f} GB without a newline tokenised by {tokenizer}: memory +{grown / 1e6:.0f} MB")
+    assert grown < 3e8
+
+
+@pytest.mark.row(47)
+def test_a_gzip_bomb_stops_at_its_bound_and_half_a_file_is_named(tmp_path, record_property):
+    for name in ("bomb.txt.gz", "bomb.jsonl.gz"):
+        with gzip.open(tmp_path / name, "wb") as file:
+            for _ in range(200):
+                file.write(b"x" * (1 << 20))
+        packed = (tmp_path / name).stat().st_size
+        said, grown = growth(tmp_path / name, tmp_path, "None")
+        assert packed < 250_000 and f"{tmp_path / name} unpacks to more than 100 times its size" in said and "gunzip" in said
+        assert int(re.search(r"at least (\d+) MiB", said)[1]) < 100
+        record_property("figure", f"{packed / 1e3:.0f} kB that unpack to 200 MiB: stopped at {re.search(r'at least (.*?),', said)[1]}, memory +{grown / 1e6:.0f} MB")
+        assert grown < 1e8
+    whole = gzip.compress("".join(PROSE * 300).encode())
+    (tmp_path / "half.txt.gz").write_bytes(whole[: len(whole) // 2])
+    refused(Text(str(tmp_path / "half.txt.gz")), "half.txt.gz is not a whole gzip file", "fetch it again")
+    (tmp_path / "much.txt.gz").write_bytes(gzip.compress(b"again and again\n" * 200_000))
+    assert len(list(read(Text(str(tmp_path / "much.txt.gz"))))[0].text) == 3_200_000, "what is small may be as repetitive as it likes"
+
+
+# --- folders -----------------------------------------------------------------------------------------------------
 
 
 def test_a_folder_is_read_in_sorted_order_without_hidden_and_binary_files(tmp_path):
@@ -157,7 +311,7 @@ def test_the_standard_library_is_always_there():
 
 
 def test_a_library_without_sources_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources.sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path)})
+    monkeypatch.setattr(files.sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path)})
     refused(Text(), "no .py files", "--data.source.path")
     (tmp_path / "old.py").write_bytes(b"# coding: latin-1 \xe9")
     (tmp_path / "new.py").write_text("x")
@@ -193,12 +347,12 @@ def test_one_source_alone_is_itself(tmp_path):
 def test_the_fingerprint_follows_names_and_texts_and_not_the_place(tmp_path):
     prints = set()
     for texts in (["a", "b"], ["ab"], ["a", "", "b"], ["b", "a"], ["a", "c"]):
-        prints.add(sources.fingerprint(Text(jsonl(tmp_path / "x.jsonl", *({"text": t} for t in texts)))))
+        prints.add(fingerprint(Text(jsonl(tmp_path / "x.jsonl", *({"text": t} for t in texts)))))
     assert len(prints) == 5, "an empty document shifts the line numbers that are names"
     (tmp_path / "moved").mkdir()
     path = jsonl(tmp_path / "moved/x.jsonl", {"text": "a"}, {"text": "c"})
-    assert sources.fingerprint(Text(path)) in prints
-    assert sources.fingerprint(Text(path)) == sources.fingerprint(Text(path, max_bad_records=3)) == sources.fingerprint(Mixture((Text(path),), (1.0,)))
+    assert fingerprint(Text(path)) in prints
+    assert fingerprint(Text(path)) == fingerprint(Text(path, max_bad_records=3)) == fingerprint(Mixture((Text(path),), (1.0,)))
 
 
 def test_configs_survive_json_and_refuse_what_cannot_be():

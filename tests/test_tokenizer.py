@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from gptjax.config import ConfigError, from_dict, to_dict
+from gptjax.data import spelling
 from gptjax.data import tokenizer as tok
 
 DATA = Path(__file__).parents[2] / "shared/data"
@@ -56,13 +57,15 @@ def exact(made: dict[str, tok.Tokenizer]) -> list[tok.Tokenizer]:
     return [t for name, t in made.items() if name != "characters"]
 
 
-def test_every_unicode_string_comes_back(made):
+@pytest.mark.row(52)
+def test_every_unicode_string_comes_back(made, record_property):
     texts = [*strings(10_000), *SPECIAL, "", *(s * 7 for s in SPECIAL), " \u2581 \u2581\u2581a\u2581 b"]
     for tokenizer in exact(made):
         ids = tokenizer.encode_all(texts)
         assert [tokenizer.decode(i) for i in ids] == texts
         assert [tokenizer.token_bytes(i) for i in ids] == [t.encode() for t in texts]
         assert tok.lossless(tokenizer)
+    record_property("figure", f"{len(texts):,} random Unicode strings come back from {len(exact(made))} of {len(exact(made))} tokenizers")
 
 
 def test_the_end_of_a_document_never_comes_out_of_text_and_says_nothing(made):
@@ -92,8 +95,8 @@ def test_a_long_text_is_spelled_as_if_it_were_not_cut(made, monkeypatch):
     text = (TEXT + "\n\n  \u2581 \t\n\r\n") * 3
     kinds = [t for name, t in made.items() if name not in ("characters", "unigram")]  # unigram may take another of equally likely spellings
     whole = [t.encode(text) for t in kinds]
-    monkeypatch.setattr(tok, "CHUNK", 50)
-    assert len(list(tok._at_newlines(text))) > 500
+    monkeypatch.setattr(spelling, "CHUNK", 50)
+    assert len(list(spelling.at_newlines(text))) > 500
     for tokenizer, ids in zip(kinds, whole, strict=True):
         np.testing.assert_array_equal(tokenizer.encode(text), ids)
 
@@ -210,6 +213,24 @@ def test_damage_is_named(made, tmp_path):
                 path.unlink() if damage == "remove" else path.write_bytes(changed)
                 with pytest.raises(ConfigError, match=re.escape(str(path))):
                     tok.load(tmp_path / name)
+
+
+@pytest.mark.row(49)
+def test_a_flipped_bit_anywhere_in_a_tokenizer_is_refused(made, tmp_path, record_property):
+    flips = 0
+    for name, tokenizer in made.items():
+        tok.save(tmp_path / name, tokenizer)
+        files = sorted((tmp_path / name).iterdir())
+        for seed in range(200):
+            dice, file = random.Random(seed), files[seed % len(files)]
+            content = file.read_bytes()
+            bit = dice.randrange(8 * len(content))
+            file.write_bytes(content[: bit // 8] + bytes([content[bit // 8] ^ 1 << bit % 8]) + content[bit // 8 + 1 :])
+            with pytest.raises(ConfigError, match=re.escape(str(tmp_path / name))):
+                tok.load(tmp_path / name)
+            file.write_bytes(content)
+            flips += 1
+    record_property("figure", f"{flips} of {flips} flipped bits refused, 200 for each of {len(made)} tokenizers")
 
 
 FOREIGN = ["[]", "{}", "[" * 100_000, "\xff", '{"kind": "Bytes"}', '{"kind": [], "sha256": {}}', '{"kind": "Pickle", "sha256": {}}']

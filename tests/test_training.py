@@ -120,7 +120,7 @@ def test_the_validation_loss_is_that_of_the_whole_held_out_text(finished):
     """Computed here row by row, one at a time."""
     found = lines_of(finished)[-1]
     data, trained = prepare(config.load(Experiment, finished / "config.json").data), gptjax.load(finished)
-    ids, width, total, count = np.asarray(data.validation.ids), 32, 0.0, 0
+    ids, width, total, count = data.validation.ids[:], 32, 0.0, 0
 
     @jax.jit
     def judge(tokens):

@@ -12,9 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
-import logging
 import math
-import os
 import shutil
 import threading
 from collections.abc import Callable, Iterable
@@ -23,6 +21,7 @@ from typing import Any
 
 from gptjax.checkpoint import lock as locks
 from gptjax.checkpoint import manifest as manifests
+from gptjax.checkpoint import payload
 from gptjax.checkpoint.manifest import Damaged, Leaf, Manifest
 from gptjax.config import ConfigError, require
 
@@ -79,7 +78,7 @@ class Run:
         if shutil.disk_usage(self.checkpoints).free < size + 1_000_000:  # 1 MB for metadata. Better than to fail half way: TensorStore is loud then
             raise self._failed(step, size, OSError(errno.ENOSPC, "the disk is full"))
         try:
-            writer = _start_writing(folder, named)
+            writer = payload.start_writing(folder, named)
         except Exception as error:
             raise self._failed(step, size, error) from error
         self._thread = threading.Thread(target=self._commit, args=(writer, folder, step, numbers, summaries, size), name=f"save-{step}")
@@ -96,10 +95,10 @@ class Run:
             manifests.write(folder, manifest)
             self._publish(folder, manifest)
         except BaseException as error:
-            _close(writer)
+            payload.close(writer)
             self._failure = self._failed(step, size, error)
             return
-        _close(writer)
+        payload.close(writer)
         try:
             self._retain(step)
         except OSError as error:
@@ -155,9 +154,18 @@ class Run:
         return next(reversed(self.steps()), None)
 
     def rollback(self, step: int) -> list[int]:
-        """Moves the steps after `step` to `checkpoints/rolled-back-N/`, so that training can go on from `step`; gives what it moved."""
+        """Moves the steps after `step` to `checkpoints/rolled-back-N/`, so that training can go on from `step`; gives what it moved.
+
+        Raises:
+          ConfigError: there is no such step, or it is damaged. Nothing is moved then.
+        """
         self._need_lock()
         self._join()
+        require(step in self._folders(), f"{self.path} has no step {step}; it has {self._listed()} (--rollback-to).")
+        try:
+            manifests.verify(self.checkpoints / str(step))
+        except Damaged as damage:
+            raise ConfigError(f"{self.path}/checkpoints/{step} is damaged: {damage}. Choose another step (--rollback-to).") from None
         newer = [s for s in self._folders() if s > step]
         self._set_aside(newer, "rolled-back")
         return newer
@@ -185,7 +193,7 @@ class Run:
         return next(iter(self._best(self.steps())), None)
 
     def restore(
-        self, abstract: dict[str, Any], *, step: int | None = None, fall_back: bool = True, say: Callable[[str], Any] = print
+        self, abstract: dict[str, Any], *, step: int | None = None, fall_back: bool = True, cast: bool = False, say: Callable[[str], Any] = print
     ) -> tuple[int, dict[str, Any]] | None:
         """Reads the newest whole step (or `step`), bit for bit as it was saved; None if there is no step at all.
 
@@ -194,6 +202,7 @@ class Run:
         Args:
           abstract: for each tree that is wanted, a tree of `jax.ShapeDtypeStruct`; where one has no sharding, the default device.
           fall_back: a damaged step gives way to the next older one, and `say` is told why; otherwise it is an error.
+          cast: arrays that were saved with another dtype are rounded to that of `abstract`; otherwise they are an error.
 
         Raises:
           ConfigError: the step is absent or does not fit `abstract`, or there are steps and none is whole.
@@ -208,7 +217,7 @@ class Run:
             folder = self.checkpoints / str(newest)
             try:
                 with locks.shared(folder / manifests.NAME):
-                    trees = self._read(folder, abstract)
+                    trees = self._read(folder, abstract, cast)
                 if self._lock.held:
                     self._set_aside(tried, "damaged")
                 return newest, trees
@@ -223,16 +232,19 @@ class Run:
         require(not tried, f"{self.path} has no whole step: {reasons}. Start in another directory.")
         return None
 
-    def _read(self, folder: Path, abstract: dict[str, Any]) -> dict[str, Any]:
-        manifest = manifests.read(folder)
+    def _read(self, folder: Path, abstract: dict[str, Any], cast: bool) -> dict[str, Any]:
         named = {tree: manifests.named(value) for tree, value in abstract.items()}
+        manifest = manifests.read(folder)
         for tree, (wanted, _) in named.items():
             require(tree in manifest.trees, f"step {manifest.step} of {self.path} has no {tree!r}; it has {', '.join(manifest.trees)}.")
-            manifests.require_same(manifest.step, tree, manifest.trees[tree], wanted)
-        manifests.verify(folder, abstract)
-        arrays = _read_arrays(folder, {tree: wanted for tree, (wanted, _) in named.items()})
-        for tree, leaves in arrays.items():
-            manifests.require_same(manifest.step, tree, manifest.trees[tree], leaves)  # JAX without x64 makes int64 an int32
+            manifests.require_same(manifest.step, tree, manifest.trees[tree], wanted, cast=cast)
+        saved = {tree: {leaf.path: leaf.dtype for leaf in manifest.trees[tree]} for tree in named}
+        with manifests.checked(folder, abstract):
+            arrays = payload.read(folder, {tree: wanted for tree, (wanted, _) in named.items()}, saved)
+        for tree, (wanted, _) in named.items():
+            manifests.require_same(manifest.step, tree, manifest.trees[tree], arrays[tree])  # JAX without x64 makes int64 an int32
+            if cast:
+                arrays[tree] = {n: leaf.astype(wanted[n].dtype) for n, leaf in arrays[tree].items()}
         return {tree: structure.unflatten([arrays[tree][name] for name in wanted]) for tree, (wanted, structure) in named.items()}
 
     # --- the rest ------------------------------------------------------------------------------------------------
@@ -251,7 +263,7 @@ class Run:
         return [n for n in names if n not in known and not n.startswith((".", "rolled-back-", "damaged-"))]
 
     def _listed(self) -> str:
-        return ", ".join(map(str, self.steps())) or "none"
+        return ", ".join(map(str, self.steps())) or "none yet"
 
     def _finish(self) -> OSError | None:
         """Waits for a pending save and gives the failure that nobody has been told of."""
@@ -297,75 +309,3 @@ def leaves(path: Path | str, step: int | None = None, tree: str = "params") -> l
     manifest = manifests.read(run.checkpoints / str(steps[-1] if step is None else step))
     require(tree in manifest.trees, f"step {manifest.step} of {path} has no {tree!r}; it has {', '.join(manifest.trees)}.")
     return list(manifest.trees[tree])
-
-
-# --- Orbax -------------------------------------------------------------------------------------------------------
-
-
-def _orbax() -> Any:
-    """Imports Orbax late, since it takes a second, and keeps its log off the terminal: its errors reach us as exceptions."""
-    import orbax.checkpoint
-
-    logging.getLogger("absl").addFilter(_not_from_orbax)  # not before the import, in which absl makes its logger
-    return orbax.checkpoint
-
-
-def _not_from_orbax(record: logging.LogRecord) -> bool:
-    return f"{os.sep}orbax{os.sep}" not in record.pathname
-
-
-def _handler(ocp: Any, trees: Any) -> Any:
-    # Weights hardly compress (8 %), and not trying saves a third of the time.
-    return ocp.CompositeCheckpointHandler(**{tree: ocp.PyTreeCheckpointHandler(use_compression=False) for tree in trees})
-
-
-def _with_bytes(trees: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Leaves out what Orbax refuses: arrays without elements, and trees without arrays, such as the state of plain SGD."""
-    full = {tree: {name: leaf for name, leaf in leaves.items() if leaf.size} for tree, leaves in trees.items()}
-    return {tree: leaves for tree, leaves in full.items() if leaves}
-
-
-def _start_writing(folder: Path, trees: dict[str, dict[str, Any]]) -> Any:
-    """Copies the arrays to the host and starts to write them; gives the object to wait on."""
-    ocp = _orbax()
-    trees = _with_bytes(trees)
-    # With folders made in the background, a failed save blocks the end of the process for 20 minutes.
-    options = ocp.AsyncOptions(create_directories_asynchronously=False)
-    writer = ocp.AsyncCheckpointer(_handler(ocp, trees), async_options=options)
-    try:
-        if trees:
-            writer.save(folder, args=ocp.args.Composite(**{t: ocp.args.PyTreeSave(manifests.nested(leaves)) for t, leaves in trees.items()}))
-    except BaseException:
-        _close(writer)
-        raise
-    return writer
-
-
-def _close(writer: Any) -> None:
-    with contextlib.suppress(Exception):  # its errors were raised before, by what called for the closing
-        writer.close()
-
-
-def _read_arrays(folder: Path, trees: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Reads the leaves of each tree onto their devices."""
-    import jax
-
-    ocp = _orbax()
-    here = jax.numpy.zeros(()).sharding
-
-    def place(leaf: Any) -> Any:
-        return getattr(leaf, "sharding", None) or here
-
-    full = _with_bytes(trees)
-    args = {}
-    for tree, leaves in full.items():
-        how = {n: ocp.ArrayRestoreArgs(restore_type=jax.Array, sharding=place(leaf)) for n, leaf in leaves.items()}
-        args[tree] = ocp.args.PyTreeRestore(manifests.nested(leaves), restore_args=manifests.nested(how))
-    read: Any = {}
-    if args:
-        with contextlib.closing(ocp.Checkpointer(_handler(ocp, full))) as reader:
-            read = reader.restore(folder, args=ocp.args.Composite(**args))
-    found = {tree: manifests.named(read[tree])[0] if tree in full else {} for tree in trees}
-    for tree, leaves in trees.items():
-        found[tree] |= {n: jax.numpy.zeros(leaf.shape, leaf.dtype, device=place(leaf)) for n, leaf in leaves.items() if not leaf.size}
-    return found

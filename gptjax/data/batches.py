@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gptjax.config import ConfigError
 from gptjax.data.store import Store
 
 
@@ -68,7 +69,7 @@ def batch(store: Store, plan: Plan, step: int, part: tuple[int, int] = (0, 1)) -
       part: (i, n): the i-th of n equal parts of the rows, for the i-th of n hosts.
 
     Raises:
-      ValueError: the store holds an id outside its vocabulary.
+      ConfigError: the store holds an id outside its vocabulary, or is shorter than when it was opened; names file and byte.
     """
     share = plan.rows // part[1]
     index = step * plan.rows + part[0] * share + np.arange(share, dtype=np.int64)
@@ -95,10 +96,12 @@ def _rows(store: Store, plan: Plan, first: np.ndarray) -> Batch:
     pair = np.clip(pair, 0, plan.pairs - 1)
     example = np.searchsorted(plan.starts, pair, side="right") - 1
     at = pair + example  # each earlier example has one id more than pairs
-    tokens, targets = store.ids[at].astype(np.int32), store.ids[at + 1].astype(np.int32)
-    highest = max(int(tokens.max()), int(targets.max()))
-    if highest >= store.header.vocab_size:
-        raise ValueError(f"the token store holds the id {highest}, outside [0, {store.header.vocab_size}): it is damaged.")
+    tokens, targets = np.empty(at.shape, np.int32), np.empty(at.shape, np.int32)
+    for row, place in enumerate(at):  # a row lies in one stretch of the file, but for the ids between two examples
+        ids = store.ids[place[0] : place[-1] + 2]
+        tokens[row], targets[row] = ids[place - place[0]], ids[place - place[0] + 1]
+    _require_known(store, tokens, at)
+    _require_known(store, targets, at + 1)
     tokens, targets = np.where(real, tokens, 0), np.where(real, targets, 0)
     weights = real.astype(np.float32)
     if not plan.isolated:
@@ -107,6 +110,17 @@ def _rows(store: Store, plan: Plan, first: np.ndarray) -> Batch:
     positions = np.where(real, pair - piece_start, -1).astype(np.int32)
     segments = np.where(real, example - example[:, :1] + 1, 0).astype(np.int32)
     return Batch(tokens, targets, weights, segments, positions)
+
+
+def _require_known(store: Store, ids: np.ndarray, at: np.ndarray) -> None:
+    """Refuses ids outside the vocabulary: on the devices they would be clamped, or wrap around, without a word."""
+    size = store.header.vocab_size
+    if ids.min() >= 0 and ids.max() < size:
+        return
+    row, column = np.argwhere((ids < 0) | (ids >= size))[0]
+    byte = int(at[row, column]) * store.ids.dtype.itemsize
+    found = f"{store.path}/ids.bin has at byte {byte} the id {ids[row, column]}, outside the vocabulary [0, {size})"
+    raise ConfigError(f"{found}: it is damaged or another tokenizer's; delete the folder {store.path}, it is made again.")
 
 
 # --- a permutation without a table -------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ Read `DataConfig`, then `prepare`.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import lzma
 import os
@@ -22,7 +21,7 @@ import gptjax
 from gptjax.config import require, to_dict
 from gptjax.data import sources, store, tasks
 from gptjax.data import tokenizer as tokenizers
-from gptjax.data.sources import Document, Source, Text
+from gptjax.data.sources import Source, Survey, Text
 from gptjax.data.tokenizer import SentencePiece, Tokenizer, TokenizerConfig
 
 
@@ -72,100 +71,112 @@ def prepare(config: DataConfig, say: Callable[[str], None] = lambda line: None) 
     Raises:
       ConfigError: the source, the tokenizer or the split can't be used.
     """
-    source = sources.fingerprint(config.source)
+    found = sources.survey(config.source)
+    if bad := found.passed_over:
+        say(f"passed over {len(bad)} bad record{'s' * (len(bad) > 1)}, which --data.source.max-bad-records allows; the first: {bad[0]}")
     settings = {k: v for k, v in to_dict(config).items() if k in ("tokenizer", "validation", "split")}
-    made_of = json.dumps([source, settings, store.FORMAT, gptjax.__version__], sort_keys=True)
+    made_of = json.dumps([found.fingerprint, settings, store.FORMAT, gptjax.__version__], sort_keys=True)
     fingerprint = hashlib.sha256(made_of.encode()).hexdigest()
     folder = cache_folder(config) / fingerprint[:32]
-    if not (folder / "train" / "header.json").is_file():
+    if not store.is_sealed(folder / "train"):
         draft = folder.with_name(f".making-{folder.name}-{os.getpid()}")
         shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed and had this number
         try:
-            _make(config, draft, fingerprint, say)
-            folder.parent.mkdir(parents=True, exist_ok=True)
+            _make(config, found, draft, fingerprint, say)
+            if folder.exists() and not store.is_sealed(folder / "train"):
+                shutil.rmtree(folder)  # from before there were seals, or someone deleted a part
             if not folder.exists():
                 draft.rename(folder)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-    held_out = store.open_store(folder / "validation") if config.validation else None
-    return Prepared(tokenizers.load(folder / "tokenizer"), store.open_store(folder / "train"), held_out, fingerprint)
+    tokenizer = tokenizers.load(folder / "tokenizer")
+    train, held_out = (store.open_store(folder / half) if share else None for half, share in (("train", 1), ("validation", config.validation)))
+    for opened in filter(None, (train, held_out)):
+        fits = (opened.header.vocab_size, opened.header.fingerprint) == (tokenizer.vocab_size, fingerprint)
+        require(fits, f"the token store {opened.path} is of another text or tokenizer; delete the folder {folder}, it is made again.")
+    return Prepared(tokenizer, train, held_out, fingerprint)
 
 
-def _make(config: DataConfig, folder: Path, fingerprint: str, say: Callable[[str], None]) -> None:
-    begun = time.monotonic()
-    count = sum(1 for _ in sources.read(config.source))
+def _make(config: DataConfig, source: Survey, folder: Path, fingerprint: str, say: Callable[[str], None]) -> None:
+    """Reads the source once for a tokenizer that learns, and once for both stores."""
+    begun, count = time.monotonic(), source.documents
     by_document = config.split == "documents" or (config.split == "auto" and count >= 50)
-    halves = {name: (lambda name=name: _split(config, by_document, name)) for name in ("train", "validation") if name == "train" or config.validation}
-    for name, texts in halves.items():
-        require(
-            any(True for _ in texts()),
-            f"data.validation {config.validation} of {count} documents leaves nothing for {name}; use another share (--data.validation 0.1) "
-            "or hold out tails (--data.split tail).",
-        )
-    tokenizer = tokenizers.train(config.tokenizer, (d.text for d in halves["train"]()))
+    names = ("train", "validation") if config.validation else ("train",)
+
+    def require_some(found: bool, name: str) -> None:
+        mend = "use another share (--data.validation 0.1) or hold out tails (--data.split tail)"
+        require(found, f"data.validation {config.validation} of {count} documents leaves nothing for {name}; {mend}.")
+
+    def texts() -> Iterator[str]:
+        learned = False
+        for document in sources.read(config.source):
+            if text := _split(config, by_document, document.text)["train"]:
+                learned = True
+                yield text
+        require_some(learned, "train")
+
+    tokenizer = tokenizers.train(config.tokenizer, texts())
     folder.mkdir(parents=True, exist_ok=True)
     tokenizers.save(folder / "tokenizer", tokenizer)
-    for name, texts in halves.items():
-        _tokenise(folder / name, texts(), tokenizer, fingerprint, compare=name == "validation")
-        made = store.open_store(folder / name).header
+    halves = {name: _Half(folder / name, tokenizer, compare=name == "validation") for name in names}
+    digest = hashlib.sha256()
+    for document in sources.digested(sources.read(config.source), digest):
+        for name, text in _split(config, by_document, document.text).items():
+            if text and name in halves:
+                halves[name].add(text)
+    require(digest.hexdigest() == source.fingerprint, "the text (data.source) changed while it was read; start again when nothing writes to it.")
+    for name, half in halves.items():
+        made = half.close(fingerprint)
+        require_some(made.num_examples > 0, name)
         need = "use more text (--data.source.path) or another share (--data.validation 0.1)"
         require(made.num_tokens > made.num_examples, f"the {name} text has {made.num_tokens} tokens, so there is nothing to predict; {need}.")
-    header = store.open_store(folder / "train").header
-    say(
-        f"tokenised {count:,} documents into {header.num_tokens:,} training tokens ({header.num_bytes / max(1, header.num_tokens):.2f} bytes each) "
-        f"in {time.monotonic() - begun:.1f}s; kept in {folder.parent}"
-    )
+        if name == "train":
+            size = f"{made.num_tokens:,} training tokens ({made.num_bytes / made.num_tokens:.2f} bytes each)"
+    say(f"tokenised {count:,} documents into {size} in {time.monotonic() - begun:.1f}s; kept in {folder.parent}")
 
 
-def _split(config: DataConfig, by_document: bool, half: str) -> Iterator[Document]:
-    for document in sources.read(config.source):
-        if by_document:
-            digest = hashlib.sha256(document.text.encode("utf-8", "surrogatepass")).digest()
-            held_out = int.from_bytes(digest[:8], "big") < config.validation * 2**64
-            if held_out == (half == "validation"):
-                yield document
-        else:
-            cut = int(len(document.text) * (1 - config.validation))
-            text = document.text[:cut] if half == "train" else document.text[cut:]
-            if text:
-                yield document._replace(text=text)
+def _split(config: DataConfig, by_document: bool, text: str) -> dict[str, str]:
+    """What of a document is trained on and what is held out."""
+    if by_document:
+        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+        held_out = int.from_bytes(digest[:8], "big") < config.validation * 2**64
+        return {"train": "" if held_out else text, "validation": text if held_out else ""}
+    cut = int(len(text) * (1 - config.validation))
+    return {"train": text[:cut], "validation": text[cut:]}
 
 
-def _tokenise(path: Path, documents: Iterator[Document], tokenizer: Tokenizer, fingerprint: str, *, compare: bool) -> None:
-    """Writes one store, a few megabytes of text at a time."""
-    num_bytes, packed = 0, _Packers() if compare else None
+class _Half:
+    """One of the two stores on its way: texts are collected until there are enough for the tokenizer to use all cores."""
 
-    def examples() -> Iterator[tasks.Example]:
-        nonlocal num_bytes
-        for group in _groups(documents, 2**22):
-            encoded = [text.encode() for text in group]
-            num_bytes += sum(map(len, encoded))
-            if packed:
-                packed.add(b"".join(encoded))
-            for ids in tokenizer.encode_all(group):
-                yield tasks.language_model(ids, tokenizer)
+    ENOUGH = 2**22
+    """Characters."""
 
-    store.build(
-        path,
-        examples(),
-        vocab_size=tokenizer.vocab_size,
-        num_bytes=lambda: num_bytes,
-        fingerprint=fingerprint,
-        facts=lambda: packed.bits_per_byte(num_bytes) if packed else {},
-    )
+    def __init__(self, path: Path, tokenizer: Tokenizer, *, compare: bool):
+        self.tokenizer, self.writer = tokenizer, store.Writer(path, tokenizer.vocab_size)
+        self.packed = _Packers() if compare else None
+        self.texts: list[str] = []
+        self.num_bytes = self.waiting = 0
 
+    def add(self, text: str) -> None:
+        self.texts.append(text)
+        self.waiting += len(text)
+        if self.waiting >= self.ENOUGH:
+            self.tokenise()
 
-def _groups(documents: Iterator[Document], size: int) -> Iterator[list[str]]:
-    """Texts in groups of about `size` characters, so that the tokenizer can use all cores."""
-    total = 0
+    def tokenise(self) -> None:
+        for text in self.texts:
+            content = text.encode()
+            self.num_bytes += len(content)
+            if self.packed:
+                self.packed.add(content)
+        for ids in self.tokenizer.encode_all(self.texts):
+            self.writer.add(tasks.language_model(ids, self.tokenizer).ids)
+        self.texts, self.waiting = [], 0
 
-    def group_of(document: Document) -> int:
-        nonlocal total
-        total += len(document.text)
-        return total // size
-
-    for _, group in itertools.groupby(documents, group_of):
-        yield [document.text for document in group]
+    def close(self, fingerprint: str) -> store.Header:
+        self.tokenise()
+        facts = self.packed.bits_per_byte(self.num_bytes) if self.packed else {}
+        return self.writer.close(num_bytes=self.num_bytes, fingerprint=fingerprint, facts=facts)
 
 
 class _Packers:

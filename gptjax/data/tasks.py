@@ -22,4 +22,5 @@ def language_model(ids: np.ndarray, tokenizer: Tokenizer) -> Example:
     """
     if tokenizer.end_of_document is None:
         return Example(ids)
-    return Example(np.concatenate([[tokenizer.end_of_document], ids, [tokenizer.end_of_document]]).astype(np.int32))
+    end = np.asarray([tokenizer.end_of_document], np.int32)
+    return Example(np.concatenate([end, ids, end]))

@@ -33,7 +33,7 @@ from gptjax.data.prepare import Prepared, prepare
 from gptjax.model import flops_per_token
 from gptjax.model.attention import choose
 from gptjax.model.transformer import scanned
-from gptjax.train import optim, program, report
+from gptjax.train import forecast, optim, program, report
 from gptjax.train.experiment import FREE, Experiment
 from gptjax.train.metrics import Log, Smoothed, Throughput, duration, human, memory, progress_line, read, smooth
 from gptjax.train.step import TrainState
@@ -58,13 +58,18 @@ class Setting(NamedTuple):
     """`time.monotonic()` at the start."""
 
 
-def train(experiment: Experiment, path: Path, *, allow_changes: bool = False, notes: tuple[str, ...] = (), begun: float | None = None) -> Path:
+def train(
+    experiment: Experiment, path: Path, *, allow_changes: bool = False, rollback_to: int | None = None, cast: bool = False,
+    notes: tuple[str, ...] = (), begun: float | None = None,
+) -> Path:  # fmt: skip
     """Trains an experiment in a run directory, or goes on where that run stopped, and gives the path of its report.
 
     The same experiment, interrupted and resumed any number of times, ends in the same bits.
 
     Args:
       allow_changes: resume even where the experiment differs from the run's own in a way that changes its course.
+      rollback_to: go on from this step; later ones are moved aside first.
+      cast: take a checkpoint whose arrays have other dtypes, rounding them.
       notes: lines for the banner.
       begun: `time.monotonic()` at the start of the process.
 
@@ -75,15 +80,19 @@ def train(experiment: Experiment, path: Path, *, allow_changes: bool = False, no
     begun = begun or time.monotonic()
     seconds = {"start": time.monotonic() - begun}
     run = Run(path, keep_newest=experiment.checkpoints.keep_newest, keep_best=experiment.checkpoints.keep_best)
-    with run.lock(), _interruptible() as interrupted:
+    with run.lock(), forecast.explained(experiment), _interruptible() as interrupted:
+        forecast.require_possible(experiment)
         with _timed(seconds, "data"):
             data = prepare(experiment.data, say=print)
         experiment = _resolve(experiment, data)
         changes = _settle(experiment, path, data, resuming=bool(run.steps()), allow=allow_changes)
         built = program.build(experiment, data)
         seconds["compile"] = built.compile_seconds
+        forecast.require_fits(experiment, built)
+        if rollback_to is not None:
+            changes += (f"rolled back to step {rollback_to}; set aside: {', '.join(map(str, run.rollback(rollback_to))) or 'nothing'}",)
         with _timed(seconds, "initialise"):
-            state = _start(run, built)
+            state = _start(run, built, cast)
         resumed = int(state.step) if run.steps() else None
         with Log(path, resume_step=resumed) as log:
             setting = Setting(experiment, path, data, built, run, log, interrupted, seconds, begun)
@@ -123,10 +132,10 @@ def _settle(experiment: Experiment, path: Path, data: Prepared, *, resuming: boo
     return tuple(notes)
 
 
-def _start(run: Run, built: program.Program) -> TrainState:
+def _start(run: Run, built: program.Program, cast: bool) -> TrainState:
     """The newest whole checkpoint, or the initial state."""
     abstract = {"params": built.state.params, "opt_state": built.state.opt_state}
-    restored = run.restore(abstract)
+    restored = run.restore(abstract, cast=cast)
     if restored is None:
         return jax.block_until_ready(built.init())
     step, trees = restored

@@ -47,18 +47,13 @@ def build(experiment: Experiment, data: Prepared) -> Program:
       ConfigError: batch, mesh and data do not fit each other.
     """
     mesh = parallel.make_mesh(experiment.mesh)
-    rows = experiment.batch // experiment.micro_batches
-    parts = parallel.row_parts(mesh)
-    require(rows % parts == 0, f"{rows} rows are read at once, which {parts} devices do not divide; use a multiple (--batch {parts * -(-rows // parts)}).")
+    require_divides(experiment, mesh)
     plan = row_plan(experiment, data.train, seed=experiment.seed)
     rate = optim.learning_rate(experiment.schedule, experiment.optim.peak, experiment.steps)
     optimizer = optim.build(experiment.optim, rate)
     objective = cross_entropy(experiment.model)
 
-    def initial() -> step.TrainState:
-        return step.init(model.init(experiment.model, jax.random.key(experiment.seed)), optimizer)
-
-    state = _placed(experiment, mesh, jax.eval_shape(initial))
+    state = abstract(experiment, mesh)
     where = jax.tree.map(lambda leaf: leaf.sharding, state)
     one = functools.partial(
         step.train_step,
@@ -80,7 +75,7 @@ def build(experiment: Experiment, data: Prepared) -> Program:
     return Program(
         mesh,
         state,
-        jax.jit(initial, out_shardings=where, compiler_options=_BRIEFLY if jax.default_backend() == "cpu" else None),
+        jax.jit(functools.partial(_initial, experiment), out_shardings=where, compiler_options=_BRIEFLY if jax.default_backend() == "cpu" else None),
         compiled,
         jax.jit(functools.partial(step.evaluate_step, objective=objective)),
         lambda number: parallel.place(batches.batch(data.train, plan, number), mesh),
@@ -91,6 +86,26 @@ def build(experiment: Experiment, data: Prepared) -> Program:
 
 _BRIEFLY = {"xla_backend_optimization_level": 1}
 """For a program that runs once: it compiles in a third of the time, for the same numbers."""
+
+
+def require_divides(experiment: Experiment, mesh: Mesh) -> None:
+    """Refuses rows that the devices can't share evenly.
+
+    Raises:
+      ConfigError: names a batch that can be shared.
+    """
+    rows, parts = experiment.batch // experiment.micro_batches, parallel.row_parts(mesh)
+    require(rows % parts == 0, f"{rows} rows are read at once, which {parts} devices do not divide; use a multiple (--batch {parts * -(-rows // parts)}).")
+
+
+def abstract(experiment: Experiment, mesh: Mesh) -> step.TrainState:
+    """The training state's shapes, types and shardings; nothing is allocated."""
+    return _placed(experiment, mesh, jax.eval_shape(functools.partial(_initial, experiment)))
+
+
+def _initial(experiment: Experiment) -> step.TrainState:
+    optimizer = optim.build(experiment.optim, optim.learning_rate(experiment.schedule, experiment.optim.peak, experiment.steps))
+    return step.init(model.init(experiment.model, jax.random.key(experiment.seed)), optimizer)
 
 
 def row_plan(experiment: Experiment, store: Store, *, seed: int | None, rows: int | None = None) -> batches.Plan:

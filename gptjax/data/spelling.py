@@ -1,0 +1,110 @@
+"""What all tokenizers share: a table of what each id spells, and how texts are cut to be spelled on all cores."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import SupportsIndex
+
+import numpy as np
+
+from gptjax.config import ConfigError
+
+Ids = np.ndarray
+"""int32 [n]"""
+CONFIG_FILE = "tokenizer_config.json"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Table:
+    """Satisfies `Tokenizer`.
+
+    `pieces` says what each id spells, with nothing for control ids; `spell` gives the ids of texts known to be UTF-8.
+    `leading_space`: `encode` puts a space before the text, which `decode` takes off again.
+    """
+
+    kind: str
+    pieces: tuple[bytes, ...]
+    end_of_document: int | None
+    payload: Mapping[str, bytes]
+    spell: Callable[[list[str]], list[Ids]]
+    leading_space: bool = False
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.pieces)
+
+    def encode(self, text: str) -> Ids:
+        return self.encode_all([text])[0]
+
+    def encode_all(self, texts: Sequence[str]) -> list[Ids]:
+        for text in texts:
+            utf8(text)
+        return self.spell(list(texts))
+
+    def decode(self, ids: Iterable[SupportsIndex]) -> str:
+        text = self.token_bytes(ids).decode("utf-8", errors="replace")
+        return text.removeprefix(" ") if self.leading_space else text
+
+    def token_bytes(self, ids: Iterable[SupportsIndex]) -> bytes:
+        ids = np.asarray(ids if hasattr(ids, "__len__") else list(ids)).ravel().tolist()
+        for i in ids:
+            if not 0 <= i < len(self.pieces):
+                raise ValueError(f"the id {i} is outside the vocabulary, which has 0 to {len(self.pieces) - 1}.")
+        return b"".join(map(self.pieces.__getitem__, ids))
+
+    def files(self) -> dict[str, bytes]:
+        hashes = {name: hashlib.sha256(content).hexdigest() for name, content in self.payload.items()}
+        described = {"kind": self.kind, "vocab_size": self.vocab_size, "end_of_document": self.end_of_document, "sha256": hashes}
+        return {CONFIG_FILE: (json.dumps(described, indent=2) + "\n").encode(), **self.payload}
+
+
+def utf8(text: str) -> bytes:
+    """Gives the bytes of a text.
+
+    Raises:
+      ConfigError: it has a lone surrogate.
+    """
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        found = f"the text has a lone surrogate, U+{ord(text[error.start]):04X}, at character {error.start}"
+        raise ConfigError(f"{found}, which UTF-8 can't hold; remove it, for example with text.encode('utf-8', 'ignore').decode().") from None
+
+
+def in_chunks(texts: list[str], spell: Callable[[list[str]], Iterable[Sequence[int]]], cut: Callable[[str], list[str]]) -> list[Ids]:
+    """Cuts texts into chunks, spells those, and joins the ids again: one long text then uses all cores too."""
+    chunks = [cut(text) for text in texts]
+    flat = [chunk for of_text in chunks for chunk in of_text]
+    # A slice at a time, because lists of Python integers need ten times the memory of the array.
+    spelled = iter([np.asarray(ids, np.int32) for i in range(0, len(flat), 1024) for ids in spell(flat[i : i + 1024])])
+    return [np.concatenate([np.zeros(0, np.int32), *(next(spelled) for _ in of_text)]) for of_text in chunks]
+
+
+def at_newlines(text: str) -> Iterator[str]:
+    """Cuts before a newline that follows a visible character: no piece of ours or of GPT-2's ever crosses that.
+
+    BPE gives the same ids with and without cuts; unigram may give another of two equally likely spellings. Sixteen chunks
+    without such a newline are cut anywhere, since spelling needs far more memory than the text: the ids there may differ, the text not.
+    """
+    start = 0
+    while len(text) - start > CHUNK:
+        found = _NEWLINE.search(text, start + CHUNK, start + 16 * CHUNK)
+        end = found.start() if found else start + 16 * CHUNK
+        if end >= len(text):
+            break
+        yield text[start:end]
+        start = end
+    yield text[start:]
+
+
+CHUNK = 1 << 16
+"""Characters."""
+_NEWLINE = re.compile(r"(?<=\S)\n")
+
+
+PROBE = " \n a  b\t\r\n\n\0ﬁ①e\u0301é\u3000\u2581\u2581 \U0001f642\u200d\ufeff<unk></s><0x41> "
+"""All that usual normalisation changes."""
