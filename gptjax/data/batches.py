@@ -96,10 +96,10 @@ def _rows(store: Store, plan: Plan, first: np.ndarray) -> Batch:
     pair = np.clip(pair, 0, plan.pairs - 1)
     example = np.searchsorted(plan.starts, pair, side="right") - 1
     at = pair + example  # each earlier example has one id more than pairs
-    tokens, targets = np.empty(at.shape, np.int32), np.empty(at.shape, np.int32)
-    for row, place in enumerate(at):  # a row lies in one stretch of the file, but for the ids between two examples
-        ids = store.ids[place[0] : place[-1] + 2]
-        tokens[row], targets[row] = ids[place - place[0]], ids[place - place[0] + 1]
+    stretches = [store.ids[row[0] : row[-1] + 2] for row in at]  # what lies between two examples is read too: a few ids
+    begins = np.cumsum([0, *map(len, stretches[:-1])]) - at[:, 0]
+    ids, at_ids = np.concatenate(stretches), at + begins[:, None]
+    tokens, targets = ids[at_ids].astype(np.int32), ids[at_ids + 1].astype(np.int32)
     _require_known(store, tokens, at)
     _require_known(store, targets, at + 1)
     tokens, targets = np.where(real, tokens, 0), np.where(real, targets, 0)
