@@ -13,7 +13,6 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -337,16 +336,7 @@ def test_steps_are_told_apart_by_number_whatever_the_clock_says(tmp_path, monkey
 
 
 @pytest.fixture(scope="module")
-def quick_compilation() -> Iterator[None]:
-    """Compiling takes most of the time here; every run is compiled alike, so bits can still be compared."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
-@pytest.fixture(scope="module")
-def trained(tiny_experiment, tmp_path_factory, quick_compilation) -> Path:
+def trained(tiny_experiment, tmp_path_factory) -> Path:
     """A run of twelve steps with a checkpoint at every fourth."""
     path = tmp_path_factory.mktemp("trained") / "run"
     checkpoints = dataclasses.replace(tiny_experiment.checkpoints, every=4, keep_newest=4)
