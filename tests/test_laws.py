@@ -223,17 +223,20 @@ def read_one_by_one(config: ModelConfig, params, tokens):
 
 @pytest.mark.row(12)
 @pytest.mark.fault
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("compute", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", VARIANTS)
-def test_decoding_does_not_drift_at_any_length_of_the_context(name, compute, record_property):
-    config = dataclasses.replace(runnable(VARIANTS[name]), compute=compute)
-    params, tokens = weights(config), tokens_of(config, shape=(8, config.context))
-    whole = np.asarray(jax.jit(lambda p, t: model.unembed(config, p, model.forward(config, p, t).hidden))(params, tokens))
-    found = np.asarray(read_one_by_one(config, params, tokens))
-    worst, same = float(np.abs(found - whole).max() / np.abs(whole).max()), float((found.argmax(-1) == whole.argmax(-1)).mean())
-    record_property("figure", f"{compute}, lengths 1 to {config.context}: logits within {worst:.0e}, most likely token the same in {100 * same:.1f} %")
+def test_decoding_does_not_drift_at_any_length_of_the_context(compute, record_property):
+    worst, least = 0.0, 1.0
+    for variant in VARIANTS.values():
+        config = dataclasses.replace(runnable(variant), compute=compute)
+        params, tokens = weights(config), tokens_of(config, shape=(8, config.context))
+        whole = np.asarray(jax.jit(lambda p, t, config=config: model.unembed(config, p, model.forward(config, p, t).hidden))(params, tokens))
+        found = np.asarray(read_one_by_one(config, params, tokens))
+        worst = max(worst, float(np.abs(found - whole).max() / np.abs(whole).max()))
+        least = min(least, float((found.argmax(-1) == whole.argmax(-1)).mean()))
+    record_property("figure", f"{compute}, {len(VARIANTS)} variants, lengths 1 to {config.context}: logits within {worst:.0e}, most likely token the same in {100 * least:.1f} %")
     assert worst <= (1e-6 if compute == "float32" else 1e-2)
-    assert same == 1 if compute == "float32" else same >= 0.99
+    assert least == 1 if compute == "float32" else least >= 0.99
 
 
 def test_what_is_rolled_back_was_never_read(variant):

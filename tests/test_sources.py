@@ -195,17 +195,19 @@ def test_a_line_too_long_to_be_read_is_a_bad_record(tmp_path, monkeypatch):
 
 
 GROWTH = """
-import resource, sys
+import sys
 from gptjax.config import ConfigError
 from gptjax.data import Bytes, DataConfig, SentencePiece, Text, prepare, sources
 import numpy, sentencepiece
 config = DataConfig(source=Text(sys.argv[1]), tokenizer=eval(sys.argv[3]), cache=sys.argv[2])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak():  # not getrusage, whose maximum begins with that of the process that started this one
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+before = peak()
 try:
     print(prepare(config).train.header.num_bytes if sys.argv[3] != "None" else sources.survey(config.source).documents)
 except ConfigError as error:
     print(error)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+print((peak() - before) * 1024)
 """
 
 
@@ -254,6 +256,7 @@ def test_a_gigabyte_in_one_line_is_tokenised_in_bounded_memory(tokenizer, most, 
 
 @pytest.mark.row(47)
 def test_a_gzip_bomb_stops_at_its_bound_and_half_a_file_is_named(tmp_path, record_property):
+    most = 0.0
     for name in ("bomb.txt.gz", "bomb.jsonl.gz"):
         with gzip.open(tmp_path / name, "wb") as file:
             for _ in range(200):
@@ -262,8 +265,9 @@ def test_a_gzip_bomb_stops_at_its_bound_and_half_a_file_is_named(tmp_path, recor
         said, grown = growth(tmp_path / name, tmp_path, "None")
         assert packed < 250_000 and f"{tmp_path / name} unpacks to more than 100 times its size" in said and "gunzip" in said
         assert int(re.search(r"at least (\d+) MiB", said)[1]) < 100
-        record_property("figure", f"{packed / 1e3:.0f} kB that unpack to 200 MiB: stopped at {re.search(r'at least (.*?),', said)[1]}, memory +{grown / 1e6:.0f} MB")
         assert grown < 1e8
+        most = max(most, grown)
+    record_property("figure", f"2 of 2 files of {packed / 1e3:.0f} kB that unpack to 200 MiB stopped at {re.search(r'at least (.*?),', said)[1]}, memory +{most / 1e6:.0f} MB")
     whole = gzip.compress("".join(PROSE * 300).encode())
     (tmp_path / "half.txt.gz").write_bytes(whole[: len(whole) // 2])
     refused(Text(str(tmp_path / "half.txt.gz")), "half.txt.gz is not a whole gzip file", "fetch it again")
