@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -21,6 +22,7 @@ USAGE = """usage: gptjax COMMAND [...] --help
   train CONFIG [--dir DIR] [--section.key VALUE ...]   train, or go on; CONFIG is a Python config file or a run's config.json
   sample RUN [--prompt TEXT] [--temperature 0.8 ...]   write text with a trained model
   inspect CONFIG|RUN                                   parameters, FLOPs and memory, without allocating anything
+  verify [CONFIG|RUN] [--only NAME ...] [--json]       proofs that a config computes what it says, on this machine
   doctor                                               versions, devices, flags, known-bad pairs
 """
 
@@ -28,7 +30,7 @@ USAGE = """usage: gptjax COMMAND [...] --help
 def main(args: list[str] | None = None) -> int:
     """Runs one command and gives its exit status: 0; 2 for what the user can mend in a config or flag; 1 otherwise."""
     args = sys.argv[1:] if args is None else args
-    commands = {"train": train, "sample": sample, "inspect": inspect, "doctor": doctor}
+    commands = {"train": train, "sample": sample, "inspect": inspect, "verify": verify, "doctor": doctor}
     if not args or args[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0
@@ -193,7 +195,7 @@ def _stream(model: Any, prompt: str, settings: Any) -> None:
     print()
 
 
-# --- inspect and doctor ------------------------------------------------------------------------------------------
+# --- inspect, verify and doctor ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -214,6 +216,43 @@ def inspect(args: list[str]) -> None:
 
     facts = overview(_experiment(path)[0])
     print(json.dumps(facts, indent=2) if options.json else table(facts))
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """Flags of `verify` beside those of the experiment."""
+
+    only: tuple[str, ...] = ()
+    """Names of proofs; none runs all."""
+    report: str | None = None
+    """File of the report, JSON; a text file of the same name stands beside it. None is verify.json in the run directory, or here."""
+    json: bool = False
+    """Print the report as one JSON object; progress goes to standard error."""
+
+
+def verify(args: list[str]) -> None:
+    """Runs the proofs over a config or a run; exit status 1 if one fails."""
+    backend.configure()
+    from gptjax import verify as proofs
+    from gptjax.train.experiment import Experiment
+
+    path, flags = (Path(args[0]), args[1:]) if args and not args[0].startswith("-") else (None, args)
+    experiment, home = _experiment(path) if path else (Experiment(), None)
+    description = (
+        "Proves that a config computes what it says, on this machine. Without CONFIG: the default of every setting, a model of a million parameters over "
+        f"this Python's own library. Exit status 0 if all proofs pass, 1 if one fails. Proofs: {', '.join(proof.name for proof in proofs.PROOFS)}."
+    )
+    options, experiment = config.cli(VerifyOptions, flags, prog="gptjax verify [CONFIG|RUN]", description=description, base=experiment)
+    run = home if home and (home / "identity.json").is_file() and path.suffix != ".py" else None
+    say = functools.partial(print, file=sys.stderr if options.json else sys.stdout, flush=True)
+    report = proofs.verify(experiment, run=run, only=options.only, say=say)
+    file = Path(options.report) if options.report else (run or Path()) / "verify.json"
+    proofs.write(file, report)
+    say(f"\n{proofs.verdict(report, file)}")
+    if options.json:
+        print(json.dumps(report, ensure_ascii=False))
+    if not report["passed"]:
+        raise SystemExit(1)
 
 
 def doctor(args: list[str]) -> None:

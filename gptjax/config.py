@@ -164,7 +164,10 @@ def load(cls: type[T], path: Path | str) -> T:
         data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not JSON: {error}. Restore it, or start from a config file again.") from None
-    return from_dict(cls, data)
+    try:
+        return from_dict(cls, data)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict:

@@ -62,6 +62,9 @@ def test_every_command_of_the_pages_runs(command: str, clone: Path) -> None:
         pytest.skip("it opens a server; test_metrics opens its files")
     if words[1] == "sample.py":
         words += ["--new-tokens", "4"]
+    elif words[1] == "verify":
+        words += [*TINY, "--data.tokenizer.vocab-size", "330"] if words[2].endswith(".py") else []
+        words += ["--only", "data", "causal"] if "--only" not in words else []
     elif words[1].endswith("train.py") and words[2].endswith(".json"):
         words[words.index("--steps") + 1] = "4"
     elif words[1].endswith("train.py"):

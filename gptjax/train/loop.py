@@ -84,7 +84,7 @@ def train(
         forecast.require_possible(experiment)
         with _timed(seconds, "data"):
             data = prepare(experiment.data, say=print)
-        experiment = _resolve(experiment, data)
+        experiment = resolve(experiment, data)
         changes = _settle(experiment, path, data, resuming=bool(run.steps()), allow=allow_changes)
         built = program.build(experiment, data)
         seconds["compile"] = built.compile_seconds
@@ -92,7 +92,7 @@ def train(
         if rollback_to is not None:
             changes += (f"rolled back to step {rollback_to}; set aside: {', '.join(map(str, run.rollback(rollback_to))) or 'nothing'}",)
         with _timed(seconds, "initialise"):
-            state = _start(run, built, cast)
+            state = start(run, built, cast)
         resumed = int(state.step) if run.steps() else None
         with Log(path, resume_step=resumed) as log:
             setting = Setting(experiment, path, data, built, run, log, interrupted, seconds, begun)
@@ -103,8 +103,12 @@ def train(
 # --- before the first step ---------------------------------------------------------------------------------------
 
 
-def _resolve(experiment: Experiment, data: Prepared) -> Experiment:
-    """Fills in what only the data knows: the size of the vocabulary."""
+def resolve(experiment: Experiment, data: Prepared) -> Experiment:
+    """Fills in what only the data knows: the size of the vocabulary.
+
+    Raises:
+      ConfigError: the config's vocabulary is smaller than the tokenizer's.
+    """
     size = data.tokenizer.vocab_size
     wanted = experiment.model.vocab_size or size
     require(wanted >= size, f"model.vocab_size is {wanted}, the tokenizer has {size} tokens; use at least {size} (--model.vocab-size {size}).")
@@ -132,8 +136,8 @@ def _settle(experiment: Experiment, path: Path, data: Prepared, *, resuming: boo
     return tuple(notes)
 
 
-def _start(run: Run, built: program.Program, cast: bool) -> TrainState:
-    """The newest whole checkpoint, or the initial state."""
+def start(run: Run, built: program.Program, cast: bool = False) -> TrainState:
+    """The newest whole checkpoint, its arrays rounded to the experiment's types with `cast`, or the initial state."""
     abstract = {"params": built.state.params, "opt_state": built.state.opt_state}
     restored = run.restore(abstract, cast=cast)
     if restored is None:
@@ -252,9 +256,7 @@ class _Watch:
             return
         with self._pause("checkpoint"):
             self.setting.log.flush()
-            trees = {"params": state.params, "opt_state": state.opt_state}
-            average = optim.averaged(state.opt_state)
-            self.setting.run.save(done, trees | ({"ema": average} if average is not None else {}), figures)
+            self.setting.run.save(done, trees(state), figures)
         self.saved = done
 
     @contextlib.contextmanager
@@ -272,6 +274,12 @@ def _require_progress(in_a_row: int, done: int, setting: Setting) -> None:
             f"{in_a_row} steps in a row up to step {done} had no finite loss and gradient below {setting.experiment.skip_norm:g}; stopped. "
             f"The last whole checkpoint is {'step ' + str(kept) if kept is not None else 'none'}; try a lower --optim.peak or a higher --skip-norm."
         )
+
+
+def trees(state: TrainState) -> dict[str, Any]:
+    """What a checkpoint holds of a state: all of it but the step, which names the checkpoint, and the averaged weights once more by themselves."""
+    average = optim.averaged(state.opt_state)
+    return {"params": state.params, "opt_state": state.opt_state} | ({} if average is None else {"ema": average})
 
 
 def weights(state: TrainState) -> Params:

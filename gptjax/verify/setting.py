@@ -1,0 +1,259 @@
+"""What the proofs are about: the user's experiment as it would be trained, and its small twin, which takes seconds.
+
+Read `Setting`, then `shrink` (the rule by which the twin is made), then what a proof computes with: `Functions`, `sharp`, `rows`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gptjax import config, model, parallel
+from gptjax.arrays import Params
+from gptjax.config import ConfigError, require
+from gptjax.data import Batch, Prepared, batches
+from gptjax.model import ModelConfig
+from gptjax.model.attention import choose
+from gptjax.objectives import cross_entropy
+from gptjax.train import program
+from gptjax.train.experiment import Experiment
+from gptjax.train.loop import resolve
+from gptjax.train.optim import SGD, Lion, OptimConfig
+
+DROPOUTS = ("embedding_dropout", "attention_dropout", "residual_dropout")
+
+
+class Setting(NamedTuple):
+    """All that a proof needs to know. Compiled functions are made anew for every setting, so that none is older than the code it stands for."""
+
+    experiment: Experiment
+    """What the user would train, resolved."""
+    data: Prepared
+    run: Path | None
+    """The run directory that was asked about."""
+    small: Experiment
+    """The same in a size that takes seconds, see `shrink`."""
+    changes: tuple[str, ...]
+    """What is smaller, and from what."""
+    exact: ModelConfig
+    """The small model in float32 and without dropout: two ways of computing it must agree to rounding."""
+    params: Params
+    """Weights of `exact` under which every part matters, see `sharp`."""
+    batch: Batch
+    """The first rows of the text."""
+    functions: Functions
+    """Of `exact`."""
+    build: Callable[[Experiment], program.Program]
+    """Compiles an experiment over the data, once."""
+
+
+class Figure(NamedTuple):
+    """What a proof found. It passes if `value` is at most `limit`."""
+
+    value: float
+    limit: float
+    words: str
+    """What the value is."""
+
+
+class Skipped(NamedTuple):
+    """Why a proof says nothing here."""
+
+    reason: str
+
+
+def make(experiment: Experiment, data: Prepared, run: Path | None = None) -> Setting:
+    """Gives the setting of an experiment over its prepared data.
+
+    Raises:
+      ConfigError: model, text and context do not fit each other.
+    """
+    experiment = resolve(experiment, data)
+    require(experiment.model.context >= 16, f"model.context is {experiment.model.context}; the proofs need at least 16 positions (--model.context 16).")
+    small, changes = shrink(experiment)
+    exact = without_dropout(dataclasses.replace(small.model, compute="float32"))
+    plan = program.row_plan(small, data.train, seed=small.seed)
+    batch = filled(batches.batch(data.train, plan, 0))
+    build = functools.cache(lambda wanted: program.build(wanted, data))
+    return Setting(experiment, data, run, small, changes, exact, sharp(exact), batch, compiled(exact), build)
+
+
+# --- the small twin ----------------------------------------------------------------------------------------------
+
+
+LAYERS, WIDTH, CONTEXT, ROWS, STEPS, WARMUP = 4, 256, 128, 4, 300, 10
+
+
+def shrink(experiment: Experiment) -> tuple[Experiment, tuple[str, ...]]:
+    """Gives the same experiment in a size that takes seconds on a CPU, and what was changed.
+
+    The rule: at most 4 layers and 128 positions; every width divided by the smallest whole number that brings the model's to 256 or
+    less; 4 rows, or as few more as devices and micro-batches divide; a schedule over 300 steps with at most 10 of warm-up, and a
+    peak that learns in so few. Kinds, numbers of heads, vocabulary, text and seed stay. The attention that serves the whole context is named, so that it
+    serves the shorter one too. A mesh that is not this machine's gives way to all devices.
+    """
+    c = experiment.model
+    by = -(-c.width // WIDTH)
+    widths = dict(width=c.width // by // 2 * 2, head_width=max(2, c.heads // by // 2 * 2), feed_forward=max(2, c.hidden // by)) if by > 1 else {}
+    shorter = dict(context=CONTEXT, attention=choose(c, c.context)[0]) if c.context > CONTEXT else {}
+    small = dataclasses.replace(c, num_layers=min(c.num_layers, LAYERS), **widths, **shorter)
+    mesh = experiment.mesh
+    try:
+        parallel.make_mesh(mesh)
+    except ConfigError:
+        mesh = parallel.MeshConfig()
+    parts, micro = parallel.row_parts(parallel.make_mesh(mesh)), min(experiment.micro_batches, 2)
+    rows = parts * micro * -(-ROWS // (parts * micro))
+    schedule = dataclasses.replace(experiment.schedule, warmup=min(experiment.schedule.warmup, WARMUP))
+    optimizer = dataclasses.replace(experiment.optim, peak=max(experiment.optim.peak, least_peak(experiment.optim, small.width)))
+    sizes = dict(batch=rows, micro_batch=rows // micro if micro > 1 else None, steps=STEPS)
+    twin = dataclasses.replace(experiment, model=small, mesh=mesh, optim=optimizer, schedule=schedule, **sizes)
+    changed = config.differences(experiment, twin)
+    return twin, tuple(f"{name} {old} → {new}" for name, (old, new) in changed.items())
+
+
+def least_peak(optimizer: OptimConfig, width: int) -> float:
+    """A learning rate by which a model of this width learns a batch in a few hundred steps; one for a long run may be too low for that."""
+    match optimizer:
+        case SGD():
+            return 1.0 - optimizer.momentum
+        case Lion():
+            return 0.1 / width
+    return 0.3 / width
+
+
+def without_dropout(c: ModelConfig) -> ModelConfig:
+    """The same model without dropout."""
+    return dataclasses.replace(c, **dict.fromkeys(DROPOUTS, 0.0))
+
+
+# --- what a proof computes with ----------------------------------------------------------------------------------
+
+
+class Functions(NamedTuple):
+    """A model, compiled where first called. Products are computed as precisely as the device can."""
+
+    init: Callable
+    """key → initial params"""
+    hidden: Callable
+    """(params, tokens, positions, segments) → hidden [B T D]"""
+    cached: Callable
+    """(params, tokens, positions, cache) → hidden, cache"""
+    logits: Callable
+    """(params, hidden) → logits [… V]"""
+    loss: Callable
+    """(params, batch, key) → total, weight"""
+    gradient: Callable
+    """(params, batch, key) → (total, weight), gradients"""
+
+
+def compiled(c: ModelConfig) -> Functions:
+    """Gives the functions of a model."""
+
+    def init(key):
+        return model.init(c, key)
+
+    def hidden(params, tokens, positions, segments):
+        return model.forward(c, params, tokens, positions=positions, segments=segments).hidden
+
+    def cached(params, tokens, positions, cache):
+        out = model.forward(c, params, tokens, positions=positions, cache=cache)
+        return out.hidden, out.cache
+
+    def logits(params, states):
+        return model.unembed(c, params, states)
+
+    def loss(params, batch, key):
+        return cross_entropy(c)(params, batch, key)[:2]
+
+    functions = init, hidden, cached, logits, loss, jax.value_and_grad(loss, has_aux=True)
+    return Functions(*(jax.jit(precise(function)) for function in functions))
+
+
+def precise(function: Callable) -> Callable:
+    """The same function with float32 products in float32: other devices than CPUs round their inputs if they may."""
+
+    @functools.wraps(function)
+    def inner(*args: Any, **kwargs: Any) -> Any:
+        with jax.default_matmul_precision("highest"):
+            return function(*args, **kwargs)
+
+    return inner
+
+
+def sharp(c: ModelConfig, seed: int = 0) -> Params:
+    """Weights larger than the initial ones, biases and scales too: attention is sharp, every part changes the result.
+
+    Still larger ones would measure how far a model amplifies rounding, not whether two ways of computing agree.
+    """
+    draw = np.random.default_rng(seed)
+
+    def one(path: tuple, leaf: Any) -> jax.Array:
+        names = [part.key for part in path]
+        sizes = leaf.shape[1:] if names[0] == "layers" else leaf.shape
+        inputs = math.prod(sizes[:2] if names[-2] == "out" else sizes[:1])
+        spread = {"kernel": 0.6 / math.sqrt(inputs), "embedding": 2.0 / math.sqrt(c.width), "bias": 0.1, "scale": 0.2}[names[-1]]
+        return jnp.asarray(spread * draw.standard_normal(leaf.shape) + (names[-1] == "scale"), jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(one, jax.eval_shape(functools.partial(model.init, c), jax.random.key(0)))
+
+
+def placed(state: Any, built: program.Program) -> Any:
+    """A training state, laid on the devices as a program wants it."""
+    return jax.tree.map(lambda leaf, wanted: jax.device_put(np.array(leaf), wanted.sharding), state, built.state)
+
+
+def filled(batch: Batch) -> Batch:
+    """The batch with the segments and positions that are meant where they are left out."""
+    if batch.positions is not None:
+        return batch
+    positions = np.where(batch.weights > 0, np.arange(batch.tokens.shape[1], dtype=np.int32), -1).astype(np.int32)
+    return batch._replace(positions=positions, segments=np.ones_like(batch.tokens))
+
+
+def places(rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions and segments [B T] of rows that are one text each."""
+    return np.tile(np.arange(length, dtype=np.int32), (rows, 1)), np.ones((rows, length), np.int32)
+
+
+def pieces(length: int) -> tuple[int, int, int]:
+    """Lengths of three texts that fill a row of `length`."""
+    return length * 5 // 16, length * 7 // 16, length - length * 5 // 16 - length * 7 // 16
+
+
+def packed_places(rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions and segments [B T] of rows that hold three texts each."""
+    sizes = pieces(length)
+    where = np.concatenate([np.arange(n, dtype=np.int32) for n in sizes])
+    return np.tile(where, (rows, 1)), np.tile(np.repeat(np.arange(1, 4, dtype=np.int32), sizes), (rows, 1))
+
+
+def difference(found: Any, wanted: Any) -> float:
+    """The largest difference, relative to the largest wanted value; infinite where something is not finite."""
+    found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
+    largest = np.abs(found - wanted).max(initial=0) / max(np.abs(wanted).max(initial=0), 1e-30)
+    return float(largest) if np.isfinite(largest) else math.inf
+
+
+def apart(found: Any, wanted: Any) -> float:
+    """The Euclidean distance of two trees, relative to the wanted one; infinite where something is not finite."""
+    distance = norm(jax.tree.map(lambda a, b: np.asarray(a, np.float64) - np.asarray(b, np.float64), found, wanted)) / norm(wanted)
+    return distance if math.isfinite(distance) else math.inf
+
+
+def norm(tree: Any) -> float:
+    """The Euclidean norm of all leaves."""
+    return math.sqrt(sum(float(np.square(np.asarray(leaf, np.float64)).sum()) for leaf in jax.tree.leaves(tree)))
+
+
+def names(tree: Any) -> list[str]:
+    """The path of each leaf, in the order of `jax.tree.leaves`."""
+    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
