@@ -57,6 +57,9 @@ class Prepared(NamedTuple):
     train: store.Store
     validation: store.Store | None
     fingerprint: str
+    """sha256 of all that made it, this version included."""
+    content: str = ""
+    """sha256 of the text and of what decides its ids, in any version: the identity of a run's data."""
 
 
 def cache_folder(config: DataConfig) -> Path:
@@ -75,8 +78,10 @@ def prepare(config: DataConfig, say: Callable[[str], None] = lambda line: None) 
     if bad := found.passed_over:
         say(f"passed over {len(bad)} bad record{'s' * (len(bad) > 1)}, which --data.source.max-bad-records allows; the first: {bad[0]}")
     settings = {k: v for k, v in to_dict(config).items() if k in ("tokenizer", "validation", "split")}
-    made_of = json.dumps([found.fingerprint, settings, store.FORMAT, gptjax.__version__], sort_keys=True)
-    fingerprint = hashlib.sha256(made_of.encode()).hexdigest()
+    content, fingerprint = (
+        hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+        for made_of in ([found.fingerprint, settings], [found.fingerprint, settings, store.FORMAT, gptjax.__version__])
+    )
     folder = cache_folder(config) / fingerprint[:32]
     if not store.is_sealed(folder / "train"):
         draft = folder.with_name(f".making-{folder.name}-{os.getpid()}")
@@ -94,7 +99,7 @@ def prepare(config: DataConfig, say: Callable[[str], None] = lambda line: None) 
     for opened in filter(None, (train, held_out)):
         fits = (opened.header.vocab_size, opened.header.fingerprint) == (tokenizer.vocab_size, fingerprint)
         require(fits, f"the token store {opened.path} is of another text or tokenizer; delete the folder {folder}, it is made again.")
-    return Prepared(tokenizer, train, held_out, fingerprint)
+    return Prepared(tokenizer, train, held_out, fingerprint, content)
 
 
 def _make(config: DataConfig, source: Survey, folder: Path, fingerprint: str, say: Callable[[str], None]) -> None:
