@@ -184,11 +184,12 @@ def account(stretches: list[Stretch]) -> Goodput:
 
 def _stretches(run_dir: Path) -> list[Stretch]:
     """The lines of the record; what a full disk or a crash of the machine made of a line is left out."""
-    found = []
+    found, file = [], run_dir / FILE
     with contextlib.suppress(OSError):
-        for line in (run_dir / FILE).read_bytes().split(b"\n"):
+        content = file.read_bytes() if file.is_file() else b""
+        for start in range(0, len(content), WIDTH):
             with contextlib.suppress(ValueError, TypeError):
-                stretch = Stretch(**json.loads(line.strip(b"\0 ")))
+                stretch = Stretch(**json.loads(content[start : start + WIDTH]))
                 if isinstance(stretch.seconds, dict) and set(stretch.seconds) <= set(PARTS):
                     found.append(stretch)
     return found

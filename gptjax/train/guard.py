@@ -57,7 +57,7 @@ def watchdog(clock: Clock, limit: float | None, log: Path) -> Iterator[None]:
     """Ends the process, with status 1, when the clock was not turned for twice `limit` seconds; none never does.
 
     After `limit` seconds the stacks of all threads go to stderr and to the file `log`. Time in which the process itself was stopped does not
-    count. The clock's account is written every second besides.
+    count. The clock's account is kept up to date besides.
     """
     over = threading.Event()
     guard = threading.Thread(target=_guard, args=(clock, limit, log, over), name="watchdog", daemon=True)
@@ -70,7 +70,7 @@ def watchdog(clock: Clock, limit: float | None, log: Path) -> Iterator[None]:
 
 
 def _guard(clock: Clock, limit: float | None, log: Path, over: threading.Event) -> None:
-    pause = min(1.0, (limit or 20.0) / 20)
+    pause = min(0.25, (limit or 5.0) / 20)
     seen, idle, warned, before = clock.turns, 0.0, False, time.monotonic()
     while not over.wait(pause):
         now = time.monotonic()

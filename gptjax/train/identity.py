@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 import gptjax
 from gptjax import config
@@ -76,7 +77,7 @@ def _changes(changed: dict[str, tuple[Any, Any]], old: Experiment, new: Experime
     if schedule.steps != old.schedule.steps:
         notes.append(f"the {schedule.kind} schedule now stretches over {schedule.steps} steps: learning rates from here on are those of the new length")
     elif new.steps > schedule.steps:
-        last = float(optim.learning_rate(schedule, new.optim.peak, new.steps)(schedule.steps))
+        last = float(optim.learning_rate(schedule, new.optim.peak, new.steps)(jnp.asarray(schedule.steps)))
         stretch = f"--schedule.steps {new.steps} --allow-changes stretches it"
         notes.append(f"the {schedule.kind} schedule keeps its {schedule.steps} steps and stays at {last:.1e} from there; {stretch}")
     return notes

@@ -128,7 +128,8 @@ class _Watch:
         self.lines = read(setting.path) if self.saved else []
         steps = [line for line in self.lines if "gradient_norm" in line]
         self.in_a_row = next((n for n, line in enumerate(reversed(steps)) if not line.get("skipped")), len(steps))
-        self.smoothed, self.speed, self.spiked, self.evaluated = Smoothed(), Throughput(), False, False
+        self.smoothed, self.speed, self.spiked = Smoothed(), Throughput(), False
+        self.known: set[str] = set()  # what was done before, and so is compiled
 
     def read(self, done: int, pending: tuple[int, Any] | None) -> Any:
         """The batch of a step."""
@@ -181,14 +182,13 @@ class _Watch:
         """Held-out loss and a sample, both printed; nothing if the run is interrupted meanwhile."""
         setting, params = self.setting, weights(state)
         rows = None if done == setting.experiment.steps else setting.experiment.evaluation.rows
-        with self._pause("evaluation", f"evaluating step {done}", watched=self.evaluated):  # the first one compiles
+        with self._pause("evaluation", f"evaluating step {done}"):
             figures = held_out(setting, params, rows)
             if figures:
                 loss, bits = figures["validation_loss"], figures["validation_bits_per_byte"]
                 setting.log.progress(f"step {done}: validation loss {loss:.4f}, {bits:.3f} bits per byte", keep=True)
             if not setting.interrupted():
                 sample(setting, params, done)
-                self.evaluated = True
         return figures
 
     def make_up(self, state: TrainState) -> None:
@@ -219,10 +219,11 @@ class _Watch:
             self.save(state, {})
 
     @contextlib.contextmanager
-    def _pause(self, what: str, doing: str, watched: bool = True) -> Iterator[None]:
+    def _pause(self, what: str, doing: str) -> Iterator[None]:
         begun = time.monotonic()
-        with self.setting.clock.during(what, doing, watched):
+        with self.setting.clock.during(what, doing, watched=what in self.known):
             yield
+        self.known.add(what)
         self.speed = self.speed.pause(what, time.monotonic() - begun)
 
 
