@@ -63,7 +63,7 @@ class Clock:
             self.turns += 1
 
     @contextlib.contextmanager
-    def during(self, part: str, doing: str, watched: bool = True) -> Iterator[None]:
+    def during(self, part: str, doing: str, watched: bool = False) -> Iterator[None]:
         """Turns to a part for some lines, and then back."""
         before = self._part, self.doing, self.watched
         self.turn(part, doing, watched)

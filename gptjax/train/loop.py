@@ -276,7 +276,7 @@ def sample(setting: Setting, params: Params, done: int) -> None:
 def _finish(setting: Setting, state: TrainState) -> Path:
     """Makes sure that the checkpoint is on disk, writes the report, says what to type next."""
     log, done, path, clock = setting.log, int(state.step), setting.path, setting.clock
-    with clock.during("checkpoint", f"saving step {done}"):
+    with clock.during("checkpoint", f"saving step {done}", watched=True):
         on_disk = setting.run.wait()
     if on_disk != done:
         raise OSError(f"the checkpoint of step {done} is not on disk; the newest whole one is {on_disk}.")
