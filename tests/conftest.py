@@ -54,13 +54,6 @@ def documents(count: int) -> list[str]:
     return [f"{i}. " + "".join(PROSE[(i * k) % len(PROSE)] for k in range(1, 2 + i % 5)) for i in range(count)]
 
 
-@pytest.fixture(autouse=True)
-def row_of_the_fault_matrix(request, record_property) -> None:
-    """`@pytest.mark.row(7)` puts the row into pytest's XML report, beside the `figure` that the test records."""
-    for mark in request.node.iter_markers("row"):
-        record_property("row", mark.args[0])
-
-
 @pytest.fixture(scope="session")
 def text_file(tmp_path_factory) -> Path:
     """About 20 kB of text in one file, one document."""

@@ -6,7 +6,6 @@ drill, or from outside. Read `uninterrupted` first: the run that all the interru
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import json
@@ -31,11 +30,11 @@ import gptjax
 from gptjax import config, faults, parallel
 from gptjax.checkpoint import Run
 from gptjax.config import ConfigError
-from gptjax.data import Batch, Characters, Text, prepare
+from gptjax.data import Batch, Characters, Text, prepare, spelling
 from gptjax.model import init
 from gptjax.objectives import cross_entropy
 from gptjax.train import goodput, identity, metrics, optim, program, spikes, step
-from gptjax.train.experiment import Checkpoints, Evaluation, Experiment
+from gptjax.train.experiment import Checkpoints, Experiment
 from gptjax.train.goodput import Stretch
 from gptjax.train.loop import train
 from gptjax.train.optim import AdamW, Schedule
@@ -516,6 +515,44 @@ def test_a_batch_that_can_not_be_read_ends_the_run_with_all_steps_before_saved(h
     assert Run(path).steps()[-1] == 12
     train(hard, path)
     assert_same_run(path, uninterrupted, 30)
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory) -> Path:
+    """Sixty records, of which the thirteenth is none."""
+    file = tmp_path_factory.mktemp("records") / "records.jsonl"
+    lines = [json.dumps({"text": f"document {i} says that {i} squared is {i * i}, and that is {'odd' if i % 2 else 'even'}. " * 3}) for i in range(1, 61)]
+    file.write_text("\n".join([*lines[:12], lines[12][:30], *lines[13:]]) + "\n")
+    return file
+
+
+@pytest.mark.row(41)
+def test_a_record_that_can_not_be_read_is_named_and_left_out_on_wish(quiet, records, tmp_path, capsys, figure):
+    experiment = dataclasses.replace(_reading(quiet, source=Text(str(records))), steps=2)
+    with pytest.raises(ConfigError, match=rf"{records}:13 is not JSON .*--data\.source\.max-bad-records"):
+        train(experiment, tmp_path / "run")
+    train(_reading(experiment, source=Text(str(records), max_bad_records=1)), tmp_path / "run")
+    assert "passed over 1 bad record" in capsys.readouterr().out
+    report = json.loads((tmp_path / "run/report.json").read_text())
+    assert report["passed_over_records"] == 1 and f"{records}:13" in report["warnings"][0]
+    assert len(losses_of(tmp_path / "run")) == 2
+    figure("names records.jsonl:13; with --data.source.max-bad-records 1 trains, and the report counts 1")
+
+
+@pytest.mark.row(41)
+def test_a_record_that_can_not_be_tokenised_is_named_beside_the_error_itself(quiet, records, tmp_path, monkeypatch):
+    original = spelling.Table.encode_all
+
+    def broken(self, texts):
+        if any("document 14 " in text for text in texts):
+            raise ValueError("no such word")
+        return original(self, texts)
+
+    monkeypatch.setattr(spelling.Table, "encode_all", broken)
+    source = Text(str(records), max_bad_records=1)
+    with pytest.raises(ValueError, match="no such word") as error:
+        prepare(dataclasses.replace(quiet.data, source=source, cache=str(tmp_path)))
+    assert error.value.__notes__ == ["It happened in records.jsonl:14."]
 
 
 # --- the disk ----------------------------------------------------------------------------------------------------

@@ -87,6 +87,8 @@ def facts(setting: Setting, state: TrainState) -> dict[str, Any]:
         "final": {"step": int(state.step), **final, "peak_memory_bytes": memory()},
         "baselines": setting.data.validation.header.facts if setting.data.validation else {},
         "skipped_steps": sum(bool(line.get("skipped")) for line in lines),
+        "warnings": [f"{len(bad)} bad records were left out, the first: {bad[0]}"] if (bad := setting.data.passed_over) else [],
+        "passed_over_records": len(setting.data.passed_over),
         "spikes": sum((line.get("spike") or 0.0) >= experiment.spike_score for line in lines),
         "next": [
             f"python sample.py {path}" + (f" --prompt {shlex.quote(experiment.evaluation.prompt)}" if experiment.evaluation.prompt.strip() else ""),

@@ -233,7 +233,8 @@ def _require_progress(in_a_row: int, done: int, setting: Setting) -> None:
         spikes = f", or were {experiment.spike_score:g} deviations above those before (--skip-spikes)" if experiment.skip_spikes else ""
         raise FloatingPointError(
             f"{in_a_row} steps in a row up to step {done} had no finite loss and gradient below {experiment.skip_norm:g}{spikes}; stopped. "
-            f"The last whole checkpoint is {'step ' + str(kept) if kept is not None else 'none'}; try a lower --optim.peak or a higher --skip-norm."
+            f"The last whole checkpoint is {'step ' + str(kept) if kept is not None else 'none'}; "
+            "go further back with --rollback-to STEP, or try a lower --optim.peak or a higher --skip-norm."
         )
 
 
