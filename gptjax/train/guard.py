@@ -57,8 +57,11 @@ def watchdog(clock: Clock, limit: float | None, log: Path) -> Iterator[None]:
     """Ends the process, with status 1, when the clock was not turned for twice `limit` seconds; none never does.
 
     After `limit` seconds the stacks of all threads go to stderr and to the file `log`. Time in which the process itself was stopped does not
-    count. The clock's account is kept up to date besides.
+    count.
     """
+    if limit is None:
+        yield
+        return
     over = threading.Event()
     guard = threading.Thread(target=_guard, args=(clock, limit, log, over), name="watchdog", daemon=True)
     guard.start()
@@ -69,14 +72,13 @@ def watchdog(clock: Clock, limit: float | None, log: Path) -> Iterator[None]:
         guard.join()
 
 
-def _guard(clock: Clock, limit: float | None, log: Path, over: threading.Event) -> None:
-    pause = min(0.25, (limit or 5.0) / 20)
+def _guard(clock: Clock, limit: float, log: Path, over: threading.Event) -> None:
+    pause = min(1.0, limit / 20)
     seen, idle, warned, before = clock.turns, 0.0, False, time.monotonic()
     while not over.wait(pause):
         now = time.monotonic()
         passed, before = min(now - before, 2 * pause), now  # a process that was stopped (Ctrl-Z) finds that much time has passed
-        clock.write()
-        if limit is None or not clock.watched or clock.turns != seen:
+        if not clock.watched or clock.turns != seen:
             seen, idle, warned = clock.turns, 0.0, False
             continue
         idle += passed
