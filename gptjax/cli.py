@@ -58,7 +58,8 @@ def guarded(command: Callable[[list[str]], None], args: list[str]) -> int:
             raise
         kind = "" if isinstance(error, (ConfigError, FloatingPointError, OSError)) else f"{type(error).__name__}: "
         hint = "" if isinstance(error, ConfigError) else " (GPTJAX_DEBUG=1 shows where)"
-        print(f"error: {kind}{' '.join(str(error).split())}{hint}", file=sys.stderr)
+        said = ". ".join([str(error).rstrip("."), *getattr(error, "__notes__", ())]) if hasattr(error, "__notes__") else str(error)
+        print(f"error: {kind}{' '.join(said.split())}{hint}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
 
 

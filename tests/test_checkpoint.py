@@ -369,15 +369,18 @@ def test_a_directory_that_cannot_be_written_is_refused_at_the_start(tmp_path):
         pass
 
 
+@pytest.mark.row(23)
 @pytest.mark.parametrize(("end", "status"), [("pass", 0), ("sys.exit(3)", 3), ("raise KeyError('boom')", 1)])
-def test_a_step_saved_just_before_the_end_is_on_disk(tmp_path, end, status):
+def test_a_step_saved_just_before_the_end_is_on_disk(tmp_path, end, status, record_property):
     child = python(SAVES + f"\n    with run.lock():\n        run.save(1, {{'params': tree(1)}})\n        {end}\n", tmp_path)
     out, err = child.communicate(timeout=60)
     assert child.returncode == status and out == ""
     assert err == "" if status != 1 else "KeyError: 'boom'" in err
     manifest.verify(tmp_path / "checkpoints/1")
+    record_property("figure", f"status {status}: the step is on disk, whole")
 
 
+@pytest.mark.row(23)
 def test_a_process_never_succeeds_without_the_step_that_it_saved(tmp_path):
     """The lock is not even left here. Python 3.12.0 to 3.12.2 can't finish the save then (CPython issue 113964) and must say so."""
     child = python(SAVES + "\n    lock = run.lock()\n    lock.__enter__()\n    run.save(1, {'params': tree(1)})\n", tmp_path)

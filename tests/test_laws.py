@@ -652,14 +652,16 @@ def test_layers_drop_different_values():
 # --- shapes ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.row(18)
 @pytest.mark.parametrize("wrong", [(B, 1), (T,), (B, T, 1), (1, T)])
 @pytest.mark.parametrize("field", ["targets", "weights"])
-def test_labels_of_another_shape_are_refused_not_broadcast(field, wrong):
+def test_labels_of_another_shape_are_refused_not_broadcast(field, wrong, record_property):
     batch = Batch(jnp.zeros((B, T), jnp.int32), jnp.zeros((B, T), jnp.int32), jnp.ones((B, T)))
     batch = batch._replace(**{field: jnp.zeros(wrong, getattr(batch, field).dtype)})
     with pytest.raises(ValueError, match="one shape") as error:
         cross_entropy(PLAIN)(weights(PLAIN), batch, None)
     assert str((B, T)) in str(error.value) and str(wrong) in str(error.value)
+    record_property("figure", "[B 1], [T], [B T 1] and [1 T] refused when the step is traced, with both shapes")
 
 
 def test_ranks_are_never_promoted_in_tests():

@@ -402,7 +402,7 @@ def test_a_run_goes_on_with_another_number_of_devices(tiny_experiment, tmp_path,
     worst, wanted = 0.0, losses(tmp_path / "4")
     for count in (1, 2, 8):
         said = run(tmp_path / str(count), count, 20)
-        assert "resuming at step 10" in said
+        assert "resuming at step 10" in said and f"not bitwise from here, since the run was made with others: devices 4 × cpu → {count} × cpu" in said
         found = losses(tmp_path / str(count))
         assert list(found) == list(wanted)
         worst = max(worst, *(abs(found[step] / wanted[step] - 1) for step in wanted))

@@ -7,16 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import io
 import json
 import math
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import jax
@@ -31,7 +24,7 @@ from gptjax.config import ConfigError
 from gptjax.data import Batch, DataConfig, Text, batches, prepare
 from gptjax.model import small
 from gptjax.objectives import cross_entropy
-from gptjax.train import metrics, optim, program, step
+from gptjax.train import optim, program, step
 from gptjax.train.experiment import Experiment
 from gptjax.train.loop import train
 from gptjax.train.optim import SGD, Adafactor, Adam, AdamW, Lion, Muon, Schedule
@@ -43,36 +36,6 @@ def finished(tiny_experiment, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "finished"
     train(tiny_experiment, path)
     return path
-
-
-def lines_of(path: Path) -> list[dict]:
-    """What metrics.jsonl says of each step; samples left out."""
-    return [line for line in metrics.read(path) if "loss" in line]
-
-
-def losses_of(path: Path) -> dict[int, float]:
-    """Loss by step; each step stands once."""
-    lines = lines_of(path)
-    assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
-    return {line["step"]: line["loss"] for line in lines}
-
-
-def fingerprint(path: Path, at: int) -> str:
-    """sha256 of all parameters and optimizer state of a step, read back from the disk."""
-    experiment = config.load(Experiment, path / "config.json")
-    state = abstract_state(experiment)
-    found = Run(path).restore({"params": state.params, "opt_state": state.opt_state}, step=at)
-    assert found is not None and found[0] == at
-    digest = hashlib.sha256()
-    for where, leaf in jax.tree_util.tree_leaves_with_path(found[1]):
-        leaf = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(where)} {leaf.dtype} {leaf.shape}".encode() + leaf.tobytes())
-    return digest.hexdigest()
-
-
-def abstract_state(experiment):
-    optimizer = optim.build(experiment.optim, optim.learning_rate(experiment.schedule, experiment.optim.peak, experiment.steps))
-    return jax.eval_shape(lambda: step.init(model.init(experiment.model, jax.random.key(0)), optimizer))
 
 
 def resolved(experiment):
@@ -144,159 +107,6 @@ def test_a_finished_run_says_so_and_changes_nothing(finished, tiny_experiment, c
     assert fingerprint(finished, 30) == before and len(losses_of(finished)) == 30
 
 
-# --- stopped and resumed -----------------------------------------------------------------------------------------
-
-
-CHILD = """
-import os, signal, sys
-import jax  # first, so that the command chooses no CPU flags of its own: the parent has none
-from gptjax import cli
-from gptjax.data import batches
-
-original, at = batches.batch, int(sys.argv[1])
-
-def batch(store, plan, step, *args, **kwargs):
-    if plan.seed is not None and step + 1 == at:
-        os.kill(os.getpid(), signal.SIGTERM)
-    return original(store, plan, step, *args, **kwargs)
-
-batches.batch = batch
-sys.exit(cli.main(["train", *sys.argv[2:]]))
-"""
-
-
-def start(experiment, path: Path, *, terminate_at: int = -1) -> subprocess.Popen:
-    """A process that trains, and may send itself SIGTERM while it reads the batch of a step."""
-    path.mkdir(parents=True, exist_ok=True)
-    given = path.parent / f"{path.name}.json"
-    config.save(given, experiment)
-    told = [sys.executable, "-c", CHILD, str(terminate_at), str(given), "--dir", str(path)]
-    return subprocess.Popen(told, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"})
-
-
-@pytest.fixture(scope="module")
-def hard(tiny_experiment, text_folder):
-    """An experiment with dropout and several documents in a row: all that a resumed run could get wrong."""
-    return dataclasses.replace(
-        tiny_experiment,
-        model=dataclasses.replace(tiny_experiment.model, residual_dropout=0.1, attention_dropout=0.1, embedding_dropout=0.1),
-        data=dataclasses.replace(tiny_experiment.data, source=Text(str(text_folder))),
-        log_every=1,
-    )
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(hard, tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("runs") / "uninterrupted"
-    train(hard, path)
-    return path
-
-
-def assert_same_run(found: Path, wanted: Path, steps: int) -> None:
-    assert losses_of(found) == losses_of(wanted) and len(losses_of(found)) == steps
-    assert fingerprint(found, steps) == fingerprint(wanted, steps)
-
-
-def test_a_terminated_run_saves_its_step_and_ends_bitwise_as_if_it_had_not_stopped(hard, uninterrupted, tmp_path):
-    path = tmp_path / "run"
-    process = start(hard, path, terminate_at=13)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert "stopped at step 13 and saved it" in out and "finishing this step and saving" in err
-    assert Run(path).steps()[-1] == 13 and len(losses_of(path)) == 13
-    train(hard, path)
-    assert_same_run(path, uninterrupted, 30)
-
-
-def kill_at_random(experiment, path: Path, chance: random.Random, seconds: float) -> int:
-    """Starts a run and kills it a random time after its first step; gives the exit status."""
-    process = start(experiment, path)
-    for line in process.stdout:
-        if line.strip().startswith(("step 1/", "1/", "step 1 ")) or "training" in line or "resuming" in line:
-            break
-    time.sleep(chance.uniform(0, seconds))
-    process.kill()
-    process.communicate(timeout=60)
-    return process.returncode
-
-
-@pytest.mark.parametrize("seed", [1, 2])
-def test_a_killed_run_ends_bitwise_as_if_it_had_not_been_killed(seed, hard, uninterrupted, tmp_path):
-    path = tmp_path / "run"
-    assert kill_at_random(hard, path, random.Random(seed), seconds=3.0) in (-signal.SIGKILL, 0)
-    train(hard, path)
-    assert_same_run(path, uninterrupted, 30)
-
-
-@pytest.mark.fault
-@pytest.mark.timeout(1800)
-def test_a_run_killed_ten_times_ends_bitwise_as_if_it_had_not_been_killed(hard, tmp_path):
-    long = dataclasses.replace(hard, steps=200)
-    train(long, tmp_path / "whole")
-    chance, killed, finished = random.Random(0), 0, 0
-    while killed < 10:
-        if kill_at_random(long, tmp_path / f"run {finished}", chance, seconds=1.0) == -signal.SIGKILL:
-            killed += 1
-        else:  # it was faster than the signal
-            assert_same_run(tmp_path / f"run {finished}", tmp_path / "whole", 200)
-            finished += 1
-    train(long, tmp_path / f"run {finished}")
-    assert_same_run(tmp_path / f"run {finished}", tmp_path / "whole", 200)
-
-
-def test_a_second_interrupt_ends_at_once(hard, tmp_path):
-    path = tmp_path / "run"
-    process = start(dataclasses.replace(hard, steps=100_000, evaluation=dataclasses.replace(hard.evaluation, every=100_000)), path)
-    for line in process.stdout:
-        if "training" in line:
-            break
-    process.send_signal(signal.SIGSTOP)  # so that both are waiting when it goes on
-    process.send_signal(signal.SIGINT)
-    process.send_signal(signal.SIGTERM)
-    process.send_signal(signal.SIGCONT)
-    begun = time.monotonic()
-    process.communicate(timeout=60)
-    assert process.returncode in (128 + signal.SIGINT, 128 + signal.SIGTERM)
-    assert time.monotonic() - begun < 2
-
-
-def test_more_steps_go_on_with_a_note(finished, tiny_experiment, tmp_path, capsys):
-    path = tmp_path / "run"
-    train(dataclasses.replace(tiny_experiment, steps=10), path)
-    capsys.readouterr()
-    train(dataclasses.replace(tiny_experiment, steps=14), path)
-    said = capsys.readouterr().out
-    assert "steps 10 → 14" in said and "resuming at step 10 of 14" in said and "cosine schedule now stretches over 14 steps" in said
-    assert len(losses_of(path)) == 14 and Run(path).steps()[-1] == 14
-
-
-@pytest.mark.parametrize(
-    ("field", "other"),
-    [
-        ("optim.peak", lambda e: dataclasses.replace(e, optim=AdamW(peak=5e-3))),
-        ("model.width", lambda e: dataclasses.replace(e, model=dataclasses.replace(e.model, width=64))),
-        ("seed", lambda e: dataclasses.replace(e, seed=7)),
-        ("optim", lambda e: dataclasses.replace(e, optim=Lion())),
-    ],
-)
-def test_another_experiment_in_the_same_directory_is_refused_by_field(field, other, finished, tiny_experiment):
-    before = (finished / "config.json").read_bytes()
-    with pytest.raises(ConfigError, match=f"holds another run: {field}") as error:
-        train(other(tiny_experiment), finished)
-    assert "\n" not in str(error.value) and "--allow-changes" in str(error.value)
-    assert (finished / "config.json").read_bytes() == before
-
-
-def test_changed_text_is_refused(tiny_experiment, tmp_path):
-    text = tmp_path / "text.txt"
-    text.write_text(Path(tiny_experiment.data.source.path).read_text())
-    experiment = dataclasses.replace(tiny_experiment, steps=2, data=dataclasses.replace(tiny_experiment.data, source=Text(str(text))))
-    train(experiment, tmp_path / "run")
-    text.write_text(text.read_text().replace("moon", "noon"))
-    with pytest.raises(ConfigError, match=r"data \(its content\)"):
-        train(dataclasses.replace(experiment, steps=4), tmp_path / "run")
-
-
 # --- bad batches -------------------------------------------------------------------------------------------------
 
 
@@ -348,59 +158,6 @@ def test_a_bad_batch_changes_nothing_and_the_next_is_taken(value, micro_batches,
         assert int(state.step) == i + 1
         assert np.isfinite(found["loss"]) or i == bad
     assert all(np.isfinite(leaf).all() and np.abs(leaf).max() < 1e6 for leaf in map(np.asarray, jax.tree.leaves((state.params, state.opt_state))))
-
-
-def nan_from(first: int, original=batches.batch):
-    def batch(store, plan, number, *args, **kwargs):
-        found = original(store, plan, number, *args, **kwargs)
-        return found._replace(weights=found.weights * np.float32(math.nan if plan.seed is not None and number >= first else 1))
-
-    return batch
-
-
-def test_five_bad_steps_in_a_row_end_a_run_and_leave_its_last_checkpoint(tiny_experiment, tmp_path, monkeypatch):
-    monkeypatch.setattr(batches, "batch", nan_from(10))
-    with pytest.raises(FloatingPointError, match=r"5 steps in a row up to step 15 had no finite loss.*The last whole checkpoint is step \d+;.*--optim.peak"):
-        train(tiny_experiment, tmp_path / "run")
-    lines = lines_of_nulls(tmp_path / "run")
-    assert [line["step"] for line in lines if line.get("skipped")] == [11, 12, 13, 14, 15]
-    assert Run(tmp_path / "run").steps()[-1] >= 10
-    trained = gptjax.load(tmp_path / "run")
-    assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(trained.params))
-
-
-def lines_of_nulls(path: Path) -> list[dict]:
-    return [line for line in metrics.read(path) if "gradient_norm" in line]
-
-
-def test_an_objective_that_is_never_finite_ends_the_run(tiny_experiment, tmp_path, monkeypatch):
-    def broken(config):
-        plain = cross_entropy(config)
-
-        def objective(params, batch, key):
-            total, weight, more = plain(params, batch, key)
-            return total * jnp.nan, weight, more
-
-        return objective
-
-    monkeypatch.setattr(program, "cross_entropy", broken)
-    late = dataclasses.replace(tiny_experiment, checkpoints=dataclasses.replace(tiny_experiment.checkpoints, every=10))
-    with pytest.raises(FloatingPointError, match=r"5 steps in a row up to step 5 .* The last whole checkpoint is none"):
-        train(late, tmp_path / "run")
-
-
-def test_one_bad_batch_is_said_counted_and_survived(tiny_experiment, tmp_path, monkeypatch, capsys):
-    original = batches.batch
-
-    def batch(store, plan, number, *args, **kwargs):
-        found = original(store, plan, number, *args, **kwargs)
-        return found._replace(weights=found.weights * np.float32(math.nan)) if plan.seed is not None and number == 3 else found
-
-    monkeypatch.setattr(batches, "batch", batch)
-    train(dataclasses.replace(tiny_experiment, steps=10), tmp_path / "run")
-    assert "step 4 skipped" in capsys.readouterr().out
-    assert [line["step"] for line in lines_of_nulls(tmp_path / "run") if line.get("skipped")] == [4]
-    assert json.loads((tmp_path / "run" / "report.json").read_text())["skipped_steps"] == 1
 
 
 @pytest.fixture

@@ -57,6 +57,11 @@ class Prepared(NamedTuple):
     train: store.Store
     validation: store.Store | None
     fingerprint: str
+    """sha256 of all that made it, this version included."""
+    content: str = ""
+    """sha256 of the text and of what decides its ids, in any version: the identity of a run's data."""
+    passed_over: tuple[str, ...] = ()
+    """Bad records that were left out, and why; by source and place."""
 
 
 def cache_folder(config: DataConfig) -> Path:
@@ -75,8 +80,10 @@ def prepare(config: DataConfig, say: Callable[[str], None] = lambda line: None) 
     if bad := found.passed_over:
         say(f"passed over {len(bad)} bad record{'s' * (len(bad) > 1)}, which --data.source.max-bad-records allows; the first: {bad[0]}")
     settings = {k: v for k, v in to_dict(config).items() if k in ("tokenizer", "validation", "split")}
-    made_of = json.dumps([found.fingerprint, settings, store.FORMAT, gptjax.__version__], sort_keys=True)
-    fingerprint = hashlib.sha256(made_of.encode()).hexdigest()
+    content, fingerprint = (
+        hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+        for made_of in ([found.fingerprint, settings], [found.fingerprint, settings, store.FORMAT, gptjax.__version__])
+    )
     folder = cache_folder(config) / fingerprint[:32]
     if not store.is_sealed(folder / "train"):
         draft = folder.with_name(f".making-{folder.name}-{os.getpid()}")
@@ -94,7 +101,7 @@ def prepare(config: DataConfig, say: Callable[[str], None] = lambda line: None) 
     for opened in filter(None, (train, held_out)):
         fits = (opened.header.vocab_size, opened.header.fingerprint) == (tokenizer.vocab_size, fingerprint)
         require(fits, f"the token store {opened.path} is of another text or tokenizer; delete the folder {folder}, it is made again.")
-    return Prepared(tokenizer, train, held_out, fingerprint)
+    return Prepared(tokenizer, train, held_out, fingerprint, content, found.passed_over)
 
 
 def _make(config: DataConfig, source: Survey, folder: Path, fingerprint: str, say: Callable[[str], None]) -> None:
@@ -123,7 +130,7 @@ def _make(config: DataConfig, source: Survey, folder: Path, fingerprint: str, sa
     for document in sources.digested(sources.read(config.source), digest):
         for name, text in _split(config, by_document, document.text).items():
             if text and name in halves:
-                halves[name].add(text)
+                halves[name].add(document.name, text)
     require(digest.hexdigest() == source.fingerprint, "the text (data.source) changed while it was read; start again when nothing writes to it.")
     for name, half in halves.items():
         made = half.close(fingerprint)
@@ -154,10 +161,12 @@ class _Half:
     def __init__(self, path: Path, tokenizer: Tokenizer, *, compare: bool):
         self.tokenizer, self.writer = tokenizer, store.Writer(path, tokenizer.vocab_size)
         self.packed = _Packers() if compare else None
+        self.names: list[str] = []
         self.texts: list[str] = []
         self.num_bytes = self.waiting = 0
 
-    def add(self, text: str) -> None:
+    def add(self, name: str, text: str) -> None:
+        self.names.append(name)
         self.texts.append(text)
         self.waiting += len(text)
         if self.waiting >= self.ENOUGH:
@@ -169,9 +178,22 @@ class _Half:
             self.num_bytes += len(content)
             if self.packed:
                 self.packed.add(content)
-        for ids in self.tokenizer.encode_all(self.texts):
-            self.writer.add(tasks.language_model(ids, self.tokenizer).ids)
-        self.texts, self.waiting = [], 0
+        try:
+            for ids in self.tokenizer.encode_all(self.texts):
+                self.writer.add(tasks.language_model(ids, self.tokenizer).ids)
+        except Exception as error:
+            error.add_note(f"It happened in {self._culprit()}.")
+            raise
+        self.names, self.texts, self.waiting = [], [], 0
+
+    def _culprit(self) -> str:
+        """The first document that can't be tokenised alone."""
+        for name, text in zip(self.names, self.texts, strict=True):
+            try:
+                list(self.tokenizer.encode_all([text]))
+            except Exception:
+                return name
+        return f"one of {self.names[0]} to {self.names[-1]}"
 
     def close(self, fingerprint: str) -> store.Header:
         self.tokenise()

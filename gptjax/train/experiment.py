@@ -75,14 +75,22 @@ class Experiment:
     """Of initial weights, order of the data and dropout."""
     skip_norm: float = 1e4
     """A step whose gradient norm is above this is skipped and counted."""
+    spike_score: float = 8.0
+    """A step whose loss or gradient norm lies this many robust deviations above the last 64 is a spike, and counted."""
+    skip_spikes: bool = False
+    """Skip spikes too."""
     log_every: int = 10
     """Steps between progress lines."""
+    watchdog: float | None = 600.0
+    """Seconds without any progress after which the stacks of all threads are written to log.txt; after twice that the run ends. None waits for ever."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "log_every"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it needs at least 1 (--{name.replace('_', '-')}).")
         require(0 <= self.seed < 2**31, f"seed is {self.seed}; it needs a number in [0, 2^31).")
-        require(self.skip_norm > 0, f"skip_norm is {self.skip_norm}; it needs a positive number.")
+        for name in ("skip_norm", "spike_score"):
+            require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; it needs a positive number (--{name.replace('_', '-')}).")
+        require(self.watchdog is None or self.watchdog > 0, f"watchdog is {self.watchdog}; it needs seconds above 0, or none (--watchdog 600).")
         require(
             self.micro_batch is None or (self.micro_batch >= 1 and self.batch % self.micro_batch == 0),
             f"micro_batch is {self.micro_batch}, which does not divide the batch of {self.batch}; use a divisor (--micro-batch {self.batch}).",
@@ -99,5 +107,5 @@ class Experiment:
         return self.batch * self.model.context
 
 
-FREE = ("steps", "evaluation.", "checkpoints.", "log_every", "data.cache", "mesh.", "model.layers", "model.remat")
+FREE = ("steps", "evaluation.", "checkpoints.", "log_every", "watchdog", "data.cache", "mesh.", "model.layers", "model.remat")
 """What a resumed run may change: length, observation, and how the same numbers are computed."""

@@ -6,56 +6,29 @@ Read `train` first: it is the whole story of a run. The functions below it stand
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
 import math
-import os
-import platform
-import shlex
-import signal
-import sys
 import time
-from collections.abc import Callable, Iterator
-from importlib import metadata
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
-import gptjax
-from gptjax import config, generate
+from gptjax import faults, generate
 from gptjax.arrays import Params
 from gptjax.checkpoint import Run
-from gptjax.config import require
-from gptjax.data import tokenizer as tokenizers
-from gptjax.data.prepare import Prepared, prepare
-from gptjax.model import flops_per_token
-from gptjax.model.attention import choose
-from gptjax.model.transformer import scanned
-from gptjax.train import forecast, optim, program, report
-from gptjax.train.experiment import FREE, Experiment
-from gptjax.train.metrics import Log, Smoothed, Throughput, duration, human, memory, progress_line, read, smooth
+from gptjax.data.prepare import prepare
+from gptjax.train import forecast, identity, optim, program, report
+from gptjax.train.experiment import Experiment
+from gptjax.train.facts import Setting, banner, facts, utilisation
+from gptjax.train.goodput import Clock
+from gptjax.train.guard import interruptible, watchdog
+from gptjax.train.metrics import Log, Smoothed, Throughput, progress_line, read, smooth
 from gptjax.train.step import TrainState
 
 STOP_AFTER = 5
 """Skipped steps in a row after which a run ends."""
-
-
-class Setting(NamedTuple):
-    """What every part of a run needs to know."""
-
-    experiment: Experiment
-    path: Path
-    data: Prepared
-    program: program.Program
-    run: Run
-    log: Log
-    interrupted: Callable[[], bool]
-    seconds: dict[str, float]
-    """Wall time by what it was spent on; what is in none of them was training."""
-    begun: float
-    """`time.monotonic()` at the start."""
 
 
 def train(
@@ -75,147 +48,104 @@ def train(
 
     Raises:
       ConfigError: something the user chose does not fit.
-      FloatingPointError: five steps in a row had no finite loss and gradient.
+      FloatingPointError: five steps in a row were skipped.
     """
-    begun = begun or time.monotonic()
-    seconds = {"start": time.monotonic() - begun}
+    planned, clock = faults.planned(), Clock(begun or time.monotonic())
     run = Run(path, keep_newest=experiment.checkpoints.keep_newest, keep_best=experiment.checkpoints.keep_best)
-    with run.lock(), forecast.explained(experiment), _interruptible() as interrupted:
+    with run.lock(), clock, forecast.explained(experiment), watchdog(clock, experiment.watchdog, path / "log.txt"):
         forecast.require_possible(experiment)
-        with _timed(seconds, "data"):
+        with clock.during("data", "preparing the data"):
             data = prepare(experiment.data, say=print)
-        experiment = resolve(experiment, data)
-        changes = _settle(experiment, path, data, resuming=bool(run.steps()), allow=allow_changes)
-        built = program.build(experiment, data)
-        seconds["compile"] = built.compile_seconds
+        experiment = identity.resolve(experiment, data)
+        experiment, changes = identity.settle(experiment, path, data, resuming=bool(run.steps()), allow=allow_changes)
+        clock.keep(path, max(run.steps(), default=0))
+        with clock.during("compile", "compiling"):
+            built = program.build(experiment, data, planned)
         forecast.require_fits(experiment, built)
         if rollback_to is not None:
             changes += (f"rolled back to step {rollback_to}; set aside: {', '.join(map(str, run.rollback(rollback_to))) or 'nothing'}",)
-        with _timed(seconds, "initialise"):
-            state = start(run, built, cast)
-        resumed = int(state.step) if run.steps() else None
-        with Log(path, resume_step=resumed) as log:
-            setting = Setting(experiment, path, data, built, run, log, interrupted, seconds, begun)
-            log.say(_banner(setting, state, (*notes, *changes)))
-            return _finish(setting, *_loop(setting, state))
+        state, resumed = start(run, built, cast)
+        clock.resumed(resumed or 0)
+        with Log(path, resume_step=resumed) as log, interruptible() as interrupted:
+            setting = Setting(experiment, path, data, built, run, log, clock, interrupted)
+            log.say(banner(setting, state, (*notes, *changes, *(f"GPTJAX_FAULT: {f.kind} at step {f.step}" for f in planned))))
+            return _finish(setting, _loop(setting, state))
 
 
-# --- before the first step ---------------------------------------------------------------------------------------
-
-
-def resolve(experiment: Experiment, data: Prepared) -> Experiment:
-    """Fills in what only the data knows: the size of the vocabulary.
-
-    Raises:
-      ConfigError: the config's vocabulary is smaller than the tokenizer's.
-    """
-    size = data.tokenizer.vocab_size
-    wanted = experiment.model.vocab_size or size
-    require(wanted >= size, f"model.vocab_size is {wanted}, the tokenizer has {size} tokens; use at least {size} (--model.vocab-size {size}).")
-    return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, vocab_size=wanted))
-
-
-def _settle(experiment: Experiment, path: Path, data: Prepared, *, resuming: bool, allow: bool) -> tuple[str, ...]:
-    """Makes sure that the directory holds this very run, writes down what it is, and gives notes about harmless changes."""
-    identity = {"data": data.fingerprint, "tokenizer": tokenizers.fingerprint(data.tokenizer)}
-    notes: list[str] = []
-    if resuming:
-        old = config.load(Experiment, path / "config.json")
-        changed = config.differences(old, experiment)
-        bound = {k: v for k, v in changed.items() if not k.startswith(FREE)}
-        recorded = json.loads((path / "identity.json").read_text())
-        bound |= {f"{k} (its content)": (recorded[k][:12], identity[k][:12]) for k in identity if recorded[k] != identity[k]}
-        said = "; ".join(f"{k} was {a!r}, now {b!r}" for k, (a, b) in list(bound.items())[:5])
-        require(allow or not bound, f"{path} holds another run: {said}. Use another --dir, or --allow-changes to go on with the new values.")
-        notes += [f"changed since the last start: {k} {a!r} → {b!r}" for k, (a, b) in changed.items()]
-        if "steps" in changed and experiment.schedule.kind not in ("constant", "rsqrt"):
-            notes.append(f"the {experiment.schedule.kind} schedule now stretches over {experiment.steps} steps: learning rates from here on are those of the new length")
-    config.save(path / "config.json", experiment)
-    tokenizers.save(path / "tokenizer", data.tokenizer)
-    (path / "identity.json").write_text(json.dumps(identity | {"versions": versions()}, indent=2) + "\n")
-    return tuple(notes)
-
-
-def start(run: Run, built: program.Program, cast: bool = False) -> TrainState:
-    """The newest whole checkpoint, its arrays rounded to the experiment's types with `cast`, or the initial state."""
-    abstract = {"params": built.state.params, "opt_state": built.state.opt_state}
-    restored = run.restore(abstract, cast=cast)
+def start(run: Run, built: program.Program, cast: bool = False) -> tuple[TrainState, int | None]:
+    """The newest whole checkpoint and its step, or the initial state and none."""
+    restored = run.restore({"params": built.state.params, "opt_state": built.state.opt_state}, cast=cast)
     if restored is None:
-        return jax.block_until_ready(built.init())
+        return jax.block_until_ready(built.init()), None
     step, trees = restored
     number = jax.device_put(np.int32(step), built.state.step.sharding)
-    return TrainState(number, trees["params"], trees["opt_state"])
-
-
-def _banner(setting: Setting, state: TrainState, notes: tuple[str, ...]) -> str:
-    experiment, built = setting.experiment, setting.program
-    implementation, reason = choose(experiment.model, experiment.model.context)
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    devices = jax.devices()
-    train, held_out = setting.data.train.header, setting.data.validation
-    lines = [
-        f"gptjax {gptjax.__version__} · {setting.path}",
-        f"devices     {len(devices)} × {devices[0].device_kind} ({devices[0].platform}), jax {jax.__version__}, Python {platform.python_version()}",
-        f"model       {human(parameters)} parameters, {experiment.model.compute} compute, layers {'scanned' if scanned(experiment.model) else 'unrolled'}",
-        f"attention   {implementation}: {reason}",
-        f"data        {human(train.num_tokens)} tokens to train, {human(held_out.header.num_tokens) if held_out else 'none'} held out; "
-        f"{experiment.data.tokenizer.__class__.__name__} of {setting.data.tokenizer.vocab_size}, {train.num_bytes / max(1, train.num_tokens):.2f} bytes a token",
-        f"step        {human(experiment.tokens_per_step)} tokens, {human(flops_per_token(experiment.model, experiment.model.context) * experiment.tokens_per_step)}FLOP; "
-        f"state {program.state_bytes(built.state) / 2**20:.0f} MiB, temporary {built.temporary_bytes / 2**20:.0f} MiB",
-        f"start       {', '.join(f'{what} {duration(s)}' for what, s in setting.seconds.items())}",
-        *(f"note        {note}" for note in notes),
-    ]
-    at = int(state.step)
-    if at >= experiment.steps:
-        lines.append(f"finished already at step {at}; --steps {2 * at} goes on from there")
-        return "\n".join(lines)
-    lines.append(f"resuming at step {at} of {experiment.steps}" if at else f"training {experiment.steps} steps; interrupt when you like, the same command goes on")
-    return "\n".join(lines)
+    return TrainState(number, trees["params"], trees["opt_state"]), step
 
 
 # --- the loop ----------------------------------------------------------------------------------------------------
 
 
-def _loop(setting: Setting, state: TrainState) -> tuple[TrainState, int]:
-    """Steps until the end or an interruption; gives the last state and the number of skipped steps.
+def _loop(setting: Setting, state: TrainState) -> TrainState:
+    """Steps until the end or an interruption, and gives the last state.
 
     Metrics of a step are fetched while the next one runs, so that the device never waits for the host.
     """
     experiment, built = setting.experiment, setting.program
-    watch = _Watch(setting, int(state.step))
+    watch = _Watch(setting, state)
     every = experiment.checkpoints.every or experiment.evaluation.every
     pending: tuple[int, Any] | None = None
+    watch.make_up(state)
     for done in range(int(state.step) + 1, experiment.steps + 1):
-        state, metrics = built.step(state, built.batch(done - 1))
+        try:
+            batch = watch.read(done, pending)
+        except Exception as error:
+            watch.give_up(state, pending)
+            error.add_note(f"It happened while the batch of step {done} was read; all steps before are saved.")
+            raise
+        state, metrics = built.step(state, batch)
         if pending:
             watch.see(*pending)
-        pending, end, stopped = (done, metrics), done == experiment.steps, setting.interrupted()
-        evaluating, saving = end or done % experiment.evaluation.every == 0, end or stopped or done % every == 0
+        pending, end = (done, metrics), done == experiment.steps
+        evaluating = end or done % experiment.evaluation.every == 0
+        figures = watch.evaluate(state, done) if evaluating else {}
+        stopped = setting.interrupted()
+        saving = end or stopped or done % every == 0
         if evaluating or saving:
-            figures = watch.evaluate(state, done, None if end else experiment.evaluation.rows) if evaluating else {}
             watch.see(*pending, figures)  # before the save: a resumed run does not repeat this step
             pending = None
             if saving:
                 watch.save(state, figures)
         if stopped:
             break
-    return state, watch.skipped
+    return state
 
 
 class _Watch:
     """Looks at the run as it goes: progress, skipped steps, evaluations, checkpoints."""
 
-    def __init__(self, setting: Setting, step: int):
-        self.setting, self.skipped, self.in_a_row = setting, 0, 0
-        self.smoothed, self.speed = Smoothed(), Throughput()
-        self.saved: int | None = step or None
+    def __init__(self, setting: Setting, state: TrainState):
+        self.setting, self.saved = setting, int(state.step) or None
+        self.lines = read(setting.path) if self.saved else []
+        steps = [line for line in self.lines if "gradient_norm" in line]
+        self.in_a_row = next((n for n, line in enumerate(reversed(steps)) if not line.get("skipped")), len(steps))
+        self.smoothed, self.speed, self.spiked = Smoothed(), Throughput(), False
+        self.known: set[str] = set()  # what was done before, and so is compiled
+
+    def read(self, done: int, pending: tuple[int, Any] | None) -> Any:
+        """The batch of a step."""
+        clock = self.setting.clock
+        clock.turn("data", f"reading the batch of step {done}")
+        batch = self.setting.program.batch(done - 1)
+        busy = pending is not None and not pending[1]["loss"].is_ready()  # then nobody waited for the batch
+        clock.turn("useful", f"beginning step {done}", was="useful" if busy else None)
+        return batch
 
     def see(self, done: int, metrics: dict[str, Any], figures: dict[str, float] | None = None) -> None:
         """Takes in one step's metrics, with what an evaluation after it found; stops a run that only skips."""
-        experiment, log = self.setting.experiment, self.setting.log
+        experiment, log, clock = self.setting.experiment, self.setting.log, self.setting.clock
+        clock.turn("useful", f"waiting for step {done}")
         values = {k: float(v) for k, v in jax.device_get(metrics).items()}
         skipped = bool(values.pop("skipped"))
-        self.skipped += skipped
         self.in_a_row = self.in_a_row + 1 if skipped else 0
         self.smoothed = smooth(self.smoothed, values["loss"], 0.98)
         self.speed = self.speed.at(time.monotonic(), done, done * experiment.tokens_per_step)
@@ -223,13 +153,23 @@ class _Watch:
         tokens = done * experiment.tokens_per_step
         extra = ({"tokens_per_second": rate} if rate else {}) | ({"skipped": 1} if skipped else {}) | (figures or {})
         log.record(done, {"tokens": tokens, **values, **extra})
-        if skipped:
-            log.say(f"step {done} skipped: loss {values['loss']:.3g}, gradient norm {values['gradient_norm']:.3g}; parameters unchanged")
-            _require_progress(self.in_a_row, done, self.setting)
+        clock.reached(done)
+        self._say_unusual(done, values, skipped)
+        _require_progress(self.in_a_row, done, self.setting)
         if done % experiment.log_every == 0 or done == experiment.steps:
             log.progress(self.line(done, values))
 
+    def _say_unusual(self, done: int, values: dict[str, float], skipped: bool) -> None:
+        spike = values["spike"] >= self.setting.experiment.spike_score
+        said = f"loss {values['loss']:.3g}, gradient norm {values['gradient_norm']:.3g}" + (f", {values['spike']:.3g} deviations above the steps before" if spike else "")
+        if skipped:
+            self.setting.log.say(f"step {done} (batch {done - 1}) skipped: {said}; parameters unchanged")
+        elif spike and not self.spiked:  # of several in a row the first
+            self.setting.log.say(f"step {done} (batch {done - 1}) is a spike: {said}; taken (--skip-spikes True skips such steps)")
+        self.spiked = spike
+
     def line(self, done: int, values: dict[str, float]) -> str:
+        """How training stands."""
         experiment, rate = self.setting.experiment, self.speed.tokens_per_second
         left = (experiment.steps - done) // experiment.evaluation.every
         return progress_line(
@@ -238,41 +178,61 @@ class _Watch:
             eta=self.speed.eta(experiment.steps - done, evaluation=left, checkpoint=left),
         )  # fmt: skip
 
-    def evaluate(self, state: TrainState, done: int, rows: int | None) -> dict[str, float]:
-        """Held-out loss and a sample, both printed."""
+    def evaluate(self, state: TrainState, done: int) -> dict[str, float]:
+        """Held-out loss and a sample, both printed; nothing if the run is interrupted meanwhile."""
         setting, params = self.setting, weights(state)
-        with self._pause("evaluation"):
+        rows = None if done == setting.experiment.steps else setting.experiment.evaluation.rows
+        with self._pause("evaluation", f"evaluating step {done}"):
             figures = held_out(setting, params, rows)
             if figures:
                 loss, bits = figures["validation_loss"], figures["validation_bits_per_byte"]
                 setting.log.progress(f"step {done}: validation loss {loss:.4f}, {bits:.3f} bits per byte", keep=True)
-            sample(setting, params, done)
+            if not setting.interrupted():
+                sample(setting, params, done)
         return figures
+
+    def make_up(self, state: TrainState) -> None:
+        """Evaluates the step that was restored, where an interruption left that out."""
+        done, experiment = int(state.step), self.setting.experiment
+        due = self.saved and (done % experiment.evaluation.every == 0 or done == experiment.steps) and self.setting.data.validation is not None
+        if due and not any(line["step"] == done and "validation_loss" in line for line in self.lines) and (figures := self.evaluate(state, done)):
+            self.setting.log.record(done, figures)
 
     def save(self, state: TrainState, figures: dict[str, float]) -> None:
         """Begins to save the state; writing goes on beside the next steps."""
         done = int(state.step)
         if done == self.saved:
             return
-        with self._pause("checkpoint"):
+        with self._pause("checkpoint", f"saving step {done}"):
+            self.setting.clock.saving()
             self.setting.log.flush()
             self.setting.run.save(done, trees(state), figures)
         self.saved = done
 
+    def give_up(self, state: TrainState, pending: tuple[int, Any] | None) -> None:
+        """Keeps what was reached when the run can't go on."""
+        with contextlib.suppress(OSError):
+            if pending:
+                self.see(*pending)
+            self.save(state, {})
+
     @contextlib.contextmanager
-    def _pause(self, what: str) -> Iterator[None]:
+    def _pause(self, what: str, doing: str) -> Iterator[None]:
         begun = time.monotonic()
-        with _timed(self.setting.seconds, what):
+        with self.setting.clock.during(what, doing, watched=what in self.known):
             yield
+        self.known.add(what)
         self.speed = self.speed.pause(what, time.monotonic() - begun)
 
 
 def _require_progress(in_a_row: int, done: int, setting: Setting) -> None:
     if in_a_row >= STOP_AFTER:
-        kept = setting.run.wait()
+        kept, experiment = setting.run.wait(), setting.experiment
+        spikes = f", or were {experiment.spike_score:g} deviations above those before (--skip-spikes)" if experiment.skip_spikes else ""
         raise FloatingPointError(
-            f"{in_a_row} steps in a row up to step {done} had no finite loss and gradient below {setting.experiment.skip_norm:g}; stopped. "
-            f"The last whole checkpoint is {'step ' + str(kept) if kept is not None else 'none'}; try a lower --optim.peak or a higher --skip-norm."
+            f"{in_a_row} steps in a row up to step {done} had no finite loss and gradient below {experiment.skip_norm:g}{spikes}; stopped. "
+            f"The last whole checkpoint is {'step ' + str(kept) if kept is not None else 'none'}; "
+            "go further back with --rollback-to STEP, or try a lower --optim.peak or a higher --skip-norm."
         )
 
 
@@ -289,11 +249,19 @@ def weights(state: TrainState) -> Params:
 
 
 def held_out(setting: Setting, params: Params, rows: int | None) -> dict[str, float]:
-    """Validation loss in nats per token, and in bits per byte of the text behind the tokens."""
+    """Validation loss in nats per token, and in bits per byte of the text behind the tokens; nothing if the run is interrupted meanwhile."""
     store = setting.data.validation
     if store is None:
         return {}
-    loss = program.evaluate(setting.program, setting.experiment, store, params, rows)
+
+    def stop() -> bool:
+        setting.clock.beat()
+        return setting.interrupted()
+
+    loss = program.evaluate(setting.program, setting.experiment, store, params, rows, stop)
+    if loss is None:
+        setting.log.say("this evaluation is left out; the same command makes up for it")
+        return {}
     predicted = store.header.num_tokens - store.header.num_examples
     return {"validation_loss": loss, "validation_bits_per_byte": loss / math.log(2) * predicted / store.header.num_bytes}
 
@@ -307,102 +275,25 @@ def sample(setting: Setting, params: Params, done: int) -> None:
     setting.log.say("\n".join(f"  │ {line}" for line in (prompt + text).splitlines()))
 
 
-def utilisation(experiment: Experiment, tokens_per_second: float | None) -> float | None:
-    """Model FLOPs utilisation of the devices, none where their peak is not known."""
-    peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
-    if peak is None or tokens_per_second is None:
-        return None
-    return flops_per_token(experiment.model, experiment.model.context) * tokens_per_second / (peak * jax.device_count())
-
-
-PEAK_FLOPS = {
-    "TPU v4": 275e12, "TPU v5 lite": 197e12, "TPU v5e": 197e12, "TPU v5": 459e12, "TPU v5p": 459e12, "TPU v6 lite": 918e12, "TPU v6e": 918e12,
-    "NVIDIA A100-SXM4-40GB": 312e12, "NVIDIA A100-SXM4-80GB": 312e12, "NVIDIA H100 80GB HBM3": 989e12, "NVIDIA B200": 2250e12,
-}  # fmt: skip
-"""Dense bfloat16 FLOP/s of one device by its kind, from the makers' data sheets."""
-
-
 # --- after the last step -----------------------------------------------------------------------------------------
 
 
-def _finish(setting: Setting, state: TrainState, skipped: int) -> Path:
+def _finish(setting: Setting, state: TrainState) -> Path:
     """Makes sure that the checkpoint is on disk, writes the report, says what to type next."""
-    log, done, path = setting.log, int(state.step), setting.path
-    with _timed(setting.seconds, "checkpoint"):
+    log, done, path, clock = setting.log, int(state.step), setting.path, setting.clock
+    with clock.during("checkpoint", f"saving step {done}", watched=True):
         on_disk = setting.run.wait()
     if on_disk != done:
         raise OSError(f"the checkpoint of step {done} is not on disk; the newest whole one is {on_disk}.")
-    facts = _facts(setting, state, skipped)
-    page = report.write(path, facts)
+    clock.turn("evaluation", "writing the report")
+    found = facts(setting, state)
+    try:
+        page = report.write(path, found)
+    except OSError as error:  # all that matters is saved
+        log.say(f"warning: the report can't be written ({error.strerror}); the same command makes up for it")
+        page = path / "report.html"
     if done < setting.experiment.steps:
         log.say(f"stopped at step {done} and saved it; the same command goes on, or: python train.py {path}/config.json")
     else:
-        log.say("\n".join([f"done: {report.headline(facts)}", f"report: {page}", "next:", *(f"  {line}" for line in facts["next"])]))
+        log.say("\n".join([f"done: {report.headline(found)}", f"report: {page}", "next:", *(f"  {line}" for line in found["next"])]))
     return page
-
-
-def _facts(setting: Setting, state: TrainState, skipped: int) -> dict[str, Any]:
-    experiment, path = setting.experiment, setting.path
-    total = time.monotonic() - setting.begun
-    seconds = {"total": total, "training": total - sum(setting.seconds.values()), **setting.seconds}
-    evaluated = [line for line in read(path) if "validation_loss" in line]
-    final = {k: v for k, v in evaluated[-1].items() if k.startswith("validation_")} if evaluated else {}
-    packers = setting.data.validation.header.facts if setting.data.validation else {}
-    return {
-        "name": path.name,
-        "config": config.to_dict(experiment),
-        "environment": versions() | {"devices": f"{jax.device_count()} × {jax.devices()[0].device_kind}", "processor": processor(), "flags": os.environ.get("XLA_FLAGS", "")},
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
-        "tokens": int(state.step) * experiment.tokens_per_step,
-        "seconds": seconds,
-        "final": {"step": int(state.step), **final, "peak_memory_bytes": memory()},
-        "baselines": packers,
-        "skipped_steps": skipped,
-        "next": [
-            f"python sample.py {path}" + (f" --prompt {shlex.quote(experiment.evaluation.prompt)}" if experiment.evaluation.prompt.strip() else ""),
-            f"python train.py {path}/config.json --steps {2 * experiment.steps}",
-            f"tensorboard --logdir {path}",
-        ],
-    }
-
-
-def versions() -> dict[str, str]:
-    """Of Python and the packages that decide numbers."""
-    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    return {"gptjax": gptjax.__version__, "python": platform.python_version()} | {name: metadata.version(name) for name in names}
-
-
-def processor() -> str:
-    """The processor's name, as the system tells it."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return f"{line.split(':', 1)[1].strip()} ({os.cpu_count()} cores)"
-    return f"{platform.processor() or platform.machine()} ({os.cpu_count()} cores)"
-
-
-@contextlib.contextmanager
-def _timed(seconds: dict[str, float], what: str) -> Iterator[None]:
-    begun = time.monotonic()
-    yield
-    seconds[what] = seconds.get(what, 0.0) + time.monotonic() - begun
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Turns the first SIGTERM or Ctrl-C into a request to finish the step and save; the second ends the process at once."""
-    asked = []
-
-    def ask(number: int, frame: Any) -> None:
-        if asked:
-            os._exit(128 + number)
-        asked.append(number)
-        print("\nfinishing this step and saving; once more ends at once", file=sys.stderr, flush=True)
-
-    old = {s: signal.signal(s, ask) for s in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
-

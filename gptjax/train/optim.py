@@ -1,6 +1,6 @@
 """Optimizers and schedules as frozen values, and `build`, which makes one Optax chain of them.
 
-The chain: clip the gradients' norm → the optimizer → decay weights → learning rate → clip weights → average weights.
+The chain: remember loss and norm → clip the gradients' norm → the optimizer → decay weights → learning rate → clip weights → average weights.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import optax
 
 from gptjax.arrays import Array, Params
 from gptjax.config import require
+from gptjax.train import spikes
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,11 @@ class Schedule:
     """Share of the peak where `linear`, `cosine` and `wsd` end."""
     decay_share: float = 0.2
     """Share of all steps that `wsd` spends falling."""
+    steps: int | None = None
+    """Its length; none is that of the run at its first start, which stays when the run is made longer."""
 
     def __post_init__(self) -> None:
+        require(self.steps is None or self.steps >= 1, f"schedule.steps is {self.steps}; it needs at least 1, or none for the run's own length.")
         require(self.warmup >= 0, f"schedule.warmup is {self.warmup}; it needs 0 or more steps.")
         require(0 <= self.floor <= 1, f"schedule.floor is {self.floor}; it needs a share in [0, 1].")
         require(0 < self.decay_share <= 1, f"schedule.decay_share is {self.decay_share}; it needs a share in (0, 1].")
@@ -134,7 +138,12 @@ OptimConfig = AdamW | Adam | SGD | Lion | Adafactor | Muon
 
 
 def learning_rate(schedule: Schedule, peak: float, steps: int) -> optax.Schedule:
-    """Gives step → learning rate. Step s of the warm-up has (s + 1) / (warmup + 1) of the peak, so no step is lost at 0."""
+    """Gives step → learning rate. Step s of the warm-up has (s + 1) / (warmup + 1) of the peak, so no step is lost at 0.
+
+    Args:
+      steps: the schedule's length, where it has none of its own.
+    """
+    steps = schedule.steps or steps
     after = max(1, steps - schedule.warmup)
     match schedule.kind:
         case "constant":
@@ -163,7 +172,8 @@ def decayed(params: Params) -> Any:
 
 def build(config: OptimConfig, rate: optax.Schedule) -> optax.GradientTransformation:
     """Chains the transformations that the config asks for."""
-    chain = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    chain: list[Any] = [spikes.watch()]
+    chain += [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     chain += [_direction(config)]
     chain += [optax.add_decayed_weights(config.weight_decay, mask=decayed)] if config.weight_decay else []
     chain += [optax.scale_by_learning_rate(rate)]

@@ -6,6 +6,7 @@ Nothing here touches files or terminals; `loop.py` calls it, and a planner can c
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from gptjax import model, parallel
+from gptjax import faults, model, parallel
 from gptjax.config import require
 from gptjax.data import batches
 from gptjax.data.prepare import Prepared
@@ -40,8 +41,11 @@ class Program(NamedTuple):
     """Memory that one step needs besides the state."""
 
 
-def build(experiment: Experiment, data: Prepared) -> Program:
+def build(experiment: Experiment, data: Prepared, planned: tuple[faults.Fault, ...] = ()) -> Program:
     """Compiles the training step of a resolved experiment.
+
+    Args:
+      planned: faults to build in; without any the program holds nothing of them.
 
     Raises:
       ConfigError: batch, mesh and data do not fit each other.
@@ -63,7 +67,9 @@ def build(experiment: Experiment, data: Prepared) -> Program:
         seed=experiment.seed,
         micro_batches=experiment.micro_batches,
         skip_norm=experiment.skip_norm,
+        skip_score=experiment.spike_score if experiment.skip_spikes else math.inf,
         dropout=max(experiment.model.embedding_dropout, experiment.model.attention_dropout, experiment.model.residual_dropout) > 0,
+        fault=faults.in_gradients(planned),
     )
     example = batches.batch(data.train, plan, 0)
     over_rows = parallel.over_rows(mesh)
@@ -78,7 +84,7 @@ def build(experiment: Experiment, data: Prepared) -> Program:
         jax.jit(functools.partial(_initial, experiment), out_shardings=where, compiler_options=_BRIEFLY if jax.default_backend() == "cpu" else None),
         compiled,
         jax.jit(functools.partial(step.evaluate_step, objective=objective)),
-        lambda number: parallel.place(batches.batch(data.train, plan, number), mesh),
+        faults.in_batches(planned, lambda number: parallel.place(batches.batch(data.train, plan, number), mesh)),
         seconds,
         memory.temp_size_in_bytes if memory else 0,
     )
@@ -148,13 +154,20 @@ def evaluation_batches(experiment: Experiment, store: Store, mesh: Mesh) -> tupl
     return plan.batches_per_epoch, lambda number: parallel.place(batches.batch(store, plan, number), mesh)
 
 
-def evaluate(program: Program, experiment: Experiment, store: Store, params: Any, rows: int | None) -> float:
-    """Gives nats per token over the first `rows` rows of a store (none: all of them)."""
+def evaluate(
+    program: Program, experiment: Experiment, store: Store, params: Any, rows: int | None, stop: Callable[[], bool] = lambda: False
+) -> float | None:
+    """Gives nats per token over the first `rows` rows of a store (none: all of them); none if `stop`, asked after every batch, said so."""
     count, batch = evaluation_batches(experiment, store, program.mesh)
     if rows is not None:
         per_batch = len(batch(0).tokens)
         count = min(count, -(-rows // per_batch))
-    sums = [program.evaluate(params, batch(number)) for number in range(count)]
+    sums: list[Any] = []
+    for number in range(count):
+        sums.append(program.evaluate(params, batch(number)))
+        jax.block_until_ready(sums[-2:-1])  # the one before: the devices have work while the host looks up
+        if stop():
+            return None
     losses, weights = np.asarray(jax.device_get(sums), np.float64).T
     return float(losses.sum() / max(weights.sum(), 1.0))
 

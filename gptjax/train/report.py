@@ -23,7 +23,7 @@ MOST_POINTS = 1000  # a curve
 MOST_SAMPLES = 30  # steps of which samples are shown, evenly spread
 NOT_CURVES = {"step", "tokens", "sample", "loss", "validation_loss", "validation_bits_per_byte"}  # these have their own charts, or none
 FIRST = ["learning_rate", "gradient_norm", "tokens_per_second"]  # the order of the small charts; others follow
-TITLES = {"mfu": "MFU, fraction of the peak"}
+TITLES = {"mfu": "MFU, fraction of the peak", "spike": "Deviations above the steps before"}
 
 
 def write(run_dir: Path | str, facts: dict[str, Any]) -> Path:
@@ -46,7 +46,8 @@ def report(run_dir: Path | str, facts: dict[str, Any]) -> dict[str, Any]:
 
     Args:
       facts: what the training loop knows; everything is optional and what is missing is not shown. Keys: name, config, environment,
-        parameters, tokens, seconds (`total` and what it was spent on), final, baselines (bits per byte), skipped_steps, next, warnings.
+        parameters, tokens, seconds (`total` and what it was spent on), goodput, final, baselines (bits per byte), skipped_steps, spikes,
+        passed_over_records, next, warnings.
     """
     lines = metrics.read(run_dir)
     names = [n for n in dict.fromkeys(name for line in lines for name in line) if n not in {"step", "tokens", "sample"}]
@@ -299,7 +300,8 @@ def _samples(samples: list[dict[str, Any]]) -> str:
 def _figures(content: dict[str, Any]) -> list[tuple[str, Any]]:
     rows = [(_words(k), v) for k, v in _flat(content.get("final", {}))]
     rows += [(f"bits per byte of {name}", value) for name, value in content.get("baselines", {}).items()]
-    rows += [(_words(k), content[k]) for k in ("parameters", "tokens", "skipped_steps") if k in content]
+    rows += [(_words(k), content[k]) for k in ("parameters", "tokens", "skipped_steps", "spikes", "passed_over_records") if k in content]
+    rows += [(_words(k), v) for k, v in _flat(content.get("goodput", {}))]
     speeds = sorted(v for v in content["curves"].get("tokens_per_second", {}).get("value", []) if v is not None)
     return rows + ([("tokens per second, median", speeds[len(speeds) // 2])] if speeds else [])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ import optax
 
 from gptjax.arrays import Array, Int, Params
 from gptjax.objectives import Objective
+from gptjax.train import spikes
 
 
 class TrainState(NamedTuple):
@@ -35,26 +37,32 @@ def train_step(
     seed: int,
     micro_batches: int = 1,
     skip_norm: float = jnp.inf,
+    skip_score: float = jnp.inf,
     dropout: bool = True,
+    fault: Callable[[Array, Params], Params] | None = None,
 ) -> tuple[TrainState, dict[str, Array]]:
     """Reads one batch and improves the parameters once.
 
-    A step whose loss or gradient norm is not finite, or whose norm is above `skip_norm`, changes neither parameters nor
-    optimizer state; it is still counted in `step`, so the next batch is another one.
+    A step whose loss or gradient norm is not finite, whose norm is not below `skip_norm`, or whose `spikes.score` is not below
+    `skip_score`, changes neither parameters nor optimizer state; it is still counted in `step`, so the next batch is another one.
 
     Args:
       micro_batches: the batch is read in this many equal parts, whose sums are added; memory falls, the result does not change.
+      fault: changes the gradients, given how many steps are finished; only drills have one.
 
     Returns:
-      The new state, and `loss` (nats a token), `weight` (tokens that count), `gradient_norm`, `learning_rate`, `skipped` (0 or 1).
+      The new state, and `loss` (nats a token), `weight` (tokens that count), `gradient_norm`, `spike` (its score), `learning_rate`,
+      `skipped` (0 or 1).
     """
     key = jax.random.fold_in(jax.random.key(seed), state.step) if dropout else None
     total, weight, grads = _gradients(state.params, batch, key, objective, micro_batches)
     share = 1.0 / jnp.maximum(weight, 1e-6)
     loss, grads = total * share, jax.tree.map(lambda g: g * share, grads)
+    grads = grads if fault is None else fault(state.step, grads)
     norm = optax.tree.norm(grads)
-    sound = jnp.isfinite(loss) & jnp.isfinite(norm) & (norm < skip_norm)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    spike = spikes.score(state.opt_state, loss, norm)
+    sound = jnp.isfinite(loss) & jnp.isfinite(norm) & (norm < skip_norm) & (spike < skip_score)
+    updates, opt_state = optax.with_extra_args_support(optimizer).update(grads, state.opt_state, state.params, loss=loss, norm=norm)
     moved = optax.apply_updates(state.params, updates)
     keep = lambda new, old: jnp.where(sound, new, old)  # noqa: E731 selection, not multiplication: 0 · NaN is NaN
     new = TrainState(state.step + 1, jax.tree.map(keep, moved, state.params), jax.tree.map(keep, opt_state, state.opt_state))
@@ -62,6 +70,7 @@ def train_step(
         "loss": loss,
         "weight": weight,
         "gradient_norm": norm,
+        "spike": spike,
         "learning_rate": rate(state.step),
         "skipped": 1 - sound.astype(jnp.int32),
     }

@@ -25,7 +25,7 @@ from gptjax.model.attention import choose
 from gptjax.objectives import cross_entropy
 from gptjax.train import program
 from gptjax.train.experiment import Experiment
-from gptjax.train.loop import resolve
+from gptjax.train.identity import resolve
 from gptjax.train.optim import SGD, Lion, OptimConfig
 
 DROPOUTS = ("embedding_dropout", "attention_dropout", "residual_dropout")

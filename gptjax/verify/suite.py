@@ -16,7 +16,8 @@ from gptjax import config
 from gptjax.config import nearest, require
 from gptjax.data import prepare
 from gptjax.train.experiment import Experiment
-from gptjax.train.loop import processor, versions
+from gptjax.train.facts import processor
+from gptjax.train.identity import versions
 from gptjax.train.metrics import duration
 from gptjax.verify import reading, text, training, writing
 from gptjax.verify.setting import Figure, Setting, Skipped, make

@@ -1,0 +1,79 @@
+"""Runs looked at from outside: what their directory says, and processes that train, as a user starts them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from gptjax import config, model
+from gptjax.checkpoint import Run
+from gptjax.train import metrics, optim, step
+from gptjax.train.experiment import Experiment
+
+
+def lines_of(path: Path) -> list[dict]:
+    """What metrics.jsonl says of each step; samples left out."""
+    return [line for line in metrics.read(path) if "gradient_norm" in line]
+
+
+def losses_of(path: Path) -> dict[int, float]:
+    """Loss by step; each step stands once."""
+    lines = lines_of(path)
+    assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
+    return {line["step"]: line["loss"] for line in lines}
+
+
+def fingerprint(path: Path, at: int) -> str:
+    """sha256 of all parameters and optimizer state of a step, read back from the disk."""
+    experiment = config.load(Experiment, path / "config.json")
+    state = abstract_state(experiment)
+    found = Run(path).restore({"params": state.params, "opt_state": state.opt_state}, step=at)
+    assert found is not None and found[0] == at
+    digest = hashlib.sha256()
+    for where, leaf in jax.tree_util.tree_leaves_with_path(found[1]):
+        leaf = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(where)} {leaf.dtype} {leaf.shape}".encode() + leaf.tobytes())
+    return digest.hexdigest()
+
+
+def abstract_state(experiment: Experiment) -> step.TrainState:
+    """Shapes of the state that an experiment trains."""
+    optimizer = optim.build(experiment.optim, optim.learning_rate(experiment.schedule, experiment.optim.peak, experiment.steps))
+    return jax.eval_shape(lambda: step.init(model.init(experiment.model, jax.random.key(0)), optimizer))
+
+
+def assert_same_run(found: Path, wanted: Path, steps: int) -> None:
+    """All losses and all bits of the last state are equal."""
+    assert losses_of(found) == losses_of(wanted) and len(losses_of(found)) == steps
+    assert fingerprint(found, steps) == fingerprint(wanted, steps)
+
+
+CHILD = """
+import sys
+from gptjax import cli
+import jax  # so that the command chooses no CPU flags of its own: the parent has none
+sys.exit(cli.main(["train", *sys.argv[1:]]))
+"""
+
+
+def start(experiment: Experiment, path: Path, *flags: str, fault: str = "") -> subprocess.Popen:
+    """A process that trains, and meets a fault."""
+    path.mkdir(parents=True, exist_ok=True)
+    given = path.parent / f"{path.name}.json"
+    config.save(given, experiment)
+    told = [sys.executable, "-c", CHILD, str(given), "--dir", str(path), *flags]
+    return subprocess.Popen(told, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1", "GPTJAX_FAULT": fault})
+
+
+def wait_for(process: subprocess.Popen, *words: str) -> str:
+    """Reads what a process prints until a line has one of the words, and gives that line."""
+    for line in process.stdout:
+        if any(word in line for word in words):
+            return line
+    raise AssertionError(f"the process ended before it said {words}: {process.communicate()[1]}")
