@@ -248,7 +248,9 @@ def test_a_longer_run_keeps_its_learning_rates_unless_a_flag_stretches_them(quie
     train(dataclasses.replace(short, steps=28), path)
     said = capsys.readouterr().out
     assert "steps 20 → 28" in said and "cosine schedule keeps its 20 steps and stays at 1.0e-03" in said and "--schedule.steps 28" in said
-    wanted = [float(rate) for rate in jax.jit(jax.vmap(optim.learning_rate(short.schedule, 1e-2, 20)))(jnp.arange(28))]
+    train(short, tmp_path / "uninterrupted")
+    wanted = [line["learning_rate"] for line in lines_of(tmp_path / "uninterrupted")]
+    wanted += [float(optim.learning_rate(short.schedule, 1e-2, 20)(jnp.asarray(20)))] * 8
     rates = [line["learning_rate"] for line in lines_of(path)]
     assert rates == wanted
 

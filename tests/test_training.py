@@ -28,6 +28,7 @@ from gptjax.train import optim, program, step
 from gptjax.train.experiment import Experiment
 from gptjax.train.loop import train
 from gptjax.train.optim import SGD, Adafactor, Adam, AdamW, Lion, Muon, Schedule
+from runs import fingerprint, lines_of, losses_of
 
 
 @pytest.fixture(scope="module")

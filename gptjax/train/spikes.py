@@ -32,12 +32,14 @@ class Recent(NamedTuple):
 
 
 def watch() -> optax.GradientTransformationExtraArgs:
-    """Remembers each step's `loss` and gradient `norm`; updates stay as they are."""
+    """Remembers each step's `loss` and gradient `norm`, where the caller tells them; updates stay as they are."""
 
     def init(params: Any) -> Recent:
         return Recent(jnp.zeros((), jnp.int32), jnp.zeros((2, WINDOW), jnp.float32))
 
-    def update(updates: Any, state: Recent, params: Any = None, *, loss: Array, norm: Array, **_: Any) -> tuple[Any, Recent]:
+    def update(updates: Any, state: Recent, params: Any = None, *, loss: Array | None = None, norm: Array | None = None, **_: Any) -> tuple[Any, Recent]:
+        if loss is None or norm is None:
+            return updates, state
         values = jnp.concatenate([state.values[:, 1:], _measured(loss, norm)[:, None]], axis=1)
         return updates, Recent(jnp.minimum(state.count + 1, WINDOW), values)
 

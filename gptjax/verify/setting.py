@@ -112,7 +112,7 @@ def shrink(experiment: Experiment) -> tuple[Experiment, tuple[str, ...]]:
         mesh = parallel.MeshConfig()
     parts, micro = parallel.row_parts(parallel.make_mesh(mesh)), min(experiment.micro_batches, 2)
     rows = parts * micro * -(-ROWS // (parts * micro))
-    schedule = dataclasses.replace(experiment.schedule, warmup=min(experiment.schedule.warmup, WARMUP))
+    schedule = dataclasses.replace(experiment.schedule, warmup=min(experiment.schedule.warmup, WARMUP), steps=None)
     optimizer = dataclasses.replace(experiment.optim, peak=max(experiment.optim.peak, least_peak(experiment.optim, small.width)))
     sizes = dict(batch=rows, micro_batch=rows // micro if micro > 1 else None, steps=STEPS)
     twin = dataclasses.replace(experiment, model=small, mesh=mesh, optim=optimizer, schedule=schedule, **sizes)

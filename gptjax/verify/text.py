@@ -74,7 +74,7 @@ def data(setting: Setting) -> Figure:
         wrong += prepare(experiment.data).fingerprint != found.fingerprint
     if setting.run and (setting.run / "identity.json").is_file():
         recorded = json.loads((setting.run / "identity.json").read_text())
-        wrong += (recorded["data"], recorded["tokenizer"]) != (found.fingerprint, tokenizers.fingerprint(found.tokenizer))
+        wrong += (recorded["data"], recorded["tokenizer"]) != (found.content, tokenizers.fingerprint(found.tokenizer))
     return Figure(wrong, 0, f"faults in {plan.pairs:,} pairs of ids, each of which comes once an epoch; fingerprint {found.fingerprint[:12]}")
 
 
