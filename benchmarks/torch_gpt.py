@@ -14,10 +14,10 @@ import time
 
 BEGUN = time.monotonic()
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from torch import nn  # noqa: E402
-from torch.nn import functional as F  # noqa: E402
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
 
 T, D, N, L, B = 64, 128, 4, 4, 12
 

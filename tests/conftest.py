@@ -27,7 +27,7 @@ if OWNED:
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(os.environ["XDG_CACHE_HOME"]) / "compiled" / os.environ.get("PYTEST_XDIST_WORKER", "main"))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
-import jaxtyping  # noqa: E402 the environment comes first
+import jaxtyping
 
 HOOKED = (
     *("arrays", "api", "data.batches", "data.store", "generate.decode", "generate.transforms", "model", "objectives", "parallel"),
@@ -37,7 +37,7 @@ HOOKED = (
 
 jaxtyping.install_import_hook([f"gptjax.{name}" for name in HOOKED], "beartype.beartype")  # before anything imports gptjax
 
-import pytest  # noqa: E402
+import pytest
 
 PROSE = (
     "The cat sat on the mat and looked at the moon. The moon looked back. ",

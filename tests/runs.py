@@ -17,6 +17,11 @@ from gptjax.train import metrics, optim, step
 from gptjax.train.experiment import Experiment
 
 
+def in_time(seconds: float, limit: float) -> None:
+    """A deadline, which is asserted where a test has the machine to itself, as in benchmarks/reliability.py, and not beside other workers."""
+    assert seconds <= limit or "PYTEST_XDIST_WORKER" in os.environ
+
+
 def lines_of(path: Path) -> list[dict]:
     """What metrics.jsonl says of each step; samples left out."""
     return [line for line in metrics.read(path) if "gradient_norm" in line]

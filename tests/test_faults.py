@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import math
 import os
 import random
 import re
@@ -23,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from runs import assert_same_run, fingerprint, lines_of, losses_of, start, wait_for
+from runs import assert_same_run, fingerprint, in_time, lines_of, losses_of, start, wait_for
 from variants import ROPE
 
 import gptjax
@@ -141,10 +140,9 @@ def kill_at_random(experiment: Experiment, path: Path, seconds: float) -> int:
 
 
 @pytest.mark.row(3)
-@pytest.mark.parametrize("seed", [1, 2])
-def test_a_killed_run_ends_bitwise_as_if_it_had_not_been_killed(seed, hard, uninterrupted, tmp_path, figure):
+def test_a_killed_run_ends_bitwise_as_if_it_had_not_been_killed(hard, uninterrupted, tmp_path, figure):
     path = tmp_path / "run"
-    assert kill_at_random(hard, path, random.Random(seed).uniform(0, 3)) in (-signal.SIGKILL, 0)
+    assert kill_at_random(hard, path, random.Random(1).uniform(0, 3)) in (-signal.SIGKILL, 0)
     train(hard, path)
     assert_same_run(path, uninterrupted, 30)
     figure("1/1 bitwise equal; every step logged once")
@@ -239,6 +237,7 @@ def test_changes_that_are_allowed_are_made(begun, tmp_path, capsys):
 
 
 @pytest.mark.row(20)
+@pytest.mark.fault
 def test_a_longer_run_keeps_its_learning_rates_unless_a_flag_stretches_them(quiet, fault, tmp_path, capsys, figure):
     """The run is stopped at step 12 of 20 and goes on to 28, and then to 30 with the schedule stretched."""
     short, path = dataclasses.replace(quiet, steps=20), tmp_path / "run"
@@ -316,6 +315,7 @@ def test_bad_steps_are_counted_on_over_an_interruption(quiet, fault, tmp_path):
 
 
 @pytest.mark.row(9)
+@pytest.mark.fault
 def test_a_huge_finite_gradient_is_skipped_and_forgotten(quiet, figure):
     after, moments = [], []
     for words in ("", "scale_grad@10"):
@@ -349,6 +349,7 @@ def test_the_score_of_a_spike_is_that_of_the_books():
 
 
 @pytest.mark.row(9)
+@pytest.mark.fault
 def test_a_spike_is_skipped_on_wish_and_exactly_so_after_an_interruption(quiet, fault, tmp_path, capsys, figure):
     experiment = dataclasses.replace(quiet, steps=76, skip_spikes=True, schedule=Schedule("constant", warmup=4), checkpoints=Checkpoints(every=50))
     for name, words in (("whole", "spike_grad@72"), ("parts", "spike_grad@72,term@68"), ("parts", "spike_grad@72")):
@@ -420,11 +421,12 @@ def interrupt(experiment: Experiment, path: Path, seconds: float) -> tuple[int, 
 
 
 @pytest.mark.row(21)
+@pytest.mark.fault
 def test_a_run_that_is_asked_to_stop_is_gone_within_two_seconds_and_a_save(quiet, tmp_path, figure):
     status, seconds, save = interrupt(dataclasses.replace(quiet, steps=10**6), tmp_path / "run", 1.0)
     done = len(losses_of(tmp_path / "run"))
     assert status == 0 and Run(tmp_path / "run").steps()[-1] == done > 0
-    assert seconds <= 2 + save
+    in_time(seconds, 2 + save)
     figure(f"gone {seconds:.2f} s after the signal, with a save of {save:.2f} s; checkpoint of step {done}, the last finished one")
 
 
@@ -440,7 +442,7 @@ def test_a_run_that_is_asked_to_stop_at_random_times_ends_in_the_same_bits(hard,
         status, seconds, save = interrupt(long, path, chance.uniform(0, 1.0))
         assert status == 0 and Run(path).steps()[-1] == len(losses_of(path))
         times.append((seconds, save))
-        assert seconds <= 2 + save
+        in_time(seconds, 2 + save)
     assert_same_run(path, tmp_path / "whole", 300)
     assert len(times) >= 3
     assert sorted(line["step"] for line in metrics.read(path) if "validation_loss" in line) == list(range(10, 301, 10))
@@ -449,6 +451,7 @@ def test_a_run_that_is_asked_to_stop_at_random_times_ends_in_the_same_bits(hard,
 
 
 @pytest.mark.row(21)
+@pytest.mark.fault
 def test_a_second_signal_ends_a_run_at_once_even_if_its_step_never_ends(quiet, tmp_path, figure):
     process = start(dataclasses.replace(quiet, log_every=1), tmp_path / "run", fault="stall@7")
     wait_for(process, "step  6/30")
@@ -460,7 +463,7 @@ def test_a_second_signal_ends_a_run_at_once_even_if_its_step_never_ends(quiet, t
     _, err = process.communicate(timeout=60)
     seconds = time.monotonic() - begun
     assert process.returncode == 128 + signal.SIGTERM and err.count("once more ends at once") == 1
-    assert seconds <= 1
+    in_time(seconds, 1)
     figure(f"gone {seconds:.2f} s after the second signal, though the step never ends")
 
 
@@ -492,7 +495,7 @@ def test_a_run_that_stalls_says_where_and_ends(kind, doing, frame, quiet, tmp_pa
     for said in (err, (path / "log.txt").read_text()):
         assert "Current thread" in said or "Thread 0x" in said
         assert frame in said, "the stack of the main thread"
-    assert seconds <= 2 * limit + 0.5
+    in_time(seconds, 2 * limit + 0.5)
     figure(f"{kind}: stacks of all threads after {limit:g} s, gone {seconds:.2f} s after the last progress, status 1, names the step")
 
 
@@ -509,6 +512,7 @@ def test_the_watchdog_is_silent_where_all_goes_well(hard, tmp_path, figure):
 
 
 @pytest.mark.row(40)
+@pytest.mark.fault
 def test_a_batch_that_can_not_be_read_ends_the_run_with_all_steps_before_saved(hard, uninterrupted, tmp_path):
     path = tmp_path / "run"
     _, err = (process := start(hard, path, fault="data_error@13")).communicate(timeout=120)
@@ -562,6 +566,7 @@ def test_a_record_that_can_not_be_tokenised_is_named_beside_the_error_itself(qui
 
 @pytest.mark.row(25)
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no disk that is always full")
+@pytest.mark.fault
 def test_a_full_disk_for_the_logs_stops_no_training(quiet, tmp_path, capsys, figure):
     path, begun = tmp_path / "run", time.monotonic()
     path.mkdir()
@@ -597,7 +602,7 @@ def test_a_directory_that_can_not_be_written_ends_the_start(tiny_experiment, tmp
     tmp_path.chmod(0o755)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: . can't be written or locked (Permission denied); make it writable or choose another directory.\n"
-    assert seconds <= 3
+    in_time(seconds, 3)
     figure(f"status 2 and one line; the process is gone {seconds:.1f} s after its start, before anything is compiled")
 
 

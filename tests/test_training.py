@@ -16,19 +16,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from runs import fingerprint, lines_of, losses_of
 
 import gptjax
 from gptjax import cli, config, model, parallel
 from gptjax.checkpoint import Run
 from gptjax.config import ConfigError
-from gptjax.data import Batch, DataConfig, Text, batches, prepare
+from gptjax.data import Batch, DataConfig, Text, prepare
 from gptjax.model import small
 from gptjax.objectives import cross_entropy
 from gptjax.train import optim, program, step
 from gptjax.train.experiment import Experiment
 from gptjax.train.loop import train
 from gptjax.train.optim import SGD, Adafactor, Adam, AdamW, Lion, Muon, Schedule
-from runs import fingerprint, lines_of, losses_of
 
 
 @pytest.fixture(scope="module")

@@ -153,7 +153,7 @@ def learning_rate(schedule: Schedule, peak: float, steps: int) -> optax.Schedule
         case "cosine":
             then = optax.cosine_decay_schedule(1.0, after, schedule.floor)
         case "rsqrt":
-            then = lambda step: jnp.sqrt(max(1, schedule.warmup) / (step + max(1.0, schedule.warmup)))  # noqa: E731
+            then = lambda step: jnp.sqrt(max(1, schedule.warmup) / (step + max(1.0, schedule.warmup)))
         case "wsd":
             fall = max(1, round(steps * schedule.decay_share))
             then = optax.linear_schedule(1.0, schedule.floor, fall, transition_begin=max(0, after - fall))

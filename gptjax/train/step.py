@@ -64,7 +64,7 @@ def train_step(
     sound = jnp.isfinite(loss) & jnp.isfinite(norm) & (norm < skip_norm) & (spike < skip_score)
     updates, opt_state = optax.with_extra_args_support(optimizer).update(grads, state.opt_state, state.params, loss=loss, norm=norm)
     moved = optax.apply_updates(state.params, updates)
-    keep = lambda new, old: jnp.where(sound, new, old)  # noqa: E731 selection, not multiplication: 0 · NaN is NaN
+    keep = lambda new, old: jnp.where(sound, new, old)
     new = TrainState(state.step + 1, jax.tree.map(keep, moved, state.params), jax.tree.map(keep, opt_state, state.opt_state))
     metrics = {
         "loss": loss,
