@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from gptjax import config, generate, model
 from gptjax.arrays import Params
 from gptjax.checkpoint import Run
-from gptjax.config import require
+from gptjax.config import ConfigError, require
 from gptjax.data import tokenizer as tokenizers
 from gptjax.data.tokenizer import Tokenizer
-from gptjax.generate import Completion, SampleConfig
+from gptjax.generate import Completion, Draft, GenerateConfig, Prefix, SampleConfig
 from gptjax.model import ModelConfig
 
 
@@ -27,16 +29,50 @@ class Model(NamedTuple):
     tokenizer: Tokenizer
 
     def generate(self, prompt: str = "", **settings: Any) -> str:
-        """Continues a prompt; `settings` are those of `SampleConfig` (`new_tokens`, `temperature`, `top_k`, `top_p`, `seed`)."""
-        return self.complete([prompt], SampleConfig(**settings))[0].text
+        """Continues a prompt; `settings` are those of `GenerateConfig`, and `prefix` and `draft` of `complete`."""
+        return self.complete([prompt], **settings)[0].text
 
-    def complete(self, prompts: Sequence[str], settings: SampleConfig | None = None) -> list[Completion]:
-        """Continues every prompt, with ids, log-probabilities and the reason of the end."""
-        return generate.complete(*self, prompts, settings or SampleConfig())
+    def complete(self, prompts: Sequence[str], settings: SampleConfig | Sequence[SampleConfig] | None = None, **more: Any) -> list[Completion]:
+        """Continues every prompt, with ids, log-probabilities and the reason of the end.
 
-    def stream(self, prompt: str, settings: SampleConfig | None = None) -> Iterator[str | Completion]:
-        """Continues a prompt piece by piece; the last item is the whole `Completion`."""
-        return generate.stream_text(*self, prompt, settings or SampleConfig())
+        Args:
+          settings: one for all prompts, or one for each; or their fields by name in `more`.
+          more: also `prefix`, from `self.prefix(text)`; `draft`, a smaller model with the same tokenizer; `batch`, rows at a time.
+        """
+        return generate.complete(*self, prompts, *self._settings(settings, more), **more)
+
+    def each(self, prompts: Sequence[str], settings: SampleConfig | Sequence[SampleConfig] | None = None, **more: Any) -> Iterator[Completion]:
+        """Like `complete`, but gives each batch when it is done."""
+        return generate.completions(*self, prompts, *self._settings(settings, more), **more)
+
+    def stream(self, prompt: str, settings: SampleConfig | None = None, **more: Any) -> Iterator[str | Completion]:
+        """Continues a prompt piece by piece, each valid UTF-8; the last item is the whole `Completion`."""
+        return generate.stream_text(*self, prompt, *self._settings(settings, more), **more)
+
+    def astream(self, prompt: str, settings: SampleConfig | None = None, **more: Any) -> AsyncIterator[str | Completion]:
+        """Like `stream`, for `async for`."""
+        return generate.astream_text(*self, prompt, *self._settings(settings, more), **more)
+
+    def prefix(self, text: str) -> Prefix:
+        """Reads a text that many prompts begin with, once: `model.generate(end, prefix=model.prefix(beginning))`."""
+        return generate.shared_prefix(*self, text)
+
+    def _settings(self, settings: Any, more: dict[str, Any]) -> tuple[Any]:
+        """The settings, and what is left in `more` as `generate` takes it."""
+        if isinstance(more.get("draft"), Model):
+            draft = more["draft"]
+            same = tokenizers.fingerprint(draft.tokenizer) == tokenizers.fingerprint(self.tokenizer)
+            require(same, "the draft model has another tokenizer; give one that was trained with the same (--draft RUN).")
+            more["draft"] = Draft(draft.config, draft.params)
+        fields = {f.name for f in dataclasses.fields(GenerateConfig)} & set(more)
+        named = {name: more.pop(name) for name in fields}
+        named = {name: value.tolist() if isinstance(value, np.generic | np.ndarray) else value for name, value in named.items()}
+        named = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in named.items()}  # a schema
+        require(not (named and settings), f"give settings, or {', '.join(sorted(named))} by name, not both.")
+        unknown = set(more) - {"prefix", "draft", "batch", "watch"}
+        for name in unknown:
+            raise ConfigError(f"{name} is not a setting of GenerateConfig.{config.nearest(name, [f.name for f in dataclasses.fields(GenerateConfig)])}")
+        return (settings or config.from_dict(GenerateConfig, named),)
 
 
 def load(path: Path | str, step: int | None = None) -> Model:

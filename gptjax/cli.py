@@ -20,7 +20,7 @@ BEGUN = time.monotonic()
 USAGE = """usage: gptjax COMMAND [...] --help
 
   train CONFIG [--dir DIR] [--section.key VALUE ...]   train, or go on; CONFIG is a Python config file or a run's config.json
-  sample RUN [--prompt TEXT] [--temperature 0.8 ...]   write text with a trained model
+  sample RUN [--prompt TEXT] [--temperature 0.8 ...]   write text with a trained model; --interactive, --prompt-file FILE --out FILE
   inspect CONFIG|RUN                                   parameters, FLOPs and memory, without allocating anything
   verify [CONFIG|RUN] [--only NAME ...] [--json]       proofs that a config computes what it says, on this machine
   doctor                                               versions, devices, flags, known-bad pairs
@@ -121,79 +121,18 @@ def _experiment(path: Path) -> tuple[Any, Path]:
 # --- sample ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class SampleOptions:
-    """Flags of `sample` beside those of the sampler."""
-
-    prompt: tuple[str, ...] = ()
-    """One or several prompts; none, and nothing on standard input, begins a new document."""
-    prompt_file: str | None = None
-    """Read prompts from a file, one a line; `-` is standard input."""
-    num_samples: int = 1
-    """Texts for each prompt."""
-    step: int | None = None
-    """Checkpoint to use; none is the newest."""
-    json: bool = False
-    """One JSON object a line: prompt, text, ids, logprobs, reason."""
-
-
 def sample(args: list[str]) -> None:
     """Writes text with a trained model."""
     backend.configure()
-    from gptjax.generate.text import SampleConfig
+    from gptjax.sample import GenerateConfig, SampleOptions, run
 
     path, flags = _positional(args, "gptjax sample RUN [flags]", "a run directory, for example runs/quickstart")
-    description = "Writes text with a trained model: greedy (--temperature 0) or sampled, streamed to the terminal."
-    options, settings = config.cli(SampleOptions, flags, prog="gptjax sample RUN", description=description, base=SampleConfig())
-    require(options.num_samples >= 1, f"num_samples is {options.num_samples}; it needs at least 1 (--num-samples).")
-    prompts = [p for p in _prompts(options) for _ in range(options.num_samples)]
-    import gptjax
+    description = "Writes text with a trained model, streamed to the terminal; or answers a file of prompts (--prompt-file), or you (--interactive)."
+    options, settings = config.cli(SampleOptions, flags, prog="gptjax sample RUN", description=description, base=GenerateConfig())
     from gptjax.train.forecast import explained
 
     with explained():
-        model = gptjax.load(path, step=options.step)
-        if len(prompts) == 1 and not options.json:
-            _stream(model, prompts[0], settings)
-            return
-        for done in model.complete(prompts, settings):
-            print(json.dumps(done._asdict(), ensure_ascii=False) if options.json else f"{done.prompt}{done.text}\n{'─' * 40}", flush=True)
-
-
-def _prompts(options: SampleOptions) -> list[str]:
-    if options.prompt_file == "-" or (not options.prompt and options.prompt_file is None and not sys.stdin.isatty() and _waiting()):
-        return _lines(sys.stdin.buffer.read(), "standard input")
-    if options.prompt_file:
-        file = Path(options.prompt_file)
-        require(file.is_file(), f"{file} is not there; give a file of prompts, one a line (--prompt-file FILE).")
-        return _lines(file.read_bytes(), str(file))
-    return list(options.prompt) or [""]
-
-
-def _waiting() -> bool:
-    """Something was piped in: a regular file or a pipe, not an empty terminal-less start."""
-    import stat
-
-    try:
-        mode = os.fstat(sys.stdin.fileno()).st_mode
-    except (OSError, ValueError):
-        return False
-    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
-
-
-def _lines(data: bytes, name: str) -> list[str]:
-    try:
-        lines = data.decode("utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{name} is not UTF-8 at byte {error.start}; convert it first.") from None
-    return [line for line in lines if line] or [""]
-
-
-def _stream(model: Any, prompt: str, settings: Any) -> None:
-    print(prompt, end="", flush=True)
-    for piece in model.stream(prompt, settings):
-        if isinstance(piece, str):
-            print(piece, end="", flush=True)
-    print()
+        run(path, options, settings)
 
 
 # --- inspect, verify and doctor ----------------------------------------------------------------------------------

@@ -30,10 +30,11 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 import jaxtyping
 
 HOOKED = (
-    *("arrays", "api", "data.batches", "data.store", "generate.decode", "generate.transforms", "model", "objectives", "parallel"),
+    *("arrays", "api", "data.batches", "data.store", "model", "objectives", "parallel"),
+    *(f"generate.{name}" for name in ("chain", "contrastive", "decode", "history", "likelihood", "search", "speculative", "transforms")),
     *("train.optim", "train.program", "train.step"),
 )
-"""Modules whose annotations every call in a test is checked against. Not `generate.text`: a user's temperature may be a whole number."""
+"""Modules whose annotations every call in a test is checked against. Not `generate.settings`: a user's temperature may be a whole number."""
 
 jaxtyping.install_import_hook([f"gptjax.{name}" for name in HOOKED], "beartype.beartype")  # before anything imports gptjax
 

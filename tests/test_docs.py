@@ -49,6 +49,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     prose = "".join(f"def f{i}(x): return x + {i * i}\n" for i in range(300))
     for name in ("tiny.txt", "mytext.txt", "input.txt"):
         (folder / name).write_text(prose, encoding="utf-8")
+    (folder / "prompts.txt").write_text("def \nclass \nx = \n", encoding="utf-8")
     (folder / "mydata.jsonl").write_text("".join(f'{{"text": "document {i} says {i * i}"}}\n' for i in range(200)), encoding="utf-8")
     made = run(["python", "train.py", "configs/quickstart.py", *TINY, "--data.tokenizer.vocab-size", "330"], folder)
     assert made.returncode == 0, made.stderr

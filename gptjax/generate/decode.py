@@ -1,13 +1,17 @@
-"""From prompts to new tokens: `prefill` reads the prompts, `decode` is one compiled loop, `generate` and `stream` drive them.
+"""From prompts to new tokens: `begin` makes room, `read` reads prompts, `decode` writes in one compiled loop.
 
-Compiled shapes depend on the number of rows and on two buckets (prompt length and new tokens, each rounded up to a power
+`Decoding` is all that the loop remembers, and one invariant holds between any two calls: **the cache has read every token of a row
+but the last**. So a prompt, its continuation, a second turn, a shared prefix and the rows of a beam are one thing: `read` adds
+tokens, `branch` gives copies of rows, `decode` goes on. `generate` and `stream` drive them for ids that are known at once.
+
+Compiled shapes depend on the number of rows and on two buckets (what is read, and the slots of the cache, each rounded up to a power
 of two), on nothing else. A row's tokens depend on its own prompt, key and settings, not on its neighbours.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,104 +20,232 @@ import numpy as np
 
 from gptjax import model
 from gptjax.arrays import Array, Bool, Float, Int, Keys, Numbers, Params
-from gptjax.generate.transforms import Sampling, choose
+from gptjax.generate.chain import ORDER, Sampling, choose, token_keys, track
+from gptjax.generate.history import History
+from gptjax.generate.transforms import guidance
 from gptjax.model import Cache, ModelConfig
+
+CHUNK = 512
+"""A longer prompt is read in parts of so many tokens, which bounds the memory that attention scores need."""
+
+
+class Text(NamedTuple):
+    """What the rows say so far. S slots hold prompt and answer, each token at its own position."""
+
+    history: History
+    limit: Int[Array, " B"]
+    """Most tokens to write after the prompt."""
+    logprobs: Float[Array, "B S"]
+    """ln p of each written token under the model itself, before any transform."""
+    alternatives: tuple[Int[Array, "B S A"], Float[Array, "B S A"]] | None
+    """The ids of the most likely tokens at each place and their ln p; none if not asked for."""
+    finished: Bool[Array, " B"]
+    stopped: Bool[Array, " B"]
+    """The row met a stop token; it is not part of the text."""
+
+
+class Guide(NamedTuple):
+    """The same answer after a negative prompt, for classifier-free guidance."""
+
+    cache: Cache
+    pending: Int[Array, " B"]
+    """The token that the cache has not read."""
+    positions: Int[Array, " B"]
+    """Where it stands."""
+    scale: Float[Array, " B"]
 
 
 class Decoding(NamedTuple):
     """Everything that the loop remembers."""
 
+    text: Text
     cache: Cache
-    logits: Float[Array, "B V"]
-    """Of the next token."""
-    positions: Int[Array, " B"]
-    """Where the next token will stand."""
-    ids: Int[Array, "B M"]
-    logprobs: Float[Array, "B M"]
-    count: Int[Array, ""]
-    """Tokens written so far."""
-    lengths: Int[Array, " B"]
-    """Tokens of each row before its stop token."""
-    finished: Bool[Array, " B"]
+    guide: Guide | None = None
 
 
-class Generated(NamedTuple):
-    """What came out: the first `lengths[row]` of each row's ids and log-probabilities count."""
-
-    ids: Int[Array, "B M"]
-    logprobs: Float[Array, "B M"]
-    """ln p of each token under the model itself, before any transform."""
-    lengths: Int[Array, " B"]
-    finished: Bool[Array, " B"]
-    """The row met a stop token; otherwise it ended at the wanted length."""
+def begin(config: ModelConfig, rows: int, slots: int, alternatives: int = 0) -> Decoding:
+    """Rows that have read nothing, with room for `slots` tokens each."""
+    none = jnp.zeros((rows,), jnp.int32)
+    history = History(jnp.zeros((rows, slots), jnp.int32), none, none)
+    other = begin_alternatives(rows, slots, alternatives) if alternatives else None
+    text = Text(history, none, jnp.zeros((rows, slots)), other, none.astype(bool), none.astype(bool))
+    return Decoding(text, model.empty_cache(config, rows, slots))
 
 
-@functools.partial(jax.jit, static_argnames=("config", "room"))
-def prefill(config: ModelConfig, params: Params, prompt: Int[Array, "B T"], lengths: Int[Array, " B"], *, room: int) -> Decoding:
-    """Reads ragged prompts (padded at the right) and makes room for as many new tokens."""
-    rows, width = prompt.shape
+def begin_alternatives(rows: int, slots: int, count: int) -> tuple[Int[Array, "B S A"], Float[Array, "B S A"]]:
+    """Room for the `count` most likely tokens at each place."""
+    return jnp.zeros((rows, slots, count), jnp.int32), jnp.zeros((rows, slots, count))
+
+
+def read(config: ModelConfig, params: Params, state: Decoding, tokens: Int[Array, "B T"], lengths: Int[Array, " B"], limit: Int[Array, " B"]) -> Decoding:
+    """Adds tokens (padded at the right) to each row; what is written from here on is a new answer of at most `limit` tokens.
+
+    Long input is read in parts of `CHUNK` tokens.
+    """
+    ids, _, length, _ = state.text.history
+    rows, width = tokens.shape
     place = jnp.arange(width)[None]
-    positions = jnp.where(place < lengths[:, None], place, -1)
-    out = model.forward(config, params, prompt, positions=positions, cache=model.empty_cache(config, rows, width + room))
-    last = jnp.take_along_axis(out.hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
-    zeros = jnp.zeros((rows,), jnp.int32)
-    return Decoding(
-        out.cache,
-        model.unembed(config, params, last),
-        lengths,
-        jnp.zeros((rows, room), jnp.int32),
-        jnp.zeros((rows, room), jnp.float32),
-        jnp.zeros((), jnp.int32),
-        zeros,
-        zeros.astype(bool),
-    )
+    slots = jnp.where(place < lengths[:, None], length[:, None] + place, ids.shape[1])
+    ids = ids.at[jnp.arange(rows)[:, None], slots].set(tokens, mode="drop")
+    length = length + lengths
+    first = state.cache.lengths
+
+    def part(cache: Cache, i: Array) -> tuple[Cache, None]:
+        positions = first[:, None] + i * CHUNK + jnp.arange(min(width, CHUNK))[None]
+        known = jnp.take_along_axis(ids, jnp.minimum(positions, ids.shape[1] - 1), axis=1)
+        return model.forward(config, params, known, positions=jnp.where(positions < length[:, None] - 1, positions, -1), cache=cache).cache, None
+
+    parts = -(-width // CHUNK)
+    cache = part(state.cache, jnp.int32(0))[0] if parts == 1 else jax.lax.scan(part, state.cache, jnp.arange(parts))[0]
+    text = state.text._replace(history=History(ids, length, length), limit=limit, finished=limit <= 0, stopped=jnp.zeros_like(state.text.stopped))
+    return state._replace(text=text, cache=cache)
 
 
-@functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
+@functools.partial(jax.jit, static_argnames=("config", "slots", "alternatives"))
+def prefill(
+    config: ModelConfig,
+    params: Params,
+    prompt: Int[Array, "B T"],
+    lengths: Int[Array, " B"],
+    limit: Int[Array, " B"],
+    *,
+    slots: int,
+    alternatives: int = 0,
+) -> Decoding:
+    """Reads ragged prompts into new rows."""
+    return read(config, params, begin(config, prompt.shape[0], slots, alternatives), prompt, lengths, limit)
+
+
+extend = jax.jit(read, static_argnames="config", donate_argnames="state")
+"""`read`, compiled; the state that is given is used up."""
+
+
+@jax.jit
+def branch(state: Decoding, rows: Int[Array, " B"]) -> Decoding:
+    """The state whose row i is the old row `rows[i]`: several samples of one prompt, or several prompts after one prefix."""
+    text = jax.tree.map(lambda leaf: leaf[rows], state.text)
+    guide = state.guide and Guide(model.gather(state.guide.cache, rows), *(leaf[rows] for leaf in state.guide[1:]))
+    return Decoding(text, model.gather(state.cache, rows), guide)
+
+
+def guided(state: Decoding, negative: Decoding, scale: Float[Numbers, " B"]) -> Decoding:
+    """The state whose logits are moved away from those after `negative`, the same rows with negative prompts."""
+    history = negative.text.history
+    pending = jnp.take_along_axis(history.ids, history.length[:, None] - 1, axis=1)[:, 0]
+    return state._replace(guide=Guide(negative.cache, pending, history.length - 1, scale))
+
+
+def peek(config: ModelConfig, params: Params, cache: Cache, history: History, active: Bool[Array, " B"]) -> tuple[Float[Array, "B V"], Cache]:
+    """Reads each row's last token and gives the logits of the next; rows that are not active read nothing."""
+    last = jnp.take_along_axis(history.ids, history.length[:, None] - 1, axis=1)
+    positions = jnp.where(active, history.length - 1, -1)[:, None]
+    out = model.forward(config, params, last, positions=positions, cache=cache)
+    return model.unembed(config, params, out.hidden[:, 0]), out.cache
+
+
+def append(
+    text: Text, token: Int[Array, " B"], logits: Float[Array, "B V"], sampling: Sampling, stop: Int[Array, "B stops"], active: Bool[Array, " B"]
+) -> Text:
+    """Writes a token to each active row, with its log-probability; a stop token ends the row instead."""
+    ids, prompt, length, known = text.history
+    known = known if known is None else jnp.where(active, track(sampling, text.history, token), known)
+    hit = active & jnp.any(token[:, None] == stop, axis=-1)
+    active &= ~hit
+    rows, place = jnp.arange(len(ids)), jnp.where(active, length, ids.shape[1])
+    logp = jax.nn.log_softmax(logits, axis=-1)
+    own = jnp.take_along_axis(logp, token[:, None], axis=-1)[:, 0]
+    other = text.alternatives
+    if other is not None:
+        best, names = jax.lax.top_k(logp, other[0].shape[-1])
+        other = other[0].at[rows, place].set(names, mode="drop"), other[1].at[rows, place].set(best, mode="drop")
+    history = History(ids.at[rows, place].set(token, mode="drop"), prompt, length + active, known)
+    finished = text.finished | hit | (active & (history.length - prompt >= text.limit))
+    return Text(history, text.limit, text.logprobs.at[rows, place].set(own, mode="drop"), other, finished, text.stopped | hit)
+
+
+def step(
+    config: ModelConfig,
+    params: Params,
+    state: Decoding,
+    keys: Keys,
+    sampling: Sampling,
+    stop: Int[Array, "B stops"],
+    vocabulary: Int[Array, ""],
+    order: tuple[str, ...] = ORDER,
+) -> Decoding:
+    """Writes the next token of each row that is not finished. Pure: `decode` is this in a loop.
+
+    Args:
+      keys: one key a row; token number i is drawn with `fold_in(key, i)`.
+      stop: ids that end a row; −1 is none.
+      vocabulary: ids from here on (padding of the embedding) are never drawn.
+    """
+    text, cache, guide = state
+    active = ~text.finished
+    logits, cache = peek(config, params, cache, text.history, active)
+    logits = within(logits, vocabulary)
+    wanted = logits
+    if guide is not None:
+        out = model.forward(config, params, guide.pending[:, None], positions=jnp.where(active, guide.positions, -1)[:, None], cache=guide.cache)
+        negative = within(model.unembed(config, params, out.hidden[:, 0]), vocabulary)
+        wanted, guide = guidance(logits, negative, guide.scale), guide._replace(cache=out.cache, positions=guide.positions + 1)
+    number = text.history.length - text.history.prompt
+    token = choose(wanted, sampling, text.history, token_keys(keys, number), stop, order)
+    guide = guide and guide._replace(pending=token)
+    return Decoding(append(text, token, logits, sampling, stop, active), cache, guide)
+
+
+def within(logits: Float[Array, "... V"], vocabulary: Int[Array, ""]) -> Float[Array, "... V"]:
+    """The logits with those of ids from `vocabulary` on at -inf."""
+    known = jnp.arange(logits.shape[-1]) < vocabulary
+    return jnp.where(known.reshape((1,) * (logits.ndim - 1) + known.shape), logits, -jnp.inf)
+
+
+def writing(text: Text, until: Int[Array, ""]) -> Bool[Array, " B"]:
+    """The rows that are not finished and have written fewer than `until` tokens."""
+    return ~text.finished & (text.history.length - text.history.prompt < until)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "order"), donate_argnames="state")
 def decode(
     config: ModelConfig,
     params: Params,
     state: Decoding,
     keys: Keys,
     sampling: Sampling,
-    stop: Int[Array, " stops"],
+    stop: Int[Array, "B stops"],
     until: Int[Array, ""],
     vocabulary: Int[Array, ""],
+    order: tuple[str, ...] = ORDER,
 ) -> Decoding:
-    """Writes tokens until there are `until` of them in each row that has not met a stop token.
-
-    Args:
-      keys: one key a row; token number i is drawn with `fold_in(key, i)`.
-      stop: ids that end a row.
-      vocabulary: ids from here on (padding of the embedding) are never drawn.
-    """
-
-    def going(state: Decoding) -> Bool[Array, ""]:
-        return (state.count < until) & ~jnp.all(state.finished)
-
-    def one(state: Decoding) -> Decoding:
-        known = jnp.arange(state.logits.shape[1])[None] < vocabulary
-        logits = jnp.where(known, state.logits, -jnp.inf)
-        token = choose(logits, sampling, jax.vmap(jax.random.fold_in, (0, None))(keys, state.count))
-        logprob = jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), token[:, None], axis=-1)[:, 0]
-        finished = state.finished | jnp.any(token[:, None] == stop[None], axis=-1)
-        positions = jnp.where(finished, -1, state.positions)[:, None]
-        out = model.forward(config, params, token[:, None], positions=positions, cache=state.cache)
-        return Decoding(
-            out.cache,
-            model.unembed(config, params, out.hidden[:, 0]),
-            state.positions + 1,
-            state.ids.at[:, state.count].set(token),
-            state.logprobs.at[:, state.count].set(logprob),
-            state.count + 1,
-            state.lengths + ~finished,
-            finished,
-        )
-
-    return jax.lax.while_loop(going, one, state)
+    """Writes until each row is finished or has `until` tokens. The state that is given is used up; see `step`."""
+    one = lambda state: step(config, params, state, keys, sampling, stop, vocabulary, order)
+    return jax.lax.while_loop(lambda state: jnp.any(writing(state.text, until)), one, state)
 
 
-def generate(
+# --- on the host -------------------------------------------------------------------------------------------------
+
+
+class Generated(NamedTuple):
+    """What came out: the first `lengths[row]` of each row's ids and log-probabilities count."""
+
+    ids: Int[Numbers, "B M"]
+    logprobs: Float[Numbers, "B M"]
+    """ln p of each token under the model itself, before any transform."""
+    lengths: Int[Numbers, " B"]
+    finished: Bool[Numbers, " B"]
+    """The row met a stop token; otherwise it ended at the wanted length."""
+    alternatives: tuple[Int[Numbers, "B M A"], Float[Numbers, "B M A"]] | None = None
+    """The most likely ids at each place and their ln p, if there was room for them."""
+
+
+def generate(*args: Any, **kwargs: Any) -> Generated:
+    """Continues each prompt by at most `new_tokens` tokens, in one compiled loop: the last item of `stream` with a single chunk."""
+    *_, last = stream(*args, **kwargs, chunk=None)
+    return last
+
+
+def stream(
     config: ModelConfig,
     params: Params,
     prompt: Int[Numbers, "B T"],
@@ -124,49 +256,55 @@ def generate(
     new_tokens: int,
     stop: tuple[int, ...] = (),
     vocabulary: int | None = None,
-) -> Generated:
-    """Continues each prompt by at most `new_tokens` tokens, in one compiled loop.
+    chunk: int | None = 8,
+) -> Iterator[Generated]:
+    """Continues each prompt by at most `new_tokens` tokens; gives what there is after every `chunk` of them.
 
     Args:
       prompt: ids, padded at the right with anything; row i holds `lengths[i]` ≥ 1 of them.
       keys: one random key a row.
       vocabulary: ids from here on are never drawn; none allows all.
+      chunk: none gives only the end.
 
     Raises:
       ValueError: a prompt is empty, or prompt and new tokens together exceed the context.
     """
-    *_, last = _run(config, params, prompt, lengths, keys, sampling, new_tokens, stop, vocabulary, chunk=new_tokens)
-    return last
-
-
-def stream(*args: Any, chunk: int = 8, **kwargs: Any) -> Iterator[Generated]:
-    """Like `generate`, but gives what there is after every `chunk` tokens. The compiled functions are the same."""
-    config, params, prompt, lengths, keys = args
-    return _run(config, params, prompt, lengths, keys, chunk=chunk, **({"stop": (), "vocabulary": None} | kwargs))
-
-
-def _run(config, params, prompt, lengths, keys, sampling, new_tokens, stop, vocabulary, chunk) -> Iterator[Generated]:
     lengths = np.asarray(lengths)
-    longest = int(lengths.max())
+    rows, longest = len(lengths), int(lengths.max())
     if lengths.min() < 1:
         raise ValueError("a prompt is empty; it needs at least one token.")
     if longest + new_tokens > config.context:
         raise ValueError(f"a prompt of {longest} tokens and {new_tokens} new ones exceed the context of {config.context}.")
-    width = min(bucket(longest), config.context)
-    padded = np.zeros((len(lengths), width), np.int32)
-    padded[:, : min(width, prompt.shape[1])] = np.asarray(prompt)[:, :width]
-    state = prefill(config, params, padded, lengths.astype(np.int32), room=min(bucket(new_tokens), config.context))
-    ends = np.asarray(stop or (-1,), np.int32)
-    limit = np.int32(config.vocabulary if vocabulary is None else vocabulary)
-    for until in [*range(chunk, new_tokens, chunk), new_tokens]:
-        state = decode(config, params, state, keys, sampling, ends, np.int32(until), limit)
-        count = min(until, new_tokens)
-        finished = np.asarray(state.finished)
-        yield Generated(np.asarray(state.ids)[:, :count], np.asarray(state.logprobs)[:, :count], np.asarray(state.lengths), finished)
-        if finished.all():
+    tokens = padded([row[:length] for row, length in zip(np.asarray(prompt), lengths, strict=True)], config.context)
+    limit = np.full(rows, new_tokens, np.int32)
+    state = prefill(config, params, tokens, lengths.astype(np.int32), limit, slots=bucket(longest + new_tokens, config.context))
+    ends = np.broadcast_to(np.asarray(stop or (-1,), np.int32), (rows, max(len(stop), 1)))
+    known = np.int32(config.vocabulary if vocabulary is None else vocabulary)
+    for until in (new_tokens,) if chunk is None else (*range(chunk, new_tokens, chunk), new_tokens):
+        state = decode(config, params, state, keys, sampling, ends, np.int32(until), known)
+        yield written(state.text, until)
+        if np.asarray(state.text.finished).all():
             return
 
 
-def bucket(count: int, least: int = 16) -> int:
-    """The power of two, at least `least`, that holds `count`."""
-    return max(least, 1 << (count - 1).bit_length())
+def written(text: Text, most: int) -> Generated:
+    """The answers so far, at most `most` tokens of each, taken to the host."""
+    ids, prompt, length = (np.asarray(leaf) for leaf in text.history[:3])
+    lengths = np.minimum(length - prompt, most)
+    place = np.minimum(prompt[:, None] + np.arange(most)[None], ids.shape[1] - 1)
+    take = lambda leaf: np.take_along_axis(np.asarray(leaf), place.reshape(*place.shape, *(1,) * (leaf.ndim - 2)), axis=1)
+    other = text.alternatives and tuple(map(take, text.alternatives))
+    return Generated(take(ids), take(text.logprobs), lengths, np.asarray(text.stopped), other)
+
+
+def padded(prompts: Sequence[Any], context: int) -> Int[Numbers, "B T"]:
+    """Prompts (ids each) side by side in an array whose width is a bucket."""
+    tokens = np.zeros((len(prompts), bucket(max(map(len, prompts)), context)), np.int32)
+    for row, ids in zip(tokens, prompts, strict=True):
+        row[: len(ids)] = ids
+    return tokens
+
+
+def bucket(count: int, most: int, least: int = 16) -> int:
+    """The power of two, at least `least` and at most `most`, that holds `count`."""
+    return min(max(least, 1 << (count - 1).bit_length()), most)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from gptjax.config import require
 from gptjax.data.prepare import DataConfig
-from gptjax.generate.text import SampleConfig
+from gptjax.generate.settings import SampleConfig
 from gptjax.model.config import ModelConfig, small
 from gptjax.parallel import MeshConfig
 from gptjax.train.optim import AdamW, OptimConfig, Schedule
