@@ -21,7 +21,7 @@ USAGE = """usage: gptjax COMMAND [...] --help
 
   train CONFIG [--dir DIR] [--section.key VALUE ...]   train, or go on; CONFIG is a Python config file or a run's config.json
   sample RUN [--prompt TEXT] [--temperature 0.8 ...]   write text with a trained model; --interactive, --prompt-file FILE --out FILE
-  inspect CONFIG|RUN                                   parameters, FLOPs and memory, without allocating anything
+  inspect CONFIG|RUN|PRESET                            parameters, FLOPs and memory, without allocating anything
   verify [CONFIG|RUN] [--only NAME ...] [--json]       proofs that a config computes what it says, on this machine
   doctor                                               versions, devices, flags, known-bad pairs
 """
@@ -147,15 +147,22 @@ class InspectOptions:
 
 
 def inspect(args: list[str]) -> None:
-    """Prints parameters, FLOPs and memory of a config or a run."""
-    path, flags = _positional(args, "gptjax inspect CONFIG|RUN", "a config file or a run directory, for example configs/quickstart.py")
+    """Prints parameters, FLOPs and memory of a config, a run or a preset."""
+    path, flags = _positional(args, "gptjax inspect CONFIG|RUN|PRESET", "a config file, a run directory or a preset, for example configs/quickstart.py or llama-3-8b")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    options = config.cli(InspectOptions, flags, prog="gptjax inspect CONFIG|RUN", description="Parameters, FLOPs and memory, without allocating anything.")
-    require(path is not None, "inspect needs a config file or a run directory.")
+    options = config.cli(InspectOptions, flags, prog="gptjax inspect CONFIG|RUN|PRESET", description="Parameters, FLOPs and memory, without allocating anything.")
+    require(path is not None, "inspect needs a config file, a run directory or the name of a preset.")
     from gptjax.train.overview import overview, table
 
-    facts = overview(_experiment(path)[0])
+    facts = overview(_experiment(path)[0] if path.exists() or path.suffix in (".py", ".json") else _of_preset(str(path)))
     print(json.dumps(facts, indent=2) if options.json else table(facts))
+
+
+def _of_preset(name: str) -> Any:
+    from gptjax.model.presets import preset
+    from gptjax.train.experiment import Experiment
+
+    return Experiment(model=preset(name), batch=1)
 
 
 @dataclass(frozen=True)

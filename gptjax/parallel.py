@@ -46,6 +46,9 @@ class Rules:
     mlp: str | None = "tensor"
     layers: str | None = None
     context: str | None = None
+    buckets: str | None = None
+    experts: str | None = None
+    latent: str | None = None
     head: str | None = None
 
 

@@ -1,7 +1,10 @@
 """Laws that every model variant obeys. Adding a row to `variants.VARIANTS` buys all of those that take `variant`.
 
 Read `weights` and `read` first: what a law reads with. Then the laws in the order causal, packed, cached, gradients, devices,
-initialisation; then those of the parts: attention, dropout, shapes, presets.
+initialisation; then those of the parts: dropout, shapes. Attention has its own file, and so have the presets.
+
+Rows are read operation by operation, not compiled whole: rows share most operations, which are compiled once for all of them.
+`test_compiled_is_eager` holds the two to each other.
 """
 
 from __future__ import annotations
@@ -9,28 +12,34 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import typing
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from variants import PLAIN, ROPE, VARIANTS
+from variants import FEW, PLAIN, ROPE, VARIANTS
 
 from gptjax import model, parallel
 from gptjax.data import Batch, Bytes, DataConfig, Prepared, store
 from gptjax.data import tokenizer as tokenizers
-from gptjax.model import ModelConfig, attention, gpt2, layers, llama
+from gptjax.model import ModelConfig, layers, sight
 from gptjax.objectives import cross_entropy, token_losses
 from gptjax.train import optim, program, step
 from gptjax.train.experiment import Experiment
 
 B, T = 4, 16
-DROPOUTS = ("embedding_dropout", "attention_dropout", "residual_dropout")
 
 
-@pytest.fixture(scope="module", params=VARIANTS)  # module scope: pytest then runs all laws of a variant together, and compiles once
+def few(names, among) -> list:
+    """All of `among` as parameters; those that are not in `names` are slow."""
+    return [name if name in names else pytest.param(name, marks=pytest.mark.slow) for name in among]
+
+
+DROPOUTS = ("embedding_dropout", "attention_dropout", "residual_dropout", "stochastic_depth")
+
+
+@pytest.fixture(scope="module", params=few(FEW, VARIANTS))  # module scope: pytest then runs all laws of a variant together, and compiles once
 def variant(request) -> ModelConfig:
     return VARIANTS[request.param]
 
@@ -83,7 +92,8 @@ def weights(config: ModelConfig):
 
     def one(path, leaf):
         kind = path[-1].key
-        spread = {"kernel": 0.1, "embedding": 0.4, "bias": 0.1, "scale": 0.2}[kind]
+        spread = {"kernel": 0.1, "embedding": 0.4, "bias": 0.1, "scale": 0.2, "sink": 1.0}[kind]
+        spread = 0.5 if path[-2].key == "router" else spread  # else rounding alone could choose another expert
         return jnp.asarray(spread * draw.standard_normal(leaf.shape) + (kind == "scale"), jnp.float32)
 
     return jax.tree_util.tree_map_with_path(one, shapes(config))
@@ -93,14 +103,12 @@ quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_l
 """Compiles in a third of the time; for laws in which jax, not the machine code, is at stake."""
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def read(config: ModelConfig, params, tokens, positions, segments):
-    return model.forward(config, params, tokens, positions=positions, segments=segments).hidden
+    return model.forward(config, params, jnp.asarray(tokens), positions=jnp.asarray(positions), segments=jnp.asarray(segments)).hidden
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def read_on(config: ModelConfig, params, tokens, positions, cache):
-    out = model.forward(config, params, tokens, positions=positions, cache=cache)
+    out = model.forward(config, params, jnp.asarray(tokens), positions=jnp.asarray(positions), cache=cache)
     return out.hidden, out.cache
 
 
@@ -128,15 +136,25 @@ def packed(config: ModelConfig, tokens: np.ndarray) -> np.ndarray:
 # --- who sees whom -----------------------------------------------------------------------------------------------
 
 
-def test_a_token_changes_nothing_before_it(variant):
-    tokens = tokens_of(variant)
+def reached(config: ModelConfig) -> np.ndarray:
+    """[T T]: the tokens (second) that each token (first) reaches through all layers, by who sees whom in each."""
+    where = jnp.arange(T, dtype=jnp.int32)[None]
+    onward = np.eye(T, dtype=bool)
+    for layer in config.stack:
+        onward = onward @ np.asarray(sight.visible(sight.Sight(where, where), layer))[0].T
+    return onward
+
+
+def test_a_token_reaches_those_who_see_it_and_nobody_else(variant):
+    tokens, onward = tokens_of(variant), reached(variant)
+    assert not np.tril(onward, -1).any()
     before = plain(variant, tokens)
     for t in (1, 7, T - 1):
         changed = tokens.copy()
         changed[:, t] = (tokens[:, t] + 1) % variant.vocabulary
         after = plain(variant, changed)
-        assert_same_bits(after[:, :t], before[:, :t], f"token {t} reached back")
-        assert (after[:, t:] != before[:, t:]).any(axis=-1).all(), f"token {t} reached nobody"
+        assert_same_bits(after[:, ~onward[t]], before[:, ~onward[t]], f"token {t} reached too far")
+        assert (after != before).any(axis=-1)[:, onward[t]].all(), f"token {t} did not reach all"
 
 
 def test_a_packed_piece_reads_as_if_it_were_alone(variant):
@@ -174,7 +192,7 @@ def test_padding_at_the_right_changes_nothing(name):
 def test_positions_and_segments_left_out_are_those_of_one_plain_text(name):
     config = VARIANTS[name]
     tokens = tokens_of(config)
-    bare = jax.jit(lambda p, t: model.forward(config, p, t).hidden)(weights(config), tokens)
+    bare = model.forward(config, weights(config), jnp.asarray(tokens)).hidden
     assert difference(bare, plain(config, tokens)) <= 1e-6
 
 
@@ -297,14 +315,9 @@ def batch_of(config: ModelConfig, rows: int = 8) -> Batch:
 
 @functools.cache
 def gradients(config: ModelConfig):
-    """((sum of losses, hidden), gradients) of `batch_of`, by jax itself."""
-
-    def total(params, batch):
-        hidden = model.forward(config, params, batch.tokens, positions=batch.positions, segments=batch.segments).hidden
-        losses = token_losses(model.unembed(config, params, hidden), batch.targets)
-        return jnp.sum(losses * batch.weights), hidden
-
-    return jax.device_get(quick(jax.value_and_grad(total, has_aux=True))(weights(config), batch_of(config)))
+    """(sum of losses, gradients) of `batch_of`, by jax itself."""
+    total = lambda params, batch: cross_entropy(config)(params, batch, None)[0]
+    return jax.device_get(jax.value_and_grad(total)(weights(config), jax.tree.map(jnp.asarray, batch_of(config))))
 
 
 def unrolled(config: ModelConfig) -> ModelConfig:
@@ -316,13 +329,16 @@ def otherwise(config: ModelConfig) -> ModelConfig:
     return config if config.layers == "scan" or config.remat != "none" else dataclasses.replace(config, layers="scan")
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "gelu_exact", "causal_blocks", "dots_scanned", "full_scanned", "dots_unrolled", "full_unrolled", "bfloat16"])
+RUN_OTHERWISE = ("gpt2", "local_and_global", "causal_blocks", "blockwise", "dots_scanned", "full_scanned", "dots_unrolled", "full_unrolled", "bfloat16")
+
+
+@pytest.mark.parametrize("name", few(("gpt2", "local_and_global", "blockwise", "dots_scanned", "full_unrolled"), RUN_OTHERWISE))
 def test_scanned_unrolled_and_recomputed_layers_are_the_same(name):
     """The other rows are held to it by the law of micro-batches, which compares the same two."""
     variant = VARIANTS[name]
-    ((found, hidden), grads), ((wanted, same_hidden), same_grads) = gradients(otherwise(variant)), gradients(unrolled(variant))
+    (found, grads), (wanted, same_grads) = gradients(otherwise(variant)), gradients(unrolled(variant))
     assert difference(found, wanted) <= exact(variant)
-    assert difference(hidden, same_hidden) <= exact(variant)
+    assert difference(plain(otherwise(variant), tokens_of(variant)), plain(unrolled(variant), tokens_of(variant))) <= exact(variant)
     largest = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(same_grads))
     assert tree_difference(grads, same_grads, floor=1e-2 * largest) <= exact(variant, 1e-5, 3e-2)  # a key's bias has no gradient but rounding
 
@@ -345,9 +361,15 @@ def one_step(config: ModelConfig, micro_batches: int):
     return state.params, metrics
 
 
-def test_micro_batches_of_unequal_weight_are_one_batch(variant):
+IN_PARTS = ("gpt2", "llama", "t5", "local_and_global", "experts_by_group", "deepseek", "bfloat16")
+"""Each row is a compilation of a whole training step; those of the other rows run with `-m slow`."""
+
+
+@pytest.mark.parametrize("name", few(IN_PARTS, VARIANTS))
+def test_micro_batches_of_unequal_weight_are_one_batch(name):
     """Read in parts and scanned or recomputed, against jax's gradient of the whole, unrolled."""
-    (total, _), grads = gradients(unrolled(variant))
+    variant = VARIANTS[name]
+    total, grads = gradients(unrolled(variant))
     weight = batch_of(variant).weights.sum()
     wanted = jax.tree.map(lambda p, g: np.asarray(p) - g / weight, weights(variant), grads)
     found, metrics = one_step(otherwise(variant), micro_batches=4)
@@ -368,7 +390,7 @@ def test_any_number_of_micro_batches_is_one_batch(name):
 def test_the_gradient_is_the_slope_of_the_loss(name):
     """Central differences in float64 would need x64; along the gradient itself float32 has digits enough."""
     config = VARIANTS[name]
-    (_, _), grads = gradients(unrolled(config))
+    _, grads = gradients(unrolled(config))
     batch, total = batch_of(config), jax.jit(lambda p, b: cross_entropy(config)(p, b, None)[0])
     norm = math.sqrt(sum(float(np.square(g, dtype=np.float64).sum()) for g in jax.tree.leaves(grads)))
     h = 3e-3
@@ -388,9 +410,15 @@ SHARDED = {
     "gpt2, with dropout": VARIANTS["gpt2"],
     "gqa, scanned": dataclasses.replace(VARIANTS["gqa"], layers="scan"),
     "mqa": VARIANTS["mqa"],
+    "experts by group": VARIANTS["experts_by_group"],
+    "deepseek, scanned": dataclasses.replace(VARIANTS["deepseek"], layers="scan"),
 }
-"""Biases, tied embeddings and random numbers; a vocabulary that is split, in the loop; a head that cannot be. The rest of the table has the same axis names,
-and each takes four compilations, three of them for eight devices."""
+"""Biases, tied embeddings and random numbers; a vocabulary that is split, in the loop; a head that cannot be; experts; latents. The rest of the table
+has the same axis names."""
+
+ALL = "data 2, fsdp 2, tensor 2"
+SHARDED_OVER = dict.fromkeys(SHARDED, (ALL,)) | {"gpt2, with dropout": tuple(MESHES), "gqa, scanned": ("fsdp 8", ALL)}
+"""Each mesh and each variant's one device is a compilation of a whole training step."""
 
 
 @pytest.fixture(scope="module")
@@ -423,19 +451,26 @@ def steps_of(name: str, mesh: parallel.MeshConfig, data: Prepared, count: int = 
     return jax.device_get(state), losses
 
 
-@pytest.fixture(scope="module", params=SHARDED)
-def alone(request, prepared):
-    """A variant's name, and what it becomes on one device."""
-    one = jax.devices()[:1]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "devices", lambda: one)
-        return request.param, *steps_of(request.param, parallel.MeshConfig(data=1), prepared)
+@pytest.fixture(scope="module")
+def alone(prepared):
+    """What a variant becomes on one device."""
+
+    @functools.cache
+    def steps(name: str):
+        one = jax.devices()[:1]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(jax, "devices", lambda: one)
+            return steps_of(name, parallel.MeshConfig(data=1), prepared)
+
+    return steps
 
 
-@pytest.mark.parametrize("mesh", MESHES)
-def test_a_mesh_of_devices_computes_what_one_device_does(alone, mesh, prepared, record_property):
-    name, wanted, losses = alone
-    found, sharded = steps_of(name, MESHES[mesh], prepared)
+SHARDED_CASES = [(name, mesh) for name, meshes in SHARDED_OVER.items() for mesh in meshes]
+
+
+@pytest.mark.parametrize(("name", "mesh"), [pytest.param(*case, marks=pytest.mark.slow if case[0].startswith("deepseek") else ()) for case in SHARDED_CASES])
+def test_a_mesh_of_devices_computes_what_one_device_does(name, mesh, alone, prepared, record_property):
+    (wanted, losses), (found, sharded) = alone(name), steps_of(name, MESHES[mesh], prepared)
     record_property("loss_relative_error", difference(sharded, losses))
     record_property("params_relative_error", tree_difference(found.params, wanted.params, floor=0.1))
     assert difference(sharded, losses) <= 1e-6
@@ -462,26 +497,17 @@ def test_a_mesh_splits_what_its_rules_say():
 # --- initialisation ----------------------------------------------------------------------------------------------
 
 
-def initial(config: ModelConfig):
-    """Initial weights. What changes neither shapes nor spread is left out first: random numbers take long to compile."""
-    shared = dict(layers="auto", remat="none", compute="float32") | dict.fromkeys(DROPOUTS, 0.0)
-    shared |= {} if config.gated else dict(activation="gelu")
-    shared |= {} if config.positions == "learned" else dict(positions="none")
-    found = _initial(dataclasses.replace(runnable(config), **shared))
-    assert jax.tree.map(jnp.shape, found) == jax.tree.map(lambda leaf: leaf.shape, shapes(config))
-    return found
-
-
 @functools.cache
-def _initial(config: ModelConfig):
-    return jax.device_get(quick(functools.partial(model.init, config))(jax.random.key(0)))
+def initial(config: ModelConfig):
+    """Initial weights."""
+    return jax.device_get(model.init(runnable(config), jax.random.key(0)))
 
 
 def test_the_first_loss_is_that_of_a_guess(variant):
     tokens = tokens_of(variant, seed=3)
     where = np.broadcast_to(np.arange(T, dtype=np.int32), tokens.shape)
-    hidden = read(variant, initial(variant), tokens, where, np.ones_like(tokens))
-    logits = model.unembed(variant, jax.tree.map(jnp.asarray, initial(variant)), hidden)
+    params = jax.tree.map(jnp.asarray, initial(variant))
+    logits = model.unembed(variant, params, read(variant, params, tokens, where, np.ones_like(tokens)))
     assert logits.dtype == jnp.float32 and logits.shape == (B, T, variant.vocabulary)
     loss = float(token_losses(logits, jnp.asarray(tokens_of(variant, seed=4))).mean())
     assert abs(loss / math.log(variant.vocabulary) - 1) < 0.05
@@ -500,8 +526,9 @@ def test_every_dimension_has_an_axis_name(variant):
 
 def test_layers_begin_different_from_each_other(variant):
     for path, leaf in jax.tree_util.tree_leaves_with_path(initial(variant)["layers"]):
-        assert leaf.shape[0] == variant.num_layers
-        if path[-1].key == "kernel" and variant.num_layers > 1 and leaf.any():
+        mine = [layer for layer in variant.stack if not variant.mixed or variant.sparse(layer) == (path[0].key == "sparse")]
+        assert leaf.shape[0] == len(mine)
+        if path[-1].key == "kernel" and len(leaf) > 1 and leaf.any():
             assert (leaf[0] != leaf[1]).mean() > 0.99, jax.tree_util.keystr(path)
 
 
@@ -519,79 +546,23 @@ def test_what_writes_into_the_residual_stream_begins_smaller(kind):
     assert (found["norm"]["scale"] == 1).all()
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama"])
-def test_compiled_is_eager(name):
-    config, tokens = VARIANTS[name], jnp.asarray(tokens_of(VARIANTS[name]))
-    eager = model.forward(config, weights(config), tokens).hidden
-    assert difference(eager, plain(config, np.asarray(tokens))) <= 1e-6
+COMPILED = ("gpt2", "llama", "local_and_global", "bfloat16")
 
 
-PUBLISHED = {
-    gpt2: {"124m": 124_439_808, "355m": 354_823_168, "774m": 774_030_080, "1.5b": 1_557_611_200},
-    llama: {"7b": 6_738_415_616, "13b": 13_015_864_320, "70b": 68_976_648_192}
-    | {"3-8b": 8_030_261_248, "3-70b": 70_553_706_496, "3-405b": 405_853_388_800},
-}
-
-
-@pytest.mark.parametrize(("preset", "size"), [(p, size) for p, sizes in PUBLISHED.items() for size in sizes])
-def test_a_preset_has_the_published_number_of_parameters(preset, size):
-    tree = jax.eval_shape(functools.partial(model.init, preset(size)), jax.random.key(0))
-    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)) == PUBLISHED[preset][size]
-
-
-# --- attention ---------------------------------------------------------------------------------------------------
-
-
-IMPLEMENTATIONS = [name for name in typing.get_args(typing.get_type_hints(ModelConfig)["attention"]) if name != "auto"]
-
-
-def by_hand(q, k, v, where, piece) -> np.ndarray:
-    """Softmax attention written out, one query at a time, in float64."""
-    out, group = np.zeros(q.shape), q.shape[2] // k.shape[2]
-    for b, t, n in np.ndindex(q.shape[:3]):
-        seen = (where[b] <= where[b, t]) & (where[b] >= 0) & (piece[b] == piece[b, t])
-        scores = k[b, seen, n // group].astype(np.float64) @ q[b, t, n] / math.sqrt(q.shape[-1])
-        chance = np.exp(scores - scores.max())
-        out[b, t, n] = chance / chance.sum() @ v[b, seen, n // group]
-    return out
-
-
-@pytest.mark.parametrize("kv_heads", [1, 2, 4])
-@pytest.mark.parametrize("segmented", [False, True])
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_every_attention_is_the_one_by_hand(implementation, segmented, kv_heads):
-    draw = np.random.default_rng(kv_heads)
-    q, cotangent = (draw.standard_normal((2, T, 4, 8)).astype(np.float32) for _ in range(2))
-    k, v = (draw.standard_normal((2, T, kv_heads, 8)).astype(np.float32) for _ in range(2))
-    where, piece = np.tile(np.arange(T, dtype=np.int32), (2, 1)), np.ones((2, T), np.int32)
-    if segmented:
-        where = np.tile(np.concatenate([np.arange(n, dtype=np.int32) for n in PIECES]), (2, 1))
-        piece = np.tile(np.repeat(np.arange(1, 4, dtype=np.int32), PIECES), (2, 1))
-    sight = attention.Sight(*map(jnp.asarray, (where, where)), *(map(jnp.asarray, (piece, piece)) if segmented else ()))
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def both_ways(kind, q, k, v):
-        out, back = jax.vjp(lambda q, k, v: attention.attend(q, k, v, sight, implementation=kind), q, k, v)
-        return out, back(jnp.asarray(cotangent))
-
-    out, grads = both_ways(implementation, q, k, v)
-    assert difference(out, by_hand(q, k, v, where, piece)) <= 1e-5
-    assert tree_difference(grads, both_ways("reference", q, k, v)[1]) <= 1e-5
-
-
-@pytest.mark.parametrize("name", [n for n in IMPLEMENTATIONS if n != "reference"])
-def test_a_model_that_names_its_attention_begins_and_decodes(name):
-    config = dataclasses.replace(PLAIN, attention=name)
-    params = model.init(config, jax.random.key(0))
-    model.forward(config, params, jnp.zeros((1, 1), jnp.int32), positions=jnp.zeros((1, 1), jnp.int32), cache=model.empty_cache(config, 1, T))
-
-
-def test_attention_says_why_it_was_chosen():
-    for length, cached, backend in [(256, False, "cpu"), (256, False, "tpu"), (257, False, "cpu"), (1, True, "cpu"), (16, False, "cpu")]:
-        kind, reason = attention.choose(PLAIN, length, cached=cached, backend=backend)
-        assert kind == ("causal_blocks" if (length, cached, backend) == (256, False, "cpu") else "reference") and reason
-    with pytest.raises(ValueError, match=r"--model\.attention auto"):
-        attention.choose(dataclasses.replace(PLAIN, attention="causal_blocks"), 18)
+@pytest.mark.parametrize("name", COMPILED)
+def test_compiled_is_eager_and_reaches_nobody_before_it(name):
+    """With all of the compiler's optimisations."""
+    config, tokens, before = VARIANTS[name], tokens_of(VARIANTS[name]), jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    try:
+        compiled = jax.jit(lambda params, tokens: model.forward(config, params, tokens).hidden).lower(weights(config), tokens).compile()
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
+    before = np.asarray(compiled(weights(config), tokens))
+    assert difference(before, plain(config, tokens)) <= exact(config)
+    changed = tokens.copy()
+    changed[:, 7] = (tokens[:, 7] + 1) % config.vocabulary
+    assert_same_bits(np.asarray(compiled(weights(config), changed))[:, :7], before[:, :7])
 
 
 # --- dropout -----------------------------------------------------------------------------------------------------
@@ -615,9 +586,8 @@ def test_dropout_without_a_key_or_a_rate_changes_nothing():
     assert_same_bits(layers.dropout(x, 0.0, jax.random.key(0)), x)
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def dropped(config: ModelConfig, params, tokens, seed):
-    return model.forward(config, params, tokens, key=jax.random.key(seed)).hidden
+    return model.forward(config, params, jnp.asarray(tokens), key=jax.random.key(seed)).hidden
 
 
 @pytest.mark.parametrize("name", DROPOUTS)
@@ -674,6 +644,5 @@ def test_annotations_are_executed():
         token_losses(jnp.zeros((2, 4)), jnp.zeros((2, 4), jnp.int32))
 
 
-
-def test_a_rope_preset_and_a_plain_one_differ_in_the_table():
-    assert {ROPE.positions, PLAIN.positions} == {"rope", "learned"} and 18 <= len(VARIANTS) <= 24
+def test_the_table_holds_both_models_and_names_what_it_runs_by_default():
+    assert {ROPE.positions, PLAIN.positions} == {"rope", "learned"} and len(VARIANTS) >= 34 and set(FEW) < set(VARIANTS)

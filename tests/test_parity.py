@@ -1,7 +1,7 @@
 """Laws of parity: with the same weights, our model computes what `transformers` computes, and our training what `torch` trains.
 
-Read `CASES` (the architectures and both configs of each), then `gpt2_tree` and `llama_tree` (which of their weights is
-which of ours), then the laws. Weights are random and made here: nothing is downloaded.
+Read `families.CASES` first: the architectures, both configs of each, and which of their weights is which of ours. Weights
+are random and made here: nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import copy
 import functools
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -29,120 +29,12 @@ from gptjax.train.step import train_step
 os.environ["HF_HUB_OFFLINE"] = "1"
 torch = pytest.importorskip("torch", reason="parity is measured against torch: pip install 'gptjax[test-parity]'")
 transformers = pytest.importorskip("transformers", reason="parity is measured against transformers: pip install 'gptjax[test-parity]'")
+from families import CASES, SMALL, Case  # noqa: E402 it imports transformers
+
 torch.set_num_threads(1)  # threads cost more than they give at width 32, the more so beside other test workers
 
-# --- the architectures -------------------------------------------------------------------------------------------
-
-SMALL = ModelConfig(vocab_size=97, context=64, width=32, num_layers=2, num_heads=4, feed_forward=80)
-LLAMA = replace(SMALL, positions="rope", norm="rmsnorm", activation="swiglu", bias=False, tied=False)
-REFERENCE = (("reference", "unroll", 33),)
-BLOCKS = (("causal_blocks", "scan", 36),)
-"""Ways to run our model: attention implementation, way through the layers, length of a row (`causal_blocks` wants a multiple of four)."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """One architecture: our config, their model of the same shape, the map between their weights and our tree, our ways to run it."""
-
-    name: str
-    config: ModelConfig
-    build: Callable[[ModelConfig], Any]
-    tree: Callable[[ModelConfig, Callable[[str], np.ndarray]], Any]
-    ways: tuple[tuple[str, str, int], ...] = REFERENCE + BLOCKS
-
-
-def build_gpt2(c: ModelConfig) -> Any:
-    """Their GPT-2, without dropout."""
-    shape = dict(vocab_size=c.vocabulary, n_positions=c.context, n_embd=c.width, n_layer=c.num_layers, n_head=c.num_heads, n_inner=c.hidden)
-    quiet = dict(embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0, bos_token_id=None, eos_token_id=None)
-    config = transformers.GPT2Config(
-        **shape, **quiet, activation_function="gelu_new", layer_norm_epsilon=c.norm_epsilon, tie_word_embeddings=c.tied, attn_implementation="eager"
-    )
-    return transformers.GPT2LMHeadModel(config)
-
-
-def build_llama(c: ModelConfig) -> Any:
-    """Their Llama, or their Qwen3 where the heads are normalised."""
-    shape = dict(vocab_size=c.vocabulary, max_position_embeddings=c.context, hidden_size=c.width, intermediate_size=c.hidden)
-    heads = dict(num_hidden_layers=c.num_layers, num_attention_heads=c.num_heads, num_key_value_heads=c.kv_heads, head_dim=c.heads)
-    rope = dict(rope_parameters={"rope_type": "default", "rope_theta": c.rope_base})
-    quiet = dict(attention_dropout=0.0, attention_bias=False, bos_token_id=None, eos_token_id=None, pad_token_id=None)
-    kinds = (transformers.Qwen3Config, transformers.Qwen3ForCausalLM) if c.qk_norm else (transformers.LlamaConfig, transformers.LlamaForCausalLM)
-    config = kinds[0](
-        **shape, **heads, **rope, **quiet, hidden_act="silu", rms_norm_eps=c.norm_epsilon, tie_word_embeddings=c.tied, attn_implementation="eager"
-    )
-    return kinds[1](config)
-
-
-def gpt2_tree(c: ModelConfig, take: Callable[[str], np.ndarray]) -> Any:
-    """Their GPT-2 in our shapes. Their Conv1D holds [in out], and query, key and value side by side."""
-
-    def layers(name: str, *shape: int) -> np.ndarray:
-        leaves = np.stack([take(f"transformer.h.{i}.{name}") for i in range(c.num_layers)])
-        return leaves.reshape(c.num_layers, *shape) if shape else leaves
-
-    def norm(name: str) -> dict:
-        return {"scale": layers(f"{name}.weight"), "bias": layers(f"{name}.bias")}
-
-    fused = layers("attn.c_attn.weight", c.width, 3, c.num_heads, c.heads)
-    fused_bias = layers("attn.c_attn.bias", 3, c.num_heads, c.heads)
-    three = {name: {"kernel": fused[:, :, i], "bias": fused_bias[:, i]} for i, name in enumerate(("query", "key", "value"))}
-    out = {"kernel": layers("attn.c_proj.weight", c.num_heads, c.heads, c.width), "bias": layers("attn.c_proj.bias")}
-    mlp = {"up": "mlp.c_fc", "down": "mlp.c_proj"}
-    return {
-        "embedding": {"embedding": take("transformer.wte.weight")},
-        "positions": {"embedding": take("transformer.wpe.weight")},
-        "layers": {
-            "attention_norm": norm("ln_1"),
-            "attention": {**three, "out": out},
-            "mlp_norm": norm("ln_2"),
-            "mlp": {ours: {"kernel": layers(f"{theirs}.weight"), "bias": layers(f"{theirs}.bias")} for ours, theirs in mlp.items()},
-        },
-        "norm": {"scale": take("transformer.ln_f.weight"), "bias": take("transformer.ln_f.bias")},
-    }
-
-
-def llama_tree(c: ModelConfig, take: Callable[[str], np.ndarray]) -> Any:
-    """Their Llama or Qwen3 in our shapes. Their Linear holds [out in]."""
-
-    def layers(name: str) -> np.ndarray:
-        return np.stack([take(f"model.layers.{i}.{name}.weight") for i in range(c.num_layers)])
-
-    def kernel(name: str, *shape: int) -> dict:
-        turned = layers(name).swapaxes(1, 2)
-        return {"kernel": turned.reshape(c.num_layers, *shape) if shape else turned}
-
-    attention = {
-        "query": kernel("self_attn.q_proj", c.width, c.num_heads, c.heads),
-        "key": kernel("self_attn.k_proj", c.width, c.kv_heads, c.heads),
-        "value": kernel("self_attn.v_proj", c.width, c.kv_heads, c.heads),
-        "out": kernel("self_attn.o_proj", c.num_heads, c.heads, c.width),
-    }
-    if c.qk_norm:
-        attention |= {"query_norm": {"scale": layers("self_attn.q_norm")}, "key_norm": {"scale": layers("self_attn.k_norm")}}
-    tree = {
-        "embedding": {"embedding": take("model.embed_tokens.weight")},
-        "layers": {
-            "attention_norm": {"scale": layers("input_layernorm")},
-            "attention": attention,
-            "mlp_norm": {"scale": layers("post_attention_layernorm")},
-            "mlp": {name: kernel(f"mlp.{name}_proj") for name in ("gate", "up", "down")},
-        },
-        "norm": {"scale": take("model.norm.weight")},
-    }
-    return tree if c.tied else tree | {"head": {"kernel": take("lm_head.weight").T}}
-
-
-CASES = (
-    Case("gpt2", SMALL, build_gpt2, gpt2_tree),
-    Case("llama_gqa_untied", replace(LLAMA, num_kv_heads=2), build_llama, llama_tree),
-    Case("llama_mha_tied", replace(LLAMA, tied=True, rope_base=500.0), build_llama, llama_tree, BLOCKS),
-    Case("qwen3_qk_norm", replace(LLAMA, num_kv_heads=1, qk_norm=True, head_width=16, tied=True), build_llama, llama_tree, REFERENCE),
-)
-
-
-def in_our_shapes(case: Case, values: dict[str, Any]) -> Any:
-    """Their named tensors as our tree of JAX arrays, copied: torch changes its own in place.
+def in_our_shapes(case: Case, values: dict[str, Any], offset: float = 0.0) -> Any:
+    """Their named tensors as our tree of JAX arrays, copied: torch changes its own in place. Norm scales are moved by `offset`.
 
     Raises:
       AssertionError: a tensor of theirs was not used, or a leaf of ours has another shape.
@@ -153,7 +45,7 @@ def in_our_shapes(case: Case, values: dict[str, Any]) -> Any:
     expected = jax.eval_shape(functools.partial(model.init, case.config), jax.random.key(0))
     shapes = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
     assert shapes(tree) == shapes(expected)
-    return tree
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: leaf + offset if path[-1].key == "scale" else leaf, tree)
 
 
 class Pair(NamedTuple):
@@ -183,8 +75,8 @@ def pair(request: pytest.FixtureRequest) -> Pair:
     with torch.no_grad():
         for name, weight in theirs.named_parameters():
             scale = weight.ndim == 1 and name.endswith("weight")
-            weight.copy_(float(scale) + 0.2 * torch.randn(weight.shape, generator=random))
-    return Pair(case, case.config, in_our_shapes(case, dict(theirs.named_parameters())), theirs)
+            weight.copy_(scale * (1 - case.offset) + 0.2 * torch.randn(weight.shape, generator=random))
+    return Pair(case, case.config, in_our_shapes(case, dict(theirs.named_parameters()), case.offset), theirs)
 
 
 def some_ids(*shape: int, seed: int = 0) -> np.ndarray:
@@ -252,7 +144,7 @@ def test_gradients_of_every_parameter_are_those_of_torch(pair: Pair, readings: l
         for (path, mine), (_, other) in zip(*map(jax.tree_util.tree_leaves_with_path, (reading.gradients, theirs)), strict=True):
             norms[jax.tree_util.keystr(path)] = np.linalg.norm(mine - np.asarray(other)), np.linalg.norm(other)
         # Without rotation a key's bias adds the same to all scores of a query, which softmax forgets: its gradient is rounding alone.
-        if nothing := norms.pop("['layers']['attention']['key']['bias']", None):
+        if pair.config.positions != "rope" and (nothing := norms.pop("['layers']['attention']['key']['bias']", None)):
             assert max(nothing) < 1e-6
         relative = {name: difference / norm for name, (difference, norm) in norms.items()}
         worst = max(relative, key=relative.get)
@@ -286,7 +178,7 @@ def test_ten_adamw_steps_lose_what_torch_loses(pair: Pair) -> None:
     ours, torchs = np.asarray(losses).T
     print(f"largest difference of a loss {np.abs(ours - torchs).max():.1e}, from {torchs[0]:.3f} to {torchs[-1]:.3f}")
     assert np.max(norms) > settings.clip_norm, "the clip was never tried"
-    np.testing.assert_allclose(ours, torchs, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(ours, torchs, rtol=0, atol=3e-5 if pair.config.experts else 1e-5)  # AdamW makes steps of a router's rounding
     np.testing.assert_allclose(*np.asarray(norms).T, rtol=1e-4)
 
 

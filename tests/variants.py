@@ -1,16 +1,20 @@
-"""Every model variant, shrunk. A row here buys all laws of `test_laws.py`."""
+"""Every model variant, shrunk. A row here buys all laws of `test_laws.py`.
+
+Rows differ from one of two models in as little as shows what they are for, so that most of what they compute has shapes
+that another row has compiled.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 
-from gptjax.model import ModelConfig, gpt2, llama
+from gptjax.model import Experts, Latent, Layer, LinearScaling, Llama3Scaling, ModelConfig, NTKScaling, YarnScaling, gpt2, llama
 
-SHRUNK = dict(vocab_size=61, context=32, width=32, num_layers=2, num_heads=4)
+SHRUNK = dict(vocab_size=61, context=32, width=32, num_layers=2, num_heads=4, feed_forward=64)
 """61 is divided by no mesh axis; llama's 64 is."""
 
 PLAIN = ModelConfig(**SHRUNK)
-ROPE = llama(**SHRUNK | dict(vocab_size=64, num_kv_heads=None, feed_forward=64))
+ROPE = llama(**SHRUNK | dict(vocab_size=64, num_kv_heads=None))
 
 
 def _plain(**changes) -> ModelConfig:
@@ -21,29 +25,80 @@ def _rope(**changes) -> ModelConfig:
     return dataclasses.replace(ROPE, **changes)
 
 
+LOCAL, GLOBAL = Layer("window", 5, rope_base=100.0, rope_scaled=False), Layer()
+
 VARIANTS: dict[str, ModelConfig] = {
     "gpt2": gpt2(**SHRUNK),
     "llama": ROPE,
+    # heads
     "gqa": _rope(num_kv_heads=2),
     "mqa": _plain(num_kv_heads=1),
-    "sinusoidal": _plain(positions="sinusoidal"),
+    "wide_heads": _rope(head_width=12, num_kv_heads=2),
+    "qk_norm": _rope(qk_norm=True),
+    "qk_norm_joint": _rope(qk_norm=True, qk_norm_joint=True, num_kv_heads=2),
+    "capped": _rope(attention_cap=2.0, logit_cap=5.0, attention_scale=0.5),
+    "attention_sink": _rope(attention_sink=True, num_kv_heads=2),
+    "qkv_bias": _rope(qkv_bias=True),
+    # positions
+    "sinusoidal": _plain(positions="sinusoidal", scaled_embedding=True),
     "no_positions": _plain(positions="none"),
+    "alibi": _plain(positions="alibi"),
+    "t5": _plain(positions="t5", t5_buckets=8, t5_distance=12, attention_scale=1.0),
+    "rope_in_part": _rope(rope_share=0.5),
+    "rope_linear": _rope(rope_scaling=LinearScaling(4.0)),
+    "rope_ntk": _rope(rope_scaling=NTKScaling(4.0)),
+    "rope_yarn": _rope(rope_scaling=YarnScaling(4.0, original=16)),
+    "rope_llama3": _rope(rope_scaling=Llama3Scaling(4.0, original=16)),
+    # norms and blocks
     "rmsnorm_with_bias": _plain(norm="rmsnorm"),
+    "post_norm": _plain(norm_placement="post"),
+    "sandwich": _rope(norm_placement="sandwich"),
+    "reordered": _rope(norm_placement="reordered", qk_norm=True, qk_norm_joint=True),
+    "parallel": _plain(parallel="shared"),
+    "parallel_separate": _plain(parallel="separate", layers="scan"),
+    # MLPs
     "relu": _plain(activation="relu"),
     "relu2": _plain(activation="relu2"),
     "gelu_exact": _plain(activation="gelu_exact"),
     "silu": _plain(activation="silu"),
     "geglu": _plain(activation="geglu"),
-    "qk_norm": _rope(qk_norm=True),
+    # what layers see
+    "window": _rope(pattern=(Layer("window", 5),)),
+    "window_with_sinks": _rope(pattern=(Layer("window", 4, sinks=2),)),
+    "chunks_and_all_without_positions": _rope(pattern=(Layer("chunk", 4), Layer(positions="none"))),
+    "strided": _plain(pattern=(Layer("strided", 4),)),
+    "fixed": _plain(pattern=(Layer("fixed", 4, summary=2),)),
+    "local_and_global": _rope(num_layers=6, first=(GLOBAL,), pattern=(LOCAL, LOCAL, GLOBAL), layers="scan", rope_scaling=LinearScaling(8.0)),
+    # experts
+    "experts": _rope(experts=Experts(count=4, active=2, router_z=1e-3)),
+    "experts_every_second": _rope(num_layers=4, layers="scan", pattern=(Layer(dense=True), Layer()), experts=Experts(count=4, active=1, normalised=False)),
+    "experts_with_places_for_all": _plain(experts=Experts(count=4, active=2, capacity=2.0)),
+    "experts_by_group": _rope(experts=Experts(count=8, active=2, width=16, shared=2, scores="sigmoid", scale=2.5, groups=4, active_groups=2, bias_step=0.01)),
+    # latents
+    "latent": _rope(latent=Latent(rank=8, rope_width=4, value_width=12)),
+    "deepseek": _rope(
+        num_layers=3,
+        latent=Latent(rank=8, query_rank=12, rope_width=4),
+        first=(Layer(dense=True),),
+        experts=Experts(count=4, active=2, width=16, shared=1, scores="sigmoid", bias_step=0.01),
+        rope_scaling=YarnScaling(4.0, original=16, magnitude=1.0),
+    ),
+    # outputs, initial weights, ways to run
     "untied": _plain(tied=False),
     "zero_residual": _rope(residual_init="zero"),
-    "wide_heads": _rope(head_width=12, num_kv_heads=2),
     "scanned": _rope(layers="scan"),
     "dots_scanned": _plain(layers="scan", remat="dots"),
     "full_scanned": _plain(layers="scan", remat="full"),
     "dots_unrolled": _plain(layers="unroll", remat="dots"),
     "full_unrolled": _plain(layers="unroll", remat="full"),
     "causal_blocks": _plain(attention="causal_blocks"),
+    "blockwise": _rope(attention="blockwise"),
     "bfloat16": _rope(compute="bfloat16", num_kv_heads=2),
     "one_layer": _plain(num_layers=1),
 }
+
+FEW = (
+    *("gpt2", "llama", "gqa", "qk_norm_joint", "attention_sink", "sinusoidal", "alibi", "t5", "post_norm", "sandwich"),
+    *("parallel_separate", "strided", "local_and_global", "experts_by_group", "deepseek", "causal_blocks", "bfloat16"),
+)
+"""Rows whose laws run by default, one of each way to compute; those of all rows run with `-m slow`."""

@@ -1,23 +1,43 @@
 """The model: configs and six pure functions over them."""
 
-from gptjax.model.attention import gather, rollback
-from gptjax.model.config import ModelConfig, flops_per_token, gpt2, llama, small
-from gptjax.model.transformer import Cache, Output, axes, empty_cache, encode, forward, init, unembed
+from gptjax.model.cache import Cache, empty_cache, gather, rollback
+from gptjax.model.config import Experts, Latent, Layer, LinearScaling, Llama3Scaling, ModelConfig, NTKScaling, YarnScaling
+from gptjax.model.cost import flops_per_token
+from gptjax.model.moe import rebalanced
+from gptjax.model.presets import deepseek, gemma, gpt2, gpt3, llama, mistral, mixtral, olmo, preset, qwen, small, smollm
+from gptjax.model.transformer import Output, axes, encode, forward, init, unembed
 
 __all__ = [
     "Cache",
+    "Experts",
+    "Latent",
+    "Layer",
+    "LinearScaling",
+    "Llama3Scaling",
     "ModelConfig",
+    "NTKScaling",
     "Output",
+    "YarnScaling",
     "axes",
+    "deepseek",
     "empty_cache",
     "encode",
     "flops_per_token",
     "forward",
     "gather",
+    "gemma",
     "gpt2",
+    "gpt3",
     "init",
     "llama",
+    "mistral",
+    "mixtral",
+    "olmo",
+    "preset",
+    "qwen",
+    "rebalanced",
     "rollback",
     "small",
+    "smollm",
     "unembed",
 ]

@@ -1,7 +1,6 @@
-"""Who sees whom, the implementations of attention, the cache, and the layer that joins them.
+"""The implementations of attention, and the layer that projects, attends and projects back.
 
-Read `Sight` and `visible` (the mask as a function of positions and segments), then `attend` (the dispatcher) and the
-implementations, then `Cache`, then `Attention`.
+Read `attend` and `choose` (the dispatcher), then the implementations, then `Attention`. Who sees whom is in `sight`.
 """
 
 from __future__ import annotations
@@ -12,99 +11,130 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gptjax.arrays import Array, Bool, Float, Int, Key
+from gptjax.arrays import Array, Float, Int, Key
 from gptjax.model import positions as place
-from gptjax.model.config import ModelConfig
+from gptjax.model.blockwise import blockwise
+from gptjax.model.cache import Cache, remember
+from gptjax.model.config import Layer, ModelConfig
+from gptjax.model.kernels import cudnn, cudnn_lacks, splash, splash_lacks
 from gptjax.model.layers import Linear, Norm, dropout, multiply, residual_std
-
-
-class Sight(NamedTuple):
-    """What decides who sees whom. A query sees the keys of its own segment at its own position or before.
-
-    A key at position −1 is nobody: nothing sees it. Without segments all tokens of a row are one segment.
-    """
-
-    queries: Int[Array, "B T"]
-    keys: Int[Array, "B S"]
-    query_segments: Int[Array, "B T"] | None = None
-    key_segments: Int[Array, "B S"] | None = None
-
-
-def visible(sight: Sight) -> Bool[Array, "B T S"]:
-    """True where the query may see the key."""
-    seen = (sight.keys[:, None, :] <= sight.queries[:, :, None]) & (sight.keys >= 0)[:, None, :]
-    if sight.query_segments is not None and sight.key_segments is not None:
-        seen &= sight.query_segments[:, :, None] == sight.key_segments[:, None, :]
-    return seen
-
-
-def choose(config: ModelConfig, length: int, *, cached: bool = False, backend: str | None = None) -> tuple[str, str]:
-    """Gives the implementation that serves a row of `length` queries, and why.
-
-    Raises:
-      ValueError: the config names an implementation that can't serve this case.
-    """
-    divides = length % BLOCKS == 0 and length >= BLOCKS
-    if cached:
-        return "reference", "decoding with a cache, which the other implementations are not for"
-    if config.attention == "causal_blocks" and not divides:
-        raise ValueError(f"attention 'causal_blocks' can't serve {length} queries, which are not a multiple of {BLOCKS}; use --model.attention auto.")
-    if config.attention != "auto":
-        return config.attention, "the config names it"
-    if divides and length >= 256 and (backend or jax.default_backend()) == "cpu":
-        return "causal_blocks", f"it skips most of the masked half, which pays from 256 positions on a CPU (here {length})"
-    return "reference", "short rows" if length < 256 else "the plain product, which XLA fuses on this backend"
+from gptjax.model.scaling import magnitude
+from gptjax.model.sight import Scoring, Sight, scores
 
 
 def attend(
     q: Float[Array, "B T N H"],
     k: Float[Array, "B S K H"],
-    v: Float[Array, "B S K H"],
+    v: Float[Array, "B S K value"],
     sight: Sight,
+    how: Scoring = Scoring(),
+    table: Float[Array, "..."] | None = None,
+    sink: Float[Array, " N"] | None = None,
     *,
     implementation: str = "reference",
     rate: float = 0.0,
     key: Key | None = None,
-) -> Float[Array, "B T N H"]:
-    """Softmax attention: each query's mean of the values that it sees, weighted by exp(q·k / √H).
+) -> Float[Array, "B T N value"]:
+    """Softmax attention: each query's mean of the values that it sees, weighted by exp(score).
 
     Query head n reads key/value head n // (N/K). A query that sees nobody gives a finite, meaningless row.
 
     Args:
-      implementation: `reference`, or `causal_blocks` (keys must not come before their own index; no cache).
+      how: what a score is, and who sees whom in this layer.
+      table: the bias that `how` names.
+      sink: each head's score for looking at nobody, who has the value 0.
+      implementation: one that `choose` names. All but `reference` need the tokens of a row in order and no cache.
       rate: share of attention weights dropped; needs `key`.
 
-    Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.2; groups: Ainslie et al. 2023, GQA, arXiv:2305.13245.
+    Sources: Vaswani et al. 2017, arXiv:1706.03762, section 3.2; groups: Ainslie et al. 2023, GQA, arXiv:2305.13245; a score for
+    nobody: OpenAI 2025, gpt-oss, arXiv:2508.10925, section 2.2.
     """
-    if implementation == "reference":
-        return _reference(q, k, v, sight, rate, key)
-    if implementation == "causal_blocks":
-        return _causal_blocks(q, k, v, sight, rate, key)
+    match implementation:
+        case "reference":
+            return _reference(q, k, v, sight, how, table, sink, rate, key)
+        case "causal_blocks":
+            return _causal_blocks(q, k, v, sight, how, table, sink, rate, key)
+        case "blockwise":
+            return blockwise(q, k, v, sight, how, table, sink, rate, key)
+        case "splash":
+            return splash(q, k, v, sight, how, sink)
+        case "cudnn":
+            return cudnn(q, k, v, sight, how)
     raise ValueError(f"{implementation!r} is not an attention implementation.")
 
 
-def _reference(q: Array, k: Array, v: Array, sight: Sight, rate: float, key: Key | None) -> Array:
-    rows, length, heads, width = q.shape
-    grouped = q.reshape(rows, length, k.shape[2], heads // k.shape[2], width) * jnp.asarray(width**-0.5, q.dtype)
-    scores = jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=jnp.float32)
-    scores = jnp.where(visible(sight)[:, None, None], scores, HIDDEN)
-    weights = dropout(jax.nn.softmax(scores, axis=-1).astype(v.dtype), rate, key)
-    return jnp.einsum("bkgts,bskh->btkgh", weights, v).reshape(q.shape)
+def choose(config: ModelConfig, length: int, layer: Layer = Layer(), *, cached: bool = False, backend: str | None = None) -> tuple[str, str]:
+    """Gives the implementation that serves a row of `length` queries, and why.
+
+    Args:
+      backend: where it will run; none is where JAX runs by default, and then a named one is not held to its own backend, so
+        that a program can be lowered for another machine.
+
+    Raises:
+      ValueError: the config names an implementation that can't serve this case.
+    """
+    here = backend or jax.default_backend()
+    if cached:
+        return "reference", "decoding with a cache, which the other implementations are not for"
+    if config.attention != "auto":
+        lacks = _lacks(config.attention, config, length, layer)
+        home = {"splash": "tpu", "cudnn": "gpu"}.get(config.attention, backend)
+        lacks = lacks or (None if backend is None or home == backend else f"{backend}, only {home}")
+        if lacks:
+            raise ValueError(f"attention {config.attention!r} can't serve {lacks}; use --model.attention auto.")
+        return config.attention, "the config names it"
+    if here == "tpu" and jax.device_count() == 1 and _lacks("splash", config, length, layer) is None:
+        return "splash", "Pallas' kernel for one TPU"
+    if here == "gpu" and _lacks("cudnn", config, length, layer) is None:
+        return "cudnn", "cuDNN's kernel for GPUs"
+    if length >= LONG:
+        return "blockwise", f"from {LONG} positions on, the square of scores takes too much memory"
+    if here == "cpu" and length >= 256 and _lacks("causal_blocks", config, length, layer) is None:
+        return "causal_blocks", f"it skips most of the masked half, which pays from 256 positions on a CPU (here {length})"
+    return "reference", "short rows" if length < 256 else "the plain product, which XLA fuses on this backend"
+
+
+LONG = 4096
+"""Positions from which a row's scores are never held whole."""
+
+
+def _lacks(implementation: str, config: ModelConfig, length: int, layer: Layer) -> str | None:
+    """What an implementation can't serve in this case, or none."""
+    match implementation:
+        case "causal_blocks":
+            divides = length % BLOCKS == 0 and length >= BLOCKS
+            return None if divides else f"{length} queries, which are not a multiple of {BLOCKS}"
+        case "splash":
+            return splash_lacks(config, length, layer)
+        case "cudnn":
+            return cudnn_lacks(config, length, layer)
+    return None
+
+
+def _reference(
+    q: Array, k: Array, v: Array, sight: Sight, how: Scoring, table: Array | None, sink: Array | None, rate: float, key: Key | None
+) -> Array:
+    found = scores(q, k, sight, how, table)
+    if sink is not None:
+        nobody = jnp.broadcast_to(sink.astype(jnp.float32).reshape(1, *found.shape[1:3], 1, 1), (*found.shape[:4], 1))
+        found = jnp.concatenate([found, nobody], axis=-1)
+    weights = jax.nn.softmax(found, axis=-1)[..., : k.shape[1]].astype(v.dtype)
+    return jnp.einsum("bkgts,bskh->btkgh", dropout(weights, rate, key), v).reshape(*q.shape[:3], v.shape[-1])
 
 
 BLOCKS = 4
 """Query blocks of `causal_blocks`: 4 skip 3/8 of the whole square, and more make the products too small for a CPU."""
 
-HIDDEN = -1e30
-"""The score of a key that is not seen: finite, so that a row that sees nobody is not NaN."""
 
-
-def _causal_blocks(q: Array, k: Array, v: Array, sight: Sight, rate: float, key: Key | None) -> Array:
-    """Block i of the queries is multiplied only with the keys up to its own end."""
+def _causal_blocks(
+    q: Array, k: Array, v: Array, sight: Sight, how: Scoring, table: Array | None, sink: Array | None, rate: float, key: Key | None
+) -> Array:
+    """Block i of the queries is multiplied only with the keys up to its own end, and from the begin of its window on."""
     size = q.shape[1] // BLOCKS
     outputs = []
     for i in range(BLOCKS):
-        rows, seen = slice(i * size, (i + 1) * size), slice(0, (i + 1) * size)
+        begin = max(0, i * size - how.layer.span + 1) if how.layer.sees == "window" and not how.layer.sinks else 0
+        rows, seen = slice(i * size, (i + 1) * size), slice(begin, (i + 1) * size)
         part = Sight(
             sight.queries[:, rows],
             sight.keys[:, seen],
@@ -112,62 +142,8 @@ def _causal_blocks(q: Array, k: Array, v: Array, sight: Sight, rate: float, key:
             None if sight.key_segments is None else sight.key_segments[:, seen],
         )
         block_key = None if key is None else jax.random.fold_in(key, i)
-        outputs.append(_reference(q[:, rows], k[:, seen], v[:, seen], part, rate, block_key))
+        outputs.append(_reference(q[:, rows], k[:, seen], v[:, seen], part, how, table, sink, rate, block_key))
     return jnp.concatenate(outputs, axis=1)
-
-
-# --- the cache ---------------------------------------------------------------------------------------------------
-
-
-class Cache(NamedTuple):
-    """Keys and values of tokens already read, each with the position it stands at; −1 is an empty slot.
-
-    A row's next token goes to slot `lengths[row]`. Rows are independent: gather, drop or roll back any of them.
-    """
-
-    keys: Float[Array, "L B S K H"]
-    values: Float[Array, "L B S K H"]
-    positions: Int[Array, "B S"]
-    lengths: Int[Array, " B"]
-
-
-def empty_cache(config: ModelConfig, rows: int, slots: int) -> Cache:
-    """A cache that remembers nobody, with room for `slots` tokens a row."""
-    shape = (config.num_layers, rows, slots, config.kv_heads, config.heads)
-    nobody = jnp.full((rows, slots), -1, jnp.int32)
-    return Cache(jnp.zeros(shape, config.compute), jnp.zeros(shape, config.compute), nobody, jnp.zeros((rows,), jnp.int32))
-
-
-def rollback(cache: Cache, lengths: Int[Array, " B"]) -> Cache:
-    """Forgets every token from slot `lengths` on."""
-    slot = jnp.arange(cache.positions.shape[1])[None]
-    return cache._replace(lengths=lengths, positions=jnp.where(slot < lengths[:, None], cache.positions, -1))
-
-
-def gather(cache: Cache, rows: Int[Array, " B"]) -> Cache:
-    """The cache whose row i is the old row `rows[i]`."""
-    return Cache(cache.keys[:, rows], cache.values[:, rows], cache.positions[rows], cache.lengths[rows])
-
-
-def reserve(cache: Cache, positions: Int[Array, "B T"]) -> tuple[Cache, Int[Array, "B T"]]:
-    """Gives new tokens their slots: the cache that knows their positions, and the slot of each.
-
-    A token at position −1 is padding: it takes no slot (its slot number lies past the end, where writes are dropped).
-    """
-    real = positions >= 0
-    slots = jnp.where(real, cache.lengths[:, None] + jnp.cumsum(real, axis=1) - 1, cache.positions.shape[1])
-    rows = jnp.arange(positions.shape[0])[:, None]
-    known = cache.positions.at[rows, slots].set(positions, mode="drop")
-    return cache._replace(positions=known, lengths=cache.lengths + real.sum(axis=1)), slots
-
-
-def remember(cache: Cache, layer: Any, slots: Int[Array, "B T"], k: Array, v: Array) -> Cache:
-    """Writes one layer's new keys and values [B T K H] into their slots."""
-    rows = jnp.arange(slots.shape[0])[:, None]
-    return cache._replace(
-        keys=cache.keys.at[layer, rows, slots].set(k, mode="drop"),
-        values=cache.values.at[layer, rows, slots].set(v, mode="drop"),
-    )
 
 
 def _together(x: Float[Array, "B T D"], layers: tuple[Linear, ...]) -> list[Array]:
@@ -185,38 +161,63 @@ def _together(x: Float[Array, "B T D"], layers: tuple[Linear, ...]) -> list[Arra
 # --- the layer ---------------------------------------------------------------------------------------------------
 
 
+class Reading(NamedTuple):
+    """What all layers know of the tokens that are read."""
+
+    sight: Sight
+    angles: dict[Layer, Float[Array, "#B T half"] | None]
+    """How far RoPE turns each token in a layer of each kind; none where it does not."""
+    tables: dict[str, Float[Array, "..."]]
+    """Biases by distance, by their kind."""
+    slots: Int[Array, "B T"] | None = None
+    """Where the tokens go in the cache."""
+
+
 class Attention(nn.Module):
     """Projects to heads, turns them (RoPE), attends, projects back."""
 
     config: ModelConfig
+    layer: Layer
 
     @nn.compact
     def __call__(
-        self,
-        x: Float[Array, "B T D"],
-        sight: Sight,
-        angles: Float[Array, "#B T half"] | None,
-        cache: Cache | None,
-        layer: Any,
-        slots: Int[Array, "B T"] | None,
-        key: Key | None,
+        self, x: Float[Array, "B T D"], reading: Reading, cache: Cache | None, number: Any, key: Key | None
     ) -> tuple[Float[Array, "B T D"], Cache | None]:
         c = self.config
 
         def linear(name: str, heads: int, axis: str) -> Linear:
-            return Linear((c.width,), (heads, c.heads), ("embed", axis, "head"), c.init_std, c.bias, c.compute, name=name)
+            return Linear((c.width,), (heads, c.heads), ("embed", axis, "head"), c.init_std, c.biased, c.compute, name=name)
 
         three = linear("query", c.num_heads, "heads"), linear("key", c.kv_heads, "kv_heads"), linear("value", c.kv_heads, "kv_heads")
         q, k, v = _together(x, three) if jax.default_backend() == "cpu" else (one(x) for one in three)
         if c.qk_norm:
-            q = Norm("rmsnorm", c.heads, c.norm_epsilon, False, "head", name="query_norm")(q)
-            k = Norm("rmsnorm", c.heads, c.norm_epsilon, False, "head", name="key_norm")(k)
+            q, k = head_norm(c, "query_norm", "heads", q), head_norm(c, "key_norm", "kv_heads", k)
+        angles = reading.angles[self.layer]
         if angles is not None:
-            q, k = place.rotate(q, angles), place.rotate(k, angles)
+            louder = magnitude(c.scaling_in(self.layer))
+            q, k = place.rotate(q, angles, louder), place.rotate(k, angles, louder)
         if cache is not None:
-            cache = remember(cache, layer, slots, k, v)
-            k, v = cache.keys[layer], cache.values[layer]
-        implementation, _ = choose(c, x.shape[1], cached=cache is not None)
-        mixed = attend(q, k, v, sight, implementation=implementation, rate=c.attention_dropout, key=key)
+            cache = remember(cache, number, reading.slots, k, v)
+            k, v = cache.keys[number], cache.values[number]
+        sink = self.param("sink", nn.with_partitioning(nn.initializers.zeros, ("heads",)), (c.num_heads,), jnp.float32) if c.attention_sink else None
+        mixed = attend_in(c, self.layer, q, k, v, reading, sink, cache is not None, key)
         out = Linear((c.num_heads, c.heads), (c.width,), ("heads", "head", "embed"), residual_std(c), c.bias, c.compute, name="out")
         return out(mixed), cache
+
+
+def head_norm(config: ModelConfig, name: str, axis: str, x: Float[Array, "B T N H"]) -> Float[Array, "B T N H"]:
+    """Queries or keys, normalised head by head or all heads as one vector."""
+    if not config.qk_norm_joint:
+        return Norm("rmsnorm", config.heads, config.norm_epsilon, False, "head", name=name)(x)
+    whole = x.reshape(*x.shape[:2], -1)
+    return Norm("rmsnorm", whole.shape[-1], config.norm_epsilon, False, axis, name=name)(whole).reshape(x.shape)
+
+
+def attend_in(config: ModelConfig, layer: Layer, q: Array, k: Array, v: Array, reading: Reading, sink: Array | None, cached: bool, key: Key | None) -> Array:
+    """Attends as a layer of this model does, with the implementation that `choose` names."""
+    bias = config.positions_in(layer)
+    bias = bias if bias in ("alibi", "t5") else "none"
+    how = Scoring(layer, config.scale, config.attention_cap, bias, config.t5_distance)
+    implementation, _ = choose(config, q.shape[1], layer, cached=cached)
+    table, rate = reading.tables.get(bias), config.attention_dropout
+    return attend(q, k, v, reading.sight, how, table, sink, implementation=implementation, rate=rate, key=key)

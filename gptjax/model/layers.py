@@ -88,16 +88,17 @@ class MLP(nn.Module):
     """
 
     config: ModelConfig
+    width: int
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         c = self.config
 
         def up(name: str) -> Array:
-            return Linear((c.width,), (c.hidden,), ("embed", "mlp"), c.init_std, c.bias, c.compute, name=name)(x)
+            return Linear((c.width,), (self.width,), ("embed", "mlp"), c.init_std, c.bias, c.compute, name=name)(x)
 
         hidden = activate(c.activation, up("gate")) * up("up") if c.gated else activate(c.activation, up("up"))
-        return Linear((c.hidden,), (c.width,), ("mlp", "embed"), residual_std(c), c.bias, c.compute, name="down")(hidden)
+        return Linear((self.width,), (c.width,), ("mlp", "embed"), residual_std(c), c.bias, c.compute, name="down")(hidden)
 
 
 def activate(kind: str, x: Array) -> Array:
@@ -119,6 +120,21 @@ def activate(kind: str, x: Array) -> Array:
 def residual_std(config: ModelConfig) -> float:
     """Initial standard deviation of what writes into the residual stream: as in GPT-2, so that its variance does not grow with depth."""
     return 0.0 if config.residual_init == "zero" else config.init_std / math.sqrt(2 * config.num_layers)
+
+
+def skip_rows(x: Float[Array, "B T D"], rate: float, depth: Any, key: Key | None) -> Float[Array, "B T D"]:
+    """Zeroes a share `rate · depth` of the rows and scales the rest up. No key changes nothing.
+
+    Args:
+      depth: share of the layers up to this one, in (0, 1].
+
+    Source: Huang et al. 2016, Deep Networks with Stochastic Depth, arXiv:1603.09382, with a choice for each row and branch.
+    """
+    if key is None or rate == 0.0:
+        return x
+    keep = 1 - rate * depth
+    kept = jax.random.uniform(jax.random.fold_in(key, 1), (x.shape[0], 1, 1)) < keep
+    return jnp.where(kept, (x / keep).astype(x.dtype), jnp.zeros((), x.dtype))
 
 
 def dropout(x: Array, rate: float, key: Key | None) -> Array:

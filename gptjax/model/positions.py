@@ -1,10 +1,15 @@
-"""Where a token stands: sinusoids added to the embedding, or rotations of queries and keys. Learned ones are a plain embedding."""
+"""Where a token stands: sinusoids added to the embedding, or rotations of queries and keys. Learned ones are a plain embedding.
+
+Rotations beyond the trained context are in `scaling`, biases by distance in `distances`.
+"""
 
 from __future__ import annotations
 
 import jax.numpy as jnp
 
 from gptjax.arrays import Array, Float, Int
+from gptjax.model.config import RopeScaling
+from gptjax.model.scaling import frequencies
 
 
 def sinusoidal(positions: Int[Array, "B T"], width: int) -> Float[Array, "B T D"]:
@@ -18,17 +23,18 @@ def sinusoidal(positions: Int[Array, "B T"], width: int) -> Float[Array, "B T D"
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
-def turns(positions: Int[Array, "B T"], width: int, base: float) -> Float[Array, "B T {width//2}"]:
-    """The angle, in radians, of each position at each of width/2 frequencies base^(−2i/width)."""
-    frequencies = base ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
-    return positions.astype(jnp.float32)[:, :, None] * frequencies[None, None, :]
+def turns(positions: Int[Array, "B T"], width: int, base: float, scaling: RopeScaling | None = None) -> Float[Array, "B T {width//2}"]:
+    """The angle, in radians, of each position at each of width/2 frequencies."""
+    return positions.astype(jnp.float32)[:, :, None] * frequencies(width, base, scaling)[None, None, :]
 
 
-def rotate(x: Float[Array, "B T N H"], angles: Float[Array, "#B T H//2"]) -> Float[Array, "B T N H"]:
-    """Turns each pair (x[i], x[i + H/2]) by its angle, in float32. The halves pair as in Llama's published weights.
+def rotate(x: Float[Array, "B T N H"], angles: Float[Array, "#B T half"], magnitude: float = 1.0) -> Float[Array, "B T N H"]:
+    """Turns each pair (x[i], x[i + half]) by its angle, in float32; what is not in a pair stays. The halves pair as in Llama's published weights.
 
-    Source: Su et al. 2021, RoFormer, arXiv:2104.09864, section 3.4.
+    Source: Su et al. 2021, RoFormer, arXiv:2104.09864, section 3.4; a share of the head: Wang and Komatsuzaki 2021, GPT-J.
     """
-    cos, sin = jnp.cos(angles)[:, :, None, :], jnp.sin(angles)[:, :, None, :]
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+    cos, sin = magnitude * jnp.cos(angles)[:, :, None, :], magnitude * jnp.sin(angles)[:, :, None, :]
+    whole = 2 * angles.shape[-1]
+    first, second = jnp.split(x[..., :whole].astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+    return turned if whole == x.shape[-1] else jnp.concatenate([turned, x[..., whole:]], axis=-1)

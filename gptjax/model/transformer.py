@@ -2,14 +2,17 @@
 
 Linen lives behind them. Parameters are one tree for every way of running it:
 
-    embedding/embedding [V D]   positions/embedding [context D]   layers/… [L …]   norm/…   head/kernel [D V]
+    embedding/embedding [V D]   positions/embedding [context D]   distances/bias [buckets N]   layers/… [L …]   norm/…   head/kernel [D V]
+
+Where only some layers have experts, the two kinds are stacked apart: layers/dense/… and layers/sparse/….
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +20,15 @@ from flax import linen as nn
 
 from gptjax.arrays import Array, Axes, Float, Int, Key, Params
 from gptjax.model import positions as place
-from gptjax.model.attention import Attention, Cache, Sight, empty_cache, reserve
-from gptjax.model.config import ModelConfig
-from gptjax.model.layers import MLP, Linear, dropout, norm
+from gptjax.model.attention import Reading
+from gptjax.model.cache import Cache, empty_cache, reserve
+from gptjax.model.config import Layer, ModelConfig
+from gptjax.model.distances import slopes
+from gptjax.model.layers import Linear, dropout, norm
+from gptjax.model.sight import Sight
+from gptjax.model.stack import init_stack, run, scanned
 
-__all__ = ["Block", "Cache", "Output", "axes", "empty_cache", "encode", "forward", "init", "unembed"]
+__all__ = ["Cache", "Output", "axes", "empty_cache", "encode", "forward", "init", "scanned", "unembed"]
 
 
 class Output(NamedTuple):
@@ -32,25 +39,8 @@ class Output(NamedTuple):
     cache: Cache | None
     """The cache that has read these tokens too; none if none was given."""
     aux: dict[str, Array]
-    """Losses that layers add of their own, as sums over tokens."""
-
-
-class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)).
-
-    Source: Radford et al. 2019 (pre-norm placement: Xiong et al. 2020, arXiv:2002.04745).
-    """
-
-    config: ModelConfig
-
-    @nn.compact
-    def __call__(self, x, sight, angles, cache=None, layer=0, slots=None, key=None):
-        c = self.config
-        for_attention, after_attention, after_mlp = (None,) * 3 if key is None else jax.random.split(key, 3)
-        mixed, cache = Attention(c, name="attention")(norm(c, "attention_norm")(x), sight, angles, cache, layer, slots, for_attention)
-        x = x + dropout(mixed, c.residual_dropout, after_attention)
-        x = x + dropout(MLP(c, name="mlp")(norm(c, "mlp_norm")(x)), c.residual_dropout, after_mlp)
-        return x, cache
+    """What layers of experts tell, stacked by layer; empty without experts. For each token, so that an objective weighs them as
+    it weighs its own losses: `balance` and `router_z` [L B T]. As sums over tokens: `load` [L E], `dropped` [L]."""
 
 
 def init(config: ModelConfig, key: Key) -> Params:
@@ -71,16 +61,19 @@ def _boxed(config: ModelConfig, key: Key) -> Params:
     keys = iter(jax.random.split(key, 5))
     config = dataclasses.replace(config, attention="reference")  # the one position below is no case for any other
     x, where = jnp.zeros((1, 1, config.width), config.compute), jnp.zeros((1, 1), jnp.int32)
-    angles = _angles(config, where)
+    sight, params = Sight(where, where), {}
+    if _biased_by_distance(config):
+        table = config.init_std * jax.random.normal(jax.random.fold_in(key, 5), (config.t5_buckets, config.num_heads))
+        params["distances"] = {"bias": nn.Partitioned(table, ("buckets", "heads"))}
+    reading = _reading(config, nn.meta.unbox(params), sight)
 
-    def one_block(key: Key) -> Params:
-        return Block(config).init(key, x, Sight(where, where), angles)["params"]
-
-    params = {
+    params |= {
         "embedding": _embedding(config, config.vocabulary, "vocab").init(next(keys), where)["params"],
-        "layers": jax.vmap(one_block)(jax.random.split(next(keys), config.num_layers)),
-        "norm": norm(config).init(next(keys), x)["params"],
+        "layers": init_stack(config, next(keys), x, reading),
     }
+    final = next(keys)
+    if config.norm_placement != "post":
+        params["norm"] = norm(config).init(final, x)["params"]
     if config.positions == "learned":
         params["positions"] = _embedding(config, config.context, "context").init(next(keys), where)["params"]
     if not config.tied:
@@ -97,8 +90,20 @@ def _head(config: ModelConfig) -> Linear:
     return Linear((config.width,), (config.vocabulary,), ("embed", "vocab"), config.init_std, False, config.compute)
 
 
-def _angles(config: ModelConfig, positions: Int[Array, "B T"]) -> Array | None:
-    return place.turns(positions, config.heads, config.rope_base) if config.positions == "rope" else None
+def _biased_by_distance(config: ModelConfig) -> bool:
+    return any(config.positions_in(layer) == "t5" for layer in config.stack)
+
+
+def _reading(config: ModelConfig, params: Params, sight: Sight, slots: Array | None = None) -> Reading:
+    """Makes of positions what the layers need, once for all of them."""
+
+    def angles(layer: Layer) -> Array | None:
+        if config.positions_in(layer) != "rope":
+            return None
+        return place.turns(sight.queries, config.turned_width, layer.rope_base or config.rope_base, config.scaling_in(layer))
+
+    tables = {"alibi": slopes(config.num_heads)} | ({"t5": params["distances"]["bias"]} if _biased_by_distance(config) else {})
+    return Reading(sight, {layer: angles(layer) for layer in config.stack}, tables, slots)
 
 
 def encode(config: ModelConfig, params: Params, side: Array | None) -> None:
@@ -141,39 +146,21 @@ def forward(
         cache, slots = reserve(cache, positions)
         sight = Sight(positions, cache.positions)
 
+    x = _enter(config, params, tokens, positions, None if key is None else jax.random.fold_in(key, config.num_layers))
+    x, cache, told = run(config, params["layers"], x, _reading(config, params, sight, slots), cache, key)
+    return Output(norm(config).apply({"params": params["norm"]}, x) if "norm" in params else x, cache, told)
+
+
+def _enter(config: ModelConfig, params: Params, tokens: Array, positions: Array, key: Key | None) -> Array:
+    """The residual stream's beginning: what tokens, and positions where they are added, embed as."""
     x = _embedding(config, config.vocabulary, "vocab").apply({"params": params["embedding"]}, tokens)
+    if config.scaled_embedding:
+        x = x * jnp.asarray(math.sqrt(config.width), x.dtype)
     if config.positions == "learned":
         x = x + _embedding(config, config.context, "context").apply({"params": params["positions"]}, positions)
     if config.positions == "sinusoidal":
         x = x + place.sinusoidal(positions, config.width).astype(x.dtype)
-    x = dropout(x, config.embedding_dropout, None if key is None else jax.random.fold_in(key, config.num_layers))
-    x, cache = _stack(config, params["layers"], x, sight, _angles(config, positions), cache, slots, key)
-    return Output(norm(config).apply({"params": params["norm"]}, x), cache, {})
-
-
-def _stack(config: ModelConfig, layers: Params, x: Array, sight: Sight, angles: Array | None, cache: Any, slots: Any, key: Any):
-    """Runs the blocks one after another: unrolled, or as one compiled loop over the stacked parameters."""
-
-    def block(state, weights, layer):
-        x, cache = state
-        layer_key = None if key is None else jax.random.fold_in(key, layer)
-        return Block(config).apply({"params": weights}, x, sight, angles, cache, layer, slots, layer_key)
-
-    if config.remat != "none":
-        keep = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if config.remat == "dots" else None
-        block = jax.checkpoint(block, policy=keep, prevent_cse=not scanned(config))
-    if scanned(config):
-        numbered = (layers, jnp.arange(config.num_layers))
-        return jax.lax.scan(lambda state, xs: (block(state, *xs), None), (x, cache), numbered)[0]
-    state = (x, cache)
-    for layer in range(config.num_layers):
-        state = block(state, jax.tree.map(lambda leaf, i=layer: leaf[i], layers), layer)
-    return state
-
-
-def scanned(config: ModelConfig, backend: str | None = None) -> bool:
-    """The stack is a compiled loop: always where it is asked for; by itself on anything but a CPU, where a loop costs about 30 %."""
-    return config.layers == "scan" or (config.layers == "auto" and (backend or jax.default_backend()) != "cpu")
+    return dropout(x, config.embedding_dropout, key)
 
 
 def unembed(config: ModelConfig, params: Params, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
@@ -182,4 +169,5 @@ def unembed(config: ModelConfig, params: Params, hidden: Float[Array, "... D"]) 
         kernel = params["embedding"]["embedding"].astype(config.compute).T
     else:
         kernel = params["head"]["kernel"].astype(config.compute)
-    return jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)
+    logits = jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)
+    return logits if config.logit_cap is None else config.logit_cap * jnp.tanh(logits / config.logit_cap)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from gptjax.config import require
 from gptjax.data.prepare import DataConfig
 from gptjax.generate.settings import SampleConfig
-from gptjax.model.config import ModelConfig, small
+from gptjax.model.config import ModelConfig
+from gptjax.model.presets import small
 from gptjax.parallel import MeshConfig
 from gptjax.train.optim import AdamW, OptimConfig, Schedule
 

@@ -15,6 +15,7 @@ import jax
 import gptjax
 from gptjax import config
 from gptjax.checkpoint import Run
+from gptjax.config import ConfigError
 from gptjax.data.prepare import Prepared
 from gptjax.model import flops_per_token
 from gptjax.model.attention import choose
@@ -40,10 +41,22 @@ class Setting(NamedTuple):
     interrupted: Callable[[], bool]
 
 
+def attention(experiment: Experiment) -> list[tuple[str, str]]:
+    """The implementations of attention that the layers will use, and why.
+
+    Raises:
+      ConfigError: the config names one that can't serve its layers here.
+    """
+    model, here = experiment.model, jax.default_backend()
+    try:
+        return list(dict.fromkeys(choose(model, model.context, layer, backend=here) for layer in model.stack))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
 def banner(setting: Setting, state: TrainState, notes: tuple[str, ...]) -> str:
     """Says on which machine what is about to be trained, and from which step."""
     experiment, built = setting.experiment, setting.program
-    implementation, reason = choose(experiment.model, experiment.model.context)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     devices = jax.devices()
     train, held_out = setting.data.train.header, setting.data.validation
@@ -51,7 +64,7 @@ def banner(setting: Setting, state: TrainState, notes: tuple[str, ...]) -> str:
         f"gptjax {gptjax.__version__} · {setting.path}",
         f"devices     {len(devices)} × {devices[0].device_kind} ({devices[0].platform}), jax {jax.__version__}, Python {platform.python_version()}",
         f"model       {human(parameters)} parameters, {experiment.model.compute} compute, layers {'scanned' if scanned(experiment.model) else 'unrolled'}",
-        f"attention   {implementation}: {reason}",
+        *(f"attention   {implementation}: {reason}" for implementation, reason in attention(experiment)),
         f"data        {human(train.num_tokens)} tokens to train, {human(held_out.header.num_tokens) if held_out else 'none'} held out; "
         f"{experiment.data.tokenizer.__class__.__name__} of {setting.data.tokenizer.vocab_size}, {train.num_bytes / max(1, train.num_tokens):.2f} bytes a token",
         f"step        {human(experiment.tokens_per_step)} tokens, {human(flops_per_token(experiment.model, experiment.model.context) * experiment.tokens_per_step)}FLOP; "

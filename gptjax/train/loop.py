@@ -21,7 +21,7 @@ from gptjax.checkpoint import Run
 from gptjax.data.prepare import prepare
 from gptjax.train import forecast, identity, optim, program, report
 from gptjax.train.experiment import Experiment
-from gptjax.train.facts import Setting, banner, facts, utilisation
+from gptjax.train.facts import Setting, attention, banner, facts, utilisation
 from gptjax.train.goodput import Clock
 from gptjax.train.guard import interruptible, watchdog
 from gptjax.train.metrics import Log, Smoothed, Throughput, progress_line, read, smooth
@@ -57,6 +57,7 @@ def train(
         with clock.during("data", "preparing the data"):
             data = prepare(experiment.data, say=print)
         experiment = identity.resolve(experiment, data)
+        attention(experiment)
         experiment, changes = identity.settle(experiment, path, data, resuming=bool(run.steps()), allow=allow_changes)
         clock.keep(path, max(run.steps(), default=0))
         with clock.during("compile", "compiling"):

@@ -209,7 +209,7 @@ def _muon(config: Muon) -> optax.GradientTransformation:
         if names[0] != "layers" or names[-1] != "kernel":
             return None
         reads = 2 if names[-2] == "out" else 1
-        dims = tuple(range(1, leaf.ndim))
+        dims = tuple(range(2 if "experts" in names else 1, leaf.ndim))  # each expert's kernel is a matrix of its own
         return MuonDimensionNumbers(dims[:reads], dims[reads:])
 
     def dimensions(tree: Any) -> Any:

@@ -1,4 +1,7 @@
-"""What an experiment is made of, told without allocating anything: every parameter, FLOPs, memory."""
+"""What an experiment is made of, told without allocating anything: every parameter, FLOPs, memory.
+
+Read `model_facts` and `model_table` (of a model alone), then `overview` and `table` (of an experiment).
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,67 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax.extend.core import Literal
 
 from gptjax import model
-from gptjax.model import flops_per_token
+from gptjax.data import Batch
+from gptjax.model import ModelConfig, flops_per_token
+from gptjax.objectives import cross_entropy
 from gptjax.train import optim, step
 from gptjax.train.experiment import Experiment
 from gptjax.train.metrics import human
 
 
+def model_facts(config: ModelConfig) -> dict[str, Any]:
+    """Gives the parameter table, counts, FLOPs of a token and bytes of its cache, as plain values.
+
+    Returns:
+      `parameters`; `active_parameters`, those that read a token: of experts, the chosen ones; `table`, a row for each leaf.
+    """
+    shapes = jax.eval_shape(lambda: model.init(config, jax.random.key(0)))
+    axes, decayed = model.axes(config), optim.decayed(shapes)
+    rows = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
+        keys = [key.key for key in path]
+        names, decays = axes, decayed
+        for key in keys:
+            names, decays = names[key], decays[key]
+        rows.append({"path": "/".join(keys), "shape": list(leaf.shape), "axes": list(names), "decayed": decays, "parameters": math.prod(leaf.shape)})
+    idle = 0 if config.experts is None else 1 - config.experts.active / config.experts.count
+    cache = jax.eval_shape(lambda: model.empty_cache(config, 1, 1))
+    return {
+        "parameters": sum(row["parameters"] for row in rows),
+        "active_parameters": round(sum(row["parameters"] * (1 - idle * ("experts/" in row["path"])) for row in rows)),
+        "vocab_size": config.vocabulary,
+        "context": config.context,
+        "flops_per_token": flops_per_token(config, config.context),
+        "cache_per_token": _bytes(cache) - cache.lengths.size * 4,
+        "table": rows,
+    }
+
+
+def model_table(facts: dict[str, Any]) -> str:
+    """The same as lines to read."""
+    cells = [
+        (row["path"], " × ".join(map(str, row["shape"])), " ".join(map(str, row["axes"])), "decayed" if row["decayed"] else "", f"{row['parameters']:,}")
+        for row in facts["table"]
+    ]
+    widths = [max(len(row[i]) for row in cells) for i in range(5)]
+    lines = ["  ".join([cell.ljust(width) for cell, width in zip(row[:4], widths, strict=False)] + [row[4].rjust(widths[4])]) for row in cells]
+    active = "" if facts["active_parameters"] == facts["parameters"] else f", of which {facts['active_parameters']:,} read a token"
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"parameters   {facts['parameters']:,} (vocabulary {facts['vocab_size']:,}){active}",
+            f"FLOPs        {facts['flops_per_token']:,.0f} a token in training, in rows of {facts['context']:,}",
+            f"cache        {facts['cache_per_token']:,} bytes a token",
+        ]
+    )
+
+
 def overview(experiment: Experiment) -> dict[str, Any]:
-    """Gives the parameter table, counts, FLOPs per token and bytes, as plain values.
+    """Gives what `model_facts` gives, and what a training step costs.
 
     A vocabulary that only the data knows is taken from the tokenizer's settings, or as 257 (bytes).
     """
@@ -26,53 +79,56 @@ def overview(experiment: Experiment) -> dict[str, Any]:
     if config.vocab_size is None:
         guess = getattr(experiment.data.tokenizer, "vocab_size", 257)
         config = dataclasses.replace(config, vocab_size=guess)
-    rate = optim.learning_rate(experiment.schedule, experiment.optim.peak, experiment.steps)
-    optimizer = optim.build(experiment.optim, rate)
+    facts = model_facts(config)
+    optimizer = optim.build(experiment.optim, optim.learning_rate(experiment.schedule, experiment.optim.peak, experiment.steps))
     state = jax.eval_shape(lambda: step.init(model.init(config, jax.random.key(0)), optimizer))
-    names = model.axes(config)
-    decayed = optim.decayed(state.params)
-    rows = []
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
-        keys = [key.key for key in path]
-        axes, decays = names, decayed
-        for key in keys:
-            axes, decays = axes[key], decays[key]
-        rows.append({"path": "/".join(keys), "shape": list(leaf.shape), "axes": list(axes), "decayed": decays, "parameters": math.prod(leaf.shape)})
-    cache = jax.eval_shape(lambda: model.empty_cache(config, 1, 1))
-    return {
-        "parameters": sum(row["parameters"] for row in rows),
-        "vocab_size": config.vocab_size,
-        "flops_per_token": flops_per_token(config, config.context),
-        "flops_per_step": flops_per_token(config, config.context) * experiment.tokens_per_step,
+    rows = experiment.batch // experiment.micro_batches
+    return facts | {
+        "flops_per_step": facts["flops_per_token"] * experiment.tokens_per_step,
         "tokens_per_step": experiment.tokens_per_step,
+        "rows_at_once": rows,
         "bytes": {
             "parameters": _bytes(state.params),
             "optimizer": _bytes(state.opt_state),
             "gradients": _bytes(state.params),
-            "cache_per_token": _bytes(cache) - cache.lengths.size * 4,
+            "activations": activation_bytes(config, rows),
+            "cache_per_token": facts["cache_per_token"],
         },
-        "table": rows,
     }
 
 
-def _bytes(tree: Any) -> int:
-    return sum(int(np.prod(leaf.shape)) * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree))
+def activation_bytes(config: ModelConfig, rows: int) -> int:
+    """Gives the bytes that the forward pass keeps for the backward pass, besides the parameters, when so many rows are read at once.
+
+    That is what JAX asks to be kept. A compiler may keep less, by computing again what is cheap, and needs room for what it works on.
+    """
+    config = dataclasses.replace(config, layers="scan" if config.layers == "auto" else config.layers)
+    params = jax.eval_shape(lambda: model.init(config, jax.random.key(0)))
+    ints, floats = (jax.ShapeDtypeStruct((rows, config.context), kind) for kind in (jnp.int32, jnp.float32))
+    batch = Batch(ints, ints, floats, ints, ints)
+
+    def kept(params: Any, batch: Any) -> Any:
+        key = jax.random.key(0) if config.random else None
+        return jax.vjp(lambda params: cross_entropy(config)(params, batch, key)[0], params)[1]
+
+    program = jax.make_jaxpr(kept)(params, batch).jaxpr
+    given = set(program.invars)
+    outputs = {id(out): out.aval for out in program.outvars if not isinstance(out, Literal) and out not in given}
+    return sum(math.prod(aval.shape) * aval.dtype.itemsize for aval in outputs.values())
 
 
 def table(facts: dict[str, Any]) -> str:
-    """The same as lines to read."""
-    rows = [(row["path"], " × ".join(map(str, row["shape"])), " ".join(str(a) for a in row["axes"]), "decayed" if row["decayed"] else "", f"{row['parameters']:,}") for row in facts["table"]]
-    widths = [max(len(row[i]) for row in rows) for i in range(5)]
-    lines = ["  ".join(cell.rjust(w) if i == 4 else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))) for row in rows]
-    size = facts["bytes"]
-    state = size["parameters"] + size["optimizer"]
+    """An experiment's overview as lines to read."""
+    size = {name: count / 2**20 for name, count in facts["bytes"].items()}
     return "\n".join(
         [
-            *lines,
-            "",
-            f"parameters   {facts['parameters']:,} (vocabulary {facts['vocab_size']:,})",
-            f"FLOPs        {human(facts['flops_per_token'])} a token, {human(facts['flops_per_step'])} a step of {facts['tokens_per_step']:,} tokens (training)",
-            f"memory       state {state / 2**20:,.1f} MiB (parameters {size['parameters'] / 2**20:,.1f}, optimizer {size['optimizer'] / 2**20:,.1f}), "
-            f"gradients {size['gradients'] / 2**20:,.1f} MiB, cache {size['cache_per_token']:,} bytes a token",
+            model_table(facts),
+            f"step         {human(facts['flops_per_step'])}FLOP for {facts['tokens_per_step']:,} tokens",
+            f"memory       state {size['parameters'] + size['optimizer']:,.1f} MiB (parameters {size['parameters']:,.1f}, optimizer {size['optimizer']:,.1f}), "
+            f"gradients {size['gradients']:,.1f} MiB, kept for the backward pass {size['activations']:,.1f} MiB for {facts['rows_at_once']} rows",
         ]
     )
+
+
+def _bytes(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree))

@@ -68,7 +68,8 @@ def build(experiment: Experiment, data: Prepared, planned: tuple[faults.Fault, .
         micro_batches=experiment.micro_batches,
         skip_norm=experiment.skip_norm,
         skip_score=experiment.spike_score if experiment.skip_spikes else math.inf,
-        dropout=max(experiment.model.embedding_dropout, experiment.model.attention_dropout, experiment.model.residual_dropout) > 0,
+        dropout=experiment.model.random,
+        settle=_settle(experiment),
         fault=faults.in_gradients(planned),
     )
     example = batches.batch(data.train, plan, 0)
@@ -83,11 +84,18 @@ def build(experiment: Experiment, data: Prepared, planned: tuple[faults.Fault, .
         state,
         jax.jit(functools.partial(_initial, experiment), out_shardings=where, compiler_options=_BRIEFLY if jax.default_backend() == "cpu" else None),
         compiled,
-        jax.jit(functools.partial(step.evaluate_step, objective=objective)),
+        jax.jit(functools.partial(step.evaluate_step, objective=cross_entropy(experiment.model, auxiliary=False))),
         faults.in_batches(planned, lambda number: parallel.place(batches.batch(data.train, plan, number), mesh)),
         seconds,
         memory.temp_size_in_bytes if memory else 0,
     )
+
+
+def _settle(experiment: Experiment) -> Callable | None:
+    """What balances experts without a loss, where the model has that."""
+    if experiment.model.experts is None or not experiment.model.experts.bias_step:
+        return None
+    return lambda params, sums: model.rebalanced(experiment.model, params, sums["load"])
 
 
 _BRIEFLY = {"xla_backend_optimization_level": 1}

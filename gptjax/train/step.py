@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from gptjax.arrays import Array, Int, Params
-from gptjax.objectives import Objective
+from gptjax.objectives import Objective, summary
 from gptjax.train import spikes
 
 
@@ -39,6 +39,7 @@ def train_step(
     skip_norm: float = jnp.inf,
     skip_score: float = jnp.inf,
     dropout: bool = True,
+    settle: Callable[[Params, dict[str, Array]], Params] | None = None,
     fault: Callable[[Array, Params], Params] | None = None,
 ) -> tuple[TrainState, dict[str, Array]]:
     """Reads one batch and improves the parameters once.
@@ -48,14 +49,15 @@ def train_step(
 
     Args:
       micro_batches: the batch is read in this many equal parts, whose sums are added; memory falls, the result does not change.
+      settle: changes the new parameters by the sums that the objective reports (balancing of experts without a loss).
       fault: changes the gradients, given how many steps are finished; only drills have one.
 
     Returns:
       The new state, and `loss` (nats a token), `weight` (tokens that count), `gradient_norm`, `spike` (its score), `learning_rate`,
-      `skipped` (0 or 1).
+      `skipped` (0 or 1), and what `objectives.summary` makes of the objective's sums.
     """
     key = jax.random.fold_in(jax.random.key(seed), state.step) if dropout else None
-    total, weight, grads = _gradients(state.params, batch, key, objective, micro_batches)
+    (total, (weight, sums)), grads = _gradients(state.params, batch, key, objective, micro_batches)
     share = 1.0 / jnp.maximum(weight, 1e-6)
     loss, grads = total * share, jax.tree.map(lambda g: g * share, grads)
     grads = grads if fault is None else fault(state.step, grads)
@@ -64,7 +66,8 @@ def train_step(
     sound = jnp.isfinite(loss) & jnp.isfinite(norm) & (norm < skip_norm) & (spike < skip_score)
     updates, opt_state = optax.with_extra_args_support(optimizer).update(grads, state.opt_state, state.params, loss=loss, norm=norm)
     moved = optax.apply_updates(state.params, updates)
-    keep = lambda new, old: jnp.where(sound, new, old)
+    moved = moved if settle is None else settle(moved, sums)
+    keep = lambda new, old: jnp.where(sound, new, old)  # selection, not multiplication: 0 · NaN is NaN
     new = TrainState(state.step + 1, jax.tree.map(keep, moved, state.params), jax.tree.map(keep, opt_state, state.opt_state))
     metrics = {
         "loss": loss,
@@ -73,29 +76,30 @@ def train_step(
         "spike": spike,
         "learning_rate": rate(state.step),
         "skipped": 1 - sound.astype(jnp.int32),
+        **summary(sums, weight),
     }
     return new, metrics
 
 
-def _gradients(params: Params, batch: Any, key: Any, objective: Objective, micro_batches: int) -> tuple[Array, Array, Params]:
-    """Sums of losses, weights and gradients over the batch, part by part."""
+def _gradients(params: Params, batch: Any, key: Any, objective: Objective, micro_batches: int) -> tuple[tuple[Array, Any], Params]:
+    """Sums of losses, of weights and metrics, and of gradients over the batch, part by part."""
 
-    def total(params: Params, part: Any, key: Any) -> tuple[Array, Array]:
-        loss, weight, _ = objective(params, part, key)
-        return loss, weight
+    def total(params: Params, part: Any, key: Any) -> tuple[Array, tuple[Array, dict[str, Array]]]:
+        loss, weight, sums = objective(params, part, key)
+        return loss, (weight, sums)
 
     value_and_grad = jax.value_and_grad(total, has_aux=True)
     if micro_batches == 1:
-        (loss, weight), grads = value_and_grad(params, batch, key)
-        return loss, weight, grads
+        return value_and_grad(params, batch, key)
 
     def add(sums: Any, numbered: Any) -> tuple[Any, None]:
         part, i = numbered
-        (loss, weight), grads = value_and_grad(params, part, None if key is None else jax.random.fold_in(key, i))
-        return jax.tree.map(jnp.add, sums, (loss, weight, grads)), None
+        found = value_and_grad(params, part, None if key is None else jax.random.fold_in(key, i))
+        return jax.tree.map(jnp.add, sums, found), None
 
     parts = jax.tree.map(lambda x: x.reshape(micro_batches, -1, *x.shape[1:]), batch)
-    zeros = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+    shapes = jax.eval_shape(value_and_grad, params, jax.tree.map(lambda x: x[0], parts), key)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     return jax.lax.scan(add, zeros, (parts, jnp.arange(micro_batches)))[0]
 
 

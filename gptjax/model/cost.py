@@ -1,0 +1,64 @@
+"""What a token costs, counted from the config alone."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gptjax.model.config import Layer, ModelConfig
+
+
+def flops_per_token(config: ModelConfig, length: int, *, training: bool = True) -> float:
+    """Gives the floating-point operations of one token in a row of `length` tokens.
+
+    Counts matrix products only, of experts those that read the token, attention where a token sees a key, and the backward
+    pass as twice the forward pass. Embedding look-ups, norms, softmax and recomputation (remat) are not counted.
+
+    Source: Chowdhery et al. 2022, PaLM, arXiv:2204.02311, appendix B, with attention at what is seen.
+    """
+    attention = sum(products_per_key(config) * seen(layer, length) for layer in config.stack)
+    return (3 if training else 1) * 2.0 * (products_per_token(config) + attention)
+
+
+def products_per_token(config: ModelConfig) -> int:
+    """Gives the multiplications of one token with weights: attention's projections, MLPs or experts, the output."""
+    mlp = (3 if config.gated else 2) * config.width
+    total = config.num_layers * _projections(config) + config.width * config.vocabulary
+    for layer in config.stack:
+        if config.sparse(layer):
+            e = config.experts
+            total += config.width * e.count + mlp * config.expert_width * (e.active + e.shared)
+        else:
+            total += mlp * config.hidden
+    return total
+
+
+def products_per_key(config: ModelConfig) -> int:
+    """Gives the multiplications of one token with one key and its value, in all heads of one layer."""
+    return config.num_heads * (config.query_width + config.value_width)
+
+
+def _projections(config: ModelConfig) -> int:
+    latent, width = config.latent, config.width
+    if latent is None:
+        return width * config.heads * (2 * config.num_heads + 2 * config.kv_heads)
+    source = latent.query_rank or width
+    query = (width * source if latent.query_rank else 0) + source * config.num_heads * config.query_width
+    keys_and_values = width * (latent.rank + latent.rope_width) + latent.rank * config.num_heads * (config.heads + config.value_width)
+    return query + keys_and_values + config.num_heads * config.value_width * width
+
+
+def seen(layer: Layer, length: int) -> float:
+    """Gives the number of keys that a token sees, itself included, on average over a text of `length` tokens."""
+    t = np.arange(length)
+    match layer.sees:
+        case "all":
+            keys = t + 1
+        case "window":
+            keys = np.minimum(t + 1, layer.span) + np.clip(t + 1 - layer.span, 0, layer.sinks)
+        case "chunk":
+            keys = t % layer.span + 1 + np.minimum(t - t % layer.span, layer.sinks)
+        case "strided":
+            keys = np.minimum(t + 1, layer.span) + t // layer.span
+        case "fixed":
+            keys = t % layer.span + 1 + layer.summary * (t // layer.span)
+    return float(keys.mean())

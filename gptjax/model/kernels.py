@@ -1,0 +1,99 @@
+"""Attention by other people's kernels: Pallas' splash attention on TPU, cuDNN's flash attention on GPU.
+
+Each has a function that attends and one that says what it can't serve; `attention.choose` asks the latter.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from gptjax.arrays import Array, Float
+from gptjax.model.config import Layer, ModelConfig
+from gptjax.model.sight import Scoring, Sight, visible
+
+
+def splash_lacks(config: ModelConfig, length: int, layer: Layer) -> str | None:
+    """Gives what splash attention can't serve in this case, or none."""
+    lacks = {
+        f"{length} queries, which are not a multiple of 128": length % 128 != 0,
+        f"a layer that sees {layer.sees!r}": layer.sees not in ("all", "window"),
+        "a window with sinks": layer.sinks > 0,
+        "biases by distance": config.positions_in(layer) in ("alibi", "t5"),
+        "dropout of attention weights": config.attention_dropout > 0,
+    }
+    return next((what for what, here in lacks.items() if here), None)
+
+
+def splash(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B T K H"],
+    v: Float[Array, "B T K value"],
+    sight: Sight,
+    how: Scoring,
+    sink: Float[Array, " N"] | None,
+    interpret: bool = False,
+) -> Float[Array, "B T N value"]:
+    """What `attention.attend` gives, by JAX's Pallas kernel for TPU. Tokens must stand in order, as positions without gaps.
+
+    Args:
+      interpret: run the kernel step by step on any device, for tests.
+
+    Source: jax.experimental.pallas.ops.tpu.splash_attention.
+    """
+    from jax.experimental.pallas.ops.tpu import splash_attention as pallas  # takes a second to import
+
+    rows, length, heads, width = q.shape
+    square = (length, length)
+    mask = pallas.CausalMask(square) if how.layer.sees == "all" else pallas.LocalMask(square, (how.layer.span - 1, 0), 0)
+    size = next(size for size in (512, 256, 128) if length % size == 0)
+    names = ("block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute", "block_q_dq", "block_kv_dq")
+    kernel = pallas.make_splash_mha(
+        pallas.MultiHeadMask([mask] * heads),
+        block_sizes=pallas.BlockSizes(**dict.fromkeys(names, size)),
+        attn_logits_soft_cap=how.cap,
+        head_shards=1,
+        q_seq_shards=1,
+        interpret=interpret,
+    )
+    segments = jnp.zeros((1, length), jnp.int32) if sight.query_segments is None else sight.query_segments
+    segments = jnp.broadcast_to(jnp.where(sight.queries < 0, -1, segments), (rows, length))  # nobody sees padding, but padding
+
+    def one_row(q: Array, k: Array, v: Array, segments: Array) -> Array:
+        return kernel(q, k, v, pallas.SegmentIds(segments, segments), sink)
+
+    scaled = q * jnp.asarray(width**-0.5 if how.scale is None else how.scale, q.dtype)
+    by_head = (jnp.swapaxes(x, 1, 2) for x in (scaled, k, v))
+    return jnp.swapaxes(jax.vmap(one_row)(*by_head, segments), 1, 2)
+
+
+def cudnn_lacks(config: ModelConfig, length: int, layer: Layer) -> str | None:
+    """Gives what cuDNN's attention can't serve in this case, or none."""
+    lacks = {
+        f"{config.compute} compute": config.compute != "bfloat16",
+        f"heads of {config.heads}, which are not a multiple of 8 up to 128": config.heads % 8 != 0 or config.heads > 128,
+        f"{length} queries, an odd number": length % 2 != 0,
+        f"a layer that sees {layer.sees!r}": layer.sees not in ("all", "window"),
+        "a window with sinks": layer.sinks > 0,
+        "biases by distance": config.positions_in(layer) in ("alibi", "t5"),
+        "caps of scores": config.attention_cap is not None,
+        "learned sinks": config.attention_sink,
+        "latent attention": config.latent is not None,
+        "dropout of attention weights": config.attention_dropout > 0,
+    }
+    return next((what for what, here in lacks.items() if here), None)
+
+
+def cudnn(
+    q: Float[Array, "B T N H"], k: Float[Array, "B T K H"], v: Float[Array, "B T K H"], sight: Sight, how: Scoring, implementation: str = "cudnn"
+) -> Float[Array, "B T N H"]:
+    """What `attention.attend` gives, by cuDNN's flash attention. Tokens must stand in order, as positions without gaps, padding at the right.
+
+    Segments become a mask [B T T] of booleans, the only thing here that grows with the square of T.
+
+    Args:
+      implementation: `xla` computes the same call on any device, for tests.
+    """
+    mask = None if sight.query_segments is None else visible(sight, how.layer)[:, None]
+    window = None if how.layer.sees == "all" else (how.layer.span - 1, 0)
+    return jax.nn.dot_product_attention(q, k, v, mask=mask, scale=how.scale, is_causal=True, local_window_size=window, implementation=implementation)

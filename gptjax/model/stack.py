@@ -1,0 +1,133 @@
+"""The layers one after another, from one stacked parameter tree: unrolled, or as a compiled loop over repeats of the pattern.
+
+Read `Block` (one layer), then `run`. Layers with the same parameters are one stack, whatever their windows or positions;
+where some have experts and some have not, there are two, `dense` and `sparse`, each in the order of depth.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from gptjax.arrays import Array, Key, Params
+from gptjax.model.attention import Attention, Reading
+from gptjax.model.cache import Cache
+from gptjax.model.config import Layer, ModelConfig
+from gptjax.model.latent import LatentAttention
+from gptjax.model.layers import MLP, dropout, norm, skip_rows
+from gptjax.model.moe import MoE
+
+
+class Block(nn.Module):
+    """Attention and MLP, each added to the residual stream, with norms where the config places them.
+
+    Sources: before (pre): Radford et al. 2019; after the sum (post): Vaswani et al. 2017, section 3.1; on both sides (sandwich): Gemma
+    Team 2024, arXiv:2408.00118; on what is added (reordered): OLMo Team 2024, OLMo 2, arXiv:2501.00656; parallel: Chowdhery et al. 2022, PaLM.
+    """
+
+    config: ModelConfig
+    layer: Layer
+
+    @nn.compact
+    def __call__(self, x, reading, cache=None, number=0, key=None):
+        c = self.config
+        for_attention, after_attention, after_mlp = (None,) * 3 if key is None else jax.random.split(key, 3)
+        attention = (Attention if c.latent is None else LatentAttention)(c, self.layer, name="attention")
+
+        def mlp(x):
+            if c.sparse(self.layer):
+                return MoE(c, name="moe")(x, reading.sight.queries >= 0)
+            return MLP(c, c.hidden, name="mlp")(x), {}
+
+        def before(branch, x):
+            return norm(c, f"{branch}_norm")(x) if c.norm_placement in ("pre", "sandwich") else x
+
+        def added(branch, y, key):
+            if c.norm_placement in ("sandwich", "reordered"):
+                y = norm(c, f"{branch}_out_norm" if c.norm_placement == "sandwich" else f"{branch}_norm")(y)
+            return skip_rows(dropout(y, c.residual_dropout, key), c.stochastic_depth, (number + 1) / c.num_layers, key)
+
+        def after(branch, x):
+            return norm(c, f"{branch}_norm")(x) if c.norm_placement == "post" else x
+
+        for_mixing = before("attention", x)
+        mixed, cache = attention(for_mixing, reading, cache, number, for_attention)
+        if c.parallel != "none":
+            for_mlp = for_mixing if c.parallel == "shared" else before("mlp", x)
+            changed, told = mlp(for_mlp)
+            return x + added("attention", mixed, after_attention) + added("mlp", changed, after_mlp), cache, told
+        x = after("attention", x + added("attention", mixed, after_attention))
+        changed, told = mlp(before("mlp", x))
+        return after("mlp", x + added("mlp", changed, after_mlp)), cache, told
+
+
+def init_stack(config: ModelConfig, key: Key, x: Array, reading: Reading) -> Params:
+    """Initial parameters of all layers, each leaf with a leading dimension L, in Linen's boxes."""
+    keys = jax.random.split(key, config.num_layers)
+    kinds, stacks = _kinds(config), {}
+    for kind in sorted(set(kinds)):
+        numbers = [n for n, one in enumerate(kinds) if one == kind]
+        one_block = lambda key, layer=config.stack[numbers[0]]: Block(config, layer).init(key, x, reading)["params"]
+        stacks[kind] = jax.vmap(one_block)(keys[jnp.asarray(numbers)] if config.mixed else keys)
+    return stacks if config.mixed else stacks[kinds[0]]
+
+
+def _kinds(config: ModelConfig) -> list[str]:
+    """Which stack holds each layer."""
+    return ["sparse" if config.sparse(layer) else "dense" for layer in config.stack]
+
+
+def run(config: ModelConfig, layers: Params, x: Array, reading: Reading, cache: Cache | None, key: Key | None) -> tuple[Array, Cache | None, dict[str, Array]]:
+    """Reads x through all layers; gives what comes out, the cache, and what layers of experts tell, stacked."""
+    kinds = _kinds(config)
+    stacks = layers if config.mixed else {kinds[0]: layers}
+
+    def block(layer, state, weights, number):
+        layer_key = None if key is None else jax.random.fold_in(key, number)
+        x, cache, told = Block(config, layer).apply({"params": weights}, state[0], reading, state[1], number, layer_key)
+        return (x, cache), told
+
+    if config.remat != "none":
+        keep = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if config.remat == "dots" else None
+        block = jax.checkpoint(block, policy=keep, prevent_cse=not scanned(config), static_argnums=0)
+
+    def unrolled(state, begin, end):
+        heard = []
+        for number in range(begin, end):
+            weights = _at(stacks[kinds[number]], kinds[:number].count(kinds[number]))
+            state, told = block(config.stack[number], state, weights, number)
+            heard.append(jax.tree.map(lambda leaf: leaf[None], told))
+        return state, heard
+
+    def repeat(state, weights_and_begin):
+        (weights, number), heard = weights_and_begin, []
+        for i, layer in enumerate(config.pattern):
+            kind = kinds[begin + i]
+            state, told = block(layer, state, _at(weights[kind], kinds[begin : begin + i].count(kind)), number + i)
+            heard += [told] if told else []
+        return state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *heard) if heard else {}
+
+    period, begin = len(config.pattern), min(len(config.first), config.num_layers)
+    repeats = (config.num_layers - begin) // period if scanned(config) else 0
+    state, heard = unrolled((x, cache), 0, begin)
+    if repeats:
+        parts = {}
+        for kind in set(kinds[begin : begin + period]):
+            skipped, each = kinds[:begin].count(kind), kinds[begin : begin + period].count(kind)
+            part = jax.tree.map(lambda leaf, a=skipped, n=each: leaf[a : a + repeats * n].reshape(repeats, n, *leaf.shape[1:]), stacks[kind])
+            parts[kind] = part
+        state, told = jax.lax.scan(repeat, state, (parts, begin + period * jnp.arange(repeats)))
+        heard.append(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), told))
+    state, rest = unrolled(state, begin + repeats * period, config.num_layers)
+    heard = [told for told in heard + rest if told]
+    return *state, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *heard) if heard else {}
+
+
+def _at(tree: Params, index: int) -> Params:
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def scanned(config: ModelConfig, backend: str | None = None) -> bool:
+    """The stack is a compiled loop: always where it is asked for; by itself on anything but a CPU, where a loop costs about 30 %."""
+    return config.layers == "scan" or (config.layers == "auto" and (backend or jax.default_backend()) != "cpu")
