@@ -24,6 +24,8 @@ import pytest
 
 import gptjax.model.attention as attention
 import gptjax.model.layers as layers
+import gptjax.model.positions as positions
+import gptjax.model.sight as sights
 import gptjax.model.transformer as transformer
 from gptjax import cli, config, model, objectives, parallel, verify
 from gptjax.checkpoint import Run, payload
@@ -77,13 +79,13 @@ def fresh():
 
 
 def off_by_one_mask(patch):
-    honest = attention.visible
-    patch.setattr(attention, "visible", lambda sight: honest(sight._replace(queries=sight.queries + 1)))
+    honest = sights.visible
+    patch.setattr(sights, "visible", lambda sight, layer: honest(sight._replace(queries=sight.queries + 1), layer))
 
 
 def segment_leak(patch):
-    honest = attention.visible
-    patch.setattr(attention, "visible", lambda sight: honest(sight._replace(query_segments=None, key_segments=None)))
+    honest = sights.visible
+    patch.setattr(sights, "visible", lambda sight, layer: honest(sight._replace(query_segments=None, key_segments=None), layer))
 
 
 def flat_scores(patch):
@@ -160,9 +162,8 @@ def label_shifted_in_the_loss(patch):
 
 
 def other_rope_base_at_decode(patch):
-    honest = transformer._angles
-    other = lambda c: dataclasses.replace(c, rope_base=2 * c.rope_base)
-    patch.setattr(transformer, "_angles", lambda c, positions: honest(other(c) if positions.shape[1] == 1 else c, positions))
+    honest = positions.turns
+    patch.setattr(positions, "turns", lambda where, width, base, scaling=None: honest(where, width, 2 * base if where.shape[1] == 1 else base, scaling))
 
 
 def stopped_gradient(patch):

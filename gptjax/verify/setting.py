@@ -20,15 +20,15 @@ from gptjax import config, model, parallel
 from gptjax.arrays import Params
 from gptjax.config import ConfigError, require
 from gptjax.data import Batch, Prepared, batches
-from gptjax.model import ModelConfig
+from gptjax.model import Experts, Latent, ModelConfig
 from gptjax.model.attention import choose
+from gptjax.model.config import DROPOUTS
 from gptjax.objectives import cross_entropy
 from gptjax.train import program
 from gptjax.train.experiment import Experiment
 from gptjax.train.identity import resolve
 from gptjax.train.optim import SGD, Lion, OptimConfig
 
-DROPOUTS = ("embedding_dropout", "attention_dropout", "residual_dropout")
 
 
 class Setting(NamedTuple):
@@ -95,16 +95,12 @@ LAYERS, WIDTH, CONTEXT, ROWS, STEPS, WARMUP = 4, 256, 128, 4, 300, 10
 def shrink(experiment: Experiment) -> tuple[Experiment, tuple[str, ...]]:
     """Gives the same experiment in a size that takes seconds on a CPU, and what was changed.
 
-    The rule: at most 4 layers and 128 positions; every width divided by the smallest whole number that brings the model's to 256 or
+    The rule: at most 4 layers, or as many more as the pattern of layers needs to come once, and 128 positions; every width divided by the smallest whole number that brings the model's to 256 or
     less; 4 rows, or as few more as devices and micro-batches divide; a schedule over 300 steps with at most 10 of warm-up, and a
     peak that learns in so few. Kinds, numbers of heads, vocabulary, text and seed stay. The attention that serves the whole context is named, so that it
     serves the shorter one too. A mesh that is not this machine's gives way to all devices.
     """
-    c = experiment.model
-    by = -(-c.width // WIDTH)
-    widths = dict(width=c.width // by // 2 * 2, head_width=max(2, c.heads // by // 2 * 2), feed_forward=max(2, c.hidden // by)) if by > 1 else {}
-    shorter = dict(context=CONTEXT, attention=choose(c, c.context)[0]) if c.context > CONTEXT else {}
-    small = dataclasses.replace(c, num_layers=min(c.num_layers, LAYERS), **widths, **shorter)
+    small = smaller(experiment.model)
     mesh = experiment.mesh
     try:
         parallel.make_mesh(mesh)
@@ -118,6 +114,27 @@ def shrink(experiment: Experiment) -> tuple[Experiment, tuple[str, ...]]:
     twin = dataclasses.replace(experiment, model=small, mesh=mesh, optim=optimizer, schedule=schedule, **sizes)
     changed = config.differences(experiment, twin)
     return twin, tuple(f"{name} {old} → {new}" for name, (old, new) in changed.items())
+
+
+def smaller(c: ModelConfig) -> ModelConfig:
+    """The model by the rule of `shrink`."""
+    by = -(-c.width // WIDTH)
+    even, kinds = (lambda width: max(2, width // by // 2 * 2)), {choose(c, c.context, layer)[0] for layer in c.stack}
+    depth = min(c.num_layers, max(LAYERS, len(c.first) + len(c.pattern)))
+    if c.context > CONTEXT:
+        c = dataclasses.replace(c, context=CONTEXT, attention=kinds.pop() if len(kinds) == 1 else c.attention)
+    if by == 1:
+        return dataclasses.replace(c, num_layers=depth)
+    widths = dict(width=c.width // by // 2 * 2, head_width=even(c.heads), feed_forward=max(2, c.hidden // by))
+    return dataclasses.replace(c, num_layers=depth, latent=_narrower(c.latent, even), experts=_narrower(c.experts, even), **widths)
+
+
+def _narrower(part: Latent | Experts | None, even: Callable[[int], int]) -> Latent | Experts | None:
+    """The part of a model with its widths made smaller."""
+    if part is None:
+        return None
+    widths = [f.name for f in dataclasses.fields(part) if f.name.endswith(("width", "rank")) and getattr(part, f.name) is not None]
+    return dataclasses.replace(part, **{name: even(getattr(part, name)) for name in widths})
 
 
 def least_peak(optimizer: OptimConfig, width: int) -> float:
@@ -200,7 +217,7 @@ def sharp(c: ModelConfig, seed: int = 0) -> Params:
         names = [part.key for part in path]
         sizes = leaf.shape[1:] if names[0] == "layers" else leaf.shape
         inputs = math.prod(sizes[:2] if names[-2] == "out" else sizes[:1])
-        spread = {"kernel": 0.6 / math.sqrt(inputs), "embedding": 2.0 / math.sqrt(c.width), "bias": 0.1, "scale": 0.2}[names[-1]]
+        spread = {"kernel": 0.6 / math.sqrt(inputs), "embedding": 2.0 / math.sqrt(c.width), "bias": 0.1, "scale": 0.2, "sink": 1.0}[names[-1]]
         return jnp.asarray(spread * draw.standard_normal(leaf.shape) + (names[-1] == "scale"), jnp.float32)
 
     return jax.tree_util.tree_map_with_path(one, jax.eval_shape(functools.partial(model.init, c), jax.random.key(0)))
