@@ -397,6 +397,7 @@ def test_a_label_that_is_no_class_never_counts_as_one(wrong, figure):
 
 
 @pytest.mark.row(21)
+@pytest.mark.fault
 def test_a_terminated_run_saves_its_step_and_ends_bitwise_as_if_it_had_not_stopped(hard, uninterrupted, tmp_path, figure):
     path = tmp_path / "run"
     out, err = (process := start(hard, path, fault="term@13")).communicate(timeout=120)
@@ -467,6 +468,7 @@ def test_a_second_signal_ends_a_run_at_once_even_if_its_step_never_ends(quiet, t
     figure(f"gone {seconds:.2f} s after the second signal, though the step never ends")
 
 
+@pytest.mark.fault
 def test_an_evaluation_that_an_interruption_left_out_is_made_up(tiny_experiment, fault, tmp_path):
     fault("term@10")
     train(tiny_experiment, tmp_path / "run")
