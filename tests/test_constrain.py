@@ -108,7 +108,7 @@ def speller(name: str):
 
 
 def untrained(tokenizer, seed: int = 0, **changes):
-    config = dataclasses.replace(ROPE, vocab_size=tokenizer.vocab_size, num_layers=1, context=128, **changes)
+    config = dataclasses.replace(ROPE, vocab_size=tokenizer.vocab_size + 60, num_layers=1, context=128, **changes)
     tree = jax.eval_shape(lambda: model.init(config, jax.random.key(0)))
     draw = np.random.default_rng(seed)
     return config, jax.tree.map(
@@ -273,6 +273,38 @@ def test_strings_with_a_pattern_are_escaped():
     assert not automaton.accepts(b'"b"') and not automaton.accepts(b'"""')
 
 
+def test_one_of_several_is_never_two_of_them():
+    """Parts are told apart by type, by constants, or by a property that both require."""
+    part = lambda kind, **more: {"type": "object", "properties": {"kind": {"const": kind}, **more}, "required": ["kind"]}
+    schema = {"oneOf": [part("a", x={"type": "integer"}), {"$ref": "#/$defs/b"}, {"type": ["string", "null"]}, {"enum": [1, True]}, {"const": 2}]}
+    automaton = compile_expression(json_schema(schema | {"$defs": {"b": part("b", y={"type": "boolean"})}}))
+    for value in ({"kind": "a", "x": 3}, {"kind": "b"}, {"kind": "b", "y": True}, "text", None, 1, 2, True):
+        assert automaton.accepts(json.dumps(value).encode()), value
+    for value in ({"kind": "b", "x": 3}, {"kind": "c"}, {}, False, 3):
+        assert not automaton.accepts(json.dumps(value).encode()), value
+
+
+def test_constants_have_the_type_that_is_named():
+    automaton = compile_expression(json_schema({"type": ["integer", "null"], "enum": ["a", 3, 1.5, None, True]}))
+    assert [value for value in ("a", 3, 1.5, None, True) if automaton.accepts(json.dumps(value).encode())] == [3, None]
+
+
+def test_an_object_of_any_kind_is_any_object():
+    automaton = compile_expression(json_schema({"type": "object"}))
+    for value in ({}, {"a": 1}, {"a": [1, "x", None], "b": {"c": {}, "d": [[]]}}):
+        assert automaton.accepts(json.dumps(value).encode()), value
+    for text in ("[]", "1", '{"a"}', '{"a": 1,}', ""):
+        assert not automaton.accepts(text.encode())
+
+
+def test_many_properties_that_may_be_left_away_make_no_large_automaton():
+    names = [f"p{i}" for i in range(40)]
+    automaton = compile_expression(json_schema({"type": "object", "properties": {name: {"type": "boolean"} for name in names}}))
+    assert len(automaton.table) < 2000
+    for kept in (names, names[::7], names[39:], []):
+        assert automaton.accepts(json.dumps(dict.fromkeys(kept, True)).encode())
+
+
 WRONG = {
     "regex that looks ahead": (dict(regex="a(?=b)"), "regex has a group of a kind"),
     "regex with a reference": (dict(regex=r"(a)\1"), r"regex has the escape \\1"),
@@ -289,6 +321,10 @@ WRONG = {
     "schema with a keyword": (dict(schema='{"type": "number", "minimum": 3}'), "'minimum', which is not known here for number"),
     "schema with a far reference": (dict(schema='{"$ref": "http://x"}'), "it can refer to places in itself only"),
     "schema with a missing reference": (dict(schema='{"$ref": "#/a"}'), "which is not there"),
+    "schema with parts that overlap": (dict(schema='{"oneOf": [{"type": "number"}, {"type": "integer"}]}'), "can't be told apart"),
+    "schema with properties that are none": (dict(schema='{"properties": []}'), r"'properties' \[\]; it needs an object"),
+    "schema with bounds of any number": (dict(schema='{"type": ["integer", "number"], "minimum": 3}'), "'minimum', which is not known here"),
+    "regex of many brackets": (dict(regex="(" * 3000 + "a" + ")" * 3000), "nested too deep"),
     "two at once": (dict(regex="a", choices=("b",)), "regex and choices can't be joined"),
     "more than the room": (dict(regex="a{50}", new_tokens=20), "regex needs at least 50 tokens and there is room for 20"),
 }

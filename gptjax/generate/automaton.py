@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gptjax.config import require
+from gptjax.config import ConfigError, require
 
 Node = tuple
-"""An expression: ("byte", set), ("seq", nodes), ("alt", nodes), ("some", (node, separator)) or ("upto", (node, count)).
+"""An expression: ("byte", set), ("seq", nodes), ("alt", nodes), ("some", (node, separator)), ("upto", (node, count)) or ("each", (parts, separator)).
 
-An alternative of nothing matches nothing. The last two stand for what would be copies, so that nesting stays small.
+An alternative of nothing matches nothing. The last three stand for what would be copies, so that nesting stays small.
 """
 
 EMPTY: Node = ("seq", ())
@@ -59,6 +59,13 @@ def repeat(part: Node, low: int, high: int | None) -> Node:
     return seq(*[part] * low, rest)
 
 
+def each(parts: Sequence[tuple[Node, bool]], separator: Node) -> Node:
+    """These in order, with the separator between; those without a mark may be left away."""
+    if (NOTHING, True) in parts:
+        return NOTHING
+    return ("each", (tuple(part for part in parts if part[0] != NOTHING), separator))
+
+
 def chars(ranges: Iterable[tuple[int, int]], inverted: bool = False) -> Node:
     """One character in these ranges of code points, ends included; surrogates are no characters."""
     ranges = sorted(ranges)
@@ -95,6 +102,15 @@ def _between(low: bytes, high: bytes) -> Node:
     if first <= last:
         parts.append(seq(span(first, last), *[span(0x80, 0xBF)] * rest))
     return alt(*parts)
+
+
+class TooLarge(ConfigError):
+    """An automaton would have too many states."""
+
+
+def _require_size(fits: bool, fault: str) -> None:
+    if not fits:
+        raise TooLarge(f"the constraint {fault}; make repetitions shorter or nesting flatter.")
 
 
 class Automaton(NamedTuple):
@@ -141,7 +157,7 @@ class _Links:
         self.moves: list[tuple[frozenset[int], int] | None] = []
 
     def state(self) -> int:
-        require(len(self.free) < MOST_LINKS, "the constraint repeats too much; make repetitions shorter or nesting flatter.")
+        _require_size(len(self.free) < MOST_LINKS, "repeats too much")
         self.free.append([])
         self.moves.append(None)
         return len(self.free) - 1
@@ -165,6 +181,8 @@ class _Links:
                 self.free[self.add(part, start)].append(end)
             return end
         part, rest = inner
+        if kind == "each":
+            return self.add_each(part, rest, start)
         if kind == "some":
             around = self.state()
             self.free[start].append(around)
@@ -176,6 +194,26 @@ class _Links:
             self.free[start].append(end)
             start = self.add(part, start)
         self.free[start].append(end)
+        return end
+
+    def add_each(self, parts: Sequence[tuple[Node, bool]], separator: Node, start: int) -> int:
+        """Adds a list; `none` is where nothing was written yet, `some` where something was."""
+        none: int | None = start
+        some: int | None = None
+        for part, needed in parts:
+            begin, after = self.state(), self.state()
+            if none is not None:
+                self.free[none].append(begin)
+            if some is not None:
+                self.free[self.add(separator, some)].append(begin)
+                if not needed:
+                    self.free[some].append(after)
+            self.free[self.add(part, begin)].append(after)
+            none, some = None if needed else none, after
+        end = self.state()
+        for last in (none, some):
+            if last is not None:
+                self.free[last].append(end)
         return end
 
 
@@ -217,7 +255,7 @@ def _determined(links: _Links, start: int, end: int) -> tuple[np.ndarray, np.nda
                 if new not in known:
                     known[new] = len(order)
                     order.append(new)
-                    require(len(order) <= MOST_STATES, f"the constraint needs more than {MOST_STATES} states; make repetitions shorter or nesting flatter.")
+                    _require_size(len(order) <= MOST_STATES, f"needs more than {MOST_STATES} states")
                 row[those] = known[new]
         rows.append(row)
     return np.stack(rows), np.asarray([end in state for state in order])

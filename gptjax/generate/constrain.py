@@ -7,6 +7,7 @@ state after one. An answer is always finished in time: where few tokens are left
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -16,14 +17,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptjax.arrays import Array, Bool, Int, Numbers
-from gptjax.config import require
+from gptjax.config import ConfigError, require
 from gptjax.data.tokenizer import Tokenizer
-from gptjax.generate.automaton import Automaton, Node, compile_expression
-from gptjax.generate.grammar import choices, grammar, regex
+from gptjax.generate.automaton import Automaton, Node, TooLarge, compile_expression
+from gptjax.generate.grammar import DEPTH, choices, grammar, regex
 from gptjax.generate.schema import json_schema
 
-KINDS: dict[str, Callable[[Any], Node]] = {"schema": json_schema, "regex": regex, "grammar": grammar, "choices": choices}
+KINDS: dict[str, Callable[..., Node]] = {"schema": json_schema, "regex": regex, "grammar": grammar, "choices": choices}
 """The settings that constrain, and what reads them."""
+NESTED = ("schema", "grammar")
+"""Those that take a depth."""
+
+GROUP = 1 << 23
+"""Pairs of a state and a token that are looked at together, when masks are made."""
 
 FREE = 0
 """The state of a row without a constraint: everything may come, and it stays."""
@@ -52,8 +58,8 @@ def allowed(constraint: Constraint, state: Int[Array, " B"], written: Int[Array,
     """The tokens that may come next in rows that have written so many."""
     enough = constraint.limit - written >= jnp.asarray(constraint.need)[state]
     words = jnp.where(enough[:, None], jnp.asarray(constraint.masks)[state], jnp.asarray(constraint.shortest)[state])
-    bits = (words[:, :, None] >> jnp.arange(32)[None, None]) & 1
-    return bits.reshape(len(words), -1)[:, :size] == 1
+    bits = ((words[:, :, None] >> jnp.arange(32)[None, None]) & 1).reshape(len(words), -1)
+    return jnp.pad(bits, ((0, 0), (0, max(size - bits.shape[1], 0))))[:, :size] == 1
 
 
 def follow(constraint: Constraint, state: Int[Array, " B"], token: Int[Array, " B"]) -> Int[Array, " B"]:
@@ -93,30 +99,32 @@ def compiled(kind: str, source: Any, tokenizer: Tokenizer) -> TokenAutomaton:
     Raises:
       ConfigError: the source is wrong, or no tokens of this tokenizer spell such a text.
     """
-    automaton = compile_expression(KINDS[kind](source))
+    try:
+        automaton = _automaton(kind, source)
+    except RecursionError:
+        raise ConfigError(f"the {kind} is nested too deep; make it flatter (--{kind}).") from None
     end = tokenizer.end_of_document
     require(end is not None, f"the tokenizer has no end-of-document id, with which an answer under a {kind} could end (--{kind}).")
+    table, symbol = np.unique(automaton.table, axis=1, return_inverse=True)  # bytes that no state tells apart are one symbol
     pieces = spell(tokenizer)
-    after = functools.partial(_after, automaton.table, pieces, (pieces >= 0).sum(axis=1))
-    following: dict[int, list[int]] = {}
-    reached, seen = [0], {0}
-    for state in reached:  # it grows
-        following[state] = np.unique(after(state)[1]).tolist()
-        reached += [s for s in following[state] if s not in seen]
-        seen |= set(following[state])
-    distance = _distances(following, automaton)
+    levels, word = _trie(np.where(pieces >= 0, symbol.reshape(-1)[pieces], -1))
+    after = functools.partial(_after, table, levels, int(word.max()) + 1)
+    groups = np.array_split(np.arange(len(table)), -(-len(table) * len(pieces) // GROUP))
+    following = [np.flatnonzero(np.bincount(to[to >= 0])).tolist() for states in groups for to in after(states)]
+    distance = _distances(following, automaton.accepting)
     require(np.isfinite(distance[0]), f"no tokens of this tokenizer spell a text that the {kind} allows (--{kind}).")
-    size, count = len(automaton.table), -(-len(pieces) // 32)
-    masks, shortest, need = np.zeros((size, count), np.int32), np.zeros((size, count), np.int32), np.zeros(size, np.int32)
-    for state in reached:
-        tokens, to = after(state)
-        kept = np.isfinite(distance[to])
-        tokens, steps = tokens[kept], distance[to[kept]]
-        ends = [end] if automaton.accepting[state] else []
-        masks[state] = _bits([*tokens, *ends], count)
-        shortest[state] = _bits([*tokens[steps < distance[state]], *ends], count)
-        need[state] = 1 + int(steps.max(initial=0))
-    return TokenAutomaton(masks, shortest, need, automaton.table, int(distance[0]))
+    parts = [_masks(np.append(distance, np.inf)[after(states)][:, word], distance[states], automaton.accepting[states], end) for states in groups]
+    return TokenAutomaton(*map(np.concatenate, zip(*parts, strict=True)), automaton.table, int(distance[0]))
+
+
+def _automaton(kind: str, source: Any) -> Automaton:
+    """The automaton of a constraint, nested as deep as its size allows."""
+    if kind not in NESTED:
+        return compile_expression(KINDS[kind](source))
+    for depth in range(DEPTH, 2, -1):
+        with contextlib.suppress(TooLarge):
+            return compile_expression(KINDS[kind](source, depth))
+    return compile_expression(KINDS[kind](source, 2))
 
 
 @functools.lru_cache(maxsize=2)
@@ -129,40 +137,73 @@ def spell(tokenizer: Tokenizer) -> np.ndarray:
     return table
 
 
-def _after(table: np.ndarray, pieces: np.ndarray, lengths: np.ndarray, state: int) -> tuple[np.ndarray, np.ndarray]:
-    """The tokens that may come in a state, and the state after each."""
-    tokens = np.flatnonzero(lengths > 0)
-    states, found = np.full(len(tokens), state), []
-    for i in range(pieces.shape[1]):
-        states = table[states, pieces[tokens, i]]
-        alive = states >= 0
-        tokens, states = tokens[alive], states[alive]
-        whole = lengths[tokens] == i + 1
-        found.append((tokens[whole], states[whole]))
-        tokens, states = tokens[~whole], states[~whole]
-    return tuple(map(np.concatenate, zip(*found, strict=True)))
+class _Level(NamedTuple):
+    """Beginnings of words that are so many symbols long, each there once."""
+
+    before: np.ndarray
+    """The beginning one symbol shorter, as its place in the level before."""
+    symbol: np.ndarray
+    """The last one."""
+    words: np.ndarray
+    """The words that end here."""
+    place: np.ndarray
+    """The beginning that each of them is."""
 
 
-def _distances(following: dict[int, list[int]], automaton: Automaton) -> np.ndarray:
+def _trie(pieces: np.ndarray) -> tuple[list[_Level], np.ndarray]:
+    """All beginnings of all words, the shortest first, and the word of each token: tokens of the same symbols are one; −1 has none."""
+    levels, word, count = [], np.full(len(pieces), -1), 0
+    lengths, place = (pieces >= 0).sum(axis=1), np.zeros(len(pieces), np.int64)
+    for i in range(lengths.max()):
+        longer, ending = np.flatnonzero(lengths > i), lengths == i + 1
+        known, place[longer] = np.unique(place[longer] * 256 + pieces[longer, i], return_inverse=True)
+        ends, same = np.unique(place[ending], return_inverse=True)
+        word[ending] = count + same
+        levels.append(_Level(known // 256, known % 256, count + np.arange(len(ends)), ends))
+        count += len(ends)
+    return levels, word
+
+
+def _after(table: np.ndarray, levels: list[_Level], words: int, states: np.ndarray) -> np.ndarray:
+    """The state after each word in each of these states, and after none in the last column; −1 where it can't come."""
+    symbols = table.shape[1]
+    flat = np.append(table, np.full((1, symbols), -1)).astype(np.int32)  # state −1 is the last row
+    found, here, column = np.full((len(states), words + 1), -1, np.int32), states.astype(np.int32)[:, None], np.zeros(1, np.int64)
+    for level in levels:
+        kept = np.flatnonzero(column[level.before] >= 0)
+        here = np.take(flat, here[:, column[level.before[kept]]] * symbols + level.symbol[kept].astype(np.int32)[None])
+        alive = (here >= 0).any(axis=0)
+        here, column = here[:, alive], np.full(len(level.symbol), -1)
+        column[kept[alive]] = np.arange(here.shape[1])
+        ending = column[level.place]
+        found[:, level.words[ending >= 0]] = here[:, ending[ending >= 0]]
+    return found
+
+
+def _distances(following: list[list[int]], accepting: np.ndarray) -> np.ndarray:
     """Fewest tokens from each state to an accepting one; infinite where there is no way."""
-    distance = np.where(automaton.accepting, 0.0, np.inf)
-    before: dict[int, list[int]] = {}
-    for state, others in following.items():
+    distance, before = np.where(accepting, 0.0, np.inf), [[] for _ in following]
+    for state, others in enumerate(following):
         for other in others:
-            before.setdefault(other, []).append(state)
-    layer = [s for s in following if automaton.accepting[s]]
+            before[other].append(state)
+    layer = np.flatnonzero(accepting).tolist()
     for state in layer:  # it grows: breadth first
-        for other in before.get(state, ()):
+        for other in before[state]:
             if distance[other] == np.inf:
                 distance[other] = distance[state] + 1
                 layer.append(other)
     return distance
 
 
-def _bits(tokens: Sequence[int], words: int) -> np.ndarray:
-    flags = np.zeros(words * 32, np.uint8)
-    flags[np.asarray(tokens, int)] = 1
-    return np.packbits(flags, bitorder="little").view("<i4")
+def _masks(steps: np.ndarray, distance: np.ndarray, accepting: np.ndarray, end: int) -> tuple[np.ndarray, ...]:
+    """The masks, shortest ways and needs of some states; `steps` are the distances after each token, infinite where it can't come."""
+    ways = []
+    for allowed in (np.isfinite(steps), steps < distance[:, None]):
+        flags = np.zeros((len(steps), -(-allowed.shape[1] // 32) * 32), bool)
+        flags[:, : allowed.shape[1]] = allowed
+        flags[:, end] = accepting
+        ways.append(np.packbits(flags, axis=1, bitorder="little").view("<i4"))
+    return *ways, 1 + np.where(np.isfinite(steps), steps, 0).max(axis=1).astype(np.int32)
 
 
 def join(automata: Sequence[TokenAutomaton | None], tokenizer: Tokenizer, limits: Sequence[int]) -> Constraint:

@@ -12,7 +12,7 @@ from gptjax.config import require
 from gptjax.generate.automaton import EMPTY, NOTHING, Node, alt, chars, repeat, seq, text
 
 DEPTH = 4
-"""How deep a grammar's rule may stand in itself. Nesting without a bound is beyond an automaton."""
+"""How deep a grammar's rule may stand in itself, if the automaton does not become too large. Nesting without a bound is beyond an automaton."""
 
 _CLASSES = {"d": [(48, 57)], "w": [(48, 57), (65, 90), (95, 95), (97, 122)], "s": [(9, 13), (32, 32)]}
 _NAMED = {"n": "\n", "t": "\t", "r": "\r", "f": "\f", "v": "\v", "0": "\0"}
@@ -41,8 +41,8 @@ def regex(pattern: str) -> Node:
     return node
 
 
-def grammar(rules: str) -> Node:
-    """The language of a GBNF grammar's rule `root`, nested at most `DEPTH` deep: `name ::= "text" [class] other-name (…) | …`.
+def grammar(rules: str, depth: int = DEPTH) -> Node:
+    """The language of a GBNF grammar's rule `root`, nested at most `depth` deep: `name ::= "text" [class] other-name (…) | …`.
 
     Raises:
       ConfigError: the grammar is wrong, lacks a rule, or can't end within that depth.
@@ -57,7 +57,7 @@ def grammar(rules: str) -> Node:
 
     def rule(name: str, inside: tuple[str, ...]) -> Node:
         require(name in bodies, f"the grammar has no rule {name!r}, which {inside[-1] if inside else 'it'!r} needs (--grammar).")
-        if inside.count(name) > DEPTH:
+        if inside.count(name) > depth:
             return NOTHING
         key = (name, tuple(sorted(inside)))
         if key not in known:

@@ -6,12 +6,13 @@ numbers have at most fifteen digits, strings use no `\\u` escapes, and nesting e
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from typing import Any
 
 from gptjax.config import require
-from gptjax.generate.automaton import EMPTY, NOTHING, Node, alt, chars, repeat, seq, some, star, text
+from gptjax.generate.automaton import EMPTY, NOTHING, Node, alt, chars, each, repeat, seq, some, star, text
 from gptjax.generate.grammar import DEPTH, regex
 
 _ANNOTATIONS = {"title", "description", "default", "examples", "$schema", "$id", "$comment", "$defs", "definitions", "deprecated", "readOnly", "writeOnly"}
@@ -25,6 +26,8 @@ _KNOWN = {
     "null": set(),
 }
 """Which keywords each type knows. Others are refused: what they demand could not be promised."""
+_SHAPES = {"properties": (dict, "an object"), **dict.fromkeys(("required", "enum", "anyOf", "oneOf"), (list, "a list"))}
+_PYTHON = {"object": dict, "array": list, "string": str, "integer": int, "number": (int, float), "boolean": bool, "null": type(None)}
 
 _CHARACTER = alt(chars([(0, 0x1F), (0x22, 0x22), (0x5C, 0x5C)], inverted=True), seq(text("\\"), chars([(ord(c), ord(c)) for c in '"\\/bfnrt'])))
 _STRING = seq(text('"'), star(_CHARACTER), text('"'))
@@ -33,7 +36,7 @@ _NUMBER = regex("-?(0|[1-9][0-9]{0,14})(\\.[0-9]{1,15})?([eE][+-]?[0-9]{1,2})?")
 _COMMA, _COLON = regex(", ?"), regex(": ?")
 
 
-def json_schema(schema: dict[str, Any] | bool | str) -> Node:
+def json_schema(schema: dict[str, Any] | bool | str, depth: int = DEPTH) -> Node:
     """The language of a JSON schema, given as an object or as its text.
 
     Raises:
@@ -44,59 +47,82 @@ def json_schema(schema: dict[str, Any] | bool | str) -> Node:
             schema = json.loads(schema)
         except (ValueError, RecursionError) as error:
             require(False, f"the schema is not JSON: {error}; mend it (--schema).")
-    return _Reader(schema).value(schema, "the schema", ())
+    return _Reader(schema, depth).value(schema, "the schema", ())
 
 
 class _Reader:
     """Follows references within one schema."""
 
-    def __init__(self, root: Any) -> None:
-        self.root = root
+    def __init__(self, root: Any, depth: int) -> None:
+        self.root, self.depth = root, depth
 
     def value(self, schema: Any, where: str, inside: tuple[str, ...]) -> Node:
         """What a part of the schema allows; `inside` are the references that led to it."""
         if schema is True or schema == {}:
-            return self.anything(DEPTH - len(inside))
+            return self.anything(self.depth - len(inside))
         require(isinstance(schema, dict), f"{where} is {schema!r}; it needs an object (--schema).")
         given = {key: value for key, value in schema.items() if key not in _ANNOTATIONS}
+        for key, (shape, words) in _SHAPES.items():
+            require(isinstance(given.get(key, shape()), shape), f"{where} has {key!r} {given.get(key)!r}; it needs {words} (--schema).")
+        kinds = given.get("type", "object" if "properties" in given else [])
+        kinds = kinds if isinstance(kinds, list) else [kinds]
+        for kind in kinds:
+            require(isinstance(kind, str) and kind in _KNOWN, f"{where} has the type {kind!r}; it can be {', '.join(_KNOWN)} (--schema).")
         for key, make in self.ways().items():
             if key in given:
                 extra = set(given) - {key} - ({"type"} if key in ("enum", "const") else set())
                 require(not extra, f"{where} has {', '.join(sorted(extra))!r} beside {key!r}, which is not known here; leave it away (--schema).")
-                return make(given[key], where, inside)
-        kinds = given.pop("type", "object" if "properties" in given else None)
-        require(kinds is not None, f"{where} says no type; give one of {', '.join(_KNOWN)} (--schema).")
-        kinds = kinds if isinstance(kinds, list) else [kinds]
-        for kind in kinds:
-            require(kind in _KNOWN, f"{where} has the type {kind!r}; it can be {', '.join(_KNOWN)} (--schema).")
-        known = set().union(*(_KNOWN[kind] for kind in kinds))
+                return make(given if key in ("enum", "const") else given[key], where, inside)
+        given.pop("type", None)
+        require(bool(kinds), f"{where} says no type; give one of {', '.join(_KNOWN)} (--schema).")
+        known = set().union(*(_KNOWN[kind] for kind in kinds)) - (_KNOWN["integer"] if "number" in kinds else set())
         for key in given:
             require(key in known, f"{where} has {key!r}, which is not known here for {' or '.join(kinds)}; leave it away (--schema).")
-        return alt(*(getattr(self, f"_{kind}")(given, where, inside) for kind in kinds))
+        own = lambda kind: {key: value for key, value in given.items() if key in _KNOWN[kind]}
+        return alt(*(getattr(self, f"_{kind}")(own(kind), where, inside) for kind in kinds))
 
     def ways(self) -> dict[str, Callable[[Any, str, tuple[str, ...]], Node]]:
         """Keywords that say it all."""
         several = lambda parts, where, inside: alt(*(self.value(part, f"{where}.{i}", inside) for i, part in enumerate(parts)))
-        return {
-            "$ref": self.reference,
-            "const": lambda value, *_: _literal(value),
-            "enum": lambda values, *_: alt(*map(_literal, values)),
-            "anyOf": several,
-            "oneOf": several,
-        }
+        literals = lambda given, *_: alt(*map(_literal, _values(given)))
+        return {"$ref": self.reference, "const": literals, "enum": literals, "anyOf": several, "oneOf": self.just_one}
+
+    def just_one(self, parts: list, where: str, inside: tuple[str, ...]) -> Node:
+        """Any of the parts, if a value of one is never a value of another."""
+        node = alt(*(self.value(part, f"{where}.{i}", inside) for i, part in enumerate(parts)))
+        for a, b in itertools.combinations(parts, 2):
+            require(self.apart(a, b), f"{where} has 'oneOf' with parts that can't be told apart by type or by a constant property; use 'anyOf' (--schema).")
+        return node
+
+    def apart(self, a: Any, b: Any) -> bool:
+        """Whether it is plain that no value fits both: by types, constants, or a property that both require."""
+        a, b = (self.found(part["$ref"], "'oneOf'") if isinstance(part, dict) and "$ref" in part else part for part in (a, b))
+        if not (isinstance(a, dict) and isinstance(b, dict)):
+            return False
+        if all({"const", "enum"} & set(part) for part in (a, b)):
+            same = lambda one, other: one == other and isinstance(one, bool) == isinstance(other, bool)
+            return not any(same(*pair) for pair in itertools.product(_values(a), _values(b)))
+        kinds = [_types(part) for part in (a, b)]
+        if all(kinds) and not kinds[0] & kinds[1]:
+            return True
+        shared = set(a.get("required", ())) & set(b.get("required", ())) if kinds == [{"object"}, {"object"}] else ()
+        return any(self.apart(a["properties"][name], b["properties"][name]) for name in shared)
 
     def reference(self, name: Any, where: str, inside: tuple[str, ...]) -> Node:
-        """What stands at a place of this schema; nested in itself at most `DEPTH` deep."""
+        """What stands at a place of this schema; nested in itself at most `depth` deep."""
+        found = self.found(name, where)
+        return NOTHING if inside.count(name) >= self.depth else self.value(found, name, (*inside, name))
+
+    def found(self, name: Any, where: str) -> Any:
+        """The part of the schema that has this name."""
         own = isinstance(name, str) and name.startswith("#")
         require(own, f"{where} refers to {name!r}; it can refer to places in itself only, like #/$defs/name (--schema).")
-        if inside.count(name) >= DEPTH:
-            return NOTHING
         found = self.root
         for key in name.lstrip("#").strip("/").split("/") if name.strip("#/") else ():
             key = key.replace("~1", "/").replace("~0", "~")
             require(isinstance(found, dict) and key in found, f"{where} refers to {name!r}, which is not there (--schema).")
             found = found[key]
-        return self.value(found, name, (*inside, name))
+        return found
 
     def anything(self, depth: int) -> Node:
         """Any JSON value, with arrays and objects at most so deep."""
@@ -107,18 +133,15 @@ class _Reader:
         return alt(*flat, _list(inner, 0, None), _surrounded("{", "}", seq(_STRING, _COLON, inner), 0, None))
 
     def _object(self, given: dict, where: str, inside: tuple[str, ...]) -> Node:
-        properties, required = given.get("properties", {}), set(given.get("required", ()))
-        more = given.get("additionalProperties", False)
-        require(required <= set(properties), f"{where} requires {sorted(required - set(properties))}, which properties lacks (--schema).")
+        properties, required = given.get("properties", {}), given.get("required", [])
+        lacking = [name for name in required if name not in list(properties)]
+        require(not lacking, f"{where} requires {lacking}, which properties lacks (--schema).")
+        more = given.get("additionalProperties", "properties" not in given)
         require(not isinstance(more, dict) or not properties, f"{where} has 'additionalProperties' beside 'properties'; leave it away (--schema).")
-        if isinstance(more, dict):
+        if more is not False and not properties:
             return _surrounded("{", "}", seq(_STRING, _COLON, self.value(more, f"{where}.additionalProperties", inside)), 0, None)
-        first, later = EMPTY, EMPTY  # what may follow: at the beginning of the object, and after a property
-        for name in reversed(properties):
-            pair = seq(_literal(name), _COLON, self.value(properties[name], f"{where}.{name}", inside))
-            here, after = seq(pair, later), seq(_COMMA, pair, later)
-            first, later = (here, after) if name in required else (alt(here, first), alt(after, later))
-        return seq(text("{"), first, text("}"))
+        pair = lambda name: seq(_literal(name), _COLON, self.value(properties[name], f"{where}.{name}", inside))
+        return seq(text("{"), each([(pair(name), name in required) for name in properties], _COMMA), text("}"))
 
     def _array(self, given: dict, where: str, inside: tuple[str, ...]) -> Node:
         inner = self.value(given.get("items", True), f"{where}.items", inside)
@@ -148,6 +171,24 @@ class _Reader:
 
     def _null(self, *_: Any) -> Node:
         return text("null")
+
+
+def _values(given: dict) -> list:
+    """The constants of a part, those that have the type which it also gives."""
+    values = [given["const"]] if "const" in given else given["enum"]
+    kinds = given["type"] if isinstance(given.get("type"), list) else [given[key] for key in ("type",) if key in given]
+    is_bool = lambda value: isinstance(value, bool)
+    fits = lambda value: any(isinstance(value, _PYTHON[kind]) and is_bool(value) == (kind == "boolean") for kind in kinds)
+    return [value for value in values if not kinds or fits(value)]
+
+
+def _types(given: dict) -> set[str]:
+    """The types of a part's values, as far as it names them; whole numbers are numbers."""
+    if {"const", "enum"} & set(given):
+        fits = lambda value, kind: kind != "integer" and isinstance(value, _PYTHON[kind]) and isinstance(value, bool) == (kind == "boolean")
+        return {kind for kind in _PYTHON for value in _values(given) if fits(value, kind)}
+    kinds = given.get("type", "object" if "properties" in given else [])
+    return {"number" if kind == "integer" else kind for kind in (kinds if isinstance(kinds, list) else [kinds]) if str(kind) in _KNOWN}
 
 
 def _literal(value: Any) -> Node:
