@@ -291,7 +291,9 @@ READ = {
     "gptjax/train/step.py": (),
     "gptjax/objectives.py": (),
     "gptjax/model/transformer.py": (),
+    "gptjax/model/stack.py": (),
     "gptjax/model/attention.py": (),
+    "gptjax/model/sight.py": (),
     "gptjax/model/layers.py": (),
     "gptjax/model/positions.py": (),
 }
