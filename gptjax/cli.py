@@ -159,10 +159,13 @@ def inspect(args: list[str]) -> None:
 
 
 def _of_preset(name: str) -> Any:
+    from gptjax.data import DataConfig, LanguageModel, MaskedLanguageModel, SpanCorruption
     from gptjax.model.presets import preset
     from gptjax.train.experiment import Experiment
 
-    return Experiment(model=preset(name), batch=1)
+    model = preset(name)
+    task = LanguageModel() if model.continues else SpanCorruption() if model.encoder_layers else MaskedLanguageModel()
+    return Experiment(model=model, data=DataConfig(task=task), batch=1)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from gptjax import model
+from gptjax.data import Batch
 from gptjax.model import Layer, ModelConfig, attention, cost, distances, kernels, sight
 from gptjax.objectives import cross_entropy
 
@@ -218,16 +219,6 @@ def temporary_bytes(implementation: str, length: int) -> int:
     batch = Batch(ints, ints, floats, ints, ints)
     total = lambda params, batch: cross_entropy(config)(params, batch, None)[0]
     return jax.jit(jax.grad(total)).lower(params, batch).compile().memory_analysis().temp_size_in_bytes
-
-
-class Batch(NamedTuple):
-    """The fields of a batch."""
-
-    tokens: Any
-    targets: Any
-    weights: Any
-    segments: Any
-    positions: Any
 
 
 def test_blockwise_trains_8192_tokens_in_a_quarter_of_the_references_memory(record_property):

@@ -21,8 +21,9 @@ import pytest
 from variants import FEW, PLAIN, ROPE, VARIANTS
 
 from gptjax import model, parallel
-from gptjax.data import Batch, Bytes, DataConfig, Prepared, store
+from gptjax.data import Batch, Bytes, DataConfig, Prepared, Side, store
 from gptjax.data import tokenizer as tokenizers
+from gptjax.generate import Sampling, generate
 from gptjax.model import ModelConfig, layers, sight
 from gptjax.objectives import cross_entropy, token_losses
 from gptjax.train import optim, program, step
@@ -41,6 +42,12 @@ DROPOUTS = ("embedding_dropout", "attention_dropout", "residual_dropout", "stoch
 
 @pytest.fixture(scope="module", params=few(FEW, VARIANTS))  # module scope: pytest then runs all laws of a variant together, and compiles once
 def variant(request) -> ModelConfig:
+    return VARIANTS[request.param]
+
+
+@pytest.fixture(scope="module", params=few(FEW, [name for name, config in VARIANTS.items() if config.causal]))
+def writer(request) -> ModelConfig:
+    """A variant that can decode."""
     return VARIANTS[request.param]
 
 
@@ -103,12 +110,27 @@ quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_l
 """Compiles in a third of the time; for laws in which jax, not the machine code, is at stake."""
 
 
+def side_of(config: ModelConfig, positions, segments=None) -> Side | None:
+    """What the encoder reads, where there is one: a token for each position, laid out as the row is."""
+    if not config.encoder_layers:
+        return None
+    positions = np.asarray(positions)
+    return jax.tree.map(jnp.asarray, Side(((5 * positions + 3) % config.vocabulary).astype(np.int32), positions, segments))
+
+
 def read(config: ModelConfig, params, tokens, positions, segments):
-    return model.forward(config, params, jnp.asarray(tokens), positions=jnp.asarray(positions), segments=jnp.asarray(segments)).hidden
+    tokens, positions, segments = map(jnp.asarray, (tokens, positions, segments))
+    memory = model.encode(config, params, side_of(config, positions, segments))
+    return model.forward(config, params, tokens, positions=positions, segments=segments, memory=memory).hidden
+
+
+def whole_side(config: ModelConfig, rows: int = B, length: int = T) -> Side | None:
+    return side_of(config, np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length)))
 
 
 def read_on(config: ModelConfig, params, tokens, positions, cache):
-    out = model.forward(config, params, jnp.asarray(tokens), positions=jnp.asarray(positions), cache=cache)
+    memory = model.encode(config, params, whole_side(config, len(tokens)))
+    out = model.forward(config, params, jnp.asarray(tokens), positions=jnp.asarray(positions), memory=memory, cache=cache)
     return out.hidden, out.cache
 
 
@@ -141,13 +163,13 @@ def reached(config: ModelConfig) -> np.ndarray:
     where = jnp.arange(T, dtype=jnp.int32)[None]
     onward = np.eye(T, dtype=bool)
     for layer in config.stack:
-        onward = onward @ np.asarray(sight.visible(sight.Sight(where, where), layer))[0].T
+        onward = onward @ np.asarray(sight.visible(sight.Sight(where, where), layer, config.causal))[0].T
     return onward
 
 
 def test_a_token_reaches_those_who_see_it_and_nobody_else(variant):
     tokens, onward = tokens_of(variant), reached(variant)
-    assert not np.tril(onward, -1).any()
+    assert not (variant.causal and np.tril(onward, -1).any())
     before = plain(variant, tokens)
     for t in (1, 7, T - 1):
         changed = tokens.copy()
@@ -211,9 +233,9 @@ SCHEDULE = (([8, 3, 1, 5], 8), ([4, 7, 2, 0], 8), ([1, 1, 1, 1], 1), ([1, 0, 1, 
 
 
 @pytest.mark.row(12)
-def test_reading_with_a_cache_is_reading_without(variant, record_property):
-    tokens, params = tokens_of(variant), weights(variant)
-    wanted, config = plain(variant, tokens), runnable(variant)
+def test_reading_with_a_cache_is_reading_without(writer, record_property):
+    tokens, params = tokens_of(writer), weights(writer)
+    wanted, config = plain(writer, tokens), runnable(writer)
     known, cache, worst = np.zeros(B, np.int32), model.empty_cache(config, B, config.context), 0.0
     for new, width in SCHEDULE:
         new = np.asarray(new)
@@ -224,19 +246,27 @@ def test_reading_with_a_cache_is_reading_without(variant, record_property):
         known = known + new
         np.testing.assert_array_equal(cache.lengths, known)
     record_property("cached_relative_error", worst)
-    assert worst <= exact(variant)
+    assert worst <= exact(writer)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def read_one_by_one(config: ModelConfig, params, tokens):
     """Logits of every position, each token read alone behind a cache."""
+    memory = model.encode(config, params, whole_side(config, *tokens.shape))
 
     def one(cache, t):
-        out = model.forward(config, params, tokens[:, t][:, None], positions=jnp.full((len(tokens), 1), t), cache=cache)
+        out = model.forward(config, params, tokens[:, t][:, None], positions=jnp.full((len(tokens), 1), t), memory=memory, cache=cache)
         return out.cache, model.unembed(config, params, out.hidden[:, 0])
 
     _, logits = jax.lax.scan(one, model.empty_cache(config, *tokens.shape), jnp.arange(tokens.shape[1]))
     return jnp.moveaxis(logits, 0, 1)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def read_at_once(config: ModelConfig, params, tokens):
+    """Logits of every position, all tokens read together."""
+    memory = model.encode(config, params, whole_side(config, *tokens.shape))
+    return model.unembed(config, params, model.forward(config, params, tokens, memory=memory).hidden)
 
 
 @pytest.mark.row(12)
@@ -245,34 +275,35 @@ def read_one_by_one(config: ModelConfig, params, tokens):
 @pytest.mark.parametrize("compute", ["float32", "bfloat16"])
 def test_decoding_does_not_drift_at_any_length_of_the_context(compute, record_property):
     worst, least = 0.0, 1.0
-    for variant in VARIANTS.values():
+    drifting = [variant for variant in VARIANTS.values() if variant.causal and (compute == "float32" or not variant.experts)]
+    for variant in drifting:  # in bfloat16 rounding alone chooses other experts
         config = dataclasses.replace(runnable(variant), compute=compute)
         params, tokens = weights(config), tokens_of(config, shape=(8, config.context))
-        whole = np.asarray(jax.jit(lambda p, t, config=config: model.unembed(config, p, model.forward(config, p, t).hidden))(params, tokens))
+        whole = np.asarray(read_at_once(config, params, tokens))
         found = np.asarray(read_one_by_one(config, params, tokens))
         worst = max(worst, float(np.abs(found - whole).max() / np.abs(whole).max()))
         least = min(least, float((found.argmax(-1) == whole.argmax(-1)).mean()))
-    record_property("figure", f"{compute}, {len(VARIANTS)} variants, lengths 1 to {config.context}: logits within {worst:.0e}, most likely token the same in {100 * least:.1f} %")
+    record_property("figure", f"{compute}, {len(drifting)} variants, lengths 1 to {config.context}: logits within {worst:.0e}, most likely token the same in {100 * least:.1f} %")
     assert worst <= (1e-6 if compute == "float32" else 1e-2)
     assert least == 1 if compute == "float32" else least >= 0.99
 
 
-def test_what_is_rolled_back_was_never_read(variant):
-    tokens, params, config = tokens_of(variant), weights(variant), runnable(variant)
+def test_what_is_rolled_back_was_never_read(writer):
+    tokens, params, config = tokens_of(writer), weights(writer), runnable(writer)
     keep = np.asarray([2, 8, 0, 5], np.int32)
     results = []
     for read_first in (np.full(B, 8), keep):
         ids, where = chunk(tokens, np.zeros(B, np.int32), read_first, 8)
         _, cache = read_on(config, params, ids, where, model.empty_cache(config, B, config.context))
         cache = model.rollback(cache, jnp.asarray(keep))
-        other, where = chunk(tokens_of(variant, seed=5), keep, np.full(B, 8), 8)
+        other, where = chunk(tokens_of(writer, seed=5), keep, np.full(B, 8), 8)
         hidden, cache = read_on(config, params, other, where, cache)
         results.append((hidden, cache.positions, cache.lengths))
     assert_same_bits(results[0], results[1])
 
 
-def test_gathered_rows_go_on_as_their_originals(variant):
-    tokens, params, config = tokens_of(variant), weights(variant), runnable(variant)
+def test_gathered_rows_go_on_as_their_originals(writer):
+    tokens, params, config = tokens_of(writer), weights(writer), runnable(writer)
     ids, where = chunk(tokens, np.zeros(B, np.int32), np.asarray([8, 3, 1, 5]), 8)
     _, cache = read_on(config, params, ids, where, model.empty_cache(config, B, config.context))
     rows = np.asarray([2, 0, 0, 3])
@@ -300,6 +331,68 @@ def test_a_cache_wants_positions_and_no_segments(given):
         model.forward(PLAIN, weights(PLAIN), jnp.zeros((B, T), jnp.int32), **arguments)
 
 
+# --- encoders ----------------------------------------------------------------------------------------------------
+
+
+BESIDE = ("beside_an_encoder", "beside_an_encoder_t5", "beside_an_encoder_scanned")
+
+
+@pytest.mark.parametrize("name", few(BESIDE[1:2], BESIDE))
+def test_a_decoder_sees_its_own_pieces_side_text_and_no_padding(name):
+    config, tokens = VARIANTS[name], jnp.asarray(tokens_of(VARIANTS[name]))
+    params, where = weights(config), np.broadcast_to(np.concatenate([np.arange(n, dtype=np.int32) for n in PIECES]), (B, T))
+    piece = jnp.broadcast_to(jnp.repeat(jnp.asarray([1, 2, 3], jnp.int32), jnp.asarray(PIECES)), (B, T))
+    side = side_of(config, where, piece)
+
+    def beside(side):
+        memory = model.encode(config, params, side)
+        return np.asarray(model.forward(config, params, tokens, positions=jnp.asarray(where), segments=piece, memory=memory).hidden)
+
+    before, end = beside(side), PIECES[0] + PIECES[1]
+    after = beside(side._replace(tokens=side.tokens.at[:, PIECES[0] + 2].add(1)))
+    assert_same_bits(after[:, : PIECES[0]], before[:, : PIECES[0]])
+    assert_same_bits(after[:, end:], before[:, end:])
+    assert (after != before).any(-1)[:, PIECES[0] : end].all(), "a side token did not reach all of its piece"
+    padded = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 3)), constant_values=1), side)
+    padded = padded._replace(positions=padded.positions.at[:, T:].set(-1))
+    assert difference(beside(padded), before) <= 1e-6
+
+
+def greedy(config: ModelConfig, rows: int) -> Sampling:
+    return Sampling(np.zeros(rows, np.float32), np.full(rows, config.vocabulary, np.int32), np.ones(rows, np.float32))
+
+
+@pytest.mark.parametrize("name", few(BESIDE[1:2], BESIDE))
+def test_a_decoder_beside_an_encoder_writes_what_it_would_predict(name):
+    config, rows = VARIANTS[name], 2
+    params, lengths, new = weights(config), np.asarray([3, 5]), 6
+    prompt, side = tokens_of(config, shape=(rows, 5)), whole_side(config, rows, 7)
+    keys = jax.random.split(jax.random.key(0), rows)
+    found = generate(config, params, prompt, lengths, keys, sampling=greedy(config, rows), new_tokens=new, side=side)
+    memory = model.encode(config, params, side)
+    for row, length in enumerate(lengths):
+        ids = np.concatenate([prompt[row, :length], found.ids[row]])[None]
+        mine = jax.tree.map(lambda leaf, row=row: leaf[:, row][:, None] if leaf.ndim == 5 else leaf[row][None], memory)
+        logits = model.unembed(config, params, model.forward(config, params, jnp.asarray(ids), memory=mine).hidden)
+        assert (np.asarray(logits).argmax(-1)[0, length - 1 : -1] == found.ids[row]).all()
+
+
+@pytest.mark.parametrize("name", ["gpt2", "encoder", "beside_an_encoder"])
+def test_a_model_is_told_what_its_shape_needs(name):
+    config, ids = VARIANTS[name], jnp.zeros((B, T), jnp.int32)
+    params, side, cache = weights(config), Side(ids), model.empty_cache(config, B, T)
+    memory = model.encode(config, params, side if config.encoder_layers else None)
+    with pytest.raises(ValueError, match="side text"):
+        model.encode(config, params, None if config.encoder_layers else side)
+    with pytest.raises(ValueError, match="memory"):
+        model.forward(config, params, ids, memory=None if config.encoder_layers else model.Memory(cache.keys, cache.values, ids))
+    if not config.causal:
+        with pytest.raises(ValueError, match="no use for a cache"):
+            model.forward(config, params, ids, positions=ids, memory=memory, cache=cache)
+        with pytest.raises(ValueError, match="does not write"):
+            generate(config, params, ids, np.ones(B, np.int32), jax.random.split(jax.random.key(0), B), sampling=greedy(config, B), new_tokens=1)
+
+
 # --- gradients, micro-batches ------------------------------------------------------------------------------------
 
 
@@ -310,7 +403,7 @@ def batch_of(config: ModelConfig, rows: int = 8) -> Batch:
     where = np.broadcast_to(np.concatenate([np.arange(n, dtype=np.int32) for n in PIECES]), (rows, T))
     piece = np.broadcast_to(np.repeat(np.arange(1, 4, dtype=np.int32), PIECES), (rows, T))
     share = (draw.random((rows, T)) < np.linspace(0.1, 1, rows)[:, None]).astype(np.float32)
-    return Batch(tokens[:, :-1], tokens[:, 1:], share, piece, where)
+    return Batch(tokens[:, :-1], tokens[:, 1:], share, piece, where, jax.device_get(side_of(config, where, piece)))
 
 
 @functools.cache
@@ -520,7 +613,8 @@ def test_every_dimension_has_an_axis_name(variant):
     jax.tree.map(lambda n, leaf: np.testing.assert_equal(len(n), leaf.ndim), names, found, is_leaf=is_name)
     known = {field.name for field in dataclasses.fields(parallel.Rules)} | {None}
     assert {axis for leaf in jax.tree.leaves(names, is_leaf=is_name) for axis in leaf} <= known
-    assert all(leaf[0] == "layers" for leaf in jax.tree.leaves(names["layers"], is_leaf=is_name))
+    stacks = [names["layers"], *([names["encoder"]["layers"]] if variant.encoder_layers else [])]
+    assert all(leaf[0] == "layers" for leaf in jax.tree.leaves(stacks, is_leaf=is_name))
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(found))
 
 

@@ -83,6 +83,23 @@ VARIANTS: dict[str, ModelConfig] = {
         experts=Experts(count=4, active=2, width=16, shared=1, scores="sigmoid", bias_step=0.01),
         rope_scaling=YarnScaling(4.0, original=16, magnitude=1.0),
     ),
+    # encoders
+    "encoder": _plain(causal=False, norm_placement="post", embedding_norm=True, head_transform=True, logit_bias=True, activation="gelu_exact"),
+    "encoder_with_windows": _rope(causal=False, pattern=(Layer("window", 4), Layer()), num_kv_heads=2),
+    "encoder_with_alibi": _plain(causal=False, positions="alibi", pattern=(Layer("chunk", 8), Layer())),
+    "beside_an_encoder": _plain(encoder_layers=2, norm_placement="post", positions="sinusoidal", scaled_embedding=True, activation="relu", qkv_bias=False),
+    "beside_an_encoder_t5": _plain(
+        encoder_layers=1,
+        positions="t5",
+        t5_buckets=8,
+        t5_distance=12,
+        norm="rmsnorm",
+        bias=False,
+        activation="relu",
+        attention_scale=1.0,
+        logit_scale=32**-0.5,
+    ),
+    "beside_an_encoder_scanned": _rope(encoder_layers=2, num_kv_heads=2, layers="scan"),
     # outputs, initial weights, ways to run
     "untied": _plain(tied=False),
     "zero_residual": _rope(residual_init="zero"),
@@ -99,6 +116,6 @@ VARIANTS: dict[str, ModelConfig] = {
 
 FEW = (
     *("gpt2", "llama", "gqa", "qk_norm_joint", "attention_sink", "sinusoidal", "alibi", "t5", "post_norm", "sandwich"),
-    *("parallel_separate", "strided", "local_and_global", "experts_by_group", "deepseek", "causal_blocks", "bfloat16"),
+    *("parallel_separate", "strided", "local_and_global", "experts_by_group", "deepseek", "causal_blocks", "encoder", "beside_an_encoder_t5", "bfloat16"),
 )
 """Rows whose laws run by default, one of each way to compute; those of all rows run with `-m slow`."""

@@ -1,8 +1,9 @@
 """Text becomes a store of tokens, a step number becomes a batch. Computes with numpy alone."""
 
-from gptjax.data.batches import Batch, Plan, batch, plan
+from gptjax.data.batches import Batch, Plan, Side, batch, plan
 from gptjax.data.prepare import DataConfig, Prepared, prepare
 from gptjax.data.sources import Document, Mixture, Text, Tfds
+from gptjax.data.tasks import LanguageModel, MaskedLanguageModel, SpanCorruption
 from gptjax.data.tokenizer import GPT2, Bytes, Characters, SentencePiece, Tokenizer
 
 __all__ = [
@@ -12,10 +13,14 @@ __all__ = [
     "Characters",
     "DataConfig",
     "Document",
+    "LanguageModel",
+    "MaskedLanguageModel",
     "Mixture",
     "Plan",
     "Prepared",
     "SentencePiece",
+    "Side",
+    "SpanCorruption",
     "Text",
     "Tfds",
     "Tokenizer",

@@ -12,7 +12,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gptjax.config import ConfigError
+from gptjax.data import tasks
 from gptjax.data.store import Store
+from gptjax.data.tasks import LanguageModel, MaskedLanguageModel, SpanCorruption, Task
+
+
+class Side(NamedTuple):
+    """A text beside the one that is predicted; an encoder reads it."""
+
+    tokens: Any
+    """int32 [B S]."""
+    positions: Any = None
+    """int32 [B S]: none counts from 0; −1 is padding."""
+    segments: Any = None
+    """int32 [B S]: those of the text that is predicted see the same ones here; none where each row is one."""
 
 
 class Batch(NamedTuple):
@@ -28,6 +41,10 @@ class Batch(NamedTuple):
     """int32: positions of different segments do not see each other."""
     positions: Any = None
     """int32: place in its piece; −1 is padding."""
+    side: Side | None = None
+    """What an encoder reads; none without one."""
+    nudge: Any = None
+    """float32 [B T D]: added to the embedded tokens, by adversarial training; never here."""
 
 
 class Plan(NamedTuple):
@@ -45,6 +62,8 @@ class Plan(NamedTuple):
     """All pairs of the store."""
     starts: np.ndarray
     """int64: the first pair of each example, and behind the last one `pairs`."""
+    task: Task = LanguageModel()
+    """What is predicted from what in a row."""
 
     @property
     def rows_per_epoch(self) -> int:
@@ -56,10 +75,10 @@ class Plan(NamedTuple):
         return -(-self.rows_per_epoch // self.rows)
 
 
-def plan(store: Store, *, length: int, rows: int, seed: int | None, isolated: bool = True) -> Plan:
+def plan(store: Store, *, length: int, rows: int, seed: int | None, isolated: bool = True, task: Task = LanguageModel()) -> Plan:  # noqa: B008 it is frozen
     """Lays the store's pairs out in rows. A store of one example needs no isolation."""
     starts = store.offsets - np.arange(len(store.offsets))
-    return Plan(length, rows, seed, isolated and store.header.num_examples > 1, int(starts[-1]), starts)
+    return Plan(length, rows, seed, isolated and store.header.num_examples > 1, int(starts[-1]), starts, task)
 
 
 def batch(store: Store, plan: Plan, step: int, part: tuple[int, int] = (0, 1)) -> Batch:
@@ -82,7 +101,36 @@ def batch(store: Store, plan: Plan, step: int, part: tuple[int, int] = (0, 1)) -
             first = np.where(of_epoch, row * plan.length - _shift(plan, int(e)), first)
     else:
         first = np.where(epoch == 0, row * plan.length, plan.pairs)  # past the end of the only epoch there is nothing
-    return _rows(store, plan, first)
+    rows = _rows(store, plan, first)
+    if isinstance(plan.task, LanguageModel):
+        return rows
+    draws = [np.random.default_rng([plan.seed or 0, int(plan.seed is not None), number]) for number in index]
+    view = _masked if isinstance(plan.task, MaskedLanguageModel) else _corrupted
+    return view(plan.task, rows, store.header.vocab_size - plan.task.extra_ids, draws)
+
+
+def _masked(task: MaskedLanguageModel, rows: Batch, vocab_size: int, draws: list[np.random.Generator]) -> Batch:
+    """Rows whose tokens are predicted where they are hidden."""
+    both = [tasks.masked(task, ids, real > 0, vocab_size, draw) for ids, real, draw in zip(rows.tokens, rows.weights, draws, strict=True)]
+    shown, chosen = (np.stack(part) for part in zip(*both, strict=True))
+    return rows._replace(tokens=shown, targets=rows.tokens, weights=chosen.astype(np.float32))
+
+
+def _corrupted(task: SpanCorruption, rows: Batch, vocab_size: int, draws: list[np.random.Generator]) -> Batch:
+    """Rows as an encoder and a decoder see them: a row is one text, whatever documents it holds; both are padded at the right."""
+    length, begin = rows.tokens.shape[1], vocab_size + task.extra_ids - 1
+    read, write = np.zeros((2, len(rows.tokens), length), np.int32)
+    write, lengths = write[:, : task.written(length)], []
+    for row, (ids, real, draw) in enumerate(zip(rows.tokens, rows.weights, draws, strict=True)):
+        source, target = tasks.corrupted(task, ids[real > 0], vocab_size, draw)
+        read[row, : len(source)], write[row, : len(target)] = source, target
+        lengths.append((len(source), len(target)))
+    sources, targets = np.asarray(lengths).T[:, :, None]
+    place = np.arange(length, dtype=np.int32)[None]
+    where = lambda width, counts: np.where(place[:, :width] < counts, place[:, :width], -1).astype(np.int32)
+    positions = where(write.shape[1], targets)
+    tokens = np.concatenate([np.full((len(write), 1), begin, np.int32), write[:, :-1]], axis=1)
+    return Batch(tokens, write, (positions >= 0).astype(np.float32), None, positions, Side(read, where(length, sources)))
 
 
 def _shift(plan: Plan, epoch: int) -> int:

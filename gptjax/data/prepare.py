@@ -22,6 +22,7 @@ from gptjax.config import require, to_dict
 from gptjax.data import sources, store, tasks
 from gptjax.data import tokenizer as tokenizers
 from gptjax.data.sources import Source, Survey, Text
+from gptjax.data.tasks import LanguageModel, Task
 from gptjax.data.tokenizer import SentencePiece, Tokenizer, TokenizerConfig
 
 
@@ -35,6 +36,8 @@ class DataConfig:
     """How text becomes ids; trained on the training split only."""
     validation: float = 0.1
     """Share of the text that is held out; 0 holds out nothing."""
+    task: Task = field(default_factory=LanguageModel)
+    """What is predicted from what."""
     split: Literal["auto", "documents", "tail"] = "auto"
     """Hold out whole documents (picked by a hash of their text), or the tail of each; `auto`: documents from 50 on."""
     isolated: bool = True
@@ -79,7 +82,8 @@ def prepare(config: DataConfig, say: Callable[[str], None] = lambda line: None) 
     found = sources.survey(config.source)
     if bad := found.passed_over:
         say(f"passed over {len(bad)} bad record{'s' * (len(bad) > 1)}, which --data.source.max-bad-records allows; the first: {bad[0]}")
-    settings = {k: v for k, v in to_dict(config).items() if k in ("tokenizer", "validation", "split")}
+    stored = ("tokenizer", "validation", "split", *(() if config.task == LanguageModel() else ("task",)))
+    settings = {k: v for k, v in to_dict(config).items() if k in stored}
     content, fingerprint = (
         hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
         for made_of in ([found.fingerprint, settings], [found.fingerprint, settings, store.FORMAT, gptjax.__version__])
@@ -99,7 +103,7 @@ def prepare(config: DataConfig, say: Callable[[str], None] = lambda line: None) 
     tokenizer = tokenizers.load(folder / "tokenizer")
     train, held_out = (store.open_store(folder / half) if share else None for half, share in (("train", 1), ("validation", config.validation)))
     for opened in filter(None, (train, held_out)):
-        fits = (opened.header.vocab_size, opened.header.fingerprint) == (tokenizer.vocab_size, fingerprint)
+        fits = (opened.header.vocab_size, opened.header.fingerprint) == (tokenizer.vocab_size + config.task.extra_ids, fingerprint)
         require(fits, f"the token store {opened.path} is of another text or tokenizer; delete the folder {folder}, it is made again.")
     return Prepared(tokenizer, train, held_out, fingerprint, content, found.passed_over)
 
@@ -125,7 +129,7 @@ def _make(config: DataConfig, source: Survey, folder: Path, fingerprint: str, sa
     tokenizer = tokenizers.train(config.tokenizer, texts())
     folder.mkdir(parents=True, exist_ok=True)
     tokenizers.save(folder / "tokenizer", tokenizer)
-    halves = {name: _Half(folder / name, tokenizer, compare=name == "validation") for name in names}
+    halves = {name: _Half(folder / name, tokenizer, config.task, compare=name == "validation") for name in names}
     digest = hashlib.sha256()
     for document in sources.digested(sources.read(config.source), digest):
         for name, text in _split(config, by_document, document.text).items():
@@ -158,8 +162,8 @@ class _Half:
     ENOUGH = 2**22
     """Characters."""
 
-    def __init__(self, path: Path, tokenizer: Tokenizer, *, compare: bool):
-        self.tokenizer, self.writer = tokenizer, store.Writer(path, tokenizer.vocab_size)
+    def __init__(self, path: Path, tokenizer: Tokenizer, task: Task, *, compare: bool):
+        self.tokenizer, self.task, self.writer = tokenizer, task, store.Writer(path, tokenizer.vocab_size + task.extra_ids)
         self.packed = _Packers() if compare else None
         self.names: list[str] = []
         self.texts: list[str] = []
@@ -180,7 +184,7 @@ class _Half:
                 self.packed.add(content)
         try:
             for ids in self.tokenizer.encode_all(self.texts):
-                self.writer.add(tasks.language_model(ids, self.tokenizer).ids)
+                self.writer.add(tasks.example(self.task, ids, self.tokenizer).ids)
         except Exception as error:
             error.add_note(f"It happened in {self._culprit()}.")
             raise

@@ -111,9 +111,12 @@ def prefill(
     *,
     slots: int,
     alternatives: int = 0,
+    side: Any = None,
 ) -> Decoding:
-    """Reads ragged prompts into new rows."""
-    return read(config, params, begin(config, prompt.shape[0], slots, alternatives), prompt, lengths, limit)
+    """Reads ragged prompts into new rows, and side texts where the model has an encoder for them."""
+    state = begin(config, prompt.shape[0], slots, alternatives)
+    state = state._replace(cache=state.cache._replace(memory=model.encode(config, params, side)))
+    return read(config, params, state, prompt, lengths, limit)
 
 
 extend = jax.jit(read, static_argnames="config", donate_argnames="state")
@@ -257,6 +260,7 @@ def stream(
     stop: tuple[int, ...] = (),
     vocabulary: int | None = None,
     chunk: int | None = 8,
+    side: Any = None,
 ) -> Iterator[Generated]:
     """Continues each prompt by at most `new_tokens` tokens; gives what there is after every `chunk` of them.
 
@@ -265,19 +269,22 @@ def stream(
       keys: one random key a row.
       vocabulary: ids from here on are never drawn; none allows all.
       chunk: none gives only the end.
+      side: what the model's encoder reads for each row, a `data.Side`, where it has one; its width is a compiled shape.
 
     Raises:
-      ValueError: a prompt is empty, or prompt and new tokens together exceed the context.
+      ValueError: the model is an encoder, a prompt is empty, or prompt and new tokens together exceed the context.
     """
     lengths = np.asarray(lengths)
     rows, longest = len(lengths), int(lengths.max())
+    if not config.causal:
+        raise ValueError("an encoder does not write: its tokens see later ones.")
     if lengths.min() < 1:
         raise ValueError("a prompt is empty; it needs at least one token.")
     if longest + new_tokens > config.context:
         raise ValueError(f"a prompt of {longest} tokens and {new_tokens} new ones exceed the context of {config.context}.")
     tokens = padded([row[:length] for row, length in zip(np.asarray(prompt), lengths, strict=True)], config.context)
     limit = np.full(rows, new_tokens, np.int32)
-    state = prefill(config, params, tokens, lengths.astype(np.int32), limit, slots=bucket(longest + new_tokens, config.context))
+    state = prefill(config, params, tokens, lengths.astype(np.int32), limit, slots=bucket(longest + new_tokens, config.context), side=side)
     ends = np.broadcast_to(np.asarray(stop or (-1,), np.int32), (rows, max(len(stop), 1)))
     known = np.int32(config.vocabulary if vocabulary is None else vocabulary)
     for until in (new_tokens,) if chunk is None else (*range(chunk, new_tokens, chunk), new_tokens):

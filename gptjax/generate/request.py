@@ -85,8 +85,9 @@ def ask(
 
     Raises:
       ConfigError: a prompt is empty and the tokenizer knows no document border, a prompt fills the whole context, a setting is
-        beyond the vocabulary, or settings can't be in one batch.
+        beyond the vocabulary, settings can't be in one batch, or the model has an encoder.
     """
+    require(config.continues, "this model has an encoder: it fills in what is hidden, and does not go on with a text.")
     several = [settings] * len(prompts) if isinstance(settings, SampleConfig) else list(settings)
     require(len(several) == len(prompts), f"there are {len(prompts)} prompts and {len(several)} settings; give one for all, or one for each.")
     full = [s if isinstance(s, GenerateConfig) else GenerateConfig(**dataclasses.asdict(s)) for s in several]

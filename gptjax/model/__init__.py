@@ -1,10 +1,10 @@
 """The model: configs and six pure functions over them."""
 
-from gptjax.model.cache import Cache, empty_cache, gather, rollback
+from gptjax.model.cache import Cache, Memory, empty_cache, gather, rollback
 from gptjax.model.config import Experts, Latent, Layer, LinearScaling, Llama3Scaling, ModelConfig, NTKScaling, YarnScaling
 from gptjax.model.cost import flops_per_token
 from gptjax.model.moe import rebalanced
-from gptjax.model.presets import deepseek, gemma, gpt2, gpt3, llama, mistral, mixtral, olmo, preset, qwen, small, smollm
+from gptjax.model.presets import bert, deepseek, gemma, gpt2, gpt3, llama, mistral, mixtral, olmo, preset, qwen, small, smollm, t5, vaswani
 from gptjax.model.transformer import Output, axes, encode, forward, init, unembed
 
 __all__ = [
@@ -14,11 +14,13 @@ __all__ = [
     "Layer",
     "LinearScaling",
     "Llama3Scaling",
+    "Memory",
     "ModelConfig",
     "NTKScaling",
     "Output",
     "YarnScaling",
     "axes",
+    "bert",
     "deepseek",
     "empty_cache",
     "encode",
@@ -39,5 +41,7 @@ __all__ = [
     "rollback",
     "small",
     "smollm",
+    "t5",
     "unembed",
+    "vaswani",
 ]

@@ -14,7 +14,7 @@ from flax import linen as nn
 from gptjax.arrays import Array, Float, Int, Key
 from gptjax.model import positions as place
 from gptjax.model.blockwise import blockwise
-from gptjax.model.cache import Cache, remember
+from gptjax.model.cache import Cache, Memory, remember
 from gptjax.model.config import Layer, ModelConfig
 from gptjax.model.kernels import cudnn, cudnn_lacks, splash, splash_lacks
 from gptjax.model.layers import Linear, Norm, dropout, multiply, residual_std
@@ -102,6 +102,8 @@ def _lacks(implementation: str, config: ModelConfig, length: int, layer: Layer) 
     """What an implementation can't serve in this case, or none."""
     match implementation:
         case "causal_blocks":
+            if not config.causal:
+                return "an encoder, whose tokens see later ones"
             divides = length % BLOCKS == 0 and length >= BLOCKS
             return None if divides else f"{length} queries, which are not a multiple of {BLOCKS}"
         case "splash":
@@ -171,6 +173,8 @@ class Reading(NamedTuple):
     """Biases by distance, by their kind."""
     slots: Int[Array, "B T"] | None = None
     """Where the tokens go in the cache."""
+    memory: Memory | None = None
+    """What an encoder has read."""
 
 
 class Attention(nn.Module):
@@ -205,6 +209,34 @@ class Attention(nn.Module):
         return out(mixed), cache
 
 
+class CrossAttention(nn.Module):
+    """Attends to what an encoder has read: queries from the decoder, keys and values from the encoder's hidden states.
+
+    No positions are turned or biased here. Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3.
+    """
+
+    config: ModelConfig
+
+    def setup(self) -> None:
+        c = self.config
+        make = lambda heads, axis: Linear((c.width,), (heads, c.heads), ("embed", axis, "head"), c.init_std, c.biased, c.compute)
+        self.query, self.key, self.value = make(c.num_heads, "heads"), make(c.kv_heads, "kv_heads"), make(c.kv_heads, "kv_heads")
+        self.out = Linear((c.num_heads, c.heads), (c.width,), ("heads", "head", "embed"), residual_std(c), c.bias, c.compute)
+
+    def remember(self, states: Float[Array, "B S D"]) -> tuple[Float[Array, "B S K H"], Float[Array, "B S K H"]]:
+        """This layer's keys and values of the encoder's hidden states."""
+        return self.key(states), self.value(states)
+
+    def __call__(self, x: Float[Array, "B T D"], reading: Reading, number: Any, key: Key | None) -> Float[Array, "B T D"]:
+        c, memory = self.config, reading.memory
+        k, v = self.remember(x) if memory is None else (memory.keys[number], memory.values[number])  # none: parameters are made
+        sight = reading.sight
+        if memory is not None:
+            sight = Sight(sight.queries, memory.positions, sight.query_segments, memory.segments)
+        how = Scoring(scale=c.scale, cap=c.attention_cap, causal=False)
+        return self.out(attend(self.query(x), k, v, sight, how, rate=c.attention_dropout, key=key))
+
+
 def head_norm(config: ModelConfig, name: str, axis: str, x: Float[Array, "B T N H"]) -> Float[Array, "B T N H"]:
     """Queries or keys, normalised head by head or all heads as one vector."""
     if not config.qk_norm_joint:
@@ -217,7 +249,7 @@ def attend_in(config: ModelConfig, layer: Layer, q: Array, k: Array, v: Array, r
     """Attends as a layer of this model does, with the implementation that `choose` names."""
     bias = config.positions_in(layer)
     bias = bias if bias in ("alibi", "t5") else "none"
-    how = Scoring(layer, config.scale, config.attention_cap, bias, config.t5_distance)
+    how = Scoring(layer, config.scale, config.attention_cap, bias, config.t5_distance, config.causal)
     implementation, _ = choose(config, q.shape[1], layer, cached=cached)
     table, rate = reading.tables.get(bias), config.attention_dropout
     return attend(q, k, v, reading.sight, how, table, sink, implementation=implementation, rate=rate, key=key)

@@ -45,7 +45,7 @@ def blockwise(
     rate: float,
     key: Key | None,
 ) -> Float[Array, "B T N value"]:
-    """What `attention.attend` gives, by blocks. Tokens must stand in order: nobody sees a later index, nor one further back than its window."""
+    """What `attention.attend` gives, by blocks. Tokens must stand in order: nobody sees an index further back than its window, nor, where `how` is causal, a later one."""
     rows, length = q.shape[:2]
     size = min(LARGEST, -(-length // 4))
     count = -(-length // size)
@@ -86,7 +86,7 @@ def _forward(how: Scoring, rate: float, given: Given) -> tuple[Array, Any]:
         else:
             most, total = jnp.broadcast_to(given.sink.astype(jnp.float32).reshape(1, *groups, 1), shape), jnp.ones(shape)
         begin = (most, total, jnp.zeros((*shape, given.v.shape[-1])))
-        most, total, mixed = jax.lax.fori_loop(_first_block(how, i, size), i + 1, add, begin)
+        most, total, mixed = jax.lax.fori_loop(_first_block(how, i, size), i + 1 if how.causal else count, add, begin)
         return _to_heads(mixed / total[..., None]).astype(given.v.dtype), most + jnp.log(total)
 
     out, normaliser = jax.lax.map(row_of_blocks, jnp.arange(count))
@@ -119,7 +119,7 @@ def _backward(how: Scoring, rate: float, kept: Any, d_out: Array) -> tuple[Given
             return dq.at[i].add(part_q), dk.at[j].add(part_k), dv.at[j].add(part_v), jax.tree.map(jnp.add, d_table, part_table)
 
         *sums, d_sink = sums
-        sums = jax.lax.fori_loop(_first_block(how, i, size), i + 1, add, tuple(sums))
+        sums = jax.lax.fori_loop(_first_block(how, i, size), i + 1 if how.causal else count, add, tuple(sums))
         if given.sink is not None:
             to_nobody = jnp.exp(given.sink.reshape(1, *groups, 1) - normaliser[i])
             d_sink = d_sink - (to_nobody * meant).sum((0, 3)).reshape(-1)

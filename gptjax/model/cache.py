@@ -13,6 +13,15 @@ from gptjax.arrays import Array, Float, Int
 from gptjax.model.config import ModelConfig
 
 
+class Memory(NamedTuple):
+    """What a decoder attends to of a side text: every decoder layer's keys and values of the encoder's hidden states."""
+
+    keys: Float[Array, "L B S K H"]
+    values: Float[Array, "L B S K H"]
+    positions: Int[Array, "B S"]
+    segments: Int[Array, "B S"] | None = None
+
+
 class Cache(NamedTuple):
     """Keys and values of tokens already read, each with the position it stands at; −1 is an empty slot.
 
@@ -25,6 +34,8 @@ class Cache(NamedTuple):
     values: Float[Array, "L B S K value"]
     positions: Int[Array, "B S"]
     lengths: Int[Array, " B"]
+    memory: Memory | None = None
+    """What an encoder has read beside these rows."""
 
 
 def empty_cache(config: ModelConfig, rows: int, slots: int) -> Cache:
@@ -43,7 +54,11 @@ def rollback(cache: Cache, lengths: Int[Array, " B"]) -> Cache:
 
 def gather(cache: Cache, rows: Int[Array, " B"]) -> Cache:
     """The cache whose row i is the old row `rows[i]`."""
-    return Cache(cache.keys[:, rows], cache.values[:, rows], cache.positions[rows], cache.lengths[rows])
+    memory = cache.memory
+    if memory is not None:
+        segments = None if memory.segments is None else memory.segments[rows]
+        memory = Memory(memory.keys[:, rows], memory.values[:, rows], memory.positions[rows], segments)
+    return Cache(cache.keys[:, rows], cache.values[:, rows], cache.positions[rows], cache.lengths[rows], memory)
 
 
 def reserve(cache: Cache, positions: Int[Array, "B T"]) -> tuple[Cache, Int[Array, "B T"]]:

@@ -6,6 +6,7 @@ that not every model makes. Published shapes are in `presets`.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
@@ -172,7 +173,7 @@ DROPOUTS = ("embedding_dropout", "attention_dropout", "residual_dropout", "stoch
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A decoder-only Transformer. Frozen and hashable: it is a static argument of every compiled function."""
+    """A Transformer: a decoder, an encoder, or both. Frozen and hashable: it is a static argument of every compiled function."""
 
     vocab_size: int | None = None
     """Number of tokens; none takes the tokenizer's. It may be larger (padded), never smaller."""
@@ -182,6 +183,10 @@ class ModelConfig:
     """Width of the residual stream."""
     num_layers: int = 4
     """Number of blocks."""
+    encoder_layers: int = 0
+    """Blocks of an encoder that reads a side text, to which each of the `num_layers` blocks attends; 0 is none."""
+    causal: bool = True
+    """Tokens see those before them; false is an encoder (BERT), whose tokens see all of their text and which does not write."""
     num_heads: int = 4
     """Number of query heads."""
     num_kv_heads: int | None = None
@@ -240,6 +245,14 @@ class ModelConfig:
     """The output uses the token embedding."""
     scaled_embedding: bool = False
     """Token embeddings are multiplied by √width where they enter (original Transformer, Gemma)."""
+    embedding_norm: bool = False
+    """Embeddings are normalised before the first block (BERT)."""
+    head_transform: bool = False
+    """Hidden states pass a linear layer, the MLP's nonlinearity and a norm before the output (BERT)."""
+    logit_bias: bool = False
+    """Each token's logit has a learned bias (BERT)."""
+    logit_scale: float = 1.0
+    """Hidden states are multiplied by it before the output; T5 has 1/√width."""
     embedding_dropout: float = 0.0
     """Share of embedding values dropped in training."""
     attention_dropout: float = 0.0
@@ -269,7 +282,7 @@ class ModelConfig:
             require(value is None or value > 0, f"model.{name} is {value}; it needs at least 1, or null.")
         for name in DROPOUTS:
             require(0 <= getattr(self, name) < 1, f"model.{name} is {getattr(self, name)}; it needs a share in [0, 1).")
-        for name in ("rope_base", "norm_epsilon", "init_std"):
+        for name in ("rope_base", "norm_epsilon", "init_std", "logit_scale"):
             require(getattr(self, name) > 0, f"model.{name} is {getattr(self, name)}; it needs a positive number.")
         for name in ("attention_scale", "attention_cap", "logit_cap"):
             value = getattr(self, name)
@@ -304,6 +317,19 @@ class ModelConfig:
             self.latent is None or (self.num_kv_heads is None and not self.qk_norm and not self.attention_sink),
             "model.latent makes keys of one latent for all heads: it goes without num_kv_heads, qk_norm and attention_sink.",
         )
+        require(self.encoder_layers >= 0, f"model.encoder_layers is {self.encoder_layers}; it needs 0 or more.")
+        require(
+            not self.encoder_layers or (self.causal and self.experts is None and self.latent is None and self.parallel == "none"),
+            "model.encoder_layers makes an encoder beside a decoder: it goes without experts, latent and parallel, and with causal.",
+        )
+        require(
+            self.causal or all(layer.sees in ("all", "window", "chunk") for layer in self.stack),
+            "a strided or fixed layer looks back only; with --model.no-causal a layer sees all, a window or a chunk.",
+        )
+        require(
+            not self.head_transform or not self.gated,
+            f"model.head_transform is one linear layer and {self.activation!r} is gated; use an activation such as gelu_exact.",
+        )
         require(
             self.parallel == "none" or self.norm_placement == "pre",
             f"model.parallel is {self.parallel!r} with norms placed {self.norm_placement!r}; it needs --model.norm-placement pre.",
@@ -328,6 +354,16 @@ class ModelConfig:
         """The layers in order."""
         repeats = -(-self.num_layers // len(self.pattern))
         return (*self.first, *self.pattern * repeats)[: self.num_layers]
+
+    @property
+    def continues(self) -> bool:
+        """It is a decoder alone, which goes on with a text."""
+        return self.causal and not self.encoder_layers
+
+    @property
+    def encoder(self) -> ModelConfig:
+        """The encoder beside a decoder: the same choices, but every layer sees the whole side text."""
+        return dataclasses.replace(self, num_layers=self.encoder_layers, encoder_layers=0, causal=False, pattern=(Layer(),), first=())
 
     def sparse(self, layer: Layer) -> bool:
         """The layer has experts."""

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from gptjax.model.config import Layer, ModelConfig
 
 
 def flops_per_token(config: ModelConfig, length: int, *, training: bool = True) -> float:
-    """Gives the floating-point operations of one token in a row of `length` tokens.
+    """Gives the floating-point operations of one token in a row of `length` tokens; with an encoder, of one more token there.
 
     Counts matrix products only, of experts those that read the token, attention where a token sees a key, and the backward
     pass as twice the forward pass. Embedding look-ups, norms, softmax and recomputation (remat) are not counted.
 
     Source: Chowdhery et al. 2022, PaLM, arXiv:2204.02311, appendix B, with attention at what is seen.
     """
-    attention = sum(products_per_key(config) * seen(layer, length) for layer in config.stack)
+    attention = sum(products_per_key(config) * seen(layer, length, config.causal) for layer in config.stack)
+    if config.encoder_layers:
+        attention += products_per_key(config) * length * (config.num_layers + config.encoder_layers)
     return (3 if training else 1) * 2.0 * (products_per_token(config) + attention)
 
 
 def products_per_token(config: ModelConfig) -> int:
-    """Gives the multiplications of one token with weights: attention's projections, MLPs or experts, the output."""
+    """Gives the multiplications of one token with weights: attention's projections, MLPs or experts, the output; with an encoder, of one more there."""
+    if config.encoder_layers:
+        beside, alone = config.encoder, dataclasses.replace(config, encoder_layers=0)
+        cross = config.num_layers * _projections(config)
+        return products_per_token(alone) + cross + products_per_token(beside) - _output(config)
     mlp = (3 if config.gated else 2) * config.width
-    total = config.num_layers * _projections(config) + config.width * config.vocabulary
+    total = config.num_layers * _projections(config) + _output(config)
     for layer in config.stack:
         if config.sparse(layer):
             e = config.experts
@@ -30,6 +38,10 @@ def products_per_token(config: ModelConfig) -> int:
         else:
             total += mlp * config.hidden
     return total
+
+
+def _output(config: ModelConfig) -> int:
+    return config.width * config.vocabulary + (config.width**2 if config.head_transform else 0)
 
 
 def products_per_key(config: ModelConfig) -> int:
@@ -47,9 +59,11 @@ def _projections(config: ModelConfig) -> int:
     return query + keys_and_values + config.num_heads * config.value_width * width
 
 
-def seen(layer: Layer, length: int) -> float:
+def seen(layer: Layer, length: int, causal: bool = True) -> float:
     """Gives the number of keys that a token sees, itself included, on average over a text of `length` tokens."""
     t = np.arange(length)
+    if not causal:
+        return _seen_both_ways(layer, t)
     match layer.sees:
         case "all":
             keys = t + 1
@@ -62,3 +76,16 @@ def seen(layer: Layer, length: int) -> float:
         case "fixed":
             keys = t % layer.span + 1 + layer.summary * (t // layer.span)
     return float(keys.mean())
+
+
+def _seen_both_ways(layer: Layer, t: np.ndarray) -> float:
+    """The same where a token sees later ones too."""
+    length, span, sinks = len(t), layer.span, layer.sinks
+    match layer.sees:
+        case "window":
+            first, last = np.maximum(t - span + 1, 0), np.minimum(t + span, length)
+        case "chunk":
+            first, last = t // span * span, np.minimum(t // span * span + span, length)
+        case _:
+            first, last = 0 * t, 0 * t + length
+    return float((last - first + np.minimum(first, sinks)).mean())

@@ -9,16 +9,21 @@ import jax.numpy as jnp
 from gptjax.arrays import Array, Float, Int
 
 
-def by_distance(kind: str, table: Float[Array, "..."], distance: Int[Array, "B T S"], farthest: int) -> Float[Array, "B N T S"]:
-    """The bias of each head's score for a key so many tokens back.
+def by_distance(kind: str, table: Float[Array, "..."], distance: Int[Array, "B T S"], farthest: int, causal: bool = True) -> Float[Array, "B N T S"]:
+    """The bias of each head's score for a key so many tokens back; a negative distance is one ahead.
 
     Args:
       kind: `alibi`, with each head's slope [N] as table, or `t5`, with each bucket's and head's bias [buckets N].
       farthest: the distance from which all are one bucket to T5.
+      causal: no key is ahead; otherwise half of T5's buckets are for those.
     """
     if kind == "alibi":
-        return -table[None, :, None, None] * distance.astype(jnp.float32)[:, None]
-    return jnp.moveaxis(table[bucket(distance, table.shape[0], farthest)], -1, 1)
+        return -table[None, :, None, None] * (distance if causal else jnp.abs(distance)).astype(jnp.float32)[:, None]
+    if causal:
+        return jnp.moveaxis(table[bucket(distance, table.shape[0], farthest)], -1, 1)
+    half = table.shape[0] // 2
+    ahead = jnp.where(distance < 0, half, 0)
+    return jnp.moveaxis(table[ahead + bucket(jnp.abs(distance), half, farthest)], -1, 1)
 
 
 def slopes(num_heads: int) -> Float[Array, " N"]:

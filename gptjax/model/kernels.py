@@ -17,6 +17,7 @@ def splash_lacks(config: ModelConfig, length: int, layer: Layer) -> str | None:
     """Gives what splash attention can't serve in this case, or none."""
     lacks = {
         f"{length} queries, which are not a multiple of 128": length % 128 != 0,
+        "an encoder, whose tokens see later ones": not config.causal,
         f"a layer that sees {layer.sees!r}": layer.sees not in ("all", "window"),
         "a window with sinks": layer.sinks > 0,
         "biases by distance": config.positions_in(layer) in ("alibi", "t5"),
@@ -71,6 +72,7 @@ def cudnn_lacks(config: ModelConfig, length: int, layer: Layer) -> str | None:
     """Gives what cuDNN's attention can't serve in this case, or none."""
     lacks = {
         f"{config.compute} compute": config.compute != "bfloat16",
+        "an encoder, whose tokens see later ones": not config.causal,
         f"heads of {config.heads}, which are not a multiple of 8 up to 128": config.heads % 8 != 0 or config.heads > 128,
         f"{length} queries, an odd number": length % 2 != 0,
         f"a layer that sees {layer.sees!r}": layer.sees not in ("all", "window"),

@@ -166,6 +166,46 @@ def deepseek(size: str = "v3", **changes) -> ModelConfig:
     return _changed(base, changes)
 
 
+def vaswani(size: str = "base", **changes) -> ModelConfig:
+    """The original Transformer's published shapes: an encoder and a decoder, norms after the sums, sinusoidal positions.
+
+    Sentences have no greatest length in the paper; here they have 512 tokens.
+
+    Source: Vaswani et al. 2017, Attention Is All You Need, arXiv:1706.03762, table 3, with section 5.4's dropout.
+    """
+    num_layers, width, num_heads, feed_forward, dropout = _shape("vaswani", size)
+    shape = dict(num_layers=num_layers, encoder_layers=num_layers, width=width, num_heads=num_heads, feed_forward=feed_forward)
+    block = dict(norm_placement="post", positions="sinusoidal", scaled_embedding=True, activation="relu", qkv_bias=False)
+    base = ModelConfig(vocab_size=37_000, context=512, **shape, **block, embedding_dropout=dropout, residual_dropout=dropout)
+    return _changed(base, changes)
+
+
+def bert(size: str = "base", **changes) -> ModelConfig:
+    """BERT's published shapes, with the head that fills in masked words; it reads one text, so that there are no embeddings of sentence A and B.
+
+    Source: Devlin et al. 2019, BERT, arXiv:1810.04805, section 3; the published models' settings.
+    """
+    num_layers, width, num_heads = _shape("bert", size)
+    block = dict(norm_placement="post", norm_epsilon=1e-12, activation="gelu_exact", embedding_norm=True, head_transform=True, logit_bias=True)
+    dropout = dict(embedding_dropout=0.1, attention_dropout=0.1, residual_dropout=0.1)
+    base = ModelConfig(vocab_size=30_522, context=512, causal=False, width=width, num_layers=num_layers, num_heads=num_heads, **block, **dropout)
+    return _changed(base, changes)
+
+
+def t5(size: str = "small", **changes) -> ModelConfig:
+    """T5's published shapes, and T5 1.1's, which have gated MLPs and an output of their own.
+
+    Sources: Raffel et al. 2020, T5, arXiv:1910.10683, section 3.7; Shazeer 2020, arXiv:2002.05202, and T5 1.1's model cards.
+    """
+    num_layers, width, num_heads, head_width, feed_forward = _shape("t5", size)
+    shape = dict(num_layers=num_layers, encoder_layers=num_layers, width=width, num_heads=num_heads, head_width=head_width, feed_forward=feed_forward)
+    block = dict(positions="t5", norm="rmsnorm", norm_epsilon=1e-6, bias=False, attention_scale=1.0)
+    newer = size.startswith("1.1-")
+    output = dict(activation="geglu", tied=False) if newer else dict(activation="relu", logit_scale=width**-0.5)
+    dropout = dict.fromkeys(("embedding_dropout", "attention_dropout", "residual_dropout"), 0.0 if newer else 0.1)
+    return _changed(ModelConfig(vocab_size=32_128, context=512, **shape, **block, **output, **dropout), changes)
+
+
 def small(size: str = "1m", **changes) -> ModelConfig:
     """Llama-like shapes that train on two CPU cores in seconds, minutes or hours; vocabulary from the tokenizer."""
     num_layers, num_heads, width, context = _shape("small", size)
@@ -242,12 +282,26 @@ SHAPES: dict[str, dict[str, tuple]] = {
         "v2-lite": (27, 2048, 16, 10_944, None, 102_400, 1),
         "v3": (61, 7168, 128, 18_432, 1536, 129_280, 3),
     },
+    "vaswani": {"base": (6, 512, 8, 2048, 0.1), "big": (6, 1024, 16, 4096, 0.3)},  # layers, width, heads, feed-forward, dropout
+    "bert": {"base": (12, 768, 12), "large": (24, 1024, 16)},  # layers, width, heads
+    "t5": {  # layers, width, heads, head width, feed-forward
+        "small": (6, 512, 8, 64, 2048),
+        "base": (12, 768, 12, 64, 3072),
+        "large": (24, 1024, 16, 64, 4096),
+        "3b": (24, 1024, 32, 128, 16_384),
+        "11b": (24, 1024, 128, 128, 65_536),
+        "1.1-small": (8, 512, 6, 64, 1024),
+        "1.1-base": (12, 768, 12, 64, 2048),
+        "1.1-large": (24, 1024, 16, 64, 2816),
+        "1.1-xl": (24, 2048, 32, 64, 5120),
+        "1.1-xxl": (24, 4096, 64, 64, 10_240),
+    },
     "small": {"tiny": (2, 2, 32, 64), "1m": (4, 4, 128, 256), "10m": (6, 6, 384, 256)},
 }
 """What differs between the sizes of a family."""
 
 FAMILIES: dict[str, Callable[..., ModelConfig]] = {
-    family.__name__: family for family in (gpt2, gpt3, llama, mistral, mixtral, qwen, gemma, olmo, smollm, deepseek, small)
+    family.__name__: family for family in (gpt2, gpt3, llama, mistral, mixtral, qwen, gemma, olmo, smollm, deepseek, vaswani, bert, t5, small)
 }
 
 

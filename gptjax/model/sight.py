@@ -16,7 +16,8 @@ from gptjax.model.distances import by_distance
 
 
 class Sight(NamedTuple):
-    """What decides who sees whom. A query sees the keys of its own segment at its own position or before, as far as its layer looks.
+    """What decides who sees whom. A query sees the keys of its own segment at its own position or before, as far as its layer looks;
+    in an encoder, and where a decoder looks at one, also those after it.
 
     A key at position −1 is nobody: nothing sees it. Without segments all tokens of a row are one segment.
     """
@@ -27,20 +28,23 @@ class Sight(NamedTuple):
     key_segments: Int[Array, "B S"] | None = None
 
 
-def visible(sight: Sight, layer: Layer = Layer()) -> Bool[Array, "B T S"]:
+def visible(sight: Sight, layer: Layer = Layer(), causal: bool = True) -> Bool[Array, "B T S"]:
     """True where the query may see the key.
+
+    Args:
+      causal: only keys at the query's own position or before.
 
     Sources: windows: Beltagy et al. 2020, Longformer, arXiv:2004.05150; strided and fixed (the two halves of each in one head):
     Child et al. 2019, Sparse Transformers, arXiv:1904.10509, section 4; sinks: Xiao et al. 2023, arXiv:2309.17453.
     """
     query, key = sight.queries[:, :, None], sight.keys[:, None, :]
-    seen = (key <= query) & (key >= 0)
+    seen = (key <= query) & (key >= 0) if causal else (key >= 0) & jnp.ones_like(query, bool)
     if sight.query_segments is not None and sight.key_segments is not None:
         seen &= sight.query_segments[:, :, None] == sight.key_segments[:, None, :]
     span = layer.span
     match layer.sees:
         case "window":
-            seen &= (query - key < span) | (key < layer.sinks)
+            seen &= (query - key < span) & (key - query < span) | (key < layer.sinks)
         case "chunk":
             seen &= (query // span == key // span) | (key < layer.sinks)
         case "strided":
@@ -64,6 +68,8 @@ class Scoring:
     """What the table of `scores` means: a slope for each head, or a bias for each bucket of distances and head."""
     farthest: int = 128
     """The distance from which all are one bucket to T5."""
+    causal: bool = True
+    """A query sees only keys at its own position or before."""
 
 
 HIDDEN = -1e30
@@ -85,5 +91,5 @@ def scores(
         found = how.cap * jnp.tanh(found / how.cap)
     if how.bias != "none":
         distance = sight.queries[:, :, None] - sight.keys[:, None, :]
-        found = found + by_distance(how.bias, table, distance, how.farthest).reshape(-1, *found.shape[1:])
-    return jnp.where(visible(sight, how.layer)[:, None, None], found, HIDDEN)
+        found = found + by_distance(how.bias, table, distance, how.farthest, how.causal).reshape(-1, *found.shape[1:])
+    return jnp.where(visible(sight, how.layer, how.causal)[:, None, None], found, HIDDEN)

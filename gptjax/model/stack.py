@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from gptjax.arrays import Array, Key, Params
-from gptjax.model.attention import Attention, Reading
+from gptjax.model.attention import Attention, CrossAttention, Reading
 from gptjax.model.cache import Cache
 from gptjax.model.config import Layer, ModelConfig
 from gptjax.model.latent import LatentAttention
@@ -20,7 +20,7 @@ from gptjax.model.moe import MoE
 
 
 class Block(nn.Module):
-    """Attention and MLP, each added to the residual stream, with norms where the config places them.
+    """Attention and MLP, each added to the residual stream, with norms where the config places them; attention to an encoder between them.
 
     Sources: before (pre): Radford et al. 2019; after the sum (post): Vaswani et al. 2017, section 3.1; on both sides (sandwich): Gemma
     Team 2024, arXiv:2408.00118; on what is added (reordered): OLMo Team 2024, OLMo 2, arXiv:2501.00656; parallel: Chowdhery et al. 2022, PaLM.
@@ -58,6 +58,10 @@ class Block(nn.Module):
             changed, told = mlp(for_mlp)
             return x + added("attention", mixed, after_attention) + added("mlp", changed, after_mlp), cache, told
         x = after("attention", x + added("attention", mixed, after_attention))
+        if c.encoder_layers:
+            for_cross, after_cross = (None,) * 2 if key is None else jax.random.split(jax.random.fold_in(key, 3))
+            found = CrossAttention(c, name="cross")(before("cross", x), reading, number, for_cross)
+            x = after("cross", x + added("cross", found, after_cross))
         changed, told = mlp(before("mlp", x))
         return after("mlp", x + added("mlp", changed, after_mlp)), cache, told
 

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 
 from gptjax.config import require
 from gptjax.data.prepare import DataConfig
+from gptjax.data.tasks import LanguageModel, MaskedLanguageModel, SpanCorruption
 from gptjax.generate.settings import SampleConfig
 from gptjax.model.config import ModelConfig
 from gptjax.model.presets import small
+from gptjax.objectives import Loss
 from gptjax.parallel import MeshConfig
 from gptjax.train.optim import AdamW, OptimConfig, Schedule
 
@@ -56,6 +58,8 @@ class Experiment:
     """The architecture."""
     data: DataConfig = field(default_factory=DataConfig)
     """The text."""
+    loss: Loss = field(default_factory=Loss)
+    """What is made small."""
     optim: OptimConfig = field(default_factory=AdamW)
     """The optimizer."""
     schedule: Schedule = field(default_factory=Schedule)
@@ -88,6 +92,10 @@ class Experiment:
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "log_every"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it needs at least 1 (--{name.replace('_', '-')}).")
+        reads = "side" if self.model.encoder_layers else "past" if self.model.causal else "all"
+        shapes = {"past": "a decoder", "all": "an encoder (--model.no-causal)", "side": "an encoder beside a decoder (--model.encoder-layers)"}
+        task, fits = self.data.task, next(kind.__name__ for kind in (LanguageModel, MaskedLanguageModel, SpanCorruption) if kind.reads == reads)
+        require(task.reads == reads, f"data.task is {type(task).__name__}, for {shapes[task.reads]}, and the model is {shapes[reads]}; use data.task {fits}.")
         require(0 <= self.seed < 2**31, f"seed is {self.seed}; it needs a number in [0, 2^31).")
         for name in ("skip_norm", "spike_score"):
             require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; it needs a positive number (--{name.replace('_', '-')}).")

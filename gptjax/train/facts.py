@@ -49,7 +49,8 @@ def attention(experiment: Experiment) -> list[tuple[str, str]]:
     """
     model, here = experiment.model, jax.default_backend()
     try:
-        return list(dict.fromkeys(choose(model, model.context, layer, backend=here) for layer in model.stack))
+        parts = (model, model.encoder) if model.encoder_layers else (model,)
+        return list(dict.fromkeys(choose(part, part.context, layer, backend=here) for part in parts for layer in part.stack))
     except ValueError as error:
         raise ConfigError(str(error)) from None
 

@@ -31,7 +31,7 @@ def resolve(experiment: Experiment, data: Prepared) -> Experiment:
     Raises:
       ConfigError: the model's vocabulary is smaller than the tokenizer's.
     """
-    size = data.tokenizer.vocab_size
+    size = data.tokenizer.vocab_size + experiment.data.task.extra_ids
     wanted = experiment.model.vocab_size or size
     require(wanted >= size, f"model.vocab_size is {wanted}, the tokenizer has {size} tokens; use at least {size} (--model.vocab-size {size}).")
     return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, vocab_size=wanted))

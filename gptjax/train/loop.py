@@ -186,9 +186,9 @@ class _Watch:
         with self._pause("evaluation", f"evaluating step {done}"):
             figures = held_out(setting, params, rows)
             if figures:
-                loss, bits = figures["validation_loss"], figures["validation_bits_per_byte"]
-                setting.log.progress(f"step {done}: validation loss {loss:.4f}, {bits:.3f} bits per byte", keep=True)
-            if not setting.interrupted():
+                bits = f", {figures['validation_bits_per_byte']:.3f} bits per byte" if "validation_bits_per_byte" in figures else ""
+                setting.log.progress(f"step {done}: validation loss {figures['validation_loss']:.4f}{bits}", keep=True)
+            if setting.experiment.model.continues and not setting.interrupted():
                 sample(setting, params, done)
         return figures
 
@@ -250,7 +250,10 @@ def weights(state: TrainState) -> Params:
 
 
 def held_out(setting: Setting, params: Params, rows: int | None) -> dict[str, float]:
-    """Validation loss in nats per token, and in bits per byte of the text behind the tokens; nothing if the run is interrupted meanwhile."""
+    """Validation loss in nats per predicted token; of a model that goes on with a text also in bits per byte of the text behind the tokens.
+
+    Nothing if the run is interrupted meanwhile.
+    """
     store = setting.data.validation
     if store is None:
         return {}
@@ -263,6 +266,8 @@ def held_out(setting: Setting, params: Params, rows: int | None) -> dict[str, fl
     if loss is None:
         setting.log.say("this evaluation is left out; the same command makes up for it")
         return {}
+    if not setting.experiment.model.continues:
+        return {"validation_loss": loss}
     predicted = store.header.num_tokens - store.header.num_examples
     return {"validation_loss": loss, "validation_bits_per_byte": loss / math.log(2) * predicted / store.header.num_bytes}
 

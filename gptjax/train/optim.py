@@ -205,7 +205,7 @@ def _muon(config: Muon) -> optax.GradientTransformation:
     from optax.contrib import MuonDimensionNumbers, muon
 
     def shape(path: tuple, leaf: Any) -> Any:
-        names = [p.key for p in path]
+        names = [p.key for p in path if p.key != "encoder"]
         if names[0] != "layers" or names[-1] != "kernel":
             return None
         reads = 2 if names[-2] == "out" else 1

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 
 from gptjax import model
-from gptjax.data import Batch
+from gptjax.data import Batch, Side
 from gptjax.model import ModelConfig, flops_per_token
 from gptjax.objectives import cross_entropy
 from gptjax.train import optim, step
@@ -105,7 +105,7 @@ def activation_bytes(config: ModelConfig, rows: int) -> int:
     config = dataclasses.replace(config, layers="scan" if config.layers == "auto" else config.layers)
     params = jax.eval_shape(lambda: model.init(config, jax.random.key(0)))
     ints, floats = (jax.ShapeDtypeStruct((rows, config.context), kind) for kind in (jnp.int32, jnp.float32))
-    batch = Batch(ints, ints, floats, ints, ints)
+    batch = Batch(ints, ints, floats, ints, ints, Side(ints, ints, ints) if config.encoder_layers else None)
 
     def kept(params: Any, batch: Any) -> Any:
         key = jax.random.key(0) if config.random else None

@@ -20,7 +20,7 @@ from gptjax.config import require
 from gptjax.data import batches
 from gptjax.data.prepare import Prepared
 from gptjax.data.store import Store
-from gptjax.objectives import cross_entropy
+from gptjax.objectives import cross_entropy, training
 from gptjax.train import optim, step
 from gptjax.train.experiment import Experiment
 
@@ -55,7 +55,7 @@ def build(experiment: Experiment, data: Prepared, planned: tuple[faults.Fault, .
     plan = row_plan(experiment, data.train, seed=experiment.seed)
     rate = optim.learning_rate(experiment.schedule, experiment.optim.peak, experiment.steps)
     optimizer = optim.build(experiment.optim, rate)
-    objective = cross_entropy(experiment.model)
+    objective = training(experiment.model, experiment.loss)
 
     state = abstract(experiment, mesh)
     where = jax.tree.map(lambda leaf: leaf.sharding, state)
@@ -128,7 +128,7 @@ def row_plan(experiment: Experiment, store: Store, *, seed: int | None, rows: in
     Raises:
       ConfigError: the store is shorter than one row.
     """
-    plan = batches.plan(store, length=experiment.model.context, rows=rows or experiment.batch, seed=seed, isolated=experiment.data.isolated)
+    plan = batches.plan(store, length=experiment.model.context, rows=rows or experiment.batch, seed=seed, isolated=experiment.data.isolated, task=experiment.data.task)
     need = f"use more text (--data.source.path), or shorter rows (--model.context {max(1, plan.pairs)})"
     require(plan.pairs >= plan.length, f"the text has {plan.pairs + 1} tokens, fewer than one row of {plan.length + 1}; {need}.")
     return plan
@@ -158,7 +158,7 @@ def evaluation_batches(experiment: Experiment, store: Store, mesh: Mesh) -> tupl
     """Gives how many batches hold the whole store in order, and number → batch. They are larger than a training batch."""
     parts = parallel.row_parts(mesh)
     rows = max(experiment.batch // experiment.micro_batches, 4096 // experiment.model.context // parts * parts)
-    plan = batches.plan(store, length=experiment.model.context, rows=rows, seed=None, isolated=experiment.data.isolated)
+    plan = batches.plan(store, length=experiment.model.context, rows=rows, seed=None, isolated=experiment.data.isolated, task=experiment.data.task)
     return plan.batches_per_epoch, lambda number: parallel.place(batches.batch(store, plan, number), mesh)
 
 

@@ -91,6 +91,7 @@ def verify(experiment: Experiment, *, run: Path | None = None, only: Iterable[st
       ConfigError: a name is not a proof's, or the experiment can't be trained.
     """
     begun, chosen = time.monotonic(), choose(only)
+    require(experiment.model.continues, "verify proves models that go on with a text, and this one has an encoder; the laws of the tests hold for it.")
     setting = make(experiment, prepare(experiment.data, say), run)
     machine = {"devices": f"{jax.device_count()} × {jax.devices()[0].device_kind}", "processor": processor(), "flags": os.environ.get("XLA_FLAGS", "")}
     environment = versions() | machine
