@@ -158,10 +158,16 @@ def stepped_and_whole(config, params, tokens):
     return unembed(hidden.swapaxes(0, 1)), unembed(model.forward(config, params, tokens).hidden)
 
 
+CONTINUING = [
+    (name, compute)
+    for (name, config), compute in itertools.product(VARIANTS.items(), ("float32", "bfloat16"))
+    if config.continues and (compute == "float32" or config.experts is None)
+]
+"""Encoders do not write, and rounding to bfloat16 lets a router choose other experts."""
+
+
 @pytest.mark.row(12)
-@pytest.mark.parametrize(
-    ("name", "compute"), [pytest.param(*pair, marks=() if pair in QUICK else pytest.mark.slow) for pair in itertools.product(VARIANTS, ("float32", "bfloat16"))]
-)
+@pytest.mark.parametrize(("name", "compute"), [pytest.param(*pair, marks=() if pair in QUICK else pytest.mark.slow) for pair in CONTINUING])
 def test_decoding_does_not_drift_from_one_reading_at_any_length(name, compute, record_property):
     config = laws.runnable(dataclasses.replace(VARIANTS[name], compute=compute))
     tokens = np.random.default_rng(0).integers(0, config.vocabulary, (16, config.context), dtype=np.int32)
