@@ -1,7 +1,8 @@
 """Re-makes docs/reliability.md, the fault matrix with its measured figures: `python benchmarks/reliability.py`.
 
 It runs every test that carries `@pytest.mark.row(N)`, the long ones too (about ten minutes), and writes what each recorded as
-`record_property("figure", …)`. With `--report FILE` it reads pytest's JUnit XML of an earlier run of `pytest -m row` instead.
+`record_property("figure", …)`. With `--report FILE …` it reads pytest's JUnit XML of earlier runs of `pytest -m row` instead; of a test
+that is in several the last counts.
 """
 
 from __future__ import annotations
@@ -127,10 +128,11 @@ class Proof(NamedTuple):
     figure: str | None
 
 
-def proofs(report: Path) -> dict[int, list[Proof]]:
-    """Reads a JUnit report: row → what its tests said."""
+def proofs(reports: list[Path]) -> dict[int, list[Proof]]:
+    """Reads JUnit reports: row → what its tests said, each in the last report that has it."""
     found: dict[int, list[Proof]] = defaultdict(list)
-    for case in xml.parse(report).iter("testcase"):
+    cases = {(case.get("classname"), case.get("name")): case for report in reports for case in xml.parse(report).iter("testcase")}
+    for case in cases.values():
         told = [(p.get("name"), p.get("value", "")) for p in case.iter("property")]
         skipped, broken = case.find("skipped"), case.find("failure") is not None or case.find("error") is not None
         outcome = "failed" if broken else "passed" if skipped is None else f"skipped: {skipped.get('message', '')}"
@@ -179,15 +181,16 @@ def machine() -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--report", type=Path, help="JUnit XML of an earlier `pytest -m row`; without it the tests are run")
-    report, status = parser.parse_args().report, 0
+    parser.add_argument("--report", type=Path, nargs="+", help="JUnit XML of earlier runs of `pytest -m row`; without it the tests are run")
+    reports, status = parser.parse_args().report, 0
     with tempfile.TemporaryDirectory() as folder:
-        if report is None:
+        if reports is None:
             report = Path(folder) / "report.xml"
+            reports = [report]
             command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "row", f"--junitxml={report}", str(ROOT / "tests")]
             as_users = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}  # the tests' own default saves compile time
             status = subprocess.run(command, cwd=ROOT, env=as_users, check=False).returncode
-        found, date = proofs(report), next(xml.parse(report).iter("testsuite")).get("timestamp", "")[:10]
+        found, date = proofs(reports), next(xml.parse(reports[-1]).iter("testsuite")).get("timestamp", "")[:10]
     head = [
         "# Reliability",
         "",

@@ -96,6 +96,7 @@ def kill_while_saving(path: Path, seed: int, **options) -> None:
     """
     child = python(code, path)
     first = int(child.stdout.readline())
+    child.stdout.readline()  # a save returns when the one before is on disk
     time.sleep(random.Random(seed).uniform(0.0, 0.3))
     child.send_signal(signal.SIGKILL)
     child.communicate()

@@ -23,7 +23,7 @@ REPORT = """<testsuites><testsuite timestamp="2026-01-02T03:04:05">
 def test_a_row_shows_the_figures_of_its_tests_and_what_failed_or_was_skipped(tmp_path):
     case = '<testcase name="test_f[{0}]"><properties><property name="row" value="19"/><property name="figure" value="p = {0}"/></properties></testcase>'
     (tmp_path / "report.xml").write_text(REPORT.format(many="".join(case.format(i) for i in range(7))))
-    found = reliability.proofs(tmp_path / "report.xml")
+    found = reliability.proofs([tmp_path / "report.xml"])
     rows = {int(line.split("|")[1]): line.split("|")[4].strip() for line in reliability.table(found) if re.match(r"\| \d", line)}
     assert list(rows) == list(range(1, 72)), "every row of the matrix stands there once"
     assert rows[1] == "200 of 200; 2 of 2 tests pass" and rows[5] == "1 of 1 tests pass"

@@ -80,12 +80,12 @@ def fresh():
 
 def off_by_one_mask(patch):
     honest = sights.visible
-    patch.setattr(sights, "visible", lambda sight, layer: honest(sight._replace(queries=sight.queries + 1), layer))
+    patch.setattr(sights, "visible", lambda sight, *more: honest(sight._replace(queries=sight.queries + 1), *more))
 
 
 def segment_leak(patch):
     honest = sights.visible
-    patch.setattr(sights, "visible", lambda sight, layer: honest(sight._replace(query_segments=None, key_segments=None), layer))
+    patch.setattr(sights, "visible", lambda sight, *more: honest(sight._replace(query_segments=None, key_segments=None), *more))
 
 
 def flat_scores(patch):
@@ -292,21 +292,18 @@ def report(experiment, run, said) -> dict:
         return verify.verify(computing(experiment, "bfloat16"), run=run, say=said.append)
 
 
-def test_all_proofs_pass_where_nothing_is_wrong(report):
+def test_all_proofs_pass_where_nothing_is_wrong_and_are_told(report, said, tmp_path):
+    """One test, since the run is long and workers would each make their own."""
     assert [(proof["name"], proof["status"]) for proof in report["proofs"]] == [(name, "pass") for name in NAMES], report["proofs"]
     assert report["passed"]
     for proof in report["proofs"]:
         assert -1e-3 <= proof["value"] <= proof["limit"] and proof["words"] and proof["claim"] and proof["seconds"] >= 0
-
-
-def test_a_line_is_said_for_each_proof_and_one_for_what_is_smaller(report, said):
+    # a line is said for each proof, and one for what is smaller
     lines = [line.split()[:3] for line in said if "/" in line.split()[0]]
     assert lines == [[f"{number}/{len(NAMES)}", "pass", name] for number, name in enumerate(NAMES, start=1)]
     (smaller,) = (line for line in said if line.startswith("smaller"))
     assert "steps 30 → 100" in smaller and smaller.split(maxsplit=1)[1].split(", ") == report["smaller"]
-
-
-def test_the_report_says_it_again_for_programs_and_people(report, tmp_path):
+    # the report says it again, for programs and people
     verify.write(tmp_path / "new" / "verify.json", report)
     assert json.loads((tmp_path / "new" / "verify.json").read_text()) == report
     text = (tmp_path / "new" / "verify.txt").read_text()

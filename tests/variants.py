@@ -115,7 +115,7 @@ VARIANTS: dict[str, ModelConfig] = {
 }
 
 FEW = (
-    *("gpt2", "llama", "gqa", "qk_norm_joint", "attention_sink", "sinusoidal", "alibi", "t5", "post_norm", "sandwich"),
-    *("parallel_separate", "strided", "local_and_global", "experts_by_group", "deepseek", "causal_blocks", "encoder", "beside_an_encoder_t5", "bfloat16"),
+    *("gpt2", "llama", "qk_norm_joint", "alibi", "t5", "post_norm"),
+    *("parallel_separate", "local_and_global", "experts_by_group", "causal_blocks", "encoder", "beside_an_encoder_t5", "bfloat16"),
 )
 """Rows whose laws run by default, one of each way to compute; those of all rows run with `-m slow`."""

@@ -201,20 +201,29 @@ class _Half:
 
     def close(self, fingerprint: str) -> store.Header:
         self.tokenise()
-        facts = self.packed.bits_per_byte(self.num_bytes) if self.packed else {}
+        facts = self.packed.bits_per_byte() if self.packed else {}
         return self.writer.close(num_bytes=self.num_bytes, fingerprint=fingerprint, facts=facts)
 
 
 class _Packers:
-    """gzip -9 and xz -9 over the same bytes, one stream each: what a compressor without learning reaches."""
+    """gzip -9 and xz -9 over the same bytes, one stream each: what a compressor without learning reaches.
+
+    They read the first `MOST` bytes, so that neither time nor memory grows with the text.
+    """
+
+    MOST = 2**22
 
     def __init__(self) -> None:
-        self.streams = {"gzip -9": zlib.compressobj(9, wbits=31), "xz -9": lzma.LZMACompressor(preset=9)}
+        whole = {"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": self.MOST}  # larger than the text it would find nothing more
+        self.streams = {"gzip -9": zlib.compressobj(9, wbits=31), "xz -9": lzma.LZMACompressor(filters=[whole])}
         self.sizes = dict.fromkeys(self.streams, 0)
+        self.read = 0
 
     def add(self, data: bytes) -> None:
+        data = data[: self.MOST - self.read]
+        self.read += len(data)
         for name, stream in self.streams.items():
             self.sizes[name] += len(stream.compress(data))
 
-    def bits_per_byte(self, num_bytes: int) -> dict[str, float]:
-        return {name: 8 * (self.sizes[name] + len(stream.flush())) / max(1, num_bytes) for name, stream in self.streams.items()}
+    def bits_per_byte(self) -> dict[str, float]:
+        return {name: 8 * (self.sizes[name] + len(stream.flush())) / max(1, self.read) for name, stream in self.streams.items()}

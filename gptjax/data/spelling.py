@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -79,8 +80,9 @@ def in_chunks(texts: list[str], spell: Callable[[list[str]], Iterable[Sequence[i
     """Cuts texts into chunks, spells those, and joins the ids again: one long text then uses all cores too."""
     chunks = [cut(text) for text in texts]
     flat = [chunk for of_text in chunks for chunk in of_text]
-    # A slice at a time, because lists of Python integers need ten times the memory of the array.
-    spelled = iter([np.asarray(ids, np.int32) for i in range(0, len(flat), 1024) for ids in spell(flat[i : i + 1024])])
+    # A slice at a time, because a speller and its lists of Python integers need many times the memory of the array.
+    slices = np.cumsum([len(chunk) for chunk in flat]) // SLICE
+    spelled = iter([np.asarray(ids, np.int32) for _, part in itertools.groupby(zip(slices, flat, strict=True), lambda pair: pair[0]) for ids in spell([c for _, c in part])])
     return [np.concatenate([np.zeros(0, np.int32), *(next(spelled) for _ in of_text)]) for of_text in chunks]
 
 
@@ -103,6 +105,8 @@ def at_newlines(text: str) -> Iterator[str]:
 
 CHUNK = 1 << 16
 """Characters."""
+SLICE = 1 << 20
+"""Characters, of many chunks, that all cores spell together."""
 _NEWLINE = re.compile(r"(?<=\S)\n")
 
 

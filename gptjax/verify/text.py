@@ -93,7 +93,7 @@ def _pairs_not_seen_once(numbered: Store, plan: batches.Plan) -> int:
     begins = numbered.offsets[:-1]
     for number in range(plan.batches_per_epoch):
         rows = slice(0, plan.rows_per_epoch - number * plan.rows)  # the last batch goes on with the next epoch
-        tokens, targets, weights, segments, positions = (None if leaf is None else leaf[rows] for leaf in batches.batch(numbered, plan, number))
+        tokens, targets, weights, segments, positions = (None if leaf is None else leaf[rows] for leaf in batches.batch(numbered, plan, number)[:5])
         real = weights > 0
         times += np.bincount(tokens[real], minlength=len(times))
         crooked += int((targets[real] != tokens[real] + 1).sum())
