@@ -40,7 +40,11 @@ def shrink(experiment: Experiment, text: Path, cache: Path) -> Experiment:
     )
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+LONGER = ("llama_small", "shakespeare_char_gpu")
+"""Like another config in what they compile."""
+
+
+@pytest.mark.parametrize("path", [pytest.param(path, marks=pytest.mark.slow if path.stem in LONGER else (), id=path.stem) for path in CONFIGS])
 def test_every_config_builds_steps_evaluates_and_samples(path: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("".join(f"def f{i}(x): return x + {i * i}\n" for i in range(300)), encoding="utf-8")

@@ -281,6 +281,7 @@ def test_a_step_with_a_nan_gradient_changes_nothing_and_the_next_is_taken(quiet,
 
 
 @pytest.mark.row(7)
+@pytest.mark.fault
 def test_a_skipped_step_is_named_with_its_batch_and_counted_over_all_starts(quiet, fault, tmp_path, capsys):
     fault("nan_grad@4,term@6")
     train(dataclasses.replace(quiet, steps=10), tmp_path / "run")

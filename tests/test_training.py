@@ -143,7 +143,7 @@ def bits(tree) -> bytes:
     return b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize(("value", "micro_batches"), [(math.nan, 1), (1e30, 1), (1e6, 1), (math.nan, 4)])
+@pytest.mark.parametrize(("value", "micro_batches"), [(1e30, 1), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((math.nan, 1), (1e6, 1))), (math.nan, 4)])
 @pytest.mark.parametrize("bad", [0, 2, 6])
 def test_a_bad_batch_changes_nothing_and_the_next_is_taken(value, micro_batches, bad):
     init, advance = skipping_step(value, micro_batches)
@@ -173,7 +173,12 @@ def quick_compilation(monkeypatch):
 OPTIMIZERS = [AdamW(peak=1e-2), Adam(peak=1e-2), SGD(), Lion(peak=3e-3), Adafactor(), Muon(peak=1e-2)]
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda o: type(o).__name__)
+def usually(kinds, values) -> list:
+    """All values as parameters; those of other kinds are slow."""
+    return [pytest.param(o, marks=() if isinstance(o, kinds) else pytest.mark.slow, id=type(o).__name__) for o in values]
+
+
+@pytest.mark.parametrize("optimizer", usually((AdamW, Adafactor, Muon), OPTIMIZERS))
 def test_every_optimizer_learns_and_is_split_with_its_parameters(optimizer, tiny_experiment, quick_compilation):
     changed = dict(optim=optimizer, mesh=parallel.MeshConfig(data=1, fsdp=8), schedule=Schedule("constant", warmup=0))
     experiment = resolved(dataclasses.replace(tiny_experiment, **changed))
