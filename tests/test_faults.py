@@ -486,7 +486,7 @@ def test_an_evaluation_that_an_interruption_left_out_is_made_up(tiny_experiment,
 @pytest.mark.row(40)
 @pytest.mark.parametrize(("kind", "doing", "frame"), [("data_stall", "reading the batch of step 8", "in spoiled"), ("stall", "waiting for step 8", "device_get")])
 def test_a_run_that_stalls_says_where_and_ends(kind, doing, frame, quiet, tmp_path, figure):
-    limit, path = 1.0, tmp_path / "run"
+    limit, path = 3.0, tmp_path / "run"
     watched = dataclasses.replace(quiet, log_every=1, watchdog=limit, checkpoints=Checkpoints(every=50))
     process = start(watched, path, fault=f"{kind}@8")
     wait_for(process, "step  6/30")
@@ -494,7 +494,7 @@ def test_a_run_that_stalls_says_where_and_ends(kind, doing, frame, quiet, tmp_pa
     _, err = process.communicate(timeout=60)
     seconds = time.monotonic() - begun
     assert process.returncode == 1
-    assert f"warning: no progress for 1 s while {doing}" in err and err.rstrip().split("\n")[-1].startswith(f"error: no progress for 2 s while {doing}")
+    assert f"warning: no progress for 3 s while {doing}" in err and err.rstrip().split("\n")[-1].startswith(f"error: no progress for 6 s while {doing}")
     for said in (err, (path / "log.txt").read_text()):
         assert "Current thread" in said or "Thread 0x" in said
         assert frame in said, "the stack of the main thread"

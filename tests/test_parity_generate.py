@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_parity import SMALL, build_gpt2, gpt2_tree, in_our_shapes
+from families import SMALL, build_gpt2, gpt2_tree
+from test_parity import in_our_shapes
 
 from gptjax import generate
 from gptjax.generate import History, Sampling, neutral
