@@ -484,8 +484,9 @@ def test_an_evaluation_that_an_interruption_left_out_is_made_up(tiny_experiment,
 
 
 @pytest.mark.row(40)
-@pytest.mark.parametrize(("kind", "doing", "frame"), [("data_stall", "reading the batch of step 8", "in spoiled"), ("stall", "waiting for step 8", "device_get")])
+@pytest.mark.parametrize(("kind", "doing", "frame"), [("data_stall", "reading the batch of step 8", "in spoiled"), ("stall", "(waiting for step 8|beginning step 9)", "in _loop")])
 def test_a_run_that_stalls_says_where_and_ends(kind, doing, frame, quiet, tmp_path, figure):
+    """A step that never ends is waited for when its metrics are fetched or, by an older jax, when the next is handed over."""
     limit, path = 3.0, tmp_path / "run"
     watched = dataclasses.replace(quiet, log_every=1, watchdog=limit, checkpoints=Checkpoints(every=50))
     process = start(watched, path, fault=f"{kind}@8")
@@ -494,7 +495,8 @@ def test_a_run_that_stalls_says_where_and_ends(kind, doing, frame, quiet, tmp_pa
     _, err = process.communicate(timeout=60)
     seconds = time.monotonic() - begun
     assert process.returncode == 1
-    assert f"warning: no progress for 3 s while {doing}" in err and err.rstrip().split("\n")[-1].startswith(f"error: no progress for 6 s while {doing}")
+    assert re.search(f"warning: no progress for 3 s while {doing}", err)
+    assert re.match(f"error: no progress for 6 s while {doing}", err.rstrip().split("\n")[-1])
     for said in (err, (path / "log.txt").read_text()):
         assert "Current thread" in said or "Thread 0x" in said
         assert frame in said, "the stack of the main thread"
