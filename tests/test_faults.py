@@ -132,7 +132,7 @@ def test_a_fault_of_another_rank_does_not_happen_here(fault):
 def kill_at_random(experiment: Experiment, path: Path, seconds: float) -> int:
     """Starts a run, kills it a time after its loop began, and gives the exit status."""
     process = start(experiment, path)
-    wait_for(process, "training", "resuming")
+    wait_for(process, "interrupt when you like", "resuming at step")  # "training" alone stands in what preparing the data says
     time.sleep(seconds)
     process.kill()
     process.communicate(timeout=60)
