@@ -1,6 +1,6 @@
-"""A GGUF file: its header, read strictly and in bounded memory, and its tensors, a few rows at a time.
+"""A GGUF file: its header, read strictly and in bounded memory, and its tensors, one at a time.
 
-Read `open_file` (the header), `Tensor` and `rows` (the numbers), then `write`.
+Read `open_file` (the header), `Tensor` and `numbers`, then `write`.
 
 The package `gguf` knows the block formats and writes the files. Its reader is not used: it makes an array of every string of
 the vocabulary (5 s and 150 MB for 49,152 tokens, on two shared cores of an AMD EPYC, 2026-11-25), and believes every count that a
@@ -12,8 +12,9 @@ Source: the format's specification, ggml's docs/gguf.md, version 3; version 2 di
 
 from __future__ import annotations
 
+import math
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,16 +46,6 @@ class Tensor(NamedTuple):
     kind: Kind
     offset: int
     """Its first byte in the file."""
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row, all numbers of the last dimension."""
-        return self.shape[-1] // gguf.GGML_QUANT_SIZES[self.kind][0] * gguf.GGML_QUANT_SIZES[self.kind][1]
-
-    @property
-    def rows(self) -> int:
-        """Rows, those of all leading dimensions."""
-        return int(np.prod(self.shape[:-1], dtype=np.int64))
 
 
 class File(NamedTuple):
@@ -224,13 +215,10 @@ def _tensors(head: _Header, count: int, alignment: Any, size: int) -> dict[str, 
         found[name] = Tensor(name, shape, Kind(kind), offset)
     base, at = -(-head.at // alignment) * alignment, 0
     for name, tensor in found.items():
-        elements = 1
-        for dim in tensor.shape:  # Python's whole numbers don't overflow
-            elements *= dim
         if tensor.offset != at:
             raise head.wrong(f"tensor {name!r} begins at {tensor.offset}, where {at} is the end of the one before")
         block, block_bytes = gguf.GGML_QUANT_SIZES[tensor.kind]
-        end = base + at + elements // block * block_bytes
+        end = base + at + math.prod(tensor.shape) // block * block_bytes  # Python's whole numbers don't overflow
         if end > size:
             raise head.wrong(f"tensor {name!r} of the shape {list(tensor.shape)} ends at byte {end}, and the file at {size}")
         found[name] = tensor._replace(offset=base + at)
@@ -240,34 +228,27 @@ def _tensors(head: _Header, count: int, alignment: Any, size: int) -> dict[str, 
     return found
 
 
-def rows(file: File, tensor: Tensor, begin: int = 0, end: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
-    """Gives rows `begin` to `end` of a tensor as float32 [n columns], some at a time, each time with the number of the first.
+def numbers(file: File, tensor: Tensor) -> np.ndarray:
+    """Gives a tensor as float32; of what is stored, only a part is held at a time.
 
     Raises:
       ConfigError: the block format is unknown, the file has become shorter, or a number is not finite.
     """
-    step = max(1, SLAB // tensor.shape[-1])
-    end = tensor.rows if end is None else end
-    with file.path.open("rb") as data:
-        data.seek(tensor.offset + begin * tensor.row_bytes)
-        for start in range(begin, end, step):
-            count = min(step, end - start)
-            raw = data.read(count * tensor.row_bytes)
-            require(len(raw) == count * tensor.row_bytes, f"{file.path} has become shorter while {tensor.name!r} was read; get it again.")
-            yield start, _numbers(file.path, tensor, np.frombuffer(raw, np.uint8)).reshape(count, -1)
-
-
-def _numbers(path: Path, tensor: Tensor, raw: np.ndarray) -> np.ndarray:
-    try:
-        with np.errstate(all="ignore"):
-            found = gguf.dequantize(raw[None], tensor.kind)
-    except NotImplementedError:
-        raise ConfigError(f"{path}: {tensor.name!r} is stored as {tensor.kind.name}, which can't be read; take a file with another quantisation.") from None
-    # A sum of finite numbers may overflow only where one is beyond 1e33: not in a model.
-    with np.errstate(all="ignore"):
-        finite = bool(np.isfinite(found.sum()))
-    require(finite, f"{path}: {tensor.name!r} has numbers that are not finite; the file is damaged.")
-    return found
+    size, block = math.prod(tensor.shape), gguf.GGML_QUANT_SIZES[tensor.kind]
+    found = np.empty(size, np.float32)
+    with file.path.open("rb") as data, np.errstate(all="ignore"):
+        data.seek(tensor.offset)
+        for start in range(0, size, SLAB):
+            part = found[start : start + SLAB]
+            raw = data.read(len(part) // block[0] * block[1])
+            require(len(raw) == len(part) // block[0] * block[1], f"{file.path} has become shorter while {tensor.name!r} was read; get it again.")
+            try:
+                part[:] = gguf.dequantize(np.frombuffer(raw, np.uint8)[None], tensor.kind)[0]
+            except NotImplementedError:
+                raise ConfigError(f"{file.path}: {tensor.name!r} is stored as {tensor.kind.name}, which can't be read; take another quantisation.") from None
+            # The sum of finite numbers is finite, but where one is beyond 1e33.
+            require(bool(np.isfinite(part.sum())), f"{file.path}: {tensor.name!r} has numbers that are not finite; the file is damaged.")
+    return found.reshape(tensor.shape)
 
 
 def _short(value: Any) -> str:
@@ -279,28 +260,27 @@ def _short(value: Any) -> str:
 # --- writing -----------------------------------------------------------------------------------------------------
 
 
-class Written(NamedTuple):
-    """A tensor to be written: its name, shape, block format, and its numbers, made when their turn comes."""
+class Planned(NamedTuple):
+    """A tensor that is to be written."""
 
     name: str
     shape: tuple[int, ...]
     kind: Kind
-    numbers: Any
-    """A function without arguments."""
 
 
-def write(path: Path | str, architecture: str, fields: Mapping[str, Any], tensors: Sequence[Written]) -> None:
+def write(path: Path | str, architecture: str, fields: Mapping[str, Any], planned: Sequence[Planned], values: Iterable[np.ndarray]) -> None:
     """Writes a file, one tensor in memory at a time. It has its name only once it is whole.
 
     Args:
-      fields: whole numbers (32 bits), true or false, numbers, texts, or lists of one of these; floats are of 32 bits.
+      fields: whole numbers (32 bits), true or false, numbers (32 bits), texts, or lists of one of these.
+      values: of the planned tensors, in their order.
     """
     path = Path(path)
     beside = path.with_name(path.name + ".part")
     made = gguf.GGUFWriter(None, architecture)
     for key, value in fields.items():
         made.add_key_value(key, value, *_typed(value))
-    for t in tensors:
+    for t in planned:
         block, size = gguf.GGML_QUANT_SIZES[t.kind]
         of_bytes = (*t.shape[:-1], t.shape[-1] // block * size)
         made.add_tensor_info(t.name, of_bytes if block > 1 else t.shape, np.dtype(np.uint8 if block > 1 else np.float32), int(np.prod(of_bytes)), t.kind)
@@ -308,8 +288,8 @@ def write(path: Path | str, architecture: str, fields: Mapping[str, Any], tensor
         made.write_header_to_file(beside)
         made.write_kv_data_to_file()
         made.write_ti_data_to_file()
-        for t in tensors:
-            made.write_tensor_data(gguf.quantize(np.ascontiguousarray(t.numbers(), np.float32), t.kind))
+        for t, value in zip(planned, values, strict=True):
+            made.write_tensor_data(gguf.quantize(np.ascontiguousarray(value, np.float32), t.kind))
         made.close()
         beside.rename(path)
     finally:

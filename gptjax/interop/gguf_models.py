@@ -1,7 +1,7 @@
 """GGUF's architectures: their metadata and a `ModelConfig`, in both directions, and the names of their tensors.
 
 Read `BASES` (what an architecture is), `describe` (metadata → config), `metadata` (config → metadata) and `architecture`, which
-chooses for a model of ours the one whose metadata, read back, gives the same model. Then `places`: which rows of which of their
+chooses for a model of ours the one whose metadata, read back, gives the same model. Then `entries`: which of their
 tensors are which of our leaves.
 
 Sources: llama.cpp's architectures and the models that they were made for, named at `gptjax.model.presets`.
@@ -9,20 +9,19 @@ Sources: llama.cpp's architectures and the models that they were made for, named
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from gptjax import config as configs
-from gptjax import model
-from gptjax.arrays import Params
 from gptjax.config import ConfigError, require
-from gptjax.interop.gguf_file import File, Kind, Tensor, rows
+from gptjax.interop import layout
+from gptjax.interop.gguf_file import File, Kind, Tensor, numbers
+from gptjax.interop.layout import Entry, Place
 from gptjax.model import Experts, Layer, LinearScaling, Llama3Scaling, ModelConfig, YarnScaling
 from gptjax.model.scaling import frequencies
 
@@ -103,9 +102,9 @@ def _scaling(file: File, arch: str, changes: Mapping[str, Any]) -> Any:
     kind = file.get(f"{arch}.rope.scaling.type", str, "none")
     factor = float(file.get(f"{arch}.rope.scaling.factor", (int, float), 1.0))
     if "rope_freqs.weight" in file.tensors:
-        found = np.concatenate([part.ravel() for _, part in rows(file, file.tensors["rope_freqs.weight"])])
+        found = numbers(file, file.tensors["rope_freqs.weight"])
         guess = Llama3Scaling(float(found.max()))
-        same = len(found) == changes["head_width"] // 2 and np.allclose(found, _stretch(guess, changes["head_width"], changes["rope_base"]), rtol=1e-4)
+        same = len(found) == changes["head_width"] // 2 and np.allclose(found, stretch(guess, changes["head_width"], changes["rope_base"]), rtol=1e-4)
         require(same, f"{file.path}: rope_freqs.weight stretches RoPE otherwise than Llama 3 does, which is not known here.")
         return guess
     longer = [name for name in file.tensors if "rope_factors" in name]
@@ -115,7 +114,7 @@ def _scaling(file: File, arch: str, changes: Mapping[str, Any]) -> Any:
     return YarnScaling(factor, file.get(f"{arch}.rope.scaling.original_context_length", int)) if kind == "yarn" else None
 
 
-def _stretch(scaling: Llama3Scaling, width: int, base: float) -> np.ndarray:
+def stretch(scaling: Llama3Scaling, width: int, base: float) -> np.ndarray:
     """How many times longer each wave becomes."""
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         return np.asarray(frequencies(width, base, None) / frequencies(width, base, scaling))
@@ -165,7 +164,8 @@ def architecture(c: ModelConfig) -> str:
     near: dict[str, Any] | None = None
     for arch in BASES:
         try:
-            back = describe(File(Path("the file"), {"general.architecture": arch, **metadata(arch, c)}, _tensors(arch, c)), c.vocabulary)
+            tensors = {name: Tensor(name, shape, Kind.F32, 0) for name, shape in layout.written(places(arch, c)).items()}
+            back = describe(File(Path("the file"), {"general.architecture": arch, **metadata(arch, c)}, tensors), c.vocabulary)
             differs = configs.differences(_essence(c), _essence(back))
         except (ConfigError, ZeroDivisionError):
             continue
@@ -198,119 +198,66 @@ RUNNING = ("compute", "attention", "layers", "remat")
 # --- tensors -----------------------------------------------------------------------------------------------------
 
 
-NAMES = {
-    "embedding": "token_embd",
-    "positions": "position_embd",
-    "norm": "output_norm",
-    "head": "output",
-    "attention_norm": "attn_norm",
-    "attention/query": "attn_q",
-    "attention/key": "attn_k",
-    "attention/value": "attn_v",
-    "attention/out": "attn_output",
-    "attention/query_norm": "attn_q_norm",
-    "attention/key_norm": "attn_k_norm",
-    "attention_out_norm": "post_attention_norm",
-    "mlp_norm": "ffn_norm",
-    "mlp/gate": "ffn_gate",
-    "mlp/up": "ffn_up",
-    "mlp/down": "ffn_down",
-    "mlp_out_norm": "post_ffw_norm",
-    "moe/router": "ffn_gate_inp",
-    "moe/experts/gate": "ffn_gate_exps",
-    "moe/experts/up": "ffn_up_exps",
-    "moe/experts/down": "ffn_down_exps",
-}
-_FUSED = {"attention/query": "attn_qkv", "attention/key": "attn_qkv", "attention/value": "attn_qkv"}
-OTHERS = {
-    "gpt2": _FUSED,
-    "phi3": _FUSED | {"mlp/gate": "ffn_up"},
-    "olmo2": {"attention_norm": "post_attention_norm", "mlp_norm": "post_ffw_norm"},
-}
-"""Where an architecture differs. Leaves of one name lie below each other, in the order of `NAMES`."""
+def _norms(theirs: str, ours: str) -> tuple[Entry, ...]:
+    return Entry(f"{theirs}.weight", (f"{ours}/scale",), "d", "d"), Entry(f"{theirs}.bias", (f"{ours}/bias",), "d", "d")
 
 
-class Place(NamedTuple):
-    """Rows of one of their tensors, and where they are in one of our leaves. A vector has rows of one number."""
-
-    name: str
-    path: str
-    """`layers/attention/query/kernel`."""
-    index: tuple[int, ...]
-    """Layer, and expert, in that leaf."""
-    begin: int
-    end: int
-    order: np.ndarray | None
-    """Row k of theirs is row order[k] of ours; none is the same order."""
-    columns: int
-    """0 for a vector."""
-
-    def view(self, leaf: np.ndarray) -> np.ndarray:
-        """The part of our leaf as a matrix of their rows; it shares the leaf's memory."""
-        part = leaf[self.index]
-        if self.path.endswith("/kernel"):
-            inputs = part.ndim - 1 if self.path.endswith("/out/kernel") else 1
-            return part.reshape(int(np.prod(part.shape[:inputs])), -1).T
-        return part if part.ndim == 2 and self.columns else part.reshape(-1, 1)
+def _linear(theirs: str, *ours: str) -> tuple[Entry, ...]:
+    """A linear layer of the MLP; several of ours lie below each other."""
+    joined = "o" if len(ours) > 1 else ""
+    kernels, biases = (tuple(f"layers/{path}/{leaf}" for path in ours) for leaf in ("kernel", "bias"))
+    return Entry(f"blk.{{i}}.{theirs}.weight", kernels, "o i", "i o", joined), Entry(f"blk.{{i}}.{theirs}.bias", biases, "o", "o", joined)
 
 
-def flat(tree: Params) -> dict[str, Any]:
-    """A tree's leaves by path."""
-    return {"/".join(key.key for key in path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+def _heads(theirs: str, *ours: str, order: tuple[int, ...] = ()) -> tuple[Entry, ...]:
+    """A linear layer that gives heads."""
+    joined, turned = "n" if len(ours) > 1 else "", {"h": order} if order else {}
+    kernels, biases = (tuple(f"layers/attention/{path}/{leaf}" for path in ours) for leaf in ("kernel", "bias"))
+    weight = Entry(f"blk.{{i}}.{theirs}.weight", kernels, "(n h) d", "d n h", joined, turned)
+    return weight, Entry(f"blk.{{i}}.{theirs}.bias", biases, "(n h)", "n h", joined, turned)
 
 
-def shapes(c: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """The shape of each of a model's leaves, by path."""
-    return {path: leaf.shape for path, leaf in flat(jax.eval_shape(lambda: model.init(c, jax.random.key(0)))).items()}
+def entries(arch: str, c: ModelConfig) -> list[Entry]:
+    """Gives what the tensors of an architecture are; those that a model does not have are left out by `layout.places`.
+
+    Llama's RoPE turns neighbours there and halves here: number 2k + j of a query or key head is our number k + j · half.
+    """
+    inside = ("attention_norm", "attn_norm"), ("mlp_norm", "ffn_norm"), ("attention_out_norm", "post_attention_norm"), ("mlp_out_norm", "post_ffw_norm")
+    if arch == "olmo2":
+        inside = ("attention_norm", "post_attention_norm"), ("mlp_norm", "post_ffw_norm")
+    joint = "(n h)" if c.qk_norm_joint else "h"
+    half, head = c.turned_width // 2, np.arange(c.heads)
+    head[: 2 * half] = head[: 2 * half].reshape(2, half).T.ravel()
+    order = tuple(head.tolist()) if arch == "llama" else ()
+    if arch in ("gpt2", "phi3"):
+        attention = _heads("attn_qkv", "query", "key", "value")
+    else:
+        attention = (*_heads("attn_q", "query", order=order), *_heads("attn_k", "key", order=order), *_heads("attn_v", "value"))
+    expert = lambda theirs, ours: Entry(f"blk.{{i}}.ffn_{theirs}_exps.weight", (f"layers/moe/experts/{ours}/kernel",), "e o i", "e i o")
+    return [
+        Entry("token_embd.weight", ("embedding/embedding",), "v d", "v d"),
+        Entry("position_embd.weight", ("positions/embedding",), "c d", "c d"),
+        *_norms("output_norm", "norm"),
+        Entry("output.weight", ("head/kernel",), "v d", "d v"),
+        *(entry for ours, theirs in inside for entry in _norms(f"blk.{{i}}.{theirs}", f"layers/{ours}")),
+        *attention,
+        Entry("blk.{i}.attn_output.weight", ("layers/attention/out/kernel",), "d (n h)", "n h d"),
+        Entry("blk.{i}.attn_output.bias", ("layers/attention/out/bias",), "d", "d"),
+        *(Entry(f"blk.{{i}}.attn_{x}_norm.weight", (f"layers/attention/{ours}_norm/scale",), joint, joint) for x, ours in (("q", "query"), ("k", "key"))),
+        *(_linear("ffn_up", "mlp/gate", "mlp/up") if arch == "phi3" else (*_linear("ffn_gate", "mlp/gate"), *_linear("ffn_up", "mlp/up"))),
+        *_linear("ffn_down", "mlp/down"),
+        Entry("blk.{i}.ffn_gate_inp.weight", ("layers/moe/router/kernel",), "e d", "d e"),
+        *(expert(name, name) for name in ("gate", "up", "down")),
+    ]
 
 
-def places(arch: str, c: ModelConfig) -> Iterator[Place]:
-    """Gives the places of all of a model's leaves, those of one tensor in the order of its rows.
+def places(arch: str, c: ModelConfig) -> list[Place]:
+    """Gives what each tensor of a model is.
 
     Raises:
-      ConfigError: a leaf has none in this architecture.
+      ConfigError: a parameter has no place in this architecture.
     """
-    known, ends = NAMES | OTHERS.get(arch, {}), dict[str, int]()
-    ours = shapes(c)
-    unknown = [path for path in ours if path.removeprefix("layers/").rpartition("/")[0] not in known]
-    require(not unknown, f"GGUF's architecture {arch} has no place for {', '.join(unknown[:3])}; write a Hugging Face directory instead.")
-    in_order = sorted(ours, key=lambda path: list(NAMES).index(path.removeprefix("layers/").rpartition("/")[0]))
-    for path in in_order:
-        shape, (part, _, leaf) = ours[path], path.removeprefix("layers/").rpartition("/")
-        layered = path.startswith("layers/")
-        for index in np.ndindex(*shape[: layered + ("/experts/" in path)]):
-            rest = shape[len(index) :]
-            if leaf == "kernel":
-                inputs = len(rest) - 1 if part.endswith("/out") else 1
-                num_rows, columns = int(np.prod(rest[inputs:])), int(np.prod(rest[:inputs]))
-            else:
-                num_rows, columns = (int(np.prod(rest)), 0) if leaf != "embedding" else rest
-            name = f"{f'blk.{index[0]}.' if layered else ''}{known[part]}.{'bias' if leaf == 'bias' else 'weight'}"
-            begin = ends.get(name, 0)
-            ends[name] = begin + num_rows
-            yield Place(name, path, index, begin, begin + num_rows, _order(arch, part, c), columns)
-
-
-def _order(arch: str, part: str, c: ModelConfig) -> np.ndarray | None:
-    """Their order of rows, where RoPE turns neighbours and not halves: number 2k + j of a head is our number k + j · half."""
-    if arch != "llama" or part not in ("attention/query", "attention/key"):
-        return None
-    heads = c.num_heads if part == "attention/query" else c.kv_heads
-    half = c.turned_width // 2
-    head = np.arange(c.heads)
-    head[: 2 * half] = head[: 2 * half].reshape(2, half).T.ravel()
-    return (np.arange(heads)[:, None] * c.heads + head).ravel()
-
-
-def tensor_shapes(arch: str, c: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """The shape that each of their tensors has in this model."""
-    found: dict[str, tuple[int, ...]] = {}
-    for place in places(arch, c):
-        found[place.name] = (place.end, place.columns) if place.columns else (place.end,)
-        if "/experts/" in place.path:
-            found[place.name] = (c.experts.count, place.end // (place.index[1] + 1), place.columns)
-    return found
-
-
-def _tensors(arch: str, c: ModelConfig) -> dict[str, Tensor]:
-    return {name: Tensor(name, shape, Kind.F32, 0) for name, shape in tensor_shapes(arch, c).items()}
+    try:
+        return layout.places(c, entries(arch, c))
+    except ValueError as error:
+        raise ConfigError(f"as GGUF's architecture {arch}, {error}") from None

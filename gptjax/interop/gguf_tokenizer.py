@@ -9,20 +9,22 @@ name means is the table `CUTS`, by the tokenizers that the names were given for.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from gptjax.config import require
+from gptjax.data import sentencepieces
 from gptjax.data import tokenizer as tokenizers
-from gptjax.data.published import payload
-from gptjax.data.spelling import Special, Table, letters
+from gptjax.data.spelling import Special, letters
 from gptjax.data.tokenizer import Tokenizer
 from gptjax.interop.gguf_file import File, Texts
 
 NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """`tokenizer.ggml.token_type`."""
+PAD = "[PAD"
+"""How pieces begin that only fill a padded vocabulary."""
 
 
 class Cut(NamedTuple):
@@ -77,12 +79,14 @@ def read(file: File) -> Tokenizer | None:
     require(kind in ("gpt2", "llama"), f"{file.path} has a tokenizer of the kind {kind!r}; 'gpt2' and 'llama' can be read.")
     pieces = file.get("tokenizer.ggml.tokens", Texts).decoded()
     types = _numbers(file, "tokenizer.ggml.token_type", len(pieces), NORMAL)
+    while pieces and types[len(pieces) - 1] == UNUSED and pieces[-1].startswith(PAD):
+        pieces.pop()
+    types = types[: len(pieces)]
     require(len(set(pieces)) == len(pieces) > 0, f"{file.path} has a piece twice in tokenizer.ggml.tokens; the file is damaged.")
     described, begins = (_byte_level if kind == "gpt2" else _marked)(file, pieces, types)
     special = CONTROL, UNKNOWN
     described["added_tokens"] = [_added(i, pieces[i], types[i] in special) for i in np.flatnonzero(np.isin(types, (*special, USER))).tolist()]
-    name, files = payload("tokenizer.json", json.dumps(described).encode(), _special(file, pieces, types, begins))
-    return tokenizers.published(name, files, str(file.path))
+    return tokenizers.published("tokenizer.json", json.dumps(described).encode(), _special(file, pieces, types, begins))
 
 
 def _special(file: File, pieces: list[str], types: np.ndarray, begins: bool) -> Special:
@@ -133,7 +137,7 @@ def _pair(merge: str) -> list[str]:
 
 def _marked(file: File, pieces: list[str], types: np.ndarray) -> tuple[dict[str, Any], bool]:
     """SentencePiece's pieces, spaces written as ▁, joined by score; bytes for all else."""
-    scores = _numbers(file, "tokenizer.ggml.scores", len(pieces), 0.0)
+    scores = _numbers(file, "tokenizer.ggml.scores", file.get("tokenizer.ggml.tokens", Texts).count, 0.0)
     unknown = file.get("tokenizer.ggml.unknown_token_id", int, next(iter(np.flatnonzero(types == UNKNOWN).tolist()), 0))
     require(0 <= unknown < len(pieces), f"{file.path}: tokenizer.ggml.unknown_token_id is {unknown}, and there are {len(pieces)} pieces.")
     prefix = file.get("tokenizer.ggml.add_space_prefix", bool, True) if "tokenizer.ggml.add_space_prefix" in file.fields else True
@@ -185,3 +189,100 @@ def _numbers(file: File, key: str, count: int, default: float) -> np.ndarray:
     found = file.get(key, np.ndarray)
     require(len(found) == count, f"{file.path}: {key} has {len(found)} numbers for {count} pieces; the file is damaged.")
     return found
+
+
+# --- tokenizer → metadata ----------------------------------------------------------------------------------------
+
+
+def write(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
+    """Gives the metadata of a tokenizer, its vocabulary filled up to `vocab_size`; `read` gives the tokenizer back.
+
+    Raises:
+      ConfigError: GGUF can't say how this tokenizer works.
+    """
+    files = tokenizer.files()
+    if "tokenizer.json" in files:
+        found = _of_json(json.loads(files["tokenizer.json"]))
+    elif "tokenizer.model" in files:
+        found = _of_model(*sentencepieces.described(files["tokenizer.model"]))
+    elif "vocab.json" in files:
+        merges = files["merges.txt"].decode().split("\n")[1:-1]
+        found = _of_bytes(list(json.loads(files["vocab.json"])), merges, CUTS[0].names[0])
+    else:
+        characters = "characters.json" in files
+        require(not characters, "GGUF has no tokenizer of characters; write a Hugging Face directory, or train with Bytes() or SentencePiece() as data.tokenizer.")
+        found = _of_bytes([*sorted(letters(), key=letters().get), "<|endoftext|>"], [], CUTS[0].names[0])
+    pieces, types = found["tokens"], found["token_type"]
+    require(len(pieces) <= vocab_size, f"the tokenizer has {len(pieces)} ids and the model {vocab_size}; it needs at least as many.")
+    if tokenizer.end_of_document is not None and types[tokenizer.end_of_document] == NORMAL:
+        types[tokenizer.end_of_document] = CONTROL
+    missing = range(len(pieces), vocab_size)
+    found["tokens"], found["token_type"] = pieces + [f"{PAD}{i}]" for i in missing], types + [UNUSED for _ in missing]
+    if "scores" in found:
+        found["scores"] += [-1e4 for _ in missing]
+    return {f"tokenizer.ggml.{key}": value for key, value in (found | _ids(tokenizer)).items()}
+
+
+def _ids(tokenizer: Tokenizer) -> dict[str, Any]:
+    begin, special = tokenizer.begin_of_document, getattr(tokenizer, "special", None)
+    bos = begin if special is None else special.bos
+    ids = {"bos_token_id": bos, "eos_token_id": tokenizer.end_of_document, "eot_token_id": next(iter(tokenizer.ends), None)}
+    return {"add_bos_token": begin is not None} | {key: i for key, i in ids.items() if i is not None}
+
+
+def _of_bytes(pieces: list[str], merges: list[str], cut: str) -> dict[str, Any]:
+    return {"model": "gpt2", "pre": cut, "tokens": pieces, "token_type": [NORMAL] * len(pieces), "merges": merges}
+
+
+def _of_model(pieces: list[str], scores: list[float], types: list[int], bpe: bool, prefix: bool) -> dict[str, Any]:
+    need = "GGUF's llama tokenizer joins pieces by pairs; write a Hugging Face directory, or train with algorithm='bpe'"
+    require(bpe, f"the tokenizer chooses pieces by likelihood (unigram), and {need}.")
+    return {"model": "llama", "pre": "default", "tokens": pieces, "scores": scores, "token_type": types, "add_space_prefix": prefix}
+
+
+def _of_json(described: dict[str, Any]) -> dict[str, Any]:
+    model, added = described["model"], described.get("added_tokens", [])
+    require(model.get("type", "BPE") == "BPE", f"the tokenizer is of the kind {model.get('type')}, and GGUF's are BPE; write a Hugging Face directory.")
+    by_id = {i: piece for piece, i in model["vocab"].items()} | {t["id"]: t["content"] for t in added}
+    pieces = [by_id.get(i, f"{PAD}{i}]") for i in range(max(by_id) + 1)]
+    merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
+    patterns = list(_patterns(described.get("pre_tokenizer")))
+    if described.get("pre_tokenizer") and None not in patterns:
+        composed = (described.get("normalizer") or {}).get("type") == "NFC"
+        same = [c for c in CUTS if list(c.patterns) == patterns and c.whole == bool(model.get("ignore_merges"))]
+        same.sort(key=lambda c: c.composed != composed)
+        require(bool(same), "the tokenizer cuts text in a way that has no name in GGUF; write a Hugging Face directory.")
+        found = _of_bytes(pieces, [" ".join(m) for m in merges], same[0].names[0])
+    else:
+        normal = described.get("normalizer") or {}
+        parts = {n.get("type") for n in normal.get("normalizers", [normal])}
+        require(
+            described.get("pre_tokenizer") is None and bool(model.get("byte_fallback")) and "Replace" in parts and parts <= {"Prepend", "Replace"},
+            "the tokenizer is neither of bytes nor of SentencePiece's kind; write a Hugging Face directory.",
+        )
+        rank = {left + right: -float(n) for n, (left, right) in reversed(list(enumerate(merges)))}
+        scores = [rank.get(piece, -float(len(merges) + 1)) for piece in pieces]
+        found = _of_model(pieces, scores, [NORMAL] * len(pieces), True, "Prepend" in parts)
+        found["token_type"] = [BYTE if len(p) == 6 and p.startswith("<0x") and p.endswith(">") else NORMAL for p in pieces]
+        if model.get("unk_token") in model["vocab"]:
+            found["unknown_token_id"] = model["vocab"][model["unk_token"]]
+    for token in added:
+        unknown = token["content"] == model.get("unk_token")
+        found["token_type"][token["id"]] = UNKNOWN if unknown else CONTROL if token["special"] else USER
+    return found
+
+
+def _patterns(cut: Any) -> Iterable[str | None]:
+    """The patterns by which a pre-tokenizer cuts, one after another; none stands for what is no pattern."""
+    match cut:
+        case {"type": "Sequence", "pretokenizers": list(inner)}:
+            for one in inner:
+                yield from _patterns(one)
+        case {"type": "Digits"}:
+            yield r"\p{N}" if cut.get("individual_digits") else r"\p{N}+"
+        case {"type": "ByteLevel", "add_prefix_space": False}:
+            yield from (_WORDS,) if cut.get("use_regex", True) else ()
+        case {"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": "Isolated"} if not cut.get("invert"):
+            yield pattern
+        case _:
+            yield None
