@@ -7,11 +7,16 @@ that could change numbers, all is translated or refused by name.
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
+
+from gptjax import model, parallel
 from gptjax.config import require
 from gptjax.interop.imported import About, Imported
+from gptjax.model import ModelConfig
 
 __all__ = ["About", "Imported", "kind", "load", "save"]
 
@@ -38,16 +43,16 @@ def load(path: Path | str, mesh: Any = None) -> Imported:
     Raises:
       ConfigError: there is no such model, it is damaged, or it does what ours does not; says which part.
     """
-    path = Path(path)
+    path, shardings = Path(path), None if mesh is None else functools.partial(_shardings, mesh)
     match kind(path):
         case "huggingface":
             from gptjax.interop import huggingface
 
-            return huggingface.load(path, mesh)
+            return huggingface.load(path, shardings)
         case "gguf":
             from gptjax.interop import gguf
 
-            return gguf.load(path)
+            return gguf.load(path, shardings)
         case "llama2c":
             from gptjax.interop import llama2c
 
@@ -57,7 +62,12 @@ def load(path: Path | str, mesh: Any = None) -> Imported:
     raise AssertionError
 
 
-def save(path: Path | str, model: Imported, dtype: str = "float32") -> None:
+def _shardings(mesh: Any, config: ModelConfig) -> Any:
+    """Where each parameter of a model lies on a mesh."""
+    return parallel.shardings(mesh, model.axes(config), jax.eval_shape(lambda: model.init(config, jax.random.key(0))))
+
+
+def save(path: Path | str, imported: Imported, dtype: str = "float32") -> None:
     """Writes a model: a path that ends with .gguf becomes a GGUF file, any other a Hugging Face directory.
 
     Args:
@@ -70,7 +80,7 @@ def save(path: Path | str, model: Imported, dtype: str = "float32") -> None:
     if path.suffix == ".gguf":
         from gptjax.interop import gguf
 
-        return gguf.save(path, model, dtype)
+        return gguf.save(path, imported, dtype)
     from gptjax.interop import huggingface
 
-    return huggingface.save(path, model, dtype)
+    return huggingface.save(path, imported, dtype)

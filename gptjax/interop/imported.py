@@ -14,22 +14,19 @@ from gptjax.model import ModelConfig
 
 @dataclass(frozen=True)
 class About:
-    """What a model's files say beside its weights. It is carried along when the model is written in another format."""
+    """What a model's files say beside weights and tokenizer; it is carried along when the model is written in another format.
+
+    Control tokens and the chat template belong to the tokenizer: `tokenizer.special`.
+    """
 
     family: str | None = None
     """Their word for the architecture (`llama`, `qwen2`, …); none for a model of our own."""
     source: str | None = None
     """Where it came from, in a few words."""
-    chat_template: str | None = None
-    """The template in the words of its file (Jinja); it is never executed, only recognised."""
-    begin: int | None = None
-    """The id that a text begins with, where the model wants one."""
-    ends: tuple[int, ...] = ()
-    """Ids after which a generated text is over; the first is the end of a document."""
     pad: int | None = None
     """The id of padding."""
     generation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Their settings of generation: temperature, top_p, ….."""
+    """Their settings of generation: temperature, top_p, …"""
     padding: int = 0
     """Rows at the end of the vocabulary that no token uses; they were taken off."""
     notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -42,5 +39,5 @@ class Imported(NamedTuple):
     config: ModelConfig
     params: Params
     tokenizer: Tokenizer | None
-    """None where the files have none that we can read; `about.notes` says why."""
+    """None where the files have none."""
     about: About = About()
