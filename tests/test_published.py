@@ -42,7 +42,7 @@ def made() -> dict[str, tok.Tokenizer]:
 def test_ids_are_those_of_the_library(name, made):
     theirs = tokenizers.Tokenizer.from_str(FILES[name][0].decode())
     texts = [t for t in MORE if not any(c in t for c in made[name].controls) and "<unk>" not in t]
-    assert len(texts) > 300
+    assert len(texts) > 250
     for text, ids in zip(texts, made[name].encode_all(texts), strict=True):
         assert ids.tolist() == theirs.encode(text, add_special_tokens=False).ids, text
     assert made[name].vocab_size == theirs.get_vocab_size()
@@ -51,8 +51,8 @@ def test_ids_are_those_of_the_library(name, made):
 @pytest.mark.parametrize("name", FILES)
 def test_text_comes_back_whole_and_piece_by_piece(name, made):
     tokenizer = made[name]
-    lossy = "▁" if name in ("llama", "gemma", "unigram") else "\0no text has this\0"
-    for text in (t for t in MORE if lossy not in t):
+    lossy = () if name in ("split", "gpt2") else ("▁", "<0x41>")  # pieces that mean something else; unigram finds the second in a text
+    for text in (t for t in MORE if not any(piece in t for piece in lossy)):
         ids = tokenizer.encode(text)
         assert tokenizer.decode(ids) == text
         assert b"".join(tokenizer.token_bytes([i]) for i in ids) == tokenizer.token_bytes(ids)
@@ -96,7 +96,7 @@ def test_ids_that_only_the_caller_calls_control_are_hidden_too():
 
 
 def test_a_long_text_is_spelled_as_if_it_were_not_cut(made, monkeypatch):
-    text = "".join(TEXTS) + "x).\n\nA\nB\n\n \nC\n1\n" * 20 + PROSE * 9
+    text = "\n".join(TEXTS) + "x).\n\nA\nB\n\n \nC\n1\n" * 20 + PROSE * 9
     for tokenizer in made.values():
         whole = tokenizer.encode(text)
         with monkeypatch.context() as patch:
@@ -137,7 +137,8 @@ def test_a_directory_says_what_begins_and_ends_texts(tmp_path):
     assert first.special.template == "{{ x }}"
     second = directory(tmp_path / "b", content, tokenizer_config=said | {"add_bos_token": False})
     assert second.begin_of_document is None and second.special.bos == ids["<|im_start|>"]
-    third = directory(tmp_path / "c", FILES["split"][0], config=dict(bos_token_id=ids["<|im_start|>"], eos_token_id=ids["<|im_end|>"]))
+    content = byte_level(CONTROLS, split=False)
+    third = directory(tmp_path / "c", content, config=dict(bos_token_id=ids["<|im_start|>"], eos_token_id=ids["<|im_end|>"]))
     assert (third.begin_of_document, third.special.bos, third.end_of_document) == (None, ids["<|im_start|>"], ids["<|im_end|>"])
 
 

@@ -57,13 +57,13 @@ def read(folder: Path) -> tuple[str, dict[str, bytes]]:
     bos, eos = token("bos"), token("eos")
     if name == "tokenizer.model" and bos is None and eos is None:
         bos, eos = ids.get("<s>"), ids.get("</s>")
-    wants = said.get("add_bos_token")
-    begins = bool(wants) if wants is not None else name == "tokenizer.model" or _begins(content, bos)
     known, generation, config = set(ids.values()), _object(folder / "generation_config.json"), _object(folder / "config.json")
     stops = [i for i in (*_listed(generation.get("eos_token_id")), *_listed(config.get("eos_token_id"))) if i in known]
     bos = next((i for i in (bos, *_listed(config.get("bos_token_id"))) if i in known), None)
     eos = next((i for i in (eos, *stops) if i in known), None)
     ends = tuple(i for i in dict.fromkeys(stops) if i != eos)
+    wants = said.get("add_bos_token")
+    begins = bool(wants) if wants is not None else name == "tokenizer.model" or _begins(content, bos)
     return payload(name, content, Special(bos, eos, begins and bos is not None, ends, None, _template(folder, said)))
 
 
@@ -163,7 +163,7 @@ def _from_json(content: bytes, special: Special, name: str) -> tuple[tuple[bytes
             raise
         raise ConfigError(f"{name} has a tokenizer.json that can't be used ({' '.join(str(error).split())[:200]}); {NEED}.") from None
     leading = b"".join(pieces[i] for i in probes[0]).startswith(b" ")
-    cuttable = not leading and probes[1] == probes[2] + probes[3] and probes[4] == ids(["x).\n"])[0] + probes[3]
+    cuttable = "ByteLevel" in _types(described.get("pre_tokenizer")) and not leading and probes[1] == probes[2] + probes[3] and probes[4] == ids(["x).\n"])[0] + probes[3]
     return tuple(pieces), lambda texts: in_chunks(texts, ids, _before_letters if cuttable else lambda t: [t]), leading, controls
 
 
@@ -181,7 +181,7 @@ def _parsed(content: bytes, name: str) -> dict[str, Any]:
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError, IndexError):
         good, kind = False, None
     require(good, f"{name} has a tokenizer.json that is none of the tokenizers library; {NEED}.")
-    require(kind in ("BPE", "Unigram", "WordPiece"), f"{name} has pieces of the kind {kind}; known are BPE, Unigram and WordPiece.")
+    require(kind in ("BPE", "Unigram", "WordPiece"), f"{name} has a tokenizer.json with pieces of the kind {kind}; known are BPE, Unigram and WordPiece.")
     return described
 
 
@@ -244,7 +244,7 @@ def _unspeakable(described: dict[str, Any], hidden: set[str]) -> dict[str, Any]:
 
 
 def _before_letters(text: str) -> list[str]:
-    """Cuts a long text before letters that begin a line: no pre-tokenizer that passed the probes joins anything across that."""
+    """Cuts a long text before letters that begin a line: no byte-level pre-tokenizer that passed the probes joins anything across that."""
     parts, start = [], 0
     while len(text) - start > CHUNK:
         end = _line(text, start + CHUNK, start + 16 * CHUNK)
