@@ -32,6 +32,7 @@ USAGE = """usage: gptjax COMMAND [...] --help
 
   train CONFIG [--dir DIR] [--section.key VALUE ...]   train, or go on; CONFIG is a Python config file or a run's config.json
   sample RUN [--prompt TEXT] [--temperature 0.8 ...]   write text with a trained model; --interactive, --prompt-file FILE --out FILE
+  chat MODEL [--system TEXT] [--temperature 0.8 ...]   talk with a model: a run directory, a Hugging Face directory or a .gguf file
   inspect CONFIG|RUN|PRESET                            parameters, FLOPs and memory, without allocating anything
   verify [CONFIG|RUN] [--only NAME ...] [--json]       proofs that a config computes what it says, on this machine
   doctor                                               versions, devices, flags, known-bad pairs
@@ -41,7 +42,7 @@ USAGE = """usage: gptjax COMMAND [...] --help
 def main(args: list[str] | None = None) -> int:
     """Runs one command and gives its exit status: 0; 2 for what the user can mend in a config or flag; 1 otherwise."""
     args = sys.argv[1:] if args is None else args
-    commands = {"train": train, "sample": sample, "inspect": inspect, "verify": verify, "doctor": doctor}
+    commands = {"train": train, "sample": sample, "chat": chat, "inspect": inspect, "verify": verify, "doctor": doctor}
     if not args or args[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0
@@ -140,6 +141,23 @@ def sample(args: list[str]) -> None:
     path, flags = _positional(args, "gptjax sample RUN [flags]", "a run directory, for example runs/quickstart")
     description = "Writes text with a trained model, streamed to the terminal; or answers a file of prompts (--prompt-file), or you (--interactive)."
     options, settings = config.cli(SampleOptions, flags, prog="gptjax sample RUN", description=description, base=GenerateConfig())
+    from gptjax.train.forecast import explained
+
+    with explained():
+        run(path, options, settings)
+
+
+# --- chat --------------------------------------------------------------------------------------------------------
+
+
+def chat(args: list[str]) -> None:
+    """Talks with a model."""
+    backend.configure()
+    from gptjax.chat import ChatOptions, GenerateConfig, run
+
+    path, flags = _positional(args, "gptjax chat MODEL [flags]", "a model: a run directory, a Hugging Face directory or a .gguf file")
+    description = "Talks with a model in the terminal; lines that are piped in are answered one by one."
+    options, settings = config.cli(ChatOptions, flags, prog="gptjax chat MODEL", description=description, base=GenerateConfig(new_tokens=512))
     from gptjax.train.forecast import explained
 
     with explained():
