@@ -56,6 +56,8 @@ class Talk(NamedTuple):
     template: Template
     messages: list[Message]
     read: Prefix | None = None
+    note: str = ""
+    """Why the last answer ended, where the model did not end it."""
 
 
 def run(path: str | Path | None, options: ChatOptions, settings: GenerateConfig) -> None:
@@ -84,8 +86,12 @@ def run(path: str | Path | None, options: ChatOptions, settings: GenerateConfig)
                         name, talk = begin(model, options.template, options.system)
                         print(f"a new conversation, template {name}", file=sys.stderr)
                 elif line.strip():
-                    talk = answer(model, talk, line, settings, _print, Speed(shown))
+                    speed = Speed(shown)
+                    talk = answer(model, talk, line, settings, _print, speed)
                     print(flush=True)
+                    if talk.note:
+                        print(f"[{talk.note}]", file=sys.stderr, flush=True)
+                    speed.end()
             except EOFError:
                 return
             except KeyboardInterrupt:
@@ -157,23 +163,22 @@ def answer(model: Model, talk: Talk, text: str, settings: GenerateConfig, show: 
     before = talk.read if 0 < len(known) < len(ids) and ids[: len(known)] == known else None
     read = model.prefix(ids[len(known) :] if before else ids, before)
     stops = dict(stop=(*settings.stop, *template.stop), stop_ids=(*settings.stop_ids, *chat.ends(template, tokenizer)))
-    said = _written(model, read, dataclasses.replace(settings, **stops), show, speed)
-    return Talk(template, [*messages, Message("assistant", said)] if said else messages[:-1], read)
+    said, note = _written(model, read, dataclasses.replace(settings, **stops), show, speed)
+    return Talk(template, [*messages, Message("assistant", said)] if said else messages[:-1], read, note)
 
 
-def _written(model: Model, read: Prefix, settings: GenerateConfig, show: Callable[[str], Any], speed: Callable[[int], Any] | None) -> str:
-    """The answer, shown as it is written; what there is of it when someone ends it."""
-    said = ""
+def _written(model: Model, read: Prefix, settings: GenerateConfig, show: Callable[[str], Any], speed: Callable[[int], Any] | None) -> tuple[str, str]:
+    """The answer, shown as it is written (what there is of it when someone ends it), and why it ended if the model did not end it."""
+    said, note = "", ""
     try:
         for piece in model.stream([], settings, prefix=read, watch=speed):
             if isinstance(piece, Completion):
-                if piece.reason in ("length", "time"):
-                    limit = f"{len(piece.ids)} tokens; --new-tokens N allows more" if piece.reason == "length" else "the time is over"
-                    print(f" [cut: {limit}]", end="", file=sys.stderr, flush=True)
-                continue
-            piece = piece if said else piece.lstrip()
-            said += piece
-            show(piece)
+                cut = {"length": f"cut after {len(piece.ids)} tokens; --new-tokens N allows more", "time": "cut after --max-seconds"}
+                note = cut.get(piece.reason, "")
+            else:
+                piece = piece if said else piece.lstrip()
+                said += piece
+                show(piece)
     except KeyboardInterrupt:
-        print(" [ended]", end="", file=sys.stderr, flush=True)
-    return said.rstrip()
+        note = "ended"
+    return said.rstrip(), note
