@@ -18,7 +18,7 @@ import numpy as np
 from gptjax.config import ConfigError, nearest, require
 from gptjax.data import tokenizer as tokenizers
 from gptjax.data.tokenizer import GPT2, Published, Tokenizer
-from gptjax.interop import configs, encoders, families, huggingface_tokenizer, layout, safetensors
+from gptjax.interop import configs, families, huggingface_tokenizer, layout, older, safetensors
 from gptjax.interop.imported import About, Imported
 from gptjax.model import ModelConfig
 
@@ -46,7 +46,7 @@ class Family(NamedTuple):
 _SECOND_TOKEN = (r"model\.layers\.{last}\..*",)
 _DEEPSEEK = (configs.deepseek, configs.deepseek_json, families.deepseek)
 FAMILIES = {
-    "gpt2": Family("GPT2LMHeadModel", encoders.gpt2, encoders.gpt2_json, families.GPT2, "transformer.", unused=(r"transformer\.h\.\d+\.attn\.(masked_)?bias",)),
+    "gpt2": Family("GPT2LMHeadModel", older.gpt2, older.gpt2_json, families.GPT2, "transformer.", unused=(r"transformer\.h\.\d+\.attn\.(masked_)?bias",)),
     "llama": Family("LlamaForCausalLM", configs.llama, configs.llama_json, families.LLAMA, unused=(r".*\.rotary_emb\.inv_freq",)),
     "mistral": Family("MistralForCausalLM", configs.mistral, configs.mistral_json, families.LLAMA),
     "mixtral": Family("MixtralForCausalLM", configs.mixtral, configs.mixtral_json, families.MIXTRAL),
@@ -59,8 +59,8 @@ FAMILIES = {
     "phi3": Family("Phi3ForCausalLM", configs.phi3, configs.phi3_json, families.PHI3),
     "gpt_neox": Family(
         "GPTNeoXForCausalLM",
-        encoders.gpt_neox,
-        encoders.gpt_neox_json,
+        older.gpt_neox,
+        older.gpt_neox_json,
         families.GPT_NEOX,
         "gpt_neox.",
         "embed_out.weight",
@@ -70,14 +70,14 @@ FAMILIES = {
     "deepseek_v3": Family("DeepseekV3ForCausalLM", *_DEEPSEEK, unused=_SECOND_TOKEN),
     "bert": Family(
         "BertForMaskedLM",
-        encoders.bert,
-        encoders.bert_json,
+        older.bert,
+        older.bert_json,
         families.BERT,
         "bert.",
         "cls.predictions.decoder.weight",
         (r"bert\.pooler\..*", r"cls\.seq_relationship\..*", r"bert\.embeddings\.position_ids", r"cls\.predictions\.decoder\.bias"),
     ),
-    "t5": Family("T5ForConditionalGeneration", encoders.t5, encoders.t5_json, families.t5, "", unused=(r"(en|de)coder\.embed_tokens\.weight",)),
+    "t5": Family("T5ForConditionalGeneration", older.t5, older.t5_json, families.t5, "", unused=(r"(en|de)coder\.embed_tokens\.weight",)),
 }
 """By their `model_type`. SmolLM2 is a Llama, Pythia a GPT-NeoX."""
 
