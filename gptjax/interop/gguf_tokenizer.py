@@ -81,7 +81,7 @@ def read(file: File) -> Tokenizer | None:
     require(kind in ("gpt2", "llama"), f"{file.path} has a tokenizer of the kind {kind!r}; 'gpt2' and 'llama' can be read.")
     described, begins = (_byte_level if kind == "gpt2" else _marked)(file, pieces, types)
     special = CONTROL, UNKNOWN
-    described["added_tokens"] = [_added(i, pieces[i], types[i] in special) for i in np.flatnonzero(np.isin(types, (*special, USER))).tolist()]
+    described["added_tokens"] = [added(i, pieces[i], types[i] in special) for i in np.flatnonzero(np.isin(types, (*special, USER))).tolist()]
     return tokenizers.published("tokenizer.json", json.dumps(described).encode(), _special(file, pieces, types, begins))
 
 
@@ -189,7 +189,8 @@ def marked(pieces: Sequence[str], scores: np.ndarray, joined: np.ndarray, unknow
     }
 
 
-def _added(i: int, piece: str, special: bool) -> dict[str, Any]:
+def added(i: int, piece: str, special: bool) -> dict[str, Any]:
+    """A token that is found in texts before they are cut."""
     return {"id": i, "content": piece, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": special}
 
 
