@@ -9,7 +9,6 @@ Sources: llama.cpp's architectures and the models that they were made for, named
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,15 +67,15 @@ def describe(file: File, vocab_size: int) -> ModelConfig:
         num_layers=number("block_count"),
         num_heads=num_heads,
         num_kv_heads=number("attention.head_count_kv", num_heads),
-        head_width=head_width,
+        head_width=None if head_width * num_heads == width else head_width,
         feed_forward=number("feed_forward_length"),
         norm_epsilon=real("attention.layer_norm_epsilon" if base.norm == "layernorm" else "attention.layer_norm_rms_epsilon"),
         tied="output.weight" not in file.tensors,
-        qkv_bias=base.biased or "blk.0.attn_q.bias" in file.tensors,
+        qkv_bias=True if not base.biased and "blk.0.attn_q.bias" in file.tensors else base.qkv_bias,
     )
     if base.positions == "rope":
         changes |= dict(rope_base=real("rope.freq_base", base.rope_base), rope_share=number("rope.dimension_count", head_width) / head_width)
-        changes |= dict(rope_scaling=_scaling(file, arch, changes))
+        changes |= dict(rope_scaling=_scaling(file, arch, number("rope.dimension_count", head_width), changes["rope_base"]))
     if known("expert_count") and number("expert_count"):
         of_expert = number("expert_feed_forward_length", changes["feed_forward"])
         changes |= dict(experts=Experts(count=number("expert_count"), active=number("expert_used_count"), width=of_expert))
@@ -96,15 +95,15 @@ def _windows(arch: str, span: int, base: float) -> tuple[Layer, ...]:
     return (Layer("window", span), Layer()) if arch == "gemma2" else (Layer("window", span),)
 
 
-def _scaling(file: File, arch: str, changes: Mapping[str, Any]) -> Any:
+def _scaling(file: File, arch: str, turned: int, base: float) -> Any:
     """How RoPE is stretched: Llama 3's way stands in a tensor, wave by wave, of which the whole factor is read and the rest known."""
     kind = file.get(f"{arch}.rope.scaling.type", str, "none")
     factor = float(file.get(f"{arch}.rope.scaling.factor", (int, float), 1.0))
     waves = file.tensors.get("rope_freqs.weight")
     if waves is not None:
         found = waves if isinstance(waves, np.ndarray) else numbers(file, waves)
-        guess, turned = Llama3Scaling(round(float(found.max()), 3)), round(changes["head_width"] * changes["rope_share"])
-        same = found.shape == (turned // 2,) and np.allclose(found, stretch(guess, turned, changes["rope_base"]), rtol=1e-4)
+        guess = Llama3Scaling(round(float(found.max()), 3))
+        same = found.shape == (turned // 2,) and np.allclose(found, stretch(guess, turned, base), rtol=1e-4)
         require(same, f"{file.path}: rope_freqs.weight stretches RoPE otherwise than Llama 3 does, which is not known here.")
         return guess
     longer = [name for name in file.tensors if "rope_factors" in name]
@@ -166,7 +165,7 @@ def architecture(c: ModelConfig, preferred: str | None = None) -> str:
     wanted = configs.computed(c)
     for arch in dict.fromkeys([*([preferred] if preferred in BASES else []), *(arch for arch in BASES if arch != "phi3")]):
         try:
-            tensors = {name: Tensor(name, shape, Kind.F32, 0) for name, shape in layout.written(places(arch, c)).items()}
+            tensors = {name: Tensor(name, (), Kind.F32, 0) for name, has in TELLING.items() if has(c)}
             if isinstance(c.rope_scaling, Llama3Scaling):
                 tensors["rope_freqs.weight"] = stretch(c.rope_scaling, c.turned_width, c.rope_base)
             back = configs.computed(describe(File(Path("the file"), {"general.architecture": arch, **metadata(arch, c)}, tensors), c.vocabulary))
@@ -178,6 +177,10 @@ def architecture(c: ModelConfig, preferred: str | None = None) -> str:
     nearest_one = min(near, key=lambda arch: len(near[arch]), default=None)
     nearly = f"; {nearest_one} comes nearest and differs in {', '.join(near[nearest_one])}" if nearest_one else ""
     raise ConfigError(f"no GGUF architecture that is known here computes what this model does{nearly}. Known are {', '.join(BASES)}.")
+
+
+TELLING = {"output.weight": lambda c: not c.tied, "blk.0.attn_q.bias": lambda c: c.biased}
+"""Tensors whose presence says something that metadata does not."""
 
 
 def in_window(c: ModelConfig) -> ModelConfig:
