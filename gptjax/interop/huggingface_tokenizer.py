@@ -28,7 +28,7 @@ def files(tokenizer: Tokenizer, context: int) -> dict[str, bytes]:
         said |= dict(bos_token=names.get(special.bos), eos_token=names.get(special.eos), add_bos_token=special.begins)
         said |= {} if special.template is None else dict(chat_template=special.template)
         if "tokenizer.json" not in payload:
-            said |= dict(tokenizer_class="LlamaTokenizer", unk_token=_unknown(payload))
+            said |= dict(tokenizer_class="LlamaTokenizer", unk_token=_model(tokenizer).pieces[_model(tokenizer).types.index(UNKNOWN)])
     else:
         end = tokenizer.end_of_document
         payload = {"tokenizer.json": _described(tokenizer)}
@@ -40,11 +40,6 @@ def files(tokenizer: Tokenizer, context: int) -> dict[str, bytes]:
     return found
 
 
-def _unknown(payload: Mapping[str, bytes]) -> str | None:
-    model = sentencepieces.processor(payload["tokenizer.model"], "the tokenizer")
-    return model.id_to_piece(model.unk_id()) if model.unk_id() >= 0 else None
-
-
 # --- our kinds as tokenizer.json ---------------------------------------------------------------------------------
 
 
@@ -52,7 +47,11 @@ def _end(tokenizer: Tokenizer) -> str:
     """The name of the token that ends a document."""
     if tokenizer.kind != "SentencePiece":
         return END
-    return sentencepieces.processor(tokenizer.payload["tokenizer.model"], "the tokenizer").id_to_piece(tokenizer.end_of_document)
+    return _model(tokenizer).pieces[tokenizer.end_of_document]
+
+
+def _model(tokenizer: Tokenizer) -> sentencepieces.Described:
+    return sentencepieces.described(tokenizer.payload["tokenizer.model"])
 
 
 def _described(tokenizer: Tokenizer) -> bytes:
@@ -92,35 +91,30 @@ def _added(i: int, content: str, special: bool) -> dict[str, Any]:
 
 def _of_sentencepiece(tokenizer: Tokenizer) -> dict[str, Any]:
     """A .model as a tokenizer.json: BPE's merges are all ways to put a piece together of two others, better pieces first."""
-    model = sentencepieces.processor(tokenizer.payload["tokenizer.model"], "the tokenizer")
-    names = [model.id_to_piece(i) for i in range(model.vocab_size())]
-    scores = [model.get_score(i) for i in range(model.vocab_size())]
-    bytewise = any(model.is_byte(i) for i in range(model.vocab_size()))
-    ordinary = {name: i for i, name in enumerate(names) if not (model.is_byte(i) or model.is_control(i) or model.is_unknown(i) or model.is_unused(i))}
-    if _is_bpe(scores, ordinary):
-        pairs = [(-scores[i], ordinary[a], ordinary[b], a, b) for name, i in ordinary.items() for a, b in _splits(name) if a in ordinary and b in ordinary]
-        pairs = [pair for pair in pairs if pair[0] > -1e9]
-        described = _bpe(dict(zip(names, range(len(names)), strict=True)), [(a, b) for *_, a, b in sorted(pairs)])
-        described["model"] |= dict(unk_token=names[model.unk_id()], fuse_unk=True, byte_fallback=bytewise)
+    model = _model(tokenizer)
+    names, unknown = model.pieces, model.types.index(UNKNOWN)
+    if model.by_pairs:
+        ordinary = {name: i for i, (name, kind) in enumerate(zip(names, model.types, strict=True)) if kind == NORMAL}
+        halves = [(i, name[:at], name[at:]) for name, i in ordinary.items() for at in range(1, len(name))]
+        merges = sorted((-model.scores[i], ordinary[a], ordinary[b], a, b) for i, a, b in halves if a in ordinary and b in ordinary)
+        described = _bpe({name: i for i, name in enumerate(names)}, [pair[-2:] for pair in merges])
+        described["model"] |= dict(unk_token=names[unknown], fuse_unk=True, byte_fallback=BYTE in model.types)
     else:
-        described = _whole(dict(type="Unigram", unk_id=model.unk_id(), vocab=[[n, s] for n, s in zip(names, scores, strict=True)], byte_fallback=bytewise))
+        scores = [list(pair) for pair in zip(names, model.scores, strict=True)]
+        described = _whole(dict(type="Unigram", unk_id=unknown, vocab=scores, byte_fallback=BYTE in model.types))
     mark = sentencepieces.SPACE
     spaced = {"type": "Replace", "pattern": {"String": " "}, "content": mark}
-    described["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": mark}, spaced]} if tokenizer.leading_space else spaced
+    described["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": mark}, spaced]} if model.prefix else spaced
     back = [{"type": "Replace", "pattern": {"String": mark}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}]
-    back += [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if tokenizer.leading_space else []
+    back += [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if model.prefix else []
     described["decoder"] = {"type": "Sequence", "decoders": back}
-    described["added_tokens"] = [_added(model.unk_id(), names[model.unk_id()], special=True)]
+    given = [_added(i, names[i], special=False) for i, kind in enumerate(model.types) if kind == GIVEN]
+    described["added_tokens"] = [_added(unknown, names[unknown], special=True), *given]
     return described
 
 
-def _splits(name: str) -> list[tuple[str, str]]:
-    return [(name[:at], name[at:]) for at in range(1, len(name))]
-
-
-def _is_bpe(scores: Sequence[float], ordinary: Mapping[str, int]) -> bool:
-    """BPE's scores count its merges down from 0; those of Unigram are logarithms."""
-    return all(float(scores[i]).is_integer() for i in ordinary.values())
+NORMAL, UNKNOWN, GIVEN, BYTE = 1, 2, 4, 6
+"""Types of pieces; `GIVEN` are found before any other, as the line break is in tokenizers that are learned here."""
 
 
 # --- what a model has no rows for --------------------------------------------------------------------------------
