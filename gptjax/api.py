@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from gptjax import config, generate, model
+from gptjax import config, generate, interop, model
 from gptjax.arrays import Params
 from gptjax.checkpoint import Run
 from gptjax.config import ConfigError, require
@@ -20,6 +20,7 @@ from gptjax.data import tokenizer as tokenizers
 from gptjax.data.chat import Message
 from gptjax.data.tokenizer import Tokenizer
 from gptjax.generate import Completion, Draft, GenerateConfig, Prefix, SampleConfig
+from gptjax.interop import About
 from gptjax.model import ModelConfig
 
 
@@ -29,6 +30,8 @@ class Model(NamedTuple):
     config: ModelConfig
     params: Params
     tokenizer: Tokenizer
+    about: About = About()
+    """What its files say beside: where it came from, settings of generation."""
 
     def generate(self, prompt: str = "", **settings: Any) -> str:
         """Continues a prompt; `settings` are those of `GenerateConfig`, and `prefix` and `draft` of `complete`."""
@@ -41,11 +44,11 @@ class Model(NamedTuple):
           settings: one for all prompts, or one for each; or their fields by name in `more`.
           more: also `prefix`, from `self.prefix(text)`; `draft`, a smaller model with the same tokenizer; `batch`, rows at a time.
         """
-        return generate.complete(*self, prompts, *self._settings(settings, more), **more)
+        return generate.complete(*self[:3], prompts, *self._settings(settings, more), **more)
 
     def each(self, prompts: Sequence[str], settings: SampleConfig | Sequence[SampleConfig] | None = None, **more: Any) -> Iterator[Completion]:
         """Like `complete`, but gives each batch when it is done."""
-        return generate.completions(*self, prompts, *self._settings(settings, more), **more)
+        return generate.completions(*self[:3], prompts, *self._settings(settings, more), **more)
 
     def chat(self, messages: Sequence[Message | tuple[str, str]], template: str | None = None, **settings: Any) -> str:
         """Answers a conversation: (role, text) pairs, a system prompt or none, then user and assistant in turns, the last from the user.
@@ -60,11 +63,11 @@ class Model(NamedTuple):
 
     def stream(self, prompt: str | Sequence[int], settings: SampleConfig | None = None, **more: Any) -> Iterator[str | Completion]:
         """Continues a prompt piece by piece, each valid UTF-8; the last item is the whole `Completion`."""
-        return generate.stream_text(*self, prompt, *self._settings(settings, more), **more)
+        return generate.stream_text(*self[:3], prompt, *self._settings(settings, more), **more)
 
     def astream(self, prompt: str, settings: SampleConfig | None = None, **more: Any) -> AsyncIterator[str | Completion]:
         """Like `stream`, for `async for`."""
-        return generate.astream_text(*self, prompt, *self._settings(settings, more), **more)
+        return generate.astream_text(*self[:3], prompt, *self._settings(settings, more), **more)
 
     def prefix(self, text: str | Sequence[int], before: Prefix | None = None) -> Prefix:
         """Reads a text that many prompts begin with, once: `model.generate(end, prefix=model.prefix(beginning))`.
@@ -72,7 +75,7 @@ class Model(NamedTuple):
         Args:
           before: a prefix from which this one goes on, and which is used up.
         """
-        return generate.shared_prefix(*self, text, before)
+        return generate.shared_prefix(*self[:3], text, before)
 
     def _settings(self, settings: Any, more: dict[str, Any]) -> tuple[Any]:
         """The settings, and what is left in `more` as `generate` takes it."""
@@ -93,19 +96,30 @@ class Model(NamedTuple):
 
 
 def load(path: Path | str, step: int | None = None) -> Model:
-    """Opens a run directory for sampling; optimizer state is not read.
+    """Opens a run directory, a Hugging Face directory, a GGUF file or one of llama2.c; of a run the optimizer state is not read.
 
     Args:
-      step: the checkpoint to use; none is the newest whole one. Averaged weights are used where the run kept them.
+      step: the checkpoint of a run to use; none is the newest whole one. Averaged weights are used where the run kept them.
 
     Raises:
-      ConfigError: the directory is not a run, or has no such checkpoint.
+      ConfigError: there is no model, or it has no such checkpoint or no tokenizer.
     """
+    path = Path(path)
+    if interop.kind(path) is None:
+        return load_run(path, step)
+    require(step is None, f"{path} is no run, so it has no step {step}; leave it away (--step).")
+    found = interop.load(path)
+    require(found.tokenizer is not None, f"{path} has no tokenizer; put its tokenizer.json beside the weights.")
+    return Model(*found)
+
+
+def load_run(path: Path, step: int | None = None) -> Model:
+    """Opens a run directory; see `load`."""
     from gptjax.train.experiment import Experiment
 
-    path = Path(path)
-    require(path.is_dir(), f"{path} is not a directory; give a run directory, for example runs/quickstart (python train.py makes one).")
-    require((path / "config.json").is_file(), f"{path} holds no config.json, so it is not a run; give a run directory.")
+    needed = "give a run directory, for example runs/quickstart (python train.py makes one), a Hugging Face directory or a .gguf file"
+    require(path.is_dir(), f"{path} is not a directory; {needed}.")
+    require((path / "config.json").is_file(), f"{path} holds no config.json, so it is no run; {needed}.")
     experiment = config.load(Experiment, path / "config.json")
     known = experiment.model
     run = Run(path)
@@ -115,7 +129,13 @@ def load(path: Path | str, step: int | None = None) -> Model:
     shapes = jax.eval_shape(lambda: model.init(known, jax.random.key(0)))
     restored = run.restore({tree: shapes}, step=step)
     require(restored is not None, f"{path} has no checkpoint yet; train it first: python train.py {path}/config.json")
-    return Model(known, restored[1][tree], _tokenizer(path))
+    notes = path / NOTES
+    about = About(source=f"run {path.name}", **(json.loads(notes.read_text()) if notes.is_file() else {}))
+    return Model(known, restored[1][tree], _tokenizer(path), about)
+
+
+NOTES = "about.json"
+"""What a run that was converted from another format keeps of it."""
 
 
 def _tokenizer(path: Path) -> Tokenizer:

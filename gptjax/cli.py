@@ -33,6 +33,7 @@ USAGE = """usage: gptjax COMMAND [...] --help
   train CONFIG [--dir DIR] [--section.key VALUE ...]   train, or go on; CONFIG is a Python config file or a run's config.json
   sample RUN [--prompt TEXT] [--temperature 0.8 ...]   write text with a trained model; --interactive, --prompt-file FILE --out FILE
   chat MODEL [--system TEXT] [--temperature 0.8 ...]   talk with a model: a run directory, a Hugging Face directory or a .gguf file
+  convert SRC DST [--dtype bfloat16 ...]               run, Hugging Face directory or GGUF file to another of them; proves that it is the same
   inspect CONFIG|RUN|PRESET                            parameters, FLOPs and memory, without allocating anything
   verify [CONFIG|RUN] [--only NAME ...] [--json]       proofs that a config computes what it says, on this machine
   doctor                                               versions, devices, flags, known-bad pairs
@@ -42,7 +43,7 @@ USAGE = """usage: gptjax COMMAND [...] --help
 def main(args: list[str] | None = None) -> int:
     """Runs one command and gives its exit status: 0; 2 for what the user can mend in a config or flag; 1 otherwise."""
     args = sys.argv[1:] if args is None else args
-    commands = {"train": train, "sample": sample, "chat": chat, "inspect": inspect, "verify": verify, "doctor": doctor}
+    commands = {"train": train, "sample": sample, "chat": chat, "convert": convert, "inspect": inspect, "verify": verify, "doctor": doctor}
     if not args or args[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0
@@ -138,7 +139,7 @@ def sample(args: list[str]) -> None:
     backend.configure()
     from gptjax.sample import GenerateConfig, SampleOptions, run
 
-    path, flags = _positional(args, "gptjax sample RUN [flags]", "a run directory, for example runs/quickstart")
+    path, flags = _positional(args, "gptjax sample RUN [flags]", "a run, a Hugging Face directory or a GGUF file, for example runs/quickstart")
     description = "Writes text with a trained model, streamed to the terminal; or answers a file of prompts (--prompt-file), or you (--interactive)."
     options, settings = config.cli(SampleOptions, flags, prog="gptjax sample RUN", description=description, base=GenerateConfig())
     from gptjax.train.forecast import explained
@@ -162,6 +163,23 @@ def chat(args: list[str]) -> None:
 
     with explained():
         run(path, options, settings)
+
+
+# --- convert -----------------------------------------------------------------------------------------------------
+
+
+def convert(args: list[str]) -> None:
+    """Writes a model in another format and compares the two; exit status 1 if they differ by more than the threshold."""
+    backend.configure()
+    from gptjax.convert import ConvertOptions
+    from gptjax.convert import convert as run
+
+    paths = [arg for arg in args[:2] if not arg.startswith("-")]
+    description = "Writes a model in another format, reads it again and compares what both compute. SRC is a run, a Hugging Face directory, a .gguf or llama2.c file."
+    options = config.cli(ConvertOptions, args[len(paths) :], prog="gptjax convert SRC DST", description=description)
+    require(len(paths) == 2, f"convert has {len(paths)} paths; it needs what to read and what to write: gptjax convert runs/quickstart exported.")
+    if not run(Path(paths[0]), Path(paths[1]), options, functools.partial(print, flush=True)):
+        raise SystemExit(1)
 
 
 # --- inspect, verify and doctor ----------------------------------------------------------------------------------

@@ -138,15 +138,16 @@ def rope_json(config: ModelConfig, layer: Layer | None = None) -> dict[str, Any]
 def llama(keys: Keys) -> ModelConfig:
     """What most families after Llama have in common."""
     context = keys.number("max_position_embeddings", 2048)
+    width, num_heads, head_width = keys.number("hidden_size"), keys.number("num_attention_heads"), keys.number("head_dim", None)
     found = dict(
         vocab_size=keys.number("vocab_size"),
         context=context,
-        width=keys.number("hidden_size"),
+        width=width,
         feed_forward=keys.number("intermediate_size"),
         num_layers=keys.number("num_hidden_layers"),
-        num_heads=keys.number("num_attention_heads"),
+        num_heads=num_heads,
         num_kv_heads=keys.number("num_key_value_heads", None),
-        head_width=keys.number("head_dim", None),
+        head_width=None if head_width is None or head_width * num_heads == width else head_width,
         norm_epsilon=float(keys.take("rms_norm_eps", 1e-6)),
         tied=bool(keys.take("tie_word_embeddings", False)),
         **rope(keys, context),
@@ -254,7 +255,7 @@ def qwen3_moe(keys: Keys) -> ModelConfig:
     """Qwen 3 with experts in every `decoder_sparse_step`-th layer but those of `mlp_only_layers`."""
     step, plain = keys.number("decoder_sparse_step", 1), keys.take("mlp_only_layers", None) or []
     experts = Experts(
-        count=keys.number("num_experts"),
+        count=keys.number("num_experts", keys.number("num_local_experts", 128)),
         active=keys.number("num_experts_per_tok"),
         width=keys.number("moe_intermediate_size"),
         normalised=bool(keys.take("norm_topk_prob", False)),

@@ -32,7 +32,7 @@ def files(tokenizer: Tokenizer, context: int) -> dict[str, bytes]:
     else:
         end = tokenizer.end_of_document
         payload = {"tokenizer.json": _described(tokenizer)}
-        said |= {} if end is None else dict(eos_token=_end(tokenizer))
+        said |= {} if end is None else dict(bos_token=_end(tokenizer), eos_token=_end(tokenizer), add_bos_token=True)
     found = {name: content for name, content in payload.items() if name in ("tokenizer.json", "tokenizer.model")}
     found["tokenizer_config.json"] = (json.dumps({k: v for k, v in said.items() if v is not None}, indent=2, ensure_ascii=False) + "\n").encode()
     if special is not None and special.template is not None:
@@ -68,7 +68,11 @@ def _described(tokenizer: Tokenizer) -> bytes:
         level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": tokenizer.kind == "GPT2"}
         described |= {"pre_tokenizer": level, "decoder": level}
     if tokenizer.end_of_document is not None:
-        described["added_tokens"].append(_added(tokenizer.end_of_document, _end(tokenizer), special=True))
+        name, begin = _end(tokenizer), {"SpecialToken": {"id": _end(tokenizer), "type_id": 0}}
+        described["added_tokens"].append(_added(tokenizer.end_of_document, name, special=True))
+        text = [begin, {"Sequence": {"id": "A", "type_id": 0}}]  # documents begin with what ends them
+        ids = {name: {"id": name, "ids": [tokenizer.end_of_document], "tokens": [name]}}
+        described["post_processor"] = {"type": "TemplateProcessing", "single": text, "pair": [*text, {"Sequence": {"id": "B", "type_id": 1}}], "special_tokens": ids}
     described["added_tokens"].sort(key=lambda token: token["id"])
     return (json.dumps(described, ensure_ascii=False) + "\n").encode()
 
