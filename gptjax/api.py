@@ -1,4 +1,4 @@
-"""The Python door: `gptjax.load(path)` gives a model with `.config, .params, .tokenizer, .generate(…)`."""
+"""The Python door: `gptjax.load(path)` gives a model with `.config, .params, .tokenizer, .generate(…)` and `.chat(…)`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from gptjax import config, generate, interop, model
 from gptjax.arrays import Params
 from gptjax.checkpoint import Run
 from gptjax.config import ConfigError, require
+from gptjax.data import chat
 from gptjax.data import tokenizer as tokenizers
+from gptjax.data.chat import Message
 from gptjax.data.tokenizer import Tokenizer
 from gptjax.generate import Completion, Draft, GenerateConfig, Prefix, SampleConfig
 from gptjax.interop import About
@@ -35,7 +37,7 @@ class Model(NamedTuple):
         """Continues a prompt; `settings` are those of `GenerateConfig`, and `prefix` and `draft` of `complete`."""
         return self.complete([prompt], **settings)[0].text
 
-    def complete(self, prompts: Sequence[str], settings: SampleConfig | Sequence[SampleConfig] | None = None, **more: Any) -> list[Completion]:
+    def complete(self, prompts: Sequence[str | Sequence[int]], settings: SampleConfig | Sequence[SampleConfig] | None = None, **more: Any) -> list[Completion]:
         """Continues every prompt, with ids, log-probabilities and the reason of the end.
 
         Args:
@@ -48,7 +50,18 @@ class Model(NamedTuple):
         """Like `complete`, but gives each batch when it is done."""
         return generate.completions(*self[:3], prompts, *self._settings(settings, more), **more)
 
-    def stream(self, prompt: str, settings: SampleConfig | None = None, **more: Any) -> Iterator[str | Completion]:
+    def chat(self, messages: Sequence[Message | tuple[str, str]], template: str | None = None, **settings: Any) -> str:
+        """Answers a conversation: (role, text) pairs, a system prompt or none, then user and assistant in turns, the last from the user.
+
+        Args:
+          template: how messages are written, by name or as a JSON file; none is the model's own.
+        """
+        _, form = chat.choose(template, self.tokenizer)
+        ids = chat.render(form, [Message(*m) for m in messages], self.tokenizer)
+        ends = {"stop": form.stop, "stop_ids": chat.ends(form, self.tokenizer)}
+        return self.complete([ids], **settings | {name: (*settings.get(name, ()), *more) for name, more in ends.items()})[0].text.strip()
+
+    def stream(self, prompt: str | Sequence[int], settings: SampleConfig | None = None, **more: Any) -> Iterator[str | Completion]:
         """Continues a prompt piece by piece, each valid UTF-8; the last item is the whole `Completion`."""
         return generate.stream_text(*self[:3], prompt, *self._settings(settings, more), **more)
 
@@ -56,9 +69,13 @@ class Model(NamedTuple):
         """Like `stream`, for `async for`."""
         return generate.astream_text(*self[:3], prompt, *self._settings(settings, more), **more)
 
-    def prefix(self, text: str) -> Prefix:
-        """Reads a text that many prompts begin with, once: `model.generate(end, prefix=model.prefix(beginning))`."""
-        return generate.shared_prefix(*self[:3], text)
+    def prefix(self, text: str | Sequence[int], before: Prefix | None = None) -> Prefix:
+        """Reads a text that many prompts begin with, once: `model.generate(end, prefix=model.prefix(beginning))`.
+
+        Args:
+          before: a prefix from which this one goes on, and which is used up.
+        """
+        return generate.shared_prefix(*self[:3], text, before)
 
     def _settings(self, settings: Any, more: dict[str, Any]) -> tuple[Any]:
         """The settings, and what is left in `more` as `generate` takes it."""

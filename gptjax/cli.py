@@ -32,6 +32,7 @@ USAGE = """usage: gptjax COMMAND [...] --help
 
   train CONFIG [--dir DIR] [--section.key VALUE ...]   train, or go on; CONFIG is a Python config file or a run's config.json
   sample RUN [--prompt TEXT] [--temperature 0.8 ...]   write text with a trained model; --interactive, --prompt-file FILE --out FILE
+  chat MODEL [--system TEXT] [--temperature 0.8 ...]   talk with a model: a run directory, a Hugging Face directory or a .gguf file
   convert SRC DST [--dtype bfloat16 ...]               run, Hugging Face directory or GGUF file to another of them; proves that it is the same
   inspect CONFIG|RUN|PRESET                            parameters, FLOPs and memory, without allocating anything
   verify [CONFIG|RUN] [--only NAME ...] [--json]       proofs that a config computes what it says, on this machine
@@ -42,7 +43,7 @@ USAGE = """usage: gptjax COMMAND [...] --help
 def main(args: list[str] | None = None) -> int:
     """Runs one command and gives its exit status: 0; 2 for what the user can mend in a config or flag; 1 otherwise."""
     args = sys.argv[1:] if args is None else args
-    commands = {"train": train, "sample": sample, "convert": convert, "inspect": inspect, "verify": verify, "doctor": doctor}
+    commands = {"train": train, "sample": sample, "chat": chat, "convert": convert, "inspect": inspect, "verify": verify, "doctor": doctor}
     if not args or args[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0
@@ -141,6 +142,23 @@ def sample(args: list[str]) -> None:
     path, flags = _positional(args, "gptjax sample RUN [flags]", "a run, a Hugging Face directory or a GGUF file, for example runs/quickstart")
     description = "Writes text with a trained model, streamed to the terminal; or answers a file of prompts (--prompt-file), or you (--interactive)."
     options, settings = config.cli(SampleOptions, flags, prog="gptjax sample RUN", description=description, base=GenerateConfig())
+    from gptjax.train.forecast import explained
+
+    with explained():
+        run(path, options, settings)
+
+
+# --- chat --------------------------------------------------------------------------------------------------------
+
+
+def chat(args: list[str]) -> None:
+    """Talks with a model."""
+    backend.configure()
+    from gptjax.chat import ChatOptions, GenerateConfig, run
+
+    path, flags = _positional(args, "gptjax chat MODEL [flags]", "a model: a run directory, a Hugging Face directory or a .gguf file")
+    description = "Talks with a model in the terminal; lines that are piped in are answered one by one."
+    options, settings = config.cli(ChatOptions, flags, prog="gptjax chat MODEL", description=description, base=GenerateConfig(new_tokens=512))
     from gptjax.train.forecast import explained
 
     with explained():

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 
 ROOMS = (
     "arrays", "backend", "config", "faults", "model", "data", "parallel", "checkpoint", "surgery", "objectives", "generate", "evaluate", "interop",
-    "train", "verify", "api", "convert", "plan", "doctor", "serve", "sample", "cli", "__main__",
+    "train", "verify", "api", "convert", "plan", "doctor", "serve", "terminal", "sample", "chat", "cli", "__main__",
 )  # fmt: skip
 """Ground floor first: a room imports only rooms before it. `doctor` only looks at versions, `__main__` only calls `cli`."""
 

@@ -11,7 +11,9 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from gptjax.config import ConfigError, require
 from gptjax.data import sentencepieces
@@ -129,42 +131,59 @@ def load(files: Mapping[str, bytes], name: str) -> Table:
     if "tokenizer.model" in files:
         table, known = sentencepieces.load(files, name), sentencepieces.controls(files["tokenizer.model"], name)
         controls = {piece: Control(i) for piece, i in known.items() if special.control is None or i in special.control}
-        pieces, spell, leading = table.pieces, table.spell, table.leading_space
+        pieces, spell, leading, after = table.pieces, table.spell, table.leading_space, None
     else:
-        pieces, spell, leading, controls = _from_json(files["tokenizer.json"], special, name)
+        pieces, spell, leading, after, controls = _from_json(files["tokenizer.json"], special, name)
     for role, i in (("bos", special.bos), ("eos", special.eos), *(("ends", i) for i in special.ends)):
         require(i is None or 0 <= i < len(pieces), f"{name} calls the id {i} its {role}, and has 0 to {len(pieces) - 1}; {NEED}.")
     kind = KINDS["tokenizer.model" if "tokenizer.model" in files else "tokenizer.json"]
-    return Table(kind, pieces, special.eos, files, spell, leading, special, controls)
+    return Table(kind, pieces, special.eos, files, spell, leading, after, special, controls)
 
 
-def _from_json(content: bytes, special: Special, name: str) -> tuple[tuple[bytes, ...], Callable[[list[str]], list[Ids]], bool, dict[str, Control]]:
-    import tokenizers
+class _Read(NamedTuple):
+    """What a tokenizer.json says."""
 
+    pieces: tuple[bytes, ...]
+    spell: Callable[[list[str]], list[Ids]]
+    leading_space: bool
+    spell_after: Callable[[list[str]], list[Ids]]
+    controls: dict[str, Control]
+
+
+def _from_json(content: bytes, special: Special, name: str) -> _Read:
     described = _parsed(content, name)
-    model, added = described["model"], described["added_tokens"]
-    unknown = _unknown(model)
+    added, unknown = described["added_tokens"], _unknown(described["model"])
     names = {i: piece for piece, i in _vocabulary(described).items()} | {t["id"]: t["content"] for t in added}
     hidden = {t["id"] for t in added if t["special"]} if special.control is None else set(special.control) & set(names)
     flags = {t["id"]: (t["lstrip"], t["rstrip"]) for t in added}
     controls = {names[i]: Control(i, *flags.get(i, ())) for i in sorted(hidden) if names[i] != unknown}
-    pieces = [b""] * (max(names) + 1)
-    spelled = _speller(described)
-    written = {t["id"] for t in added}
+    pieces, spelled = [b""] * (max(names) + 1), _speller(described)
     for i, piece in names.items():
-        pieces[i] = b"" if piece in controls else "\ufffd".encode() if piece == unknown else piece.encode() if i in written else spelled(piece)
+        pieces[i] = b"" if piece in controls else "\ufffd".encode() if piece == unknown else piece.encode() if i in flags else spelled(piece)
     try:
-        speller = tokenizers.Tokenizer.from_str(json.dumps(_unspeakable(described, {names[i] for i in hidden})))
-        speller.encode_special_tokens = True
-        ids = lambda texts: [e.ids for e in speller.encode_batch_fast(texts, add_special_tokens=False)]
-        probes = ids(["a", "x\nB", "x\n", "B", "x).\nB", "x)."])
+        ids, after = _spelling(_unspeakable(described, {names[i] for i in hidden}))
+        probes = ids(["a", "x\nB", "x\n", "B", "x).\nB", "x).\n"])
     except BaseException as error:  # the library panics on some files, and a panic is no Exception
         if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
             raise
         raise ConfigError(f"{name} has a tokenizer.json that can't be used ({' '.join(str(error).split())[:200]}); {NEED}.") from None
     leading = b"".join(pieces[i] for i in probes[0]).startswith(b" ")
-    cuttable = "ByteLevel" in _types(described.get("pre_tokenizer")) and not leading and probes[1] == probes[2] + probes[3] and probes[4] == ids(["x).\n"])[0] + probes[3]
-    return tuple(pieces), lambda texts: in_chunks(texts, ids, _before_letters if cuttable else lambda t: [t]), leading, controls
+    cuttable = "ByteLevel" in _types(described.get("pre_tokenizer")) and not leading
+    cut = _before_letters if cuttable and probes[1] == probes[2] + probes[3] and probes[4] == probes[5] + probes[3] else lambda t: [t]
+    whole = lambda texts: [np.asarray(found, np.int32) for found in after(texts)]
+    return _Read(tuple(pieces), lambda texts: in_chunks(texts, ids, cut), leading, whole, controls)
+
+
+def _spelling(described: dict[str, Any]) -> tuple[Callable[[list[str]], list[list[int]]], Callable[[list[str]], list[list[int]]]]:
+    """Functions that give the ids of texts, and of texts that stand behind a control token."""
+    import tokenizers
+
+    speller = tokenizers.Tokenizer.from_str(json.dumps(described))
+    speller.encode_special_tokens = True
+    mark = secrets.token_hex(16)
+    speller.add_tokens([tokenizers.AddedToken(mark, normalized=False)])  # it stands for the control token, and its own id is dropped
+    ids = lambda texts: [e.ids for e in speller.encode_batch_fast(texts, add_special_tokens=False)]
+    return ids, lambda texts: [found[1:] for found in ids([mark + text for text in texts])]
 
 
 def _parsed(content: bytes, name: str) -> dict[str, Any]:

@@ -50,7 +50,8 @@ class Table:
     """Satisfies `Tokenizer`.
 
     `pieces` says what each id spells, with nothing for control ids; `spell` gives the ids of texts known to be UTF-8.
-    `leading_space`: `encode` puts a space before the text, which `decode` takes off again. `special`: of published tokenizers.
+    `leading_space`: `encode` puts a space before the text, which `decode` takes off again.
+    `spell_after`: spells what follows a control token, where that differs. `special`: of published tokenizers.
     """
 
     kind: str
@@ -59,6 +60,7 @@ class Table:
     payload: Mapping[str, bytes]
     spell: Callable[[list[str]], list[Ids]]
     leading_space: bool = False
+    spell_after: Callable[[list[str]], list[Ids]] | None = None
     special: Special | None = None
     controls: Mapping[str, Control] = field(default_factory=dict)
 
@@ -80,6 +82,10 @@ class Table:
 
     def encode(self, text: str) -> Ids:
         return self.encode_all([text])[0]
+
+    def encode_after(self, text: str) -> Ids:
+        utf8(text)
+        return (self.spell_after or self.spell)([text])[0]
 
     def encode_all(self, texts: Sequence[str]) -> list[Ids]:
         for text in texts:

@@ -64,6 +64,9 @@ class Tokenizer(Protocol):
           ConfigError: the text has a lone surrogate, or a character that a `Characters` vocabulary lacks.
         """
 
+    def encode_after(self, text: str) -> Ids:
+        """Like `encode`, for a text that stands behind a control token: some tokenizers put a space before the first text alone."""
+
     def encode_all(self, texts: Sequence[str]) -> list[Ids]:
         """Gives the ids of every text, on all cores."""
 

@@ -59,7 +59,7 @@ def completions(
     config: ModelConfig,
     params: Params,
     tokenizer: Tokenizer,
-    prompts: Sequence[str],
+    prompts: Sequence[str | Sequence[int]],
     settings: SampleConfig | Sequence[SampleConfig],
     *,
     prefix: Prefix | None = None,
@@ -95,7 +95,7 @@ def stream_text(
     config: ModelConfig,
     params: Params,
     tokenizer: Tokenizer,
-    prompt: str,
+    prompt: str | Sequence[int],
     settings: SampleConfig,
     *,
     prefix: Prefix | None = None,
@@ -131,14 +131,17 @@ async def astream_text(*args: Any, **kwargs: Any) -> AsyncIterator[str | Complet
         yield piece
 
 
-def shared_prefix(config: ModelConfig, params: Params, tokenizer: Tokenizer, text: str) -> Prefix:
-    """Reads a text that many prompts begin with, once. Its tokens are its own: none reaches from it into a prompt.
+def shared_prefix(config: ModelConfig, params: Params, tokenizer: Tokenizer, text: str | Sequence[int], before: Prefix | None = None) -> Prefix:
+    """Reads a text (or ids) that many prompts begin with, once. Its tokens are its own: none reaches from it into a prompt.
+
+    Args:
+      before: a prefix that this one goes on from, as a conversation does; it is used up.
 
     Raises:
       ConfigError: it fills the context, or is nothing at all.
     """
-    (one,) = ask(config, tokenizer, [text], SampleConfig())
-    return read_prefix(config, params, one.ids)
+    (one,) = ask(config, tokenizer, [text], SampleConfig(), before and before.ids)
+    return read_prefix(config, params, one.ids, before)
 
 
 def _check_draft(config: ModelConfig, draft: Draft | None, prefix: Prefix | None, asks: list[Ask]) -> None:

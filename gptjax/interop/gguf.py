@@ -9,7 +9,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from gptjax.config import nearest, require
+from gptjax.config import ConfigError, nearest, require
 from gptjax.interop import gguf_models, gguf_tokenizer, layout
 from gptjax.interop.gguf_file import File, Kind, Planned, numbers, open_file, write
 from gptjax.interop.imported import About, Imported
@@ -29,30 +29,26 @@ def load(path: Path | str, shardings: Any = None) -> Imported:
       ConfigError: the file is damaged, or its model or tokenizer does what ours does not.
     """
     file = open_file(path)
-    tokenizer = gguf_tokenizer.read(file)
-    table = file.tensors.get("token_embd.weight")
+    table, pieces = file.tensors.get("token_embd.weight"), gguf_tokenizer.size(file)
     require(table is not None and len(table.shape) == 2, f"{path} has no table token_embd.weight, so it is no language model.")
-    used = table.shape[0] if tokenizer is None else min(tokenizer.vocab_size, table.shape[0])
+    rows = table.shape[0]
+    used = rows if pieces is None else pieces
+    require(used <= rows, f"{path} has a tokenizer of {used} ids and a model of {rows}; the file is damaged.")
     config = gguf_models.describe(file, used)
     places = gguf_models.places(file.fields["general.architecture"], config)
     shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
-    layout.require_all(places, shapes, str(path), table.shape[0] - used, unused=(r"rope_freqs\.weight",))
+    layout.require_all(places, shapes, str(path), rows - used, unused=(r"rope_freqs\.weight",))
     params = layout.read(config, places, lambda name: numbers(file, file.tensors[name]), None if shardings is None else shardings(config))
-    return Imported(config, params, tokenizer, _about(file, table.shape[0] - used, tokenizer))
+    # Only now, because what it needs in passing would be held beside the parameters.
+    return Imported(config, params, gguf_tokenizer.read(file), _about(file, rows - used))
 
 
-def _about(file: File, padding: int, tokenizer: Any) -> About:
-    text = lambda key: file.get(key, str) if key in file.fields else None
-    special = getattr(tokenizer, "special", None)
-    ends = () if tokenizer is None else tuple(i for i in (tokenizer.end_of_document, *tokenizer.ends) if i is not None)
-    pad = "tokenizer.ggml.padding_token_id"
+def _about(file: File, padding: int) -> About:
+    name, pad = file.fields.get("general.name"), file.fields.get("tokenizer.ggml.padding_token_id")
     return About(
         family=file.fields["general.architecture"],
-        source=text("general.name"),
-        chat_template=text("tokenizer.chat_template"),
-        begin=None if special is None else special.bos,
-        ends=ends,
-        pad=file.get(pad, int) if pad in file.fields else None,
+        source=name if isinstance(name, str) else file.path.name,
+        pad=pad if type(pad) is int else None,
         padding=padding,
         notes={key.removeprefix(NOTES): file.get(key, str) for key in file.fields if key.startswith(NOTES)},
     )
@@ -67,14 +63,19 @@ def save(path: Path | str, imported: Imported, dtype: str = "float32") -> None:
 
     Args:
       dtype: of matrices: float32, float16, bfloat16 or q8_0, which has 8 bits for each number and a scale for 32 of them (rows that 32 does
-        not divide are float16 then). Vectors, learned positions and routers stay float32.
+        not divide are float16 then). Vectors, learned positions and routers stay float32. A model whose layers all have the same window, which
+        llama.cpp's Llama has not, is written with a context as long as the window: there it is the same.
 
     Raises:
       ConfigError: llama.cpp has no architecture for the model, or no tokenizer like its own.
     """
     require(dtype in KINDS, f"GGUF files are not written as {dtype!r}; it can be {', '.join(KINDS)}.{nearest(dtype, KINDS)}")
     config, about, tokenizer = imported.config, imported.about, imported.tokenizer
-    arch = gguf_models.architecture(config)
+    try:
+        arch = gguf_models.architecture(config, about.family)
+    except ConfigError:
+        config = gguf_models.in_window(config)
+        arch = gguf_models.architecture(config, about.family)
     places = gguf_models.places(arch, config)
     planned = [Planned(name, shape, _kind(name, shape, KINDS[dtype])) for name, shape in layout.written(places).items()]
     values = (value for _, value in layout.tensors(imported.params, places))
@@ -85,8 +86,8 @@ def save(path: Path | str, imported: Imported, dtype: str = "float32") -> None:
     fields |= gguf_models.metadata(arch, config)
     if tokenizer is not None:
         fields |= gguf_tokenizer.write(tokenizer, config.vocabulary)
-    if about.chat_template:
-        fields["tokenizer.chat_template"] = about.chat_template
+        if tokenizer.special is not None and tokenizer.special.template:
+            fields["tokenizer.chat_template"] = tokenizer.special.template
     if about.pad is not None:
         fields["tokenizer.ggml.padding_token_id"] = about.pad
     write(path, arch, fields | {NOTES + key: value for key, value in about.notes.items()}, planned, values)

@@ -9,17 +9,14 @@ Sources: llama.cpp's architectures and the models that they were made for, named
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from gptjax import config as configs
-from gptjax.config import ConfigError, require
-from gptjax.interop import layout
+from gptjax.config import ConfigError, nearest, require
+from gptjax.interop import configs, layout
 from gptjax.interop.gguf_file import File, Kind, Tensor, numbers
 from gptjax.interop.layout import Entry, Place
 from gptjax.model import Experts, Layer, LinearScaling, Llama3Scaling, ModelConfig, YarnScaling
@@ -56,7 +53,7 @@ def describe(file: File, vocab_size: int) -> ModelConfig:
       ConfigError: it is of an architecture, or has a trait, that is not known here.
     """
     arch = file.get("general.architecture", str)
-    require(arch in BASES, f"{file.path} is of the architecture {arch!r}; known are {', '.join(BASES)}.{configs.nearest(arch, BASES)}")
+    require(arch in BASES, f"{file.path} is of the architecture {arch!r}; known are {', '.join(BASES)}.{nearest(arch, BASES)}")
     known = lambda key: f"{arch}.{key}" in file.fields
     number = lambda key, default=None: file.get(f"{arch}.{key}", int, default)
     real = lambda key, default=None: float(file.get(f"{arch}.{key}", (int, float), default))
@@ -70,15 +67,15 @@ def describe(file: File, vocab_size: int) -> ModelConfig:
         num_layers=number("block_count"),
         num_heads=num_heads,
         num_kv_heads=number("attention.head_count_kv", num_heads),
-        head_width=head_width,
+        head_width=None if head_width * num_heads == width else head_width,
         feed_forward=number("feed_forward_length"),
         norm_epsilon=real("attention.layer_norm_epsilon" if base.norm == "layernorm" else "attention.layer_norm_rms_epsilon"),
         tied="output.weight" not in file.tensors,
-        qkv_bias=base.biased or "blk.0.attn_q.bias" in file.tensors,
+        qkv_bias=True if not base.biased and "blk.0.attn_q.bias" in file.tensors else base.qkv_bias,
     )
     if base.positions == "rope":
         changes |= dict(rope_base=real("rope.freq_base", base.rope_base), rope_share=number("rope.dimension_count", head_width) / head_width)
-        changes |= dict(rope_scaling=_scaling(file, arch, changes))
+        changes |= dict(rope_scaling=_scaling(file, arch, number("rope.dimension_count", head_width), changes["rope_base"]))
     if known("expert_count") and number("expert_count"):
         of_expert = number("expert_feed_forward_length", changes["feed_forward"])
         changes |= dict(experts=Experts(count=number("expert_count"), active=number("expert_used_count"), width=of_expert))
@@ -98,13 +95,15 @@ def _windows(arch: str, span: int, base: float) -> tuple[Layer, ...]:
     return (Layer("window", span), Layer()) if arch == "gemma2" else (Layer("window", span),)
 
 
-def _scaling(file: File, arch: str, changes: Mapping[str, Any]) -> Any:
+def _scaling(file: File, arch: str, turned: int, base: float) -> Any:
+    """How RoPE is stretched: Llama 3's way stands in a tensor, wave by wave, of which the whole factor is read and the rest known."""
     kind = file.get(f"{arch}.rope.scaling.type", str, "none")
     factor = float(file.get(f"{arch}.rope.scaling.factor", (int, float), 1.0))
-    if "rope_freqs.weight" in file.tensors:
-        found = numbers(file, file.tensors["rope_freqs.weight"])
-        guess = Llama3Scaling(float(found.max()))
-        same = len(found) == changes["head_width"] // 2 and np.allclose(found, stretch(guess, changes["head_width"], changes["rope_base"]), rtol=1e-4)
+    waves = file.tensors.get("rope_freqs.weight")
+    if waves is not None:
+        found = waves if isinstance(waves, np.ndarray) else numbers(file, waves)
+        guess = Llama3Scaling(round(float(found.max()), 3))
+        same = found.shape == (turned // 2,) and np.allclose(found, stretch(guess, turned, base), rtol=1e-4)
         require(same, f"{file.path}: rope_freqs.weight stretches RoPE otherwise than Llama 3 does, which is not known here.")
         return guess
     longer = [name for name in file.tensors if "rope_factors" in name]
@@ -116,8 +115,7 @@ def _scaling(file: File, arch: str, changes: Mapping[str, Any]) -> Any:
 
 def stretch(scaling: Llama3Scaling, width: int, base: float) -> np.ndarray:
     """How many times longer each wave becomes."""
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        return np.asarray(frequencies(width, base, None) / frequencies(width, base, scaling))
+    return np.asarray(frequencies(width, base, None) / frequencies(width, base, scaling))
 
 
 # --- config → metadata -------------------------------------------------------------------------------------------
@@ -155,44 +153,41 @@ def metadata(arch: str, c: ModelConfig) -> dict[str, Any]:
     return {f"{arch}.{key}": value for key, value in fields.items()}
 
 
-def architecture(c: ModelConfig) -> str:
-    """Gives the architecture that a model of ours is written as.
+def architecture(c: ModelConfig, preferred: str | None = None) -> str:
+    """Gives the architecture that a model of ours is written as: one whose metadata, read back, computes the same.
+
+    Phi-3's joins tensors that Llama's has apart, and is only taken if preferred.
 
     Raises:
       ConfigError: there is none; says in what the nearest differs.
     """
-    near: dict[str, Any] | None = None
-    for arch in BASES:
+    near: dict[str, list[str]] = {}
+    wanted = configs.computed(c)
+    for arch in dict.fromkeys([*([preferred] if preferred in BASES else []), *(arch for arch in BASES if arch != "phi3")]):
         try:
-            tensors = {name: Tensor(name, shape, Kind.F32, 0) for name, shape in layout.written(places(arch, c)).items()}
-            back = describe(File(Path("the file"), {"general.architecture": arch, **metadata(arch, c)}, tensors), c.vocabulary)
-            differs = configs.differences(_essence(c), _essence(back))
-        except (ConfigError, ZeroDivisionError):
+            tensors = {name: Tensor(name, (), Kind.F32, 0) for name, has in TELLING.items() if has(c)}
+            if isinstance(c.rope_scaling, Llama3Scaling):
+                tensors["rope_freqs.weight"] = stretch(c.rope_scaling, c.turned_width, c.rope_base)
+            back = configs.computed(describe(File(Path("the file"), {"general.architecture": arch, **metadata(arch, c)}, tensors), c.vocabulary))
+        except (ConfigError, ZeroDivisionError):  # it has no word for something
             continue
-        if not differs:
+        near[arch] = [name for name in wanted if wanted[name] != back.get(name)]
+        if not near[arch]:
             return arch
-        near = differs if near is None or len(differs) < len(near) else near
-    said = "; ".join(f"{name} is {ours!r} where GGUF has {theirs!r}" for name, (ours, theirs) in list((near or {}).items())[:3])
-    raise ConfigError(f"no GGUF architecture computes this model: {said or 'it is of another kind'}; write a Hugging Face directory instead.")
+    nearest_one = min(near, key=lambda arch: len(near[arch]), default=None)
+    nearly = f"; {nearest_one} comes nearest and differs in {', '.join(near[nearest_one])}" if nearest_one else ""
+    raise ConfigError(f"no GGUF architecture that is known here computes what this model does{nearly}. Known are {', '.join(BASES)}.")
 
 
-def _essence(c: ModelConfig) -> ModelConfig:
-    """What decides a model's numbers after training, each trait written in one way."""
-    trains = {name: getattr(ModelConfig(), name) for name in (*TRAINING, *RUNNING)}
-    if c.experts is not None:
-        neutral = {name: getattr(Experts(), name) for name in ("balance", "router_z", "bias_step")}
-        trains["experts"] = replace(c.experts, width=c.expert_width, **(neutral if not c.experts.bias_step else {}))
-    if isinstance(c.rope_scaling, Llama3Scaling):
-        trains["rope_scaling"] = replace(c.rope_scaling, factor=round(c.rope_scaling.factor, 3))
-    wide = tuple(Layer() if layer == Layer("window", layer.span) and layer.span >= c.context else layer for layer in c.stack)
-    if c.positions != "rope":
-        trains |= dict(rope_base=10_000.0, rope_share=1.0)
-    sizes = dict(head_width=c.heads, num_kv_heads=c.kv_heads, feed_forward=c.hidden, attention_scale=round(c.scale, 7), qkv_bias=c.biased)
-    return replace(c, **trains, **sizes, pattern=wide, first=())
+TELLING = {"output.weight": lambda c: not c.tied, "blk.0.attn_q.bias": lambda c: c.biased}
+"""Tensors whose presence says something that metadata does not."""
 
 
-TRAINING = ("embedding_dropout", "attention_dropout", "residual_dropout", "stochastic_depth", "init_std", "residual_init")
-RUNNING = ("compute", "attention", "layers", "remat")
+def in_window(c: ModelConfig) -> ModelConfig:
+    """The same model with a context as long as its window, where all layers have the same: within it, they see everything."""
+    spans = {layer.span if layer.sees == "window" and not layer.sinks else None for layer in c.stack}
+    span = spans.pop() if len(spans) == 1 else None
+    return c if span is None else replace(c, context=min(c.context, span))
 
 
 # --- tensors -----------------------------------------------------------------------------------------------------

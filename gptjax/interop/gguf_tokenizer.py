@@ -19,6 +19,7 @@ from gptjax.data import sentencepieces
 from gptjax.data import tokenizer as tokenizers
 from gptjax.data.spelling import Special, letters
 from gptjax.data.tokenizer import Tokenizer
+from gptjax.interop import huggingface_tokenizer
 from gptjax.interop.gguf_file import File, Texts
 
 NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
@@ -75,18 +76,28 @@ def read(file: File) -> Tokenizer | None:
     """
     if "tokenizer.ggml.model" not in file.fields:
         return None
+    pieces, types = _pieces(file)
     kind = file.get("tokenizer.ggml.model", str)
     require(kind in ("gpt2", "llama"), f"{file.path} has a tokenizer of the kind {kind!r}; 'gpt2' and 'llama' can be read.")
+    described, begins = (_byte_level if kind == "gpt2" else _marked)(file, pieces, types)
+    special = CONTROL, UNKNOWN
+    described["added_tokens"] = [added(i, pieces[i], types[i] in special) for i in np.flatnonzero(np.isin(types, (*special, USER))).tolist()]
+    return tokenizers.published("tokenizer.json", json.dumps(described).encode(), _special(file, pieces, types, begins))
+
+
+def size(file: File) -> int | None:
+    """Gives the number of a file's pieces, those that only fill its vocabulary left out; none where it has no tokenizer."""
+    return len(_pieces(file)[0]) if "tokenizer.ggml.model" in file.fields else None
+
+
+def _pieces(file: File) -> tuple[list[str], np.ndarray]:
+    """The pieces, and what each is."""
     pieces = file.get("tokenizer.ggml.tokens", Texts).decoded()
     types = _numbers(file, "tokenizer.ggml.token_type", len(pieces), NORMAL)
     while pieces and types[len(pieces) - 1] == UNUSED and pieces[-1].startswith(PAD):
         pieces.pop()
-    types = types[: len(pieces)]
-    require(len(set(pieces)) == len(pieces) > 0, f"{file.path} has a piece twice in tokenizer.ggml.tokens; the file is damaged.")
-    described, begins = (_byte_level if kind == "gpt2" else _marked)(file, pieces, types)
-    special = CONTROL, UNKNOWN
-    described["added_tokens"] = [_added(i, pieces[i], types[i] in special) for i in np.flatnonzero(np.isin(types, (*special, USER))).tolist()]
-    return tokenizers.published("tokenizer.json", json.dumps(described).encode(), _special(file, pieces, types, begins))
+    require(len(set(pieces)) == len(pieces) > 0, f"{file.path} has a piece twice in tokenizer.ggml.tokens, or none; the file is damaged.")
+    return pieces, types[: len(pieces)]
 
 
 def _special(file: File, pieces: list[str], types: np.ndarray, begins: bool) -> Special:
@@ -137,7 +148,7 @@ def _pair(merge: str) -> list[str]:
 
 def _marked(file: File, pieces: list[str], types: np.ndarray) -> tuple[dict[str, Any], bool]:
     """SentencePiece's pieces, spaces written as ▁, joined by score; bytes for all else."""
-    scores = _numbers(file, "tokenizer.ggml.scores", file.get("tokenizer.ggml.tokens", Texts).count, 0.0)
+    scores = _numbers(file, "tokenizer.ggml.scores", file.get("tokenizer.ggml.tokens", Texts).count, 0.0)[: len(pieces)]
     unknown = file.get("tokenizer.ggml.unknown_token_id", int, next(iter(np.flatnonzero(types == UNKNOWN).tolist()), 0))
     require(0 <= unknown < len(pieces), f"{file.path}: tokenizer.ggml.unknown_token_id is {unknown}, and there are {len(pieces)} pieces.")
     prefix = file.get("tokenizer.ggml.add_space_prefix", bool, True) if "tokenizer.ggml.add_space_prefix" in file.fields else True
@@ -178,7 +189,8 @@ def marked(pieces: Sequence[str], scores: np.ndarray, joined: np.ndarray, unknow
     }
 
 
-def _added(i: int, piece: str, special: bool) -> dict[str, Any]:
+def added(i: int, piece: str, special: bool) -> dict[str, Any]:
+    """A token that is found in texts before they are cut."""
     return {"id": i, "content": piece, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": special}
 
 
@@ -200,22 +212,12 @@ def write(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
     Raises:
       ConfigError: GGUF can't say how this tokenizer works.
     """
-    files = tokenizer.files()
-    if "tokenizer.json" in files:
-        found = _of_json(json.loads(files["tokenizer.json"]))
-    elif "tokenizer.model" in files:
-        found = _of_model(*sentencepieces.described(files["tokenizer.model"]))
-    elif "vocab.json" in files:
-        merges = files["merges.txt"].decode().split("\n")[1:-1]
-        found = _of_bytes(list(json.loads(files["vocab.json"])), merges, CUTS[0].names[0])
+    if "tokenizer.model" in tokenizer.payload:
+        found = _of_model(*sentencepieces.described(tokenizer.payload["tokenizer.model"]))
     else:
-        characters = "characters.json" in files
-        require(not characters, "GGUF has no tokenizer of characters; write a Hugging Face directory, or train with Bytes() or SentencePiece() as data.tokenizer.")
-        found = _of_bytes([*sorted(letters(), key=letters().get), "<|endoftext|>"], [], CUTS[0].names[0])
+        found = _of_json(json.loads(huggingface_tokenizer.files(tokenizer, 0)["tokenizer.json"]))
     pieces, types = found["tokens"], found["token_type"]
     require(len(pieces) <= vocab_size, f"the tokenizer has {len(pieces)} ids and the model {vocab_size}; it needs at least as many.")
-    if tokenizer.end_of_document is not None and types[tokenizer.end_of_document] == NORMAL:
-        types[tokenizer.end_of_document] = CONTROL
     missing = range(len(pieces), vocab_size)
     found["tokens"], found["token_type"] = pieces + [f"{PAD}{i}]" for i in missing], types + [UNUSED for _ in missing]
     if "scores" in found:
@@ -224,9 +226,12 @@ def write(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
 
 
 def _ids(tokenizer: Tokenizer) -> dict[str, Any]:
-    begin, special = tokenizer.begin_of_document, getattr(tokenizer, "special", None)
-    bos = begin if special is None else special.bos
-    ids = {"bos_token_id": bos, "eos_token_id": tokenizer.end_of_document, "eot_token_id": next(iter(tokenizer.ends), None)}
+    begin, special = tokenizer.begin_of_document, tokenizer.special
+    ids = {
+        "bos_token_id": begin if special is None else special.bos,
+        "eos_token_id": tokenizer.end_of_document,
+        "eot_token_id": next(iter(tokenizer.ends), None),
+    }
     return {"add_bos_token": begin is not None} | {key: i for key, i in ids.items() if i is not None}
 
 
@@ -249,7 +254,7 @@ def _of_json(described: dict[str, Any]) -> dict[str, Any]:
     patterns = list(_patterns(described.get("pre_tokenizer")))
     if described.get("pre_tokenizer") and None not in patterns:
         composed = (described.get("normalizer") or {}).get("type") == "NFC"
-        same = [c for c in CUTS if list(c.patterns) == patterns and c.whole == bool(model.get("ignore_merges"))]
+        same = [c for c in CUTS if not merges or (list(c.patterns) == patterns and c.whole == bool(model.get("ignore_merges")))]
         same.sort(key=lambda c: c.composed != composed)
         require(bool(same), "the tokenizer cuts text in a way that has no name in GGUF; write a Hugging Face directory.")
         found = _of_bytes(pieces, [" ".join(m) for m in merges], same[0].names[0])

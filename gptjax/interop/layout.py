@@ -196,7 +196,7 @@ def read(config: ModelConfig, places: Sequence[Place], take: Callable[[str], np.
     targets = {} if shardings is None else {"/".join(key.key for key in path): s for path, s in jax.tree_util.tree_flatten_with_path(shardings)[0]}
 
     tree: Params = {}
-    for path, shape in shapes.items():
+    for path, shape in sorted(shapes.items(), key=lambda item: -item[1].size):  # the largest first, when least is held
         leaf = np.empty(shape.shape, np.float32)
         for place, part, index in by_leaf[path]:
             leaf[index] = here(place, part, take(place.name))
@@ -207,6 +207,7 @@ def read(config: ModelConfig, places: Sequence[Place], take: Callable[[str], np.
         *folders, name = path.split("/")
         spot = functools.reduce(lambda at, folder: at.setdefault(folder, {}), folders, tree)
         spot[name] = _placed(leaf, targets.get(path))
+        del leaf  # not to be held beside the next
     return tree
 
 
