@@ -20,14 +20,15 @@ HARMLESS = {
     *("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "sep_token_id", "cls_token_id", "decoder_start_token_id", "task_specific_params"),
     *("use_cache", "initializer_range", "initializer_factor", "_attn_implementation", "_attn_implementation_autoset", "attn_implementation", "cache_implementation"),
     *("attention_dropout", "embd_pdrop", "attn_pdrop", "resid_pdrop", "hidden_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout_rate"),
-    *("embed_pdrop", "residual_dropout", "embedding_dropout", "classifier_dropout", "output_past", "gradient_checkpointing", "id2label", "label2id"),
-    *("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout", "n_ctx", "output_router_logits"),
-    *("router_aux_loss_coef", "router_jitter_noise", "aux_loss_alpha", "seq_aux", "ep_size", "moe_layer_freq", "num_nextn_predict_layers", "num_mtp_layers"),
-    *("pretraining_tp", "is_llama_config", "rope_interleaved", "reorder_and_upcast_attn", "return_dict", "output_hidden_states", "output_attentions"),
-    *("torchscript", "use_bfloat16", "chunk_size_feed_forward", "problem_type", "tokenizer_class", "prefix", "n_positions_", "is_encoder_decoder"),
-    *("use_mrope", "original_max_position_embeddings_", "max_window_layers", "model_parallel", "position_embedding_type_", "num_labels"),
+    *("classifier_dropout", "output_past", "gradient_checkpointing", "id2label", "label2id", "num_labels", "n_ctx", "output_router_logits", "torchscript"),
+    *("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout", "reorder_and_upcast_attn"),
+    *("router_aux_loss_coef", "router_jitter_noise", "aux_loss_alpha", "seq_aux", "ep_size", "num_nextn_predict_layers", "num_mtp_layers", "pretraining_tp"),
+    *("is_llama_config", "is_encoder_decoder", "return_dict", "output_hidden_states", "output_attentions", "use_bfloat16", "problem_type", "tokenizer_class"),
+    *("max_window_layers", "model_parallel"),
 }  # fmt: skip
 """Keys that change no number of a forward pass, or only those of training, or that another key makes good for."""
+OFF = {"is_decoder", "add_cross_attention", "tie_encoder_decoder", "use_sliding_window", "rope_interleaved", "use_mrope", "clip_qkv"}
+"""Keys that say false of what another architecture has."""
 
 
 class Keys:
@@ -68,7 +69,8 @@ class Keys:
         Raises:
           ConfigError: names every key that is unknown and not null.
         """
-        unknown = {key: value for key, value in self.left.items() if key not in HARMLESS and value is not None}
+        off = lambda key, value: value is None or (value is False and key in OFF)
+        unknown = {key: value for key, value in self.left.items() if key not in HARMLESS and not off(key, value)}
         said = ", ".join(f"{key!r}: {str(value)[:60]}" for key, value in sorted(unknown.items()))
         require(not unknown, f"{self.where} says {said}, which may change what the model computes and is not known here; remove it if it does not.")
 
@@ -367,6 +369,7 @@ def deepseek(keys: Keys) -> ModelConfig:
     keys.same("num_key_value_heads", None, keys.data["num_attention_heads"])
     keys.take("head_dim", None), keys.take("qk_head_dim", None)
     dense = keys.number("first_k_dense_replace", 0)
+    keys.same("moe_layer_freq", 1)
     stretch = {**(keys.data.get("rope_parameters") or {}), **(keys.data.get("rope_scaling") or {})}
     keys.data = {**keys.data, "num_key_value_heads": None, "head_dim": nope}
     c = llama(keys)
