@@ -21,6 +21,7 @@ from gptjax.data import tokenizer as tokenizers
 from gptjax.data.tokenizer import GPT2, Published, Tokenizer
 from gptjax.interop import configs, families, huggingface_tokenizer, layout, older, safetensors
 from gptjax.interop.imported import About, Imported
+from gptjax.interop.keys import Keys
 from gptjax.model import ModelConfig
 
 
@@ -29,7 +30,7 @@ class Family(NamedTuple):
 
     architecture: str
     """The class that loads it."""
-    read: Callable[[configs.Keys], ModelConfig]
+    read: Callable[[Keys], ModelConfig]
     write: Callable[[ModelConfig], dict[str, Any]]
     entries: tuple[layout.Entry, ...] | Callable[[ModelConfig], tuple[layout.Entry, ...]]
     prefix: str = "model."
@@ -106,7 +107,7 @@ def load(path: Path, shardings: Callable[[ModelConfig], Any] | None = None) -> I
     for name in FILES:
         _inside(path, name)
     data = _object(path, "config.json")
-    family, keys = _family(data, path), configs.Keys(data, str(path / "config.json"))
+    family, keys = _family(data, path), Keys(data, str(path / "config.json"))
     config = family.read(keys)
     keys.finish()
     tensors = _tensors(path, family)
@@ -304,7 +305,7 @@ def family_of(config: ModelConfig, preferred: str | None = None) -> str:
         family = FAMILIES[name]
         try:
             data = dict(model_type=name, **json.loads(json.dumps(family.write(config))))
-            keys = configs.Keys(data, f"a config.json of {name}")
+            keys = Keys(data, f"a config.json of {name}")
             again = configs.computed(family.read(keys))
             keys.finish()
         except (ConfigError, AttributeError, TypeError, ZeroDivisionError):  # it has no word for something in this config
