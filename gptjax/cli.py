@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import functools
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -58,9 +61,10 @@ def guarded(command: Callable[[list[str]], None], args: list[str]) -> int:
         return 0
     except SystemExit as stop:  # --help
         return int(stop.code or 0)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interrupt:
+        number, said = interrupt.args or (signal.SIGINT, "interrupted")
+        print(said, file=sys.stderr)
+        return 128 + number
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -89,10 +93,19 @@ class TrainOptions:
     """Go on from this step of the run; later ones are moved aside, not deleted."""
     cast: bool = False
     """Resume from a checkpoint whose arrays have other types, rounding them to this experiment's."""
+    fall_back: bool = True
+    """A damaged newest step gives way to the one before it; False ends with its reason instead."""
 
 
 def train(args: list[str]) -> None:
     """Trains an experiment or resumes a run."""
+    from gptjax.train.guard import abrupt
+
+    with abrupt():
+        _train(args)
+
+
+def _train(args: list[str]) -> None:
     chosen = backend.configure()
     from gptjax.train.experiment import Experiment
 
@@ -101,7 +114,7 @@ def train(args: list[str]) -> None:
     options, experiment = config.cli(TrainOptions, flags, prog="gptjax train CONFIG", description="Trains an experiment, or goes on where its run stopped.", base=experiment)
     from gptjax.train.loop import train as run
 
-    where, resuming = Path(options.dir) if options.dir else home, {"allow_changes": options.allow_changes, "rollback_to": options.rollback_to, "cast": options.cast}
+    where, resuming = Path(options.dir) if options.dir else home, {"allow_changes": options.allow_changes, "rollback_to": options.rollback_to, "cast": options.cast, "fall_back": options.fall_back}
     run(experiment, where, **resuming, notes=(_flags_note(chosen),), begun=BEGUN)
 
 
@@ -235,5 +248,19 @@ class DoctorOptions:
 
 
 def console() -> None:
-    """The `gptjax` console command."""
-    sys.exit(main())
+    """The `gptjax` console command, and the end of its process.
+
+    Python's own end takes jax's programs and arrays apart, up to a second in which there is nothing left to do. What was registered to be
+    done at the end is done, the last of it here.
+    """
+    status = 1
+
+    def leave() -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        os._exit(status)
+
+    atexit.register(leave)  # before jax is imported, so it comes last
+    status = main()
+    sys.exit(status)
