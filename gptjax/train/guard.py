@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from gptjax import processes
 from gptjax.train.goodput import Clock
 
 
@@ -32,6 +33,8 @@ def interruptible() -> Iterator[Callable[[], bool]]:
                 continue
             received += 1
             if received > 1:
+                if processes.several():
+                    processes.leave(128 + number[0], f"process {processes.index()} was told twice to end, and ended at once")
                 os._exit(128 + number[0])
             with contextlib.suppress(OSError, ValueError):  # a closed terminal
                 print("\nfinishing this step and saving; once more ends at once", file=sys.stderr, flush=True)
@@ -73,7 +76,7 @@ def watchdog(clock: Clock, limit: float | None, log: Path) -> Iterator[None]:
 
 
 def _guard(clock: Clock, limit: float, log: Path, over: threading.Event) -> None:
-    pause = min(1.0, limit / 20)
+    pause, who = min(1.0, limit / 20), f"process {processes.index()}: " if processes.several() else ""
     seen, idle, warned, before = clock.turns, 0.0, False, time.monotonic()
     while not over.wait(pause):
         now = time.monotonic()
@@ -84,13 +87,15 @@ def _guard(clock: Clock, limit: float, log: Path, over: threading.Event) -> None
         idle += passed
         if idle >= limit and not warned:
             warned = True
-            said = f"no progress for {limit:g} s while {clock.doing}; the stacks of all threads follow. The run ends after {limit:g} s more (--watchdog)."
+            said = f"{who}no progress for {limit:g} s while {clock.doing}; the stacks of all threads follow. The run ends after {limit:g} s more (--watchdog)."
             _dump(2, f"warning: {said}")
             threading.Thread(target=_dump_to, args=(log, said), daemon=True).start()  # the disk may be what hangs
         if idle >= 2 * limit:
-            said = f"error: no progress for {2 * limit:g} s while {clock.doing}; ended (--watchdog). The same command goes on from the last checkpoint."
+            said = f"error: {who}no progress for {2 * limit:g} s while {clock.doing}; ended (--watchdog). The same command goes on from the last checkpoint."
             with contextlib.suppress(OSError):
                 os.write(2, f"{said}\n".encode())
+            if processes.several():
+                processes.leave(1, "")
             os._exit(1)
 
 
