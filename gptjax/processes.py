@@ -57,6 +57,8 @@ def join(coordinator: str | None, num_processes: int | None, process: int | None
         bind = coordinator if local else None  # what is meant for this machine listens on this machine alone
         if process == 0:
             _require_free(coordinator, host if local else "", port)
+    place = f"process {process} of {num_processes}, at {coordinator}" if coordinator else "in the cluster that JAX finds"
+    print(f"meeting the other processes: {place} (at most {init_timeout:g} s)", flush=True)
     late = threading.Timer(init_timeout, _give_up, (init_timeout, coordinator))
     late.daemon = True
     late.start()  # the runtime itself would end in SIGABRT and a stack of C++, without the address

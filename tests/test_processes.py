@@ -42,12 +42,32 @@ def figure(record_property):
     return functools.partial(record_property, "figure")
 
 
+@pytest.fixture
+def together():
+    """`start_together`, whose processes do not outlive the test."""
+    begun = []
+
+    def start(*args, **kwargs) -> list[subprocess.Popen]:
+        begun.extend(found := start_together(*args, **kwargs))
+        return found
+
+    yield start
+    for process in begun:
+        process.kill()
+
+
 @pytest.fixture(scope="module")
 def sharded(tiny_experiment):
     """The tiny experiment with its parameters split over four devices, without evaluations on the way, at one learning rate."""
     rare = dataclasses.replace(tiny_experiment.evaluation, every=10**6)
     steady = dataclasses.replace(tiny_experiment.schedule, kind="constant")
     return dataclasses.replace(tiny_experiment, mesh=MeshConfig(fsdp=4), evaluation=rare, schedule=steady, checkpoints=Checkpoints(every=5), log_every=1)
+
+
+@pytest.fixture(scope="module")
+def copied(sharded):
+    """The same with a whole copy of the parameters on each device, whose steps speak less between processes."""
+    return dataclasses.replace(sharded, mesh=MeshConfig())
 
 
 def furthest(found: dict[int, float], wanted: dict[int, float]) -> float:
@@ -59,9 +79,9 @@ def on_devices(count: int, monkeypatch) -> None:
     monkeypatch.setattr(jax, "devices", lambda *_, found=jax.local_devices(): found[:count])
 
 
-def test_two_processes_with_two_devices_train_as_one_with_four_and_stop_together(sharded, tmp_path, monkeypatch, figure):
+def test_two_processes_with_two_devices_train_as_one_with_four_and_stop_together(sharded, together, tmp_path, monkeypatch, figure):
     """One of them is asked to stop at the fourth step; both save the same step and end well."""
-    both = ends(start_together(sharded, tmp_path / "two", faults="term@4:1"))
+    both = ends(together(sharded, tmp_path / "two", faults="term@4:1"))
     assert [status for status, *_ in both] == [0, 0], both
     found = losses_of(tmp_path / "two")
     assert 4 <= len(found) <= 6 and Run(tmp_path / "two").steps()[-1] == len(found), "a vote travels for a step"
@@ -132,9 +152,9 @@ def test_the_process_that_never_waits_is_the_one_that_holds_the_others_up():
 @pytest.mark.row(33)
 @pytest.mark.fault
 @pytest.mark.timeout(1200)
-def test_a_signal_to_one_process_ends_both_with_one_step_and_one_process_goes_on_from_it(sharded, tmp_path, monkeypatch, figure):
-    path, far = tmp_path / "run", dataclasses.replace(sharded, steps=10**5)
-    both = start_together(far, path)
+def test_a_signal_to_one_process_ends_both_with_one_step_and_one_process_goes_on_from_it(sharded, together, tmp_path, monkeypatch, figure):
+    path, far = tmp_path / "run", dataclasses.replace(sharded, steps=99_999)
+    both = together(far, path)
     wait_for(both[0], "step     8/")
     both[1].send_signal(signal.SIGTERM)
     begun = time.monotonic()
@@ -159,7 +179,7 @@ def test_a_signal_to_one_process_ends_both_with_one_step_and_one_process_goes_on
 @pytest.mark.row(33)
 @pytest.mark.fault
 @pytest.mark.timeout(2400)
-def test_a_checkpoint_split_over_four_devices_goes_on_anywhere(sharded, tmp_path, monkeypatch, figure):
+def test_a_checkpoint_split_over_four_devices_goes_on_anywhere(sharded, together, tmp_path, monkeypatch, figure):
     """On 1, 2 and 8 devices, under tensor parallelism, and in two processes: the same rows in the same order, the same losses to rounding."""
 
     def run(path: Path, count: int, steps: int, **mesh) -> None:
@@ -175,7 +195,7 @@ def test_a_checkpoint_split_over_four_devices_goes_on_anywhere(sharded, tmp_path
     for name, how in others.items():
         if how:
             run(tmp_path / name, how[0], 20, **how[1])
-    told = ends(start_together(dataclasses.replace(sharded, steps=20), tmp_path / "processes"), timeout=300)
+    told = ends(together(dataclasses.replace(sharded, steps=20), tmp_path / "processes"), timeout=300)
     assert [status for status, *_ in told] == [0, 0], told
     assert "resuming at step 10" in told[0][1] and "devices 4 × cpu → 4 × cpu in 2 processes" in told[0][1]
     assert told[0][1].count("validation loss") == 1 and "  │ The " in told[0][1], "evaluated and sampled, split over processes"
@@ -203,9 +223,9 @@ def until_gone(both: list[subprocess.Popen], word: str, act=lambda: None) -> tup
 @pytest.mark.fault
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("rank", [0, 1])
-def test_an_error_in_one_process_ends_both_and_is_told_once(rank, sharded, tmp_path, figure):
+def test_an_error_in_one_process_ends_both_and_is_told_once(rank, copied, together, tmp_path, figure):
     path = tmp_path / "run"
-    seconds, told = until_gone(start_together(dataclasses.replace(sharded, steps=100), path, faults=f"data_error@50:{rank}"), "step  48/")
+    seconds, told = until_gone(together(dataclasses.replace(copied, steps=100), path, faults=f"data_error@50:{rank}"), "step  48/")
     said = [err for *_, err in told]
     assert all(status == 1 for status, *_ in told), told
     assert "".join(said).count("the batch of step 50 can't be read") == 1
@@ -220,9 +240,9 @@ def test_an_error_in_one_process_ends_both_and_is_told_once(rank, sharded, tmp_p
 @pytest.mark.fault
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("rank", [0, 1])
-def test_the_kill_of_one_process_ends_the_other_and_the_checkpoint_stays(rank, sharded, tmp_path, figure):
+def test_the_kill_of_one_process_ends_the_other_and_the_checkpoint_stays(rank, copied, together, tmp_path, figure):
     path = tmp_path / "run"
-    both = start_together(dataclasses.replace(sharded, steps=10**5), path, "--heartbeat-timeout", str(HEARTBEAT))
+    both = together(dataclasses.replace(copied, steps=99_999), path, "--heartbeat-timeout", str(HEARTBEAT))
     seconds, told = until_gone(both, "step    23/", both[rank].kill)
     assert told[rank][0] == -signal.SIGKILL and told[1 - rank][0] not in (0, None), told
     newest = Run(path).steps()[-1]
@@ -234,9 +254,9 @@ def test_the_kill_of_one_process_ends_the_other_and_the_checkpoint_stays(rank, s
 @pytest.mark.row(38)
 @pytest.mark.fault
 @pytest.mark.timeout(600)
-def test_a_stall_of_one_process_is_dumped_by_both_and_ends_both(sharded, tmp_path, figure):
+def test_a_stall_of_one_process_is_dumped_by_both_and_ends_both(copied, together, tmp_path, figure):
     limit, path = 5.0, tmp_path / "run"
-    both = start_together(dataclasses.replace(sharded, watchdog=limit, checkpoints=Checkpoints(every=100)), path, faults="data_stall@12:1")
+    both = together(dataclasses.replace(copied, watchdog=limit, checkpoints=Checkpoints(every=100)), path, faults="data_stall@12:1")
     seconds, told = until_gone(both, "step 10/")
     assert all(status == 1 for status, *_ in told), told
     assert "warning: process 1: no progress for 5 s while reading the batch of step 12" in told[1][2]
@@ -250,10 +270,10 @@ def test_a_stall_of_one_process_is_dumped_by_both_and_ends_both(sharded, tmp_pat
 @pytest.mark.row(38)
 @pytest.mark.fault
 @pytest.mark.timeout(900)
-def test_the_watchdog_of_two_processes_is_silent_where_all_goes_well(sharded, tmp_path, figure):
+def test_the_watchdog_of_two_processes_is_silent_where_all_goes_well(copied, together, tmp_path, figure):
     path = tmp_path / "run"
-    long = dataclasses.replace(sharded, steps=1000, watchdog=5.0, checkpoints=Checkpoints(every=250), evaluation=dataclasses.replace(sharded.evaluation, every=250))
-    told = ends(start_together(long, path), timeout=800)
+    long = dataclasses.replace(copied, steps=1000, watchdog=5.0, checkpoints=Checkpoints(every=250), evaluation=dataclasses.replace(copied.evaluation, every=250))
+    told = ends(together(long, path), timeout=800)
     assert [status for status, *_ in told] == [0, 0] and "no progress" not in told[0][2] + told[1][2], told
     figure(f"0 alarms in 1,000 steps with a limit of 5 s, {goodput.read(path).seconds['compile']:.1f} s of compiling and 4 evaluations among them")
 
@@ -264,9 +284,9 @@ def test_the_watchdog_of_two_processes_is_silent_where_all_goes_well(sharded, tm
 @pytest.mark.row(43)
 @pytest.mark.fault
 @pytest.mark.timeout(600)
-def test_a_process_that_holds_the_others_up_is_named(sharded, tmp_path, figure):
+def test_a_process_that_holds_the_others_up_is_named(copied, together, tmp_path, figure):
     path = tmp_path / "run"
-    told = ends(start_together(dataclasses.replace(sharded, steps=160, checkpoints=Checkpoints(every=500)), path, faults="slow@81:1"), timeout=300)
+    told = ends(together(dataclasses.replace(copied, steps=160, checkpoints=Checkpoints(every=500)), path, faults="slow@81:1"), timeout=300)
     assert [status for status, *_ in told] == [0, 0], told
     taken = {line["step"]: [line["process_0/step_seconds"], line["process_1/step_seconds"]] for line in metrics.read(path) if "process_1/step_seconds" in line}
     assert set(taken) >= {40, 60, 80, 120, 140, 160}, "logged every twenty steps"
@@ -280,11 +300,14 @@ def test_a_process_that_holds_the_others_up_is_named(sharded, tmp_path, figure):
 
 
 def alone(index: int, port: int, *flags: str) -> tuple[float, int, str]:
-    """One process of two, the other of which never comes: seconds, status, stderr."""
-    told = [sys.executable, "-c", CHILD, "--distributed", "--coordinator", f"127.0.0.1:{port}", "--num-processes", "2", "--process", str(index), *flags]
+    """One process of two, the other of which never comes: seconds from its imports on, status, stderr."""
+    config = Path(__file__).parents[1] / "configs/quickstart.py"
+    told = [sys.executable, "-c", CHILD, str(config), "--distributed", "--coordinator", f"127.0.0.1:{port}", "--num-processes", "2", "--process", str(index), *flags]
+    process = subprocess.Popen(told, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(process, "meeting the other processes")
     begun = time.monotonic()
-    done = subprocess.run(told[:3] + [str(Path(__file__).parents[1] / "configs/quickstart.py"), *told[3:]], capture_output=True, text=True, timeout=120)
-    return time.monotonic() - begun, done.returncode, done.stderr
+    ((status, _, said),) = ends([process])
+    return time.monotonic() - begun, status, said
 
 
 @pytest.mark.row(42)
@@ -296,7 +319,7 @@ def test_a_coordinator_that_is_not_there_is_named_in_time(figure):
     also, status, said = alone(0, port, "--init-timeout", str(limit))
     assert status == 2 and said.startswith(f"error: not all of 2 processes came to 127.0.0.1:{port} within 5 s") and said.count("\n") == 1
     in_time(max(seconds, also), limit + 5)
-    figure(f"no coordinator, no second process: status 2 with the address after {seconds:.1f} and {also:.1f} s, imports included, with a limit of {limit:g} s")
+    figure(f"no coordinator, no second process: status 2 with the address after {seconds:.1f} and {also:.1f} s, with a limit of {limit:g} s")
 
 
 @pytest.mark.row(42)

@@ -231,6 +231,7 @@ class Run:
           ConfigError: the step is absent or does not fit `abstract`, or there are steps and none is whole.
         """
         self._join()
+        say = say if processes.first() else lambda line: None
         tried: dict[int, str] = {}
         if strays := self._strays():
             say(f"{self.path}/checkpoints: ignoring {', '.join(strays)}, which no step is called.")
