@@ -23,6 +23,7 @@ from gptjax.data import tokenizer as tokenizers
 from gptjax.data.prepare import Prepared
 from gptjax.train import optim
 from gptjax.train.experiment import FREE, Experiment
+from gptjax.train.start import Start
 
 
 def resolve(experiment: Experiment, data: Prepared) -> Experiment:
@@ -37,7 +38,7 @@ def resolve(experiment: Experiment, data: Prepared) -> Experiment:
     return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, vocab_size=wanted))
 
 
-def settle(experiment: Experiment, path: Path, data: Prepared, *, resuming: bool, allow: bool) -> tuple[Experiment, list[str]]:
+def settle(experiment: Experiment, path: Path, data: Prepared, *, resuming: bool, allow: bool, start: Start | None = None) -> tuple[Experiment, list[str]]:
     """Makes sure that the directory holds this very run, writes down what it is, and gives it with notes about harmless changes.
 
     A run that goes on keeps the length of its schedule, so `--steps` alone changes no learning rate.
@@ -46,9 +47,11 @@ def settle(experiment: Experiment, path: Path, data: Prepared, *, resuming: bool
       ConfigError: the directory's run differs in what decides its numbers, and that is not allowed.
     """
     found: dict[str, Any] = {"data": data.content, "tokenizer": tokenizers.fingerprint(data.tokenizer), "versions": versions(), "backend": backend()}
+    found |= {"start": start.fingerprint} if start else {}
     notes: list[str] = []
     if resuming:
         old, recorded = _lasting(config.load(Experiment, path / "config.json")), json.loads((path / "identity.json").read_text())
+        found |= {"start": recorded["start"]} if "start" in recorded else {}
         experiment = _lasting(experiment, old.schedule.steps)
         changed = config.differences(old, experiment)
         bound = {k: v for k, v in changed.items() if not k.startswith(FREE)}
