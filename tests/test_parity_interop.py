@@ -103,11 +103,11 @@ def logits(c: ModelConfig, params: Any, tokens: Any, side: Any) -> Any:
 
 
 def shaken(theirs: Any) -> Any:
-    """Their model with weights far from where they begin: biases and norms too."""
+    """Their model with random weights, biases and norms too."""
     random = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for weight in (*theirs.parameters(), *(b for n, b in theirs.named_buffers() if n.endswith("e_score_correction_bias"))):
-            weight.add_(0.2 * torch.randn(weight.shape, generator=random))
+            weight.copy_(weight * (weight.ndim == 1) + 0.2 * torch.randn(weight.shape, generator=random))
     return theirs.eval()
 
 

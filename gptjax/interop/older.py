@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gptjax.config import require
-from gptjax.interop.configs import Keys, rope, rope_json
+from gptjax.interop.keys import Keys, rope, rope_json
 from gptjax.model import ModelConfig
 
 ACTIVATIONS = {"gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "gelu": "gelu_exact", "relu": "relu", "silu": "silu"}
