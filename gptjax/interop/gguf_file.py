@@ -2,7 +2,7 @@
 
 Read `open_file` (the header), `Tensor` and `numbers`, then `write`.
 
-The package `gguf` knows the block formats and writes the files. Its reader is not used: it makes an array of every string of
+The package `gguf` knows the block formats. Its reader is not used: it makes an array of every string of
 the vocabulary (5 s and 150 MB for 49,152 tokens, on two shared cores of an AMD EPYC, 2026-11-25), and believes every count that a
 file names. Tensors are read with plain reads and not through a memory map, since a map of a file that is cut short meanwhile
 ends the process.
@@ -22,7 +22,7 @@ import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as Kind
 
-from gptjax.config import ConfigError, nearest, require
+from gptjax.config import ConfigError, require
 
 HEADER = 32 << 20
 """Bytes that a header may have; a vocabulary of 440,000 merges needs 11 million."""
@@ -64,7 +64,8 @@ class File(NamedTuple):
         """
         if key not in self.fields and default is not None:
             return default
-        require(key in self.fields, f"{self.path} lacks {key!r}, so that the model can't be built.{nearest(key, self.fields)}")
+        if key not in self.fields:
+            raise ConfigError(f"{self.path} lacks {key!r}, so that the model can't be built; get it again, or convert it again.")
         value = self.fields[key]
         kinds = kind if isinstance(kind, tuple) else (kind,)
         good = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
@@ -277,28 +278,42 @@ def write(path: Path | str, architecture: str, fields: Mapping[str, Any], planne
     """
     path = Path(path)
     beside = path.with_name(path.name + ".part")
-    made = gguf.GGUFWriter(None, architecture)
-    for key, value in fields.items():
-        made.add_key_value(key, value, *_typed(value))
+    named = {"general.architecture": architecture, **fields}
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(planned), len(named))
+    head += b"".join(_packed(key) + struct.pack("<I", _kind(value)) + _packed(value) for key, value in named.items())
+    at = 0
     for t in planned:
         block, size = gguf.GGML_QUANT_SIZES[t.kind]
-        of_bytes = (*t.shape[:-1], t.shape[-1] // block * size)
-        made.add_tensor_info(t.name, of_bytes if block > 1 else t.shape, np.dtype(np.uint8 if block > 1 else np.float32), int(np.prod(of_bytes)), t.kind)
+        head += _packed(t.name) + struct.pack(f"<I{len(t.shape)}QIQ", len(t.shape), *t.shape[::-1], t.kind, at)
+        at += _aligned(math.prod(t.shape) // block * size)
     try:
-        made.write_header_to_file(beside)
-        made.write_kv_data_to_file()
-        made.write_ti_data_to_file()
-        for t, value in zip(planned, values, strict=True):
-            made.write_tensor_data(gguf.quantize(np.ascontiguousarray(value, np.float32), t.kind))
-        made.close()
+        with beside.open("wb") as file:
+            file.write(head.ljust(_aligned(len(head)), b"\0"))
+            for t, value in zip(planned, values, strict=True):
+                data = gguf.quantize(np.ascontiguousarray(value, np.float32), t.kind).tobytes()
+                file.write(data.ljust(_aligned(len(data)), b"\0"))
         beside.rename(path)
     finally:
-        made.close()
         beside.unlink(missing_ok=True)
 
 
-def _typed(value: Any) -> tuple[gguf.GGUFValueType, ...]:
-    one = value[0] if isinstance(value, list) else value
-    kinds = {bool: gguf.GGUFValueType.BOOL, int: gguf.GGUFValueType.UINT32, float: gguf.GGUFValueType.FLOAT32, str: gguf.GGUFValueType.STRING}
-    kind = gguf.GGUFValueType.INT32 if type(one) is int and isinstance(value, list) else kinds[type(one)]
-    return (gguf.GGUFValueType.ARRAY, kind) if isinstance(value, list) else (kind,)
+def _aligned(size: int) -> int:
+    return -(-size // 32) * 32
+
+
+_KINDS = {bool: 7, int: 4, float: _FLOAT, str: _STRING, list: _LIST}
+
+
+def _kind(value: Any) -> int:
+    return _KINDS[type(value)]
+
+
+def _packed(value: Any) -> bytes:
+    """A value without its type. Whole numbers in a list have a sign."""
+    if isinstance(value, str):
+        return struct.pack("<Q", len(value.encode())) + value.encode()
+    if not isinstance(value, list):
+        return struct.pack("<" + _SCALARS[_kind(value)], value)
+    kind = 5 if value and type(value[0]) is int else _kind(value[0]) if value else _STRING
+    numbers = b"".join(map(_packed, value)) if kind == _STRING else struct.pack(f"<{len(value)}{_SCALARS[kind]}", *value)
+    return struct.pack("<IQ", kind, len(value)) + numbers

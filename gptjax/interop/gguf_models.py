@@ -220,7 +220,7 @@ def entries(arch: str, c: ModelConfig) -> list[Entry]:
     inside = ("attention_norm", "attn_norm"), ("mlp_norm", "ffn_norm"), ("attention_out_norm", "post_attention_norm"), ("mlp_out_norm", "post_ffw_norm")
     if arch == "olmo2":
         inside = ("attention_norm", "post_attention_norm"), ("mlp_norm", "post_ffw_norm")
-    joint = "(n h)" if c.qk_norm_joint else "h"
+    joint = "w" if c.qk_norm_joint else "h"
     half, head = c.turned_width // 2, np.arange(c.heads)
     head[: 2 * half] = head[: 2 * half].reshape(2, half).T.ravel()
     order = tuple(head.tolist()) if arch == "llama" else ()
