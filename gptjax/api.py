@@ -8,12 +8,10 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-from gptjax import config, generate, interop, model
+from gptjax import config, generate, interop
 from gptjax.arrays import Params
-from gptjax.checkpoint import Run
 from gptjax.config import ConfigError, require
 from gptjax.data import chat
 from gptjax.data import tokenizer as tokenizers
@@ -99,12 +97,13 @@ def load(path: Path | str, step: int | None = None) -> Model:
     """Opens a run directory, a Hugging Face directory, a GGUF file or one of llama2.c; of a run the optimizer state is not read.
 
     Args:
+      path: where it is, or the name of a model that a package ships: smollm2.
       step: the checkpoint of a run to use; none is the newest whole one. Averaged weights are used where the run kept them.
 
     Raises:
       ConfigError: there is no model, or it has no such checkpoint or no tokenizer.
     """
-    path = Path(path)
+    path = interop.located(path)
     if interop.kind(path) is None:
         return load_run(path, step)
     require(step is None, f"{path} is no run, so it has no step {step}; leave it away (--step).")
@@ -115,33 +114,11 @@ def load(path: Path | str, step: int | None = None) -> Model:
 
 def load_run(path: Path, step: int | None = None) -> Model:
     """Opens a run directory; see `load`."""
-    from gptjax.train.experiment import Experiment
+    from gptjax.train import start
 
-    needed = "give a run directory, for example runs/quickstart (python train.py makes one), a Hugging Face directory or a .gguf file"
-    require(path.is_dir(), f"{path} is not a directory; {needed}.")
-    require((path / "config.json").is_file(), f"{path} holds no config.json, so it is no run; {needed}.")
-    experiment = config.load(Experiment, path / "config.json")
-    known = experiment.model
-    run = Run(path)
-    steps = run.steps()
-    require(bool(steps), f"{path} has no checkpoint yet; train it first: python train.py {path}/config.json")
-    tree = "params" if experiment.optim.ema is None else "ema"
-    shapes = jax.eval_shape(lambda: model.init(known, jax.random.key(0)))
-    restored = run.restore({tree: shapes}, step=step)
-    require(restored is not None, f"{path} has no checkpoint yet; train it first: python train.py {path}/config.json")
-    notes = path / NOTES
-    about = About(source=f"run {path.name}", **(json.loads(notes.read_text()) if notes.is_file() else {}))
-    return Model(known, restored[1][tree], _tokenizer(path), about)
+    found, notes = start.restored(path, step), path / NOTES
+    return Model(*found, About(source=f"run {path.name}", **(json.loads(notes.read_text()) if notes.is_file() else {})))
 
 
 NOTES = "about.json"
 """What a run that was converted from another format keeps of it."""
-
-
-def _tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of a run, if it is still the one that the run was trained with."""
-    found = tokenizers.load(path / "tokenizer")
-    recorded = path / "identity.json"
-    same = not recorded.is_file() or json.loads(recorded.read_text())["tokenizer"] == tokenizers.fingerprint(found)
-    require(same, f"{path / 'tokenizer'} is not the tokenizer that this run was trained with ({recorded} has its hash); restore it from a copy.")
-    return found

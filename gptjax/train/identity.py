@@ -24,6 +24,7 @@ from gptjax.data import tokenizer as tokenizers
 from gptjax.data.prepare import Prepared
 from gptjax.train import optim
 from gptjax.train.experiment import FREE, Experiment
+from gptjax.train.start import Start
 
 
 def resolve(experiment: Experiment, data: Prepared) -> Experiment:
@@ -38,7 +39,7 @@ def resolve(experiment: Experiment, data: Prepared) -> Experiment:
     return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, vocab_size=wanted))
 
 
-def require_alike(experiment: Experiment, data: Prepared) -> None:
+def require_alike(experiment: Experiment, data: Prepared, start: Start | None = None) -> None:
     """Refuses to go on where several processes were given different runs.
 
     Raises:
@@ -46,10 +47,10 @@ def require_alike(experiment: Experiment, data: Prepared) -> None:
     """
     digest = lambda value: hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
     settings = {name: digest(value) for name, value in config.to_dict(experiment).items() if name != "data"}
-    processes.require_alike({"text (data)": data.content[:12], **settings, **versions()})
+    processes.require_alike({"text (data)": data.content[:12], "model to start from (start)": start and start.fingerprint, **settings, **versions()})
 
 
-def settle(experiment: Experiment, path: Path, data: Prepared, *, resuming: bool, allow: bool) -> list[str]:
+def settle(experiment: Experiment, path: Path, data: Prepared, *, resuming: bool, allow: bool, start: Start | None = None) -> list[str]:
     """Makes sure that the directory holds this very run, writes down what it is, and gives notes about harmless changes.
 
     A run that goes on keeps the length of its schedule, so `--steps` alone changes no learning rate.
@@ -58,9 +59,11 @@ def settle(experiment: Experiment, path: Path, data: Prepared, *, resuming: bool
       ConfigError: the directory's run differs in what decides its numbers, and that is not allowed.
     """
     found: dict[str, Any] = {"data": data.content, "tokenizer": tokenizers.fingerprint(data.tokenizer), "versions": versions(), "backend": backend()}
+    found |= {"start": start.fingerprint} if start else {}
     notes: list[str] = []
     if resuming:
         old, recorded = _lasting(config.load(Experiment, path / "config.json")), json.loads((path / "identity.json").read_text())
+        found |= {"start": recorded["start"]} if "start" in recorded else {}
         experiment = _lasting(experiment, old.schedule.steps)
         changed = config.differences(old, experiment)
         bound = {k: v for k, v in changed.items() if not k.startswith(FREE)}

@@ -20,6 +20,7 @@ from gptjax.arrays import Params
 from gptjax.checkpoint import Run
 from gptjax.data.prepare import prepare
 from gptjax.train import forecast, identity, optim, program, report
+from gptjax.train import start as starts
 from gptjax.train.experiment import Experiment
 from gptjax.train.facts import Setting, attention, banner, facts, utilisation
 from gptjax.train.goodput import Clock
@@ -59,11 +60,13 @@ def train(
     with run.lock(), clock, forecast.explained(experiment), watchdog(clock, experiment.watchdog, path / f"log{_mark()}.txt"):
         forecast.require_possible(experiment)
         with clock.during("data", "preparing the data"), processes.in_turn("data"):
-            data = prepare(experiment.data, say=say)
-        experiment = identity.resolve(experiment, data)
+            start = starts.of(experiment, path, resuming=bool(run.steps()))
+            data = prepare(experiment.data, say=say, given=start and start.tokenizer)
+        experiment = identity.resolve(starts.adopted(experiment, start), data)
         attention(experiment)
-        identity.require_alike(experiment, data)
-        changes = processes.by_first("settle", lambda: identity.settle(experiment, path, data, resuming=bool(run.steps()), allow=allow_changes))
+        identity.require_alike(experiment, data, start)
+        settle = lambda: identity.settle(experiment, path, data, resuming=bool(run.steps()), allow=allow_changes, start=start)
+        changes = processes.by_first("settle", settle)
         experiment = config.load(Experiment, path / "config.json")
         if processes.first():
             clock.keep(path, max(run.steps(), default=0))
@@ -72,7 +75,8 @@ def train(
         forecast.require_fits(experiment, built)
         if rollback_to is not None:
             changes += (f"rolled back to step {rollback_to}; set aside: {', '.join(map(str, run.rollback(rollback_to))) or 'nothing'}",)
-        state, resumed = start(run, built, cast, fall_back)
+        state, resumed = begin(run, built, cast, fall_back, start)
+        del start, settle  # its parameters are in the state now
         clock.resumed(resumed or 0)
         with Log(path, resume_step=resumed) if processes.first() else Silent() as log, interruptible() as asked:
             setting = Setting(experiment, path, data, built, run, log, clock, processes.Votes(asked))
@@ -85,11 +89,13 @@ def _mark() -> str:
     return "" if processes.first() else f".{processes.index()}"
 
 
-def start(run: Run, built: program.Program, cast: bool = False, fall_back: bool = True) -> tuple[TrainState, int | None]:
-    """The newest whole checkpoint and its step, or the initial state and none."""
+def begin(
+    run: Run, built: program.Program, cast: bool = False, fall_back: bool = True, start: starts.Start | None = None
+) -> tuple[TrainState, int | None]:
+    """The newest whole checkpoint and its step, or the initial state, with the parameters of a model to start from, and none."""
     restored = run.restore({"params": built.state.params, "opt_state": built.state.opt_state}, cast=cast, fall_back=fall_back)
     if restored is None:
-        return jax.block_until_ready(built.init()), None
+        return jax.block_until_ready(built.init(start and jax.tree.map(np.asarray, start.params))), None  # from the host, whatever devices the mesh has
     step, trees = restored
     number = jax.device_put(np.int32(step), built.state.step.sharding)
     return TrainState(number, trees["params"], trees["opt_state"]), step

@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gptjax import faults, model, parallel
+from gptjax.arrays import Params
 from gptjax.config import require
 from gptjax.data import batches
 from gptjax.data.prepare import Prepared
@@ -31,7 +32,8 @@ class Program(NamedTuple):
     mesh: Mesh
     state: Any
     """The training state's shapes, types and shardings; nothing is allocated."""
-    init: Callable[[], step.TrainState]
+    init: Callable[..., step.TrainState]
+    """parameters to begin with, or none for random ones → the state of step 0"""
     step: Callable[[step.TrainState, Any], tuple[step.TrainState, dict]]
     evaluate: Callable[[Any, Any], tuple[Any, Any]]
     batch: Callable[[int], Any]
@@ -122,9 +124,9 @@ def abstract(experiment: Experiment, mesh: Mesh) -> step.TrainState:
     return _placed(experiment, mesh, jax.eval_shape(functools.partial(_initial, experiment)))
 
 
-def _initial(experiment: Experiment) -> step.TrainState:
+def _initial(experiment: Experiment, params: Params | None = None) -> step.TrainState:
     optimizer = optim.build(experiment.optim, optim.learning_rate(experiment.schedule, experiment.optim.peak, experiment.steps))
-    return step.init(model.init(experiment.model, jax.random.key(experiment.seed)), optimizer)
+    return step.init(model.init(experiment.model, jax.random.key(experiment.seed)) if params is None else params, optimizer)
 
 
 def row_plan(experiment: Experiment, store: Store, *, seed: int | None, rows: int | None = None) -> batches.Plan:
