@@ -35,7 +35,7 @@ BEGUN = _begun()
 USAGE = """usage: gptjax COMMAND [...] --help
 
   train CONFIG [--dir DIR] [--section.key VALUE ...]   train, or go on; CONFIG is a Python config file or a run's config.json
-  sample RUN [--prompt TEXT] [--temperature 0.8 ...]   write text with a trained model; --interactive, --prompt-file FILE --out FILE
+  sample MODEL [--prompt TEXT] [--temperature 0.8 ...] write text with a trained model; --interactive, --prompt-file FILE --out FILE
   chat MODEL [--system TEXT] [--temperature 0.8 ...]   talk with a model: a run directory, a Hugging Face directory or a .gguf file
   convert SRC DST [--dtype bfloat16 ...]               run, Hugging Face directory or GGUF file to another of them; proves that it is the same
   inspect CONFIG|RUN|PRESET                            parameters, FLOPs and memory, without allocating anything

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ class Case:
     name: str
     config: ModelConfig
     build: Callable[[ModelConfig], Any]
-    entries: Entries
+    entries: Entries = field(hash=False)
     ways: tuple[tuple[str, str, int], ...] = REFERENCE + BLOCKS
     offset: float = 0.0
     """Our norm scales are theirs plus this."""
