@@ -35,6 +35,7 @@ MODELS: dict[str, tuple[str, ModelConfig]] = {
     "gpt2 untied": ("gpt2", gpt2(**SMALL, tied=False, activation="relu")),
     "llama": ("llama", ROPE),
     "llama stretched": ("llama", dataclasses.replace(ROPE, tied=True, head_width=12, rope_scaling=Llama3Scaling(8.0, 16))),
+    "arcee": ("arcee", dataclasses.replace(ROPE, activation="relu2", tied=True, num_kv_heads=None)),
     "mistral": ("mistral", dataclasses.replace(ROPE, pattern=(LOCAL,))),
     "mixtral": ("mixtral", dataclasses.replace(ROPE, experts=EXPERTS)),
     "qwen2": ("qwen2", dataclasses.replace(ROPE, qkv_bias=True, rope_scaling=YarnScaling(4.0, 16))),
@@ -104,7 +105,7 @@ def test_every_variant_has_a_family_that_computes_the_same_or_is_refused_with_th
             assert re.search("differs in|no family", str(error)), error
     wanted = dict(gpt2="gpt2", llama="llama", gqa="llama", qk_norm="qwen3", rope_yarn="llama", window="mistral", rope_ntk="llama", bfloat16="llama")
     assert {name: fits.get(name) for name in wanted} == wanted
-    assert not {"alibi", "attention_sink", "rope_in_part_", "relu2", "strided", "no_positions", "rmsnorm_with_bias"} & fits.keys()
+    assert not {"alibi", "attention_sink", "strided", "no_positions", "rmsnorm_with_bias"} & fits.keys()
 
 
 def test_a_large_model_is_in_several_files_and_the_same(tmp_path: Path) -> None:

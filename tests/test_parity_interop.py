@@ -15,9 +15,12 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from conftest import documents
 
+import gptjax
 from gptjax import interop, model
-from gptjax.data import Side
+from gptjax.data import Bytes, SentencePiece, Side
+from gptjax.data import tokenizer as tokenizers
 from gptjax.interop import Imported
 from gptjax.model import ModelConfig
 
@@ -36,6 +39,10 @@ def build_neox(parallel: bool) -> Any:
     shape = dict(vocab_size=97, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=80, max_position_embeddings=64)
     rest = dict(rotary_pct=0.5, use_parallel_residual=parallel, bos_token_id=None, eos_token_id=None, attn_implementation="eager")
     return transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**shape, **rest))
+
+
+def build_arcee() -> Any:
+    return transformers.ArceeForCausalLM(transformers.ArceeConfig(**families.common(families.GQA), head_dim=8))
 
 
 def build_phi3() -> Any:
@@ -72,6 +79,7 @@ MODELS |= {case.name: functools.partial(case.build, case.config) for case in enc
 MODELS |= {
     "pythia": functools.partial(build_neox, True),
     "neox_in_turn": functools.partial(build_neox, False),
+    "arcee": build_arcee,
     "phi3": build_phi3,
     "qwen3_moe": build_qwen3_moe,
     "deepseek_v2": functools.partial(build_deepseek, False),
@@ -143,3 +151,31 @@ def test_both_ways_compute_the_same(name: str, tmp_path: Path, record_property: 
     again = interop.load(tmp_path / "ours")
     assert again.config == found.config
     jax.tree.map(np.testing.assert_array_equal, again.params, ours.params)
+
+
+# --- text --------------------------------------------------------------------------------------------------------
+
+TOKENIZERS = {"bytes": Bytes(), "sentencepiece": SentencePiece(vocab_size=330), "unigram": SentencePiece(vocab_size=330, algorithm="unigram")}
+PROMPTS = ("The cat sat", "def add(a, b):\n    return", "  Größe 東京", "1. Rain fell")
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_an_exported_directory_writes_the_same_text_in_transformers(kind: str, tmp_path: Path) -> None:
+    tokenizer = tokenizers.train(TOKENIZERS[kind], documents(60))
+    config = replace(families.GQA if kind != "bytes" else families.SMALL, vocab_size=tokenizer.vocab_size)
+    params = randomly(jax.eval_shape(lambda: model.init(config, jax.random.key(0))), seed=3)
+    interop.save(tmp_path / "m", Imported(config, params, tokenizer))
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "m")
+    spelling = transformers.AutoTokenizer.from_pretrained(tmp_path / "m")
+    ours = gptjax.load(tmp_path / "m")
+    written = ours.complete(PROMPTS, new_tokens=12, temperature=0.0)
+    for prompt, done in zip(PROMPTS, written, strict=True):
+        read = spelling(prompt, return_tensors="pt")
+        assert read["input_ids"][0].tolist() == [tokenizer.end_of_document, *tokenizer.encode(prompt).tolist()]
+        out = theirs.generate(**read, do_sample=False, max_new_tokens=12)[0, read["input_ids"].shape[1] :].tolist()
+        assert [i for i in out if i != tokenizer.end_of_document] == done.ids
+        if "\ufffd" not in done.text:  # they replace each byte that is no UTF-8, we each run of them
+            assert spelling.decode(out, skip_special_tokens=True) == done.text
+    for text in documents(20):
+        ids = tokenizer.encode(text).tolist()
+        assert spelling(text, add_special_tokens=False)["input_ids"] == ids and spelling.decode(ids) == text

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gptjax.config import require
-from gptjax.interop.keys import Keys, louder_by, rope, rope_json
+from gptjax.interop.keys import OURS, Keys, activation, louder_by, rope, rope_json
 from gptjax.model import Experts, Latent, Layer, ModelConfig
 from gptjax.model.presets import LLAMA
 
@@ -59,6 +59,18 @@ def llama_json(c: ModelConfig) -> dict[str, Any]:
         attention_bias=False,
         **rope_json(c),
     )
+
+
+def arcee(keys: Keys) -> ModelConfig:
+    """Llama with a plain MLP, whose nonlinearity is ReLU² as a rule."""
+    found = activation(keys, "hidden_act", "relu2")
+    keys.data = {**keys.data, "hidden_act": "silu"}
+    return dataclasses.replace(llama(keys), activation=found)
+
+
+def arcee_json(c: ModelConfig) -> dict[str, Any]:
+    """The inverse of `arcee`."""
+    return llama_json(c) | dict(hidden_act=OURS.get(c.activation))
 
 
 def patterned(c: ModelConfig, layers: Sequence[Layer]) -> ModelConfig:

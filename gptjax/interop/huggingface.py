@@ -50,6 +50,7 @@ _DEEPSEEK = (configs.deepseek, configs.deepseek_json, families.deepseek)
 FAMILIES = {
     "gpt2": Family("GPT2LMHeadModel", older.gpt2, older.gpt2_json, families.GPT2, "transformer.", unused=(r"transformer\.h\.\d+\.attn\.(masked_)?bias",)),
     "llama": Family("LlamaForCausalLM", configs.llama, configs.llama_json, families.LLAMA, unused=(r".*\.rotary_emb\.inv_freq",)),
+    "arcee": Family("ArceeForCausalLM", configs.arcee, configs.arcee_json, families.LLAMA),
     "mistral": Family("MistralForCausalLM", configs.mistral, configs.mistral_json, families.LLAMA),
     "mixtral": Family("MixtralForCausalLM", configs.mixtral, configs.mixtral_json, families.MIXTRAL),
     "qwen2": Family("Qwen2ForCausalLM", configs.qwen2, configs.qwen2_json, families.LLAMA),

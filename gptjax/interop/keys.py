@@ -68,6 +68,18 @@ class Keys:
         require(not unknown, f"{self.where} says {said}, which may change what the model computes and is not known here; remove it if it does not.")
 
 
+ACTIVATIONS = {"gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "gelu": "gelu_exact", "relu": "relu", "relu2": "relu2", "silu": "silu"}
+"""Theirs, and ours."""
+OURS = {"gelu": "gelu_new", "gelu_exact": "gelu", "relu": "relu", "relu2": "relu2", "silu": "silu"}
+
+
+def activation(keys: Keys, key: str, default: str) -> Any:
+    """Our word for their activation."""
+    value = keys.take(key, default)
+    require(value in ACTIVATIONS, f"{keys.where} has {key!r}: {value!r}; this program can read {', '.join(ACTIVATIONS)}.")
+    return ACTIVATIONS[value]
+
+
 # --- RoPE --------------------------------------------------------------------------------------------------------
 
 
