@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def load(path: Any, step: int | None = None) -> Model:
-    """Opens a run directory: `gptjax.load("runs/quickstart").generate("def ")`. See `gptjax.api.load`."""
+    """Opens a run directory, a Hugging Face directory or a GGUF file: `gptjax.load("runs/quickstart").generate("def ")`. See `gptjax.api.load`."""
     from gptjax.api import load
 
     return load(path, step)

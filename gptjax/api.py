@@ -1,4 +1,4 @@
-"""The Python door: `gptjax.load(path)` gives a model with `.config, .params, .tokenizer, .generate(…)`."""
+"""The Python door: `gptjax.load(path)` gives a model with `.config, .params, .tokenizer, .generate(…)` and `.chat(…)`."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-from gptjax import config, generate, model
+from gptjax import config, generate, interop
 from gptjax.arrays import Params
-from gptjax.checkpoint import Run
 from gptjax.config import ConfigError, require
+from gptjax.data import chat
 from gptjax.data import tokenizer as tokenizers
+from gptjax.data.chat import Message
 from gptjax.data.tokenizer import Tokenizer
 from gptjax.generate import Completion, Draft, GenerateConfig, Prefix, SampleConfig
+from gptjax.interop import About
 from gptjax.model import ModelConfig
 
 
@@ -27,35 +28,52 @@ class Model(NamedTuple):
     config: ModelConfig
     params: Params
     tokenizer: Tokenizer
+    about: About = About()
+    """What its files say beside: where it came from, settings of generation."""
 
     def generate(self, prompt: str = "", **settings: Any) -> str:
         """Continues a prompt; `settings` are those of `GenerateConfig`, and `prefix` and `draft` of `complete`."""
         return self.complete([prompt], **settings)[0].text
 
-    def complete(self, prompts: Sequence[str], settings: SampleConfig | Sequence[SampleConfig] | None = None, **more: Any) -> list[Completion]:
+    def complete(self, prompts: Sequence[str | Sequence[int]], settings: SampleConfig | Sequence[SampleConfig] | None = None, **more: Any) -> list[Completion]:
         """Continues every prompt, with ids, log-probabilities and the reason of the end.
 
         Args:
           settings: one for all prompts, or one for each; or their fields by name in `more`.
           more: also `prefix`, from `self.prefix(text)`; `draft`, a smaller model with the same tokenizer; `batch`, rows at a time.
         """
-        return generate.complete(*self, prompts, *self._settings(settings, more), **more)
+        return generate.complete(*self[:3], prompts, *self._settings(settings, more), **more)
 
     def each(self, prompts: Sequence[str], settings: SampleConfig | Sequence[SampleConfig] | None = None, **more: Any) -> Iterator[Completion]:
         """Like `complete`, but gives each batch when it is done."""
-        return generate.completions(*self, prompts, *self._settings(settings, more), **more)
+        return generate.completions(*self[:3], prompts, *self._settings(settings, more), **more)
 
-    def stream(self, prompt: str, settings: SampleConfig | None = None, **more: Any) -> Iterator[str | Completion]:
+    def chat(self, messages: Sequence[Message | tuple[str, str]], template: str | None = None, **settings: Any) -> str:
+        """Answers a conversation: (role, text) pairs, a system prompt or none, then user and assistant in turns, the last from the user.
+
+        Args:
+          template: how messages are written, by name or as a JSON file; none is the model's own.
+        """
+        _, form = chat.choose(template, self.tokenizer)
+        ids = chat.render(form, [Message(*m) for m in messages], self.tokenizer)
+        ends = {"stop": form.stop, "stop_ids": chat.ends(form, self.tokenizer)}
+        return self.complete([ids], **settings | {name: (*settings.get(name, ()), *more) for name, more in ends.items()})[0].text.strip()
+
+    def stream(self, prompt: str | Sequence[int], settings: SampleConfig | None = None, **more: Any) -> Iterator[str | Completion]:
         """Continues a prompt piece by piece, each valid UTF-8; the last item is the whole `Completion`."""
-        return generate.stream_text(*self, prompt, *self._settings(settings, more), **more)
+        return generate.stream_text(*self[:3], prompt, *self._settings(settings, more), **more)
 
     def astream(self, prompt: str, settings: SampleConfig | None = None, **more: Any) -> AsyncIterator[str | Completion]:
         """Like `stream`, for `async for`."""
-        return generate.astream_text(*self, prompt, *self._settings(settings, more), **more)
+        return generate.astream_text(*self[:3], prompt, *self._settings(settings, more), **more)
 
-    def prefix(self, text: str) -> Prefix:
-        """Reads a text that many prompts begin with, once: `model.generate(end, prefix=model.prefix(beginning))`."""
-        return generate.shared_prefix(*self, text)
+    def prefix(self, text: str | Sequence[int], before: Prefix | None = None) -> Prefix:
+        """Reads a text that many prompts begin with, once: `model.generate(end, prefix=model.prefix(beginning))`.
+
+        Args:
+          before: a prefix from which this one goes on, and which is used up.
+        """
+        return generate.shared_prefix(*self[:3], text, before)
 
     def _settings(self, settings: Any, more: dict[str, Any]) -> tuple[Any]:
         """The settings, and what is left in `more` as `generate` takes it."""
@@ -76,35 +94,31 @@ class Model(NamedTuple):
 
 
 def load(path: Path | str, step: int | None = None) -> Model:
-    """Opens a run directory for sampling; optimizer state is not read.
+    """Opens a run directory, a Hugging Face directory, a GGUF file or one of llama2.c; of a run the optimizer state is not read.
 
     Args:
-      step: the checkpoint to use; none is the newest whole one. Averaged weights are used where the run kept them.
+      path: where it is, or the name of a model that a package ships: smollm2.
+      step: the checkpoint of a run to use; none is the newest whole one. Averaged weights are used where the run kept them.
 
     Raises:
-      ConfigError: the directory is not a run, or has no such checkpoint.
+      ConfigError: there is no model, or it has no such checkpoint or no tokenizer.
     """
-    from gptjax.train.experiment import Experiment
-
-    path = Path(path)
-    require(path.is_dir(), f"{path} is not a directory; give a run directory, for example runs/quickstart (python train.py makes one).")
-    require((path / "config.json").is_file(), f"{path} holds no config.json, so it is not a run; give a run directory.")
-    experiment = config.load(Experiment, path / "config.json")
-    known = experiment.model
-    run = Run(path)
-    steps = run.steps()
-    require(bool(steps), f"{path} has no checkpoint yet; train it first: python train.py {path}/config.json")
-    tree = "params" if experiment.optim.ema is None else "ema"
-    shapes = jax.eval_shape(lambda: model.init(known, jax.random.key(0)))
-    restored = run.restore({tree: shapes}, step=step)
-    require(restored is not None, f"{path} has no checkpoint yet; train it first: python train.py {path}/config.json")
-    return Model(known, restored[1][tree], _tokenizer(path))
+    path = interop.located(path)
+    if interop.kind(path) is None:
+        return load_run(path, step)
+    require(step is None, f"{path} is no run, so it has no step {step}; leave it away (--step).")
+    found = interop.load(path)
+    require(found.tokenizer is not None, f"{path} has no tokenizer; put its tokenizer.json beside the weights.")
+    return Model(*found)
 
 
-def _tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of a run, if it is still the one that the run was trained with."""
-    found = tokenizers.load(path / "tokenizer")
-    recorded = path / "identity.json"
-    same = not recorded.is_file() or json.loads(recorded.read_text())["tokenizer"] == tokenizers.fingerprint(found)
-    require(same, f"{path / 'tokenizer'} is not the tokenizer that this run was trained with ({recorded} has its hash); restore it from a copy.")
-    return found
+def load_run(path: Path, step: int | None = None) -> Model:
+    """Opens a run directory; see `load`."""
+    from gptjax.train import start
+
+    found, notes = start.restored(path, step), path / NOTES
+    return Model(*found, About(source=f"run {path.name}", **(json.loads(notes.read_text()) if notes.is_file() else {})))
+
+
+NOTES = "about.json"
+"""What a run that was converted from another format keeps of it."""

@@ -5,14 +5,11 @@ Read `SampleOptions`, then `run` (what there is to do), then the ways to do it: 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import shlex
 import stat
 import sys
-import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +23,7 @@ from gptjax import config
 from gptjax.api import Model, load
 from gptjax.config import ConfigError, require
 from gptjax.generate import Completion, GenerateConfig
+from gptjax.terminal import NoOptions, Speed, changed, remembered_lines, streams
 
 __all__ = ["GenerateConfig", "SampleOptions", "run"]
 
@@ -84,50 +82,18 @@ def run(path: Path | None, options: SampleOptions, settings: GenerateConfig) -> 
         _converse(model, settings, more, shown)
     elif options.out:
         _write(model, asked, Path(options.out), more | {"batch": options.batch}, shown)
-    elif len(asked) == 1 and not options.json and _streams(asked[0].settings):
+    elif len(asked) == 1 and not options.json and streams(asked[0].settings):
         _show(model, *asked[0], more, shown)
     else:
         _print(model, asked, options.json, more | {"batch": options.batch}, shown)
 
 
-def _streams(s: GenerateConfig) -> bool:
-    return s.beams == 1 and (s.best_of or s.num_samples) == 1
-
-
 # --- to the terminal ---------------------------------------------------------------------------------------------
-
-
-class _Speed:
-    """Counts tokens against the clock, and says so on standard error."""
-
-    def __init__(self, shown: bool) -> None:
-        self._shown, self._begun, self._first, self._tokens = shown, time.monotonic(), None, 0
-        self._lives = shown and sys.stderr.isatty() and not sys.stdout.isatty()
-
-    def __call__(self, tokens: int) -> None:
-        """Takes note that there are so many tokens now."""
-        self._tokens = tokens
-        if self._first is None:
-            self._first = time.monotonic() - self._begun
-        if self._lives:
-            print(f"\r{self._line()}\x1b[K", end="", file=sys.stderr, flush=True)
-
-    def end(self) -> None:
-        """Says the last word."""
-        if self._shown:
-            print(f"{chr(13) if self._lives else ''}{self._line()}", file=sys.stderr, flush=True)
-
-    def _line(self) -> str:
-        seconds, first = time.monotonic() - self._begun, self._first
-        said = f"{self._tokens} tokens in {seconds:.2f} s"
-        if first is None or self._tokens < 2:
-            return said
-        return f"{said}, the first after {first:.2f} s, then {(self._tokens - 1) / max(seconds - first, 1e-9):.1f} tokens/s"
 
 
 def _show(model: Model, prompt: str, settings: GenerateConfig, more: dict[str, Any], shown: bool) -> None:
     """One text as it is written. The prompt is printed once it is known to be usable."""
-    speed = _Speed(shown)
+    speed = Speed(shown)
     pieces = model.stream(prompt, settings, **more, watch=speed)
     print(prompt, end="", flush=True)
     try:
@@ -140,7 +106,7 @@ def _show(model: Model, prompt: str, settings: GenerateConfig, more: dict[str, A
 
 
 def _print(model: Model, asked: list[_Asked], as_json: bool, more: dict[str, Any], shown: bool) -> None:
-    speed = _Speed(shown)
+    speed = Speed(shown)
     for done in model.each([a.prompt for a in asked], [a.settings for a in asked], **more, watch=speed if shown else None):
         print(json.dumps(_record(done), ensure_ascii=False) if as_json else f"{done.prompt}{done.text}\n{'─' * 40}", flush=True)
     speed.end()
@@ -159,7 +125,7 @@ def _write(model: Model, asked: list[_Asked], out: Path, more: dict[str, Any], s
     each = asked[0].settings.num_samples
     marks = _marks(model, asked, more)
     known = _known(out, [(a.prompt, mark) for a, mark in zip(asked, marks, strict=True) for _ in range(each)]) // each
-    rest, speed = asked[known:], _Speed(shown)
+    rest, speed = asked[known:], Speed(shown)
     with out.open("rb+" if out.exists() else "wb") as file:
         file.truncate(_end_of_line(out, known * each))
         file.seek(0, os.SEEK_END)
@@ -213,12 +179,12 @@ def _converse(model: Model, settings: GenerateConfig, more: dict[str, Any], show
     """Reads prompts until the end of input. Ctrl-C ends an answer, or forgets the line."""
     if sys.stdin.isatty():
         print("Write a prompt, or change settings like --temperature 0.5. Ctrl-C ends an answer, Ctrl-D ends it all.")
-    with _remembered_lines():
+    with remembered_lines():
         while True:
             try:
                 line = input("> " if sys.stdin.isatty() else "")
                 if line.startswith("--"):
-                    settings = _changed(settings, line)
+                    _, settings = changed(NoOptions, settings, line)
                 elif line:
                     _show(model, line, settings, more, shown)
             except EOFError:
@@ -227,44 +193,6 @@ def _converse(model: Model, settings: GenerateConfig, more: dict[str, Any], show
                 print()
             except ConfigError as error:
                 print(f"error: {error}", file=sys.stderr)
-
-
-@dataclass(frozen=True)
-class _NoOptions:
-    """An interactive line has no flags but those of the generator."""
-
-
-def _changed(settings: GenerateConfig, line: str) -> GenerateConfig:
-    try:
-        _, new = config.cli(_NoOptions, shlex.split(line), prog="", description="Settings.", base=settings)
-    except ValueError as error:
-        raise ConfigError(f"{error}; close it.") from None
-    except SystemExit:  # --help
-        return settings
-    require(_streams(new), "beams, several samples and best_of can't be streamed; leave them away here.")
-    for name, (old, value) in config.differences(settings, new).items():
-        print(f"{name}: {old} → {value}")
-    return new
-
-
-@contextlib.contextmanager
-def _remembered_lines() -> Iterator[None]:
-    """Keys for editing and the lines of earlier sessions, where the terminal can."""
-    try:
-        import readline
-    except ImportError:
-        yield
-        return
-    path = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "gptjax" / "history"
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        readline.read_history_file(path)
-    readline.set_history_length(1000)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            readline.write_history_file(path)
 
 
 # --- prompts -----------------------------------------------------------------------------------------------------

@@ -1,19 +1,19 @@
-"""Architectures of `transformers` with encoders, at a small size, with the map from their weights to our tree. Needs torch and transformers.
+"""Architectures of `transformers` with encoders, at a small size. Needs torch and transformers.
 
 Read `CASES` at the end first: BERT, both kinds of T5, and Marian, which is the original Transformer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
-from families import BLOCKWISE, REFERENCE, SMALL, Case, Take
+from families import BLOCKWISE, REFERENCE, SMALL, Case
 
+from gptjax.interop import families as tables
+from gptjax.interop.layout import Entry
 from gptjax.model import ModelConfig, bert, t5, vaswani
 
 SCAN = (("reference", "scan", 36),)
@@ -55,100 +55,30 @@ def build_marian(c: ModelConfig) -> Any:
     return transformers.MarianMTModel(transformers.MarianConfig(**shape, **quiet, **rest, decoder_start_token_id=0, attn_implementation="eager"))
 
 
-# --- their weights in our tree -----------------------------------------------------------------------------------
+# --- the original Transformer, which is no family of `interop` ---------------------------------------------------
 
 
-def stacked(c: ModelConfig, take: Take, prefix: str, count: int) -> tuple[Callable, Callable]:
-    """(linear, norm) of a stack of their layers: (name of theirs, our shape) → our leaves."""
-
-    def raw(name: str) -> np.ndarray:
-        return np.stack([take(f"{prefix}.{i}.{name}") for i in range(count)])
-
-    def linear(name: str, *shape: int) -> dict:
-        turned = raw(f"{name}.weight").swapaxes(1, 2)
-        found = {"kernel": turned.reshape(count, *shape) if shape else turned}
-        inputs = 2 if shape and shape[-1] == c.width and len(shape) == 3 else 1
-        return found | ({"bias": raw(f"{name}.bias").reshape(count, *shape[inputs:] if shape else (-1,))} if c.bias else {})
-
-    def norm(name: str) -> dict:
-        return {"scale": raw(f"{name}.weight")} | ({"bias": raw(f"{name}.bias")} if c.bias else {})
-
-    return linear, norm
+def _half(theirs: str, ours: str) -> tuple[Entry, ...]:
+    layer, where = f"model.{theirs}.layers.{{i}}", f"{ours}layers"
+    return (
+        *tables.heads(f"{layer}.self_attn", f"{where}/attention", out="out_proj"),
+        *tables.norm(f"{layer}.self_attn_layer_norm", f"{where}/attention_norm"),
+        *tables.heads(f"{layer}.encoder_attn", f"{where}/cross", out="out_proj"),
+        *tables.norm(f"{layer}.encoder_attn_layer_norm", f"{where}/cross_norm"),
+        *tables.mlp(layer, f"{where}/mlp", up="fc1", down="fc2"),
+        *tables.norm(f"{layer}.final_layer_norm", f"{where}/mlp_norm"),
+    )
 
 
-def heads(c: ModelConfig, linear: Callable, where: str, names: tuple[str, str, str, str]) -> dict:
-    """Query, key, value and out, by their names."""
-    into, out = (c.width, c.num_heads, c.heads), (c.num_heads, c.heads, c.width)
-    shapes = dict(zip(("query", "key", "value", "out"), (into, into, into, out), strict=True))
-    return {ours: linear(f"{where}{theirs}", *shapes[ours]) for ours, theirs in zip(shapes, names, strict=True)}
-
-
-def bert_tree(c: ModelConfig, take: Take) -> Any:
-    """Their BERT in our shapes."""
-    linear, norm = stacked(c, take, "bert.encoder.layer", c.num_layers)
-    one = lambda name: {"scale": take(f"{name}.weight"), "bias": take(f"{name}.bias")}
-    transform = "cls.predictions.transform"
-    return {
-        "embedding": {"embedding": take("bert.embeddings.word_embeddings.weight")},
-        "positions": {"embedding": take("bert.embeddings.position_embeddings.weight")},
-        "embedding_norm": one("bert.embeddings.LayerNorm"),
-        "layers": {
-            "attention": heads(c, linear, "attention.", ("self.query", "self.key", "self.value", "output.dense")),
-            "attention_norm": norm("attention.output.LayerNorm"),
-            "mlp": {"up": linear("intermediate.dense"), "down": linear("output.dense")},
-            "mlp_norm": norm("output.LayerNorm"),
-        },
-        "transform": {"linear": {"kernel": take(f"{transform}.dense.weight").T, "bias": take(f"{transform}.dense.bias")}, "norm": one(f"{transform}.LayerNorm")},
-        "logits": {"bias": take("cls.predictions.bias")},
-    }
-
-
-def t5_tree(c: ModelConfig, take: Take) -> Any:
-    """Their T5 in our shapes. The first layer of each half holds the bias that all of its layers use."""
-
-    def half(name: str, count: int, cross: bool) -> dict:
-        linear, norm = stacked(c, take, f"{name}.block", count)
-        letters, last = ("q", "k", "v", "o"), f"layer.{1 + cross}"
-        up = {"gate": "wi_0", "up": "wi_1"} if c.gated else {"up": "wi"}
-        layers = {
-            "attention": heads(c, linear, "layer.0.SelfAttention.", letters),
-            "attention_norm": norm("layer.0.layer_norm"),
-            "mlp": {ours: linear(f"{last}.DenseReluDense.{theirs}") for ours, theirs in {**up, "down": "wo"}.items()},
-            "mlp_norm": norm(f"{last}.layer_norm"),
-        }
-        if cross:
-            layers |= {"cross": heads(c, linear, "layer.1.EncDecAttention.", letters), "cross_norm": norm("layer.1.layer_norm")}
-        bias = take(f"{name}.block.0.layer.0.SelfAttention.relative_attention_bias.weight")
-        return {"layers": layers, "norm": {"scale": take(f"{name}.final_layer_norm.weight")}, "distances": {"bias": bias}}
-
-    return {"embedding": {"embedding": take("shared.weight")}, **half("decoder", c.num_layers, True), "encoder": half("encoder", c.encoder_layers, False)}
-
-
-def marian_tree(c: ModelConfig, take: Take) -> Any:
-    """Their Marian in our shapes."""
-    names = ("q_proj", "k_proj", "v_proj", "out_proj")
-
-    def layers(half: str, count: int, cross: bool) -> dict:
-        linear, norm = stacked(c, take, f"model.{half}.layers", count)
-        found = {
-            "attention": heads(c, linear, "self_attn.", names),
-            "attention_norm": norm("self_attn_layer_norm"),
-            "mlp": {"up": linear("fc1"), "down": linear("fc2")},
-            "mlp_norm": norm("final_layer_norm"),
-        }
-        return found | ({"cross": heads(c, linear, "encoder_attn.", names), "cross_norm": norm("encoder_attn_layer_norm")} if cross else {})
-
-    encoder = {"layers": layers("encoder", c.encoder_layers, False)}
-    return {"embedding": {"embedding": take("model.shared.weight")}, "layers": layers("decoder", c.num_layers, True), "encoder": encoder}
-
+MARIAN = (Entry("model.shared.weight", ("embedding/embedding",), "v d", "v d"), *_half("encoder", "encoder/"), *_half("decoder", ""))
 
 SHAPE = dict(vocab_size=SMALL.vocabulary, context=SMALL.context, width=32, num_layers=2, num_heads=4, feed_forward=80)
 QUIET = dict(embedding_dropout=0.0, attention_dropout=0.0, residual_dropout=0.0)
 T5 = replace(t5("small", **SHAPE, **QUIET, encoder_layers=3, head_width=12, t5_buckets=8, t5_distance=20), logit_scale=32**-0.5)
 
 CASES = (
-    Case("bert", bert("base", **SHAPE, **QUIET), build_bert, bert_tree, REFERENCE + BLOCKWISE),
-    Case("t5", T5, build_t5, t5_tree, REFERENCE + BLOCKWISE),
-    Case("t5_1_1", replace(T5, activation="geglu", logit_scale=1.0), build_t5, t5_tree, SCAN),
-    Case("original_transformer", vaswani("base", **SHAPE | dict(vocab_size=98), **QUIET, encoder_layers=3, qkv_bias=True), build_marian, marian_tree, REFERENCE + SCAN),
+    Case("bert", bert("base", **SHAPE, **QUIET), build_bert, tables.BERT, REFERENCE + BLOCKWISE),
+    Case("t5", T5, build_t5, tables.t5, REFERENCE + BLOCKWISE),
+    Case("t5_1_1", replace(T5, activation="geglu", logit_scale=1.0), build_t5, tables.t5, SCAN),
+    Case("original_transformer", vaswani("base", **SHAPE | dict(vocab_size=98), **QUIET, encoder_layers=3, qkv_bias=True), build_marian, MARIAN, REFERENCE + SCAN),
 )

@@ -25,9 +25,12 @@ def shrink(experiment: Experiment, text: Path, cache: Path) -> Experiment:
         tokenizer = dataclasses.replace(tokenizer, vocab_size=330)
     if isinstance(tokenizer, data.GPT2):
         tokenizer = data.Bytes()
+    if isinstance(tokenizer, data.Given):
+        tokenizer = data.Bytes()
     sample = dataclasses.replace(experiment.evaluation.sample, new_tokens=4)
     return dataclasses.replace(
         experiment,
+        start=None,
         model=dataclasses.replace(model, vocab_size=None, width=32, num_layers=2, num_heads=heads, num_kv_heads=kv_heads, context=16),
         data=dataclasses.replace(
             experiment.data, source=dataclasses.replace(experiment.data.source, path=str(text)), tokenizer=tokenizer, validation=0.3, split="tail", cache=str(cache)
@@ -40,7 +43,7 @@ def shrink(experiment: Experiment, text: Path, cache: Path) -> Experiment:
     )
 
 
-LONGER = ("llama_small", "shakespeare_char_gpu")
+LONGER = ("llama_small", "shakespeare_char_gpu", "smollm2_135m")
 """Like another config in what they compile."""
 
 

@@ -1,6 +1,6 @@
 """Laws of parity: with the same weights, our model computes what `transformers` computes, and our training what `torch` trains.
 
-Read `families.CASES` first: the architectures, both configs of each, and which of their weights is which of ours. Weights
+Read `families.CASES` first: the architectures, both configs of each, and, by `gptjax.interop`, which of their weights is which of ours. Weights
 are random and made here: nothing is downloaded.
 """
 
@@ -21,6 +21,7 @@ import pytest
 from gptjax import model, objectives
 from gptjax.data import Batch, Side
 from gptjax.generate import Sampling, generate
+from gptjax.interop import layout
 from gptjax.model import ModelConfig
 from gptjax.train import optim
 from gptjax.train.step import init as first_state
@@ -30,7 +31,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 torch = pytest.importorskip("torch", reason="parity is measured against torch: pip install 'gptjax[test-parity]'")
 transformers = pytest.importorskip("transformers", reason="parity is measured against transformers: pip install 'gptjax[test-parity]'")
 from encoders import CASES as ENCODERS  # noqa: E402 it imports transformers
-from families import CASES, SMALL, Case  # noqa: E402
+from families import CASES, SMALL, Case, as_saved  # noqa: E402
 
 torch.set_num_threads(1)  # threads cost more than they give at width 32, the more so beside other test workers
 
@@ -38,15 +39,19 @@ def in_our_shapes(case: Case, values: dict[str, Any], offset: float = 0.0) -> An
     """Their named tensors as our tree of JAX arrays, copied: torch changes its own in place. Norm scales are moved by `offset`.
 
     Raises:
-      AssertionError: a tensor of theirs was not used, or a leaf of ours has another shape.
+      AssertionError: a tensor of theirs was not used.
     """
-    unread = dict(values)
-    tree = jax.tree.map(jnp.array, case.tree(case.config, lambda name: unread.pop(name).detach().numpy()))
-    assert not unread, f"our tree has no place for {sorted(unread)}"
-    expected = jax.eval_shape(functools.partial(model.init, case.config), jax.random.key(0))
-    shapes = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
-    assert shapes(tree) == shapes(expected)
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: leaf + offset if path[-1].key == "scale" else leaf, tree)
+    named, used = as_saved({name: value.detach().numpy() for name, value in values.items()}), set()
+
+    def take(name: str) -> np.ndarray:
+        used.add(name)
+        return named[name]
+
+    entries = case.entries(case.config) if callable(case.entries) else case.entries
+    as_it_is = [entry._replace(plus=offset if entry.plus else 0.0, folded="") for entry in entries]
+    tree = layout.read(case.config, layout.places(case.config, as_it_is), take)
+    assert used == named.keys(), f"our tree has no place for {sorted(named.keys() - used)}"
+    return tree
 
 
 class Pair(NamedTuple):

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from families import SMALL, build_gpt2, gpt2_tree
+from families import SMALL, Case, build_gpt2, tables
 from test_parity import in_our_shapes
 
 from gptjax import generate
@@ -131,7 +131,7 @@ def models() -> tuple:
     with torch.no_grad():
         for weight in theirs.parameters():
             weight.copy_(0.3 * torch.randn_like(weight) + (weight.ndim == 1) * 0.5)
-    case = type("Case", (), {"config": SMALL, "tree": staticmethod(gpt2_tree)})
+    case = Case("gpt2", SMALL, build_gpt2, tables.GPT2)
     return theirs, in_our_shapes(case, {name: w for name, w in theirs.named_parameters()})
 
 

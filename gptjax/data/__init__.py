@@ -4,7 +4,7 @@ from gptjax.data.batches import Batch, Plan, Side, batch, plan
 from gptjax.data.prepare import DataConfig, Prepared, prepare
 from gptjax.data.sources import Document, Mixture, Text, Tfds
 from gptjax.data.tasks import LanguageModel, MaskedLanguageModel, SpanCorruption
-from gptjax.data.tokenizer import GPT2, Bytes, Characters, Published, SentencePiece, Tokenizer
+from gptjax.data.tokenizer import GPT2, Bytes, Characters, Given, Published, SentencePiece, Tokenizer
 
 __all__ = [
     "GPT2",
@@ -13,6 +13,7 @@ __all__ = [
     "Characters",
     "DataConfig",
     "Document",
+    "Given",
     "LanguageModel",
     "MaskedLanguageModel",
     "Mixture",

@@ -23,7 +23,7 @@ from gptjax.data import sources, store, tasks
 from gptjax.data import tokenizer as tokenizers
 from gptjax.data.sources import Source, Survey, Text
 from gptjax.data.tasks import LanguageModel, Task
-from gptjax.data.tokenizer import SentencePiece, Tokenizer, TokenizerConfig
+from gptjax.data.tokenizer import Given, SentencePiece, Tokenizer, TokenizerConfig
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,11 @@ def cache_folder(config: DataConfig) -> Path:
     return Path(config.cache) if config.cache else base / "gptjax" / "data"
 
 
-def prepare(config: DataConfig, say: Callable[[str], None] = lambda line: None) -> Prepared:
+def prepare(config: DataConfig, say: Callable[[str], None] = lambda line: None, given: Tokenizer | None = None) -> Prepared:
     """Tokenises the source, or opens what an earlier call tokenised from the same text with the same settings.
+
+    Args:
+      given: the tokenizer, where `config.tokenizer` is `Given`.
 
     Raises:
       ConfigError: the source, the tokenizer or the split can't be used.
@@ -84,6 +87,8 @@ def prepare(config: DataConfig, say: Callable[[str], None] = lambda line: None) 
         say(f"passed over {len(bad)} bad record{'s' * (len(bad) > 1)}, which --data.source.max-bad-records allows; the first: {bad[0]}")
     stored = ("tokenizer", "validation", "split", *(() if config.task == LanguageModel() else ("task",)))
     settings = {k: v for k, v in to_dict(config).items() if k in stored}
+    chosen = given if isinstance(config.tokenizer, Given) else None
+    settings |= {"given": tokenizers.fingerprint(chosen)} if chosen else {}
     content, fingerprint = (
         hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
         for made_of in ([found.fingerprint, settings], [found.fingerprint, settings, store.FORMAT, gptjax.__version__])
@@ -93,7 +98,7 @@ def prepare(config: DataConfig, say: Callable[[str], None] = lambda line: None) 
         draft = folder.with_name(f".making-{folder.name}-{os.getpid()}")
         shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed and had this number
         try:
-            _make(config, found, draft, fingerprint, say)
+            _make(config, found, draft, fingerprint, say, chosen)
             if folder.exists() and not store.is_sealed(folder / "train"):
                 shutil.rmtree(folder)  # from before there were seals, or someone deleted a part
             if not folder.exists():
@@ -108,7 +113,7 @@ def prepare(config: DataConfig, say: Callable[[str], None] = lambda line: None) 
     return Prepared(tokenizer, train, held_out, fingerprint, content, found.passed_over)
 
 
-def _make(config: DataConfig, source: Survey, folder: Path, fingerprint: str, say: Callable[[str], None]) -> None:
+def _make(config: DataConfig, source: Survey, folder: Path, fingerprint: str, say: Callable[[str], None], given: Tokenizer | None) -> None:
     """Reads the source once for a tokenizer that learns, and once for both stores."""
     begun, count = time.monotonic(), source.documents
     by_document = config.split == "documents" or (config.split == "auto" and count >= 50)
@@ -126,7 +131,7 @@ def _make(config: DataConfig, source: Survey, folder: Path, fingerprint: str, sa
                 yield text
         require_some(learned, "train")
 
-    tokenizer = tokenizers.train(config.tokenizer, texts())
+    tokenizer = given or tokenizers.train(config.tokenizer, texts())
     folder.mkdir(parents=True, exist_ok=True)
     tokenizers.save(folder / "tokenizer", tokenizer)
     halves = {name: _Half(folder / name, tokenizer, config.task, compare=name == "validation") for name in names}

@@ -38,7 +38,12 @@ class Characters:
     """Add an id that ends a document."""
 
 
-TokenizerConfig = Bytes | Characters | SentencePiece | GPT2 | Published
+@dataclass(frozen=True)
+class Given:
+    """The tokenizer of the model that the experiment starts from."""
+
+
+TokenizerConfig = Bytes | Characters | SentencePiece | GPT2 | Published | Given
 
 
 @runtime_checkable
@@ -94,6 +99,7 @@ def train(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     Raises:
       ConfigError: a file is absent or is something else, or the text is too small for the vocabulary.
     """
+    require(not isinstance(config, Given), "data.tokenizer is that of a model to start from, and there is none; name one (--start).")
     if isinstance(config, Bytes):
         return _from_payload("Bytes", {})
     if isinstance(config, Characters):

@@ -74,11 +74,11 @@ TOGETHER = ("order", "num_samples", "best_of", "beams", "beam_groups", "lookup",
 def ask(
     config: ModelConfig,
     tokenizer: Tokenizer,
-    prompts: Sequence[str],
+    prompts: Sequence[str | Sequence[int]],
     settings: SampleConfig | Sequence[SampleConfig],
     prefix: Sequence[int] | None = None,
 ) -> list[Ask]:
-    """Encodes prompts; each begins as documents do in training, or with the prefix.
+    """Encodes prompts; each begins as documents do in training, or with the prefix. One that is given as ids stays as it is.
 
     Args:
       settings: one for all prompts, or one for each.
@@ -95,8 +95,16 @@ def ask(
         _check_together(full[0], s)
         _check_ids(s, tokenizer.vocab_size)
     begin, before = _begin(tokenizer), len(prefix or ())
-    spell = lambda text, begin: begin + tokenizer.encode(text).tolist() or ([] if before else _end(tokenizer))
-    asks = [Ask(p, spell(p, begin if prefix is None else []), spell(s.negative_prompt, begin) if s.guidance != 1 else [], s) for p, s in zip(prompts, full, strict=True)]
+    start = begin if prefix is None else []
+
+    def spell(text: str, begin: list[int]) -> list[int]:
+        return begin + tokenizer.encode(text).tolist() or ([] if before else _end(tokenizer))
+
+    asks = []
+    for prompt, s in zip(prompts, full, strict=True):
+        ids = spell(prompt, start) if isinstance(prompt, str) else list(prompt)
+        text = prompt if isinstance(prompt, str) else tokenizer.decode(prompt)
+        asks.append(Ask(text, ids, spell(s.negative_prompt, begin) if s.guidance != 1 else [], s))
     for one in asks:
         _check_room(config, "prompt", before + len(one.ids))
         if one.settings.guidance != 1:

@@ -57,10 +57,12 @@ class Writer(NamedTuple):
         return self._replace(state=self.state._replace(text=text))
 
 
-def read_prefix(config: ModelConfig, params: Params, ids: list[int]) -> Prefix:
-    """Reads a beginning, for `open_writer` to start from as often as wanted."""
-    length = np.asarray([len(ids)], np.int32)
-    return Prefix(ids, prefill(config, params, padded([ids], config.context), length, np.zeros(1, np.int32), slots=config.context))
+def read_prefix(config: ModelConfig, params: Params, ids: list[int], before: Prefix | None = None) -> Prefix:
+    """Reads a beginning, for `open_writer` to start from as often as wanted; after `before`, which is used up, if it is given."""
+    length, none = np.asarray([len(ids)], np.int32), np.zeros(1, np.int32)
+    if before is None:
+        return Prefix(ids, prefill(config, params, padded([ids], config.context), length, none, slots=config.context))
+    return Prefix(before.ids + ids, extend(config, params, before.state, padded([ids], config.context), length, none))
 
 
 def open_writer(config: ModelConfig, params: Params, pack: Pack, prefix: Prefix | None, draft: Draft | None) -> Writer:

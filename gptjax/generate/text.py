@@ -25,6 +25,7 @@ from gptjax.generate.settings import SampleConfig
 from gptjax.generate.stops import Pieces, find_stop
 from gptjax.generate.strategies import Draft, Prefix, best_answers, open_writer, read_prefix
 from gptjax.model import ModelConfig
+from gptjax.parallel import on_host
 
 CHUNK = 8
 """Tokens that a batch writes before the host looks at them, where it has to."""
@@ -59,7 +60,7 @@ def completions(
     config: ModelConfig,
     params: Params,
     tokenizer: Tokenizer,
-    prompts: Sequence[str],
+    prompts: Sequence[str | Sequence[int]],
     settings: SampleConfig | Sequence[SampleConfig],
     *,
     prefix: Prefix | None = None,
@@ -95,7 +96,7 @@ def stream_text(
     config: ModelConfig,
     params: Params,
     tokenizer: Tokenizer,
-    prompt: str,
+    prompt: str | Sequence[int],
     settings: SampleConfig,
     *,
     prefix: Prefix | None = None,
@@ -131,14 +132,17 @@ async def astream_text(*args: Any, **kwargs: Any) -> AsyncIterator[str | Complet
         yield piece
 
 
-def shared_prefix(config: ModelConfig, params: Params, tokenizer: Tokenizer, text: str) -> Prefix:
-    """Reads a text that many prompts begin with, once. Its tokens are its own: none reaches from it into a prompt.
+def shared_prefix(config: ModelConfig, params: Params, tokenizer: Tokenizer, text: str | Sequence[int], before: Prefix | None = None) -> Prefix:
+    """Reads a text (or ids) that many prompts begin with, once. Its tokens are its own: none reaches from it into a prompt.
+
+    Args:
+      before: a prefix that this one goes on from, as a conversation does; it is used up.
 
     Raises:
       ConfigError: it fills the context, or is nothing at all.
     """
-    (one,) = ask(config, tokenizer, [text], SampleConfig())
-    return read_prefix(config, params, one.ids)
+    (one,) = ask(config, tokenizer, [text], SampleConfig(), before and before.ids)
+    return read_prefix(config, params, one.ids, before)
 
 
 def _check_draft(config: ModelConfig, draft: Draft | None, prefix: Prefix | None, asks: list[Ask]) -> None:
@@ -188,7 +192,7 @@ def _follow(config, params, tokenizer, packed: Pack, prefix, draft, watch) -> It
     writer = open_writer(config, params, packed, prefix, draft)
     for until in (*range(1, most, CHUNK), most) if looks else (most,):
         writer = writer.until(until)
-        out, over = written(writer.text, most), np.asarray(writer.text.finished)
+        out, over = written(writer.text, most), on_host(writer.text.finished)
         passed = time.monotonic() - begun
         late |= {i for i, one in enumerate(asks) if not over[i] and passed > (one.settings.max_seconds or math.inf)}
         rows = [_row(tokenizer, one, out, i, "time" if i in late else "length" if over[i] else None) for i, one in enumerate(asks)]

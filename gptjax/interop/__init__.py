@@ -16,9 +16,10 @@ import jax
 from gptjax import model, parallel
 from gptjax.config import require
 from gptjax.interop.imported import About, Imported
+from gptjax.interop.packaged import located
 from gptjax.model import ModelConfig
 
-__all__ = ["About", "Imported", "kind", "load", "save"]
+__all__ = ["About", "Imported", "kind", "load", "located", "save"]
 
 Kind = Literal["huggingface", "gguf", "llama2c"]
 

@@ -1,6 +1,6 @@
 """A family's config.json as our config, and back.
 
-Read `Keys` (every key of theirs must be asked for, so that none is ignored), `llama` with `llama_json` (the pair that most
+Read `keys.Keys` (every key of theirs must be asked for, so that none is ignored), `llama` with `llama_json` (the pair that most
 families vary), then `computed` (what of a config changes numbers) by which `huggingface.family_of` finds the family that fits.
 """
 
@@ -12,125 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from gptjax.config import require
-from gptjax.model import Experts, Latent, Layer, LinearScaling, Llama3Scaling, ModelConfig, NTKScaling, YarnScaling
+from gptjax.interop.keys import OURS, Keys, activation, louder_by, rope, rope_json
+from gptjax.model import Experts, Latent, Layer, ModelConfig
 from gptjax.model.presets import LLAMA
-
-HARMLESS = {
-    *("architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "_name_or_path", "auto_map", "transformers.js_config", "gptjax"),
-    *("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "sep_token_id", "cls_token_id", "decoder_start_token_id", "task_specific_params"),
-    *("use_cache", "initializer_range", "initializer_factor", "_attn_implementation", "_attn_implementation_autoset", "attn_implementation", "cache_implementation"),
-    *("attention_dropout", "embd_pdrop", "attn_pdrop", "resid_pdrop", "hidden_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout_rate"),
-    *("embed_pdrop", "residual_dropout", "embedding_dropout", "classifier_dropout", "output_past", "gradient_checkpointing", "id2label", "label2id"),
-    *("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout", "n_ctx", "output_router_logits"),
-    *("router_aux_loss_coef", "router_jitter_noise", "aux_loss_alpha", "seq_aux", "ep_size", "moe_layer_freq", "num_nextn_predict_layers", "num_mtp_layers"),
-    *("pretraining_tp", "is_llama_config", "rope_interleaved", "reorder_and_upcast_attn", "return_dict", "output_hidden_states", "output_attentions"),
-    *("torchscript", "use_bfloat16", "chunk_size_feed_forward", "problem_type", "tokenizer_class", "prefix", "n_positions_", "is_encoder_decoder"),
-    *("use_mrope", "original_max_position_embeddings_", "max_window_layers", "model_parallel", "position_embedding_type_", "num_labels"),
-}  # fmt: skip
-"""Keys that change no number of a forward pass, or only those of training, or that another key makes good for."""
-
-
-class Keys:
-    """A config.json from which every key is taken by name."""
-
-    def __init__(self, data: dict[str, Any], where: str):
-        self.data, self.where, self.left = data, where, dict(data)
-
-    def take(self, key: str, *default: Any) -> Any:
-        """The value of a key; its default where it is absent.
-
-        Raises:
-          ConfigError: it is absent and has no default.
-        """
-        require(key in self.data or bool(default), f"{self.where} lacks {key!r}, which {self.data.get('model_type')!r} needs.")
-        self.left.pop(key, None)
-        return self.data[key] if key in self.data else default[0]
-
-    def number(self, key: str, *default: Any) -> Any:
-        """A whole number, or none where that is the default."""
-        value = self.take(key, *default)
-        fine = type(value) is int and 0 <= value < 2**31 or (value is None and default[:1] == (None,))
-        require(fine, f"{self.where} has {key!r}: {value!r}; it needs a whole number.")
-        return value
-
-    def same(self, key: str, *allowed: Any) -> None:
-        """Takes a key whose only values are those allowed; the first is the default.
-
-        Raises:
-          ConfigError: it has another value, which ours can't compute.
-        """
-        value = self.take(key, allowed[0])
-        require(value in allowed, f"{self.where} has {key!r}: {value!r}; this program can read {' or '.join(map(repr, allowed))} only.")
-
-    def finish(self) -> None:
-        """Refuses what nobody asked for.
-
-        Raises:
-          ConfigError: names every key that is unknown and not null.
-        """
-        unknown = {key: value for key, value in self.left.items() if key not in HARMLESS and value is not None}
-        said = ", ".join(f"{key!r}: {str(value)[:60]}" for key, value in sorted(unknown.items()))
-        require(not unknown, f"{self.where} says {said}, which may change what the model computes and is not known here; remove it if it does not.")
-
-
-# --- RoPE --------------------------------------------------------------------------------------------------------
-
-
-def rope(keys: Keys, context: int, theta: float = 10_000.0) -> dict[str, Any]:
-    """Our fields of RoPE, from either of the two forms that their configs have had."""
-    given = keys.take("rope_parameters", None) or {}
-    stretched = keys.take("rope_scaling", None) or {}
-    found = Keys({**given, **stretched}, f"rope_scaling in {keys.where}")
-    base = keys.take("rope_theta", theta)
-    base, share = found.take("rope_theta", base), found.take("partial_rotary_factor", keys.take("partial_rotary_factor", 1.0))
-    kind = found.take("rope_type", found.take("type", "default"))
-    found.left.pop("type", None)
-    return dict(rope_base=float(base), rope_share=float(share), rope_scaling=scaling(found, kind, context))
-
-
-def scaling(keys: Keys, kind: str, context: int) -> Any:
-    """How RoPE is stretched."""
-    found: Any = None
-    if kind == "linear":
-        found = LinearScaling(float(keys.take("factor")))
-    elif kind == "llama3":
-        original, fast, slow = keys.number("original_max_position_embeddings"), keys.take("high_freq_factor"), keys.take("low_freq_factor")
-        found = Llama3Scaling(float(keys.take("factor")), original, float(fast), float(slow))
-    elif kind == "yarn":
-        factor, original = float(keys.take("factor")), keys.number("original_max_position_embeddings", context)
-        fast, slow = float(keys.take("beta_fast", None) or 32), float(keys.take("beta_slow", None) or 1)
-        keys.same("truncate", True)
-        louder, both = keys.take("attention_factor", None), (keys.take("mscale", None), keys.take("mscale_all_dim", None))
-        if louder is None and all(both):
-            louder = louder_by(factor, both[0]) / louder_by(factor, both[1])
-        found = YarnScaling(factor, original, fast, slow, louder)
-    else:
-        require(kind == "default", f"{keys.where} is {kind!r}; this program can stretch RoPE by 'linear', 'llama3' or 'yarn'.")
-    keys.finish()
-    return found
-
-
-def louder_by(factor: float, weight: float) -> float:
-    """YaRN's growth of attention for a context that is `factor` times longer."""
-    return 0.1 * weight * math.log(factor) + 1 if factor > 1 else 1.0
-
-
-def rope_json(config: ModelConfig, layer: Layer | None = None) -> dict[str, Any]:
-    """RoPE in their older words, which all programs read: rope_theta and rope_scaling."""
-    layer = layer or config.stack[-1]
-    base, stretch = layer.rope_base or config.rope_base, None
-    match config.scaling_in(layer):
-        case LinearScaling(factor):
-            stretch = dict(rope_type="linear", factor=factor)
-        case NTKScaling(factor):
-            base *= factor ** (config.turned_width / max(config.turned_width - 2, 1))
-        case Llama3Scaling(factor, original, fast, slow):
-            stretch = dict(rope_type="llama3", factor=factor, original_max_position_embeddings=original, high_freq_factor=fast, low_freq_factor=slow)
-        case YarnScaling(factor, original, fast, slow, magnitude):
-            stretch = dict(rope_type="yarn", factor=factor, original_max_position_embeddings=original, beta_fast=fast, beta_slow=slow)
-            stretch |= {} if magnitude is None else dict(attention_factor=magnitude)
-    return dict(rope_theta=base, rope_scaling=stretch)
-
 
 # --- Llama and what came of it -----------------------------------------------------------------------------------
 
@@ -138,15 +22,16 @@ def rope_json(config: ModelConfig, layer: Layer | None = None) -> dict[str, Any]
 def llama(keys: Keys) -> ModelConfig:
     """What most families after Llama have in common."""
     context = keys.number("max_position_embeddings", 2048)
+    width, num_heads, head_width = keys.number("hidden_size"), keys.number("num_attention_heads"), keys.number("head_dim", None)
     found = dict(
         vocab_size=keys.number("vocab_size"),
         context=context,
-        width=keys.number("hidden_size"),
+        width=width,
         feed_forward=keys.number("intermediate_size"),
         num_layers=keys.number("num_hidden_layers"),
-        num_heads=keys.number("num_attention_heads"),
+        num_heads=num_heads,
         num_kv_heads=keys.number("num_key_value_heads", None),
-        head_width=keys.number("head_dim", None),
+        head_width=None if head_width is None or head_width * num_heads == width else head_width,
         norm_epsilon=float(keys.take("rms_norm_eps", 1e-6)),
         tied=bool(keys.take("tie_word_embeddings", False)),
         **rope(keys, context),
@@ -174,6 +59,18 @@ def llama_json(c: ModelConfig) -> dict[str, Any]:
         attention_bias=False,
         **rope_json(c),
     )
+
+
+def arcee(keys: Keys) -> ModelConfig:
+    """Llama with a plain MLP, whose nonlinearity is ReLU² as a rule."""
+    found = activation(keys, "hidden_act", "relu2")
+    keys.data = {**keys.data, "hidden_act": "silu"}
+    return dataclasses.replace(llama(keys), activation=found)
+
+
+def arcee_json(c: ModelConfig) -> dict[str, Any]:
+    """The inverse of `arcee`."""
+    return llama_json(c) | dict(hidden_act=OURS.get(c.activation))
 
 
 def patterned(c: ModelConfig, layers: Sequence[Layer]) -> ModelConfig:
@@ -254,7 +151,7 @@ def qwen3_moe(keys: Keys) -> ModelConfig:
     """Qwen 3 with experts in every `decoder_sparse_step`-th layer but those of `mlp_only_layers`."""
     step, plain = keys.number("decoder_sparse_step", 1), keys.take("mlp_only_layers", None) or []
     experts = Experts(
-        count=keys.number("num_experts"),
+        count=keys.number("num_experts", keys.number("num_local_experts", 128)),
         active=keys.number("num_experts_per_tok"),
         width=keys.number("moe_intermediate_size"),
         normalised=bool(keys.take("norm_topk_prob", False)),
@@ -291,7 +188,9 @@ def phi3_json(c: ModelConfig) -> dict[str, Any]:
 
 def gemma2(keys: Keys) -> ModelConfig:
     """Sandwich norms, caps, windows in every second layer."""
-    return _gemma(keys, Layer("window", keys.number("sliding_window", 4096)), every=2)
+    window = keys.number("sliding_window", 4096)
+    keys.same("sliding_window_size", None, window)  # published configs say it twice
+    return _gemma(keys, Layer("window", window), every=2)
 
 
 def _gemma(keys: Keys, local: Layer, every: int) -> ModelConfig:
@@ -366,6 +265,7 @@ def deepseek(keys: Keys) -> ModelConfig:
     keys.same("num_key_value_heads", None, keys.data["num_attention_heads"])
     keys.take("head_dim", None), keys.take("qk_head_dim", None)
     dense = keys.number("first_k_dense_replace", 0)
+    keys.same("moe_layer_freq", 1)
     stretch = {**(keys.data.get("rope_parameters") or {}), **(keys.data.get("rope_scaling") or {})}
     keys.data = {**keys.data, "num_key_value_heads": None, "head_dim": nope}
     c = llama(keys)

@@ -114,13 +114,12 @@ def deepseek(config: ModelConfig) -> tuple[Entry, ...]:
     half = narrow.rope_width // 2
     pairs = [n for i in range(half) for n in (i, half + i)]
     after = lambda begin: (*range(begin), *(begin + n for n in pairs))
-    query = dict(order={"h": after(config.heads)})
+    query = linear(f"{where}.{'q_proj' if narrow.query_rank is None else 'q_b_proj'}", "layers/attention/query", "(n h) r", "r n h", order={"h": after(config.heads)})
     return (
-        *around(PRE),
-        *linear(f"{where}.q_proj", "layers/attention/query", "(n h) d", "d n h", **query),
+        *(entry for entry in around(PRE) if not entry.theirs.startswith(where)),
+        *query,
         *linear(f"{where}.q_a_proj", "layers/attention/query_down", "r d", "d r"),
         *norm(f"{where}.q_a_layernorm", "layers/attention/query_norm"),
-        *linear(f"{where}.q_b_proj", "layers/attention/query", "(n h) r", "r n h", **query),
         *linear(f"{where}.kv_a_proj_with_mqa", "layers/attention/latent_down", "r d", "d r", order={"r": after(narrow.rank)}),
         *norm(f"{where}.kv_a_layernorm", "layers/attention/latent_norm"),
         *linear(f"{where}.kv_b_proj", ("layers/attention/key", "layers/attention/value"), "(n h) r", "r n h", joined="h"),

@@ -6,6 +6,7 @@ Read `FAMILIES`, then `load`, then `save`. Configs are translated in `configs`, 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import re
@@ -20,6 +21,7 @@ from gptjax.data import tokenizer as tokenizers
 from gptjax.data.tokenizer import GPT2, Published, Tokenizer
 from gptjax.interop import configs, families, huggingface_tokenizer, layout, older, safetensors
 from gptjax.interop.imported import About, Imported
+from gptjax.interop.keys import Keys
 from gptjax.model import ModelConfig
 
 
@@ -28,7 +30,7 @@ class Family(NamedTuple):
 
     architecture: str
     """The class that loads it."""
-    read: Callable[[configs.Keys], ModelConfig]
+    read: Callable[[Keys], ModelConfig]
     write: Callable[[ModelConfig], dict[str, Any]]
     entries: tuple[layout.Entry, ...] | Callable[[ModelConfig], tuple[layout.Entry, ...]]
     prefix: str = "model."
@@ -48,6 +50,7 @@ _DEEPSEEK = (configs.deepseek, configs.deepseek_json, families.deepseek)
 FAMILIES = {
     "gpt2": Family("GPT2LMHeadModel", older.gpt2, older.gpt2_json, families.GPT2, "transformer.", unused=(r"transformer\.h\.\d+\.attn\.(masked_)?bias",)),
     "llama": Family("LlamaForCausalLM", configs.llama, configs.llama_json, families.LLAMA, unused=(r".*\.rotary_emb\.inv_freq",)),
+    "arcee": Family("ArceeForCausalLM", configs.arcee, configs.arcee_json, families.LLAMA),
     "mistral": Family("MistralForCausalLM", configs.mistral, configs.mistral_json, families.LLAMA),
     "mixtral": Family("MixtralForCausalLM", configs.mixtral, configs.mixtral_json, families.MIXTRAL),
     "qwen2": Family("Qwen2ForCausalLM", configs.qwen2, configs.qwen2_json, families.LLAMA),
@@ -82,6 +85,13 @@ FAMILIES = {
 """By their `model_type`. SmolLM2 is a Llama, Pythia a GPT-NeoX."""
 
 
+FILES = (
+    *("config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt"),
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
+)
+"""All that is read of a directory, beside the shards that an index names."""
+
+
 def lies_at(path: Path) -> bool:
     """Says whether a path is a directory with a config.json that names an architecture; a run's own config.json does not."""
     try:
@@ -95,12 +105,14 @@ def lies_at(path: Path) -> bool:
 
 def load(path: Path, shardings: Callable[[ModelConfig], Any] | None = None) -> Imported:
     """Reads a directory; see `interop.load`."""
+    for name in FILES:
+        _inside(path, name)
     data = _object(path, "config.json")
-    family, keys = _family(data, path), configs.Keys(data, str(path / "config.json"))
+    family, keys = _family(data, path), Keys(data, str(path / "config.json"))
     config = family.read(keys)
     keys.finish()
     tensors = _tensors(path, family)
-    output, table = tensors.get(family.output), tensors[family.places(config)[0].name] if tensors else None
+    output, table = tensors.get(family.output), tensors.get(family.places(config)[0].name)
     if config.tied and output is not None and table is not None:
         same = output.shape == table.shape and all(np.array_equal(a, b) for a, b in zip(_pieces(output), _pieces(table), strict=True))
         require(same, f"{path} has a {family.output} that is not its embedding, and says that the two are tied; set tie_word_embeddings to false in config.json.")
@@ -203,8 +215,6 @@ def _tensors(path: Path, family: Family) -> dict[str, _Tensor]:
 def _tokenizer(path: Path, rows: int) -> Tokenizer | None:
     """The tokenizer of the directory, with no more tokens than the model has rows."""
     names = [name for name in ("tokenizer.json", "tokenizer.model", "vocab.json") if _inside(path, name).is_file()]
-    for name in ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "merges.txt", "added_tokens.json"):
-        _inside(path, name)
     if not names:
         return None
     if names == ["vocab.json"]:
@@ -278,7 +288,7 @@ def _write_tensors(path: Path, places: list[layout.Place], params: Any, dtype: s
     values, named = layout.tensors(params, places), {}
     for i, part in enumerate(files):
         file = "model.safetensors" if len(files) == 1 else f"model-{i + 1:05}-of-{len(files):05}.safetensors"
-        safetensors.write(path / file, part, values, dtype, {"format": "pt"})
+        safetensors.write(path / file, part, itertools.islice(values, len(part)), dtype, {"format": "pt"})
         named |= dict.fromkeys(part, file)
     if len(files) > 1:
         total = sum(math.prod(shape) for shape in shapes.values()) * size
@@ -296,7 +306,7 @@ def family_of(config: ModelConfig, preferred: str | None = None) -> str:
         family = FAMILIES[name]
         try:
             data = dict(model_type=name, **json.loads(json.dumps(family.write(config))))
-            keys = configs.Keys(data, f"a config.json of {name}")
+            keys = Keys(data, f"a config.json of {name}")
             again = configs.computed(family.read(keys))
             keys.finish()
         except (ConfigError, AttributeError, TypeError, ZeroDivisionError):  # it has no word for something in this config

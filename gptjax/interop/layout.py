@@ -59,6 +59,7 @@ class Place(NamedTuple):
     """Of the parts."""
 
 
+@functools.lru_cache(maxsize=16)
 def leaves(config: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """Gives shape and type of each of a model's leaves, by its path."""
     tree = jax.eval_shape(functools.partial(model.init, config), jax.random.key(0))

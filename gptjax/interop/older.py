@@ -5,20 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from gptjax.config import require
-from gptjax.interop.configs import Keys, rope, rope_json
+from gptjax.interop.keys import OURS, Keys, activation, rope, rope_json
 from gptjax.model import ModelConfig
-
-ACTIVATIONS = {"gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "gelu": "gelu_exact", "relu": "relu", "silu": "silu"}
-"""Theirs, and ours."""
-OURS = {"gelu": "gelu_new", "gelu_exact": "gelu", "relu": "relu", "silu": "silu"}
-
-
-def activation(keys: Keys, key: str, default: str) -> Any:
-    """Our word for their activation."""
-    value = keys.take(key, default)
-    require(value in ACTIVATIONS, f"{keys.where} has {key!r}: {value!r}; this program can read {', '.join(ACTIVATIONS)}.")
-    return ACTIVATIONS[value]
-
 
 def gpt2(keys: Keys) -> ModelConfig:
     """GPT-2."""

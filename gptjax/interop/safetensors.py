@@ -20,8 +20,8 @@ import numpy as np
 
 from gptjax.config import ConfigError, require
 
-LONGEST = 8 << 20
-"""Bytes of a header: about 70,000 tensors, several times what the largest shards have. It bounds what a hostile one costs."""
+LONGEST = 4 << 20
+"""Bytes of a header: about 35,000 tensors, many times what the largest shards have. It bounds what a hostile one costs."""
 
 DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype("<f8"),
@@ -83,7 +83,8 @@ def header(path: Path) -> dict[str, Tensor]:
     return dict(sorted(inside.items(), key=lambda item: (item[1].begin, item[1].end)))
 
 
-MEMBER = re.compile(r'\s*+"((?:[^"\\]|\\.)*+)"\s*+:\s*+(\{(?:[^{}"]|"(?:[^"\\]|\\.)*+")*+\})\s*+([,}])')
+_TEXT = r'"([^"\\]*+(?:\\.[^"\\]*+)*+)"'
+MEMBER = re.compile(rf'\s*+{_TEXT}\s*+:\s*+(\{{[^{{}}"]*+(?:{_TEXT}[^{{}}"]*+)*+\}})\s*+([,}}])', re.S)
 """A name and its flat object; possessive, so that no text takes more than one pass."""
 
 
@@ -106,7 +107,9 @@ def _parsed(text: str) -> dict[str, Tensor]:
         member = MEMBER.match(text, at)
         if member is None:
             raise ValueError(f"at character {at} no tensor is described: {text[at : at + 40]!r}")
-        name, last, at = json.loads(f'"{member[1]}"'), member[3], member.end()
+        name, last, at = member[1], member[4], member.end()
+        if "\\" in name or not name.isprintable():
+            name = json.loads(f'"{name}"')
         if name in names:
             raise ValueError(f"{name[:100]!r} is there twice")
         names.add(name)
@@ -124,18 +127,25 @@ def _require_strings(text: str) -> None:
         raise ValueError("its metadata are not all texts")
 
 
-def _tensor(name: str, text: str) -> Tensor:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if sorted(key for key, _ in pairs) != ["data_offsets", "dtype", "shape"]:
-            raise ValueError(f"{name!r} is not described by dtype, shape and data_offsets")
-        return dict(pairs)
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object without a key twice."""
+    if len(pairs) != len(found := dict(pairs)):
+        raise ValueError("a key is there twice")
+    return found
 
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_once)
+
+
+def _tensor(name: str, text: str) -> Tensor:
     if len(text) > 1000:
         raise ValueError(f"the description of {name!r} is {len(text)} characters long")
-    described = json.loads(text, object_pairs_hook=once)
+    described = _DECODER.decode(text)
+    if described.keys() != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"{name!r} is not described by dtype, shape and data_offsets")
     dtype, shape, offsets = described["dtype"], described["shape"], described["data_offsets"]
-    whole = lambda value: isinstance(value, list) and all(type(n) is int and 0 <= n < 2**63 for n in value)
-    if not (isinstance(dtype, str) and whole(shape) and whole(offsets) and len(offsets) == 2 and len(shape) <= 32):
+    listed = type(dtype) is str and type(shape) is type(offsets) is list and len(offsets) == 2 and len(shape) <= 32
+    if not (listed and all(type(n) is int and 0 <= n < 2**63 for n in (*shape, *offsets))):
         raise ValueError(f"{name!r} has no sound dtype, shape and data_offsets")
     if dtype not in DTYPES:
         raise ValueError(f"{name!r} has the type {dtype[:20]!r}; those that can be read are {', '.join(DTYPES)}")

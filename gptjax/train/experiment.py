@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from gptjax.config import require
 from gptjax.data.prepare import DataConfig
 from gptjax.data.tasks import LanguageModel, MaskedLanguageModel, SpanCorruption
+from gptjax.data.tokenizer import Given
 from gptjax.generate.settings import SampleConfig
 from gptjax.model.config import ModelConfig
 from gptjax.model.presets import small
@@ -54,6 +55,8 @@ class Checkpoints:
 class Experiment:
     """A whole run: model, data, optimizer, length. A run's `config.json` is this value, resolved."""
 
+    start: str | None = None
+    """A model to start from: a run, a Hugging Face directory, a .gguf file, or smollm2, which a package ships. Its architecture is the model's then. None begins with random weights."""
     model: ModelConfig = field(default_factory=small)
     """The architecture."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -92,6 +95,9 @@ class Experiment:
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "log_every"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it needs at least 1 (--{name.replace('_', '-')}).")
+        given = isinstance(self.data.tokenizer, Given)
+        require(not given or self.start is not None, "data.tokenizer is that of the model that the experiment starts from, and it starts from none; name one (--start).")
+        require(given or self.start is None, f"start is {self.start}, and a model reads text with its own tokenizer; use Given() as data.tokenizer.")
         reads = "side" if self.model.encoder_layers else "past" if self.model.causal else "all"
         shapes = {"past": "a decoder", "all": "an encoder (--model.no-causal)", "side": "an encoder beside a decoder (--model.encoder-layers)"}
         task, fits = self.data.task, next(kind.__name__ for kind in (LanguageModel, MaskedLanguageModel, SpanCorruption) if kind.reads == reads)

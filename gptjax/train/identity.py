@@ -6,6 +6,7 @@ Read in this order: `resolve`; `settle`, which compares with what the run direct
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import platform
@@ -17,12 +18,13 @@ import jax
 import jax.numpy as jnp
 
 import gptjax
-from gptjax import config
+from gptjax import config, processes
 from gptjax.config import require
 from gptjax.data import tokenizer as tokenizers
 from gptjax.data.prepare import Prepared
 from gptjax.train import optim
 from gptjax.train.experiment import FREE, Experiment
+from gptjax.train.start import Start
 
 
 def resolve(experiment: Experiment, data: Prepared) -> Experiment:
@@ -37,8 +39,19 @@ def resolve(experiment: Experiment, data: Prepared) -> Experiment:
     return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, vocab_size=wanted))
 
 
-def settle(experiment: Experiment, path: Path, data: Prepared, *, resuming: bool, allow: bool) -> tuple[Experiment, list[str]]:
-    """Makes sure that the directory holds this very run, writes down what it is, and gives it with notes about harmless changes.
+def require_alike(experiment: Experiment, data: Prepared, start: Start | None = None) -> None:
+    """Refuses to go on where several processes were given different runs.
+
+    Raises:
+      ConfigError: names the process, and what differs.
+    """
+    digest = lambda value: hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+    settings = {name: digest(value) for name, value in config.to_dict(experiment).items() if name != "data"}
+    processes.require_alike({"text (data)": data.content[:12], "model to start from (start)": start and start.fingerprint, **settings, **versions()})
+
+
+def settle(experiment: Experiment, path: Path, data: Prepared, *, resuming: bool, allow: bool, start: Start | None = None) -> list[str]:
+    """Makes sure that the directory holds this very run, writes down what it is, and gives notes about harmless changes.
 
     A run that goes on keeps the length of its schedule, so `--steps` alone changes no learning rate.
 
@@ -46,9 +59,11 @@ def settle(experiment: Experiment, path: Path, data: Prepared, *, resuming: bool
       ConfigError: the directory's run differs in what decides its numbers, and that is not allowed.
     """
     found: dict[str, Any] = {"data": data.content, "tokenizer": tokenizers.fingerprint(data.tokenizer), "versions": versions(), "backend": backend()}
+    found |= {"start": start.fingerprint} if start else {}
     notes: list[str] = []
     if resuming:
         old, recorded = _lasting(config.load(Experiment, path / "config.json")), json.loads((path / "identity.json").read_text())
+        found |= {"start": recorded["start"]} if "start" in recorded else {}
         experiment = _lasting(experiment, old.schedule.steps)
         changed = config.differences(old, experiment)
         bound = {k: v for k, v in changed.items() if not k.startswith(FREE)}
@@ -60,7 +75,7 @@ def settle(experiment: Experiment, path: Path, data: Prepared, *, resuming: bool
     config.save(path / "config.json", experiment)
     tokenizers.save(path / "tokenizer", data.tokenizer)
     (path / "identity.json").write_text(json.dumps(found, indent=2) + "\n")
-    return experiment, notes
+    return notes
 
 
 def _lasting(experiment: Experiment, steps: int | None = None) -> Experiment:
@@ -98,5 +113,6 @@ def versions() -> dict[str, str]:
 
 def backend() -> dict[str, str]:
     """Devices and compiler flags, which decide numbers too."""
-    devices = jax.devices()
-    return {"devices": f"{len(devices)} × {devices[0].device_kind}", "flags": os.environ.get("XLA_FLAGS", "")}
+    devices, processes = jax.devices(), jax.process_count()
+    among = f" in {processes} processes" if processes > 1 else ""
+    return {"devices": f"{len(devices)} × {devices[0].device_kind}{among}", "flags": os.environ.get("XLA_FLAGS", "")}

@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gptjax import faults, model, parallel
+from gptjax.arrays import Params
 from gptjax.config import require
 from gptjax.data import batches
 from gptjax.data.prepare import Prepared
@@ -31,7 +32,8 @@ class Program(NamedTuple):
     mesh: Mesh
     state: Any
     """The training state's shapes, types and shardings; nothing is allocated."""
-    init: Callable[[], step.TrainState]
+    init: Callable[..., step.TrainState]
+    """parameters to begin with, or none for random ones → the state of step 0"""
     step: Callable[[step.TrainState, Any], tuple[step.TrainState, dict]]
     evaluate: Callable[[Any, Any], tuple[Any, Any]]
     batch: Callable[[int], Any]
@@ -72,9 +74,8 @@ def build(experiment: Experiment, data: Prepared, planned: tuple[faults.Fault, .
         settle=_settle(experiment),
         fault=faults.in_gradients(planned),
     )
-    example = batches.batch(data.train, plan, 0)
-    over_rows = parallel.over_rows(mesh)
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=over_rows), example)
+    read = _reader(data.train, plan, mesh)
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), read(0))
     begun = time.monotonic()
     compiled = jax.jit(one, donate_argnums=0, out_shardings=(where, parallel.replicated(mesh))).lower(state, shapes).compile()
     seconds = time.monotonic() - begun
@@ -84,11 +85,17 @@ def build(experiment: Experiment, data: Prepared, planned: tuple[faults.Fault, .
         state,
         jax.jit(functools.partial(_initial, experiment), out_shardings=where, compiler_options=_BRIEFLY if jax.default_backend() == "cpu" else None),
         compiled,
-        jax.jit(functools.partial(step.evaluate_step, objective=cross_entropy(experiment.model, auxiliary=False))),
-        faults.in_batches(planned, lambda number: parallel.place(batches.batch(data.train, plan, number), mesh)),
+        jax.jit(functools.partial(step.evaluate_step, objective=cross_entropy(experiment.model, auxiliary=False)), out_shardings=parallel.replicated(mesh)),
+        faults.in_batches(planned, read),
         seconds,
         memory.temp_size_in_bytes if memory else 0,
     )
+
+
+def _reader(store: Store, plan: batches.Plan, mesh: Mesh) -> Callable[[int], Any]:
+    """number → the batch on the devices. Each process reads the rows of its own devices."""
+    mine = parallel.own_rows(mesh, plan.rows)
+    return lambda number: parallel.place(batches.batch(store, plan, number, mine), mesh, plan.rows)
 
 
 def _settle(experiment: Experiment) -> Callable | None:
@@ -117,9 +124,9 @@ def abstract(experiment: Experiment, mesh: Mesh) -> step.TrainState:
     return _placed(experiment, mesh, jax.eval_shape(functools.partial(_initial, experiment)))
 
 
-def _initial(experiment: Experiment) -> step.TrainState:
+def _initial(experiment: Experiment, params: Params | None = None) -> step.TrainState:
     optimizer = optim.build(experiment.optim, optim.learning_rate(experiment.schedule, experiment.optim.peak, experiment.steps))
-    return step.init(model.init(experiment.model, jax.random.key(experiment.seed)), optimizer)
+    return step.init(model.init(experiment.model, jax.random.key(experiment.seed)) if params is None else params, optimizer)
 
 
 def row_plan(experiment: Experiment, store: Store, *, seed: int | None, rows: int | None = None) -> batches.Plan:
@@ -159,7 +166,7 @@ def evaluation_batches(experiment: Experiment, store: Store, mesh: Mesh) -> tupl
     parts = parallel.row_parts(mesh)
     rows = max(experiment.batch // experiment.micro_batches, 4096 // experiment.model.context // parts * parts)
     plan = batches.plan(store, length=experiment.model.context, rows=rows, seed=None, isolated=experiment.data.isolated, task=experiment.data.task)
-    return plan.batches_per_epoch, lambda number: parallel.place(batches.batch(store, plan, number), mesh)
+    return plan.batches_per_epoch, _reader(store, plan, mesh)
 
 
 def evaluate(

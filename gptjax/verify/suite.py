@@ -15,6 +15,7 @@ import jax
 from gptjax import config
 from gptjax.config import nearest, require
 from gptjax.data import prepare
+from gptjax.train import start as starts
 from gptjax.train.experiment import Experiment
 from gptjax.train.facts import processor
 from gptjax.train.identity import versions
@@ -92,7 +93,9 @@ def verify(experiment: Experiment, *, run: Path | None = None, only: Iterable[st
     """
     begun, chosen = time.monotonic(), choose(only)
     require(experiment.model.continues, "verify proves models that go on with a text, and this one has an encoder; the laws of the tests hold for it.")
-    setting = make(experiment, prepare(experiment.data, say), run)
+    start = starts.of(experiment, run or Path(), resuming=run is not None and (run / "identity.json").is_file())
+    experiment = starts.adopted(experiment, start)
+    setting = make(experiment, prepare(experiment.data, say, start and start.tokenizer), run)
     machine = {"devices": f"{jax.device_count()} × {jax.devices()[0].device_kind}", "processor": processor(), "flags": os.environ.get("XLA_FLAGS", "")}
     environment = versions() | machine
     say(f"devices  {environment['devices']}, jax {environment['jax']}, Python {environment['python']}")

@@ -71,7 +71,7 @@ def data(setting: Setting) -> Figure:
     wrong += sum(not _same_again(part, numbered, plan, number) for number in (0, 1, plan.batches_per_epoch - 1, plan.batches_per_epoch, 123_456))
     wrong += len({found.fingerprint, found.train.header.fingerprint, *([found.validation.header.fingerprint] if found.validation else [])}) - 1
     if found.train.header.num_bytes <= 2**27:
-        wrong += prepare(experiment.data).fingerprint != found.fingerprint
+        wrong += prepare(experiment.data, given=found.tokenizer).fingerprint != found.fingerprint
     if setting.run and (setting.run / "identity.json").is_file():
         recorded = json.loads((setting.run / "identity.json").read_text())
         wrong += (recorded["data"], recorded["tokenizer"]) != (found.content, tokenizers.fingerprint(found.tokenizer))

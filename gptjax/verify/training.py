@@ -169,7 +169,7 @@ def resume(setting: Setting) -> Figure:
             run.wait()
         state, more = _train(built, state, 3)
         with contextlib.redirect_stdout(io.StringIO()):
-            resumed = loop.start(Run(folder), built)[0]
+            resumed = loop.begin(Run(folder), built)[0]
     wanted, found = digests(state), digests(_train(built, resumed, 3)[0])
     if skipped + more:
         return Figure(skipped + more, 0, "of 6 steps had no finite loss and gradient")

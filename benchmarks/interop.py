@@ -1,0 +1,55 @@
+"""Time and memory of reading a model of SmolLM2-135M's shape: `python benchmarks/interop.py`.
+
+It makes the directory with random weights (540 MB in float32, or half of it with `--dtype bfloat16`), reads it in a process of its
+own, and prints what that took: seconds, and the most memory above what the process held before, as a multiple of the parameters'
+bytes in float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from gptjax.interop import Imported, huggingface, layout
+from gptjax.model import smollm
+
+READ = """
+import resource, sys, time
+import jax
+from gptjax import interop, model
+jax.block_until_ready(jax.numpy.ones(8) + 1)
+held = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before, begin = held(), time.perf_counter()
+found = interop.load(sys.argv[1])
+jax.block_until_ready(found.params)
+seconds, size = time.perf_counter() - begin, sum(leaf.nbytes for leaf in jax.tree.leaves(found.params))
+print(f"{size / 1e6:.0f} MB of parameters in {seconds:.2f} s; at most {(held() - before) / size:.2f} times that in memory")
+"""
+
+
+def main() -> None:
+    """Makes the directory, reads it, prints what that took."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--dtype", default="float32", help="of the weights in the file")
+    parser.add_argument("--times", type=int, default=3)
+    options = parser.parse_args()
+    config, tree = smollm("2-135m"), {}
+    for path, leaf in layout.leaves(config).items():
+        *folders, name = path.split("/")
+        at = tree
+        for folder in folders:
+            at = at.setdefault(folder, {})
+        at[name] = np.random.default_rng(0).standard_normal(leaf.shape, np.float32) * 0.02
+    with tempfile.TemporaryDirectory() as folder:
+        huggingface.save(Path(folder) / "m", Imported(config, tree, None), options.dtype)
+        for _ in range(options.times):
+            print(subprocess.run([sys.executable, "-c", READ, f"{folder}/m"], check=True, capture_output=True, text=True).stdout, end="")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""A model that an experiment starts from: a run, a Hugging Face directory, a GGUF file, or one that a package ships.
+
+Read `Start`, then `of`, which the loop asks, and `adopted`, which says whose word counts where the model and the experiment differ.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from gptjax import config, interop, model
+from gptjax.arrays import Params
+from gptjax.checkpoint import Run
+from gptjax.config import require
+from gptjax.data import tokenizer as tokenizers
+from gptjax.data.tokenizer import Tokenizer
+from gptjax.model import ModelConfig
+from gptjax.model.config import DROPOUTS
+from gptjax.train.experiment import Experiment
+
+
+class Start(NamedTuple):
+    """What a run begins with, or, where it goes on, what it began with."""
+
+    config: ModelConfig
+    params: Params | None
+    """None where a run goes on: its checkpoint has them."""
+    tokenizer: Tokenizer
+    fingerprint: str | None = None
+    """sha256 of the parameters; it is part of what a run is."""
+
+
+def of(experiment: Experiment, path: Path, *, resuming: bool) -> Start | None:
+    """Gives the model that an experiment starts from; none where it starts from nothing. A run that goes on needs it no more.
+
+    Raises:
+      ConfigError: there is no such model.
+    """
+    if experiment.start is None:
+        return None
+    if resuming:
+        return Start(config.load(Experiment, path / "config.json").model, None, tokenizers.load(path / "tokenizer"))
+    return read(experiment.start)
+
+
+def read(name: str) -> Start:
+    """Reads a model, and counts its bits.
+
+    Raises:
+      ConfigError: there is none, or it has no tokenizer.
+    """
+    path = interop.located(name)
+    if interop.kind(path) is None:
+        known, params, tokenizer = restored(path)
+    else:
+        known, params, tokenizer, *_ = interop.load(path)
+    require(tokenizer is not None, f"{path} has no tokenizer, so no text can be read with it; start from another model (--start).")
+    digest = hashlib.sha256()
+    for where, leaf in jax.tree_util.tree_leaves_with_path(params):
+        leaf = np.ascontiguousarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(where)} {leaf.dtype} {leaf.shape}".encode())
+        digest.update(leaf.data)
+    return Start(known, params, tokenizer, digest.hexdigest())
+
+
+def restored(path: Path, step: int | None = None) -> tuple[ModelConfig, Params, Tokenizer]:
+    """Reads the model of a run: averaged weights where it kept them, and no optimizer state.
+
+    Args:
+      step: the checkpoint to use; none is the newest whole one.
+
+    Raises:
+      ConfigError: the directory is not a run, or has no such checkpoint.
+    """
+    needed = "give a run directory, for example runs/quickstart (python train.py makes one), a Hugging Face directory or a .gguf file"
+    require(path.is_dir(), f"{path} is not a directory; {needed}.")
+    require((path / "config.json").is_file(), f"{path} holds no config.json, so it is no run; {needed}.")
+    experiment = config.load(Experiment, path / "config.json")
+    run, tree = Run(path), "params" if experiment.optim.ema is None else "ema"
+    shapes = jax.eval_shape(lambda: model.init(experiment.model, jax.random.key(0)))
+    found = run.restore({tree: shapes}, step=step) if run.steps() else None
+    require(found is not None, f"{path} has no checkpoint yet; train it first: python train.py {path}/config.json")
+    return experiment.model, found[1][tree], _tokenizer(path)
+
+
+def _tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer of a run, if it is still the one that the run was trained with."""
+    found = tokenizers.load(path / "tokenizer")
+    recorded = path / "identity.json"
+    same = not recorded.is_file() or json.loads(recorded.read_text())["tokenizer"] == tokenizers.fingerprint(found)
+    require(same, f"{path / 'tokenizer'} is not the tokenizer that this run was trained with ({recorded} has its hash); restore it from a copy.")
+    return found
+
+
+TRAINING = ("context", *DROPOUTS, "compute", "attention", "layers", "remat")
+"""What of a model's config says how it is trained and computed, not what it is: there the experiment's word counts."""
+
+
+def adopted(experiment: Experiment, start: Start | None) -> Experiment:
+    """Gives the experiment with the architecture of the model that it starts from.
+
+    Raises:
+      ConfigError: the experiment asks for another architecture, which would need other parameters.
+    """
+    if start is None:
+        return experiment
+    asked, own, plain = experiment.model, start.config, Experiment.__dataclass_fields__["model"].default_factory()
+    kept = (*TRAINING,) if own.positions != "learned" else tuple(name for name in TRAINING if name != "context")
+    for name in (f.name for f in dataclasses.fields(ModelConfig) if f.name not in kept):
+        wanted, has = getattr(asked, name), getattr(own, name)
+        said = f"model.{name} is {wanted!r}, and the model that this run starts from has {has!r}"
+        require(wanted in (has, getattr(plain, name)), f"{said}; leave it away (--model.{name.replace('_', '-')}), or start from nothing.")
+    return dataclasses.replace(experiment, model=dataclasses.replace(own, **{name: getattr(asked, name) for name in kept}))
