@@ -29,8 +29,11 @@ def byte_level(controls: tuple[str, ...], *, begins: str | None = None, split: b
     return made.to_str().encode()
 
 
-def fallback(controls: tuple[str, ...] = (), *, unigram: bool = False, prepend: bool = True, **flags: bool) -> bytes:
-    """Pieces with a mark for spaces and 256 bytes for all else, as in Llama 2 and Mistral (BPE) or T5 (Unigram); `<s>` before a text."""
+def fallback(controls: tuple[str, ...] = (), *, unigram: bool = False, prepend: bool = True, first: bool = False, **flags: bool) -> bytes:
+    """Pieces with a mark for spaces and 256 bytes for all else, as in Llama 2 and Mistral (BPE) or T5 (Unigram); `<s>` before a text.
+
+    A space is put before each text, those behind a control token included; with `first` only before a text that begins all.
+    """
     own = ["<unk>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(256))]
     marked = [t.replace(" ", "▁") for t in TEXTS]
     learned = Tokenizer(models.BPE())
@@ -45,6 +48,8 @@ def fallback(controls: tuple[str, ...] = (), *, unigram: bool = False, prepend: 
         made = Tokenizer(models.BPE({p: i for i, p in enumerate(names)}, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     replace = normalizers.Replace(" ", "▁")
     made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), replace]) if prepend else replace
+    if first:
+        made.normalizer, made.pre_tokenizer = None, pre_tokenizers.Metaspace("▁", prepend_scheme="first", split=False)
     stripped = [decoders.Strip(" ", 1, 0)] if prepend else []
     made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *stripped])
     made.add_special_tokens([AddedToken(c, normalized=False, special=True) for c in own[:3]])

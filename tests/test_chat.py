@@ -92,7 +92,7 @@ def file(name: str) -> tuple[bytes, str | None, str, str]:
         bos = controls[0] if "bos_token" in jinja else None
         return byte_level(controls), bos, controls[1] if bos else controls[0], jinja
     controls, jinja = MARKED[name]
-    return fallback(controls, prepend=name != "gemma", rstrip=name == "phi-3"), "<s>", "</s>", jinja
+    return fallback(controls, prepend=name != "gemma", first=name == "mistral-v3", rstrip=name == "phi-3"), "<s>", "</s>", jinja
 
 
 @cache

@@ -22,6 +22,7 @@ FILES = {
     "split": (byte_level(CONTROLS), "<|endoftext|>"),
     "gpt2": (byte_level(CONTROLS, split=False, begins="<|im_start|>"), "<|endoftext|>"),
     "llama": (fallback(("<|user|>",)), "</s>"),
+    "mistral": (fallback(("<|user|>",), first=True), "</s>"),
     "gemma": (fallback(("<|user|>",), prepend=False), "</s>"),
     "unigram": (fallback(("<|user|>",), unigram=True), "</s>"),
 }

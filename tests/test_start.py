@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -92,6 +93,7 @@ def test_a_name_stands_for_the_file_of_a_package_and_a_folder_of_that_name_for_i
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("raise RuntimeError('it was run')")
     (package / "tiny.gguf").write_bytes(b"GGUF")
+    importlib.invalidate_caches()
     assert interop.located("tiny") == package / "tiny.gguf" and interop.located("other") == Path("other")
     (tmp_path / "tiny").mkdir()
     assert interop.located("tiny") == Path("tiny")
