@@ -227,7 +227,7 @@ def test_tokenizers_of_our_own_come_back(tmp_path):
             assert back.decode(back.encode(text)) == text
         assert [back.encode(t).tolist() for t in TEXTS] == [known.encode(t).tolist() for t in TEXTS]
         assert back.end_of_document == known.end_of_document
-    with pytest.raises(ConfigError, match="characters"):
+    with pytest.raises(ConfigError, match="neither of bytes"):
         gguf_tokenizer.write(tokenizers.train(Characters(), published.TEXTS), 100)
 
 

@@ -69,7 +69,7 @@ class File(NamedTuple):
         value = self.fields[key]
         kinds = kind if isinstance(kind, tuple) else (kind,)
         good = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
-        require(good, f"{self.path}: {key} is {_short(value)}; it needs {' or '.join(k.__name__ for k in kinds)}.")
+        require(good, f"{self.path}: {key} is {short(value)}; it needs {' or '.join(k.__name__ for k in kinds)}.")
         return value
 
 
@@ -190,38 +190,40 @@ def open_file(path: Path | str) -> File:
     for _ in range(num_fields):
         key = head.text("a key", 1024)
         if key in fields:
-            raise head.wrong(f"the key {key!r} stands twice")
-        fields[key] = head.value(repr(key))
+            raise head.wrong(f"the key {short(key)} stands twice")
+        fields[key] = head.value(short(key))
     return File(path, fields, _tensors(head, num_tensors, fields.get("general.alignment", 32), size))
 
 
 def _tensors(head: _Header, count: int, alignment: Any, size: int) -> dict[str, Tensor]:
     """The table of tensors, which lie in its order without holes, each at a multiple of the alignment, up to the end of the file."""
     if type(alignment) is not int or not 8 <= alignment <= 1 << 16 or alignment & (alignment - 1):
-        raise head.wrong(f"general.alignment is {_short(alignment)}, not a power of two from 8 to 65536")
+        raise head.wrong(f"general.alignment is {short(alignment)}, not a power of two from 8 to 65536")
     found: dict[str, Tensor] = {}
     for _ in range(count):
         name = head.text("a tensor's name", 256)
-        dims = head.take("I", name)
+        if not name.isprintable():
+            raise head.wrong(f"a tensor is called {short(name)}")
+        dims = head.take("I", short(name))
         if not 1 <= dims <= 4:
-            raise head.wrong(f"tensor {name!r} has {dims} dimensions, not 1 to 4")
-        shape = tuple(head.take("Q", name) for _ in range(dims))[::-1]
-        kind, offset = head.take("IQ", name)
+            raise head.wrong(f"tensor {short(name)} has {dims} dimensions, not 1 to 4")
+        shape = tuple(head.take("Q", short(name)) for _ in range(dims))[::-1]
+        kind, offset = head.take("IQ", short(name))
         if name in found:
-            raise head.wrong(f"the tensor {name!r} stands twice")
+            raise head.wrong(f"the tensor {short(name)} stands twice")
         if kind not in Kind:
-            raise head.wrong(f"tensor {name!r} is of the unknown type {kind}")
+            raise head.wrong(f"tensor {short(name)} is of the unknown type {kind}")
         if min(shape) < 1 or shape[-1] % gguf.GGML_QUANT_SIZES[Kind(kind)][0]:
-            raise head.wrong(f"tensor {name!r} has the shape {list(shape)}, which its type {Kind(kind).name} can't have")
+            raise head.wrong(f"tensor {short(name)} has the shape {list(shape)}, which its type {Kind(kind).name} can't have")
         found[name] = Tensor(name, shape, Kind(kind), offset)
     base, at = -(-head.at // alignment) * alignment, 0
     for name, tensor in found.items():
         if tensor.offset != at:
-            raise head.wrong(f"tensor {name!r} begins at {tensor.offset}, where {at} is the end of the one before")
+            raise head.wrong(f"tensor {short(name)} begins at {tensor.offset}, where {at} is the end of the one before")
         block, block_bytes = gguf.GGML_QUANT_SIZES[tensor.kind]
         end = base + at + math.prod(tensor.shape) // block * block_bytes  # Python's whole numbers don't overflow
         if end > size:
-            raise head.wrong(f"tensor {name!r} of the shape {list(tensor.shape)} ends at byte {end}, and the file at {size}")
+            raise head.wrong(f"tensor {short(name)} of the shape {list(tensor.shape)} ends at byte {end}, and the file at {size}")
         found[name] = tensor._replace(offset=base + at)
         at = -(-(end - base) // alignment) * alignment
     if size - base > at:
@@ -252,10 +254,12 @@ def numbers(file: File, tensor: Tensor) -> np.ndarray:
     return found.reshape(tensor.shape)
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value for a message: one line, not long."""
     if isinstance(value, (Texts, np.ndarray)):
         return f"a list of {value.count if isinstance(value, Texts) else len(value)}"
-    return repr(value)[:60]
+    said = repr(value)
+    return said if len(said) <= 80 else f"{said[:76]}…{said[0]}"
 
 
 # --- writing -----------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import numpy as np
 
 from gptjax.config import ConfigError, nearest, require
 from gptjax.interop import configs, layout
-from gptjax.interop.gguf_file import File, Kind, Tensor, numbers
+from gptjax.interop.gguf_file import File, Kind, Tensor, numbers, short
 from gptjax.interop.layout import Entry, Place
 from gptjax.model import Experts, Layer, LinearScaling, Llama3Scaling, ModelConfig, YarnScaling
 from gptjax.model.scaling import frequencies
@@ -53,7 +53,7 @@ def describe(file: File, vocab_size: int) -> ModelConfig:
       ConfigError: it is of an architecture, or has a trait, that is not known here.
     """
     arch = file.get("general.architecture", str)
-    require(arch in BASES, f"{file.path} is of the architecture {arch!r}; known are {', '.join(BASES)}.{nearest(arch, BASES)}")
+    require(arch in BASES, f"{file.path} is of the architecture {short(arch)}; known are {', '.join(BASES)}.{nearest(arch[:40], BASES)}")
     known = lambda key: f"{arch}.{key}" in file.fields
     number = lambda key, default=None: file.get(f"{arch}.{key}", int, default)
     real = lambda key, default=None: float(file.get(f"{arch}.{key}", (int, float), default))
@@ -107,7 +107,7 @@ def _scaling(file: File, arch: str, turned: int, base: float) -> Any:
         require(same, f"{file.path}: rope_freqs.weight stretches RoPE otherwise than Llama 3 does, which is not known here.")
         return guess
     longer = [name for name in file.tensors if "rope_factors" in name]
-    require(kind in ("none", "linear", "yarn") and not longer, f"{file.path} stretches RoPE by {longer[0] if longer else kind}; none, linear and yarn are known.")
+    require(kind in ("none", "linear", "yarn") and not longer, f"{file.path} stretches RoPE by {short(longer[0] if longer else kind)}; none, linear and yarn are known.")
     if kind == "linear":
         return LinearScaling(factor)
     return YarnScaling(factor, file.get(f"{arch}.rope.scaling.original_context_length", int)) if kind == "yarn" else None

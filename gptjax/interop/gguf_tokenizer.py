@@ -20,7 +20,7 @@ from gptjax.data import tokenizer as tokenizers
 from gptjax.data.spelling import Special, letters
 from gptjax.data.tokenizer import Tokenizer
 from gptjax.interop import huggingface_tokenizer
-from gptjax.interop.gguf_file import File, Texts
+from gptjax.interop.gguf_file import File, Texts, short
 
 NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """`tokenizer.ggml.token_type`."""
@@ -78,7 +78,7 @@ def read(file: File) -> Tokenizer | None:
         return None
     pieces, types = _pieces(file)
     kind = file.get("tokenizer.ggml.model", str)
-    require(kind in ("gpt2", "llama"), f"{file.path} has a tokenizer of the kind {kind!r}; 'gpt2' and 'llama' can be read.")
+    require(kind in ("gpt2", "llama"), f"{file.path} has a tokenizer of the kind {short(kind)}; 'gpt2' and 'llama' can be read.")
     described, begins = (_byte_level if kind == "gpt2" else _marked)(file, pieces, types)
     special = CONTROL, UNKNOWN
     described["added_tokens"] = [added(i, pieces[i], types[i] in special) for i in np.flatnonzero(np.isin(types, (*special, USER))).tolist()]
@@ -122,7 +122,7 @@ def _byte_level(file: File, pieces: list[str], types: np.ndarray) -> tuple[dict[
     """Pieces of bytes, written in GPT-2's letters."""
     name = file.get("tokenizer.ggml.pre", str, "default")
     cut = next((c for c in CUTS if name in c.names), None)
-    require(cut is not None, f"{file.path} cuts text as {name!r}; known are {', '.join(n for c in CUTS for n in c.names)}.")
+    require(cut is not None, f"{file.path} cuts text as {short(name)}; known are {', '.join(n for c in CUTS for n in c.names)}.")
     merges = [_pair(merge) for merge in file.get("tokenizer.ggml.merges", Texts).decoded()]
     known = set(pieces)
     good = all({*pair, "".join(pair)} <= known for pair in merges)
