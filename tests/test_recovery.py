@@ -371,8 +371,8 @@ def test_rolling_back_trains_the_same_steps_again_and_keeps_the_old_ones_aside(t
         assert why in (said := capsys.readouterr().err) and "--rollback-to" in said
     assert Run(path)._folders() == [4, 6, 9, 12], "nothing is moved by a refused rollback"
     os.truncate(max(files_below(path / "checkpoints/12"), key=lambda f: f.stat().st_size), 10)
-    assert cli.main([*told, "--fall-back", "False"]) == 2
-    assert "12 is damaged" in (said := capsys.readouterr().err) and "--fall-back True" in said and Run(path)._folders() == [4, 6, 9, 12]
+    assert cli.main([*told, "--no-fall-back"]) == 2
+    assert "12 is damaged" in (said := capsys.readouterr().err) and "--no-fall-back" in said and Run(path)._folders() == [4, 6, 9, 12]
     record_property("figure", "saves after a rollback from 12 to 4: 3 of 3 on disk; the repeated step 12 has the bits of the old one, which is kept")
 
 

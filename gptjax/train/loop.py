@@ -61,6 +61,7 @@ def train(
         attention(experiment)
         experiment, changes = identity.settle(experiment, path, data, resuming=bool(run.steps()), allow=allow_changes)
         clock.keep(path, max(run.steps(), default=0))
+        run.prepare()
         with clock.during("compile", "compiling"):
             built = program.build(experiment, data, planned)
         forecast.require_fits(experiment, built)
