@@ -20,7 +20,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 ROOMS = (
-    "arrays", "backend", "config", "faults", "model", "data", "parallel", "checkpoint", "surgery", "objectives", "generate", "evaluate", "interop",
+    "arrays", "backend", "config", "processes", "faults", "model", "data", "parallel", "checkpoint", "surgery", "objectives", "generate", "evaluate", "interop",
     "train", "verify", "api", "plan", "doctor", "serve", "sample", "cli", "__main__",
 )  # fmt: skip
 """Ground floor first: a room imports only rooms before it. `doctor` only looks at versions, `__main__` only calls `cli`."""

@@ -81,17 +81,16 @@ def plan(store: Store, *, length: int, rows: int, seed: int | None, isolated: bo
     return Plan(length, rows, seed, isolated and store.header.num_examples > 1, int(starts[-1]), starts, task)
 
 
-def batch(store: Store, plan: Plan, step: int, part: tuple[int, int] = (0, 1)) -> Batch:
-    """Gives rows `step · B …` of the endless sequence of epochs: numpy, [B/n T].
+def batch(store: Store, plan: Plan, step: int, rows: np.ndarray | None = None) -> Batch:
+    """Gives rows `step · B …` of the endless sequence of epochs: numpy, [B T].
 
     Args:
-      part: (i, n): the i-th of n equal parts of the rows, for the i-th of n hosts.
+      rows: only these of the batch, numbers from 0 to B − 1: what one of several processes needs. Nothing else is read.
 
     Raises:
       ConfigError: the store holds an id outside its vocabulary, or is shorter than when it was opened; names file and byte.
     """
-    share = plan.rows // part[1]
-    index = step * plan.rows + part[0] * share + np.arange(share, dtype=np.int64)
+    index = step * plan.rows + (np.arange(plan.rows) if rows is None else rows).astype(np.int64)
     epoch, row = index // plan.rows_per_epoch, index % plan.rows_per_epoch
     if plan.seed is not None:
         first = row * plan.length
@@ -101,12 +100,12 @@ def batch(store: Store, plan: Plan, step: int, part: tuple[int, int] = (0, 1)) -
             first = np.where(of_epoch, row * plan.length - _shift(plan, int(e)), first)
     else:
         first = np.where(epoch == 0, row * plan.length, plan.pairs)  # past the end of the only epoch there is nothing
-    rows = _rows(store, plan, first)
+    plain = _rows(store, plan, first)
     if isinstance(plan.task, LanguageModel):
-        return rows
+        return plain
     draws = [np.random.default_rng([plan.seed or 0, int(plan.seed is not None), number]) for number in index]
     view = _masked if isinstance(plan.task, MaskedLanguageModel) else _corrupted
-    return view(plan.task, rows, store.header.vocab_size - plan.task.extra_ids, draws)
+    return view(plan.task, plain, store.header.vocab_size - plan.task.extra_ids, draws)
 
 
 def _masked(task: MaskedLanguageModel, rows: Batch, vocab_size: int, draws: list[np.random.Generator]) -> Batch:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from gptjax import processes
 from gptjax.train.goodput import Clock
 
 T = TypeVar("T")
@@ -30,6 +31,8 @@ def abrupt() -> Iterator[None]:
 
     def heed(number: int, over: threading.Event) -> None:
         if not over.wait(0.5):
+            if processes.several():
+                processes.leave(128 + number, _said(number))
             with contextlib.suppress(OSError):
                 os.write(2, f"{_said(number)}\n".encode())
             os._exit(128 + number)
@@ -50,6 +53,8 @@ def interruptible() -> Iterator[Callable[[], bool]]:
     def heed(number: int, _: threading.Event) -> None:
         received.append(number)
         if len(received) > 1:
+            if processes.several():
+                processes.leave(128 + number, f"process {processes.index()} was told twice to end, and ended at once")
             os._exit(128 + number)
         with contextlib.suppress(OSError, ValueError):  # a closed terminal
             print("\nfinishing this step and saving; once more ends at once", file=sys.stderr, flush=True)
@@ -96,8 +101,11 @@ def _listening(handler: Callable[[int, object], None], heed: Callable[[int, thre
 def unless(asked: Callable[[], bool], work: Callable[[], T]) -> T | None:
     """Gives what `work` comes to; None if the process is `asked` to end meanwhile and the work does not stop by itself within half a second.
 
-    Nothing can stop a compilation. It is left behind in a thread of its own, which ends with the process.
+    Nothing can stop a compilation. It is left behind in a thread of its own, which ends with the process. Of several processes none leaves
+    anything behind, since all of them must do the same.
     """
+    if processes.several():
+        return work()
     found: list[T] = []
     failed: list[BaseException] = []
 
@@ -138,7 +146,7 @@ def watchdog(clock: Clock, limit: float | None, log: Path) -> Iterator[None]:
 
 
 def _guard(clock: Clock, limit: float, log: Path, over: threading.Event) -> None:
-    pause = min(1.0, limit / 20)
+    pause, who = min(1.0, limit / 20), f"process {processes.index()}: " if processes.several() else ""
     seen, idle, warned, before = clock.turns, 0.0, False, time.monotonic()
     while not over.wait(pause):
         now = time.monotonic()
@@ -149,13 +157,15 @@ def _guard(clock: Clock, limit: float, log: Path, over: threading.Event) -> None
         idle += passed
         if idle >= limit and not warned:
             warned = True
-            said = f"no progress for {limit:g} s while {clock.doing}; the stacks of all threads follow. The run ends after {limit:g} s more (--watchdog)."
+            said = f"{who}no progress for {limit:g} s while {clock.doing}; the stacks of all threads follow. The run ends after {limit:g} s more (--watchdog)."
             _dump(2, f"warning: {said}")
             threading.Thread(target=_dump_to, args=(log, said), daemon=True).start()  # the disk may be what hangs
         if idle >= 2 * limit:
-            said = f"error: no progress for {2 * limit:g} s while {clock.doing}; ended (--watchdog). The same command goes on from the last checkpoint."
+            said = f"error: {who}no progress for {2 * limit:g} s while {clock.doing}; ended (--watchdog). The same command goes on from the last checkpoint."
             with contextlib.suppress(OSError):
                 os.write(2, f"{said}\n".encode())
+            if processes.several():
+                processes.leave(1, "")
             os._exit(1)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gptjax import faults, generate
+from gptjax import config, faults, generate, processes
 from gptjax.arrays import Params
 from gptjax.checkpoint import Run
 from gptjax.data.prepare import prepare
@@ -24,7 +24,8 @@ from gptjax.train.experiment import Experiment
 from gptjax.train.facts import Setting, attention, banner, facts, utilisation
 from gptjax.train.goodput import Clock
 from gptjax.train.guard import interruptible, unless, watchdog
-from gptjax.train.metrics import Log, Smoothed, Throughput, progress_line, read, smooth
+from gptjax.train.metrics import Log, Silent, Smoothed, Throughput, progress_line, read, smooth
+from gptjax.train.pace import Pace, step_seconds, straggler
 from gptjax.train.step import TrainState
 
 STOP_AFTER = 5
@@ -37,7 +38,8 @@ def train(
 ) -> Path:  # fmt: skip
     """Trains an experiment in a run directory, or goes on where that run stopped, and gives the path of its report.
 
-    The same experiment, interrupted and resumed any number of times, ends in the same bits.
+    The same experiment, interrupted and resumed any number of times, ends in the same bits. Where several processes train together
+    (`processes.join`), each calls this with the same experiment; the first one prints, logs and commits.
 
     Args:
       allow_changes: resume even where the experiment differs from the run's own in a way that changes its course.
@@ -53,14 +55,18 @@ def train(
     """
     planned, clock = faults.planned(), Clock(begun or time.monotonic())
     run = Run(path, keep_newest=experiment.checkpoints.keep_newest, keep_best=experiment.checkpoints.keep_best)
-    with run.lock(), clock, forecast.explained(experiment), watchdog(clock, experiment.watchdog, path / "log.txt"):
+    say = print if processes.first() else lambda line: None
+    with run.lock(), clock, forecast.explained(experiment), watchdog(clock, experiment.watchdog, path / f"log{_mark()}.txt"):
         forecast.require_possible(experiment)
-        with clock.during("data", "preparing the data"):
-            data = prepare(experiment.data, say=print)
+        with clock.during("data", "preparing the data"), processes.in_turn("data"):
+            data = prepare(experiment.data, say=say)
         experiment = identity.resolve(experiment, data)
         attention(experiment)
-        experiment, changes = identity.settle(experiment, path, data, resuming=bool(run.steps()), allow=allow_changes)
-        clock.keep(path, max(run.steps(), default=0))
+        identity.require_alike(experiment, data)
+        changes = processes.by_first("settle", lambda: identity.settle(experiment, path, data, resuming=bool(run.steps()), allow=allow_changes))
+        experiment = config.load(Experiment, path / "config.json")
+        if processes.first():
+            clock.keep(path, max(run.steps(), default=0))
         run.prepare()
         with clock.during("compile", "compiling"):
             built = program.build(experiment, data, planned)
@@ -69,10 +75,15 @@ def train(
             changes += (f"rolled back to step {rollback_to}; set aside: {', '.join(map(str, run.rollback(rollback_to))) or 'nothing'}",)
         state, resumed = start(run, built, cast, fall_back)
         clock.resumed(resumed or 0)
-        with Log(path, resume_step=resumed) as log, interruptible() as interrupted:
-            setting = Setting(experiment, path, data, built, run, log, clock, interrupted)
+        with Log(path, resume_step=resumed) if processes.first() else Silent() as log, interruptible() as asked:
+            setting = Setting(experiment, path, data, built, run, log, clock, processes.Votes(asked))
             log.say(banner(setting, state, (*notes, *changes, *(f"GPTJAX_FAULT: {f.kind} at step {f.step}" for f in planned))))
             return _finish(setting, _loop(setting, state))
+
+
+def _mark() -> str:
+    """What tells the file of a process that does not log from that of the first."""
+    return "" if processes.first() else f".{processes.index()}"
 
 
 def start(run: Run, built: program.Program, cast: bool = False, fall_back: bool = True) -> tuple[TrainState, int | None]:
@@ -102,16 +113,17 @@ def _loop(setting: Setting, state: TrainState) -> TrainState:
         try:
             batch = watch.read(done, pending)
         except Exception as error:
-            watch.give_up(state, pending)
-            error.add_note(f"It happened while the batch of step {done} was read; all steps before are saved.")
+            kept = watch.give_up(state, pending)
+            error.add_note(f"It happened while the batch of step {done} was read; {kept}.")
             raise
-        state, metrics = built.step(state, batch)
+        with watch.pace.waiting():
+            state, metrics = built.step(state, batch)
         if pending:
             watch.see(*pending)
         pending, end = (done, metrics), done == experiment.steps
         evaluating = end or done % experiment.evaluation.every == 0
         figures = watch.evaluate(state, done) if evaluating else {}
-        stopped = setting.interrupted()
+        stopped = setting.interrupted(*watch.pace.turn())
         saving = end or stopped or done % every == 0
         if evaluating or saving:
             watch.see(*pending, figures)  # before the save: a resumed run does not repeat this step
@@ -128,10 +140,9 @@ class _Watch:
 
     def __init__(self, setting: Setting, state: TrainState):
         self.setting, self.saved = setting, int(state.step) or None
-        self.lines = read(setting.path) if self.saved else []
-        steps = [line for line in self.lines if "gradient_norm" in line]
-        self.in_a_row = next((n for n, line in enumerate(reversed(steps)) if not line.get("skipped")), len(steps))
+        self.in_a_row, self.evaluated = processes.by_first("history", lambda: _history(setting.path, self.saved))
         self.smoothed, self.speed, self.spiked = Smoothed(), Throughput(), False
+        self.pace, self.slow = Pace(), -1  # the process that was last said to hold the others up
         self.known: set[str] = set()  # what was done before, and so is compiled
 
     def read(self, done: int, pending: tuple[int, Any] | None) -> Any:
@@ -147,7 +158,8 @@ class _Watch:
         """Takes in one step's metrics, with what an evaluation after it found; stops a run that only skips."""
         experiment, log, clock = self.setting.experiment, self.setting.log, self.setting.clock
         clock.turn("useful", f"waiting for step {done}")
-        values = {k: float(v) for k, v in jax.device_get(metrics).items()}
+        with self.pace.waiting():
+            values = {k: float(v) for k, v in jax.device_get(metrics).items()}
         skipped = bool(values.pop("skipped"))
         self.in_a_row = self.in_a_row + 1 if skipped else 0
         self.smoothed = smooth(self.smoothed, values["loss"], 0.98)
@@ -158,6 +170,7 @@ class _Watch:
         log.record(done, {"tokens": tokens, **values, **extra})
         clock.reached(done)
         self._say_unusual(done, values, skipped)
+        self._compare(done)
         _require_progress(self.in_a_row, done, self.setting)
         if done % experiment.log_every == 0 or done == experiment.steps:
             log.progress(self.line(done, values))
@@ -170,6 +183,19 @@ class _Watch:
         elif spike and not self.spiked:  # of several in a row the first
             self.setting.log.say(f"step {done} (batch {done - 1}) is a spike: {said}; taken (--skip-spikes True skips such steps)")
         self.spiked = spike
+
+    def _compare(self, done: int) -> None:
+        """Logs every twenty steps what each of several processes takes for one, and tells of one that holds the others up."""
+        seen = self.setting.interrupted.seen
+        if not seen or len(seen) < seen.maxlen or done % seen.maxlen:
+            return
+        seconds = step_seconds(seen)
+        self.setting.log.record(done, {f"process_{i}/step_seconds": float(s) for i, s in enumerate(seconds)})
+        slow, times = straggler(seconds) or (-1, 1.0)
+        if slow not in (-1, self.slow):
+            longest = f"{1000 * seconds[slow]:.0f} ms a step over the last {len(seen)}, {times:.1f} times the median of the others"
+            self.setting.log.say(f"warning: process {slow} holds the others up: it takes {longest}")
+        self.slow = slow
 
     def line(self, done: int, values: dict[str, float]) -> str:
         """How training stands."""
@@ -204,7 +230,7 @@ class _Watch:
         """Evaluates the step that was restored, where an interruption left that out."""
         done, experiment = int(state.step), self.setting.experiment
         due = self.saved and (done % experiment.evaluation.every == 0 or done == experiment.steps) and self.setting.data.validation is not None
-        if due and not any(line["step"] == done and "validation_loss" in line for line in self.lines) and (figures := self.evaluate(state, done)):
+        if due and not self.evaluated and (figures := self.evaluate(state, done)):
             self.setting.log.record(done, figures)
 
     def save(self, state: TrainState, figures: dict[str, float]) -> None:
@@ -218,12 +244,15 @@ class _Watch:
             self.setting.run.save(done, trees(state), figures)
         self.saved = done
 
-    def give_up(self, state: TrainState, pending: tuple[int, Any] | None) -> None:
-        """Keeps what was reached when the run can't go on."""
+    def give_up(self, state: TrainState, pending: tuple[int, Any] | None) -> str:
+        """Keeps what was reached when the run can't go on, if that takes no other process; says what is kept."""
+        if processes.several():
+            return "the same command goes on from the last checkpoint"
         with contextlib.suppress(OSError):
             if pending:
                 self.see(*pending)
             self.save(state, {})
+        return "all steps before are saved"
 
     @contextlib.contextmanager
     def _pause(self, what: str, doing: str) -> Iterator[None]:
@@ -232,6 +261,15 @@ class _Watch:
             yield
         self.known.add(what)
         self.speed = self.speed.pause(what, time.monotonic() - begun)
+        self.pace.pause()
+
+
+def _history(path: Path, step: int | None) -> tuple[int, bool]:
+    """What the log says of a step that was restored: how many up to it were skipped in a row, and whether it was evaluated."""
+    lines = read(path) if step else []
+    steps = [line for line in lines if "gradient_norm" in line]
+    in_a_row = next((n for n, line in enumerate(reversed(steps)) if not line.get("skipped")), len(steps))
+    return in_a_row, any(line["step"] == step and "validation_loss" in line for line in lines)
 
 
 def _require_progress(in_a_row: int, done: int, setting: Setting) -> None:
@@ -286,7 +324,7 @@ def prompt_of(setting: Setting) -> str:
 
 
 def continued(setting: Setting, params: Params, prompt: str) -> str:
-    """What the model writes after the prompt."""
+    """What the model writes after the prompt; of several processes all write it, in step."""
     return generate.complete(setting.experiment.model, params, setting.data.tokenizer, [prompt], setting.experiment.evaluation.sample)[0].text
 
 
@@ -300,6 +338,8 @@ def _finish(setting: Setting, state: TrainState) -> Path:
         on_disk = setting.run.wait()
     if on_disk != done:
         raise OSError(f"the checkpoint of step {done} is not on disk; the newest whole one is {on_disk}.")
+    if not processes.first():
+        return path / "report.html"
     clock.turn("evaluation", "writing the report")
     found = facts(setting, state)
     try:

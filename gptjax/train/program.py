@@ -72,9 +72,8 @@ def build(experiment: Experiment, data: Prepared, planned: tuple[faults.Fault, .
         settle=_settle(experiment),
         fault=faults.in_gradients(planned),
     )
-    example = batches.batch(data.train, plan, 0)
-    over_rows = parallel.over_rows(mesh)
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=over_rows), example)
+    read = _reader(data.train, plan, mesh)
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), read(0))
     begun = time.monotonic()
     compiled = jax.jit(one, donate_argnums=0, out_shardings=(where, parallel.replicated(mesh))).lower(state, shapes).compile()
     seconds = time.monotonic() - begun
@@ -84,11 +83,17 @@ def build(experiment: Experiment, data: Prepared, planned: tuple[faults.Fault, .
         state,
         jax.jit(functools.partial(_initial, experiment), out_shardings=where, compiler_options=_BRIEFLY if jax.default_backend() == "cpu" else None),
         compiled,
-        jax.jit(functools.partial(step.evaluate_step, objective=cross_entropy(experiment.model, auxiliary=False))),
-        faults.in_batches(planned, lambda number: parallel.place(batches.batch(data.train, plan, number), mesh)),
+        jax.jit(functools.partial(step.evaluate_step, objective=cross_entropy(experiment.model, auxiliary=False)), out_shardings=parallel.replicated(mesh)),
+        faults.in_batches(planned, read),
         seconds,
         memory.temp_size_in_bytes if memory else 0,
     )
+
+
+def _reader(store: Store, plan: batches.Plan, mesh: Mesh) -> Callable[[int], Any]:
+    """number → the batch on the devices. Each process reads the rows of its own devices."""
+    mine = parallel.own_rows(mesh, plan.rows)
+    return lambda number: parallel.place(batches.batch(store, plan, number, mine), mesh, plan.rows)
 
 
 def _settle(experiment: Experiment) -> Callable | None:
@@ -159,7 +164,7 @@ def evaluation_batches(experiment: Experiment, store: Store, mesh: Mesh) -> tupl
     parts = parallel.row_parts(mesh)
     rows = max(experiment.batch // experiment.micro_batches, 4096 // experiment.model.context // parts * parts)
     plan = batches.plan(store, length=experiment.model.context, rows=rows, seed=None, isolated=experiment.data.isolated, task=experiment.data.task)
-    return plan.batches_per_epoch, lambda number: parallel.place(batches.batch(store, plan, number), mesh)
+    return plan.batches_per_epoch, _reader(store, plan, mesh)
 
 
 def evaluate(
