@@ -1,8 +1,9 @@
 """Re-makes docs/reliability.md, the fault matrix with its measured figures: `python benchmarks/reliability.py`.
 
-It runs every test that carries `@pytest.mark.row(N)`, the long ones too (about ten minutes), and writes what each recorded as
-`record_property("figure", …)`. With `--report FILE …` it reads pytest's JUnit XML of earlier runs of `pytest -m row` instead; of a test
-that is in several the last counts.
+It runs every test that carries `@pytest.mark.row(N)`, the long ones too, a file after another, and writes what each recorded as
+`record_property("figure", …)`. With `--reports FOLDER` it keeps pytest's JUnit XML of each file there, and takes what is there already
+instead of running that file again; so it can be interrupted, and a file repeated by deleting its report. Reports of single tests may
+lie there too: of a test that is in several, the newest counts.
 """
 
 from __future__ import annotations
@@ -178,19 +179,24 @@ def machine() -> str:
     return f"{len(os.sched_getaffinity(0))} cores of {(names or [platform.processor()])[0]}, Python {platform.python_version()}, {versions}"
 
 
+def run(tests: Path, report: Path) -> int:
+    """Runs the tests of one file that prove rows, with the optimised programs that users run; gives pytest's status."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "row", f"--junitxml={report.absolute()}", str(tests)]
+    env = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0", "GPTJAX_TEST_DEADLINES": "1"}
+    return subprocess.run(command, cwd=ROOT, env=env, check=False).returncode
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--report", type=Path, nargs="+", help="JUnit XML of earlier runs of `pytest -m row`; without it the tests are run")
-    reports, status = parser.parse_args().report, 0
+    parser.add_argument("--reports", type=Path, help="folder of JUnit XML; what is in it is not run again")
+    kept, status = parser.parse_args().reports, 0
     with tempfile.TemporaryDirectory() as folder:
-        if reports is None:
-            report = Path(folder) / "report.xml"
-            reports = [report]
-            command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "row", f"--junitxml={report}", str(ROOT / "tests")]
-            as_users = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}  # the tests' own default saves compile time
-            as_users["JAX_ENABLE_COMPILATION_CACHE"] = "0"  # jaxlib 0.12.0 once ended with SIGSEGV while it wrote an entry
-            status = subprocess.run(command, cwd=ROOT, env=as_users, check=False).returncode
-        found, date = proofs(reports), next(xml.parse(reports[-1]).iter("testsuite")).get("timestamp", "")[:10]
+        kept = kept or Path(folder)
+        for tests in sorted(path for path in (ROOT / "tests").glob("test_*.py") if "mark.row(" in path.read_text()):
+            if not (report := kept / f"{tests.stem}.xml").is_file():
+                status = run(tests, report) or status  # tests that end the interpreter leave no report
+        reports = sorted(kept.glob("*.xml"), key=lambda report: report.stat().st_mtime)
+        found, date = proofs(reports), max(next(xml.parse(report).iter("testsuite")).get("timestamp", "")[:10] for report in reports)
     head = [
         "# Reliability",
         "",

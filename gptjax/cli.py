@@ -107,7 +107,7 @@ class TrainOptions:
     cast: bool = False
     """Resume from a checkpoint whose arrays have other types, rounding them to this experiment's."""
     fall_back: bool = True
-    """A damaged newest step gives way to the one before it; False ends with its reason instead."""
+    """A damaged newest step gives way to the one before it; --no-fall-back ends with its reason instead."""
     distributed: bool = False
     """Be one process of several: JAX finds the others on TPU pods, Slurm, GKE and MPI; elsewhere give the next three."""
     coordinator: str | None = None

@@ -222,7 +222,7 @@ def test_no_canary_of_a_text_sings(canary, tmp_path, record_property):
 
 
 @pytest.mark.row(71)
-@pytest.mark.parametrize("damage", ["cut", "emptied", "zeroed"])
+@pytest.mark.parametrize("damage", ["cut", "emptied", "zeroed", "a bit flipped"])
 def test_a_damaged_compile_cache_is_told_and_compiled_again(damage, tmp_path, record_property, monkeypatch):
     from jax.experimental.compilation_cache import compilation_cache
 
@@ -245,7 +245,8 @@ def test_a_damaged_compile_cache_is_told_and_compiled_again(damage, tmp_path, re
             assert compute() == wanted, "read back"
         for file in entries:
             content = file.read_bytes()
-            file.write_bytes({"cut": content[: len(content) // 2], "emptied": b"", "zeroed": bytes(len(content))}[damage])
+            flipped = content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
+            file.write_bytes({"cut": content[: len(content) // 2], "emptied": b"", "zeroed": bytes(len(content)), "a bit flipped": flipped}[damage])
         with pytest.warns(UserWarning, match="Error reading persistent compilation cache entry"):
             assert compute() == wanted
     finally:

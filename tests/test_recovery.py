@@ -76,9 +76,7 @@ def test_two_hundred_flipped_bits_are_all_detected(tmp_path, record_property):
 @pytest.mark.row(1)
 @pytest.mark.fault
 def test_verifying_costs_at_most_15_percent_of_a_restore(tmp_path, record_property, monkeypatch):
-    """Files are hashed beside the reading, on a core that must be free. In turns, so that other work on the machine meets both alike."""
-    if os.getloadavg()[0] > os.cpu_count() - 0.5:
-        pytest.skip(f"needs a free core; the load is {os.getloadavg()[0]:.1f} on {os.cpu_count()}")
+    """Files are hashed beside the reading, on a core that must be free, so this is a deadline like others. In turns, so that other work meets both alike."""
     keys = jax.random.split(jax.random.key(0), 48)
     tree = {"params": {f"w{i}": jax.random.normal(key, (10_000, 64)) for i, key in enumerate(keys)}}
     run, whole, bare = saved(tmp_path, 1, trees=lambda _: tree), [], []
@@ -90,7 +88,7 @@ def test_verifying_costs_at_most_15_percent_of_a_restore(tmp_path, record_proper
             bare.append(_seconds(lambda: run.restore(shapes(tree))))
     share = statistics.median(whole) / statistics.median(bare) - 1
     record_property("figure", f"verification adds {100 * share:.0f} % to restoring 123 MB ({1e3 * statistics.median(bare):.0f} ms without, {os.cpu_count()} cores)")
-    assert share <= 0.15
+    in_time(share, 0.15)
 
 
 def _seconds(call) -> float:
@@ -371,8 +369,8 @@ def test_rolling_back_trains_the_same_steps_again_and_keeps_the_old_ones_aside(t
         assert why in (said := capsys.readouterr().err) and "--rollback-to" in said
     assert Run(path)._folders() == [4, 6, 9, 12], "nothing is moved by a refused rollback"
     os.truncate(max(files_below(path / "checkpoints/12"), key=lambda f: f.stat().st_size), 10)
-    assert cli.main([*told, "--fall-back", "False"]) == 2
-    assert "12 is damaged" in (said := capsys.readouterr().err) and "--fall-back True" in said and Run(path)._folders() == [4, 6, 9, 12]
+    assert cli.main([*told, "--no-fall-back"]) == 2
+    assert "12 is damaged" in (said := capsys.readouterr().err) and "--no-fall-back" in said and Run(path)._folders() == [4, 6, 9, 12]
     record_property("figure", "saves after a rollback from 12 to 4: 3 of 3 on disk; the repeated step 12 has the bits of the old one, which is kept")
 
 

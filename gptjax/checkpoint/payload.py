@@ -13,7 +13,7 @@ from gptjax.checkpoint import manifest as manifests
 
 def start_writing(folder: Path, trees: dict[str, dict[str, Any]]) -> Any:
     """Copies the arrays to the host and starts to write them; gives the object to wait on."""
-    ocp = _orbax()
+    ocp = orbax()
     trees = _with_bytes(trees)
     # With folders made in the background, a failed save blocks the end of the process for 20 minutes.
     options = ocp.AsyncOptions(create_directories_asynchronously=False)
@@ -37,7 +37,7 @@ def read(folder: Path, trees: dict[str, dict[str, Any]], dtypes: dict[str, dict[
     """Reads the leaves of each tree onto their devices, in the dtypes in which they were saved."""
     import jax
 
-    ocp = _orbax()
+    ocp = orbax()
     here = jax.numpy.zeros(()).sharding
 
     def place(leaf: Any) -> Any:
@@ -59,7 +59,7 @@ def read(folder: Path, trees: dict[str, dict[str, Any]], dtypes: dict[str, dict[
     return found
 
 
-def _orbax() -> Any:
+def orbax() -> Any:
     """Imports Orbax late, since it takes a second, and keeps its log off the terminal: its errors reach us as exceptions."""
     import orbax.checkpoint
 

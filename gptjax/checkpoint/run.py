@@ -57,6 +57,10 @@ class Run:
 
     # --- saving --------------------------------------------------------------------------------------------------
 
+    def prepare(self) -> None:
+        """Imports what saving and restoring need: the second that it takes is then not that in which someone waits for the first save."""
+        payload.orbax()
+
     def save(self, step: int, trees: dict[str, Any], metrics: dict[str, float] | None = None) -> None:
         """Copies the trees to the host, then returns; writing and committing go on in the background.
 
@@ -249,7 +253,7 @@ class Run:
                     continue
                 tried[newest] = str(damage)
                 message = f"{self.path}/checkpoints/{newest} is damaged: {damage}"
-                require(fall_back, f"{message}. Choose another step (--rollback-to), or allow falling back to the one before (--fall-back True).")
+                require(fall_back, f"{message}. Choose another step (--rollback-to), or let the one before be used (leave out --no-fall-back).")
                 say(f"{message}; looking for an older step.")
         reasons = "; ".join(f"{s}: {why}" for s, why in tried.items())
         require(not tried, f"{self.path} has no whole step: {reasons}. Start in another directory.")

@@ -70,6 +70,7 @@ def train(
         experiment = config.load(Experiment, path / "config.json")
         if processes.first():
             clock.keep(path, max(run.steps(), default=0))
+        run.prepare()
         with clock.during("compile", "compiling"):
             built = program.build(experiment, data, planned)
         forecast.require_fits(experiment, built)
