@@ -19,22 +19,27 @@ import jax.numpy as jnp
 import gptjax
 from gptjax import config
 from gptjax.config import require
+from gptjax.data import tasks
 from gptjax.data import tokenizer as tokenizers
 from gptjax.data.prepare import Prepared
+from gptjax.data.tasks import Classification
 from gptjax.train import optim
 from gptjax.train.experiment import FREE, Experiment
 
 
 def resolve(experiment: Experiment, data: Prepared) -> Experiment:
-    """Fills in what only the data knows: the size of the vocabulary.
+    """Fills in what only the data knows: the size of the vocabulary, and the labels of classes.
 
     Raises:
       ConfigError: the model's vocabulary is smaller than the tokenizer's.
     """
-    size = data.tokenizer.vocab_size + experiment.data.task.extra_ids
+    task = data.task if isinstance(experiment.data.task, Classification) else experiment.data.task
+    size = tasks.vocabulary(task, data.tokenizer)
     wanted = experiment.model.vocab_size or size
     require(wanted >= size, f"model.vocab_size is {wanted}, the tokenizer has {size} tokens; use at least {size} (--model.vocab-size {size}).")
-    return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, vocab_size=wanted))
+    classes = len(task.labels) if isinstance(task, Classification) else None
+    named = dataclasses.replace(experiment.data, task=task)
+    return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, vocab_size=wanted, classes=classes), data=named)
 
 
 def settle(experiment: Experiment, path: Path, data: Prepared, *, resuming: bool, allow: bool) -> tuple[Experiment, list[str]]:
