@@ -18,7 +18,7 @@ from gptjax.config import ConfigError, require
 from gptjax.data import tokenizer as tokenizers
 from gptjax.data.tasks import LanguageModel, Task
 from gptjax.data.tokenizer import Tokenizer
-from gptjax.generate import Completion, Draft, GenerateConfig, Prefix, SampleConfig
+from gptjax.generate import Completion, Draft, GenerateConfig, Labelled, Prefix, SampleConfig
 from gptjax.model import ModelConfig
 
 
@@ -55,6 +55,10 @@ class Model(NamedTuple):
     def astream(self, prompt: str, settings: SampleConfig | None = None, **more: Any) -> AsyncIterator[str | Completion]:
         """Like `stream`, for `async for`."""
         return generate.astream_text(*self[:3], prompt, *self._settings(settings, more), **more, task=self.task)
+
+    def classify(self, texts: Sequence[str], batch: int = 8) -> list[Labelled]:
+        """Gives the likeliest label of each text, with ln p of all, if that is what the model has learned."""
+        return list(generate.classify(*self, texts, batch))
 
     def prefix(self, text: str) -> Prefix:
         """Reads a text that many prompts begin with, once: `model.generate(end, prefix=model.prefix(beginning))`."""

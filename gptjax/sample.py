@@ -77,6 +77,11 @@ def run(path: Path | None, options: SampleOptions, settings: GenerateConfig) -> 
     require(path is not None, "sample needs a run directory, for example runs/quickstart.")
     asked = [] if options.interactive else _asked(options, settings)
     model = load(path, step=options.step)
+    if model.config.classes:
+        require(not (options.interactive or options.out), "a model that tells labels prints them; leave away --out and --interactive (--json for all of them).")
+        for found in model.classify([a.prompt for a in asked], options.batch):
+            print(json.dumps(found._asdict(), ensure_ascii=False) if options.json else f"{found.label}\t{found.text}", flush=True)
+        return
     more: dict[str, Any] = {"draft": load(options.draft)} if options.draft else {}
     if options.prefix:
         more["prefix"] = model.prefix(options.prefix)

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from variants import PLAIN, ROPE
 
-from gptjax import api, model, objectives
+from gptjax import api, cli, model, objectives
 from gptjax.config import ConfigError, from_dict, to_dict
-from gptjax.data import Batch, Bytes, Classification, DataConfig, Denoisers, PrefixLanguageModel, Records, SequenceToSequence, SpanCorruption, Text
+from gptjax.data import Batch, Bytes, Characters, Classification, DataConfig, Denoisers, PrefixLanguageModel, Records, SequenceToSequence, Side, SpanCorruption, Text
 from gptjax.data import batches, prepare, sources, store, tasks
 from gptjax.data import tokenizer as tokenizers
-from gptjax.generate import GenerateConfig, SampleConfig
+from gptjax.data.layouts import Piece, filled
 from gptjax.model import ModelConfig
 from gptjax.objectives import Distillation, Loss, Teacher, cross_entropy, training
-from gptjax.train import identity
+from gptjax.train import identity, teacher
 from gptjax.train.experiment import Experiment
 from gptjax.train.loop import train
 
@@ -156,8 +156,6 @@ def _rows(batch: Batch) -> list[list]:
 
 def _batch(rows) -> Batch:
     leaves = [None if column[0] is None else np.stack(column) for column in zip(*rows, strict=True)]
-    from gptjax.data import Side
-
     return Batch(*leaves[:5], Side(*leaves[6:]) if leaves[6] is not None else None, None, leaves[5])
 
 
@@ -234,21 +232,23 @@ IDS = np.random.default_rng(5).integers(0, ROPE.vocabulary, (2, 12)).astype(np.i
 WHERE = np.concatenate([np.arange(7), np.arange(5)]).astype(np.int32)[None].repeat(2, 0)
 PIECE = np.repeat([1, 2], [7, 5]).astype(np.int32)[None].repeat(2, 0)
 LENGTHS = np.repeat([4, 2], [7, 5]).astype(np.int32)[None].repeat(2, 0)
+LAID = jax.tree.map(jnp.asarray, dict(positions=WHERE, segments=PIECE, prefix=LENGTHS))
+"""Rows of two pieces, of 7 and 5 tokens, whose prefixes have 4 and 2."""
 
 
 @pytest.mark.parametrize("changes", [{}, dict(attention="blockwise"), dict(positions="alibi"), dict(positions="t5", t5_buckets=8, t5_distance=12)], ids=str)
 def test_a_prefix_sees_itself_both_ways_and_the_rest_what_is_before_it(changes):
     config = dataclasses.replace(PREFIX, **changes)
     params = weights_of(config)
-    read = jax.jit(lambda tokens: model.forward(config, params, tokens, positions=WHERE, segments=PIECE, prefix=LENGTHS).hidden)
+    read = jax.jit(lambda tokens: model.forward(config, params, tokens, **LAID).hidden)
     before = np.asarray(read(IDS))
     for t in range(12):
         changed = IDS.copy()
         changed[:, t] = (changed[:, t] + 1) % config.vocabulary
-        after = (np.asarray(read(changed)) != before).any(-1).all(0)
+        after = (np.asarray(read(changed)) != before).any(-1)
         piece, place = PIECE[0], WHERE[0]
         seen = (piece == piece[t]) & ((place >= place[t]) | ((place < LENGTHS[0]) & (place[t] < LENGTHS[0][t])))
-        np.testing.assert_array_equal(after, seen, f"token {t}")
+        np.testing.assert_array_equal(after, seen[None].repeat(2, 0), f"token {t}")
 
 
 def test_a_prefix_is_read_by_blocks_as_it_is_whole():
@@ -256,7 +256,7 @@ def test_a_prefix_is_read_by_blocks_as_it_is_whole():
 
     def total(params, attention):
         config = dataclasses.replace(PREFIX, attention=attention)
-        hidden = model.forward(config, params, IDS, positions=WHERE, segments=PIECE, prefix=LENGTHS).hidden
+        hidden = model.forward(config, params, jnp.asarray(IDS), **LAID).hidden
         return jnp.sum(hidden * jnp.cos(jnp.arange(hidden.size, dtype=jnp.float32)).reshape(hidden.shape))
 
     (a, found), (b, wanted) = (jax.jit(jax.value_and_grad(total), static_argnums=1)(params, name) for name in ("blockwise", "reference"))
@@ -273,9 +273,9 @@ def test_an_answer_is_written_as_its_prefix_lm_would_predict_it():
     done = writer.complete(["abc", "longer one"], new_tokens=6, temperature=0.0)
     for one in done:
         source = [*tokenizer.encode(one.prompt).tolist(), SIZE]
-        row = np.asarray([[*source, *one.ids]], np.int32)
-        hidden = model.forward(config, params, row, prefix=np.full_like(row, len(source) - 1)).hidden
-        logp = jax.nn.log_softmax(model.unembed(config, params, hidden)[0, len(source) - 1 : -1])
+        row = jnp.asarray([[*source, *one.ids]], jnp.int32)
+        hidden = model.forward(config, params, row, prefix=jnp.full_like(row, len(source) - 1)).hidden
+        logp = jax.nn.log_softmax(model.unembed(config, params, hidden)[0, len(source) - 1 : -1, :SIZE])
         np.testing.assert_allclose(one.logprobs, logp[np.arange(len(one.ids)), one.ids], atol=2e-5)
 
 
@@ -297,9 +297,7 @@ def test_a_label_depends_on_its_own_text_alone_wherever_that_stands(changes):
     params, text = weights_of(config), np.asarray([5, 9, 2, 40], np.int32)
 
     def logits(pieces, width):
-        from gptjax.data.layouts import Piece, filled
-
-        batch = filled([[Piece(p, p, np.ones(len(p))) for p in pieces]], width)
+        batch = jax.tree.map(jnp.asarray, filled([[Piece(p, p, np.ones(len(p))) for p in pieces]], width))
         hidden = model.forward(config, params, batch.tokens, positions=batch.positions, segments=batch.segments).hidden
         found = np.asarray(model.classify(config, params, hidden, batch.positions, batch.segments))[0]
         return found[sum(map(len, pieces[: [p is text for p in pieces].index(True)])) + len(text) - 1]
@@ -365,7 +363,7 @@ def test_further_tokens_add_their_losses_and_decoding_does_without():
     told, _, _ = cross_entropy(config, auxiliary=False)(params, batch, None)
     assert float(told) == pytest.approx(float(plain), rel=1e-6)
     changed = jax.tree.map(lambda leaf: leaf, params) | {"ahead": jax.tree.map(jnp.zeros_like, params["ahead"])}
-    np.testing.assert_array_equal(*(model.forward(config, p, IDS).hidden for p in (params, changed)))
+    np.testing.assert_array_equal(*(model.forward(config, p, jnp.asarray(IDS)).hidden for p in (params, changed)))
 
 
 # --- a teacher ---------------------------------------------------------------------------------------------------
@@ -383,3 +381,75 @@ def test_a_student_that_predicts_as_its_teacher_has_nothing_to_learn():
     assert float(objective(other)) == pytest.approx(wanted, rel=1e-4)
     half = training(PLAIN, Loss(), Teacher(PLAIN, params, dataclasses.replace(told, share=0.25)))(other, batch, None)[0]
     assert float(half) == pytest.approx(0.25 * wanted + 0.75 * float(cross_entropy(PLAIN)(other, batch, None)[0]), rel=1e-4)
+
+
+def test_a_teacher_that_can_not_teach_is_refused(tmp_path):
+    told = dataclasses.replace(Experiment(), loss=Loss(distillation=Distillation(str(tmp_path))))
+    with pytest.raises(ConfigError, match="holds no config.json, so it is no run to learn from"):
+        teacher.load(told, TOKENIZER)
+    for wrong in (dict(temperature=0.0), dict(share=0.0)):
+        with pytest.raises(ConfigError, match="it needs"):
+            Distillation("run", **wrong)
+
+
+# --- whole runs --------------------------------------------------------------------------------------------------
+
+SHAPE = dict(context=48, width=32, num_layers=1, num_heads=2, feed_forward=64)
+RUNS = {
+    "beside": (SequenceToSequence(), ModelConfig(**SHAPE, encoder_layers=1), "zh"),
+    "in one row": (SequenceToSequence(), ModelConfig(**SHAPE, prefix_lm=True, ahead=1), "zh"),
+    "labels": (Classification(), ModelConfig(**SHAPE, causal=False), "label"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_over_records_trains_goes_on_and_answers(name, tiny_experiment, tmp_path, capsys):
+    (task, shape, field), path = RUNS[name], tmp_path / "records.jsonl"
+    lines = [{"en": f"{n} {'abc'[n % 3] * 4}", "zh": "abc"[n % 3] * 3, "label": "abc"[n % 3]} for n in range(200)]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    data = DataConfig(source=Records(str(path), "en", field), tokenizer=Bytes(), task=task, validation=0.2)
+    evaluation = dataclasses.replace(tiny_experiment.evaluation, prompt="7 bbbb")
+    experiment = dataclasses.replace(tiny_experiment, model=shape, data=data, steps=60, evaluation=evaluation)
+    train(dataclasses.replace(experiment, steps=30), tmp_path / "run")
+    train(experiment, tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    accuracies = [line["validation_accuracy"] for line in lines if "validation_accuracy" in line]
+    assert len(accuracies) == 6 and accuracies[-1] > 0.9
+    assert all(("validation_exact_match" in line) == (name != "labels") for line in lines if "validation_loss" in line)
+    capsys.readouterr()
+    assert cli.main(["sample", str(tmp_path / "run"), "--prompt", "300 cccc", "--temperature", "0"]) == 0
+    assert capsys.readouterr().out == ("c\t300 cccc\n" if name == "labels" else "ccc\n")
+    if name == "labels":
+        (found,) = api.load(tmp_path / "run").classify(["300 cccc"])
+        assert sum(np.exp(list(found.logprobs.values()))) == pytest.approx(1, abs=1e-5)
+        with pytest.raises(ConfigError, match="tells labels"):
+            api.load(tmp_path / "run").generate("300 cccc")
+        return
+    loaded = api.load(tmp_path / "run")
+    alone = loaded.complete(["300 cccc", "5 aaaa"], new_tokens=8, temperature=0.0)
+    assert [one.text for one in alone] == ["ccc", "aaa"] and all(one.reason == "stop" for one in alone)
+    beams = loaded.complete(["300 cccc", "5 aaaa"], new_tokens=8, beams=3)
+    assert [one.text for one in beams] == ["ccc", "aaa"]
+    with pytest.raises(ConfigError, match="the prompt is empty"):
+        loaded.generate()
+    with pytest.raises(ConfigError, match="none can be shared"):
+        loaded.prefix("300")
+
+
+@pytest.mark.slow
+def test_a_student_learns_from_a_run_which_is_part_of_what_it_is(tiny_experiment, tmp_path, capsys):
+    master, student = tmp_path / "master", tmp_path / "student"
+    train(dataclasses.replace(tiny_experiment, steps=10), master)
+    told = dataclasses.replace(tiny_experiment, loss=Loss(distillation=Distillation(str(master), share=0.7)), model=dataclasses.replace(tiny_experiment.model, num_layers=1))
+    train(dataclasses.replace(told, steps=10), student)
+    assert json.loads((student / "identity.json").read_text())["teacher"]
+    losses = [json.loads(line).get("teacher_loss") for line in (student / "metrics.jsonl").read_text().splitlines()]
+    losses = [one for one in losses if one is not None]
+    assert len(losses) == 10 and losses[-1] < losses[0]
+    train(dataclasses.replace(tiny_experiment, steps=20), master)
+    with pytest.raises(ConfigError, match="teacher .its content. was"):
+        train(dataclasses.replace(told, steps=20), student)
+    with pytest.raises(ConfigError, match="another tokenizer"):
+        other = dataclasses.replace(told.data, tokenizer=Characters())
+        train(dataclasses.replace(told, data=other), tmp_path / "other")

@@ -96,9 +96,9 @@ def ask(
       ConfigError: a prompt is empty and the tokenizer knows no document border, a prompt fills the whole context, a setting is
         beyond the vocabulary, settings can't be in one batch, or the model does not write.
     """
-    able = config.classes is None and config.causal and writes(task) and (answers(task) or config.continues)
-    does = "tells labels (sample prints them)" if config.classes else "fills in what is hidden"
-    require(able, f"this model {does}, and does not go on with a text; its task is {type(task).__name__}.")
+    require(not config.classes, "this model tells labels and does not go on with a text; `classify` gives them.")
+    able = config.causal and writes(task) and (answers(task) or config.continues)
+    require(able, "this model fills in what is hidden, and does not go on with a text.")
     require(prefix is None or not answers(task), "a model that answers texts reads each of them whole, so that none can be shared; leave the prefix away (--prefix).")
     several = [settings] * len(prompts) if isinstance(settings, SampleConfig) else list(settings)
     require(len(several) == len(prompts), f"there are {len(prompts)} prompts and {len(several)} settings; give one for all, or one for each.")

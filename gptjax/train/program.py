@@ -22,7 +22,7 @@ from gptjax.data.prepare import Prepared
 from gptjax.data.store import Store
 from gptjax.data.tasks import LanguageModel, SequenceToSequence
 from gptjax.objectives import cross_entropy, training
-from gptjax.train import optim, step
+from gptjax.train import optim, step, teacher
 from gptjax.train.experiment import Experiment
 
 
@@ -56,13 +56,12 @@ def build(experiment: Experiment, data: Prepared, planned: tuple[faults.Fault, .
     plan = row_plan(experiment, data.train, seed=experiment.seed)
     rate = optim.learning_rate(experiment.schedule, experiment.optim.peak, experiment.steps)
     optimizer = optim.build(experiment.optim, rate)
-    objective = training(experiment.model, experiment.loss)
+    mentor = teacher.load(experiment, data.tokenizer)
 
     state = abstract(experiment, mesh)
     where = jax.tree.map(lambda leaf: leaf.sharding, state)
     one = functools.partial(
         step.train_step,
-        objective=objective,
         optimizer=optimizer,
         rate=rate,
         seed=experiment.seed,
@@ -76,15 +75,20 @@ def build(experiment: Experiment, data: Prepared, planned: tuple[faults.Fault, .
     example = batches.batch(data.train, plan, 0)
     over_rows = parallel.over_rows(mesh)
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=over_rows), example)
+    known = mentor and jax.device_put(mentor.params, parallel.replicated(mesh))
+
+    def taught(state: step.TrainState, batch: Any, known: Any) -> tuple[step.TrainState, dict]:  # the teacher is an argument, not a constant of the program
+        return one(state, batch, objective=training(experiment.model, experiment.loss, mentor and mentor._replace(params=known)))
+
     begun = time.monotonic()
-    compiled = jax.jit(one, donate_argnums=0, out_shardings=(where, parallel.replicated(mesh))).lower(state, shapes).compile()
+    compiled = jax.jit(taught, donate_argnums=0, out_shardings=(where, parallel.replicated(mesh))).lower(state, shapes, known).compile()
     seconds = time.monotonic() - begun
     memory = compiled.memory_analysis()
     return Program(
         mesh,
         state,
         jax.jit(functools.partial(_initial, experiment), out_shardings=where, compiler_options=_BRIEFLY if jax.default_backend() == "cpu" else None),
-        compiled,
+        lambda state, batch: compiled(state, batch, known),
         jax.jit(functools.partial(step.evaluate_step, objective=cross_entropy(experiment.model, auxiliary=False, accuracy=_tells_accuracy(experiment)))),
         faults.in_batches(planned, lambda number: parallel.place(batches.batch(data.train, plan, number), mesh)),
         seconds,
