@@ -16,8 +16,9 @@ from gptjax.config import ConfigError, require
 from gptjax.data import chat
 from gptjax.data import tokenizer as tokenizers
 from gptjax.data.chat import Message
+from gptjax.data.tasks import LanguageModel, Task
 from gptjax.data.tokenizer import Tokenizer
-from gptjax.generate import Completion, Draft, GenerateConfig, Prefix, SampleConfig
+from gptjax.generate import Completion, Draft, GenerateConfig, Labelled, Prefix, SampleConfig
 from gptjax.interop import About
 from gptjax.model import ModelConfig
 
@@ -30,6 +31,8 @@ class Model(NamedTuple):
     tokenizer: Tokenizer
     about: About = About()
     """What its files say beside: where it came from, settings of generation."""
+    task: Task = LanguageModel()
+    """What it has learned: to go on with a prompt, or to answer it."""
 
     def generate(self, prompt: str = "", **settings: Any) -> str:
         """Continues a prompt; `settings` are those of `GenerateConfig`, and `prefix` and `draft` of `complete`."""
@@ -42,11 +45,11 @@ class Model(NamedTuple):
           settings: one for all prompts, or one for each; or their fields by name in `more`.
           more: also `prefix`, from `self.prefix(text)`; `draft`, a smaller model with the same tokenizer; `batch`, rows at a time.
         """
-        return generate.complete(*self[:3], prompts, *self._settings(settings, more), **more)
+        return generate.complete(*self[:3], prompts, *self._settings(settings, more), **more, task=self.task)
 
     def each(self, prompts: Sequence[str], settings: SampleConfig | Sequence[SampleConfig] | None = None, **more: Any) -> Iterator[Completion]:
         """Like `complete`, but gives each batch when it is done."""
-        return generate.completions(*self[:3], prompts, *self._settings(settings, more), **more)
+        return generate.completions(*self[:3], prompts, *self._settings(settings, more), **more, task=self.task)
 
     def chat(self, messages: Sequence[Message | tuple[str, str]], template: str | None = None, **settings: Any) -> str:
         """Answers a conversation: (role, text) pairs, a system prompt or none, then user and assistant in turns, the last from the user.
@@ -61,11 +64,15 @@ class Model(NamedTuple):
 
     def stream(self, prompt: str | Sequence[int], settings: SampleConfig | None = None, **more: Any) -> Iterator[str | Completion]:
         """Continues a prompt piece by piece, each valid UTF-8; the last item is the whole `Completion`."""
-        return generate.stream_text(*self[:3], prompt, *self._settings(settings, more), **more)
+        return generate.stream_text(*self[:3], prompt, *self._settings(settings, more), **more, task=self.task)
 
     def astream(self, prompt: str, settings: SampleConfig | None = None, **more: Any) -> AsyncIterator[str | Completion]:
         """Like `stream`, for `async for`."""
-        return generate.astream_text(*self[:3], prompt, *self._settings(settings, more), **more)
+        return generate.astream_text(*self[:3], prompt, *self._settings(settings, more), **more, task=self.task)
+
+    def classify(self, texts: Sequence[str], batch: int = 8) -> list[Labelled]:
+        """Gives the likeliest label of each text, with ln p of all, if that is what the model has learned."""
+        return list(generate.classify(*self[:3], self.task, texts, batch))
 
     def prefix(self, text: str | Sequence[int], before: Prefix | None = None) -> Prefix:
         """Reads a text that many prompts begin with, once: `model.generate(end, prefix=model.prefix(beginning))`.
@@ -73,7 +80,7 @@ class Model(NamedTuple):
         Args:
           before: a prefix from which this one goes on, and which is used up.
         """
-        return generate.shared_prefix(*self[:3], text, before)
+        return generate.shared_prefix(*self[:3], text, before, self.task)
 
     def _settings(self, settings: Any, more: dict[str, Any]) -> tuple[Any]:
         """The settings, and what is left in `more` as `generate` takes it."""
@@ -115,9 +122,11 @@ def load(path: Path | str, step: int | None = None) -> Model:
 def load_run(path: Path, step: int | None = None) -> Model:
     """Opens a run directory; see `load`."""
     from gptjax.train import start
+    from gptjax.train.experiment import Experiment
 
     found, notes = start.restored(path, step), path / NOTES
-    return Model(*found, About(source=f"run {path.name}", **(json.loads(notes.read_text()) if notes.is_file() else {})))
+    about = About(source=f"run {path.name}", **(json.loads(notes.read_text()) if notes.is_file() else {}))
+    return Model(*found, about, config.load(Experiment, path / "config.json").data.task)
 
 
 NOTES = "about.json"

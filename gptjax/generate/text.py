@@ -16,10 +16,11 @@ import numpy as np
 
 from gptjax.arrays import Params
 from gptjax.config import ConfigError, require
+from gptjax.data.tasks import LanguageModel, Task, answers
 from gptjax.data.tokenizer import Tokenizer
 from gptjax.generate.decode import Generated, padded, written
 from gptjax.generate.likelihood import token_logprobs
-from gptjax.generate.request import Ask, Pack, answers_each, ask, pack, together
+from gptjax.generate.request import UNSHARED, Ask, Pack, answers_each, ask, pack, together
 from gptjax.generate.rerank import minimum_risk
 from gptjax.generate.settings import SampleConfig
 from gptjax.generate.stops import Pieces, find_stop
@@ -65,6 +66,7 @@ def completions(
     *,
     prefix: Prefix | None = None,
     draft: Draft | None = None,
+    task: Task = LanguageModel(),  # noqa: B008 it is frozen
     batch: int = 8,
     watch: Callable[[int], None] | None = None,
 ) -> Iterator[Completion]:
@@ -74,6 +76,7 @@ def completions(
       settings: one for all prompts, or one for each.
       prefix: from `shared_prefix`; the prompts go on from it.
       draft: a smaller model that guesses for this one: faster, and the same law.
+      task: what the model has learned: to go on with a prompt, or to answer it.
       batch: rows that are computed together. The texts do not depend on it.
       watch: is told every few tokens how many there are.
 
@@ -82,7 +85,7 @@ def completions(
     """
     if not prompts:
         return
-    asks = ask(config, tokenizer, prompts, settings, prefix and prefix.ids)
+    asks = ask(config, tokenizer, prompts, settings, prefix and prefix.ids, task)
     _check_draft(config, draft, prefix, asks)
     size, before = together(asks, batch), 0
     for i in range(0, len(asks), size):
@@ -101,6 +104,7 @@ def stream_text(
     *,
     prefix: Prefix | None = None,
     draft: Draft | None = None,
+    task: Task = LanguageModel(),  # noqa: B008 it is frozen
     watch: Callable[[int], None] | None = None,
 ) -> Iterator[str | Completion]:
     """Gives pieces of the text as they are written, each valid UTF-8, and at the end the whole `Completion`.
@@ -110,7 +114,7 @@ def stream_text(
     Raises:
       ConfigError: what `complete` refuses, or settings that need more than one answer.
     """
-    asks = ask(config, tokenizer, [prompt], settings, prefix and prefix.ids)
+    asks = ask(config, tokenizer, [prompt], settings, prefix and prefix.ids, task)
     _check_draft(config, draft, prefix, asks)
     only = answers_each(asks[0].settings) == 1
     require(only, "beams, several samples and best_of can't be streamed; leave them away (--beams 1 --num-samples 1 --best-of 0), or use --json.")
@@ -132,7 +136,10 @@ async def astream_text(*args: Any, **kwargs: Any) -> AsyncIterator[str | Complet
         yield piece
 
 
-def shared_prefix(config: ModelConfig, params: Params, tokenizer: Tokenizer, text: str | Sequence[int], before: Prefix | None = None) -> Prefix:
+def shared_prefix(
+    config: ModelConfig, params: Params, tokenizer: Tokenizer, text: str | Sequence[int], before: Prefix | None = None,
+    task: Task = LanguageModel(),  # noqa: B008 it is frozen
+) -> Prefix:  # fmt: skip
     """Reads a text (or ids) that many prompts begin with, once. Its tokens are its own: none reaches from it into a prompt.
 
     Args:
@@ -141,7 +148,8 @@ def shared_prefix(config: ModelConfig, params: Params, tokenizer: Tokenizer, tex
     Raises:
       ConfigError: it fills the context, or is nothing at all.
     """
-    (one,) = ask(config, tokenizer, [text], SampleConfig(), before and before.ids)
+    require(not answers(task), UNSHARED)
+    (one,) = ask(config, tokenizer, [text], SampleConfig(), before and before.ids, task)
     return read_prefix(config, params, one.ids, before)
 
 

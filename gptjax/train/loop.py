@@ -18,7 +18,9 @@ import numpy as np
 from gptjax import config, faults, generate, processes
 from gptjax.arrays import Params
 from gptjax.checkpoint import Run
+from gptjax.data import tasks
 from gptjax.data.prepare import prepare
+from gptjax.data.tasks import LanguageModel
 from gptjax.train import forecast, identity, optim, program, report
 from gptjax.train import start as starts
 from gptjax.train.experiment import Experiment
@@ -76,6 +78,8 @@ def train(
         forecast.require_fits(experiment, built)
         if rollback_to is not None:
             changes += (f"rolled back to step {rollback_to}; set aside: {', '.join(map(str, run.rollback(rollback_to))) or 'nothing'}",)
+        if built.cut:
+            changes += (f"{built.cut:,} training examples are longer than a row of {experiment.model.context} tokens and are cut (--model.context)",)
         state, resumed = begin(run, built, cast, fall_back, start)
         del start, settle  # its parameters are in the state now
         clock.resumed(resumed or 0)
@@ -220,16 +224,16 @@ class _Watch:
         with self._pause("evaluation", f"evaluating step {done}"):
             figures = unless(setting.interrupted, lambda: held_out(setting, params, rows)) or {}
             if figures:
-                bits = f", {figures['validation_bits_per_byte']:.3f} bits per byte" if "validation_bits_per_byte" in figures else ""
-                setting.log.progress(f"step {done}: validation loss {figures['validation_loss']:.4f}{bits}", keep=True)
+                more = ", ".join(f"{value:.3f} {name.removeprefix('validation_').replace('_', ' ')}" for name, value in figures.items() if name != "validation_loss")
+                setting.log.progress(f"step {done}: validation loss {figures['validation_loss']:.4f}{more and ', '}{more}", keep=True)
             elif setting.data.validation is not None:
                 setting.log.say("this evaluation is left out; the same command makes up for it")
-            if setting.experiment.model.continues and not setting.interrupted():
-                prompt = prompt_of(setting)
+            if (prompt := prompt_of(setting)) is not None and not setting.interrupted():
                 text = unless(setting.interrupted, lambda: continued(setting, params, prompt))
                 if text is not None:
                     setting.log.sample(done, prompt, text)
-                    setting.log.say("\n".join(f"  │ {line}" for line in (prompt + text).splitlines()))
+                    answered = " → " if tasks.answers(setting.experiment.data.task) else ""
+                    setting.log.say("\n".join(f"  │ {line}" for line in (prompt + answered + text).splitlines()))
         return figures
 
     def make_up(self, state: TrainState) -> None:
@@ -302,7 +306,8 @@ def weights(state: TrainState) -> Params:
 
 
 def held_out(setting: Setting, params: Params, rows: int | None) -> dict[str, float]:
-    """Validation loss in nats per predicted token; of a model that goes on with a text also in bits per byte of the text behind the tokens.
+    """Validation loss in nats per predicted token, with what else `program.evaluate` tells; of a language model also in bits per byte of the
+    text behind the tokens.
 
     Nothing if the run is interrupted meanwhile.
     """
@@ -314,24 +319,28 @@ def held_out(setting: Setting, params: Params, rows: int | None) -> dict[str, fl
         setting.clock.beat()
         return setting.interrupted()
 
-    loss = program.evaluate(setting.program, setting.experiment, store, params, rows, stop)
-    if loss is None:
+    found = program.evaluate(setting.program, setting.experiment, store, params, rows, stop)
+    if found is None:
         return {}
-    if not setting.experiment.model.continues:
-        return {"validation_loss": loss}
+    figures = {f"validation_{name}": value for name, value in found.items()}
+    if not isinstance(setting.experiment.data.task, LanguageModel):
+        return figures
     predicted = store.header.num_tokens - store.header.num_examples
-    return {"validation_loss": loss, "validation_bits_per_byte": loss / math.log(2) * predicted / store.header.num_bytes}
+    return figures | {"validation_bits_per_byte": found["loss"] / math.log(2) * predicted / store.header.num_bytes}
 
 
-def prompt_of(setting: Setting) -> str:
-    """What the model goes on with; a newline where there would be nothing."""
-    prompt = setting.experiment.evaluation.prompt
+def prompt_of(setting: Setting) -> str | None:
+    """What the model goes on with, or answers: a newline where it would be nothing to go on with, none where there is nothing to answer."""
+    prompt, task = setting.experiment.evaluation.prompt, setting.experiment.data.task
+    if not tasks.writes(task) or (tasks.answers(task) and not prompt):
+        return None
     return prompt if prompt or setting.data.tokenizer.end_of_document is not None else "\n"
 
 
 def continued(setting: Setting, params: Params, prompt: str) -> str:
     """What the model writes after the prompt; of several processes all write it, in step."""
-    return generate.complete(setting.experiment.model, params, setting.data.tokenizer, [prompt], setting.experiment.evaluation.sample)[0].text
+    experiment, tokenizer = setting.experiment, setting.data.tokenizer
+    return generate.complete(experiment.model, params, tokenizer, [prompt], experiment.evaluation.sample, task=experiment.data.task)[0].text
 
 
 # --- after the last step -----------------------------------------------------------------------------------------
