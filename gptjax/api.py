@@ -53,9 +53,9 @@ class Model(NamedTuple):
         """Like `stream`, for `async for`."""
         return generate.astream_text(*self, prompt, *self._settings(settings, more), **more)
 
-    def prefix(self, text: str) -> Prefix:
+    def prefix(self, text: str, *, int8_cache: bool = False) -> Prefix:
         """Reads a text that many prompts begin with, once: `model.generate(end, prefix=model.prefix(beginning))`."""
-        return generate.shared_prefix(*self, text)
+        return generate.shared_prefix(*self, text, int8_cache=int8_cache)
 
     def _settings(self, settings: Any, more: dict[str, Any]) -> tuple[Any]:
         """The settings, and what is left in `more` as `generate` takes it."""

@@ -236,7 +236,7 @@ SCHEDULE = (([8, 3, 1, 5], 8), ([4, 7, 2, 0], 8), ([1, 1, 1, 1], 1), ([1, 0, 1, 
 def test_reading_with_a_cache_is_reading_without(writer, record_property):
     tokens, params = tokens_of(writer), weights(writer)
     wanted, config = plain(writer, tokens), runnable(writer)
-    known, cache, worst = np.zeros(B, np.int32), model.empty_cache(config, B, config.context), 0.0
+    known, cache, worst = np.zeros(B, np.int32), model.empty_cache(config, B, config.context, at_once=8), 0.0
     for new, width in SCHEDULE:
         new = np.asarray(new)
         ids, where = chunk(tokens, known, new, width)
@@ -258,7 +258,7 @@ def read_one_by_one(config: ModelConfig, params, tokens):
         out = model.forward(config, params, tokens[:, t][:, None], positions=jnp.full((len(tokens), 1), t), memory=memory, cache=cache)
         return out.cache, model.unembed(config, params, out.hidden[:, 0])
 
-    _, logits = jax.lax.scan(one, model.empty_cache(config, *tokens.shape), jnp.arange(tokens.shape[1]))
+    _, logits = jax.lax.scan(one, model.empty_cache(config, *tokens.shape, at_once=1), jnp.arange(tokens.shape[1]))
     return jnp.moveaxis(logits, 0, 1)
 
 
@@ -294,18 +294,18 @@ def test_what_is_rolled_back_was_never_read(writer):
     results = []
     for read_first in (np.full(B, 8), keep):
         ids, where = chunk(tokens, np.zeros(B, np.int32), read_first, 8)
-        _, cache = read_on(config, params, ids, where, model.empty_cache(config, B, config.context))
+        _, cache = read_on(config, params, ids, where, model.empty_cache(config, B, config.context, at_once=8))
         cache = model.rollback(cache, jnp.asarray(keep))
         other, where = chunk(tokens_of(writer, seed=5), keep, np.full(B, 8), 8)
         hidden, cache = read_on(config, params, other, where, cache)
-        results.append((hidden, cache.positions, cache.lengths))
+        results.append((hidden, cache.lengths))
     assert_same_bits(results[0], results[1])
 
 
 def test_gathered_rows_go_on_as_their_originals(writer):
     tokens, params, config = tokens_of(writer), weights(writer), runnable(writer)
     ids, where = chunk(tokens, np.zeros(B, np.int32), np.asarray([8, 3, 1, 5]), 8)
-    _, cache = read_on(config, params, ids, where, model.empty_cache(config, B, config.context))
+    _, cache = read_on(config, params, ids, where, model.empty_cache(config, B, config.context, at_once=8))
     rows = np.asarray([2, 0, 0, 3])
     moved = model.gather(cache, jnp.asarray(rows))
     next_ids, next_where = chunk(tokens, np.asarray(cache.lengths), np.full(B, 8), 8)
@@ -321,7 +321,7 @@ def test_a_token_past_the_end_of_the_cache_is_not_written():
     full, where = chunk(tokens_of(PLAIN), np.zeros(B, np.int32), np.full(B, 8), 8)
     _, cache = read_on(PLAIN, params, full, where, cache)
     _, after = read_on(PLAIN, params, full[:, :1], np.full((B, 1), 8, np.int32), cache)
-    assert_same_bits((after.keys, after.values, after.positions), (cache.keys, cache.values, cache.positions))
+    assert_same_bits(after.shelves, cache.shelves)
 
 
 @pytest.mark.parametrize("given", [dict(positions=None), dict(segments=jnp.ones((B, T), jnp.int32))])
@@ -385,7 +385,7 @@ def test_a_model_is_told_what_its_shape_needs(name):
     with pytest.raises(ValueError, match="side text"):
         model.encode(config, params, None if config.encoder_layers else side)
     with pytest.raises(ValueError, match="memory"):
-        model.forward(config, params, ids, memory=None if config.encoder_layers else model.Memory(cache.keys, cache.values, ids))
+        model.forward(config, params, ids, memory=None if config.encoder_layers else model.Memory(cache.shelves[0].keys, cache.shelves[0].values, ids))
     if not config.causal:
         with pytest.raises(ValueError, match="no use for a cache"):
             model.forward(config, params, ids, positions=ids, memory=memory, cache=cache)

@@ -67,7 +67,7 @@ class Pack(NamedTuple):
         return np.asarray([getattr(a.settings, name) for a in self.asks], dtype)[self.prompt]
 
 
-TOGETHER = ("order", "num_samples", "best_of", "beams", "beam_groups", "lookup", "draft_tokens")
+TOGETHER = ("order", "num_samples", "best_of", "beams", "beam_groups", "lookup", "draft_tokens", "int8_cache")
 """Settings that are part of a program, so that all prompts of a call share them."""
 
 

@@ -28,6 +28,11 @@ class Prefix(NamedTuple):
     state: Decoding
     """One row, with room for the whole context."""
 
+    @property
+    def int8(self) -> bool:
+        """Its keys and values are kept in 8 bits."""
+        return self.state.cache.shelves[0].key_scales is not None
+
 
 class Draft(NamedTuple):
     """A smaller model with the same tokenizer, which guesses for a larger one."""
@@ -57,10 +62,10 @@ class Writer(NamedTuple):
         return self._replace(state=self.state._replace(text=text))
 
 
-def read_prefix(config: ModelConfig, params: Params, ids: list[int]) -> Prefix:
+def read_prefix(config: ModelConfig, params: Params, ids: list[int], int8: bool = False) -> Prefix:
     """Reads a beginning, for `open_writer` to start from as often as wanted."""
     length = np.asarray([len(ids)], np.int32)
-    return Prefix(ids, prefill(config, params, padded([ids], config.context), length, np.zeros(1, np.int32), slots=config.context))
+    return Prefix(ids, prefill(config, params, padded([ids], config.context), length, np.zeros(1, np.int32), slots=config.context, int8=int8))
 
 
 def open_writer(config: ModelConfig, params: Params, pack: Pack, prefix: Prefix | None, draft: Draft | None) -> Writer:
@@ -70,7 +75,10 @@ def open_writer(config: ModelConfig, params: Params, pack: Pack, prefix: Prefix 
     if s.contrastive_alpha > 0:
         settings = Contrast(pack.column("contrastive_alpha", np.float32), pack.column("top_k", np.int32))
         candidates = bucket(int(settings.count.max()), config.vocabulary, least=4)
-        state = open_contrast(config, params, pack.tokens, pack.lengths, pack.limits, slots=pack.slots, candidates=candidates, alternatives=pack.alternatives)
+        room = dict(slots=pack.slots, candidates=candidates, alternatives=pack.alternatives, int8=s.int8_cache)
+        whole = [[*(prefix.ids if prefix else ()), *ask.ids] for ask in pack.asks]  # hidden states of a prefix are not kept: it is read again
+        lengths = np.asarray(list(map(len, whole)), np.int32)
+        state = open_contrast(config, params, padded(whole, config.context), lengths, pack.limits, **room)
         state = state._replace(text=_constrained(state.text, pack))
         return Writer(state, lambda state, until: contrast(config, params, state, *fixed, settings, pack.stop, until, pack.vocabulary, s.order))
     state = _for_rows(_read(config, params, pack, prefix), pack)
@@ -102,7 +110,8 @@ def best_answers(config: ModelConfig, params: Params, pack: Pack, prefix: Prefix
 def _read(config: ModelConfig, params: Params, pack: Pack, prefix: Prefix | None) -> Decoding:
     """A row for each prompt, read after the prefix, which is not read again."""
     if prefix is None:
-        return prefill(config, params, pack.tokens, pack.lengths, pack.limits, slots=pack.slots, alternatives=pack.alternatives)
+        room = dict(slots=pack.slots, alternatives=pack.alternatives, int8=pack.settings.int8_cache)
+        return prefill(config, params, pack.tokens, pack.lengths, pack.limits, **room)
     state = branch(prefix.state, np.zeros(len(pack.lengths), np.int32))
     if pack.alternatives:
         state = state._replace(text=state.text._replace(alternatives=begin_alternatives(*state.text.history.ids.shape, pack.alternatives)))
@@ -114,7 +123,8 @@ def _read_negative(config: ModelConfig, params: Params, pack: Pack) -> Decoding:
     known = [ask.negative or ask.ids for ask in pack.asks]  # a request without guidance is moved away from nothing
     lengths = np.asarray(list(map(len, known)), np.int32)
     slots = bucket(int((lengths + pack.limits).max()), config.context)
-    return _for_rows(prefill(config, params, padded(known, config.context), lengths, pack.limits, slots=slots), pack)
+    state = prefill(config, params, padded(known, config.context), lengths, pack.limits, slots=slots, int8=pack.settings.int8_cache)
+    return _for_rows(state, pack)
 
 
 def _constrained(text: Text, pack: Pack) -> Text:
