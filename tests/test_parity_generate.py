@@ -166,7 +166,7 @@ def their_answers(theirs: Any, config: ModelConfig, stop: int, **how: Any) -> li
         whole = dict(max_new_tokens=NEW, do_sample=False, eos_token_id=stop, pad_token_id=V - 1, return_dict_in_generate=True, output_scores=True)
         out = theirs.generate(ids, attention_mask=torch.ones_like(ids), **whole, **how)
         begin = 1 if config.encoder_layers else len(prompt)
-        scores = out.sequences_scores.tolist() if how else [0.0] * len(out.sequences)
+        scores = out.sequences_scores.tolist() if "num_beams" in how else [0.0] * len(out.sequences)
         for sequence, score in zip(out.sequences[:, begin:].tolist(), scores, strict=True):
             found.append((sequence[: sequence.index(stop)] if stop in sequence else sequence, score))
     return found
@@ -182,11 +182,19 @@ def their_second_choice(theirs: Any, config: ModelConfig) -> int:
 def test_greedy_writes_the_ids_of_transformers(models: tuple) -> None:
     theirs, config, params = models
     tokens, lengths, side = asked(config)
-    greedy, keys = Sampling(np.zeros(3, np.float32), np.full(3, V, np.int32), np.ones(3, np.float32)), jax.random.split(jax.random.key(0), 3)
-    out = generate.generate(config, params, tokens, lengths, keys, sampling=greedy, new_tokens=NEW, stop=(V - 1,), side=side)
-    ours = [ids[:length].tolist() for ids, length in zip(out.ids, out.lengths, strict=True)]
-    assert ours == [ids for ids, _ in their_answers(theirs, config, V - 1)]
-    assert len({token for ids in ours for token in ids}) > 10, "the model repeats itself, which proves little"
+    keys, found = jax.random.split(jax.random.key(0), 3), []
+    for sampling, extra in settings(3, temperature=0.0):
+        out = generate.generate(config, params, tokens, lengths, keys, sampling=sampling, new_tokens=NEW, stop=(V - 1,), side=side)
+        found += [ids[:length].tolist() for ids, length in zip(out.ids, out.lengths, strict=True)]
+        assert found[-3:] == [ids for ids, _ in their_answers(theirs, config, V - 1, **extra)]
+    assert len({token for ids in found for token in ids}) > 10, "the model repeats itself, which proves little"
+
+
+def settings(rows: int, temperature: float = 1.0) -> tuple[tuple[Sampling, dict], tuple[Sampling, dict]]:
+    """Our sampling and their arguments: nothing else, and with a look back."""
+    plain = Sampling(np.full(rows, temperature, np.float32), np.full(rows, V, np.int32), np.ones(rows, np.float32))
+    shaped = plain._replace(shaping=neutral(rows, V)._replace(no_repeat_ngram=jnp.full(rows, 2), repetition_penalty=jnp.full(rows, 1.2)))
+    return (plain, {}), (shaped, dict(no_repeat_ngram_size=2, repetition_penalty=1.2))
 
 
 def our_beams(
@@ -203,11 +211,8 @@ def our_beams(
 def test_beam_search_writes_the_ids_of_transformers(models: tuple, penalty: float, early: str) -> None:
     theirs, config, params = models
     beams, best = 4, 3
-    stop, rows = their_second_choice(theirs, config), 3 * beams
-    plain = Sampling(np.ones(rows, np.float32), np.full(rows, V, np.int32), np.ones(rows, np.float32))
-    shaped = plain._replace(shaping=neutral(rows, V)._replace(no_repeat_ngram=jnp.full(rows, 2), repetition_penalty=jnp.full(rows, 1.2)))
-    processed = dict(no_repeat_ngram_size=2, repetition_penalty=1.2)
-    for sampling, extra in ((plain, {}), (shaped, processed)):
+    stop = their_second_choice(theirs, config)
+    for sampling, extra in settings(3 * beams):
         ours = our_beams(config, params, beams, best, stop, penalty, early, sampling)
         how = dict(num_beams=beams, num_return_sequences=best, length_penalty=penalty, early_stopping={"no": False, "yes": True, "never": "never"}[early])
         wanted = their_answers(theirs, config, stop, **how, **extra)

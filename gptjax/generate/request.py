@@ -167,7 +167,7 @@ def pack(config: ModelConfig, tokenizer: Tokenizer, asks: list[Ask], size: int, 
         limits,
         rows(np.arange(size, dtype=np.int32)),
         _keys(rows(np.asarray(seeds, np.uint32)), np.tile(np.arange(each, dtype=np.uint32), size)),
-        _constrained(rows(_sampling(config, tokenizer, settings, slots)), tokenizer, settings, limits, each),
+        jax.device_put(_constrained(rows(_sampling(config, tokenizer, settings, slots)), tokenizer, settings, limits, each)),  # masks are large: once
         rows(_stops(tokenizer, settings)),
         slots,
         bucket(top, config.vocabulary, least=8) if top else 0,

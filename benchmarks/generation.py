@@ -1,0 +1,167 @@
+"""What generation costs: the figures of docs/generation.md. Every comparison is made in turns, and given as the median of its ratios.
+
+    python benchmarks/generation.py constraints --spelling FOLDER    # a token under a constraint against one that is free, 135M parameters
+    python benchmarks/generation.py lookup MODEL                     # prompt look-up against plain greedy, on a text that repeats its prompt
+    python benchmarks/generation.py cache                            # time and memory of a token with whole, window and 8-bit caches
+
+FOLDER holds `encoder.json` and `vocab.bpe`; none takes bytes. MODEL is whatever `gptjax.load` opens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import time
+from collections.abc import Callable
+
+import gptjax  # first: it chooses the CPU's flags
+
+import jax  # isort: skip
+import jax.numpy as jnp
+import numpy as np
+
+from gptjax import model
+from gptjax.data import GPT2, Bytes
+from gptjax.data import tokenizer as tokenizers
+from gptjax.generate import GenerateConfig, Sampling, decode, prefill
+from gptjax.generate.request import ask, pack
+from gptjax.generate.strategies import open_writer
+
+ITEM = {"type": "object", "properties": {"name": {"type": "string"}, "size": {"type": "number"}, "tag": {"enum": ["a", "b", None]}}}
+FORMS = {
+    "free": {},
+    "schema": dict(schema=json.dumps({"type": "array", "items": ITEM, "minItems": 40})),
+    "regex": dict(regex=r"(\w{2,8} (19|20)\d{2}-(0[1-9]|1[0-2])-[0-3]\d, ){12}"),
+    "grammar": dict(grammar='root ::= sum\nsum ::= (term [-+] ){40} term\nterm ::= [0-9]+ | "(" term ([-+] term)* ")"'),
+}
+
+
+def in_turns(ways: dict[str, Callable[[], float]], turns: int) -> dict[str, list[float]]:
+    """Seconds of each way, once a turn; a first turn, in which programs are compiled, does not count."""
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(turns + 1):
+        for name, way in ways.items():
+            seconds = way()
+            if turn:
+                found[name].append(seconds)
+    return found
+
+
+def told(name: str, seconds: list[float], base: list[float]) -> str:
+    """One line of a comparison."""
+    ratios = sorted(a / b for a, b in zip(seconds, base, strict=True))
+    return f"{name:24} {1e3 * statistics.median(seconds):9.2f} ms   {statistics.median(ratios):6.3f} of the first (in turns {ratios[0]:.3f} to {ratios[-1]:.3f})"
+
+
+def weights(config: model.ModelConfig):
+    """Random weights; what a token costs does not depend on them."""
+    return jax.jit(model.init, static_argnums=0)(config, jax.random.key(0))
+
+
+def constraints(spelling: str | None, turns: int, count: int, rows: int = 8) -> None:
+    """Milliseconds of a token of `rows` rows, free and under each kind of constraint."""
+    tokenizer = tokenizers.train(GPT2(spelling), []) if spelling else tokenizers.train(Bytes(), [])
+    config = model.smollm("2-135m", vocab_size=-(-tokenizer.vocab_size // 64) * 64, context=512)
+    params = weights(config)
+
+    def way(form: str) -> Callable[[], float]:
+        settings = [GenerateConfig(new_tokens=300, temperature=1.0, seed=i, **FORMS[form]) for i in range(rows)]
+        packed = pack(config, tokenizer, ask(config, tokenizer, ["The answer: "] * rows, settings), rows)
+
+        def run() -> float:
+            writer = open_writer(config, params, packed, None, None).until(1)
+            jax.block_until_ready(writer.state)
+            begun = time.perf_counter()
+            writer = jax.block_until_ready(writer.until(count).state)
+            seconds = time.perf_counter() - begun
+            steps = int((writer.text.history.length - writer.text.history.prompt).max()) - 1
+            assert steps > count // 2, f"{form}: no answer was longer than {steps}"
+            return seconds / steps
+
+        return run
+
+    found = in_turns({form: way(form) for form in FORMS}, turns)
+    print(f"a token of {rows} rows, {count} tokens in a turn, {turns} turns, {tokenizer.vocab_size} tokens, {config.compute}")
+    for form, seconds in found.items():
+        print(told(form, seconds, found["free"]))
+
+
+def lookup(path: str, turns: int, count: int, guesses: int) -> None:
+    """Seconds of a whole greedy answer to a prompt whose answer says much of it again."""
+    loaded = gptjax.load(path)
+    instruction = "Repeat these notes as a summary, sentence by sentence, in the same words.\n\n"
+    prompt = f"<|im_start|>user\n{instruction}{NOTES}<|im_end|>\n<|im_start|>assistant\n" if "im_start" in str(loaded.tokenizer.decode([1])) else NOTES
+
+    def way(**more) -> Callable[[], float]:
+        def run() -> float:
+            begun = time.perf_counter()
+            (done,) = loaded.complete([prompt], new_tokens=count, temperature=0.0, **more)
+            texts[bool(more)] = done
+            return time.perf_counter() - begun
+
+        return run
+
+    texts: dict[bool, gptjax.generate.Completion] = {}
+    found = in_turns({"plain greedy": way(), f"look-up, {guesses} guesses": way(lookup=True, draft_tokens=guesses)}, turns)
+    same = texts[False].ids == texts[True].ids
+    print(f"{path}: {len(texts[False].ids)} tokens after a prompt of {len(loaded.tokenizer.encode(prompt))}; the same text: {same}\n{texts[False].text!r}")
+    for name, seconds in found.items():
+        print(told(name, seconds, found["plain greedy"]), f"  {statistics.median(b / a for a, b in zip(seconds, found['plain greedy'], strict=True)):.2f} times as fast")
+
+
+NOTES = """The committee met on Monday to discuss the new bridge over the river. The bridge will be 240 metres long and will cost 18 million euros. \
+Work on the bridge begins in April and ends two years later. Until then the old ferry will carry cars and bicycles across the river. \
+The committee also discussed the library. The library will stay open until nine in the evening. \
+A new roof for the library will be built in the summer. The next meeting of the committee is on the first of March.
+"""
+
+
+def cache(turns: int, slots: int = 4096, rows: int = 8) -> None:
+    """Milliseconds of a token, and bytes, behind full caches of each kind."""
+    base = model.smollm("2-135m", num_layers=6, vocab_size=256, context=slots)
+    window = dataclasses.replace(base, pattern=(model.Layer("window", 512), model.Layer("window", 512), model.Layer()))
+    kinds = {"whole": (base, False), "8 bits": (base, True), "two of three windows": (window, False), "windows in 8 bits": (window, True)}
+    ways, sizes = {}, {}
+    for name, (config, int8) in kinds.items():
+        params = weights(config)
+        prompt, lengths, limit = np.ones((rows, slots - 64), np.int32), np.full(rows, slots - 64, np.int32), np.full(rows, 64, np.int32)
+        state = jax.block_until_ready(prefill(config, params, prompt, lengths, limit, slots=slots, int8=int8))
+        sizes[name] = sum(leaf.nbytes for leaf in jax.tree.leaves(state.cache))
+        greedy = Sampling(np.zeros(rows, np.float32), np.full(rows, 256, np.int32), np.ones(rows, np.float32))
+
+        def run(config=config, params=params, state=state, greedy=greedy) -> float:
+            copy = jax.block_until_ready(jax.tree.map(jnp.copy, state))
+            begun = time.perf_counter()
+            keys, stop = jax.random.split(jax.random.key(0), rows), np.full((rows, 1), -1, np.int32)
+            jax.block_until_ready(decode(config, params, copy, keys, greedy, stop, np.int32(16), np.int32(256)))
+            return (time.perf_counter() - begun) / 16
+
+        ways[name] = run
+    found = in_turns(ways, turns)
+    print(f"a token of {rows} rows behind {slots - 64} others, 6 layers of SmolLM2-135M, {turns} turns")
+    for name, seconds in found.items():
+        print(told(name, seconds, found["whole"]), f"  {sizes[name] / 2**20:8.1f} MiB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("what", choices=["constraints", "lookup", "cache"])
+    parser.add_argument("model", nargs="?")
+    parser.add_argument("--spelling")
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--guesses", type=int, default=8)
+    given = parser.parse_args()
+    match given.what:
+        case "constraints":
+            constraints(given.spelling, given.turns, given.tokens)
+        case "lookup":
+            lookup(given.model, given.turns, given.tokens, given.guesses)
+        case "cache":
+            cache(given.turns)
+
+
+if __name__ == "__main__":
+    main()
