@@ -40,7 +40,7 @@ DOORS = {
     "orbax": ("checkpoint/",),
     "tensorflow_datasets": ("data/tfds.py",),
     "sentencepiece": ("data/sentencepieces.py",),
-    "tokenizers": ("data/gpt2_pieces.py",),
+    "tokenizers": ("data/gpt2_pieces.py", "data/published.py"),
     "tyro": ("config.py",),
     "tensorboardX": ("train/metrics.py",),
     "jaxtyping": ("arrays.py",),

@@ -4,7 +4,7 @@ from gptjax.data.batches import Batch, Plan, Side, batch, plan
 from gptjax.data.prepare import DataConfig, Prepared, prepare
 from gptjax.data.sources import Document, Mixture, Text, Tfds
 from gptjax.data.tasks import LanguageModel, MaskedLanguageModel, SpanCorruption
-from gptjax.data.tokenizer import GPT2, Bytes, Characters, SentencePiece, Tokenizer
+from gptjax.data.tokenizer import GPT2, Bytes, Characters, Published, SentencePiece, Tokenizer
 
 __all__ = [
     "GPT2",
@@ -18,6 +18,7 @@ __all__ = [
     "Mixture",
     "Plan",
     "Prepared",
+    "Published",
     "SentencePiece",
     "Side",
     "SpanCorruption",

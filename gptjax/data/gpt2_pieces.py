@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gptjax.config import require
-from gptjax.data.spelling import Table, at_newlines, in_chunks
+from gptjax.data.spelling import Table, at_newlines, in_chunks, letters
 
 
 @dataclass(frozen=True)
@@ -39,22 +39,15 @@ def read(folder: Path) -> dict[str, bytes]:
             same = cut["type"] == "ByteLevel" and not cut["add_prefix_space"] and not any(extra)
             require(same, f"{folder} has a tokenizer.json of another kind than GPT-2's; {need}.")
             vocabulary, merges = model["vocab"], [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
-        by_id, letters = sorted(vocabulary.items(), key=lambda item: item[1]), set(_byte_letters())
-        good = [i for _, i in by_id] == list(range(len(by_id))) and letters <= set(vocabulary)
-        good = good and all(letters.issuperset(piece) for piece in vocabulary if piece != END)
+        by_id, known = sorted(vocabulary.items(), key=lambda item: item[1]), set(letters())
+        good = [i for _, i in by_id] == list(range(len(by_id))) and known <= set(vocabulary)
+        good = good and all(known.issuperset(piece) for piece in vocabulary if piece != END)
         good = good and all(len(pair) == 2 and {*pair, "".join(pair)} <= vocabulary.keys() for pair in merges)
     except (ValueError, KeyError, TypeError, AttributeError):
         good = False
     require(good, f"{folder / form[0]} and its merges are not a GPT-2 vocabulary; {need}.")
     text = "".join(f"{left} {right}\n" for left, right in merges)
     return {"vocab.json": json.dumps(dict(by_id)).encode(), "merges.txt": f"#version: 0.2\n{text}".encode()}
-
-
-def _byte_letters() -> dict[str, int]:
-    """The visible letter by which GPT-2's files write each byte: itself where it is visible, else one from U+0100 on."""
-    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    hidden = [b for b in range(256) if b not in visible]
-    return {chr(b): b for b in visible} | {chr(256 + i): b for i, b in enumerate(hidden)}
 
 
 def load(payload: Mapping[str, bytes], name: str) -> Table:
@@ -66,8 +59,8 @@ def load(payload: Mapping[str, bytes], name: str) -> Table:
     # No token is registered as special, so `<|endoftext|>` in a text is spelled like any other word.
     model = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=merges))
     model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    letters = _byte_letters()
-    pieces = tuple(b"" if piece == END else bytes(letters[c] for c in piece) for piece in vocabulary)
+    of = letters()
+    pieces = tuple(b"" if piece == END else bytes(of[c] for c in piece) for piece in vocabulary)
 
     def spell(texts: list[str]) -> list[list[int]]:
         return [e.ids for e in model.encode_batch_fast(texts, add_special_tokens=False)]

@@ -12,7 +12,7 @@ import random
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -107,12 +107,7 @@ def _training_lines(config: SentencePiece, texts: Iterable[str], longest: int = 
 
 def load(payload: Mapping[str, bytes], name: str) -> Table:
     """Gives the tokenizer of a .model; `name` is for errors."""
-    import sentencepiece
-
-    try:
-        model = sentencepiece.SentencePieceProcessor(model_proto=payload["tokenizer.model"])
-    except RuntimeError:
-        raise ConfigError(f"{name} is not a SentencePiece model; give a .model file with --data.tokenizer.path FILE.") from None
+    model = _processor(payload["tokenizer.model"], name)
 
     def spelled(i: int) -> bytes:
         piece = model.id_to_piece(i)
@@ -139,3 +134,40 @@ def load(payload: Mapping[str, bytes], name: str) -> Table:
         return Table("SentencePiece", pieces, end, payload, lambda texts: in_chunks(texts, spell, cut))
     leading = model.encode("a", out_type=str)[0].startswith(SPACE)
     return Table("SentencePiece", pieces, end, payload, lambda texts: in_chunks(texts, plain, lambda t: [t]), leading)
+
+
+def controls(content: bytes, name: str) -> dict[str, int]:
+    """Gives the control tokens of a .model, which no text is spelled with; `name` is for errors."""
+    model = _processor(content, name)
+    return {model.id_to_piece(i): i for i in range(model.vocab_size()) if model.is_control(i)}
+
+
+class Described(NamedTuple):
+    """What a .model says, for formats that say it in other words."""
+
+    pieces: list[str]
+    scores: list[float]
+    types: list[int]
+    """1 is normal, 2 unknown, 3 control, 4 given by the user, 5 unused, 6 a byte."""
+    by_pairs: bool
+    """Pieces are joined by pairs (BPE), not chosen by likelihood."""
+    prefix: bool
+    """A space is put before a text."""
+
+
+def described(content: bytes) -> Described:
+    """Takes a .model that `load` has read apart."""
+    from sentencepiece import sentencepiece_model_pb2 as proto
+
+    model = proto.ModelProto.FromString(content)
+    pieces, scores, types = ([getattr(p, name) for p in model.pieces] for name in ("piece", "score", "type"))
+    return Described(pieces, scores, types, model.trainer_spec.model_type == proto.TrainerSpec.BPE, model.normalizer_spec.add_dummy_prefix)
+
+
+def _processor(content: bytes, name: str) -> Any:
+    import sentencepiece
+
+    try:
+        return sentencepiece.SentencePieceProcessor(model_proto=content)
+    except RuntimeError:
+        raise ConfigError(f"{name} is not a SentencePiece model; give a .model file with --data.tokenizer.path FILE.") from None

@@ -7,8 +7,8 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import SupportsIndex
+from dataclasses import dataclass, field
+from typing import NamedTuple, SupportsIndex
 
 import numpy as np
 
@@ -19,12 +19,39 @@ Ids = np.ndarray
 CONFIG_FILE = "tokenizer_config.json"
 
 
+class Control(NamedTuple):
+    """A control token: its id, and whether it swallows the white space to its left or right."""
+
+    id: int
+    lstrip: bool = False
+    rstrip: bool = False
+
+
+@dataclass(frozen=True)
+class Special:
+    """What a tokenizer's file does not say of its control tokens; kept beside it in `special.json`."""
+
+    bos: int | None = None
+    """Id that begins a text."""
+    eos: int | None = None
+    """Id that ends a text."""
+    begins: bool = False
+    """`bos` stands before each text."""
+    ends: tuple[int, ...] = ()
+    """More ids that end an answer."""
+    control: tuple[int, ...] | None = None
+    """Ids that no text may yield; none is those that tokenizer.json calls special (or tokenizer.model control), but that of the unknown."""
+    template: str | None = None
+    """The model's own chat template, in Jinja. It is never run: `chat.recognised` compares it with those that are known."""
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Table:
     """Satisfies `Tokenizer`.
 
     `pieces` says what each id spells, with nothing for control ids; `spell` gives the ids of texts known to be UTF-8.
     `leading_space`: `encode` puts a space before the text, which `decode` takes off again.
+    `spell_after`: spells what follows a control token, where that differs. `special`: of published tokenizers.
     """
 
     kind: str
@@ -33,6 +60,21 @@ class Table:
     payload: Mapping[str, bytes]
     spell: Callable[[list[str]], list[Ids]]
     leading_space: bool = False
+    spell_after: Callable[[list[str]], list[Ids]] | None = None
+    special: Special | None = None
+    controls: Mapping[str, Control] = field(default_factory=dict)
+
+    @property
+    def begin_of_document(self) -> int | None:
+        """What stands before a text: where documents are made here, the id that also ends them."""
+        if self.special is None:
+            return self.end_of_document
+        return self.special.bos if self.special.begins else None
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Ids that end an answer, beside `end_of_document`."""
+        return self.special.ends if self.special else ()
 
     @property
     def vocab_size(self) -> int:
@@ -40,6 +82,10 @@ class Table:
 
     def encode(self, text: str) -> Ids:
         return self.encode_all([text])[0]
+
+    def encode_after(self, text: str) -> Ids:
+        utf8(text)
+        return (self.spell_after or self.spell)([text])[0]
 
     def encode_all(self, texts: Sequence[str]) -> list[Ids]:
         for text in texts:
@@ -108,6 +154,13 @@ CHUNK = 1 << 16
 SLICE = 1 << 20
 """Characters, of many chunks, that all cores spell together."""
 _NEWLINE = re.compile(r"(?<=\S)\n")
+
+
+def letters() -> dict[str, int]:
+    """The visible letter by which GPT-2's files write each byte: itself where it is visible, else one from U+0100 on."""
+    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    hidden = [b for b in range(256) if b not in visible]
+    return {chr(b): b for b in visible} | {chr(256 + i): b for i, b in enumerate(hidden)}
 
 
 PROBE = " \n a  b\t\r\n\n\0ﬁ①e\u0301é\u3000\u2581\u2581 \U0001f642\u200d\ufeff<unk></s><0x41> "

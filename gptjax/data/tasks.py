@@ -97,17 +97,15 @@ class Example(NamedTuple):
 
 
 def example(task: Task, ids: np.ndarray, tokenizer: Tokenizer) -> Example:
-    """The whole text between two end-of-document ids: the first says that a document begins, the last is learned as its end.
+    """The whole text between the id that begins a document and the one that ends it, which is learned as its end; mostly they are the same.
 
-    A tokenizer without an end-of-document id leaves the text bare.
+    A tokenizer without such ids leaves the text bare.
     """
     if isinstance(task, LanguageModel):
         ids = ids[::-1] if task.backward else ids
         ids = _middle_last(ids, tokenizer.vocab_size) if task.middle and _draw(ids).random() < task.middle else ids
-    if tokenizer.end_of_document is None:
-        return Example(ids)
-    end = np.asarray([tokenizer.end_of_document], np.int32)
-    return Example(np.concatenate([end, ids, end]))
+    begin, end = (np.asarray([] if i is None else [i], np.int32) for i in (tokenizer.begin_of_document, tokenizer.end_of_document))
+    return Example(np.concatenate([begin, ids, end]))
 
 
 def _middle_last(ids: np.ndarray, first_extra: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Text ↔ token ids, exactly: what `encode` writes, `decode` gives back, whatever the text.
 
-Read in this order: the configs (`Bytes`, `Characters`, `SentencePiece`, `GPT2`); `Tokenizer`, what all of them become;
+Read in this order: the configs (`Bytes`, `Characters`, `SentencePiece`, `GPT2`, `Published`); `Tokenizer`, what all of them become;
 `train`, `save`, `load`, `fingerprint`; then how each kind is made. A tokenizer is a table of what each id spells and a
 function that spells text; everything else is common to all kinds.
 """
@@ -18,9 +18,11 @@ import numpy as np
 
 from gptjax.config import ConfigError, require
 from gptjax.data import gpt2_pieces, sentencepieces
+from gptjax.data import published as publisheds
 from gptjax.data.gpt2_pieces import GPT2
+from gptjax.data.published import Published
 from gptjax.data.sentencepieces import SentencePiece
-from gptjax.data.spelling import CONFIG_FILE, PROBE, Ids, Table, utf8
+from gptjax.data.spelling import CONFIG_FILE, PROBE, Control, Ids, Special, Table, utf8
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Characters:
     """Add an id that ends a document."""
 
 
-TokenizerConfig = Bytes | Characters | SentencePiece | GPT2
+TokenizerConfig = Bytes | Characters | SentencePiece | GPT2 | Published
 
 
 @runtime_checkable
@@ -44,14 +46,26 @@ class Tokenizer(Protocol):
     """What every kind becomes."""
 
     vocab_size: int
+    begin_of_document: int | None
+    """Stands before each text; none where texts begin bare."""
     end_of_document: int | None
+    """Stands after each text, and ends an answer."""
+    ends: tuple[int, ...]
+    """More ids that end an answer."""
+    special: Special | None
+    """What is known of a published tokenizer beside its pieces, its chat template among it."""
+    controls: Mapping[str, Control]
+    """Control tokens by name: ids that mean something to the model and spell nothing."""
 
     def encode(self, text: str) -> Ids:
-        """Gives the ids of `text`; the id that ends a document is never among them, whatever the text says.
+        """Gives the ids of `text`; neither control tokens nor the ends of a document are ever among them, whatever the text says.
 
         Raises:
           ConfigError: the text has a lone surrogate, or a character that a `Characters` vocabulary lacks.
         """
+
+    def encode_after(self, text: str) -> Ids:
+        """Like `encode`, for a text that stands behind a control token: some tokenizers put a space before the first text alone."""
 
     def encode_all(self, texts: Sequence[str]) -> list[Ids]:
         """Gives the ids of every text, on all cores."""
@@ -71,6 +85,7 @@ class Tokenizer(Protocol):
 
 
 PAYLOAD = {"Bytes": (), "Characters": ("characters.json",), "SentencePiece": ("tokenizer.model",), "GPT2": ("vocab.json", "merges.txt")}
+PAYLOAD |= {kind: (name, "special.json") for name, kind in publisheds.KINDS.items()}
 
 
 def train(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
@@ -85,11 +100,28 @@ def train(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
         return _from_payload("Characters", _learn_characters(config, texts))
     if isinstance(config, GPT2):
         return _from_payload("GPT2", gpt2_pieces.read(Path(config.path)))
+    if isinstance(config, Published):
+        return _from_payload(*publisheds.read(Path(config.path)), name=config.path)
     if config.path is None:
         return _from_payload("SentencePiece", {"tokenizer.model": sentencepieces.learn(config, texts)})
     path = Path(config.path)
     require(path.is_file(), f"{path} is not there; give a SentencePiece .model file with --data.tokenizer.path FILE.")
     return _from_payload("SentencePiece", {"tokenizer.model": path.read_bytes()}, name=str(path))
+
+
+def published(name: str, content: bytes, special: Special) -> Tokenizer:
+    """Makes the tokenizer of a published model from the bytes of one file, whatever that came from.
+
+    Args:
+      name: `tokenizer.json`, in the form of the `tokenizers` library, or `tokenizer.model`, a SentencePiece model.
+      content: its bytes. Of a tokenizer.json the model (BPE, Unigram, WordPiece), normalizer, pre-tokenizer, decoder and `added_tokens` count;
+        the post-processor does not, `special.begins` stands for it.
+      special: which ids begin and end texts, which end answers, which no text may yield, and the chat template.
+
+    Raises:
+      ConfigError: the bytes are no such file.
+    """
+    return _from_payload(*publisheds.payload(name, content, special))
 
 
 def save(dir: Path | str, tokenizer: Tokenizer) -> None:
@@ -146,7 +178,7 @@ def _from_payload(kind: str, payload: Mapping[str, bytes], name: str = "the toke
     if kind == "Bytes":
         pieces = (*(bytes([i]) for i in range(256)), b"")
         return Table(kind, pieces, 256, {}, lambda texts: [np.frombuffer(utf8(t), np.uint8).astype(np.int32) for t in texts])
-    make = {"Characters": _characters, "SentencePiece": sentencepieces.load, "GPT2": gpt2_pieces.load}[kind]
+    make = {"Characters": _characters, "SentencePiece": sentencepieces.load, "GPT2": gpt2_pieces.load}.get(kind, publisheds.load)
     return make(payload, name)
 
 

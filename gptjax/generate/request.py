@@ -78,7 +78,7 @@ def ask(
     settings: SampleConfig | Sequence[SampleConfig],
     prefix: Sequence[int] | None = None,
 ) -> list[Ask]:
-    """Encodes prompts; each begins with the end-of-document id, as documents do in training, or with the prefix.
+    """Encodes prompts; each begins as documents do in training, or with the prefix.
 
     Args:
       settings: one for all prompts, or one for each.
@@ -95,9 +95,8 @@ def ask(
         _check_together(full[0], s)
         _check_ids(s, tokenizer.vocab_size)
     begin, before = _begin(tokenizer), len(prefix or ())
-    spell = lambda text: tokenizer.encode(text).tolist()
-    start = begin if prefix is None else []
-    asks = [Ask(p, start + spell(p), begin + spell(s.negative_prompt) if s.guidance != 1 else [], s) for p, s in zip(prompts, full, strict=True)]
+    spell = lambda text, begin: begin + tokenizer.encode(text).tolist() or ([] if before else _end(tokenizer))
+    asks = [Ask(p, spell(p, begin if prefix is None else []), spell(s.negative_prompt, begin) if s.guidance != 1 else [], s) for p, s in zip(prompts, full, strict=True)]
     for one in asks:
         _check_room(config, "prompt", before + len(one.ids))
         if one.settings.guidance != 1:
@@ -112,6 +111,10 @@ def _check_room(config: ModelConfig, name: str, count: int) -> None:
 
 
 def _begin(tokenizer: Tokenizer) -> list[int]:
+    return [] if tokenizer.begin_of_document is None else [tokenizer.begin_of_document]
+
+
+def _end(tokenizer: Tokenizer) -> list[int]:
     return [] if tokenizer.end_of_document is None else [tokenizer.end_of_document]
 
 
@@ -182,7 +185,7 @@ def _keys(seeds: jax.Array, sample: jax.Array) -> Keys:
 
 
 def _stops(tokenizer: Tokenizer, settings: list[GenerateConfig]) -> np.ndarray:
-    ends = [[*_begin(tokenizer), *s.stop_ids] for s in settings]
+    ends = [[*_end(tokenizer), *tokenizer.ends, *s.stop_ids] for s in settings]
     stop = np.full((len(ends), bucket(max(map(len, ends)) or 1, 1 << 20, least=4)), -1, np.int32)
     for row, ids in zip(stop, ends, strict=True):
         row[: len(ids)] = ids

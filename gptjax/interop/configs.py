@@ -1,0 +1,437 @@
+"""A family's config.json as our config, and back.
+
+Read `Keys` (every key of theirs must be asked for, so that none is ignored), `llama` with `llama_json` (the pair that most
+families vary), then `computed` (what of a config changes numbers) by which `huggingface.family_of` finds the family that fits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from gptjax.config import require
+from gptjax.model import Experts, Latent, Layer, LinearScaling, Llama3Scaling, ModelConfig, NTKScaling, YarnScaling
+from gptjax.model.presets import LLAMA
+
+HARMLESS = {
+    *("architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "_name_or_path", "auto_map", "transformers.js_config", "gptjax"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "sep_token_id", "cls_token_id", "decoder_start_token_id", "task_specific_params"),
+    *("use_cache", "initializer_range", "initializer_factor", "_attn_implementation", "_attn_implementation_autoset", "attn_implementation", "cache_implementation"),
+    *("attention_dropout", "embd_pdrop", "attn_pdrop", "resid_pdrop", "hidden_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout_rate"),
+    *("embed_pdrop", "residual_dropout", "embedding_dropout", "classifier_dropout", "output_past", "gradient_checkpointing", "id2label", "label2id"),
+    *("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout", "n_ctx", "output_router_logits"),
+    *("router_aux_loss_coef", "router_jitter_noise", "aux_loss_alpha", "seq_aux", "ep_size", "moe_layer_freq", "num_nextn_predict_layers", "num_mtp_layers"),
+    *("pretraining_tp", "is_llama_config", "rope_interleaved", "reorder_and_upcast_attn", "return_dict", "output_hidden_states", "output_attentions"),
+    *("torchscript", "use_bfloat16", "chunk_size_feed_forward", "problem_type", "tokenizer_class", "prefix", "n_positions_", "is_encoder_decoder"),
+    *("use_mrope", "original_max_position_embeddings_", "max_window_layers", "model_parallel", "position_embedding_type_", "num_labels"),
+}  # fmt: skip
+"""Keys that change no number of a forward pass, or only those of training, or that another key makes good for."""
+
+
+class Keys:
+    """A config.json from which every key is taken by name."""
+
+    def __init__(self, data: dict[str, Any], where: str):
+        self.data, self.where, self.left = data, where, dict(data)
+
+    def take(self, key: str, *default: Any) -> Any:
+        """The value of a key; its default where it is absent.
+
+        Raises:
+          ConfigError: it is absent and has no default.
+        """
+        require(key in self.data or bool(default), f"{self.where} lacks {key!r}, which {self.data.get('model_type')!r} needs.")
+        self.left.pop(key, None)
+        return self.data[key] if key in self.data else default[0]
+
+    def number(self, key: str, *default: Any) -> Any:
+        """A whole number, or none where that is the default."""
+        value = self.take(key, *default)
+        fine = type(value) is int and 0 <= value < 2**31 or (value is None and default[:1] == (None,))
+        require(fine, f"{self.where} has {key!r}: {value!r}; it needs a whole number.")
+        return value
+
+    def same(self, key: str, *allowed: Any) -> None:
+        """Takes a key whose only values are those allowed; the first is the default.
+
+        Raises:
+          ConfigError: it has another value, which ours can't compute.
+        """
+        value = self.take(key, allowed[0])
+        require(value in allowed, f"{self.where} has {key!r}: {value!r}; this program can read {' or '.join(map(repr, allowed))} only.")
+
+    def finish(self) -> None:
+        """Refuses what nobody asked for.
+
+        Raises:
+          ConfigError: names every key that is unknown and not null.
+        """
+        unknown = {key: value for key, value in self.left.items() if key not in HARMLESS and value is not None}
+        said = ", ".join(f"{key!r}: {str(value)[:60]}" for key, value in sorted(unknown.items()))
+        require(not unknown, f"{self.where} says {said}, which may change what the model computes and is not known here; remove it if it does not.")
+
+
+# --- RoPE --------------------------------------------------------------------------------------------------------
+
+
+def rope(keys: Keys, context: int, theta: float = 10_000.0) -> dict[str, Any]:
+    """Our fields of RoPE, from either of the two forms that their configs have had."""
+    given = keys.take("rope_parameters", None) or {}
+    stretched = keys.take("rope_scaling", None) or {}
+    found = Keys({**given, **stretched}, f"rope_scaling in {keys.where}")
+    base = keys.take("rope_theta", theta)
+    base, share = found.take("rope_theta", base), found.take("partial_rotary_factor", keys.take("partial_rotary_factor", 1.0))
+    kind = found.take("rope_type", found.take("type", "default"))
+    found.left.pop("type", None)
+    return dict(rope_base=float(base), rope_share=float(share), rope_scaling=scaling(found, kind, context))
+
+
+def scaling(keys: Keys, kind: str, context: int) -> Any:
+    """How RoPE is stretched."""
+    found: Any = None
+    if kind == "linear":
+        found = LinearScaling(float(keys.take("factor")))
+    elif kind == "llama3":
+        original, fast, slow = keys.number("original_max_position_embeddings"), keys.take("high_freq_factor"), keys.take("low_freq_factor")
+        found = Llama3Scaling(float(keys.take("factor")), original, float(fast), float(slow))
+    elif kind == "yarn":
+        factor, original = float(keys.take("factor")), keys.number("original_max_position_embeddings", context)
+        fast, slow = float(keys.take("beta_fast", None) or 32), float(keys.take("beta_slow", None) or 1)
+        keys.same("truncate", True)
+        louder, both = keys.take("attention_factor", None), (keys.take("mscale", None), keys.take("mscale_all_dim", None))
+        if louder is None and all(both):
+            louder = louder_by(factor, both[0]) / louder_by(factor, both[1])
+        found = YarnScaling(factor, original, fast, slow, louder)
+    else:
+        require(kind == "default", f"{keys.where} is {kind!r}; this program can stretch RoPE by 'linear', 'llama3' or 'yarn'.")
+    keys.finish()
+    return found
+
+
+def louder_by(factor: float, weight: float) -> float:
+    """YaRN's growth of attention for a context that is `factor` times longer."""
+    return 0.1 * weight * math.log(factor) + 1 if factor > 1 else 1.0
+
+
+def rope_json(config: ModelConfig, layer: Layer | None = None) -> dict[str, Any]:
+    """RoPE in their older words, which all programs read: rope_theta and rope_scaling."""
+    layer = layer or config.stack[-1]
+    base, stretch = layer.rope_base or config.rope_base, None
+    match config.scaling_in(layer):
+        case LinearScaling(factor):
+            stretch = dict(rope_type="linear", factor=factor)
+        case NTKScaling(factor):
+            base *= factor ** (config.turned_width / max(config.turned_width - 2, 1))
+        case Llama3Scaling(factor, original, fast, slow):
+            stretch = dict(rope_type="llama3", factor=factor, original_max_position_embeddings=original, high_freq_factor=fast, low_freq_factor=slow)
+        case YarnScaling(factor, original, fast, slow, magnitude):
+            stretch = dict(rope_type="yarn", factor=factor, original_max_position_embeddings=original, beta_fast=fast, beta_slow=slow)
+            stretch |= {} if magnitude is None else dict(attention_factor=magnitude)
+    return dict(rope_theta=base, rope_scaling=stretch)
+
+
+# --- Llama and what came of it -----------------------------------------------------------------------------------
+
+
+def llama(keys: Keys) -> ModelConfig:
+    """What most families after Llama have in common."""
+    context = keys.number("max_position_embeddings", 2048)
+    found = dict(
+        vocab_size=keys.number("vocab_size"),
+        context=context,
+        width=keys.number("hidden_size"),
+        feed_forward=keys.number("intermediate_size"),
+        num_layers=keys.number("num_hidden_layers"),
+        num_heads=keys.number("num_attention_heads"),
+        num_kv_heads=keys.number("num_key_value_heads", None),
+        head_width=keys.number("head_dim", None),
+        norm_epsilon=float(keys.take("rms_norm_eps", 1e-6)),
+        tied=bool(keys.take("tie_word_embeddings", False)),
+        **rope(keys, context),
+    )
+    keys.same("hidden_act", "silu")
+    keys.same("attention_bias", False)
+    keys.same("mlp_bias", False)
+    return dataclasses.replace(LLAMA, **found)
+
+
+def llama_json(c: ModelConfig) -> dict[str, Any]:
+    """The inverse of `llama`."""
+    return dict(
+        vocab_size=c.vocabulary,
+        max_position_embeddings=c.context,
+        hidden_size=c.width,
+        intermediate_size=c.hidden,
+        num_hidden_layers=c.num_layers,
+        num_attention_heads=c.num_heads,
+        num_key_value_heads=c.kv_heads,
+        head_dim=c.heads,
+        hidden_act="silu",
+        rms_norm_eps=c.norm_epsilon,
+        tie_word_embeddings=c.tied,
+        attention_bias=False,
+        **rope_json(c),
+    )
+
+
+def patterned(c: ModelConfig, layers: Sequence[Layer]) -> ModelConfig:
+    """The config with these layers, as the shortest pattern that repeats."""
+    period = next(n for n in range(1, len(layers) + 1) if all(layer == layers[i % n] for i, layer in enumerate(layers)))
+    return dataclasses.replace(c, pattern=tuple(layers[:period]))
+
+
+def window_of(c: ModelConfig) -> int | None:
+    """The span of the layers with a window."""
+    return next((layer.span for layer in c.stack if layer.sees == "window"), None)
+
+
+def kinds_of(c: ModelConfig) -> list[str]:
+    """What each layer sees, in their words."""
+    return ["full_attention" if layer.sees == "all" else "sliding_attention" for layer in c.stack]
+
+
+def mistral(keys: Keys) -> ModelConfig:
+    """Llama with a window in every layer, if any."""
+    window = keys.number("sliding_window", None)
+    return dataclasses.replace(llama(keys), pattern=(Layer() if window is None else Layer("window", window),))
+
+
+def mistral_json(c: ModelConfig) -> dict[str, Any]:
+    """The inverse of `mistral`."""
+    return llama_json(c) | dict(sliding_window=window_of(c))
+
+
+def mixtral(keys: Keys) -> ModelConfig:
+    """Mistral with experts."""
+    experts = Experts(count=keys.number("num_local_experts"), active=keys.number("num_experts_per_tok"), balance=0.02)
+    return dataclasses.replace(mistral(keys), experts=experts)
+
+
+def mixtral_json(c: ModelConfig) -> dict[str, Any]:
+    """The inverse of `mixtral`."""
+    return mistral_json(c) | dict(intermediate_size=c.expert_width, num_local_experts=c.experts.count, num_experts_per_tok=c.experts.active)
+
+
+def qwen2(keys: Keys) -> ModelConfig:
+    """Llama with biases on query, key and value; layers from `max_window_layers` on may have a window."""
+    return dataclasses.replace(_windows(keys, llama(keys)), qkv_bias=True)
+
+
+def _windows(keys: Keys, c: ModelConfig) -> ModelConfig:
+    used, window, begin = keys.take("use_sliding_window", False), keys.number("sliding_window", None), keys.number("max_window_layers", 28)
+    kinds = keys.take("layer_types", None) or ["sliding_attention" if used and i >= begin else "full_attention" for i in range(c.num_layers)]
+    return _by_kind(keys, c, kinds, Layer("window", window) if used and window else None)
+
+
+def _by_kind(keys: Keys, c: ModelConfig, kinds: Any, local: Layer | None) -> ModelConfig:
+    """The config with the layers that `layer_types` names."""
+    known = {"full_attention": Layer()} | ({} if local is None else {"sliding_attention": local})
+    fine = isinstance(kinds, list) and len(kinds) == c.num_layers and all(kind in known for kind in kinds)
+    require(fine, f"{keys.where} has layer_types {str(kinds)[:80]}; it needs {c.num_layers} of {', '.join(known)}.")
+    return patterned(c, [known[kind] for kind in kinds])
+
+
+def qwen2_json(c: ModelConfig) -> dict[str, Any]:
+    """The inverse of `qwen2`."""
+    window = window_of(c)
+    said = {key: value for key, value in llama_json(c).items() if key not in ("head_dim", "attention_bias")}
+    return said | dict(use_sliding_window=window is not None, sliding_window=window, layer_types=kinds_of(c), max_window_layers=c.num_layers)
+
+
+def qwen3(keys: Keys) -> ModelConfig:
+    """Llama with normalised heads."""
+    return dataclasses.replace(_windows(keys, llama(keys)), qk_norm=True)
+
+
+def qwen3_json(c: ModelConfig) -> dict[str, Any]:
+    """The inverse of `qwen3`."""
+    return qwen2_json(c) | dict(head_dim=c.heads, attention_bias=False)
+
+
+def qwen3_moe(keys: Keys) -> ModelConfig:
+    """Qwen 3 with experts in every `decoder_sparse_step`-th layer but those of `mlp_only_layers`."""
+    step, plain = keys.number("decoder_sparse_step", 1), keys.take("mlp_only_layers", None) or []
+    experts = Experts(
+        count=keys.number("num_experts"),
+        active=keys.number("num_experts_per_tok"),
+        width=keys.number("moe_intermediate_size"),
+        normalised=bool(keys.take("norm_topk_prob", False)),
+        balance=0.001,
+    )
+    c = dataclasses.replace(qwen3(keys), experts=experts)
+    return patterned(c, [dataclasses.replace(layer, dense=i in plain or (i + 1) % step != 0) for i, layer in enumerate(c.stack)])
+
+
+def qwen3_moe_json(c: ModelConfig) -> dict[str, Any]:
+    """The inverse of `qwen3_moe`."""
+    e = c.experts
+    said = dict(num_experts=e.count, num_experts_per_tok=e.active, moe_intermediate_size=c.expert_width, norm_topk_prob=e.normalised)
+    plain = [i for i, layer in enumerate(c.stack) if layer.dense]
+    return {k: v for k, v in qwen3_json(c).items() if k != "layer_types"} | said | dict(decoder_sparse_step=1, mlp_only_layers=plain)
+
+
+def olmo2(keys: Keys) -> ModelConfig:
+    """Llama with norms on what attention and MLP add, and on all query heads and all key heads as one vector."""
+    return dataclasses.replace(llama(keys), norm_placement="reordered", qk_norm=True, qk_norm_joint=True)
+
+
+def phi3(keys: Keys) -> ModelConfig:
+    """Llama with fused tensors, and a window in every layer, if any."""
+    keys.number("original_max_position_embeddings", None)  # of a stretched RoPE, which says it again
+    return mistral(keys)
+
+
+def phi3_json(c: ModelConfig) -> dict[str, Any]:
+    """The inverse of `phi3`; its padding must be said, since its default lies in a vocabulary of 32,000."""
+    said = {key: value for key, value in mistral_json(c).items() if key not in ("head_dim", "attention_bias")}
+    return said | (dict(partial_rotary_factor=c.rope_share) if c.rope_share != 1 else {})
+
+
+def gemma2(keys: Keys) -> ModelConfig:
+    """Sandwich norms, caps, windows in every second layer."""
+    return _gemma(keys, Layer("window", keys.number("sliding_window", 4096)), every=2)
+
+
+def _gemma(keys: Keys, local: Layer, every: int) -> ModelConfig:
+    act = "gelu_pytorch_tanh"
+    keys.same("hidden_activation", act, None)
+    keys.same("hidden_act", act)
+    keys.same("use_bidirectional_attention", False, None)
+    keys.data = {"head_dim": 256, "tie_word_embeddings": True, **keys.data, "hidden_act": "silu"}
+    c = dataclasses.replace(
+        llama(keys),
+        activation="geglu",
+        norm_placement="sandwich",
+        scaled_embedding=True,
+        attention_scale=float(keys.take("query_pre_attn_scalar", 256)) ** -0.5,
+        attention_cap=keys.take("attn_logit_softcapping", 50.0 if every == 2 else None),
+        logit_cap=keys.take("final_logit_softcapping", 30.0 if every == 2 else None),
+    )
+    kinds = keys.take("layer_types", None) or ["full_attention" if (i + 1) % every == 0 else "sliding_attention" for i in range(c.num_layers)]
+    return _by_kind(keys, c, kinds, local)
+
+
+def gemma2_json(c: ModelConfig) -> dict[str, Any]:
+    """The inverse of `gemma2`."""
+    scalar = c.scale**-2
+    caps = dict(attn_logit_softcapping=c.attention_cap, final_logit_softcapping=c.logit_cap)
+    act = dict(hidden_act="gelu_pytorch_tanh", hidden_activation="gelu_pytorch_tanh")
+    near = round(scalar) if abs(scalar - round(scalar)) < 1e-6 * scalar else scalar
+    return llama_json(c) | act | caps | dict(query_pre_attn_scalar=near, sliding_window=window_of(c), layer_types=kinds_of(c))
+
+
+def gemma3(keys: Keys) -> ModelConfig:
+    """Gemma 2 with normalised heads in the place of caps; layers with a window turn with a base of their own and are not stretched."""
+    both = keys.take("rope_parameters", None) or {}
+    base, window = float(keys.take("rope_local_base_freq", 10_000.0)), keys.number("sliding_window", 4096)
+    if "sliding_attention" in both:
+        near = Keys(both["sliding_attention"], f"rope_parameters in {keys.where}")
+        base = float(near.take("rope_theta", base))
+        near.same("rope_type", "default")
+        near.finish()
+    every = keys.number("sliding_window_pattern", keys.take("_sliding_window_pattern", 6))
+    keys.data = {"rope_theta": 1e6, **keys.data, "rope_parameters": both.get("full_attention", both)}
+    return dataclasses.replace(_gemma(keys, Layer("window", window, rope_base=base, rope_scaled=False), every), qk_norm=True)
+
+
+def gemma3_json(c: ModelConfig) -> dict[str, Any]:
+    """The inverse of `gemma3`."""
+    local = next((layer for layer in c.stack if layer.sees == "window"), Layer())
+    whole = next((layer for layer in c.stack if layer.sees == "all"), Layer())
+    return gemma2_json(c) | rope_json(c, whole) | dict(rope_local_base_freq=local.rope_base or c.rope_base)
+
+
+# --- DeepSeek ----------------------------------------------------------------------------------------------------
+
+
+def deepseek(keys: Keys) -> ModelConfig:
+    """Latent attention and experts, of V2 and V3."""
+    third = keys.data["model_type"] == "deepseek_v3"
+    active, shared = keys.number("num_experts_per_tok"), keys.number("n_shared_experts")
+    count, width, scale = keys.number("n_routed_experts"), keys.number("moe_intermediate_size"), float(keys.take("routed_scaling_factor"))
+    experts = Experts(count, active, width, shared, normalised=bool(keys.take("norm_topk_prob", third)), scale=scale, balance=1e-4)
+    groups, some = keys.number("n_group", None), keys.number("topk_group", None)
+    if third:
+        keys.same("scoring_func", "sigmoid")
+        keys.same("topk_method", "noaux_tc")
+        keys.same("rope_interleave", True)
+        experts = dataclasses.replace(experts, scores="sigmoid", groups=groups or 1, active_groups=some or 1, bias_step=1e-3)
+    else:
+        keys.same("scoring_func", "softmax")
+        keys.same("topk_method", "greedy", *(["group_limited_greedy"] if groups == some else []))
+        require(not experts.normalised, f"{keys.where} has 'norm_topk_prob': true, with which V2's routers are not computed by `transformers` either.")
+    nope, turned, value = keys.number("qk_nope_head_dim"), keys.number("qk_rope_head_dim"), keys.number("v_head_dim")
+    keys.same("num_key_value_heads", None, keys.data["num_attention_heads"])
+    keys.take("head_dim", None), keys.take("qk_head_dim", None)
+    dense = keys.number("first_k_dense_replace", 0)
+    stretch = {**(keys.data.get("rope_parameters") or {}), **(keys.data.get("rope_scaling") or {})}
+    keys.data = {**keys.data, "num_key_value_heads": None, "head_dim": nope}
+    c = llama(keys)
+    louder = louder_by(stretch["factor"], stretch["mscale_all_dim"]) if c.rope_scaling and stretch.get("mscale_all_dim") else 1.0
+    return dataclasses.replace(
+        c,
+        latent=Latent(keys.number("kv_lora_rank"), keys.number("q_lora_rank", None), turned, value),
+        experts=experts,
+        first=(Layer(dense=True),) * dense,
+        attention_scale=(nope + turned) ** -0.5 * louder**2,
+    )
+
+
+def deepseek_json(c: ModelConfig) -> dict[str, Any]:
+    """The inverse of `deepseek`."""
+    e, narrow, said = c.experts, c.latent, llama_json(c)
+    dense = next((i for i, layer in enumerate(c.stack) if c.sparse(layer)), c.num_layers)
+    heads = dict(qk_nope_head_dim=c.heads, qk_rope_head_dim=narrow.rope_width, v_head_dim=c.value_width, num_key_value_heads=c.num_heads)
+    routing = dict(n_group=e.groups, topk_group=e.active_groups, norm_topk_prob=e.normalised, routed_scaling_factor=e.scale, n_shared_experts=e.shared)
+    if e.scores == "sigmoid":
+        routing |= dict(scoring_func="sigmoid", topk_method="noaux_tc", num_nextn_predict_layers=0, num_mtp_layers=0)
+    else:
+        routing |= dict(scoring_func="softmax", topk_method="greedy")
+    louder = math.sqrt(c.scale * math.sqrt(c.query_width))
+    if said["rope_scaling"] and louder > 1:
+        weight = (louder - 1) / (0.1 * math.log(said["rope_scaling"]["factor"]))
+        said["rope_scaling"] |= dict(mscale=weight, mscale_all_dim=weight)
+    del said["head_dim"]
+    return said | heads | routing | dict(
+        kv_lora_rank=narrow.rank,
+        q_lora_rank=narrow.query_rank,
+        n_routed_experts=e.count,
+        num_experts_per_tok=e.active,
+        moe_intermediate_size=c.expert_width,
+        first_k_dense_replace=dense,
+        moe_layer_freq=1,
+    )  # fmt: skip
+
+
+# --- which family computes what a config computes ----------------------------------------------------------------
+
+
+def computed(c: ModelConfig) -> dict[str, Any]:
+    """What of a config changes the numbers of a forward pass, in one form: two configs with the same compute the same."""
+    plain = "vocabulary context width num_layers encoder_layers causal num_heads kv_heads heads hidden norm norm_placement norm_epsilon parallel qk_norm "
+    plain += "qk_norm_joint attention_cap attention_sink logit_cap latent activation bias biased tied scaled_embedding embedding_norm head_transform logit_bias"
+    found = {name: getattr(c, name) for name in plain.split()}
+    found |= dict(scale=round(c.scale, 9), logit_scale=round(c.logit_scale, 9), positions=c.positions if c.positions in ("learned", "sinusoidal") else "by layer")
+    found["layers"] = [_layer(c, layer) for layer in c.stack]
+    if c.latent is not None:
+        found |= dict(latent=dataclasses.replace(c.latent, value_width=c.value_width))
+    if c.experts is not None:
+        e, quiet = c.experts, dict(balance=0.0, router_z=0.0, bias_step=float(c.experts.bias_step > 0))
+        found["experts"] = dataclasses.replace(e, width=c.expert_width, **quiet, **(dict(groups=1, active_groups=1) if e.groups == e.active_groups else {}))
+        found["hidden"] = found["hidden"] if any(layer.dense for layer in c.stack) else None
+    return found
+
+
+def _layer(c: ModelConfig, layer: Layer) -> tuple:
+    """What one layer computes."""
+    kind = c.positions_in(layer)
+    how: tuple = (kind,)
+    if kind == "t5":
+        how += (c.t5_buckets, c.t5_distance)
+    if kind == "rope":
+        said = rope_json(c, layer)
+        how += (c.turned_width, round(said["rope_theta"], 6), tuple(sorted((said["rope_scaling"] or {}).items())))
+    seen = ("all", None) if layer.sees == "window" and layer.span >= c.context else (layer.sees, layer.span)
+    return (*seen, layer.summary if layer.sees == "fixed" else 0, layer.sinks, c.sparse(layer), how)
