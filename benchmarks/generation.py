@@ -4,7 +4,7 @@
     python benchmarks/generation.py lookup MODEL                     # prompt look-up against plain greedy, on a text that repeats its prompt
     python benchmarks/generation.py cache                            # time and memory of a token with whole, window and 8-bit caches
 
-FOLDER holds `encoder.json` and `vocab.bpe`; none takes bytes. MODEL is whatever `gptjax.load` opens.
+FOLDER holds `encoder.json` and `vocab.bpe`; none takes bytes. MODEL is a run, a Hugging Face directory or a GGUF file.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import gptjax  # first: it chooses the CPU's flags
 
@@ -22,11 +23,12 @@ import jax  # isort: skip
 import jax.numpy as jnp
 import numpy as np
 
-from gptjax import model
-from gptjax.data import GPT2, Bytes
+from gptjax import interop, model
+from gptjax.data import GPT2, Bytes, chat
 from gptjax.data import tokenizer as tokenizers
+from gptjax.data.chat import Message, render
 from gptjax.generate import GenerateConfig, Sampling, decode, prefill
-from gptjax.generate.request import ask, pack
+from gptjax.generate.request import Ask, ask, pack
 from gptjax.generate.strategies import open_writer
 
 ITEM = {"type": "object", "properties": {"name": {"type": "string"}, "size": {"type": "number"}, "tag": {"enum": ["a", "b", None]}}}
@@ -89,26 +91,31 @@ def constraints(spelling: str | None, turns: int, count: int, rows: int = 8) -> 
 
 
 def lookup(path: str, turns: int, count: int, guesses: int) -> None:
-    """Seconds of a whole greedy answer to a prompt whose answer says much of it again."""
-    loaded = gptjax.load(path)
-    instruction = "Repeat these notes as a summary, sentence by sentence, in the same words.\n\n"
-    prompt = f"<|im_start|>user\n{instruction}{NOTES}<|im_end|>\n<|im_start|>assistant\n" if "im_start" in str(loaded.tokenizer.decode([1])) else NOTES
+    """Seconds of a whole greedy answer, prompt included, whose text says much of the prompt again."""
+    config, params, tokenizer = (interop.load(path) if interop.kind(path) else gptjax.load(path))[:3]
+    asked = [Message("user", f"Summarise these notes. Use their own sentences.\n\n{NOTES}")]
+    ids = render(chat.choose(None, tokenizer)[1], asked, tokenizer)
 
     def way(**more) -> Callable[[], float]:
+        settings = GenerateConfig(new_tokens=count, temperature=0.0, **more)
+
         def run() -> float:
             begun = time.perf_counter()
-            (done,) = loaded.complete([prompt], new_tokens=count, temperature=0.0, **more)
-            texts[bool(more)] = done
+            writer = open_writer(config, params, pack(config, tokenizer, [Ask("", ids, [], settings)], 1), None, None)
+            written[bool(more)] = jax.block_until_ready(writer.until(count).state)
             return time.perf_counter() - begun
 
         return run
 
-    texts: dict[bool, gptjax.generate.Completion] = {}
+    written: dict[bool, Any] = {}
     found = in_turns({"plain greedy": way(), f"look-up, {guesses} guesses": way(lookup=True, draft_tokens=guesses)}, turns)
-    same = texts[False].ids == texts[True].ids
-    print(f"{path}: {len(texts[False].ids)} tokens after a prompt of {len(loaded.tokenizer.encode(prompt))}; the same text: {same}\n{texts[False].text!r}")
+    history = [written[name].text.history for name in (False, True)]
+    plain, other = ([int(i) for i in h.ids[0, h.prompt[0] : h.length[0]]] for h in history)
+    print(f"{path}: {len(plain)} tokens after a prompt of {len(ids)}; the same ids: {plain == other}; {int(written[True].kept[0])} guesses kept")
+    print(repr(tokenizer.decode(plain)))
+    base = found["plain greedy"]
     for name, seconds in found.items():
-        print(told(name, seconds, found["plain greedy"]), f"  {statistics.median(b / a for a, b in zip(seconds, found['plain greedy'], strict=True)):.2f} times as fast")
+        print(told(name, seconds, base), f"  {statistics.median(b / a for a, b in zip(seconds, base, strict=True)):.2f} times as fast")
 
 
 NOTES = """The committee met on Monday to discuss the new bridge over the river. The bridge will be 240 metres long and will cost 18 million euros. \

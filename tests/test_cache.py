@@ -7,6 +7,7 @@ originals is in `test_laws.py`, for all variants, whose windows keep rings there
 from __future__ import annotations
 
 import dataclasses
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,6 @@ from gptjax.config import ConfigError
 from gptjax.data import Bytes
 from gptjax.data import tokenizer as tokenizers
 from gptjax.generate import GenerateConfig, Sampling
-from gptjax.generate import decode as decoding
 from gptjax.model import Layer
 from gptjax.model.cache import quantised
 
@@ -74,7 +74,7 @@ def row(first: int, count: int) -> jax.Array:
 
 def test_a_cache_in_eight_bits_reads_nearly_the_same_and_rolls_back_exactly(read):
     ids = jnp.asarray(np.random.default_rng(0).integers(0, CONFIG.vocabulary, (1, 32)), jnp.int32)
-    wanted = model.forward(CONFIG, weights(CONFIG), ids).hidden
+    wanted, _ = read(ids, row(0, 32), model.empty_cache(CONFIG, 1, 64))
     cache, found = model.empty_cache(CONFIG, 1, 64, int8=True, at_once=8), []
     for begin in range(0, 32, 8):
         _, further = read(ids[:, ::-1][:, begin : begin + 8], row(begin, 8), cache)
@@ -115,7 +115,7 @@ def test_every_way_of_writing_is_the_same_with_rings_and_prompts_in_parts(way, m
     """Prompts of up to 47 tokens are read in six parts, through rings of twelve slots; then whole, with a slot for every token."""
     settings, found = GenerateConfig(new_tokens=14, **WAYS[way]), []
     for chunk, layers in ((8, "unroll"), (512, "auto")):  # the same on a CPU, but another program, so that neither is taken for the other
-        monkeypatch.setattr(decoding, "CHUNK", chunk)
+        monkeypatch.setattr(sys.modules["gptjax.generate.decode"], "CHUNK", chunk)  # the package has a function of this name
         config = dataclasses.replace(CONFIG, layers=layers)
         assert shapes(config, at_once=chunk)[0][1] == (12 if chunk == 8 else 64)
         found.append(generate.complete(config, weights(CONFIG), TOKENIZER, PROMPTS, settings))

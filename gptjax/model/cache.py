@@ -156,7 +156,7 @@ def _slot(shelf: Shelf, number: Int[Array, "B T"]) -> Int[Array, "B T"]:
     return number if shelf.at_once is None else jnp.where(number < shelf.sinks, number, shelf.sinks + (number - shelf.sinks) % ring)
 
 
-def _number(shelf: Shelf, lengths: Int[Array, " B"]) -> Int[Array, "B S"]:
+def _number(shelf: Shelf, lengths: Int[Array, " B"]) -> Int[Array, "#B S"]:
     """Which token each slot holds, in rows that have read so many; in empty slots anything."""
     slot = jnp.arange(shelf.positions.shape[1])[None]
     if shelf.at_once is None:
