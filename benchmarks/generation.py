@@ -90,14 +90,14 @@ def constraints(spelling: str | None, turns: int, count: int, rows: int = 8) -> 
         print(told(form, seconds, found["free"]))
 
 
-def lookup(path: str, turns: int, count: int, guesses: int) -> None:
+def lookup(path: str, turns: int, count: int, guesses: int, room: int = 128) -> None:
     """Seconds of a whole greedy answer, prompt included, whose text says much of the prompt again."""
     config, params, tokenizer = (interop.load(path) if interop.kind(path) else gptjax.load(path))[:3]
     asked = [Message("user", f"Summarise these notes. Use their own sentences.\n\n{NOTES}")]
     ids = render(chat.choose(None, tokenizer)[1], asked, tokenizer)
 
     def way(**more) -> Callable[[], float]:
-        settings = GenerateConfig(new_tokens=count, temperature=0.0, **more)
+        settings = GenerateConfig(new_tokens=room, temperature=0.0, **more)
 
         def run() -> float:
             begun = time.perf_counter()
@@ -110,7 +110,7 @@ def lookup(path: str, turns: int, count: int, guesses: int) -> None:
     written: dict[bool, Any] = {}
     found = in_turns({"plain greedy": way(), f"look-up, {guesses} guesses": way(lookup=True, draft_tokens=guesses)}, turns)
     history = [written[name].text.history for name in (False, True)]
-    plain, other = ([int(i) for i in h.ids[0, h.prompt[0] : h.length[0]]] for h in history)
+    plain, other = ([int(i) for i in h.ids[0, h.prompt[0] : min(h.length[0], h.prompt[0] + count)]] for h in history)
     print(f"{path}: {len(plain)} tokens after a prompt of {len(ids)}; the same ids: {plain == other}; {int(written[True].kept[0])} guesses kept")
     print(repr(tokenizer.decode(plain)))
     base = found["plain greedy"]
