@@ -59,7 +59,7 @@ def open_contrast(
     state = begin(config, rows, slots, alternatives, int8)
     cache = state.cache._replace(memory=model.encode(config, params, side))
     ids = state.text.history.ids.at[:, :width].set(prompt)
-    cache, hidden = read_parts(config, params, cache, ids, lengths, width)
+    cache, hidden = read_parts(config, params, cache, ids, lengths, lengths - 1, width)
     last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
     seen = jnp.zeros((rows, slots, config.width)).at[:, :width].set(_direction(hidden[:, :width]))
     text = state.text._replace(history=History(ids, lengths, lengths), limit=limit, finished=limit <= 0)

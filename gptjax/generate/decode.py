@@ -69,7 +69,7 @@ def begin(config: ModelConfig, rows: int, slots: int, alternatives: int = 0, int
     history = History(jnp.zeros((rows, slots), jnp.int32), none, none)
     other = begin_alternatives(rows, slots, alternatives) if alternatives else None
     text = Text(history, none, jnp.zeros((rows, slots)), other, none.astype(bool), none.astype(bool))
-    return Decoding(text, model.empty_cache(config, rows, slots, int8=int8, at_once=CHUNK))
+    return Decoding(text, model.empty_cache(config, rows, slots, int8=int8, at_once=slots if config.prefix_lm else CHUNK))
 
 
 def begin_alternatives(rows: int, slots: int, count: int) -> tuple[Int[Array, "B S A"], Float[Array, "B S A"]]:
@@ -80,7 +80,7 @@ def begin_alternatives(rows: int, slots: int, count: int) -> tuple[Int[Array, "B
 def read(config: ModelConfig, params: Params, state: Decoding, tokens: Int[Array, "B T"], lengths: Int[Array, " B"], limit: Int[Array, " B"]) -> Decoding:
     """Adds tokens (padded at the right) to each row; what is written from here on is a new answer of at most `limit` tokens.
 
-    Long input is read in parts of `CHUNK` tokens.
+    Long input is read in parts of `CHUNK` tokens; a prefix LM, whose tokens see each other, reads it whole, into rows that are new.
     """
     ids, _, length, _ = state.text.history
     rows, width = tokens.shape
@@ -88,26 +88,30 @@ def read(config: ModelConfig, params: Params, state: Decoding, tokens: Int[Array
     slots = jnp.where(place < lengths[:, None], length[:, None] + place, ids.shape[1])
     ids = ids.at[jnp.arange(rows)[:, None], slots].set(tokens, mode="drop")
     length = length + lengths
-    cache, _ = read_parts(config, params, state.cache, ids, length - 1, width)
+    cache, _ = read_parts(config, params, state.cache, ids, length - 1, length - 1, width)
     text = state.text._replace(history=History(ids, length, length), limit=limit, finished=limit <= 0, stopped=jnp.zeros_like(state.text.stopped))
     return state._replace(text=text, cache=cache)
 
 
 def read_parts(
-    config: ModelConfig, params: Params, cache: Cache, ids: Int[Array, "B S"], end: Int[Array, " B"], width: int
+    config: ModelConfig, params: Params, cache: Cache, ids: Int[Array, "B S"], end: Int[Array, " B"], prefix: Int[Array, " B"], width: int
 ) -> tuple[Cache, Float[Array, "B wide D"]]:
-    """Reads what the cache has not read of each row, up to `end`, in parts of `CHUNK` tokens; `width` is the most that there can be."""
-    first, size = cache.lengths, min(width, CHUNK)
+    """Reads what the cache has not read of each row, up to `end`, in parts of `CHUNK` tokens; `width` is the most that there can be.
+
+    A prefix LM, whose first `prefix` tokens see each other, reads all at once, into rows that are new.
+    """
+    first, size = cache.lengths, width if config.prefix_lm else min(width, CHUNK)
 
     def part(cache: Cache, i: Array) -> tuple[Cache, Array]:
-        positions = first[:, None] + i * CHUNK + jnp.arange(size)[None]
+        positions = first[:, None] + i * size + jnp.arange(size)[None]
         known = jnp.take_along_axis(ids, jnp.minimum(positions, ids.shape[1] - 1), axis=1)
-        out = model.forward(config, params, known, positions=jnp.where(positions < end[:, None], positions, -1), cache=cache)
+        where, shown = jnp.where(positions < end[:, None], positions, -1), jnp.broadcast_to(prefix[:, None], positions.shape)
+        out = model.forward(config, params, known, positions=where, cache=cache, prefix=shown)
         return out.cache, out.hidden
 
-    if width <= CHUNK:
+    if width <= size:
         return part(cache, jnp.int32(0))
-    cache, hidden = jax.lax.scan(part, cache, jnp.arange(-(-width // CHUNK)))
+    cache, hidden = jax.lax.scan(part, cache, jnp.arange(-(-width // size)))
     return cache, jnp.moveaxis(hidden, 0, 1).reshape(len(ids), -1, hidden.shape[-1])
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from gptjax.arrays import Params
 from gptjax.generate.contrastive import Contrast, contrast, open_contrast
 from gptjax.generate.decode import Decoding, Text, begin_alternatives, branch, bucket, decode, extend, guided, padded, prefill
-from gptjax.generate.request import Pack
+from gptjax.generate.request import Pack, side_of
 from gptjax.generate.search import EARLY, Answers, Comparison, answers, search, spread
 from gptjax.generate.speculative import Setting, Speculating, speculate
 from gptjax.model import ModelConfig
@@ -75,7 +75,7 @@ def open_writer(config: ModelConfig, params: Params, pack: Pack, prefix: Prefix 
     if s.contrastive_alpha > 0:
         settings = Contrast(pack.column("contrastive_alpha", np.float32), pack.column("top_k", np.int32))
         candidates = bucket(int(settings.count.max()), config.vocabulary, least=4)
-        room = dict(slots=pack.slots, candidates=candidates, alternatives=pack.alternatives, int8=s.int8_cache)
+        room = dict(slots=pack.slots, candidates=candidates, alternatives=pack.alternatives, int8=s.int8_cache, side=pack.side)
         whole = [[*(prefix.ids if prefix else ()), *ask.ids] for ask in pack.asks]  # hidden states of a prefix are not kept: it is read again
         lengths = np.asarray(list(map(len, whole)), np.int32)
         state = open_contrast(config, params, padded(whole, config.context), lengths, pack.limits, **room)
@@ -110,7 +110,7 @@ def best_answers(config: ModelConfig, params: Params, pack: Pack, prefix: Prefix
 def _read(config: ModelConfig, params: Params, pack: Pack, prefix: Prefix | None) -> Decoding:
     """A row for each prompt, read after the prefix, which is not read again."""
     if prefix is None:
-        room = dict(slots=pack.slots, alternatives=pack.alternatives, int8=pack.settings.int8_cache)
+        room = dict(slots=pack.slots, alternatives=pack.alternatives, int8=pack.settings.int8_cache, side=pack.side)
         return prefill(config, params, pack.tokens, pack.lengths, pack.limits, **room)
     state = branch(prefix.state, np.zeros(len(pack.lengths), np.int32))
     if pack.alternatives:
@@ -123,7 +123,8 @@ def _read_negative(config: ModelConfig, params: Params, pack: Pack) -> Decoding:
     known = [ask.negative or ask.ids for ask in pack.asks]  # a request without guidance is moved away from nothing
     lengths = np.asarray(list(map(len, known)), np.int32)
     slots = bucket(int((lengths + pack.limits).max()), config.context)
-    state = prefill(config, params, padded(known, config.context), lengths, pack.limits, slots=slots, int8=pack.settings.int8_cache)
+    side = side_of(config, [ask.negative_side or ask.side for ask in pack.asks])
+    state = prefill(config, params, padded(known, config.context), lengths, pack.limits, slots=slots, int8=pack.settings.int8_cache, side=side)
     return _for_rows(state, pack)
 
 

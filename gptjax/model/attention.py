@@ -104,6 +104,8 @@ def _lacks(implementation: str, config: ModelConfig, length: int, layer: Layer) 
         case "causal_blocks":
             if not config.causal:
                 return "an encoder, whose tokens see later ones"
+            if config.prefix_lm:
+                return "a prefix LM, whose prefix sees later tokens"
             divides = length % BLOCKS == 0 and length >= BLOCKS
             return None if divides else f"{length} queries, which are not a multiple of {BLOCKS}"
         case "splash":
@@ -182,7 +184,7 @@ def recalled(
 ) -> tuple[Cache, Array, Array, Reading]:
     """The cache with a layer's new keys and values; all keys and values that it holds for the layer, and the sight of them."""
     cache, k, v, where = remember(config, layer, number, cache, reading.slots, k, v)
-    return cache, k, v, reading._replace(sight=Sight(reading.sight.queries, where))
+    return cache, k, v, reading._replace(sight=reading.sight._replace(keys=where))
 
 
 class Attention(nn.Module):
