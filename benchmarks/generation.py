@@ -91,7 +91,7 @@ def constraints(spelling: str | None, turns: int, count: int, rows: int = 8) -> 
         print(told(form, seconds, found["free"]))
 
 
-def lookup(path: str, turns: int, count: int, guesses: int, room: int = 128) -> None:
+def lookup(path: str, turns: int, count: int, guesses: list[int], room: int = 128) -> None:
     """Seconds of a whole greedy answer, prompt included, whose text says much of the prompt again."""
     config, params, tokenizer = (interop.load(path) if interop.kind(path) else gptjax.load(path))[:3]
     asked = [Message("user", f"Summarise these notes. Use their own sentences.\n\n{NOTES}")]
@@ -103,17 +103,18 @@ def lookup(path: str, turns: int, count: int, guesses: int, room: int = 128) -> 
         def run() -> float:
             begun = time.perf_counter()
             writer = open_writer(config, params, pack(config, tokenizer, [Ask("", ids, [], settings)], 1), None, None)
-            written[bool(more)] = jax.block_until_ready(writer.until(count).state)
+            written[more.get("draft_tokens", 0)] = jax.block_until_ready(writer.until(count).state)
             return time.perf_counter() - begun
 
         return run
 
-    written: dict[bool, Any] = {}
-    found = in_turns({"plain greedy": way(), f"look-up, {guesses} guesses": way(lookup=True, draft_tokens=guesses)}, turns)
-    history = [written[name].text.history for name in (False, True)]
-    plain, other = ([int(i) for i in h.ids[0, h.prompt[0] : min(h.length[0], h.prompt[0] + count)]] for h in history)
-    print(f"{path}: {len(plain)} tokens after a prompt of {len(ids)}; the same ids: {plain == other}; {int(written[True].kept[0])} guesses kept")
-    print(repr(tokenizer.decode(plain)))
+    written: dict[int, Any] = {}
+    found = in_turns({"plain greedy": way(), **{f"look-up, {n} guesses": way(lookup=True, draft_tokens=n) for n in guesses}}, turns)
+    taken = lambda h: [int(i) for i in h.ids[0, h.prompt[0] : min(h.length[0], h.prompt[0] + count)]]
+    texts = {n: taken(state.text.history) for n, state in written.items()}
+    kept = ", ".join(f"{int(written[n].kept[0])} of {n} at once" for n in guesses)
+    print(f"{path}: {len(texts[0])} tokens after a prompt of {len(ids)}; the same ids: {len(set(map(tuple, texts.values()))) == 1}; guesses kept: {kept}")
+    print(repr(tokenizer.decode(texts[0])))
     base = found["plain greedy"]
     for name, seconds in found.items():
         print(told(name, seconds, base), f"  {statistics.median(b / a for a, b in zip(seconds, base, strict=True)):.2f} times as fast")
@@ -160,7 +161,7 @@ def main() -> None:
     parser.add_argument("--spelling")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=48)
-    parser.add_argument("--guesses", type=int, default=8)
+    parser.add_argument("--guesses", type=int, nargs="+", default=[8])
     given = parser.parse_args()
     match given.what:
         case "constraints":
