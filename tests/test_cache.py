@@ -20,7 +20,7 @@ from gptjax import generate, model
 from gptjax.config import ConfigError
 from gptjax.data import Bytes
 from gptjax.data import tokenizer as tokenizers
-from gptjax.generate import GenerateConfig, Sampling
+from gptjax.generate import GenerateConfig
 from gptjax.model import Layer
 from gptjax.model.cache import quantised
 
