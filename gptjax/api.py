@@ -74,13 +74,14 @@ class Model(NamedTuple):
         """Gives the likeliest label of each text, with ln p of all, if that is what the model has learned."""
         return list(generate.classify(*self[:3], self.task, texts, batch))
 
-    def prefix(self, text: str | Sequence[int], before: Prefix | None = None) -> Prefix:
+    def prefix(self, text: str | Sequence[int], before: Prefix | None = None, *, int8_cache: bool = False) -> Prefix:
         """Reads a text that many prompts begin with, once: `model.generate(end, prefix=model.prefix(beginning))`.
 
         Args:
           before: a prefix from which this one goes on, and which is used up.
+          int8_cache: as in the settings of the prompts that go on from it; a prefix that goes on from another is kept like that one.
         """
-        return generate.shared_prefix(*self[:3], text, before, self.task)
+        return generate.shared_prefix(*self[:3], text, before, self.task, int8_cache=int8_cache)
 
     def _settings(self, settings: Any, more: dict[str, Any]) -> tuple[Any]:
         """The settings, and what is left in `more` as `generate` takes it."""

@@ -82,7 +82,7 @@ def run(path: Path | None, options: SampleOptions, settings: GenerateConfig) -> 
         return
     more: dict[str, Any] = {"draft": load(options.draft)} if options.draft else {}
     if options.prefix:
-        more["prefix"] = model.prefix(options.prefix)
+        more["prefix"] = model.prefix(options.prefix, int8_cache=settings.int8_cache)
     shown = sys.stderr.isatty() if options.progress is None else options.progress
     if options.interactive:
         _converse(model, settings, more, shown)

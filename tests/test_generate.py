@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import test_laws as laws
-from variants import ROPE, VARIANTS
+from variants import ROPE
 
 from gptjax import generate, model
 from gptjax.data import Bytes
@@ -136,45 +133,6 @@ def test_fewer_new_tokens_are_the_beginning_of_more():
 def test_ids_past_the_vocabulary_are_never_drawn():
     out = write(ragged(8), settings(8, temperature=50.0), vocabulary=40)
     assert (out.ids < 40).all()
-
-
-# --- decoding and reading ----------------------------------------------------------------------------------------
-
-QUICK = {("gqa", "float32")}
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def stepped_and_whole(config, params, tokens):
-    """Logits at every place: by decoding token after token, and by one reading without a cache."""
-
-    def one(cache, column):
-        ids, place = column
-        out = model.forward(config, params, ids[:, None], positions=jnp.broadcast_to(place, (len(ids), 1)), cache=cache)
-        return out.cache, out.hidden[:, 0]
-
-    rows, length = tokens.shape
-    _, hidden = jax.lax.scan(one, model.empty_cache(config, rows, length), (tokens.T, jnp.arange(length)))
-    unembed = functools.partial(model.unembed, config, params)
-    return unembed(hidden.swapaxes(0, 1)), unembed(model.forward(config, params, tokens).hidden)
-
-
-CONTINUING = [
-    (name, compute)
-    for (name, config), compute in itertools.product(VARIANTS.items(), ("float32", "bfloat16"))
-    if config.continues and (compute == "float32" or config.experts is None)
-]
-"""Encoders do not write, and rounding to bfloat16 lets a router choose other experts."""
-
-
-@pytest.mark.row(12)
-@pytest.mark.parametrize(("name", "compute"), [pytest.param(*pair, marks=() if pair in QUICK else pytest.mark.slow) for pair in CONTINUING])
-def test_decoding_does_not_drift_from_one_reading_at_any_length(name, compute, record_property):
-    config = laws.runnable(dataclasses.replace(VARIANTS[name], compute=compute))
-    tokens = np.random.default_rng(0).integers(0, config.vocabulary, (16, config.context), dtype=np.int32)
-    stepped, whole = (np.asarray(logits, np.float64) for logits in stepped_and_whole(config, laws.weights(config), tokens))
-    drift, same = laws.difference(stepped, whole), float((stepped.argmax(-1) == whole.argmax(-1)).mean())
-    record_property("figure", f"{name}, {compute}: relative difference {drift:.1e}, {same:.1%} of argmax the same at lengths 1 to {config.context}")
-    assert drift <= laws.exact(config) and same >= (1.0 if compute == "float32" else 0.99)
 
 
 # --- stop, context -----------------------------------------------------------------------------------------------

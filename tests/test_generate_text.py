@@ -275,6 +275,7 @@ INVALID = [
     *((name, ("a", "")) for name in ("stop", "dry_breakers")),
     ("logit_bias", ((1, math.inf),)),
     ("forced", ((-1, 3),)),
+    ("draft_tokens", 257),
     ("order", ORDER[1:]),
     ("order", (*ORDER[1:], "top_z")),
     ("early_stopping", "maybe"),

@@ -24,7 +24,7 @@ from gptjax import model, parallel
 from gptjax.data import Batch, Bytes, DataConfig, Prepared, Side, store
 from gptjax.data import tokenizer as tokenizers
 from gptjax.generate import Sampling, generate
-from gptjax.model import ModelConfig, layers, sight
+from gptjax.model import ModelConfig, layers, moe, sight
 from gptjax.objectives import cross_entropy, token_losses
 from gptjax.train import optim, program, step
 from gptjax.train.experiment import Experiment
@@ -236,7 +236,7 @@ SCHEDULE = (([8, 3, 1, 5], 8), ([4, 7, 2, 0], 8), ([1, 1, 1, 1], 1), ([1, 0, 1, 
 def test_reading_with_a_cache_is_reading_without(writer, record_property):
     tokens, params = tokens_of(writer), weights(writer)
     wanted, config = plain(writer, tokens), runnable(writer)
-    known, cache, worst = np.zeros(B, np.int32), model.empty_cache(config, B, config.context), 0.0
+    known, cache, worst = np.zeros(B, np.int32), model.empty_cache(config, B, config.context, at_once=8), 0.0
     for new, width in SCHEDULE:
         new = np.asarray(new)
         ids, where = chunk(tokens, known, new, width)
@@ -249,43 +249,82 @@ def test_reading_with_a_cache_is_reading_without(writer, record_property):
     assert worst <= exact(writer)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def read_one_by_one(config: ModelConfig, params, tokens):
-    """Logits of every position, each token read alone behind a cache."""
-    memory = model.encode(config, params, whole_side(config, *tokens.shape))
-
-    def one(cache, t):
-        out = model.forward(config, params, tokens[:, t][:, None], positions=jnp.full((len(tokens), 1), t), memory=memory, cache=cache)
-        return out.cache, model.unembed(config, params, out.hidden[:, 0])
-
-    _, logits = jax.lax.scan(one, model.empty_cache(config, *tokens.shape), jnp.arange(tokens.shape[1]))
-    return jnp.moveaxis(logits, 0, 1)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def read_at_once(config: ModelConfig, params, tokens):
-    """Logits of every position, all tokens read together."""
-    memory = model.encode(config, params, whole_side(config, *tokens.shape))
-    return model.unembed(config, params, model.forward(config, params, tokens, memory=memory).hidden)
-
-
 @pytest.mark.row(12)
 @pytest.mark.fault
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("compute", ["float32", "bfloat16"])
-def test_decoding_does_not_drift_at_any_length_of_the_context(compute, record_property):
-    worst, least = 0.0, 1.0
-    drifting = [variant for variant in VARIANTS.values() if variant.causal and (compute == "float32" or not variant.experts)]
-    for variant in drifting:  # in bfloat16 rounding alone chooses other experts
-        config = dataclasses.replace(runnable(variant), compute=compute)
-        params, tokens = weights(config), tokens_of(config, shape=(8, config.context))
-        whole = np.asarray(read_at_once(config, params, tokens))
-        found = np.asarray(read_one_by_one(config, params, tokens))
-        worst = max(worst, float(np.abs(found - whole).max() / np.abs(whole).max()))
-        least = min(least, float((found.argmax(-1) == whole.argmax(-1)).mean()))
-    record_property("figure", f"{compute}, {len(drifting)} variants, lengths 1 to {config.context}: logits within {worst:.0e}, most likely token the same in {100 * least:.1f} %")
+def test_decoding_does_not_drift_at_any_length_of_the_context(compute, monkeypatch, record_property):
+    """Token by token behind a cache against one reading; in rows of experts up to a token that went to other experts.
+
+    Rounding to bfloat16 lets a router choose otherwise where two experts are worth the same to it. What such a token becomes is
+    another matter than drift, and so is what sees it; that it was so near a choice, and how seldom that is, is held here too.
+    """
+    worst, least, moved, choices = 0.0, 1.0, 0, 0
+    drifting = [variant for variant in VARIANTS.values() if variant.causal]
+    heard = _listening(monkeypatch)
+    for variant in drifting:
+        config = dataclasses.replace(runnable(variant), compute=compute, layers="unroll" if variant.experts else variant.layers)
+        params, tokens = weights(config), tokens_of(config, shape=(32, config.context))
+        (whole, to, scores), (found, otherwise, _) = (
+            jax.tree.map(np.asarray, jax.jit(read, static_argnums=(0, 1))(config, heard, params, tokens)) for read in (_read_at_once, _read_one_by_one)
+        )
+        apart = (to != otherwise).any(-1)
+        same = np.cumsum(apart.any(0), axis=1) == 0
+        swapped = np.take_along_axis(scores, to, -1).sum(-1) - np.take_along_axis(scores, otherwise, -1).sum(-1)
+        assert (np.abs(swapped[apart]) <= 1e-2 * np.abs(scores).max(initial=0)).all(), "a router chose otherwise where the choice was clear"
+        moved, choices = moved + int(apart.sum()), choices + (apart.size if variant.experts else 0)
+        worst = max(worst, float(np.abs(found - whole)[same].max() / np.abs(whole).max()))
+        least = min(least, float((found.argmax(-1) == whole.argmax(-1))[same].mean()))
+    said = f"{compute}, {len(drifting)} variants, lengths 1 to {config.context}: logits within {worst:.0e}, most likely token the same in {100 * least:.1f} %"
+    record_property("figure", f"{said}; {moved} of {choices} tokens went to other experts")
     assert worst <= (1e-6 if compute == "float32" else 1e-2)
     assert least == 1 if compute == "float32" else least >= 0.99
+    assert moved <= (0 if compute == "float32" else choices / 100)
+
+
+class _Heard(list):
+    """What routers chose while a function was traced, layer by layer: (experts in order, their scores); hashed as itself, so that it can be static."""
+
+    __hash__ = object.__hash__
+
+    def layers(self, rows: int, width: int) -> tuple[jax.Array, jax.Array]:
+        """[L B T k] and [L B T E]; without experts there are no layers."""
+        if not self:
+            return jnp.zeros((0, rows, width, 1), jnp.int32), jnp.zeros((0, rows, width, 1))
+        return tuple(map(jnp.stack, zip(*self, strict=True)))
+
+
+def _listening(monkeypatch) -> _Heard:
+    heard, route = _Heard(), moe.route
+
+    def listened(experts, logits, bias, real):
+        routes = route(experts, logits, bias, real)
+        heard.append((jnp.sort(routes.chosen, axis=-1), logits))
+        return routes
+
+    monkeypatch.setattr(moe, "route", listened)
+    return heard
+
+
+def _read_one_by_one(config: ModelConfig, heard: _Heard, params, tokens):
+    """Logits of every position, each token read alone behind a cache, and the experts that it went to."""
+    memory = model.encode(config, params, whole_side(config, *tokens.shape))
+
+    def one(cache, t):
+        heard.clear()
+        out = model.forward(config, params, tokens[:, t][:, None], positions=jnp.full((len(tokens), 1), t), memory=memory, cache=cache)
+        return out.cache, (model.unembed(config, params, out.hidden[:, 0]), *heard.layers(len(tokens), 1))
+
+    _, (logits, chosen, scores) = jax.lax.scan(one, model.empty_cache(config, *tokens.shape, at_once=1), jnp.arange(tokens.shape[1]))
+    return jnp.moveaxis(logits, 0, 1), *(jnp.moveaxis(leaf[:, :, :, 0], 0, 2) for leaf in (chosen, scores))
+
+
+def _read_at_once(config: ModelConfig, heard: _Heard, params, tokens):
+    """Logits of every position, all tokens read together, and the experts that they went to."""
+    memory = model.encode(config, params, whole_side(config, *tokens.shape))
+    heard.clear()
+    logits = model.unembed(config, params, model.forward(config, params, tokens, memory=memory).hidden)
+    return logits, *heard.layers(*tokens.shape)
 
 
 def test_what_is_rolled_back_was_never_read(writer):
@@ -294,18 +333,18 @@ def test_what_is_rolled_back_was_never_read(writer):
     results = []
     for read_first in (np.full(B, 8), keep):
         ids, where = chunk(tokens, np.zeros(B, np.int32), read_first, 8)
-        _, cache = read_on(config, params, ids, where, model.empty_cache(config, B, config.context))
+        _, cache = read_on(config, params, ids, where, model.empty_cache(config, B, config.context, at_once=8))
         cache = model.rollback(cache, jnp.asarray(keep))
         other, where = chunk(tokens_of(writer, seed=5), keep, np.full(B, 8), 8)
         hidden, cache = read_on(config, params, other, where, cache)
-        results.append((hidden, cache.positions, cache.lengths))
+        results.append((hidden, cache.lengths))
     assert_same_bits(results[0], results[1])
 
 
 def test_gathered_rows_go_on_as_their_originals(writer):
     tokens, params, config = tokens_of(writer), weights(writer), runnable(writer)
     ids, where = chunk(tokens, np.zeros(B, np.int32), np.asarray([8, 3, 1, 5]), 8)
-    _, cache = read_on(config, params, ids, where, model.empty_cache(config, B, config.context))
+    _, cache = read_on(config, params, ids, where, model.empty_cache(config, B, config.context, at_once=8))
     rows = np.asarray([2, 0, 0, 3])
     moved = model.gather(cache, jnp.asarray(rows))
     next_ids, next_where = chunk(tokens, np.asarray(cache.lengths), np.full(B, 8), 8)
@@ -321,7 +360,7 @@ def test_a_token_past_the_end_of_the_cache_is_not_written():
     full, where = chunk(tokens_of(PLAIN), np.zeros(B, np.int32), np.full(B, 8), 8)
     _, cache = read_on(PLAIN, params, full, where, cache)
     _, after = read_on(PLAIN, params, full[:, :1], np.full((B, 1), 8, np.int32), cache)
-    assert_same_bits((after.keys, after.values, after.positions), (cache.keys, cache.values, cache.positions))
+    assert_same_bits(after.shelves, cache.shelves)
 
 
 @pytest.mark.parametrize("given", [dict(positions=None), dict(segments=jnp.ones((B, T), jnp.int32))])
@@ -385,7 +424,7 @@ def test_a_model_is_told_what_its_shape_needs(name):
     with pytest.raises(ValueError, match="side text"):
         model.encode(config, params, None if config.encoder_layers else side)
     with pytest.raises(ValueError, match="memory"):
-        model.forward(config, params, ids, memory=None if config.encoder_layers else model.Memory(cache.keys, cache.values, ids))
+        model.forward(config, params, ids, memory=None if config.encoder_layers else model.Memory(cache.shelves[0].keys, cache.shelves[0].values, ids))
     if not config.causal:
         with pytest.raises(ValueError, match="no use for a cache"):
             model.forward(config, params, ids, positions=ids, memory=memory, cache=cache)

@@ -8,18 +8,22 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from families import SMALL, Case, build_gpt2, tables
+from families import CASES as FAMILIES
+from families import SMALL
 from test_parity import in_our_shapes
 
 from gptjax import generate
+from gptjax.data import Side
 from gptjax.generate import History, Sampling, neutral
 from gptjax.generate.history import counts
 from gptjax.generate.search import EARLY, Comparison, answers, search, spread
+from gptjax.model import ModelConfig
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 torch = pytest.importorskip("torch", reason="parity is measured against torch: pip install 'gptjax[test-parity]'")
@@ -124,63 +128,102 @@ def quick_compilation() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", before)
 
 
-@pytest.fixture(scope="module")
-def models() -> tuple:
+@pytest.fixture(scope="module", params=["gpt2", "t5"])
+def models(request: pytest.FixtureRequest) -> tuple:
+    """Theirs, our config, our weights: random ones that give clear opinions."""
+    from encoders import CASES as ENCODERS
+
+    case = {"gpt2": FAMILIES[0], "t5": next(one for one in ENCODERS if one.name == "t5")}[request.param]
     torch.manual_seed(0)
-    theirs = build_gpt2(SMALL).eval()
+    theirs = case.build(case.config).eval()
     with torch.no_grad():
         for weight in theirs.parameters():
             weight.copy_(0.3 * torch.randn_like(weight) + (weight.ndim == 1) * 0.5)
-    case = Case("gpt2", SMALL, build_gpt2, tables.GPT2)
-    return theirs, in_our_shapes(case, {name: w for name, w in theirs.named_parameters()})
+    return theirs, case.config, in_our_shapes(case, dict(theirs.named_parameters()))
 
 
-PROMPTS = [DRAW.integers(0, V, n).astype(np.int32) for n in (1, 6, 11)]
+PROMPTS = [DRAW.integers(1, V, n).astype(np.int32) for n in (1, 6, 11)]
 NEW = 14
 
 
-def our_beams(params, beams: int, best: int, stop: int, penalty: float, early: str, sampling: Sampling) -> list[tuple[list[int], float]]:
-    tokens = np.zeros((3, 16), np.int32)
+def asked(config: ModelConfig) -> tuple[np.ndarray, np.ndarray, Side | None]:
+    """What our decoder begins with, its lengths, and what our encoder reads: prompts of several lengths, side by side."""
+    tokens, lengths = np.zeros((3, 16), np.int32), np.asarray(list(map(len, PROMPTS)), np.int32)
     for row, prompt in zip(tokens, PROMPTS, strict=True):
         row[: len(prompt)] = prompt
-    lengths = np.asarray(list(map(len, PROMPTS)), np.int32)
-    state = generate.prefill(SMALL, params, tokens, lengths, np.full(3, NEW, np.int32), slots=32)
+    if not config.encoder_layers:
+        return tokens, lengths, None
+    place = np.broadcast_to(np.arange(16, dtype=np.int32), tokens.shape)
+    side = Side(jnp.asarray(tokens), jnp.asarray(np.where(place < lengths[:, None], place, -1)))
+    return np.zeros((3, 16), np.int32), np.ones(3, np.int32), side
+
+
+def their_answers(theirs: Any, config: ModelConfig, stop: int, **how: Any) -> list[tuple[list[int], float]]:
+    """Their answers to every prompt, without the stop token, and their scores."""
+    found = []
+    for prompt in PROMPTS:
+        ids = torch.tensor(prompt[None].astype(np.int64))
+        whole = dict(max_new_tokens=NEW, do_sample=False, eos_token_id=stop, pad_token_id=V - 1, return_dict_in_generate=True, output_scores=True)
+        out = theirs.generate(ids, attention_mask=torch.ones_like(ids), **whole, **how)
+        begin = 1 if config.encoder_layers else len(prompt)
+        scores = out.sequences_scores.tolist() if "num_beams" in how else [0.0] * len(out.sequences)
+        for sequence, score in zip(out.sequences[:, begin:].tolist(), scores, strict=True):
+            found.append((sequence[: sequence.index(stop)] if stop in sequence else sequence, score))
+    return found
+
+
+def their_second_choice(theirs: Any, config: ModelConfig) -> int:
+    """A token that beams soon write: a stop token that stops some of them."""
+    ids = torch.tensor(PROMPTS[1][None].astype(np.int64))
+    given = dict(decoder_input_ids=torch.zeros((1, 1), dtype=torch.long)) if config.encoder_layers else {}
+    return int(theirs(ids, **given).logits[0, -1].argsort(descending=True)[1])
+
+
+def test_greedy_writes_the_ids_of_transformers(models: tuple) -> None:
+    theirs, config, params = models
+    tokens, lengths, side = asked(config)
+    keys, found = jax.random.split(jax.random.key(0), 3), []
+    for sampling, extra in settings(3, temperature=0.0):
+        out = generate.generate(config, params, tokens, lengths, keys, sampling=sampling, new_tokens=NEW, stop=(V - 1,), side=side)
+        found += [ids[:length].tolist() for ids, length in zip(out.ids, out.lengths, strict=True)]
+        assert found[-3:] == [ids for ids, _ in their_answers(theirs, config, V - 1, **extra)]
+    assert len({token for ids in found for token in ids}) > 10, "the model repeats itself, which proves little"
+
+
+def settings(rows: int, temperature: float = 1.0) -> tuple[tuple[Sampling, dict], tuple[Sampling, dict]]:
+    """Our sampling and their arguments: nothing else, and with a look back."""
+    plain = Sampling(np.full(rows, temperature, np.float32), np.full(rows, V, np.int32), np.ones(rows, np.float32))
+    shaped = plain._replace(shaping=neutral(rows, V)._replace(no_repeat_ngram=jnp.full(rows, 2), repetition_penalty=jnp.full(rows, 1.2)))
+    return (plain, {}), (shaped, dict(no_repeat_ngram_size=2, repetition_penalty=1.2))
+
+
+def our_beams(
+    config: ModelConfig, params: Any, beams: int, best: int, stop: int, penalty: float, early: str, sampling: Sampling
+) -> list[tuple[list[int], float]]:
+    tokens, lengths, side = asked(config)
+    state = generate.prefill(config, params, tokens, lengths, np.full(3, NEW, np.int32), slots=32, side=side)
     how = Comparison(np.full(3, penalty, np.float32), np.full(3, EARLY.index(early), np.int32), np.zeros(3, np.float32))
-    found = answers(search(SMALL, params, spread(state, np.zeros(3, np.int32), beams), sampling, how, np.full((3, 1), stop, np.int32), np.int32(V)), best)
+    found = answers(search(config, params, spread(state, np.zeros(3, np.int32), beams), sampling, how, np.full((3, 1), stop, np.int32), np.int32(V)), best)
     return [(found.ids[p, n, : found.lengths[p, n]].tolist(), float(found.scores[p, n])) for p, n in itertools.product(range(3), range(best))]
 
 
 @pytest.mark.parametrize(("penalty", "early"), [(1.0, "no"), (0.0, "yes"), (2.0, "never"), (-0.5, "no")])
 def test_beam_search_writes_the_ids_of_transformers(models: tuple, penalty: float, early: str) -> None:
-    theirs, params = models
+    theirs, config, params = models
     beams, best = 4, 3
-    likeliest = theirs(torch.tensor(PROMPTS[1][None].astype(np.int64))).logits[0, -1].argsort(descending=True)
-    stop = int(likeliest[1])
-    rows = 3 * beams
-    plain = Sampling(np.ones(rows, np.float32), np.full(rows, V, np.int32), np.ones(rows, np.float32))
-    shaped = plain._replace(shaping=neutral(rows, V)._replace(no_repeat_ngram=jnp.full(rows, 2), repetition_penalty=jnp.full(rows, 1.2)))
-    ends = 0
-    for sampling, extra in ((plain, {}), (shaped, dict(no_repeat_ngram_size=2, repetition_penalty=1.2))):
-        ours = our_beams(params, beams, best, stop, penalty, early, sampling)
-        wanted = []
-        for prompt in PROMPTS:
-            ids = torch.tensor(prompt[None].astype(np.int64))
-            given = dict(max_new_tokens=NEW, num_beams=beams, num_return_sequences=best, length_penalty=penalty, do_sample=False, **extra)
-            how = {"no": False, "yes": True, "never": "never"}[early]
-            out = theirs.generate(
-                ids, attention_mask=torch.ones_like(ids), eos_token_id=stop, pad_token_id=V - 1, early_stopping=how,
-                return_dict_in_generate=True, output_scores=True, **given,
-            )  # fmt: skip
-            for sequence, score in zip(out.sequences[:, len(prompt) :].tolist(), out.sequences_scores.tolist(), strict=True):
-                ends += stop in sequence
-                wanted.append((sequence[: sequence.index(stop)] if stop in sequence else sequence, score))
+    stop = their_second_choice(theirs, config)
+    for sampling, extra in settings(3 * beams):
+        ours = our_beams(config, params, beams, best, stop, penalty, early, sampling)
+        how = dict(num_beams=beams, num_return_sequences=best, length_penalty=penalty, early_stopping={"no": False, "yes": True, "never": "never"}[early])
+        wanted = their_answers(theirs, config, stop, **how, **extra)
         assert [ids for ids, _ in ours] == [ids for ids, _ in wanted]
         np.testing.assert_allclose([score for _, score in ours], [score for _, score in wanted], atol=1e-4)
-    assert ends, "no answer ended at the stop token, which proves less"
+        assert any(len(ids) < NEW for ids, _ in wanted), "no answer ended at the stop token, which proves less"
 
 
+@pytest.mark.parametrize("models", ["gpt2"], indirect=True)
 def test_guidance_writes_the_ids_of_transformers(models: tuple) -> None:
-    theirs, params = models
+    theirs, _, params = models
     prompt, negative = PROMPTS[2], PROMPTS[1]
     ids, other = (torch.tensor(p[None].astype(np.int64)) for p in (prompt, negative))
     out = theirs.generate(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -347,7 +346,7 @@ def test_the_best_of_several_is_one_of_them_and_least_risky():
     assert [one.text for one in best] == [texts[i] for i in generate.minimum_risk(texts)[:2]]
 
 
-# --- a shared prefix, long prompts -------------------------------------------------------------------------------
+# --- a shared prefix, further turns ------------------------------------------------------------------------------
 
 
 def test_a_prefix_read_once_serves_every_prompt():
@@ -364,13 +363,14 @@ def test_a_prefix_read_once_serves_every_prompt():
 
 
 @pytest.mark.slow
-def test_a_long_prompt_is_read_in_parts(monkeypatch):
-    prompts = ["abcdefghijkabcdefghi", "cde", "kkkkkkkkkkk"]
-    whole = write(prompts, new_tokens=8, temperature=0, draft=None)
-    monkeypatch.setattr(sys.modules["gptjax.generate.decode"], "CHUNK", 8)
-    config = dataclasses.replace(CONFIG, init_std=0.03)  # the same model, seen nowhere else: nothing is compiled
-    parts = generate.complete(config, PARAMS, TOKENIZER, prompts, GenerateConfig(new_tokens=8, temperature=0))
-    assert [one.ids for one in parts] == [one.ids for one in whole] == [greedy(prompt, 8) for prompt in prompts]
+@pytest.mark.parametrize(
+    "way", [dict(lookup=True), dict(beams=3), dict(contrastive_alpha=0.6, top_k=4), dict(guidance=2.0, negative_prompt="c")], ids=lambda way: next(iter(way))
+)
+def test_a_prefix_serves_every_way_of_writing(way):
+    prefix, ends = generate.shared_prefix(CONFIG, PARAMS, TOKENIZER, "abcde"), ["k", "fgh", "", "aaaa"]
+    settings = dict(new_tokens=8, temperature=0.0, **way)
+    whole = write(["abcde" + end for end in ends], **settings)
+    assert [one.ids for one in write(ends, prefix=prefix, **settings)] == [one.ids for one in whole]
 
 
 @pytest.mark.slow

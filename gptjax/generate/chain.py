@@ -115,6 +115,11 @@ def _xtc(logits: Array, sampling: Sampling, _: History, keys: Keys) -> Array:
     return transforms.xtc(logits, sampling.shaping.xtc_threshold, coin < sampling.shaping.xtc_probability)
 
 
+def _open(s: Sampling) -> Bool[Array, " B"]:
+    """Rows in which it matters what is left beside the likeliest token: not those at temperature 0, if nothing else shapes them."""
+    return (s.temperature > 0) | (s.shaping is not None)
+
+
 LINKS: dict[str, _Link] = {
     "penalties": _Link(
         lambda s, _: (s.shaping.repetition_penalty != 1) | (s.shaping.presence_penalty != 0) | (s.shaping.frequency_penalty != 0),
@@ -126,9 +131,9 @@ LINKS: dict[str, _Link] = {
     ),
     "dry": _Link(lambda s, _: s.shaping.dry_multiplier > 0, _dry),
     "top_n_sigma": _Link(lambda s, _: s.shaping.top_n_sigma > 0, lambda x, s, *_: transforms.top_n_sigma(x, s.shaping.top_n_sigma)),
-    "top_k": _Link(lambda s, size: s.top_k < size, lambda x, s, *_: transforms.top_k(x, s.top_k), plain=True),
+    "top_k": _Link(lambda s, size: (s.top_k < size) & _open(s), lambda x, s, *_: transforms.top_k(x, s.top_k), plain=True),
     "typical_p": _Link(lambda s, _: s.shaping.typical_p < 1, lambda x, s, *_: transforms.typical_p(x, s.shaping.typical_p)),
-    "top_p": _Link(lambda s, _: s.top_p < 1, lambda x, s, *_: transforms.top_p(x, s.top_p), plain=True),
+    "top_p": _Link(lambda s, _: (s.top_p < 1) & _open(s), lambda x, s, *_: transforms.top_p(x, s.top_p), plain=True),
     "min_p": _Link(lambda s, _: s.shaping.min_p > 0, lambda x, s, *_: transforms.min_p(x, s.shaping.min_p)),
     "xtc": _Link(lambda s, _: s.shaping.xtc_probability > 0, _xtc),
     "temperature": _Link(None, lambda x, s, *_: transforms.temperature(x, s.temperature), plain=True),

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from gptjax import model
 from gptjax.arrays import Array, Float, Int, Keys, Params
 from gptjax.generate.chain import ORDER, Sampling, shape, token_keys
-from gptjax.generate.decode import Text, append, begin, read_before_answer, within, writing
+from gptjax.generate.decode import Text, append, begin, read_parts, within, writing
 from gptjax.generate.history import History
 from gptjax.model import Cache, ModelConfig
 
@@ -40,7 +40,7 @@ class Contrast(NamedTuple):
     """Candidates, at most K."""
 
 
-@functools.partial(jax.jit, static_argnames=("config", "slots", "candidates", "alternatives"))
+@functools.partial(jax.jit, static_argnames=("config", "slots", "candidates", "alternatives", "int8"))
 def open_contrast(
     config: ModelConfig,
     params: Params,
@@ -51,21 +51,20 @@ def open_contrast(
     slots: int,
     candidates: int,
     alternatives: int = 0,
+    int8: bool = False,
     side: Any = None,
 ) -> Contrasting:
-    """Reads ragged prompts into new rows, and keeps every hidden state."""
+    """Reads ragged prompts into new rows, and keeps every hidden state; side texts as in `prefill`."""
     rows, width = prompt.shape
-    state = begin(config, rows, slots, alternatives)
-    place = jnp.arange(width)[None]
-    known = place < lengths[:, None]
+    state = begin(config, rows, slots, alternatives, int8)
     cache = state.cache._replace(memory=model.encode(config, params, side))
-    out = model.forward(config, params, prompt, positions=jnp.where(known, place, -1), cache=cache, prefix=read_before_answer(known, lengths))
-    last = jnp.take_along_axis(out.hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
     ids = state.text.history.ids.at[:, :width].set(prompt)
-    seen = jnp.zeros((rows, slots, config.width)).at[:, :width].set(_direction(out.hidden))
+    cache, hidden = read_parts(config, params, cache, ids, lengths, lengths - 1, width)
+    last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
+    seen = jnp.zeros((rows, slots, config.width)).at[:, :width].set(_direction(hidden[:, :width]))
     text = state.text._replace(history=History(ids, lengths, lengths), limit=limit, finished=limit <= 0)
     copies = jnp.repeat(jnp.arange(rows), candidates)
-    return Contrasting(text, model.gather(out.cache, copies), model.unembed(config, params, last), seen)
+    return Contrasting(text, model.gather(cache, copies), model.unembed(config, params, last), seen)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "order"), donate_argnames="state")

@@ -26,7 +26,7 @@ from gptjax.generate.transforms import guidance
 from gptjax.model import Cache, ModelConfig
 from gptjax.parallel import on_host
 
-CHUNK = 512
+CHUNK = model.AT_ONCE
 """A longer prompt is read in parts of so many tokens, which bounds the memory that attention scores need."""
 
 
@@ -64,13 +64,13 @@ class Decoding(NamedTuple):
     guide: Guide | None = None
 
 
-def begin(config: ModelConfig, rows: int, slots: int, alternatives: int = 0) -> Decoding:
-    """Rows that have read nothing, with room for `slots` tokens each."""
+def begin(config: ModelConfig, rows: int, slots: int, alternatives: int = 0, int8: bool = False) -> Decoding:
+    """Rows that have read nothing, with room for `slots` tokens each; `int8` as in `model.empty_cache`."""
     none = jnp.zeros((rows,), jnp.int32)
     history = History(jnp.zeros((rows, slots), jnp.int32), none, none)
     other = begin_alternatives(rows, slots, alternatives) if alternatives else None
     text = Text(history, none, jnp.zeros((rows, slots)), other, none.astype(bool), none.astype(bool))
-    return Decoding(text, model.empty_cache(config, rows, slots))
+    return Decoding(text, model.empty_cache(config, rows, slots, int8=int8, at_once=slots if config.prefix_lm else CHUNK))
 
 
 def begin_alternatives(rows: int, slots: int, count: int) -> tuple[Int[Array, "B S A"], Float[Array, "B S A"]]:
@@ -89,23 +89,34 @@ def read(config: ModelConfig, params: Params, state: Decoding, tokens: Int[Array
     slots = jnp.where(place < lengths[:, None], length[:, None] + place, ids.shape[1])
     ids = ids.at[jnp.arange(rows)[:, None], slots].set(tokens, mode="drop")
     length = length + lengths
-    first = state.cache.lengths
-
-    most = width if config.prefix_lm else CHUNK
-
-    def part(cache: Cache, i: Array) -> tuple[Cache, None]:
-        positions = first[:, None] + i * most + jnp.arange(min(width, most))[None]
-        known = jnp.take_along_axis(ids, jnp.minimum(positions, ids.shape[1] - 1), axis=1)
-        where, prefix = jnp.where(positions < length[:, None] - 1, positions, -1), read_before_answer(positions, length)
-        return model.forward(config, params, known, positions=where, cache=cache, prefix=prefix).cache, None
-
-    parts = -(-width // most)
-    cache = part(state.cache, jnp.int32(0))[0] if parts == 1 else jax.lax.scan(part, state.cache, jnp.arange(parts))[0]
+    cache, _ = read_parts(config, params, state.cache, ids, length - 1, length - 1, width)
     text = state.text._replace(history=History(ids, length, length), limit=limit, finished=limit <= 0, stopped=jnp.zeros_like(state.text.stopped))
     return state._replace(text=text, cache=cache)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "slots", "alternatives"))
+def read_parts(
+    config: ModelConfig, params: Params, cache: Cache, ids: Int[Array, "B S"], end: Int[Array, " B"], prefix: Int[Array, " B"], width: int
+) -> tuple[Cache, Float[Array, "B wide D"]]:
+    """Reads what the cache has not read of each row, up to `end`, in parts of `CHUNK` tokens; `width` is the most that there can be.
+
+    A prefix LM, whose first `prefix` tokens see each other, reads all at once, into rows that are new.
+    """
+    first, size = cache.lengths, width if config.prefix_lm else min(width, CHUNK)
+
+    def part(cache: Cache, i: Array) -> tuple[Cache, Array]:
+        positions = first[:, None] + i * size + jnp.arange(size)[None]
+        known = jnp.take_along_axis(ids, jnp.minimum(positions, ids.shape[1] - 1), axis=1)
+        where, shown = jnp.where(positions < end[:, None], positions, -1), jnp.broadcast_to(prefix[:, None], positions.shape)
+        out = model.forward(config, params, known, positions=where, cache=cache, prefix=shown)
+        return out.cache, out.hidden
+
+    if width <= size:
+        return part(cache, jnp.int32(0))
+    cache, hidden = jax.lax.scan(part, cache, jnp.arange(-(-width // size)))
+    return cache, jnp.moveaxis(hidden, 0, 1).reshape(len(ids), -1, hidden.shape[-1])
+
+
+@functools.partial(jax.jit, static_argnames=("config", "slots", "alternatives", "int8"))
 def prefill(
     config: ModelConfig,
     params: Params,
@@ -115,17 +126,13 @@ def prefill(
     *,
     slots: int,
     alternatives: int = 0,
+    int8: bool = False,
     side: Any = None,
 ) -> Decoding:
     """Reads ragged prompts into new rows, and side texts where the model has an encoder for them."""
-    state = begin(config, prompt.shape[0], slots, alternatives)
+    state = begin(config, prompt.shape[0], slots, alternatives, int8)
     state = state._replace(cache=state.cache._replace(memory=model.encode(config, params, side)))
     return read(config, params, state, prompt, lengths, limit)
-
-
-def read_before_answer(positions: Array, length: Int[Array, " B"]) -> Int[Array, "B T"]:
-    """How many tokens of each row a prefix LM lets see each other: all but the last, which begins the answer."""
-    return jnp.broadcast_to(length[:, None] - 1, positions.shape)
 
 
 extend = jax.jit(read, static_argnames="config", donate_argnames="state")
@@ -269,6 +276,7 @@ def stream(
     stop: tuple[int, ...] = (),
     vocabulary: int | None = None,
     chunk: int | None = 8,
+    int8: bool = False,
     side: Any = None,
 ) -> Iterator[Generated]:
     """Continues each prompt by at most `new_tokens` tokens; gives what there is after every `chunk` of them.
@@ -278,6 +286,7 @@ def stream(
       keys: one random key a row.
       vocabulary: ids from here on are never drawn; none allows all.
       chunk: none gives only the end.
+      int8: keys and values are kept in 8 bits, as `model.empty_cache` says.
       side: what the model's encoder reads for each row, a `data.Side`, where it has one; its width is a compiled shape.
 
     Raises:
@@ -293,7 +302,7 @@ def stream(
         raise ValueError(f"a prompt of {longest} tokens and {new_tokens} new ones exceed the context of {config.context}.")
     tokens = padded([row[:length] for row, length in zip(np.asarray(prompt), lengths, strict=True)], config.context)
     limit = np.full(rows, new_tokens, np.int32)
-    state = prefill(config, params, tokens, lengths.astype(np.int32), limit, slots=bucket(longest + new_tokens, config.context), side=side)
+    state = prefill(config, params, tokens, lengths.astype(np.int32), limit, slots=bucket(longest + new_tokens, config.context), int8=int8, side=side)
     ends = np.broadcast_to(np.asarray(stop or (-1,), np.int32), (rows, max(len(stop), 1)))
     known = np.int32(config.vocabulary if vocabulary is None else vocabulary)
     for until in (new_tokens,) if chunk is None else (*range(chunk, new_tokens, chunk), new_tokens):

@@ -74,7 +74,7 @@ class Pack(NamedTuple):
         return np.asarray([getattr(a.settings, name) for a in self.asks], dtype)[self.prompt]
 
 
-TOGETHER = ("order", "num_samples", "best_of", "beams", "beam_groups", "lookup", "draft_tokens")
+TOGETHER = ("order", "num_samples", "best_of", "beams", "beam_groups", "lookup", "draft_tokens", "int8_cache")
 """Settings that are part of a program, so that all prompts of a call share them."""
 
 
@@ -196,7 +196,7 @@ def pack(config: ModelConfig, tokenizer: Tokenizer, asks: list[Ask], size: int, 
         limits,
         rows(np.arange(size, dtype=np.int32)),
         _keys(rows(np.asarray(seeds, np.uint32)), np.tile(np.arange(each, dtype=np.uint32), size)),
-        _constrained(rows(_sampling(config, tokenizer, settings, slots)), tokenizer, settings, limits, each),
+        jax.device_put(_constrained(rows(_sampling(config, tokenizer, settings, slots)), tokenizer, settings, limits, each)),  # masks are large: once
         rows(_stops(tokenizer, settings)),
         slots,
         bucket(top, config.vocabulary, least=8) if top else 0,

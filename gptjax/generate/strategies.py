@@ -28,6 +28,11 @@ class Prefix(NamedTuple):
     state: Decoding
     """One row, with room for the whole context."""
 
+    @property
+    def int8(self) -> bool:
+        """Its keys and values are kept in 8 bits."""
+        return self.state.cache.shelves[0].key_scales is not None
+
 
 class Draft(NamedTuple):
     """A smaller model with the same tokenizer, which guesses for a larger one."""
@@ -57,11 +62,11 @@ class Writer(NamedTuple):
         return self._replace(state=self.state._replace(text=text))
 
 
-def read_prefix(config: ModelConfig, params: Params, ids: list[int], before: Prefix | None = None) -> Prefix:
+def read_prefix(config: ModelConfig, params: Params, ids: list[int], before: Prefix | None = None, int8: bool = False) -> Prefix:
     """Reads a beginning, for `open_writer` to start from as often as wanted; after `before`, which is used up, if it is given."""
     length, none = np.asarray([len(ids)], np.int32), np.zeros(1, np.int32)
     if before is None:
-        return Prefix(ids, prefill(config, params, padded([ids], config.context), length, none, slots=config.context))
+        return Prefix(ids, prefill(config, params, padded([ids], config.context), length, none, slots=config.context, int8=int8))
     return Prefix(before.ids + ids, extend(config, params, before.state, padded([ids], config.context), length, none))
 
 
@@ -72,8 +77,10 @@ def open_writer(config: ModelConfig, params: Params, pack: Pack, prefix: Prefix 
     if s.contrastive_alpha > 0:
         settings = Contrast(pack.column("contrastive_alpha", np.float32), pack.column("top_k", np.int32))
         candidates = bucket(int(settings.count.max()), config.vocabulary, least=4)
-        wide = dict(slots=pack.slots, candidates=candidates, alternatives=pack.alternatives, side=pack.side)
-        state = open_contrast(config, params, pack.tokens, pack.lengths, pack.limits, **wide)
+        room = dict(slots=pack.slots, candidates=candidates, alternatives=pack.alternatives, int8=s.int8_cache, side=pack.side)
+        whole = [[*(prefix.ids if prefix else ()), *ask.ids] for ask in pack.asks]  # hidden states of a prefix are not kept: it is read again
+        lengths = np.asarray(list(map(len, whole)), np.int32)
+        state = open_contrast(config, params, padded(whole, config.context), lengths, pack.limits, **room)
         state = state._replace(text=_constrained(state.text, pack))
         return Writer(state, lambda state, until: contrast(config, params, state, *fixed, settings, pack.stop, until, pack.vocabulary, s.order))
     state = _for_rows(_read(config, params, pack, prefix), pack)
@@ -105,7 +112,8 @@ def best_answers(config: ModelConfig, params: Params, pack: Pack, prefix: Prefix
 def _read(config: ModelConfig, params: Params, pack: Pack, prefix: Prefix | None) -> Decoding:
     """A row for each prompt, read after the prefix, which is not read again."""
     if prefix is None:
-        return prefill(config, params, pack.tokens, pack.lengths, pack.limits, slots=pack.slots, alternatives=pack.alternatives, side=pack.side)
+        room = dict(slots=pack.slots, alternatives=pack.alternatives, int8=pack.settings.int8_cache, side=pack.side)
+        return prefill(config, params, pack.tokens, pack.lengths, pack.limits, **room)
     state = branch(prefix.state, np.zeros(len(pack.lengths), np.int32))
     if pack.alternatives:
         state = state._replace(text=state.text._replace(alternatives=begin_alternatives(*state.text.history.ids.shape, pack.alternatives)))
@@ -118,7 +126,8 @@ def _read_negative(config: ModelConfig, params: Params, pack: Pack) -> Decoding:
     lengths = np.asarray(list(map(len, known)), np.int32)
     slots = bucket(int((lengths + pack.limits).max()), config.context)
     side = side_of(config, [ask.negative_side or ask.side for ask in pack.asks])
-    return _for_rows(prefill(config, params, padded(known, config.context), lengths, pack.limits, slots=slots, side=side), pack)
+    state = prefill(config, params, padded(known, config.context), lengths, pack.limits, slots=slots, int8=pack.settings.int8_cache, side=side)
+    return _for_rows(state, pack)
 
 
 def _constrained(text: Text, pack: Pack) -> Text:

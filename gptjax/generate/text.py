@@ -86,7 +86,7 @@ def completions(
     if not prompts:
         return
     asks = ask(config, tokenizer, prompts, settings, prefix and prefix.ids, task)
-    _check_draft(config, draft, prefix, asks)
+    _check_beside(config, draft, prefix, asks)
     size, before = together(asks, batch), 0
     for i in range(0, len(asks), size):
         packed = pack(config, tokenizer, asks[i : i + size], size, prefix and prefix.ids)
@@ -115,7 +115,7 @@ def stream_text(
       ConfigError: what `complete` refuses, or settings that need more than one answer.
     """
     asks = ask(config, tokenizer, [prompt], settings, prefix and prefix.ids, task)
-    _check_draft(config, draft, prefix, asks)
+    _check_beside(config, draft, prefix, asks)
     only = answers_each(asks[0].settings) == 1
     require(only, "beams, several samples and best_of can't be streamed; leave them away (--beams 1 --num-samples 1 --best-of 0), or use --json.")
     return _stream(config, params, tokenizer, pack(config, tokenizer, asks, 1, prefix and prefix.ids), prefix, draft, watch or (lambda _: None))
@@ -137,23 +137,33 @@ async def astream_text(*args: Any, **kwargs: Any) -> AsyncIterator[str | Complet
 
 
 def shared_prefix(
-    config: ModelConfig, params: Params, tokenizer: Tokenizer, text: str | Sequence[int], before: Prefix | None = None,
+    config: ModelConfig,
+    params: Params,
+    tokenizer: Tokenizer,
+    text: str | Sequence[int],
+    before: Prefix | None = None,
     task: Task = LanguageModel(),  # noqa: B008 it is frozen
-) -> Prefix:  # fmt: skip
+    *,
+    int8_cache: bool = False,
+) -> Prefix:
     """Reads a text (or ids) that many prompts begin with, once. Its tokens are its own: none reaches from it into a prompt.
 
     Args:
       before: a prefix that this one goes on from, as a conversation does; it is used up.
+      int8_cache: as in the settings of the prompts that go on from it.
 
     Raises:
       ConfigError: it fills the context, or is nothing at all.
     """
     require(not answers(task), UNSHARED)
     (one,) = ask(config, tokenizer, [text], SampleConfig(), before and before.ids, task)
-    return read_prefix(config, params, one.ids, before)
+    return read_prefix(config, params, one.ids, before, int8_cache)
 
 
-def _check_draft(config: ModelConfig, draft: Draft | None, prefix: Prefix | None, asks: list[Ask]) -> None:
+def _check_beside(config: ModelConfig, draft: Draft | None, prefix: Prefix | None, asks: list[Ask]) -> None:
+    kept = asks[0].settings.int8_cache
+    same = prefix is None or prefix.int8 == kept
+    require(same, f"int8_cache is {kept} and the prefix was read {'without' if kept else 'with'} it; read it with the same (prefix(text, int8_cache={kept})).")
     if draft is None:
         return
     others = asks[0].settings.strategies

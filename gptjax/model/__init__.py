@@ -1,6 +1,6 @@
 """The model: configs and six pure functions over them."""
 
-from gptjax.model.cache import Cache, Memory, empty_cache, gather, rollback
+from gptjax.model.cache import AT_ONCE, Cache, Memory, Shelf, empty_cache, gather, rollback
 from gptjax.model.config import Experts, Latent, Layer, LinearScaling, Llama3Scaling, ModelConfig, NTKScaling, YarnScaling
 from gptjax.model.cost import flops_per_token
 from gptjax.model.moe import rebalanced
@@ -8,6 +8,7 @@ from gptjax.model.presets import bert, deepseek, gemma, gpt2, gpt3, llama, mistr
 from gptjax.model.transformer import Output, axes, classify, encode, forward, init, look_ahead, unembed
 
 __all__ = [
+    "AT_ONCE",
     "Cache",
     "Experts",
     "Latent",
@@ -18,6 +19,7 @@ __all__ = [
     "ModelConfig",
     "NTKScaling",
     "Output",
+    "Shelf",
     "YarnScaling",
     "axes",
     "bert",

@@ -173,10 +173,18 @@ class Reading(NamedTuple):
     """How far RoPE turns each token in a layer of each kind; none where it does not."""
     tables: dict[str, Float[Array, "..."]]
     """Biases by distance, by their kind."""
-    slots: Int[Array, "B T"] | None = None
-    """Where the tokens go in the cache."""
+    slots: tuple[Int[Array, "B T"], ...] | None = None
+    """Where the tokens go on each shelf of the cache."""
     memory: Memory | None = None
     """What an encoder has read."""
+
+
+def recalled(
+    config: ModelConfig, layer: Layer, number: Any, cache: Cache, reading: Reading, k: Array, v: Array
+) -> tuple[Cache, Array, Array, Reading]:
+    """The cache with a layer's new keys and values; all keys and values that it holds for the layer, and the sight of them."""
+    cache, k, v, where = remember(config, layer, number, cache, reading.slots, k, v)
+    return cache, k, v, reading._replace(sight=reading.sight._replace(keys=where))
 
 
 class Attention(nn.Module):
@@ -203,8 +211,7 @@ class Attention(nn.Module):
             louder = magnitude(c.scaling_in(self.layer))
             q, k = place.rotate(q, angles, louder), place.rotate(k, angles, louder)
         if cache is not None:
-            cache = remember(cache, number, reading.slots, k, v)
-            k, v = cache.keys[number], cache.values[number]
+            cache, k, v, reading = recalled(c, self.layer, number, cache, reading, k, v)
         sink = self.param("sink", nn.with_partitioning(nn.initializers.zeros, ("heads",)), (c.num_heads,), jnp.float32) if c.attention_sink else None
         mixed = attend_in(c, self.layer, q, k, v, reading, sink, cache is not None, key)
         out = Linear((c.num_heads, c.heads), (c.width,), ("heads", "head", "embed"), residual_std(c), c.bias, c.compute, name="out")

@@ -1,16 +1,24 @@
 """Keys and values of tokens already read. Each slot remembers the position of its token; −1 means nobody.
 
-Masks come from positions, so ragged prompts, rollback and row gather need no special case.
+Masks come from positions, so ragged prompts, rollback and row gather need no special case. Layers that look back equally far share a
+`Shelf`: those that see everything have a slot for every token, those with a window or a chunk a ring of slots for the last tokens.
 """
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gptjax.arrays import Array, Float, Int
-from gptjax.model.config import ModelConfig
+from gptjax.model.config import Layer, ModelConfig
+
+AT_ONCE = 512
+"""Tokens that a ring can take at once beside its window, if nothing else is said."""
 
 
 class Memory(NamedTuple):
@@ -22,34 +30,93 @@ class Memory(NamedTuple):
     segments: Int[Array, "B S"] | None = None
 
 
-class Cache(NamedTuple):
-    """Keys and values of tokens already read, each with the position it stands at; −1 is an empty slot.
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["keys", "values", "positions", "key_scales", "value_scales"], meta_fields=["sinks", "at_once"]
+)
+@dataclass(frozen=True)
+class Shelf:
+    """What layers that look back equally far remember; L of them.
 
     With latent attention, `values` are the latents and `keys` the rotated keys that all heads share, as of one head (K is 1).
-
-    A row's next token goes to slot `lengths[row]`. Rows are independent: gather, drop or roll back any of them.
     """
 
-    keys: Float[Array, "L B S K H"]
-    values: Float[Array, "L B S K value"]
-    positions: Int[Array, "B S"]
+    keys: Any
+    """[L B S K H], of the compute type, or int8."""
+    values: Any
+    """[L B S K value]"""
+    positions: Any
+    """int32 [B S]: where the token of each slot stands; −1 is an empty slot."""
+    key_scales: Any = None
+    """float32 [L B S K]: what each int8 key is multiplied by; none if keys are no int8."""
+    value_scales: Any = None
+    sinks: int = 0
+    """The first so many slots keep their tokens; the others are the ring."""
+    at_once: int | None = None
+    """In a ring, so many tokens can be read at once, or rolled back; none has a slot for every token."""
+
+
+class Cache(NamedTuple):
+    """What all layers remember of tokens already read. Rows are independent: gather, drop or roll back any of them."""
+
+    shelves: tuple[Shelf, ...]
+    """In the order in which the stack first needs each."""
     lengths: Int[Array, " B"]
+    """Tokens that each row has read."""
     memory: Memory | None = None
     """What an encoder has read beside these rows."""
 
 
-def empty_cache(config: ModelConfig, rows: int, slots: int) -> Cache:
-    """A cache that remembers nobody, with room for `slots` tokens a row."""
-    latent = config.latent
+def _reach(layer: Layer) -> tuple[int, int] | None:
+    """Window and sinks of a layer that never looks back farther; none for one that may see every token."""
+    return (layer.span, layer.sinks) if layer.sees in ("window", "chunk") else None
+
+
+@functools.lru_cache(maxsize=64)
+def _places(config: ModelConfig) -> tuple[tuple[tuple[int, int] | None, ...], np.ndarray]:
+    """The reach of each shelf, and the number of each layer of the stack among those of its shelf."""
+    reaches = [_reach(layer) for layer in config.stack]
+    return tuple(dict.fromkeys(reaches)), np.asarray([reaches[:n].count(one) for n, one in enumerate(reaches)], np.int32)
+
+
+def empty_cache(config: ModelConfig, rows: int, slots: int, *, int8: bool = False, at_once: int = AT_ONCE) -> Cache:
+    """A cache that remembers nobody, with room for `slots` tokens a row; layers with a window keep only what it may still need.
+
+    Args:
+      int8: keys and values in 8 bits, with a scale for each token and head: each number is off by 1/254 of its head's largest at most.
+      at_once: most tokens that will be read at once, or rolled back, where layers have windows.
+    """
+    latent, reaches = config.latent, [_reach(layer) for layer in config.stack]
     key, value = 2 * ((config.kv_heads, config.heads),) if latent is None else ((1, latent.rope_width), (1, latent.rank))
-    keys, values = (jnp.zeros((config.num_layers, rows, slots, *shape), config.compute) for shape in (key, value))
-    return Cache(keys, values, jnp.full((rows, slots), -1, jnp.int32), jnp.zeros((rows,), jnp.int32))
+
+    def shelf(reach: tuple[int, int] | None) -> Shelf:
+        size = slots if reach is None else min(slots, sum(reach) - 1 + at_once)
+        shape = reaches.count(reach), rows, size
+        keys, values = (jnp.zeros((*shape, *each), jnp.int8 if int8 else config.compute) for each in (key, value))
+        scales = (jnp.zeros((*shape, key[0])), jnp.zeros((*shape, value[0]))) if int8 else (None, None)
+        ring = {} if size == slots else {"sinks": reach[1], "at_once": at_once}
+        return Shelf(keys, values, jnp.full((rows, size), -1, jnp.int32), *scales, **ring)
+
+    return Cache(tuple(map(shelf, _places(config)[0])), jnp.zeros((rows,), jnp.int32))
 
 
 def rollback(cache: Cache, lengths: Int[Array, " B"]) -> Cache:
-    """Forgets every token from slot `lengths` on."""
-    slot = jnp.arange(cache.positions.shape[1])[None]
-    return cache._replace(lengths=lengths, positions=jnp.where(slot < lengths[:, None], cache.positions, -1))
+    """Forgets every token of a row but the first `lengths`.
+
+    Raises:
+      ValueError: a ring has lost what would be needed again: more tokens would be forgotten than it can read at once. Inside a compiled
+        function, where lengths are not known, that is the caller's to refuse.
+    """
+    most = min((shelf.at_once for shelf in cache.shelves if shelf.at_once is not None), default=None)
+    if most is not None and not isinstance(lengths, jax.core.Tracer) and not isinstance(cache.lengths, jax.core.Tracer):
+        back = int((cache.lengths - lengths).max())
+        if back > most:
+            raise ValueError(f"{back} tokens can't be rolled back: a layer with a window keeps room for {most}; read the text again.")
+
+    def forgetting(shelf: Shelf) -> Shelf:
+        known = _number(shelf, cache.lengths) < lengths[:, None]
+        return replace(shelf, positions=jnp.where(known, shelf.positions, -1))
+
+    return cache._replace(lengths=lengths, shelves=tuple(map(forgetting, cache.shelves)))
 
 
 def gather(cache: Cache, rows: Int[Array, " B"]) -> Cache:
@@ -58,25 +125,78 @@ def gather(cache: Cache, rows: Int[Array, " B"]) -> Cache:
     if memory is not None:
         segments = None if memory.segments is None else memory.segments[rows]
         memory = Memory(memory.keys[:, rows], memory.values[:, rows], memory.positions[rows], segments)
-    return Cache(cache.keys[:, rows], cache.values[:, rows], cache.positions[rows], cache.lengths[rows], memory)
+    moved = lambda shelf: replace(jax.tree.map(lambda leaf: leaf if leaf.ndim == 2 else leaf[:, rows], shelf), positions=shelf.positions[rows])
+    return Cache(tuple(map(moved, cache.shelves)), cache.lengths[rows], memory)
 
 
-def reserve(cache: Cache, positions: Int[Array, "B T"]) -> tuple[Cache, Int[Array, "B T"]]:
-    """Gives new tokens their slots: the cache that knows their positions, and the slot of each.
+def reserve(cache: Cache, positions: Int[Array, "B T"]) -> tuple[Cache, tuple[Int[Array, "B T"], ...]]:
+    """Gives new tokens their slots: the cache that knows their positions, and the slot of each on every shelf.
 
     A token at position −1 is padding: it takes no slot (its slot number lies past the end, where writes are dropped).
+
+    Raises:
+      ValueError: more tokens than a ring takes at once.
     """
-    real = positions >= 0
-    slots = jnp.where(real, cache.lengths[:, None] + jnp.cumsum(real, axis=1) - 1, cache.positions.shape[1])
-    rows = jnp.arange(positions.shape[0])[:, None]
-    known = cache.positions.at[rows, slots].set(positions, mode="drop")
-    return cache._replace(positions=known, lengths=cache.lengths + real.sum(axis=1)), slots
+    real, rows = positions >= 0, jnp.arange(positions.shape[0])[:, None]
+    number = cache.lengths[:, None] + jnp.cumsum(real, axis=1) - 1
+
+    def reserved(shelf: Shelf) -> tuple[Shelf, Array]:
+        if shelf.at_once is not None and positions.shape[1] > shelf.at_once:
+            raise ValueError(f"{positions.shape[1]} tokens are read at once, and a layer with a window has room for {shelf.at_once}; read them in parts.")
+        slots = jnp.where(real, _slot(shelf, number), shelf.positions.shape[1])
+        return replace(shelf, positions=shelf.positions.at[rows, slots].set(positions, mode="drop")), slots
+
+    shelves, slots = zip(*map(reserved, cache.shelves), strict=True)
+    return cache._replace(shelves=shelves, lengths=cache.lengths + real.sum(axis=1)), slots
 
 
-def remember(cache: Cache, layer: Any, slots: Int[Array, "B T"], k: Array, v: Array) -> Cache:
-    """Writes one layer's new keys and values [B T K H] into their slots."""
-    rows = jnp.arange(slots.shape[0])[:, None]
-    return cache._replace(
-        keys=cache.keys.at[layer, rows, slots].set(k, mode="drop"),
-        values=cache.values.at[layer, rows, slots].set(v, mode="drop"),
-    )
+def _slot(shelf: Shelf, number: Int[Array, "B T"]) -> Int[Array, "B T"]:
+    """Where token number n of a row goes."""
+    ring = shelf.positions.shape[1] - shelf.sinks
+    return number if shelf.at_once is None else jnp.where(number < shelf.sinks, number, shelf.sinks + (number - shelf.sinks) % ring)
+
+
+def _number(shelf: Shelf, lengths: Int[Array, " B"]) -> Int[Array, "#B S"]:
+    """Which token each slot holds, in rows that have read so many; in empty slots anything."""
+    slot = jnp.arange(shelf.positions.shape[1])[None]
+    if shelf.at_once is None:
+        return slot
+    ring, last = slot.shape[1] - shelf.sinks, lengths[:, None] - 1
+    return jnp.where(slot < shelf.sinks, slot, last - (last - slot) % ring)
+
+
+def remember(
+    config: ModelConfig, layer: Layer, number: Any, cache: Cache, slots: tuple[Int[Array, "B T"], ...], k: Float[Array, "B T K H"], v: Float[Array, "B T K V"]
+) -> tuple[Cache, Float[Array, "B S K H"], Float[Array, "B S K V"], Int[Array, "B S"]]:
+    """Writes one layer's new keys and values into their slots; gives all that the layer remembers now, and the positions.
+
+    Args:
+      number: the layer's place in the stack; a number, or one that only the compiled loop knows.
+    """
+    reaches, places = _places(config)
+    at = reaches.index(_reach(layer))
+    shelf, rows = cache.shelves[at], jnp.arange(k.shape[0])[:, None]
+    place = int(places[number]) if isinstance(number, int) else jnp.asarray(places)[number]
+    write = lambda whole, new: whole.at[place, rows, slots[at]].set(new, mode="drop")
+    if shelf.key_scales is None:
+        shelf = replace(shelf, keys=write(shelf.keys, k), values=write(shelf.values, v))
+        k, v = shelf.keys[place], shelf.values[place]
+    else:
+        (k, key_scales), (v, value_scales) = quantised(k), quantised(v)
+        scales = dict(key_scales=write(shelf.key_scales, key_scales), value_scales=write(shelf.value_scales, value_scales))
+        shelf = replace(shelf, keys=write(shelf.keys, k), values=write(shelf.values, v), **scales)
+        k, v = (
+            (whole[place] * scales[place][..., None]).astype(config.compute)
+            for whole, scales in ((shelf.keys, shelf.key_scales), (shelf.values, shelf.value_scales))
+        )
+    return cache._replace(shelves=(*cache.shelves[:at], shelf, *cache.shelves[at + 1 :])), k, v, shelf.positions
+
+
+def quantised(x: Float[Array, "... H"]) -> tuple[Int[Array, "... H"], Float[Array, "..."]]:
+    """Each vector in whole numbers from −127 to 127, and what they are multiplied by; off by half of that at most.
+
+    Source: Dettmers et al. 2022, LLM.int8(), arXiv:2208.07339, section 3.1 (one scale a vector), for keys and values.
+    """
+    wide = x.astype(jnp.float32)
+    scale = jnp.max(jnp.abs(wide), axis=-1) / 127
+    return jnp.round(wide / jnp.maximum(scale, 1e-30)[..., None]).astype(jnp.int8), scale

@@ -15,8 +15,8 @@ from flax import linen as nn
 
 from gptjax.arrays import Array, Float, Key
 from gptjax.model import positions as place
-from gptjax.model.attention import Reading, attend_in
-from gptjax.model.cache import Cache, remember
+from gptjax.model.attention import Reading, attend_in, recalled
+from gptjax.model.cache import Cache
 from gptjax.model.config import Layer, ModelConfig
 from gptjax.model.layers import Linear, Norm, residual_std
 from gptjax.model.scaling import magnitude
@@ -63,8 +63,7 @@ class LatentAttention(nn.Module):
             turned_k = jnp.broadcast_to(turned_k, (*k.shape[:3], narrow.rope_width))
             mixed = mix(q, jnp.concatenate([k, turned_k], -1), v)
         else:
-            cache = remember(cache, number, reading.slots, turned_k, latent)
-            turned_k, latent = cache.keys[number], cache.values[number]
+            cache, turned_k, latent, reading = recalled(c, self.layer, number, cache, reading, turned_k, latent)
             to_k, to_v = (one.weights()[0].reshape(narrow.rank, c.num_heads, -1) for one in (make_k, make_v))
             q = jnp.einsum("btnh,rnh->btnr", q, to_k)
             mixed = jnp.einsum("btnr,rnh->btnh", mix(q, jnp.concatenate([latent, turned_k], -1), latent), to_v)

@@ -32,7 +32,7 @@ class MoE(nn.Module):
         routes = route(e, *Router(c, name="router")(x), jnp.broadcast_to(real, x.shape[:2]))
         brought = by_expert(e, x, routes, grouped=jax.default_backend() == "cpu") if e.capacity is None else by_row(e, x, routes)
         mixed = brought.collect(Expert(c, name="experts")(brought.tokens, brought.product))
-        mixed = (mixed * (routes.weights * ~brought.dropped).astype(x.dtype)[..., None]).sum(2)
+        mixed = (mixed.astype(jnp.float32) * (routes.weights * ~brought.dropped)[..., None]).sum(2).astype(x.dtype)
         if e.shared:
             mixed = mixed + MLP(c, e.shared * c.expert_width, name="shared")(x)
         dropped = (brought.dropped & routes.real[:, :, None]).sum().astype(jnp.float32)

@@ -134,7 +134,7 @@ def _biased_by_distance(config: ModelConfig) -> bool:
     return any(config.positions_in(layer) == "t5" for layer in config.stack)
 
 
-def _reading(config: ModelConfig, params: Params, sight: Sight, slots: Array | None = None, memory: Memory | None = None) -> Reading:
+def _reading(config: ModelConfig, params: Params, sight: Sight, slots: tuple[Array, ...] | None = None, memory: Memory | None = None) -> Reading:
     """Makes of positions what the layers need, once for all of them."""
 
     def angles(layer: Layer) -> Array | None:
@@ -210,7 +210,7 @@ def forward(
         sight = Sight(positions, positions, segments, segments, prefix if config.prefix_lm else None)
     else:
         cache, slots = reserve(cache, positions)
-        sight = Sight(positions, cache.positions, prefixes=prefix if config.prefix_lm else None)
+        sight = Sight(positions, positions, prefixes=prefix if config.prefix_lm else None)  # each layer looks at its own shelf
 
     x = _enter(config, params, tokens, positions, nudge, None if key is None else jax.random.fold_in(key, config.num_layers))
     x, cache, told = run(config, params["layers"], x, _reading(config, params, sight, slots, memory), cache, key)

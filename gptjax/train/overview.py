@@ -23,7 +23,7 @@ from gptjax.train.metrics import human
 
 
 def model_facts(config: ModelConfig) -> dict[str, Any]:
-    """Gives the parameter table, counts, FLOPs of a token and bytes of its cache, as plain values.
+    """Gives the parameter table, counts, FLOPs of a token and bytes of its cache (the mean, where the context is full), as plain values.
 
     Returns:
       `parameters`; `active_parameters`, those that read a token: of experts, the chosen ones; `table`, a row for each leaf.
@@ -38,14 +38,14 @@ def model_facts(config: ModelConfig) -> dict[str, Any]:
             names, decays = names[key], decays[key]
         rows.append({"path": "/".join(keys), "shape": list(leaf.shape), "axes": list(names), "decayed": decays, "parameters": math.prod(leaf.shape)})
     idle = 0 if config.experts is None else 1 - config.experts.active / config.experts.count
-    cache = jax.eval_shape(lambda: model.empty_cache(config, 1, 1))
+    cache = jax.eval_shape(lambda: model.empty_cache(config, 1, config.context))
     return {
         "parameters": sum(row["parameters"] for row in rows),
         "active_parameters": round(sum(row["parameters"] * (1 - idle * ("experts/" in row["path"])) for row in rows)),
         "vocab_size": config.vocabulary,
         "context": config.context,
         "flops_per_token": flops_per_token(config, config.context),
-        "cache_per_token": _bytes(cache) - cache.lengths.size * 4,
+        "cache_per_token": _bytes(cache.shelves) // config.context,
         "table": rows,
     }
 

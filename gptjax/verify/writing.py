@@ -24,7 +24,7 @@ def cache(setting: Setting) -> Figure:
     first = np.asarray([width, 3 * width // 8, 1, 5 * width // 8])[row % 4]
     second = np.where(row % 4 == 3, 0, np.minimum(width, length - 4 - first))
     one, none = np.ones(rows, int), np.zeros(rows, int)
-    known, remembered, worst = none, model.empty_cache(setting.exact, rows, length), 0.0
+    known, remembered, worst = none, model.empty_cache(setting.exact, rows, length, at_once=width), 0.0
     for new, columns, false_start in ((first, width, False), (one, 1, True), (second, width, False), (one, 1, False), (row % 2, 1, False), (one, 1, False)):
         place = known[:, None] + np.arange(columns)
         real = np.arange(columns) < new[:, None]
