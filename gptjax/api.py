@@ -16,8 +16,9 @@ from gptjax.arrays import Params
 from gptjax.checkpoint import Run
 from gptjax.config import ConfigError, require
 from gptjax.data import tokenizer as tokenizers
+from gptjax.data.tasks import LanguageModel, Task
 from gptjax.data.tokenizer import Tokenizer
-from gptjax.generate import Completion, Draft, GenerateConfig, Prefix, SampleConfig
+from gptjax.generate import Completion, Draft, GenerateConfig, Labelled, Prefix, SampleConfig
 from gptjax.model import ModelConfig
 
 
@@ -27,6 +28,8 @@ class Model(NamedTuple):
     config: ModelConfig
     params: Params
     tokenizer: Tokenizer
+    task: Task = LanguageModel()
+    """What it has learned: to go on with a prompt, or to answer it."""
 
     def generate(self, prompt: str = "", **settings: Any) -> str:
         """Continues a prompt; `settings` are those of `GenerateConfig`, and `prefix` and `draft` of `complete`."""
@@ -39,23 +42,27 @@ class Model(NamedTuple):
           settings: one for all prompts, or one for each; or their fields by name in `more`.
           more: also `prefix`, from `self.prefix(text)`; `draft`, a smaller model with the same tokenizer; `batch`, rows at a time.
         """
-        return generate.complete(*self, prompts, *self._settings(settings, more), **more)
+        return generate.complete(*self[:3], prompts, *self._settings(settings, more), **more, task=self.task)
 
     def each(self, prompts: Sequence[str], settings: SampleConfig | Sequence[SampleConfig] | None = None, **more: Any) -> Iterator[Completion]:
         """Like `complete`, but gives each batch when it is done."""
-        return generate.completions(*self, prompts, *self._settings(settings, more), **more)
+        return generate.completions(*self[:3], prompts, *self._settings(settings, more), **more, task=self.task)
 
     def stream(self, prompt: str, settings: SampleConfig | None = None, **more: Any) -> Iterator[str | Completion]:
         """Continues a prompt piece by piece, each valid UTF-8; the last item is the whole `Completion`."""
-        return generate.stream_text(*self, prompt, *self._settings(settings, more), **more)
+        return generate.stream_text(*self[:3], prompt, *self._settings(settings, more), **more, task=self.task)
 
     def astream(self, prompt: str, settings: SampleConfig | None = None, **more: Any) -> AsyncIterator[str | Completion]:
         """Like `stream`, for `async for`."""
-        return generate.astream_text(*self, prompt, *self._settings(settings, more), **more)
+        return generate.astream_text(*self[:3], prompt, *self._settings(settings, more), **more, task=self.task)
+
+    def classify(self, texts: Sequence[str], batch: int = 8) -> list[Labelled]:
+        """Gives the likeliest label of each text, with ln p of all, if that is what the model has learned."""
+        return list(generate.classify(*self, texts, batch))
 
     def prefix(self, text: str) -> Prefix:
         """Reads a text that many prompts begin with, once: `model.generate(end, prefix=model.prefix(beginning))`."""
-        return generate.shared_prefix(*self, text)
+        return generate.shared_prefix(*self[:3], text, self.task)
 
     def _settings(self, settings: Any, more: dict[str, Any]) -> tuple[Any]:
         """The settings, and what is left in `more` as `generate` takes it."""
@@ -98,7 +105,7 @@ def load(path: Path | str, step: int | None = None) -> Model:
     shapes = jax.eval_shape(lambda: model.init(known, jax.random.key(0)))
     restored = run.restore({tree: shapes}, step=step)
     require(restored is not None, f"{path} has no checkpoint yet; train it first: python train.py {path}/config.json")
-    return Model(known, restored[1][tree], _tokenizer(path))
+    return Model(known, restored[1][tree], _tokenizer(path), experiment.data.task)
 
 
 def _tokenizer(path: Path) -> Tokenizer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +49,33 @@ class FreeLB:
 
 
 @dataclass(frozen=True)
+class Distillation:
+    """A part of the loss is how far the predictions are from those of a trained model with the same tokenizer.
+
+    Source: Hinton et al. 2015, arXiv:1503.02531, section 2: KL(teacher ‖ student) of softened predictions, times the temperature squared.
+    """
+
+    run: str
+    """The teacher's run directory; its newest checkpoint is read."""
+    temperature: float = 2.0
+    """Logits of both are divided by it."""
+    share: float = 0.5
+    """Weight of this part; what is left to 1 is that of the targets."""
+
+    def __post_init__(self) -> None:
+        require(self.temperature > 0, f"loss.distillation.temperature is {self.temperature}; it needs a positive number.")
+        require(0 < self.share <= 1, f"loss.distillation.share is {self.share}; it needs a share in (0, 1].")
+
+
+class Teacher(NamedTuple):
+    """A trained model whose predictions are learned."""
+
+    config: ModelConfig
+    params: Params
+    told: Distillation
+
+
+@dataclass(frozen=True)
 class Loss:
     """What training makes small besides −ln p(target). Evaluation is without it."""
 
@@ -58,15 +85,20 @@ class Loss:
     """Weight of the squared log-sum-exp of the logits. Source: Chowdhery et al. 2022, PaLM, arXiv:2204.02311, section 5."""
     adversarial: FGM | FreeLB | None = None
     """Nudges of the embedded tokens that make the loss larger."""
+    ahead: float = 1.0
+    """Weight of each further token that a model with `ahead` predicts besides the next one."""
+    distillation: Distillation | None = None
+    """A trained model to learn from."""
 
     def __post_init__(self) -> None:
         require(0 <= self.label_smoothing < 1, f"loss.label_smoothing is {self.label_smoothing}; it needs a share in [0, 1).")
         require(self.z >= 0, f"loss.z is {self.z}; it needs 0 or more.")
+        require(self.ahead >= 0, f"loss.ahead is {self.ahead}; it needs 0 or more.")
 
 
-def training(config: ModelConfig, loss: Loss) -> Objective:
+def training(config: ModelConfig, loss: Loss, teacher: Teacher | None = None) -> Objective:
     """What a run with these settings makes small."""
-    plain = cross_entropy(config, loss)
+    plain = cross_entropy(config, loss, teacher=teacher)
     match loss.adversarial:
         case FGM(size):
             return adversarial(plain, steps=1, size=size, radius=size, around=True)
@@ -75,45 +107,69 @@ def training(config: ModelConfig, loss: Loss) -> Objective:
     return plain
 
 
-def cross_entropy(config: ModelConfig, loss: Loss = Loss(), *, auxiliary: bool = True) -> Objective:  # noqa: B008 it is frozen
+def cross_entropy(
+    config: ModelConfig, loss: Loss = Loss(), *, auxiliary: bool = True, accuracy: bool = False, teacher: Teacher | None = None  # noqa: B008 it is frozen
+) -> Objective:
     """The weighted sum of −ln p(target), in nats, over all positions of a batch; the key turns dropout on.
 
     A weight of 0 is how a position is left out, whatever its target is. An unknown target that counts makes the sum NaN.
 
     Args:
-      loss: smoothing and z are of this function, adversarial training is `adversarial`'s.
-      auxiliary: add the losses with which layers of experts keep themselves balanced.
+      loss: smoothing, z and further tokens are of this function, adversarial training is `adversarial`'s.
+      auxiliary: add the losses with which layers of experts keep themselves balanced, and those of further tokens.
+      accuracy: tell how much weight the likeliest tokens have that are the targets (`correct`), and how many pieces are all correct (`exact`, of `pieces`).
+      teacher: a model to learn from too.
     """
 
     def objective(params: Params, batch: Any, key: Key | None) -> tuple[Array, Array, dict[str, Array]]:
         if batch.targets.shape != batch.tokens.shape or batch.weights.shape != batch.tokens.shape:
             shapes = f"tokens {batch.tokens.shape}, targets {batch.targets.shape}, weights {batch.weights.shape}"
             raise ValueError(f"a batch needs one shape [B T] for all: {shapes}.")
-        memory = model.encode(config, params, batch.side, key=None if key is None else jax.random.fold_in(key, config.num_layers + 1))
-        out = model.forward(config, params, batch.tokens, positions=batch.positions, segments=batch.segments, memory=memory, nudge=batch.nudge, key=key)
-        losses = token_losses(model.unembed(config, params, out.hidden), batch.targets, loss.label_smoothing, loss.z)
-        total, weight = jnp.sum(jnp.where(batch.weights == 0, 0.0, losses * batch.weights)), jnp.sum(batch.weights)
-        if not (auxiliary and out.aux):
-            return total, weight, {}
-        sums = {name: jnp.sum(out.aux[name] * batch.weights[None]) for name in ("balance", "router_z")}
-        total = total + config.experts.balance * sums["balance"] + config.experts.router_z * sums["router_z"]
-        return total, weight, sums | {name: out.aux[name] for name in ("load", "dropped")}
+        logits, out = predict(config, params, batch, key)
+        counted = lambda losses, weights=batch.weights: jnp.sum(jnp.where(weights == 0, 0.0, losses * weights))
+        total, weight, sums = counted(token_losses(logits, batch.targets, loss.label_smoothing, loss.z)), jnp.sum(batch.weights), {}
+        if teacher is not None:
+            sums["teacher"] = counted(_from_teacher(teacher, batch, logits))
+            total = (1 - teacher.told.share) * total + teacher.told.share * sums["teacher"]
+        if accuracy:
+            sums |= _correct(logits, batch)
+        if auxiliary and config.ahead:
+            further = zip(_further(batch, config.ahead), _look_ahead(config, params, batch, out.hidden, key), strict=True)
+            sums["ahead"] = sum(counted(token_losses(model.unembed(config, params, hidden), targets), weights) for (targets, weights), hidden in further)
+            total = total + loss.ahead * sums["ahead"]
+        if auxiliary and out.aux:
+            sums |= {name: jnp.sum(out.aux[name] * batch.weights[None]) for name in ("balance", "router_z")}
+            total = total + config.experts.balance * sums["balance"] + config.experts.router_z * sums["router_z"]
+            sums |= {name: out.aux[name] for name in ("load", "dropped")}
+        return total, weight, sums
 
     return objective
+
+
+def predict(config: ModelConfig, params: Params, batch: Any, key: Key | None) -> tuple[Float[Array, "B T V"], model.Output]:
+    """Logits of every position of a batch, and what `forward` gives."""
+    memory = model.encode(config, params, batch.side, key=None if key is None else jax.random.fold_in(key, config.num_layers + 1))
+    told = dict(positions=batch.positions, segments=batch.segments, memory=memory, nudge=batch.nudge, prefix=batch.prefix)
+    out = model.forward(config, params, batch.tokens, **told, key=key)
+    if config.classes:
+        return model.classify(config, params, out.hidden, batch.positions, batch.segments), out
+    return model.unembed(config, params, out.hidden), out
 
 
 def summary(sums: dict[str, Array], weight: Float[Array, ""]) -> dict[str, Array]:
     """What an objective's metrics, summed over all parts of a batch, mean: one number each, over all layers of experts.
 
     Returns:
-      `balance_loss` (1 is perfect) and `router_z_loss` of the mean layer; `expert_load_max` and `_min`, the load of the busiest and
-      the idlest expert of any layer relative to a fair share; `dropped_share` of all choices. Nothing without experts.
+      `teacher_loss` and `ahead_loss` (of all further tokens) a token; `balance_loss` (1 is perfect) and `router_z_loss` of the mean layer;
+      `expert_load_max` and `_min`, the load of the busiest and the idlest expert of any layer relative to a fair share;
+      `dropped_share` of all choices. Nothing without these.
     """
-    if not sums:
-        return {}
+    means = {f"{name}_loss": sums[name] / jnp.maximum(weight, 1e-6) for name in ("teacher", "ahead") if name in sums}
+    if "load" not in sums:
+        return means
     load, layers = sums["load"], sums["load"].shape[0]
     fair = load / jnp.maximum(load.mean(-1, keepdims=True), 1e-6)
-    means = {f"{name}_loss": sums[name] / jnp.maximum(weight * layers, 1e-6) for name in ("balance", "router_z")}
+    means |= {f"{name}_loss": sums[name] / jnp.maximum(weight * layers, 1e-6) for name in ("balance", "router_z")}
     dropped = sums["dropped"].sum() / jnp.maximum(load.sum(), 1e-6)
     return means | {"expert_load_max": fair.max(), "expert_load_min": fair.min(), "dropped_share": dropped}
 
@@ -131,6 +187,45 @@ def token_losses(logits: Float[Array, "B T V"], targets: Array, smoothing: float
         chosen = (1 - smoothing) * chosen + smoothing * logits.mean(-1)
     losses = jnp.where(known, total - chosen, jnp.nan)
     return losses + z * jnp.square(total) if z else losses
+
+
+# --- what else is told, or made small ----------------------------------------------------------------------------
+
+
+def _correct(logits: Float[Array, "B T V"], batch: Any) -> dict[str, Array]:
+    """Weight of the positions whose likeliest token is the target; pieces all of whose tokens are, which greedy decoding would write; all pieces."""
+    right, counts = jnp.argmax(logits, axis=-1) == batch.targets, batch.weights > 0
+    piece = jnp.zeros_like(batch.targets) if batch.segments is None else batch.segments
+    by_piece = jax.vmap(lambda what, piece: jax.ops.segment_max(what.astype(jnp.int32), piece, batch.targets.shape[1] + 1))
+    there, wrong = by_piece(counts, piece) > 0, by_piece(counts & ~right, piece) > 0
+    return {"correct": jnp.sum(batch.weights * right), "exact": jnp.sum(there & ~wrong), "pieces": jnp.sum(there)}
+
+
+def _further(batch: Any, ahead: int) -> list[tuple[Array, Array]]:
+    """Targets and weights of the token after the target, the one after that, and so on; beyond a piece's end nothing counts."""
+    shifted = lambda x, by: jnp.pad(x[:, by:], ((0, 0), (0, min(by, x.shape[1]))))
+    found = []
+    for by in range(1, ahead + 1):
+        weights = shifted(batch.weights, by)
+        if batch.segments is not None:
+            weights = weights * (shifted(batch.segments, by) == batch.segments)
+        if batch.positions is not None:
+            weights = weights * (shifted(batch.positions, by) == batch.positions + by) * (batch.positions >= 0)
+        found.append((shifted(batch.targets, by), weights))
+    return found
+
+
+def _look_ahead(config: ModelConfig, params: Params, batch: Any, hidden: Float[Array, "B T D"], key: Key | None) -> list[Float[Array, "B T D"]]:
+    own = None if key is None else jax.random.fold_in(key, config.num_layers + 2)
+    return model.look_ahead(config, params, hidden, batch.positions, batch.segments, batch.prefix, own)
+
+
+def _from_teacher(teacher: Teacher, batch: Any, logits: Float[Array, "B T V"]) -> Float[Array, "B T"]:
+    """KL(teacher ‖ student) at the temperature, times its square; the teacher reads the tokens as they are."""
+    heat = teacher.told.temperature
+    theirs = predict(teacher.config, jax.lax.stop_gradient(teacher.params), batch._replace(nudge=None), None)[0]
+    wanted, found = jax.nn.log_softmax(theirs / heat), jax.nn.log_softmax(logits / heat)
+    return heat**2 * (jnp.exp(wanted) * (wanted - found)).sum(-1)
 
 
 # --- adversarial training ----------------------------------------------------------------------------------------

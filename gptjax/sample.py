@@ -25,6 +25,7 @@ import numpy as np
 from gptjax import config
 from gptjax.api import Model, load
 from gptjax.config import ConfigError, require
+from gptjax.data.tasks import answers
 from gptjax.generate import Completion, GenerateConfig
 
 __all__ = ["GenerateConfig", "SampleOptions", "run"]
@@ -76,6 +77,11 @@ def run(path: Path | None, options: SampleOptions, settings: GenerateConfig) -> 
     require(path is not None, "sample needs a run directory, for example runs/quickstart.")
     asked = [] if options.interactive else _asked(options, settings)
     model = load(path, step=options.step)
+    if model.config.classes:
+        require(not (options.interactive or options.out), "a model that tells labels prints them; leave away --out and --interactive (--json for all of them).")
+        for found in model.classify([a.prompt for a in asked], options.batch):
+            print(json.dumps(found._asdict(), ensure_ascii=False) if options.json else f"{found.label}\t{found.text}", flush=True)
+        return
     more: dict[str, Any] = {"draft": load(options.draft)} if options.draft else {}
     if options.prefix:
         more["prefix"] = model.prefix(options.prefix)
@@ -129,7 +135,8 @@ def _show(model: Model, prompt: str, settings: GenerateConfig, more: dict[str, A
     """One text as it is written. The prompt is printed once it is known to be usable."""
     speed = _Speed(shown)
     pieces = model.stream(prompt, settings, **more, watch=speed)
-    print(prompt, end="", flush=True)
+    if not answers(model.task):
+        print(prompt, end="", flush=True)
     try:
         for piece in pieces:
             if isinstance(piece, str):
@@ -142,7 +149,8 @@ def _show(model: Model, prompt: str, settings: GenerateConfig, more: dict[str, A
 def _print(model: Model, asked: list[_Asked], as_json: bool, more: dict[str, Any], shown: bool) -> None:
     speed = _Speed(shown)
     for done in model.each([a.prompt for a in asked], [a.settings for a in asked], **more, watch=speed if shown else None):
-        print(json.dumps(_record(done), ensure_ascii=False) if as_json else f"{done.prompt}{done.text}\n{'─' * 40}", flush=True)
+        said = done.text if answers(model.task) else f"{done.prompt}{done.text}\n{'─' * 40}"
+        print(json.dumps(_record(done), ensure_ascii=False) if as_json else said, flush=True)
     speed.end()
 
 

@@ -201,7 +201,7 @@ def test_arrays_have_the_types_that_the_model_takes(made):
     each = batch(made, plan(made, length=6, rows=2, seed=0), 0)
     kinds = [None if field is None else (field.dtype.name, field.shape) for field in each]
     rest = [None, None] if made.header.num_examples == 1 else [("int32", (2, 6))] * 2
-    assert kinds == [("int32", (2, 6)), ("int32", (2, 6)), ("float32", (2, 6)), *rest, None, None]  # no side text, no nudge
+    assert kinds == [("int32", (2, 6)), ("int32", (2, 6)), ("float32", (2, 6)), *rest, None, None, None]  # no side text, nudge or prefix
 
 
 # --- the permutation ---------------------------------------------------------------------------------------------

@@ -100,6 +100,9 @@ VARIANTS: dict[str, ModelConfig] = {
         logit_scale=32**-0.5,
     ),
     "beside_an_encoder_scanned": _rope(encoder_layers=2, num_kv_heads=2, layers="scan"),
+    # prefixes, further tokens
+    "prefix_lm": _rope(prefix_lm=True, num_kv_heads=2),
+    "ahead": _plain(ahead=2),
     # outputs, initial weights, ways to run
     "untied": _plain(tied=False),
     "zero_residual": _rope(residual_init="zero"),

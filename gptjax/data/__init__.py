@@ -1,9 +1,10 @@
 """Text becomes a store of tokens, a step number becomes a batch. Computes with numpy alone."""
 
-from gptjax.data.batches import Batch, Plan, Side, batch, plan
+from gptjax.data.batches import Plan, batch, plan
+from gptjax.data.layouts import Batch, Side
 from gptjax.data.prepare import DataConfig, Prepared, prepare
-from gptjax.data.sources import Document, Mixture, Text, Tfds
-from gptjax.data.tasks import LanguageModel, MaskedLanguageModel, SpanCorruption
+from gptjax.data.sources import Document, Mixture, Records, Text, Tfds
+from gptjax.data.tasks import Classification, Denoisers, LanguageModel, MaskedLanguageModel, PrefixLanguageModel, SequenceToSequence, SpanCorruption
 from gptjax.data.tokenizer import GPT2, Bytes, Characters, SentencePiece, Tokenizer
 
 __all__ = [
@@ -11,14 +12,19 @@ __all__ = [
     "Batch",
     "Bytes",
     "Characters",
+    "Classification",
     "DataConfig",
+    "Denoisers",
     "Document",
     "LanguageModel",
     "MaskedLanguageModel",
     "Mixture",
     "Plan",
+    "PrefixLanguageModel",
     "Prepared",
+    "Records",
     "SentencePiece",
+    "SequenceToSequence",
     "Side",
     "SpanCorruption",
     "Text",

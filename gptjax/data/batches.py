@@ -3,55 +3,29 @@
 Each example of n ids has n − 1 pairs (id, next id). All pairs of a store, one example after another, are one long line; it
 is cut into rows of T pairs, and the rows are read in an order that a permutation of (seed, epoch) gives. In every epoch
 each pair is predicted exactly once. The cut is moved by a random shift in each epoch, so that row borders differ.
+
+Records, a text and its answer each, are not cut: whole ones are packed into rows once, and these rows are read in such an order.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from gptjax.config import ConfigError
-from gptjax.data import tasks
+from gptjax.data import packing, tasks
+from gptjax.data.layouts import Batch, Piece, answer, filled, label
+from gptjax.data.packing import Packing
 from gptjax.data.store import Store
-from gptjax.data.tasks import LanguageModel, MaskedLanguageModel, SpanCorruption, Task
-
-
-class Side(NamedTuple):
-    """A text beside the one that is predicted; an encoder reads it."""
-
-    tokens: Any
-    """int32 [B S]."""
-    positions: Any = None
-    """int32 [B S]: none counts from 0; −1 is padding."""
-    segments: Any = None
-    """int32 [B S]: those of the text that is predicted see the same ones here; none where each row is one."""
-
-
-class Batch(NamedTuple):
-    """B rows of T positions. Everything is [B T]; segments and positions are none where each row is one plain text."""
-
-    tokens: Any
-    """int32: what the model reads."""
-    targets: Any
-    """int32: what it should predict at each position."""
-    weights: Any
-    """float32: how much each prediction counts; 0 is padding."""
-    segments: Any = None
-    """int32: positions of different segments do not see each other."""
-    positions: Any = None
-    """int32: place in its piece; −1 is padding."""
-    side: Side | None = None
-    """What an encoder reads; none without one."""
-    nudge: Any = None
-    """float32 [B T D]: added to the embedded tokens, by adversarial training; never here."""
+from gptjax.data.tasks import Classification, Halved, LanguageModel, MaskedLanguageModel, SequenceToSequence, Task
 
 
 class Plan(NamedTuple):
     """How a store becomes rows."""
 
     length: int
-    """T, the pairs in a row."""
+    """The pairs in a row: T, or fewer where a task adds tokens of its own."""
     rows: int
     """B, the rows in a batch."""
     seed: int | None
@@ -64,10 +38,18 @@ class Plan(NamedTuple):
     """int64: the first pair of each example, and behind the last one `pairs`."""
     task: Task = LanguageModel()
     """What is predicted from what in a row."""
+    beside: bool = False
+    """An encoder reads what is answered; otherwise it stands before the answer."""
+    width: int = 0
+    """T, the positions of a row; 0 is `length`."""
+    packing: Packing | None = None
+    """Which records share a row; none cuts one long line into rows."""
 
     @property
     def rows_per_epoch(self) -> int:
-        """Rows that hold all pairs under any shift."""
+        """Rows that hold all pairs under any shift, or all records."""
+        if self.packing is not None:
+            return len(self.packing.firsts) - 1
         return -(-self.pairs // self.length) + (0 if self.seed is None else 1)
 
     @property
@@ -75,10 +57,41 @@ class Plan(NamedTuple):
         return -(-self.rows_per_epoch // self.rows)
 
 
-def plan(store: Store, *, length: int, rows: int, seed: int | None, isolated: bool = True, task: Task = LanguageModel()) -> Plan:  # noqa: B008 it is frozen
-    """Lays the store's pairs out in rows. A store of one example needs no isolation."""
+def plan(
+    store: Store, *, length: int, rows: int, seed: int | None, isolated: bool = True, task: Task = LanguageModel(), beside: bool = False  # noqa: B008 it is frozen
+) -> Plan:
+    """Lays the store's pairs out in rows of `length` positions. A store of one example needs no isolation.
+
+    Args:
+      beside: the model has an encoder.
+    """
     starts = store.offsets - np.arange(len(store.offsets))
-    return Plan(length, rows, seed, isolated and store.header.num_examples > 1, int(starts[-1]), starts, task)
+    found = Plan(length, rows, seed, isolated and store.header.num_examples > 1, int(starts[-1]), starts, task, beside, length)
+    if isinstance(task, Halved):
+        return found._replace(length=_raw(task, length, beside))
+    if isinstance(task, SequenceToSequence | Classification):
+        order = np.arange(store.header.num_examples)
+        order = order if seed is None else permute(order, len(order), (seed, -1))
+        return found._replace(packing=packing.pack(_sizes(store, task, beside), order, length))
+    return found
+
+
+def _raw(task: Halved, length: int, beside: bool) -> int:
+    """The most tokens of a text of which both halves fit into a row."""
+    fits = lambda sizes: max(sizes) <= length if beside else sum(sizes) <= length
+    return next((count for count in range(length, 2, -1) if fits(task.sizes(count))), 2)
+
+
+def _sizes(store: Store, task: SequenceToSequence | Classification, beside: bool) -> np.ndarray:
+    """What each record takes of a row's positions, and of the row that an encoder reads [n 1 or 2]."""
+    lengths = np.diff(store.offsets)[:, None] - 1
+    if isinstance(task, Classification):
+        return lengths
+    begin, borders, most = store.header.vocab_size - 1, [], 2**24
+    for first in range(0, len(store.ids), most):
+        borders.append(first + np.flatnonzero(store.ids[first : first + most] == begin))
+    read = (np.concatenate(borders) - store.offsets[:-1])[:, None]
+    return np.concatenate([lengths - read, read], axis=1) if beside else lengths
 
 
 def batch(store: Store, plan: Plan, step: int, part: tuple[int, int] = (0, 1)) -> Batch:
@@ -93,20 +106,50 @@ def batch(store: Store, plan: Plan, step: int, part: tuple[int, int] = (0, 1)) -
     share = plan.rows // part[1]
     index = step * plan.rows + part[0] * share + np.arange(share, dtype=np.int64)
     epoch, row = index // plan.rows_per_epoch, index % plan.rows_per_epoch
-    if plan.seed is not None:
-        first = row * plan.length
-        for e in np.unique(epoch):
-            of_epoch = epoch == e
-            row = np.where(of_epoch, permute(row, plan.rows_per_epoch, (plan.seed, int(e))), row)
-            first = np.where(of_epoch, row * plan.length - _shift(plan, int(e)), first)
-    else:
-        first = np.where(epoch == 0, row * plan.length, plan.pairs)  # past the end of the only epoch there is nothing
+    epochs = np.unique(epoch) if plan.seed is not None else ()
+    for e in epochs:
+        row = np.where(epoch == e, permute(row, plan.rows_per_epoch, (plan.seed, int(e))), row)
+    if plan.packing is not None:
+        return _records(store, plan, row if plan.seed is not None else np.where(epoch == 0, row, plan.rows_per_epoch))
+    first = row * plan.length if plan.seed is not None else np.where(epoch == 0, row * plan.length, plan.pairs)  # past the only epoch there is nothing
+    for e in epochs:
+        first = np.where(epoch == e, first - _shift(plan, int(e)), first)
     rows = _rows(store, plan, first)
     if isinstance(plan.task, LanguageModel):
         return rows
     draws = [np.random.default_rng([plan.seed or 0, int(plan.seed is not None), number]) for number in index]
-    view = _masked if isinstance(plan.task, MaskedLanguageModel) else _corrupted
-    return view(plan.task, rows, store.header.vocab_size - plan.task.extra_ids, draws)
+    own = store.header.vocab_size - plan.task.extra_ids
+    if isinstance(plan.task, MaskedLanguageModel):
+        return _masked(plan.task, rows, own, draws)
+    halves = [tasks.halves(plan.task, ids[real > 0], own, draw) for ids, real, draw in zip(rows.tokens, rows.weights, draws, strict=True)]
+    pieces = [[answer(*both, store.header.vocab_size - 1, plan.beside)] for both in halves]
+    return filled(pieces, *_widths(plan), packed=False)
+
+
+def _widths(plan: Plan) -> tuple[int, int | None]:
+    """Positions of a row, and of a row that an encoder reads."""
+    if not plan.beside:
+        return plan.width, None
+    return plan.task.sizes(plan.length)[1] if isinstance(plan.task, Halved) else plan.width, plan.width
+
+
+def _records(store: Store, plan: Plan, rows: np.ndarray) -> Batch:
+    """The packed rows of these numbers; a number past the last one is an empty row."""
+    order, firsts, _ = plan.packing
+    return filled([[_piece(store, plan, i) for i in order[slice(*firsts[row : row + 2])]] if row < len(firsts) - 1 else [] for row in rows], *_widths(plan))
+
+
+def _piece(store: Store, plan: Plan, i: int) -> Piece:
+    """Record i; what does not fit into a row is cut off the end of a text, and of its answer only if that alone is longer."""
+    at, most = store.offsets[i], plan.width
+    ids = store.ids[at : store.offsets[i + 1]].astype(np.int32)
+    _require_known(store, ids[None], at + np.arange(len(ids))[None])
+    if isinstance(plan.task, Classification):
+        return label(np.concatenate([ids[:-1][:most], ids[-1:]]), store.header.vocab_size - plan.task.extra_ids)
+    begin = store.header.vocab_size - 1
+    border = int(np.flatnonzero(ids == begin)[0])
+    written = ids[border + 1 :][:most]
+    return answer(ids[:border][: most if plan.beside else most - len(written)], written, begin, plan.beside)
 
 
 def _masked(task: MaskedLanguageModel, rows: Batch, vocab_size: int, draws: list[np.random.Generator]) -> Batch:
@@ -114,23 +157,6 @@ def _masked(task: MaskedLanguageModel, rows: Batch, vocab_size: int, draws: list
     both = [tasks.masked(task, ids, real > 0, vocab_size, draw) for ids, real, draw in zip(rows.tokens, rows.weights, draws, strict=True)]
     shown, chosen = (np.stack(part) for part in zip(*both, strict=True))
     return rows._replace(tokens=shown, targets=rows.tokens, weights=chosen.astype(np.float32))
-
-
-def _corrupted(task: SpanCorruption, rows: Batch, vocab_size: int, draws: list[np.random.Generator]) -> Batch:
-    """Rows as an encoder and a decoder see them: a row is one text, whatever documents it holds; both are padded at the right."""
-    length, begin = rows.tokens.shape[1], vocab_size + task.extra_ids - 1
-    read, write = np.zeros((2, len(rows.tokens), length), np.int32)
-    write, lengths = write[:, : task.written(length)], []
-    for row, (ids, real, draw) in enumerate(zip(rows.tokens, rows.weights, draws, strict=True)):
-        source, target = tasks.corrupted(task, ids[real > 0], vocab_size, draw)
-        read[row, : len(source)], write[row, : len(target)] = source, target
-        lengths.append((len(source), len(target)))
-    sources, targets = np.asarray(lengths).T[:, :, None]
-    place = np.arange(length, dtype=np.int32)[None]
-    where = lambda width, counts: np.where(place[:, :width] < counts, place[:, :width], -1).astype(np.int32)
-    positions = where(write.shape[1], targets)
-    tokens = np.concatenate([np.full((len(write), 1), begin, np.int32), write[:, :-1]], axis=1)
-    return Batch(tokens, write, (positions >= 0).astype(np.float32), None, positions, Side(read, where(length, sources)))
 
 
 def _shift(plan: Plan, epoch: int) -> int:

@@ -27,6 +27,10 @@ class Document(NamedTuple):
     text: str
     name: str
     """`file`, `file@byte` of a later piece, `file:line` or `data set:split:index`; the same on every machine."""
+    source: str | None = None
+    """What the text answers, where it is an answer."""
+    held_out: bool | None = None
+    """Whether it is held out, where its source says so."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +89,13 @@ def _read_path(source: Text, path: Path, pass_over: Callable[[str], Any]) -> Ite
         files = [(path.name, path)]
     bad = 0
     for name, file in files:
-        with _opened(file) as stream:
+        with opened(file) as stream:
             if not _is_jsonl(file):
                 for at, piece in _pieces(stream):
                     yield Document(_decode(piece, file, at), f"{name}@{at}" if at else name)
                 continue
-            for number, line in _lines(stream):
-                text, defect = _record(line, source.field)
+            for number, line in lines_of(stream):
+                text, defect = record(line, source.field)
                 bad += bool(defect)
                 allowed = f"mend it, or pass --data.source.max-bad-records N (now {source.max_bad_records}) to do without"
                 require(bad <= source.max_bad_records, f"{file}:{number} {defect}; {allowed}.")
@@ -106,7 +110,7 @@ def _is_jsonl(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> Iterator[BinaryIO]:
     """A binary stream of a file, unpacked if it is .gz, whose failures are told as `ConfigError`."""
     try:
         with _Unpacked(path) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
@@ -147,7 +151,7 @@ def _pieces(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
         content += stream.read(PIECE + 1 - len(content))
 
 
-def _lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
+def lines_of(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
     """Gives (number, line) of lines that aren't blank; of a line longer than `LINE`, that many bytes and one."""
     for number in itertools.count(1):  # a binary stream ends lines at \n only, where str.splitlines also does at U+2028
         line = rest = stream.readline(LINE + 1)
@@ -160,8 +164,8 @@ def _lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
             yield number, line
 
 
-def _record(line: bytes, field: str) -> tuple[str, str]:
-    """Gives (text, "") or ("", what is wrong with the line)."""
+def record(line: bytes, field: str) -> tuple[str, str]:
+    """Gives (text, "") of a line of JSON, or ("", what is wrong with it)."""
     if len(line) > LINE:
         return "", f"is longer than {LINE >> 20} MiB"
     try:
@@ -215,7 +219,7 @@ def _files_below(folder: Path, pattern: str) -> list[tuple[str, Path]]:
 
 def _is_binary(path: Path) -> bool:
     """A NUL near the start tells binary from text, as in git; UTF-16 has NULs too, but its user should hear of it."""
-    with _opened(path) as stream:
+    with opened(path) as stream:
         start = stream.read(8192)
     return b"\0" in start and not start.startswith((b"\xff\xfe", b"\xfe\xff"))
 

@@ -13,7 +13,7 @@ import shutil
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -21,8 +21,8 @@ import gptjax
 from gptjax.config import require, to_dict
 from gptjax.data import sources, store, tasks
 from gptjax.data import tokenizer as tokenizers
-from gptjax.data.sources import Source, Survey, Text
-from gptjax.data.tasks import LanguageModel, Task
+from gptjax.data.sources import Document, Records, Source, Survey, Text
+from gptjax.data.tasks import Classification, LanguageModel, SequenceToSequence, Task
 from gptjax.data.tokenizer import SentencePiece, Tokenizer, TokenizerConfig
 
 
@@ -51,6 +51,15 @@ class DataConfig:
             f"data.validation is {self.validation}, the share of text held out; more than the text has can't be: it needs [0, 1), "
             "for example --data.validation 0.1.",
         )
+        task, source = type(self.task).__name__, type(self.source).__name__
+        answered = isinstance(self.task, SequenceToSequence | Classification)
+        require(answered == isinstance(self.source, Records), f"data.task is {task} and data.source {source}; {'it' if answered else 'another task'} needs {_KINDS[answered]}.")
+        require(not answered or self.split != "tail", "data.split is 'tail' and records have none to hold out; use --data.split documents.")
+        ends = getattr(self.tokenizer, "end_of_document", True)
+        require(ends or not isinstance(self.task, SequenceToSequence), "an answer needs an end: data.tokenizer.end_of_document is False; set it to True.")
+
+
+_KINDS = {True: "records of two texts (Records)", False: "a source of whole texts (Text)"}
 
 
 class Prepared(NamedTuple):
@@ -65,6 +74,8 @@ class Prepared(NamedTuple):
     """sha256 of the text and of what decides its ids, in any version: the identity of a run's data."""
     passed_over: tuple[str, ...] = ()
     """Bad records that were left out, and why; by source and place."""
+    task: Task = LanguageModel()
+    """The task of the config, with the labels of the data."""
 
 
 def cache_folder(config: DataConfig) -> Path:
@@ -79,7 +90,9 @@ def prepare(config: DataConfig, say: Callable[[str], None] = lambda line: None) 
     Raises:
       ConfigError: the source, the tokenizer or the split can't be used.
     """
-    found = sources.survey(config.source)
+    unlabelled = config.task == Classification()
+    found = sources.survey(config.source, labels=unlabelled)
+    config = replace(config, task=Classification(found.labels)) if unlabelled else config
     if bad := found.passed_over:
         say(f"passed over {len(bad)} bad record{'s' * (len(bad) > 1)}, which --data.source.max-bad-records allows; the first: {bad[0]}")
     stored = ("tokenizer", "validation", "split", *(() if config.task == LanguageModel() else ("task",)))
@@ -101,18 +114,18 @@ def prepare(config: DataConfig, say: Callable[[str], None] = lambda line: None) 
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     tokenizer = tokenizers.load(folder / "tokenizer")
-    train, held_out = (store.open_store(folder / half) if share else None for half, share in (("train", 1), ("validation", config.validation)))
+    train, held_out = (store.open_store(folder / half) if share else None for half, share in (("train", 1), ("validation", _holds_out(config))))
     for opened in filter(None, (train, held_out)):
         fits = (opened.header.vocab_size, opened.header.fingerprint) == (tokenizer.vocab_size + config.task.extra_ids, fingerprint)
         require(fits, f"the token store {opened.path} is of another text or tokenizer; delete the folder {folder}, it is made again.")
-    return Prepared(tokenizer, train, held_out, fingerprint, content, found.passed_over)
+    return Prepared(tokenizer, train, held_out, fingerprint, content, found.passed_over, config.task)
 
 
 def _make(config: DataConfig, source: Survey, folder: Path, fingerprint: str, say: Callable[[str], None]) -> None:
     """Reads the source once for a tokenizer that learns, and once for both stores."""
     begun, count = time.monotonic(), source.documents
-    by_document = config.split == "documents" or (config.split == "auto" and count >= 50)
-    names = ("train", "validation") if config.validation else ("train",)
+    by_document = config.split == "documents" or (config.split == "auto" and (count >= 50 or isinstance(config.source, Records)))
+    names = ("train", "validation") if _holds_out(config) else ("train",)
 
     def require_some(found: bool, name: str) -> None:
         mend = "use another share (--data.validation 0.1) or hold out tails (--data.split tail)"
@@ -121,9 +134,9 @@ def _make(config: DataConfig, source: Survey, folder: Path, fingerprint: str, sa
     def texts() -> Iterator[str]:
         learned = False
         for document in sources.read(config.source):
-            if text := _split(config, by_document, document.text)["train"]:
+            if text := _split(config, by_document, document)["train"]:
                 learned = True
-                yield text
+                yield from (text,) if document.source is None else (document.source,) if isinstance(config.task, Classification) else (document.source, text)
         require_some(learned, "train")
 
     tokenizer = tokenizers.train(config.tokenizer, texts())
@@ -132,9 +145,9 @@ def _make(config: DataConfig, source: Survey, folder: Path, fingerprint: str, sa
     halves = {name: _Half(folder / name, tokenizer, config.task, compare=name == "validation") for name in names}
     digest = hashlib.sha256()
     for document in sources.digested(sources.read(config.source), digest):
-        for name, text in _split(config, by_document, document.text).items():
+        for name, text in _split(config, by_document, document).items():
             if text and name in halves:
-                halves[name].add(document.name, text)
+                halves[name].add(document._replace(text=text))
     require(digest.hexdigest() == source.fingerprint, "the text (data.source) changed while it was read; start again when nothing writes to it.")
     for name, half in halves.items():
         made = half.close(fingerprint)
@@ -146,11 +159,17 @@ def _make(config: DataConfig, source: Survey, folder: Path, fingerprint: str, sa
     say(f"tokenised {count:,} documents into {size} in {time.monotonic() - begun:.1f}s; kept in {folder.parent}")
 
 
-def _split(config: DataConfig, by_document: bool, text: str) -> dict[str, str]:
-    """What of a document is trained on and what is held out."""
-    if by_document:
-        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+def _holds_out(config: DataConfig) -> bool:
+    return config.validation > 0 or (isinstance(config.source, Records) and config.source.held_out is not None)
+
+
+def _split(config: DataConfig, by_document: bool, document: Document) -> dict[str, str]:
+    """What of a document is trained on and what is held out. All answers to one text are on one side."""
+    text, held_out = document.text, document.held_out
+    if held_out is None and by_document:
+        digest = hashlib.sha256((document.source or text).encode("utf-8", "surrogatepass")).digest()
         held_out = int.from_bytes(digest[:8], "big") < config.validation * 2**64
+    if held_out is not None:
         return {"train": "" if held_out else text, "validation": text if held_out else ""}
     cut = int(len(text) * (1 - config.validation))
     return {"train": text[:cut], "validation": text[cut:]}
@@ -164,40 +183,49 @@ class _Half:
 
     def __init__(self, path: Path, tokenizer: Tokenizer, task: Task, *, compare: bool):
         self.tokenizer, self.task, self.writer = tokenizer, task, store.Writer(path, tokenizer.vocab_size + task.extra_ids)
-        self.packed = _Packers() if compare else None
-        self.names: list[str] = []
-        self.texts: list[str] = []
+        self.packed = _Packers() if compare and not isinstance(task, SequenceToSequence | Classification) else None
+        self.documents: list[Document] = []
         self.num_bytes = self.waiting = 0
 
-    def add(self, name: str, text: str) -> None:
-        self.names.append(name)
-        self.texts.append(text)
-        self.waiting += len(text)
+    def add(self, document: Document) -> None:
+        self.documents.append(document)
+        self.waiting += len(document.text) + len(document.source or "")
         if self.waiting >= self.ENOUGH:
             self.tokenise()
 
     def tokenise(self) -> None:
-        for text in self.texts:
-            content = text.encode()
+        for document in self.documents:
+            content = document.text.encode()
             self.num_bytes += len(content)
             if self.packed:
                 self.packed.add(content)
+        texts, answers = [document.source or document.text for document in self.documents], [None] * len(self.documents)
         try:
-            for ids in self.tokenizer.encode_all(self.texts):
-                self.writer.add(tasks.example(self.task, ids, self.tokenizer).ids)
+            if isinstance(self.task, Classification):
+                answers = self._labels()
+            elif isinstance(self.task, SequenceToSequence):
+                answers = self.tokenizer.encode_all([document.text for document in self.documents])
+            for ids, answer in zip(self.tokenizer.encode_all(texts), answers, strict=True):
+                self.writer.add(tasks.example(self.task, ids, self.tokenizer, answer).ids)
         except Exception as error:
             error.add_note(f"It happened in {self._culprit()}.")
             raise
-        self.names, self.texts, self.waiting = [], [], 0
+        self.documents, self.waiting = [], 0
+
+    def _labels(self) -> list[str]:
+        for document in self.documents:
+            known = document.text in self.task.labels
+            require(known, f"{document.name} has the label {document.text!r}, which is not in data.task.labels; name it there, or leave labels empty.")
+        return [document.text for document in self.documents]
 
     def _culprit(self) -> str:
         """The first document that can't be tokenised alone."""
-        for name, text in zip(self.names, self.texts, strict=True):
+        for document in self.documents:
             try:
-                list(self.tokenizer.encode_all([text]))
+                list(self.tokenizer.encode_all([document.source or document.text, document.text]))
             except Exception:
-                return name
-        return f"one of {self.names[0]} to {self.names[-1]}"
+                return document.name
+        return f"one of {self.documents[0].name} to {self.documents[-1].name}"
 
     def close(self, fingerprint: str) -> store.Header:
         self.tokenise()

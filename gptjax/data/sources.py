@@ -1,6 +1,6 @@
-"""What a config can name as its text: files, a data set, or a mixture of these.
+"""What a config can name as its text: files, a data set, a mixture of these, or records of two texts.
 
-Read `Mixture` (`Text` and `Tfds` have files of their own), then `read`, which gives their documents one at a time; then `survey`.
+Read `Mixture` (`Text`, `Records` and `Tfds` have files of their own), then `read`, which gives their documents one at a time; then `survey`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from gptjax.config import require
-from gptjax.data import files, tfds
+from gptjax.data import files, records, tfds
 from gptjax.data.files import Document, Text
+from gptjax.data.records import Records
 from gptjax.data.tfds import Tfds, prepare_tfds
 
-__all__ = ["Document", "Mixture", "Source", "Survey", "Text", "Tfds", "digested", "prepare_tfds", "read", "survey"]
+__all__ = ["Document", "Mixture", "Records", "Source", "Survey", "Text", "Tfds", "digested", "prepare_tfds", "read", "survey"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Mixture:
         require(good, f"data.source.weights is {self.weights}; each needs to be above 0: pass --data.source.weights, or leave the source out.")
 
 
-Source = Text | Tfds | Mixture
+Source = Text | Records | Tfds | Mixture
 
 
 def read(source: Source, pass_over: Callable[[str], Any] = str) -> Iterator[Document]:
@@ -52,6 +53,8 @@ def read(source: Source, pass_over: Callable[[str], Any] = str) -> Iterator[Docu
     """
     if isinstance(source, Mixture):
         return _read_mixture(source, pass_over)
+    if isinstance(source, Records):
+        return records.read(source, pass_over)
     return files.read(source, pass_over) if isinstance(source, Text) else tfds.read(source)
 
 
@@ -63,13 +66,18 @@ class Survey(NamedTuple):
     documents: int
     passed_over: tuple[str, ...]
     """Where each record lies that could not be read, and why."""
+    labels: tuple[str, ...] = ()
+    """The different answers of records, sorted, where they were asked for."""
 
 
-def survey(source: Source) -> Survey:
+def survey(source: Source, labels: bool = False) -> Survey:
     """Reads the whole source, which tells what it is."""
-    digest, bad = hashlib.sha256(), []
-    count = sum(1 for _ in digested(read(source, bad.append), digest))
-    return Survey(digest.hexdigest(), count, tuple(bad))
+    digest, bad, count, found = hashlib.sha256(), [], 0, set()
+    for document in digested(read(source, bad.append), digest):
+        count += 1
+        if labels:
+            found.add(document.text)
+    return Survey(digest.hexdigest(), count, tuple(bad), tuple(sorted(found)))
 
 
 def digested(documents: Iterable[Document], digest: Any) -> Iterator[Document]:
@@ -78,6 +86,8 @@ def digested(documents: Iterable[Document], digest: Any) -> Iterator[Document]:
         content = document.text.encode()
         digest.update(f"{document.name}\n{len(content)}\n".encode("utf-8", "surrogateescape"))
         digest.update(content)
+        if document.source is not None:
+            digest.update(f"\n{len(document.source)} {document.held_out}\n{document.source}".encode())
         yield document
 
 

@@ -1,7 +1,8 @@
 """What is predicted from what. A task says how a document is stored, and how rows of a store become a batch.
 
-Read the kinds of `Task` first; then `example` (a document on its way into a store), and `masked` and `corrupted` (a row on its
-way into a batch). Some tasks have tokens of their own, which stand behind the tokenizer's.
+Read the kinds of `Task` first; then `example` (a document on its way into a store); then `masked` and `halves` (a row on its way
+into a batch); last `asked` (a prompt on its way to an answer). Some tasks have tokens of their own, which stand behind the
+tokenizer's; where a text is answered by another, the last of them, `begin`, stands before the answer.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ from gptjax.config import require
 from gptjax.data.tokenizer import Tokenizer
 
 
+Shape = Literal["past", "all", "side"]
+"""What a prediction is made from: earlier tokens, all others, or a side text too; that is the shape of model that it needs."""
+
+
 @dataclass(frozen=True)
 class LanguageModel:
     """Each token is predicted from those before it."""
@@ -24,8 +29,7 @@ class LanguageModel:
     middle: float = 0.0
     """Share of documents whose middle stands at their end, behind what follows it. Source: Bavarian et al. 2022, arXiv:2207.14255, section 3."""
 
-    reads: ClassVar[Literal["past", "all", "side"]] = "past"
-    """What a prediction is made from: earlier tokens, all others, or a side text too; that is the shape of model that it needs."""
+    reads: ClassVar[tuple[Shape, ...]] = ("past",)
 
     def __post_init__(self) -> None:
         require(0 <= self.middle <= 1, f"data.task.middle is {self.middle}; it needs a share in [0, 1].")
@@ -46,10 +50,9 @@ class MaskedLanguageModel:
     share: float = 0.15
     """Share of the tokens that are predicted."""
 
-    reads: ClassVar[Literal["past", "all", "side"]] = "all"
-    """What a prediction is made from: earlier tokens, all others, or a side text too; that is the shape of model that it needs."""
+    reads: ClassVar[tuple[Shape, ...]] = ("all",)
     extra_ids: ClassVar[int] = 1
-    """Tokens of the task\'s own."""
+    """Tokens of the task's own."""
 
     def __post_init__(self) -> None:
         require(0 < self.share < 1, f"data.task.share is {self.share}; it needs a share in (0, 1).")
@@ -57,7 +60,7 @@ class MaskedLanguageModel:
 
 @dataclass(frozen=True)
 class SpanCorruption:
-    """Spans of a row are predicted from the rest of it: an encoder reads the row with a mark for each span, a decoder writes marks and spans.
+    """Spans of a row are predicted from the rest of it: the row with a mark for each span is read, marks and spans are written.
 
     Source: Raffel et al. 2020, T5, arXiv:1910.10683, section 3.1.4, with new places in every epoch.
     """
@@ -67,10 +70,9 @@ class SpanCorruption:
     span: float = 3.0
     """Mean length of a span, in tokens."""
 
-    reads: ClassVar[Literal["past", "all", "side"]] = "side"
-    """What a prediction is made from: earlier tokens, all others, or a side text too; that is the shape of model that it needs."""
+    reads: ClassVar[tuple[Shape, ...]] = ("side", "past")
     extra_ids: ClassVar[int] = 100
-    """Tokens of the task\'s own."""
+    """Tokens of the task's own."""
 
     def __post_init__(self) -> None:
         require(0 < self.share < 1, f"data.task.share is {self.share}; it needs a share in (0, 1).")
@@ -81,33 +83,156 @@ class SpanCorruption:
         hidden = min(max(1, round(length * self.share)), length - 1)
         return hidden, max(1, min(round(hidden / self.span), hidden, length - hidden, self.extra_ids - 2))
 
-    def written(self, length: int) -> int:
-        """The most tokens that the decoder writes for a row of so many."""
+    def sizes(self, length: int) -> tuple[int, int]:
+        """The most tokens that are read, and written, for a row of so many."""
         hidden, spans = self.counts(length)
-        return hidden + spans + 1
+        return length - hidden + spans, hidden + spans + 1
 
 
-Task = LanguageModel | MaskedLanguageModel | SpanCorruption
+@dataclass(frozen=True)
+class PrefixLanguageModel:
+    """The end of a row is predicted from its beginning, which may see itself both ways; the border is elsewhere in every epoch.
+
+    Source: Raffel et al. 2020, T5, arXiv:1910.10683, sections 3.2.1 and 3.2.2.
+    """
+
+    share: float = 0.5
+    """Share of the tokens that are predicted, on average; a row's is as far above or below as it can be on both sides."""
+
+    reads: ClassVar[tuple[Shape, ...]] = ("past", "side")
+    extra_ids: ClassVar[int] = 1
+    """Tokens of the task's own."""
+
+    def __post_init__(self) -> None:
+        require(0 < self.share < 1, f"data.task.share is {self.share}; it needs a share in (0, 1).")
+
+    def bounds(self, length: int) -> tuple[int, int]:
+        """The fewest and the most tokens that are predicted of a row of so many."""
+        mean = self.share * length
+        least = max(1, round(2 * mean - length))
+        return least, max(least, min(length - 1, round(2 * mean) - 1))
+
+    def sizes(self, length: int) -> tuple[int, int]:
+        """The most tokens that are read, and written, for a row of so many."""
+        least, most = self.bounds(length)
+        return length - least, most
+
+
+@dataclass(frozen=True)
+class Denoisers:
+    """Each row is a case of one of several tasks, after a token that says of which mode: R, spans that are short and few; S, a prefix; X, spans that are
+    long (12 tokens and more) or many (30 % and more).
+
+    Source: Tay et al. 2022, UL2, arXiv:2205.05131, section 3.1 and table 1, whose seven denoisers are the default.
+    """
+
+    parts: tuple[SpanCorruption | PrefixLanguageModel, ...] = (
+        *(SpanCorruption(0.15, 3.0), SpanCorruption(0.15, 8.0), PrefixLanguageModel(0.25)),
+        *(SpanCorruption(0.5, 3.0), SpanCorruption(0.5, 8.0), SpanCorruption(0.15, 64.0), SpanCorruption(0.5, 64.0)),
+    )
+    """What is mixed."""
+    weights: tuple[float, ...] = ()
+    """How often each is drawn, up to a common factor; none draws all equally often."""
+
+    reads: ClassVar[tuple[Shape, ...]] = ("side", "past")
+    extra_ids: ClassVar[int] = SpanCorruption.extra_ids + 3
+    """Tokens of the task's own: marks of spans, then R, S and X, then `begin`."""
+
+    def __post_init__(self) -> None:
+        require(len(self.parts) > 0, "data.task.parts is empty; it needs at least one denoiser.")
+        fits = not self.weights or (len(self.weights) == len(self.parts) and all(w > 0 for w in self.weights))
+        require(fits, f"data.task.weights is {self.weights} for {len(self.parts)} parts; it needs a number above 0 for each, or none at all.")
+
+    def mode(self, part: SpanCorruption | PrefixLanguageModel) -> int:
+        """0 for R, 1 for S, 2 for X."""
+        return 1 if isinstance(part, PrefixLanguageModel) else 2 if part.span >= 12 or part.share >= 0.3 else 0
+
+    def sizes(self, length: int) -> tuple[int, int]:
+        """The most tokens that are read, and written, for a row of so many."""
+        read, written = (max(part.sizes(length)[i] for part in self.parts) for i in (0, 1))
+        return 1 + read, written
+
+
+@dataclass(frozen=True)
+class SequenceToSequence:
+    """A text is predicted from another: translation, summaries, or a label as text. It needs records of two texts (`Records`).
+
+    An encoder reads the other text; a decoder alone has it before its own, which only is predicted.
+
+    Source: Sutskever et al. 2014, arXiv:1409.3215; labels as text: Raffel et al. 2020, T5, arXiv:1910.10683, section 2.4.
+    """
+
+    reads: ClassVar[tuple[Shape, ...]] = ("side", "past")
+    extra_ids: ClassVar[int] = 1
+    """Tokens of the task's own."""
+
+
+@dataclass(frozen=True)
+class Classification:
+    """The label of a text is one of several, told from a pooled hidden state. It needs records of two texts (`Records`), of which the label is the answer."""
+
+    labels: tuple[str, ...] = ()
+    """What it can be; none is every label of the data, sorted."""
+
+    reads: ClassVar[tuple[Shape, ...]] = ("past", "all")
+
+    def __post_init__(self) -> None:
+        require(len(set(self.labels)) == len(self.labels), "data.task.labels has a label twice; name each once.")
+
+    @property
+    def extra_ids(self) -> int:
+        """Ids of the labels in a store; the model reads none of them."""
+        return len(self.labels)
+
+
+Task = LanguageModel | MaskedLanguageModel | SpanCorruption | PrefixLanguageModel | Denoisers | SequenceToSequence | Classification
+Halved = SpanCorruption | PrefixLanguageModel | Denoisers
+"""Tasks that make of a row a text that is read and one that is written."""
+
+
+def answers(task: Task) -> bool:
+    """A text is answered by another, so that a decoder alone reads both in one row, with `begin` between them."""
+    return isinstance(task, Halved | SequenceToSequence)
+
+
+def writes(task: Task) -> bool:
+    """A model that learned it can write something of use from a prompt."""
+    return isinstance(task, LanguageModel | PrefixLanguageModel | Denoisers | SequenceToSequence)
+
+
+def vocabulary(task: Task, tokenizer: Tokenizer) -> int:
+    """How many ids the model needs to know."""
+    return tokenizer.vocab_size + (0 if isinstance(task, Classification) else task.extra_ids)
+
+
+# --- documents on their way into a store -------------------------------------------------------------------------
 
 
 class Example(NamedTuple):
-    """One document as ids [n]: every id but the first is predicted from those before it."""
+    """One document as ids [n]: every id but the first is predicted from those before it.
+
+    Of records: what is read, `begin` and the answer with its end; or the text and its label's id.
+    """
 
     ids: np.ndarray
 
 
-def example(task: Task, ids: np.ndarray, tokenizer: Tokenizer) -> Example:
+def example(task: Task, ids: np.ndarray, tokenizer: Tokenizer, answered: np.ndarray | str | None = None) -> Example:
     """The whole text between two end-of-document ids: the first says that a document begins, the last is learned as its end.
 
     A tokenizer without an end-of-document id leaves the text bare.
+
+    Args:
+      answered: of records, what `ids` are the source of: ids, or a label.
     """
+    if isinstance(task, SequenceToSequence):
+        return Example(np.concatenate([ids, [tokenizer.vocab_size], answered, [tokenizer.end_of_document]]).astype(np.int32))
     if isinstance(task, LanguageModel):
         ids = ids[::-1] if task.backward else ids
         ids = _middle_last(ids, tokenizer.vocab_size) if task.middle and _draw(ids).random() < task.middle else ids
-    if tokenizer.end_of_document is None:
-        return Example(ids)
-    end = np.asarray([tokenizer.end_of_document], np.int32)
-    return Example(np.concatenate([end, ids, end]))
+    end = np.asarray([] if tokenizer.end_of_document is None else [tokenizer.end_of_document], np.int32)
+    label = [tokenizer.vocab_size + task.labels.index(answered)] if isinstance(task, Classification) else []
+    return Example(np.concatenate([end, ids, end, label]).astype(np.int32))
 
 
 def _middle_last(ids: np.ndarray, first_extra: int) -> np.ndarray:
@@ -137,14 +262,36 @@ def masked(task: MaskedLanguageModel, ids: np.ndarray, real: np.ndarray, vocab_s
     return shown, chosen
 
 
+def halves(task: Halved, ids: np.ndarray, vocab_size: int, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """What is read of a row, and what is written.
+
+    Args:
+      vocab_size: of the tokenizer; the task's own ids begin here.
+    """
+    if isinstance(task, Denoisers):
+        odds = np.asarray(task.weights or [1.0] * len(task.parts))
+        part = task.parts[draw.choice(len(odds), p=odds / odds.sum())]
+        read, written = halves(part, ids, vocab_size, draw)
+        return np.concatenate([[_mode_id(vocab_size, task.mode(part))], read]).astype(np.int32), written
+    if len(ids) < 2:
+        return ids, ids[:0]
+    if isinstance(task, SpanCorruption):
+        return corrupted(task, ids, vocab_size, draw)
+    least, most = task.bounds(len(ids))
+    border = len(ids) - int(draw.integers(least, most + 1))
+    return ids[:border], ids[border:]
+
+
+def _mode_id(vocab_size: int, mode: int) -> int:
+    return vocab_size + SpanCorruption.extra_ids - 1 + mode  # marks of spans are before; `begin` is behind
+
+
 def corrupted(task: SpanCorruption, ids: np.ndarray, vocab_size: int, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """What the encoder reads of a row, and what the decoder writes.
+    """What is read of a row of at least two tokens, and what is written.
 
     Args:
       vocab_size: of the tokenizer; ids from here on mark spans.
     """
-    if len(ids) < 2:
-        return ids, ids[:0]
     hidden, spans = task.counts(len(ids))
     borders = np.cumsum(np.stack([_parts(len(ids) - hidden, spans, draw), _parts(hidden, spans, draw)], axis=1).reshape(-1))
     pieces, marks = np.split(ids, borders[:-1]), vocab_size + np.arange(spans + 1, dtype=np.int32)
@@ -157,3 +304,19 @@ def _parts(total: int, count: int, draw: np.random.Generator) -> np.ndarray:
     """`total` in `count` parts of at least one, all divisions equally likely."""
     cuts = np.sort(draw.choice(total - 1, count - 1, replace=False)) + 1 if count > 1 else np.zeros(0, int)
     return np.diff(np.concatenate([[0], cuts, [total]]))
+
+
+# --- prompts on their way to an answer ---------------------------------------------------------------------------
+
+
+def asked(task: Task, ids: list[int], tokenizer: Tokenizer, beside: bool) -> tuple[list[int], list[int]]:
+    """What an encoder reads of a prompt, and what a decoder has read when it begins to write.
+
+    Args:
+      beside: there is an encoder.
+    """
+    if not answers(task):
+        return [], ids if tokenizer.end_of_document is None else [tokenizer.end_of_document, *ids]
+    read = [_mode_id(tokenizer.vocab_size, 1), *ids] if isinstance(task, Denoisers) else ids
+    begin = [tokenizer.vocab_size + task.extra_ids - 1]
+    return (read, begin) if beside else ([], [*read, *begin])

@@ -7,6 +7,7 @@
 from gptjax.generate.chain import ORDER, Sampling, Shaping, choose, draw, neutral, shape
 from gptjax.generate.decode import Decoding, Generated, branch, decode, extend, generate, prefill, step, stream
 from gptjax.generate.history import History
+from gptjax.generate.labels import Labelled, classify
 from gptjax.generate.likelihood import token_logprobs
 from gptjax.generate.rerank import chrf, minimum_risk
 from gptjax.generate.settings import GenerateConfig, SampleConfig
@@ -39,6 +40,7 @@ __all__ = [
     "GenerateConfig",
     "Generated",
     "History",
+    "Labelled",
     "Prefix",
     "SampleConfig",
     "Sampling",
@@ -47,6 +49,7 @@ __all__ = [
     "branch",
     "choose",
     "chrf",
+    "classify",
     "complete",
     "completions",
     "decode",

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from gptjax import model
 from gptjax.arrays import Array, Float, Int, Keys, Params
 from gptjax.generate.chain import ORDER, Sampling, shape, token_keys
-from gptjax.generate.decode import Text, append, begin, within, writing
+from gptjax.generate.decode import Text, append, begin, read_before_answer, within, writing
 from gptjax.generate.history import History
 from gptjax.model import Cache, ModelConfig
 
@@ -51,13 +51,15 @@ def open_contrast(
     slots: int,
     candidates: int,
     alternatives: int = 0,
+    side: Any = None,
 ) -> Contrasting:
     """Reads ragged prompts into new rows, and keeps every hidden state."""
     rows, width = prompt.shape
     state = begin(config, rows, slots, alternatives)
     place = jnp.arange(width)[None]
     known = place < lengths[:, None]
-    out = model.forward(config, params, prompt, positions=jnp.where(known, place, -1), cache=state.cache)
+    cache = state.cache._replace(memory=model.encode(config, params, side))
+    out = model.forward(config, params, prompt, positions=jnp.where(known, place, -1), cache=cache, prefix=read_before_answer(known, lengths))
     last = jnp.take_along_axis(out.hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
     ids = state.text.history.ids.at[:, :width].set(prompt)
     seen = jnp.zeros((rows, slots, config.width)).at[:, :width].set(_direction(out.hidden))

@@ -80,7 +80,7 @@ def begin_alternatives(rows: int, slots: int, count: int) -> tuple[Int[Array, "B
 def read(config: ModelConfig, params: Params, state: Decoding, tokens: Int[Array, "B T"], lengths: Int[Array, " B"], limit: Int[Array, " B"]) -> Decoding:
     """Adds tokens (padded at the right) to each row; what is written from here on is a new answer of at most `limit` tokens.
 
-    Long input is read in parts of `CHUNK` tokens.
+    Long input is read in parts of `CHUNK` tokens; a prefix LM, whose tokens see each other, reads it whole, into rows that are new.
     """
     ids, _, length, _ = state.text.history
     rows, width = tokens.shape
@@ -90,12 +90,15 @@ def read(config: ModelConfig, params: Params, state: Decoding, tokens: Int[Array
     length = length + lengths
     first = state.cache.lengths
 
-    def part(cache: Cache, i: Array) -> tuple[Cache, None]:
-        positions = first[:, None] + i * CHUNK + jnp.arange(min(width, CHUNK))[None]
-        known = jnp.take_along_axis(ids, jnp.minimum(positions, ids.shape[1] - 1), axis=1)
-        return model.forward(config, params, known, positions=jnp.where(positions < length[:, None] - 1, positions, -1), cache=cache).cache, None
+    most = width if config.prefix_lm else CHUNK
 
-    parts = -(-width // CHUNK)
+    def part(cache: Cache, i: Array) -> tuple[Cache, None]:
+        positions = first[:, None] + i * most + jnp.arange(min(width, most))[None]
+        known = jnp.take_along_axis(ids, jnp.minimum(positions, ids.shape[1] - 1), axis=1)
+        where, prefix = jnp.where(positions < length[:, None] - 1, positions, -1), read_before_answer(positions, length)
+        return model.forward(config, params, known, positions=where, cache=cache, prefix=prefix).cache, None
+
+    parts = -(-width // most)
     cache = part(state.cache, jnp.int32(0))[0] if parts == 1 else jax.lax.scan(part, state.cache, jnp.arange(parts))[0]
     text = state.text._replace(history=History(ids, length, length), limit=limit, finished=limit <= 0, stopped=jnp.zeros_like(state.text.stopped))
     return state._replace(text=text, cache=cache)
@@ -117,6 +120,11 @@ def prefill(
     state = begin(config, prompt.shape[0], slots, alternatives)
     state = state._replace(cache=state.cache._replace(memory=model.encode(config, params, side)))
     return read(config, params, state, prompt, lengths, limit)
+
+
+def read_before_answer(positions: Array, length: Int[Array, " B"]) -> Int[Array, "B T"]:
+    """How many tokens of each row a prefix LM lets see each other: all but the last, which begins the answer."""
+    return jnp.broadcast_to(length[:, None] - 1, positions.shape)
 
 
 extend = jax.jit(read, static_argnames="config", donate_argnames="state")

@@ -16,6 +16,8 @@ import numpy as np
 
 from gptjax.arrays import Keys
 from gptjax.config import require
+from gptjax.data import Side
+from gptjax.data.tasks import LanguageModel, Task, answers, asked, writes
 from gptjax.data.tokenizer import Tokenizer
 from gptjax.generate.chain import Sampling, Shaping
 from gptjax.generate.constrain import compiled, join
@@ -33,6 +35,9 @@ class Ask(NamedTuple):
     negative: list[int]
     """Ids of the negative prompt, if there is guidance."""
     settings: GenerateConfig
+    side: list[int] = []
+    """What an encoder reads; then `ids` only begin the answer."""
+    negative_side: list[int] = []
 
 
 class Pack(NamedTuple):
@@ -56,6 +61,8 @@ class Pack(NamedTuple):
     slots: int
     alternatives: int
     vocabulary: np.ndarray
+    side: Side | None = None
+    """What an encoder reads for each of the P prompts."""
 
     @property
     def settings(self) -> GenerateConfig:
@@ -77,31 +84,42 @@ def ask(
     prompts: Sequence[str],
     settings: SampleConfig | Sequence[SampleConfig],
     prefix: Sequence[int] | None = None,
+    task: Task = LanguageModel(),  # noqa: B008 it is frozen
 ) -> list[Ask]:
     """Encodes prompts; each begins with the end-of-document id, as documents do in training, or with the prefix.
 
     Args:
       settings: one for all prompts, or one for each.
+      task: what the model has learned; where texts are answered, the prompt is what is answered.
 
     Raises:
       ConfigError: a prompt is empty and the tokenizer knows no document border, a prompt fills the whole context, a setting is
-        beyond the vocabulary, settings can't be in one batch, or the model has an encoder.
+        beyond the vocabulary, settings can't be in one batch, or the model does not write.
     """
-    require(config.continues, "this model has an encoder: it fills in what is hidden, and does not go on with a text.")
+    require(not config.classes, "this model tells labels and does not go on with a text; `classify` gives them.")
+    able = config.causal and writes(task) and (answers(task) or config.continues)
+    require(able, "this model fills in what is hidden, and does not go on with a text.")
+    require(prefix is None or not answers(task), "a model that answers texts reads each of them whole, so that none can be shared; leave the prefix away (--prefix).")
     several = [settings] * len(prompts) if isinstance(settings, SampleConfig) else list(settings)
     require(len(several) == len(prompts), f"there are {len(prompts)} prompts and {len(several)} settings; give one for all, or one for each.")
     full = [s if isinstance(s, GenerateConfig) else GenerateConfig(**dataclasses.asdict(s)) for s in several]
     for s in full:
         _check_together(full[0], s)
         _check_ids(s, tokenizer.vocab_size)
-    begin, before = _begin(tokenizer), len(prefix or ())
-    spell = lambda text: tokenizer.encode(text).tolist()
-    start = begin if prefix is None else []
-    asks = [Ask(p, start + spell(p), begin + spell(s.negative_prompt) if s.guidance != 1 else [], s) for p, s in zip(prompts, full, strict=True)]
+    before, beside = len(prefix or ()), config.encoder_layers > 0
+    spell = lambda text: asked(task, tokenizer.encode(text).tolist(), tokenizer, beside)
+    asks = []
+    for p, s in zip(prompts, full, strict=True):
+        side, ids = spell(p) if prefix is None else ([], tokenizer.encode(p).tolist())
+        negative_side, negative = spell(s.negative_prompt) if s.guidance != 1 else ([], [])
+        asks.append(Ask(p, ids, negative, s, side, negative_side))
     for one in asks:
-        _check_room(config, "prompt", before + len(one.ids))
-        if one.settings.guidance != 1:
-            _check_room(config, "negative prompt", len(one.negative))
+        require(bool(one.prompt) or not answers(task), "the prompt is empty, and this model answers texts; give one (--prompt TEXT).")
+        hidden = one.settings.prompt_logprobs and (beside or config.prefix_lm)
+        require(not hidden, "prompt_logprobs are of prompts that are read one token after another, and this model's are not (--prompt-logprobs False).")
+        for name, side, ids in (("prompt", one.side, one.ids), *((("negative prompt", one.negative_side, one.negative),) if one.settings.guidance != 1 else ())):
+            _check_room(config, name, (before if name == "prompt" else 0) + len(ids))
+            require(len(side) <= config.context, f"a {name} has {len(side)} tokens and the encoder reads {config.context}; shorten it.")
     return asks
 
 
@@ -156,7 +174,7 @@ def pack(config: ModelConfig, tokenizer: Tokenizer, asks: list[Ask], size: int, 
     slots = config.context if prefix is not None else bucket(int((lengths + limits).max()), config.context)
     limits[len(asks) :] = 0
     settings = [a.settings for a in filled]
-    seeds = [(a.settings.seed, zlib.crc32(np.asarray([*before, *a.ids], np.int32).tobytes())) for a in filled]
+    seeds = [(a.settings.seed, zlib.crc32(np.asarray([*before, *a.side, *a.ids], np.int32).tobytes())) for a in filled]
     top = max(s.top_logprobs for s in settings)
     rows = lambda tree: jax.tree.map(lambda leaf: np.repeat(leaf, each, axis=0), tree)
     return Pack(
@@ -172,7 +190,17 @@ def pack(config: ModelConfig, tokenizer: Tokenizer, asks: list[Ask], size: int, 
         slots,
         bucket(top, config.vocabulary, least=8) if top else 0,
         np.int32(tokenizer.vocab_size),
+        side_of(config, [a.side for a in filled]),
     )
+
+
+def side_of(config: ModelConfig, texts: list[list[int]]) -> Side | None:
+    """Texts as an encoder reads them, in a width that batches share; none without an encoder."""
+    if not config.encoder_layers:
+        return None
+    tokens = padded(texts, config.context)
+    place, lengths = np.arange(tokens.shape[1], dtype=np.int32)[None], np.asarray(list(map(len, texts)))[:, None]
+    return Side(tokens, np.where(place < lengths, place, np.int32(-1)))
 
 
 @jax.jit

@@ -15,7 +15,7 @@ import numpy as np
 from gptjax.arrays import Params
 from gptjax.generate.contrastive import Contrast, contrast, open_contrast
 from gptjax.generate.decode import Decoding, Text, begin_alternatives, branch, bucket, decode, extend, guided, padded, prefill
-from gptjax.generate.request import Pack
+from gptjax.generate.request import Pack, side_of
 from gptjax.generate.search import EARLY, Answers, Comparison, answers, search, spread
 from gptjax.generate.speculative import Setting, Speculating, speculate
 from gptjax.model import ModelConfig
@@ -70,7 +70,8 @@ def open_writer(config: ModelConfig, params: Params, pack: Pack, prefix: Prefix 
     if s.contrastive_alpha > 0:
         settings = Contrast(pack.column("contrastive_alpha", np.float32), pack.column("top_k", np.int32))
         candidates = bucket(int(settings.count.max()), config.vocabulary, least=4)
-        state = open_contrast(config, params, pack.tokens, pack.lengths, pack.limits, slots=pack.slots, candidates=candidates, alternatives=pack.alternatives)
+        wide = dict(slots=pack.slots, candidates=candidates, alternatives=pack.alternatives, side=pack.side)
+        state = open_contrast(config, params, pack.tokens, pack.lengths, pack.limits, **wide)
         state = state._replace(text=_constrained(state.text, pack))
         return Writer(state, lambda state, until: contrast(config, params, state, *fixed, settings, pack.stop, until, pack.vocabulary, s.order))
     state = _for_rows(_read(config, params, pack, prefix), pack)
@@ -102,7 +103,7 @@ def best_answers(config: ModelConfig, params: Params, pack: Pack, prefix: Prefix
 def _read(config: ModelConfig, params: Params, pack: Pack, prefix: Prefix | None) -> Decoding:
     """A row for each prompt, read after the prefix, which is not read again."""
     if prefix is None:
-        return prefill(config, params, pack.tokens, pack.lengths, pack.limits, slots=pack.slots, alternatives=pack.alternatives)
+        return prefill(config, params, pack.tokens, pack.lengths, pack.limits, slots=pack.slots, alternatives=pack.alternatives, side=pack.side)
     state = branch(prefix.state, np.zeros(len(pack.lengths), np.int32))
     if pack.alternatives:
         state = state._replace(text=state.text._replace(alternatives=begin_alternatives(*state.text.history.ids.shape, pack.alternatives)))
@@ -114,7 +115,8 @@ def _read_negative(config: ModelConfig, params: Params, pack: Pack) -> Decoding:
     known = [ask.negative or ask.ids for ask in pack.asks]  # a request without guidance is moved away from nothing
     lengths = np.asarray(list(map(len, known)), np.int32)
     slots = bucket(int((lengths + pack.limits).max()), config.context)
-    return _for_rows(prefill(config, params, padded(known, config.context), lengths, pack.limits, slots=slots), pack)
+    side = side_of(config, [ask.negative_side or ask.side for ask in pack.asks])
+    return _for_rows(prefill(config, params, padded(known, config.context), lengths, pack.limits, slots=slots, side=side), pack)
 
 
 def _constrained(text: Text, pack: Pack) -> Text:

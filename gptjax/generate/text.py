@@ -16,6 +16,7 @@ import numpy as np
 
 from gptjax.arrays import Params
 from gptjax.config import ConfigError, require
+from gptjax.data.tasks import LanguageModel, Task, answers
 from gptjax.data.tokenizer import Tokenizer
 from gptjax.generate.decode import Generated, padded, written
 from gptjax.generate.likelihood import token_logprobs
@@ -64,6 +65,7 @@ def completions(
     *,
     prefix: Prefix | None = None,
     draft: Draft | None = None,
+    task: Task = LanguageModel(),  # noqa: B008 it is frozen
     batch: int = 8,
     watch: Callable[[int], None] | None = None,
 ) -> Iterator[Completion]:
@@ -73,6 +75,7 @@ def completions(
       settings: one for all prompts, or one for each.
       prefix: from `shared_prefix`; the prompts go on from it.
       draft: a smaller model that guesses for this one: faster, and the same law.
+      task: what the model has learned: to go on with a prompt, or to answer it.
       batch: rows that are computed together. The texts do not depend on it.
       watch: is told every few tokens how many there are.
 
@@ -81,7 +84,7 @@ def completions(
     """
     if not prompts:
         return
-    asks = ask(config, tokenizer, prompts, settings, prefix and prefix.ids)
+    asks = ask(config, tokenizer, prompts, settings, prefix and prefix.ids, task)
     _check_draft(config, draft, prefix, asks)
     size, before = together(asks, batch), 0
     for i in range(0, len(asks), size):
@@ -100,6 +103,7 @@ def stream_text(
     *,
     prefix: Prefix | None = None,
     draft: Draft | None = None,
+    task: Task = LanguageModel(),  # noqa: B008 it is frozen
     watch: Callable[[int], None] | None = None,
 ) -> Iterator[str | Completion]:
     """Gives pieces of the text as they are written, each valid UTF-8, and at the end the whole `Completion`.
@@ -109,7 +113,7 @@ def stream_text(
     Raises:
       ConfigError: what `complete` refuses, or settings that need more than one answer.
     """
-    asks = ask(config, tokenizer, [prompt], settings, prefix and prefix.ids)
+    asks = ask(config, tokenizer, [prompt], settings, prefix and prefix.ids, task)
     _check_draft(config, draft, prefix, asks)
     only = answers_each(asks[0].settings) == 1
     require(only, "beams, several samples and best_of can't be streamed; leave them away (--beams 1 --num-samples 1 --best-of 0), or use --json.")
@@ -131,13 +135,14 @@ async def astream_text(*args: Any, **kwargs: Any) -> AsyncIterator[str | Complet
         yield piece
 
 
-def shared_prefix(config: ModelConfig, params: Params, tokenizer: Tokenizer, text: str) -> Prefix:
+def shared_prefix(config: ModelConfig, params: Params, tokenizer: Tokenizer, text: str, task: Task = LanguageModel()) -> Prefix:  # noqa: B008 it is frozen
     """Reads a text that many prompts begin with, once. Its tokens are its own: none reaches from it into a prompt.
 
     Raises:
       ConfigError: it fills the context, or is nothing at all.
     """
-    (one,) = ask(config, tokenizer, [text], SampleConfig())
+    (one,) = ask(config, tokenizer, [text], SampleConfig(), task=task)
+    require(not answers(task), "a model that answers texts reads each of them whole, so that none can be shared; leave the prefix away (--prefix).")
     return read_prefix(config, params, one.ids)
 
 

@@ -5,7 +5,7 @@ from gptjax.model.config import Experts, Latent, Layer, LinearScaling, Llama3Sca
 from gptjax.model.cost import flops_per_token
 from gptjax.model.moe import rebalanced
 from gptjax.model.presets import bert, deepseek, gemma, gpt2, gpt3, llama, mistral, mixtral, olmo, preset, qwen, small, smollm, t5, vaswani
-from gptjax.model.transformer import Output, axes, encode, forward, init, unembed
+from gptjax.model.transformer import Output, axes, classify, encode, forward, init, look_ahead, unembed
 
 __all__ = [
     "Cache",
@@ -21,6 +21,7 @@ __all__ = [
     "YarnScaling",
     "axes",
     "bert",
+    "classify",
     "deepseek",
     "empty_cache",
     "encode",
@@ -32,6 +33,7 @@ __all__ = [
     "gpt3",
     "init",
     "llama",
+    "look_ahead",
     "mistral",
     "mixtral",
     "olmo",

@@ -104,6 +104,8 @@ def _lacks(implementation: str, config: ModelConfig, length: int, layer: Layer) 
         case "causal_blocks":
             if not config.causal:
                 return "an encoder, whose tokens see later ones"
+            if config.prefix_lm:
+                return "a prefix LM, whose prefix sees later tokens"
             divides = length % BLOCKS == 0 and length >= BLOCKS
             return None if divides else f"{length} queries, which are not a multiple of {BLOCKS}"
         case "splash":

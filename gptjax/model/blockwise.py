@@ -86,7 +86,7 @@ def _forward(how: Scoring, rate: float, given: Given) -> tuple[Array, Any]:
         else:
             most, total = jnp.broadcast_to(given.sink.astype(jnp.float32).reshape(1, *groups, 1), shape), jnp.ones(shape)
         begin = (most, total, jnp.zeros((*shape, given.v.shape[-1])))
-        most, total, mixed = jax.lax.fori_loop(_first_block(how, i, size), i + 1 if how.causal else count, add, begin)
+        most, total, mixed = jax.lax.fori_loop(_first_block(how, i, size), i + 1 if _looks_back(how, given) else count, add, begin)
         return _to_heads(mixed / total[..., None]).astype(given.v.dtype), most + jnp.log(total)
 
     out, normaliser = jax.lax.map(row_of_blocks, jnp.arange(count))
@@ -119,7 +119,7 @@ def _backward(how: Scoring, rate: float, kept: Any, d_out: Array) -> tuple[Given
             return dq.at[i].add(part_q), dk.at[j].add(part_k), dv.at[j].add(part_v), jax.tree.map(jnp.add, d_table, part_table)
 
         *sums, d_sink = sums
-        sums = jax.lax.fori_loop(_first_block(how, i, size), i + 1 if how.causal else count, add, tuple(sums))
+        sums = jax.lax.fori_loop(_first_block(how, i, size), i + 1 if _looks_back(how, given) else count, add, tuple(sums))
         if given.sink is not None:
             to_nobody = jnp.exp(given.sink.reshape(1, *groups, 1) - normaliser[i])
             d_sink = d_sink - (to_nobody * meant).sum((0, 3)).reshape(-1)
@@ -136,9 +136,14 @@ _attend.defvjp(_forward, _backward)
 
 def _scores(how: Scoring, given: Given, i: Array, j: Array, q: Array, k: Array, table: Array | None) -> Float[Array, "B K G t s"]:
     """Scores of the keys of block j for the queries of block i."""
-    queries, keys, query_segments, key_segments = given.sight
-    sight = Sight(queries[i], keys[j], *(None if x is None else x[n] for x, n in ((query_segments, i), (key_segments, j))))
+    queries, keys, query_segments, key_segments, prefixes = given.sight
+    sight = Sight(queries[i], keys[j], *(None if x is None else x[n] for x, n in ((query_segments, i), (key_segments, j), (prefixes, i))))
     return scores(q, k, sight, how, table)
+
+
+def _looks_back(how: Scoring, given: Given) -> bool:
+    """No query sees a key that stands after it."""
+    return how.causal and given.sight.prefixes is None
 
 
 def _first_block(how: Scoring, i: Array, size: int) -> Int[Array, ""]:

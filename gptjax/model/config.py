@@ -187,6 +187,8 @@ class ModelConfig:
     """Blocks of an encoder that reads a side text, to which each of the `num_layers` blocks attends; 0 is none."""
     causal: bool = True
     """Tokens see those before them; false is an encoder (BERT), whose tokens see all of their text and which does not write."""
+    prefix_lm: bool = False
+    """The tokens of a decoder's prefix see all of it, as in an encoder; what follows sees what is before it (prefix LM)."""
     num_heads: int = 4
     """Number of query heads."""
     num_kv_heads: int | None = None
@@ -251,6 +253,12 @@ class ModelConfig:
     """Hidden states pass a linear layer, the MLP's nonlinearity and a norm before the output (BERT)."""
     logit_bias: bool = False
     """Each token's logit has a learned bias (BERT)."""
+    classes: int | None = None
+    """Number of classes that a linear head tells apart, in the place of an output over tokens; none predicts tokens. The task sets it."""
+    pool: Literal["mean", "first", "last"] = "mean"
+    """Which hidden state of a text the classes are told from: the mean of all, that of its first token (BERT) or of its last (GPT)."""
+    ahead: int = 0
+    """Further tokens that are predicted besides the next one in training, each by a block of its own on the final hidden states; decoding does without."""
     logit_scale: float = 1.0
     """Hidden states are multiplied by it before the output; T5 has 1/√width."""
     embedding_dropout: float = 0.0
@@ -323,9 +331,14 @@ class ModelConfig:
             "model.encoder_layers makes an encoder beside a decoder: it goes without experts, latent and parallel, and with causal.",
         )
         require(
-            self.causal or all(layer.sees in ("all", "window", "chunk") for layer in self.stack),
-            "a strided or fixed layer looks back only; with --model.no-causal a layer sees all, a window or a chunk.",
+            (self.causal and not self.prefix_lm) or all(layer.sees in ("all", "window", "chunk") for layer in self.stack),
+            "a strided or fixed layer looks back only; with --model.causal False or prefix_lm a layer sees all, a window or a chunk.",
         )
+        require(not self.prefix_lm or self.continues, "model.prefix_lm is for a decoder alone: it goes without encoder_layers, and with causal.")
+        require(self.ahead >= 0, f"model.ahead is {self.ahead}; it needs 0 or more tokens.")
+        require(not self.ahead or self.continues, "model.ahead is for a decoder alone: it goes without encoder_layers, and with causal.")
+        require(self.classes is None or self.classes >= 2, f"model.classes is {self.classes}; it needs at least 2, or null.")
+        require(not self.classes or not (self.encoder_layers or self.ahead), "model.classes is for a decoder or an encoder alone, which predicts nothing else.")
         require(
             not self.head_transform or not self.gated,
             f"model.head_transform is one linear layer and {self.activation!r} is gated; use an activation such as gelu_exact.",
@@ -354,6 +367,11 @@ class ModelConfig:
         """The layers in order."""
         repeats = -(-self.num_layers // len(self.pattern))
         return (*self.first, *self.pattern * repeats)[: self.num_layers]
+
+    @property
+    def ahead_layer(self) -> Layer:
+        """What the blocks of `ahead` are like: the last layer, without experts."""
+        return dataclasses.replace(self.stack[-1], dense=True)
 
     @property
     def continues(self) -> bool:

@@ -18,9 +18,20 @@ def flops_per_token(config: ModelConfig, length: int, *, training: bool = True) 
     Source: Chowdhery et al. 2022, PaLM, arXiv:2204.02311, appendix B, with attention at what is seen.
     """
     attention = sum(products_per_key(config) * seen(layer, length, config.causal) for layer in config.stack)
+    if config.ahead and training:
+        return flops_per_token(_without_ahead(config), length) + config.ahead * flops_per_token(_ahead_alone(config), length)
     if config.encoder_layers:
         attention += products_per_key(config) * length * (config.num_layers + config.encoder_layers)
     return (3 if training else 1) * 2.0 * (products_per_token(config) + attention)
+
+
+def _without_ahead(config: ModelConfig) -> ModelConfig:
+    return dataclasses.replace(config, ahead=0)
+
+
+def _ahead_alone(config: ModelConfig) -> ModelConfig:
+    """A block that predicts a further token, with the output."""
+    return dataclasses.replace(config, ahead=0, num_layers=1, pattern=(config.ahead_layer,), first=(), experts=None)
 
 
 def products_per_token(config: ModelConfig) -> int:
@@ -41,6 +52,8 @@ def products_per_token(config: ModelConfig) -> int:
 
 
 def _output(config: ModelConfig) -> int:
+    if config.classes:
+        return config.width * config.classes
     return config.width * config.vocabulary + (config.width**2 if config.head_transform else 0)
 
 

@@ -15,10 +15,10 @@ def by_distance(kind: str, table: Float[Array, "..."], distance: Int[Array, "B T
     Args:
       kind: `alibi`, with each head's slope [N] as table, or `t5`, with each bucket's and head's bias [buckets N].
       farthest: the distance from which all are one bucket to T5.
-      causal: no key is ahead; otherwise half of T5's buckets are for those.
+      causal: no key is ahead, or, within a prefix, as near as the token itself to T5; otherwise half of T5's buckets are for those.
     """
     if kind == "alibi":
-        return -table[None, :, None, None] * (distance if causal else jnp.abs(distance)).astype(jnp.float32)[:, None]
+        return -table[None, :, None, None] * jnp.abs(distance).astype(jnp.float32)[:, None]
     if causal:
         return jnp.moveaxis(table[bucket(distance, table.shape[0], farthest)], -1, 1)
     half = table.shape[0] // 2

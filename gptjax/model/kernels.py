@@ -18,6 +18,7 @@ def splash_lacks(config: ModelConfig, length: int, layer: Layer) -> str | None:
     lacks = {
         f"{length} queries, which are not a multiple of 128": length % 128 != 0,
         "an encoder, whose tokens see later ones": not config.causal,
+        "a prefix LM, whose prefix sees later tokens": config.prefix_lm,
         f"a layer that sees {layer.sees!r}": layer.sees not in ("all", "window"),
         "a window with sinks": layer.sinks > 0,
         "biases by distance": config.positions_in(layer) in ("alibi", "t5"),
@@ -73,6 +74,7 @@ def cudnn_lacks(config: ModelConfig, length: int, layer: Layer) -> str | None:
     lacks = {
         f"{config.compute} compute": config.compute != "bfloat16",
         "an encoder, whose tokens see later ones": not config.causal,
+        "a prefix LM, whose prefix sees later tokens": config.prefix_lm,
         f"heads of {config.heads}, which are not a multiple of 8 up to 128": config.heads % 8 != 0 or config.heads > 128,
         f"{length} queries, an odd number": length % 2 != 0,
         f"a layer that sees {layer.sees!r}": layer.sees not in ("all", "window"),

@@ -20,12 +20,15 @@ class Sight(NamedTuple):
     in an encoder, and where a decoder looks at one, also those after it.
 
     A key at position −1 is nobody: nothing sees it. Without segments all tokens of a row are one segment.
+
+    In a prefix LM, a query among the first `prefixes` of its piece sees all of these.
     """
 
     queries: Int[Array, "B T"]
     keys: Int[Array, "B S"]
     query_segments: Int[Array, "B T"] | None = None
     key_segments: Int[Array, "B S"] | None = None
+    prefixes: Int[Array, "B T"] | None = None
 
 
 def visible(sight: Sight, layer: Layer = Layer(), causal: bool = True) -> Bool[Array, "B T S"]:
@@ -34,11 +37,12 @@ def visible(sight: Sight, layer: Layer = Layer(), causal: bool = True) -> Bool[A
     Args:
       causal: only keys at the query's own position or before.
 
-    Sources: windows: Beltagy et al. 2020, Longformer, arXiv:2004.05150; strided and fixed (the two halves of each in one head):
+    Sources: prefixes: Raffel et al. 2020, T5, arXiv:1910.10683, section 3.2.1; windows: Beltagy et al. 2020, Longformer, arXiv:2004.05150; strided and fixed (the two halves of each in one head):
     Child et al. 2019, Sparse Transformers, arXiv:1904.10509, section 4; sinks: Xiao et al. 2023, arXiv:2309.17453.
     """
     query, key = sight.queries[:, :, None], sight.keys[:, None, :]
-    seen = (key <= query) & (key >= 0) if causal else (key >= 0) & jnp.ones_like(query, bool)
+    last = query if sight.prefixes is None else jnp.maximum(query, jnp.where(query < sight.prefixes[:, :, None], sight.prefixes[:, :, None] - 1, -1))
+    seen = (key <= last) & (key >= 0) if causal else (key >= 0) & jnp.ones_like(query, bool)
     if sight.query_segments is not None and sight.key_segments is not None:
         seen &= sight.query_segments[:, :, None] == sight.key_segments[:, None, :]
     span = layer.span

@@ -4,6 +4,8 @@ Linen lives behind them. Parameters are one tree for every way of running it:
 
     embedding/embedding [V D]   positions/embedding [context D]   distances/bias [buckets N]   layers/… [L …]   norm/…   head/kernel [D V]
 
+A classifier has classes/kernel [D classes] and classes/bias instead of an output; blocks that predict further tokens are stacked in ahead/….
+
 An encoder beside a decoder has positions, distances, layers and norm of its own below `encoder`. Where only
 some layers have experts, the two kinds are stacked apart: layers/dense/… and layers/sparse/….
 """
@@ -27,9 +29,9 @@ from gptjax.model.config import Layer, ModelConfig
 from gptjax.model.distances import slopes
 from gptjax.model.layers import Linear, activate, dropout, norm
 from gptjax.model.sight import Sight
-from gptjax.model.stack import init_stack, run, scanned
+from gptjax.model.stack import Block, init_stack, run, scanned
 
-__all__ = ["Cache", "Memory", "Output", "axes", "empty_cache", "encode", "forward", "init", "scanned", "unembed"]
+__all__ = ["Cache", "Memory", "Output", "axes", "classify", "empty_cache", "encode", "forward", "init", "look_ahead", "scanned", "unembed"]
 
 
 class Output(NamedTuple):
@@ -55,8 +57,8 @@ def axes(config: ModelConfig) -> Axes:
     names = jax.tree.map(lambda box: box.names, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
 
     def stacked(tree: Axes) -> Axes:
-        layers = jax.tree.map(lambda n: ("layers", *n), tree["layers"], is_leaf=lambda leaf: isinstance(leaf, tuple))
-        return tree | {"layers": layers} | ({"encoder": stacked(tree["encoder"])} if "encoder" in tree else {})
+        stacks = {name: jax.tree.map(lambda n: ("layers", *n), tree[name], is_leaf=lambda leaf: isinstance(leaf, tuple)) for name in ("layers", "ahead") if name in tree}
+        return tree | stacks | ({"encoder": stacked(tree["encoder"])} if "encoder" in tree else {})
 
     return stacked(names)
 
@@ -81,6 +83,12 @@ def _boxed(config: ModelConfig, key: Key) -> Params:
         params["norm"] = norm(config).init(final, x)["params"]
     if config.positions == "learned":
         params["positions"] = _embedding(config, config.context, "context").init(next(keys), where)["params"]
+    if config.ahead:
+        further = _ahead(config)
+        params["ahead"] = init_stack(further, jax.random.fold_in(key, 8), x, _reading(further, nn.meta.unbox(params), sight))
+    if config.classes:
+        params["classes"] = _classes(config).init(jax.random.fold_in(key, 9), x)["params"]
+        config = dataclasses.replace(config, tied=True, head_transform=False, logit_bias=False)  # no output over tokens
     if not config.tied:
         params["head"] = _head(config).init(next(keys), x)["params"]
     if config.embedding_norm:
@@ -106,6 +114,15 @@ def _embedding(config: ModelConfig, count: int, axis: str) -> nn.Embed:
 
 def _head(config: ModelConfig) -> Linear:
     return Linear((config.width,), (config.vocabulary,), ("embed", "vocab"), config.init_std, False, config.compute)
+
+
+def _classes(config: ModelConfig) -> Linear:
+    return Linear((config.width,), (config.classes,), ("embed", None), config.init_std, True, config.compute)
+
+
+def _ahead(config: ModelConfig) -> ModelConfig:
+    """The blocks that predict further tokens, as a stack of their own."""
+    return dataclasses.replace(config, num_layers=config.ahead, pattern=(config.ahead_layer,), first=(), experts=None, ahead=0)
 
 
 def _transform(config: ModelConfig) -> Linear:
@@ -161,6 +178,7 @@ def forward(
     memory: Memory | None = None,
     cache: Cache | None = None,
     nudge: Float[Array, "B T D"] | None = None,
+    prefix: Int[Array, "B T"] | None = None,
     key: Key | None = None,
 ) -> Output:
     """Reads tokens and gives their final hidden states.
@@ -172,6 +190,8 @@ def forward(
       memory: what `encode` gives, for a model with an encoder beside its decoder; none takes the cache's.
       cache: what was read before; the tokens see it and are added to it.
       nudge: added to the embedded tokens.
+      prefix: how many tokens of its piece, from the first, a prefix LM lets see each other; all of these are read at once.
+        Another model sees none of it.
       key: dropout's randomness; none turns dropout off.
     """
     if cache is not None and (positions is None or segments is not None):
@@ -186,14 +206,38 @@ def forward(
         positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
     slots = None
     if cache is None:
-        sight = Sight(positions, positions, segments, segments)
+        sight = Sight(positions, positions, segments, segments, prefix if config.prefix_lm else None)
     else:
         cache, slots = reserve(cache, positions)
-        sight = Sight(positions, cache.positions)
+        sight = Sight(positions, cache.positions, prefixes=prefix if config.prefix_lm else None)
 
     x = _enter(config, params, tokens, positions, nudge, None if key is None else jax.random.fold_in(key, config.num_layers))
     x, cache, told = run(config, params["layers"], x, _reading(config, params, sight, slots, memory), cache, key)
-    return Output(norm(config).apply({"params": params["norm"]}, x) if "norm" in params else x, cache, told)
+    return Output(_leave(config, params, x), cache, told)
+
+
+def _leave(config: ModelConfig, params: Params, x: Array) -> Array:
+    return norm(config).apply({"params": params["norm"]}, x) if "norm" in params else x
+
+
+def look_ahead(
+    config: ModelConfig, params: Params, hidden: Float[Array, "B T D"], positions: Array | None, segments: Array | None, prefix: Array | None, key: Key | None
+) -> list[Float[Array, "B T D"]]:
+    """Hidden states that predict the token after the next one, the one after that, and so on: each a block on the final hidden states.
+
+    Norm and output are those of the model. Source: Gloeckle et al. 2024, arXiv:2404.19737, section 2, whose heads read states before the
+    final norm, and whose next-token head has such a block too.
+    """
+    further, (layer, *_) = _ahead(config), _ahead(config).stack
+    if positions is None:
+        positions = jnp.arange(hidden.shape[1], dtype=jnp.int32)[None]
+    reading = _reading(further, params, Sight(positions, positions, segments, segments, prefix if config.prefix_lm else None))
+    found = []
+    for number in range(config.ahead):
+        own = None if key is None else jax.random.fold_in(key, number)
+        weights = jax.tree.map(lambda leaf, number=number: leaf[number], params["ahead"])
+        found.append(_leave(config, params, Block(further, layer).apply({"params": weights}, hidden, reading, None, number, own)[0]))
+    return found
 
 
 def _enter(config: ModelConfig, params: Params, tokens: Array, positions: Array, nudge: Array | None, key: Key | None) -> Array:
@@ -227,3 +271,22 @@ def unembed(config: ModelConfig, params: Params, hidden: Float[Array, "... D"]) 
     if config.logit_bias:
         logits = logits + params["logits"]["bias"].reshape((1,) * (logits.ndim - 1) + (-1,))
     return logits if config.logit_cap is None else config.logit_cap * jnp.tanh(logits / config.logit_cap)
+
+
+def classify(
+    config: ModelConfig, params: Params, hidden: Float[Array, "B T D"], positions: Int[Array, "B T"] | None = None, segments: Int[Array, "B T"] | None = None
+) -> Float[Array, "B T classes"]:
+    """Gives at each position the logits of the class of its text, float32; a text is all tokens of a segment, padding is none.
+
+    With `pool` `last` they are told from the position itself, so that only a text's last one knows all of it.
+
+    Sources: first: Devlin et al. 2019, BERT, arXiv:1810.04805, section 4, without its pooler; last: Radford et al. 2018, GPT, section 3.2.
+    """
+    if config.pool != "last":
+        rows, length = hidden.shape[:2]
+        positions = jnp.broadcast_to(jnp.arange(length)[None], (rows, length)) if positions is None else positions
+        counted = (positions >= 0)[:, None, :] & (True if segments is None else segments[:, :, None] == segments[:, None, :])
+        counted = counted & (positions == 0)[:, None, :] if config.pool == "first" else jnp.broadcast_to(counted, (rows, length, length))
+        share = counted / jnp.maximum(counted.sum(-1, keepdims=True), 1)
+        hidden = jnp.einsum("bts,bsd->btd", share.astype(hidden.dtype), hidden)
+    return _classes(config).apply({"params": params["classes"]}, hidden).astype(jnp.float32)

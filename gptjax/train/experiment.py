@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from gptjax.config import require
 from gptjax.data.prepare import DataConfig
-from gptjax.data.tasks import LanguageModel, MaskedLanguageModel, SpanCorruption
+from gptjax.data.tasks import Classification, LanguageModel, MaskedLanguageModel, SpanCorruption, answers
 from gptjax.generate.settings import SampleConfig
 from gptjax.model.config import ModelConfig
 from gptjax.model.presets import small
@@ -92,10 +92,14 @@ class Experiment:
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "log_every"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it needs at least 1 (--{name.replace('_', '-')}).")
-        reads = "side" if self.model.encoder_layers else "past" if self.model.causal else "all"
-        shapes = {"past": "a decoder", "all": "an encoder (--model.no-causal)", "side": "an encoder beside a decoder (--model.encoder-layers)"}
-        task, fits = self.data.task, next(kind.__name__ for kind in (LanguageModel, MaskedLanguageModel, SpanCorruption) if kind.reads == reads)
-        require(task.reads == reads, f"data.task is {type(task).__name__}, for {shapes[task.reads]}, and the model is {shapes[reads]}; use data.task {fits}.")
+        shape = "side" if self.model.encoder_layers else "past" if self.model.causal else "all"
+        shapes = {"past": "a decoder", "all": "an encoder (--model.causal False)", "side": "an encoder beside a decoder (--model.encoder-layers)"}
+        task, fits = self.data.task, next(kind.__name__ for kind in (LanguageModel, MaskedLanguageModel, SpanCorruption) if shape in kind.reads)
+        name, wanted = type(task).__name__, " or ".join(shapes[one] for one in task.reads)
+        require(shape in task.reads, f"data.task is {name}, for {wanted}, and the model is {shapes[shape]}; use data.task {fits}.")
+        needs = "a task that has one, such as PrefixLanguageModel, or --model.prefix-lm False"
+        require(not self.model.prefix_lm or answers(task), f"data.task is {name}, whose texts have no prefix, and model.prefix_lm is true; use {needs}.")
+        require(self.model.classes is None or isinstance(task, Classification), f"data.task is {name} and model.classes {self.model.classes}; use Classification.")
         require(0 <= self.seed < 2**31, f"seed is {self.seed}; it needs a number in [0, 2^31).")
         for name in ("skip_norm", "spike_score"):
             require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; it needs a positive number (--{name.replace('_', '-')}).")

@@ -19,22 +19,27 @@ import jax.numpy as jnp
 import gptjax
 from gptjax import config
 from gptjax.config import require
+from gptjax.data import tasks
 from gptjax.data import tokenizer as tokenizers
 from gptjax.data.prepare import Prepared
-from gptjax.train import optim
+from gptjax.data.tasks import Classification
+from gptjax.train import optim, teacher
 from gptjax.train.experiment import FREE, Experiment
 
 
 def resolve(experiment: Experiment, data: Prepared) -> Experiment:
-    """Fills in what only the data knows: the size of the vocabulary.
+    """Fills in what only the data knows: the size of the vocabulary, and the labels of classes.
 
     Raises:
       ConfigError: the model's vocabulary is smaller than the tokenizer's.
     """
-    size = data.tokenizer.vocab_size + experiment.data.task.extra_ids
+    task = data.task if isinstance(experiment.data.task, Classification) else experiment.data.task
+    size = tasks.vocabulary(task, data.tokenizer)
     wanted = experiment.model.vocab_size or size
     require(wanted >= size, f"model.vocab_size is {wanted}, the tokenizer has {size} tokens; use at least {size} (--model.vocab-size {size}).")
-    return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, vocab_size=wanted))
+    classes = len(task.labels) if isinstance(task, Classification) else None
+    named = dataclasses.replace(experiment.data, task=task)
+    return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, vocab_size=wanted, classes=classes), data=named)
 
 
 def settle(experiment: Experiment, path: Path, data: Prepared, *, resuming: bool, allow: bool) -> tuple[Experiment, list[str]]:
@@ -46,13 +51,14 @@ def settle(experiment: Experiment, path: Path, data: Prepared, *, resuming: bool
       ConfigError: the directory's run differs in what decides its numbers, and that is not allowed.
     """
     found: dict[str, Any] = {"data": data.content, "tokenizer": tokenizers.fingerprint(data.tokenizer), "versions": versions(), "backend": backend()}
+    found |= {"teacher": mentor} if (mentor := teacher.fingerprint(experiment)) else {}
     notes: list[str] = []
     if resuming:
         old, recorded = _lasting(config.load(Experiment, path / "config.json")), json.loads((path / "identity.json").read_text())
         experiment = _lasting(experiment, old.schedule.steps)
         changed = config.differences(old, experiment)
         bound = {k: v for k, v in changed.items() if not k.startswith(FREE)}
-        bound |= {f"{k} (its content)": (recorded[k][:12], found[k][:12]) for k in ("data", "tokenizer") if recorded[k] != found[k]}
+        bound |= {f"{k} (its content)": (recorded.get(k, "")[:12], found.get(k, "")[:12]) for k in ("data", "tokenizer", "teacher") if recorded.get(k) != found.get(k)}
         said = "; ".join(f"{k} was {a!r}, now {b!r}" for k, (a, b) in list(bound.items())[:5])
         require(allow or not bound, f"{path} holds another run: {said}. Use another --dir, or --allow-changes to go on with the new values.")
         notes = [*_changes(changed, old, experiment), *_software(recorded, found)]

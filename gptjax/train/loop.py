@@ -18,7 +18,9 @@ import numpy as np
 from gptjax import faults, generate
 from gptjax.arrays import Params
 from gptjax.checkpoint import Run
+from gptjax.data import tasks
 from gptjax.data.prepare import prepare
+from gptjax.data.tasks import LanguageModel
 from gptjax.train import forecast, identity, optim, program, report
 from gptjax.train.experiment import Experiment
 from gptjax.train.facts import Setting, attention, banner, facts, utilisation
@@ -186,9 +188,9 @@ class _Watch:
         with self._pause("evaluation", f"evaluating step {done}"):
             figures = held_out(setting, params, rows)
             if figures:
-                bits = f", {figures['validation_bits_per_byte']:.3f} bits per byte" if "validation_bits_per_byte" in figures else ""
-                setting.log.progress(f"step {done}: validation loss {figures['validation_loss']:.4f}{bits}", keep=True)
-            if setting.experiment.model.continues and not setting.interrupted():
+                more = ", ".join(f"{value:.3f} {name.removeprefix('validation_').replace('_', ' ')}" for name, value in figures.items() if name != "validation_loss")
+                setting.log.progress(f"step {done}: validation loss {figures['validation_loss']:.4f}{more and ', '}{more}", keep=True)
+            if _has_prompt(setting) and not setting.interrupted():
                 sample(setting, params, done)
         return figures
 
@@ -250,7 +252,8 @@ def weights(state: TrainState) -> Params:
 
 
 def held_out(setting: Setting, params: Params, rows: int | None) -> dict[str, float]:
-    """Validation loss in nats per predicted token; of a model that goes on with a text also in bits per byte of the text behind the tokens.
+    """Validation loss in nats per predicted token, with what else `program.evaluate` tells; of a language model also in bits per byte of the
+    text behind the tokens.
 
     Nothing if the run is interrupted meanwhile.
     """
@@ -262,23 +265,31 @@ def held_out(setting: Setting, params: Params, rows: int | None) -> dict[str, fl
         setting.clock.beat()
         return setting.interrupted()
 
-    loss = program.evaluate(setting.program, setting.experiment, store, params, rows, stop)
-    if loss is None:
+    found = program.evaluate(setting.program, setting.experiment, store, params, rows, stop)
+    if found is None:
         setting.log.say("this evaluation is left out; the same command makes up for it")
         return {}
-    if not setting.experiment.model.continues:
-        return {"validation_loss": loss}
+    figures = {f"validation_{name}": value for name, value in found.items()}
+    if not isinstance(setting.experiment.data.task, LanguageModel):
+        return figures
     predicted = store.header.num_tokens - store.header.num_examples
-    return {"validation_loss": loss, "validation_bits_per_byte": loss / math.log(2) * predicted / store.header.num_bytes}
+    return figures | {"validation_bits_per_byte": found["loss"] / math.log(2) * predicted / store.header.num_bytes}
 
 
 def sample(setting: Setting, params: Params, done: int) -> None:
     """Lets the model write, prints and records it."""
     evaluation, tokenizer = setting.experiment.evaluation, setting.data.tokenizer
     prompt = evaluation.prompt if evaluation.prompt or tokenizer.end_of_document is not None else "\n"
-    text = generate.complete(setting.experiment.model, params, tokenizer, [prompt], evaluation.sample)[0].text
+    task = setting.experiment.data.task
+    text = generate.complete(setting.experiment.model, params, tokenizer, [prompt], evaluation.sample, task=task)[0].text
     setting.log.sample(done, prompt, text)
-    setting.log.say("\n".join(f"  │ {line}" for line in (prompt + text).splitlines()))
+    setting.log.say("\n".join(f"  │ {line}" for line in (prompt + (" → " if tasks.answers(task) else "") + text).splitlines()))
+
+
+def _has_prompt(setting: Setting) -> bool:
+    """There is something to write about, for a model that writes."""
+    task = setting.experiment.data.task
+    return tasks.writes(task) and (bool(setting.experiment.evaluation.prompt) or not tasks.answers(task))
 
 
 # --- after the last step -----------------------------------------------------------------------------------------

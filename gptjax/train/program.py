@@ -20,8 +20,9 @@ from gptjax.config import require
 from gptjax.data import batches
 from gptjax.data.prepare import Prepared
 from gptjax.data.store import Store
+from gptjax.data.tasks import LanguageModel, SequenceToSequence
 from gptjax.objectives import cross_entropy, training
-from gptjax.train import optim, step
+from gptjax.train import optim, step, teacher
 from gptjax.train.experiment import Experiment
 
 
@@ -33,7 +34,7 @@ class Program(NamedTuple):
     """The training state's shapes, types and shardings; nothing is allocated."""
     init: Callable[[], step.TrainState]
     step: Callable[[step.TrainState, Any], tuple[step.TrainState, dict]]
-    evaluate: Callable[[Any, Any], tuple[Any, Any]]
+    evaluate: Callable[[Any, Any], dict[str, Any]]
     batch: Callable[[int], Any]
     """step → the batch, on the devices."""
     compile_seconds: float
@@ -55,13 +56,12 @@ def build(experiment: Experiment, data: Prepared, planned: tuple[faults.Fault, .
     plan = row_plan(experiment, data.train, seed=experiment.seed)
     rate = optim.learning_rate(experiment.schedule, experiment.optim.peak, experiment.steps)
     optimizer = optim.build(experiment.optim, rate)
-    objective = training(experiment.model, experiment.loss)
+    mentor = teacher.load(experiment, data.tokenizer)
 
     state = abstract(experiment, mesh)
     where = jax.tree.map(lambda leaf: leaf.sharding, state)
     one = functools.partial(
         step.train_step,
-        objective=objective,
         optimizer=optimizer,
         rate=rate,
         seed=experiment.seed,
@@ -75,16 +75,21 @@ def build(experiment: Experiment, data: Prepared, planned: tuple[faults.Fault, .
     example = batches.batch(data.train, plan, 0)
     over_rows = parallel.over_rows(mesh)
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=over_rows), example)
+    known = mentor and jax.device_put(mentor.params, parallel.replicated(mesh))
+
+    def taught(state: step.TrainState, batch: Any, known: Any) -> tuple[step.TrainState, dict]:  # the teacher is an argument, not a constant of the program
+        return one(state, batch, objective=training(experiment.model, experiment.loss, mentor and mentor._replace(params=known)))
+
     begun = time.monotonic()
-    compiled = jax.jit(one, donate_argnums=0, out_shardings=(where, parallel.replicated(mesh))).lower(state, shapes).compile()
+    compiled = jax.jit(taught, donate_argnums=0, out_shardings=(where, parallel.replicated(mesh))).lower(state, shapes, known).compile()
     seconds = time.monotonic() - begun
     memory = compiled.memory_analysis()
     return Program(
         mesh,
         state,
         jax.jit(functools.partial(_initial, experiment), out_shardings=where, compiler_options=_BRIEFLY if jax.default_backend() == "cpu" else None),
-        compiled,
-        jax.jit(functools.partial(step.evaluate_step, objective=cross_entropy(experiment.model, auxiliary=False))),
+        lambda state, batch: compiled(state, batch, known),
+        jax.jit(functools.partial(step.evaluate_step, objective=cross_entropy(experiment.model, auxiliary=False, accuracy=_tells_accuracy(experiment)))),
         faults.in_batches(planned, lambda number: parallel.place(batches.batch(data.train, plan, number), mesh)),
         seconds,
         memory.temp_size_in_bytes if memory else 0,
@@ -128,7 +133,10 @@ def row_plan(experiment: Experiment, store: Store, *, seed: int | None, rows: in
     Raises:
       ConfigError: the store is shorter than one row.
     """
-    plan = batches.plan(store, length=experiment.model.context, rows=rows or experiment.batch, seed=seed, isolated=experiment.data.isolated, task=experiment.data.task)
+    told = dict(isolated=experiment.data.isolated, task=experiment.data.task, beside=experiment.model.encoder_layers > 0)
+    plan = batches.plan(store, length=experiment.model.context, rows=rows or experiment.batch, seed=seed, **told)
+    if plan.packing is not None:
+        return plan
     need = f"use more text (--data.source.path), or shorter rows (--model.context {max(1, plan.pairs)})"
     require(plan.pairs >= plan.length, f"the text has {plan.pairs + 1} tokens, fewer than one row of {plan.length + 1}; {need}.")
     return plan
@@ -158,14 +166,25 @@ def evaluation_batches(experiment: Experiment, store: Store, mesh: Mesh) -> tupl
     """Gives how many batches hold the whole store in order, and number → batch. They are larger than a training batch."""
     parts = parallel.row_parts(mesh)
     rows = max(experiment.batch // experiment.micro_batches, 4096 // experiment.model.context // parts * parts)
-    plan = batches.plan(store, length=experiment.model.context, rows=rows, seed=None, isolated=experiment.data.isolated, task=experiment.data.task)
+    told = dict(isolated=experiment.data.isolated, task=experiment.data.task, beside=experiment.model.encoder_layers > 0)
+    plan = batches.plan(store, length=experiment.model.context, rows=rows, seed=None, **told)
     return plan.batches_per_epoch, lambda number: parallel.place(batches.batch(store, plan, number), mesh)
+
+
+def _tells_accuracy(experiment: Experiment) -> bool:
+    """Whether evaluation looks at the likeliest tokens too; a plain language model's loss says all."""
+    return not isinstance(experiment.data.task, LanguageModel)
 
 
 def evaluate(
     program: Program, experiment: Experiment, store: Store, params: Any, rows: int | None, stop: Callable[[], bool] = lambda: False
-) -> float | None:
-    """Gives nats per token over the first `rows` rows of a store (none: all of them); none if `stop`, asked after every batch, said so."""
+) -> dict[str, float] | None:
+    """Gives figures over the first `rows` rows of a store (none: all of them); none if `stop`, asked after every batch, said so.
+
+    Returns:
+      `loss`, nats per token; `accuracy`, the share of tokens, or labels, that are the likeliest; for answers `exact_match`, the share of
+      them that greedy decoding would write.
+    """
     count, batch = evaluation_batches(experiment, store, program.mesh)
     if rows is not None:
         per_batch = len(batch(0).tokens)
@@ -176,8 +195,14 @@ def evaluate(
         jax.block_until_ready(sums[-2:-1])  # the one before: the devices have work while the host looks up
         if stop():
             return None
-    losses, weights = np.asarray(jax.device_get(sums), np.float64).T
-    return float(losses.sum() / max(weights.sum(), 1.0))
+    found = jax.tree.map(lambda *parts: float(np.asarray(parts, np.float64).sum()), *jax.device_get(sums))
+    weight = max(found["weight"], 1.0)
+    figures = {"loss": found["loss"] / weight}
+    if _tells_accuracy(experiment):
+        figures["accuracy"] = found["correct"] / weight
+    if isinstance(experiment.data.task, SequenceToSequence):
+        figures["exact_match"] = found["exact"] / max(found["pieces"], 1.0)
+    return figures
 
 
 def state_bytes(state: Any) -> int:

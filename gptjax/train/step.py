@@ -103,7 +103,7 @@ def _gradients(params: Params, batch: Any, key: Any, objective: Objective, micro
     return jax.lax.scan(add, zeros, (parts, jnp.arange(micro_batches)))[0]
 
 
-def evaluate_step(params: Params, batch: Any, *, objective: Objective) -> tuple[Array, Array]:
-    """Sum of losses, in nats, and of weights of one batch, without dropout."""
-    loss, weight, _ = objective(params, batch, None)
-    return loss, weight
+def evaluate_step(params: Params, batch: Any, *, objective: Objective) -> dict[str, Array]:
+    """Sums over one batch, without dropout: `loss` in nats, `weight`, and what the objective tells."""
+    loss, weight, sums = objective(params, batch, None)
+    return {"loss": loss, "weight": weight, **sums}

@@ -14,7 +14,7 @@ import jax
 
 from gptjax import config
 from gptjax.config import nearest, require
-from gptjax.data import prepare
+from gptjax.data import LanguageModel, prepare
 from gptjax.train.experiment import Experiment
 from gptjax.train.facts import processor
 from gptjax.train.identity import versions
@@ -91,7 +91,8 @@ def verify(experiment: Experiment, *, run: Path | None = None, only: Iterable[st
       ConfigError: a name is not a proof's, or the experiment can't be trained.
     """
     begun, chosen = time.monotonic(), choose(only)
-    require(experiment.model.continues, "verify proves models that go on with a text, and this one has an encoder; the laws of the tests hold for it.")
+    plain = experiment.model.continues and isinstance(experiment.data.task, LanguageModel)
+    require(plain, "verify proves models that go on with a text, and this one does not or has an encoder; the laws of the tests hold for it.")
     setting = make(experiment, prepare(experiment.data, say), run)
     machine = {"devices": f"{jax.device_count()} × {jax.devices()[0].device_kind}", "processor": processor(), "flags": os.environ.get("XLA_FLAGS", "")}
     environment = versions() | machine

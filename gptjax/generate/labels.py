@@ -1,0 +1,56 @@
+"""Labels of texts, by a model that tells classes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gptjax import model
+from gptjax.arrays import Params
+from gptjax.config import require
+from gptjax.data import tasks
+from gptjax.data.layouts import filled, label
+from gptjax.data.tasks import Classification
+from gptjax.data.tokenizer import Tokenizer
+from gptjax.generate.decode import bucket
+from gptjax.model import ModelConfig
+
+
+class Labelled(NamedTuple):
+    """A text and what it is taken for."""
+
+    text: str
+    label: str
+    logprobs: dict[str, float]
+    """ln p of every label."""
+
+
+def classify(config: ModelConfig, params: Params, tokenizer: Tokenizer, task: Classification, texts: Sequence[str], batch: int = 8) -> Iterator[Labelled]:
+    """Gives the likeliest label of each text; what is longer than the context is cut off its end, as in training.
+
+    Raises:
+      ConfigError: the model tells no classes.
+    """
+    require(bool(config.classes), "this model tells no labels; its task is not Classification.")
+    known = tokenizer.vocab_size
+    for i in range(0, len(texts), batch):
+        these = list(texts[i : i + batch])
+        ids = [tasks.example(task, tokenizer.encode(text), tokenizer, task.labels[0]).ids for text in these]
+        pieces = [[label(np.concatenate([one[:-1][: config.context], one[-1:]]), known)] for one in ids + [ids[0]] * (batch - len(ids))]
+        rows = filled(pieces, bucket(max(len(row[0].tokens) for row in pieces), config.context))
+        found = np.asarray(_logprobs(config, params, rows))
+        for text, logprobs in zip(these, found, strict=False):
+            yield Labelled(text, task.labels[int(logprobs.argmax())], dict(zip(task.labels, logprobs.tolist(), strict=True)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logprobs(config: ModelConfig, params: Params, batch: Any) -> Any:
+    hidden = model.forward(config, params, batch.tokens, positions=batch.positions, segments=batch.segments).hidden
+    logits = model.classify(config, params, hidden, batch.positions, batch.segments)
+    last = jnp.argmax(batch.weights, axis=1)[:, None, None]
+    return jax.nn.log_softmax(jnp.take_along_axis(logits, last, axis=1)[:, 0])
