@@ -1,4 +1,19 @@
-"""Tiny Shakespeare by characters with a mixture of experts: `configs/shakespeare_char.py`'s model, each MLP split into eight experts of which two read.
+"""Tiny Shakespeare by characters with experts: `configs/shakespeare_char.py` with each MLP cut into eight experts, of which two read a token.
+
+2.37M parameters, of which 0.80M read a token. The dense twin is `configs/shakespeare_char.py --model.compute float32`: the same but for the
+MLP, whose width of 512 is that of two experts. FLOPs a token in training: 4.99M with experts, their router included; 4.97M in the twin.
+
+Measured on 2026-11-25, two shared cores of an AMD EPYC without AVX-512, Python 3.12, other work running beside; 1,000 steps. Loss over all
+validation characters in blocks of 64, seeds 0 and 1: 1.794, 1.803, mean 1.799; the twin's
+1.800, 1.799, mean 1.800. At equal active FLOPs three times the parameters gained nothing in 768,000 characters, less than an epoch; at 500
+steps they were behind (1.951, 1.944 against 1.932, 1.941). A third seed was not run.
+Over the last 100 steps the busiest expert of any layer had 1.26 and 1.21 times its fair share, the idlest 0.71 and 0.80 (in the first 20
+steps 3.3, 2.9 and 0.09); nobody is dropped. Core time 336 and 353 s a run, the twin's 157 and 171 s: on a CPU, bringing tokens to experts
+costs more than the products do.
+
+    python train.py configs/shakespeare_moe.py --data.source.path input.txt --seed 0
+
+Source: Shazeer et al. 2017, arXiv:1701.06538; the balance loss: Fedus et al. 2022, Switch Transformers, arXiv:2101.03961.
 """
 
 from gptjax.data import Characters, DataConfig, Text
