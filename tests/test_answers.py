@@ -228,7 +228,7 @@ def weights_of(config: ModelConfig, spread: float = 0.2):
 
 
 PREFIX = dataclasses.replace(ROPE, prefix_lm=True)
-IDS = np.random.default_rng(5).integers(0, ROPE.vocabulary, (2, 12)).astype(np.int32)
+IDS = np.random.default_rng(5).integers(0, PLAIN.vocabulary, (2, 12)).astype(np.int32)
 WHERE = np.concatenate([np.arange(7), np.arange(5)]).astype(np.int32)[None].repeat(2, 0)
 PIECE = np.repeat([1, 2], [7, 5]).astype(np.int32)[None].repeat(2, 0)
 LENGTHS = np.repeat([4, 2], [7, 5]).astype(np.int32)[None].repeat(2, 0)

@@ -359,7 +359,7 @@ def test_a_value_that_can_not_be_is_named_whichever_way_it_comes():
     refused_flags(("model.width is 30", "--model.width"), "--model.width", "30")
 
 
-IN_PYTHON = {"model.pattern", "model.first", "model.rope_scaling", "model.latent", "model.experts", "loss.adversarial"}
+IN_PYTHON = {"model.pattern", "model.first", "model.rope_scaling", "model.latent", "model.experts", "loss.adversarial", "loss.distillation"}
 """Kinds that only a Python config file chooses."""
 
 

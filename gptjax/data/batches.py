@@ -58,7 +58,14 @@ class Plan(NamedTuple):
 
 
 def plan(
-    store: Store, *, length: int, rows: int, seed: int | None, isolated: bool = True, task: Task = LanguageModel(), beside: bool = False  # noqa: B008 it is frozen
+    store: Store,
+    *,
+    length: int,
+    rows: int,
+    seed: int | None,
+    isolated: bool = True,
+    task: Task = LanguageModel(),  # noqa: B008 it is frozen
+    beside: bool = False,
 ) -> Plan:
     """Lays the store's pairs out in rows of `length` positions. A store of one example needs no isolation.
 
@@ -78,7 +85,7 @@ def plan(
 
 def _raw(task: Halved, length: int, beside: bool) -> int:
     """The most tokens of a text of which both halves fit into a row."""
-    fits = lambda sizes: max(sizes) <= length if beside else sum(sizes) <= length
+    fits = lambda sizes: max(sizes[:2]) <= length if beside else sizes[2] <= length
     return next((count for count in range(length, 2, -1) if fits(task.sizes(count))), 2)
 
 
@@ -136,7 +143,8 @@ def _widths(plan: Plan) -> tuple[int, int | None]:
 def _records(store: Store, plan: Plan, rows: np.ndarray) -> Batch:
     """The packed rows of these numbers; a number past the last one is an empty row."""
     order, firsts, _ = plan.packing
-    return filled([[_piece(store, plan, i) for i in order[slice(*firsts[row : row + 2])]] if row < len(firsts) - 1 else [] for row in rows], *_widths(plan))
+    numbers = [order[slice(*firsts[row : row + 2])].tolist() if row < len(firsts) - 1 else [] for row in rows]
+    return filled([[_piece(store, plan, i) for i in row] for row in numbers], *_widths(plan))
 
 
 def _piece(store: Store, plan: Plan, i: int) -> Piece:

@@ -53,13 +53,11 @@ class DataConfig:
         )
         task, source = type(self.task).__name__, type(self.source).__name__
         answered = isinstance(self.task, SequenceToSequence | Classification)
-        require(answered == isinstance(self.source, Records), f"data.task is {task} and data.source {source}; {'it' if answered else 'another task'} needs {_KINDS[answered]}.")
+        needs = "it needs records of two texts (Records)" if answered else "another task needs a source of whole texts (Text)"
+        require(answered == isinstance(self.source, Records), f"data.task is {task} and data.source {source}; {needs}.")
         require(not answered or self.split != "tail", "data.split is 'tail' and records have none to hold out; use --data.split documents.")
         ends = getattr(self.tokenizer, "end_of_document", True)
         require(ends or not isinstance(self.task, SequenceToSequence), "an answer needs an end: data.tokenizer.end_of_document is False; set it to True.")
-
-
-_KINDS = {True: "records of two texts (Records)", False: "a source of whole texts (Text)"}
 
 
 class Prepared(NamedTuple):

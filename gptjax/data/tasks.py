@@ -30,6 +30,7 @@ class LanguageModel:
     """Share of documents whose middle stands at their end, behind what follows it. Source: Bavarian et al. 2022, arXiv:2207.14255, section 3."""
 
     reads: ClassVar[tuple[Shape, ...]] = ("past",)
+    """Shapes of model that it is for."""
 
     def __post_init__(self) -> None:
         require(0 <= self.middle <= 1, f"data.task.middle is {self.middle}; it needs a share in [0, 1].")
@@ -51,6 +52,7 @@ class MaskedLanguageModel:
     """Share of the tokens that are predicted."""
 
     reads: ClassVar[tuple[Shape, ...]] = ("all",)
+    """Shapes of model that it is for."""
     extra_ids: ClassVar[int] = 1
     """Tokens of the task's own."""
 
@@ -71,6 +73,7 @@ class SpanCorruption:
     """Mean length of a span, in tokens."""
 
     reads: ClassVar[tuple[Shape, ...]] = ("side", "past")
+    """Shapes of model that it is for."""
     extra_ids: ClassVar[int] = 100
     """Tokens of the task's own."""
 
@@ -83,10 +86,10 @@ class SpanCorruption:
         hidden = min(max(1, round(length * self.share)), length - 1)
         return hidden, max(1, min(round(hidden / self.span), hidden, length - hidden, self.extra_ids - 2))
 
-    def sizes(self, length: int) -> tuple[int, int]:
-        """The most tokens that are read, and written, for a row of so many."""
+    def sizes(self, length: int) -> tuple[int, int, int]:
+        """The most tokens that are read, that are written, and that are one of both, for a row of so many."""
         hidden, spans = self.counts(length)
-        return length - hidden + spans, hidden + spans + 1
+        return length - hidden + spans, hidden + spans + 1, length + 2 * spans + 1
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,7 @@ class PrefixLanguageModel:
     """Share of the tokens that are predicted, on average; a row's is as far above or below as it can be on both sides."""
 
     reads: ClassVar[tuple[Shape, ...]] = ("past", "side")
+    """Shapes of model that it is for."""
     extra_ids: ClassVar[int] = 1
     """Tokens of the task's own."""
 
@@ -112,10 +116,10 @@ class PrefixLanguageModel:
         least = max(1, round(2 * mean - length))
         return least, max(least, min(length - 1, round(2 * mean) - 1))
 
-    def sizes(self, length: int) -> tuple[int, int]:
-        """The most tokens that are read, and written, for a row of so many."""
+    def sizes(self, length: int) -> tuple[int, int, int]:
+        """The most tokens that are read, that are written, and that are one of both, for a row of so many."""
         least, most = self.bounds(length)
-        return length - least, most
+        return length - least, most, length
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,7 @@ class Denoisers:
     """How often each is drawn, up to a common factor; none draws all equally often."""
 
     reads: ClassVar[tuple[Shape, ...]] = ("side", "past")
+    """Shapes of model that it is for."""
     extra_ids: ClassVar[int] = SpanCorruption.extra_ids + 3
     """Tokens of the task's own: marks of spans, then R, S and X, then `begin`."""
 
@@ -147,10 +152,10 @@ class Denoisers:
         """0 for R, 1 for S, 2 for X."""
         return 1 if isinstance(part, PrefixLanguageModel) else 2 if part.span >= 12 or part.share >= 0.3 else 0
 
-    def sizes(self, length: int) -> tuple[int, int]:
-        """The most tokens that are read, and written, for a row of so many."""
-        read, written = (max(part.sizes(length)[i] for part in self.parts) for i in (0, 1))
-        return 1 + read, written
+    def sizes(self, length: int) -> tuple[int, int, int]:
+        """The most tokens that are read, that are written, and that are one of both, for a row of so many."""
+        read, written, both = map(max, zip(*(part.sizes(length) for part in self.parts), strict=True))
+        return 1 + read, written, 1 + both
 
 
 @dataclass(frozen=True)
@@ -163,6 +168,7 @@ class SequenceToSequence:
     """
 
     reads: ClassVar[tuple[Shape, ...]] = ("side", "past")
+    """Shapes of model that it is for."""
     extra_ids: ClassVar[int] = 1
     """Tokens of the task's own."""
 
@@ -175,6 +181,7 @@ class Classification:
     """What it can be; none is every label of the data, sorted."""
 
     reads: ClassVar[tuple[Shape, ...]] = ("past", "all")
+    """Shapes of model that it is for."""
 
     def __post_init__(self) -> None:
         require(len(set(self.labels)) == len(self.labels), "data.task.labels has a label twice; name each once.")

@@ -78,6 +78,9 @@ TOGETHER = ("order", "num_samples", "best_of", "beams", "beam_groups", "lookup",
 """Settings that are part of a program, so that all prompts of a call share them."""
 
 
+UNSHARED = "a model that answers texts reads each of them whole, so that no beginning can be shared; leave the prefix away (--prefix)."
+
+
 def ask(
     config: ModelConfig,
     tokenizer: Tokenizer,
@@ -99,7 +102,7 @@ def ask(
     require(not config.classes, "this model tells labels and does not go on with a text; `classify` gives them.")
     able = config.causal and writes(task) and (answers(task) or config.continues)
     require(able, "this model fills in what is hidden, and does not go on with a text.")
-    require(prefix is None or not answers(task), "a model that answers texts reads each of them whole, so that none can be shared; leave the prefix away (--prefix).")
+    require(prefix is None or not answers(task), UNSHARED)
     several = [settings] * len(prompts) if isinstance(settings, SampleConfig) else list(settings)
     require(len(several) == len(prompts), f"there are {len(prompts)} prompts and {len(several)} settings; give one for all, or one for each.")
     full = [s if isinstance(s, GenerateConfig) else GenerateConfig(**dataclasses.asdict(s)) for s in several]
@@ -117,16 +120,17 @@ def ask(
         require(bool(one.prompt) or not answers(task), "the prompt is empty, and this model answers texts; give one (--prompt TEXT).")
         hidden = one.settings.prompt_logprobs and (beside or config.prefix_lm)
         require(not hidden, "prompt_logprobs are of prompts that are read one token after another, and this model's are not (--prompt-logprobs False).")
-        for name, side, ids in (("prompt", one.side, one.ids), *((("negative prompt", one.negative_side, one.negative),) if one.settings.guidance != 1 else ())):
-            _check_room(config, name, (before if name == "prompt" else 0) + len(ids))
-            require(len(side) <= config.context, f"a {name} has {len(side)} tokens and the encoder reads {config.context}; shorten it.")
+        _check_room(config, "prompt", before + len(one.ids), len(one.side))
+        if one.settings.guidance != 1:
+            _check_room(config, "negative prompt", len(one.negative), len(one.negative_side))
     return asks
 
 
-def _check_room(config: ModelConfig, name: str, count: int) -> None:
+def _check_room(config: ModelConfig, name: str, count: int, beside: int) -> None:
     flag = f"--{name.replace(' ', '-')} TEXT"
     require(count > 0, f"the {name} is empty and this tokenizer has no end-of-document id; give some text ({flag}).")
     require(count < config.context, f"a {name} has {count} tokens and the context is {config.context}; shorten it to leave room for an answer.")
+    require(beside <= config.context, f"a {name} has {beside} tokens and the encoder reads {config.context}; shorten it.")
 
 
 def _begin(tokenizer: Tokenizer) -> list[int]:

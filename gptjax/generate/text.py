@@ -20,7 +20,7 @@ from gptjax.data.tasks import LanguageModel, Task, answers
 from gptjax.data.tokenizer import Tokenizer
 from gptjax.generate.decode import Generated, padded, written
 from gptjax.generate.likelihood import token_logprobs
-from gptjax.generate.request import Ask, Pack, answers_each, ask, pack, together
+from gptjax.generate.request import UNSHARED, Ask, Pack, answers_each, ask, pack, together
 from gptjax.generate.rerank import minimum_risk
 from gptjax.generate.settings import SampleConfig
 from gptjax.generate.stops import Pieces, find_stop
@@ -142,7 +142,7 @@ def shared_prefix(config: ModelConfig, params: Params, tokenizer: Tokenizer, tex
       ConfigError: it fills the context, or is nothing at all.
     """
     (one,) = ask(config, tokenizer, [text], SampleConfig(), task=task)
-    require(not answers(task), "a model that answers texts reads each of them whole, so that none can be shared; leave the prefix away (--prefix).")
+    require(not answers(task), UNSHARED)
     return read_prefix(config, params, one.ids)
 
 

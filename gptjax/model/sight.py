@@ -37,8 +37,8 @@ def visible(sight: Sight, layer: Layer = Layer(), causal: bool = True) -> Bool[A
     Args:
       causal: only keys at the query's own position or before.
 
-    Sources: prefixes: Raffel et al. 2020, T5, arXiv:1910.10683, section 3.2.1; windows: Beltagy et al. 2020, Longformer, arXiv:2004.05150; strided and fixed (the two halves of each in one head):
-    Child et al. 2019, Sparse Transformers, arXiv:1904.10509, section 4; sinks: Xiao et al. 2023, arXiv:2309.17453.
+    Sources: prefixes: Raffel et al. 2020, T5, arXiv:1910.10683, section 3.2.1; windows: Beltagy et al. 2020, Longformer, arXiv:2004.05150;
+    strided and fixed (the two halves of each in one head): Child et al. 2019, Sparse Transformers, arXiv:1904.10509, section 4; sinks: Xiao et al. 2023, arXiv:2309.17453.
     """
     query, key = sight.queries[:, :, None], sight.keys[:, None, :]
     last = query if sight.prefixes is None else jnp.maximum(query, jnp.where(query < sight.prefixes[:, :, None], sight.prefixes[:, :, None] - 1, -1))

@@ -57,7 +57,8 @@ def axes(config: ModelConfig) -> Axes:
     names = jax.tree.map(lambda box: box.names, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
 
     def stacked(tree: Axes) -> Axes:
-        stacks = {name: jax.tree.map(lambda n: ("layers", *n), tree[name], is_leaf=lambda leaf: isinstance(leaf, tuple)) for name in ("layers", "ahead") if name in tree}
+        deeper = lambda part: jax.tree.map(lambda n: ("layers", *n), part, is_leaf=lambda leaf: isinstance(leaf, tuple))
+        stacks = {name: deeper(tree[name]) for name in ("layers", "ahead") if name in tree}
         return tree | stacks | ({"encoder": stacked(tree["encoder"])} if "encoder" in tree else {})
 
     return stacked(names)

@@ -99,7 +99,8 @@ class Experiment:
         require(shape in task.reads, f"data.task is {name}, for {wanted}, and the model is {shapes[shape]}; use data.task {fits}.")
         needs = "a task that has one, such as PrefixLanguageModel, or --model.prefix-lm False"
         require(not self.model.prefix_lm or answers(task), f"data.task is {name}, whose texts have no prefix, and model.prefix_lm is true; use {needs}.")
-        require(self.model.classes is None or isinstance(task, Classification), f"data.task is {name} and model.classes {self.model.classes}; use Classification.")
+        labels = self.model.classes is None or isinstance(task, Classification)
+        require(labels, f"data.task is {name} and model.classes {self.model.classes}; use data.task Classification, or null.")
         require(0 <= self.seed < 2**31, f"seed is {self.seed}; it needs a number in [0, 2^31).")
         for name in ("skip_norm", "spike_score"):
             require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; it needs a positive number (--{name.replace('_', '-')}).")

@@ -67,6 +67,8 @@ def train(
         forecast.require_fits(experiment, built)
         if rollback_to is not None:
             changes += (f"rolled back to step {rollback_to}; set aside: {', '.join(map(str, run.rollback(rollback_to))) or 'nothing'}",)
+        if built.cut:
+            changes += (f"{built.cut:,} training examples are longer than a row of {experiment.model.context} tokens and are cut (--model.context)",)
         state, resumed = start(run, built, cast)
         clock.resumed(resumed or 0)
         with Log(path, resume_step=resumed) as log, interruptible() as interrupted:

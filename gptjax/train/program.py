@@ -40,6 +40,8 @@ class Program(NamedTuple):
     compile_seconds: float
     temporary_bytes: int
     """Memory that one step needs besides the state."""
+    cut: int = 0
+    """Examples that are longer than a row."""
 
 
 def build(experiment: Experiment, data: Prepared, planned: tuple[faults.Fault, ...] = ()) -> Program:
@@ -93,6 +95,7 @@ def build(experiment: Experiment, data: Prepared, planned: tuple[faults.Fault, .
         faults.in_batches(planned, lambda number: parallel.place(batches.batch(data.train, plan, number), mesh)),
         seconds,
         memory.temp_size_in_bytes if memory else 0,
+        plan.packing.cut if plan.packing else 0,
     )
 
 
