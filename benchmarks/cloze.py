@@ -36,7 +36,7 @@ class Cloze(NamedTuple):
 
 def cloze(experiment: Experiment, prepared: Prepared, params: dict) -> Cloze:
     """Reads the held-out text once, hidden as at the run's own evaluation."""
-    prior, after = counted(prepared.train.ids, prepared.train.header.vocab_size)
+    prior, after = counted(prepared.train.ids[:], prepared.train.header.vocab_size)
     count, batch = program.evaluation_batches(experiment, prepared.validation, parallel.make_mesh(experiment.mesh))
     found = []
     for number in range(count):
@@ -60,7 +60,7 @@ def read(config: model.ModelConfig, params: dict, batch: data.Batch) -> tuple[ja
 
 def counted(ids: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """The share of each token [V], one added to each count, and the most frequent one after each [V]."""
-    ids = np.asarray(ids, np.int64)
+    ids = ids.astype(np.int64)
     pairs, times = np.unique(ids[:-1] * size + ids[1:], return_counts=True)
     rising = np.argsort(times, kind="stable")
     after = np.zeros(size, np.int64)

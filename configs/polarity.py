@@ -1,4 +1,16 @@
-"""An encoder tells whether a sentence of a film review praises or blames.
+"""An encoder of one layer tells whether a sentence of a film review praises or blames: 9,589 sentences to learn from, 1,073 held out.
+
+The sentences, one with its label a line, are made of the archive's two files:
+
+    unzip -p sentence_polarity.zip '*.pos' | sed 's/$/\\tpositive/' > sentence_polarity.tsv
+    unzip -p sentence_polarity.zip '*.neg' | sed 's/$/\\tnegative/' >> sentence_polarity.tsv
+
+PENDING
+
+    python train.py configs/polarity.py --data.source.path sentence_polarity.tsv --seed 0 --dir runs/polarity
+    python benchmarks/classify.py runs/polarity
+
+Source: Pang and Lee 2005, Seeing Stars; the model: Vaswani et al. 2017, arXiv:1706.03762, its encoder.
 """
 
 from gptjax.data import Classification, DataConfig, Records, SentencePiece
