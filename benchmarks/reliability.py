@@ -110,7 +110,6 @@ ROWS = {
 """Section → row → (what goes wrong, what must happen)."""
 
 LATER = {
-    **dict.fromkeys((22, 36, 37, 38, 39, 42, 43), "needs several processes: comes with multi-process training"),
     **dict.fromkeys((54, 55), "comes with the exchange of models with other libraries"),
     **dict.fromkeys((56,), "comes with chat"),
     **dict.fromkeys((60,), "comes with filters of training text"),

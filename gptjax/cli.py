@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import functools
 import json
 import os
+import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gptjax import backend, config
+from gptjax import backend, config, processes
 from gptjax.config import ConfigError, require
 
 
@@ -53,25 +57,36 @@ def main(args: list[str] | None = None) -> int:
 
 def guarded(command: Callable[[list[str]], None], args: list[str]) -> int:
     """Runs a command; an error becomes one line on stderr. `GPTJAX_DEBUG=1` shows the traceback too."""
+    status, said = _outcome(command, args)
+    if processes.several():
+        processes.leave(status, said)
+    elif said:
+        print(said, file=sys.stderr)
+    return status
+
+
+def _outcome(command: Callable[[list[str]], None], args: list[str]) -> tuple[int, str]:
+    """Runs a command; gives its exit status and what to say of its error."""
     try:
         command(args)
-        return 0
+        return 0, ""
     except SystemExit as stop:  # --help
-        return int(stop.code or 0)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        return int(stop.code or 0), ""
+    except KeyboardInterrupt as interrupt:
+        number, said = interrupt.args or (signal.SIGINT, "interrupted")
+        return 128 + number, said
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return 1, ""
     except Exception as error:
         if os.environ.get("GPTJAX_DEBUG"):
-            raise
+            if not processes.several():
+                raise
+            traceback.print_exc()
         kind = "" if isinstance(error, (ConfigError, FloatingPointError, OSError)) else f"{type(error).__name__}: "
         hint = "" if isinstance(error, ConfigError) else " (GPTJAX_DEBUG=1 shows where)"
         said = ". ".join([str(error).rstrip("."), *getattr(error, "__notes__", ())]) if hasattr(error, "__notes__") else str(error)
-        print(f"error: {kind}{' '.join(said.split())}{hint}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
+        return 2 if isinstance(error, ConfigError) else 1, f"error: {processes.lost(error)}{kind}{' '.join(said.split())}{hint}"
 
 
 # --- train -------------------------------------------------------------------------------------------------------
@@ -89,19 +104,46 @@ class TrainOptions:
     """Go on from this step of the run; later ones are moved aside, not deleted."""
     cast: bool = False
     """Resume from a checkpoint whose arrays have other types, rounding them to this experiment's."""
+    fall_back: bool = True
+    """A damaged newest step gives way to the one before it; False ends with its reason instead."""
+    distributed: bool = False
+    """Be one process of several: JAX finds the others on TPU pods, Slurm, GKE and MPI; elsewhere give the next three."""
+    coordinator: str | None = None
+    """HOST:PORT at which process 0 listens and the others find it."""
+    num_processes: int | None = None
+    """How many there are."""
+    process: int | None = None
+    """Which one this is, from 0."""
+    init_timeout: float = 300.0
+    """Seconds within which all processes must have come."""
+    heartbeat_timeout: int = 100
+    """Seconds of silence after which a process counts as dead."""
 
 
 def train(args: list[str]) -> None:
     """Trains an experiment or resumes a run."""
+    from gptjax.train.guard import abrupt
+
+    with abrupt():
+        _train(args)
+
+
+def _train(args: list[str]) -> None:
     chosen = backend.configure()
     from gptjax.train.experiment import Experiment
 
     path, flags = _positional(args, "gptjax train CONFIG [flags]", "a config file or a run's config.json, for example configs/quickstart.py")
     experiment, home = _experiment(path) if path else (Experiment(), Path("runs/run"))
     options, experiment = config.cli(TrainOptions, flags, prog="gptjax train CONFIG", description="Trains an experiment, or goes on where its run stopped.", base=experiment)
+    if options.distributed:
+        together = {"init_timeout": options.init_timeout, "heartbeat_timeout": options.heartbeat_timeout}
+        processes.join(options.coordinator, options.num_processes, options.process, **together)
+    else:
+        given = [name for name in ("coordinator", "num_processes", "process") if getattr(options, name) is not None]
+        require(not given, f"--{(given or [''])[0].replace('_', '-')} is for a process of several; add --distributed.")
     from gptjax.train.loop import train as run
 
-    where, resuming = Path(options.dir) if options.dir else home, {"allow_changes": options.allow_changes, "rollback_to": options.rollback_to, "cast": options.cast}
+    where, resuming = Path(options.dir) if options.dir else home, {"allow_changes": options.allow_changes, "rollback_to": options.rollback_to, "cast": options.cast, "fall_back": options.fall_back}
     run(experiment, where, **resuming, notes=(_flags_note(chosen),), begun=BEGUN)
 
 
@@ -235,5 +277,19 @@ class DoctorOptions:
 
 
 def console() -> None:
-    """The `gptjax` console command."""
-    sys.exit(main())
+    """The `gptjax` console command, and the end of its process.
+
+    Python's own end takes jax's programs and arrays apart, up to a second in which there is nothing left to do. What was registered to be
+    done at the end is done, the last of it here.
+    """
+    status = 1
+
+    def leave() -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        os._exit(status)
+
+    atexit.register(leave)  # before jax is imported, so it comes last
+    status = main()
+    sys.exit(status)

@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ KINDS = {
     "stall": "the step never ends on the devices",
     "data_error": "reading the batch of the step fails",
     "data_stall": "reading it never ends",
+    "slow": "reading the batches from this step on takes 50 ms longer",
     "term": "SIGTERM arrives before the step, as from a scheduler that wants the machine back",
     "kill": "SIGKILL arrives before the step, as from the kernel when memory is short",
 }
@@ -81,10 +83,13 @@ def in_gradients(faults: tuple[Fault, ...]) -> Callable[[Any, Any], Any] | None:
 def in_batches(faults: tuple[Fault, ...], read: Callable[[int], Any]) -> Callable[[int], Any]:
     """Gives `read` (finished steps → batch), with those faults that happen while a batch is read."""
     mine = {fault.step: fault for fault in faults if fault.kind in ("data_error", "data_stall", "term", "kill")}
-    if not mine:
+    slow = [fault for fault in faults if fault.kind == "slow"]
+    if not mine and not slow:
         return read
 
     def spoiled(finished: int) -> Any:
+        if any(finished + 1 >= fault.step and _here(fault) for fault in slow):
+            time.sleep(0.05)
         fault = mine.get(finished + 1)
         if fault and _here(fault):
             match fault.kind:

@@ -5,6 +5,7 @@ Read `MeshConfig` and `make_mesh`, then `Rules` and `shardings`.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -99,6 +100,24 @@ def row_parts(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in ("data", "fsdp"))
 
 
-def place(batch: Any, mesh: Mesh) -> Any:
-    """Puts a numpy batch on the devices, rows split."""
-    return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf), over_rows(mesh)), batch)
+def own_rows(mesh: Mesh, rows: int) -> np.ndarray:
+    """The rows of a batch that the devices of this process hold, in their order."""
+    where = over_rows(mesh).addressable_devices_indices_map((rows,)).values()
+    return np.unique(np.concatenate([np.arange(rows)[index] for index in where]))
+
+
+def place(batch: Any, mesh: Mesh, rows: int) -> Any:
+    """Makes one batch of `rows` rows, split over all devices, of the `own_rows` (numpy) that each process gives."""
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(over_rows(mesh), np.asarray(leaf), (rows, *leaf.shape[1:])), batch)
+
+
+def on_host(array: Any) -> np.ndarray:
+    """The whole array as numpy, on every process, however it is split over several of them (then all must call this)."""
+    if isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated):
+        array = _whole(array.sharding.mesh)(array)
+    return np.asarray(array)
+
+
+@functools.cache
+def _whole(mesh: Mesh) -> Any:
+    return jax.jit(lambda array: array, out_shardings=replicated(mesh))

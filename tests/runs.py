@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import hashlib
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -61,9 +63,10 @@ def assert_same_run(found: Path, wanted: Path, steps: int) -> None:
 
 CHILD = """
 import sys
-from gptjax import cli
-import jax  # so that the command chooses no CPU flags of its own: the parent has none
-sys.exit(cli.main(["train", *sys.argv[1:]]))
+from gptjax import backend, cli
+backend._choose_flags = lambda: backend.Choice((), "the parent has none")
+sys.argv[:1] = ["gptjax", "train"]
+cli.console()
 """
 
 
@@ -74,6 +77,35 @@ def start(experiment: Experiment, path: Path, *flags: str, fault: str = "") -> s
     config.save(given, experiment)
     told = [sys.executable, "-c", CHILD, str(given), "--dir", str(path), *flags]
     return subprocess.Popen(told, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1", "GPTJAX_FAULT": fault})
+
+
+def start_together(experiment: Experiment, path: Path, *flags: str, count: int = 2, devices: int = 2, faults: str = "", child: str = CHILD) -> list[subprocess.Popen]:
+    """Processes that train one run together on this machine, each with so many devices."""
+    given = path.parent / f"{path.name}.json"
+    config.save(given, experiment)
+    kept = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in flag]
+    env = os.environ | {"PYTHONUNBUFFERED": "1", "GPTJAX_FAULT": faults, "XLA_FLAGS": " ".join([*kept, f"--xla_force_host_platform_device_count={devices}"])}
+    address = ("--distributed", "--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", str(count), "--init-timeout", "60")
+    told = [sys.executable, "-c", child, str(given), "--dir", str(path), *address, *flags]
+    return [subprocess.Popen([*told, "--process", str(i)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) for i in range(count)]
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def ends(processes: list[subprocess.Popen], timeout: float = 120) -> list[tuple[int, str, str]]:
+    """Waits for all of them and gives (status, stdout, stderr) of each; none outlives this."""
+    try:
+        with concurrent.futures.ThreadPoolExecutor(len(processes)) as pool:
+            said = list(pool.map(lambda process: process.communicate(timeout=timeout), processes))
+    finally:
+        for process in processes:
+            process.kill()
+    return [(process.returncode, *both) for process, both in zip(processes, said, strict=True)]
 
 
 def wait_for(process: subprocess.Popen, *words: str) -> str:

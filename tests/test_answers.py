@@ -164,7 +164,7 @@ def test_a_batch_of_pairs_is_a_function_of_the_step_however_it_is_shared(records
     plan = batches.plan(records, length=64, rows=4, seed=3, task=SequenceToSequence(), beside=beside)
     whole, later = batches.batch(records, plan, 5), batches.batch(records, plan, 5 + plan.rows_per_epoch)
     for i in range(2):
-        part = batches.batch(records, plan, 5, (i, 2))
+        part = batches.batch(records, plan, 5, np.arange(2) + 2 * i)
         jax.tree.map(lambda a, b, i=i: np.testing.assert_array_equal(a, b[2 * i : 2 * i + 2]), part, whole)
     assert not np.array_equal(whole.tokens, later.tokens), "another epoch has another order"
 
@@ -259,10 +259,9 @@ def test_a_prefix_is_read_by_blocks_as_it_is_whole():
         hidden = model.forward(config, params, jnp.asarray(IDS), **LAID).hidden
         return jnp.sum(hidden * jnp.cos(jnp.arange(hidden.size, dtype=jnp.float32)).reshape(hidden.shape))
 
-    (a, found), (b, wanted) = (jax.jit(jax.value_and_grad(total), static_argnums=1)(params, name) for name in ("blockwise", "reference"))
-    assert float(a) == pytest.approx(float(b), rel=1e-4)
-    worst = max(jax.tree.leaves(jax.tree.map(lambda x, y: float(jnp.abs(x - y).max() / jnp.maximum(jnp.abs(y).max(), 1e-6)), found, wanted)))
-    assert worst < 1e-4
+    found, wanted = (jax.jit(jax.grad(total), static_argnums=1)(params, name) for name in ("blockwise", "reference"))
+    largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(wanted))
+    assert max(float(jnp.abs(x - y).max()) for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True)) <= 1e-5 * largest
 
 
 def test_an_answer_is_written_as_its_prefix_lm_would_predict_it():
@@ -321,7 +320,7 @@ def test_labels_of_the_data_become_classes_and_weigh_once_each(tmp_path):
     plan = batches.plan(data.train, length=64, rows=4, seed=0, task=data.task)
     rows = [batches.batch(data.train, plan, number) for number in range(plan.batches_per_epoch)]
     assert sum(batch.weights.sum() for batch in rows) >= data.train.header.num_examples and max(batch.tokens.max() for batch in rows) < SIZE
-    text, label = bytes(rows[0].tokens[0][1 : list(rows[0].tokens[0]).index(END, 1)]).decode(), rows[0].targets[0][rows[0].weights[0] > 0][0]
+    text, label = bytes(rows[0].tokens[0][1 : list(rows[0].tokens[0]).index(END, 1)].tolist()).decode(), rows[0].targets[0][rows[0].weights[0] > 0][0]
     assert label == int(int(text.split()[-1]) % 3 == 0)
     with pytest.raises(ConfigError, match="has the label 'few', which is not in data.task.labels"):
         prepare(dataclasses.replace(config, task=Classification(("many", "none"))))

@@ -153,7 +153,8 @@ def test_the_parts_of_a_batch_are_the_batch(made, count):
     for seed in (None, 5):
         layout = plan(made, length=7, rows=6, seed=seed)
         for step in range(5):
-            assert equal(join([batch(made, layout, step, part=(i, count)) for i in range(count)]), batch(made, layout, step))
+            parts = np.split(np.arange(6), count)
+            assert equal(join([batch(made, layout, step, rows) for rows in parts]), batch(made, layout, step))
 
 
 def test_the_stream_of_rows_does_not_depend_on_the_batch_size(made):

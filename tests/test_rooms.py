@@ -20,7 +20,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 ROOMS = (
-    "arrays", "backend", "config", "faults", "model", "data", "parallel", "checkpoint", "surgery", "objectives", "generate", "evaluate", "interop",
+    "arrays", "backend", "config", "processes", "faults", "model", "data", "parallel", "checkpoint", "surgery", "objectives", "generate", "evaluate", "interop",
     "train", "verify", "api", "plan", "doctor", "serve", "sample", "cli", "__main__",
 )  # fmt: skip
 """Ground floor first: a room imports only rooms before it. `doctor` only looks at versions, `__main__` only calls `cli`."""
@@ -209,11 +209,13 @@ def test_the_door_of_the_command_line_opens_before_jax():
 # --- what may not run --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.row(53)
 def test_nothing_imports_tensorflow_or_a_format_that_executes_code():
     wrong = [f"{short(p)}:{i.line} imports {i.module}" for p in sources() for i in imports(p) if i.module.split(".")[0] in FORBIDDEN]
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.row(53)
 def test_no_text_is_executed_but_a_config_file():
     wrong = []
     for path in sources():

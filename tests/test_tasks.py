@@ -89,7 +89,7 @@ def test_a_tasks_batch_is_a_function_of_the_step_however_it_is_shared(rows):
     opened, plan = rows
     whole = batches.batch(opened, plan, 3)
     assert_same(batches.batch(opened, plan, 3), whole)
-    second = batches.batch(opened, plan, 3, (1, 2))
+    second = batches.batch(opened, plan, 3, np.asarray([2, 3]))
     assert (second.tokens == whole.tokens[2:]).all() and (second.weights == whole.weights[2:]).all()
     held_out = plan._replace(seed=None)
     assert_same(batches.batch(opened, held_out, 0), batches.batch(opened, held_out, 0))

@@ -16,24 +16,33 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from gptjax import processes
 from gptjax.config import ConfigError
+
+
+PATIENCE = 5.0
+"""Seconds for which a process of several that failed waits for a pending save, which needs the others."""
 
 
 class Lock:
     """Holds `path/lock`, which names process, host and time. The kernel frees it when the process dies, however it dies.
 
+    Of several processes that train together the first holds it for all.
+
     Not a generator: one that is still open when Python ends runs its last lines in a world without modules.
     """
 
-    def __init__(self, path: Path, finish: Callable[[], Any]):
+    def __init__(self, path: Path, finish: Callable[[float | None], Any]):
         self._path, self._finish = path, finish
         self._file: int | None = None
-
-    @property
-    def held(self) -> bool:
-        return self._file is not None
+        self.held = False
 
     def __enter__(self) -> None:
+        if processes.first():
+            self._take()
+        self.held = True
+
+    def _take(self) -> None:
         file = _acquire(self._path)
         try:
             clean(self._path / "checkpoints")
@@ -44,13 +53,13 @@ class Lock:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         try:
-            self._finish()
+            self._finish(PATIENCE if error is not None and processes.several() else None)
         except OSError as failure:
             if error is None:
                 raise
             error.add_note(str(failure))  # what came first is what the user should read first
         finally:
-            file, self._file = self._file, None
+            file, self._file, self.held = self._file, None, False
             if file is not None:
                 os.close(file)
 

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gptjax import processes
 from gptjax.config import ConfigError, nearest, require
 
 VERSION = 1
@@ -31,12 +32,12 @@ class Damaged(Exception):
 
 
 class Leaf(NamedTuple):
-    """One saved array. `crc32` is that of its bytes in C order."""
+    """One saved array. `crc32` is that of its bytes in C order; none where no process held all of them."""
 
     path: str
     shape: tuple[int, ...]
     dtype: str
-    crc32: int
+    crc32: int | None
 
 
 class Manifest(NamedTuple):
@@ -95,10 +96,12 @@ def summarize(leaves: dict[str, Any]) -> tuple[Leaf, ...]:
     return tuple(Leaf(name, tuple(leaf.shape), str(leaf.dtype), crc32(leaf)) for name, leaf in leaves.items())
 
 
-def crc32(array: Any) -> int:
-    """The CRC-32 of an array's bytes, in C order."""
+def crc32(array: Any) -> int | None:
+    """The CRC-32 of an array's bytes, in C order; none where this process does not hold all of them."""
     import numpy as np
 
+    if not (getattr(array, "is_fully_addressable", True) or array.is_fully_replicated):
+        return None
     return zlib.crc32(np.ascontiguousarray(np.asarray(array)).reshape(-1).view(np.uint8))
 
 
@@ -127,10 +130,20 @@ def require_same(step: int, tree: str, saved: Iterable[Leaf], wanted: dict[str, 
 # --- writing -----------------------------------------------------------------------------------------------------
 
 
-def describe(folder: Path, step: int, metrics: dict[str, float], trees: dict[str, tuple[Leaf, ...]]) -> Manifest:
-    """Hashes every file below `folder` and brings it to the disk."""
+def written_by(folder: Path, process: int) -> dict[str, tuple[int, str]]:
+    """Hashes the files below `folder` that one of several processes wrote (Orbax gives each a folder), and brings them to the disk."""
+    names = sorted(str(p.relative_to(folder)) for p in folder.glob(f"*/ocdbt.process_{process}/**/*") if p.is_file())
+    return {name: _measure(folder / name, sync=True) for name in names}
+
+
+def describe(folder: Path, step: int, metrics: dict[str, float], trees: dict[str, tuple[Leaf, ...]], known: dict[str, tuple[int, str]] | None = None) -> Manifest:
+    """Hashes every file below `folder` and brings it to the disk.
+
+    Args:
+      known: files that other processes wrote and hashed.
+    """
     names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
-    files = {name: _measure(folder / name, sync=True) for name in names}
+    files = {name: tuple((known or {}).get(name) or _measure(folder / name, sync=True)) for name in names}
     finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
     return Manifest(step, finite, trees, files, _versions())
 
@@ -208,11 +221,32 @@ LARGE = 2**20
 
 
 @contextlib.contextmanager
-def checked(folder: Path, trees: Iterable[str] | None = None) -> Iterator[Manifest]:
+def checked_together(folder: Path, trees: Iterable[str] | None = None) -> Iterator[Manifest]:
+    """Like `checked`, for several processes, which all read this step: each hashes a share of the large files, all before anything is read.
+
+    Raises:
+      Damaged: on entering, on all processes alike.
+    """
+    manifest, damage = None, None
+    try:
+        with checked(folder, trees, share=(processes.index(), processes.count())) as manifest:
+            pass
+    except Damaged as error:
+        damage = str(error)
+    if found := next(filter(None, processes.gather("checked", damage)), None):
+        raise Damaged(found)
+    yield manifest
+
+
+@contextlib.contextmanager
+def checked(folder: Path, trees: Iterable[str] | None = None, share: tuple[int, int] = (0, 1)) -> Iterator[Manifest]:
     """Checks every file of `trees` (default: all) against the manifest while the caller reads them; what was read counts after leaving.
 
     Sizes and small files are checked on entering. The large ones are hashed beside the reading, which costs little where a
     core is free: hashing runs at 1.8 GB/s, about as fast as Orbax reads.
+
+    Args:
+      share: (i, n): of the large files only the i-th of n shares.
 
     Raises:
       Damaged: on entering or leaving; names the first file that differs, whatever the reading came to.
@@ -229,9 +263,11 @@ def checked(folder: Path, trees: Iterable[str] | None = None) -> Iterator[Manife
             raise Damaged(f"{name} can't be read ({error.strerror})") from None
         if found != size:
             raise Damaged(f"{name} has {found} bytes instead of {size}")
-    large = sorted((name for name, (size, _) in files.items() if size >= LARGE), key=lambda name: -files[name][0])
+    large = sorted((name for name, (size, _) in files.items() if size >= LARGE), key=lambda name: (-files[name][0], name))
+    mine = large[share[0] :: share[1]]
+    files = {name: known for name, known in files.items() if name in mine or name not in large}
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing leaves the interpreter free
-        waiting = {name: pool.submit(_try_measure, folder / name) for name in large}
+        waiting = {name: pool.submit(_try_measure, folder / name) for name in mine}
         _require_unchanged(files, {name: _try_measure(folder / name) for name in files if name not in waiting})
         try:
             yield manifest

@@ -3,6 +3,8 @@
 Read in this order: `Run.save` and `_commit` (how a step comes to exist), `_publish` and `_retain` (which steps stay), `restore`;
 `leaves` answers questions about a step without touching an array.
 
+Of several processes each writes and reads its own shards; the first alone decides which step counts, and tells the others.
+
 `checkpoints/STEP/` holds one Orbax folder for each tree (`params/`, `opt_state/`, …) and the manifest. Whatever begins with a dot is
 not a step: `.saving-*` is being written, `.trash-*` is being deleted, `.replaced-*` is the old of a step being replaced.
 """
@@ -19,6 +21,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from gptjax import processes
 from gptjax.checkpoint import lock as locks
 from gptjax.checkpoint import manifest as manifests
 from gptjax.checkpoint import payload
@@ -40,7 +43,7 @@ class Run:
         self.path = Path(path)
         self.checkpoints = self.path.absolute() / "checkpoints"
         self._keep_newest, self._keep_best = keep_newest, keep_best
-        self._lock = locks.Lock(self.path, self.wait)
+        self._lock = locks.Lock(self.path, self._join)
         self._thread: threading.Thread | None = None
         self._failure: OSError | None = None
 
@@ -74,9 +77,8 @@ class Run:
         numbers = {name: float(value) for name, value in (metrics or {}).items()}
         summaries = {tree: manifests.summarize(leaves) for tree, leaves in named.items()}  # before Orbax's threads take the cores
         folder = self.checkpoints / f".saving-{step}"
-        self._discard()
-        if shutil.disk_usage(self.checkpoints).free < size + 1_000_000:  # 1 MB for metadata. Better than to fail half way: TensorStore is loud then
-            raise self._failed(step, size, OSError(errno.ENOSPC, "the disk is full"))
+        if trouble := processes.by_first("room", lambda: self._make_room(step, size)):
+            raise OSError(trouble)
         try:
             writer = payload.start_writing(folder, named)
         except Exception as error:
@@ -86,23 +88,40 @@ class Run:
         if not locks.finish_at_exit(self._finish):
             self._join()
 
+    def _make_room(self, step: int, size: int) -> str | None:
+        """Why a step of so many bytes can't be saved, if that is known beforehand: TensorStore is loud when it fails half way."""
+        self._discard()
+        full = shutil.disk_usage(self.checkpoints).free < size + 1_000_000  # 1 MB for metadata
+        return str(self._failed(step, size, OSError(errno.ENOSPC, "the disk is full"))) if full else None
+
     def _commit(self, writer: Any, folder: Path, step: int, metrics: dict[str, float], trees: dict[str, tuple[Leaf, ...]], size: int) -> None:
-        """Runs in the background. With several processes, all write and only process 0 goes on from the manifest."""
+        """Runs in the background."""
         try:
             writer.wait_until_finished()
+            shards = processes.gather("shards", manifests.written_by(folder, processes.index()) if processes.several() else {})
+        except BaseException as error:  # told at the next save, or at the end
+            self._failure = self._failed(step, size, error)
+            return
+        finally:
+            payload.close(writer)
+        known = {name: tuple(found) for part in shards for name, found in part.items()}
+        trouble = processes.by_first("commit", lambda: self._seal(folder, step, metrics, trees, known, size))
+        self._failure = OSError(trouble) if trouble else None
+
+    def _seal(self, folder: Path, step: int, metrics: dict[str, float], trees: dict[str, tuple[Leaf, ...]], known: dict, size: int) -> str | None:
+        """Makes a step of what was written; says what went wrong. Of several processes only the first comes here."""
+        try:
             folder.mkdir(exist_ok=True)  # trees without a single array write nothing
-            manifest = manifests.describe(folder, step, metrics, trees)
+            manifest = manifests.describe(folder, step, metrics, trees, known)
             manifests.write(folder, manifest)
             self._publish(folder, manifest)
         except BaseException as error:
-            payload.close(writer)
-            self._failure = self._failed(step, size, error)
-            return
-        payload.close(writer)
+            return str(self._failed(step, size, error))
         try:
             self._retain(step)
         except OSError as error:
-            self._failure = OSError(f"step {step} was saved, but older steps can't be deleted from {self.checkpoints}: {error.strerror}.")
+            return f"step {step} was saved, but older steps can't be deleted from {self.checkpoints}: {error.strerror}."
+        return None
 
     def _publish(self, folder: Path, manifest: Manifest) -> None:
         """Gives the folder its final name. A step that is there already stays if it is whole and holds the same bits."""
@@ -110,7 +129,8 @@ class Run:
         if final.exists():
             with contextlib.suppress(Damaged, ConfigError):
                 there = manifests.verify(final)
-                if (there.trees, there.metrics) == (manifest.trees, manifest.metrics):
+                known = all(leaf.crc32 is not None for leaves in manifest.trees.values() for leaf in leaves)
+                if known and (there.trees, there.metrics) == (manifest.trees, manifest.metrics):
                     shutil.rmtree(folder)
                     return
             shutil.rmtree(old, ignore_errors=True)
@@ -151,7 +171,7 @@ class Run:
           OSError: the save failed.
         """
         self._join()
-        return next(reversed(self.steps()), None)
+        return processes.by_first("newest", lambda: next(reversed(self.steps()), None))
 
     def rollback(self, step: int) -> list[int]:
         """Moves the steps after `step` to `checkpoints/rolled-back-N/`, so that training can go on from `step`; gives what it moved.
@@ -161,6 +181,9 @@ class Run:
         """
         self._need_lock()
         self._join()
+        return processes.by_first("rollback", lambda: self._roll_back(step))
+
+    def _roll_back(self, step: int) -> list[int]:
         require(step in self._folders(), f"{self.path} has no step {step}; it has {self._listed()} (--rollback-to).")
         try:
             manifests.verify(self.checkpoints / str(step))
@@ -208,17 +231,17 @@ class Run:
           ConfigError: the step is absent or does not fit `abstract`, or there are steps and none is whole.
         """
         self._join()
+        say = say if processes.first() else lambda line: None
         tried: dict[int, str] = {}
         if strays := self._strays():
             say(f"{self.path}/checkpoints: ignoring {', '.join(strays)}, which no step is called.")
         require(step is None or step in self._folders(), f"{self.path} has no step {step}; it has {self._listed()}.")
-        while todo := [s for s in self._folders() if s not in tried and (step is None or s <= step)]:
-            newest = todo[-1]  # listed anew each time: a trainer may delete what we are about to read
+        while (newest := processes.by_first("step", lambda: self._newest(step, tried))) is not None:
             folder = self.checkpoints / str(newest)
             try:
                 with locks.shared(folder / manifests.NAME):
                     trees = self._read(folder, abstract, cast)
-                if self._lock.held:
+                if self._lock.held and processes.first():
                     self._set_aside(tried, "damaged")
                 return newest, trees
             except Damaged as damage:
@@ -226,7 +249,7 @@ class Run:
                     continue
                 tried[newest] = str(damage)
                 message = f"{self.path}/checkpoints/{newest} is damaged: {damage}"
-                require(fall_back, f"{message}. Choose another step, or allow falling back to the one before.")
+                require(fall_back, f"{message}. Choose another step (--rollback-to), or allow falling back to the one before (--fall-back True).")
                 say(f"{message}; looking for an older step.")
         reasons = "; ".join(f"{s}: {why}" for s, why in tried.items())
         require(not tried, f"{self.path} has no whole step: {reasons}. Start in another directory.")
@@ -239,7 +262,7 @@ class Run:
             require(tree in manifest.trees, f"step {manifest.step} of {self.path} has no {tree!r}; it has {', '.join(manifest.trees)}.")
             manifests.require_same(manifest.step, tree, manifest.trees[tree], wanted, cast=cast)
         saved = {tree: {leaf.path: leaf.dtype for leaf in manifest.trees[tree]} for tree in named}
-        with manifests.checked(folder, abstract):
+        with manifests.checked_together(folder, abstract) if processes.several() else manifests.checked(folder, abstract):
             arrays = payload.read(folder, {tree: wanted for tree, (wanted, _) in named.items()}, saved)
         for tree, (wanted, _) in named.items():
             manifests.require_same(manifest.step, tree, manifest.trees[tree], arrays[tree])  # JAX without x64 makes int64 an int32
@@ -248,6 +271,10 @@ class Run:
         return {tree: structure.unflatten([arrays[tree][name] for name in wanted]) for tree, (wanted, structure) in named.items()}
 
     # --- the rest ------------------------------------------------------------------------------------------------
+
+    def _newest(self, most: int | None, tried: dict[int, str]) -> int | None:
+        """The newest step that was not tried; listed anew each time, since a trainer may delete what a reader is about to read."""
+        return max((s for s in self._folders() if s not in tried and (most is None or s <= most)), default=None)
 
     def _folders(self) -> list[int]:
         """What looks like a step: a decimal name without leading zeros, and something inside."""
@@ -275,9 +302,9 @@ class Run:
         if not self._lock.held:
             raise RuntimeError("Changing a run needs its lock: with run.lock(): …")
 
-    def _join(self) -> None:
+    def _join(self, patience: float | None = None) -> None:
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(patience)
             self._thread = None
         failure, self._failure = self._failure, None
         if failure is not None:

@@ -101,17 +101,16 @@ def _sizes(store: Store, task: SequenceToSequence | Classification, beside: bool
     return np.concatenate([lengths - read, read], axis=1) if beside else lengths
 
 
-def batch(store: Store, plan: Plan, step: int, part: tuple[int, int] = (0, 1)) -> Batch:
-    """Gives rows `step · B …` of the endless sequence of epochs: numpy, [B/n T].
+def batch(store: Store, plan: Plan, step: int, rows: np.ndarray | None = None) -> Batch:
+    """Gives rows `step · B …` of the endless sequence of epochs: numpy, [B T].
 
     Args:
-      part: (i, n): the i-th of n equal parts of the rows, for the i-th of n hosts.
+      rows: only these of the batch, numbers from 0 to B − 1: what one of several processes needs. Nothing else is read.
 
     Raises:
       ConfigError: the store holds an id outside its vocabulary, or is shorter than when it was opened; names file and byte.
     """
-    share = plan.rows // part[1]
-    index = step * plan.rows + part[0] * share + np.arange(share, dtype=np.int64)
+    index = step * plan.rows + (np.arange(plan.rows) if rows is None else rows).astype(np.int64)
     epoch, row = index // plan.rows_per_epoch, index % plan.rows_per_epoch
     epochs = np.unique(epoch) if plan.seed is not None else ()
     for e in epochs:
@@ -121,14 +120,14 @@ def batch(store: Store, plan: Plan, step: int, part: tuple[int, int] = (0, 1)) -
     first = row * plan.length if plan.seed is not None else np.where(epoch == 0, row * plan.length, plan.pairs)  # past the only epoch there is nothing
     for e in epochs:
         first = np.where(epoch == e, first - _shift(plan, int(e)), first)
-    rows = _rows(store, plan, first)
+    plain = _rows(store, plan, first)
     if isinstance(plan.task, LanguageModel):
-        return rows
+        return plain
     draws = [np.random.default_rng([plan.seed or 0, int(plan.seed is not None), number]) for number in index]
     own = store.header.vocab_size - plan.task.extra_ids
     if isinstance(plan.task, MaskedLanguageModel):
-        return _masked(plan.task, rows, own, draws)
-    halves = [tasks.halves(plan.task, ids[real > 0], own, draw) for ids, real, draw in zip(rows.tokens, rows.weights, draws, strict=True)]
+        return _masked(plan.task, plain, own, draws)
+    halves = [tasks.halves(plan.task, ids[real > 0], own, draw) for ids, real, draw in zip(plain.tokens, plain.weights, draws, strict=True)]
     pieces = [[answer(*both, store.header.vocab_size - 1, plan.beside)] for both in halves]
     return filled(pieces, *_widths(plan), packed=False)
 

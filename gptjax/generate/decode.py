@@ -24,6 +24,7 @@ from gptjax.generate.chain import ORDER, Sampling, choose, token_keys, track
 from gptjax.generate.history import History
 from gptjax.generate.transforms import guidance
 from gptjax.model import Cache, ModelConfig
+from gptjax.parallel import on_host
 
 CHUNK = 512
 """A longer prompt is read in parts of so many tokens, which bounds the memory that attention scores need."""
@@ -304,12 +305,12 @@ def stream(
 
 def written(text: Text, most: int) -> Generated:
     """The answers so far, at most `most` tokens of each, taken to the host."""
-    ids, prompt, length = (np.asarray(leaf) for leaf in text.history[:3])
+    ids, prompt, length = (on_host(leaf) for leaf in text.history[:3])
     lengths = np.minimum(length - prompt, most)
     place = np.minimum(prompt[:, None] + np.arange(most)[None], ids.shape[1] - 1)
-    take = lambda leaf: np.take_along_axis(np.asarray(leaf), place.reshape(*place.shape, *(1,) * (leaf.ndim - 2)), axis=1)
+    take = lambda leaf: np.take_along_axis(on_host(leaf), place.reshape(*place.shape, *(1,) * (leaf.ndim - 2)), axis=1)
     other = text.alternatives and tuple(map(take, text.alternatives))
-    return Generated(take(ids), take(text.logprobs), lengths, np.asarray(text.stopped), other)
+    return Generated(take(ids), take(text.logprobs), lengths, on_host(text.stopped), other)
 
 
 def padded(prompts: Sequence[Any], context: int) -> Int[Numbers, "B T"]:

@@ -26,6 +26,7 @@ from gptjax.generate.settings import SampleConfig
 from gptjax.generate.stops import Pieces, find_stop
 from gptjax.generate.strategies import Draft, Prefix, best_answers, open_writer, read_prefix
 from gptjax.model import ModelConfig
+from gptjax.parallel import on_host
 
 CHUNK = 8
 """Tokens that a batch writes before the host looks at them, where it has to."""
@@ -193,7 +194,7 @@ def _follow(config, params, tokenizer, packed: Pack, prefix, draft, watch) -> It
     writer = open_writer(config, params, packed, prefix, draft)
     for until in (*range(1, most, CHUNK), most) if looks else (most,):
         writer = writer.until(until)
-        out, over = written(writer.text, most), np.asarray(writer.text.finished)
+        out, over = written(writer.text, most), on_host(writer.text.finished)
         passed = time.monotonic() - begun
         late |= {i for i, one in enumerate(asks) if not over[i] and passed > (one.settings.max_seconds or math.inf)}
         rows = [_row(tokenizer, one, out, i, "time" if i in late else "length" if over[i] else None) for i, one in enumerate(asks)]

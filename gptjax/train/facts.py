@@ -6,20 +6,20 @@ import contextlib
 import os
 import platform
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
 import gptjax
-from gptjax import config
+from gptjax import config, processes
 from gptjax.checkpoint import Run
 from gptjax.config import ConfigError
 from gptjax.data.prepare import Prepared
 from gptjax.model import flops_per_token
 from gptjax.model.attention import choose
 from gptjax.model.transformer import scanned
+from gptjax.processes import Votes
 from gptjax.train import goodput, program
 from gptjax.train.experiment import Experiment
 from gptjax.train.goodput import Clock
@@ -38,7 +38,7 @@ class Setting(NamedTuple):
     run: Run
     log: Log
     clock: Clock
-    interrupted: Callable[[], bool]
+    interrupted: Votes
 
 
 def attention(experiment: Experiment) -> list[tuple[str, str]]:
@@ -60,10 +60,11 @@ def banner(setting: Setting, state: TrainState, notes: tuple[str, ...]) -> str:
     experiment, built = setting.experiment, setting.program
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     devices = jax.devices()
+    among = f" in {processes.count()} processes" if processes.several() else ""
     train, held_out = setting.data.train.header, setting.data.validation
     lines = [
         f"gptjax {gptjax.__version__} · {setting.path}",
-        f"devices     {len(devices)} × {devices[0].device_kind} ({devices[0].platform}), jax {jax.__version__}, Python {platform.python_version()}",
+        f"devices     {len(devices)} × {devices[0].device_kind} ({devices[0].platform}){among}, jax {jax.__version__}, Python {platform.python_version()}",
         f"model       {human(parameters)} parameters, {experiment.model.compute} compute, layers {'scanned' if scanned(experiment.model) else 'unrolled'}",
         *(f"attention   {implementation}: {reason}" for implementation, reason in attention(experiment)),
         f"data        {human(train.num_tokens)} tokens to train, {human(held_out.header.num_tokens) if held_out else 'none'} held out; "

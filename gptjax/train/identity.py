@@ -6,6 +6,7 @@ Read in this order: `resolve`; `settle`, which compares with what the run direct
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import platform
@@ -17,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 import gptjax
-from gptjax import config
+from gptjax import config, processes
 from gptjax.config import require
 from gptjax.data import tasks
 from gptjax.data import tokenizer as tokenizers
@@ -42,8 +43,19 @@ def resolve(experiment: Experiment, data: Prepared) -> Experiment:
     return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, vocab_size=wanted, classes=classes), data=named)
 
 
-def settle(experiment: Experiment, path: Path, data: Prepared, *, resuming: bool, allow: bool) -> tuple[Experiment, list[str]]:
-    """Makes sure that the directory holds this very run, writes down what it is, and gives it with notes about harmless changes.
+def require_alike(experiment: Experiment, data: Prepared) -> None:
+    """Refuses to go on where several processes were given different runs.
+
+    Raises:
+      ConfigError: names the process, and what differs.
+    """
+    digest = lambda value: hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+    settings = {name: digest(value) for name, value in config.to_dict(experiment).items() if name != "data"}
+    processes.require_alike({"text (data)": data.content[:12], **settings, **versions()})
+
+
+def settle(experiment: Experiment, path: Path, data: Prepared, *, resuming: bool, allow: bool) -> list[str]:
+    """Makes sure that the directory holds this very run, writes down what it is, and gives notes about harmless changes.
 
     A run that goes on keeps the length of its schedule, so `--steps` alone changes no learning rate.
 
@@ -66,7 +78,7 @@ def settle(experiment: Experiment, path: Path, data: Prepared, *, resuming: bool
     config.save(path / "config.json", experiment)
     tokenizers.save(path / "tokenizer", data.tokenizer)
     (path / "identity.json").write_text(json.dumps(found, indent=2) + "\n")
-    return experiment, notes
+    return notes
 
 
 def _lasting(experiment: Experiment, steps: int | None = None) -> Experiment:
@@ -104,5 +116,6 @@ def versions() -> dict[str, str]:
 
 def backend() -> dict[str, str]:
     """Devices and compiler flags, which decide numbers too."""
-    devices = jax.devices()
-    return {"devices": f"{len(devices)} × {devices[0].device_kind}", "flags": os.environ.get("XLA_FLAGS", "")}
+    devices, processes = jax.devices(), jax.process_count()
+    among = f" in {processes} processes" if processes > 1 else ""
+    return {"devices": f"{len(devices)} × {devices[0].device_kind}{among}", "flags": os.environ.get("XLA_FLAGS", "")}

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gptjax import faults, generate
+from gptjax import config, faults, generate, processes
 from gptjax.arrays import Params
 from gptjax.checkpoint import Run
 from gptjax.data import tasks
@@ -25,8 +25,9 @@ from gptjax.train import forecast, identity, optim, program, report
 from gptjax.train.experiment import Experiment
 from gptjax.train.facts import Setting, attention, banner, facts, utilisation
 from gptjax.train.goodput import Clock
-from gptjax.train.guard import interruptible, watchdog
-from gptjax.train.metrics import Log, Smoothed, Throughput, progress_line, read, smooth
+from gptjax.train.guard import interruptible, unless, watchdog
+from gptjax.train.metrics import Log, Silent, Smoothed, Throughput, progress_line, read, smooth
+from gptjax.train.pace import Pace, step_seconds, straggler
 from gptjax.train.step import TrainState
 
 STOP_AFTER = 5
@@ -35,16 +36,18 @@ STOP_AFTER = 5
 
 def train(
     experiment: Experiment, path: Path, *, allow_changes: bool = False, rollback_to: int | None = None, cast: bool = False,
-    notes: tuple[str, ...] = (), begun: float | None = None,
+    fall_back: bool = True, notes: tuple[str, ...] = (), begun: float | None = None,
 ) -> Path:  # fmt: skip
     """Trains an experiment in a run directory, or goes on where that run stopped, and gives the path of its report.
 
-    The same experiment, interrupted and resumed any number of times, ends in the same bits.
+    The same experiment, interrupted and resumed any number of times, ends in the same bits. Where several processes train together
+    (`processes.join`), each calls this with the same experiment; the first one prints, logs and commits.
 
     Args:
       allow_changes: resume even where the experiment differs from the run's own in a way that changes its course.
       rollback_to: go on from this step; later ones are moved aside first.
       cast: take a checkpoint whose arrays have other dtypes, rounding them.
+      fall_back: where the newest step is damaged, go on from the one before it.
       notes: lines for the banner.
       begun: `time.monotonic()` at the start of the process.
 
@@ -54,14 +57,18 @@ def train(
     """
     planned, clock = faults.planned(), Clock(begun or time.monotonic())
     run = Run(path, keep_newest=experiment.checkpoints.keep_newest, keep_best=experiment.checkpoints.keep_best)
-    with run.lock(), clock, forecast.explained(experiment), watchdog(clock, experiment.watchdog, path / "log.txt"):
+    say = print if processes.first() else lambda line: None
+    with run.lock(), clock, forecast.explained(experiment), watchdog(clock, experiment.watchdog, path / f"log{_mark()}.txt"):
         forecast.require_possible(experiment)
-        with clock.during("data", "preparing the data"):
-            data = prepare(experiment.data, say=print)
+        with clock.during("data", "preparing the data"), processes.in_turn("data"):
+            data = prepare(experiment.data, say=say)
         experiment = identity.resolve(experiment, data)
         attention(experiment)
-        experiment, changes = identity.settle(experiment, path, data, resuming=bool(run.steps()), allow=allow_changes)
-        clock.keep(path, max(run.steps(), default=0))
+        identity.require_alike(experiment, data)
+        changes = processes.by_first("settle", lambda: identity.settle(experiment, path, data, resuming=bool(run.steps()), allow=allow_changes))
+        experiment = config.load(Experiment, path / "config.json")
+        if processes.first():
+            clock.keep(path, max(run.steps(), default=0))
         with clock.during("compile", "compiling"):
             built = program.build(experiment, data, planned)
         forecast.require_fits(experiment, built)
@@ -69,17 +76,22 @@ def train(
             changes += (f"rolled back to step {rollback_to}; set aside: {', '.join(map(str, run.rollback(rollback_to))) or 'nothing'}",)
         if built.cut:
             changes += (f"{built.cut:,} training examples are longer than a row of {experiment.model.context} tokens and are cut (--model.context)",)
-        state, resumed = start(run, built, cast)
+        state, resumed = start(run, built, cast, fall_back)
         clock.resumed(resumed or 0)
-        with Log(path, resume_step=resumed) as log, interruptible() as interrupted:
-            setting = Setting(experiment, path, data, built, run, log, clock, interrupted)
+        with Log(path, resume_step=resumed) if processes.first() else Silent() as log, interruptible() as asked:
+            setting = Setting(experiment, path, data, built, run, log, clock, processes.Votes(asked))
             log.say(banner(setting, state, (*notes, *changes, *(f"GPTJAX_FAULT: {f.kind} at step {f.step}" for f in planned))))
             return _finish(setting, _loop(setting, state))
 
 
-def start(run: Run, built: program.Program, cast: bool = False) -> tuple[TrainState, int | None]:
+def _mark() -> str:
+    """What tells the file of a process that does not log from that of the first."""
+    return "" if processes.first() else f".{processes.index()}"
+
+
+def start(run: Run, built: program.Program, cast: bool = False, fall_back: bool = True) -> tuple[TrainState, int | None]:
     """The newest whole checkpoint and its step, or the initial state and none."""
-    restored = run.restore({"params": built.state.params, "opt_state": built.state.opt_state}, cast=cast)
+    restored = run.restore({"params": built.state.params, "opt_state": built.state.opt_state}, cast=cast, fall_back=fall_back)
     if restored is None:
         return jax.block_until_ready(built.init()), None
     step, trees = restored
@@ -104,16 +116,17 @@ def _loop(setting: Setting, state: TrainState) -> TrainState:
         try:
             batch = watch.read(done, pending)
         except Exception as error:
-            watch.give_up(state, pending)
-            error.add_note(f"It happened while the batch of step {done} was read; all steps before are saved.")
+            kept = watch.give_up(state, pending)
+            error.add_note(f"It happened while the batch of step {done} was read; {kept}.")
             raise
-        state, metrics = built.step(state, batch)
+        with watch.pace.waiting():
+            state, metrics = built.step(state, batch)
         if pending:
             watch.see(*pending)
         pending, end = (done, metrics), done == experiment.steps
         evaluating = end or done % experiment.evaluation.every == 0
         figures = watch.evaluate(state, done) if evaluating else {}
-        stopped = setting.interrupted()
+        stopped = setting.interrupted(*watch.pace.turn())
         saving = end or stopped or done % every == 0
         if evaluating or saving:
             watch.see(*pending, figures)  # before the save: a resumed run does not repeat this step
@@ -130,10 +143,9 @@ class _Watch:
 
     def __init__(self, setting: Setting, state: TrainState):
         self.setting, self.saved = setting, int(state.step) or None
-        self.lines = read(setting.path) if self.saved else []
-        steps = [line for line in self.lines if "gradient_norm" in line]
-        self.in_a_row = next((n for n, line in enumerate(reversed(steps)) if not line.get("skipped")), len(steps))
+        self.in_a_row, self.evaluated = processes.by_first("history", lambda: _history(setting.path, self.saved))
         self.smoothed, self.speed, self.spiked = Smoothed(), Throughput(), False
+        self.pace, self.slow = Pace(), -1  # the process that was last said to hold the others up
         self.known: set[str] = set()  # what was done before, and so is compiled
 
     def read(self, done: int, pending: tuple[int, Any] | None) -> Any:
@@ -149,7 +161,8 @@ class _Watch:
         """Takes in one step's metrics, with what an evaluation after it found; stops a run that only skips."""
         experiment, log, clock = self.setting.experiment, self.setting.log, self.setting.clock
         clock.turn("useful", f"waiting for step {done}")
-        values = {k: float(v) for k, v in jax.device_get(metrics).items()}
+        with self.pace.waiting():
+            values = {k: float(v) for k, v in jax.device_get(metrics).items()}
         skipped = bool(values.pop("skipped"))
         self.in_a_row = self.in_a_row + 1 if skipped else 0
         self.smoothed = smooth(self.smoothed, values["loss"], 0.98)
@@ -160,6 +173,7 @@ class _Watch:
         log.record(done, {"tokens": tokens, **values, **extra})
         clock.reached(done)
         self._say_unusual(done, values, skipped)
+        self._compare(done)
         _require_progress(self.in_a_row, done, self.setting)
         if done % experiment.log_every == 0 or done == experiment.steps:
             log.progress(self.line(done, values))
@@ -172,6 +186,19 @@ class _Watch:
         elif spike and not self.spiked:  # of several in a row the first
             self.setting.log.say(f"step {done} (batch {done - 1}) is a spike: {said}; taken (--skip-spikes True skips such steps)")
         self.spiked = spike
+
+    def _compare(self, done: int) -> None:
+        """Logs every twenty steps what each of several processes takes for one, and tells of one that holds the others up."""
+        seen = self.setting.interrupted.seen
+        if not seen or len(seen) < seen.maxlen or done % seen.maxlen:
+            return
+        seconds = step_seconds(seen)
+        self.setting.log.record(done, {f"process_{i}/step_seconds": float(s) for i, s in enumerate(seconds)})
+        slow, times = straggler(seconds) or (-1, 1.0)
+        if slow not in (-1, self.slow):
+            longest = f"{1000 * seconds[slow]:.0f} ms a step over the last {len(seen)}, {times:.1f} times the median of the others"
+            self.setting.log.say(f"warning: process {slow} holds the others up: it takes {longest}")
+        self.slow = slow
 
     def line(self, done: int, values: dict[str, float]) -> str:
         """How training stands."""
@@ -188,19 +215,25 @@ class _Watch:
         setting, params = self.setting, weights(state)
         rows = None if done == setting.experiment.steps else setting.experiment.evaluation.rows
         with self._pause("evaluation", f"evaluating step {done}"):
-            figures = held_out(setting, params, rows)
+            figures = unless(setting.interrupted, lambda: held_out(setting, params, rows)) or {}
             if figures:
                 more = ", ".join(f"{value:.3f} {name.removeprefix('validation_').replace('_', ' ')}" for name, value in figures.items() if name != "validation_loss")
                 setting.log.progress(f"step {done}: validation loss {figures['validation_loss']:.4f}{more and ', '}{more}", keep=True)
-            if _has_prompt(setting) and not setting.interrupted():
-                sample(setting, params, done)
+            elif setting.data.validation is not None:
+                setting.log.say("this evaluation is left out; the same command makes up for it")
+            if (prompt := prompt_of(setting)) is not None and not setting.interrupted():
+                text = unless(setting.interrupted, lambda: continued(setting, params, prompt))
+                if text is not None:
+                    setting.log.sample(done, prompt, text)
+                    answered = " → " if tasks.answers(setting.experiment.data.task) else ""
+                    setting.log.say("\n".join(f"  │ {line}" for line in (prompt + answered + text).splitlines()))
         return figures
 
     def make_up(self, state: TrainState) -> None:
         """Evaluates the step that was restored, where an interruption left that out."""
         done, experiment = int(state.step), self.setting.experiment
         due = self.saved and (done % experiment.evaluation.every == 0 or done == experiment.steps) and self.setting.data.validation is not None
-        if due and not any(line["step"] == done and "validation_loss" in line for line in self.lines) and (figures := self.evaluate(state, done)):
+        if due and not self.evaluated and (figures := self.evaluate(state, done)):
             self.setting.log.record(done, figures)
 
     def save(self, state: TrainState, figures: dict[str, float]) -> None:
@@ -214,12 +247,15 @@ class _Watch:
             self.setting.run.save(done, trees(state), figures)
         self.saved = done
 
-    def give_up(self, state: TrainState, pending: tuple[int, Any] | None) -> None:
-        """Keeps what was reached when the run can't go on."""
+    def give_up(self, state: TrainState, pending: tuple[int, Any] | None) -> str:
+        """Keeps what was reached when the run can't go on, if that takes no other process; says what is kept."""
+        if processes.several():
+            return "the same command goes on from the last checkpoint"
         with contextlib.suppress(OSError):
             if pending:
                 self.see(*pending)
             self.save(state, {})
+        return "all steps before are saved"
 
     @contextlib.contextmanager
     def _pause(self, what: str, doing: str) -> Iterator[None]:
@@ -228,6 +264,15 @@ class _Watch:
             yield
         self.known.add(what)
         self.speed = self.speed.pause(what, time.monotonic() - begun)
+        self.pace.pause()
+
+
+def _history(path: Path, step: int | None) -> tuple[int, bool]:
+    """What the log says of a step that was restored: how many up to it were skipped in a row, and whether it was evaluated."""
+    lines = read(path) if step else []
+    steps = [line for line in lines if "gradient_norm" in line]
+    in_a_row = next((n for n, line in enumerate(reversed(steps)) if not line.get("skipped")), len(steps))
+    return in_a_row, any(line["step"] == step and "validation_loss" in line for line in lines)
 
 
 def _require_progress(in_a_row: int, done: int, setting: Setting) -> None:
@@ -269,7 +314,6 @@ def held_out(setting: Setting, params: Params, rows: int | None) -> dict[str, fl
 
     found = program.evaluate(setting.program, setting.experiment, store, params, rows, stop)
     if found is None:
-        setting.log.say("this evaluation is left out; the same command makes up for it")
         return {}
     figures = {f"validation_{name}": value for name, value in found.items()}
     if not isinstance(setting.experiment.data.task, LanguageModel):
@@ -278,20 +322,18 @@ def held_out(setting: Setting, params: Params, rows: int | None) -> dict[str, fl
     return figures | {"validation_bits_per_byte": found["loss"] / math.log(2) * predicted / store.header.num_bytes}
 
 
-def sample(setting: Setting, params: Params, done: int) -> None:
-    """Lets the model write, prints and records it."""
-    evaluation, tokenizer = setting.experiment.evaluation, setting.data.tokenizer
-    prompt = evaluation.prompt if evaluation.prompt or tokenizer.end_of_document is not None else "\n"
-    task = setting.experiment.data.task
-    text = generate.complete(setting.experiment.model, params, tokenizer, [prompt], evaluation.sample, task=task)[0].text
-    setting.log.sample(done, prompt, text)
-    setting.log.say("\n".join(f"  │ {line}" for line in (prompt + (" → " if tasks.answers(task) else "") + text).splitlines()))
+def prompt_of(setting: Setting) -> str | None:
+    """What the model goes on with, or answers: a newline where it would be nothing to go on with, none where there is nothing to answer."""
+    prompt, task = setting.experiment.evaluation.prompt, setting.experiment.data.task
+    if not tasks.writes(task) or (tasks.answers(task) and not prompt):
+        return None
+    return prompt if prompt or setting.data.tokenizer.end_of_document is not None else "\n"
 
 
-def _has_prompt(setting: Setting) -> bool:
-    """There is something to write about, for a model that writes."""
-    task = setting.experiment.data.task
-    return tasks.writes(task) and (bool(setting.experiment.evaluation.prompt) or not tasks.answers(task))
+def continued(setting: Setting, params: Params, prompt: str) -> str:
+    """What the model writes after the prompt; of several processes all write it, in step."""
+    experiment, tokenizer = setting.experiment, setting.data.tokenizer
+    return generate.complete(experiment.model, params, tokenizer, [prompt], experiment.evaluation.sample, task=experiment.data.task)[0].text
 
 
 # --- after the last step -----------------------------------------------------------------------------------------
@@ -304,6 +346,8 @@ def _finish(setting: Setting, state: TrainState) -> Path:
         on_disk = setting.run.wait()
     if on_disk != done:
         raise OSError(f"the checkpoint of step {done} is not on disk; the newest whole one is {on_disk}.")
+    if not processes.first():
+        return path / "report.html"
     clock.turn("evaluation", "writing the report")
     found = facts(setting, state)
     try:

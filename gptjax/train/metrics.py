@@ -146,6 +146,22 @@ class Log:
             self._terminal.flush()
 
 
+class Silent(Log):
+    """Takes what a Log takes, and keeps nothing: that of all processes but the first."""
+
+    def __init__(self) -> None:
+        super().__init__(os.devnull, resume_step=None)
+
+    def _append(self, file: _Appended, line: str) -> None: ...
+
+    def _event(self, step: int, write: Callable[[_Events], None]) -> None: ...
+
+    def _write(self, text: str) -> None: ...
+
+    def flush(self) -> None:
+        """Does nothing."""
+
+
 def _is_terminal(terminal: Any) -> bool:
     return bool(getattr(terminal, "isatty", lambda: False)())
 

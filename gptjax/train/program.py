@@ -74,14 +74,14 @@ def build(experiment: Experiment, data: Prepared, planned: tuple[faults.Fault, .
         settle=_settle(experiment),
         fault=faults.in_gradients(planned),
     )
-    example = batches.batch(data.train, plan, 0)
-    over_rows = parallel.over_rows(mesh)
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=over_rows), example)
+    read = _reader(data.train, plan, mesh)
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), read(0))
     known = mentor and jax.device_put(mentor.params, parallel.replicated(mesh))
 
     def taught(state: step.TrainState, batch: Any, known: Any) -> tuple[step.TrainState, dict]:  # the teacher is an argument, not a constant of the program
         return one(state, batch, objective=training(experiment.model, experiment.loss, mentor and mentor._replace(params=known)))
 
+    held_out = cross_entropy(experiment.model, auxiliary=False, accuracy=_tells_accuracy(experiment))
     begun = time.monotonic()
     compiled = jax.jit(taught, donate_argnums=0, out_shardings=(where, parallel.replicated(mesh))).lower(state, shapes, known).compile()
     seconds = time.monotonic() - begun
@@ -91,12 +91,18 @@ def build(experiment: Experiment, data: Prepared, planned: tuple[faults.Fault, .
         state,
         jax.jit(functools.partial(_initial, experiment), out_shardings=where, compiler_options=_BRIEFLY if jax.default_backend() == "cpu" else None),
         lambda state, batch: compiled(state, batch, known),
-        jax.jit(functools.partial(step.evaluate_step, objective=cross_entropy(experiment.model, auxiliary=False, accuracy=_tells_accuracy(experiment)))),
-        faults.in_batches(planned, lambda number: parallel.place(batches.batch(data.train, plan, number), mesh)),
+        jax.jit(functools.partial(step.evaluate_step, objective=held_out), out_shardings=parallel.replicated(mesh)),
+        faults.in_batches(planned, read),
         seconds,
         memory.temp_size_in_bytes if memory else 0,
         plan.packing.cut if plan.packing else 0,
     )
+
+
+def _reader(store: Store, plan: batches.Plan, mesh: Mesh) -> Callable[[int], Any]:
+    """number → the batch on the devices. Each process reads the rows of its own devices."""
+    mine = parallel.own_rows(mesh, plan.rows)
+    return lambda number: parallel.place(batches.batch(store, plan, number, mine), mesh, plan.rows)
 
 
 def _settle(experiment: Experiment) -> Callable | None:
@@ -171,7 +177,7 @@ def evaluation_batches(experiment: Experiment, store: Store, mesh: Mesh) -> tupl
     rows = max(experiment.batch // experiment.micro_batches, 4096 // experiment.model.context // parts * parts)
     told = dict(isolated=experiment.data.isolated, task=experiment.data.task, beside=experiment.model.encoder_layers > 0)
     plan = batches.plan(store, length=experiment.model.context, rows=rows, seed=None, **told)
-    return plan.batches_per_epoch, lambda number: parallel.place(batches.batch(store, plan, number), mesh)
+    return plan.batches_per_epoch, _reader(store, plan, mesh)
 
 
 def _tells_accuracy(experiment: Experiment) -> bool:
