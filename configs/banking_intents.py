@@ -1,4 +1,12 @@
-"""An encoder tells which of 77 things a customer of a bank wants.
+"""An encoder of one layer tells which of 77 things a customer of a bank wants: 10,003 questions to learn from, 3,080 held out (banking77).
+
+Not run to its end yet. What it has to reach, measured on 2026-11-25 by `benchmarks/classify.py`'s logistic regressions: accuracy 0.889 over
+counts of words, 0.894 over tf-idf of words and pairs of words.
+
+    python train.py configs/banking_intents.py --data.source.path train.csv --data.source.held-out test.csv --dir runs/banking
+    python benchmarks/classify.py runs/banking
+
+Source of the data: Casanueva et al. 2020, arXiv:2003.04807; the model: Vaswani et al. 2017, arXiv:1706.03762, its encoder.
 """
 
 from gptjax.data import Classification, DataConfig, Records, SentencePiece

@@ -1,4 +1,11 @@
-"""An encoder tells whether a sentence of a film review praises or blames.
+"""`configs/polarity.py` with adversarial training: half of the loss is at embedded tokens that are moved a step of length 0.5 a row up its slope.
+
+Not run to its end yet; the plain runs are told of in `configs/polarity.py`, which says how the data is made.
+
+    python train.py configs/polarity_fgm.py --data.source.path sentence_polarity.tsv --seed 0 --dir runs/polarity_fgm
+    python benchmarks/classify.py runs/polarity_fgm
+
+Source: Miyato et al. 2017, arXiv:1605.07725, without its normalised embeddings.
 """
 
 from gptjax.data import Classification, DataConfig, Records, SentencePiece
