@@ -13,8 +13,25 @@ from variants import PLAIN, ROPE
 
 from gptjax import api, cli, model, objectives
 from gptjax.config import ConfigError, from_dict, to_dict
-from gptjax.data import Batch, Bytes, Characters, Classification, DataConfig, Denoisers, PrefixLanguageModel, Records, SequenceToSequence, Side, SpanCorruption, Text
-from gptjax.data import batches, prepare, sources, store, tasks
+from gptjax.data import (
+    Batch,
+    Bytes,
+    Characters,
+    Classification,
+    DataConfig,
+    Denoisers,
+    PrefixLanguageModel,
+    Records,
+    SequenceToSequence,
+    Side,
+    SpanCorruption,
+    Text,
+    batches,
+    prepare,
+    sources,
+    store,
+    tasks,
+)
 from gptjax.data import tokenizer as tokenizers
 from gptjax.data.layouts import Piece, filled
 from gptjax.model import ModelConfig

@@ -27,7 +27,7 @@ from gptjax.data import tokenizer as tokenizers
 from gptjax.data.spelling import Special
 from gptjax.interop import configs, gguf, gguf_file, gguf_models, gguf_tokenizer, layout, llama2c
 from gptjax.interop.imported import About, Imported
-from gptjax.model import Experts, Layer, LinearScaling, Llama3Scaling, ModelConfig, YarnScaling, gemma, gpt2, llama, mistral, olmo, qwen
+from gptjax.model import Experts, Layer, LinearScaling, ModelConfig, YarnScaling, gemma, gpt2, llama, mistral, olmo, qwen
 
 SHRUNK = dict(vocab_size=61, context=64, width=32, num_layers=2, num_heads=4, num_kv_heads=2, feed_forward=64)
 HEADS = dict(SHRUNK, head_width=16)

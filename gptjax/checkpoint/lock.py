@@ -19,7 +19,6 @@ from typing import Any
 from gptjax import processes
 from gptjax.config import ConfigError
 
-
 PATIENCE = 5.0
 """Seconds for which a process of several that failed waits for a pending save, which needs the others."""
 

@@ -15,7 +15,6 @@ import numpy as np
 from gptjax.config import require
 from gptjax.data.tokenizer import Tokenizer
 
-
 Shape = Literal["past", "all", "side"]
 """What a prediction is made from: earlier tokens, all others, or a side text too; that is the shape of model that it needs."""
 

@@ -17,7 +17,7 @@ import numpy as np
 from gptjax.config import require
 from gptjax.data import sentencepieces
 from gptjax.data import tokenizer as tokenizers
-from gptjax.data.spelling import Special, letters
+from gptjax.data.spelling import Special
 from gptjax.data.tokenizer import Tokenizer
 from gptjax.interop import huggingface_tokenizer
 from gptjax.interop.gguf_file import File, Texts, short

@@ -8,6 +8,7 @@ from gptjax.config import require
 from gptjax.interop.keys import OURS, Keys, activation, rope, rope_json
 from gptjax.model import ModelConfig
 
+
 def gpt2(keys: Keys) -> ModelConfig:
     """GPT-2."""
     for key, value in (("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False), ("add_cross_attention", False)):

@@ -27,8 +27,8 @@ from gptjax.train.experiment import Experiment
 from gptjax.train.facts import Setting, attention, banner, facts, utilisation
 from gptjax.train.goodput import Clock
 from gptjax.train.guard import interruptible, unless, watchdog
-from gptjax.train.metrics import Log, Silent, Smoothed, Throughput, progress_line, read, smooth
-from gptjax.train.pace import Pace, step_seconds, straggler
+from gptjax.train.metrics import Log, Silent, Smoothed, Throughput, history, progress_line, smooth
+from gptjax.train.pace import Pace, compared
 from gptjax.train.step import TrainState
 
 STOP_AFTER = 5
@@ -150,7 +150,7 @@ class _Watch:
 
     def __init__(self, setting: Setting, state: TrainState):
         self.setting, self.saved = setting, int(state.step) or None
-        self.in_a_row, self.evaluated = processes.by_first("history", lambda: _history(setting.path, self.saved))
+        self.in_a_row, self.evaluated = processes.by_first("history", lambda: history(setting.path, self.saved))
         self.smoothed, self.speed, self.spiked = Smoothed(), Throughput(), False
         self.pace, self.slow = Pace(), -1  # the process that was last said to hold the others up
         self.known: set[str] = set()  # what was done before, and so is compiled
@@ -180,7 +180,11 @@ class _Watch:
         log.record(done, {"tokens": tokens, **values, **extra})
         clock.reached(done)
         self._say_unusual(done, values, skipped)
-        self._compare(done)
+        if found := compared(self.setting.interrupted.seen, done, self.slow):
+            seconds, said, self.slow = found
+            log.record(done, seconds)
+            if said:
+                log.say(said)
         _require_progress(self.in_a_row, done, self.setting)
         if done % experiment.log_every == 0 or done == experiment.steps:
             log.progress(self.line(done, values))
@@ -193,19 +197,6 @@ class _Watch:
         elif spike and not self.spiked:  # of several in a row the first
             self.setting.log.say(f"step {done} (batch {done - 1}) is a spike: {said}; taken (--skip-spikes True skips such steps)")
         self.spiked = spike
-
-    def _compare(self, done: int) -> None:
-        """Logs every twenty steps what each of several processes takes for one, and tells of one that holds the others up."""
-        seen = self.setting.interrupted.seen
-        if not seen or len(seen) < seen.maxlen or done % seen.maxlen:
-            return
-        seconds = step_seconds(seen)
-        self.setting.log.record(done, {f"process_{i}/step_seconds": float(s) for i, s in enumerate(seconds)})
-        slow, times = straggler(seconds) or (-1, 1.0)
-        if slow not in (-1, self.slow):
-            longest = f"{1000 * seconds[slow]:.0f} ms a step over the last {len(seen)}, {times:.1f} times the median of the others"
-            self.setting.log.say(f"warning: process {slow} holds the others up: it takes {longest}")
-        self.slow = slow
 
     def line(self, done: int, values: dict[str, float]) -> str:
         """How training stands."""
@@ -229,8 +220,7 @@ class _Watch:
             elif setting.data.validation is not None:
                 setting.log.say("this evaluation is left out; the same command makes up for it")
             if (prompt := prompt_of(setting)) is not None and not setting.interrupted():
-                text = unless(setting.interrupted, lambda: continued(setting, params, prompt))
-                if text is not None:
+                if (text := unless(setting.interrupted, lambda: continued(setting, params, prompt))) is not None:
                     setting.log.sample(done, prompt, text)
                     answered = " → " if tasks.answers(setting.experiment.data.task) else ""
                     setting.log.say("\n".join(f"  │ {line}" for line in (prompt + answered + text).splitlines()))
@@ -272,14 +262,6 @@ class _Watch:
         self.known.add(what)
         self.speed = self.speed.pause(what, time.monotonic() - begun)
         self.pace.pause()
-
-
-def _history(path: Path, step: int | None) -> tuple[int, bool]:
-    """What the log says of a step that was restored: how many up to it were skipped in a row, and whether it was evaluated."""
-    lines = read(path) if step else []
-    steps = [line for line in lines if "gradient_norm" in line]
-    in_a_row = next((n for n, line in enumerate(reversed(steps)) if not line.get("skipped")), len(steps))
-    return in_a_row, any(line["step"] == step and "validation_loss" in line for line in lines)
 
 
 def _require_progress(in_a_row: int, done: int, setting: Setting) -> None:

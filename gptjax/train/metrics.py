@@ -275,6 +275,14 @@ def read(run_dir: Path | str) -> list[dict[str, Any]]:
     return [line for _, line in _lines(Path(run_dir) / "metrics.jsonl")]
 
 
+def history(path: Path, step: int | None) -> tuple[int, bool]:
+    """What the log says of a step that was restored: how many up to it were skipped in a row, and whether it was evaluated."""
+    lines = read(path) if step else []
+    steps = [line for line in lines if "gradient_norm" in line]
+    in_a_row = next((n for n, line in enumerate(reversed(steps)) if not line.get("skipped")), len(steps))
+    return in_a_row, any(line["step"] == step and "validation_loss" in line for line in lines)
+
+
 def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     for raw in path.read_bytes().split(b"\n") if path.is_file() else []:
         with contextlib.suppress(ValueError):

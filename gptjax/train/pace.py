@@ -60,3 +60,21 @@ def straggler(seconds: np.ndarray) -> tuple[int, float] | None:
     slowest = int(seconds.argmax())
     ratio = float(seconds[slowest] / max(np.median(np.delete(seconds, slowest)), 1e-9)) if len(seconds) > 1 else 1.0
     return (slowest, ratio) if ratio > ALARM else None
+
+
+def compared(seen: Sequence[np.ndarray], done: int, told: int) -> tuple[dict[str, float], str, int] | None:
+    """Every so many steps as `seen` holds: what each of several processes takes for one; none at other steps, and for a process that is alone.
+
+    Args:
+      told: the process that was last said to hold the others up; −1 is none.
+
+    Returns:
+      Figures for the log, what to say of a process that holds the others up and is not the one that was `told` (or ""), and its number.
+    """
+    if not seen or len(seen) < seen.maxlen or done % seen.maxlen:
+        return None
+    seconds = step_seconds(seen)
+    slow, times = straggler(seconds) or (-1, 1.0)
+    longest = f"{1000 * seconds[slow]:.0f} ms a step over the last {len(seen)}, {times:.1f} times the median of the others"
+    said = "" if slow in (-1, told) else f"warning: process {slow} holds the others up: it takes {longest}"
+    return {f"process_{i}/step_seconds": float(s) for i, s in enumerate(seconds)}, said, slow

@@ -30,7 +30,6 @@ from gptjax.train.identity import resolve
 from gptjax.train.optim import SGD, Lion, OptimConfig
 
 
-
 class Setting(NamedTuple):
     """All that a proof needs to know. Compiled functions are made anew for every setting, so that none is older than the code it stands for."""
 
