@@ -19,16 +19,16 @@ from gptjax.interop import Imported, huggingface, layout
 from gptjax.model import smollm
 
 READ = """
-import resource, sys, time
+import pathlib, re, sys, time
 import jax
 from gptjax import interop, model
 jax.block_until_ready(jax.numpy.ones(8) + 1)
-held = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-before, begin = held(), time.perf_counter()
+held = lambda what: int(re.search(what + r":\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text())[1]) * 1024
+before, begin = held("VmRSS"), time.perf_counter()
 found = interop.load(sys.argv[1])
 jax.block_until_ready(found.params)
 seconds, size = time.perf_counter() - begin, sum(leaf.nbytes for leaf in jax.tree.leaves(found.params))
-print(f"{size / 1e6:.0f} MB of parameters in {seconds:.2f} s; at most {(held() - before) / size:.2f} times that in memory")
+print(f"{size / 1e6:.0f} MB of parameters in {seconds:.2f} s; at most {(held("VmHWM") - before) / size:.2f} times that in memory")
 """
 
 

@@ -189,7 +189,7 @@ def _spellable(tokenizer: tokenizers.Tokenizer) -> str:
 @functools.partial(jax.jit, static_argnums=0)
 def _logits(c: ModelConfig, params: Any, ids: jax.Array) -> jax.Array:
     """Of every token of the text; an encoder beside a decoder reads the text too."""
-    c = dataclasses.replace(c, attention="reference")
+    c = dataclasses.replace(c, attention="reference", compute="float32")
     where = jnp.arange(ids.shape[1], dtype=jnp.int32)[None]
     memory = model.encode(c, params, Side(ids, where) if c.encoder_layers else None)
     return model.unembed(c, params, model.forward(c, params, ids, memory=memory).hidden)[0]

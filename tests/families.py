@@ -99,7 +99,8 @@ def build_mistral(c: ModelConfig) -> Any:
 def build_mixtral(c: ModelConfig) -> Any:
     """Their Mixtral."""
     experts = dict(num_local_experts=c.experts.count, num_experts_per_tok=c.experts.active)
-    config = transformers.MixtralConfig(**common(c) | dict(intermediate_size=c.expert_width), **experts, head_dim=c.heads, hidden_act="silu", sliding_window=None)
+    told = common(c) | experts | dict(intermediate_size=c.expert_width, head_dim=c.heads, hidden_act="silu", sliding_window=None)
+    config = transformers.MixtralConfig(**told)
     return transformers.MixtralForCausalLM(config)
 
 

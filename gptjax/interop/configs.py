@@ -313,7 +313,8 @@ def computed(c: ModelConfig) -> dict[str, Any]:
     plain = "vocabulary context width num_layers encoder_layers causal num_heads kv_heads heads hidden norm norm_placement norm_epsilon parallel qk_norm "
     plain += "qk_norm_joint attention_cap attention_sink logit_cap latent activation bias biased tied scaled_embedding embedding_norm head_transform logit_bias"
     found = {name: getattr(c, name) for name in plain.split()}
-    found |= dict(scale=round(c.scale, 9), logit_scale=round(c.logit_scale, 9), positions=c.positions if c.positions in ("learned", "sinusoidal") else "by layer")
+    found |= dict(scale=round(c.scale, 9), logit_scale=round(c.logit_scale, 9))
+    found["positions"] = c.positions if c.positions in ("learned", "sinusoidal") else "by layer"
     found["layers"] = [_layer(c, layer) for layer in c.stack]
     if c.latent is not None:
         found |= dict(latent=dataclasses.replace(c.latent, value_width=c.value_width))

@@ -114,10 +114,10 @@ def deepseek(config: ModelConfig) -> tuple[Entry, ...]:
     half = narrow.rope_width // 2
     pairs = [n for i in range(half) for n in (i, half + i)]
     after = lambda begin: (*range(begin), *(begin + n for n in pairs))
-    query = linear(f"{where}.{'q_proj' if narrow.query_rank is None else 'q_b_proj'}", "layers/attention/query", "(n h) r", "r n h", order={"h": after(config.heads)})
+    query = f"{where}.q_proj" if narrow.query_rank is None else f"{where}.q_b_proj"
     return (
         *(entry for entry in around(PRE) if not entry.theirs.startswith(where)),
-        *query,
+        *linear(query, "layers/attention/query", "(n h) r", "r n h", order={"h": after(config.heads)}),
         *linear(f"{where}.q_a_proj", "layers/attention/query_down", "r d", "d r"),
         *norm(f"{where}.q_a_layernorm", "layers/attention/query_norm"),
         *linear(f"{where}.kv_a_proj_with_mqa", "layers/attention/latent_down", "r d", "d r", order={"r": after(narrow.rank)}),

@@ -86,8 +86,8 @@ FAMILIES = {
 
 
 FILES = (
-    *("config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt"),
-    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
+    *("config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json", "tokenizer.model"),
+    *("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
 )
 """All that is read of a directory, beside the shards that an index names."""
 
@@ -115,7 +115,8 @@ def load(path: Path, shardings: Callable[[ModelConfig], Any] | None = None) -> I
     output, table = tensors.get(family.output), tensors.get(family.places(config)[0].name)
     if config.tied and output is not None and table is not None:
         same = output.shape == table.shape and all(np.array_equal(a, b) for a, b in zip(_pieces(output), _pieces(table), strict=True))
-        require(same, f"{path} has a {family.output} that is not its embedding, and says that the two are tied; set tie_word_embeddings to false in config.json.")
+        wrong = f"{path} has a {family.output} that is not its embedding, and says that the two are tied"
+        require(same, f"{wrong}; set tie_word_embeddings to false in config.json.")
     tokenizer = _tokenizer(path, config.vocabulary)
     padding = 0 if tokenizer is None else config.vocabulary - tokenizer.vocab_size
     config = dataclasses.replace(config, vocab_size=config.vocabulary - padding)
@@ -192,7 +193,7 @@ def _tensors(path: Path, family: Family) -> dict[str, _Tensor]:
         require(isinstance(named, dict), f"{path}/model.safetensors.index.json has no weight_map; get it again.")
         files = {name: safetensors.File(_inside(path, name)) for name in sorted({*map(str, named.values())})}
         lost = sorted(name for name, file in named.items() if name not in files[str(file)].tensors)
-        require(not lost, f"{path}/model.safetensors.index.json names {', '.join(lost[:10])}, which {'is' if len(lost) == 1 else 'are'} not in the files; get them again.")
+        require(not lost, f"{path}/model.safetensors.index.json names tensors that are not in the files: {', '.join(lost[:10])}; get them again.")
     else:
         pickled = next(path.glob("pytorch_model*.bin"), None)
         why = f"it has {pickled.name}, which can run code when it is read, so it is not; ask for safetensors" if pickled else "get it again"
@@ -202,7 +203,8 @@ def _tensors(path: Path, family: Family) -> dict[str, _Tensor]:
         for name, tensor in file.tensors.items():
             require(name not in found, f"{path} has the tensor {name} in two files; get them again.")
             found[name] = _Tensor(file, name, tensor.shape)
-    renamed = {re.sub(r"LayerNorm\.(gamma|beta)$", lambda m: f"LayerNorm.{dict(gamma='weight', beta='bias')[m[1]]}", name): tensor for name, tensor in found.items()}
+    newer = lambda name: name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+    renamed = {newer(name): tensor for name, tensor in found.items()}
     if family.prefix and not any(name.startswith(family.prefix) for name in renamed):
         renamed = {family.prefix + name: tensor for name, tensor in renamed.items()}
     for name, tensor in renamed.items():
@@ -221,7 +223,8 @@ def _tokenizer(path: Path, rows: int) -> Tokenizer | None:
         found = tokenizers.train(GPT2(str(path)), ())
     else:
         found = huggingface_tokenizer.fitting(tokenizers.train(Published(str(path)), ()), rows)
-    require(found.vocab_size <= rows, f"{path} has a tokenizer of {found.vocab_size} tokens and a model of {rows}; get the tokenizer that belongs to the model.")
+    wrong = f"{path} has a tokenizer of {found.vocab_size} tokens and a model of {rows}"
+    require(found.vocab_size <= rows, f"{wrong}; get the tokenizer that belongs to the model.")
     return found
 
 
@@ -237,7 +240,8 @@ def save(path: Path, model: Imported, dtype: str = "float32", shard: int = 5_000
     Raises:
       ConfigError: the path holds something already, or no family of theirs computes what this model does.
     """
-    require(dtype in safetensors.NAMES, f"dtype is {dtype!r}; a Hugging Face directory can have {', '.join(safetensors.NAMES)} (--dtype).{nearest(dtype, safetensors.NAMES)}")
+    known = f"a Hugging Face directory can have {', '.join(safetensors.NAMES)} (--dtype).{nearest(dtype, safetensors.NAMES)}"
+    require(dtype in safetensors.NAMES, f"dtype is {dtype!r}; {known}")
     empty = not path.exists() or (path.is_dir() and not any(path.iterdir()))
     require(empty, f"{path} holds something already; give a directory that is not there yet.")
     name = family_of(model.config, model.about.family)

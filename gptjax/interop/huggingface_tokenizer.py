@@ -71,7 +71,8 @@ def _described(tokenizer: Tokenizer) -> bytes:
         described["added_tokens"].append(_added(tokenizer.end_of_document, name, special=True))
         text = [begin, {"Sequence": {"id": "A", "type_id": 0}}]  # documents begin with what ends them
         ids = {name: {"id": name, "ids": [tokenizer.end_of_document], "tokens": [name]}}
-        described["post_processor"] = {"type": "TemplateProcessing", "single": text, "pair": [*text, {"Sequence": {"id": "B", "type_id": 1}}], "special_tokens": ids}
+        pair = [*text, {"Sequence": {"id": "B", "type_id": 1}}]
+        described["post_processor"] = {"type": "TemplateProcessing", "single": text, "pair": pair, "special_tokens": ids}
     described["added_tokens"].sort(key=lambda token: token["id"])
     return (json.dumps(described, ensure_ascii=False) + "\n").encode()
 

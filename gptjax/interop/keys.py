@@ -11,7 +11,8 @@ from gptjax.model import Layer, LinearScaling, Llama3Scaling, ModelConfig, NTKSc
 HARMLESS = {
     *("architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "_name_or_path", "auto_map", "transformers.js_config", "gptjax"),
     *("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "sep_token_id", "cls_token_id", "decoder_start_token_id", "task_specific_params"),
-    *("use_cache", "initializer_range", "initializer_factor", "_attn_implementation", "_attn_implementation_autoset", "attn_implementation", "cache_implementation"),
+    *("use_cache", "initializer_range", "initializer_factor", "_attn_implementation", "_attn_implementation_autoset", "attn_implementation"),
+    *("cache_implementation",),
     *("attention_dropout", "embd_pdrop", "attn_pdrop", "resid_pdrop", "hidden_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout_rate"),
     *("classifier_dropout", "output_past", "gradient_checkpointing", "id2label", "label2id", "num_labels", "n_ctx", "output_router_logits", "torchscript"),
     *("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout", "reorder_and_upcast_attn"),
