@@ -111,7 +111,7 @@ def _same_again(part: Store, numbered: Store, plan: batches.Plan, number: int) -
     """A batch is the ids at the places that its number gives, whole or in two halves, whatever was read before."""
     places, first = batches.batch(numbered, plan, number), batches.batch(part, plan, number)
     batches.batch(part, plan, number + 7)
-    again = [batches.batch(part, plan, number, (i, 2)) for i in (0, 1)] if plan.rows % 2 == 0 else [batches.batch(part, plan, number)]
+    again = [batches.batch(part, plan, number, rows) for rows in np.array_split(np.arange(plan.rows), 2) if len(rows)]
     joined = [None if leaf[0] is None else np.concatenate(leaf) for leaf in zip(*again, strict=True)]
     same = all((a is None and b is None) or np.array_equal(a, b) for a, b in zip(first, joined, strict=True))
     real = places.weights > 0
