@@ -220,10 +220,10 @@ def settings_of_the_first_row(patch):
 def rows_lost_on_the_way(patch):
     honest = parallel.place
 
-    def lossy(batch, mesh):
+    def lossy(batch, mesh, rows):
         weights = batch.weights.copy()
         weights[0] = 0
-        return honest(batch._replace(weights=weights), mesh)
+        return honest(batch._replace(weights=weights), mesh, rows)
 
     patch.setattr(parallel, "place", lossy)
 
