@@ -5,7 +5,8 @@ The same as `gptjax sample`. In Python: `gptjax.load("runs/quickstart").generate
 
 import sys
 
-from gptjax.cli import main
+from gptjax.cli import console
 
 if __name__ == "__main__":
-    sys.exit(main(["sample", *sys.argv[1:]]))
+    sys.argv.insert(1, "sample")
+    console()

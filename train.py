@@ -7,7 +7,8 @@ is the model.
 
 import sys
 
-from gptjax.cli import main
+from gptjax.cli import console
 
 if __name__ == "__main__":
-    sys.exit(main(["train", *sys.argv[1:]]))
+    sys.argv.insert(1, "train")
+    console()

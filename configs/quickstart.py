@@ -9,15 +9,14 @@ and one seed, Muon at 6e-3 reached 2.00 and AdamW at 3e-3, the only rate tried, 
 jaxlib 0.10 (Python 3.11) has no fast bfloat16 products on a CPU, so there it computes in float32 and takes fewer steps.
 """
 
-from importlib.metadata import version
-
+from gptjax.backend import fast_bfloat16
 from gptjax.data import DataConfig, SentencePiece, Text
 from gptjax.generate import SampleConfig
 from gptjax.model import ModelConfig
 from gptjax.train.experiment import Evaluation, Experiment
 from gptjax.train.optim import Muon, Schedule
 
-FAST = tuple(map(int, version("jaxlib").split(".")[:2])) >= (0, 12)
+FAST = fast_bfloat16()
 
 experiment = Experiment(
     data=DataConfig(source=Text(), tokenizer=SentencePiece(vocab_size=2048), validation=0.05, split="documents"),

@@ -11,6 +11,7 @@ in turn with them (benchmarks/torch_gpt.py, Python 3.11): 114.8 and 106.8 s, and
 no better than PyTorch's.
 """
 
+from gptjax.backend import fast_bfloat16
 from gptjax.data import Characters, DataConfig, Text
 from gptjax.generate import SampleConfig
 from gptjax.model import ModelConfig
@@ -28,7 +29,7 @@ experiment = Experiment(
         norm="rmsnorm",
         activation="relu2",
         bias=False,
-        compute="bfloat16",
+        compute="bfloat16" if fast_bfloat16() else "float32",
     ),
     optim=AdamW(peak=1e-3, weight_decay=0.1, beta2=0.99, clip_norm=1.0),
     schedule=Schedule("cosine", warmup=100, floor=0.1),

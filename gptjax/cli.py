@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import functools
 import json
 import os
+import signal
 import sys
 import time
 import traceback
@@ -69,8 +72,9 @@ def _outcome(command: Callable[[list[str]], None], args: list[str]) -> tuple[int
         return 0, ""
     except SystemExit as stop:  # --help
         return int(stop.code or 0), ""
-    except KeyboardInterrupt:
-        return 130, "interrupted"
+    except KeyboardInterrupt as interrupt:
+        number, said = interrupt.args or (signal.SIGINT, "interrupted")
+        return 128 + number, said
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1, ""
@@ -100,6 +104,8 @@ class TrainOptions:
     """Go on from this step of the run; later ones are moved aside, not deleted."""
     cast: bool = False
     """Resume from a checkpoint whose arrays have other types, rounding them to this experiment's."""
+    fall_back: bool = True
+    """A damaged newest step gives way to the one before it; False ends with its reason instead."""
     distributed: bool = False
     """Be one process of several: JAX finds the others on TPU pods, Slurm, GKE and MPI; elsewhere give the next three."""
     coordinator: str | None = None
@@ -116,6 +122,13 @@ class TrainOptions:
 
 def train(args: list[str]) -> None:
     """Trains an experiment or resumes a run."""
+    from gptjax.train.guard import abrupt
+
+    with abrupt():
+        _train(args)
+
+
+def _train(args: list[str]) -> None:
     chosen = backend.configure()
     from gptjax.train.experiment import Experiment
 
@@ -130,7 +143,7 @@ def train(args: list[str]) -> None:
         require(not given, f"--{(given or [''])[0].replace('_', '-')} is for a process of several; add --distributed.")
     from gptjax.train.loop import train as run
 
-    where, resuming = Path(options.dir) if options.dir else home, {"allow_changes": options.allow_changes, "rollback_to": options.rollback_to, "cast": options.cast}
+    where, resuming = Path(options.dir) if options.dir else home, {"allow_changes": options.allow_changes, "rollback_to": options.rollback_to, "cast": options.cast, "fall_back": options.fall_back}
     run(experiment, where, **resuming, notes=(_flags_note(chosen),), begun=BEGUN)
 
 
@@ -264,5 +277,19 @@ class DoctorOptions:
 
 
 def console() -> None:
-    """The `gptjax` console command."""
-    sys.exit(main())
+    """The `gptjax` console command, and the end of its process.
+
+    Python's own end takes jax's programs and arrays apart, up to a second in which there is nothing left to do. What was registered to be
+    done at the end is done, the last of it here.
+    """
+    status = 1
+
+    def leave() -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        os._exit(status)
+
+    atexit.register(leave)  # before jax is imported, so it comes last
+    status = main()
+    sys.exit(status)

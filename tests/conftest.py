@@ -85,7 +85,7 @@ def tiny_experiment(text_file):
         model=small("tiny", context=32),
         data=DataConfig(source=Text(str(text_file)), tokenizer=Bytes()),
         optim=AdamW(peak=1e-2),
-        schedule=Schedule(warmup=4),
+        schedule=Schedule(warmup=4, steps=30),  # written out, so that runs of other lengths share one compiled step
         evaluation=Evaluation(every=10, rows=64, prompt="The ", sample=SampleConfig(new_tokens=8)),
         checkpoints=Checkpoints(every=5),
         steps=30,

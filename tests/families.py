@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import transformers
+import pytest
 
 from gptjax.model import Experts, Latent, Layer, LinearScaling, Llama3Scaling, ModelConfig, YarnScaling
+
+transformers = pytest.importorskip("transformers", reason="parity is measured against transformers: pip install 'gptjax[test-parity]'")
 
 SMALL = ModelConfig(vocab_size=97, context=64, width=32, num_layers=2, num_heads=4, feed_forward=80)
 LLAMA = replace(SMALL, positions="rope", norm="rmsnorm", activation="swiglu", bias=False, tied=False)

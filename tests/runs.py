@@ -63,9 +63,10 @@ def assert_same_run(found: Path, wanted: Path, steps: int) -> None:
 
 CHILD = """
 import sys
-from gptjax import cli
-import jax  # so that the command chooses no CPU flags of its own: the parent has none
-sys.exit(cli.main(["train", *sys.argv[1:]]))
+from gptjax import backend, cli
+backend._choose_flags = lambda: backend.Choice((), "the parent has none")
+sys.argv[:1] = ["gptjax", "train"]
+cli.console()
 """
 
 

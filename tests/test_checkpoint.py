@@ -429,8 +429,7 @@ def test_a_full_disk_is_noticed_before_anything_is_written(tmp_path, monkeypatch
 
 @pytest.mark.row(29)
 def test_a_kill_during_a_save_leaves_only_whole_steps(tmp_path):
-    for seed in range(3):
-        kill_while_saving(tmp_path, seed)
+    kill_while_saving(tmp_path, 0)
 
 
 @pytest.mark.row(29)

@@ -15,6 +15,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -26,13 +27,13 @@ from runs import assert_same_run, fingerprint, in_time, lines_of, losses_of, sta
 from variants import ROPE
 
 import gptjax
-from gptjax import config, faults, parallel
+from gptjax import cli, config, faults, parallel
 from gptjax.checkpoint import Run
 from gptjax.config import ConfigError
 from gptjax.data import Batch, Characters, Text, prepare, spelling
 from gptjax.model import init
 from gptjax.objectives import cross_entropy
-from gptjax.train import goodput, identity, metrics, optim, program, spikes, step
+from gptjax.train import goodput, guard, identity, metrics, optim, program, spikes, step
 from gptjax.train.experiment import Checkpoints, Experiment
 from gptjax.train.goodput import Stretch
 from gptjax.train.loop import train
@@ -240,7 +241,7 @@ def test_changes_that_are_allowed_are_made(begun, tmp_path, capsys):
 @pytest.mark.fault
 def test_a_longer_run_keeps_its_learning_rates_unless_a_flag_stretches_them(quiet, fault, tmp_path, capsys, figure):
     """The run is stopped at step 12 of 20 and goes on to 28, and then to 30 with the schedule stretched."""
-    short, path = dataclasses.replace(quiet, steps=20), tmp_path / "run"
+    short, path = dataclasses.replace(quiet, steps=20, schedule=dataclasses.replace(quiet.schedule, steps=None)), tmp_path / "run"
     fault("term@12")
     train(short, path)
     fault("")
@@ -398,6 +399,72 @@ def test_a_label_that_is_no_class_never_counts_as_one(wrong, figure):
 
 
 @pytest.mark.row(21)
+def test_a_run_that_is_asked_to_stop_saves_its_step_and_goes_on_to_the_same_bits(hard, uninterrupted, fault, tmp_path, capsys, figure):
+    path = tmp_path / "run"
+    fault("term@13")
+    train(hard, path)
+    assert "stopped at step 13 and saved it" in capsys.readouterr().out
+    assert Run(path).steps()[-1] == 13 and len(losses_of(path)) == 13
+    fault("")
+    train(hard, path)
+    assert_same_run(path, uninterrupted, 30)
+    figure("SIGTERM inside a step: that step is saved, and the run resumed bitwise")
+
+
+def deaf(setting: str, *signals: int) -> tuple[int, list[float], str]:
+    """Signals, a moment apart, to a process in which Python sees none of them: its status, seconds from each signal to its end, and stderr.
+
+    What it computes takes minutes and notices nothing, like a compilation. Without jax, so it starts at once.
+    """
+    code = f"import hashlib\nfrom gptjax.train import guard\n{setting}\n    print('now', flush=True)\n    hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "now\n"
+    sent = []
+    for number in signals:
+        time.sleep(0.2)
+        process.send_signal(number)
+        sent.append(time.monotonic())
+    _, err = process.communicate(timeout=30)
+    return process.returncode, [time.monotonic() - moment for moment in sent], err
+
+
+@pytest.mark.row(21)
+def test_a_second_signal_ends_a_process_at_once_whatever_it_computes(figure):
+    status, (_, seconds), err = deaf("with guard.interruptible():", signal.SIGINT, signal.SIGTERM)
+    assert status == 128 + signal.SIGTERM and err.count("once more ends at once") == 1
+    in_time(seconds, 1)
+    figure(f"gone {seconds:.2f} s after the second signal")
+
+
+@pytest.mark.row(21)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_before_the_first_step_ends_the_process_with_one_line(number, figure):
+    status, (seconds,), err = deaf("with guard.abrupt():", number)
+    said = f"interrupted by {number.name} before the first step; nothing is lost, the same command starts again\n"
+    assert (status, err) == (128 + number, said)
+    in_time(seconds, 1)
+    figure(f"{number.name} while compiling: gone after {seconds:.2f} s with one line and status {status}")
+
+
+def test_a_signal_that_python_sees_unwinds_what_was_begun():
+    with pytest.raises(KeyboardInterrupt) as seen, guard.abrupt():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    assert seen.value.args[0] == signal.SIGTERM
+    assert cli.guarded(lambda _: (_ for _ in ()).throw(seen.value), []) == 128 + signal.SIGTERM
+
+
+def test_work_that_can_not_be_stopped_is_left_behind():
+    over, begun = threading.Event(), time.monotonic()
+    assert guard.unless(lambda: False, lambda: 7) == 7
+    with pytest.raises(ZeroDivisionError):
+        guard.unless(lambda: False, lambda: 1 / 0)
+    assert guard.unless(lambda: True, lambda: time.sleep(0.1) or 8) == 8, "what ends by itself is waited for"
+    assert guard.unless(lambda: time.monotonic() - begun > 0.3, over.wait) is None and time.monotonic() - begun < 3
+    over.set()
+
+
+@pytest.mark.row(21)
 @pytest.mark.fault
 def test_a_terminated_run_saves_its_step_and_ends_bitwise_as_if_it_had_not_stopped(hard, uninterrupted, tmp_path, figure):
     path = tmp_path / "run"
@@ -413,7 +480,7 @@ def test_a_terminated_run_saves_its_step_and_ends_bitwise_as_if_it_had_not_stopp
 def interrupt(experiment: Experiment, path: Path, seconds: float) -> tuple[int, float, float]:
     """Starts a run, sends SIGTERM a time after its loop began; gives the exit status, seconds until it was gone, and of its longest save."""
     process = start(experiment, path)
-    wait_for(process, "training", "resuming")
+    wait_for(process, "interrupt when you like", "resuming at step")
     time.sleep(seconds)
     process.send_signal(signal.SIGTERM)
     begun = time.monotonic()
@@ -483,7 +550,29 @@ def test_an_evaluation_that_an_interruption_left_out_is_made_up(tiny_experiment,
 # --- nothing goes on ---------------------------------------------------------------------------------------------
 
 
+def test_a_process_in_which_nothing_goes_on_is_ended(tmp_path):
+    """Without jax; below the same of whole runs."""
+    code = """
+import sys, threading, time
+from pathlib import Path
+from gptjax.train import goodput, guard
+with goodput.Clock(time.monotonic()) as clock, guard.watchdog(clock, 0.4, Path(sys.argv[1])):
+    clock.turn("data", "compiling", watched=False)
+    time.sleep(1)
+    for number in range(4):
+        clock.turn("useful", f"taking step {number}")
+        time.sleep(0.25)
+    threading.Event().wait()
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "log.txt")], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    for said in (done.stderr, (tmp_path / "log.txt").read_text()):
+        assert said.count("no progress for 0.4 s while taking step 3; the stacks of all threads follow") == 1 and "in wait" in said
+    assert done.stderr.rstrip().split("\n")[-1].startswith("error: no progress for 0.8 s while taking step 3; ended (--watchdog).")
+
+
 @pytest.mark.row(40)
+@pytest.mark.fault
 @pytest.mark.parametrize(("kind", "doing", "frame"), [("data_stall", "reading the batch of step 8", "in spoiled"), ("stall", "(waiting for step 8|beginning step 9)", "in _loop")])
 def test_a_run_that_stalls_says_where_and_ends(kind, doing, frame, quiet, tmp_path, figure):
     """A step that never ends is waited for when its metrics are fetched or, by an older jax, when the next is handed over."""
@@ -542,12 +631,20 @@ def test_a_record_that_can_not_be_read_is_named_and_left_out_on_wish(quiet, reco
     experiment = dataclasses.replace(_reading(quiet, source=Text(str(records))), steps=2)
     with pytest.raises(ConfigError, match=rf"{records}:13 is not JSON .*--data\.source\.max-bad-records"):
         train(experiment, tmp_path / "run")
-    train(_reading(experiment, source=Text(str(records), max_bad_records=1)), tmp_path / "run")
+    data = prepare(_reading(experiment, source=Text(str(records), max_bad_records=1)).data, print)
+    assert "passed over 1 bad record" in capsys.readouterr().out and data.passed_over[0].startswith(f"{records}:13")
+    figure("names records.jsonl:13; with --data.source.max-bad-records 1 reads the others and counts 1")
+
+
+@pytest.mark.row(41)
+@pytest.mark.fault
+def test_a_run_counts_the_records_that_it_left_out(quiet, records, tmp_path, capsys, figure):
+    train(dataclasses.replace(_reading(quiet, source=Text(str(records), max_bad_records=1)), steps=2), tmp_path / "run")
     assert "passed over 1 bad record" in capsys.readouterr().out
     report = json.loads((tmp_path / "run/report.json").read_text())
     assert report["passed_over_records"] == 1 and f"{records}:13" in report["warnings"][0]
     assert len(losses_of(tmp_path / "run")) == 2
-    figure("names records.jsonl:13; with --data.source.max-bad-records 1 trains, and the report counts 1")
+    figure("the run trains, and its report counts 1")
 
 
 @pytest.mark.row(41)
@@ -677,7 +774,8 @@ def test_wall_time_and_lost_steps_are_counted_over_three_kills(hard, tmp_path, f
         ends.append(len(lines_of(path)) if path.exists() else 0)
         begun = time.monotonic()
         process = start(long, path, fault=words)
-        resumed = int(line.split("resuming at step ")[1].split()[0]) if "resuming" in (line := wait_for(process, "training", "resuming")) else 0
+        line = wait_for(process, "interrupt when you like", "resuming at step")
+        resumed = int(line.split("resuming at step ")[1].split()[0]) if "resuming" in line else 0
         _, err = process.communicate(timeout=300)
         wall += time.monotonic() - begun
         lost += max(0, ends[-1] - resumed)

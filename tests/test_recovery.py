@@ -158,29 +158,33 @@ def test_a_second_trainer_leaves_at_once_and_touches_nothing(tiny_experiment, tm
 
 KILLED_IN_RMTREE = """
     import os, signal
-    unlink, left = os.unlink, int(sys.argv[2])
+    unlink = os.unlink
     def dying(*args, **options):
         global left
         left -= 1
         if left < 0: os.kill(os.getpid(), signal.SIGKILL)
         return unlink(*args, **options)
-    run = Run(sys.argv[1], keep_newest=1, keep_best=0)
-    with run.lock():
-        os.unlink = dying
-        run._retain(max(run.steps()))
+    for turn in range(20):
+        left = turn * int(sys.argv[2]) // 20
+        if (child := os.fork()) == 0:
+            run = Run(f"{sys.argv[1]} {turn}", keep_newest=1, keep_best=0)
+            with run.lock():
+                os.unlink = dying
+                run._retain(max(run.steps()))
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL
 """
 
 
 @pytest.mark.row(30)
 def test_a_kill_while_steps_are_deleted_leaves_no_half_step(tmp_path, record_property):
-    """Twenty kills, each at another file of what is deleted. Nothing of jax is needed, so the processes are short."""
+    """Twenty kills, each at another file of what is deleted. Nothing of jax is needed, so one process forks them all."""
     saved(tmp_path / "whole", 1, 2, 3, 4, keep_newest=None)
     files, remains = sum(len(files_below(tmp_path / f"whole/checkpoints/{step}")) for step in (1, 2, 3)), 0
-    for turn in range(20):
-        path = shutil.copytree(tmp_path / "whole", tmp_path / f"run {turn}")
-        child = python(KILLED_IN_RMTREE, path, turn * files // 20)
-        assert child.wait(60) == -9, child.stderr.read()
-        child.communicate()
+    paths = [shutil.copytree(tmp_path / "whole", tmp_path / f"run {turn}") for turn in range(20)]
+    child = python(KILLED_IN_RMTREE, tmp_path / "run", files)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 0, err
+    for path in paths:
         run = Run(path)
         for step in run.steps():
             manifest.verify(run.checkpoints / str(step))
@@ -366,6 +370,9 @@ def test_rolling_back_trains_the_same_steps_again_and_keeps_the_old_ones_aside(t
         assert cli.main([*told, "--rollback-to", str(step)]) == 2
         assert why in (said := capsys.readouterr().err) and "--rollback-to" in said
     assert Run(path)._folders() == [4, 6, 9, 12], "nothing is moved by a refused rollback"
+    os.truncate(max(files_below(path / "checkpoints/12"), key=lambda f: f.stat().st_size), 10)
+    assert cli.main([*told, "--fall-back", "False"]) == 2
+    assert "12 is damaged" in (said := capsys.readouterr().err) and "--fall-back True" in said and Run(path)._folders() == [4, 6, 9, 12]
     record_property("figure", "saves after a rollback from 12 to 4: 3 of 3 on disk; the repeated step 12 has the bits of the old one, which is kept")
 
 

@@ -209,11 +209,13 @@ def test_the_door_of_the_command_line_opens_before_jax():
 # --- what may not run --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.row(53)
 def test_nothing_imports_tensorflow_or_a_format_that_executes_code():
     wrong = [f"{short(p)}:{i.line} imports {i.module}" for p in sources() for i in imports(p) if i.module.split(".")[0] in FORBIDDEN]
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.row(53)
 def test_no_text_is_executed_but_a_config_file():
     wrong = []
     for path in sources():

@@ -249,7 +249,7 @@ class Run:
                     continue
                 tried[newest] = str(damage)
                 message = f"{self.path}/checkpoints/{newest} is damaged: {damage}"
-                require(fall_back, f"{message}. Choose another step, or allow falling back to the one before.")
+                require(fall_back, f"{message}. Choose another step (--rollback-to), or allow falling back to the one before (--fall-back True).")
                 say(f"{message}; looking for an older step.")
         reasons = "; ".join(f"{s}: {why}" for s, why in tried.items())
         require(not tried, f"{self.path} has no whole step: {reasons}. Start in another directory.")

@@ -23,7 +23,7 @@ from gptjax.train import forecast, identity, optim, program, report
 from gptjax.train.experiment import Experiment
 from gptjax.train.facts import Setting, attention, banner, facts, utilisation
 from gptjax.train.goodput import Clock
-from gptjax.train.guard import interruptible, watchdog
+from gptjax.train.guard import interruptible, unless, watchdog
 from gptjax.train.metrics import Log, Silent, Smoothed, Throughput, progress_line, read, smooth
 from gptjax.train.pace import Pace, step_seconds, straggler
 from gptjax.train.step import TrainState
@@ -34,7 +34,7 @@ STOP_AFTER = 5
 
 def train(
     experiment: Experiment, path: Path, *, allow_changes: bool = False, rollback_to: int | None = None, cast: bool = False,
-    notes: tuple[str, ...] = (), begun: float | None = None,
+    fall_back: bool = True, notes: tuple[str, ...] = (), begun: float | None = None,
 ) -> Path:  # fmt: skip
     """Trains an experiment in a run directory, or goes on where that run stopped, and gives the path of its report.
 
@@ -45,6 +45,7 @@ def train(
       allow_changes: resume even where the experiment differs from the run's own in a way that changes its course.
       rollback_to: go on from this step; later ones are moved aside first.
       cast: take a checkpoint whose arrays have other dtypes, rounding them.
+      fall_back: where the newest step is damaged, go on from the one before it.
       notes: lines for the banner.
       begun: `time.monotonic()` at the start of the process.
 
@@ -71,7 +72,7 @@ def train(
         forecast.require_fits(experiment, built)
         if rollback_to is not None:
             changes += (f"rolled back to step {rollback_to}; set aside: {', '.join(map(str, run.rollback(rollback_to))) or 'nothing'}",)
-        state, resumed = start(run, built, cast)
+        state, resumed = start(run, built, cast, fall_back)
         clock.resumed(resumed or 0)
         with Log(path, resume_step=resumed) if processes.first() else Silent() as log, interruptible() as asked:
             setting = Setting(experiment, path, data, built, run, log, clock, processes.Votes(asked))
@@ -84,9 +85,9 @@ def _mark() -> str:
     return "" if processes.first() else f".{processes.index()}"
 
 
-def start(run: Run, built: program.Program, cast: bool = False) -> tuple[TrainState, int | None]:
+def start(run: Run, built: program.Program, cast: bool = False, fall_back: bool = True) -> tuple[TrainState, int | None]:
     """The newest whole checkpoint and its step, or the initial state and none."""
-    restored = run.restore({"params": built.state.params, "opt_state": built.state.opt_state}, cast=cast)
+    restored = run.restore({"params": built.state.params, "opt_state": built.state.opt_state}, cast=cast, fall_back=fall_back)
     if restored is None:
         return jax.block_until_ready(built.init()), None
     step, trees = restored
@@ -210,12 +211,18 @@ class _Watch:
         setting, params = self.setting, weights(state)
         rows = None if done == setting.experiment.steps else setting.experiment.evaluation.rows
         with self._pause("evaluation", f"evaluating step {done}"):
-            figures = held_out(setting, params, rows)
+            figures = unless(setting.interrupted, lambda: held_out(setting, params, rows)) or {}
             if figures:
                 bits = f", {figures['validation_bits_per_byte']:.3f} bits per byte" if "validation_bits_per_byte" in figures else ""
                 setting.log.progress(f"step {done}: validation loss {figures['validation_loss']:.4f}{bits}", keep=True)
+            elif setting.data.validation is not None:
+                setting.log.say("this evaluation is left out; the same command makes up for it")
             if setting.experiment.model.continues and not setting.interrupted():
-                sample(setting, params, done)
+                prompt = prompt_of(setting)
+                text = unless(setting.interrupted, lambda: continued(setting, params, prompt))
+                if text is not None:
+                    setting.log.sample(done, prompt, text)
+                    setting.log.say("\n".join(f"  │ {line}" for line in (prompt + text).splitlines()))
         return figures
 
     def make_up(self, state: TrainState) -> None:
@@ -302,7 +309,6 @@ def held_out(setting: Setting, params: Params, rows: int | None) -> dict[str, fl
 
     loss = program.evaluate(setting.program, setting.experiment, store, params, rows, stop)
     if loss is None:
-        setting.log.say("this evaluation is left out; the same command makes up for it")
         return {}
     if not setting.experiment.model.continues:
         return {"validation_loss": loss}
@@ -310,13 +316,15 @@ def held_out(setting: Setting, params: Params, rows: int | None) -> dict[str, fl
     return {"validation_loss": loss, "validation_bits_per_byte": loss / math.log(2) * predicted / store.header.num_bytes}
 
 
-def sample(setting: Setting, params: Params, done: int) -> None:
-    """Lets the model write, prints and records it."""
-    evaluation, tokenizer = setting.experiment.evaluation, setting.data.tokenizer
-    prompt = evaluation.prompt if evaluation.prompt or tokenizer.end_of_document is not None else "\n"
-    text = generate.complete(setting.experiment.model, params, tokenizer, [prompt], evaluation.sample)[0].text  # by all processes in step
-    setting.log.sample(done, prompt, text)
-    setting.log.say("\n".join(f"  │ {line}" for line in (prompt + text).splitlines()))
+def prompt_of(setting: Setting) -> str:
+    """What the model goes on with; a newline where there would be nothing."""
+    prompt = setting.experiment.evaluation.prompt
+    return prompt if prompt or setting.data.tokenizer.end_of_document is not None else "\n"
+
+
+def continued(setting: Setting, params: Params, prompt: str) -> str:
+    """What the model writes after the prompt; of several processes all write it, in step."""
+    return generate.complete(setting.experiment.model, params, setting.data.tokenizer, [prompt], setting.experiment.evaluation.sample)[0].text
 
 
 # --- after the last step -----------------------------------------------------------------------------------------
