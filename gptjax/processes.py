@@ -223,10 +223,7 @@ def leave(status: int, said: str) -> None:
         return
     claimed = _claim(said)
     _ending.acquire()
-    _say(said if claimed in (None, index()) else _other(claimed))
-    if claimed == index() == 0:
-        time.sleep(GRACE)
-    os._exit(status)
+    _end(said if claimed in (None, index()) else _other(claimed), status)
 
 
 def _claim(said: str) -> int | None:
@@ -258,8 +255,7 @@ def _listen() -> None:
             return  # the end of the run; or the coordinator is gone, and the runtime ends us
         if failed != index():
             _ending.acquire()
-            _say(_other(failed))
-            os._exit(1)
+            _end(_other(failed), 1)
         return
 
 
@@ -267,11 +263,14 @@ def _other(failed: int) -> str:
     return f"error: process {failed} failed, and its own output says why; process {index()} ends too."
 
 
-def _say(line: str) -> None:
+def _end(line: str, status: int) -> None:
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
     with contextlib.suppress(OSError):
         os.write(2, f"{line}\n".encode() if line else b"")
+    if first():
+        time.sleep(GRACE)
+    os._exit(status)
 
 
 def lost(error: Exception) -> str:

@@ -147,6 +147,7 @@ def watchdog(clock: Clock, limit: float | None, log: Path) -> Iterator[None]:
 
 def _guard(clock: Clock, limit: float, log: Path, over: threading.Event) -> None:
     pause, who = min(1.0, limit / 20), f"process {processes.index()}: " if processes.several() else ""
+    last = 2 * limit - min(processes.GRACE if processes.several() else 0.0, limit)  # so long the others need to hear of it
     seen, idle, warned, before = clock.turns, 0.0, False, time.monotonic()
     while not over.wait(pause):
         now = time.monotonic()
@@ -157,11 +158,11 @@ def _guard(clock: Clock, limit: float, log: Path, over: threading.Event) -> None
         idle += passed
         if idle >= limit and not warned:
             warned = True
-            said = f"{who}no progress for {limit:g} s while {clock.doing}; the stacks of all threads follow. The run ends after {limit:g} s more (--watchdog)."
+            said = f"{who}no progress for {limit:g} s while {clock.doing}; the stacks of all threads follow. The run ends after {last - limit:g} s more (--watchdog)."
             _dump(2, f"warning: {said}")
             threading.Thread(target=_dump_to, args=(log, said), daemon=True).start()  # the disk may be what hangs
-        if idle >= 2 * limit:
-            said = f"error: {who}no progress for {2 * limit:g} s while {clock.doing}; ended (--watchdog). The same command goes on from the last checkpoint."
+        if idle >= last:
+            said = f"error: {who}no progress for {last:g} s while {clock.doing}; ended (--watchdog). The same command goes on from the last checkpoint."
             with contextlib.suppress(OSError):
                 os.write(2, f"{said}\n".encode())
             if processes.several():
