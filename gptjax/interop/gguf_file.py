@@ -211,7 +211,7 @@ def _tensors(head: _Header, count: int, alignment: Any, size: int) -> dict[str, 
         kind, offset = head.take("IQ", short(name))
         if name in found:
             raise head.wrong(f"the tensor {short(name)} stands twice")
-        if kind not in Kind:
+        if kind not in set(map(int, Kind)):  # Python 3.11 has no `int in IntEnum`
             raise head.wrong(f"tensor {short(name)} is of the unknown type {kind}")
         if min(shape) < 1 or shape[-1] % gguf.GGML_QUANT_SIZES[Kind(kind)][0]:
             raise head.wrong(f"tensor {short(name)} has the shape {list(shape)}, which its type {Kind(kind).name} can't have")
