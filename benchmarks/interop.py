@@ -28,7 +28,7 @@ before, begin = held("VmRSS"), time.perf_counter()
 found = interop.load(sys.argv[1])
 jax.block_until_ready(found.params)
 seconds, size = time.perf_counter() - begin, sum(leaf.nbytes for leaf in jax.tree.leaves(found.params))
-print(f"{size / 1e6:.0f} MB of parameters in {seconds:.2f} s; at most {(held("VmHWM") - before) / size:.2f} times that in memory")
+print(f"{size / 1e6:.0f} MB of parameters in {seconds:.2f} s; at most {(held('VmHWM') - before) / size:.2f} times that in memory")
 """
 
 

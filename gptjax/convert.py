@@ -102,6 +102,7 @@ def convert(source: Path, target: Path, options: ConvertOptions, say: Callable[[
 
 def read(path: Path, step: int | None = None) -> Imported:
     """Reads a model of any format, a run too; it may lack a tokenizer."""
+    path = interop.located(path)
     if interop.kind(path) is None:
         return Imported(*api.load_run(path, step))
     require(step is None, f"{path} is no run, so it has no step {step}; leave it away (--step).")
