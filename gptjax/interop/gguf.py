@@ -35,6 +35,8 @@ def load(path: Path | str, shardings: Any = None) -> Imported:
     used = rows if pieces is None else pieces
     require(used <= rows, f"{path} has a tokenizer of {used} ids and a model of {rows}; the file is damaged.")
     config = gguf_models.describe(file, used)
+    fits = config.width == table.shape[1] and config.num_layers <= len(file.tensors)
+    require(fits, f"{path} says that its model has {config.num_layers} layers of width {config.width}, and its tensors say otherwise; get it again.")
     places = gguf_models.places(file.fields["general.architecture"], config)
     shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
     layout.require_all(places, shapes, str(path), rows - used, unused=(r"rope_freqs\.weight",))

@@ -35,6 +35,7 @@ SLAB = 1 << 16
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _FLOAT, _STRING, _LIST = 6, 8, 9
+_BLOCKS = frozenset(kind.value for kind in Kind)
 
 
 class Tensor(NamedTuple):
@@ -211,7 +212,7 @@ def _tensors(head: _Header, count: int, alignment: Any, size: int) -> dict[str, 
         kind, offset = head.take("IQ", short(name))
         if name in found:
             raise head.wrong(f"the tensor {short(name)} stands twice")
-        if kind not in set(map(int, Kind)):  # Python 3.11 has no `int in IntEnum`
+        if kind not in _BLOCKS:
             raise head.wrong(f"tensor {short(name)} is of the unknown type {kind}")
         if min(shape) < 1 or shape[-1] % gguf.GGML_QUANT_SIZES[Kind(kind)][0]:
             raise head.wrong(f"tensor {short(name)} has the shape {list(shape)}, which its type {Kind(kind).name} can't have")

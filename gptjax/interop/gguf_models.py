@@ -55,7 +55,12 @@ def describe(file: File, vocab_size: int) -> ModelConfig:
     arch = file.get("general.architecture", str)
     require(arch in BASES, f"{file.path} is of the architecture {short(arch)}; known are {', '.join(BASES)}.{nearest(arch[:40], BASES)}")
     known = lambda key: f"{arch}.{key}" in file.fields
-    number = lambda key, default=None: file.get(f"{arch}.{key}", int, default)
+
+    def number(key: str, default: int | None = None, most: int = 1 << 24) -> int:
+        found = file.get(f"{arch}.{key}", int, default)
+        require(0 <= found <= most, f"{file.path}: {arch}.{key} is {found}, which no model has; it can be at most {most}.")
+        return found
+
     real = lambda key, default=None: float(file.get(f"{arch}.{key}", (int, float), default))
     base, width, num_heads = BASES[arch], number("embedding_length"), number("attention.head_count")
     head_width = number("attention.key_length", width // max(num_heads, 1))
@@ -64,7 +69,7 @@ def describe(file: File, vocab_size: int) -> ModelConfig:
         vocab_size=vocab_size,
         context=number("context_length"),
         width=width,
-        num_layers=number("block_count"),
+        num_layers=number("block_count", most=1 << 10),
         num_heads=num_heads,
         num_kv_heads=number("attention.head_count_kv", num_heads),
         head_width=None if head_width * num_heads == width else head_width,
@@ -254,5 +259,5 @@ def places(arch: str, c: ModelConfig) -> list[Place]:
     """
     try:
         return layout.places(c, entries(arch, c))
-    except ValueError as error:
-        raise ConfigError(f"as GGUF's architecture {arch}, {error}") from None
+    except (ValueError, OverflowError, TypeError) as error:  # jax's, where sizes are absurd
+        raise ConfigError(f"as GGUF's architecture {arch}, {' '.join(str(error).split())[:300]}") from None

@@ -47,10 +47,12 @@ def load(path: Path | str, shardings: Callable[[ModelConfig], Any] | None = None
     numbers = struct.unpack("<7i", head)
     require(numbers[0] != LATER, f"{path} is of a later version of llama2.c's format; export it with --version 0.")
     width, hidden, layers, heads, kv_heads, vocab, context = numbers
-    sound = all(0 < n <= 1 << 24 for n in (*numbers[:5], abs(vocab), context)) and layers <= 1 << 12
+    sound = all(0 < n <= 1 << 24 for n in (*numbers[:5], abs(vocab), context)) and layers <= 1 << 10
     described = ", ".join(f"{name} {n}" for name, n in zip(NUMBERS, numbers, strict=True))
     sound = sound and width % heads == 0 and width // heads % 2 == 0 and heads % kv_heads == 0
     require(sound, f"{path} is no llama2.c file: it begins with {described}, which no model has.")
+    least = 4 * width * (abs(vocab) + layers * (3 * hidden + 2 * width))
+    require(size >= least, f"{path} has {size:,} bytes, and with {described} it needs more than {least:,}; get it again.")
     shape = dict(vocab_size=abs(vocab), context=context, width=width, num_layers=layers, num_heads=heads, num_kv_heads=kv_heads, feed_forward=hidden)
     config = dataclasses.replace(gguf_models.BASES["llama"], **shape, tied=vocab > 0)
     places = gguf_models.places("llama", config)
