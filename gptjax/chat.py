@@ -72,8 +72,9 @@ def run(path: str | Path | None, options: ChatOptions, settings: GenerateConfig)
     name, talk = begin(model, options.template, options.system)
     shown = sys.stderr.isatty() if options.progress is None else options.progress
     if sys.stdin.isatty():
-        print(f"Template {name}, {model.config.context} tokens of context. Write a message, or change settings like --temperature 0.5; --system TEXT or")
-        print("--forget begin anew, a \\ at the end of a line goes on with the next. Ctrl-C ends an answer, Ctrl-D ends it all.")
+        print(f"Template {name}, {model.config.context} tokens of context. Write a message; \\ at its end goes on in the next line.")
+        print("Change settings like --temperature 0.5; begin anew with --system TEXT or --forget.")
+        print("Ctrl-C ends an answer, Ctrl-D ends it all.")
     with remembered_lines():
         while True:
             try:
