@@ -95,7 +95,7 @@ def constraints(spelling: str | None, forms: list[str], turns: int, count: int, 
 def lookup(path: str, turns: int, count: int, guesses: list[int], room: int = 128) -> None:
     """Seconds of a whole greedy answer, prompt included, whose text says much of the prompt again."""
     config, params, tokenizer = (interop.load(path) if interop.kind(path) else gptjax.load(path))[:3]
-    asked = [Message("user", f"Summarise these notes, day by day.\n\n{NOTES}")]
+    asked = [Message("user", f"Summarise these notes. Use their own sentences.\n\n{NOTES}")]
     ids = render(chat.choose(None, tokenizer)[1], asked, tokenizer)
 
     def way(**more) -> Callable[[], float]:
@@ -121,8 +121,11 @@ def lookup(path: str, turns: int, count: int, guesses: list[int], room: int = 12
         print(told(name, seconds, base), f"  {statistics.median(b / a for a, b in zip(seconds, base, strict=True)):.2f} times as fast")
 
 
-DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday")
-NOTES = "".join(f"On {day} the bridge over the river was open from six in the morning until ten in the evening.\n" for day in DAYS)
+NOTES = """The committee met on Monday to discuss the new bridge over the river. The bridge will be 240 metres long and will cost 18 million euros. \
+Work on the bridge begins in April and ends two years later. Until then the old ferry will carry cars and bicycles across the river. \
+The committee also discussed the library. The library will stay open until nine in the evening. \
+A new roof for the library will be built in the summer. The next meeting of the committee is on the first of March.
+"""
 
 
 def cache(turns: int, slots: int = 4096, rows: int = 2) -> None:
