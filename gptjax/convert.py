@@ -104,7 +104,7 @@ def read(path: Path, step: int | None = None) -> Imported:
     """Reads a model of any format, a run too; it may lack a tokenizer."""
     path = interop.located(path)
     if interop.kind(path) is None:
-        return Imported(*api.load_run(path, step))
+        return Imported(*api.load_run(path, step)[:4])
     require(step is None, f"{path} is no run, so it has no step {step}; leave it away (--step).")
     return interop.load(path)
 

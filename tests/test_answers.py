@@ -285,7 +285,7 @@ def test_an_answer_is_written_as_its_prefix_lm_would_predict_it():
     """Prefill and decoding with a cache give the logits that a whole reading gives."""
     params, tokenizer = weights_of(dataclasses.replace(PREFIX, vocab_size=SIZE + 1)), TOKENIZER
     config = dataclasses.replace(PREFIX, vocab_size=SIZE + 1)
-    writer = api.Model(config, params, tokenizer, SequenceToSequence())
+    writer = api.Model(config, params, tokenizer, task=SequenceToSequence())
     done = writer.complete(["abc", "longer one"], new_tokens=6, temperature=0.0)
     for one in done:
         source = [*tokenizer.encode(one.prompt).tolist(), SIZE]

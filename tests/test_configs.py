@@ -55,7 +55,7 @@ def shrink(experiment: Experiment, folder: Path) -> Experiment:
             split="tail" if isinstance(experiment.data.source, data.Text) else "documents",
             cache=str(folder / "cache"),
         ),
-        evaluation=dataclasses.replace(experiment.evaluation, every=2, rows=2, sample=sample),
+        evaluation=dataclasses.replace(experiment.evaluation, every=2, rows=2, sample=sample, prompt=experiment.evaluation.prompt[:8]),
         checkpoints=Checkpoints(),
         steps=3,
         batch=16,
