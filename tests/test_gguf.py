@@ -24,7 +24,7 @@ from gguf import GGMLQuantizationType as Kind
 from gptjax.config import ConfigError
 from gptjax.data import Bytes, Characters, SentencePiece
 from gptjax.data import tokenizer as tokenizers
-from gptjax.data.spelling import Special
+from gptjax.data.spelling import Special, letters
 from gptjax.interop import configs, gguf, gguf_file, gguf_models, gguf_tokenizer, layout, llama2c
 from gptjax.interop.imported import About, Imported
 from gptjax.model import Experts, Layer, LinearScaling, ModelConfig, YarnScaling, gemma, gpt2, llama, mistral, olmo, qwen
@@ -249,8 +249,8 @@ def ending(template: str | None = None):
 
 def byte_file(tmp_path, **fields) -> gguf_file.File:
     """A file with the 256 bytes, and `12` and `1 2` as pieces."""
-    letters = sorted(gguf_tokenizer.letters(), key=gguf_tokenizer.letters().get)
-    own = {"model": "gpt2", "tokens": [*letters, "12", "Ġ1", "ab", "<|endoftext|>"], "merges": ["1 2", "Ġ 1", "a b"], "token_type": [1] * 259 + [3]} | fields
+    in_order = sorted(letters(), key=letters().get)
+    own = {"model": "gpt2", "tokens": [*in_order, "12", "Ġ1", "ab", "<|endoftext|>"], "merges": ["1 2", "Ġ 1", "a b"], "token_type": [1] * 259 + [3]} | fields
     own = {f"tokenizer.ggml.{key}": value for key, value in own.items() if value is not None}
     gguf_file.write(tmp_path / "b.gguf", "llama", own, [gguf_file.Planned("x", (1,), Kind.F32)], [np.zeros(1)])
     return gguf_file.open_file(tmp_path / "b.gguf")
