@@ -1,6 +1,6 @@
 """English to Chinese with a small encoder beside a decoder: 20,684 sentences to learn from, 649 held out by a hash of their English.
 
-Not run to its end yet. What it has to beat, measured on 2026-11-25 by `benchmarks/translate.py`, with all 670 translations of the held-out
+Not run to its end yet. What it has to beat, measured on 2026-11-25 by the baselines of `benchmarks/translate.py`, with all 670 translations of the held-out
 sentences as references and sacrebleu's tokenizer for Chinese: BLEU 0.03 by copying the English, and 23.36 by answering with the translation
 of the nearest sentence to learn from, because many sentences of this collection differ in a word.
 
