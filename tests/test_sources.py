@@ -125,7 +125,7 @@ def test_twelve_odd_lines_are_read_counted_or_refused_each_by_its_number(tmp_pat
     path, bad = tmp_path / "a.jsonl", {n: why for n, (_, why) in FIXTURE.items() if why}
     path.write_bytes(b"\n".join(line for line, _ in FIXTURE.values()))
     wanted = [("marked", "a.jsonl:1"), (GOOD[2]["text"], "a.jsonl:2"), (GOOD[3]["text"], "a.jsonl:5"), (ODD, "a.jsonl:11")]
-    assert list(read(Text(str(path), max_bad_records=len(bad)))) == wanted
+    assert list(read(Text(str(path), max_bad_records=len(bad)))) == [Document(*pair) for pair in wanted]
     counted = sources.survey(Text(str(path), max_bad_records=99))
     assert counted.documents == len(wanted) and [said.split()[0] for said in counted.passed_over] == [f"{path}:{n}" for n in bad]
     for allowed, (number, why) in enumerate(bad.items()):
@@ -285,7 +285,7 @@ def test_a_folder_is_read_in_sorted_order_without_hidden_and_binary_files(tmp_pa
         (tmp_path / name).write_bytes(content)
     jsonl(tmp_path / "d.jsonl", {"text": "D1"}, {"text": "D2"})
     found = [("Z", "a/z.md"), ("B", "b.txt"), ("C", "c.txt.gz"), ("D1", "d.jsonl:1"), ("D2", "d.jsonl:2")]
-    assert list(read(Text(str(tmp_path)))) == found
+    assert list(read(Text(str(tmp_path)))) == [Document(*pair) for pair in found]
     assert [d.text for d in read(Text(str(tmp_path), pattern="*.txt"))] == ["B"]
     assert [d.text for d in read(Text(str(tmp_path), pattern="**/*.md"))] == ["Z"]
     refused(Text(str(tmp_path), pattern="*.rst"), "no text file", "'*.rst'", "--data.source.pattern")
@@ -330,7 +330,7 @@ def test_every_prefix_of_a_mixture_has_each_source_at_its_share(tmp_path):
     paths = [jsonl(tmp_path / f"{n}.jsonl", *({"text": n * s[i % len(s)]} for i in range(3000))) for n, s in sizes.items()]
     mixture = Mixture(tuple(Text(p) for p in paths), (2.0, 1.0, 1.0))
     given, shares = [0, 0, 0], (0.5, 0.25, 0.25)
-    for text, name in islice(read(mixture), 4000):
+    for text, name, *_ in islice(read(mixture), 4000):
         given["abc".index(name[0])] += len(text)
         for had, share in zip(given, shares, strict=True):
             assert abs(had - share * sum(given)) <= 400, "a source is never further off than the longest document"

@@ -110,7 +110,7 @@ def prepare_tfds(source: Text, data_dir: Path | str, name: str) -> Path:
         """The original asks whether its input is a `tf.data.Dataset`, and so imports TensorFlow."""
 
         def _split_generators(self, dl_manager: Any) -> dict:
-            return {"train": ((i, {"text": text}) for i, (text, _) in enumerate(files.read(source)))}
+            return {"train": ((i, {"text": document.text}) for i, document in enumerate(files.read(source)))}
 
     features = tfds.features.FeaturesDict({"text": tfds.features.Text()})
     described = dict(name=name, version="1.0.0", features=features, description="Documents written by gptjax.")
