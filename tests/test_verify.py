@@ -130,7 +130,7 @@ def stale_cache_slot(patch):
 
     def late(cache, positions):
         cache, slots = honest(cache, positions)
-        return cache, jnp.maximum(slots - 1, 0) if positions.shape[1] == 1 else slots
+        return cache, tuple(jnp.maximum(one - 1, 0) for one in slots) if positions.shape[1] == 1 else slots
 
     patch.setattr(transformer, "reserve", late)
 
