@@ -123,11 +123,10 @@ def load(path: Path | str, step: int | None = None) -> Model:
 def load_run(path: Path, step: int | None = None) -> Model:
     """Opens a run directory; see `load`."""
     from gptjax.train import start
-    from gptjax.train.experiment import Experiment
 
-    found, notes = start.restored(path, step), path / NOTES
+    (*found, task), notes = start.restored(path, step), path / NOTES
     about = About(source=f"run {path.name}", **(json.loads(notes.read_text()) if notes.is_file() else {}))
-    return Model(*found, about, config.load(Experiment, path / "config.json").data.task)
+    return Model(*found, about, task)
 
 
 NOTES = "about.json"

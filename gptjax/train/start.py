@@ -19,6 +19,7 @@ from gptjax.arrays import Params
 from gptjax.checkpoint import Run
 from gptjax.config import require
 from gptjax.data import tokenizer as tokenizers
+from gptjax.data.tasks import Task
 from gptjax.data.tokenizer import Tokenizer
 from gptjax.model import ModelConfig
 from gptjax.model.config import DROPOUTS
@@ -56,10 +57,7 @@ def read(name: str) -> Start:
       ConfigError: there is none, or it has no tokenizer.
     """
     path = interop.located(name)
-    if interop.kind(path) is None:
-        known, params, tokenizer = restored(path)
-    else:
-        known, params, tokenizer, *_ = interop.load(path)
+    known, params, tokenizer, *_ = restored(path) if interop.kind(path) is None else interop.load(path)
     require(tokenizer is not None, f"{path} has no tokenizer, so no text can be read with it; start from another model (--start).")
     digest = hashlib.sha256()
     for where, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -69,8 +67,8 @@ def read(name: str) -> Start:
     return Start(known, params, tokenizer, digest.hexdigest())
 
 
-def restored(path: Path, step: int | None = None) -> tuple[ModelConfig, Params, Tokenizer]:
-    """Reads the model of a run: averaged weights where it kept them, and no optimizer state.
+def restored(path: Path, step: int | None = None) -> tuple[ModelConfig, Params, Tokenizer, Task]:
+    """Reads the model of a run, and what it has learned: averaged weights where it kept them, and no optimizer state.
 
     Args:
       step: the checkpoint to use; none is the newest whole one.
@@ -82,11 +80,16 @@ def restored(path: Path, step: int | None = None) -> tuple[ModelConfig, Params, 
     require(path.is_dir(), f"{path} is not a directory; {needed}.")
     require((path / "config.json").is_file(), f"{path} holds no config.json, so it is no run; {needed}.")
     experiment = config.load(Experiment, path / "config.json")
-    run, tree = Run(path), "params" if experiment.optim.ema is None else "ema"
-    shapes = jax.eval_shape(lambda: model.init(experiment.model, jax.random.key(0)))
-    found = run.restore({tree: shapes}, step=step) if run.steps() else None
-    require(found is not None, f"{path} has no checkpoint yet; train it first: python train.py {path}/config.json")
-    return experiment.model, found[1][tree], _tokenizer(path)
+    params = weights(path, experiment, step) if Run(path).steps() else None
+    require(params is not None, f"{path} has no checkpoint yet; train it first: python train.py {path}/config.json")
+    return experiment.model, params, _tokenizer(path), experiment.data.task
+
+
+def weights(path: Path, experiment: Experiment, step: int | None = None) -> Params | None:
+    """The weights of the run of an experiment, averaged where it kept such; none where there is no whole checkpoint."""
+    tree = "params" if experiment.optim.ema is None else "ema"
+    found = Run(path).restore({tree: jax.eval_shape(lambda: model.init(experiment.model, jax.random.key(0)))}, step=step)
+    return found and found[1][tree]
 
 
 def _tokenizer(path: Path) -> Tokenizer:

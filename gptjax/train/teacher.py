@@ -6,14 +6,13 @@ import hashlib
 import json
 from pathlib import Path
 
-import jax
-
-from gptjax import config, model
+from gptjax import config
 from gptjax.checkpoint import Run
 from gptjax.config import require
 from gptjax.data import tokenizer as tokenizers
 from gptjax.data.tokenizer import Tokenizer
 from gptjax.objectives import Teacher
+from gptjax.train import start
 from gptjax.train.experiment import Experiment
 
 
@@ -36,10 +35,9 @@ def load(experiment: Experiment, tokenizer: Tokenizer) -> Teacher | None:
         require(found == wanted, f"the teacher {path} has model.{name} {found}, this model {wanted}; {mend}.")
     require(bool(theirs.model.encoder_layers) == bool(ours.encoder_layers), f"of the teacher {path} and this model one has an encoder beside its decoder; {mend}.")
     require(theirs.model.context >= ours.context, f"the teacher {path} has a context of {theirs.model.context}, this model {ours.context}; it needs as much.")
-    tree = "params" if theirs.optim.ema is None else "ema"
-    restored = Run(path).restore({tree: jax.eval_shape(lambda: model.init(theirs.model, jax.random.key(0)))}, step=step)
-    require(restored is not None, f"the teacher {path} has no whole checkpoint; train it first: python train.py {path}/config.json")
-    return Teacher(theirs.model, restored[1][tree], told)
+    params = start.weights(path, theirs, step)
+    require(params is not None, f"the teacher {path} has no whole checkpoint; train it first: python train.py {path}/config.json")
+    return Teacher(theirs.model, params, told)
 
 
 def fingerprint(experiment: Experiment) -> str:
