@@ -1,88 +1,150 @@
 """Mesh from config, logical-axis rules, and placing trees and batches on devices.
 
-Read `MeshConfig` and `make_mesh`, then `Rules` and `shardings`.
+Read `MeshConfig` and `make_mesh`, then `Rules` and `shardings`. Where activations lie is said in `model/spread.py`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from gptjax.arrays import Axes
-from gptjax.config import require
+from gptjax.config import nearest, require
+from gptjax.model.spread import AXES, ROWS, on, split
+
+Split = tuple[str, ...]
+"""Axes of the mesh that split a dimension together, outermost first; empty leaves it whole."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Which axes of the mesh split a dimension of each logical name.
+
+    A parameter's dimensions choose from left to right, and each takes of its axes, in their order, those that no dimension before it has
+    taken and that divide what is left of it; what no axis divides stays whole. So experts' kernels [experts embed mlp] take `expert` for
+    the experts and `fsdp` for their inputs, and all others take both for their inputs.
+    """
+
+    vocab: Split = ("tensor",)
+    embed: Split = ("fsdp", "expert")
+    heads: Split = ("tensor",)
+    kv_heads: Split = ("tensor",)
+    mlp: Split = ("tensor",)
+    layers: Split = ("stage",)
+    experts: Split = ("expert",)
+    context: Split = ()
+    buckets: Split = ()
+    latent: Split = ()
+    head: Split = ()
+
+    def __post_init__(self) -> None:
+        for rule in dataclasses.fields(self):
+            axes = getattr(self, rule.name)
+            for axis in axes:
+                require(axis in AXES, f"mesh.rules.{rule.name} names {axis!r}, which is no axis of the mesh; there are {', '.join(AXES)}.{nearest(axis, AXES)}")
+            require(len(set(axes)) == len(axes), f"mesh.rules.{rule.name} is {' '.join(axes)}; an axis splits a dimension once.")
+        collides = set(self.embed) & (set(self.heads) | set(self.kv_heads) | set(self.mlp) | set(self.vocab))
+        require(not collides, f"mesh.rules.embed takes {', '.join(sorted(collides))} as the heads, mlp or vocab of the same kernels do; one of both would stay whole.")
 
 
 @dataclass(frozen=True)
 class MeshConfig:
     """How many devices each way of splitting takes. Their product is the number of devices."""
 
+    slices: int | None = None
+    """Groups of devices that only a slower network joins (DCN): rows of the batch, nothing else. None asks the devices."""
+    stage: int = 1
+    """Layers, through which parts of the batch go one after the other (pipeline)."""
     data: int | None = None
     """Rows of the batch; none takes all devices that the other axes leave."""
     fsdp: int = 1
-    """Rows of the batch, and with them parameters, gradients and optimizer state."""
+    """Rows of the batch, and with them parameters, gradients and optimizer state. Where nothing is said of the mesh and the state would take
+    more than a quarter of each device, it is all devices."""
+    expert: int = 1
+    """Rows of the batch, and with them experts; other parameters as in `fsdp`."""
+    context: int = 1
+    """Positions of each row."""
     tensor: int = 1
-    """Heads, MLP width and vocabulary."""
+    """Heads, MLP width and vocabulary; between blocks positions."""
+    rules: Rules = field(default_factory=Rules)
+    """Which axes split which dimensions of parameters."""
 
     def __post_init__(self) -> None:
-        for name in ("data", "fsdp", "tensor"):
+        for name in _WAYS:
             value = getattr(self, name)
             require(value is None or value > 0, f"mesh.{name} is {value}; it needs at least 1.")
 
-
-@dataclass(frozen=True)
-class Rules:
-    """Which mesh axis splits a dimension of each logical name; none splits it over nothing."""
-
-    vocab: str | None = "tensor"
-    embed: str | None = "fsdp"
-    heads: str | None = "tensor"
-    kv_heads: str | None = "tensor"
-    mlp: str | None = "tensor"
-    layers: str | None = None
-    context: str | None = None
-    buckets: str | None = None
-    experts: str | None = None
-    latent: str | None = None
-    head: str | None = None
+    @property
+    def given(self) -> bool:
+        """Something is said of the axes."""
+        return any(getattr(self, name) != one.default for name, one in self.__dataclass_fields__.items() if name in _WAYS)
 
 
-BATCH = P(("data", "fsdp"))
-"""Rows of a batch are split over both."""
+_WAYS = ("slices", *(axis for axis in AXES if axis != "slice"))
 
 
 def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
-    """Arranges the devices as (data, fsdp, tensor).
+    """Arranges the devices by `AXES`, so that inner axes join near ones and slices are never mixed.
 
     Raises:
       ConfigError: the axes do not fit the number of devices.
     """
-    devices = jax.devices() if devices is None else devices
-    others = config.fsdp * config.tensor
-    data = config.data or max(1, len(devices) // others)
+    devices = list(jax.devices() if devices is None else devices)
+    told = len({getattr(device, "slice_index", None) or 0 for device in devices})
+    sizes = dict(slice=config.slices or told, stage=config.stage, data=1, fsdp=config.fsdp, expert=config.expert, context=config.context, tensor=config.tensor)
+    sizes["data"] = config.data or max(1, len(devices) // math.prod(sizes.values()))
+    used = {axis: size for axis, size in sizes.items() if size > 1 or axis in ("data", "fsdp", "tensor")}
+    product = math.prod(sizes.values())
+    flags = ", ".join(f"--mesh.{'slices' if axis == 'slice' else axis}" for axis in used if axis != "data")
     require(
-        data * others == len(devices),
-        f"mesh data × fsdp × tensor is {data} × {config.fsdp} × {config.tensor} = {data * others}, but there are {len(devices)} devices; "
-        f"change --mesh.fsdp, --mesh.tensor or --mesh.data.",
+        product == len(devices),
+        f"mesh {' × '.join(used)} is {' × '.join(map(str, used.values()))} = {product}, but there are {len(devices)} devices; "
+        f"change {flags} or --mesh.data.",
     )
-    return jax.make_mesh((data, config.fsdp, config.tensor), ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3, devices=devices)
+    require(sizes["slice"] % told == 0, f"mesh.slices is {sizes['slice']}, and the devices are {told} slices; use a multiple (--mesh.slices {told}).")
+    inner = tuple(sizes.values())[1:]
+    groups = [_arranged(inner, group) for group in _by_slice(devices, sizes["slice"])]
+    return Mesh(np.stack(groups), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _by_slice(devices: list, count: int) -> list[list]:
+    """Devices of each slice, or of equal parts of them where more are asked for than there are."""
+    ordered = sorted(devices, key=lambda device: getattr(device, "slice_index", None) or 0)
+    return [list(part) for part in np.array_split(np.asarray(ordered, object), count)]
+
+
+def _arranged(shape: tuple[int, ...], devices: list) -> np.ndarray:
+    return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
 
 
 def shardings(mesh: Mesh, axes: Axes, shapes: Any, rules: Rules = Rules()) -> Any:
-    """Gives each parameter's NamedSharding. A dimension that its mesh axis does not divide stays whole."""
+    """Gives each parameter's NamedSharding, as the rules say."""
 
     def one(names: tuple[str | None, ...], shape: Any) -> NamedSharding:
-        spec = [None if name is None else getattr(rules, name) for name in names]
-        whole = [axis is None or size % mesh.shape[axis] != 0 for axis, size in zip(spec, shape.shape, strict=True)]
-        return NamedSharding(mesh, P(*(None if w else axis for axis, w in zip(spec, whole, strict=True))))
+        return NamedSharding(mesh, split(mesh.shape, shape.shape, [() if name is None else getattr(rules, name) for name in names]))
 
     return jax.tree.map(one, axes, shapes, is_leaf=lambda leaf: isinstance(leaf, tuple))
+
+
+def traced_on(mesh: Mesh, function: Callable) -> Callable:
+    """The function, which when it is traced knows the mesh that it is traced for."""
+
+    @functools.wraps(function)
+    def knowing(*args: Any) -> Any:
+        with on(mesh):
+            return function(*args)
+
+    return knowing
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -91,13 +153,18 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def over_rows(mesh: Mesh) -> NamedSharding:
-    """Rows are split over `data` and `fsdp`."""
-    return NamedSharding(mesh, BATCH)
+    """Rows are split over all axes that split rows."""
+    return NamedSharding(mesh, P(ROWS))
 
 
 def row_parts(mesh: Mesh) -> int:
     """The number of parts that a batch is cut into."""
-    return math.prod(mesh.shape[axis] for axis in ("data", "fsdp"))
+    return math.prod(mesh.shape[axis] for axis in ROWS)
+
+
+def told(mesh: Mesh) -> str:
+    """The mesh in words, as `data 2 × fsdp 4`."""
+    return " × ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1) or "one device"
 
 
 def own_rows(mesh: Mesh, rows: int) -> np.ndarray:

@@ -13,12 +13,14 @@ from flax import linen as nn
 
 from gptjax.arrays import Array, Float, Int, Key
 from gptjax.model import positions as place
+from gptjax.model import spread
 from gptjax.model.blockwise import blockwise
 from gptjax.model.cache import Cache, Memory, remember
 from gptjax.model.config import Layer, ModelConfig
-from gptjax.model.kernels import cudnn, cudnn_lacks, splash, splash_lacks
+from gptjax.model.kernels import cudnn, cudnn_lacks, splash, splash_lacks, split_splash
 from gptjax.model.layers import Linear, Norm, dropout, multiply, residual_std
 from gptjax.model.scaling import magnitude
+from gptjax.model.sharded import over_mesh
 from gptjax.model.sight import Scoring, Sight, scores
 
 
@@ -34,6 +36,8 @@ def attend(
     implementation: str = "reference",
     rate: float = 0.0,
     key: Key | None = None,
+    begin: Int[Array, ""] | int = 0,
+    kernel: Any = None,
 ) -> Float[Array, "B T N value"]:
     """Softmax attention: each query's mean of the values that it sees, weighted by exp(score).
 
@@ -45,6 +49,8 @@ def attend(
       sink: each head's score for looking at nobody, who has the value 0.
       implementation: one that `choose` names. All but `reference` need the tokens of a row in order and no cache.
       rate: share of attention weights dropped; needs `key`.
+      begin: index among the keys of the first query, where the queries are a part of the tokens.
+      kernel: splash attention's, where that is so.
 
     Sources: Vaswani et al. 2017, arXiv:1706.03762, section 3.2; groups: Ainslie et al. 2023, GQA, arXiv:2305.13245; a score for
     nobody: OpenAI 2025, gpt-oss, arXiv:2508.10925, section 2.2.
@@ -55,9 +61,9 @@ def attend(
         case "causal_blocks":
             return _causal_blocks(q, k, v, sight, how, table, sink, rate, key)
         case "blockwise":
-            return blockwise(q, k, v, sight, how, table, sink, rate, key)
+            return blockwise(q, k, v, sight, how, table, sink, rate, key, begin)
         case "splash":
-            return splash(q, k, v, sight, how, sink)
+            return splash(q, k, v, sight, how, sink, kernel)
         case "cudnn":
             return cudnn(q, k, v, sight, how)
     raise ValueError(f"{implementation!r} is not an attention implementation.")
@@ -73,7 +79,7 @@ def choose(config: ModelConfig, length: int, layer: Layer = Layer(), *, cached: 
     Raises:
       ValueError: the config names an implementation that can't serve this case.
     """
-    here = backend or jax.default_backend()
+    here = backend or spread.platform()
     if cached:
         return "reference", "decoding with a cache, which the other implementations are not for"
     if config.attention != "auto":
@@ -83,11 +89,12 @@ def choose(config: ModelConfig, length: int, layer: Layer = Layer(), *, cached: 
         if lacks:
             raise ValueError(f"attention {config.attention!r} can't serve {lacks}; use --model.attention auto.")
         return config.attention, "the config names it"
-    if here == "tpu" and jax.device_count() == 1 and _lacks("splash", config, length, layer) is None:
-        return "splash", "Pallas' kernel for one TPU"
+    alone = jax.device_count() == 1 or spread.traced() is not None  # many devices without a mesh: nobody says which part is whose
+    if here == "tpu" and alone and _lacks("splash", config, length, layer) is None:
+        return "splash", "Pallas' kernel for TPU"
     if here == "gpu" and _lacks("cudnn", config, length, layer) is None:
         return "cudnn", "cuDNN's kernel for GPUs"
-    if length >= LONG:
+    if length >= LONG and _lacks("blockwise", config, length, layer) is None:
         return "blockwise", f"from {LONG} positions on, the square of scores takes too much memory"
     if here == "cpu" and length >= 256 and _lacks("causal_blocks", config, length, layer) is None:
         return "causal_blocks", f"it skips most of the masked half, which pays from 256 positions on a CPU (here {length})"
@@ -100,6 +107,9 @@ LONG = 4096
 
 def _lacks(implementation: str, config: ModelConfig, length: int, layer: Layer) -> str | None:
     """What an implementation can't serve in this case, or none."""
+    positions = spread.parts("context")
+    if positions > 1 and implementation in ("causal_blocks", "cudnn", "blockwise") and (implementation != "blockwise" or config.attention_dropout > 0):
+        return "positions of a row that are split over devices (mesh.context)" + (" with dropout of attention weights" if implementation == "blockwise" else "")
     match implementation:
         case "causal_blocks":
             if not config.causal:
@@ -109,7 +119,7 @@ def _lacks(implementation: str, config: ModelConfig, length: int, layer: Layer) 
             divides = length % BLOCKS == 0 and length >= BLOCKS
             return None if divides else f"{length} queries, which are not a multiple of {BLOCKS}"
         case "splash":
-            return splash_lacks(config, length, layer)
+            return splash_lacks(config, length // positions, layer)
         case "cudnn":
             return cudnn_lacks(config, length, layer)
     return None
@@ -203,7 +213,8 @@ class Attention(nn.Module):
             return Linear((c.width,), (heads, c.heads), ("embed", axis, "head"), c.init_std, c.biased, c.compute, name=name)
 
         three = linear("query", c.num_heads, "heads"), linear("key", c.kv_heads, "kv_heads"), linear("value", c.kv_heads, "kv_heads")
-        q, k, v = _together(x, three) if jax.default_backend() == "cpu" else (one(x) for one in three)
+        q, k, v = _together(x, three) if spread.platform() == "cpu" and spread.parts("tensor") == 1 else (one(x) for one in three)
+        q, k, v = (spread.spread(x, spread.ROWS, ("context",), ("tensor",), ()) for x in (q, k, v))
         if c.qk_norm:
             q, k = head_norm(c, "query_norm", "heads", q), head_norm(c, "key_norm", "kv_heads", k)
         angles = reading.angles[self.layer]
@@ -261,4 +272,10 @@ def attend_in(config: ModelConfig, layer: Layer, q: Array, k: Array, v: Array, r
     how = Scoring(layer, config.scale, config.attention_cap, bias, config.t5_distance, config.causal)
     implementation, _ = choose(config, q.shape[1], layer, cached=cached)
     table, rate = reading.tables.get(bias), config.attention_dropout
-    return attend(q, k, v, reading.sight, how, table, sink, implementation=implementation, rate=rate, key=key)
+    told = dict(implementation=implementation, rate=rate, key=key)
+    plain = implementation in ("reference", "causal_blocks") and spread.parts("context") == 1
+    if spread.traced() is None or cached or plain or (rate and key is not None):  # random bits are split by XLA, so that they are those of one device
+        return attend(q, k, v, reading.sight, how, table, sink, **told)
+    kernel = split_splash(q, how) if implementation == "splash" and spread.parts("context") > 1 else (None, None)
+    own = lambda q, k, v, sight, table, sink, begin, kernel: attend(q, k, v, sight, how, table, sink, **told, begin=begin, kernel=kernel)
+    return over_mesh(own, q, k, v, reading.sight, table, sink, *kernel)

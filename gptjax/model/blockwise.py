@@ -32,6 +32,7 @@ class Given(NamedTuple):
     sink: Float[Array, " N"] | None
     sight: Sight
     key: Key | None
+    begin: Int[Array, ""]
 
 
 def blockwise(
@@ -44,20 +45,21 @@ def blockwise(
     sink: Float[Array, " N"] | None,
     rate: float,
     key: Key | None,
+    begin: Int[Array, ""] | int = 0,
 ) -> Float[Array, "B T N value"]:
     """What `attention.attend` gives, by blocks. Tokens must stand in order: nobody sees an index further back than its window, nor, where `how` is causal, a later one."""
     rows, length = q.shape[:2]
     size = min(LARGEST, -(-length // 4))
-    count = -(-length // size)
 
     def cut(x: Array, empty: Any = 0) -> Array:
         """[B T …] → [blocks B t …], the last block filled up."""
-        full = jnp.pad(x, ((0, 0), (0, count * size - length), *((0, 0),) * (x.ndim - 2)), constant_values=empty)
+        count = -(-x.shape[1] // size)
+        full = jnp.pad(x, ((0, 0), (0, count * size - x.shape[1]), *((0, 0),) * (x.ndim - 2)), constant_values=empty)
         return jnp.moveaxis(full.reshape(x.shape[0], count, size, *x.shape[2:]), 1, 0)
 
     nobody = [None if x is None else cut(x, -1) for x in sight]
-    out = _attend(how, rate if key is not None else 0.0, Given(cut(q), cut(k), cut(v), table, sink, Sight(*nobody), key))
-    return jnp.moveaxis(out, 0, 1).reshape(rows, count * size, *out.shape[3:])[:, :length]
+    out = _attend(how, rate if key is not None else 0.0, Given(cut(q), cut(k), cut(v), table, sink, Sight(*nobody), key, jnp.asarray(begin, jnp.int32)))
+    return jnp.moveaxis(out, 0, 1).reshape(rows, -1, *out.shape[3:])[:, :length]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -86,7 +88,7 @@ def _forward(how: Scoring, rate: float, given: Given) -> tuple[Array, Any]:
         else:
             most, total = jnp.broadcast_to(given.sink.astype(jnp.float32).reshape(1, *groups, 1), shape), jnp.ones(shape)
         begin = (most, total, jnp.zeros((*shape, given.v.shape[-1])))
-        most, total, mixed = jax.lax.fori_loop(_first_block(how, i, size), i + 1 if _looks_back(how, given) else count, add, begin)
+        most, total, mixed = jax.lax.fori_loop(*_blocks(how, given, i), add, begin)
         return _to_heads(mixed / total[..., None]).astype(given.v.dtype), most + jnp.log(total)
 
     out, normaliser = jax.lax.map(row_of_blocks, jnp.arange(count))
@@ -119,7 +121,7 @@ def _backward(how: Scoring, rate: float, kept: Any, d_out: Array) -> tuple[Given
             return dq.at[i].add(part_q), dk.at[j].add(part_k), dv.at[j].add(part_v), jax.tree.map(jnp.add, d_table, part_table)
 
         *sums, d_sink = sums
-        sums = jax.lax.fori_loop(_first_block(how, i, size), i + 1 if _looks_back(how, given) else count, add, tuple(sums))
+        sums = jax.lax.fori_loop(*_blocks(how, given, i), add, tuple(sums))
         if given.sink is not None:
             to_nobody = jnp.exp(given.sink.reshape(1, *groups, 1) - normaliser[i])
             d_sink = d_sink - (to_nobody * meant).sum((0, 3)).reshape(-1)
@@ -128,7 +130,7 @@ def _backward(how: Scoring, rate: float, kept: Any, d_out: Array) -> tuple[Given
     begin = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (given.q, given.k, given.v, given.table, given.sink))
     sums = jax.lax.fori_loop(0, count, row_of_blocks, begin)
     dq, dk, dv, d_table, d_sink = jax.tree.map(lambda x, like: x.astype(like.dtype), sums, (given.q, given.k, given.v, given.table, given.sink))
-    return (Given(dq, dk, dv, d_table, d_sink, None, None),)
+    return (Given(dq, dk, dv, d_table, d_sink, None, None, None),)
 
 
 _attend.defvjp(_forward, _backward)
@@ -141,16 +143,14 @@ def _scores(how: Scoring, given: Given, i: Array, j: Array, q: Array, k: Array, 
     return scores(q, k, sight, how, table)
 
 
-def _looks_back(how: Scoring, given: Given) -> bool:
-    """No query sees a key that stands after it."""
-    return how.causal and given.sight.prefixes is None
-
-
-def _first_block(how: Scoring, i: Array, size: int) -> Int[Array, ""]:
-    """The first block of keys that queries of block i may see."""
+def _blocks(how: Scoring, given: Given, i: Array) -> tuple[Int[Array, ""], Int[Array, ""]]:
+    """The first block of keys that queries of block i may see, and the one after the last."""
+    size, count = given.q.shape[2], jnp.asarray(given.k.shape[0], jnp.int32)
+    query, looks_back = given.begin + i * size, how.causal and given.sight.prefixes is None
+    end = jnp.minimum((query + size - 1) // size + 1, count) if looks_back else count
     if how.layer.sees != "window" or how.layer.sinks:
-        return jnp.zeros((), jnp.int32)
-    return jnp.maximum(i * size - (how.layer.span - 1), 0) // size
+        return jnp.zeros((), jnp.int32), end
+    return jnp.maximum(query - (how.layer.span - 1), 0) // size, end
 
 
 def _key(given: Given, i: Array, j: Array) -> Key | None:

@@ -5,12 +5,16 @@ Each has a function that attends and one that says what it can't serve; `attenti
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from gptjax.arrays import Array, Float
 from gptjax.model.config import Layer, ModelConfig
 from gptjax.model.sight import Scoring, Sight, visible
+from gptjax.model.spread import traced
 
 
 def splash_lacks(config: ModelConfig, length: int, layer: Layer) -> str | None:
@@ -34,39 +38,52 @@ def splash(
     sight: Sight,
     how: Scoring,
     sink: Float[Array, " N"] | None,
+    kernel: Any = None,
     interpret: bool = False,
 ) -> Float[Array, "B T N value"]:
     """What `attention.attend` gives, by JAX's Pallas kernel for TPU. Tokens must stand in order, as positions without gaps.
 
     Args:
+      kernel: one of `split_splash`, where the queries are a part of the tokens.
       interpret: run the kernel step by step on any device, for tests.
 
     Source: jax.experimental.pallas.ops.tpu.splash_attention.
     """
     from jax.experimental.pallas.ops.tpu import splash_attention as pallas  # takes a second to import
 
-    rows, length, heads, width = q.shape
-    square = (length, length)
-    mask = pallas.CausalMask(square) if how.layer.sees == "all" else pallas.LocalMask(square, (how.layer.span - 1, 0), 0)
-    size = next(size for size in (512, 256, 128) if length % size == 0)
-    names = ("block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute", "block_q_dq", "block_kv_dq")
-    kernel = pallas.make_splash_mha(
-        pallas.MultiHeadMask([mask] * heads),
-        block_sizes=pallas.BlockSizes(**dict.fromkeys(names, size)),
-        attn_logits_soft_cap=how.cap,
-        head_shards=1,
-        q_seq_shards=1,
-        interpret=interpret,
-    )
-    segments = jnp.zeros((1, length), jnp.int32) if sight.query_segments is None else sight.query_segments
-    segments = jnp.broadcast_to(jnp.where(sight.queries < 0, -1, segments), (rows, length))  # nobody sees padding, but padding
+    rows, width = q.shape[0], q.shape[3]
+    kernel = _splash(q.shape[1], q.shape[2], how, 1, interpret) if kernel is None else kernel
 
-    def one_row(q: Array, k: Array, v: Array, segments: Array) -> Array:
-        return kernel(q, k, v, pallas.SegmentIds(segments, segments), sink)
+    def segments(of: Array | None, where: Array) -> Array:
+        known = jnp.where(where < 0, -1, 0 if of is None else of)  # nobody sees padding, but padding
+        return jnp.broadcast_to(known, (rows, where.shape[1])).astype(jnp.int32)
+
+    def one_row(q: Array, k: Array, v: Array, of_queries: Array, of_keys: Array) -> Array:
+        return kernel(q, k, v, pallas.SegmentIds(of_queries, of_keys), sink)
 
     scaled = q * jnp.asarray(width**-0.5 if how.scale is None else how.scale, q.dtype)
     by_head = (jnp.swapaxes(x, 1, 2) for x in (scaled, k, v))
-    return jnp.swapaxes(jax.vmap(one_row)(*by_head, segments), 1, 2)
+    told = segments(sight.query_segments, sight.queries), segments(sight.key_segments, sight.keys)
+    return jnp.swapaxes(jax.vmap(one_row)(*by_head, *told), 1, 2)
+
+
+def split_splash(q: Float[Array, "B T N H"], how: Scoring, interpret: bool = False) -> tuple[Any, Any]:
+    """A kernel for queries that are split over `context`, and how it is split itself."""
+    mesh = traced()
+    heads = q.shape[2] // (mesh.shape["tensor"] if q.shape[2] % mesh.shape["tensor"] == 0 else 1)
+    kernel = _splash(q.shape[1], heads, how, mesh.shape["context"], interpret)
+    return kernel, kernel.manual_sharding_spec(NamedSharding(mesh, PartitionSpec(None, "context")))
+
+
+def _splash(length: int, heads: int, how: Scoring, parts: int, interpret: bool) -> Any:
+    from jax.experimental.pallas.ops.tpu import splash_attention as pallas
+
+    square = (length, length)
+    mask = pallas.CausalMask(square) if how.layer.sees == "all" else pallas.LocalMask(square, (how.layer.span - 1, 0), 0)
+    size = next(size for size in (512, 256, 128) if length // parts % size == 0)
+    names = ("block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute", "block_q_dq", "block_kv_dq")
+    told = dict(block_sizes=pallas.BlockSizes(**dict.fromkeys(names, size)), attn_logits_soft_cap=how.cap, interpret=interpret)
+    return pallas.make_splash_mha(pallas.MultiHeadMask([mask] * heads), head_shards=1, q_seq_shards=parts, **told)
 
 
 def cudnn_lacks(config: ModelConfig, length: int, layer: Layer) -> str | None:

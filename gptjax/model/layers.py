@@ -14,6 +14,7 @@ from flax import linen as nn
 
 from gptjax.arrays import Array, Float, Key
 from gptjax.model.config import ModelConfig
+from gptjax.model.spread import ROWS, spread
 
 
 class Linear(nn.Module):
@@ -98,6 +99,7 @@ class MLP(nn.Module):
             return Linear((c.width,), (self.width,), ("embed", "mlp"), c.init_std, c.bias, c.compute, name=name)(x)
 
         hidden = activate(c.activation, up("gate")) * up("up") if c.gated else activate(c.activation, up("up"))
+        hidden = spread(hidden, ROWS, ("context",), ("tensor",))
         return Linear((self.width,), (c.width,), ("mlp", "embed"), residual_std(c), c.bias, c.compute, name="down")(hidden)
 
 

@@ -15,6 +15,7 @@ from flax import linen as nn
 from gptjax.arrays import Array, Bool, Float, Int, Params
 from gptjax.model.config import Experts, ModelConfig
 from gptjax.model.layers import MLP, activate, residual_std
+from gptjax.model.spread import platform
 
 Product = Callable[[Array, Array], Array]
 """(tokens by expert, kernels [E I O]) → each token times its expert's kernel."""
@@ -30,7 +31,7 @@ class MoE(nn.Module):
         """Gives the sum, and the layer's part of `transformer.Output.aux`; tokens that are not real count for nothing there."""
         c, e = self.config, self.config.experts
         routes = route(e, *Router(c, name="router")(x), jnp.broadcast_to(real, x.shape[:2]))
-        brought = by_expert(e, x, routes, grouped=jax.default_backend() == "cpu") if e.capacity is None else by_row(e, x, routes)
+        brought = by_expert(e, x, routes, grouped=platform() == "cpu") if e.capacity is None else by_row(e, x, routes)
         mixed = brought.collect(Expert(c, name="experts")(brought.tokens, brought.product))
         mixed = (mixed.astype(jnp.float32) * (routes.weights * ~brought.dropped)[..., None]).sum(2).astype(x.dtype)
         if e.shared:

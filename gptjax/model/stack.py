@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from gptjax.arrays import Array, Key, Params
+from gptjax.model import spread
 from gptjax.model.attention import Attention, CrossAttention, Reading
 from gptjax.model.cache import Cache
 from gptjax.model.config import Layer, ModelConfig
@@ -90,7 +91,7 @@ def run(config: ModelConfig, layers: Params, x: Array, reading: Reading, cache: 
     def block(layer, state, weights, number):
         layer_key = None if key is None else jax.random.fold_in(key, number)
         x, cache, told = Block(config, layer).apply({"params": weights}, state[0], reading, state[1], number, layer_key)
-        return (x, cache), told
+        return (spread.stream(x), cache), told
 
     if config.remat != "none":
         keep = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if config.remat == "dots" else None
@@ -134,4 +135,4 @@ def _at(tree: Params, index: int) -> Params:
 
 def scanned(config: ModelConfig, backend: str | None = None) -> bool:
     """The stack is a compiled loop: always where it is asked for; by itself on anything but a CPU, where a loop costs about 30 %."""
-    return config.layers == "scan" or (config.layers == "auto" and (backend or jax.default_backend()) != "cpu")
+    return config.layers == "scan" or (config.layers == "auto" and (backend or spread.platform()) != "cpu")

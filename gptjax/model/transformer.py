@@ -23,6 +23,7 @@ from flax import linen as nn
 
 from gptjax.arrays import Array, Axes, Float, Int, Key, Params
 from gptjax.model import positions as place
+from gptjax.model import spread
 from gptjax.model.attention import CrossAttention, Reading
 from gptjax.model.cache import Cache, Memory, empty_cache, reserve
 from gptjax.model.config import Layer, ModelConfig
@@ -254,7 +255,7 @@ def _enter(config: ModelConfig, params: Params, tokens: Array, positions: Array,
         x = x + place.sinusoidal(positions, config.width).astype(x.dtype)
     if config.embedding_norm:
         x = norm(config).apply({"params": params["embedding_norm"]}, x)
-    return dropout(x, config.embedding_dropout, key)
+    return spread.stream(dropout(x, config.embedding_dropout, key))
 
 
 def unembed(config: ModelConfig, params: Params, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
@@ -271,6 +272,8 @@ def unembed(config: ModelConfig, params: Params, hidden: Float[Array, "... D"]) 
     logits = jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)
     if config.logit_bias:
         logits = logits + params["logits"]["bias"].reshape((1,) * (logits.ndim - 1) + (-1,))
+    if logits.ndim == 3:
+        logits = spread.spread(logits, spread.ROWS, ("context",), ("tensor",))
     return logits if config.logit_cap is None else config.logit_cap * jnp.tanh(logits / config.logit_cap)
 
 

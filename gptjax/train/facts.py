@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+from jax.sharding import Mesh
 
 import gptjax
-from gptjax import config, processes
+from gptjax import config, parallel, processes
 from gptjax.checkpoint import Run
 from gptjax.config import ConfigError
 from gptjax.data.prepare import Prepared
-from gptjax.model import flops_per_token
+from gptjax.model import flops_per_token, spread
 from gptjax.model.attention import choose
 from gptjax.model.transformer import scanned
 from gptjax.processes import Votes
@@ -41,7 +42,7 @@ class Setting(NamedTuple):
     interrupted: Votes
 
 
-def attention(experiment: Experiment) -> list[tuple[str, str]]:
+def attention(experiment: Experiment, mesh: Mesh) -> list[tuple[str, str]]:
     """The implementations of attention that the layers will use, and why.
 
     Raises:
@@ -50,7 +51,8 @@ def attention(experiment: Experiment) -> list[tuple[str, str]]:
     model, here = experiment.model, jax.default_backend()
     try:
         parts = (model, model.encoder) if model.encoder_layers else (model,)
-        return list(dict.fromkeys(choose(part, part.context, layer, backend=here) for part in parts for layer in part.stack))
+        with spread.on(mesh):
+            return list(dict.fromkeys(choose(part, part.context, layer, backend=here) for part in parts for layer in part.stack))
     except ValueError as error:
         raise ConfigError(str(error)) from None
 
@@ -64,9 +66,9 @@ def banner(setting: Setting, state: TrainState, notes: tuple[str, ...]) -> str:
     train, held_out = setting.data.train.header, setting.data.validation
     lines = [
         f"gptjax {gptjax.__version__} · {setting.path}",
-        f"devices     {len(devices)} × {devices[0].device_kind} ({devices[0].platform}){among}, jax {jax.__version__}, Python {platform.python_version()}",
+        f"devices     {len(devices)} × {devices[0].device_kind} ({devices[0].platform}){among}{f' as {parallel.told(built.mesh)}' if len(devices) > 1 else ''}, jax {jax.__version__}, Python {platform.python_version()}",
         f"model       {human(parameters)} parameters, {experiment.model.compute} compute, layers {'scanned' if scanned(experiment.model) else 'unrolled'}",
-        *(f"attention   {implementation}: {reason}" for implementation, reason in attention(experiment)),
+        *(f"attention   {implementation}: {reason}" for implementation, reason in attention(experiment, built.mesh)),
         f"data        {human(train.num_tokens)} tokens to train, {human(held_out.header.num_tokens) if held_out else 'none'} held out; "
         f"{experiment.data.tokenizer.__class__.__name__} of {setting.data.tokenizer.vocab_size}, {train.num_bytes / max(1, train.num_tokens):.2f} bytes a token",
         f"step        {human(experiment.tokens_per_step)} tokens, {human(flops_per_token(experiment.model, experiment.model.context) * experiment.tokens_per_step)}FLOP; "

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from gptjax import parallel
 from gptjax.config import ConfigError, require
@@ -21,8 +22,10 @@ from gptjax.train import program
 from gptjax.train.experiment import Experiment
 
 
-def require_possible(experiment: Experiment) -> None:
-    """Refuses an experiment whose batch and mesh do not fit the devices, or whose least need is more memory than there is.
+def require_possible(experiment: Experiment) -> Mesh:
+    """Gives the mesh that an experiment takes; refuses one whose batch and mesh do not fit the devices, or whose least need is more memory than there is.
+
+    Where nothing is said of the mesh, the batch is split over all devices, and the state too if it would fill more than a quarter of each.
 
     The least is state and gradients, or state and what the backward pass starts from: one residual stream a layer. A
     vocabulary that only the data know counts as small.
@@ -39,9 +42,14 @@ def require_possible(experiment: Experiment) -> None:
         state = program.abstract(dataclasses.replace(experiment, model=config), mesh)
     except OverflowError:
         raise ConfigError(f"a size of the model is beyond 2,147,483,647, which no device can count to; {_smaller_model(experiment)}.") from None
+    free = free_bytes()
+    if not experiment.mesh.given and mesh.shape["data"] > 1 and free is not None and _per_device(state) > free // 4:
+        mesh = parallel.make_mesh(dataclasses.replace(experiment.mesh, data=1, fsdp=mesh.shape["data"]))
+        state = program.abstract(dataclasses.replace(experiment, model=config), mesh)
     rows = experiment.batch // experiment.micro_batches // parallel.row_parts(mesh)
     residuals = config.num_layers * rows * config.context * config.width * (2 if config.compute == "bfloat16" else 4)
     _require_room(experiment, _per_device(state), max(_per_device(state.params), residuals), "at least ")
+    return mesh
 
 
 def require_fits(experiment: Experiment, built: program.Program) -> None:

@@ -60,12 +60,12 @@ def train(
     run = Run(path, keep_newest=experiment.checkpoints.keep_newest, keep_best=experiment.checkpoints.keep_best)
     say = print if processes.first() else lambda line: None
     with run.lock(), clock, forecast.explained(experiment), watchdog(clock, experiment.watchdog, path / f"log{_mark()}.txt"):
-        forecast.require_possible(experiment)
+        mesh = forecast.require_possible(experiment)
         with clock.during("data", "preparing the data"), processes.in_turn("data"):
             start = starts.of(experiment, path, resuming=bool(run.steps()))
             data = prepare(experiment.data, say=say, given=start and start.tokenizer)
         experiment = identity.resolve(starts.adopted(experiment, start), data)
-        attention(experiment)
+        attention(experiment, mesh)
         identity.require_alike(experiment, data, start)
         settle = lambda: identity.settle(experiment, path, data, resuming=bool(run.steps()), allow=allow_changes, start=start)
         changes = processes.by_first("settle", settle)
@@ -74,7 +74,7 @@ def train(
             clock.keep(path, max(run.steps(), default=0))
         run.prepare()
         with clock.during("compile", "compiling"):
-            built = program.build(experiment, data, planned)
+            built = program.build(experiment, data, planned, mesh)
         forecast.require_fits(experiment, built)
         if rollback_to is not None:
             changes += (f"rolled back to step {rollback_to}; set aside: {', '.join(map(str, run.rollback(rollback_to))) or 'nothing'}",)

@@ -22,7 +22,7 @@ from gptjax.data import batches
 from gptjax.data.prepare import Prepared
 from gptjax.data.store import Store
 from gptjax.data.tasks import LanguageModel, SequenceToSequence
-from gptjax.objectives import cross_entropy, training
+from gptjax.objectives import Teacher, cross_entropy, training
 from gptjax.train import optim, step, teacher
 from gptjax.train.experiment import Experiment
 
@@ -46,27 +46,51 @@ class Program(NamedTuple):
     """Examples that are longer than a row."""
 
 
-def build(experiment: Experiment, data: Prepared, planned: tuple[faults.Fault, ...] = ()) -> Program:
+def build(experiment: Experiment, data: Prepared, planned: tuple[faults.Fault, ...] = (), mesh: Mesh | None = None) -> Program:
     """Compiles the training step of a resolved experiment.
 
     Args:
       planned: faults to build in; without any the program holds nothing of them.
+      mesh: none makes that of the experiment, of all devices.
 
     Raises:
       ConfigError: batch, mesh and data do not fit each other.
     """
-    mesh = parallel.make_mesh(experiment.mesh)
+    mesh = parallel.make_mesh(experiment.mesh) if mesh is None else mesh
     require_divides(experiment, mesh)
     plan = row_plan(experiment, data.train, seed=experiment.seed)
-    rate = optim.learning_rate(experiment.schedule, experiment.optim.peak, experiment.steps)
-    optimizer = optim.build(experiment.optim, rate)
     mentor = teacher.load(experiment, data.tokenizer)
+    read = _reader(data.train, plan, mesh)
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), read(0))
+    known = mentor and mentor._replace(params=jax.device_put(mentor.params, parallel.replicated(mesh)))
+    begun = time.monotonic()
+    compiled = lowered(experiment, mesh, shapes, known, planned).compile()
+    seconds, memory, state = time.monotonic() - begun, compiled.memory_analysis(), abstract(experiment, mesh)
+    held_out = cross_entropy(experiment.model, auxiliary=False, accuracy=_tells_accuracy(experiment))
+    first = dict(out_shardings=jax.tree.map(lambda leaf: leaf.sharding, state), compiler_options=_BRIEFLY if jax.default_backend() == "cpu" else None)
+    return Program(
+        mesh,
+        state,
+        jax.jit(functools.partial(_initial, experiment), **first),
+        lambda state, batch: compiled(state, batch, known and known.params),
+        jax.jit(parallel.traced_on(mesh, functools.partial(step.evaluate_step, objective=held_out)), out_shardings=parallel.replicated(mesh)),
+        faults.in_batches(planned, read),
+        seconds,
+        memory.temp_size_in_bytes if memory else 0,
+        plan.packing.cut if plan.packing else 0,
+    )
 
+
+def lowered(experiment: Experiment, mesh: Mesh, batch: Any, mentor: Teacher | None = None, planned: tuple[faults.Fault, ...] = ()) -> jax.stages.Lowered:
+    """The training step, traced for a mesh, whose devices need not be here, and a batch's shapes; ready to be compiled.
+
+    It takes the state, the batch and the parameters of the teacher, if there is one: they are an argument, not a constant of the program.
+    """
     state = abstract(experiment, mesh)
-    where = jax.tree.map(lambda leaf: leaf.sharding, state)
+    rate = optim.learning_rate(experiment.schedule, experiment.optim.peak, experiment.steps)
     one = functools.partial(
         step.train_step,
-        optimizer=optimizer,
+        optimizer=optim.build(experiment.optim, rate),
         rate=rate,
         seed=experiment.seed,
         micro_batches=experiment.micro_batches,
@@ -76,29 +100,12 @@ def build(experiment: Experiment, data: Prepared, planned: tuple[faults.Fault, .
         settle=_settle(experiment),
         fault=faults.in_gradients(planned),
     )
-    read = _reader(data.train, plan, mesh)
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), read(0))
-    known = mentor and jax.device_put(mentor.params, parallel.replicated(mesh))
 
-    def taught(state: step.TrainState, batch: Any, known: Any) -> tuple[step.TrainState, dict]:  # the teacher is an argument, not a constant of the program
+    def taught(state: step.TrainState, batch: Any, known: Any) -> tuple[step.TrainState, dict]:
         return one(state, batch, objective=training(experiment.model, experiment.loss, mentor and mentor._replace(params=known)))
 
-    held_out = cross_entropy(experiment.model, auxiliary=False, accuracy=_tells_accuracy(experiment))
-    begun = time.monotonic()
-    compiled = jax.jit(taught, donate_argnums=0, out_shardings=(where, parallel.replicated(mesh))).lower(state, shapes, known).compile()
-    seconds = time.monotonic() - begun
-    memory = compiled.memory_analysis()
-    return Program(
-        mesh,
-        state,
-        jax.jit(functools.partial(_initial, experiment), out_shardings=where, compiler_options=_BRIEFLY if jax.default_backend() == "cpu" else None),
-        lambda state, batch: compiled(state, batch, known),
-        jax.jit(functools.partial(step.evaluate_step, objective=held_out), out_shardings=parallel.replicated(mesh)),
-        faults.in_batches(planned, read),
-        seconds,
-        memory.temp_size_in_bytes if memory else 0,
-        plan.packing.cut if plan.packing else 0,
-    )
+    out = jax.tree.map(lambda leaf: leaf.sharding, state), parallel.replicated(mesh)
+    return jax.jit(parallel.traced_on(mesh, taught), donate_argnums=0, out_shardings=out).lower(state, batch, mentor and mentor.params)
 
 
 def _reader(store: Store, plan: batches.Plan, mesh: Mesh) -> Callable[[int], Any]:
@@ -156,7 +163,7 @@ def row_plan(experiment: Experiment, store: Store, *, seed: int | None, rows: in
 def _placed(experiment: Experiment, mesh: Mesh, shapes: step.TrainState) -> step.TrainState:
     """The state's shapes with a sharding each. Optimizer state whose path ends in a parameter's, in its shape, lies where the parameter lies."""
     whole = parallel.replicated(mesh)
-    params = parallel.shardings(mesh, model.axes(experiment.model), shapes.params)
+    params = parallel.shardings(mesh, model.axes(experiment.model), shapes.params, experiment.mesh.rules)
 
     paths = {_names(path): (leaf.shape, where) for (path, leaf), where in zip(jax.tree_util.tree_leaves_with_path(shapes.params), jax.tree.leaves(params), strict=True)}
 

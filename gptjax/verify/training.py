@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gptjax import parallel
 from gptjax.checkpoint import Run
 from gptjax.checkpoint import manifest as manifests
 from gptjax.data import Batch
@@ -71,8 +72,7 @@ def devices(setting: Setting) -> Figure | Skipped:
     (total, weight), grads = setting.functions.gradient(setting.params, setting.batch, None)
     loss = difference(metrics["loss"], total / weight)
     found = apart(slopes(setting.params, state.params), jax.tree.map(lambda g: np.asarray(g) / float(weight), grads))
-    mesh = " × ".join(f"{name} {size}" for name, size in built.mesh.shape.items())
-    return Figure(max(loss, found), ROUNDING, f"relative difference of loss and gradient on {count} devices ({mesh}) from one")
+    return Figure(max(loss, found), ROUNDING, f"relative difference of loss and gradient on {count} devices ({parallel.told(built.mesh)}) from one")
 
 
 # --- random numbers ----------------------------------------------------------------------------------------------

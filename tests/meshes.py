@@ -1,0 +1,70 @@
+"""Ten training steps on any mesh of the eight CPU devices, from the same weights and batches, and how far two of them are apart."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+
+from gptjax import model, parallel
+from gptjax.data import Batch
+from gptjax.model import ModelConfig
+from gptjax.objectives import Loss
+from gptjax.train import optim, program, step
+from gptjax.train.experiment import Experiment
+
+ROWS, STEPS = 8, 10
+
+
+def experiment_of(config: ModelConfig, mesh: parallel.MeshConfig, **changes) -> Experiment:
+    """A run with steps small enough that rounding stays rounding: a gradient that is zero but for it, as a key's bias has, must not become a step."""
+    told = dict(optim=optim.AdamW(peak=1e-3, epsilon=1e-4), schedule=optim.Schedule(warmup=0), steps=STEPS, batch=ROWS, loss=Loss()) | changes
+    return Experiment(model=dataclasses.replace(config, init_std=0.1), mesh=mesh, **told)
+
+
+@functools.cache
+def batch_of(config: ModelConfig, seed: int) -> Batch:
+    """Rows of three pieces that do not see each other, with padding at the end."""
+    draw, length = np.random.default_rng(seed), config.context
+    tokens, targets = draw.integers(0, config.vocabulary, (2, ROWS, length)).astype(np.int32)
+    ends = np.sort(draw.integers(1, length - 2, (ROWS, 2)), axis=1)
+    where = np.broadcast_to(np.arange(length), (ROWS, length))
+    segments = (where >= ends[:, :1]).astype(np.int32) + (where >= ends[:, 1:])
+    begins = np.take_along_axis(np.concatenate([np.zeros((ROWS, 1), int), ends], 1), segments, axis=1)
+    padded = where >= length - 2
+    positions = np.where(padded, -1, where - begins).astype(np.int32)
+    return Batch(tokens, targets, (draw.random((ROWS, length)) * ~padded).astype(np.float32), segments, positions)
+
+
+@functools.cache
+def weights_of(config: ModelConfig):
+    """Initial weights, on the host."""
+    return jax.device_get(jax.jit(functools.partial(model.init, dataclasses.replace(config, init_std=0.1)))(jax.random.key(0)))
+
+
+def trained(config: ModelConfig, *, devices: int = 8, steps: int = STEPS, mesh: dict | None = None, **changes):
+    """The state after some steps, and the loss of each."""
+    experiment = experiment_of(config, parallel.MeshConfig(**mesh or {}), **changes)
+    made = parallel.make_mesh(experiment.mesh, jax.devices()[:devices])
+    program.require_divides(experiment, made)
+    placed = lambda number: parallel.place(batch_of(config, number), made, ROWS)
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), placed(0))
+    compiled = program.lowered(experiment, made, shapes).compile()
+    optimizer = optim.build(experiment.optim, lambda number: 1e-3)
+    begun, where = step.init(weights_of(config), optimizer), program.abstract(experiment, made)
+    state = jax.tree.map(lambda leaf, place: jax.device_put(np.asarray(leaf), place.sharding), begun, where)
+    losses = []
+    for number in range(steps):
+        state, told = compiled(state, placed(number), None)
+        losses.append(float(told["loss"]))
+    return jax.device_get(state), losses
+
+
+def apart(found, wanted) -> tuple[float, float]:
+    """Largest relative difference of a loss, and of any value of the state, relative to the largest of its array."""
+    (state, losses), (other, expected) = found, wanted
+    loss = max(abs(a / b - 1) for a, b in zip(losses, expected, strict=True))
+    pairs = zip(jax.tree.leaves(state), jax.tree.leaves(other), strict=True)
+    return loss, max(float(np.abs(np.asarray(a, np.float64) - b).max() / max(np.abs(b).max(), 1e-6)) for a, b in pairs)
