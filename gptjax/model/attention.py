@@ -275,6 +275,7 @@ def attend_in(config: ModelConfig, layer: Layer, q: Array, k: Array, v: Array, r
     told = dict(implementation=implementation, rate=rate, key=key)
     plain = implementation in ("reference", "causal_blocks") and spread.parts("context") == 1
     if spread.traced() is None or cached or plain or (rate and key is not None):  # random bits are split by XLA, so that they are those of one device
+        k, v = (spread.spread(x, spread.ROWS, (), ("tensor",), ()) for x in (k, v))
         return attend(q, k, v, reading.sight, how, table, sink, **told)
     kernel = split_splash(q, how) if implementation == "splash" and spread.parts("context") > 1 else (None, None)
     own = lambda q, k, v, sight, table, sink, begin, kernel: attend(q, k, v, sight, how, table, sink, **told, begin=begin, kernel=kernel)

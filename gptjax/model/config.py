@@ -281,11 +281,13 @@ class ModelConfig:
     """Run the stack as a compiled loop or unrolled; `auto` unrolls on CPU. Parameters are the same."""
     remat: Literal["none", "dots", "full"] = "none"
     """What the backward pass computes again: nothing, all but matrix products, or each block whole."""
+    stage_parts: int | None = None
+    """Parts in which the rows of a device go through the stages of a mesh; none is as many as divide them, up to four a stage."""
 
     def __post_init__(self) -> None:
         for name in ("context", "width", "num_layers", "num_heads"):
             require(getattr(self, name) > 0, f"model.{name} is {getattr(self, name)}; it needs at least 1.")
-        for name in ("vocab_size", "num_kv_heads", "head_width", "feed_forward"):
+        for name in ("vocab_size", "num_kv_heads", "head_width", "feed_forward", "stage_parts"):
             value = getattr(self, name)
             require(value is None or value > 0, f"model.{name} is {value}; it needs at least 1, or null.")
         for name in DROPOUTS:

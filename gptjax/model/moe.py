@@ -1,11 +1,10 @@
-"""A mixture of experts: who reads which token, the products, and what keeps the experts equally busy.
+"""A mixture of experts: who reads which token, the kernels, and what keeps the experts equally busy.
 
-Read `MoE`, then `route` (the choice), then `by_row` and `by_expert` (two ways to bring tokens to their experts).
+Read `MoE`, then `route` (the choice). How tokens come to their experts is in `dispatch`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -14,11 +13,9 @@ from flax import linen as nn
 
 from gptjax.arrays import Array, Bool, Float, Int, Params
 from gptjax.model.config import Experts, ModelConfig
-from gptjax.model.layers import MLP, activate, residual_std
-from gptjax.model.spread import platform
-
-Product = Callable[[Array, Array], Array]
-"""(tokens by expert, kernels [E I O]) → each token times its expert's kernel."""
+from gptjax.model.dispatch import mix, mix_over_mesh
+from gptjax.model.layers import MLP, residual_std
+from gptjax.model.spread import traced
 
 
 class MoE(nn.Module):
@@ -31,12 +28,10 @@ class MoE(nn.Module):
         """Gives the sum, and the layer's part of `transformer.Output.aux`; tokens that are not real count for nothing there."""
         c, e = self.config, self.config.experts
         routes = route(e, *Router(c, name="router")(x), jnp.broadcast_to(real, x.shape[:2]))
-        brought = by_expert(e, x, routes, grouped=platform() == "cpu") if e.capacity is None else by_row(e, x, routes)
-        mixed = brought.collect(Expert(c, name="experts")(brought.tokens, brought.product))
-        mixed = (mixed.astype(jnp.float32) * (routes.weights * ~brought.dropped)[..., None]).sum(2).astype(x.dtype)
+        mixed, unread = (mix if traced() is None else mix_over_mesh)(c, x, routes.chosen, routes.weights, Expert(c, name="experts")())
         if e.shared:
             mixed = mixed + MLP(c, e.shared * c.expert_width, name="shared")(x)
-        dropped = (brought.dropped & routes.real[:, :, None]).sum().astype(jnp.float32)
+        dropped = (unread & routes.real[:, :, None]).sum().astype(jnp.float32)
         return mixed, {"balance": routes.balance, "router_z": routes.z, "load": routes.load, "dropped": dropped}
 
 
@@ -55,20 +50,16 @@ class Router(nn.Module):
 
 
 class Expert(nn.Module):
-    """Every expert's MLP, each applied to its own tokens by `product`."""
+    """The kernels of every expert's MLP: `up`, `down` and, where it is gated, `gate`."""
 
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "... D"], product: Product) -> Float[Array, "... D"]:
+    def __call__(self) -> dict[str, Float[Array, "E I O"]]:
         c, width = self.config, self.config.expert_width
-
-        def linear(name: str, x: Array, inputs: int, outputs: int, axes: tuple[str, ...], std: float) -> Array:
-            return product(x, Kernels((c.experts.count, inputs, outputs), axes, std, name=name)())
-
-        up = lambda name: linear(name, x, c.width, width, ("experts", "embed", "mlp"), c.init_std)
-        hidden = activate(c.activation, up("gate")) * up("up") if c.gated else activate(c.activation, up("up"))
-        return linear("down", hidden, width, c.width, ("experts", "mlp", "embed"), residual_std(c))
+        into = lambda name: Kernels((c.experts.count, c.width, width), ("experts", "embed", "mlp"), c.init_std, name=name)()
+        kernels = {name: into(name) for name in (("gate", "up") if c.gated else ("up",))}
+        return kernels | {"down": Kernels((c.experts.count, width, c.width), ("experts", "mlp", "embed"), residual_std(c), name="down")()}
 
 
 class Kernels(nn.Module):
@@ -146,68 +137,3 @@ def rebalanced(config: ModelConfig, params: Params, load: Float[Array, "L E"]) -
         return leaf + step if [key.key for key in path[-2:]] == ["router", "bias"] else leaf
 
     return jax.tree_util.tree_map_with_path(moved, params)
-
-
-# --- tokens to experts and back ----------------------------------------------------------------------------------
-
-
-class Brought(NamedTuple):
-    """Tokens where their experts read them."""
-
-    tokens: Float[Array, "... D"]
-    product: Product
-    collect: Callable[[Array], Float[Array, "B T k D"]]
-    """Brings back what the experts made of them; a dropped token gets nothing."""
-    dropped: Bool[Array, "B T k"]
-
-
-def ranks(chosen: Int[Array, " pairs"], count: int) -> tuple[Int[Array, " pairs"], Int[Array, " E"]]:
-    """Each pair's place among those of its expert, in their order, and how many each expert has."""
-    mine = jax.nn.one_hot(chosen, count, dtype=jnp.int32)
-    return jnp.take_along_axis(jnp.cumsum(mine, axis=0), chosen[:, None], axis=1)[:, 0] - 1, mine.sum(0)
-
-
-def by_row(e: Experts, x: Float[Array, "B T D"], routes: Routes) -> Brought:
-    """Each expert has the same number of places in each row; earlier tokens take them first, so that nobody reads ahead."""
-    rows, length, width = x.shape
-    places = min(length, -(-round(e.capacity * e.active * length) // e.count))
-    rank, _ = jax.vmap(lambda chosen: ranks(chosen, e.count))(routes.chosen.reshape(rows, -1))
-    dropped = rank >= places
-    slots = jnp.where(dropped, e.count * places, routes.chosen.reshape(rows, -1) * places + rank)
-
-    def bring(x: Array, slots: Array) -> Array:
-        return jnp.zeros((e.count * places, width), x.dtype).at[slots].set(jnp.repeat(x, e.active, axis=0), mode="drop")
-
-    def collect(y: Array) -> Array:
-        back = jax.vmap(lambda y, slots: y.at[slots].get(mode="fill", fill_value=0))
-        return back(y.reshape(rows, e.count * places, width), slots).reshape(rows, length, e.active, width)
-
-    tokens = jax.vmap(bring)(x, slots).reshape(rows, e.count, places, width)
-    product = lambda x, kernels: jnp.einsum("becd,edf->becf", x, kernels.astype(x.dtype))
-    return Brought(tokens, product, collect, dropped.reshape(rows, length, e.active))
-
-
-def by_expert(e: Experts, x: Float[Array, "B T D"], routes: Routes, *, grouped: bool) -> Brought:
-    """All tokens of a batch stand by expert, as many as there are; nobody is dropped.
-
-    Args:
-      grouped: fill up each expert's tokens to whole groups of one size and multiply group by group; on a CPU, where XLA
-        multiplies all tokens with all experts otherwise.
-    """
-    rows, length, width = x.shape
-    pairs = rows * length * e.active
-    size = min(256, max(8, 1 << (pairs // (4 * e.count)).bit_length() >> 1)) if grouped else 1
-    chosen = routes.chosen.reshape(-1)
-    rank, counts = ranks(chosen, e.count)
-    groups = -(-counts // size)
-    ends = jnp.cumsum(groups)
-    slots = (ends - groups)[chosen] * size + rank
-    num_groups = -(-pairs // size) + e.count if grouped else pairs
-    tokens = jnp.zeros((num_groups * size, width), x.dtype).at[slots].set(jnp.repeat(x.reshape(-1, width), e.active, axis=0))
-    collect = lambda y: y.reshape(-1, width)[slots].reshape(rows, length, e.active, width)
-    nobody = jnp.zeros(routes.chosen.shape, bool)
-    if not grouped:
-        return Brought(tokens, lambda x, kernels: jax.lax.ragged_dot(x, kernels.astype(x.dtype), counts), collect, nobody)
-    whose = jnp.minimum(jnp.searchsorted(ends, jnp.arange(num_groups), side="right"), e.count - 1)
-    product = lambda x, kernels: jnp.einsum("nbd,ndf->nbf", x, kernels[whose].astype(x.dtype))
-    return Brought(tokens.reshape(num_groups, size, width), product, collect, nobody)

@@ -6,6 +6,8 @@ where some have experts and some have not, there are two, `dense` and `sparse`, 
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -18,6 +20,7 @@ from gptjax.model.config import Layer, ModelConfig
 from gptjax.model.latent import LatentAttention
 from gptjax.model.layers import MLP, dropout, norm, skip_rows
 from gptjax.model.moe import MoE
+from gptjax.model.pipeline import through_stages
 
 
 class Block(nn.Module):
@@ -85,10 +88,38 @@ def _kinds(config: ModelConfig) -> list[str]:
 
 def run(config: ModelConfig, layers: Params, x: Array, reading: Reading, cache: Cache | None, key: Key | None) -> tuple[Array, Cache | None, dict[str, Array]]:
     """Reads x through all layers; gives what comes out, the cache, and what layers of experts tell, stacked."""
-    kinds = _kinds(config)
-    stacks = layers if config.mixed else {kinds[0]: layers}
+    if cache is None and spread.parts("stage") > 1:
+        return _run_in_stages(config, layers, x, reading, key)
+    return _run(config, config, 0, layers, x, reading, cache, key)
+
+
+def _run_in_stages(config: ModelConfig, layers: Params, x: Array, reading: Reading, key: Key | None) -> tuple[Array, None, dict[str, Array]]:
+    part = dataclasses.replace(config, num_layers=config.num_layers // spread.parts("stage"))
+    alike = lambda leaf: leaf.ndim < 2 or leaf.shape[0] != x.shape[0]  # the same for all rows, as positions may be
+    apart, tree = jax.tree.flatten((reading.sight, reading.angles))
+    fixed = [leaf if alike(leaf) else None for leaf in apart]
+
+    def stage(layers: Params, carried: tuple, number: Array, piece: Array) -> tuple[Array, dict[str, Array]]:
+        x, *moving = carried
+        moving = iter(moving)
+        sight, angles = jax.tree.unflatten(tree, [next(moving) if leaf is None else leaf for leaf in fixed])
+        own = None if key is None else jax.random.fold_in(key, piece)
+        x, _, told = _run(config, part, number * part.num_layers, layers, x, reading._replace(sight=sight, angles=angles), None, own)
+        return x, told
+
+    x, told = through_stages(config, stage, layers, (x, *(leaf for leaf in apart if not alike(leaf))))
+    return spread.stream(x), None, told
+
+
+def _run(
+    config: ModelConfig, part: ModelConfig, before: int | Array, layers: Params, x: Array, reading: Reading, cache: Cache | None, key: Key | None
+) -> tuple[Array, Cache | None, dict[str, Array]]:
+    """Reads x through the layers of `part` of a model, which stand after so many others."""
+    kinds = _kinds(part)
+    stacks = layers if part.mixed else {kinds[0]: layers}
 
     def block(layer, state, weights, number):
+        number = before + number
         layer_key = None if key is None else jax.random.fold_in(key, number)
         x, cache, told = Block(config, layer).apply({"params": weights}, state[0], reading, state[1], number, layer_key)
         return (spread.stream(x), cache), told
@@ -101,30 +132,29 @@ def run(config: ModelConfig, layers: Params, x: Array, reading: Reading, cache: 
         heard = []
         for number in range(begin, end):
             weights = _at(stacks[kinds[number]], kinds[:number].count(kinds[number]))
-            state, told = block(config.stack[number], state, weights, number)
+            state, told = block(part.stack[number], state, weights, number)
             heard.append(jax.tree.map(lambda leaf: leaf[None], told))
         return state, heard
 
     def repeat(state, weights_and_begin):
         (weights, number), heard = weights_and_begin, []
-        for i, layer in enumerate(config.pattern):
+        for i, layer in enumerate(part.pattern):
             kind = kinds[begin + i]
             state, told = block(layer, state, _at(weights[kind], kinds[begin : begin + i].count(kind)), number + i)
             heard += [told] if told else []
         return state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *heard) if heard else {}
 
-    period, begin = len(config.pattern), min(len(config.first), config.num_layers)
-    repeats = (config.num_layers - begin) // period if scanned(config) else 0
+    period, begin = len(part.pattern), min(len(part.first), part.num_layers)
+    repeats = (part.num_layers - begin) // period if scanned(config) else 0
     state, heard = unrolled((x, cache), 0, begin)
     if repeats:
         parts = {}
         for kind in set(kinds[begin : begin + period]):
             skipped, each = kinds[:begin].count(kind), kinds[begin : begin + period].count(kind)
-            part = jax.tree.map(lambda leaf, a=skipped, n=each: leaf[a : a + repeats * n].reshape(repeats, n, *leaf.shape[1:]), stacks[kind])
-            parts[kind] = part
+            parts[kind] = jax.tree.map(lambda leaf, a=skipped, n=each: leaf[a : a + repeats * n].reshape(repeats, n, *leaf.shape[1:]), stacks[kind])
         state, told = jax.lax.scan(repeat, state, (parts, begin + period * jnp.arange(repeats)))
         heard.append(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), told))
-    state, rest = unrolled(state, begin + repeats * period, config.num_layers)
+    state, rest = unrolled(state, begin + repeats * period, part.num_layers)
     heard = [told for told in heard + rest if told]
     return *state, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *heard) if heard else {}
 

@@ -244,7 +244,8 @@ def look_ahead(
 
 def _enter(config: ModelConfig, params: Params, tokens: Array, positions: Array, nudge: Array | None, key: Key | None) -> Array:
     """The residual stream's beginning: what tokens, and positions where they are added, embed as."""
-    x = _embedding(config, config.vocabulary, "vocab").apply({"params": params["embedding"]}, tokens)
+    table = spread.spread(params["embedding"]["embedding"].astype(config.compute), ("tensor",), ())  # its rows come to the tokens, not all tokens to its columns
+    x = _embedding(config, config.vocabulary, "vocab").apply({"params": {"embedding": table}}, tokens)
     if config.scaled_embedding:
         x = x * jnp.asarray(math.sqrt(config.width), x.dtype)
     if nudge is not None:

@@ -22,6 +22,8 @@ from gptjax.data import batches
 from gptjax.data.prepare import Prepared
 from gptjax.data.store import Store
 from gptjax.data.tasks import LanguageModel, SequenceToSequence
+from gptjax.model.pipeline import parts_of, require_stages
+from gptjax.model.spread import on
 from gptjax.objectives import Teacher, cross_entropy, training
 from gptjax.train import optim, step, teacher
 from gptjax.train.experiment import Experiment
@@ -126,13 +128,20 @@ _BRIEFLY = {"xla_backend_optimization_level": 1}
 
 
 def require_divides(experiment: Experiment, mesh: Mesh) -> None:
-    """Refuses rows that the devices can't share evenly.
+    """Refuses rows, positions and layers that the devices can't share evenly.
 
     Raises:
-      ConfigError: names a batch that can be shared.
+      ConfigError: names a number that can be shared.
     """
     rows, parts = experiment.batch // experiment.micro_batches, parallel.row_parts(mesh)
     require(rows % parts == 0, f"{rows} rows are read at once, which {parts} devices do not divide; use a multiple (--batch {parts * -(-rows // parts)}).")
+    config, apart = experiment.model, mesh.shape["context"]
+    near = apart * -(-config.context // apart)
+    require(config.context % apart == 0, f"model.context is {config.context}, which mesh.context {apart} does not divide; use a multiple (--model.context {near}).")
+    if mesh.shape["stage"] > 1:
+        with on(mesh):
+            require_stages(config, mesh.shape["stage"])
+            parts_of(config, rows)
 
 
 def abstract(experiment: Experiment, mesh: Mesh) -> step.TrainState:
