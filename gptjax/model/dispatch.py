@@ -151,7 +151,7 @@ def _whole(x: Array, axis: str, dimension: int) -> Array:
     return jax.lax.all_gather(x, axis, axis=dimension, tiled=True)
 
 
-def _part(x: Float[Array, "B T k"], axis: str, parts: int) -> Array:
+def _part(x: Array, axis: str, parts: int) -> Array:
     """This device's positions."""
     size = x.shape[1] // parts
     return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(axis) * size, size, 1)
