@@ -25,17 +25,18 @@ from gptjax.arrays import Array, Axes, Float, Int, Key, Params
 from gptjax.model import positions as place
 from gptjax.model import spread
 from gptjax.model.attention import Reading
-from gptjax.model.cache import Cache, Memory, reserve
+from gptjax.model.cache import Cache, Memory, empty_cache, reserve
 from gptjax.model.config import Layer, ModelConfig
 from gptjax.model.cross import CrossAttention
 from gptjax.model.distances import slopes
 from gptjax.model.layers import Linear, activate, dropout, norm
 from gptjax.model.product import look_up, products
 from gptjax.model.sight import Sight
-from gptjax.model.stack import Block, init_stack, run
+from gptjax.model.stack import Block, init_stack, run, scanned
 
 __all__ = [
-    *("Cache", "Memory", "Output", "axes", "classify", "empty_cache", "encode", "forward", "init", "logits_of", "look_ahead", "scanned", "to_output", "unembed"),
+    "Cache", "Memory", "Output", "axes", "classify", "empty_cache", "encode", "forward", "init",
+    "logits_of", "look_ahead", "scanned", "to_output", "unembed",
 ]
 
 
