@@ -27,6 +27,7 @@ GEMMA = replace(LLAMA, activation="geglu", scaled_embedding=True)
 
 BASES: dict[str, ModelConfig] = {
     "llama": LLAMA,
+    "arcee": replace(LLAMA, activation="relu2"),
     "qwen2": replace(LLAMA, qkv_bias=True),
     "qwen3": replace(LLAMA, qk_norm=True),
     "qwen3moe": replace(LLAMA, qk_norm=True, experts=Experts()),
@@ -220,7 +221,7 @@ def _heads(theirs: str, *ours: str, order: tuple[int, ...] = ()) -> tuple[Entry,
 def entries(arch: str, c: ModelConfig) -> list[Entry]:
     """Gives what the tensors of an architecture are; those that a model does not have are left out by `layout.places`.
 
-    Llama's RoPE turns neighbours there and halves here: number 2k + j of a query or key head is our number k + j · half.
+    The RoPE of Llama and Arcee turns neighbours there and halves here: number 2k + j of a query or key head is our number k + j · half.
     """
     inside = ("attention_norm", "attn_norm"), ("mlp_norm", "ffn_norm"), ("attention_out_norm", "post_attention_norm"), ("mlp_out_norm", "post_ffw_norm")
     if arch == "olmo2":
@@ -228,7 +229,7 @@ def entries(arch: str, c: ModelConfig) -> list[Entry]:
     joint = "w" if c.qk_norm_joint else "h"
     half, head = c.turned_width // 2, np.arange(c.heads)
     head[: 2 * half] = head[: 2 * half].reshape(2, half).T.ravel()
-    order = tuple(head.tolist()) if arch == "llama" else ()
+    order = tuple(head.tolist()) if arch in ("llama", "arcee") else ()
     if arch in ("gpt2", "phi3"):
         attention = _heads("attn_qkv", "query", "key", "value")
     else:
