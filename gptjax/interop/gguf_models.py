@@ -167,22 +167,15 @@ def architecture(c: ModelConfig, preferred: str | None = None) -> str:
     Raises:
       ConfigError: there is none; says in what the nearest differs.
     """
-    near: dict[str, list[str]] = {}
-    wanted = configs.computed(c)
-    for arch in dict.fromkeys([*([preferred] if preferred in BASES else []), *(arch for arch in BASES if arch != "phi3")]):
-        try:
-            tensors = {name: Tensor(name, (), Kind.F32, 0) for name, has in TELLING.items() if has(c)}
-            if isinstance(c.rope_scaling, Llama3Scaling):
-                tensors["rope_freqs.weight"] = stretch(c.rope_scaling, c.turned_width, c.rope_base)
-            back = configs.computed(describe(File(Path("the file"), {"general.architecture": arch, **metadata(arch, c)}, tensors), c.vocabulary))
-        except (ConfigError, ZeroDivisionError):  # it has no word for something
-            continue
-        near[arch] = [name for name in wanted if wanted[name] != back.get(name)]
-        if not near[arch]:
-            return arch
-    nearest_one = min(near, key=lambda arch: len(near[arch]), default=None)
-    nearly = f"; {nearest_one} comes nearest and differs in {', '.join(near[nearest_one])}" if nearest_one else ""
-    raise ConfigError(f"no GGUF architecture that is known here computes what this model does{nearly}. Known are {', '.join(BASES)}.")
+
+    def again(arch: str) -> ModelConfig:
+        tensors = {name: Tensor(name, (), Kind.F32, 0) for name, has in TELLING.items() if has(c)}
+        if isinstance(c.rope_scaling, Llama3Scaling):
+            tensors["rope_freqs.weight"] = stretch(c.rope_scaling, c.turned_width, c.rope_base)
+        return describe(File(Path("the file"), {"general.architecture": arch, **metadata(arch, c)}, tensors), c.vocabulary)
+
+    names = [*([preferred] if preferred in BASES else []), *(arch for arch in BASES if arch != "phi3")]
+    return configs.same_again(c, names, again, "GGUF architecture")
 
 
 TELLING = {"output.weight": lambda c: not c.tied, "blk.0.attn_q.bias": lambda c: c.biased}
