@@ -142,10 +142,12 @@ def _arranged(shape: tuple[int, ...], devices: list) -> np.ndarray:
 
 
 def shardings(mesh: Mesh, axes: Axes, shapes: Any, rules: Rules = Rules()) -> Any:
-    """Gives each parameter's NamedSharding, as the rules say."""
+    """Gives each parameter's NamedSharding, as the rules say; scales and biases of the residual stream stay whole."""
 
     def one(names: tuple[str | None, ...], shape: Any) -> NamedSharding:
-        return NamedSharding(mesh, split(mesh.shape, shape.shape, [() if name is None else getattr(rules, name) for name in names]))
+        vector = sum(name != "layers" for name in names) == 1  # of the stream's width: to gather it takes a message, and to split it saves nothing
+        wanted = [() if name is None or (vector and name == "embed") else getattr(rules, name) for name in names]
+        return NamedSharding(mesh, split(mesh.shape, shape.shape, wanted))
 
     return jax.tree.map(one, axes, shapes, is_leaf=lambda leaf: isinstance(leaf, tuple))
 
