@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -89,10 +90,15 @@ class Loss:
     """Weight of each further token that a model with `ahead` predicts besides the next one."""
     distillation: Distillation | None = None
     """A trained model to learn from."""
+    vocab_parts: int = 1
+    """Parts of the vocabulary whose logits are held at once, one after the other; memory falls, the loss is the same to rounding."""
 
     def __post_init__(self) -> None:
         require(0 <= self.label_smoothing < 1, f"loss.label_smoothing is {self.label_smoothing}; it needs a share in [0, 1).")
         require(self.z >= 0, f"loss.z is {self.z}; it needs 0 or more.")
+        require(self.vocab_parts >= 1, f"loss.vocab_parts is {self.vocab_parts}; it needs at least 1.")
+        whole = self.vocab_parts == 1 or self.distillation is None
+        require(whole, f"loss.vocab_parts is {self.vocab_parts}, and loss.distillation needs the logits of all tokens at once; leave it at 1.")
         require(self.ahead >= 0, f"loss.ahead is {self.ahead}; it needs 0 or more.")
 
 
@@ -121,13 +127,18 @@ def cross_entropy(
       teacher: a model to learn from too.
     """
 
+    in_parts = loss.vocab_parts > 1 and not accuracy and not config.classes
+
     def objective(params: Params, batch: Any, key: Key | None) -> tuple[Array, Array, dict[str, Array]]:
         if batch.targets.shape != batch.tokens.shape or batch.weights.shape != batch.tokens.shape:
             shapes = f"tokens {batch.tokens.shape}, targets {batch.targets.shape}, weights {batch.weights.shape}"
             raise ValueError(f"a batch needs one shape [B T] for all: {shapes}.")
-        logits, out = predict(config, params, batch, key)
+        out = read(config, params, batch, key)
+        logits = None if in_parts else predictions(config, params, batch, out)
         counted = lambda losses, weights=batch.weights: jnp.sum(jnp.where(weights == 0, 0.0, losses * weights))
-        total, weight, sums = counted(token_losses(logits, batch.targets, loss.label_smoothing, loss.z)), jnp.sum(batch.weights), {}
+        lost = functools.partial(losses_in_parts, config, params, loss.vocab_parts)
+        told = batch.targets, loss.label_smoothing, loss.z
+        total, weight, sums = counted(lost(out.hidden, *told) if in_parts else token_losses(logits, *told)), jnp.sum(batch.weights), {}
         if teacher is not None:
             sums["teacher"] = counted(_from_teacher(teacher, batch, logits))
             total = (1 - teacher.told.share) * total + teacher.told.share * sums["teacher"]
@@ -135,7 +146,7 @@ def cross_entropy(
             sums |= _correct(logits, batch)
         if auxiliary and config.ahead:
             further = zip(_further(batch, config.ahead), _look_ahead(config, params, batch, out.hidden, key), strict=True)
-            sums["ahead"] = sum(counted(token_losses(model.unembed(config, params, hidden), targets), weights) for (targets, weights), hidden in further)
+            sums["ahead"] = sum(counted(lost(hidden, targets), weights) for (targets, weights), hidden in further)
             total = total + loss.ahead * sums["ahead"]
         if auxiliary and out.aux:
             sums |= {name: jnp.sum(out.aux[name] * batch.weights[None]) for name in ("balance", "router_z")}
@@ -148,12 +159,22 @@ def cross_entropy(
 
 def predict(config: ModelConfig, params: Params, batch: Any, key: Key | None) -> tuple[Float[Array, "B T V"], model.Output]:
     """Logits of every position of a batch, and what `forward` gives."""
+    out = read(config, params, batch, key)
+    return predictions(config, params, batch, out), out
+
+
+def read(config: ModelConfig, params: Params, batch: Any, key: Key | None) -> model.Output:
+    """Reads a batch."""
     memory = model.encode(config, params, batch.side, key=None if key is None else jax.random.fold_in(key, config.num_layers + 1))
     told = dict(positions=batch.positions, segments=batch.segments, memory=memory, nudge=batch.nudge, prefix=batch.prefix)
-    out = model.forward(config, params, batch.tokens, **told, key=key)
+    return model.forward(config, params, batch.tokens, **told, key=key)
+
+
+def predictions(config: ModelConfig, params: Params, batch: Any, out: model.Output) -> Float[Array, "B T V"]:
+    """Logits of every position of a batch that was read."""
     if config.classes:
-        return model.classify(config, params, out.hidden, batch.positions, batch.segments), out
-    return model.unembed(config, params, out.hidden), out
+        return model.classify(config, params, out.hidden, batch.positions, batch.segments)
+    return model.unembed(config, params, out.hidden)
 
 
 def summary(sums: dict[str, Array], weight: Float[Array, ""]) -> dict[str, Array]:
@@ -186,6 +207,42 @@ def token_losses(logits: Float[Array, "B T V"], targets: Array, smoothing: float
     if smoothing:
         chosen = (1 - smoothing) * chosen + smoothing * logits.mean(-1)
     losses = jnp.where(known, total - chosen, jnp.nan)
+    return losses + z * jnp.square(total) if z else losses
+
+
+def losses_in_parts(
+    config: ModelConfig, params: Params, parts: int, hidden: Float[Array, "B T D"], targets: Array, smoothing: float = 0.0, z: float = 0.0
+) -> Float[Array, "B T"]:
+    """What `token_losses` gives of the hidden states' logits, of which only those of one part of the vocabulary are held at a time.
+
+    A running log-sum-exp goes over the parts, and the backward pass makes each part's logits once more. Parts of the vocabulary, not of the
+    positions, so that the gradient of the output's kernel is summed over the devices once and not once a part.
+    """
+    if parts == 1:
+        return token_losses(model.unembed(config, params, hidden), targets, smoothing, z)
+    hidden, kernel, bias = model.to_output(config, params, hidden)
+    size, tokens = -(-kernel.shape[1] // parts), kernel.shape[1]
+    filled = lambda x: jnp.pad(x, (*((0, 0),) * (x.ndim - 1), (0, parts * size - tokens))).reshape(*x.shape[:-1], parts, size)
+    kernels, biases = jnp.moveaxis(filled(kernel), 1, 0), None if bias is None else filled(bias)
+    wide = hidden.astype(jnp.float32)  # its gradient is a sum over parts, and is added up in this type
+
+    @jax.checkpoint
+    def add(running: tuple[Array, ...], part: tuple[Array, ...]) -> tuple[tuple[Array, ...], None]:
+        (most, total, chosen, summed), (kernel, bias, begin) = running, part
+        logits = model.logits_of(config, wide.astype(hidden.dtype), kernel, bias)
+        number = (begin + jnp.arange(size))[None, None]
+        seen = jnp.where(number < tokens, logits, -jnp.inf)
+        higher = jnp.maximum(most, jax.lax.stop_gradient(seen.max(-1)))
+        total = total * jnp.exp(most - higher) + jnp.exp(seen - higher[..., None]).sum(-1)
+        chosen = chosen + jnp.where(number == targets[..., None], logits, 0.0).sum(-1)
+        return (higher, total, chosen, summed + jnp.where(number < tokens, logits, 0.0).sum(-1)), None
+
+    zeros = jnp.zeros(targets.shape)
+    found = jax.lax.scan(add, (jnp.full(targets.shape, -jnp.inf), zeros, zeros, zeros), (kernels, biases, size * jnp.arange(parts)))[0]
+    most, total, chosen, summed = found
+    chosen = (1 - smoothing) * chosen + smoothing * summed / tokens
+    total = most + jnp.log(total)
+    losses = jnp.where((targets >= 0) & (targets < tokens), total - chosen, jnp.nan)
     return losses + z * jnp.square(total) if z else losses
 
 

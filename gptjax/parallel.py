@@ -76,6 +76,8 @@ class MeshConfig:
     """Positions of each row."""
     tensor: int = 1
     """Heads, MLP width and vocabulary; between blocks positions."""
+    offload_optimizer: bool = False
+    """Optimizer state lives in the memory of the hosts, and is on the devices only while a step changes it."""
     rules: Rules = field(default_factory=Rules)
     """Which axes split which dimensions of parameters."""
 
@@ -145,6 +147,24 @@ def traced_on(mesh: Mesh, function: Callable) -> Callable:
             return function(*args)
 
     return knowing
+
+
+def offloaded(mesh: Mesh, where: Any) -> Any:
+    """These shardings, in the memory of the hosts; numbers that are no arrays stay where they are.
+
+    Raises:
+      ConfigError: the devices can't reach such memory.
+    """
+    device = mesh.devices.flat[0]
+    kinds = {memory.kind for memory in device.addressable_memories()}
+    need = "leave out --mesh.offload-optimizer; --optim.moment bfloat16 or Adafactor make the optimizer's state smaller"
+    require("pinned_host" in kinds, f"mesh.offload_optimizer needs devices that reach the host's memory, and {device.platform} has only {', '.join(sorted(kinds))}; {need}.")
+    return jax.tree.map(lambda one: one.with_memory_kind("pinned_host") if one.spec else one, where)
+
+
+def on_devices(where: Any) -> Any:
+    """These shardings, in the devices' own memory."""
+    return jax.tree.map(lambda one: one.with_memory_kind("device"), where)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -71,7 +71,7 @@ def apart(found, wanted) -> tuple[float, float]:
     trees = lambda state: [state.params, *(getattr(part, name) for part in state.opt_state for name in ("mu", "nu") if hasattr(part, name))]
     error = 0.0
     for mine, theirs in zip(trees(state), trees(other), strict=True):
-        floor = 1e-3 * max(np.abs(leaf).max() for leaf in jax.tree.leaves(theirs))
+        floor = 1e-2 * max(np.abs(leaf).max() for leaf in jax.tree.leaves(theirs))
         pairs = zip(jax.tree.leaves(mine), jax.tree.leaves(theirs), strict=True)
         error = max(error, *(float(np.abs(np.asarray(a, np.float64) - b).max() / max(np.abs(b).max(), floor)) for a, b in pairs))
     return loss, error

@@ -5,7 +5,7 @@ from gptjax.model.config import Experts, Latent, Layer, LinearScaling, Llama3Sca
 from gptjax.model.cost import flops_per_token
 from gptjax.model.moe import rebalanced
 from gptjax.model.presets import bert, deepseek, gemma, gpt2, gpt3, llama, mistral, mixtral, olmo, preset, qwen, small, smollm, t5, vaswani
-from gptjax.model.transformer import Output, axes, classify, encode, forward, init, look_ahead, unembed
+from gptjax.model.transformer import Output, axes, classify, encode, forward, init, logits_of, look_ahead, to_output, unembed
 
 __all__ = [
     "AT_ONCE",
@@ -35,6 +35,7 @@ __all__ = [
     "gpt3",
     "init",
     "llama",
+    "logits_of",
     "look_ahead",
     "mistral",
     "mixtral",
@@ -46,6 +47,7 @@ __all__ = [
     "small",
     "smollm",
     "t5",
+    "to_output",
     "unembed",
     "vaswani",
 ]

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
 from gptjax.arrays import Array, Float, Int, Key
 from gptjax.model import positions as place
@@ -224,6 +225,7 @@ class Attention(nn.Module):
         if cache is not None:
             cache, k, v, reading = recalled(c, self.layer, number, cache, reading, k, v)
         sink = self.param("sink", nn.with_partitioning(nn.initializers.zeros, ("heads",)), (c.num_heads,), jnp.float32) if c.attention_sink else None
+        q, k, v = checkpoint_name(q, "query"), checkpoint_name(k, "key"), checkpoint_name(v, "value")
         mixed = attend_in(c, self.layer, q, k, v, reading, sink, cache is not None, key)
         out = Linear((c.num_heads, c.heads), (c.width,), ("heads", "head", "embed"), residual_std(c), c.bias, c.compute, name="out")
         return out(mixed), cache
@@ -276,7 +278,7 @@ def attend_in(config: ModelConfig, layer: Layer, q: Array, k: Array, v: Array, r
     plain = implementation in ("reference", "causal_blocks") and spread.parts("context") == 1
     if spread.traced() is None or cached or plain or (rate and key is not None):  # random bits are split by XLA, so that they are those of one device
         k, v = (spread.spread(x, spread.ROWS, (), ("tensor",), ()) for x in (k, v))
-        return attend(q, k, v, reading.sight, how, table, sink, **told)
+        return checkpoint_name(attend(q, k, v, reading.sight, how, table, sink, **told), "attention")
     kernel = split_splash(q, how) if implementation == "splash" and spread.parts("context") > 1 else (None, None)
     own = lambda q, k, v, sight, table, sink, begin, kernel: attend(q, k, v, sight, how, table, sink, **told, begin=begin, kernel=kernel)
-    return over_mesh(own, q, k, v, reading.sight, table, sink, *kernel)
+    return checkpoint_name(over_mesh(own, q, k, v, reading.sight, table, sink, *kernel), "attention")

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from gptjax.arrays import Array, Float, Int, Key
 from gptjax.model.layers import dropout
@@ -91,7 +92,7 @@ def _forward(how: Scoring, rate: float, given: Given) -> tuple[Array, Any]:
         most, total, mixed = jax.lax.fori_loop(*_blocks(how, given, i), add, begin)
         return _to_heads(mixed / total[..., None]).astype(given.v.dtype), most + jnp.log(total)
 
-    out, normaliser = jax.lax.map(row_of_blocks, jnp.arange(count))
+    out, normaliser = (checkpoint_name(x, "attention") for x in jax.lax.map(row_of_blocks, jnp.arange(count)))
     return out, (given, out, normaliser)
 
 

@@ -83,7 +83,7 @@ def _splash(length: int, heads: int, how: Scoring, parts: int, interpret: bool) 
     size = next(size for size in (512, 256, 128) if length // parts % size == 0)
     names = ("block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute", "block_q_dq", "block_kv_dq")
     told = dict(block_sizes=pallas.BlockSizes(**dict.fromkeys(names, size)), attn_logits_soft_cap=how.cap, interpret=interpret)
-    return pallas.make_splash_mha(pallas.MultiHeadMask([mask] * heads), head_shards=1, q_seq_shards=parts, **told)
+    return pallas.make_splash_mha(pallas.MultiHeadMask([mask] * heads), head_shards=1, q_seq_shards=parts, residual_checkpoint_name="attention", **told)
 
 
 def cudnn_lacks(config: ModelConfig, length: int, layer: Layer) -> str | None:

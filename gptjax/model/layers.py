@@ -11,10 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
 from gptjax.arrays import Array, Float, Key
 from gptjax.model.config import ModelConfig
-from gptjax.model.spread import ROWS, spread
+from gptjax.model.spread import ROWS, spread, weight
 
 
 class Linear(nn.Module):
@@ -35,7 +36,7 @@ class Linear(nn.Module):
         """The kernel as a matrix [inputs outputs] and the bias as a row [outputs], in the compute type."""
         init = nn.initializers.normal(self.std) if self.std else nn.initializers.zeros
         kernel = self.param("kernel", nn.with_partitioning(init, self.axes), (*self.inputs, *self.outputs), jnp.float32)
-        matrix = kernel.reshape(math.prod(self.inputs), math.prod(self.outputs)).astype(self.dtype)
+        matrix = weight(kernel.astype(self.dtype), self.axes).reshape(math.prod(self.inputs), math.prod(self.outputs))
         if not self.bias:
             return matrix, None
         zeros = nn.with_partitioning(nn.initializers.zeros, self.axes[len(self.inputs) :])
@@ -99,7 +100,7 @@ class MLP(nn.Module):
             return Linear((c.width,), (self.width,), ("embed", "mlp"), c.init_std, c.bias, c.compute, name=name)(x)
 
         hidden = activate(c.activation, up("gate")) * up("up") if c.gated else activate(c.activation, up("up"))
-        hidden = spread(hidden, ROWS, ("context",), ("tensor",))
+        hidden = checkpoint_name(spread(hidden, ROWS, ("context",), ("tensor",)), "mlp")
         return Linear((self.width,), (c.width,), ("mlp", "embed"), residual_std(c), c.bias, c.compute, name="down")(hidden)
 
 

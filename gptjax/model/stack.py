@@ -7,10 +7,12 @@ where some have experts and some have not, there are two, `dense` and `sparse`, 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
 from gptjax.arrays import Array, Key, Params
 from gptjax.model import spread
@@ -121,12 +123,12 @@ def _run(
     def block(layer, state, weights, number):
         number = before + number
         layer_key = None if key is None else jax.random.fold_in(key, number)
-        x, cache, told = Block(config, layer).apply({"params": weights}, state[0], reading, state[1], number, layer_key)
+        x = checkpoint_name(state[0], "stream")
+        x, cache, told = Block(config, layer).apply({"params": weights}, x, reading, state[1], number, layer_key)
         return (spread.stream(x), cache), told
 
     if config.remat != "none":
-        keep = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if config.remat == "dots" else None
-        block = jax.checkpoint(block, policy=keep, prevent_cse=not scanned(config), static_argnums=0)
+        block = jax.checkpoint(block, policy=_kept(config), prevent_cse=not scanned(config), static_argnums=0)
 
     def unrolled(state, begin, end):
         heard = []
@@ -157,6 +159,20 @@ def _run(
     state, rest = unrolled(state, begin + repeats * period, part.num_layers)
     heard = [told for told in heard + rest if told]
     return *state, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *heard) if heard else {}
+
+
+def _kept(config: ModelConfig) -> Any:
+    """Which values of a block the backward pass does not compute again."""
+    policies = jax.checkpoint_policies
+    match config.remat:
+        case "dots":
+            return policies.dots_with_no_batch_dims_saveable
+        case "names":
+            return policies.save_only_these_names(*config.remat_names)
+        case "offload":
+            told = dict(names_which_can_be_saved=[], names_which_can_be_offloaded=list(config.remat_names))
+            return policies.save_and_offload_only_these_names(**told, offload_src="device", offload_dst="pinned_host")
+    return None
 
 
 def _at(tree: Params, index: int) -> Params:

@@ -32,7 +32,7 @@ from gptjax.model.layers import Linear, activate, dropout, norm
 from gptjax.model.sight import Sight
 from gptjax.model.stack import Block, init_stack, run, scanned
 
-__all__ = ["Cache", "Memory", "Output", "axes", "classify", "empty_cache", "encode", "forward", "init", "look_ahead", "scanned", "unembed"]
+__all__ = ["Cache", "Memory", "Output", "axes", "classify", "empty_cache", "encode", "forward", "init", "logits_of", "look_ahead", "scanned", "to_output", "unembed"]
 
 
 class Output(NamedTuple):
@@ -244,8 +244,7 @@ def look_ahead(
 
 def _enter(config: ModelConfig, params: Params, tokens: Array, positions: Array, nudge: Array | None, key: Key | None) -> Array:
     """The residual stream's beginning: what tokens, and positions where they are added, embed as."""
-    table = spread.spread(params["embedding"]["embedding"].astype(config.compute), ("tensor",), ())  # its rows come to the tokens, not all tokens to its columns
-    x = _embedding(config, config.vocabulary, "vocab").apply({"params": {"embedding": table}}, tokens)
+    x = _embedding(config, config.vocabulary, "vocab").apply({"params": {"embedding": _table(config, params)}}, tokens)
     if config.scaled_embedding:
         x = x * jnp.asarray(math.sqrt(config.width), x.dtype)
     if nudge is not None:
@@ -259,22 +258,36 @@ def _enter(config: ModelConfig, params: Params, tokens: Array, positions: Array,
     return spread.stream(dropout(x, config.embedding_dropout, key))
 
 
+def _table(config: ModelConfig, params: Params) -> Float[Array, "V D"]:
+    return spread.weight(params["embedding"]["embedding"].astype(config.compute), ("vocab", "embed"))
+
+
 def unembed(config: ModelConfig, params: Params, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
     """Gives the logits of the next token, or in an encoder of the token itself; float32."""
+    return logits_of(config, *to_output(config, params, hidden))
+
+
+def to_output(config: ModelConfig, params: Params, hidden: Float[Array, "... D"]) -> tuple[Float[Array, "... D"], Float[Array, "D V"], Float[Array, " V"] | None]:
+    """What `logits_of` makes logits of: hidden states as the output reads them, its kernel and its bias. Columns may be left out of both."""
     if config.head_transform:
         hidden = activate(config.activation, _transform(config).apply({"params": params["transform"]["linear"]}, hidden))
         hidden = norm(config).apply({"params": params["transform"]["norm"]}, hidden)
     if config.logit_scale != 1.0:
         hidden = hidden * jnp.asarray(config.logit_scale, hidden.dtype)
     if config.tied:
-        kernel = params["embedding"]["embedding"].astype(config.compute).T
+        kernel = _table(config, params).T
     else:
-        kernel = params["head"]["kernel"].astype(config.compute)
+        kernel = spread.weight(params["head"]["kernel"].astype(config.compute), ("embed", "vocab"))
+    return hidden, kernel, params["logits"]["bias"] if config.logit_bias else None
+
+
+def logits_of(config: ModelConfig, hidden: Float[Array, "... D"], kernel: Float[Array, "D V"], bias: Float[Array, " V"] | None) -> Float[Array, "... V"]:
+    """The logits of the tokens whose columns are given; float32."""
     logits = jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)
-    if config.logit_bias:
-        logits = logits + params["logits"]["bias"].reshape((1,) * (logits.ndim - 1) + (-1,))
+    if bias is not None:
+        logits = logits + bias.reshape((1,) * (logits.ndim - 1) + (-1,))
     if logits.ndim == 3:
-        logits = spread.spread(logits, spread.ROWS, ("context",), ("tensor",))
+        logits = spread.spread(logits, (*spread.ROWS, "stage"), ("context",), ("tensor",))
     return logits if config.logit_cap is None else config.logit_cap * jnp.tanh(logits / config.logit_cap)
 
 

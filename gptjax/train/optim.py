@@ -75,6 +75,8 @@ class AdamW(Common):
     """Decay of its running square."""
     epsilon: float = 1e-8
     """Added to the root of the running square."""
+    moment: Literal["float32", "bfloat16"] = "float32"
+    """Type in which the gradient's running mean is kept; bfloat16 saves a quarter of the optimizer's and weights' memory."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,8 @@ class Lion(Common):
     """Interpolation for the update."""
     beta2: float = 0.99
     """Decay of the momentum."""
+    moment: Literal["float32", "bfloat16"] = "float32"
+    """Type in which the momentum is kept."""
 
 
 @dataclass(frozen=True)
@@ -187,9 +191,9 @@ def _direction(config: OptimConfig) -> optax.GradientTransformation:
         case Muon():
             return _muon(config)
         case AdamW():
-            return optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)
+            return optax.scale_by_adam(config.beta1, config.beta2, config.epsilon, mu_dtype=config.moment)
         case Lion():
-            return optax.scale_by_lion(config.beta1, config.beta2)
+            return optax.scale_by_lion(config.beta1, config.beta2, mu_dtype=config.moment)
         case Adafactor():
             return optax.chain(
                 optax.scale_by_factored_rms(decay_rate=config.decay_rate, min_dim_size_to_factor=32),
@@ -220,6 +224,7 @@ def _muon(config: Muon) -> optax.GradientTransformation:
         beta=config.momentum,
         adam_b1=config.beta1,
         adam_b2=config.beta2,
+        mu_dtype=config.moment,
         consistent_rms=0.2,
         muon_weight_dimension_numbers=dimensions,
     )

@@ -24,7 +24,7 @@ from gptjax.data.store import Store
 from gptjax.data.tasks import LanguageModel, SequenceToSequence
 from gptjax.model.pipeline import parts_of, require_stages
 from gptjax.model.spread import on
-from gptjax.objectives import Teacher, cross_entropy, training
+from gptjax.objectives import Loss, Teacher, cross_entropy, training
 from gptjax.train import optim, step, teacher
 from gptjax.train.experiment import Experiment
 
@@ -68,7 +68,7 @@ def build(experiment: Experiment, data: Prepared, planned: tuple[faults.Fault, .
     begun = time.monotonic()
     compiled = lowered(experiment, mesh, shapes, known, planned).compile()
     seconds, memory, state = time.monotonic() - begun, compiled.memory_analysis(), abstract(experiment, mesh)
-    held_out = cross_entropy(experiment.model, auxiliary=False, accuracy=_tells_accuracy(experiment))
+    held_out = cross_entropy(experiment.model, Loss(vocab_parts=experiment.loss.vocab_parts), auxiliary=False, accuracy=_tells_accuracy(experiment))
     first = dict(out_shardings=jax.tree.map(lambda leaf: leaf.sharding, state), compiler_options=_BRIEFLY if jax.default_backend() == "cpu" else None)
     return Program(
         mesh,
@@ -104,6 +104,8 @@ def lowered(experiment: Experiment, mesh: Mesh, batch: Any, mentor: Teacher | No
     )
 
     def taught(state: step.TrainState, batch: Any, known: Any) -> tuple[step.TrainState, dict]:
+        if experiment.mesh.offload_optimizer:
+            state = state._replace(opt_state=jax.device_put(state.opt_state, parallel.on_devices(out[0].opt_state)))
         return one(state, batch, objective=training(experiment.model, experiment.loss, mentor and mentor._replace(params=known)))
 
     out = jax.tree.map(lambda leaf: leaf.sharding, state), parallel.replicated(mesh)
@@ -182,6 +184,8 @@ def _placed(experiment: Experiment, mesh: Mesh, shapes: step.TrainState) -> step
         return match[1] if match and match[0] == leaf.shape else whole
 
     where = step.TrainState(whole, params, jax.tree_util.tree_map_with_path(beside, shapes.opt_state))
+    if experiment.mesh.offload_optimizer:
+        where = where._replace(opt_state=parallel.offloaded(mesh, where.opt_state))
     return jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, where)
 
 

@@ -101,7 +101,7 @@ def _tokenizer(path: Path) -> Tokenizer:
     return found
 
 
-TRAINING = ("context", *DROPOUTS, "compute", "attention", "layers", "remat", "stage_parts")
+TRAINING = ("context", *DROPOUTS, "compute", "attention", "layers", "remat", "remat_names", "stage_parts")
 """What of a model's config says how it is trained and computed, not what it is: there the experiment's word counts."""
 
 
