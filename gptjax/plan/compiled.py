@@ -71,8 +71,12 @@ def compile_step(experiment: Experiment, target: Target, *, fast: bool = False) 
     """
     experiment = resolved(experiment)
     mesh = parallel.make_mesh(experiment.mesh, targets.devices(target))
+    state = program.abstract(experiment, mesh)
+    if not experiment.mesh.given and mesh.shape["data"] > 1 and target.chip and _share(state) > target.chip.memory // 4:  # as training chooses
+        mesh = parallel.make_mesh(dataclasses.replace(experiment.mesh, data=1, fsdp=mesh.shape["data"]), targets.devices(target))
+        state = program.abstract(experiment, mesh)
     program.require_divides(experiment, mesh)
-    state, batch = program.abstract(experiment, mesh), batch_shapes(experiment, mesh)
+    batch = batch_shapes(experiment, mesh)
     own = Memory(_share(state.params), _share(state.opt_state) + _share(state.step), _share(batch), 0.0, 0.0)
     begun = time.monotonic()
     try:

@@ -44,7 +44,8 @@ def mend(experiment: Experiment, target: Target, say: Say) -> str | None:
 def changes(experiment: Experiment, target: Target) -> Iterator[Way]:
     """Changes of memory that leave the run's numbers alone, the cheapest in time first, each alone and then together.
 
-    State over all devices costs bytes on the wire, fewer rows at once the same bytes more often, and computing again a third more FLOPs.
+    State over all devices costs bytes on the wire, fewer rows at once the same bytes more often, the loss by parts one more product of the output, and
+    computing blocks again a third more FLOPs.
     """
     count, mesh, model = len(devices(target)), experiment.mesh, experiment.model
     others = count // (mesh.stage * mesh.expert * mesh.context * mesh.tensor * target.slices)
@@ -55,13 +56,15 @@ def changes(experiment: Experiment, target: Target) -> Iterator[Way]:
     rows = experiment.batch // experiment.micro_batches
     fewer = [n for n in range(parts, rows, parts) if experiment.batch % n == 0]
     known += [Way(f"--micro-batch {n}", dataclasses.replace(experiment, micro_batch=n)) for n in reversed(fewer[-1:] + fewer[:1])]
+    if experiment.loss.vocab_parts == 1 and experiment.loss.distillation is None:
+        known.append(Way("--loss.vocab-parts 8", dataclasses.replace(experiment, loss=dataclasses.replace(experiment.loss, vocab_parts=8))))
     if model.remat != "full":
         known.append(Way("--model.remat full", _with(experiment, remat="full")))
     yield from known
     together, flags = experiment, []
     for way in known:
         name = way.flags.split()[0]
-        changed = {"--mesh.fsdp": "mesh", "--micro-batch": "micro_batch", "--model.remat": "model"}[name]
+        changed = {"--mesh.fsdp": "mesh", "--micro-batch": "micro_batch", "--loss.vocab-parts": "loss", "--model.remat": "model"}[name]
         together = dataclasses.replace(together, **{changed: getattr(way.experiment, changed)})
         flags = [flag for flag in flags if not flag.startswith(name)] + [way.flags]
         if len(flags) > 1:
