@@ -34,8 +34,8 @@ class Collective(NamedTuple):
 def collectives(module: Module, runs: dict[str, Run], shape: dict[str, int]) -> list[Collective]:
     """Every exchange once, however many instructions it is written as.
 
-    An asynchronous one stands in the fusion that starts it, in each that it overlaps and in the one that ends it, all with one channel;
-    only the first counts. A reduce-scatter is written for TPUs as a fusion `all-reduce-scatter` around an all-reduce.
+    An asynchronous one stands in the fusion that starts it, in each that it overlaps and in the one that ends it, all of one schedule and with
+    one channel; only the first counts. A reduce-scatter is written for TPUs as a fusion `all-reduce-scatter` around an all-reduce.
     """
     found: dict[tuple, tuple[bool, Collective]] = {}
     for name, run in runs.items():
@@ -45,7 +45,7 @@ def collectives(module: Module, runs: dict[str, Run], shape: dict[str, int]) -> 
             collective = _collective(where, one, name, run.times, module.partitions, shape)
             if collective is None:
                 continue
-            key = collective.kind, first(r"channel_id=(\d+)", one.attributes) or one.name, collective.shape
+            key = run.owner, collective.kind, first(r"channel_id=(\d+)", one.attributes) or one.name, collective.shape
             known = found.get(key)
             if known is None or (starts, run.times) > (known[0], known[1].times):
                 found[key] = starts, collective

@@ -169,25 +169,15 @@ def _traffic(module: Module, where: Computation, one: Instruction) -> float:
 
 
 def _kept(module: Module, runs: dict[str, Run]) -> float:
-    """Bytes of what forward loops write slice by slice: the residual streams and whatever else waits for the backward pass."""
+    """Bytes of what forward loops stack up, a slice a turn: the residual streams and whatever else waits for the backward pass."""
     total = 0.0
     for name, run in runs.items():
         for loop in module.computations[name].values():
             if loop.op != "while" or "transpose(" in loop.source or run.times > 1:
                 continue
-            body = module.computations[loop.called("body")[0]]
+            turns, body = hlo.trips(module, module.computations[name], loop), module.computations[loop.called("body")[0]]
             root = next(one for one in body.values() if one.root)
-            if root.op == "tuple":
-                total += sum(body[part].shapes[0].bytes for part in root.operands if part in body and _written_in_slices(module, body, body[part]))
+            made = [body[part] for part in root.operands if part in body] if root.op == "tuple" else []
+            new = [one for one in made if one.op != "parameter" and not (one.op == "get-tuple-element" and body[one.operands[0]].op == "parameter")]
+            total += sum(one.shapes[0].bytes for one in new if one.shapes and len(one.shapes[0].dims) > 1 and one.shapes[0].dims[0] == turns)
     return total
-
-
-def _written_in_slices(module: Module, where: Computation, one: Instruction) -> bool:
-    if one.op in ("bitcast", "copy", "get-tuple-element"):
-        return one.operands[0] in where and where[one.operands[0]].op != "parameter" and _written_in_slices(module, where, where[one.operands[0]])
-    if one.op == "fusion":
-        inner = module.computations[one.called("calls")[0]]
-        return any(_written_in_slices(module, inner, part) for part in inner.values() if part.root)
-    if one.op == "tuple":
-        return any(part in where and _written_in_slices(module, where, where[part]) for part in one.operands)
-    return one.op == "dynamic-update-slice"

@@ -159,6 +159,8 @@ class Run(NamedTuple):
 
     times: float
     fused: bool
+    owner: str
+    """The computation whose schedule it is part of: its own name, or that of what calls the fused kernel."""
 
 
 def runs(module: Module) -> tuple[dict[str, Run], list[str]]:
@@ -167,29 +169,28 @@ def runs(module: Module) -> tuple[dict[str, Run], list[str]]:
     Of a conditional every branch counts as run.
     """
     times: dict[str, float] = collections.defaultdict(float)
-    fused, endless = set(), []
+    owners, endless = {}, []
 
-    def visit(name: str, count: float, inside: bool) -> None:
+    def visit(name: str, count: float, owner: str | None) -> None:
         times[name] += count
-        if inside:
-            fused.add(name)
+        owners[name] = owner or name
         for one in module.computations[name].values():
             if one.op == "while":
                 length = trips(module, module.computations[name], one)
                 if length is None:
                     endless.append(one.name)
                 for body in one.called("body"):
-                    visit(body, count * (1 if length is None else length), False)
+                    visit(body, count * (1 if length is None else length), None)
             elif one.op == "fusion":
                 for body in one.called("calls"):
-                    visit(body, count, True)
+                    visit(body, count, owner or name)
             elif one.op in ("call", "async-start", "custom-call", "conditional"):
                 keys = ("calls", "to_apply", "called_computations", "branch_computations", "true_computation", "false_computation")
                 for body in one.called(*keys):
-                    visit(body, count, inside)
+                    visit(body, count, owner)
 
-    visit(module.entry, 1.0, False)
-    return {name: Run(count, name in fused) for name, count in times.items()}, endless
+    visit(module.entry, 1.0, None)
+    return {name: Run(count, owners[name] != name, owners[name]) for name, count in times.items()}, endless
 
 
 LONGEST = 100_000
