@@ -149,13 +149,12 @@ def traced_on(mesh: Mesh, function: Callable) -> Callable:
     return knowing
 
 
-def offloaded(mesh: Mesh, where: Any) -> Any:
+def offloaded(where: Any, device: Any) -> Any:
     """These shardings, in the memory of the hosts; numbers that are no arrays stay where they are.
 
     Raises:
       ConfigError: the devices can't reach such memory.
     """
-    device = mesh.devices.flat[0]
     kinds = {memory.kind for memory in device.addressable_memories()}
     need = "leave out --mesh.offload-optimizer; --optim.moment bfloat16 or Adafactor make the optimizer's state smaller"
     require("pinned_host" in kinds, f"mesh.offload_optimizer needs devices that reach the host's memory, and {device.platform} has only {', '.join(sorted(kinds))}; {need}.")

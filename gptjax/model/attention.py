@@ -19,7 +19,7 @@ from gptjax.model.blockwise import blockwise
 from gptjax.model.cache import Cache, Memory, remember
 from gptjax.model.config import Layer, ModelConfig
 from gptjax.model.kernels import cudnn, cudnn_lacks, splash, splash_lacks, split_splash
-from gptjax.model.layers import Linear, Norm, dropout, multiply, residual_std
+from gptjax.model.layers import Linear, Norm, dropout, residual_std, together
 from gptjax.model.scaling import magnitude
 from gptjax.model.sharded import over_mesh
 from gptjax.model.sight import Scoring, Sight, scores
@@ -161,18 +161,6 @@ def _causal_blocks(
     return jnp.concatenate(outputs, axis=1)
 
 
-def _together(x: Float[Array, "B T D"], layers: tuple[Linear, ...]) -> list[Array]:
-    """What each layer makes of x, by one product with their kernels side by side: on a CPU, one large product is
-    faster than three small ones. On a mesh that splits heads it would move data, so other backends do not.
-    """
-    kernels, biases = zip(*(layer.weights() for layer in layers), strict=True)
-    bias = None if biases[0] is None else jnp.concatenate(biases)
-    widths = [kernel.shape[1] for kernel in kernels]
-    product = multiply(x, jnp.concatenate(kernels, axis=1), bias)
-    parts = jnp.split(product, [widths[0], widths[0] + widths[1]], axis=-1)
-    return [part.reshape(*x.shape[:2], *layer.outputs) for part, layer in zip(parts, layers, strict=True)]
-
-
 # --- the layer ---------------------------------------------------------------------------------------------------
 
 
@@ -214,8 +202,7 @@ class Attention(nn.Module):
             return Linear((c.width,), (heads, c.heads), ("embed", axis, "head"), c.init_std, c.biased, c.compute, name=name)
 
         three = linear("query", c.num_heads, "heads"), linear("key", c.kv_heads, "kv_heads"), linear("value", c.kv_heads, "kv_heads")
-        q, k, v = _together(x, three) if spread.platform() == "cpu" and spread.parts("tensor") == 1 else (one(x) for one in three)
-        q, k, v = (spread.spread(x, spread.ROWS, ("context",), ("tensor",), ()) for x in (q, k, v))
+        q, k, v = together(x, three, joined=spread.platform() == "cpu" and spread.parts("tensor") == 1)
         if c.qk_norm:
             q, k = head_norm(c, "query_norm", "heads", q), head_norm(c, "key_norm", "kv_heads", k)
         angles = reading.angles[self.layer]

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from gptjax.arrays import Array, Bool, Float, Int
 from gptjax.model.config import Experts, ModelConfig
 from gptjax.model.layers import activate
+from gptjax.model.product import part
 from gptjax.model.spread import ROWS, platform, split, traced
 
 Product = Callable[[Array, Array], Array]
@@ -139,8 +140,8 @@ def mix_over_mesh(
             if summed and axis == "tensor":
                 mixed = jax.lax.psum_scatter(mixed, axis, scatter_dimension=1, tiled=True)
             else:
-                mixed = _part(mixed, axis, mesh.shape[axis])
-            dropped = _part(dropped, axis, mesh.shape[axis])
+                mixed = part(mixed, axis, 1)
+            dropped = part(dropped, axis, 1)
         return mixed, dropped
 
     specs = dict(in_specs=(tokens, tokens, tokens, cut), out_specs=(tokens, tokens), check_vma=False)
@@ -149,12 +150,6 @@ def mix_over_mesh(
 
 def _whole(x: Array, axis: str, dimension: int) -> Array:
     return jax.lax.all_gather(x, axis, axis=dimension, tiled=True)
-
-
-def _part(x: Float[Array, "B T k"], axis: str, parts: int) -> Array:
-    """This device's positions."""
-    size = x.shape[1] // parts
-    return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(axis) * size, size, 1)
 
 
 def _sent(config: ModelConfig, x: Array, chosen: Array, weights: Array, kernels: Kernels, apart: bool) -> tuple[Array, Array]:

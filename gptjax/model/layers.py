@@ -5,6 +5,7 @@ Every parameter is made with its logical axis names beside it (`nn.with_partitio
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -15,7 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from gptjax.arrays import Array, Float, Key
 from gptjax.model.config import ModelConfig
-from gptjax.model.spread import ROWS, spread, weight
+from gptjax.model.product import WIDE, products
 
 
 class Linear(nn.Module):
@@ -36,21 +37,32 @@ class Linear(nn.Module):
         """The kernel as a matrix [inputs outputs] and the bias as a row [outputs], in the compute type."""
         init = nn.initializers.normal(self.std) if self.std else nn.initializers.zeros
         kernel = self.param("kernel", nn.with_partitioning(init, self.axes), (*self.inputs, *self.outputs), jnp.float32)
-        matrix = weight(kernel.astype(self.dtype), self.axes).reshape(math.prod(self.inputs), math.prod(self.outputs))
+        matrix = kernel.reshape(math.prod(self.inputs), math.prod(self.outputs)).astype(self.dtype)
         if not self.bias:
             return matrix, None
         zeros = nn.with_partitioning(nn.initializers.zeros, self.axes[len(self.inputs) :])
         return matrix, self.param("bias", zeros, self.outputs, jnp.float32).reshape(-1).astype(self.dtype)
 
     def __call__(self, x: Array) -> Array:
-        leading = x.shape[: x.ndim - len(self.inputs)]
-        return multiply(x.reshape(*leading, -1), *self.weights()).reshape(*leading, *self.outputs)
+        return together(x.reshape(*x.shape[: x.ndim - len(self.inputs)], -1), (self,))[0]
 
 
-def multiply(x: Float[Array, "... I"], kernel: Float[Array, "I O"], bias: Float[Array, " O"] | None) -> Float[Array, "... O"]:
-    """x times the kernel, plus the bias if there is one."""
-    product = x @ kernel
-    return product if bias is None else product + bias.reshape((1,) * (product.ndim - 1) + (-1,))
+def together(x: Float[Array, "... I"], layers: tuple[Linear, ...], joined: bool = False) -> list[Array]:
+    """What each layer makes of the same x.
+
+    Args:
+      joined: by one product with their kernels side by side: on a CPU, one large product is faster than three small ones.
+    """
+    kernels, biases = zip(*(layer.weights() for layer in layers), strict=True)
+    names = tuple((layer.axes[0], layer.axes[len(layer.inputs)]) for layer in layers)
+    if joined:
+        ends = list(itertools.accumulate(kernel.shape[1] for kernel in kernels))
+        found = jnp.split(products(x, (jnp.concatenate(kernels, axis=1),), names[:1], (1,))[0], ends[:-1], axis=-1)
+    else:
+        units = (math.prod(layer.inputs[1:] if layer.axes[0] in WIDE else layer.outputs[1:]) for layer in layers)
+        found = products(x, kernels, names, tuple(units))
+    added = (y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,)) for y, bias in zip(found, biases, strict=True))
+    return [y.reshape(*x.shape[:-1], *layer.outputs) for y, layer in zip(added, layers, strict=True)]
 
 
 class Norm(nn.Module):
@@ -96,11 +108,11 @@ class MLP(nn.Module):
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         c = self.config
 
-        def up(name: str) -> Array:
-            return Linear((c.width,), (self.width,), ("embed", "mlp"), c.init_std, c.bias, c.compute, name=name)(x)
+        def up(name: str) -> Linear:
+            return Linear((c.width,), (self.width,), ("embed", "mlp"), c.init_std, c.bias, c.compute, name=name)
 
-        hidden = activate(c.activation, up("gate")) * up("up") if c.gated else activate(c.activation, up("up"))
-        hidden = checkpoint_name(spread(hidden, ROWS, ("context",), ("tensor",)), "mlp")
+        *gate, risen = together(x, (up("gate"), up("up")) if c.gated else (up("up"),))
+        hidden = checkpoint_name(activate(c.activation, gate[0]) * risen if gate else activate(c.activation, risen), "mlp")
         return Linear((self.width,), (c.width,), ("mlp", "embed"), residual_std(c), c.bias, c.compute, name="down")(hidden)
 
 

@@ -58,7 +58,7 @@ def over_mesh(
     return jax.shard_map(own, mesh=mesh, in_specs=specs, out_specs=by_head[0], check_vma=False)(q, k, v, sight, table, sink, kernel)
 
 
-def repeated(x: Float[Array, "B T K H"], num_heads: int, parts: int) -> Float[Array, "B T K H"]:
+def repeated(x: Float[Array, "B T K H"], num_heads: int, parts: int) -> Float[Array, "B T more H"]:
     """Key/value heads, each as often as it takes for every part of the query heads to have its own."""
     kv_heads = x.shape[2]
     times = parts // math.gcd(kv_heads, parts)

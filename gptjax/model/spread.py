@@ -6,7 +6,6 @@ The axes of a mesh are `AXES`. Weights are placed by `parallel.Rules`; what flow
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -68,33 +67,6 @@ def spread(x: Array, *axes: Sequence[str]) -> Array:
     """x, each dimension split over these axes of the mesh. Values do not change."""
     mesh = traced()
     return x if mesh is None else jax.lax.with_sharding_constraint(x, split(mesh.shape, x.shape, axes))
-
-
-def weight(x: Array, axes: Sequence[str | None]) -> Array:
-    """A weight where it is used: whole, but for what `tensor` splits. It comes from the devices that share it (all-gather) in the type that it
-    has here, and its gradient goes back to them summed (reduce-scatter), whatever XLA would choose.
-
-    Args:
-      axes: logical names of its dimensions.
-
-    Source: Rajbhandari et al. 2020, ZeRO, arXiv:1910.02054, section 5.3.
-    """
-    if traced() is None:
-        return x
-    used = [("tensor",) if name in _WIDE else () for name in axes]
-    return _used(tuple(used), tuple(("fsdp", "expert") if name == "embed" else one for name, one in zip(axes, used, strict=True)), x)
-
-
-_WIDE = ("vocab", "heads", "kv_heads", "mlp")
-"""Dimensions of weights that `tensor` splits."""
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _used(used: tuple, stored: tuple, x: Array) -> Array:
-    return spread(x, *used)
-
-
-_used.defvjp(lambda used, stored, x: (spread(x, *used), None), lambda used, stored, _, back: (spread(back, *stored),))
 
 
 def stream(x: Array) -> Array:

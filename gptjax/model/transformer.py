@@ -29,6 +29,7 @@ from gptjax.model.cache import Cache, Memory, empty_cache, reserve
 from gptjax.model.config import Layer, ModelConfig
 from gptjax.model.distances import slopes
 from gptjax.model.layers import Linear, activate, dropout, norm
+from gptjax.model.product import look_up, products
 from gptjax.model.sight import Sight
 from gptjax.model.stack import Block, init_stack, run, scanned
 
@@ -244,7 +245,7 @@ def look_ahead(
 
 def _enter(config: ModelConfig, params: Params, tokens: Array, positions: Array, nudge: Array | None, key: Key | None) -> Array:
     """The residual stream's beginning: what tokens, and positions where they are added, embed as."""
-    x = _embedding(config, config.vocabulary, "vocab").apply({"params": {"embedding": _table(config, params)}}, tokens)
+    x = look_up(params["embedding"]["embedding"].astype(config.compute), tokens)
     if config.scaled_embedding:
         x = x * jnp.asarray(math.sqrt(config.width), x.dtype)
     if nudge is not None:
@@ -256,10 +257,6 @@ def _enter(config: ModelConfig, params: Params, tokens: Array, positions: Array,
     if config.embedding_norm:
         x = norm(config).apply({"params": params["embedding_norm"]}, x)
     return spread.stream(dropout(x, config.embedding_dropout, key))
-
-
-def _table(config: ModelConfig, params: Params) -> Float[Array, "V D"]:
-    return spread.weight(params["embedding"]["embedding"].astype(config.compute), ("vocab", "embed"))
 
 
 def unembed(config: ModelConfig, params: Params, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
@@ -275,19 +272,17 @@ def to_output(config: ModelConfig, params: Params, hidden: Float[Array, "... D"]
     if config.logit_scale != 1.0:
         hidden = hidden * jnp.asarray(config.logit_scale, hidden.dtype)
     if config.tied:
-        kernel = _table(config, params).T
+        kernel = params["embedding"]["embedding"].astype(config.compute).T
     else:
-        kernel = spread.weight(params["head"]["kernel"].astype(config.compute), ("embed", "vocab"))
+        kernel = params["head"]["kernel"].astype(config.compute)
     return hidden, kernel, params["logits"]["bias"] if config.logit_bias else None
 
 
 def logits_of(config: ModelConfig, hidden: Float[Array, "... D"], kernel: Float[Array, "D V"], bias: Float[Array, " V"] | None) -> Float[Array, "... V"]:
     """The logits of the tokens whose columns are given; float32."""
-    logits = jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)
+    (logits,) = products(hidden, (kernel,), (("embed", "vocab"),), (1,), rows=(*spread.ROWS, "stage"), exact=True)
     if bias is not None:
         logits = logits + bias.reshape((1,) * (logits.ndim - 1) + (-1,))
-    if logits.ndim == 3:
-        logits = spread.spread(logits, (*spread.ROWS, "stage"), ("context",), ("tensor",))
     return logits if config.logit_cap is None else config.logit_cap * jnp.tanh(logits / config.logit_cap)
 
 

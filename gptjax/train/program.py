@@ -185,7 +185,7 @@ def _placed(experiment: Experiment, mesh: Mesh, shapes: step.TrainState) -> step
 
     where = step.TrainState(whole, params, jax.tree_util.tree_map_with_path(beside, shapes.opt_state))
     if experiment.mesh.offload_optimizer:
-        where = where._replace(opt_state=parallel.offloaded(mesh, where.opt_state))
+        where = where._replace(opt_state=parallel.offloaded(where.opt_state, mesh.devices.flat[0]))
     return jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, where)
 
 

@@ -41,6 +41,7 @@ def train_step(
     dropout: bool = True,
     settle: Callable[[Params, dict[str, Array]], Params] | None = None,
     fault: Callable[[Array, Params], Params] | None = None,
+    axis: str | None = None,
 ) -> tuple[TrainState, dict[str, Array]]:
     """Reads one batch and improves the parameters once.
 
@@ -51,13 +52,15 @@ def train_step(
       micro_batches: the batch is read in this many equal parts, whose sums are added; memory falls, the result does not change.
       settle: changes the new parameters by the sums that the objective reports (balancing of experts without a loss).
       fault: changes the gradients, given how many steps are finished; only drills have one.
+      axis: name of a mapped axis over whose parts of the batch all is summed (`jax.pmap`, `jax.shard_map`); on a mesh XLA does that unasked.
 
     Returns:
       The new state, and `loss` (nats a token), `weight` (tokens that count), `gradient_norm`, `spike` (its score), `learning_rate`,
       `skipped` (0 or 1), and what `objectives.summary` makes of the objective's sums.
     """
     key = jax.random.fold_in(jax.random.key(seed), state.step) if dropout else None
-    (total, (weight, sums)), grads = _gradients(state.params, batch, key, objective, micro_batches)
+    found = _gradients(state.params, batch, key, objective, micro_batches)
+    (total, (weight, sums)), grads = found if axis is None else jax.lax.psum(found, axis)
     share = 1.0 / jnp.maximum(weight, 1e-6)
     loss, grads = total * share, jax.tree.map(lambda g: g * share, grads)
     grads = grads if fault is None else fault(state.step, grads)
