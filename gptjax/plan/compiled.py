@@ -136,7 +136,9 @@ def _share(tree: Any) -> float:
 def _memory(own: Memory, told: Any, analysis: Analysis, experiment: Experiment, mesh: Mesh) -> Memory:
     """Splits what the compiler's peak holds besides state and batch, by the stacks that forward loops write; where layers are unrolled, by
     what JAX asks to be kept of a device's rows."""
-    peak = getattr(told, "peak_memory_in_bytes", 0) or told.argument_size_in_bytes + told.temp_size_in_bytes
+    peak = getattr(told, "peak_memory_in_bytes", 0)
+    if not peak or next(iter(mesh.devices.flat)).platform == "cpu":  # whose peak leaves temporaries out
+        peak = told.argument_size_in_bytes + told.temp_size_in_bytes
     beside = max(0.0, float(peak) - own.peak)
     kept = analysis.kept
     if not kept:

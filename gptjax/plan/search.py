@@ -55,7 +55,7 @@ def changes(experiment: Experiment, target: Target) -> Iterator[Way]:
     parts = count // (mesh.stage * mesh.context * mesh.tensor)
     rows = experiment.batch // experiment.micro_batches
     fewer = [n for n in range(parts, rows, parts) if experiment.batch % n == 0]
-    known += [Way(f"--micro-batch {n}", dataclasses.replace(experiment, micro_batch=n)) for n in reversed(fewer[-1:] + fewer[:1])]
+    known += [Way(f"--micro-batch {n}", dataclasses.replace(experiment, micro_batch=n)) for n in dict.fromkeys(fewer[-1:] + fewer[:1])]
     if experiment.loss.vocab_parts == 1 and experiment.loss.distillation is None:
         known.append(Way("--loss.vocab-parts 8", dataclasses.replace(experiment, loss=dataclasses.replace(experiment.loss, vocab_parts=8))))
     if model.remat != "full":
