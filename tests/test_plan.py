@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gptjax import parallel
+from gptjax import cli, config, parallel
 from gptjax.config import ConfigError
 from gptjax.data import Bytes, DataConfig, Text
 from gptjax.model import ModelConfig, flops_per_token
@@ -186,6 +186,16 @@ def test_the_largest_batch_fills_what_the_weights_leave(monkeypatch):
     assert one == pytest.approx(4 * chip.bandwidth / (facts["weight_bytes"] + facts["cache_bytes_per_text"] / 2))
 
 
+def test_the_exit_status_says_whether_it_fits(monkeypatch, capsys):
+    monkeypatch.setattr(targets, "devices", lambda target: [None])
+    assert cli.main(["plan", "llama-70b", "--target", "v5e:1x1", "--sampling", "--json"]) == 3
+    assert json.loads(capsys.readouterr().out)["largest_batch"] == 0
+    assert cli.main(["plan", "llama-3.2-1b", "--target", "v5e:1x1", "--sampling", "--length", "1024", "--model.compute", "bfloat16"]) == 0
+    assert "texts at once" in capsys.readouterr().out
+    assert cli.main(["plan", "llama-70b", "--target", "v5e:1x1x1"]) == 2
+    assert "v5e has 2 sides" in capsys.readouterr().err
+
+
 # --- the law of loss and compute ---------------------------------------------------------------------------------
 
 
@@ -200,6 +210,16 @@ def test_a_law_is_found_again_and_its_interval_holds():
     exact = scaling.fit([scaling.Point(str(c), c, law(c)) for c in (1e11, 2e11, 4e11, 8e11, 1.6e12)])[0]
     assert exact(3.2e13) == pytest.approx(law(3.2e13), rel=1e-3) and exact.exponent == pytest.approx(0.3, rel=0.02)
     assert inside >= 36, f"{inside} of 40 intervals of 95 % hold the law"
+
+
+def test_a_run_that_did_not_finish_is_refused(tmp_path):
+    config.save(tmp_path / "config.json", experiment())
+    (tmp_path / "metrics.jsonl").write_text('{"step": 3, "validation_loss": 2.0}\n')
+    with pytest.raises(ConfigError, match="no held-out loss at its last step 1000"):
+        scaling.point(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1000, "validation_loss": 2.0}\n')
+    found = scaling.point(tmp_path)
+    assert found.loss == 2.0 and found.compute == flops_per_token(experiment().model, 64) * 1000 * 8 * 64
 
 
 def test_too_few_runs_or_runs_alike_are_refused():

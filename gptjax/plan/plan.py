@@ -112,6 +112,8 @@ def _notes(target: Target, done: Compiled, fast: bool) -> list[str]:
         found.append("a program gets 75 % of a GPU's memory unless XLA_CLIENT_MEM_FRACTION=0.95 is set")
     if target.platform == "gpu":
         found.append("time on GPUs is a bound by peak, bandwidth and network; it was compared with no run")
+    if target.platform == "tpu" and target.chip.clock is None:
+        found.append("the clock of this TPU is not known; time is a bound by peak, bandwidth and network")
     if target.platform == "cpu":
         found.append("nothing is known of this CPU's speed; time is not told")
     return found
