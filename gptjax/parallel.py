@@ -36,16 +36,27 @@ class Rules:
     """
 
     vocab: Split = ("tensor",)
+    """Tokens of embedding and output."""
     embed: Split = ("fsdp", "expert")
+    """The residual stream's width."""
     heads: Split = ("tensor",)
+    """Query heads."""
     kv_heads: Split = ("tensor",)
+    """Key/value heads."""
     mlp: Split = ("tensor",)
+    """Width inside the MLP."""
     layers: Split = ("stage",)
+    """Stacked layers."""
     experts: Split = ("expert",)
+    """Experts."""
     context: Split = ()
+    """Learned positions."""
     buckets: Split = ()
+    """Distances that T5's bias tells apart."""
     latent: Split = ()
+    """Latents of keys, values or queries."""
     head: Split = ()
+    """Width of a head."""
 
     def __post_init__(self) -> None:
         for rule in dataclasses.fields(self):
@@ -54,7 +65,8 @@ class Rules:
                 require(axis in AXES, f"mesh.rules.{rule.name} names {axis!r}, which is no axis of the mesh; there are {', '.join(AXES)}.{nearest(axis, AXES)}")
             require(len(set(axes)) == len(axes), f"mesh.rules.{rule.name} is {' '.join(axes)}; an axis splits a dimension once.")
         collides = set(self.embed) & (set(self.heads) | set(self.kv_heads) | set(self.mlp) | set(self.vocab))
-        require(not collides, f"mesh.rules.embed takes {', '.join(sorted(collides))} as the heads, mlp or vocab of the same kernels do; one of both would stay whole.")
+        said = f"mesh.rules.embed takes {', '.join(sorted(collides))} as the heads, mlp or vocab of the same kernels do"
+        require(not collides, f"{said}; one of both would stay whole.")
 
 
 @dataclass(frozen=True)
@@ -130,10 +142,12 @@ def _arranged(shape: tuple[int, ...], devices: list) -> np.ndarray:
 
 
 def shardings(mesh: Mesh, axes: Axes, shapes: Any, rules: Rules = Rules()) -> Any:
-    """Gives each parameter's NamedSharding, as the rules say."""
+    """Gives each parameter's NamedSharding, as the rules say; scales and biases of the residual stream stay whole."""
 
     def one(names: tuple[str | None, ...], shape: Any) -> NamedSharding:
-        return NamedSharding(mesh, split(mesh.shape, shape.shape, [() if name is None else getattr(rules, name) for name in names]))
+        vector = sum(name != "layers" for name in names) == 1  # of the stream's width: to gather it takes a message, and to split it saves nothing
+        wanted = [() if name is None or (vector and name == "embed") else getattr(rules, name) for name in names]
+        return NamedSharding(mesh, split(mesh.shape, shape.shape, wanted))
 
     return jax.tree.map(one, axes, shapes, is_leaf=lambda leaf: isinstance(leaf, tuple))
 
@@ -157,7 +171,8 @@ def offloaded(where: Any, device: Any) -> Any:
     """
     kinds = {memory.kind for memory in device.addressable_memories()}
     need = "leave out --mesh.offload-optimizer; --optim.moment bfloat16 or Adafactor make the optimizer's state smaller"
-    require("pinned_host" in kinds, f"mesh.offload_optimizer needs devices that reach the host's memory, and {device.platform} has only {', '.join(sorted(kinds))}; {need}.")
+    has = f"mesh.offload_optimizer needs devices that reach the host's memory, and {device.platform} has only {', '.join(sorted(kinds))}"
+    require("pinned_host" in kinds, f"{has}; {need}.")
     return jax.tree.map(lambda one: one.with_memory_kind("pinned_host") if one.spec else one, where)
 
 

@@ -17,6 +17,7 @@ from gptjax import cli, config
 from gptjax.config import ConfigError
 from gptjax.data import Characters, prepare
 from gptjax.model import llama
+from gptjax.parallel import MeshConfig
 from gptjax.train import forecast, program
 from gptjax.train.optim import SGD
 
@@ -71,7 +72,7 @@ def test_what_fits_is_not_refused_and_what_almost_fits_is(tiny_experiment, monke
 
 
 def test_a_published_giant_is_refused_and_its_share_said(tiny_experiment, monkeypatch):
-    giant = dataclasses.replace(tiny_experiment, model=llama("3-405b"), optim=SGD(momentum=0.0))
+    giant = dataclasses.replace(tiny_experiment, model=llama("3-405b"), optim=SGD(momentum=0.0), mesh=MeshConfig(data=8))
     monkeypatch.setattr(forecast, "free_bytes", lambda: 80 * 10**9)
     with pytest.raises(ConfigError, match=r"needs at least 32\d\d\.\d\d GB \(16\d\d\.\d\d GB of weights and optimizer state"):
         forecast.require_possible(giant)

@@ -289,7 +289,7 @@ READ = {
     "train.py": (),
     "gptjax/cli.py": ("main", "guarded", "train", "_experiment"),
     "gptjax/train/loop.py": (),
-    "gptjax/train/program.py": ("build", "abstract", "_initial", "_placed", "_settle", "row_plan", "require_divides"),
+    "gptjax/train/program.py": ("build", "lowered", "abstract", "_initial", "placed", "_settle", "row_plan", "require_divides"),
     "gptjax/train/step.py": (),
     "gptjax/objectives.py": ("training", "cross_entropy", "predict", "token_losses", "summary"),
     "gptjax/model/transformer.py": ("encode", "forward", "unembed", "_embedding", "_enter", "_head", "_reading", "_transform", "_biased_by_distance"),

@@ -1,6 +1,6 @@
 """The implementations of attention, and the layer that projects, attends and projects back.
 
-Read `attend` and `choose` (the dispatcher), then the implementations, then `Attention`. Who sees whom is in `sight`.
+Read `attend` (the dispatcher), then the implementations, then `Attention`. Who sees whom is in `sight`, which implementation serves in `choice`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from gptjax.model import positions as place
 from gptjax.model import spread
 from gptjax.model.blockwise import blockwise
 from gptjax.model.cache import Cache, Memory, remember
+from gptjax.model.choice import BLOCKS, choose
 from gptjax.model.config import Layer, ModelConfig
-from gptjax.model.kernels import cudnn, cudnn_lacks, splash, splash_lacks, split_splash
+from gptjax.model.kernels import cudnn, splash, split_splash
 from gptjax.model.layers import Linear, Norm, dropout, residual_std, together
 from gptjax.model.scaling import magnitude
 from gptjax.model.sharded import over_mesh
@@ -70,62 +71,6 @@ def attend(
     raise ValueError(f"{implementation!r} is not an attention implementation.")
 
 
-def choose(config: ModelConfig, length: int, layer: Layer = Layer(), *, cached: bool = False, backend: str | None = None) -> tuple[str, str]:
-    """Gives the implementation that serves a row of `length` queries, and why.
-
-    Args:
-      backend: where it will run; none is where JAX runs by default, and then a named one is not held to its own backend, so
-        that a program can be lowered for another machine.
-
-    Raises:
-      ValueError: the config names an implementation that can't serve this case.
-    """
-    here = backend or spread.platform()
-    if cached:
-        return "reference", "decoding with a cache, which the other implementations are not for"
-    if config.attention != "auto":
-        lacks = _lacks(config.attention, config, length, layer)
-        home = {"splash": "tpu", "cudnn": "gpu"}.get(config.attention, backend)
-        lacks = lacks or (None if backend is None or home == backend else f"{backend}, only {home}")
-        if lacks:
-            raise ValueError(f"attention {config.attention!r} can't serve {lacks}; use --model.attention auto.")
-        return config.attention, "the config names it"
-    alone = jax.device_count() == 1 or spread.traced() is not None  # many devices without a mesh: nobody says which part is whose
-    if here == "tpu" and alone and _lacks("splash", config, length, layer) is None:
-        return "splash", "Pallas' kernel for TPU"
-    if here == "gpu" and _lacks("cudnn", config, length, layer) is None:
-        return "cudnn", "cuDNN's kernel for GPUs"
-    if length >= LONG and _lacks("blockwise", config, length, layer) is None:
-        return "blockwise", f"from {LONG} positions on, the square of scores takes too much memory"
-    if here == "cpu" and length >= 256 and _lacks("causal_blocks", config, length, layer) is None:
-        return "causal_blocks", f"it skips most of the masked half, which pays from 256 positions on a CPU (here {length})"
-    return "reference", "short rows" if length < 256 else "the plain product, which XLA fuses on this backend"
-
-
-LONG = 4096
-"""Positions from which a row's scores are never held whole."""
-
-
-def _lacks(implementation: str, config: ModelConfig, length: int, layer: Layer) -> str | None:
-    """What an implementation can't serve in this case, or none."""
-    positions = spread.parts("context")
-    if positions > 1 and implementation in ("causal_blocks", "cudnn", "blockwise") and (implementation != "blockwise" or config.attention_dropout > 0):
-        return "positions of a row that are split over devices (mesh.context)" + (" with dropout of attention weights" if implementation == "blockwise" else "")
-    match implementation:
-        case "causal_blocks":
-            if not config.causal:
-                return "an encoder, whose tokens see later ones"
-            if config.prefix_lm:
-                return "a prefix LM, whose prefix sees later tokens"
-            divides = length % BLOCKS == 0 and length >= BLOCKS
-            return None if divides else f"{length} queries, which are not a multiple of {BLOCKS}"
-        case "splash":
-            return splash_lacks(config, length // positions, layer)
-        case "cudnn":
-            return cudnn_lacks(config, length, layer)
-    return None
-
-
 def _reference(
     q: Array, k: Array, v: Array, sight: Sight, how: Scoring, table: Array | None, sink: Array | None, rate: float, key: Key | None
 ) -> Array:
@@ -135,10 +80,6 @@ def _reference(
         found = jnp.concatenate([found, nobody], axis=-1)
     weights = jax.nn.softmax(found, axis=-1)[..., : k.shape[1]].astype(v.dtype)
     return jnp.einsum("bkgts,bskh->btkgh", dropout(weights, rate, key), v).reshape(*q.shape[:3], v.shape[-1])
-
-
-BLOCKS = 4
-"""Query blocks of `causal_blocks`: 4 skip 3/8 of the whole square, and more make the products too small for a CPU."""
 
 
 def _causal_blocks(
@@ -216,34 +157,6 @@ class Attention(nn.Module):
         mixed = attend_in(c, self.layer, q, k, v, reading, sink, cache is not None, key)
         out = Linear((c.num_heads, c.heads), (c.width,), ("heads", "head", "embed"), residual_std(c), c.bias, c.compute, name="out")
         return out(mixed), cache
-
-
-class CrossAttention(nn.Module):
-    """Attends to what an encoder has read: queries from the decoder, keys and values from the encoder's hidden states.
-
-    No positions are turned or biased here. Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3.
-    """
-
-    config: ModelConfig
-
-    def setup(self) -> None:
-        c = self.config
-        make = lambda heads, axis: Linear((c.width,), (heads, c.heads), ("embed", axis, "head"), c.init_std, c.biased, c.compute)
-        self.query, self.key, self.value = make(c.num_heads, "heads"), make(c.kv_heads, "kv_heads"), make(c.kv_heads, "kv_heads")
-        self.out = Linear((c.num_heads, c.heads), (c.width,), ("heads", "head", "embed"), residual_std(c), c.bias, c.compute)
-
-    def remember(self, states: Float[Array, "B S D"]) -> tuple[Float[Array, "B S K H"], Float[Array, "B S K H"]]:
-        """This layer's keys and values of the encoder's hidden states."""
-        return self.key(states), self.value(states)
-
-    def __call__(self, x: Float[Array, "B T D"], reading: Reading, number: Any, key: Key | None) -> Float[Array, "B T D"]:
-        c, memory = self.config, reading.memory
-        k, v = self.remember(x) if memory is None else (memory.keys[number], memory.values[number])  # none: parameters are made
-        sight = reading.sight
-        if memory is not None:
-            sight = Sight(sight.queries, memory.positions, sight.query_segments, memory.segments)
-        how = Scoring(scale=c.scale, cap=c.attention_cap, causal=False)
-        return self.out(attend(self.query(x), k, v, sight, how, rate=c.attention_dropout, key=key))
 
 
 def head_norm(config: ModelConfig, name: str, axis: str, x: Float[Array, "B T N H"]) -> Float[Array, "B T N H"]:

@@ -280,11 +280,9 @@ class ModelConfig:
     layers: Literal["auto", "scan", "unroll"] = "auto"
     """Run the stack as a compiled loop or unrolled; `auto` unrolls on CPU. Parameters are the same."""
     remat: Literal["none", "dots", "names", "offload", "full"] = "none"
-    """What the backward pass computes again of each block: nothing, all but matrix products, all but `remat_names`, the same with these kept
-    in the host's memory, or all."""
+    """What the backward pass computes again: nothing, all but matrix products, all but `remat_names`, the same with these on the host, or all."""
     remat_names: tuple[Literal["stream", "query", "key", "value", "attention", "mlp"], ...] = ("attention",)
-    """What `names` keeps, and `offload` keeps on the host: the residual stream before a block; queries, keys and values; what attention gives
-    (and what its backward pass needs besides); what is inside the MLP."""
+    """What `names` keeps, and `offload` on the host: a block's input, queries, keys, values, what attention gives, what is inside the MLP."""
     stage_parts: int | None = None
     """Parts in which the rows of a device go through the stages of a mesh; none is as many as divide them, up to four a stage."""
 

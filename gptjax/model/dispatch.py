@@ -137,10 +137,8 @@ def mix_over_mesh(
         mixed, dropped = (_sent if ordered else _shared)(config, x, chosen, weights, kernels, cut["up"][0] == "expert")
         mixed = jax.lax.psum(mixed, "tensor") if summed and "tensor" not in gathered else mixed
         for axis in gathered:
-            if summed and axis == "tensor":
-                mixed = jax.lax.psum_scatter(mixed, axis, scatter_dimension=1, tiled=True)
-            else:
-                mixed = part(mixed, axis, 1)
+            scattered = summed and axis == "tensor"
+            mixed = jax.lax.psum_scatter(mixed, axis, scatter_dimension=1, tiled=True) if scattered else part(mixed, axis, 1)
             dropped = part(dropped, axis, 1)
         return mixed, dropped
 

@@ -1,6 +1,6 @@
 """Attention by other people's kernels: Pallas' splash attention on TPU, cuDNN's flash attention on GPU.
 
-Each has a function that attends and one that says what it can't serve; `attention.choose` asks the latter.
+Each has a function that attends and one that says what it can't serve; `choice.choose` asks the latter.
 """
 
 from __future__ import annotations

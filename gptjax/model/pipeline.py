@@ -9,16 +9,18 @@ GSPMD, arXiv:2105.04663, section 3.3.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from gptjax.arrays import Array, Params
+from gptjax.arrays import Array, Key, Params
 from gptjax.config import require
+from gptjax.model.attention import Reading
 from gptjax.model.config import ModelConfig
-from gptjax.model.spread import ROWS, parts, spread
+from gptjax.model.spread import ROWS, parts, spread, stream
 
 Stage = Callable[[Params, Any, Array, Array], tuple[Array, dict[str, Array]]]
 """(its layers, what goes through, number of the stage, number of the part) → the next residual stream, and what layers of experts tell."""
@@ -42,9 +44,33 @@ def parts_of(config: ModelConfig, rows: int) -> int:
     """The parts in which rows go through the stages: as the config says, or as many as divide the rows of a device, up to four a stage."""
     own = max(1, rows // parts(*ROWS))
     if config.stage_parts is not None:
-        require(own % config.stage_parts == 0, f"model.stage_parts is {config.stage_parts}, and a device reads {own} rows at once; use a divisor (--model.stage-parts {own}).")
+        said = f"model.stage_parts is {config.stage_parts}, and a device reads {own} rows at once"
+        require(own % config.stage_parts == 0, f"{said}; use a divisor (--model.stage-parts {own}).")
         return config.stage_parts
     return max(count for count in range(1, 4 * parts("stage") + 1) if own % count == 0)
+
+
+def run_in_stages(run: Callable, config: ModelConfig, layers: Params, x: Array, reading: Reading, key: Key | None) -> tuple[Array, None, dict[str, Array]]:
+    """What `stack.run` gives, by the stages of the traced mesh.
+
+    Args:
+      run: reads x through a part of the model's layers.
+    """
+    part = dataclasses.replace(config, num_layers=config.num_layers // parts("stage"))
+    alike = lambda leaf: leaf.ndim < 2 or leaf.shape[0] != x.shape[0]  # the same for all rows, as positions may be
+    apart, tree = jax.tree.flatten((reading.sight, reading.angles))
+    fixed = [leaf if alike(leaf) else None for leaf in apart]
+
+    def stage(layers: Params, carried: tuple, number: Array, piece: Array) -> tuple[Array, dict[str, Array]]:
+        x, *moving = carried
+        moving = iter(moving)
+        sight, angles = jax.tree.unflatten(tree, [next(moving) if leaf is None else leaf for leaf in fixed])
+        own = None if key is None else jax.random.fold_in(key, piece)
+        x, _, told = run(config, part, number * part.num_layers, layers, x, reading._replace(sight=sight, angles=angles), None, own)
+        return x, told
+
+    x, told = through_stages(config, stage, layers, (x, *(leaf for leaf in apart if not alike(leaf))))
+    return stream(x), None, told
 
 
 def through_stages(config: ModelConfig, stage: Stage, layers: Params, carried: Any) -> tuple[Array, dict[str, Array]]:
@@ -77,7 +103,7 @@ def through_stages(config: ModelConfig, stage: Stage, layers: Params, carried: A
 
 def _collected(name: str, told: Array) -> Array:
     """What each stage told of each part [parts stages layers …], as `transformer.Output.aux` has it."""
-    count, stages, layers = told.shape[:3]
+    _, stages, layers = told.shape[:3]
     if name in ("load", "dropped"):
         return told.sum(0).reshape(stages * layers, *told.shape[3:])
     return jnp.moveaxis(told, 0, 3).reshape(stages * layers, -1, told.shape[4])

@@ -29,7 +29,13 @@ WIDE = ("vocab", "heads", "kv_heads", "mlp")
 
 
 def products(
-    x: Float[Array, "... I"], matrices: tuple[Float[Array, "I _"], ...], names: tuple[Names, ...], units: tuple[int, ...], *, rows: Sequence[str] = ROWS, exact: bool = False
+    x: Float[Array, "... I"],
+    matrices: tuple[Float[Array, "I _"], ...],
+    names: tuple[Names, ...],
+    units: tuple[int, ...],
+    *,
+    rows: Sequence[str] = ROWS,
+    exact: bool = False,
 ) -> tuple[Float[Array, "... _"], ...]:
     """x times each matrix.
 
@@ -59,7 +65,9 @@ class _Plan(NamedTuple):
     """Their sum is scattered over positions."""
 
 
-def _plan(mesh: AbstractMesh, shape: tuple[int, ...], matrices: tuple[Array, ...], names: tuple[Names, ...], units: tuple[int, ...], rows: tuple[str, ...]) -> _Plan:
+def _plan(
+    mesh: AbstractMesh, shape: tuple[int, ...], matrices: tuple[Array, ...], names: tuple[Names, ...], units: tuple[int, ...], rows: tuple[str, ...]
+) -> _Plan:
     cut = []
     for matrix, both, unit in zip(matrices, names, units, strict=True):
         wanted = [("tensor",) if name in WIDE else ("fsdp", "expert") if name == "embed" else () for name in both]

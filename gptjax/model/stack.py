@@ -6,9 +6,6 @@ where some have experts and some have not, there are two, `dense` and `sparse`, 
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -16,13 +13,15 @@ from jax.ad_checkpoint import checkpoint_name
 
 from gptjax.arrays import Array, Key, Params
 from gptjax.model import spread
-from gptjax.model.attention import Attention, CrossAttention, Reading
+from gptjax.model.attention import Attention, Reading
 from gptjax.model.cache import Cache
 from gptjax.model.config import Layer, ModelConfig
+from gptjax.model.cross import CrossAttention
 from gptjax.model.latent import LatentAttention
 from gptjax.model.layers import MLP, dropout, norm, skip_rows
 from gptjax.model.moe import MoE
-from gptjax.model.pipeline import through_stages
+from gptjax.model.pipeline import run_in_stages
+from gptjax.model.remat import kept
 
 
 class Block(nn.Module):
@@ -91,26 +90,8 @@ def _kinds(config: ModelConfig) -> list[str]:
 def run(config: ModelConfig, layers: Params, x: Array, reading: Reading, cache: Cache | None, key: Key | None) -> tuple[Array, Cache | None, dict[str, Array]]:
     """Reads x through all layers; gives what comes out, the cache, and what layers of experts tell, stacked."""
     if cache is None and spread.parts("stage") > 1:
-        return _run_in_stages(config, layers, x, reading, key)
+        return run_in_stages(_run, config, layers, x, reading, key)
     return _run(config, config, 0, layers, x, reading, cache, key)
-
-
-def _run_in_stages(config: ModelConfig, layers: Params, x: Array, reading: Reading, key: Key | None) -> tuple[Array, None, dict[str, Array]]:
-    part = dataclasses.replace(config, num_layers=config.num_layers // spread.parts("stage"))
-    alike = lambda leaf: leaf.ndim < 2 or leaf.shape[0] != x.shape[0]  # the same for all rows, as positions may be
-    apart, tree = jax.tree.flatten((reading.sight, reading.angles))
-    fixed = [leaf if alike(leaf) else None for leaf in apart]
-
-    def stage(layers: Params, carried: tuple, number: Array, piece: Array) -> tuple[Array, dict[str, Array]]:
-        x, *moving = carried
-        moving = iter(moving)
-        sight, angles = jax.tree.unflatten(tree, [next(moving) if leaf is None else leaf for leaf in fixed])
-        own = None if key is None else jax.random.fold_in(key, piece)
-        x, _, told = _run(config, part, number * part.num_layers, layers, x, reading._replace(sight=sight, angles=angles), None, own)
-        return x, told
-
-    x, told = through_stages(config, stage, layers, (x, *(leaf for leaf in apart if not alike(leaf))))
-    return spread.stream(x), None, told
 
 
 def _run(
@@ -128,7 +109,7 @@ def _run(
         return (spread.stream(x), cache), told
 
     if config.remat != "none":
-        block = jax.checkpoint(block, policy=_kept(config), prevent_cse=not scanned(config), static_argnums=0)
+        block = jax.checkpoint(block, policy=kept(config), prevent_cse=not scanned(config), static_argnums=0)
 
     def unrolled(state, begin, end):
         heard = []
@@ -159,20 +140,6 @@ def _run(
     state, rest = unrolled(state, begin + repeats * period, part.num_layers)
     heard = [told for told in heard + rest if told]
     return *state, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *heard) if heard else {}
-
-
-def _kept(config: ModelConfig) -> Any:
-    """Which values of a block the backward pass does not compute again."""
-    policies = jax.checkpoint_policies
-    match config.remat:
-        case "dots":
-            return policies.dots_with_no_batch_dims_saveable
-        case "names":
-            return policies.save_only_these_names(*config.remat_names)
-        case "offload":
-            told = dict(names_which_can_be_saved=[], names_which_can_be_offloaded=list(config.remat_names))
-            return policies.save_and_offload_only_these_names(**told, offload_src="device", offload_dst="pinned_host")
-    return None
 
 
 def _at(tree: Params, index: int) -> Params:

@@ -24,16 +24,20 @@ from flax import linen as nn
 from gptjax.arrays import Array, Axes, Float, Int, Key, Params
 from gptjax.model import positions as place
 from gptjax.model import spread
-from gptjax.model.attention import CrossAttention, Reading
+from gptjax.model.attention import Reading
 from gptjax.model.cache import Cache, Memory, empty_cache, reserve
 from gptjax.model.config import Layer, ModelConfig
+from gptjax.model.cross import CrossAttention
 from gptjax.model.distances import slopes
 from gptjax.model.layers import Linear, activate, dropout, norm
 from gptjax.model.product import look_up, products
 from gptjax.model.sight import Sight
 from gptjax.model.stack import Block, init_stack, run, scanned
 
-__all__ = ["Cache", "Memory", "Output", "axes", "classify", "empty_cache", "encode", "forward", "init", "logits_of", "look_ahead", "scanned", "to_output", "unembed"]
+__all__ = [
+    "Cache", "Memory", "Output", "axes", "classify", "empty_cache", "encode", "forward", "init",
+    "logits_of", "look_ahead", "scanned", "to_output", "unembed",
+]
 
 
 class Output(NamedTuple):
@@ -264,7 +268,9 @@ def unembed(config: ModelConfig, params: Params, hidden: Float[Array, "... D"]) 
     return logits_of(config, *to_output(config, params, hidden))
 
 
-def to_output(config: ModelConfig, params: Params, hidden: Float[Array, "... D"]) -> tuple[Float[Array, "... D"], Float[Array, "D V"], Float[Array, " V"] | None]:
+def to_output(
+    config: ModelConfig, params: Params, hidden: Float[Array, "... D"]
+) -> tuple[Float[Array, "... D"], Float[Array, "D V"], Float[Array, " V"] | None]:
     """What `logits_of` makes logits of: hidden states as the output reads them, its kernel and its bias. Columns may be left out of both."""
     if config.head_transform:
         hidden = activate(config.activation, _transform(config).apply({"params": params["transform"]["linear"]}, hidden))

@@ -131,5 +131,8 @@ class Experiment:
         return self.batch * self.model.context
 
 
-FREE = ("steps", "evaluation.", "checkpoints.", "log_every", "watchdog", "data.cache", "mesh.", "model.layers", "model.remat", "model.stage_parts", "model.remat_names", "loss.vocab_parts")
+FREE = (
+    *("steps", "evaluation.", "checkpoints.", "log_every", "watchdog", "data.cache"),
+    *("mesh.", "model.layers", "model.remat", "model.remat_names", "model.stage_parts", "loss.vocab_parts"),
+)
 """What a resumed run may change: length, observation, and how the same numbers are computed."""

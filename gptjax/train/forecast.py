@@ -44,8 +44,9 @@ def require_possible(experiment: Experiment) -> Mesh:
         raise ConfigError(f"a size of the model is beyond 2,147,483,647, which no device can count to; {_smaller_model(experiment)}.") from None
     free = free_bytes()
     if not experiment.mesh.given and mesh.shape["data"] > 1 and free is not None and _per_device(state) > free // 4:
-        mesh = parallel.make_mesh(dataclasses.replace(experiment.mesh, data=1, fsdp=mesh.shape["data"]))
-        state = program.abstract(dataclasses.replace(experiment, model=config), mesh)
+        experiment = dataclasses.replace(experiment, mesh=dataclasses.replace(experiment.mesh, data=1, fsdp=mesh.shape["data"]))
+        mesh = parallel.make_mesh(experiment.mesh)
+        state = program.placed(dataclasses.replace(experiment, model=config), mesh, state)
     rows = experiment.batch // experiment.micro_batches // parallel.row_parts(mesh)
     residuals = config.num_layers * rows * config.context * config.width * (2 if config.compute == "bfloat16" else 4)
     _require_room(experiment, _per_device(state), max(_per_device(state.params), residuals), "at least ")

@@ -139,7 +139,8 @@ def require_divides(experiment: Experiment, mesh: Mesh) -> None:
     require(rows % parts == 0, f"{rows} rows are read at once, which {parts} devices do not divide; use a multiple (--batch {parts * -(-rows // parts)}).")
     config, apart = experiment.model, mesh.shape["context"]
     near = apart * -(-config.context // apart)
-    require(config.context % apart == 0, f"model.context is {config.context}, which mesh.context {apart} does not divide; use a multiple (--model.context {near}).")
+    said = f"model.context is {config.context}, which mesh.context {apart} does not divide"
+    require(config.context % apart == 0, f"{said}; use a multiple (--model.context {near}).")
     if mesh.shape["stage"] > 1:
         with on(mesh):
             require_stages(config, mesh.shape["stage"])
@@ -148,7 +149,7 @@ def require_divides(experiment: Experiment, mesh: Mesh) -> None:
 
 def abstract(experiment: Experiment, mesh: Mesh) -> step.TrainState:
     """The training state's shapes, types and shardings; nothing is allocated."""
-    return _placed(experiment, mesh, jax.eval_shape(functools.partial(_initial, experiment)))
+    return placed(experiment, mesh, jax.eval_shape(functools.partial(_initial, experiment)))
 
 
 def _initial(experiment: Experiment, params: Params | None = None) -> step.TrainState:
@@ -171,7 +172,7 @@ def row_plan(experiment: Experiment, store: Store, *, seed: int | None, rows: in
     return plan
 
 
-def _placed(experiment: Experiment, mesh: Mesh, shapes: step.TrainState) -> step.TrainState:
+def placed(experiment: Experiment, mesh: Mesh, shapes: step.TrainState) -> step.TrainState:
     """The state's shapes with a sharding each. Optimizer state whose path ends in a parameter's, in its shape, lies where the parameter lies."""
     whole = parallel.replicated(mesh)
     params = parallel.shardings(mesh, model.axes(experiment.model), shapes.params, experiment.mesh.rules)
