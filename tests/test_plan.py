@@ -5,22 +5,24 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
-
 from pathlib import Path
 
 import numpy as np
 import pytest
+from small_plans import CASES, GOLDEN, golden, llama
 
 from gptjax import cli, config, parallel
 from gptjax.config import ConfigError
 from gptjax.data import Bytes, DataConfig, Text
 from gptjax.model import ModelConfig, flops_per_token
 from gptjax.model.cost import products_per_key
+from gptjax.objectives import Loss
 from gptjax.plan import sampling, scaling, search
 from gptjax.plan import target as targets
 from gptjax.plan.collectives import members, spanned
+from gptjax.plan.compiled import compile_step
 from gptjax.plan.hlo import analyse
-from gptjax.plan.plan import kernel_flops, plan, readable
+from gptjax.plan.plan import plan, readable
 from gptjax.plan.report import text as printed
 from gptjax.plan.text import parse, runs
 from gptjax.train.experiment import Experiment
@@ -235,27 +237,47 @@ TPU = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="nee
 GPU = pytest.mark.skipif(importlib.util.find_spec("jax_plugins") is None or importlib.util.find_spec("jax_plugins.xla_cuda13") is None, reason="needs the extra plan-gpu")
 
 
-def llama(**changed) -> Experiment:
-    told = dict(width=512, num_heads=4, context=1024, compute="bfloat16", activation="swiglu", vocab_size=4096, remat="full", attention="auto", layers="auto")
-    return experiment(**told | changed)
+def needs(name: str):
+    return pytest.param(name, marks=TPU if name.startswith("tpu") else GPU)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [needs(name) for name in CASES])
+def test_small_plans_are_as_they_were(name):
+    kept, found = json.loads(GOLDEN.read_text())[name], golden(CASES[name])
+    again = "python tests/small_plans.py writes them anew"
+    assert found["hardware"] == pytest.approx(kept["hardware"], rel=1e-6) and found["kernels"] == pytest.approx(kept["kernels"], rel=1e-6), again
+    assert found["peak"] == pytest.approx(kept["peak"], rel=0.02), again
+    assert found["sent"] == pytest.approx(kept["sent"], rel=1e-3), again
 
 
 def hand(one: Experiment, ways: int) -> float:
-    """Bytes that FSDP sends: weights gathered forward and again backward, the output's once, all gradients scattered, two bytes each."""
+    """Bytes of weights that fully sharded training sends: all gathered forward and backward, two bytes each, and their gradients scattered."""
     model = one.model
     layers = model.num_layers * (4 * model.width**2 + 3 * model.width * model.hidden)
-    head = model.width * model.vocab_size
-    return 2 * (3 * layers + 2 * head) * (ways - 1) / ways
+    return 2 * 3 * (layers + model.width * model.vocab_size) * (ways - 1) / ways
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [needs(name) for name in ("tpu_fsdp", "gpu_fsdp")])
+def test_a_steps_bytes_on_the_wire_are_those_of_the_hand(name):
+    """Of weights; the look-up of the embedding, which moves tokens and no weights, is apart."""
+    case = CASES[name]
+    one = llama(case.mesh, **case.changed)
+    done = compile_step(one, targets.read(case.target), fast=True)
+    of_weights = [c for c in done.analysis.collectives if "dot" in c.source or "weights" in c.source or "mlp" in c.source or "attention" in c.source]
+    assert sum(c.times * c.wire for c in of_weights) == pytest.approx(hand(one, 8), rel=0.02)
 
 
 @pytest.mark.slow
 @TPU
 def test_a_tpu_step_computes_and_sends_what_it_should():
-    one = llama(num_layers=4)
+    one = llama({"fsdp": 8})
+    one = dataclasses.replace(one, loss=Loss())
     facts = plan(one, targets.read("v5e:2x4"), fast=True)
-    half = 4 * products_per_key(one.model) * one.model.context  # splash computes where a query sees a key, in 11 products for 16 of whole squares
-    kernels = one.tokens_per_step * one.model.num_layers * 11 * products_per_key(one.model) * (one.model.context + 1) / 2
-    squares = one.tokens_per_step * one.model.num_layers * 4 * half / 2
+    of_keys = one.tokens_per_step * one.model.num_layers * products_per_key(one.model)
+    kernels = 11 * of_keys * (one.model.context + 1) / 2  # twice forward, again as often, seven times backward, where a query sees a key
+    squares = 8 * of_keys * one.model.context
     assert facts["flops"]["kernels"] * 8 == pytest.approx(kernels, rel=1e-3)
     assert (facts["flops"]["hardware"] - facts["flops"]["kernels"]) * 8 == pytest.approx(analytic(one) - squares, rel=1e-3)
 
@@ -263,12 +285,12 @@ def test_a_tpu_step_computes_and_sends_what_it_should():
 @pytest.mark.slow
 @TPU
 def test_a_program_too_large_for_a_tpu_is_called_so():
-    facts = plan(llama(width=4096, num_layers=8, num_heads=32), targets.read("v5e:2x4"), fast=True)
+    facts = plan(llama({"fsdp": 8}, width=4096, num_layers=8, num_heads=32), targets.read("v5e:2x4"), fast=True)
     assert not facts["fits"] and facts["peak_bytes_per_device"] > facts["memory_bytes_per_device"]
 
 
 @pytest.mark.slow
 @GPU
 def test_a_program_too_large_for_a_gpu_is_called_so_though_its_compiler_takes_it():
-    facts = plan(llama(width=8192, num_layers=16, num_heads=64, attention="reference", remat="none"), targets.read("h100:1x8"), fast=True)
+    facts = plan(llama({"fsdp": 8}, width=8192, num_layers=16, num_heads=64, attention="reference", remat="none"), targets.read("h100:1x8"), fast=True)
     assert not facts["fits"] and facts["flops"] is not None
