@@ -18,8 +18,18 @@ from gptjax.plan import target as targets
 from gptjax.plan.plan import PRODUCTS, plan
 from gptjax.train.experiment import Experiment
 
-WEAK = [("v5p:2x2x2", 16, {"fsdp": 8}), ("v5p:4x4x4", 128, {"fsdp": 64}), ("v5p:8x8x8", 1024, {"fsdp": 512}), ("v5p:16x16x32", 16_384, {"data": 16, "fsdp": 512})]
-STRONG = [("v5p:4x4x4", 1024, {"fsdp": 64}), ("v5p:8x8x8", 1024, {"fsdp": 512}), ("v5p:16x16x16", 1024, {"fsdp": 512, "tensor": 8}), ("v5p:16x16x32", 1024, {"fsdp": 512, "tensor": 16})]
+WEAK = [
+    ("v5p:2x2x2", 16, {"fsdp": 8}),
+    ("v5p:4x4x4", 128, {"fsdp": 64}),
+    ("v5p:8x8x8", 1024, {"fsdp": 512}),
+    ("v5p:16x16x32", 16_384, {"data": 16, "fsdp": 512}),
+]
+STRONG = [
+    ("v5p:4x4x4", 1024, {"fsdp": 64}),
+    ("v5p:8x8x8", 1024, {"fsdp": 512}),
+    ("v5p:16x16x16", 1024, {"fsdp": 512, "tensor": 8}),
+    ("v5p:16x16x32", 1024, {"fsdp": 512, "tensor": 16}),
+]
 
 
 def row(experiment: Experiment, name: str, batch: int, mesh: dict[str, int]) -> str:
@@ -35,8 +45,9 @@ def row(experiment: Experiment, name: str, batch: int, mesh: dict[str, int]) -> 
     low, high = max(products, wires), products + wires
     share = found["flops"]["model"] / target.chip.peak
     cells = [
-        f"{found['devices']:,}", " × ".join(f"{axis} {size}" for axis, size in found["mesh"].items()), f"{batch:,}", f"{found['peak_bytes_per_device'] / 2**30:.1f}",
-        f"{sum(one['bytes_per_device'] for one in found['collectives']) / 1e9:.1f}", f"{1e3 * products:,.0f}", f"{1e3 * wires:,.0f}", f"{share / high:.0%} … {share / low:.0%}",
+        f"{found['devices']:,}", " × ".join(f"{axis} {size}" for axis, size in found["mesh"].items()), f"{batch:,}",
+        f"{found['peak_bytes_per_device'] / 2**30:.1f}", f"{sum(one['bytes_per_device'] for one in found['collectives']) / 1e9:.1f}",
+        f"{1e3 * products:,.0f}", f"{1e3 * wires:,.0f}", f"{share / high:.0%} … {share / low:.0%}",
         f"{sent['kind']} over {' '.join(sent['axes'])}, {1e3 * sent['seconds']:,.0f} ms",
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"
@@ -45,6 +56,7 @@ def row(experiment: Experiment, name: str, batch: int, mesh: dict[str, int]) -> 
 if __name__ == "__main__":
     chosen = config.load_python(Experiment, Path(sys.argv[1]))
     for title, cases in (("weak: two rows a chip", WEAK), ("strong: 1,024 rows", STRONG)):
-        print(f"\n{title}\n| chips | mesh | rows | peak GiB | sent GB | products ms | network ms | MFU | dearest collective |\n|---|---|---|---|---|---|---|---|---|", flush=True)
+        columns = ("chips", "mesh", "rows", "peak GiB", "sent GB", "products ms", "network ms", "MFU", "dearest collective")
+        print(f"\n{title}\n| {' | '.join(columns)} |\n{'|---' * len(columns)}|", flush=True)
         for case in cases:
             print(row(chosen, *case), flush=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 from pathlib import Path
 
@@ -105,7 +104,8 @@ def test_operations_are_named_as_a_reader_knows_them():
 
 
 def experiment(**changed) -> Experiment:
-    model = dict(vocab_size=512, context=64, width=64, num_layers=2, num_heads=4, positions="rope", norm="rmsnorm", bias=False, tied=False, layers="scan", attention="reference")
+    model = dict(vocab_size=512, context=64, width=64, num_layers=2, num_heads=4, positions="rope", norm="rmsnorm", bias=False, tied=False)
+    model |= dict(layers="scan", attention="reference")
     mesh = parallel.MeshConfig(**changed.pop("mesh", {"fsdp": 8}))
     batch = changed.pop("batch", 8)
     data = DataConfig(source=Text("none.txt"), tokenizer=Bytes(), isolated=False)
@@ -233,8 +233,8 @@ def test_too_few_runs_or_runs_alike_are_refused():
 
 # --- programs for machines that are not here ---------------------------------------------------------------------
 
-TPU = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the extra plan-tpu")
-GPU = pytest.mark.skipif(importlib.util.find_spec("jax_plugins") is None or importlib.util.find_spec("jax_plugins.xla_cuda13") is None, reason="needs the extra plan-gpu")
+TPU = pytest.mark.skipif(not targets._there("libtpu"), reason="needs the extra plan-tpu")
+GPU = pytest.mark.skipif(not targets._there("jax_plugins.xla_cuda13"), reason="needs the extra plan-gpu")
 
 
 def needs(name: str):

@@ -25,7 +25,7 @@ def run(experiment: Experiment, *, target: str, fast: bool, search: bool, sampli
         with contextlib.suppress(RuntimeError):  # the CPU is in use already, with the devices that it has
             jax.config.update("jax_num_cpu_devices", machine.shape[0])
     say = functools.partial(print, file=sys.stderr if json else sys.stdout, flush=True)
-    facts, lines = _sampled(experiment, machine, length) if sampling else _searched(experiment, machine, fast, say) if search else _planned(experiment, machine, fast, say)
+    facts, lines = _sampled(experiment, machine, length) if sampling else (_searched if search else _planned)(experiment, machine, fast, say)
     print(_json(facts) if json else lines)
     return facts["fits"]
 

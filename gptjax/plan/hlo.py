@@ -94,7 +94,7 @@ def _operation(module: Module, where: Computation, one: Instruction, times: floa
     kind, cycles = "product" if flops else "other", float(first(r'"estimated_cycles":"(\d+)"', one.attributes) or 0)
     if one.op == "custom-call" and one.target.startswith(KERNELS):
         kind, flops = "kernel", float(first(r'"cost_estimate":\{[^}]*"flops":"(\d+)"', one.attributes) or 0)
-    name = f"{one.name} {first(r'kernel_name = .?"([^"]*)"', one.attributes) or ''}".strip() if kind == "kernel" else one.name
+    name = f"{one.name} {one.target}" if kind == "kernel" else one.name
     return Operation(one.source, name, kind, one.shapes[0].dims if one.shapes else (), operands, times, flops, _traffic(module, where, one), cycles)
 
 

@@ -17,7 +17,7 @@ from gptjax.model.cost import products_per_key, seen
 from gptjax.plan import target as targets
 from gptjax.plan.collectives import Collective
 from gptjax.plan.compiled import Compiled, compile_step, resolved
-from gptjax.plan.hlo import Analysis, Operation
+from gptjax.plan.hlo import Operation
 from gptjax.plan.target import Target
 from gptjax.train.experiment import Experiment
 from gptjax.train.overview import model_facts
@@ -72,7 +72,7 @@ def plan(experiment: Experiment, target: Target, *, fast: bool = False) -> dict[
 def _costs(experiment: Experiment, target: Target, done: Compiled, fast: bool) -> dict[str, Any]:
     model, analysis, tokens = experiment.model, done.analysis, experiment.tokens_per_step
     each = flops_per_token(model, model.context) * tokens / done.mesh.size
-    unknown = {name: None for name in ("flops", "step_seconds", "tokens_per_second", "mfu", "seconds", "bound")}
+    unknown = dict.fromkeys(("flops", "step_seconds", "tokens_per_second", "mfu", "seconds", "bound"))
     if analysis is None:
         return unknown | {"collectives": [], "dearest": []}
     kernels = sum(one.times * kernel_flops(one, model) for one in analysis.operations if one.kind == "kernel")

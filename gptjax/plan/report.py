@@ -10,19 +10,20 @@ from gptjax.train.metrics import duration, human
 def text(facts: dict[str, Any]) -> str:
     """The printed plan."""
     mesh = " × ".join(f"{axis} {size}" for axis, size in facts["mesh"].items()) or "one device"
+    active = "" if facts["active_parameters"] == facts["parameters"] else f", of which {facts['active_parameters']:,} read a token"
     lines = [
         f"target       {facts['target']}: {facts['devices']:,} × {facts['chip']}, mesh {mesh}",
         f"verdict      {_verdict(facts)}",
         f"memory       {', '.join(f'{name} {gib(size)}' for name, size in facts['memory'].items())}; GiB a device",
-        f"parameters   {facts['parameters']:,}" + (f", of which {facts['active_parameters']:,} read a token" if facts["active_parameters"] != facts["parameters"] else ""),
+        f"parameters   {facts['parameters']:,}{active}",
     ]
     if facts["flops"]:
         flops = facts["flops"]
         counted = f"; XLA, which counts loops once, says {human(flops['as_xla_counts'])}" if flops["as_xla_counts"] else ""
         kernels = f", {human(flops['kernels'])} of them in hand-written kernels" if flops["kernels"] else ""
         lines += [
-            f"FLOPs        {human(facts['flops_per_step'])} a step of {facts['tokens_per_step']:,} tokens; a device computes {human(flops['model'])} of the model's, "
-            f"{human(flops['hardware'])} with what is computed again{kernels}{counted}",
+            f"FLOPs        {human(facts['flops_per_step'])} a step of {facts['tokens_per_step']:,} tokens; a device computes "
+            f"{human(flops['model'])} of the model's, {human(flops['hardware'])} with what is computed again{kernels}{counted}",
             *_network(facts),
             *_times(facts),
             *_dearest(facts),
@@ -49,10 +50,11 @@ def _network(facts: dict[str, Any]) -> list[str]:
     if not rows:
         return ["network      nothing is exchanged"]
     total = {where: sum(row["bytes_per_device"] for row in rows if row["network"] == where) for where in dict.fromkeys(row["network"] for row in rows)}
-    lines = [f"network      {', '.join(f'{size / 1e9:,.2f} GB over {where.upper() if where != 'memory' else where}' for where, size in total.items())}; sent by a device in a step"]
+    lines = [f"network      {', '.join(f'{size / 1e9:,.2f} GB over {where}' for where, size in total.items())}; sent by a device in a step"]
     for row in rows:
         seconds = f", {duration(row['seconds'])}" if row["seconds"] else ""
-        lines.append(f"             {row['bytes_per_device'] / 1e9:9,.3f} GB  {row['kind']} over {' '.join(row['axes']) or 'none'} ({row['network']}), {row['times']:,.0f} times{seconds}")
+        way = f"{row['kind']} over {' '.join(row['axes']) or 'none'} ({row['network']}), {row['times']:,.0f} times{seconds}"
+        lines.append(f"             {row['bytes_per_device'] / 1e9:9,.3f} GB  {way}")
     return lines
 
 

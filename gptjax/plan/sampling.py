@@ -58,7 +58,9 @@ def text(facts: dict[str, Any]) -> str:
         f"target       {facts['target']}: {facts['devices']:,} devices",
         f"weights      {gib(facts['weight_bytes'])} GiB over all devices",
         f"cache        {facts['cache_bytes_per_token']:,} bytes a token, {gib(facts['cache_bytes_per_text'])} GiB a text of {facts['length']:,} tokens",
-        f"batch        at most {facts['largest_batch']:,} texts at once" if facts["fits"] else "verdict      does NOT fit: there is no room for one text beside the weights",
+        f"batch        at most {facts['largest_batch']:,} texts at once",
     ]
+    if not facts["fits"]:
+        lines.append("verdict      does NOT fit: there is no room for one text beside the weights")
     lines += [f"speed        at most {row['tokens_per_second']:,.0f} tokens/s with {row['batch']:,} at once" for row in facts["speeds"]]
     return "\n".join(lines)

@@ -55,7 +55,8 @@ def point(run: Path) -> Point:
     require((run / "config.json").is_file(), f"{run} holds no config.json, so it is not a run.")
     experiment = resolved(config.load(Experiment, run / "config.json"))
     lines = [line for line in read(run) if "validation_loss" in line]
-    require(bool(lines) and lines[-1]["step"] >= experiment.steps, f"{run} has no held-out loss at its last step {experiment.steps}; finish it (gptjax train {run}/config.json).")
+    finished = bool(lines) and lines[-1]["step"] >= experiment.steps
+    require(finished, f"{run} has no held-out loss at its last step {experiment.steps}; finish it (gptjax train {run}/config.json).")
     tokens = experiment.steps * experiment.tokens_per_step
     return Point(run.name, flops_per_token(experiment.model, experiment.model.context) * tokens, lines[-1]["validation_loss"])
 
@@ -72,7 +73,8 @@ def fit(points: list[Point]) -> list[Law]:
     """
     require(len(points) >= 4, f"{len(points)} runs are given, and the law has three numbers to find; it needs at least 4 runs of different compute.")
     compute, loss = np.array([p.compute for p in points]), np.array([p.loss for p in points])
-    require(compute.max() >= 2 * compute.min(), f"all runs have about {human(compute.min())}FLOP; the dearest needs to be twice as dear as the cheapest, or more.")
+    apart = compute.max() >= 2 * compute.min()
+    require(apart, f"all runs have about {human(compute.min())}FLOP; the dearest needs to be twice as dear as the cheapest, or more.")
     unit, laws = float(np.exp(np.log(compute).mean())), []
     for exponent in EXPONENTS:
         power = (compute / unit) ** -exponent
@@ -135,7 +137,8 @@ def text(found: dict[str, Any]) -> str:
     for row in found["predictions"]:
         reached = "" if row["loss"] is None else f"; reached {row['loss']:.4f}, off by {row['off']:+.2%}, {'inside' if row['inside'] else 'OUTSIDE'}"
         interval = "{:.4f} … {:.4f}".format(*row["interval"])
-        lines.append(f"prediction   {row['name']:20}  {row['compute']:.3e} FLOP, {row['times_dearest']:.1f} × the dearest  loss {row['predicted']:.4f} (95 %: {interval}){reached}")
+        cost = f"{row['compute']:.3e} FLOP, {row['times_dearest']:.1f} × the dearest"
+        lines.append(f"prediction   {row['name']:20}  {cost}  loss {row['predicted']:.4f} (95 %: {interval}){reached}")
     return "\n".join(lines)
 
 

@@ -90,7 +90,7 @@ def search(experiment: Experiment, target: Target, say: Say) -> list[dict[str, A
         except ConfigError as error:
             say(f"  {way.flags}: {error}")
             continue
-        row = {"flags": way.flags, "fits": found["fits"], "peak_bytes_per_device": found["peak_bytes_per_device"], "tokens_per_second": None, "bytes_per_device": None}
+        row = {"flags": way.flags} | {name: found[name] for name in ("fits", "peak_bytes_per_device")} | {"tokens_per_second": None, "bytes_per_device": None}
         if found["flops"] and target.chip:
             row["bytes_per_device"] = sum(one["bytes_per_device"] for one in found["collectives"])
             seconds = found["flops"]["hardware"] / (PRODUCTS * target.chip.peak) + sum(one["seconds"] for one in found["collectives"])

@@ -181,7 +181,8 @@ def gpu_description(chip: Chip) -> str:
     lines = [*(f"{name}: {value}" for name, value in facts.items()), *(f'{name}: "{value}"' for name, value in words.items())]
     capability = f"cuda_compute_capability {{ major: {major} minor: {minor} feature_extension: {feature} }}"
     dnn = "dnn_version_info { major: 9 minor: 12 patch: 0 }"
-    return "\n".join(["gpu_device_info {", *lines, capability, "ecc_enabled: true", "}", 'platform_name: "CUDA"', dnn, f'device_description_str: "{chip.name}"'])
+    about = ["ecc_enabled: true", "}", 'platform_name: "CUDA"', dnn, f'device_description_str: "{chip.name}"']
+    return "\n".join(["gpu_device_info {", *lines, capability, *about])
 
 
 def _cpus(count: int) -> list:
@@ -201,4 +202,4 @@ def torus_links(target: Target, places: list[tuple[int, ...]]) -> float:
     the group spans, one where the axis is no ring."""
     spans = [len({place[axis] for place in places}) > 1 for axis in range(len(target.shape))]
     rings = zip(spans, target.wrapped, target.shape, strict=True)
-    return max(1.0, math.fsum((2 if ring or side > 2 and ring else 1) for spanned, ring, side in rings if spanned))
+    return max(1.0, math.fsum((2 if ring or (side > 2 and ring) else 1) for spanned, ring, side in rings if spanned))

@@ -199,7 +199,7 @@ LONGEST = 100_000
 
 def trips(module: Module, around: Computation, loop: Instruction) -> int | None:
     """The turns of a counted loop: what XLA notes, or else the turns of its integer counters, run here; none if they can't be told."""
-    noted = first(r'known_trip_count[^0-9]*(\d+)', loop.attributes)
+    noted = first(r"known_trip_count[^0-9]*(\d+)", loop.attributes)
     if noted:
         return int(noted)
     (condition,), (body,) = loop.called("condition"), loop.called("body")
