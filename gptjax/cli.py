@@ -50,7 +50,7 @@ USAGE = """usage: gptjax COMMAND [...] --help
 def main(args: list[str] | None = None) -> int:
     """Runs one command and gives its exit status: 0; 2 for what the user can mend in a config or flag; 1 otherwise."""
     args = sys.argv[1:] if args is None else args
-    commands = {"train": train, "sample": sample, "chat": chat, "convert": convert, "inspect": inspect, "plan": plan, "scaling": scaling, "verify": verify, "doctor": doctor}
+    commands = {one.__name__: one for one in (train, sample, chat, convert, inspect, plan, scaling, verify, doctor)}
     if not args or args[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0

@@ -1,12 +1,11 @@
 """Three small steps for machines that are not here, whose plans are kept in golden/plans.json.
 
-    PYTHONPATH=. python tests/small_plans.py      # writes them anew; needs the extras plan-tpu and plan-gpu
+    JAX_PLATFORMS=cpu PYTHONPATH=. python tests/small_plans.py      # writes them anew; needs the extras plan-tpu and plan-gpu
 """
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,5 +53,4 @@ def golden(case: Case) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    os.environ["JAX_PLATFORMS"] = "cpu"
     GOLDEN.write_text(json.dumps({name: golden(case) for name, case in CASES.items()}, indent=1) + "\n", encoding="utf-8")
