@@ -54,6 +54,7 @@ class Compiled(NamedTuple):
     analysis: Analysis | None
     """None where the compiler refused the program."""
     seconds: float
+    """Of all cores together, to trace and compile."""
     counted: float | None
     """FLOPs as XLA counts them, every loop once; none where it does not say."""
     text: str
@@ -78,7 +79,7 @@ def compile_step(experiment: Experiment, target: Target, *, fast: bool = False) 
     program.require_divides(experiment, mesh)
     batch = batch_shapes(experiment, mesh)
     own = Memory(_share(state.params), _share(state.opt_state) + _share(state.step), _share(batch), 0.0, 0.0)
-    begun = time.monotonic()
+    begun = time.process_time()
     try:
         lowered = program.lowered(experiment, mesh, batch)
     except ValueError as error:  # an implementation of attention that is named and can't serve
@@ -87,8 +88,8 @@ def compile_step(experiment: Experiment, target: Target, *, fast: bool = False) 
         with _optimising(fast and target.platform != "cpu"):
             done = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        return Compiled(mesh, _refused(own, error), None, time.monotonic() - begun, None, "")
-    seconds, text = time.monotonic() - begun, done.as_text()
+        return Compiled(mesh, _refused(own, error), None, time.process_time() - begun, None, "")
+    seconds, text = time.process_time() - begun, done.as_text()
     analysis = analyse(text, dict(mesh.shape))
     costs = done.cost_analysis() or {}
     return Compiled(mesh, _memory(own, done.memory_analysis(), analysis, experiment, mesh), analysis, seconds, costs.get("flops"), text)

@@ -31,7 +31,7 @@ def text(facts: dict[str, Any]) -> str:
     lines += [f"note         {note}" for note in facts["notes"]]
     if facts.get("change"):
         lines.append(f"change       {facts['change']}")
-    return "\n".join([*lines, f"compiled in  {facts['compile_seconds']:.0f} s"])
+    return "\n".join([*lines, f"compiled in  {facts['compile_seconds']:.0f} s of one core"])
 
 
 def gib(size: float) -> str:
