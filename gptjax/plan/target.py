@@ -6,7 +6,6 @@ Read `Target` and `read`; then `devices`, which asks the compilers for stand-ins
 from __future__ import annotations
 
 import importlib.util
-import math
 import os
 import re
 from dataclasses import dataclass
@@ -201,5 +200,4 @@ def torus_links(target: Target, places: list[tuple[int, ...]]) -> float:
     """Links that a device can send over at once to others of a group at these places of the torus: two along each axis that
     the group spans, one where the axis is no ring."""
     spans = [len({place[axis] for place in places}) > 1 for axis in range(len(target.shape))]
-    rings = zip(spans, target.wrapped, target.shape, strict=True)
-    return max(1.0, math.fsum((2 if ring or (side > 2 and ring) else 1) for spanned, ring, side in rings if spanned))
+    return float(max(1, sum(2 if ring else 1 for spanned, ring in zip(spans, target.wrapped, strict=True) if spanned)))
