@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
 import functools
 import json
 import os
@@ -39,6 +40,8 @@ USAGE = """usage: gptjax COMMAND [...] --help
   chat MODEL [--system TEXT] [--temperature 0.8 ...]   talk with a model: a run directory, a Hugging Face directory or a .gguf file
   convert SRC DST [--dtype bfloat16 ...]               run, Hugging Face directory or GGUF file to another of them; proves that it is the same
   inspect CONFIG|RUN|PRESET                            parameters, FLOPs and memory, without allocating anything
+  plan CONFIG --target v5p:4x4x4 [--fast] [--search]   what a step needs on a machine that is not here: does it fit, how fast, what to change
+  scaling fit RUN RUN ... [--predict RUN ...]          the law of loss and compute of small runs, and what it says of a dearer one
   verify [CONFIG|RUN] [--only NAME ...] [--json]       proofs that a config computes what it says, on this machine
   doctor                                               versions, devices, flags, known-bad pairs
 """
@@ -47,7 +50,7 @@ USAGE = """usage: gptjax COMMAND [...] --help
 def main(args: list[str] | None = None) -> int:
     """Runs one command and gives its exit status: 0; 2 for what the user can mend in a config or flag; 1 otherwise."""
     args = sys.argv[1:] if args is None else args
-    commands = {"train": train, "sample": sample, "chat": chat, "convert": convert, "inspect": inspect, "verify": verify, "doctor": doctor}
+    commands = {one.__name__: one for one in (train, sample, chat, convert, inspect, plan, scaling, verify, doctor)}
     if not args or args[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0
@@ -255,6 +258,62 @@ def _of_preset(name: str) -> Any:
     model = preset(name)
     task = LanguageModel() if model.continues else SpanCorruption() if model.encoder_layers else MaskedLanguageModel()
     return Experiment(model=model, data=DataConfig(task=task), batch=1)
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """Flags of `plan` beside those of the experiment."""
+
+    target: str
+    """The machine: v5p:4x8x8, 2*v6e:16x16 (two slices), h100:32x8 (hosts × GPUs), cpu:8. Kinds: v4, v5e, v5p, v6e, tpu7x, a100, h100, b200, cpu."""
+    fast: bool = False
+    """Compile with little optimisation: two to five times faster, without time on TPUs."""
+    search: bool = False
+    """Try meshes, batches and remat, and name the quickest that fit."""
+    sampling: bool = False
+    """Plan writing text instead of training: cache, largest batch, speed that memory allows."""
+    length: int | None = None
+    """Tokens of a text, with --sampling; none is the context."""
+    json: bool = False
+    """Print one JSON object; progress goes to standard error."""
+
+
+def plan(args: list[str]) -> None:
+    """Compiles a config's training step for a machine and says what it needs there; exit status 3 if that is too much."""
+    os.environ["JAX_PLATFORMS"] = "cpu"  # no device is opened, whatever is here
+    path, flags = _positional(args, "gptjax plan CONFIG|RUN|PRESET --target T", "a config file, a run directory or a preset, for example configs/gpt2_124m.py")
+    from gptjax.train.experiment import Experiment
+
+    experiment = Experiment() if path is None else _experiment(path)[0] if path.exists() or path.suffix in (".py", ".json") else _of_preset(str(path))
+    options, experiment = config.cli(PlanOptions, flags, prog="gptjax plan CONFIG|RUN|PRESET", description=(plan.__doc__ or "").strip(), base=experiment)
+    from gptjax.plan import command
+
+    if not command.run(experiment, **dataclasses.asdict(options)):
+        raise SystemExit(3)
+
+
+@dataclass(frozen=True)
+class ScalingOptions:
+    """Flags of `scaling fit`."""
+
+    predict: tuple[str, ...] = ()
+    """Finished runs whose loss is predicted and compared; they are not fitted."""
+    flops: float | None = None
+    """An amount of compute to predict the loss of."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def scaling(args: list[str]) -> None:
+    """Fits loss against compute over finished runs, and predicts a dearer one."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    count = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
+    options = config.cli(ScalingOptions, args[count:], prog="gptjax scaling fit RUN RUN ...", description=(scaling.__doc__ or "").strip())
+    require(args[:1] == ["fit"], f"scaling {' '.join(args[:1])}: there is one thing that it does: gptjax scaling fit RUN RUN RUN RUN.")
+    from gptjax.plan import scaling as law
+
+    found = law.report(law.load(args[1:count]), law.wanted(options.predict, options.flops))
+    print(json.dumps(found, indent=2) if options.json else law.text(found))
 
 
 @dataclass(frozen=True)

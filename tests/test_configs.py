@@ -9,11 +9,15 @@ from pathlib import Path
 import pytest
 
 from gptjax import config, data
+from gptjax.parallel import MeshConfig
+from gptjax.plan import target as targets
 from gptjax.train import metrics
 from gptjax.train.experiment import Checkpoints, Experiment
 from gptjax.train.loop import train
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+LARGE = sorted((Path(__file__).parents[1] / "configs" / "large").glob("*.py"))
+"""For machines that are not here."""
 
 
 def written(source: data.Text | data.Records, folder: Path) -> data.Text | data.Records:
@@ -46,6 +50,7 @@ def shrink(experiment: Experiment, folder: Path) -> Experiment:
     return dataclasses.replace(
         experiment,
         start=None,
+        mesh=MeshConfig(),
         model=dataclasses.replace(model, vocab_size=None, width=32, num_layers=2, encoder_layers=min(model.encoder_layers, 2), num_heads=heads, num_kv_heads=kv_heads, context=16),
         data=dataclasses.replace(
             experiment.data,
@@ -63,11 +68,12 @@ def shrink(experiment: Experiment, folder: Path) -> Experiment:
     )
 
 
-LONGER = ("llama_small", "shakespeare_char_gpu", "smollm2_135m", "books_mlm", "polarity_fgm", "banking_intents")
+LONGER = ("llama_small", "shakespeare_char_gpu", "smollm2_135m", "books_mlm", "polarity_fgm", "banking_intents", "scaling_bytes")
+LONGER += tuple(path.stem for path in LARGE)
 """Like another config in what they compile."""
 
 
-@pytest.mark.parametrize("path", [pytest.param(path, marks=pytest.mark.slow if path.stem in LONGER else (), id=path.stem) for path in CONFIGS])
+@pytest.mark.parametrize("path", [pytest.param(path, marks=pytest.mark.slow if path.stem in LONGER else (), id=path.stem) for path in (*CONFIGS, *LARGE)])
 def test_every_config_builds_steps_evaluates_and_samples(path: Path, tmp_path: Path) -> None:
     small = shrink(config.load_python(Experiment, path), tmp_path)
     report = train(small, tmp_path / "run")
@@ -78,7 +84,20 @@ def test_every_config_builds_steps_evaluates_and_samples(path: Path, tmp_path: P
     assert any("validation_loss" in line for line in lines)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", (*CONFIGS, *LARGE), ids=lambda path: path.stem)
 def test_every_config_says_what_it_is(path: Path) -> None:
     note = path.read_text(encoding="utf-8").split('"""')[1]
     assert len(note.split()) > 15, "a config's docstring says what it trains, on what, at what cost and with what result"
+
+
+@pytest.mark.parametrize("path", LARGE, ids=lambda path: path.stem)
+def test_a_large_config_has_the_mesh_of_its_target_and_its_plan_beside_it(path: Path) -> None:
+    command = next(line.split() for line in path.read_text(encoding="utf-8").splitlines() if "gptjax plan" in line)
+    target, experiment = targets.read(command[command.index("--target") + 1]), config.load_python(Experiment, path)
+    mesh = experiment.mesh
+    assert math.prod(target.shape) * target.slices == (mesh.slices or 1) * mesh.stage * (mesh.data or 1) * mesh.fsdp * mesh.expert * mesh.context * mesh.tensor
+    kept = path.parents[2] / "docs" / "plans" / f"{path.stem}.txt"
+    if not kept.exists():
+        pytest.skip("not planned yet: benchmarks/plans.py")
+    printed = kept.read_text(encoding="utf-8")
+    assert str(target) in printed and "fits: " in printed

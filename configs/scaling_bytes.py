@@ -1,0 +1,28 @@
+"""A ladder of small models over the bytes of Python's standard library, each twice as dear as the one before or so: what `gptjax scaling fit` is for.
+
+    for step in "16 200" "20 290" "24 390" "28 510" "32 640"; do
+      set -- $step; gptjax train configs/scaling_bytes.py --dir runs/ladder_$1 --model.width $1 --steps $2
+    done
+    gptjax train configs/scaling_bytes.py --dir runs/held_out --model.width 56 --steps 1900
+    gptjax scaling fit runs/ladder_* --predict runs/held_out
+
+Each width reads about 40 bytes for each of its parameters, near what is best for one amount of compute. docs/scaling.md has the losses, the fit, and
+how near its prediction came to the last run, eight times as dear as the largest of the ladder.
+
+Source of the method: OpenAI 2023, GPT-4 Technical Report, arXiv:2303.08774, section 3.1.
+"""
+
+from gptjax.data import Bytes, DataConfig, Text
+from gptjax.model import ModelConfig
+from gptjax.train.experiment import Evaluation, Experiment
+from gptjax.train.optim import AdamW, Schedule
+
+experiment = Experiment(
+    data=DataConfig(source=Text(), tokenizer=Bytes(), validation=0.02),
+    model=ModelConfig(context=128, width=32, num_layers=2, num_heads=2, positions="rope", norm="rmsnorm", bias=False, tied=True),
+    optim=AdamW(peak=4e-3, weight_decay=0.1, beta2=0.95),
+    schedule=Schedule("cosine", warmup=50, floor=0.1),
+    evaluation=Evaluation(every=100_000),
+    steps=640,
+    batch=16,
+)

@@ -1,0 +1,126 @@
+"""Looks for a change that makes a step fit, or for the quickest of many ways to spread it. Every way is compiled.
+
+Read `mend` and `changes`, then `search` and `ways`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from gptjax.config import ConfigError
+from gptjax.model import ModelConfig
+from gptjax.plan.plan import PRODUCTS, plan, resolved
+from gptjax.plan.report import gib
+from gptjax.plan.target import Target, devices
+from gptjax.train.experiment import Experiment
+
+Say = Callable[[str], None]
+
+
+class Way(NamedTuple):
+    """An experiment, and the flags that make it of the given one."""
+
+    flags: str
+    experiment: Experiment
+
+
+def mend(experiment: Experiment, target: Target, say: Say) -> str | None:
+    """Gives the first of `changes` that fits, by its flags, with its peak; none if none does."""
+    for way in changes(resolved(experiment), target):
+        try:
+            found = plan(way.experiment, target, fast=True)
+        except ConfigError as error:
+            say(f"  {way.flags}: {error}")
+            continue
+        say(f"  {way.flags}: {gib(found['peak_bytes_per_device'])} GiB")
+        if found["fits"]:
+            return f"{way.flags} fits with {gib(found['peak_bytes_per_device'])} GiB a device"
+    return None
+
+
+def changes(experiment: Experiment, target: Target) -> Iterator[Way]:
+    """Changes of memory that leave the run's numbers alone, the cheapest in time first, each alone and then together.
+
+    State over all devices costs bytes on the wire, fewer rows at once the same bytes more often, the loss by parts one more product of the output, and
+    computing blocks again a third more FLOPs.
+    """
+    count, mesh, model = len(devices(target)), experiment.mesh, experiment.model
+    others = count // (mesh.stage * mesh.expert * mesh.context * mesh.tensor * target.slices)
+    known: list[Way] = []
+    if mesh.fsdp != others:
+        known.append(Way(f"--mesh.fsdp {others}", dataclasses.replace(experiment, mesh=dataclasses.replace(mesh, fsdp=others, data=None))))
+    parts = count // (mesh.stage * mesh.context * mesh.tensor)
+    rows = experiment.batch // experiment.micro_batches
+    fewer = [n for n in range(parts, rows, parts) if experiment.batch % n == 0]
+    known += [Way(f"--micro-batch {n}", dataclasses.replace(experiment, micro_batch=n)) for n in dict.fromkeys(fewer[-1:] + fewer[:1])]
+    if experiment.loss.vocab_parts == 1 and experiment.loss.distillation is None:
+        known.append(Way("--loss.vocab-parts 8", dataclasses.replace(experiment, loss=dataclasses.replace(experiment.loss, vocab_parts=8))))
+    if model.remat != "full":
+        known.append(Way("--model.remat full", _with(experiment, remat="full")))
+    yield from known
+    together, flags = experiment, []
+    for way in known:
+        name = way.flags.split()[0]
+        changed = {"--mesh.fsdp": "mesh", "--micro-batch": "micro_batch", "--loss.vocab-parts": "loss", "--model.remat": "model"}[name]
+        together = dataclasses.replace(together, **{changed: getattr(way.experiment, changed)})
+        flags = [flag for flag in flags if not flag.startswith(name)] + [way.flags]
+        if len(flags) > 1:
+            yield Way(" ".join(flags), together)
+
+
+def _with(experiment: Experiment, **changed: Any) -> Experiment:
+    return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, **changed))
+
+
+# --- search ------------------------------------------------------------------------------------------------------
+
+
+def search(experiment: Experiment, target: Target, say: Say) -> list[dict[str, Any]]:
+    """Plans each of `ways` with little optimisation; gives those that fit, the most tokens a second first, then those that do not.
+
+    Speed here is only for comparison: what is computed at the share of the peak that products reach, plus what is sent, none of it hidden.
+    """
+    rows = []
+    for way in ways(resolved(experiment), target):
+        try:
+            found = plan(way.experiment, target, fast=True)
+        except ConfigError as error:
+            say(f"  {way.flags}: {error}")
+            continue
+        row = {"flags": way.flags} | {name: found[name] for name in ("fits", "peak_bytes_per_device")} | {"tokens_per_second": None, "bytes_per_device": None}
+        if found["flops"] and target.chip:
+            row["bytes_per_device"] = sum(one["bytes_per_device"] for one in found["collectives"])
+            seconds = found["flops"]["hardware"] / (PRODUCTS * target.chip.peak) + sum(one["seconds"] for one in found["collectives"])
+            row["tokens_per_second"] = found["tokens_per_step"] / seconds
+        rows.append(row)
+        say(f"  {line(row)}")
+    return sorted(rows, key=lambda row: (not row["fits"], -(row["tokens_per_second"] or 0), row["peak_bytes_per_device"]))
+
+
+def ways(experiment: Experiment, target: Target) -> Iterator[Way]:
+    """Every mesh of `fsdp` with 1, 2, 4 or 8 ways of `tensor`, `expert` where there are experts, half, all and twice the batch, what remat can be."""
+    count = len(devices(target))
+    remats = typing.get_args(typing.get_type_hints(ModelConfig)["remat"])
+    experts = experiment.model.experts.count if experiment.model.experts else 1
+    for tensor in (1, 2, 4, 8):
+        for expert in dict.fromkeys((1, experts)):
+            fsdp, left = divmod(count // target.slices, tensor * expert)
+            if left or fsdp < 1 or experiment.model.kv_heads % tensor:
+                continue
+            mesh = dataclasses.replace(experiment.mesh, data=None, fsdp=fsdp, tensor=tensor, expert=expert, context=1, stage=1)
+            for batch in dict.fromkeys((experiment.batch // 2, experiment.batch, 2 * experiment.batch)):
+                if batch % (count // tensor):
+                    continue
+                for remat in remats if batch == experiment.batch else (experiment.model.remat,):
+                    flags = f"--mesh.fsdp {fsdp}" + f" --mesh.tensor {tensor}" * (tensor > 1) + f" --mesh.expert {expert}" * (expert > 1)
+                    changed = dataclasses.replace(_with(experiment, remat=remat), batch=batch, micro_batch=None, mesh=mesh)
+                    yield Way(f"{flags} --batch {batch} --model.remat {remat}", changed)
+
+
+def line(row: dict[str, Any]) -> str:
+    """One way of a search, to read."""
+    speed = f"{row['tokens_per_second']:12,.0f} tokens/s" if row["tokens_per_second"] else " " * 21
+    return f"{'fits' if row['fits'] else 'too large':9}  {gib(row['peak_bytes_per_device']):>7} GiB  {speed}  {row['flags']}"
