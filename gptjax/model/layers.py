@@ -47,7 +47,8 @@ class Linear(nn.Module):
 
 def multiply(x: Float[Array, "... I"], kernel: Float[Array, "I O"], bias: Float[Array, " O"] | None) -> Float[Array, "... O"]:
     """x times the kernel, plus the bias if there is one."""
-    product = x @ kernel
+    flat = x.reshape(-1, x.shape[-1])
+    product = (flat @ kernel).reshape(*x.shape[:-1], -1)
     return product if bias is None else product + bias.reshape((1,) * (product.ndim - 1) + (-1,))
 
 
