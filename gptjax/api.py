@@ -16,7 +16,7 @@ from gptjax.config import ConfigError, require
 from gptjax.data import chat
 from gptjax.data import tokenizer as tokenizers
 from gptjax.data.chat import Message
-from gptjax.data.tasks import LanguageModel, Task
+from gptjax.data.tasks import LanguageModel, SequenceToSequence, Task
 from gptjax.data.tokenizer import Tokenizer
 from gptjax.generate import Completion, Draft, GenerateConfig, Labelled, Prefix, SampleConfig
 from gptjax.interop import About
@@ -117,7 +117,14 @@ def load(path: Path | str, step: int | None = None) -> Model:
     require(step is None, f"{path} is no run, so it has no step {step}; leave it away (--step).")
     found = interop.load(path)
     require(found.tokenizer is not None, f"{path} has no tokenizer; put its tokenizer.json beside the weights.")
-    return Model(*found)
+    return Model(*found, answering(found.config, found.about))
+
+
+def answering(config: ModelConfig, about: About) -> Task:
+    """What an imported model does with a prompt: with an encoder (T5) it answers, after the id with which its files let a decoder begin."""
+    if not config.encoder_layers:
+        return LanguageModel()
+    return SequenceToSequence(begin=int(about.generation.get("decoder_start_token_id", about.pad or 0)), closed=True)
 
 
 def load_run(path: Path, step: int | None = None) -> Model:

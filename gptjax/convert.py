@@ -20,7 +20,7 @@ import numpy as np
 from gptjax import api, config, interop, model
 from gptjax.checkpoint import Run
 from gptjax.config import require
-from gptjax.data import GPT2, Bytes, Characters, DataConfig, LanguageModel, MaskedLanguageModel, Published, SentencePiece, Side, SpanCorruption
+from gptjax.data import GPT2, Bytes, Characters, DataConfig, LanguageModel, MaskedLanguageModel, Published, Records, SentencePiece, SequenceToSequence, Side
 from gptjax.data import tokenizer as tokenizers
 from gptjax.interop import Imported, gguf, huggingface
 from gptjax.model import ModelConfig
@@ -142,11 +142,11 @@ def write_run(path: Path, found: Imported) -> None:
     from gptjax.train.experiment import Experiment
 
     require(found.tokenizer is not None, "the model has no tokenizer, and a run needs one; put its tokenizer.json beside the weights.")
-    task = LanguageModel() if found.config.continues else SpanCorruption() if found.config.encoder_layers else MaskedLanguageModel()
+    task = LanguageModel() if found.config.continues else api.answering(found.config, found.about) if found.config.encoder_layers else MaskedLanguageModel()
     folder = path / "tokenizer"
     kinds = {"Bytes": Bytes(), "Characters": Characters(), "SentencePiece": SentencePiece(path=str(folder / "tokenizer.model")), "GPT2": GPT2(str(folder))}
     tokenizer = kinds.get(found.tokenizer.kind, Published(str(folder)))
-    experiment = Experiment(model=found.config, data=DataConfig(tokenizer=tokenizer, task=task))
+    experiment = Experiment(model=found.config, data=DataConfig(tokenizer=tokenizer, task=task, **({"source": Records("")} if isinstance(task, SequenceToSequence) else {})))
     tokenizers.save(folder, found.tokenizer)
     run = Run(path)
     with run.lock():

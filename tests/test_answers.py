@@ -100,7 +100,7 @@ def test_a_task_and_a_source_that_do_not_fit_are_refused(told, says):
 
 
 @pytest.mark.parametrize(
-    "task", [SequenceToSequence(), Classification(("a", "b")), PrefixLanguageModel(0.3), Denoisers(), Denoisers((SpanCorruption(), PrefixLanguageModel()), (1.0, 3.0))]
+    "task", [SequenceToSequence(), SequenceToSequence(0, True), Classification(("a", "b")), PrefixLanguageModel(0.3), Denoisers(), Denoisers((SpanCorruption(), PrefixLanguageModel()), (1.0, 3.0))]
 )
 def test_a_task_is_a_value_of_json(task):
     source = Records("x.tsv") if isinstance(task, SequenceToSequence | Classification) else Text()
@@ -194,6 +194,22 @@ def test_a_pair_that_is_longer_than_a_row_loses_its_sources_end_first(records, b
     for (read, answer), (source, target) in zip(pairs, PAIRS, strict=True):
         room = 14 if beside else 14 - len(target) - 1
         assert (read.decode(), answer.decode()) == (source[:room], target)
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_an_answer_may_begin_with_a_token_of_the_tokenizer_and_its_text_have_an_end(beside, tmp_path):
+    """As T5's do; then a model needs no token besides the tokenizer's."""
+    task, ids = SequenceToSequence(begin=3, closed=True), lambda text: np.frombuffer(text.encode(), np.uint8).astype(np.int32)
+    writer = store.Writer(tmp_path / "train", SIZE + 1)
+    writer.add(tasks.example(task, ids("one"), TOKENIZER, ids("eins")).ids)
+    writer.close(num_bytes=1, fingerprint="", facts={})
+    opened = store.open_store(tmp_path / "train")
+    found = batches.batch(opened, batches.plan(opened, length=14, rows=1, seed=None, task=task, beside=beside), 0)
+    read, begin = tasks.asked(task, ids("one").tolist(), TOKENIZER, beside)
+    assert (read, begin) == (([*b"one", END], [3]) if beside else ([], [*b"one", END, 3]))
+    assert found.tokens[0, : len(begin) + 4].tolist() == [*begin, *b"eins"] and found.targets[0][found.weights[0] > 0].tolist() == [*b"eins", END]
+    assert not beside or found.side.tokens[0, :4].tolist() == read
+    assert tasks.vocabulary(task, TOKENIZER) == SIZE
 
 
 @pytest.mark.parametrize("beside", [True, False])

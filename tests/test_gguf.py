@@ -56,6 +56,7 @@ MODELS = {
     "llama_biased": llama(**SHRUNK, rope_scaling=YarnScaling(4.0, original=16), rope_share=0.5),
     "llama3": llama("3.2-1b", **SHRUNK | dict(width=64)),
     "mixtral": llama(**SHRUNK, experts=Experts(count=4, active=2)),
+    "arcee": dataclasses.replace(LLAMA, activation="relu2"),
     "qwen2": qwen("2.5-0.5b", **SHRUNK),
     "qwen3": qwen(**HEADS, rope_scaling=LinearScaling(2.0)),
     "qwen3moe": qwen(**HEADS, experts=Experts(count=4, active=2, width=32)),

@@ -179,3 +179,16 @@ def test_an_exported_directory_writes_the_same_text_in_transformers(kind: str, t
     for text in documents(20):
         ids = tokenizer.encode(text).tolist()
         assert spelling(text, add_special_tokens=False)["input_ids"] == ids and spelling.decode(ids) == text
+
+
+def test_an_exported_encoder_and_decoder_answers_as_in_transformers(tmp_path: Path) -> None:
+    tokenizer = tokenizers.train(TOKENIZERS["unigram"], documents(60))
+    config = replace(encoders.T5, vocab_size=tokenizer.vocab_size)
+    params = randomly(jax.eval_shape(lambda: model.init(config, jax.random.key(0))), seed=3)
+    interop.save(tmp_path / "m", Imported(config, params, tokenizer))
+    theirs = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "m")
+    written = gptjax.load(tmp_path / "m").complete(PROMPTS, new_tokens=12, temperature=0.0)
+    for prompt, done in zip(PROMPTS, written, strict=True):
+        ids = [*tokenizer.encode(prompt).tolist(), tokenizer.end_of_document]
+        out = theirs.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=12)[0, 1:].tolist()
+        assert [i for i in out if i != tokenizer.end_of_document] == done.ids and len(done.ids) > 2

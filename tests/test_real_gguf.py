@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -156,6 +157,19 @@ def test_llama_cpp_writes_the_same_story(stories, dtype, tmp_path):
     assert found == reference["greedy_ids_from_bos"][1:65]
     ten = reference["first_step_top10"]
     assert np.abs(first[ten["ids"]] - ten["logits"]).max() <= {"float32": 1e-3, "float16": 0.05, "q8_0": 0.5}[dtype]
+
+
+@pytest.mark.slow
+def test_llama_cpp_computes_our_own_mlp(stories, tmp_path):
+    """ReLU², which `configs/quickstart.py` trains: a model of it out of the stories' one writes nonsense, but the same nonsense."""
+    told, _ = stories
+    layers = {**told.params["layers"], "mlp": {name: leaf for name, leaf in told.params["layers"]["mlp"].items() if name != "gate"}}
+    made = told._replace(config=dataclasses.replace(told.config, activation="relu2"), params={**told.params, "layers": layers})
+    gguf.save(tmp_path / "a.gguf", made)
+    found, first = in_llama_cpp(tmp_path / "a.gguf", [1], 24)
+    assert found == greedy(made, [1], 24)
+    ours = logits(made, [1])[0]
+    assert np.abs(first - ours).max() <= 1e-3 * np.abs(ours).max()
 
 
 @pytest.mark.slow

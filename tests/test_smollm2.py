@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import gptjax
-from gptjax import config
+from gptjax import config, parallel
 from gptjax.data import chat
 from gptjax.data.chat import Message
 from gptjax.train import metrics
@@ -53,8 +53,8 @@ def test_training_goes_on_from_it_and_what_was_trained_talks(tmp_path):
     experiment = config.load_python(Experiment, ROOT / "configs/smollm2_135m.py")
     data = dataclasses.replace(experiment.data, source=dataclasses.replace(experiment.data.source, path=str(text)), cache=str(tmp_path / "cache"))
     shorter = dataclasses.replace(experiment.model, context=64, layers="scan")
-    small = dataclasses.replace(experiment, data=data, model=shorter, steps=6, batch=2, evaluation=dataclasses.replace(experiment.evaluation, every=6, rows=2))
-    train(small, tmp_path / "run")
+    small = dataclasses.replace(experiment, data=data, model=shorter, steps=6, batch=8, evaluation=dataclasses.replace(experiment.evaluation, every=6, rows=8))
+    train(dataclasses.replace(small, mesh=parallel.MeshConfig(fsdp=8)), tmp_path / "run")  # the tests' eight devices share one copy of it
     losses = [line["loss"] for line in metrics.read(tmp_path / "run") if "gradient_norm" in line]
     assert len(losses) == 6 and losses[0] < math.log(49_152) / 2 and losses[-1] < losses[0]
     assert gptjax.load(tmp_path / "run").chat([("user", "Hello")], temperature=0, new_tokens=8)

@@ -156,7 +156,7 @@ def _piece(store: Store, plan: Plan, i: int) -> Piece:
     begin = store.header.vocab_size - 1
     border = int(np.flatnonzero(ids == begin)[0])
     written = ids[border + 1 :][:most]
-    return answer(ids[:border][: most if plan.beside else most - len(written)], written, begin, plan.beside)
+    return answer(ids[:border][: most if plan.beside else most - len(written)], written, tasks.begins(plan.task, begin + 1), plan.beside)
 
 
 def _masked(task: MaskedLanguageModel, rows: Batch, vocab_size: int, draws: list[np.random.Generator]) -> Batch:

@@ -170,6 +170,13 @@ class SequenceToSequence:
     """Shapes of model that it is for."""
     extra_ids: ClassVar[int] = 1
     """Tokens of the task's own."""
+    begin: int | None = None
+    """The id before an answer, if it is one of the tokenizer's, as T5's padding; none is a token of the task's own, behind them."""
+    closed: bool = False
+    """The text that is answered ends with the id that ends documents, as T5's do."""
+
+    def __post_init__(self) -> None:
+        require(self.begin is None or self.begin >= 0, f"data.task.begin is {self.begin}; it needs an id of the tokenizer, or none.")
 
 
 @dataclass(frozen=True)
@@ -208,7 +215,8 @@ def writes(task: Task) -> bool:
 
 def vocabulary(task: Task, tokenizer: Tokenizer) -> int:
     """How many ids the model needs to know."""
-    return tokenizer.vocab_size + (0 if isinstance(task, Classification) else task.extra_ids)
+    none = isinstance(task, Classification) or (isinstance(task, SequenceToSequence) and task.begin is not None)
+    return tokenizer.vocab_size + (0 if none else task.extra_ids)
 
 
 # --- documents on their way into a store -------------------------------------------------------------------------
@@ -232,7 +240,7 @@ def example(task: Task, ids: np.ndarray, tokenizer: Tokenizer, answered: np.ndar
       answered: of records, what `ids` are the source of: ids, or a label.
     """
     if isinstance(task, SequenceToSequence):
-        return Example(np.concatenate([ids, [tokenizer.vocab_size], answered, [tokenizer.end_of_document]]).astype(np.int32))
+        return Example(np.concatenate([_closed(task, ids, tokenizer), [tokenizer.vocab_size], answered, [tokenizer.end_of_document]]).astype(np.int32))
     if isinstance(task, LanguageModel):
         ids = ids[::-1] if task.backward else ids
         ids = _middle_last(ids, tokenizer.vocab_size) if task.middle and _draw(ids).random() < task.middle else ids
@@ -323,6 +331,21 @@ def asked(task: Task, ids: list[int], tokenizer: Tokenizer, beside: bool) -> tup
     """
     if not answers(task):
         return [], ids if tokenizer.begin_of_document is None else [tokenizer.begin_of_document, *ids]
-    read = [_mode_id(tokenizer.vocab_size, 1), *ids] if isinstance(task, Denoisers) else ids
-    begin = [tokenizer.vocab_size + task.extra_ids - 1]
+    read = [_mode_id(tokenizer.vocab_size, 1), *ids] if isinstance(task, Denoisers) else list(_closed(task, ids, tokenizer))
+    begin = [begins(task, tokenizer.vocab_size + task.extra_ids)]
     return (read, begin) if beside else ([], [*read, *begin])
+
+
+def begins(task: Halved | SequenceToSequence, vocab_size: int) -> int:
+    """The id before an answer.
+
+    Args:
+      vocab_size: ids of the tokenizer and of the task's own; the last of these, unless the task names another.
+    """
+    own = getattr(task, "begin", None)
+    return vocab_size - 1 if own is None else own
+
+
+def _closed(task: Task, ids: Any, tokenizer: Tokenizer) -> Any:
+    """A text that is answered, with its end where the task wants one."""
+    return [*ids, tokenizer.end_of_document] if isinstance(task, SequenceToSequence) and task.closed else ids

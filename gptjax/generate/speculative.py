@@ -153,19 +153,32 @@ def _round(setting: Setting, params: Params, draft_params: Params, state: Specul
     ids = ids.at[rows[:, None], place[:, :-1]].set(guesses.ids, mode="drop")
     last = jnp.take_along_axis(ids, length[:, None] - 1, axis=1)
     positions = jnp.where(active[:, None] & (steps[None] <= guesses.count[:, None]), place - 1, -1)
-    out = model.forward(setting.config, params, jnp.concatenate([last, guesses.ids], axis=1), positions=positions, cache=cache)
-    logits = within(model.unembed(setting.config, params, out.hidden), law.vocabulary)
-    known = law.states(text.history, guesses.ids)
-    target = jax.vmap(lambda row, i, state: law(row, History(ids, prompt, length + i, state)), (1, 0, 0), 1)(logits, steps, known)
+    known, after = law.states(text.history, guesses.ids), History(ids, prompt, length, None)
+
+    def read(places: int, cache: Cache) -> tuple[Array, Array, Cache]:
+        """Logits and law at the first places, zero at the others."""
+        out = model.forward(setting.config, params, jnp.concatenate([last, guesses.ids], axis=1)[:, :places], positions=positions[:, :places], cache=cache)
+        logits = within(model.unembed(setting.config, params, out.hidden), law.vocabulary)
+        at = lambda row, i, state: law(row, after._replace(length=length + i, state=state))
+        first = None if known is None else known[:places]
+        target = jax.vmap(at, (1, 0, 0), 1)(logits, steps[:places], first)
+        rest = ((0, 0), (0, len(steps) - places), (0, 0))
+        return jnp.pad(logits, rest), jnp.pad(target, rest), out.cache
+
+    whole, one = functools.partial(read, len(steps)), functools.partial(read, 1)
+    if setting.draft is None:  # where nobody has a guess, a round costs what a token of `decode` costs
+        logits, target, cache = jax.lax.cond(jnp.any(guesses.count > 0), whole, one, cache)
+    else:
+        logits, target, cache = whole(cache)
     count, token = accept(guesses, target, jax.vmap(token_keys, (None, 1), 1)(law.keys, place - prompt[:, None]))
 
     def write(i: Array, text: Text) -> Text:
         new = jnp.where(i < count, guesses.ids[:, jnp.minimum(i, setting.guesses - 1)], token)
         return append(text, new, logits[:, i], law.sampling, law.stop, active & (i <= count) & ~text.finished)
 
-    text = jax.lax.fori_loop(0, setting.guesses + 1, write, text)
+    text = jax.lax.fori_loop(0, jnp.max(jnp.where(active, count, 0)) + 1, write, text)
     back = lambda cache: cache and model.rollback(cache, jnp.minimum(cache.lengths, text.history.length - 1))
-    return Speculating(text, back(out.cache), back(draft_cache), guessed + guesses.count, kept + jnp.where(active, count, 0))
+    return Speculating(text, back(cache), back(draft_cache), guessed + guesses.count, kept + jnp.where(active, count, 0))
 
 
 def _draft(setting: Setting, params: Params, cache: Cache, history: History, law: _Law, active: Array, most: Array) -> tuple[Guesses, Cache]:

@@ -1,17 +1,17 @@
 """A family's config.json as our config, and back.
 
 Read `keys.Keys` (every key of theirs must be asked for, so that none is ignored), `llama` with `llama_json` (the pair that most
-families vary), then `computed` (what of a config changes numbers) by which `huggingface.family_of` finds the family that fits.
+families vary), then `computed` (what of a config changes numbers) by which `same_again` finds the family that fits.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from gptjax.config import require
+from gptjax.config import ConfigError, require
 from gptjax.interop.keys import OURS, Keys, activation, louder_by, rope, rope_json
 from gptjax.model import Experts, Latent, Layer, ModelConfig
 from gptjax.model.presets import LLAMA
@@ -306,6 +306,31 @@ def deepseek_json(c: ModelConfig) -> dict[str, Any]:
 
 
 # --- which family computes what a config computes ----------------------------------------------------------------
+
+
+def same_again(c: ModelConfig, names: Iterable[str], again: Callable[[str], ModelConfig], what: str) -> str:
+    """Gives the first name as which a model, written and read again, computes the same.
+
+    Args:
+      names: of families of theirs, the preferred one first.
+      again: writes `c` as that family's description and reads it; may raise where it has no word for something.
+      what: they are, for the error.
+
+    Raises:
+      ConfigError: there is none; says in what the nearest one differs.
+    """
+    wanted, differ, names = computed(c), {}, list(dict.fromkeys(names))
+    for name in names:
+        try:
+            found = computed(again(name))
+        except (ConfigError, AttributeError, TypeError, ZeroDivisionError):
+            continue
+        differ[name] = [key for key in wanted if wanted[key] != found.get(key)]
+        if not differ[name]:
+            return name
+    least = min(differ, key=lambda name: len(differ[name]), default=None)
+    nearly = f"; {least} comes nearest and differs in {', '.join(differ[least])}" if least else ""
+    raise ConfigError(f"no {what} that is known here computes what this model does{nearly}. Known are {', '.join(names)}.")
 
 
 def computed(c: ModelConfig) -> dict[str, Any]:

@@ -27,6 +27,7 @@ GEMMA = replace(LLAMA, activation="geglu", scaled_embedding=True)
 
 BASES: dict[str, ModelConfig] = {
     "llama": LLAMA,
+    "arcee": replace(LLAMA, activation="relu2"),
     "qwen2": replace(LLAMA, qkv_bias=True),
     "qwen3": replace(LLAMA, qk_norm=True),
     "qwen3moe": replace(LLAMA, qk_norm=True, experts=Experts()),
@@ -166,22 +167,15 @@ def architecture(c: ModelConfig, preferred: str | None = None) -> str:
     Raises:
       ConfigError: there is none; says in what the nearest differs.
     """
-    near: dict[str, list[str]] = {}
-    wanted = configs.computed(c)
-    for arch in dict.fromkeys([*([preferred] if preferred in BASES else []), *(arch for arch in BASES if arch != "phi3")]):
-        try:
-            tensors = {name: Tensor(name, (), Kind.F32, 0) for name, has in TELLING.items() if has(c)}
-            if isinstance(c.rope_scaling, Llama3Scaling):
-                tensors["rope_freqs.weight"] = stretch(c.rope_scaling, c.turned_width, c.rope_base)
-            back = configs.computed(describe(File(Path("the file"), {"general.architecture": arch, **metadata(arch, c)}, tensors), c.vocabulary))
-        except (ConfigError, ZeroDivisionError):  # it has no word for something
-            continue
-        near[arch] = [name for name in wanted if wanted[name] != back.get(name)]
-        if not near[arch]:
-            return arch
-    nearest_one = min(near, key=lambda arch: len(near[arch]), default=None)
-    nearly = f"; {nearest_one} comes nearest and differs in {', '.join(near[nearest_one])}" if nearest_one else ""
-    raise ConfigError(f"no GGUF architecture that is known here computes what this model does{nearly}. Known are {', '.join(BASES)}.")
+
+    def again(arch: str) -> ModelConfig:
+        tensors = {name: Tensor(name, (), Kind.F32, 0) for name, has in TELLING.items() if has(c)}
+        if isinstance(c.rope_scaling, Llama3Scaling):
+            tensors["rope_freqs.weight"] = stretch(c.rope_scaling, c.turned_width, c.rope_base)
+        return describe(File(Path("the file"), {"general.architecture": arch, **metadata(arch, c)}, tensors), c.vocabulary)
+
+    names = [*([preferred] if preferred in BASES else []), *(arch for arch in BASES if arch != "phi3")]
+    return configs.same_again(c, names, again, "GGUF architecture")
 
 
 TELLING = {"output.weight": lambda c: not c.tied, "blk.0.attn_q.bias": lambda c: c.biased}
@@ -220,7 +214,7 @@ def _heads(theirs: str, *ours: str, order: tuple[int, ...] = ()) -> tuple[Entry,
 def entries(arch: str, c: ModelConfig) -> list[Entry]:
     """Gives what the tensors of an architecture are; those that a model does not have are left out by `layout.places`.
 
-    Llama's RoPE turns neighbours there and halves here: number 2k + j of a query or key head is our number k + j · half.
+    The RoPE of Llama and Arcee turns neighbours there and halves here: number 2k + j of a query or key head is our number k + j · half.
     """
     inside = ("attention_norm", "attn_norm"), ("mlp_norm", "ffn_norm"), ("attention_out_norm", "post_attention_norm"), ("mlp_out_norm", "post_ffw_norm")
     if arch == "olmo2":
@@ -228,7 +222,7 @@ def entries(arch: str, c: ModelConfig) -> list[Entry]:
     joint = "w" if c.qk_norm_joint else "h"
     half, head = c.turned_width // 2, np.arange(c.heads)
     head[: 2 * half] = head[: 2 * half].reshape(2, half).T.ravel()
-    order = tuple(head.tolist()) if arch == "llama" else ()
+    order = tuple(head.tolist()) if arch in ("llama", "arcee") else ()
     if arch in ("gpt2", "phi3"):
         attention = _heads("attn_qkv", "query", "key", "value")
     else:

@@ -305,19 +305,11 @@ def family_of(config: ModelConfig, preferred: str | None = None) -> str:
     Raises:
       ConfigError: there is none; says in what the nearest one differs.
     """
-    wanted, reasons = configs.computed(config), {}
-    for name in dict.fromkeys([*([preferred] if preferred in FAMILIES else []), *FAMILIES]):
-        family = FAMILIES[name]
-        try:
-            data = dict(model_type=name, **json.loads(json.dumps(family.write(config))))
-            keys = Keys(data, f"a config.json of {name}")
-            again = configs.computed(family.read(keys))
-            keys.finish()
-        except (ConfigError, AttributeError, TypeError, ZeroDivisionError):  # it has no word for something in this config
-            continue
-        reasons[name] = [key for key in wanted if wanted[key] != again.get(key)]
-        if not reasons[name]:
-            return name
-    least = min(reasons, key=lambda name: len(reasons[name]), default=None)
-    nearly = f"; {least} comes nearest and differs in {', '.join(reasons[least])}" if least else ""
-    raise ConfigError(f"no family of Hugging Face models that is known here computes what this one does{nearly}. Known are {', '.join(FAMILIES)}.")
+
+    def again(name: str) -> ModelConfig:
+        keys = Keys(dict(model_type=name, **json.loads(json.dumps(FAMILIES[name].write(config)))), f"a config.json of {name}")
+        found = FAMILIES[name].read(keys)
+        keys.finish()
+        return found
+
+    return configs.same_again(config, [*([preferred] if preferred in FAMILIES else []), *FAMILIES], again, "family of Hugging Face models")
