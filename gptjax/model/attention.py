@@ -17,7 +17,8 @@ from gptjax.model.blockwise import blockwise
 from gptjax.model.cache import Cache, Memory, remember
 from gptjax.model.config import Layer, ModelConfig
 from gptjax.model.kernels import cudnn, cudnn_lacks, splash, splash_lacks
-from gptjax.model.layers import Linear, Norm, dropout, multiply, residual_std
+from gptjax.model.layers import Linear, Norm, dropout, residual_std
+from gptjax.model.products import multiply
 from gptjax.model.scaling import magnitude
 from gptjax.model.sight import Scoring, Sight, scores
 
@@ -154,11 +155,13 @@ def _together(x: Float[Array, "B T D"], layers: tuple[Linear, ...]) -> list[Arra
     """What each layer makes of x, by one product with their kernels side by side: on a CPU, one large product is
     faster than three small ones. On a mesh that splits heads it would move data, so other backends do not.
     """
-    kernels, biases = zip(*(layer.weights() for layer in layers), strict=True)
+    each = [layer.weights() for layer in layers]
+    if each[0][0].dtype != x.dtype:  # stored for decoding, where to put them side by side would cost as much as to read them
+        return [multiply(x, *one).reshape(*x.shape[:2], *layer.outputs) for one, layer in zip(each, layers, strict=True)]
+    kernels, biases, _ = zip(*each, strict=True)
     bias = None if biases[0] is None else jnp.concatenate(biases)
     widths = [kernel.shape[1] for kernel in kernels]
-    product = multiply(x, jnp.concatenate(kernels, axis=1), bias)
-    parts = jnp.split(product, [widths[0], widths[0] + widths[1]], axis=-1)
+    parts = jnp.split(multiply(x, jnp.concatenate(kernels, axis=1), bias), [widths[0], widths[0] + widths[1]], axis=-1)
     return [part.reshape(*x.shape[:2], *layer.outputs) for part, layer in zip(parts, layers, strict=True)]
 
 

@@ -14,6 +14,7 @@ from flax import linen as nn
 
 from gptjax.arrays import Array, Float, Key
 from gptjax.model.config import ModelConfig
+from gptjax.model.products import multiply
 
 
 class Linear(nn.Module):
@@ -30,26 +31,24 @@ class Linear(nn.Module):
     dtype: Any
 
     @nn.compact
-    def weights(self) -> tuple[Array, Array | None]:
-        """The kernel as a matrix [inputs outputs] and the bias as a row [outputs], in the compute type."""
+    def weights(self) -> tuple[Array, Array | None, Array | None]:
+        """The kernel as a matrix [inputs outputs] and the bias as a row [outputs], in the compute type, and the scale of each column of an int8 kernel.
+
+        A kernel that is stored narrower than the compute type stays so; see `decoding.prepared`.
+        """
         init = nn.initializers.normal(self.std) if self.std else nn.initializers.zeros
         kernel = self.param("kernel", nn.with_partitioning(init, self.axes), (*self.inputs, *self.outputs), jnp.float32)
-        matrix = kernel.reshape(math.prod(self.inputs), math.prod(self.outputs)).astype(self.dtype)
+        kind = min(kernel.dtype, jnp.dtype(self.dtype), key=lambda kind: kind.itemsize)
+        matrix = kernel.reshape(math.prod(self.inputs), math.prod(self.outputs)).astype(kind)
+        scale = self.get_variable("params", "scale").reshape(-1) if self.has_variable("params", "scale") else None
         if not self.bias:
-            return matrix, None
+            return matrix, None, scale
         zeros = nn.with_partitioning(nn.initializers.zeros, self.axes[len(self.inputs) :])
-        return matrix, self.param("bias", zeros, self.outputs, jnp.float32).reshape(-1).astype(self.dtype)
+        return matrix, self.param("bias", zeros, self.outputs, jnp.float32).reshape(-1).astype(self.dtype), scale
 
     def __call__(self, x: Array) -> Array:
         leading = x.shape[: x.ndim - len(self.inputs)]
         return multiply(x.reshape(*leading, -1), *self.weights()).reshape(*leading, *self.outputs)
-
-
-def multiply(x: Float[Array, "... I"], kernel: Float[Array, "I O"], bias: Float[Array, " O"] | None) -> Float[Array, "... O"]:
-    """x times the kernel, plus the bias if there is one."""
-    flat = x.reshape(-1, x.shape[-1])
-    product = (flat @ kernel).reshape(*x.shape[:-1], -1)
-    return product if bias is None else product + bias.reshape((1,) * (product.ndim - 1) + (-1,))
 
 
 class Norm(nn.Module):

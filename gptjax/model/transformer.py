@@ -28,6 +28,7 @@ from gptjax.model.cache import Cache, Memory, empty_cache, reserve
 from gptjax.model.config import Layer, ModelConfig
 from gptjax.model.distances import slopes
 from gptjax.model.layers import Linear, activate, dropout, norm
+from gptjax.model.products import product
 from gptjax.model.sight import Sight
 from gptjax.model.stack import Block, init_stack, run, scanned
 
@@ -264,11 +265,8 @@ def unembed(config: ModelConfig, params: Params, hidden: Float[Array, "... D"]) 
         hidden = norm(config).apply({"params": params["transform"]["norm"]}, hidden)
     if config.logit_scale != 1.0:
         hidden = hidden * jnp.asarray(config.logit_scale, hidden.dtype)
-    if config.tied:
-        kernel = params["embedding"]["embedding"].astype(config.compute).T
-    else:
-        kernel = params["head"]["kernel"].astype(config.compute)
-    logits = jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)
+    head = {"kernel": params["embedding"]["embedding"].T} if config.tied else params["head"]
+    logits = product(hidden, head["kernel"], head.get("scale"), wide=True)
     if config.logit_bias:
         logits = logits + params["logits"]["bias"].reshape((1,) * (logits.ndim - 1) + (-1,))
     return logits if config.logit_cap is None else config.logit_cap * jnp.tanh(logits / config.logit_cap)
