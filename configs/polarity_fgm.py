@@ -1,4 +1,4 @@
-"""`configs/polarity.py` with adversarial training: half of the loss is at embedded tokens that are moved a step of length 0.5 a row up its slope.
+"""`configs/polarity.py` with adversarial training: half of the loss is at embedded tokens that are moved a step of length 0.05 a row up its slope.
 
 Not run to its end yet; the plain runs are told of in `configs/polarity.py`, which says how the data is made.
 
@@ -35,7 +35,7 @@ experiment = Experiment(
         residual_dropout=0.3,
         compute="float32",
     ),
-    loss=Loss(adversarial=FGM(size=0.5)),
+    loss=Loss(adversarial=FGM(size=0.05)),
     optim=AdamW(peak=2e-3, weight_decay=5.0, beta2=0.98, ema=0.98),
     schedule=Schedule("linear", warmup=30, floor=0.0),
     evaluation=Evaluation(every=140),
