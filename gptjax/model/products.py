@@ -30,19 +30,26 @@ def product(
 ) -> Float[Array, "... O"]:
     """x times a kernel that is stored in any type, computed in x's; what comes out has x's type.
 
-    x is flattened to rows, because XLA's CPU backend transposes one operand of the kernel's gradient value by value if rows have two dimensions.
+    On a CPU x is flattened to rows, because XLA's CPU backend transposes one operand of the kernel's gradient value by value if rows have two dimensions.
 
     Args:
       scale: what each column of an int8 kernel is multiplied by.
       wide: give float32.
     """
-    flat, out = x.reshape(-1, x.shape[-1]), jnp.float32 if wide else x.dtype
-    if jax.default_backend() == "cpu" and kernel.dtype.itemsize < 4 and kernel.dtype != x.dtype and len(flat) <= FEW:
+    out = jnp.float32 if wide else x.dtype
+    flat = x.reshape(-1, x.shape[-1]) if _one_cpu() else x
+    if _one_cpu() and kernel.dtype.itemsize < 4 and kernel.dtype != x.dtype and len(flat) <= FEW:
         found = streamed(flat, kernel)
     else:
         found = jnp.matmul(flat, kernel.astype(x.dtype), preferred_element_type=out)
-    found = found if scale is None else found * scale.astype(found.dtype)[None]
+    found = found if scale is None else found * scale.astype(found.dtype).reshape((1,) * (found.ndim - 1) + (-1,))
     return found.astype(out).reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def _one_cpu() -> bool:
+    """The program is for one CPU: on a mesh, rows that are split over two axes of it would have to be moved to become one dimension."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return jax.default_backend() == "cpu" and (mesh.empty or mesh.size == 1)
 
 
 def streamed(x: Float[Array, "C I"], kernel: Float[Array, "I O"] | Int[Array, "I O"]) -> Float[Array, "C O"]:
