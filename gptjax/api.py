@@ -20,7 +20,7 @@ from gptjax.data.tasks import LanguageModel, SequenceToSequence, Task
 from gptjax.data.tokenizer import Tokenizer
 from gptjax.generate import Completion, Draft, GenerateConfig, Labelled, Prefix, SampleConfig
 from gptjax.interop import About
-from gptjax.model import ModelConfig
+from gptjax.model import ModelConfig, Stored, prepared
 
 
 class Model(NamedTuple):
@@ -82,6 +82,11 @@ class Model(NamedTuple):
           int8_cache: as in the settings of the prompts that go on from it; a prefix that goes on from another is kept like that one.
         """
         return generate.shared_prefix(*self[:3], text, before, self.task, int8_cache=int8_cache)
+
+    def prepared(self, stored: Stored | None = None) -> Model:
+        """The same model for generation alone, its weights stored as `model.prepared` says."""
+        config, params = prepared(self.config, self.params, stored)
+        return self._replace(config=config, params=params)
 
     def _settings(self, settings: Any, more: dict[str, Any]) -> tuple[Any]:
         """The settings, and what is left in `more` as `generate` takes it."""

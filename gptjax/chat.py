@@ -17,6 +17,7 @@ from gptjax.config import ConfigError, require
 from gptjax.data import chat
 from gptjax.data.chat import Message, Template
 from gptjax.generate import Completion, GenerateConfig, Prefix
+from gptjax.model import Stored
 from gptjax.terminal import Speed, changed, remembered_lines
 
 __all__ = ["ChatOptions", "GenerateConfig", "run"]
@@ -34,6 +35,8 @@ class ChatOptions:
     """Tokens that are remembered, answers included; a model with less takes its own. Older turns give way."""
     step: int | None = None
     """Checkpoint of a run; none is the newest."""
+    weights: Stored | None = None
+    """How weights are stored while generating; none is bfloat16 where that is the model's compute type and the CPU has no products of it."""
     progress: bool | None = None
     """Say tokens/s and the time to the first token on standard error; by default if that is a terminal."""
 
@@ -68,7 +71,7 @@ def run(path: str | Path | None, options: ChatOptions, settings: GenerateConfig)
     """
     require(path is not None, "chat needs a model: a run directory, a Hugging Face directory or a .gguf file.")
     _require_simple(settings)
-    model = _within(load(path, step=options.step), options.context)
+    model = _within(load(path, step=options.step).prepared(options.weights), options.context)
     name, talk = begin(model, options.template, options.system)
     shown = sys.stderr.isatty() if options.progress is None else options.progress
     if sys.stdin.isatty():

@@ -24,6 +24,7 @@ from gptjax.api import Model, load
 from gptjax.config import ConfigError, require
 from gptjax.data.tasks import answers
 from gptjax.generate import Completion, GenerateConfig
+from gptjax.model import Stored
 from gptjax.terminal import NoOptions, Speed, changed, remembered_lines, streams
 
 __all__ = ["GenerateConfig", "SampleOptions", "run"]
@@ -47,6 +48,8 @@ class SampleOptions:
     """A run of a smaller model with the same tokenizer, which guesses tokens: faster, and the same law."""
     step: int | None = None
     """Checkpoint to use; none is the newest."""
+    weights: Stored | None = None
+    """How weights are stored while generating; none is bfloat16 where that is the model's compute type and the CPU has no products of it."""
     batch: int = 8
     """Texts that are written together; they do not depend on it."""
     json: bool = False
@@ -74,13 +77,13 @@ def run(path: Path | None, options: SampleOptions, settings: GenerateConfig) -> 
     """
     require(path is not None, "sample needs a run directory, for example runs/quickstart.")
     asked = [] if options.interactive else _asked(options, settings)
-    model = load(path, step=options.step)
+    model = load(path, step=options.step).prepared(options.weights)
     if model.config.classes:
         require(not (options.interactive or options.out), "a model that tells labels prints them; leave away --out and --interactive (--json for all of them).")
         for found in model.classify([a.prompt for a in asked], options.batch):
             print(json.dumps(found._asdict(), ensure_ascii=False) if options.json else f"{found.label}\t{found.text}", flush=True)
         return
-    more: dict[str, Any] = {"draft": load(options.draft)} if options.draft else {}
+    more: dict[str, Any] = {"draft": load(options.draft).prepared(options.weights)} if options.draft else {}
     if options.prefix:
         more["prefix"] = model.prefix(options.prefix, int8_cache=settings.int8_cache)
     shown = sys.stderr.isatty() if options.progress is None else options.progress

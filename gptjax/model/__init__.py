@@ -3,6 +3,7 @@
 from gptjax.model.cache import AT_ONCE, Cache, Memory, Shelf, empty_cache, gather, rollback
 from gptjax.model.config import Experts, Latent, Layer, LinearScaling, Llama3Scaling, ModelConfig, NTKScaling, YarnScaling
 from gptjax.model.cost import flops_per_token
+from gptjax.model.decoding import Stored, prepared
 from gptjax.model.moe import rebalanced
 from gptjax.model.presets import bert, deepseek, gemma, gpt2, gpt3, llama, mistral, mixtral, olmo, preset, qwen, small, smollm, t5, vaswani
 from gptjax.model.transformer import Output, axes, classify, encode, forward, init, logits_of, look_ahead, to_output, unembed
@@ -20,6 +21,7 @@ __all__ = [
     "NTKScaling",
     "Output",
     "Shelf",
+    "Stored",
     "YarnScaling",
     "axes",
     "bert",
@@ -40,6 +42,7 @@ __all__ = [
     "mistral",
     "mixtral",
     "olmo",
+    "prepared",
     "preset",
     "qwen",
     "rebalanced",

@@ -17,6 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 from gptjax.arrays import Array, Float, Key
 from gptjax.model.config import ModelConfig
 from gptjax.model.product import WIDE, products
+from gptjax.model.stored import as_computed
 
 
 class Linear(nn.Module):
@@ -33,15 +34,19 @@ class Linear(nn.Module):
     dtype: Any
 
     @nn.compact
-    def weights(self) -> tuple[Array, Array | None]:
-        """The kernel as a matrix [inputs outputs] and the bias as a row [outputs], in the compute type."""
+    def weights(self) -> tuple[Array, Array | None, Array | None]:
+        """The kernel as a matrix [inputs outputs] and the bias as a row [outputs], in the compute type, and the scale of each column of an int8 kernel.
+
+        A kernel that is stored narrower than the compute type stays so; see `decoding.prepared`.
+        """
         init = nn.initializers.normal(self.std) if self.std else nn.initializers.zeros
         kernel = self.param("kernel", nn.with_partitioning(init, self.axes), (*self.inputs, *self.outputs), jnp.float32)
-        matrix = kernel.reshape(math.prod(self.inputs), math.prod(self.outputs)).astype(self.dtype)
+        matrix = as_computed(kernel.reshape(math.prod(self.inputs), math.prod(self.outputs)), self.dtype)
+        scale = self.get_variable("params", "scale").reshape(-1) if self.has_variable("params", "scale") else None
         if not self.bias:
-            return matrix, None
+            return matrix, None, scale
         zeros = nn.with_partitioning(nn.initializers.zeros, self.axes[len(self.inputs) :])
-        return matrix, self.param("bias", zeros, self.outputs, jnp.float32).reshape(-1).astype(self.dtype)
+        return matrix, self.param("bias", zeros, self.outputs, jnp.float32).reshape(-1).astype(self.dtype), scale
 
     def __call__(self, x: Array) -> Array:
         return together(x.reshape(*x.shape[: x.ndim - len(self.inputs)], -1), (self,))[0]
@@ -51,16 +56,17 @@ def together(x: Float[Array, "... I"], layers: tuple[Linear, ...], joined: bool 
     """What each layer makes of the same x.
 
     Args:
-      joined: by one product with their kernels side by side: on a CPU, one large product is faster than three small ones.
+      joined: by one product with their kernels side by side: on a CPU, one large product is faster than three small ones. Not of kernels that
+        are stored for decoding, where to put them side by side would cost as much as to read them.
     """
-    kernels, biases = zip(*(layer.weights() for layer in layers), strict=True)
+    kernels, biases, scales = zip(*(layer.weights() for layer in layers), strict=True)
     names = tuple((layer.axes[0], layer.axes[len(layer.inputs)]) for layer in layers)
-    if joined:
+    if joined and kernels[0].dtype == x.dtype:
         ends = list(itertools.accumulate(kernel.shape[1] for kernel in kernels))
         found = jnp.split(products(x, (jnp.concatenate(kernels, axis=1),), names[:1], (1,))[0], ends[:-1], axis=-1)
     else:
         units = (math.prod(layer.inputs[1:] if layer.axes[0] in WIDE else layer.outputs[1:]) for layer in layers)
-        found = products(x, kernels, names, tuple(units))
+        found = products(x, kernels, names, tuple(units), scales=scales)
     added = (y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,)) for y, bias in zip(found, biases, strict=True))
     return [y.reshape(*x.shape[:-1], *layer.outputs) for y, layer in zip(added, layers, strict=True)]
 

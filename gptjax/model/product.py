@@ -20,6 +20,7 @@ from jax.sharding import PartitionSpec as P
 
 from gptjax.arrays import Array, Float, Int
 from gptjax.model.spread import ROWS, split, traced
+from gptjax.model.stored import product
 
 Names = tuple[str | None, str | None]
 """What a matrix's rows and columns are, by the logical names of parameters: `embed`, `heads`, `mlp`, …"""
@@ -34,6 +35,7 @@ def products(
     names: tuple[Names, ...],
     units: tuple[int, ...],
     *,
+    scales: tuple[Float[Array, " _"] | None, ...] | None = None,
     rows: Sequence[str] = ROWS,
     exact: bool = False,
 ) -> tuple[Float[Array, "... _"], ...]:
@@ -41,13 +43,13 @@ def products(
 
     Args:
       units: how many columns of each belong together, as those of a head do, or rows, where rows are wide.
+      scales: of the columns of matrices that are stored in 8 bits, for decoding.
       rows: the axes that split B.
       exact: the products in float32.
     """
     mesh = traced()
-    if mesh is None or x.ndim != 3:  # a few states of a text that is written
-        kind = jnp.float32 if exact else None
-        return tuple(jnp.matmul(x, matrix, preferred_element_type=kind) for matrix in matrices)
+    if mesh is None or x.ndim != 3 or matrices[0].dtype != x.dtype:  # the last two: a few states of a text that is written
+        return tuple(product(x, matrix, scale, wide=exact) for matrix, scale in zip(matrices, scales or (None,) * len(matrices), strict=True))
     return _products(mesh, _plan(mesh, x.shape, matrices, names, units, tuple(rows)), jnp.float32 if exact else x.dtype, x, matrices)
 
 

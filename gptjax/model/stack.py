@@ -143,7 +143,8 @@ def _run(
 
 
 def _at(tree: Params, index: int) -> Params:
-    return jax.tree.map(lambda leaf: leaf[index], tree)
+    """The parameters of one layer; those that are made for decoding are a tuple of layers, not a stack."""
+    return jax.tree.map(lambda leaf: leaf[index], tree, is_leaf=lambda leaf: isinstance(leaf, tuple))
 
 
 def scanned(config: ModelConfig, backend: str | None = None) -> bool:

@@ -33,6 +33,7 @@ from gptjax.model.layers import Linear, activate, dropout, norm
 from gptjax.model.product import look_up, products
 from gptjax.model.sight import Sight
 from gptjax.model.stack import Block, init_stack, run, scanned
+from gptjax.model.stored import as_computed
 
 __all__ = [
     "Cache", "Memory", "Output", "axes", "classify", "empty_cache", "encode", "forward", "init",
@@ -265,7 +266,7 @@ def _enter(config: ModelConfig, params: Params, tokens: Array, positions: Array,
 
 def unembed(config: ModelConfig, params: Params, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
     """Gives the logits of the next token, or in an encoder of the token itself; float32."""
-    return logits_of(config, *to_output(config, params, hidden))
+    return logits_of(config, *to_output(config, params, hidden), None if config.tied else params["head"].get("scale"))
 
 
 def to_output(
@@ -277,16 +278,19 @@ def to_output(
         hidden = norm(config).apply({"params": params["transform"]["norm"]}, hidden)
     if config.logit_scale != 1.0:
         hidden = hidden * jnp.asarray(config.logit_scale, hidden.dtype)
-    if config.tied:
-        kernel = params["embedding"]["embedding"].astype(config.compute).T
-    else:
-        kernel = params["head"]["kernel"].astype(config.compute)
-    return hidden, kernel, params["logits"]["bias"] if config.logit_bias else None
+    kernel = params["embedding"]["embedding"].T if config.tied else params["head"]["kernel"]
+    return hidden, as_computed(kernel, config.compute), params["logits"]["bias"] if config.logit_bias else None
 
 
-def logits_of(config: ModelConfig, hidden: Float[Array, "... D"], kernel: Float[Array, "D V"], bias: Float[Array, " V"] | None) -> Float[Array, "... V"]:
-    """The logits of the tokens whose columns are given; float32."""
-    (logits,) = products(hidden, (kernel,), (("embed", "vocab"),), (1,), rows=(*spread.ROWS, "stage"), exact=True)
+def logits_of(
+    config: ModelConfig, hidden: Float[Array, "... D"], kernel: Float[Array, "D V"], bias: Float[Array, " V"] | None, scale: Float[Array, " V"] | None = None
+) -> Float[Array, "... V"]:
+    """The logits of the tokens whose columns are given; float32.
+
+    Args:
+      scale: of the columns of a kernel that is stored in 8 bits.
+    """
+    (logits,) = products(hidden, (kernel,), (("embed", "vocab"),), (1,), scales=(scale,), rows=(*spread.ROWS, "stage"), exact=True)
     if bias is not None:
         logits = logits + bias.reshape((1,) * (logits.ndim - 1) + (-1,))
     return logits if config.logit_cap is None else config.logit_cap * jnp.tanh(logits / config.logit_cap)
