@@ -165,4 +165,5 @@ def write(out: Path | None, result: Any) -> None:
     """Keeps figures as JSON, with the machine they are of."""
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps({"machine": machine(), "command": " ".join(["python", *sys.argv]), "result": result}, indent=1) + "\n")
+        asked = ["PY" if before == "--peer-python" else word for before, word in zip(["", *sys.argv], sys.argv, strict=False)]  # whose files lie where is no matter
+        out.write_text(json.dumps({"machine": machine(), "command": " ".join(["python", *asked]), "result": result}, indent=1) + "\n")
