@@ -30,7 +30,7 @@ IMPOSSIBLE = {
     "micro-batches that do not divide": ("--micro-batch 3", "micro_batch is 3", "batch of 8", "--micro-batch 8"),
     "rows that the devices do not divide": ("--batch 12", "12 rows", "8 devices", "--batch 16"),
     "a mesh larger than the machine": ("--mesh.tensor 1000", "1000", "8 devices", "--mesh.tensor"),
-    "a model larger than the memory": ("--model.width 65536 --model.num-layers 64", "needs at least", "GB of weights", "--model.width", "--mesh.fsdp 8"),
+    "a model larger than the memory": ("--model.width 65536 --model.num-layers 64 --mesh.data 8", "needs at least", "GB of weights", "--model.width", "--mesh.fsdp 8"),
     "a vocabulary larger than the memory": ("--model.vocab-size 2000000000", "needs at least", "--model.vocab-size"),
     "a vocabulary beyond all counting": ("--model.vocab-size 10000000000", "2,147,483,647", "--model.vocab-size"),
     "a batch larger than the memory": ("--batch 134217728", "needs at least", "GB for a step", "--micro-batch 67108864"),
