@@ -172,7 +172,7 @@ def kernel_flops(one: Operation, model: ModelConfig) -> float:
         return one.flops
     factors = {"fwd": 2, "dkv": 4, "dq": 3, "Backward": 5, "fmha": 2}
     factor = next((n for word, n in factors.items() if word in one.name), 0)
-    queries = next((dims for dims in one.operands if len(dims) == 4), ())
+    queries = next((dims for dims in one.operands if len(dims) >= 3 and dims[-1] == model.query_width), ())  # [B N T H], or [N T H] of one row
     share = np.mean([seen(layer, model.context, model.causal) for layer in model.stack])
     return factor * 2.0 * math.prod(queries) * float(share) if queries else 0.0
 
