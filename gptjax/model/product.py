@@ -31,7 +31,7 @@ WIDE = ("vocab", "heads", "kv_heads", "mlp")
 
 def products(
     x: Float[Array, "... I"],
-    matrices: tuple[Float[Array, "I _"], ...],
+    matrices: tuple[Float[Array, "I _"] | Int[Array, "I _"], ...],
     names: tuple[Names, ...],
     units: tuple[int, ...],
     *,

@@ -271,7 +271,7 @@ def unembed(config: ModelConfig, params: Params, hidden: Float[Array, "... D"]) 
 
 def to_output(
     config: ModelConfig, params: Params, hidden: Float[Array, "... D"]
-) -> tuple[Float[Array, "... D"], Float[Array, "D V"], Float[Array, " V"] | None]:
+) -> tuple[Float[Array, "... D"], Float[Array, "D V"] | Int[Array, "D V"], Float[Array, " V"] | None]:
     """What `logits_of` makes logits of: hidden states as the output reads them, its kernel and its bias. Columns may be left out of both."""
     if config.head_transform:
         hidden = activate(config.activation, _transform(config).apply({"params": params["transform"]["linear"]}, hidden))
@@ -283,7 +283,11 @@ def to_output(
 
 
 def logits_of(
-    config: ModelConfig, hidden: Float[Array, "... D"], kernel: Float[Array, "D V"], bias: Float[Array, " V"] | None, scale: Float[Array, " V"] | None = None
+    config: ModelConfig,
+    hidden: Float[Array, "... D"],
+    kernel: Float[Array, "D V"] | Int[Array, "D V"],
+    bias: Float[Array, " V"] | None,
+    scale: Float[Array, " V"] | None = None,
 ) -> Float[Array, "... V"]:
     """The logits of the tokens whose columns are given; float32.
 
