@@ -227,7 +227,7 @@ def losses_in_parts(
     wide = hidden.astype(jnp.float32)  # its gradient is a sum over parts, and is added up in this type
 
     @jax.checkpoint
-    def add(running: tuple[Array, ...], part: tuple[Array, ...]) -> tuple[tuple[Array, ...], None]:
+    def add(running: tuple[Array, ...], part: tuple[Any, ...]) -> tuple[tuple[Array, ...], None]:
         (most, total, chosen, summed), (kernel, bias, begin) = running, part
         logits = model.logits_of(config, wide.astype(hidden.dtype), kernel, bias)
         number = (begin + jnp.arange(size))[None, None]

@@ -5,6 +5,7 @@ Read `collectives`, then `members` (which devices a group holds).
 
 from __future__ import annotations
 
+import collections
 import math
 from typing import NamedTuple
 
@@ -35,21 +36,23 @@ def collectives(module: Module, runs: dict[str, Run], shape: dict[str, int]) -> 
     """Every exchange once, however many instructions it is written as.
 
     An asynchronous one stands in the fusion that starts it, in each that it overlaps and in the one that ends it, all of one schedule and with
-    one channel; only the first counts. A reduce-scatter is written for TPUs as a fusion `all-reduce-scatter` around an all-reduce.
+    one channel; only starts count. A channel alone tells nothing: calls of one function all have its channels. A reduce-scatter is written for
+    TPUs as a fusion `all-reduce-scatter` around an all-reduce.
     """
-    found: dict[tuple, tuple[bool, Collective]] = {}
+    found: dict[tuple, list[tuple[bool, Collective]]] = collections.defaultdict(list)
     for name, run in runs.items():
         where = module.computations[name]
         starts = any(one.op == "custom-call" and "AsyncCollectiveStart" in one.target for one in where.values())
         for one in where.values():
             collective = _collective(where, one, name, run.times, module.partitions, shape)
-            if collective is None:
-                continue
-            key = run.owner, collective.kind, first(r"channel_id=(\d+)", one.attributes) or one.name, collective.shape
-            known = found.get(key)
-            if known is None or (starts, run.times) > (known[0], known[1].times):
-                found[key] = starts, collective
-    return [collective for _, collective in found.values()]
+            if collective is not None:
+                channel = first(r"channel_id=(\d+)", one.attributes) or one.name
+                found[run.owner, collective.kind, channel, collective.shape].append((starts, collective))
+    counted = []
+    for group in found.values():
+        begun = [collective for starts, collective in group if starts]
+        counted += begun or [collective for _, collective in group]
+    return counted
 
 
 def _collective(where: Computation, one: Instruction, name: str, times: float, count: int, shape: dict[str, int]) -> Collective | None:
