@@ -15,7 +15,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 from gptjax import config
 from gptjax.plan import target as targets
-from gptjax.plan.plan import PRODUCTS, plan
+from gptjax.plan.plan import plan
+from gptjax.plan.search import rough
 from gptjax.train.experiment import Experiment
 
 WEAK = [
@@ -39,9 +40,8 @@ def row(experiment: Experiment, name: str, batch: int, mesh: dict[str, int]) -> 
     found = plan(dataclasses.replace(experiment, batch=batch, micro_batch=None, mesh=placed), target, fast=True)
     if not found["fits"]:
         return f"| {found['devices']:,} | {batch:,} | does not fit: {found['peak_bytes_per_device'] / 2**30:.1f} GiB |"
-    products = found["flops"]["hardware"] / (PRODUCTS * target.chip.peak)
+    products, wires = rough(found, target)
     sent = max(found["collectives"], key=lambda one: one["seconds"], default={"kind": "none", "axes": [], "seconds": 0})
-    wires = sum(one["seconds"] for one in found["collectives"])
     low, high = max(products, wires), products + wires
     share = found["flops"]["model"] / target.chip.peak
     cells = [

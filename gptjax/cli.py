@@ -22,13 +22,12 @@ from gptjax.config import ConfigError, require
 
 
 def _begun() -> float:
-    """When this process began, on the monotonic clock; now, where the system does not tell or that is long ago."""
-    try:
-        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-    except (OSError, AttributeError, ValueError):
-        return time.monotonic()
-    return time.monotonic() - (age if 0 <= age < 60 else 0)  # a notebook may have begun yesterday
+    """When this program began, on the monotonic clock: as long ago as it has computed so far, or now, where that was much else before, as in a notebook.
+
+    The process may be older: a shell that ends with this program becomes it, and what that did before is not ours.
+    """
+    spent = time.process_time()
+    return time.monotonic() - (spent if spent < 60 else 0)
 
 
 BEGUN = _begun()

@@ -204,8 +204,12 @@ def token_losses(logits: Float[Array, "B T V"], targets: Array, smoothing: float
     """
     known, total = (targets >= 0) & (targets < logits.shape[-1]), jax.nn.logsumexp(logits, axis=-1)
     chosen = jnp.take_along_axis(logits, jnp.where(known, targets, 0)[:, :, None], axis=-1)[:, :, 0]
-    if smoothing:
-        chosen = (1 - smoothing) * chosen + smoothing * logits.mean(-1)
+    return _lost(known, total, chosen, logits.mean(-1) if smoothing else chosen, smoothing, z)
+
+
+def _lost(known: Array, total: Array, chosen: Array, mean: Array, smoothing: float, z: float) -> Float[Array, "B T"]:
+    """The loss of a position by its log-sum-exp, its target's logit and the mean of all; NaN where the target is not known."""
+    chosen = (1 - smoothing) * chosen + smoothing * mean if smoothing else chosen
     losses = jnp.where(known, total - chosen, jnp.nan)
     return losses + z * jnp.square(total) if z else losses
 
@@ -240,10 +244,7 @@ def losses_in_parts(
     zeros = jnp.zeros(targets.shape)
     found = jax.lax.scan(add, (jnp.full(targets.shape, -jnp.inf), zeros, zeros, zeros), (kernels, biases, size * jnp.arange(parts)))[0]
     most, total, chosen, summed = found
-    chosen = (1 - smoothing) * chosen + smoothing * summed / tokens
-    total = most + jnp.log(total)
-    losses = jnp.where((targets >= 0) & (targets < tokens), total - chosen, jnp.nan)
-    return losses + z * jnp.square(total) if z else losses
+    return _lost((targets >= 0) & (targets < tokens), most + jnp.log(total), chosen, summed / tokens, smoothing, z)
 
 
 # --- what else is told, or made small ----------------------------------------------------------------------------

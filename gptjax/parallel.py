@@ -196,6 +196,11 @@ def row_parts(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in ROWS)
 
 
+def bytes_per_device(tree: Any) -> int:
+    """Bytes of one device's part of arrays or shapes that have shardings."""
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
 def told(mesh: Mesh) -> str:
     """The mesh in words, as `data 2 × fsdp 4`."""
     return " × ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1) or "one device"

@@ -18,7 +18,7 @@ from gptjax import cli, config
 from gptjax.config import ConfigError
 from gptjax.data import Characters, prepare
 from gptjax.model import llama
-from gptjax.parallel import MeshConfig
+from gptjax.parallel import MeshConfig, bytes_per_device
 from gptjax.train import forecast, program
 from gptjax.train.optim import SGD
 
@@ -61,7 +61,7 @@ def test_what_fits_is_not_refused_and_what_almost_fits_is(tiny_experiment, monke
     forecast.require_possible(dataclasses.replace(tiny_experiment, data=dataclasses.replace(tiny_experiment.data, tokenizer=Characters())))
     resolved = dataclasses.replace(tiny_experiment, model=dataclasses.replace(tiny_experiment.model, vocab_size=257))
     built = program.build(resolved, prepare(tiny_experiment.data))
-    need = forecast._per_device(built.state) + built.temporary_bytes
+    need = bytes_per_device(built.state) + built.temporary_bytes
     monkeypatch.setattr(forecast, "free_bytes", lambda: need)
     forecast.require_possible(resolved)
     forecast.require_fits(resolved, built)

@@ -8,7 +8,7 @@ tokenizer's; where a text is answered by another, the last of them, `begin`, sta
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 

@@ -15,7 +15,7 @@ from gptjax.model.config import ModelConfig
 Stored = Literal["float32", "bfloat16", "int8"]
 
 
-def prepared(config: ModelConfig, params: Params, stored: Stored | None = None, *, compute: str | None = None) -> tuple[ModelConfig, Params]:
+def prepared(config: ModelConfig, params: Params, stored: Stored | None = None) -> tuple[ModelConfig, Params]:
     """Gives the same model with its weights in a narrower type, each layer's apart, and an output of its own for tied embeddings.
 
     Only for generation: what comes out can't be trained, saved or exported. Models with experts, latent attention or an encoder
@@ -24,7 +24,6 @@ def prepared(config: ModelConfig, params: Params, stored: Stored | None = None, 
     Args:
       stored: int8 keeps matrices in 8 bits with a scale for each output. None changes nothing, but for a model that computes in bfloat16
         on a CPU without fast products of it: there it is bfloat16, computed in float32.
-      compute: the type of activations; none is float32 on a CPU, else the config's.
     """
     on_cpu = jax.default_backend() == "cpu"
     if stored is None and not (on_cpu and config.compute == "bfloat16" and not fast_bfloat16()):
@@ -32,7 +31,7 @@ def prepared(config: ModelConfig, params: Params, stored: Stored | None = None, 
     stored = stored or "bfloat16"
     if config.experts is not None or config.latent is not None or config.encoder_layers or config.ahead:
         return config, params
-    config = dataclasses.replace(config, compute=compute or ("float32" if on_cpu else config.compute), layers="unroll")
+    config = dataclasses.replace(config, compute="float32" if on_cpu else config.compute, layers="unroll")
     found = dict(params)
     if config.tied and not config.classes:
         config, found["head"] = dataclasses.replace(config, tied=False), {"kernel": params["embedding"]["embedding"].T}

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from gptjax.arrays import Array, Bool, Float, Int
 from gptjax.model.config import Experts, ModelConfig
 from gptjax.model.layers import activate
-from gptjax.model.product import part
+from gptjax.model.product import part, whole
 from gptjax.model.spread import ROWS, platform, split, traced
 
 Product = Callable[[Array, Array], Array]
@@ -131,9 +131,9 @@ def mix_over_mesh(
     summed = "tensor" in cut["up"]
 
     def own(x: Array, chosen: Array, weights: Array, kernels: Kernels) -> tuple[Array, Array]:
-        kernels = {name: _whole(kernel.astype(x.dtype), "fsdp", cut[name].index("fsdp")) if "fsdp" in cut[name] else kernel for name, kernel in kernels.items()}
+        kernels = {name: whole(kernel.astype(x.dtype), "fsdp", cut[name].index("fsdp")) if "fsdp" in cut[name] else kernel for name, kernel in kernels.items()}
         for axis in reversed(gathered):
-            x, chosen, weights = (_whole(array, axis, 1) for array in (x, chosen, weights))
+            x, chosen, weights = (whole(array, axis, 1) for array in (x, chosen, weights))
         mixed, dropped = (_sent if ordered else _shared)(config, x, chosen, weights, kernels, cut["up"][0] == "expert")
         mixed = jax.lax.psum(mixed, "tensor") if summed and "tensor" not in gathered else mixed
         for axis in gathered:
@@ -144,10 +144,6 @@ def mix_over_mesh(
 
     specs = dict(in_specs=(tokens, tokens, tokens, cut), out_specs=(tokens, tokens), check_vma=False)
     return jax.shard_map(own, mesh=mesh, **specs)(x, chosen, weights, kernels)
-
-
-def _whole(x: Array, axis: str, dimension: int) -> Array:
-    return jax.lax.all_gather(x, axis, axis=dimension, tiled=True)
 
 
 def _sent(config: ModelConfig, x: Array, chosen: Array, weights: Array, kernels: Kernels, apart: bool) -> tuple[Array, Array]:
@@ -162,7 +158,7 @@ def _shared(config: ModelConfig, x: Array, chosen: Array, weights: Array, kernel
     """Experts that are here read all tokens that chose them, of whichever device."""
     count, nobody = kernels["up"].shape[0], jnp.zeros(chosen.shape, bool)
     if apart:
-        x, chosen, weights = (_whole(array, "expert", 0) for array in (x, chosen, weights))
+        x, chosen, weights = (whole(array, "expert", 0) for array in (x, chosen, weights))
         chosen = chosen - jax.lax.axis_index("expert") * count
     brought = by_expert(count, x, chosen, grouped=platform() == "cpu")
     mixed = _weighted(brought.collect(_mlps(config, kernels, brought.tokens, brought.product)), weights)

@@ -88,8 +88,8 @@ def _plan(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _products(mesh: AbstractMesh, plan: _Plan, kind: Any, x: Array, matrices: tuple[Array, ...]) -> tuple[Array, ...]:
     def own(x: Array, matrices: tuple[Array, ...]) -> tuple[Array, ...]:
-        x = jax.lax.all_gather(x, "tensor", axis=1, tiled=True) if plan.gathered else x
-        out = tuple(jnp.matmul(x, _whole(matrix, spec), preferred_element_type=kind) for matrix, spec in zip(matrices, plan.matrices, strict=True))
+        x = whole(x, "tensor", 1) if plan.gathered else x
+        out = tuple(jnp.matmul(x, _assembled(matrix, spec), preferred_element_type=kind) for matrix, spec in zip(matrices, plan.matrices, strict=True))
         if plan.scattered:
             return tuple(jax.lax.psum_scatter(y, "tensor", scatter_dimension=1, tiled=True) for y in out)
         return tuple(jax.lax.psum(y, "tensor") for y in out) if plan.summed else out
@@ -106,13 +106,13 @@ def _backward(mesh: AbstractMesh, plan: _Plan, kind: Any, kept: tuple, back: tup
 
     def own(x: Array, matrices: tuple[Array, ...], back: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:
         if plan.gathered:
-            x = jax.lax.all_gather(x, "tensor", axis=1, tiled=True)
+            x = whole(x, "tensor", 1)
         if plan.scattered:
-            back = tuple(jax.lax.all_gather(y, "tensor", axis=1, tiled=True) for y in back)
+            back = tuple(whole(y, "tensor", 1) for y in back)
         parts, alike, grads = [], [], []
         for matrix, spec, y in zip(matrices, plan.matrices, back, strict=True):
             y = y.astype(x.dtype)
-            (parts if spec[1] == "tensor" else alike).append(jnp.matmul(y, _whole(matrix, spec).T))
+            (parts if spec[1] == "tensor" else alike).append(jnp.matmul(y, _assembled(matrix, spec).T))
             grads.append(_returned(jnp.einsum("bti,bto->io", x, y), spec, plan))
         to_x = sum(parts[1:], parts[0]) if parts else None
         if parts and plan.gathered:
@@ -130,11 +130,11 @@ def _backward(mesh: AbstractMesh, plan: _Plan, kind: Any, kept: tuple, back: tup
 _products.defvjp(_forward, _backward)
 
 
-def _whole(matrix: Array, spec: P) -> Array:
+def _assembled(matrix: Array, spec: P) -> Array:
     """A matrix, gathered from the devices that share it but for `tensor`."""
     for dimension, axes in enumerate(spec):
         for axis in reversed(_each(axes)):
-            matrix = matrix if axis == "tensor" else jax.lax.all_gather(matrix, axis, axis=dimension, tiled=True)
+            matrix = matrix if axis == "tensor" else whole(matrix, axis, dimension)
     return matrix
 
 
@@ -153,6 +153,11 @@ def _returned(grad: Array, spec: P, plan: _Plan) -> Array:
 
 def _each(axes: Any) -> tuple[str, ...]:
     return (axes,) if isinstance(axes, str) else axes or ()
+
+
+def whole(x: Array, axis: str, dimension: int) -> Array:
+    """What all devices along an axis have, side by side."""
+    return jax.lax.all_gather(x, axis, axis=dimension, tiled=True)
 
 
 def part(x: Array, axis: str, dimension: int) -> Array:
@@ -174,7 +179,7 @@ def look_up(table: Float[Array, "V D"], ids: Int[Array, "B T"]) -> Float[Array, 
     wide = spec[0] == "tensor"
 
     def own(table: Array, ids: Array) -> Array:
-        table = _whole(table, spec)
+        table = _assembled(table, spec)
         if not wide:
             return jnp.take(table, ids, axis=0)
         at = ids - jax.lax.axis_index("tensor") * table.shape[0]

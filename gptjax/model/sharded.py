@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from gptjax.arrays import Array, Float
+from gptjax.model.product import whole
 from gptjax.model.sight import Sight
 from gptjax.model.spread import ROWS, split, traced
 
@@ -48,7 +49,7 @@ def over_mesh(
     biased = where(table, *((),) * (0 if table is None else table.ndim - 1), heads)
 
     def own(q: Array, k: Array, v: Array, sight: Sight, table: Any, sink: Any, kernel: Any) -> Array:
-        gather = lambda x: x if x is None else jax.lax.all_gather(x, "context", axis=1, tiled=True)
+        gather = lambda x: x if x is None else whole(x, "context", 1)
         begin = jax.lax.axis_index("context") * q.shape[1]
         if mesh.shape["context"] > 1:
             k, v, sight = gather(k), gather(v), sight._replace(keys=gather(sight.keys), key_segments=gather(sight.key_segments))

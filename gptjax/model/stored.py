@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from gptjax.arrays import Array, Float, Int
-from gptjax.model.spread import platform
+from gptjax.model.spread import platform, traced
 
 FEW = 16
 """Rows up to which weights are read as they are stored. With more of them arithmetic costs more than reading, and weights are widened first."""
@@ -36,19 +36,14 @@ def product(
       wide: give float32.
     """
     out = jnp.float32 if wide else x.dtype
-    flat = x.reshape(-1, x.shape[-1]) if _one_cpu() else x
-    if _one_cpu() and kernel.dtype.itemsize < 4 and kernel.dtype != x.dtype and len(flat) <= FEW:
+    one_cpu = platform() == "cpu" and traced() is None  # rows that are split over two axes of a mesh would have to be moved to become one dimension
+    flat = x.reshape(-1, x.shape[-1]) if one_cpu else x
+    if one_cpu and kernel.dtype.itemsize < 4 and kernel.dtype != x.dtype and len(flat) <= FEW:
         found = streamed(flat, kernel)
     else:
         found = jnp.matmul(flat, kernel.astype(x.dtype), preferred_element_type=out)
     found = found if scale is None else found * scale.astype(found.dtype).reshape((1,) * (found.ndim - 1) + (-1,))
     return found.astype(out).reshape(*x.shape[:-1], kernel.shape[-1])
-
-
-def _one_cpu() -> bool:
-    """The program is for one CPU: on a mesh, rows that are split over two axes of it would have to be moved to become one dimension."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return platform() == "cpu" and (mesh.empty or mesh.size == 1)
 
 
 def streamed(x: Float[Array, "C I"], kernel: Float[Array, "I O"] | Int[Array, "I O"]) -> Float[Array, "C O"]:

@@ -13,9 +13,8 @@ import jax
 
 from gptjax.plan import report, sampling, search
 from gptjax.plan import target as targets
-from gptjax.plan.compiled import resolved
 from gptjax.plan.plan import plan
-from gptjax.train.experiment import Experiment
+from gptjax.train.experiment import Experiment, guessed
 
 
 def run(experiment: Experiment, *, target: str, fast: bool, search: bool, sampling: bool, length: int | None, json: bool) -> bool:
@@ -35,7 +34,7 @@ def _json(facts: dict[str, Any]) -> str:
 
 
 def _sampled(experiment: Experiment, machine: targets.Target, length: int | None) -> tuple[dict[str, Any], str]:
-    facts = sampling.sampling(resolved(experiment).model, machine, length)
+    facts = sampling.sampling(guessed(experiment).model, machine, length)
     return facts, sampling.text(facts)
 
 
@@ -49,11 +48,12 @@ def _planned(experiment: Experiment, machine: targets.Target, fast: bool, say: s
 
 def _searched(experiment: Experiment, machine: targets.Target, fast: bool, say: search.Say) -> tuple[dict[str, Any], str]:
     """Searches, then plans the best that was found."""
-    rows = search.search(experiment, machine, say)
+    found = search.search(experiment, machine, say)
+    rows = [row for _, row in found]
     if not rows or not rows[0]["fits"]:
         facts, lines = _planned(experiment, machine, True, say)
         return facts | {"search": rows}, f"nothing that was tried fits\n{lines}"
-    best = next(way for way in search.ways(resolved(experiment), machine) if way.flags == rows[0]["flags"])
+    best = found[0][0]
     facts = plan(best.experiment, machine, fast=fast) | {"search": rows, "flags": best.flags}
     table = "\n".join(search.line(row) for row in rows)
     return facts, f"{table}\n\nbest         {best.flags}\n{report.text(facts)}"

@@ -6,8 +6,6 @@ Read `compile_step`; `Refused` is the answer of a compiler that finds the progra
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import math
 import re
 import time
 from collections.abc import Iterator
@@ -19,13 +17,14 @@ from jax.sharding import Mesh
 
 from gptjax import parallel
 from gptjax.config import ConfigError
-from gptjax.data import Batch, Classification, Side
+from gptjax.data import Batch, Side
 from gptjax.data.tasks import LanguageModel, answers
+from gptjax.parallel import bytes_per_device
 from gptjax.plan import target as targets
 from gptjax.plan.hlo import Analysis, analyse
 from gptjax.plan.target import Target
 from gptjax.train import program
-from gptjax.train.experiment import Experiment
+from gptjax.train.experiment import Experiment, guessed
 from gptjax.train.overview import activation_bytes
 
 
@@ -70,15 +69,9 @@ def compile_step(experiment: Experiment, target: Target, *, fast: bool = False) 
     Raises:
       ConfigError: the target's compiler is not here, or mesh, batch and devices do not fit each other.
     """
-    experiment = resolved(experiment)
-    mesh = parallel.make_mesh(experiment.mesh, targets.devices(target))
-    state = program.abstract(experiment, mesh)
-    if not experiment.mesh.given and mesh.shape["data"] > 1 and target.chip and _share(state) > target.chip.memory // 4:  # as training chooses
-        mesh = parallel.make_mesh(dataclasses.replace(experiment.mesh, data=1, fsdp=mesh.shape["data"]), targets.devices(target))
-        state = program.abstract(experiment, mesh)
-    program.require_divides(experiment, mesh)
+    experiment, mesh, state = program.laid_out(guessed(experiment), target.chip and target.chip.memory, targets.devices(target))
     batch = batch_shapes(experiment, mesh)
-    own = Memory(_share(state.params), _share(state.opt_state) + _share(state.step), _share(batch), 0.0, 0.0)
+    own = Memory(*map(bytes_per_device, (state.params, (state.opt_state, state.step), batch)), 0.0, 0.0)
     begun = time.process_time()
     try:
         lowered = program.lowered(experiment, mesh, batch)
@@ -106,16 +99,6 @@ def _optimising(little: bool) -> Iterator[None]:
         jax.config.update("jax_optimization_level", before)
 
 
-def resolved(experiment: Experiment) -> Experiment:
-    """With what only the data know guessed: a vocabulary of the tokenizer's settings, or of bytes; two labels."""
-    config = experiment.model
-    if config.vocab_size is None:
-        config = dataclasses.replace(config, vocab_size=getattr(experiment.data.tokenizer, "vocab_size", 257))
-    if isinstance(experiment.data.task, Classification) and not config.classes:
-        config = dataclasses.replace(config, classes=max(2, len(experiment.data.task.labels)))
-    return dataclasses.replace(experiment, model=config)
-
-
 def batch_shapes(experiment: Experiment, mesh: Mesh) -> Batch:
     """A training batch's arrays as shapes: what `data.batches` would make of the task."""
     shape = (experiment.batch, experiment.model.context)
@@ -127,11 +110,6 @@ def batch_shapes(experiment: Experiment, mesh: Mesh) -> Batch:
 
 
 # --- memory ------------------------------------------------------------------------------------------------------
-
-
-def _share(tree: Any) -> float:
-    """Bytes of one device's part."""
-    return float(sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)))
 
 
 def _memory(own: Memory, told: Any, analysis: Analysis, experiment: Experiment, mesh: Mesh) -> Memory:

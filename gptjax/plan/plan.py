@@ -16,10 +16,10 @@ from gptjax.model.config import ModelConfig
 from gptjax.model.cost import products_per_key, seen
 from gptjax.plan import target as targets
 from gptjax.plan.collectives import Collective
-from gptjax.plan.compiled import Compiled, compile_step, resolved
+from gptjax.plan.compiled import Compiled, compile_step
 from gptjax.plan.hlo import Operation
 from gptjax.plan.target import Target
-from gptjax.train.experiment import Experiment
+from gptjax.train.experiment import Experiment, guessed
 from gptjax.train.overview import model_facts
 
 KERNELS = 0.5
@@ -46,7 +46,7 @@ def plan(experiment: Experiment, target: Target, *, fast: bool = False) -> dict[
     Raises:
       ConfigError: see `compile_step`.
     """
-    experiment = resolved(experiment)
+    experiment = guessed(experiment)
     done = compile_step(experiment, target, fast=fast)
     limit = target.chip.memory if target.chip else targets.host_bytes() / target.shape[0]
     facts, shape = model_facts(experiment.model), {axis: size for axis, size in done.mesh.shape.items() if size > 1}

@@ -16,8 +16,7 @@ import numpy as np
 from gptjax import config
 from gptjax.config import ConfigError, require
 from gptjax.model import flops_per_token
-from gptjax.plan.compiled import resolved
-from gptjax.train.experiment import Experiment
+from gptjax.train.experiment import Experiment, guessed
 from gptjax.train.metrics import human, read
 
 
@@ -53,7 +52,7 @@ def point(run: Path) -> Point:
       ConfigError: it is no run, or did not finish with an evaluation.
     """
     require((run / "config.json").is_file(), f"{run} holds no config.json, so it is not a run.")
-    experiment = resolved(config.load(Experiment, run / "config.json"))
+    experiment = guessed(config.load(Experiment, run / "config.json"))
     lines = [line for line in read(run) if "validation_loss" in line]
     finished = bool(lines) and lines[-1]["step"] >= experiment.steps
     require(finished, f"{run} has no held-out loss at its last step {experiment.steps}; finish it (gptjax train {run}/config.json).")

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from gptjax.config import ConfigError
 from gptjax.model import ModelConfig
-from gptjax.plan.plan import PRODUCTS, plan, resolved
+from gptjax.plan.plan import PRODUCTS, plan
 from gptjax.plan.report import gib
 from gptjax.plan.target import Target, devices
 from gptjax.train.experiment import Experiment
@@ -29,16 +29,20 @@ class Way(NamedTuple):
 
 def mend(experiment: Experiment, target: Target, say: Say) -> str | None:
     """Gives the first of `changes` that fits, by its flags, with its peak; none if none does."""
-    for way in changes(resolved(experiment), target):
-        try:
-            found = plan(way.experiment, target, fast=True)
-        except ConfigError as error:
-            say(f"  {way.flags}: {error}")
-            continue
+    for way, found in _plans(changes(experiment, target), target, say):
         say(f"  {way.flags}: {gib(found['peak_bytes_per_device'])} GiB")
         if found["fits"]:
             return f"{way.flags} fits with {gib(found['peak_bytes_per_device'])} GiB a device"
     return None
+
+
+def _plans(ways: Iterable[Way], target: Target, say: Say) -> Iterator[tuple[Way, dict[str, Any]]]:
+    """Each way with its plan, made with little optimisation; says why of those that have none."""
+    for way in ways:
+        try:
+            yield way, plan(way.experiment, target, fast=True)
+        except ConfigError as error:
+            say(f"  {way.flags}: {error}")
 
 
 def changes(experiment: Experiment, target: Target) -> Iterator[Way]:
@@ -78,26 +82,25 @@ def _with(experiment: Experiment, **changed: Any) -> Experiment:
 # --- search ------------------------------------------------------------------------------------------------------
 
 
-def search(experiment: Experiment, target: Target, say: Say) -> list[dict[str, Any]]:
-    """Plans each of `ways` with little optimisation; gives those that fit, the most tokens a second first, then those that do not.
+def search(experiment: Experiment, target: Target, say: Say) -> list[tuple[Way, dict[str, Any]]]:
+    """Plans each of `ways` with little optimisation; gives those that fit, the most tokens a second first, then those that do not, each with a row to tell.
 
     Speed here is only for comparison: what is computed at the share of the peak that products reach, plus what is sent, none of it hidden.
     """
     rows = []
-    for way in ways(resolved(experiment), target):
-        try:
-            found = plan(way.experiment, target, fast=True)
-        except ConfigError as error:
-            say(f"  {way.flags}: {error}")
-            continue
+    for way, found in _plans(ways(experiment, target), target, say):
         row = {"flags": way.flags} | {name: found[name] for name in ("fits", "peak_bytes_per_device")} | {"tokens_per_second": None, "bytes_per_device": None}
         if found["flops"] and target.chip:
             row["bytes_per_device"] = sum(one["bytes_per_device"] for one in found["collectives"])
-            seconds = found["flops"]["hardware"] / (PRODUCTS * target.chip.peak) + sum(one["seconds"] for one in found["collectives"])
-            row["tokens_per_second"] = found["tokens_per_step"] / seconds
-        rows.append(row)
+            row["tokens_per_second"] = found["tokens_per_step"] / sum(rough(found, target))
+        rows.append((way, row))
         say(f"  {line(row)}")
-    return sorted(rows, key=lambda row: (not row["fits"], -(row["tokens_per_second"] or 0), row["peak_bytes_per_device"]))
+    return sorted(rows, key=lambda found: (not found[1]["fits"], -(found[1]["tokens_per_second"] or 0), found[1]["peak_bytes_per_device"]))
+
+
+def rough(found: dict[str, Any], target: Target) -> tuple[float, float]:
+    """Seconds of a step's products at the share of the peak that they reach, and of what it sends, for a plan that tells no time of its own."""
+    return found["flops"]["hardware"] / (PRODUCTS * target.chip.peak), sum(one["seconds"] for one in found["collectives"])
 
 
 def ways(experiment: Experiment, target: Target) -> Iterator[Way]:

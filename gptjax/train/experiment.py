@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
 from gptjax.config import require
@@ -129,6 +130,16 @@ class Experiment:
     def tokens_per_step(self) -> int:
         """Positions of one batch."""
         return self.batch * self.model.context
+
+
+def guessed(experiment: Experiment) -> Experiment:
+    """The experiment with a guess of what only the data know: a vocabulary of the tokenizer's settings, or of bytes; two labels."""
+    config = experiment.model
+    if config.vocab_size is None:
+        config = dataclasses.replace(config, vocab_size=getattr(experiment.data.tokenizer, "vocab_size", 257))
+    if isinstance(experiment.data.task, Classification) and not config.classes:
+        config = dataclasses.replace(config, classes=max(2, len(experiment.data.task.labels)))
+    return dataclasses.replace(experiment, model=config)
 
 
 FREE = (

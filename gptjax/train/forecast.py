@@ -6,26 +6,22 @@ Read `require_possible` (before the data are read), `require_fits` (after compil
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
 from gptjax import parallel
 from gptjax.config import ConfigError, require
+from gptjax.parallel import bytes_per_device
 from gptjax.train import program
-from gptjax.train.experiment import Experiment
+from gptjax.train.experiment import Experiment, guessed
 
 
 def require_possible(experiment: Experiment) -> Mesh:
     """Gives the mesh that an experiment takes; refuses one whose batch and mesh do not fit the devices, or whose least need is more memory than there is.
-
-    Where nothing is said of the mesh, the batch is split over all devices, and the state too if it would fill more than a quarter of each.
 
     The least is state and gradients, or state and what the backward pass starts from: one residual stream a layer. A
     vocabulary that only the data know counts as small.
@@ -33,23 +29,14 @@ def require_possible(experiment: Experiment) -> Mesh:
     Raises:
       ConfigError: with the numbers, and the flags that change them.
     """
-    mesh = parallel.make_mesh(experiment.mesh)
-    program.require_divides(experiment, mesh)
-    config = experiment.model
-    if config.vocab_size is None:
-        config = dataclasses.replace(config, vocab_size=getattr(experiment.data.tokenizer, "vocab_size", 257))
     try:
-        state = program.abstract(dataclasses.replace(experiment, model=config), mesh)
+        experiment, mesh, state = program.laid_out(guessed(experiment), free_bytes())
     except OverflowError:
         raise ConfigError(f"a size of the model is beyond 2,147,483,647, which no device can count to; {_smaller_model(experiment)}.") from None
-    free = free_bytes()
-    if not experiment.mesh.given and mesh.shape["data"] > 1 and free is not None and _per_device(state) > free // 4:
-        experiment = dataclasses.replace(experiment, mesh=dataclasses.replace(experiment.mesh, data=1, fsdp=mesh.shape["data"]))
-        mesh = parallel.make_mesh(experiment.mesh)
-        state = program.placed(dataclasses.replace(experiment, model=config), mesh, state)
+    config = experiment.model
     rows = experiment.batch // experiment.micro_batches // parallel.row_parts(mesh)
     residuals = config.num_layers * rows * config.context * config.width * (2 if config.compute == "bfloat16" else 4)
-    _require_room(experiment, _per_device(state), max(_per_device(state.params), residuals), "at least ")
+    _require_room(experiment, bytes_per_device(state), max(bytes_per_device(state.params), residuals), "at least ")
     return mesh
 
 
@@ -59,7 +46,7 @@ def require_fits(experiment: Experiment, built: program.Program) -> None:
     Raises:
       ConfigError: with the numbers, and the flags that change them.
     """
-    _require_room(experiment, _per_device(built.state), built.temporary_bytes, "")
+    _require_room(experiment, bytes_per_device(built.state), built.temporary_bytes, "")
 
 
 def _require_room(experiment: Experiment, state: int, beside: int, least: str) -> None:
@@ -68,10 +55,6 @@ def _require_room(experiment: Experiment, state: int, beside: int, least: str) -
     enough = free is None or state + beside <= free
     found = f"a device needs {least}{(state + beside) / 1e9:.2f} GB ({what}), and it has {(free or 0) / 1e9:.2f} GB"
     require(enough, f"{found}; {_smaller_model(experiment) if state > beside else _smaller_step(experiment)}.")
-
-
-def _per_device(tree: Any) -> int:
-    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 # --- what there is -----------------------------------------------------------------------------------------------

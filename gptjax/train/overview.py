@@ -14,11 +14,11 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 
 from gptjax import model
-from gptjax.data import Batch, Classification, Side
+from gptjax.data import Batch, Side
 from gptjax.model import ModelConfig, flops_per_token
 from gptjax.objectives import cross_entropy
 from gptjax.train import optim, step
-from gptjax.train.experiment import Experiment
+from gptjax.train.experiment import Experiment, guessed
 from gptjax.train.metrics import human
 
 
@@ -73,14 +73,9 @@ def model_table(facts: dict[str, Any]) -> str:
 def overview(experiment: Experiment) -> dict[str, Any]:
     """Gives what `model_facts` gives, and what a training step costs.
 
-    A vocabulary that only the data knows is taken from the tokenizer's settings, or as 257 (bytes); labels that only it knows as two.
+    What only the data know is guessed, see `guessed`.
     """
-    config = experiment.model
-    if config.vocab_size is None:
-        guess = getattr(experiment.data.tokenizer, "vocab_size", 257)
-        config = dataclasses.replace(config, vocab_size=guess)
-    if isinstance(experiment.data.task, Classification) and not config.classes:
-        config = dataclasses.replace(config, classes=max(2, len(experiment.data.task.labels)))
+    config = guessed(experiment).model
     facts = model_facts(config)
     optimizer = optim.build(experiment.optim, optim.learning_rate(experiment.schedule, experiment.optim.peak, experiment.steps))
     state = jax.eval_shape(lambda: step.init(model.init(config, jax.random.key(0)), optimizer))

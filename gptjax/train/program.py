@@ -5,6 +5,7 @@ Nothing here touches files or terminals; `loop.py` calls it, and a planner can c
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import time
@@ -145,6 +146,28 @@ def require_divides(experiment: Experiment, mesh: Mesh) -> None:
         with on(mesh):
             require_stages(config, mesh.shape["stage"])
             parts_of(config, rows)
+
+
+def laid_out(experiment: Experiment, room: int | float | None, devices: list | None = None) -> tuple[Experiment, Mesh, step.TrainState]:
+    """Gives the experiment with the mesh that it takes, that mesh, and the state's shapes there.
+
+    Where nothing is said of the mesh, the batch is split over all devices, and the state too if it would fill more than a quarter of each.
+
+    Args:
+      room: bytes of a device; none where nobody tells, and then the state stays whole.
+      devices: of a machine that may not be here; none is all that are.
+
+    Raises:
+      ConfigError: batch, positions, layers and devices do not fit each other.
+    """
+    mesh = parallel.make_mesh(experiment.mesh, devices)
+    require_divides(experiment, mesh)
+    state = abstract(experiment, mesh)
+    if not experiment.mesh.given and mesh.shape["data"] > 1 and room is not None and parallel.bytes_per_device(state) > room // 4:
+        experiment = dataclasses.replace(experiment, mesh=dataclasses.replace(experiment.mesh, data=1, fsdp=mesh.shape["data"]))
+        mesh = parallel.make_mesh(experiment.mesh, devices)
+        state = placed(experiment, mesh, state)
+    return experiment, mesh, state
 
 
 def abstract(experiment: Experiment, mesh: Mesh) -> step.TrainState:
