@@ -303,5 +303,5 @@ def test_a_program_too_large_for_a_tpu_is_called_so():
 @pytest.mark.slow
 @GPU
 def test_a_program_too_large_for_a_gpu_is_called_so_though_its_compiler_takes_it():
-    facts = plan(llama({"fsdp": 8}, width=8192, num_layers=16, num_heads=64, attention="reference", remat="none"), targets.read("h100:1x8"), fast=True)
+    facts = plan(llama({"fsdp": 8}, width=8192, num_layers=80, num_heads=64, attention="reference"), targets.read("h100:1x8"), fast=True)
     assert not facts["fits"] and facts["flops"] is not None
