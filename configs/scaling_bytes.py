@@ -7,7 +7,7 @@
     gptjax train configs/scaling_bytes.py --dir runs/held_out --model.width 56 --steps 4300 --schedule.warmup 430
     gptjax scaling fit runs/ladder_* --predict runs/held_out
 
-Each width reads about 40 bytes for each of its parameters, near what is best for one amount of compute. docs/scaling.md has the losses, the fit, and
+Each width reads about 40 bytes for each of its parameters. docs/scaling.md has the losses, the fit, and
 how near its prediction came to the last run, 8.5 times as dear as the largest of the ladder: 5 % off, and outside its interval.
 
 Source of the method: OpenAI 2023, GPT-4 Technical Report, arXiv:2303.08774, section 3.1.
