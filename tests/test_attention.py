@@ -18,7 +18,7 @@ import pytest
 
 from gptjax import model
 from gptjax.data import Batch
-from gptjax.model import Layer, ModelConfig, attention, cost, distances, kernels, sight
+from gptjax.model import Layer, ModelConfig, attention, cost, distances, kernels, positions, sight
 from gptjax.objectives import cross_entropy
 
 PLAIN = ModelConfig(vocab_size=61, context=32, width=32, num_layers=2, num_heads=4)
@@ -332,3 +332,18 @@ def test_a_model_that_names_its_attention_begins_and_decodes(name):
     cache = jax.eval_shape(lambda: model.empty_cache(config, 1, T))
     read = lambda params, tokens, positions, cache: model.forward(config, params, tokens, positions=positions, cache=cache)
     assert jax.eval_shape(read, params, one, one, cache).hidden.shape == (1, 1, config.width)
+
+
+def test_halves_of_a_head_change_places_as_a_product_or_apart():
+    """The form of rotations that TPUs compute is the other one, bit for bit."""
+    x = jax.random.normal(jax.random.key(0), (2, 5, 3, 8))
+    for kind in (jnp.float32, jnp.bfloat16):
+        first, second = jnp.split(x.astype(kind).astype(jnp.float32), 2, axis=-1)
+        np.testing.assert_array_equal(positions.swapped(x.astype(kind)), jnp.concatenate([-second, first], axis=-1))
+
+
+def test_rotations_of_a_tpu_are_those_of_other_machines(monkeypatch):
+    x, angles = jax.random.normal(jax.random.key(1), (2, 5, 3, 8)), positions.turns(jnp.arange(5)[None], 6, 1e4)
+    here = positions.rotate(x, angles)
+    monkeypatch.setattr(positions, "platform", lambda: "tpu")
+    np.testing.assert_allclose(positions.rotate(x, angles), here, rtol=1e-6, atol=1e-7)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from gptjax.arrays import Array, Float, Int
 from gptjax.model.config import RopeScaling
 from gptjax.model.scaling import frequencies
+from gptjax.model.spread import platform
 
 
 def sinusoidal(positions: Int[Array, "B T"], width: int) -> Float[Array, "B T D"]:
@@ -35,6 +36,19 @@ def rotate(x: Float[Array, "B T N H"], angles: Float[Array, "#B T half"], magnit
     """
     cos, sin = magnitude * jnp.cos(angles)[:, :, None, :], magnitude * jnp.sin(angles)[:, :, None, :]
     whole = 2 * angles.shape[-1]
-    first, second = jnp.split(x[..., :whole].astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+    if platform() == "tpu":
+        part = x[..., :whole]
+        turned = (part.astype(jnp.float32) * jnp.concatenate([cos, cos], axis=-1) + swapped(part) * jnp.concatenate([sin, sin], axis=-1)).astype(x.dtype)
+    else:
+        first, second = jnp.split(x[..., :whole].astype(jnp.float32), 2, axis=-1)
+        turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
     return turned if whole == x.shape[-1] else jnp.concatenate([turned, x[..., whole:]], axis=-1)
+
+
+def swapped(x: Float[Array, "B T N H"]) -> Float[Array, "B T N H"]:
+    """(−second half, first half) of each head, float32, as a product with a matrix of 0 and ±1: exact. A TPU takes halves of a head, which are halves of
+    its 128 lanes, apart by copying; `gptjax plan` says of Llama 2 7B on v5p that the product saves 3 % of a step."""
+    half = x.shape[-1] // 2
+    one = jnp.eye(half, dtype=x.dtype)
+    swap = jnp.block([[jnp.zeros_like(one), one], [-one, jnp.zeros_like(one)]])
+    return jnp.einsum("btnh,hk->btnk", x, swap, precision="highest", preferred_element_type=jnp.float32)

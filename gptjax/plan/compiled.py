@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
 from gptjax import parallel
@@ -78,7 +79,7 @@ def compile_step(experiment: Experiment, target: Target, *, fast: bool = False) 
     except ValueError as error:  # an implementation of attention that is named and can't serve
         raise ConfigError(str(error)) from None
     try:
-        with _optimising(fast and target.platform != "cpu"):
+        with _compiling(target, fast):
             done = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         return Compiled(mesh, _refused(own, error), None, time.process_time() - begun, None, "")
@@ -89,14 +90,22 @@ def compile_step(experiment: Experiment, target: Target, *, fast: bool = False) 
 
 
 @contextlib.contextmanager
-def _optimising(little: bool) -> Iterator[None]:
-    """Inside, XLA optimises less."""
-    before = jax.config.jax_optimization_level
-    jax.config.update("jax_optimization_level", "O1" if little else before)
+def _compiling(target: Target, fast: bool) -> Iterator[None]:
+    """Inside, XLA compiles for a machine that is not here, which can't read a program back from jax's cache on disk; and optimises less, if so told."""
+    if target.platform == "cpu":
+        yield
+        return
+    names = "jax_optimization_level", "jax_enable_compilation_cache"
+    before = {name: getattr(jax.config, name) for name in names}
+    compilation_cache.reset_cache()  # it remembers whether it is in use
+    jax.config.update("jax_enable_compilation_cache", False)
+    jax.config.update("jax_optimization_level", "O1" if fast else before["jax_optimization_level"])
     try:
         yield
     finally:
-        jax.config.update("jax_optimization_level", before)
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
 
 
 def batch_shapes(experiment: Experiment, mesh: Mesh) -> Batch:

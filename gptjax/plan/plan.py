@@ -29,8 +29,8 @@ PRODUCTS = 0.6
 """The same of matrix products on GPUs, whose compiler gives no estimates of its own."""
 
 MARGIN = 0.2
-"""Of the predicted time. Against three published runs on TPU v5e and v6e predictions of this kind were 5 to 18 % too slow (`docs/plan.md`); GPUs
-were compared with nothing."""
+"""Of the predicted time. Against two published runs on TPU v5e and v6e predictions were 15 and 19 % too slow (`docs/scaling.md`); GPUs were compared with
+nothing."""
 
 
 def plan(experiment: Experiment, target: Target, *, fast: bool = False) -> dict[str, Any]:
