@@ -1,4 +1,4 @@
-"""Three small steps for machines that are not here, whose plans are kept in golden/plans.json.
+"""Three small steps for machines that are not here, whose plans are kept in fixtures/plans.json.
 
     JAX_PLATFORMS=cpu PYTHONPATH=. python tests/small_plans.py      # writes them anew; needs the extras plan-tpu and plan-gpu
 """
@@ -15,7 +15,7 @@ from gptjax.model import ModelConfig
 from gptjax.objectives import Loss
 from gptjax.train.experiment import Experiment
 
-GOLDEN = Path(__file__).parent / "golden" / "plans.json"
+GOLDEN = Path(__file__).parent / "fixtures" / "plans.json"
 
 
 class Case(NamedTuple):

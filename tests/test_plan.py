@@ -98,8 +98,8 @@ def test_a_group_is_read_however_it_is_written():
 
 def test_two_calls_of_one_channel_are_two_and_an_asynchronous_one_in_three_pieces_is_one():
     gather = "  %{} = bf16[8,4]{{1,0}} all-gather(%p), channel_id=1, replica_groups={{{{0,1}}}}, dimensions={{0}}"
-    inside = "  %p = bf16[4,4]{{1,0}} parameter(0)\\n{}\\n  ROOT %a = bf16[8,4]{{1,0}} all-gather(%p), channel_id=2, replica_groups={{{{0,1}}}}"
-    piece = "%piece.{} (p: bf16[4,4]) -> bf16[8,4] {{\\n" + inside + "\\n}}"
+    inside = "  %p = bf16[4,4]{{1,0}} parameter(0)\n{}\n  ROOT %a = bf16[8,4]{{1,0}} all-gather(%p), channel_id=2, replica_groups={{{{0,1}}}}"
+    piece = "%piece.{} (p: bf16[4,4]) -> bf16[8,4] {{\n" + inside + "\n}}"
     start = '  %s = u32[] custom-call(), custom_call_target="AsyncCollectiveStart"'
     calls = [f"  %f{i} = bf16[8,4]{{1,0}} fusion(%p), kind=kLoop, calls=%piece.{i}" for i in range(3)]
     entry = ["ENTRY %main (p: bf16[4,4]) -> bf16[8,4] {", "  %p = bf16[4,4]{1,0} parameter(0)", gather.format("a"), gather.format("b"), *calls, "}"]
