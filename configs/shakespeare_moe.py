@@ -4,12 +4,11 @@
 MLP, whose width of 512 is that of two experts. FLOPs a token in training: 4.99M with experts, their router included; 4.97M in the twin.
 
 Measured on 2026-11-25, two shared cores of an AMD EPYC without AVX-512, Python 3.12, other work running beside; 1,000 steps. Loss over all
-validation characters in blocks of 64, seeds 0 and 1: 1.794, 1.803, mean 1.799; the twin's
-1.800, 1.799, mean 1.800. At equal active FLOPs three times the parameters gained nothing in 768,000 characters, less than an epoch; at 500
-steps they were behind (1.951, 1.944 against 1.932, 1.941). A third seed was not run.
-Over the last 100 steps the busiest expert of any layer had 1.26 and 1.21 times its fair share, the idlest 0.71 and 0.80 (in the first 20
-steps 3.3, 2.9 and 0.09); nobody is dropped. Core time 336 and 353 s a run, the twin's 157 and 171 s: on a CPU, bringing tokens to experts
-costs more than the products do.
+validation characters in blocks of 64, seeds 0, 1 and 2: 1.794, 1.803, 1.799, mean 1.799; the twin's 1.800, 1.799, 1.805, mean 1.801. At equal
+active FLOPs three times the parameters gained nothing in 768,000 characters, less than an epoch; at 500 steps they were even (1.951, 1.944,
+1.944 against 1.932, 1.941, 1.964). Over the last 100 steps the busiest expert of any layer had 1.26, 1.21 and 1.27 times its fair share, the
+idlest 0.71, 0.80 and 0.72 (in the first 20 steps of seeds 0 and 1 3.3, 2.9 and 0.09); nobody is dropped. Core time 336 and 353 s a run, the
+twin's 157 and 171 s (seeds 0 and 1): on a CPU, bringing tokens to experts costs more than the products do.
 
     python train.py configs/shakespeare_moe.py --data.source.path input.txt --seed 0
 

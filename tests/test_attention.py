@@ -221,6 +221,7 @@ def temporary_bytes(implementation: str, length: int) -> int:
     return jax.jit(jax.grad(total)).lower(params, batch).compile().memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 def test_blockwise_trains_8192_tokens_in_a_quarter_of_the_references_memory(record_property):
     reference, ours, half = temporary_bytes("reference", 8192), temporary_bytes("blockwise", 8192), temporary_bytes("blockwise", 4096)
     record_property("reference_bytes", reference)

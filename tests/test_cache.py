@@ -125,6 +125,7 @@ def test_every_way_of_writing_is_the_same_with_rings_and_prompts_in_parts(way, m
         np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_texts_in_eight_bits_are_nearly_as_likely_and_a_prefix_must_be_kept_alike():
     params = weights(CONFIG)
     write = lambda **more: generate.complete(CONFIG, params, TOKENIZER, PROMPTS, GenerateConfig(new_tokens=14, temperature=0.0, int8_cache=True), **more)

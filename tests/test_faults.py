@@ -140,6 +140,7 @@ def kill_at_random(experiment: Experiment, path: Path, seconds: float) -> int:
     return process.returncode
 
 
+@pytest.mark.slow
 @pytest.mark.row(3)
 def test_a_killed_run_ends_bitwise_as_if_it_had_not_been_killed(hard, uninterrupted, tmp_path, figure):
     path = tmp_path / "run"

@@ -103,6 +103,7 @@ sys.exit(cli.main(["train", *sys.argv[1:]]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.row(51)
 def test_memory_that_runs_out_on_the_way_names_the_flag(tiny_experiment, tmp_path, record_property):
     """The kernel refuses memory to a real process in the middle of its first steps."""

@@ -79,6 +79,7 @@ def on_devices(count: int, monkeypatch) -> None:
     monkeypatch.setattr(jax, "devices", lambda *_, found=jax.local_devices(): found[:count])
 
 
+@pytest.mark.slow
 def test_two_processes_with_two_devices_train_as_one_with_four_and_stop_together(sharded, together, tmp_path, monkeypatch, figure):
     """One of them is asked to stop at the fourth step; both save the same step and end well."""
     both = ends(together(sharded, tmp_path / "two", faults="term@4:1"))

@@ -374,6 +374,7 @@ def test_rolling_back_trains_the_same_steps_again_and_keeps_the_old_ones_aside(t
     record_property("figure", "saves after a rollback from 12 to 4: 3 of 3 on disk; the repeated step 12 has the bits of the old one, which is kept")
 
 
+@pytest.mark.slow
 @pytest.mark.row(14)
 def test_a_run_whose_checkpoint_has_other_types_resumes_only_with_cast(trained, tmp_path, capsys):
     path = shutil.copytree(trained, tmp_path / "run")

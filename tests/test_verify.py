@@ -292,6 +292,7 @@ def report(experiment, run, said) -> dict:
         return verify.verify(computing(experiment, "bfloat16"), run=run, say=said.append)
 
 
+@pytest.mark.slow
 def test_all_proofs_pass_where_nothing_is_wrong_and_are_told(report, said, tmp_path):
     """One test, since the run is long and workers would each make their own."""
     assert [(proof["name"], proof["status"]) for proof in report["proofs"]] == [(name, "pass") for name in NAMES], report["proofs"]
