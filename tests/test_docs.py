@@ -1,4 +1,6 @@
-"""Every command that README and docs show runs, shrunk where it is long. The two lines that make environments are run by CI.
+"""Every command that README and docs show runs, shrunk where it is long: README's by default, those of docs/ with `-m slow`.
+
+The two lines that make environments are run by CI.
 
 The first run and the first sample are processes of their own, as a user starts them. All else is given to one process that has
 imported jax already (`SHELL`), which saves three seconds a command.
@@ -27,13 +29,18 @@ TINY = (
 ).split()
 
 
-def blocks(kind: str) -> list[str]:
-    return [block for page in PAGES for block in re.findall(rf"```{kind}\n(.*?)```", page.read_text(encoding="utf-8"), re.S)]
+def blocks(kind: str) -> list[tuple[Path, str]]:
+    """Each block of code of a kind, and its page."""
+    return [(page, block) for page in PAGES for block in re.findall(rf"```{kind}\n(.*?)```", page.read_text(encoding="utf-8"), re.S)]
 
 
-def commands() -> list[str]:
-    lines = [line for block in blocks("bash") for line in block.splitlines() if line.strip()]
-    return [line for line in lines if not line.startswith("python3 -m venv")]
+def commands() -> list[tuple[Path, str]]:
+    lines = [(page, line) for page, block in blocks("bash") for line in block.splitlines() if line.strip()]
+    return [(page, line) for page, line in lines if not line.startswith("python3 -m venv")]
+
+
+def cases(found: list[tuple[Path, str]]) -> list:
+    return [pytest.param(text, marks=() if page.stem == "README" else pytest.mark.slow) for page, text in found]
 
 
 def a_users_environment() -> dict[str, str]:
@@ -102,7 +109,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", cases(commands()))
 def test_every_command_of_the_pages_runs(command: str, ask: Callable) -> None:
     words = shlex.split(command)
     if words[0] == "tensorboard":
@@ -129,7 +136,7 @@ def test_every_command_of_the_pages_runs(command: str, ask: Callable) -> None:
     assert done.returncode == 0, f"{shlex.join(words)}\n{done.stderr}"
 
 
-@pytest.mark.parametrize("code", blocks("python"))
+@pytest.mark.parametrize("code", cases(blocks("python")))
 def test_every_python_example_of_the_pages_runs(code: str, ask: Callable) -> None:
     done = ask("python", code.replace("new_tokens=50", "new_tokens=5"))
     assert done.returncode == 0, done.stderr

@@ -399,6 +399,7 @@ def test_a_label_that_is_no_class_never_counts_as_one(wrong, figure):
 # --- asked to stop -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.row(21)
 def test_a_run_that_is_asked_to_stop_saves_its_step_and_goes_on_to_the_same_bits(hard, uninterrupted, fault, tmp_path, capsys, figure):
     path = tmp_path / "run"

@@ -401,7 +401,8 @@ def greedy(config: ModelConfig, rows: int) -> Sampling:
     return Sampling(np.zeros(rows, np.float32), np.full(rows, config.vocabulary, np.int32), np.ones(rows, np.float32))
 
 
-@pytest.mark.parametrize("name", few(BESIDE[1:2], BESIDE))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BESIDE)
 def test_a_decoder_beside_an_encoder_writes_what_it_would_predict(name):
     config, rows = VARIANTS[name], 2
     params, lengths, new = weights(config), np.asarray([3, 5]), 6

@@ -111,7 +111,8 @@ TRAINED = {
 }
 
 
-@pytest.mark.parametrize("name", ["spans", *(pytest.param(name, marks=pytest.mark.slow) for name in ("masked", "backward with middles"))])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ("spans", "masked", "backward with middles"))
 def test_every_task_trains_saves_and_goes_on(name, tiny_experiment, tmp_path):
     task, config = TRAINED[name]
     model = config or tiny_experiment.model

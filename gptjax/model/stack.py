@@ -113,8 +113,9 @@ def _run(
 
     def unrolled(state, begin, end):
         heard = []
+        apart = {kind: _apart(stacks[kind]) for kind in set(kinds[begin:end])}
         for number in range(begin, end):
-            weights = _at(stacks[kinds[number]], kinds[:number].count(kinds[number]))
+            weights = apart[kinds[number]][kinds[:number].count(kinds[number])]
             state, told = block(part.stack[number], state, weights, number)
             heard.append(jax.tree.map(lambda leaf: leaf[None], told))
         return state, heard
@@ -143,8 +144,19 @@ def _run(
 
 
 def _at(tree: Params, index: int) -> Params:
-    """The parameters of one layer; those that are made for decoding are a tuple of layers, not a stack."""
-    return jax.tree.map(lambda leaf: leaf[index], tree, is_leaf=lambda leaf: isinstance(leaf, tuple))
+    """The parameters of one layer."""
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def _apart(tree: Params) -> list[Params]:
+    """The parameters of each layer; those that are made for decoding are tuples of layers already.
+
+    Split at once, since then the stack's gradient is one concatenation; that of a slice for each layer is a sum of as many padded stacks.
+    """
+    made = lambda leaf: isinstance(leaf, tuple)
+    split = lambda leaf: leaf if made(leaf) else [jnp.squeeze(part, 0) for part in jax.lax.split(leaf, (1,) * len(leaf))]
+    leaves, kind = jax.tree.flatten(tree, is_leaf=made)
+    return [kind.unflatten(layer) for layer in zip(*map(split, leaves), strict=True)]
 
 
 def scanned(config: ModelConfig, backend: str | None = None) -> bool:
