@@ -134,9 +134,11 @@ def train(args: list[str]) -> None:
 
 def _train(args: list[str]) -> None:
     chosen = backend.configure()
+    path, flags = _positional(args, "gptjax train CONFIG [flags]", "a config file or a run's config.json, for example configs/quickstart.py")
+    if path and path.exists() and "--distributed" not in flags:
+        print(f"{path}: loading JAX", flush=True)  # which takes seconds
     from gptjax.train.experiment import Experiment
 
-    path, flags = _positional(args, "gptjax train CONFIG [flags]", "a config file or a run's config.json, for example configs/quickstart.py")
     experiment, home = _experiment(path) if path else (Experiment(), Path("runs/run"))
     options, experiment = config.cli(TrainOptions, flags, prog="gptjax train CONFIG", description="Trains an experiment, or goes on where its run stopped.", base=experiment)
     if options.distributed:
