@@ -75,7 +75,12 @@ class _Worker:
     def __init__(self, way: Way):
         env = {**os.environ, "PYTHONPATH": str(ROOT), **way.env}
         self.process = subprocess.Popen(
-            [way.python, str(way.script), "--worker", json.dumps(way.told)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+            [way.python, str(way.script), "--worker", json.dumps(way.told)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=env,
         )
         self.facts = self.hear()
 
@@ -165,5 +170,7 @@ def write(out: Path | None, result: Any) -> None:
     """Keeps figures as JSON, with the machine they are of."""
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        asked = ["PY" if before == "--peer-python" else word for before, word in zip(["", *sys.argv], sys.argv, strict=False)]  # whose files lie where is no matter
+        asked = [
+            "PY" if before == "--peer-python" else word for before, word in zip(["", *sys.argv], sys.argv, strict=False)
+        ]  # whose files lie where is no matter
         out.write_text(json.dumps({"machine": machine(), "command": " ".join(["python", *asked]), "result": result}, indent=1) + "\n")

@@ -1,6 +1,6 @@
 """Prints the plan of every config in configs/large into docs/plans, each by the command in its note; names after the flags choose some of them.
 
-    python benchmarks/plans.py [--fast] [NAME ...]      # needs the extra plan-tpu; minutes of one core each, a third of that with --fast
+python benchmarks/plans.py [--fast] [NAME ...]      # needs the extra plan-tpu; minutes of one core each, a third of that with --fast
 """
 
 import contextlib

@@ -69,7 +69,9 @@ def main() -> None:
     plain = {name: f for name, f in found.items() if "float32" in name}
     losses = ", ".join(f"{name} {f.facts['loss']:.4f}" for name, f in plain.items())
     print(f"first losses: {losses}")
-    paired.write(options.out, dict(shape=shape._asdict(), ways={n: f._asdict() for n, f in found.items()}, ours=ours, theirs=theirs, times=times, memory=memory))
+    paired.write(
+        options.out, dict(shape=shape._asdict(), ways={n: f._asdict() for n, f in found.items()}, ours=ours, theirs=theirs, times=times, memory=memory)
+    )
 
 
 def _gptjax(shape: Shape, compute: str, **changes: Any) -> None:
@@ -88,7 +90,14 @@ def _gptjax(shape: Shape, compute: str, **changes: Any) -> None:
     from gptjax.train import optim, step
 
     config = model.ModelConfig(
-        vocab_size=shape.vocabulary, context=shape.length, width=shape.width, num_layers=shape.layers, num_heads=shape.heads, bias=False, compute=compute, **changes
+        vocab_size=shape.vocabulary,
+        context=shape.length,
+        width=shape.width,
+        num_layers=shape.layers,
+        num_heads=shape.heads,
+        bias=False,
+        compute=compute,
+        **changes,
     )
     rate = optim.learning_rate(optim.Schedule(), 1e-3, 1000)
     optimizer = optim.build(optim.AdamW(), rate)

@@ -146,7 +146,9 @@ def write_run(path: Path, found: Imported) -> None:
     folder = path / "tokenizer"
     kinds = {"Bytes": Bytes(), "Characters": Characters(), "SentencePiece": SentencePiece(path=str(folder / "tokenizer.model")), "GPT2": GPT2(str(folder))}
     tokenizer = kinds.get(found.tokenizer.kind, Published(str(folder)))
-    experiment = Experiment(model=found.config, data=DataConfig(tokenizer=tokenizer, task=task, **({"source": Records("")} if isinstance(task, SequenceToSequence) else {})))
+    experiment = Experiment(
+        model=found.config, data=DataConfig(tokenizer=tokenizer, task=task, **({"source": Records("")} if isinstance(task, SequenceToSequence) else {}))
+    )
     tokenizers.save(folder, found.tokenizer)
     run = Run(path)
     with run.lock():

@@ -12,7 +12,21 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "importlib_resources", "sentencepiece", "tokenizers", "numpy", "tyro", "jaxtyping", "tensorboardX")
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "tensorflow-datasets",
+    "importlib_resources",
+    "sentencepiece",
+    "tokenizers",
+    "numpy",
+    "tyro",
+    "jaxtyping",
+    "tensorboardX",
+)
 
 
 def diagnose(flags: str) -> tuple[list[str], bool]:

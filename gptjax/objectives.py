@@ -114,7 +114,7 @@ def training(config: ModelConfig, loss: Loss, teacher: Teacher | None = None) ->
 
 
 def cross_entropy(
-    config: ModelConfig, loss: Loss = Loss(), *, auxiliary: bool = True, accuracy: bool = False, teacher: Teacher | None = None  # noqa: B008 it is frozen
+    config: ModelConfig, loss: Loss = Loss(), *, auxiliary: bool = True, accuracy: bool = False, teacher: Teacher | None = None
 ) -> Objective:
     """The weighted sum of −ln p(target), in nats, over all positions of a batch; the key turns dropout on.
 

@@ -48,7 +48,10 @@ def join(coordinator: str | None, num_processes: int | None, process: int | None
     import jax
 
     given = (coordinator, num_processes, process)
-    require(None not in given or not any(part is not None for part in given), "several processes need --coordinator HOST:PORT, --num-processes N and --process I together.")
+    require(
+        None not in given or not any(part is not None for part in given),
+        "several processes need --coordinator HOST:PORT, --num-processes N and --process I together.",
+    )
     bind = None
     if coordinator is not None:
         require(0 <= process < num_processes, f"--process is {process} of {num_processes}; it needs a number from 0 to {num_processes - 1}.")
@@ -70,7 +73,9 @@ def join(coordinator: str | None, num_processes: int | None, process: int | None
     except ValueError as error:
         raise ConfigError(f"JAX found no cluster here ({error}); give --coordinator HOST:PORT --num-processes N --process I.") from None
     except RuntimeError as error:
-        raise ConfigError(f"the coordinator at {coordinator or _runtime().coordinator_address} can't be used: {error}. Is its port taken? Choose another (--coordinator).") from None
+        raise ConfigError(
+            f"the coordinator at {coordinator or _runtime().coordinator_address} can't be used: {error}. Is its port taken? Choose another (--coordinator)."
+        ) from None
     finally:
         late.cancel()
     threading.Thread(target=_listen, name="others", daemon=True).start()
@@ -276,7 +281,11 @@ def _end(line: str, status: int) -> None:
 def lost(error: Exception) -> str:
     """How to begin what is said of an error that comes of another process's end; empty for any other error."""
     words = ("gloo", "connection closed by peer", "connection reset", "nccl", "coordination service", "heartbeat")
-    return "the connection to another process broke, so it was killed or lost its network: " if several() and any(word in str(error).lower() for word in words) else ""
+    return (
+        "the connection to another process broke, so it was killed or lost its network: "
+        if several() and any(word in str(error).lower() for word in words)
+        else ""
+    )
 
 
 def _runtime() -> Any:

@@ -80,5 +80,7 @@ CASES = (
     Case("bert", bert("base", **SHAPE, **QUIET), build_bert, tables.BERT, REFERENCE + BLOCKWISE),
     Case("t5", T5, build_t5, tables.t5, REFERENCE + BLOCKWISE),
     Case("t5_1_1", replace(T5, activation="geglu", logit_scale=1.0), build_t5, tables.t5, SCAN),
-    Case("original_transformer", vaswani("base", **SHAPE | dict(vocab_size=98), **QUIET, encoder_layers=3, qkv_bias=True), build_marian, MARIAN, REFERENCE + SCAN),
+    Case(
+        "original_transformer", vaswani("base", **SHAPE | dict(vocab_size=98), **QUIET, encoder_layers=3, qkv_bias=True), build_marian, MARIAN, REFERENCE + SCAN
+    ),
 )

@@ -113,7 +113,9 @@ def build_gemma(c: ModelConfig) -> Any:
         config = transformers.Gemma2Config(**told, attn_logit_softcapping=c.attention_cap, final_logit_softcapping=c.logit_cap)
         return transformers.Gemma2ForCausalLM(config)
     local = {"rope_type": "default", "rope_theta": c.pattern[0].rope_base}
-    return transformers.Gemma3ForCausalLM(transformers.Gemma3TextConfig(**told | dict(rope_parameters=dict(full_attention=rope_of(c), sliding_attention=local))))
+    return transformers.Gemma3ForCausalLM(
+        transformers.Gemma3TextConfig(**told | dict(rope_parameters=dict(full_attention=rope_of(c), sliding_attention=local)))
+    )
 
 
 def build_olmo(c: ModelConfig) -> Any:
@@ -124,7 +126,9 @@ def build_olmo(c: ModelConfig) -> Any:
 def build_deepseek(c: ModelConfig) -> Any:
     """Their DeepSeek-V3."""
     e, narrow = c.experts, c.latent
-    heads = dict(kv_lora_rank=narrow.rank, q_lora_rank=narrow.query_rank, qk_rope_head_dim=narrow.rope_width, qk_nope_head_dim=c.heads, v_head_dim=c.value_width)
+    heads = dict(
+        kv_lora_rank=narrow.rank, q_lora_rank=narrow.query_rank, qk_rope_head_dim=narrow.rope_width, qk_nope_head_dim=c.heads, v_head_dim=c.value_width
+    )
     experts = dict(n_routed_experts=e.count, num_local_experts=e.count, num_experts_per_tok=e.active, moe_intermediate_size=c.expert_width)
     experts |= dict(n_shared_experts=e.shared, n_group=e.groups, topk_group=e.active_groups, routed_scaling_factor=e.scale, norm_topk_prob=e.normalised)
     rope = rope_of(c) | dict(mscale=1.0, mscale_all_dim=1.0)
@@ -178,7 +182,14 @@ CASES = (
     Case("qwen3_qk_norm", replace(LLAMA, num_kv_heads=1, qk_norm=True, head_width=16, tied=True), build_llama, tables.LLAMA, REFERENCE),
     Case("mistral", replace(GQA, pattern=(LOCAL,)), build_mistral, tables.LLAMA, BLOCKS + BLOCKWISE),
     Case("mixtral", replace(GQA, experts=Experts(count=4, active=2, width=40, balance=0.0)), build_mixtral, tables.MIXTRAL, REFERENCE + BLOCKS),
-    Case("gemma2", replace(GEMMA, pattern=(LOCAL, Layer()), attention_cap=5.0, logit_cap=3.0, attention_scale=24**-0.5), build_gemma, tables.GEMMA, BLOCKWISE, 1.0),
+    Case(
+        "gemma2",
+        replace(GEMMA, pattern=(LOCAL, Layer()), attention_cap=5.0, logit_cap=3.0, attention_scale=24**-0.5),
+        build_gemma,
+        tables.GEMMA,
+        BLOCKWISE,
+        1.0,
+    ),
     Case(
         "gemma3",
         replace(

@@ -79,7 +79,9 @@ def start(experiment: Experiment, path: Path, *flags: str, fault: str = "") -> s
     return subprocess.Popen(told, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1", "GPTJAX_FAULT": fault})
 
 
-def start_together(experiment: Experiment, path: Path, *flags: str, count: int = 2, devices: int = 2, faults: str = "", child: str = CHILD) -> list[subprocess.Popen]:
+def start_together(
+    experiment: Experiment, path: Path, *flags: str, count: int = 2, devices: int = 2, faults: str = "", child: str = CHILD
+) -> list[subprocess.Popen]:
     """Processes that train one run together on this machine, each with so many devices."""
     given = path.parent / f"{path.name}.json"
     config.save(given, experiment)

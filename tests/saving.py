@@ -87,13 +87,17 @@ SAVES = """
 
 
 def kill_while_saving(path: Path, seed: int, **options) -> None:
-    code = SAVES + f"    run = Run(sys.argv[1], **{options})\n" + """
+    code = (
+        SAVES
+        + f"    run = Run(sys.argv[1], **{options})\n"
+        + """
     with run.lock():
         found = run.restore({"params": jax.eval_shape(lambda: tree(0))})
         for step in range(found[0] + 1 if found else 1, 10**6):
             run.save(step, {"params": tree(step)}, {"validation_loss": 1.0})
             print(step, flush=True)
     """
+    )
     child = python(code, path)
     first = int(child.stdout.readline())
     child.stdout.readline()  # a save returns when the one before is on disk

@@ -1,6 +1,6 @@
 """Three small steps for machines that are not here, whose plans are kept in fixtures/plans.json.
 
-    JAX_PLATFORMS=cpu PYTHONPATH=. python tests/small_plans.py      # writes them anew; needs the extras plan-tpu and plan-gpu
+JAX_PLATFORMS=cpu PYTHONPATH=. python tests/small_plans.py      # writes them anew; needs the extras plan-tpu and plan-gpu
 """
 
 from __future__ import annotations

@@ -100,7 +100,15 @@ def test_a_task_and_a_source_that_do_not_fit_are_refused(told, says):
 
 
 @pytest.mark.parametrize(
-    "task", [SequenceToSequence(), SequenceToSequence(0, True), Classification(("a", "b")), PrefixLanguageModel(0.3), Denoisers(), Denoisers((SpanCorruption(), PrefixLanguageModel()), (1.0, 3.0))]
+    "task",
+    [
+        SequenceToSequence(),
+        SequenceToSequence(0, True),
+        Classification(("a", "b")),
+        PrefixLanguageModel(0.3),
+        Denoisers(),
+        Denoisers((SpanCorruption(), PrefixLanguageModel()), (1.0, 3.0)),
+    ],
 )
 def test_a_task_is_a_value_of_json(task):
     source = Records("x.tsv") if isinstance(task, SequenceToSequence | Classification) else Text()
@@ -473,7 +481,9 @@ def test_a_run_over_records_trains_goes_on_and_answers(name, tiny_experiment, tm
 def test_a_student_learns_from_a_run_which_is_part_of_what_it_is(tiny_experiment, tmp_path, capsys):
     master, student = tmp_path / "master", tmp_path / "student"
     train(dataclasses.replace(tiny_experiment, steps=10), master)
-    told = dataclasses.replace(tiny_experiment, loss=Loss(distillation=Distillation(str(master), share=0.7)), model=dataclasses.replace(tiny_experiment.model, num_layers=1))
+    told = dataclasses.replace(
+        tiny_experiment, loss=Loss(distillation=Distillation(str(master), share=0.7)), model=dataclasses.replace(tiny_experiment.model, num_layers=1)
+    )
     train(dataclasses.replace(told, steps=10), student)
     assert json.loads((student / "identity.json").read_text())["teacher"]
     losses = [json.loads(line).get("teacher_loss") for line in (student / "metrics.jsonl").read_text().splitlines()]

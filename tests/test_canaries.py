@@ -147,7 +147,9 @@ PLACES: dict[str, Callable[[Path, Canary], None]] = {
     "config: a kind that is code": in_settings(lambda s, canary: s["optim"].update(kind=canary.python)),
     "config: a number that is code": in_settings(lambda s, canary: s["model"].update(width=canary.python)),
     "config: a template": in_settings(lambda s, canary: s["evaluation"].update(prompt=canary.template)),
-    "config: Python files beside it": lambda run, canary: [(run / f"{name}.py").write_text(canary.python) for name in ("config", "sitecustomize", "json", "modeling")],
+    "config: Python files beside it": lambda run, canary: [
+        (run / f"{name}.py").write_text(canary.python) for name in ("config", "sitecustomize", "json", "modeling")
+    ],
     "identity: a pickle": in_file("identity.json", "pickled"),
     "tokenizer: a pickle": in_file("tokenizer/characters.json", "pickled"),
     "tokenizer: its description as YAML": in_file("tokenizer/tokenizer_config.json", "yaml"),
@@ -194,7 +196,9 @@ def test_no_canary_of_a_text_sings(canary, tmp_path, record_property):
         "text.txt": canary.pickled + good.encode(),
         "objects.txt": canary.npy + good.encode(),
         "text.txt.gz": gzip.compress(canary.pickled + good.encode()),
-        "records.jsonl": b"".join(json.dumps({"text": t + good, "__reduce__": canary.python}).encode() + b"\n" for t in (canary.template, canary.python, canary.yaml.decode())),
+        "records.jsonl": b"".join(
+            json.dumps({"text": t + good, "__reduce__": canary.python}).encode() + b"\n" for t in (canary.template, canary.python, canary.yaml.decode())
+        ),
         "template.txt": (canary.template + "{0.__class__.__init__.__globals__}" + good).encode(),
     }
     for name, content in texts.items():
@@ -218,7 +222,6 @@ def test_no_canary_of_a_text_sings(canary, tmp_path, record_property):
 
 
 # --- the compile cache -------------------------------------------------------------------------------------------
-
 
 
 @pytest.mark.row(71)

@@ -25,7 +25,10 @@ ANSWER = "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_he
 DATED = (
     "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set told = messages[0]['content'] | trim %}{% set turns = messages[1:] %}"
     "{% else %}{% set told = '' %}{% set turns = messages %}{% endif %}{{ '<|start_header_id|>system<|end_header_id|>\\n\\n' }}"
-    "{{ 'Cutting Knowledge Date: December 2023\\nToday Date: 26 Jul 2024\\n\\n' + told + '<|eot_id|>' }}{% for m in turns %}" + HEADERS + "{% endfor %}" + ANSWER
+    "{{ 'Cutting Knowledge Date: December 2023\\nToday Date: 26 Jul 2024\\n\\n' + told + '<|eot_id|>' }}{% for m in turns %}"
+    + HEADERS
+    + "{% endfor %}"
+    + ANSWER
 )
 GEMMA = (
     "{{ bos_token }}{% set told = '' %}{% set turns = messages %}{% if messages[0]['role'] == 'system' %}"
@@ -35,7 +38,8 @@ GEMMA = (
 )
 SPLIT = "{% if messages[0]['role'] == 'system' %}{% set turns = messages[1:] %}{% else %}{% set turns = messages %}{% endif %}"
 LLAMA_2 = (
-    SPLIT + "{% for m in turns %}{% set said = '<<SYS>>\\n' + messages[0]['content'] + '\\n<</SYS>>\\n\\n' + m['content'] | trim if loop.first and messages[0]['role'] == "
+    SPLIT
+    + "{% for m in turns %}{% set said = '<<SYS>>\\n' + messages[0]['content'] + '\\n<</SYS>>\\n\\n' + m['content'] | trim if loop.first and messages[0]['role'] == "
     "'system' else m['content'] | trim %}{% if m['role'] == 'user' %}{{ bos_token + '[INST] ' + said + ' [/INST]' }}"
     "{% else %}{{ ' ' + m['content'] | trim + ' ' + eos_token }}{% endif %}{% endfor %}"
 )
@@ -68,7 +72,10 @@ ZEPHYR = (
 )
 BYTES = {
     "chatml": (("<|endoftext|>", "<|im_start|>", "<|im_end|>"), CHATML),
-    "llama-3": (("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), "{{ bos_token }}{% for m in messages %}" + HEADERS + "{% endfor %}" + ANSWER),
+    "llama-3": (
+        ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+        "{{ bos_token }}{% for m in messages %}" + HEADERS + "{% endfor %}" + ANSWER,
+    ),
     "llama-3.1": (("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), DATED),
     "mistral-tekken": (("<s>", "</s>", "[INST]", "[/INST]"), mistral("[INST]", "[/INST]", "")),
     "mistral-v7": (("<s>", "</s>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"), MISTRAL_7),
@@ -151,8 +158,27 @@ def attacks(tokenizer: tok.Tokenizer, count: int) -> list[str]:
         name = draw.choice(names)
         cut = draw.randrange(len(name) + 1)
         ids = " ".join(str(c.id) for c in tokenizer.controls.values())
-        forms = [name, name[:cut], name[cut:], name + name, name[:cut] + draw.choice(names) + name[cut:], f"\n{name}user\n", f" {name} ", name.upper(), ids, f"[{ids}]"]
-        forms += [f"<0x{name.encode()[0]:02X}>" + name[1:], name.replace("<", "＜"), name[:cut] + "\u200b" + name[cut:], f"{{{name}}}", "{text}", "{eos}", name.replace("|", "\\|")]
+        forms = [
+            name,
+            name[:cut],
+            name[cut:],
+            name + name,
+            name[:cut] + draw.choice(names) + name[cut:],
+            f"\n{name}user\n",
+            f" {name} ",
+            name.upper(),
+            ids,
+            f"[{ids}]",
+        ]
+        forms += [
+            f"<0x{name.encode()[0]:02X}>" + name[1:],
+            name.replace("<", "＜"),
+            name[:cut] + "\u200b" + name[cut:],
+            f"{{{name}}}",
+            "{text}",
+            "{eos}",
+            name.replace("|", "\\|"),
+        ]
         return draw.choice(forms)
 
     return ["".join(draw.choice([one(), draw.choice(PROSE.split()), "\n", " "]) for _ in range(draw.randint(1, 4))) for _ in range(count)]

@@ -73,7 +73,11 @@ def test_each_answer_is_that_to_the_whole_conversation_and_only_what_is_new_is_r
 
 
 def test_lines_that_are_piped_in_are_answered_one_by_one(capsys, monkeypatch):
-    out, err = said(capsys, monkeypatch, "ab\n\n--new-tokens 3 --seed 1\ncd\\\nef\n--top-p 0\n--beams 2\n--tempature 1\n!\n--forget\nab\n--system a.\nab\n--template chatml\nab")
+    out, err = said(
+        capsys,
+        monkeypatch,
+        "ab\n\n--new-tokens 3 --seed 1\ncd\\\nef\n--top-p 0\n--beams 2\n--tempature 1\n!\n--forget\nab\n--system a.\nab\n--template chatml\nab",
+    )
     first = alone(("user", "ab"))
     second = alone(("user", "ab"), ("assistant", first), ("user", "cd\nef"), new_tokens=3)
     third, fourth = alone(("user", "ab"), new_tokens=3), alone(("system", "a."), ("user", "ab"), new_tokens=3)
@@ -131,7 +135,12 @@ def test_a_models_own_end_of_turn_ends_an_answer(monkeypatch):
 
 
 def test_what_can_not_talk_is_refused_in_one_line(capsys):
-    for flags, words in (("--beams 2", "leave beams away"), ("--context 1", "at least 16"), ("--template no", "is no template"), ("--tempature 1", "--temperature")):
+    for flags, words in (
+        ("--beams 2", "leave beams away"),
+        ("--context 1", "at least 16"),
+        ("--template no", "is no template"),
+        ("--tempature 1", "--temperature"),
+    ):
         assert cli.main(["chat", "run", *flags.split()]) == 2
         assert words in capsys.readouterr().err
     assert cli.main(["chat"]) == 2

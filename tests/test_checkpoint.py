@@ -393,7 +393,9 @@ def test_a_process_never_succeeds_without_the_step_that_it_saved(tmp_path):
 
 @pytest.mark.row(24)
 def test_a_save_that_does_not_fit_on_the_disk_leaves_the_old_step_and_says_what_it_needs(tmp_path):
-    code = SAVES + """
+    code = (
+        SAVES
+        + """
     import os, resource
     with run.lock():
         run.save(1, {"params": tree(1)})
@@ -407,6 +409,7 @@ def test_a_save_that_does_not_fit_on_the_disk_leaves_the_old_step_and_says_what_
                 print(error)
         print(os.listdir(run.checkpoints), run.steps())
     """
+    )
     child = python(code, tmp_path)
     start = time.monotonic()
     out, _ = child.communicate(timeout=60)

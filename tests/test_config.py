@@ -25,7 +25,7 @@ CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 KINDS = {
     "default": Experiment(),
     **{cls.__name__: Experiment(optim=cls()) for cls in (AdamW, Adam, SGD, Lion, Adafactor, Muon)},
-    "Bytes": Experiment(data=DataConfig(source=Text("a é \" \\ \n 🙂.txt"), tokenizer=Bytes())),
+    "Bytes": Experiment(data=DataConfig(source=Text('a é " \\ \n 🙂.txt'), tokenizer=Bytes())),
     "Characters": Experiment(data=DataConfig(source=Tfds("lm1b", split="train[:10%]"), tokenizer=Characters(end_of_document=False))),
     "SentencePiece": Experiment(data=DataConfig(tokenizer=SentencePiece(vocab_size=500, algorithm="unigram"))),
     "Mixture": Experiment(data=DataConfig(source=Mixture((Text("a"), Tfds("b"), Text("c", field="d")), (0.5, 1.0, 1e-9)), tokenizer=GPT2("files"))),
@@ -198,6 +198,8 @@ NOT_JSON = {
     "5000 digits": (b'{"steps": ' + b"9" * 5000 + b"}", "is not JSON"),
     "nested": (b"[" * 100_000, "is not JSON"),
 }
+
+
 @pytest.mark.parametrize("name", NOT_JSON)
 def test_a_damaged_config_json_is_refused(name, tmp_path):
     content, *words = NOT_JSON[name]
@@ -237,6 +239,8 @@ PYTHON = {
     "two lines": ('raise ValueError("a\\nb")', "ValueError", "a b"),
     "exit": ("raise SystemExit(0)", "config.py", "SystemExit"),
 }
+
+
 @pytest.mark.parametrize("name", PYTHON)
 def test_a_wrong_config_file_is_refused_in_one_line(name, tmp_path):
     code, *words = PYTHON[name]

@@ -51,7 +51,9 @@ def shrink(experiment: Experiment, folder: Path) -> Experiment:
         experiment,
         start=None,
         mesh=MeshConfig(),
-        model=dataclasses.replace(model, vocab_size=None, width=32, num_layers=2, encoder_layers=min(model.encoder_layers, 2), num_heads=heads, num_kv_heads=kv_heads, context=16),
+        model=dataclasses.replace(
+            model, vocab_size=None, width=32, num_layers=2, encoder_layers=min(model.encoder_layers, 2), num_heads=heads, num_kv_heads=kv_heads, context=16
+        ),
         data=dataclasses.replace(
             experiment.data,
             source=written(experiment.data.source, folder),

@@ -51,7 +51,9 @@ def a_users_environment() -> dict[str, str]:
 def run(command: list[str], folder: Path) -> subprocess.CompletedProcess:
     """Runs a command in a process of its own."""
     programs = {"python": [sys.executable], "gptjax": [sys.executable, "-m", "gptjax"]}
-    return subprocess.run([*programs[command[0]], *command[1:]], cwd=folder, env=a_users_environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=200)
+    return subprocess.run(
+        [*programs[command[0]], *command[1:]], cwd=folder, env=a_users_environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=200
+    )
 
 
 SHELL = """

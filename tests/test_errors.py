@@ -116,6 +116,8 @@ FLAGS = {
     "unknown flag below": ("--model.num-layer 3", "--model.num-layer is not a flag", "'--model.num-layers'"),
     "a word too much": ("again", "'again'", "--"),
 }
+
+
 @pytest.mark.parametrize("name", FLAGS)
 def test_a_wrong_flag_of_train_ends_in_one_line(name, home, capsys):
     flags, *words = FLAGS[name]
@@ -128,7 +130,13 @@ CONFIGS = {
     "error": ("config.py", "x = [][1]\n", "config.py", "IndexError"),
     "syntax": ("config.py", "x = = 1\n", "config.py", "SyntaxError", "line 1"),
     "error of two lines": ("config.py", "raise OSError('a\\n\\nb')\n", "config.py", "OSError"),
-    "wrong type": ("config.py", "from gptjax.train.experiment import Experiment\nexperiment = Experiment(steps='x')\n", "config.py", "steps is 'x'", "a whole number"),
+    "wrong type": (
+        "config.py",
+        "from gptjax.train.experiment import Experiment\nexperiment = Experiment(steps='x')\n",
+        "config.py",
+        "steps is 'x'",
+        "a whole number",
+    ),
     "wrong key in JSON": ("config.json", '{"modle": {}}', "modle", "Experiment", "'model'"),
     "wrong type in JSON": ("config.json", '{"steps": "x"}', "steps is 'x'", "a whole number"),
     "twice in JSON": ("config.json", '{"steps": 1, "steps": 2}', "'steps' stands twice", "keep one"),
@@ -177,7 +185,10 @@ def test_bad_configs_are_refused_by_key_within_a_second(tmp_path, capsys, record
         refused(capsys, ["train", "config.json", "--dir", "run"], *words)
         slowest = max(slowest, time.perf_counter() - begun)
     assert not (tmp_path / "run").exists() and slowest < 1
-    record_property("figure", f"{len(BAD)} of {len(BAD)} bad configs refused by key in at most {1e3 * slowest:.0f} ms, 0 keys ignored (a process of its own imports jax first)")
+    record_property(
+        "figure",
+        f"{len(BAD)} of {len(BAD)} bad configs refused by key in at most {1e3 * slowest:.0f} ms, 0 keys ignored (a process of its own imports jax first)",
+    )
 
 
 def test_a_config_that_exits_is_no_success(tmp_path, capsys):

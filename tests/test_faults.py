@@ -345,7 +345,11 @@ def test_the_score_of_a_spike_is_that_of_the_books():
         _, state = watch.update(None, state, loss=jnp.float32(loss), norm=jnp.float32(norm))
     for i in range(100):
         past = [x[i - spikes.WINDOW : i] for x in (losses, np.log(norms))]
-        wanted = [(x - np.median(p)) / (1.4826 * np.median(np.abs(p - np.median(p)))) for x, p in zip((losses[i], np.log(norms[i])), past, strict=True)] if i >= 64 else [0]
+        wanted = (
+            [(x - np.median(p)) / (1.4826 * np.median(np.abs(p - np.median(p)))) for x, p in zip((losses[i], np.log(norms[i])), past, strict=True)]
+            if i >= 64
+            else [0]
+        )
         assert scores[i] == pytest.approx(max(wanted), rel=1e-3, abs=1e-4)
     assert float(spikes.score((state,), jnp.float32(10.0), jnp.float32(1.0))) > 8 < float(spikes.score((state,), jnp.float32(3.0), jnp.float32(1e3)))
     assert float(spikes.score((state,), jnp.float32(0.1), jnp.float32(1e-3))) < 0, "falling is no fault"
@@ -575,7 +579,9 @@ with goodput.Clock(time.monotonic()) as clock, guard.watchdog(clock, 0.4, Path(s
 
 @pytest.mark.row(40)
 @pytest.mark.fault
-@pytest.mark.parametrize(("kind", "doing", "frame"), [("data_stall", "reading the batch of step 8", "in spoiled"), ("stall", "(waiting for step 8|beginning step 9)", "in _loop")])
+@pytest.mark.parametrize(
+    ("kind", "doing", "frame"), [("data_stall", "reading the batch of step 8", "in spoiled"), ("stall", "(waiting for step 8|beginning step 9)", "in _loop")]
+)
 def test_a_run_that_stalls_says_where_and_ends(kind, doing, frame, quiet, tmp_path, figure):
     """A step that never ends is waited for when its metrics are fetched or, by an older jax, when the next is handed over."""
     limit, path = 3.0, tmp_path / "run"
@@ -613,7 +619,9 @@ def test_a_batch_that_can_not_be_read_ends_the_run_with_all_steps_before_saved(h
     path = tmp_path / "run"
     _, err = (process := start(hard, path, fault="data_error@13")).communicate(timeout=120)
     assert process.returncode == 1 and err.count("\n") == 1
-    assert err.startswith("error: GPTJAX_FAULT: the batch of step 13 can't be read. It happened while the batch of step 13 was read; all steps before are saved.")
+    assert err.startswith(
+        "error: GPTJAX_FAULT: the batch of step 13 can't be read. It happened while the batch of step 13 was read; all steps before are saved."
+    )
     assert Run(path).steps()[-1] == 12
     train(hard, path)
     assert_same_run(path, uninterrupted, 30)
@@ -812,7 +820,10 @@ def test_ten_steps_on_any_mesh_are_those_of_one_device(quiet, figure):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(jax, "devices", lambda count=count: devices[:count])
                 built = built_with(dataclasses.replace(quiet, optim=smooth, mesh=parallel.MeshConfig(**mesh)))
-                state, losses = jax.device_put(jax.device_get(found["begun"]), jax.tree.map(lambda leaf: leaf.sharding, built.state)) if found else built.init(), []
+                state, losses = (
+                    jax.device_put(jax.device_get(found["begun"]), jax.tree.map(lambda leaf: leaf.sharding, built.state)) if found else built.init(),
+                    [],
+                )
                 found.setdefault("begun", jax.device_get(state))
                 for number in range(10):
                     state, said = built.step(state, built.batch(number))
@@ -821,7 +832,13 @@ def test_ten_steps_on_any_mesh_are_those_of_one_device(quiet, figure):
     begun = found.pop("begun")
     alone, wanted = found[1, ("data",)]
     loss = max(abs(a / b - 1) for losses, _ in found.values() for a, b in zip(losses, alone, strict=True))
-    errors = [np.abs(a - b).max() / max(np.abs(b).max(), 1e-6) for _, state in found.values() for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(wanted), strict=True)]
+    errors = [
+        np.abs(a - b).max() / max(np.abs(b).max(), 1e-6)
+        for _, state in found.values()
+        for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(wanted), strict=True)
+    ]
     same = [bits(found[n, ("data",)][1]) == bits(found[n, ("data", "fsdp")][1]) for n in (2, 8)]
     assert loss <= 1e-6 and max(errors) <= 1e-5 and begun is not None
-    figure(f"{len(found)} meshes of 1, 2, 4, 8 devices, 10 steps: loss within {loss:.1e}, state within {max(errors):.1e}; data = fsdp bitwise on {sum(same)} of {len(same)} counts")
+    figure(
+        f"{len(found)} meshes of 1, 2, 4, 8 devices, 10 steps: loss within {loss:.1e}, state within {max(errors):.1e}; data = fsdp bitwise on {sum(same)} of {len(same)} counts"
+    )

@@ -31,7 +31,13 @@ IMPOSSIBLE = {
     "micro-batches that do not divide": ("--micro-batch 3", "micro_batch is 3", "batch of 8", "--micro-batch 8"),
     "rows that the devices do not divide": ("--batch 12", "12 rows", "8 devices", "--batch 16"),
     "a mesh larger than the machine": ("--mesh.tensor 1000", "1000", "8 devices", "--mesh.tensor"),
-    "a model larger than the memory": ("--model.width 65536 --model.num-layers 64 --mesh.data 8", "needs at least", "GB of weights", "--model.width", "--mesh.fsdp 8"),
+    "a model larger than the memory": (
+        "--model.width 65536 --model.num-layers 64 --mesh.data 8",
+        "needs at least",
+        "GB of weights",
+        "--model.width",
+        "--mesh.fsdp 8",
+    ),
     "a vocabulary larger than the memory": ("--model.vocab-size 2000000000", "needs at least", "--model.vocab-size"),
     "a vocabulary beyond all counting": ("--model.vocab-size 10000000000", "2,147,483,647", "--model.vocab-size"),
     "a batch larger than the memory": ("--batch 134217728", "needs at least", "GB for a step", "--micro-batch 67108864"),
@@ -118,7 +124,11 @@ def test_memory_that_runs_out_on_the_way_names_the_flag(tiny_experiment, tmp_pat
 
 @pytest.mark.parametrize("error", [jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123000000 bytes."), MemoryError()])
 def test_out_of_memory_is_one_line_and_other_errors_stay(error, tiny_experiment):
-    for experiment, flag in ((dataclasses.replace(tiny_experiment, batch=32), "--micro-batch 16"), (tiny_experiment, "--model.remat full"), (None, "--num-samples")):
+    for experiment, flag in (
+        (dataclasses.replace(tiny_experiment, batch=32), "--micro-batch 16"),
+        (tiny_experiment, "--model.remat full"),
+        (None, "--num-samples"),
+    ):
         with pytest.raises(ConfigError, match=rf"^the memory was full.*{flag}"), forecast.explained(experiment):
             raise error
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), forecast.explained():

@@ -63,7 +63,9 @@ MODELS = {
     "olmo2": olmo(**SHRUNK),
     "gemma": dataclasses.replace(gguf_models.GEMMA, **HEADS),
     "gemma2": gemma(**HEADS, attention_scale=16**-0.5, pattern=(Layer("window", 8), Layer())),
-    "gemma3": gemma("3-4b", **HEADS | dict(num_layers=7), attention_scale=16**-0.5, pattern=(Layer("window", 8, rope_base=1e4, rope_scaled=False),) * 5 + (Layer(),)),
+    "gemma3": gemma(
+        "3-4b", **HEADS | dict(num_layers=7), attention_scale=16**-0.5, pattern=(Layer("window", 8, rope_base=1e4, rope_scaled=False),) * 5 + (Layer(),)
+    ),
     "gpt2": gpt2(**SHRUNK | dict(num_kv_heads=None)),
     "phi3": dataclasses.replace(LLAMA, pattern=(Layer("window", 8),)),
 }
@@ -122,7 +124,10 @@ def test_a_model_without_an_architecture_is_refused_by_what_differs(tmp_path):
 
 
 @pytest.mark.row(54)
-@pytest.mark.parametrize(("key", "value"), [("block_count", 2**32 - 1), ("block_count", 0), ("feed_forward_length", 2**31), ("attention.head_count", 0), ("context_length", 2**32 - 1)])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("block_count", 2**32 - 1), ("block_count", 0), ("feed_forward_length", 2**31), ("attention.head_count", 0), ("context_length", 2**32 - 1)],
+)
 def test_absurd_sizes_are_refused_before_anything_is_made_of_them(key, value, tmp_path):
     fields = {**gguf_models.metadata("llama", LLAMA), f"llama.{key}": value}
     gguf_file.write(tmp_path / "a.gguf", "llama", fields, [gguf_file.Planned("token_embd.weight", (61, 32), Kind.F32)], [np.zeros((61, 32))])
@@ -257,7 +262,16 @@ def byte_file(tmp_path, **fields) -> gguf_file.File:
     return gguf_file.open_file(tmp_path / "b.gguf")
 
 
-@pytest.mark.parametrize(("cut", "spelled"), [("gpt-2", ["12", " 1"]), ("smollm", ["1", "2", " ", "1"]), ("llama-bpe", ["12", " ", "1"]), ("qwen2", ["1", "2", " ", "1"]), ("default", ["12", " ", "1"])])
+@pytest.mark.parametrize(
+    ("cut", "spelled"),
+    [
+        ("gpt-2", ["12", " 1"]),
+        ("smollm", ["1", "2", " ", "1"]),
+        ("llama-bpe", ["12", " ", "1"]),
+        ("qwen2", ["1", "2", " ", "1"]),
+        ("default", ["12", " ", "1"]),
+    ],
+)
 def test_digits_are_cut_as_the_name_says(cut, spelled, tmp_path):
     tokenizer = gguf_tokenizer.read(byte_file(tmp_path, pre=cut, bos_token_id=259))
     assert [tokenizer.pieces[i].decode() for i in tokenizer.encode("12 1")] == spelled
@@ -439,12 +453,18 @@ def test_nothing_in_a_file_is_run_and_no_name_leads_elsewhere(tmp_path):
     inside = tmp_path / "inside"
     inside.mkdir()
     canary = tmp_path / "canary"
-    template = "{% for m in messages %}{{ ''.__class__.__mro__[1].__subclasses__() }}{{ cycler.__init__.__globals__.os.system('touch " + str(canary) + "') }}{% endfor %}"
+    template = (
+        "{% for m in messages %}{{ ''.__class__.__mro__[1].__subclasses__() }}{{ cycler.__init__.__globals__.os.system('touch "
+        + str(canary)
+        + "') }}{% endfor %}"
+    )
     tokenizer = ending(template)
     gguf.save(inside / "a.gguf", made(dataclasses.replace(LLAMA, vocab_size=tokenizer.vocab_size), tokenizer))
     assert gguf.load(inside / "a.gguf").tokenizer.special.template == template
     for name in ("../canary", str(canary), "~/canary", "a\0b"):
-        gguf_file.write(inside / "b.gguf", "llama", {"general.name": name, **gguf_models.metadata("llama", LLAMA)}, [gguf_file.Planned(name, (1,), Kind.F32)], [np.zeros(1)])
+        gguf_file.write(
+            inside / "b.gguf", "llama", {"general.name": name, **gguf_models.metadata("llama", LLAMA)}, [gguf_file.Planned(name, (1,), Kind.F32)], [np.zeros(1)]
+        )
         with pytest.raises(ConfigError):
             gguf.load(inside / "b.gguf")
     assert {p.name for p in tmp_path.rglob("*")} == {"inside", "a.gguf", "b.gguf"}
@@ -456,7 +476,10 @@ def test_nothing_in_a_file_is_run_and_no_name_leads_elsewhere(tmp_path):
 def llama2c_file(model: Imported) -> bytes:
     """The format's first version, written from its description."""
     c, p = model.config, model.params
-    layers, numbers = p["layers"], [*struct.pack("<7i", c.width, c.hidden, c.num_layers, c.num_heads, c.kv_heads, (1 if c.tied else -1) * c.vocabulary, c.context)]
+    layers, numbers = (
+        p["layers"],
+        [*struct.pack("<7i", c.width, c.hidden, c.num_layers, c.num_heads, c.kv_heads, (1 if c.tied else -1) * c.vocabulary, c.context)],
+    )
     turned = lambda k: k.reshape(*k.shape[:3], 2, -1).swapaxes(-1, -2).reshape(k.shape)  # halves become neighbours
     rows = lambda k: np.moveaxis(k, 1, -1).reshape(c.num_layers, -1, c.width)
     attention, mlp = layers["attention"], layers["mlp"]
@@ -488,7 +511,14 @@ def test_a_damaged_llama2c_file_is_refused(tmp_path):
     whole = llama2c_file(made(LLAMA))
     later = struct.pack("<I", llama2c.LATER) + whole[4:]
     huge = struct.pack("<7i", 1 << 24, 1 << 24, 1024, 1, 1, 1 << 24, 1 << 24)
-    for content, said in ((b"", "too few"), (whole[:-4], "needs"), (whole + b"abcd", "needs"), (later, "later version"), (bytes(28), "no model has"), (huge, "needs")):
+    for content, said in (
+        (b"", "too few"),
+        (whole[:-4], "needs"),
+        (whole + b"abcd", "needs"),
+        (later, "later version"),
+        (bytes(28), "no model has"),
+        (huge, "needs"),
+    ):
         (tmp_path / "a.bin").write_bytes(content)
         with pytest.raises(ConfigError, match=said):
             llama2c.load(tmp_path / "a.bin")

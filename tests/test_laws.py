@@ -615,7 +615,9 @@ def alone(prepared):
 SHARDED_CASES = [(name, mesh) for name, meshes in SHARDED_OVER.items() for mesh in meshes]
 
 
-@pytest.mark.parametrize(("name", "mesh"), [pytest.param(*case, marks=() if case == ("gpt2, with dropout", ALL) else pytest.mark.slow) for case in SHARDED_CASES])
+@pytest.mark.parametrize(
+    ("name", "mesh"), [pytest.param(*case, marks=() if case == ("gpt2, with dropout", ALL) else pytest.mark.slow) for case in SHARDED_CASES]
+)
 def test_a_mesh_of_devices_computes_what_one_device_does(name, mesh, alone, prepared, record_property):
     (wanted, losses), (found, sharded) = alone(name), steps_of(name, MESHES[mesh], prepared)
     record_property("loss_relative_error", difference(sharded, losses))

@@ -34,6 +34,7 @@ from families import CASES, SMALL, Case, as_saved  # noqa: E402
 
 torch.set_num_threads(1)  # threads cost more than they give at width 32, the more so beside other test workers
 
+
 def in_our_shapes(case: Case, values: dict[str, Any], offset: float = 0.0) -> Any:
     """Their named tensors as our tree of JAX arrays, copied: torch changes its own in place. Norm scales are moved by `offset`.
 

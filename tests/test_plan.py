@@ -291,7 +291,9 @@ def test_a_tpu_step_computes_and_sends_what_it_should():
     kernels = 11 * of_keys * (one.model.context + 1) / 2  # twice forward, again as often, seven times backward, where a query sees a key
     squares = 8 * of_keys * one.model.context
     heads = one.model.num_heads + one.model.kv_heads
-    turns = 3 * one.model.num_layers * 2 * one.tokens_per_step * heads * (one.model.width // one.model.num_heads) ** 2  # halves of a head change places: forward, again, backward
+    turns = (
+        3 * one.model.num_layers * 2 * one.tokens_per_step * heads * (one.model.width // one.model.num_heads) ** 2
+    )  # halves of a head change places: forward, again, backward
     assert facts["flops"]["kernels"] * 8 == pytest.approx(kernels, rel=1e-3)
     assert (facts["flops"]["hardware"] - facts["flops"]["kernels"]) * 8 == pytest.approx(analytic(one) - squares + turns, rel=1e-3)
 

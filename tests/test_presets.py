@@ -1,6 +1,6 @@
 """Presets: their golden files, and their numbers of parameters against the published ones. Only shapes are computed.
 
-    python tests/test_presets.py        writes the golden files anew; the diff then shows every effect of a change
+python tests/test_presets.py        writes the golden files anew; the diff then shows every effect of a change
 """
 
 from __future__ import annotations

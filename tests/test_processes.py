@@ -234,7 +234,9 @@ def test_an_error_in_one_process_ends_both_and_is_told_once(rank, copied, togeth
     assert said[1 - rank].rstrip().split("\n")[-1] == f"error: process {rank} failed, and its own output says why; process {1 - rank} ends too."
     assert Run(path).steps()[-1] in (40, 45) and fingerprint(path, Run(path).steps()[-1])
     in_time(seconds, 20)
-    figure(f"an error in process {rank} at step 50: both gone within {seconds:.1f} s, status 1, the cause told once; checkpoint {Run(path).steps()[-1]} restored")
+    figure(
+        f"an error in process {rank} at step 50: both gone within {seconds:.1f} s, status 1, the cause told once; checkpoint {Run(path).steps()[-1]} restored"
+    )
 
 
 @pytest.mark.row(37)
@@ -249,7 +251,9 @@ def test_the_kill_of_one_process_ends_the_other_and_the_checkpoint_stays(rank, c
     newest = Run(path).steps()[-1]
     assert newest >= 15 and fingerprint(path, newest)
     in_time(seconds, HEARTBEAT + 10)
-    figure(f"kill −9 of process {rank}: the other gone {seconds:.1f} s later (heartbeat {HEARTBEAT} s), status {told[1 - rank][0]}; checkpoint {newest} restored")
+    figure(
+        f"kill −9 of process {rank}: the other gone {seconds:.1f} s later (heartbeat {HEARTBEAT} s), status {told[1 - rank][0]}; checkpoint {newest} restored"
+    )
 
 
 @pytest.mark.row(38)
@@ -273,7 +277,9 @@ def test_a_stall_of_one_process_is_dumped_by_both_and_ends_both(copied, together
 @pytest.mark.timeout(900)
 def test_the_watchdog_of_two_processes_is_silent_where_all_goes_well(copied, together, tmp_path, figure):
     path = tmp_path / "run"
-    long = dataclasses.replace(copied, steps=1000, watchdog=5.0, checkpoints=Checkpoints(every=250), evaluation=dataclasses.replace(copied.evaluation, every=250))
+    long = dataclasses.replace(
+        copied, steps=1000, watchdog=5.0, checkpoints=Checkpoints(every=250), evaluation=dataclasses.replace(copied.evaluation, every=250)
+    )
     told = ends(together(long, path), timeout=800)
     assert [status for status, *_ in told] == [0, 0] and "no progress" not in told[0][2] + told[1][2], told
     figure(f"0 alarms in 1,000 steps with a limit of 5 s, {goodput.read(path).seconds['compile']:.1f} s of compiling and 4 evaluations among them")
@@ -303,7 +309,20 @@ def test_a_process_that_holds_the_others_up_is_named(copied, together, tmp_path,
 def alone(index: int, port: int, *flags: str) -> tuple[float, int, str]:
     """One process of two, the other of which never comes: seconds from its imports on, status, stderr."""
     config = Path(__file__).parents[1] / "configs/quickstart.py"
-    told = [sys.executable, "-c", CHILD, str(config), "--distributed", "--coordinator", f"127.0.0.1:{port}", "--num-processes", "2", "--process", str(index), *flags]
+    told = [
+        sys.executable,
+        "-c",
+        CHILD,
+        str(config),
+        "--distributed",
+        "--coordinator",
+        f"127.0.0.1:{port}",
+        "--num-processes",
+        "2",
+        "--process",
+        str(index),
+        *flags,
+    ]
     process = subprocess.Popen(told, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for(process, "meeting the other processes")
     begun = time.monotonic()
@@ -316,7 +335,10 @@ def alone(index: int, port: int, *flags: str) -> tuple[float, int, str]:
 def test_a_coordinator_that_is_not_there_is_named_in_time(figure):
     port, limit = free_port(), 5.0
     seconds, status, said = alone(1, port, "--init-timeout", str(limit))
-    assert status == 2 and said == f"error: the coordinator (process 0) did not answer at 127.0.0.1:{port} within 5 s; is it started, and is the port open? (--init-timeout)\n"
+    assert (
+        status == 2
+        and said == f"error: the coordinator (process 0) did not answer at 127.0.0.1:{port} within 5 s; is it started, and is the port open? (--init-timeout)\n"
+    )
     also, status, said = alone(0, port, "--init-timeout", str(limit))
     assert status == 2 and said.startswith(f"error: not all of 2 processes came to 127.0.0.1:{port} within 5 s") and said.count("\n") == 1
     in_time(max(seconds, also), limit + 5)
@@ -426,4 +448,6 @@ def test_each_process_reads_its_own_share_of_a_checkpoint(tmp_path, figure):
     stored = sum(f.stat().st_size for f in (path / "checkpoints/6").rglob("*") if f.is_file())
     shares = [int(out.split("read ")[1].split()[0]) / stored for _, out, _ in told]
     assert max(shares) <= 1.2, "half of it to verify, half of it to restore"
-    figure(f"two processes restore {stored / 1e6:.0f} MB: each reads {' and '.join(f'{share:.2f}' for share in shares)} times that, half to verify and half to restore")
+    figure(
+        f"two processes restore {stored / 1e6:.0f} MB: each reads {' and '.join(f'{share:.2f}' for share in shares)} times that, half to verify and half to restore"
+    )

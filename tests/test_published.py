@@ -145,9 +145,24 @@ def test_a_directory_says_what_begins_and_ends_texts(tmp_path):
     assert (third.begin_of_document, third.special.bos, third.end_of_document) == (None, ids["<|im_start|>"], ids["<|im_end|>"])
 
 
-WRONG = [b"", b"[]", b"{}", b"[" * 100_000, b"\xff", b'{"model": {"type": "BPE", "vocab": {}, "merges": []}}', b'{"model": {"type": "Magic", "vocab": {"a": 0}}}']
-WRONG += [b'{"model": {"type": "BPE", "vocab": {"a": "b"}}}', b'{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["b c"]}}', b'{"model": {"type": "BPE", "vocab": {"a": 99999999}}}']
-WRONG += [b'{"model": {"vocab": [["a"]], "type": "Unigram"}}', b'{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "pre_tokenizer": {"type": "Eval"}}']
+WRONG = [
+    b"",
+    b"[]",
+    b"{}",
+    b"[" * 100_000,
+    b"\xff",
+    b'{"model": {"type": "BPE", "vocab": {}, "merges": []}}',
+    b'{"model": {"type": "Magic", "vocab": {"a": 0}}}',
+]
+WRONG += [
+    b'{"model": {"type": "BPE", "vocab": {"a": "b"}}}',
+    b'{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["b c"]}}',
+    b'{"model": {"type": "BPE", "vocab": {"a": 99999999}}}',
+]
+WRONG += [
+    b'{"model": {"vocab": [["a"]], "type": "Unigram"}}',
+    b'{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "pre_tokenizer": {"type": "Eval"}}',
+]
 
 
 @pytest.mark.parametrize("content", WRONG, ids=range(len(WRONG)))

@@ -87,7 +87,9 @@ def test_verifying_costs_at_most_15_percent_of_a_restore(tmp_path, record_proper
             patched.setattr(manifest, "_require_unchanged", lambda *_: None)
             bare.append(_seconds(lambda: run.restore(shapes(tree))))
     share = statistics.median(whole) / statistics.median(bare) - 1
-    record_property("figure", f"verification adds {100 * share:.0f} % to restoring 123 MB ({1e3 * statistics.median(bare):.0f} ms without, {os.cpu_count()} cores)")
+    record_property(
+        "figure", f"verification adds {100 * share:.0f} % to restoring 123 MB ({1e3 * statistics.median(bare):.0f} ms without, {os.cpu_count()} cores)"
+    )
     in_time(share, 0.15)
 
 
@@ -122,7 +124,10 @@ def test_a_power_cut_that_empties_what_was_not_synced_costs_one_step(tmp_path, r
         assert_same_bits(trees, state(1))
         for file, content in contents.items():
             file.write_bytes(content)
-    record_property("figure", f"{len(inside)} of {len(inside)} files and folders and their parent synced; {len(metadata)} of {len(metadata)} emptied metadata files fall back")
+    record_property(
+        "figure",
+        f"{len(inside)} of {len(inside)} files and folders and their parent synced; {len(metadata)} of {len(metadata)} emptied metadata files fall back",
+    )
 
 
 # --- two trainers ------------------------------------------------------------------------------------------------

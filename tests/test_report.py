@@ -107,7 +107,13 @@ def test_one_point_is_drawn_as_a_dot(tmp_path):
 
 def test_non_finite_facts_and_foreign_numbers_become_json(tmp_path):
     numpy = pytest.importorskip("numpy")
-    facts = {"final": {"validation_loss": math.nan}, "parameters": numpy.int64(1000), "config": {"path": tmp_path}, "baselines": {"gzip": math.inf}, "tokens": 1.0}
+    facts = {
+        "final": {"validation_loss": math.nan},
+        "parameters": numpy.int64(1000),
+        "config": {"path": tmp_path},
+        "baselines": {"gzip": math.inf},
+        "tokens": 1.0,
+    }
     page_of(make_run(tmp_path, [1.0]), facts)
     found = json.loads((tmp_path / "report.json").read_text())
     assert found["final"]["validation_loss"] is None and found["parameters"] == 1000 and found["config"]["path"] == str(tmp_path)
@@ -167,7 +173,9 @@ def test_curves_stay_inside_their_drawing():
     for _ in range(200):
         scale, shift = 10 ** draw.uniform(-12, 12), draw.choice([0, 1, -1]) * 10 ** draw.uniform(-12, 12)
         points = [(draw.randrange(1, 10**9), shift + scale * draw.gauss(0, 1)) for _ in range(draw.randrange(1, 30))]
-        svg = report.chart([report.Curve("a", sorted(points), "main")], title="a", levels={"level": shift} if draw.random() < 0.5 else None, zero=draw.random() < 0.5)
+        svg = report.chart(
+            [report.Curve("a", sorted(points), "main")], title="a", levels={"level": shift} if draw.random() < 0.5 else None, zero=draw.random() < 0.5
+        )
         ElementTree.fromstring(svg)
         assert all(0 <= x <= 860 and 0 <= y <= 320 for x, y in path(svg))
 

@@ -52,8 +52,16 @@ def test_a_mesh_with_every_axis_computes_what_one_device_does(mesh, alone, recor
 def ways(config: ModelConfig) -> list[tuple[int, dict]]:
     """Every axis alone on 2, 4 and 8 devices, and the useful pairs on 4 and 8."""
     axes = ["data", "fsdp", "tensor", "context", "stage", *(["expert"] if config.experts else [])]
-    pairs = [("data", "fsdp"), ("fsdp", "tensor"), ("fsdp", "context"), ("stage", "fsdp"), *([("fsdp", "expert"), ("expert", "tensor")] if config.experts else [])]
-    one = [(n, {axis: n} | ({} if axis == "data" else {"data": 1})) for n in (2, 4, 8) for axis in axes if n <= 4 or axis in ("data", "fsdp", "context", "tensor")]
+    pairs = [
+        ("data", "fsdp"),
+        ("fsdp", "tensor"),
+        ("fsdp", "context"),
+        ("stage", "fsdp"),
+        *([("fsdp", "expert"), ("expert", "tensor")] if config.experts else []),
+    ]
+    one = [
+        (n, {axis: n} | ({} if axis == "data" else {"data": 1})) for n in (2, 4, 8) for axis in axes if n <= 4 or axis in ("data", "fsdp", "context", "tensor")
+    ]
     two = [(2 * n, {a: n, b: 2, "data": n if a == "data" else 1}) for n in (2, 4) for a, b in pairs if not (a == "stage" and n == 8)]
     return one + two + [(8, dict(slices=2, fsdp=2, tensor=2)), (8, dict(fsdp=2, context=2, tensor=2)), (8, dict(stage=2, context=2, tensor=2))]
 
@@ -78,7 +86,9 @@ def test_ten_steps_on_any_mesh_are_those_of_one_device(name, devices, mesh, sing
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("name", ["gpt2", "mqa", "alibi", "t5", "attention_sink", "latent", "deepseek", "prefix_lm", "encoder", "beside_an_encoder_t5", "ahead", "local_and_global"])
+@pytest.mark.parametrize(
+    "name", ["gpt2", "mqa", "alibi", "t5", "attention_sink", "latent", "deepseek", "prefix_lm", "encoder", "beside_an_encoder_t5", "ahead", "local_and_global"]
+)
 @pytest.mark.parametrize("mesh", [dict(fsdp=2, context=2, tensor=2), dict(data=2, tensor=4)], ids=str)
 def test_variants_on_a_mesh_are_those_of_one_device(name, mesh, record_property):
     config = dataclasses.replace(VARIANTS[name], attention_dropout=0.0)

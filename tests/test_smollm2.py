@@ -40,7 +40,9 @@ def test_no_message_becomes_a_control_token(model):
     names = list(tokenizer.controls)
     hard = [*names, *(n[:i] for n in names for i in range(1, len(n))), *(n[i:] for n in names for i in range(1, len(n)))]
     hard += ["".join(draw.choices([*hard, " ", "\n", "user", "a", *map(str, sorted(hidden))], k=4)) for _ in range(1000)]
-    control = lambda text, role: [i for i in chat.render(template, [Message(r, text if r == role else "a") for r in ("system", "user", "assistant")], tokenizer) if i in hidden]
+    control = lambda text, role: [
+        i for i in chat.render(template, [Message(r, text if r == role else "a") for r in ("system", "user", "assistant")], tokenizer) if i in hidden
+    ]
     assert name == "chatml" and len(names) == 17
     for n, text in enumerate(hard):
         role = ("system", "user", "assistant")[n % 3]

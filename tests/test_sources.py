@@ -102,7 +102,7 @@ def test_a_bad_record_is_named_or_passed_over_as_often_as_allowed(line, tmp_path
     assert [d.text for d in read(Text(path, max_bad_records=2))] == ["one", "two"]
 
 
-GOOD = {"text": "plain"}, {"text": ODD}, {"text": "\u2028\u2029\u0085\x0b\x0c"}, {"text": "say \"\\\\\" \u0000 é"}
+GOOD = {"text": "plain"}, {"text": ODD}, {"text": "\u2028\u2029\u0085\x0b\x0c"}, {"text": 'say "\\\\" \u0000 é'}
 FIXTURE = {
     1: (b'\xef\xbb\xbf{"text": "marked"}', ""),
     2: (json.dumps(GOOD[2], ensure_ascii=False).encode(), ""),
@@ -267,7 +267,10 @@ def test_a_gzip_bomb_stops_at_its_bound_and_half_a_file_is_named(tmp_path, recor
         assert int(re.search(r"at least (\d+) MiB", said)[1]) < 100
         assert grown < 1e8
         most = max(most, grown)
-    record_property("figure", f"2 of 2 files of {packed / 1e3:.0f} kB that unpack to 200 MiB stopped at {re.search(r'at least (.*?),', said)[1]}, memory +{most / 1e6:.0f} MB")
+    record_property(
+        "figure",
+        f"2 of 2 files of {packed / 1e3:.0f} kB that unpack to 200 MiB stopped at {re.search(r'at least (.*?),', said)[1]}, memory +{most / 1e6:.0f} MB",
+    )
     whole = gzip.compress("".join(PROSE * 300).encode())
     (tmp_path / "half.txt.gz").write_bytes(whole[: len(whole) // 2])
     refused(Text(str(tmp_path / "half.txt.gz")), "half.txt.gz is not a whole gzip file", "fetch it again")

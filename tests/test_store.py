@@ -69,6 +69,8 @@ HEADERS = {
     "vocab_size text": "15",
     "vocab_size null": None,
 }
+
+
 @pytest.mark.parametrize("name", HEADERS)
 def test_an_edited_header_is_refused(tmp_path, name):
     written(tmp_path / "store", 10, 5)
@@ -220,7 +222,10 @@ def test_a_file_that_is_cut_short_while_it_is_read_is_named_and_kills_nobody(tmp
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "s")], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, (done.returncode, done.stderr)
     caught, said = done.stdout.split(" ", 1)
-    assert int(caught) == 50 and said == f"{tmp_path}/s/ids.bin had 400000 bytes when it was opened and now has 4096; delete the folder {tmp_path}/s, it is made again.\n"
+    assert (
+        int(caught) == 50
+        and said == f"{tmp_path}/s/ids.bin had 400000 bytes when it was opened and now has 4096; delete the folder {tmp_path}/s, it is made again.\n"
+    )
     refused(tmp_path / "s", "ids.bin", "4096", "400000")
     record_property("figure", f"{caught} of 50 batches refused by name, exit status {done.returncode}, no SIGBUS; refused again when opened")
 

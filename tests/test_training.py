@@ -146,7 +146,9 @@ def bits(tree) -> bytes:
 
 @pytest.mark.row(7)
 @pytest.mark.row(9)
-@pytest.mark.parametrize(("value", "micro_batches"), [(1e30, 1), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((math.nan, 1), (1e6, 1))), (math.nan, 4)])
+@pytest.mark.parametrize(
+    ("value", "micro_batches"), [(1e30, 1), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((math.nan, 1), (1e6, 1))), (math.nan, 4)]
+)
 @pytest.mark.parametrize("bad", [0, 2, 6])
 def test_a_bad_batch_changes_nothing_and_the_next_is_taken(value, micro_batches, bad):
     init, advance = skipping_step(value, micro_batches)

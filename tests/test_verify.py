@@ -314,7 +314,15 @@ def test_all_proofs_pass_where_nothing_is_wrong_and_are_told(report, said, tmp_p
 # --- where something is ------------------------------------------------------------------------------------------
 
 
-SLOW = (part_left_out_of_the_key, token_left_out_of_the_key, stopped_gradient, rounded_logits, rounded_gradients, optimizer_that_does_not_move, settings_of_the_first_row)
+SLOW = (
+    part_left_out_of_the_key,
+    token_left_out_of_the_key,
+    stopped_gradient,
+    rounded_logits,
+    rounded_gradients,
+    optimizer_that_does_not_move,
+    settings_of_the_first_row,
+)
 """What costs most to find; in a default run the others are planted."""
 
 

@@ -136,7 +136,9 @@ def written_by(folder: Path, process: int) -> dict[str, tuple[int, str]]:
     return {name: _measure(folder / name, sync=True) for name in names}
 
 
-def describe(folder: Path, step: int, metrics: dict[str, float], trees: dict[str, tuple[Leaf, ...]], known: dict[str, tuple[int, str]] | None = None) -> Manifest:
+def describe(
+    folder: Path, step: int, metrics: dict[str, float], trees: dict[str, tuple[Leaf, ...]], known: dict[str, tuple[int, str]] | None = None
+) -> Manifest:
     """Hashes every file below `folder` and brings it to the disk.
 
     Args:

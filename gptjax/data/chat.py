@@ -95,9 +95,7 @@ TEMPLATES: dict[str, Template] = {
         ends=("<end_of_turn>",),
         trim=True,
     ),
-    "mistral-v1": Template(
-        begin="{bos}", first="{~[INST]} {system}\n\n{text} {~[/INST]}", user="{~[INST]} {text} {~[/INST]}", assistant=" {text}{eos}"
-    ),
+    "mistral-v1": Template(begin="{bos}", first="{~[INST]} {system}\n\n{text} {~[/INST]}", user="{~[INST]} {text} {~[/INST]}", assistant=" {text}{eos}"),
     "mistral-v3": Template(begin="{bos}", first="{[INST]} {system}\n\n{text}{[/INST]}", user="{[INST]} {text}{[/INST]}", assistant=" {text}{eos}"),
     "mistral-tekken": Template(**_TEKKEN, first="{[INST]}{system}\n\n{text}{[/INST]}"),
     "mistral-v7": Template(**_TEKKEN, system="{[SYSTEM_PROMPT]}{text}{[/SYSTEM_PROMPT]}"),
@@ -130,7 +128,10 @@ def render(template: Template, messages: Sequence[Message], tokenizer: Tokenizer
     ordered = [m.role for m in messages] == ["system"] * len(told) + ["user", "assistant"] * (len(turns) // 2) + ["user"] * (len(turns) % 2)
     require(ordered and len(told) <= 1, "messages are a system prompt or none, and then user and assistant in turns.")
     system = told[0] if told else template.default
-    require(system is None or bool(template.system or template.first), "this template has no place for a system prompt; leave it away, or choose another (--template).")
+    require(
+        system is None or bool(template.system or template.first),
+        "this template has no place for a system prompt; leave it away, or choose another (--template).",
+    )
     parts = _filled(template.begin, tokenizer, "", "")
     if system is not None and template.system:
         parts += _filled(template.system, tokenizer, system.strip() if template.trim else system, "")
@@ -199,7 +200,9 @@ def fit(template: Template, messages: Sequence[Message], tokenizer: Tokenizer, r
         ids = render(template, [*messages[:first], *messages[first + dropped :]], tokenizer)
         if len(ids) <= room:
             return ids, dropped
-    raise ConfigError(f"the message takes {len(ids)} tokens, with the system prompt, and there is room for {room}; shorten it, or use more --context or fewer --new-tokens.")
+    raise ConfigError(
+        f"the message takes {len(ids)} tokens, with the system prompt, and there is room for {room}; shorten it, or use more --context or fewer --new-tokens."
+    )
 
 
 # --- which template ----------------------------------------------------------------------------------------------

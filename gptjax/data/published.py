@@ -53,7 +53,10 @@ def read(folder: Path) -> tuple[str, dict[str, bytes]]:
     name = next((n for n in KINDS if (folder / n).is_file()), None)
     require(name is not None, f"{folder} has no tokenizer; {NEED}.")
     content, said = (folder / name).read_bytes(), _object(folder / "tokenizer_config.json")
-    require(name == "tokenizer.json" or not (folder / "added_tokens.json").is_file(), f"{folder} has tokens in added_tokens.json; {NEED}, where all are in one file.")
+    require(
+        name == "tokenizer.json" or not (folder / "added_tokens.json").is_file(),
+        f"{folder} has tokens in added_tokens.json; {NEED}, where all are in one file.",
+    )
     ids = _ids(name, content, str(folder))
     token = lambda role: ids.get(_content(said.get(f"{role}_token")) or _content(_object(folder / "special_tokens_map.json").get(f"{role}_token")))
     bos, eos = token("bos"), token("eos")
@@ -275,7 +278,7 @@ def _before_letters(text: str) -> list[str]:
 def _line(text: str, low: int, high: int) -> int:
     """Where between two places a line begins with a letter after a line that ends visibly, or the later place."""
     at = low
-    while 0 <= (at := text.find("\n", at, high)):
+    while (at := text.find("\n", at, high)) >= 0:
         if at + 1 < len(text) and text[at + 1].isalpha() and not text[at - 1].isspace():
             return at + 1
         at += 1

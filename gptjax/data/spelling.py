@@ -128,7 +128,13 @@ def in_chunks(texts: list[str], spell: Callable[[list[str]], Iterable[Sequence[i
     flat = [chunk for of_text in chunks for chunk in of_text]
     # A slice at a time, because a speller and its lists of Python integers need many times the memory of the array.
     slices = np.cumsum([len(chunk) for chunk in flat]) // SLICE
-    spelled = iter([np.asarray(ids, np.int32) for _, part in itertools.groupby(zip(slices, flat, strict=True), lambda pair: pair[0]) for ids in spell([c for _, c in part])])
+    spelled = iter(
+        [
+            np.asarray(ids, np.int32)
+            for _, part in itertools.groupby(zip(slices, flat, strict=True), lambda pair: pair[0])
+            for ids in spell([c for _, c in part])
+        ]
+    )
     return [np.concatenate([np.zeros(0, np.int32), *(next(spelled) for _ in of_text)]) for of_text in chunks]
 
 

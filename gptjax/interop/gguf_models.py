@@ -113,7 +113,10 @@ def _scaling(file: File, arch: str, turned: int, base: float) -> Any:
         require(same, f"{file.path}: rope_freqs.weight stretches RoPE otherwise than Llama 3 does, which is not known here.")
         return guess
     longer = [name for name in file.tensors if "rope_factors" in name]
-    require(kind in ("none", "linear", "yarn") and not longer, f"{file.path} stretches RoPE by {short(longer[0] if longer else kind)}; none, linear and yarn are known.")
+    require(
+        kind in ("none", "linear", "yarn") and not longer,
+        f"{file.path} stretches RoPE by {short(longer[0] if longer else kind)}; none, linear and yarn are known.",
+    )
     if kind == "linear":
         return LinearScaling(factor)
     return YarnScaling(factor, file.get(f"{arch}.rope.scaling.original_context_length", int)) if kind == "yarn" else None

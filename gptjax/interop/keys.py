@@ -44,7 +44,7 @@ class Keys:
     def number(self, key: str, *default: Any) -> Any:
         """A whole number, or none where that is the default."""
         value = self.take(key, *default)
-        fine = type(value) is int and 0 <= value < 2**31 or (value is None and default[:1] == (None,))
+        fine = (type(value) is int and 0 <= value < 2**31) or (value is None and default[:1] == (None,))
         require(fine, f"{self.where} has {key!r}: {value!r}; it needs a whole number.")
         return value
 

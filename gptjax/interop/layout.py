@@ -79,7 +79,7 @@ def places(config: ModelConfig, entries: Sequence[Entry]) -> list[Place]:
             if all(path in known for path in paths):
                 shapes = tuple(known[path].shape[len(index) :] for path in paths)
                 found.append(Place(name, entry, tuple((path, index) for path in paths), shapes))
-    covered = {path: 0 for path in known}
+    covered = dict.fromkeys(known, 0)
     for place in found:
         for (path, _), shape in zip(place.parts, place.shapes, strict=True):
             covered[path] += math.prod(shape)

@@ -80,7 +80,9 @@ def banner(setting: Setting, state: TrainState, notes: tuple[str, ...]) -> str:
     if at >= experiment.steps:
         lines.append(f"finished already at step {at}; --steps {2 * at} goes on from there")
         return "\n".join(lines)
-    lines.append(f"resuming at step {at} of {experiment.steps}" if at else f"training {experiment.steps} steps; interrupt when you like, the same command goes on")
+    lines.append(
+        f"resuming at step {at} of {experiment.steps}" if at else f"training {experiment.steps} steps; interrupt when you like, the same command goes on"
+    )
     return "\n".join(lines)
 
 

@@ -73,7 +73,9 @@ def settle(experiment: Experiment, path: Path, data: Prepared, *, resuming: bool
         experiment = _lasting(experiment, old.schedule.steps)
         changed = config.differences(old, experiment)
         bound = {k: v for k, v in changed.items() if not k.startswith(FREE)}
-        bound |= {f"{k} (its content)": (recorded.get(k, "")[:12], found.get(k, "")[:12]) for k in ("data", "tokenizer", "teacher") if recorded.get(k) != found.get(k)}
+        bound |= {
+            f"{k} (its content)": (recorded.get(k, "")[:12], found.get(k, "")[:12]) for k in ("data", "tokenizer", "teacher") if recorded.get(k) != found.get(k)
+        }
         said = "; ".join(f"{k} was {a!r}, now {b!r}" for k, (a, b) in list(bound.items())[:5])
         require(allow or not bound, f"{path} holds another run: {said}. Use another --dir, or --allow-changes to go on with the new values.")
         notes = [*_changes(changed, old, experiment), *_software(recorded, found)]

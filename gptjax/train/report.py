@@ -137,7 +137,9 @@ class Curve(NamedTuple):
     dots: bool = False
 
 
-def chart(curves: list[Curve], *, title: str, unit: str = "", size: tuple[int, int] = (860, 320), levels: dict[str, float] | None = None, zero: bool = False) -> str:
+def chart(
+    curves: list[Curve], *, title: str, unit: str = "", size: tuple[int, int] = (860, 320), levels: dict[str, float] | None = None, zero: bool = False
+) -> str:
     """Gives an SVG with axes and gridlines, or "" if no curve has a finite value.
 
     A few values far outside the others don't flatten the rest: they leave through the border, and the chart says how far they go.
@@ -267,7 +269,11 @@ def page(content: dict[str, Any]) -> str:
 def _curves(content: dict[str, Any]) -> str:
     found = {name: list(zip(c["step"], c["value"], strict=True)) for name, c in content["curves"].items()}
     smoothed = "smoothed_loss" in found
-    shown = [("training", "loss", "raw" if smoothed else "main"), ("training, smoothed", "smoothed_loss", "main"), ("held-out", "validation_loss", "validation")]
+    shown = [
+        ("training", "loss", "raw" if smoothed else "main"),
+        ("training, smoothed", "smoothed_loss", "main"),
+        ("held-out", "validation_loss", "validation"),
+    ]
     loss = [Curve(label, found[name], style, dots=style == "validation") for label, name, style in shown if name in found]
     legend = "".join(f'<span class="{c.style}"><svg viewBox="0 0 18 8"><path class="{c.style}" d="M1 4h16"/></svg>{c.label}</span>' for c in loss)
     bits = [Curve("held-out", found.get("validation_bits_per_byte", []), "validation", dots=True)]

@@ -33,7 +33,9 @@ def load(experiment: Experiment, tokenizer: Tokenizer) -> Teacher | None:
     for name in ("vocab_size", "classes", "causal"):
         found, wanted = getattr(theirs.model, name), getattr(ours, name)
         require(found == wanted, f"the teacher {path} has model.{name} {found}, this model {wanted}; {mend}.")
-    require(bool(theirs.model.encoder_layers) == bool(ours.encoder_layers), f"of the teacher {path} and this model one has an encoder beside its decoder; {mend}.")
+    require(
+        bool(theirs.model.encoder_layers) == bool(ours.encoder_layers), f"of the teacher {path} and this model one has an encoder beside its decoder; {mend}."
+    )
     require(theirs.model.context >= ours.context, f"the teacher {path} has a context of {theirs.model.context}, this model {ours.context}; it needs as much.")
     params = start.weights(path, theirs, step)
     require(params is not None, f"the teacher {path} has no whole checkpoint; train it first: python train.py {path}/config.json")

@@ -83,7 +83,9 @@ def attention(setting: Setting) -> Figure:
         kind = choose(dataclasses.replace(c, attention=kind), length, layer)[0]
         kinds.append(kind)
         worst = max(worst, _apart_from_hand(c, layer, kind, length))
-    words = f"relative difference of {' and '.join(repr(kind) for kind in dict.fromkeys(kinds))} from float64 by hand, at {length} positions, forward and gradients"
+    words = (
+        f"relative difference of {' and '.join(repr(kind) for kind in dict.fromkeys(kinds))} from float64 by hand, at {length} positions, forward and gradients"
+    )
     return Figure(worst, ROUNDING, words)
 
 
@@ -118,9 +120,7 @@ def seen_by_hand(layer: Layer, query: np.ndarray, key: np.ndarray) -> np.ndarray
     return kept & (key <= query)
 
 
-def by_hand(
-    q: np.ndarray, k: np.ndarray, v: np.ndarray, cotangent: np.ndarray, seen: np.ndarray, cap: float | None = None
-) -> tuple[np.ndarray, ...]:
+def by_hand(q: np.ndarray, k: np.ndarray, v: np.ndarray, cotangent: np.ndarray, seen: np.ndarray, cap: float | None = None) -> tuple[np.ndarray, ...]:
     """Softmax attention written out in float64: output [B T N H] and the gradients of q, k and v under a cotangent.
 
     Args:
