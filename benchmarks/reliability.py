@@ -111,8 +111,6 @@ ROWS = {
 """Section → row → (what goes wrong, what must happen)."""
 
 LATER = {
-    **dict.fromkeys((54, 55), "comes with the exchange of models with other libraries"),
-    **dict.fromkeys((56,), "comes with chat"),
     **dict.fromkeys((60,), "comes with filters of training text"),
     **dict.fromkeys((57, 58, 59, *range(61, 71)), "comes with the server"),
 }
