@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from gptjax import model, parallel
-from gptjax.data import Batch
+from gptjax.data import Batch, DataConfig, MaskedLanguageModel, PrefixLanguageModel, Side, SpanCorruption
 from gptjax.model import ModelConfig
 from gptjax.objectives import Loss
 from gptjax.train import optim, program, step
@@ -20,7 +20,9 @@ ROWS, STEPS = 8, 10
 
 def experiment_of(config: ModelConfig, mesh: parallel.MeshConfig, **changes) -> Experiment:
     """A run with steps small enough that rounding stays rounding: a gradient that is zero but for it, as a key's bias has, must not become a step."""
-    told = dict(optim=optim.AdamW(peak=1e-3, epsilon=1e-4), schedule=optim.Schedule(warmup=0), steps=STEPS, batch=ROWS, loss=Loss()) | changes
+    task = SpanCorruption() if config.encoder_layers else MaskedLanguageModel() if not config.causal else PrefixLanguageModel() if config.prefix_lm else None
+    data = DataConfig(task=task) if task else DataConfig()
+    told = dict(data=data, optim=optim.AdamW(peak=1e-3, epsilon=1e-4), schedule=optim.Schedule(warmup=0), steps=STEPS, batch=ROWS, loss=Loss()) | changes
     return Experiment(model=dataclasses.replace(config, init_std=0.1), mesh=mesh, **told)
 
 
@@ -35,7 +37,10 @@ def batch_of(config: ModelConfig, seed: int) -> Batch:
     begins = np.take_along_axis(np.concatenate([np.zeros((ROWS, 1), int), ends], 1), segments, axis=1)
     padded = where >= length - 2
     positions = np.where(padded, -1, where - begins).astype(np.int32)
-    return Batch(tokens, targets, (draw.random((ROWS, length)) * ~padded).astype(np.float32), segments, positions)
+    weights = (draw.random((ROWS, length)) * ~padded).astype(np.float32)
+    side = Side(draw.integers(0, config.vocabulary, (ROWS, length)).astype(np.int32), positions, segments) if config.encoder_layers else None
+    prefix = np.full_like(positions, 2) if config.prefix_lm else None
+    return Batch(tokens, targets, weights, segments, positions, side, prefix=prefix)
 
 
 @functools.cache

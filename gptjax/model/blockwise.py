@@ -38,8 +38,8 @@ class Given(NamedTuple):
 
 def blockwise(
     q: Float[Array, "B T N H"],
-    k: Float[Array, "B T K H"],
-    v: Float[Array, "B T K value"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K value"],
     sight: Sight,
     how: Scoring,
     table: Float[Array, "..."] | None,

@@ -33,8 +33,8 @@ def splash_lacks(config: ModelConfig, length: int, layer: Layer) -> str | None:
 
 def splash(
     q: Float[Array, "B T N H"],
-    k: Float[Array, "B T K H"],
-    v: Float[Array, "B T K value"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K value"],
     sight: Sight,
     how: Scoring,
     sink: Float[Array, " N"] | None,

@@ -58,15 +58,16 @@ def run_in_stages(run: Callable, config: ModelConfig, layers: Params, x: Array, 
     """
     part = dataclasses.replace(config, num_layers=config.num_layers // parts("stage"))
     alike = lambda leaf: leaf.ndim < 2 or leaf.shape[0] != x.shape[0]  # the same for all rows, as positions may be
-    apart, tree = jax.tree.flatten((reading.sight, reading.angles))
+    kinds, turns = tuple(reading.angles), tuple(reading.angles.values())  # by layer, and layers have no order, which jax wants of keys
+    apart, tree = jax.tree.flatten((reading.sight, turns))
     fixed = [leaf if alike(leaf) else None for leaf in apart]
 
     def stage(layers: Params, carried: tuple, number: Array, piece: Array) -> tuple[Array, dict[str, Array]]:
         x, *moving = carried
         moving = iter(moving)
-        sight, angles = jax.tree.unflatten(tree, [next(moving) if leaf is None else leaf for leaf in fixed])
+        sight, turns = jax.tree.unflatten(tree, [next(moving) if leaf is None else leaf for leaf in fixed])
         own = None if key is None else jax.random.fold_in(key, piece)
-        x, _, told = run(config, part, number * part.num_layers, layers, x, reading._replace(sight=sight, angles=angles), None, own)
+        x, _, told = run(config, part, number * part.num_layers, layers, x, reading._replace(sight=sight, angles=dict(zip(kinds, turns, strict=True))), None, own)
         return x, told
 
     x, told = through_stages(config, stage, layers, (x, *(leaf for leaf in apart if not alike(leaf))))
