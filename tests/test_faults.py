@@ -33,7 +33,7 @@ from gptjax.config import ConfigError
 from gptjax.data import Batch, Characters, Text, prepare, spelling
 from gptjax.model import init
 from gptjax.objectives import cross_entropy
-from gptjax.train import goodput, guard, identity, metrics, optim, program, spikes, step
+from gptjax.train import goodput, guard, identity, loop, metrics, optim, program, spikes, step
 from gptjax.train.experiment import Checkpoints, Experiment
 from gptjax.train.goodput import Stretch
 from gptjax.train.loop import train
@@ -551,6 +551,21 @@ def test_an_evaluation_that_an_interruption_left_out_is_made_up(tiny_experiment,
     train(tiny_experiment, tmp_path / "run")
     evaluated = [line["step"] for line in metrics.read(tmp_path / "run") if "validation_loss" in line]
     assert evaluated == [10, 20, 30]
+
+
+@pytest.mark.row(21)
+@pytest.mark.fault
+def test_an_evaluation_that_is_interrupted_once_more_is_made_up_by_the_start_after(tiny_experiment, fault, tmp_path, monkeypatch):
+    path, real = tmp_path / "run", loop.unless
+    fault("term@10")
+    train(tiny_experiment, path)
+    fault("")
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "unless", lambda interrupted, what: signal.raise_signal(signal.SIGTERM) or real(interrupted, what))
+        train(tiny_experiment, path)
+    assert Run(path).steps()[-1] == 10
+    train(tiny_experiment, path)
+    assert [line["step"] for line in metrics.read(path) if "validation_loss" in line] == [10, 20, 30]
 
 
 # --- nothing goes on ---------------------------------------------------------------------------------------------

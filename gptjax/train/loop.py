@@ -118,7 +118,8 @@ def _loop(setting: Setting, state: TrainState) -> TrainState:
     watch = _Watch(setting, state)
     every = experiment.checkpoints.every or experiment.evaluation.every
     pending: tuple[int, Any] | None = None
-    watch.make_up(state)
+    if not watch.make_up(state):
+        return state  # it is saved; one more step would leave this evaluation out for good
     for done in range(int(state.step) + 1, experiment.steps + 1):
         try:
             batch = watch.read(done, pending)
@@ -226,12 +227,14 @@ class _Watch:
                     setting.log.say("\n".join(f"  │ {line}" for line in (prompt + answered + text).splitlines()))
         return figures
 
-    def make_up(self, state: TrainState) -> None:
-        """Evaluates the step that was restored, where an interruption left that out."""
+    def make_up(self, state: TrainState) -> bool:
+        """Evaluates the step that was restored, where an interruption left that out; false if it is interrupted once more."""
         done, experiment = int(state.step), self.setting.experiment
         due = self.saved and (done % experiment.evaluation.every == 0 or done == experiment.steps) and self.setting.data.validation is not None
-        if due and not self.evaluated and (figures := self.evaluate(state, done)):
+        figures = self.evaluate(state, done) if due and not self.evaluated else None
+        if figures:
             self.setting.log.record(done, figures)
+        return figures != {}
 
     def save(self, state: TrainState, figures: dict[str, float]) -> None:
         """Begins to save the state; writing goes on beside the next steps."""
