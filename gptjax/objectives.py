@@ -114,7 +114,7 @@ def training(config: ModelConfig, loss: Loss, teacher: Teacher | None = None) ->
 
 
 def cross_entropy(
-    config: ModelConfig, loss: Loss = Loss(), *, auxiliary: bool = True, accuracy: bool = False, teacher: Teacher | None = None
+    config: ModelConfig, loss: Loss = Loss(), *, auxiliary: bool = True, accuracy: bool = False, teacher: Teacher | None = None  # noqa: B008 it is frozen
 ) -> Objective:
     """The weighted sum of −ln p(target), in nats, over all positions of a batch; the key turns dropout on.
 
@@ -204,7 +204,7 @@ def token_losses(logits: Float[Array, "B T V"], targets: Array, smoothing: float
     """
     known, total = (targets >= 0) & (targets < logits.shape[-1]), jax.nn.logsumexp(logits, axis=-1)
     chosen = jnp.take_along_axis(logits, jnp.where(known, targets, 0)[:, :, None], axis=-1)[:, :, 0]
-    return _lost(known, total, chosen, logits.mean(-1) if smoothing else chosen, smoothing, z)
+    return _lost(known, total, chosen, logits.mean(-1), smoothing, z)
 
 
 def _lost(known: Array, total: Array, chosen: Array, mean: Array, smoothing: float, z: float) -> Float[Array, "B T"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import atexit
-import concurrent.futures.thread
+import concurrent.futures.thread  # noqa: F401 (its exit hook must come before ours)
 import contextlib
 import fcntl
 import os

@@ -64,7 +64,7 @@ def plan(
     rows: int,
     seed: int | None,
     isolated: bool = True,
-    task: Task = LanguageModel(),
+    task: Task = LanguageModel(),  # noqa: B008 it is frozen
     beside: bool = False,
 ) -> Plan:
     """Lays the store's pairs out in rows of `length` positions. A store of one example needs no isolation.

@@ -87,7 +87,7 @@ def ask(
     prompts: Sequence[str | Sequence[int]],
     settings: SampleConfig | Sequence[SampleConfig],
     prefix: Sequence[int] | None = None,
-    task: Task = LanguageModel(),
+    task: Task = LanguageModel(),  # noqa: B008 it is frozen
 ) -> list[Ask]:
     """Encodes prompts; each begins as documents do in training, or with the prefix. One that is given as ids stays as it is.
 

@@ -66,7 +66,7 @@ def completions(
     *,
     prefix: Prefix | None = None,
     draft: Draft | None = None,
-    task: Task = LanguageModel(),
+    task: Task = LanguageModel(),  # noqa: B008 it is frozen
     batch: int = 8,
     watch: Callable[[int], None] | None = None,
 ) -> Iterator[Completion]:
@@ -104,7 +104,7 @@ def stream_text(
     *,
     prefix: Prefix | None = None,
     draft: Draft | None = None,
-    task: Task = LanguageModel(),
+    task: Task = LanguageModel(),  # noqa: B008 it is frozen
     watch: Callable[[int], None] | None = None,
 ) -> Iterator[str | Completion]:
     """Gives pieces of the text as they are written, each valid UTF-8, and at the end the whole `Completion`.
@@ -142,7 +142,7 @@ def shared_prefix(
     tokenizer: Tokenizer,
     text: str | Sequence[int],
     before: Prefix | None = None,
-    task: Task = LanguageModel(),
+    task: Task = LanguageModel(),  # noqa: B008 it is frozen
     *,
     int8_cache: bool = False,
 ) -> Prefix:

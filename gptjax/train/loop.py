@@ -192,7 +192,7 @@ class _Watch:
 
     def _say_unusual(self, done: int, values: dict[str, float], skipped: bool) -> None:
         spike = values["spike"] >= self.setting.experiment.spike_score
-        said = f"loss {values['loss']:.3g}, gradient norm {values['gradient_norm']:.3g}" + (f", {values['spike']:.3g} deviations above the steps before" if spike else "")
+        said = f"loss {values['loss']:#.3g}, gradient norm {values['gradient_norm']:.3g}" + (f", {values['spike']:.3g} deviations above the steps before" if spike else "")
         if skipped:
             self.setting.log.say(f"step {done} (batch {done - 1}) skipped: {said}; parameters unchanged")
         elif spike and not self.spiked:  # of several in a row the first
