@@ -8,8 +8,8 @@ and AdamW ended at 2.11. Muon was chosen from five short runs judged on the same
 and one seed, Muon at 6e-3 reached 2.00 and AdamW at 3e-3, the only rate tried, 2.43, for a fifth more time a step.
 jaxlib 0.10 (Python 3.11) has no fast bfloat16 products on a CPU, so there it computes in float32 and takes fewer steps; so it does on processors
 without bfloat16 instructions, which are slower: two shared cores of an AMD EPYC without AVX-512, Python 3.12, 2026-11-25, one run: 4m 07s
-with start and evaluations, 1.93 bits per byte (gzip -9 2.12, xz -9 1.86); Python 3.11, from an empty clone: 4m 18s with installation, steps 2m 50s,
-1.92 (2.12, 1.87).
+with start and evaluations, 1.93 bits per byte (gzip -9 2.12, xz -9 1.86); Python 3.11, from an empty clone, two runs:
+4m 18s and 4m 50s with installation, steps 2m 50s and 3m 00s, 1.92 (2.12, 1.87).
 """
 
 from gptjax.backend import fast_bfloat16
