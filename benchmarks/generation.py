@@ -71,10 +71,10 @@ def constraints(spelling: str | None, forms: list[str], turns: int, count: int, 
 
     def way(form: str) -> Callable[[], float]:
         settings = [GenerateConfig(new_tokens=300, temperature=1.0, seed=i, **FORMS[form]) for i in range(rows)]
-        packed = pack(config, tokenizer, ask(config, tokenizer, ["The answer: "] * rows, settings), rows)
+        asked = ask(config, tokenizer, ["The answer: "] * rows, settings)
 
         def run() -> float:
-            writer = open_writer(config, params, packed, None, None).until(1)
+            writer = open_writer(config, params, pack(config, tokenizer, asked, rows), None, None).until(1)
             jax.block_until_ready(writer.state)
             begun = time.perf_counter()
             writer = writer.until(count)
