@@ -48,13 +48,14 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="small")
     parser.add_argument("--ours", nargs="+", default=["float32", "bfloat16"], help="compute types of gptjax")
     parser.add_argument("--peers", nargs="+", default=["eager float32", "compile float32", "eager bfloat16", "compile bfloat16"])
+    parser.add_argument("--micro-batches", type=int, default=1, help="gptjax reads the batch in this many parts, as --micro-batch does")
     parser.add_argument("--transformers", action="store_true", help="the peers are transformers' GPT-2 too")
     options = parser.parse_args()
     if options.worker:
         told = json.loads(options.worker)
         return {"gptjax": _gptjax, "torch": _torch}[told.pop("stack")](Shape(*told.pop("shape")), **told)
     shape = SHAPES[options.shape]
-    ways = {f"gptjax {kind}": paired.Way(sys.executable, HERE, dict(stack="gptjax", shape=shape, compute=kind)) for kind in options.ours}
+    ways = {f"gptjax {kind}": paired.Way(sys.executable, HERE, dict(stack="gptjax", shape=shape, compute=kind, micro_batches=options.micro_batches)) for kind in options.ours}
     for peer in options.peers:
         how, kind = peer.split()
         for model in ("plain", "transformers")[: 1 + options.transformers]:
@@ -74,7 +75,7 @@ def main() -> None:
     )
 
 
-def _gptjax(shape: Shape, compute: str, **changes: Any) -> None:
+def _gptjax(shape: Shape, compute: str, micro_batches: int = 1, **changes: Any) -> None:
     from gptjax import backend
 
     backend.configure()
@@ -101,7 +102,8 @@ def _gptjax(shape: Shape, compute: str, **changes: Any) -> None:
     )
     rate = optim.learning_rate(optim.Schedule(), 1e-3, 1000)
     optimizer = optim.build(optim.AdamW(), rate)
-    one = functools.partial(step.train_step, objective=training(config, Loss()), optimizer=optimizer, rate=rate, seed=0, dropout=False)
+    told = dict(objective=training(config, Loss()), optimizer=optimizer, rate=rate, seed=0, micro_batches=micro_batches, dropout=False)
+    one = functools.partial(step.train_step, **told)
     state = jax.jit(lambda key: step.init(model.init(config, key), optimizer))(jax.random.key(0))
     ids = np.random.default_rng(0).integers(0, shape.vocabulary, (shape.rows, shape.length + 1), np.int32)
     batch = Batch(ids[:, :-1], ids[:, 1:], np.ones((shape.rows, shape.length), np.float32))

@@ -19,6 +19,7 @@ class Choice(NamedTuple):
 
 
 ONEDNN = "--xla_cpu_experimental_onednn_custom_call"
+YNNPACK = "--xla_cpu_experimental_ynn_fusion_type"
 
 
 def configure() -> Choice:
@@ -44,9 +45,9 @@ def _choose_flags() -> Choice:
         return Choice((), f"no flag is known to help jaxlib {'.'.join(map(str, version))}")
     if not fast_bfloat16():
         return Choice((), "this processor has no bfloat16 instructions")
-    flag = f"{ONEDNN}=true"
-    os.environ["XLA_FLAGS"] = f"{given} {flag}".strip()
-    return Choice((flag,), "oneDNN products: jaxlib 0.12 on a processor with bfloat16 instructions")
+    flags = (f"{ONEDNN}=true", *(() if YNNPACK in given else (f"{YNNPACK}=",)))  # none: or YNNPACK takes most products before oneDNN can
+    os.environ["XLA_FLAGS"] = " ".join([given, *flags]).strip()
+    return Choice(flags, "oneDNN products: jaxlib 0.12 on a processor with bfloat16 instructions")
 
 
 def fast_bfloat16() -> bool:

@@ -295,6 +295,7 @@ READ = {
     "gptjax/model/transformer.py": ("encode", "forward", "unembed", "_embedding", "_enter", "_head", "_reading", "_transform", "_biased_by_distance"),
     "gptjax/model/stack.py": (),
     "gptjax/model/attention.py": (),
+    "gptjax/model/reference.py": (),
     "gptjax/model/sight.py": (),
     "gptjax/model/layers.py": (),
     "gptjax/model/positions.py": (),

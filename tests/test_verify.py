@@ -89,8 +89,8 @@ def segment_leak(patch):
 
 
 def flat_scores(patch):
-    honest = attention._reference
-    patch.setattr(attention, "_reference", lambda q, *rest: honest(q * 0.9, *rest))
+    honest = attention.reference
+    patch.setattr(attention, "reference", lambda q, *rest: honest(q * 0.9, *rest))
 
 
 def step_left_out_of_the_key(patch):

@@ -17,13 +17,15 @@ from gptjax.model import positions as place
 from gptjax.model import spread
 from gptjax.model.blockwise import blockwise
 from gptjax.model.cache import Cache, Memory, remember
-from gptjax.model.choice import BLOCKS, choose
+from gptjax.model.causal import causal_blocks
+from gptjax.model.choice import choose
 from gptjax.model.config import Layer, ModelConfig
 from gptjax.model.kernels import cudnn, splash, split_splash
-from gptjax.model.layers import Linear, Norm, dropout, residual_std, together
+from gptjax.model.layers import Linear, Norm, residual_std, together
+from gptjax.model.reference import reference
 from gptjax.model.scaling import magnitude
 from gptjax.model.sharded import over_mesh
-from gptjax.model.sight import Scoring, Sight, scores
+from gptjax.model.sight import Scoring, Sight
 
 
 def attend(
@@ -59,9 +61,9 @@ def attend(
     """
     match implementation:
         case "reference":
-            return _reference(q, k, v, sight, how, table, sink, rate, key)
+            return reference(q, k, v, sight, how, table, sink, rate, key)
         case "causal_blocks":
-            return _causal_blocks(q, k, v, sight, how, table, sink, rate, key)
+            return causal_blocks(q, k, v, sight, how, table, sink, rate, key)
         case "blockwise":
             return blockwise(q, k, v, sight, how, table, sink, rate, key, begin)
         case "splash":
@@ -69,37 +71,6 @@ def attend(
         case "cudnn":
             return cudnn(q, k, v, sight, how)
     raise ValueError(f"{implementation!r} is not an attention implementation.")
-
-
-def _reference(
-    q: Array, k: Array, v: Array, sight: Sight, how: Scoring, table: Array | None, sink: Array | None, rate: float, key: Key | None
-) -> Array:
-    found = scores(q, k, sight, how, table)
-    if sink is not None:
-        nobody = jnp.broadcast_to(sink.astype(jnp.float32).reshape(1, *found.shape[1:3], 1, 1), (*found.shape[:4], 1))
-        found = jnp.concatenate([found, nobody], axis=-1)
-    weights = jax.nn.softmax(found, axis=-1)[..., : k.shape[1]].astype(v.dtype)
-    return jnp.einsum("bkgts,bskh->btkgh", dropout(weights, rate, key), v).reshape(*q.shape[:3], v.shape[-1])
-
-
-def _causal_blocks(
-    q: Array, k: Array, v: Array, sight: Sight, how: Scoring, table: Array | None, sink: Array | None, rate: float, key: Key | None
-) -> Array:
-    """Block i of the queries is multiplied only with the keys up to its own end, and from the begin of its window on."""
-    size = q.shape[1] // BLOCKS
-    outputs = []
-    for i in range(BLOCKS):
-        begin = max(0, i * size - how.layer.span + 1) if how.layer.sees == "window" and not how.layer.sinks else 0
-        rows, seen = slice(i * size, (i + 1) * size), slice(begin, (i + 1) * size)
-        part = Sight(
-            sight.queries[:, rows],
-            sight.keys[:, seen],
-            None if sight.query_segments is None else sight.query_segments[:, rows],
-            None if sight.key_segments is None else sight.key_segments[:, seen],
-        )
-        block_key = None if key is None else jax.random.fold_in(key, i)
-        outputs.append(_reference(q[:, rows], k[:, seen], v[:, seen], part, how, table, sink, rate, block_key))
-    return jnp.concatenate(outputs, axis=1)
 
 
 # --- the layer ---------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 
 from gptjax.model import spread
+from gptjax.model.causal import BLOCKS
 from gptjax.model.config import Layer, ModelConfig
 from gptjax.model.kernels import cudnn_lacks, splash_lacks
 
@@ -63,7 +64,3 @@ def _lacks(implementation: str, config: ModelConfig, length: int, layer: Layer) 
         case "cudnn":
             return cudnn_lacks(config, length, layer)
     return None
-
-
-BLOCKS = 4
-"""Query blocks of `causal_blocks`: 4 skip 3/8 of the whole square, and more make the products too small for a CPU."""

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from gptjax.arrays import Array, Bool, Float, Int
 from gptjax.model.config import Layer
 from gptjax.model.distances import by_distance
+from gptjax.model.wide import wide_einsum
 
 
 class Sight(NamedTuple):
@@ -90,7 +91,7 @@ def scores(
     rows, length, heads, width = q.shape
     scale = width**-0.5 if how.scale is None else how.scale
     grouped = q.reshape(rows, length, k.shape[2], heads // k.shape[2], width) * jnp.asarray(scale, q.dtype)
-    found = jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=jnp.float32)
+    found = wide_einsum("btkgh,bskh->bkgts", grouped, k)
     if how.cap is not None:
         found = how.cap * jnp.tanh(found / how.cap)
     if how.bias != "none":

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from gptjax.arrays import Array, Float, Int
 from gptjax.model.spread import platform, traced
+from gptjax.model.wide import wide_einsum
 
 FEW = 16
 """Rows up to which weights are read as they are stored. With more of them arithmetic costs more than reading, and weights are widened first."""
@@ -41,7 +42,8 @@ def product(
     if one_cpu and kernel.dtype.itemsize < 4 and kernel.dtype != x.dtype and len(flat) <= FEW:
         found = streamed(flat, kernel)
     else:
-        found = jnp.matmul(flat, kernel.astype(x.dtype), preferred_element_type=out)
+        kernel = kernel.astype(x.dtype)
+        found = wide_einsum("...i,io->...o", flat, kernel) if wide else jnp.matmul(flat, kernel)
     found = found if scale is None else found * scale.astype(found.dtype).reshape((1,) * (found.ndim - 1) + (-1,))
     return found.astype(out).reshape(*x.shape[:-1], kernel.shape[-1])
 
