@@ -18,7 +18,7 @@ import pytest
 
 from gptjax import model
 from gptjax.data import Batch
-from gptjax.model import Layer, ModelConfig, attention, cost, distances, kernels, positions, sight
+from gptjax.model import Layer, ModelConfig, attention, causal, cost, distances, kernels, positions, sight
 from gptjax.objectives import cross_entropy
 
 PLAIN = ModelConfig(vocab_size=61, context=32, width=32, num_layers=2, num_heads=4)
@@ -183,6 +183,31 @@ def test_blocks_that_do_not_divide_the_row_are_filled_up(length):
     cotangent = jnp.ones((B, length, N, H))
     wanted, found = (jax.jit(functools.partial(both_ways, name, whole=whole, how=how))(arrays, cotangent) for name in ("reference", "blockwise"))
     assert difference(found, wanted) <= 1e-5
+
+
+@pytest.mark.parametrize("case", [Case("window", True, 2, 1.5, "none", False), Case("all", True, 4, None, "none", False)], ids=["window, groups", "all"])
+def test_causal_blocks_of_a_few_heads_at_a_time_are_the_reference(case, monkeypatch):
+    monkeypatch.setattr(causal, "IN_CACHE", 2 * N // case.kv_heads * T * T // causal.BLOCKS)  # two of all key heads
+    arrays, whole, how = given(case)
+    cotangent = jnp.asarray(np.random.default_rng(9).standard_normal((B, T, N, H)), jnp.float32)
+    run = lambda name: jax.jit(functools.partial(both_ways, name, whole=whole, how=how))
+    assert "while" in run("causal_blocks").lower(arrays, cotangent).as_text()
+    wanted, found = (run(name)(arrays, cotangent) for name in ("reference", "causal_blocks"))
+    assert difference(found, wanted) <= 1e-5
+
+
+@pytest.mark.parametrize("implementation", ["reference", "causal_blocks"])
+def test_a_bfloat16_step_has_few_products_of_float32(implementation):
+    """Scores and logits alone are given in float32, of bfloat16 operands; what comes back to them is rounded, so that gradients are bfloat16 products too."""
+    config = dataclasses.replace(PLAIN, attention=implementation, compute="bfloat16")
+    params = jax.eval_shape(functools.partial(model.init, config), jax.random.key(0))
+    ints, floats = (jax.ShapeDtypeStruct((B, T), kind) for kind in (jnp.int32, jnp.float32))
+    total = lambda params, batch: cross_entropy(config)(params, batch, None)[0]
+    text = str(jax.make_jaxpr(jax.grad(total))(params, Batch(ints, ints, floats, ints, ints)))
+    products = [line.split("=")[0] for line in text.splitlines() if "dot_general[" in line]
+    wide = [line for line in products if ":f32[" in line]
+    scores = config.num_layers * (1 if implementation == "reference" else causal.BLOCKS)
+    assert len(products) > 20 and len(wide) == scores + 1, wide
 
 
 def test_blockwise_drops_the_same_weights_in_both_passes():

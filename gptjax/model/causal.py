@@ -29,21 +29,21 @@ def causal_blocks(
     Where heads are alike, a few at a time, and their scores once more in the backward pass: a processor then finds in its cache what it wrote,
     where passes over the scores of all would each go through memory.
     """
-    if spread.traced() is not None or table is not None or sink is not None or (rate and key is not None):
-        return _blocks(q, k, v, sight, how, table, sink, rate, key)
     (rows, length, _, _), heads = q.shape, k.shape[2]
+    most = max(1, IN_CACHE // (q.shape[2] // heads * length * length // BLOCKS))
+    if rows * heads <= most or spread.traced() is not None or table is not None or sink is not None or (rate and key is not None):
+        return _blocks(q, k, v, sight, how, table, sink, rate, key)
     apart = lambda x: jnp.moveaxis(x.reshape(rows, length, heads, -1, x.shape[-1]), 2, 1).reshape(rows * heads, length, -1, x.shape[-1])
     whose = [None if x is None else jnp.repeat(jnp.broadcast_to(x, (rows, length)), heads, axis=0) for x in sight]
     given = apart(q), apart(k), apart(v), Sight(*whose)
-    most = max(1, IN_CACHE // (given[0].shape[2] * length * length // BLOCKS))
-    few = max(n for n in range(1, min(most, rows * heads) + 1) if rows * heads % n == 0)
+    few = max(n for n in range(1, most + 1) if rows * heads % n == 0)
     some = jax.checkpoint(lambda part: _blocks(*part, how, None, None, 0.0, None))
     mixed = jax.lax.map(some, jax.tree.map(lambda x: x.reshape(-1, few, *x.shape[1:]), given))
     return jnp.moveaxis(mixed.reshape(rows, heads, length, -1, v.shape[-1]), 1, 2).reshape(*q.shape[:3], v.shape[-1])
 
 
-IN_CACHE = 2**19
-"""Scores of one block that are held at a time: 2 MB."""
+IN_CACHE = 2**20
+"""Scores of one block of queries that are held at a time: 4 MB. Where those of all heads are fewer, nothing is gained by taking some."""
 
 
 def _blocks(q: Array, k: Array, v: Array, sight: Sight, how: Scoring, table: Array | None, sink: Array | None, rate: float, key: Key | None) -> Array:
