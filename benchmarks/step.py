@@ -55,7 +55,8 @@ def main() -> None:
         told = json.loads(options.worker)
         return {"gptjax": _gptjax, "torch": _torch}[told.pop("stack")](Shape(*told.pop("shape")), **told)
     shape = SHAPES[options.shape]
-    ways = {f"gptjax {kind}": paired.Way(sys.executable, HERE, dict(stack="gptjax", shape=shape, compute=kind, micro_batches=options.micro_batches)) for kind in options.ours}
+    told = dict(stack="gptjax", shape=shape, micro_batches=options.micro_batches)
+    ways = {f"gptjax {kind}": paired.Way(sys.executable, HERE, told | dict(compute=kind)) for kind in options.ours}
     for peer in options.peers:
         how, kind = peer.split()
         for model in ("plain", "transformers")[: 1 + options.transformers]:

@@ -2,7 +2,8 @@
 
 2.2M parameters, SentencePiece of 2,048 pieces, 128 tokens of context. Measured on 2026-11-22, two shared cores of an AMD EPYC with
 AVX-512, one run each: Python 3.12, 500 steps in 2m 27s (2m 50s with start and evaluations, 3m 42s with installation), 1.81 bits per byte on 27 held-out files,
-gzip -9 2.12, xz -9 1.86; on 2026-11-26, one run without YNNPACK's fusions (docs/performance.md), 2m 21s with start and evaluations, 1.81; Python 3.11, 300 steps in 2m 12s (2m 43s), 1.92, gzip 2.12, xz 1.87. The library is read without its
+gzip -9 2.12, xz -9 1.86; on 2026-11-26, one run without YNNPACK's fusions (docs/performance.md),
+2m 21s with start and evaluations, 1.81; Python 3.11, 300 steps in 2m 12s (2m 43s), 1.92, gzip 2.12, xz 1.87. The library is read without its
 generated tables (encodings, pydoc_data): with them a 5 % split had gzip at 1.82 and xz at 1.43, because the tables repeat each other,
 and AdamW ended at 2.11. Muon was chosen from five short runs judged on the same held-out files: with 256 tokens of context, 300 steps
 and one seed, Muon at 6e-3 reached 2.00 and AdamW at 3e-3, the only rate tried, 2.43, for a fifth more time a step.
