@@ -4,7 +4,7 @@
     python benchmarks/step_profile.py --shape gpt2 --out benchmarks/results/profile_gpt2.txt
 
 Milliseconds are of all threads together; a product of oneDNN counts once, though it uses every core. The trace itself, for
-Perfetto or TensorBoard, is left in `--trace`.
+Perfetto or TensorBoard, is left in `--trace`, if that is given.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as empty:
         folder = options.trace or Path(empty)
-        step.paired.serve = lambda turn, **facts: _trace(turn, folder)
+        paired.serve = lambda turn, **facts: _trace(turn, folder)
         step._gptjax(step.SHAPES[options.shape], options.compute, options.micro_batches)
         events = json.loads(gzip.decompress(max(folder.rglob("*.trace.json.gz"), key=os.path.getmtime).read_bytes()))["traceEvents"]
     told = paired.machine()

@@ -12,6 +12,9 @@ from gptjax.model.sight import Scoring, Sight
 
 BLOCKS = 4
 """Query blocks: 4 skip 3/8 of the whole square, and more make the products too small for a CPU."""
+IN_CACHE = 2**20
+"""Scores of one block of queries that are held at a time: 4 MB. Where those of all heads are fewer, nothing is gained by taking some."""
+
 
 def causal_blocks(
     q: Float[Array, "B T N H"],
@@ -26,8 +29,7 @@ def causal_blocks(
 ) -> Float[Array, "B T N value"]:
     """Block i of the queries is multiplied only with the keys up to its own end, and from the begin of its window on.
 
-    Where heads are alike, a few at a time, and their scores once more in the backward pass: a processor then finds in its cache what it wrote,
-    where passes over the scores of all would each go through memory.
+    Where heads are alike and have many scores, a few heads at a time, whose scores are made once more in the backward pass and not kept for it.
     """
     (rows, length, _, _), heads = q.shape, k.shape[2]
     most = max(1, IN_CACHE // (q.shape[2] // heads * length * length // BLOCKS))
@@ -40,10 +42,6 @@ def causal_blocks(
     some = jax.checkpoint(lambda part: _blocks(*part, how, None, None, 0.0, None))
     mixed = jax.lax.map(some, jax.tree.map(lambda x: x.reshape(-1, few, *x.shape[1:]), given))
     return jnp.moveaxis(mixed.reshape(rows, heads, length, -1, v.shape[-1]), 1, 2).reshape(*q.shape[:3], v.shape[-1])
-
-
-IN_CACHE = 2**20
-"""Scores of one block of queries that are held at a time: 4 MB. Where those of all heads are fewer, nothing is gained by taking some."""
 
 
 def _blocks(q: Array, k: Array, v: Array, sight: Sight, how: Scoring, table: Array | None, sink: Array | None, rate: float, key: Key | None) -> Array:

@@ -1,6 +1,6 @@
 """Activations times weights as they are stored, in the form that the backend at hand reads fastest.
 
-Read `product`, then `streamed`: how a few rows meet weights that are stored narrower than they are computed with.
+Read `product`, then `streamed`: how one row meets weights that are stored narrower than they are computed with.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def product(
     one_cpu = platform() == "cpu" and traced() is None  # rows that are split over two axes of a mesh would have to be moved to become one dimension
     flat = x.reshape(-1, x.shape[-1]) if one_cpu else x
     if one_cpu and kernel.dtype.itemsize < 4 and kernel.dtype != x.dtype and len(flat) <= FEW:
-        found = streamed(flat, kernel)
+        flat, kernel = jax.lax.optimization_barrier((flat, kernel))  # or XLA widens the kernel once, before the loop over tokens, and reads that
+        found = streamed(flat[0], kernel)[None] if len(flat) == 1 else jnp.matmul(flat.astype(jnp.float32), jax.lax.optimization_barrier(kernel.astype(jnp.float32)))
     else:
         kernel = kernel.astype(x.dtype)
         found = wide_einsum("...i,io->...o", flat, kernel) if wide else jnp.matmul(flat, kernel)
@@ -48,26 +49,17 @@ def product(
     return found.astype(out).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
-def streamed(x: Float[Array, "C I"], kernel: Float[Array, "I O"] | Int[Array, "I O"]) -> Float[Array, "C O"]:
-    """x times the kernel, widened value by value inside the sums, so that memory is read in the stored type alone; float32.
+def streamed(x: Float[Array, " I"], kernel: Float[Array, "I O"] | Int[Array, "I O"]) -> Float[Array, " O"]:
+    """One row times the kernel, widened value by value inside the sums, so that memory is read in the stored type alone; float32.
 
-    XLA's CPU backend has no product of such operands: it would write the widened kernel out and read it again. Sums over `UNROLLED` rows
-    of the kernel are one loop over columns, which it compiles to vector instructions.
+    XLA's CPU backend has no fast product of such operands. Sums of `PARTS` stretches of the kernel, row by row, are one loop over columns, which it
+    compiles to vector instructions; the rows that are left, an eighth of the kernel's, are added up after it.
     """
-    x, kernel = jax.lax.optimization_barrier((x, kernel))  # or XLA widens the kernel once, before the loop over tokens, and reads that
-    parts = next((n for n in range(UNROLLED, 0, -1) if kernel.shape[0] % n == 0), 1)
-    groups, x = kernel.shape[0] // parts, x.astype(jnp.float32).reshape(len(x), -1, parts)
-    kernel = kernel.reshape(groups, parts, -1)
-    if len(x) > 1:
-        add = lambda total, part: (functools.reduce(operator.add, (part[0][:, j, None] * part[1][j].astype(jnp.float32)[None] for j in range(parts)), total), None)
-        return jax.lax.scan(add, jnp.zeros((len(x), kernel.shape[-1])), (jnp.moveaxis(x, 1, 0), kernel))[0]
-    sums = functools.reduce(operator.add, (x[0, :, j, None] * kernel[:, j].astype(jnp.float32) for j in range(parts)))
-    while len(sums) > 1:  # in a tree: each level is a loop of its own
-        parts = next((n for n in range(UNROLLED, 1, -1) if len(sums) % n == 0), len(sums))
-        sums = jax.lax.optimization_barrier(sums).reshape(-1, parts, sums.shape[-1])
-        sums = functools.reduce(operator.add, (sums[:, j] for j in range(parts)))
-    return sums
+    parts = next(n for n in range(PARTS, 0, -1) if len(kernel) % n == 0)
+    x, kernel = x.astype(jnp.float32).reshape(parts, -1, 1), kernel.reshape(parts, -1, kernel.shape[-1])
+    sums = functools.reduce(operator.add, (row * stretch.astype(jnp.float32) for row, stretch in zip(x, kernel, strict=True)))
+    return jax.lax.optimization_barrier(sums).sum(0)
 
 
-UNROLLED = 8
-"""Rows of a kernel in one sum. From 16 on XLA splits the loop in two, and it is three times slower."""
+PARTS = 8
+"""Stretches of a kernel that are read side by side. With 16 and more the loop is up to twice as slow."""

@@ -13,7 +13,7 @@ from gptjax.arrays import Array, Float
 def wide_einsum(spec: str, x: Float[Array, "..."], y: Float[Array, "..."]) -> Float[Array, "..."]:
     """`jnp.einsum` of two operands of one type, summed and given in float32; to its gradient what comes back is rounded to their type.
 
-    Without that rounding the gradients of bfloat16 operands would be float32 products, which no processor has a fast unit for.
+    Without that rounding the gradients of bfloat16 operands would be float32 products, which are slower on every backend.
     """
     return jnp.einsum(spec, x, y) if x.dtype == y.dtype == jnp.float32 else _narrow(spec, x, y)
 
