@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gptjax.arrays import Array, Params
+from gptjax.arrays import Array, Int, Params
 from gptjax.config import require
+from gptjax.model.spread import platform
 from gptjax.train import spikes
 
 
@@ -177,7 +178,7 @@ def decayed(params: Params) -> Any:
 def build(config: OptimConfig, rate: optax.Schedule) -> optax.GradientTransformation:
     """Chains the transformations that the config asks for."""
     chain: list[Any] = [spikes.watch()]
-    chain += [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    chain += [clip_norm(config.clip_norm)] if config.clip_norm else []
     chain += [_direction(config)]
     chain += [optax.add_decayed_weights(config.weight_decay, mask=decayed)] if config.weight_decay else []
     chain += [optax.scale_by_learning_rate(rate)]
@@ -191,7 +192,8 @@ def _direction(config: OptimConfig) -> optax.GradientTransformation:
         case Muon():
             return _muon(config)
         case AdamW():
-            return optax.scale_by_adam(config.beta1, config.beta2, config.epsilon, mu_dtype=config.moment)
+            adam = optax.scale_by_adam(config.beta1, config.beta2, config.epsilon, mu_dtype=config.moment)
+            return in_place(adam, config) if config.moment == "float32" else adam
         case Lion():
             return optax.scale_by_lion(config.beta1, config.beta2, mu_dtype=config.moment)
         case Adafactor():
@@ -202,6 +204,35 @@ def _direction(config: OptimConfig) -> optax.GradientTransformation:
         case SGD():
             return optax.trace(config.momentum, config.nesterov) if config.momentum else optax.identity()
     raise TypeError(f"{config!r} is not an optimizer.")
+
+
+class Moments(NamedTuple):
+    """State of `in_place`: Adam's, under the names that Optax gives it."""
+
+    count: Int[Array, ""]
+    mu: Params
+    nu: Params
+
+
+def in_place(adam: optax.GradientTransformation, config: AdamW) -> optax.GradientTransformationExtraArgs:
+    """Optax's Adam with its direction read from the new moments alone, which can then be written over the old ones.
+
+    Of old moments that are read for the direction too, XLA keeps copies until it is made. For the same reason moments stay as they are here, not in
+    `train_step`, where the caller tells that a step is not `sound`.
+    """
+
+    def init(params: Params) -> Moments:
+        return Moments(*adam.init(params))
+
+    def update(grads: Params, state: Moments, params: Params = None, *, sound: Array | bool = True, **_: Any) -> tuple[Params, Moments]:
+        found = Moments(*adam.update(grads, optax.ScaleByAdamState(*state))[1])
+        found = jax.tree.map(lambda new, old: jnp.where(sound, new, old), found, state)
+        found = jax.lax.optimization_barrier(found) if platform() == "cpu" else found  # other backends write all three in one pass
+        count = optax.safe_increment(state.count)
+        mean, square = optax.tree.bias_correction(found.mu, config.beta1, count), optax.tree.bias_correction(found.nu, config.beta2, count)
+        return jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + config.epsilon), mean, square), found
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _muon(config: Muon) -> optax.GradientTransformation:
@@ -228,6 +259,19 @@ def _muon(config: Muon) -> optax.GradientTransformation:
         consistent_rms=0.2,
         muon_weight_dimension_numbers=dimensions,
     )
+
+
+def clip_norm(limit: float) -> optax.GradientTransformationExtraArgs:
+    """Scales gradients of a larger norm down to it. Source: Pascanu et al. 2013, arXiv:1211.5063.
+
+    By one factor, where Optax divides: a quotient is written out before the two moments read it, a product is made again for each.
+    """
+
+    def update(grads: Params, state: Any, params: Params = None, *, norm: Array | None = None, **_: Any) -> tuple[Params, Any]:
+        factor = jnp.minimum(1.0, limit / jnp.maximum(optax.tree.norm(grads) if norm is None else norm, 1e-30))
+        return jax.tree.map(lambda g: g * factor.astype(g.dtype), grads), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 def clip_weights(limit: float) -> optax.GradientTransformation:

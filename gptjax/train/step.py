@@ -12,6 +12,7 @@ import optax
 from gptjax.arrays import Array, Int, Params
 from gptjax.objectives import Objective, summary
 from gptjax.train import spikes
+from gptjax.train.optim import Moments
 
 
 class TrainState(NamedTuple):
@@ -67,11 +68,13 @@ def train_step(
     norm = optax.tree.norm(grads)
     spike = spikes.score(state.opt_state, loss, norm)
     sound = jnp.isfinite(loss) & jnp.isfinite(norm) & (norm < skip_norm) & (spike < skip_score)
-    updates, opt_state = optax.with_extra_args_support(optimizer).update(grads, state.opt_state, state.params, loss=loss, norm=norm)
+    updates, opt_state = optax.with_extra_args_support(optimizer).update(grads, state.opt_state, state.params, loss=loss, norm=norm, sound=sound)
     moved = optax.apply_updates(state.params, updates)
     moved = moved if settle is None else settle(moved, sums)
     keep = lambda new, old: jnp.where(sound, new, old)  # selection, not multiplication: 0 · NaN is NaN
-    new = TrainState(state.step + 1, jax.tree.map(keep, moved, state.params), jax.tree.map(keep, opt_state, state.opt_state))
+    done = lambda part: isinstance(part, Moments)
+    opt_state = jax.tree.map(lambda new, old: new if done(new) else keep(new, old), opt_state, state.opt_state, is_leaf=done)
+    new = TrainState(state.step + 1, jax.tree.map(keep, moved, state.params), opt_state)
     metrics = {
         "loss": loss,
         "weight": weight,
