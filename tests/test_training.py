@@ -29,6 +29,7 @@ from gptjax.objectives import cross_entropy
 from gptjax.train import loop, optim, program, step
 from gptjax.train.experiment import Experiment
 from gptjax.train.loop import train
+from gptjax.train.norm import gradient_norm
 from gptjax.train.optim import SGD, Adafactor, Adam, AdamW, Lion, Muon, Schedule
 
 
@@ -176,6 +177,13 @@ def with_moments(monkeypatch, in_place: bool, objective, params):
     return jax.jit(lambda: step.init(params(), optimizer)), jax.jit(functools.partial(step.train_step, **told), donate_argnums=0)
 
 
+@pytest.mark.parametrize("shape", [(5,), (300, 8, 32), (257, 257)])
+def test_the_norm_of_gradients_is_the_root_of_all_squares(shape):
+    leaves = {f"{n}": np.random.default_rng(n).standard_normal(shape).astype(np.float32) for n in range(3)}
+    wanted = np.sqrt(sum(np.square(leaf.astype(np.float64)).sum() for leaf in leaves.values()))
+    np.testing.assert_allclose(gradient_norm(leaves), wanted, rtol=1e-6)
+
+
 def test_moments_that_are_written_over_the_old_ones_are_adams(monkeypatch):
     """Bit for bit, one step of which is skipped among them."""
     ends = []
@@ -198,7 +206,7 @@ def test_moments_that_are_written_over_the_old_ones_need_no_memory_beside_them(m
         init, advance = with_moments(monkeypatch, in_place, objective, lambda: {f"{n}": {"kernel": jnp.ones((256, 256))} for n in range(8)})
         compiled = advance.lower(init(), jnp.ones((4, 256))).compile(compiler_options={"xla_backend_optimization_level": 2})
         temporary[in_place] = compiled.memory_analysis().temp_size_in_bytes / (4 * 256 * 256)
-    assert temporary[True] < 16.1, "gradients, and their squares for the norm"
+    assert temporary[True] < 16.1, "the gradients, and where XLA does not fuse them their squares for the norm"
     assert temporary[False] > 21.9, "moments besides; if Optax or XLA learns to do without, `in_place` can go"
 
 

@@ -12,6 +12,7 @@ import optax
 from gptjax.arrays import Array, Int, Params
 from gptjax.objectives import Objective, summary
 from gptjax.train import spikes
+from gptjax.train.norm import gradient_norm
 from gptjax.train.optim import Moments
 
 
@@ -65,7 +66,7 @@ def train_step(
     share = 1.0 / jnp.maximum(weight, 1e-6)
     loss, grads = total * share, jax.tree.map(lambda g: g * share, grads)
     grads = grads if fault is None else fault(state.step, grads)
-    norm = optax.tree.norm(grads)
+    norm = gradient_norm(grads)
     spike = spikes.score(state.opt_state, loss, norm)
     sound = jnp.isfinite(loss) & jnp.isfinite(norm) & (norm < skip_norm) & (spike < skip_score)
     updates, opt_state = optax.with_extra_args_support(optimizer).update(grads, state.opt_state, state.params, loss=loss, norm=norm, sound=sound)
