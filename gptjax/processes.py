@@ -9,6 +9,7 @@ at every step; `leave`, by which the first failure ends all.
 
 from __future__ import annotations
 
+import atexit
 import collections
 import contextlib
 import json
@@ -78,7 +79,9 @@ def join(coordinator: str | None, num_processes: int | None, process: int | None
         ) from None
     finally:
         late.cancel()
-    threading.Thread(target=_listen, name="others", daemon=True).start()
+    listening = threading.Thread(target=_listen, name="others", daemon=True)
+    listening.start()
+    atexit.register(_part, listening)
 
 
 def _address(coordinator: str) -> tuple[str, int]:
@@ -229,6 +232,14 @@ def leave(status: int, said: str) -> None:
     claimed = _claim(said)
     _ending.acquire()
     _end(said if claimed in (None, index()) else _other(claimed), status)
+
+
+def _part(listening: threading.Thread) -> None:
+    """At Python's end. A thread that came back from the coordinator only while Python ends would end it in SIGABRT."""
+    import jax
+
+    jax.distributed.shutdown()
+    listening.join(GRACE)
 
 
 def _claim(said: str) -> int | None:

@@ -518,6 +518,7 @@ def test_a_run_that_is_asked_to_stop_at_random_times_ends_in_the_same_bits(hard,
         assert status == 0 and Run(path).steps()[-1] == len(losses_of(path))
         times.append((seconds, save))
         in_time(seconds, 2 + save)
+    train(long, path)  # the last signal may have met the last evaluation
     assert_same_run(path, tmp_path / "whole", 300)
     assert len(times) >= 3
     assert sorted(line["step"] for line in metrics.read(path) if "validation_loss" in line) == list(range(10, 301, 10))

@@ -266,7 +266,11 @@ def checked(folder: Path, trees: Iterable[str] | None = None, share: tuple[int, 
         if found != size:
             raise Damaged(f"{name} has {found} bytes instead of {size}")
     large = sorted((name for name, (size, _) in files.items() if size >= LARGE), key=lambda name: (-files[name][0], name))
-    mine = large[share[0] :: share[1]]
+    mine, loads = [], [0] * share[1]
+    for name in large:  # the next largest to whom has least
+        i = loads.index(min(loads))
+        loads[i] += files[name][0]
+        mine += [name] if i == share[0] else []
     files = {name: known for name, known in files.items() if name in mine or name not in large}
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing leaves the interpreter free
         waiting = {name: pool.submit(_try_measure, folder / name) for name in mine}
