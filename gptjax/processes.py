@@ -235,11 +235,13 @@ def leave(status: int, said: str) -> None:
 
 
 def _part(listening: threading.Thread) -> None:
-    """At Python's end. A thread that came back from the coordinator only while Python ends would end it in SIGABRT."""
+    """At Python's end: takes leave of the others, which ends `_listen`. A thread that comes back from C++ later than that ends Python in SIGABRT."""
     import jax
 
-    jax.distributed.shutdown()
-    listening.join(GRACE)
+    try:
+        jax.distributed.shutdown()
+    finally:
+        listening.join(GRACE)
 
 
 def _claim(said: str) -> int | None:

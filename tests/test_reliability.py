@@ -45,6 +45,8 @@ def test_the_page_has_every_row_and_no_failure_without_its_reason():
         for row, (fault, must) in rows.items():
             line = next((line for line in page.splitlines() if line.startswith(f"| {row} | {fault} | {must} |")), None)
             assert line, "run python benchmarks/reliability.py"
-            assert "**" not in line or row in reliability.MISSED
+            for name, why in reliability.MISSED.items():
+                line = line.replace(f"**fails: {name} ({why})**", "")
+            assert "**" not in line
     assert len(re.findall(r"\d+ of \d+ tests pass", page)) > 25
     assert re.search(r"Measured on 20\d\d-\d\d-\d\d: ", page)

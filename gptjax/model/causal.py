@@ -57,7 +57,7 @@ def _blocks(q: Array, k: Array, v: Array, sight: Sight, how: Scoring, table: Arr
             None if sight.key_segments is None else sight.key_segments[:, seen],
         )
         block_key = None if key is None else jax.random.fold_in(key, i)
-        # or oneDNN takes the sum of their gradients into a product, at a hundredth of its speed
+        # or oneDNN takes the sum of their gradients into a product, for which it has only its slow reference code
         keys, values = jax.lax.optimization_barrier((k[:, seen], v[:, seen]))
         outputs.append(reference(q[:, rows], keys, values, part, how, table, sink, rate, block_key))
     return jnp.concatenate(outputs, axis=1)

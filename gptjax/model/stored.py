@@ -1,6 +1,6 @@
 """Activations times weights as they are stored, in the form that the backend at hand reads fastest.
 
-Read `product`, then `streamed`: how one row meets weights that are stored narrower than they are computed with.
+Read `product`, then `few` and `streamed`: how a few rows meet weights that are stored narrower than they are computed with.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gptjax.model.spread import platform, traced
 from gptjax.model.wide import wide_einsum
 
 FEW = 16
-"""Rows up to which weights are read as they are stored. With more of them arithmetic costs more than reading, and weights are widened first."""
+"""Rows up to which a kernel that is stored narrower is read anew by each product. With more, arithmetic costs more than reading."""
 
 
 def as_computed(kernel: Array, compute: Any) -> Array:
@@ -40,13 +40,20 @@ def product(
     one_cpu = platform() == "cpu" and traced() is None  # rows that are split over two axes of a mesh would have to be moved to become one dimension
     flat = x.reshape(-1, x.shape[-1]) if one_cpu else x
     if one_cpu and kernel.dtype.itemsize < 4 and kernel.dtype != x.dtype and len(flat) <= FEW:
-        flat, kernel = jax.lax.optimization_barrier((flat, kernel))  # or XLA widens the kernel once, before the loop over tokens, and reads that
-        found = streamed(flat[0], kernel)[None] if len(flat) == 1 else jnp.matmul(flat.astype(jnp.float32), jax.lax.optimization_barrier(kernel.astype(jnp.float32)))
+        found = few(flat, kernel)
     else:
         kernel = kernel.astype(x.dtype)
         found = wide_einsum("...i,io->...o", flat, kernel) if wide else jnp.matmul(flat, kernel)
     found = found if scale is None else found * scale.astype(found.dtype).reshape((1,) * (found.ndim - 1) + (-1,))
     return found.astype(out).reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def few(x: Float[Array, "C I"], kernel: Float[Array, "I O"] | Int[Array, "I O"]) -> Float[Array, "C O"]:
+    """A few rows times the kernel, in float32: one is `streamed`, for more the kernel is written out in float32 each time."""
+    x, kernel = jax.lax.optimization_barrier((x, kernel))  # or XLA widens the kernel once, before the loop over tokens, and reads that
+    if len(x) == 1:
+        return streamed(x[0], kernel)[None]
+    return jnp.matmul(x.astype(jnp.float32), jax.lax.optimization_barrier(kernel.astype(jnp.float32)))
 
 
 def streamed(x: Float[Array, " I"], kernel: Float[Array, "I O"] | Int[Array, "I O"]) -> Float[Array, " O"]:

@@ -16,6 +16,7 @@ from gptjax.arrays import Array, Int, Params
 from gptjax.config import require
 from gptjax.model.spread import platform
 from gptjax.train import spikes
+from gptjax.train.norm import gradient_norm
 
 
 @dataclass(frozen=True)
@@ -268,7 +269,7 @@ def clip_norm(limit: float) -> optax.GradientTransformationExtraArgs:
     """
 
     def update(grads: Params, state: Any, params: Params = None, *, norm: Array | None = None, **_: Any) -> tuple[Params, Any]:
-        factor = jnp.minimum(1.0, limit / jnp.maximum(optax.tree.norm(grads) if norm is None else norm, 1e-30))
+        factor = jnp.minimum(1.0, limit / jnp.maximum(gradient_norm(grads) if norm is None else norm, 1e-30))
         return jax.tree.map(lambda g: g * factor.astype(g.dtype), grads), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
