@@ -31,7 +31,7 @@ CONFIG = dataclasses.replace(ROPE, vocab_size=TOKENIZER.vocab_size, context=64, 
 
 def shapes(config, rows=1, slots=64, **how) -> list[tuple[int, int]]:
     """Layers and slots of each shelf."""
-    return [shelf.keys.shape[:3:2] for shelf in jax.eval_shape(lambda: model.empty_cache(config, rows, slots, **how)).shelves]
+    return [shelf.keys.shape[:4:3] for shelf in jax.eval_shape(lambda: model.empty_cache(config, rows, slots, **how)).shelves]
 
 
 def size(config, slots: int, **how) -> int:

@@ -41,13 +41,13 @@ class Shelf:
     """
 
     keys: Any
-    """[L B S K H], of the compute type, or int8."""
+    """[L B K S H], of the compute type, or int8: head by head, as attention reads them."""
     values: Any
-    """[L B S K value]"""
+    """[L B K S value]"""
     positions: Any
     """int32 [B S]: where the token of each slot stands; −1 is an empty slot."""
     key_scales: Any = None
-    """float32 [L B S K]: what each int8 key is multiplied by; none if keys are no int8."""
+    """float32 [L B K S]: what each int8 key is multiplied by; none if keys are no int8."""
     value_scales: Any = None
     sinks: int = 0
     """The first so many slots keep their tokens; the others are the ring."""
@@ -90,9 +90,9 @@ def empty_cache(config: ModelConfig, rows: int, slots: int, *, int8: bool = Fals
 
     def shelf(reach: tuple[int, int] | None) -> Shelf:
         size = slots if reach is None else min(slots, sum(reach) - 1 + at_once)
-        shape = reaches.count(reach), rows, size
-        keys, values = (jnp.zeros((*shape, *each), jnp.int8 if int8 else config.compute) for each in (key, value))
-        scales = (jnp.zeros((*shape, key[0])), jnp.zeros((*shape, value[0]))) if int8 else (None, None)
+        shapes = [(reaches.count(reach), rows, heads, size, width) for heads, width in (key, value)]
+        keys, values = (jnp.zeros(shape, jnp.int8 if int8 else config.compute) for shape in shapes)
+        scales = [jnp.zeros(shape[:-1]) for shape in shapes] if int8 else (None, None)
         ring = {} if size == slots else {"sinks": reach[1], "at_once": at_once}
         return Shelf(keys, values, jnp.full((rows, size), -1, jnp.int32), *scales, **ring)
 
@@ -177,7 +177,7 @@ def remember(
     at = reaches.index(_reach(layer))
     shelf, rows = cache.shelves[at], jnp.arange(k.shape[0])[:, None]
     place = int(places[number]) if isinstance(number, int) else jnp.asarray(places)[number]
-    write = lambda whole, new: whole.at[place, rows, slots[at]].set(new, mode="drop")
+    write = lambda whole, new: whole.at[place, rows, :, slots[at]].set(new, mode="drop")
     if shelf.key_scales is None:
         shelf = replace(shelf, keys=write(shelf.keys, k), values=write(shelf.values, v))
         k, v = shelf.keys[place], shelf.values[place]
@@ -189,6 +189,7 @@ def remember(
             (whole[place] * scales[place][..., None]).astype(config.compute)
             for whole, scales in ((shelf.keys, shelf.key_scales), (shelf.values, shelf.value_scales))
         )
+    k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
     return cache._replace(shelves=(*cache.shelves[:at], shelf, *cache.shelves[at + 1 :])), k, v, shelf.positions
 
 
