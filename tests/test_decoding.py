@@ -64,7 +64,7 @@ def test_eight_bits_are_off_by_half_a_unit_at_most():
 
 
 @pytest.mark.parametrize("rows", [1, 3])
-@pytest.mark.parametrize("inputs", [8, 30, 47])
+@pytest.mark.parametrize("inputs", [8, 30, 47, 1021])
 def test_narrow_products_are_products(rows, inputs):
     x, kernel = jax.random.normal(jax.random.key(2), (rows, inputs)), jax.random.randint(jax.random.key(3), (inputs, 40), -127, 127, jnp.int8)
     right = np.asarray(x) @ np.asarray(kernel, np.float32)

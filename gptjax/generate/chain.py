@@ -189,7 +189,7 @@ def draw(logits: Float[Array, "B V"], temperature: Float[Array, " B"], keys: Key
     """Draws from shaped logits, each row with its own key; a row at temperature 0 takes its most likely token."""
     best = lambda: jnp.argmax(logits, axis=-1)
     drawn = lambda: jnp.where(temperature > 0, jax.vmap(jax.random.categorical)(keys, logits), best())
-    return jax.lax.cond(jnp.any(temperature > 0), drawn, best).astype(jnp.int32)  # noise for all of a vocabulary costs as much as a layer
+    return jax.lax.cond(jnp.any(temperature > 0), drawn, best).astype(jnp.int32)  # greedy rows need no noise, which is drawn for the whole vocabulary
 
 
 def probabilities(logits: Float[Array, "B V"], temperature: Float[Array, " B"]) -> Float[Array, "B V"]:

@@ -62,17 +62,17 @@ def streamed(x: Float[Array, " I"], kernel: Float[Array, "I O"] | Int[Array, "I 
     XLA's CPU backend has no fast product of such operands. Sums of `PARTS` stretches of the kernel, row by row, are one loop over columns, which it
     compiles to vector instructions; the rows that are left, an eighth of the kernel's, are added up in the same way.
     """
-    products = [row * stretch.astype(jnp.float32) for row, stretch in zip(_stretches(x[:, None], PARTS), _stretches(kernel, PARTS), strict=True)]
-    sums = functools.reduce(operator.add, products)
-    while 1 < len(sums):
-        sums = functools.reduce(operator.add, _stretches(jax.lax.optimization_barrier(sums), 2 * PARTS))
+    both = zip(_stretches(x.astype(jnp.float32)[:, None], PARTS), _stretches(kernel, PARTS), strict=True)
+    sums = functools.reduce(operator.add, (row * stretch.astype(jnp.float32) for row, stretch in both))
+    while len(sums) > 1:
+        stretches = _stretches(jax.lax.optimization_barrier(sums), 2 * PARTS)
+        sums = functools.reduce(operator.add, stretches) if len(stretches) > 1 else stretches.sum(1)
     return sums[0]
 
 
 def _stretches(rows: Float[Array, "I O"] | Int[Array, "I O"], most: int) -> Float[Array, "parts _ O"] | Int[Array, "parts _ O"]:
-    """The rows in at most so many equal stretches; where none divides them, each row is one."""
-    parts = next((n for n in range(most, 1, -1) if len(rows) % n == 0), len(rows))
-    return rows.reshape(parts, -1, rows.shape[-1])
+    """The rows in equal stretches, as many as `most` allows."""
+    return rows.reshape(next(n for n in range(most, 0, -1) if len(rows) % n == 0), -1, rows.shape[-1])
 
 
 PARTS = 8
