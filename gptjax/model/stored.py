@@ -1,6 +1,6 @@
 """Activations times weights as they are stored, in the form that the backend at hand reads fastest.
 
-Read `product`, then `few` and `streamed`: how a few rows meet weights that are stored narrower than they are computed with.
+Read `product`, then `narrow` and `streamed`: how rows on a CPU meet weights that are stored narrower than they are computed with.
 """
 
 from __future__ import annotations
@@ -15,10 +15,6 @@ import jax.numpy as jnp
 from gptjax.arrays import Array, Float, Int
 from gptjax.model.spread import platform, traced
 from gptjax.model.wide import wide_einsum
-
-FEW = 16
-"""Rows up to which a kernel that is stored narrower is read anew by each product. With more, arithmetic costs more than reading."""
-
 
 def as_computed(kernel: Array, compute: Any) -> Array:
     """The kernel in the compute type, or as it is stored where that is narrower."""
@@ -39,8 +35,8 @@ def product(
     out = jnp.float32 if wide else x.dtype
     one_cpu = platform() == "cpu" and traced() is None  # rows that are split over two axes of a mesh would have to be moved to become one dimension
     flat = x.reshape(-1, x.shape[-1]) if one_cpu else x
-    if one_cpu and kernel.dtype.itemsize < 4 and kernel.dtype != x.dtype and len(flat) <= FEW:
-        found = few(flat, kernel)
+    if one_cpu and kernel.dtype.itemsize < 4 and kernel.dtype != x.dtype:
+        found = narrow(flat, kernel)
     else:
         kernel = kernel.astype(x.dtype)
         found = wide_einsum("...i,io->...o", flat, kernel) if wide else jnp.matmul(flat, kernel)
@@ -48,12 +44,30 @@ def product(
     return found.astype(out).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
-def few(x: Float[Array, "C I"], kernel: Float[Array, "I O"] | Int[Array, "I O"]) -> Float[Array, "C O"]:
-    """A few rows times the kernel, in float32: one is `streamed`, for more the kernel is written out in float32 each time."""
+def narrow(x: Float[Array, "C I"], kernel: Float[Array, "I O"] | Int[Array, "I O"]) -> Float[Array, "C O"]:
+    """Rows times the kernel, in float32: one is `streamed`, for more the kernel is written out in float32 each time.
+
+    A kernel of more than `BLOCK` numbers is written and read in blocks of columns, one after the other: XLA puts each kernel in its own order before
+    it multiplies, and a large one would go through memory three times.
+    """
     x, kernel = jax.lax.optimization_barrier((x, kernel))  # or XLA widens the kernel once, before the loop over tokens, and reads that
     if len(x) == 1:
         return streamed(x[0], kernel)[None]
-    return jnp.matmul(x.astype(jnp.float32), jax.lax.optimization_barrier(kernel.astype(jnp.float32)))
+    (rows, inputs), outputs, x = x.shape, kernel.shape[1], x.astype(jnp.float32)
+    wide = lambda part: jnp.matmul(x, jax.lax.optimization_barrier(part.astype(jnp.float32)))
+    width = max(BLOCK // inputs, LEAST)
+    if width >= outputs:
+        return wide(kernel)
+
+    def block(i: Int[Array, ""], found: Array) -> Array:
+        begin = jnp.minimum(i * width, outputs - width)  # the last one begins earlier and repeats some columns
+        return jax.lax.dynamic_update_slice_in_dim(found, wide(jax.lax.dynamic_slice_in_dim(kernel, begin, width, axis=1)), begin, axis=1)
+
+    return jax.lax.fori_loop(0, -(-outputs // width), block, jnp.zeros((rows, outputs), jnp.float32))
+
+
+BLOCK, LEAST = 2**20, 64
+"""Numbers of a block of a kernel, which stays in the processor's caches, and the fewest columns of one."""
 
 
 def streamed(x: Float[Array, " I"], kernel: Float[Array, "I O"] | Int[Array, "I O"]) -> Float[Array, " O"]:
