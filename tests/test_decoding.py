@@ -14,7 +14,7 @@ from variants import ROPE
 from gptjax import generate, model
 from gptjax.generate import Sampling
 from gptjax.model.decoding import eight_bits
-from gptjax.model.stored import product, streamed
+from gptjax.model.stored import BLOCK, product, streamed
 
 CONFIG = dataclasses.replace(ROPE, num_kv_heads=2, num_layers=2, tied=True, compute="float32")
 PARAMS = model.init(CONFIG, jax.random.key(0))
@@ -70,6 +70,14 @@ def test_narrow_products_are_products(rows, inputs):
     right = np.asarray(x) @ np.asarray(kernel, np.float32)
     np.testing.assert_allclose(product(x, kernel), right, rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(streamed(x[0], kernel), right[0], rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="only a CPU widens weights in blocks")
+def test_a_large_narrow_kernel_is_widened_in_blocks():
+    x, kernel = jax.random.normal(jax.random.key(2), (3, 1021)), jax.random.randint(jax.random.key(3), (1021, 5 * BLOCK // 1021 // 2), -127, 127, jnp.int8)
+    compiled = jax.jit(product).lower(x, kernel).compile()
+    np.testing.assert_allclose(compiled(x, kernel), np.asarray(x) @ np.asarray(kernel, np.float32), rtol=1e-4, atol=2e-2)
+    assert compiled.memory_analysis().temp_size_in_bytes < kernel.size * 4 * 0.7
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="only a CPU streams weights")
