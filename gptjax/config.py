@@ -91,8 +91,8 @@ def _parse(hint: Any, value: Any, where: str) -> Any:
         return _parse(rest[-1], value, where)
     if origin is typing.Literal:
         options = ", ".join(repr(a) for a in args)
-        hint_text = nearest(value, args) if isinstance(value, str) else ""
-        require(any(value == a and type(value) is type(a) for a in args), f"{name} is {value!r}; it can be {options}.{hint_text}")
+        if not any(value == a and type(value) is type(a) for a in args):
+            raise ConfigError(f"{name} is {value!r}; it can be {options}.{nearest(value, args) if isinstance(value, str) else ''}")
         return value
     if origin is tuple:
         require(isinstance(value, (list, tuple)), f"{name} is {value!r}; it needs a list.")
@@ -110,8 +110,8 @@ def _parse_dataclass(cls: type, value: dict, where: str, tagged: bool) -> Any:
     hints, known = _hints(cls), [f.name for f in dataclasses.fields(cls)]
     given = {k: v for k, v in value.items() if not (tagged and k == "kind")}
     for key in given:
-        dotted = f"{where}.{key}".lstrip(".")
-        require(key in known, f"{dotted} is not a setting of {cls.__name__}.{nearest(key, known)}")
+        if key not in known:  # to look for the nearest takes time
+            raise ConfigError(f"{f'{where}.{key}'.lstrip('.')} is not a setting of {cls.__name__}.{nearest(key, known)}")
     for f in dataclasses.fields(cls):
         optional = f.default is not dataclasses.MISSING or f.default_factory is not dataclasses.MISSING
         require(f.name in given or optional, f"{where or 'the config'} lacks {f.name!r}, which {cls.__name__} needs.")

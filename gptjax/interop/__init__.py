@@ -11,7 +11,6 @@ import functools
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 
 from gptjax import model, parallel
 from gptjax.config import require
@@ -65,7 +64,7 @@ def load(path: Path | str, mesh: Any = None) -> Imported:
 
 def _shardings(mesh: Any, config: ModelConfig) -> Any:
     """Where each parameter of a model lies on a mesh."""
-    return parallel.shardings(mesh, model.axes(config), jax.eval_shape(lambda: model.init(config, jax.random.key(0))))
+    return parallel.shardings(mesh, model.axes(config), model.shapes(config))
 
 
 def save(path: Path | str, imported: Imported, dtype: str = "float32") -> None:

@@ -62,7 +62,7 @@ class Place(NamedTuple):
 @functools.lru_cache(maxsize=16)
 def leaves(config: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """Gives shape and type of each of a model's leaves, by its path."""
-    tree = jax.eval_shape(functools.partial(model.init, config), jax.random.key(0))
+    tree = model.shapes(config)
     return {"/".join(key.key for key in path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
 

@@ -1,4 +1,4 @@
-"""The model as pure functions of a frozen config and a parameter tree: `init, axes, encode, forward, unembed, empty_cache`.
+"""The model as pure functions of a frozen config and a parameter tree: `init, shapes, axes, encode, forward, unembed, empty_cache`.
 
 Linen lives behind them. Parameters are one tree for every way of running it:
 
@@ -37,7 +37,7 @@ from gptjax.model.stored import as_computed
 
 __all__ = [
     "Cache", "Memory", "Output", "axes", "classify", "empty_cache", "encode", "forward", "init",
-    "logits_of", "look_ahead", "scanned", "to_output", "unembed",
+    "logits_of", "look_ahead", "scanned", "shapes", "to_output", "unembed",
 ]
 
 
@@ -58,10 +58,14 @@ def init(config: ModelConfig, key: Key) -> Params:
     return nn.meta.unbox(_boxed(config, key))
 
 
+def shapes(config: ModelConfig) -> Params:
+    """Gives the shapes and types of the parameters; nothing is allocated."""
+    return jax.tree.map(lambda box: box.value, _traced(config), is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
+
+
 def axes(config: ModelConfig) -> Axes:
     """Gives the logical axis names of every parameter's dimensions; stacked layers begin with `layers`."""
-    boxed = jax.eval_shape(functools.partial(_boxed, config), jax.random.key(0))
-    names = jax.tree.map(lambda box: box.names, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
+    names = jax.tree.map(lambda box: box.names, _traced(config), is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
 
     def stacked(tree: Axes) -> Axes:
         deeper = lambda part: jax.tree.map(lambda n: ("layers", *n), part, is_leaf=lambda leaf: isinstance(leaf, tuple))
@@ -69,6 +73,12 @@ def axes(config: ModelConfig) -> Axes:
         return tree | stacks | ({"encoder": stacked(tree["encoder"])} if "encoder" in tree else {})
 
     return stacked(names)
+
+
+@functools.lru_cache(maxsize=64)
+def _traced(config: ModelConfig) -> Params:
+    """Shapes in their boxes. A start asks for them many times, and tracing takes a tenth of a second."""
+    return jax.eval_shape(functools.partial(_boxed, config), jax.random.key(0))
 
 
 def _boxed(config: ModelConfig, key: Key) -> Params:

@@ -72,9 +72,9 @@ def train(
         experiment = config.load(Experiment, path / "config.json")
         if processes.first():
             clock.keep(path, max(run.steps(), default=0))
-        run.prepare()
+        fresh = start is None and not run.steps()
         with clock.during("compile", "compiling"):
-            built = program.build(experiment, data, planned, mesh)
+            built = program.build(experiment, data, planned, mesh, fresh=fresh, meanwhile=run.prepare)
         forecast.require_fits(experiment, built)
         if rollback_to is not None:
             changes += (f"rolled back to step {rollback_to}; set aside: {', '.join(map(str, run.rollback(rollback_to))) or 'nothing'}",)

@@ -28,7 +28,7 @@ def model_facts(config: ModelConfig) -> dict[str, Any]:
     Returns:
       `parameters`; `active_parameters`, those that read a token: of experts, the chosen ones; `table`, a row for each leaf.
     """
-    shapes = jax.eval_shape(lambda: model.init(config, jax.random.key(0)))
+    shapes = model.shapes(config)
     axes, decayed = model.axes(config), optim.decayed(shapes)
     rows = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
@@ -78,7 +78,7 @@ def overview(experiment: Experiment) -> dict[str, Any]:
     config = guessed(experiment).model
     facts = model_facts(config)
     optimizer = optim.build(experiment.optim, optim.learning_rate(experiment.schedule, experiment.optim.peak, experiment.steps))
-    state = jax.eval_shape(lambda: step.init(model.init(config, jax.random.key(0)), optimizer))
+    state = jax.eval_shape(lambda params: step.init(params, optimizer), model.shapes(config))
     rows = experiment.batch // experiment.micro_batches
     return facts | {
         "flops_per_step": facts["flops_per_token"] * experiment.tokens_per_step,
@@ -100,7 +100,7 @@ def activation_bytes(config: ModelConfig, rows: int) -> int:
     That is what JAX asks to be kept. A compiler may keep less, by computing again what is cheap, and needs room for what it works on.
     """
     config = dataclasses.replace(config, layers="scan" if config.layers == "auto" else config.layers)
-    params = jax.eval_shape(lambda: model.init(config, jax.random.key(0)))
+    params = model.shapes(config)
     ints, floats = (jax.ShapeDtypeStruct((rows, config.context), kind) for kind in (jnp.int32, jnp.float32))
     batch = Batch(ints, ints, floats, ints, ints, Side(ints, ints, ints) if config.encoder_layers else None)
 

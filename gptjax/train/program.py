@@ -10,6 +10,7 @@ import functools
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -49,12 +50,16 @@ class Program(NamedTuple):
     """Examples that are longer than a row."""
 
 
-def build(experiment: Experiment, data: Prepared, planned: tuple[faults.Fault, ...] = (), mesh: Mesh | None = None) -> Program:
+def build(
+    experiment: Experiment, data: Prepared, planned: tuple[faults.Fault, ...] = (), mesh: Mesh | None = None, *, fresh: bool = False, meanwhile: Callable[[], Any] = tuple
+) -> Program:
     """Compiles the training step of a resolved experiment.
 
     Args:
       planned: faults to build in; without any the program holds nothing of them.
       mesh: none makes that of the experiment, of all devices.
+      fresh: random parameters will be wanted: what makes them is traced and compiled while XLA compiles the step.
+      meanwhile: what else to do in that time.
 
     Raises:
       ConfigError: batch, mesh and data do not fit each other.
@@ -66,15 +71,21 @@ def build(experiment: Experiment, data: Prepared, planned: tuple[faults.Fault, .
     read = _reader(data.train, plan, mesh)
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), read(0))
     known = mentor and mentor._replace(params=jax.device_put(mentor.params, parallel.replicated(mesh)))
-    begun = time.monotonic()
-    compiled = lowered(experiment, mesh, shapes, known, planned).compile()
-    seconds, memory, state = time.monotonic() - begun, compiled.memory_analysis(), abstract(experiment, mesh)
-    held_out = cross_entropy(experiment.model, Loss(vocab_parts=experiment.loss.vocab_parts), auxiliary=False, accuracy=_tells_accuracy(experiment))
+    begun, state = time.monotonic(), abstract(experiment, mesh)
     first = dict(out_shardings=jax.tree.map(lambda leaf: leaf.sharding, state), compiler_options=_BRIEFLY if jax.default_backend() == "cpu" else None)
+    init = jax.jit(functools.partial(_initial, experiment), **first)
+    with ThreadPoolExecutor(1, thread_name_prefix="compile") as beside:
+        compiling = beside.submit(lowered(experiment, mesh, shapes, known, planned).compile)
+        if fresh:
+            init = init.lower(None).compile()
+        meanwhile()
+        compiled = compiling.result()
+    seconds, memory = time.monotonic() - begun, compiled.memory_analysis()
+    held_out = cross_entropy(experiment.model, Loss(vocab_parts=experiment.loss.vocab_parts), auxiliary=False, accuracy=_tells_accuracy(experiment))
     return Program(
         mesh,
         state,
-        jax.jit(functools.partial(_initial, experiment), **first),
+        init,
         lambda state, batch: compiled(state, batch, known and known.params),
         jax.jit(parallel.traced_on(mesh, functools.partial(step.evaluate_step, objective=held_out)), out_shardings=parallel.replicated(mesh)),
         faults.in_batches(planned, read),
@@ -172,7 +183,7 @@ def laid_out(experiment: Experiment, room: int | float | None, devices: list | N
 
 def abstract(experiment: Experiment, mesh: Mesh) -> step.TrainState:
     """The training state's shapes, types and shardings; nothing is allocated."""
-    return placed(experiment, mesh, jax.eval_shape(functools.partial(_initial, experiment)))
+    return placed(experiment, mesh, jax.eval_shape(functools.partial(_initial, experiment), model.shapes(experiment.model)))
 
 
 def _initial(experiment: Experiment, params: Params | None = None) -> step.TrainState:

@@ -11,7 +11,6 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from gptjax import config, interop, model
@@ -88,7 +87,7 @@ def restored(path: Path, step: int | None = None) -> tuple[ModelConfig, Params, 
 def weights(path: Path, experiment: Experiment, step: int | None = None) -> Params | None:
     """The weights of the run of an experiment, averaged where it kept such; none where there is no whole checkpoint."""
     tree = "params" if experiment.optim.ema is None else "ema"
-    found = Run(path).restore({tree: jax.eval_shape(lambda: model.init(experiment.model, jax.random.key(0)))}, step=step)
+    found = Run(path).restore({tree: model.shapes(experiment.model)}, step=step)
     return found and found[1][tree]
 
 

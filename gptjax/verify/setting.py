@@ -219,7 +219,7 @@ def sharp(c: ModelConfig, seed: int = 0) -> Params:
         spread = {"kernel": 0.6 / math.sqrt(inputs), "embedding": 2.0 / math.sqrt(c.width), "bias": 0.1, "scale": 0.2, "sink": 1.0}[names[-1]]
         return jnp.asarray(spread * draw.standard_normal(leaf.shape) + (names[-1] == "scale"), jnp.float32)
 
-    return jax.tree_util.tree_map_with_path(one, jax.eval_shape(functools.partial(model.init, c), jax.random.key(0)))
+    return jax.tree_util.tree_map_with_path(one, model.shapes(c))
 
 
 def placed(state: Any, built: program.Program) -> Any:
