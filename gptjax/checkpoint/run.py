@@ -58,7 +58,7 @@ class Run:
     # --- saving --------------------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Imports what saving and restoring need: the second that it takes is then not that in which someone waits for the first save."""
+        """Imports what saving and restoring need: the second that it takes is then not that in which someone waits for the first save. May run in a thread."""
         payload.orbax()
 
     def save(self, step: int, trees: dict[str, Any], metrics: dict[str, float] | None = None) -> None:

@@ -227,19 +227,18 @@ def _is_binary(path: Path) -> bool:
 def _standard_library() -> Iterator[Document]:
     root = Path(sysconfig.get_paths()["stdlib"])
     found = False
-    for name, path in sorted((path.relative_to(root).as_posix(), path) for path in root.rglob("*.py")):
-        if _left_out(name):
-            continue
+    for name in sorted(_sources(root)):
         try:
-            yield Document(path.read_bytes().decode("utf-8"), name)
+            yield Document((root / name).read_bytes().decode("utf-8"), name)
             found = True
         except (UnicodeDecodeError, OSError):  # a few sources are in another encoding, on purpose
             continue
     require(found, f"{root} has no .py files (this Python packs its library otherwise); give a text with --data.source.path FILE.")
 
 
-def _left_out(name: str) -> bool:
-    """Tests, what was installed, and tables that a program wrote (`encodings`, `pydoc_data`, build settings), which do not read like Python."""
-    *folders, file = name.split("/")
+def _sources(root: Path) -> Iterator[str]:
+    """Sources by name, without tests, what was installed, and tables that a program wrote (`encodings`, `pydoc_data`, build settings), which do not read like Python."""
     skipped = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "encodings", "pydoc_data"}
-    return any(f in skipped or f.startswith("config-") for f in folders) or file.startswith("_sysconfigdata")
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if name not in skipped and not name.startswith("config-")]
+        yield from (Path(folder, name).relative_to(root).as_posix() for name in files if name.endswith(".py") and not name.startswith("_sysconfigdata"))

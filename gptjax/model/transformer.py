@@ -75,14 +75,14 @@ def axes(config: ModelConfig) -> Axes:
     return stacked(names)
 
 
-@functools.lru_cache(maxsize=64)
 def _traced(config: ModelConfig) -> Params:
-    """Shapes in their boxes. A start asks for them many times, and tracing takes a tenth of a second."""
+    """Shapes in their boxes."""
     return jax.eval_shape(functools.partial(_boxed, config), jax.random.key(0))
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _boxed(config: ModelConfig, key: Key) -> Params:
-    """Parameters in Linen's boxes that hold the axis names."""
+    """Parameters in Linen's boxes that hold the axis names. Compiled, and so traced once, though a start asks for shapes, axes and values by turns."""
     keys = iter(jax.random.split(key, 5))
     config = dataclasses.replace(config, attention="reference")  # the one position below is no case for any other
     x, where = jnp.zeros((1, 1, config.width), config.compute), jnp.zeros((1, 1), jnp.int32)

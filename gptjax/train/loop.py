@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,7 +75,7 @@ def train(
             clock.keep(path, max(run.steps(), default=0))
         fresh = start is None and not run.steps()
         with clock.during("compile", "compiling"):
-            built = program.build(experiment, data, planned, mesh, fresh=fresh, meanwhile=run.prepare)
+            built = program.build(experiment, data, planned, mesh, fresh=fresh)
         forecast.require_fits(experiment, built)
         if rollback_to is not None:
             changes += (f"rolled back to step {rollback_to}; set aside: {', '.join(map(str, run.rollback(rollback_to))) or 'nothing'}",)
@@ -83,6 +84,7 @@ def train(
         state, resumed = begin(run, built, cast, fall_back, start)
         del start, settle  # its parameters are in the state now
         clock.resumed(resumed or 0)
+        threading.Thread(target=run.prepare, name="prepare").start()  # beside the first step
         with Log(path, resume_step=resumed) if processes.first() else Silent() as log, interruptible() as asked:
             setting = Setting(experiment, path, data, built, run, log, clock, processes.Votes(asked))
             log.say(banner(setting, state, (*notes, *changes, *(f"GPTJAX_FAULT: {f.kind} at step {f.step}" for f in planned))))

@@ -51,7 +51,7 @@ class Program(NamedTuple):
 
 
 def build(
-    experiment: Experiment, data: Prepared, planned: tuple[faults.Fault, ...] = (), mesh: Mesh | None = None, *, fresh: bool = False, meanwhile: Callable[[], Any] = tuple
+    experiment: Experiment, data: Prepared, planned: tuple[faults.Fault, ...] = (), mesh: Mesh | None = None, *, fresh: bool = False
 ) -> Program:
     """Compiles the training step of a resolved experiment.
 
@@ -59,7 +59,6 @@ def build(
       planned: faults to build in; without any the program holds nothing of them.
       mesh: none makes that of the experiment, of all devices.
       fresh: random parameters will be wanted: what makes them is traced and compiled while XLA compiles the step.
-      meanwhile: what else to do in that time.
 
     Raises:
       ConfigError: batch, mesh and data do not fit each other.
@@ -78,7 +77,6 @@ def build(
         compiling = beside.submit(lowered(experiment, mesh, shapes, known, planned).compile)
         if fresh:
             init = init.lower(None).compile()
-        meanwhile()
         compiled = compiling.result()
     seconds, memory = time.monotonic() - begun, compiled.memory_analysis()
     held_out = cross_entropy(experiment.model, Loss(vocab_parts=experiment.loss.vocab_parts), auxiliary=False, accuracy=_tells_accuracy(experiment))
