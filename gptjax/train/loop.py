@@ -84,7 +84,6 @@ def train(
         state, resumed = begin(run, built, cast, fall_back, start)
         del start, settle  # its parameters are in the state now
         clock.resumed(resumed or 0)
-        threading.Thread(target=run.prepare, name="prepare").start()  # beside the first step
         with Log(path, resume_step=resumed) if processes.first() else Silent() as log, interruptible() as asked:
             setting = Setting(experiment, path, data, built, run, log, clock, processes.Votes(asked))
             log.say(banner(setting, state, (*notes, *changes, *(f"GPTJAX_FAULT: {f.kind} at step {f.step}" for f in planned))))
@@ -120,6 +119,7 @@ def _loop(setting: Setting, state: TrainState) -> TrainState:
     watch = _Watch(setting, state)
     every = experiment.checkpoints.every or experiment.evaluation.every
     pending: tuple[int, Any] | None = None
+    prepared = threading.Thread(target=setting.run.prepare, name="prepare")
     if not watch.make_up(state):
         return state  # it is saved; one more step would leave this evaluation out for good
     for done in range(int(state.step) + 1, experiment.steps + 1):
@@ -133,6 +133,8 @@ def _loop(setting: Setting, state: TrainState) -> TrainState:
             state, metrics = built.step(state, batch)
         if pending:
             watch.see(*pending)
+            if prepared.ident is None:
+                prepared.start()  # beside the second step, so that nobody waits for it before the first, nor at the first save
         pending, end = (done, metrics), done == experiment.steps
         evaluating = end or done % experiment.evaluation.every == 0
         figures = watch.evaluate(state, done) if evaluating else {}
