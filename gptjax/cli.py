@@ -49,7 +49,6 @@ USAGE = """usage: gptjax COMMAND [...] --help
 
 def main(args: list[str] | None = None) -> int:
     """Runs one command and gives its exit status: 0; 2 for what the user can mend in a config or flag; 1 otherwise."""
-    gc.set_threshold(100_000)  # importing and tracing make a million objects that stay; to look through them every 700 takes half a second
     args = sys.argv[1:] if args is None else args
     commands = {one.__name__: one for one in (train, sample, chat, convert, inspect, plan, scaling, verify, doctor)}
     if not args or args[0] in ("-h", "--help"):
@@ -389,5 +388,6 @@ def console() -> None:
         os._exit(status)
 
     atexit.register(leave)  # before jax is imported, so it comes last
+    gc.set_threshold(100_000)  # importing and tracing make a million objects that stay; to look through them every 700 takes half a second
     status = main()
     sys.exit(status)

@@ -45,6 +45,7 @@ class Run:
         self._keep_newest, self._keep_best = keep_newest, keep_best
         self._lock = locks.Lock(self.path, self._join)
         self._thread: threading.Thread | None = None
+        self._importing: threading.Thread | None = None
         self._failure: OSError | None = None
 
     def lock(self) -> locks.Lock:
@@ -58,8 +59,10 @@ class Run:
     # --- saving --------------------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Imports what saving and restoring need: the second that it takes is then not that in which someone waits for the first save. May run in a thread."""
-        payload.orbax()
+        """Imports what saving needs, in a thread, so that nobody waits for it, neither at the start nor at the first save. May be called often."""
+        if self._importing is None:
+            self._importing = threading.Thread(target=payload.orbax, name="import", daemon=True)
+            self._importing.start()
 
     def save(self, step: int, trees: dict[str, Any], metrics: dict[str, float] | None = None) -> None:
         """Copies the trees to the host, then returns; writing and committing go on in the background.

@@ -11,7 +11,6 @@ import functools
 from pathlib import Path
 from typing import Any, Literal
 
-
 from gptjax import model, parallel
 from gptjax.config import require
 from gptjax.interop.imported import About, Imported

@@ -113,11 +113,10 @@ def _run(
 
     def unrolled(state, begin, end):
         heard = []
-        once = jax.jit(block, static_argnums=0) if cache is None else block  # layers that are alike are traced once
         apart = {kind: _apart(stacks[kind]) for kind in set(kinds[begin:end])}
         for number in range(begin, end):
             weights = apart[kinds[number]][kinds[:number].count(kinds[number])]
-            state, told = once(part.stack[number], state, weights, number)
+            state, told = block(part.stack[number], state, weights, number)
             heard.append(jax.tree.map(lambda leaf: leaf[None], told))
         return state, heard
 

@@ -16,6 +16,7 @@ from gptjax.arrays import Array, Float, Int
 from gptjax.model.spread import platform, traced
 from gptjax.model.wide import wide_einsum
 
+
 def as_computed(kernel: Array, compute: Any) -> Array:
     """The kernel in the compute type, or as it is stored where that is narrower."""
     return kernel.astype(min(kernel.dtype, jnp.dtype(compute), key=lambda kind: kind.itemsize))

@@ -60,12 +60,13 @@ def init(config: ModelConfig, key: Key) -> Params:
 
 def shapes(config: ModelConfig) -> Params:
     """Gives the shapes and types of the parameters; nothing is allocated."""
-    return jax.tree.map(lambda box: box.value, _traced(config), is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
+    return jax.eval_shape(functools.partial(init, config), jax.random.key(0))
 
 
 def axes(config: ModelConfig) -> Axes:
     """Gives the logical axis names of every parameter's dimensions; stacked layers begin with `layers`."""
-    names = jax.tree.map(lambda box: box.names, _traced(config), is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
+    boxed = jax.eval_shape(functools.partial(_boxed, config), jax.random.key(0))
+    names = jax.tree.map(lambda box: box.names, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
 
     def stacked(tree: Axes) -> Axes:
         deeper = lambda part: jax.tree.map(lambda n: ("layers", *n), part, is_leaf=lambda leaf: isinstance(leaf, tuple))
@@ -73,11 +74,6 @@ def axes(config: ModelConfig) -> Axes:
         return tree | stacks | ({"encoder": stacked(tree["encoder"])} if "encoder" in tree else {})
 
     return stacked(names)
-
-
-def _traced(config: ModelConfig) -> Params:
-    """Shapes in their boxes."""
-    return jax.eval_shape(functools.partial(_boxed, config), jax.random.key(0))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,9 +72,8 @@ def train(
         experiment = config.load(Experiment, path / "config.json")
         if processes.first():
             clock.keep(path, max(run.steps(), default=0))
-        fresh = start is None and not run.steps()
         with clock.during("compile", "compiling"):
-            built = program.build(experiment, data, planned, mesh, fresh=fresh)
+            built = program.build(experiment, data, planned, mesh, fresh=start is None and not run.steps())
         forecast.require_fits(experiment, built)
         if rollback_to is not None:
             changes += (f"rolled back to step {rollback_to}; set aside: {', '.join(map(str, run.rollback(rollback_to))) or 'nothing'}",)
@@ -119,7 +117,6 @@ def _loop(setting: Setting, state: TrainState) -> TrainState:
     watch = _Watch(setting, state)
     every = experiment.checkpoints.every or experiment.evaluation.every
     pending: tuple[int, Any] | None = None
-    prepared = threading.Thread(target=setting.run.prepare, name="prepare")
     if not watch.make_up(state):
         return state  # it is saved; one more step would leave this evaluation out for good
     for done in range(int(state.step) + 1, experiment.steps + 1):
@@ -133,8 +130,7 @@ def _loop(setting: Setting, state: TrainState) -> TrainState:
             state, metrics = built.step(state, batch)
         if pending:
             watch.see(*pending)
-            if prepared.ident is None:
-                prepared.start()  # beside the second step, so that nobody waits for it before the first, nor at the first save
+            setting.run.prepare()
         pending, end = (done, metrics), done == experiment.steps
         evaluating = end or done % experiment.evaluation.every == 0
         figures = watch.evaluate(state, done) if evaluating else {}

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -43,16 +42,13 @@ class Program(NamedTuple):
     evaluate: Callable[[Any, Any], dict[str, Any]]
     batch: Callable[[int], Any]
     """step → the batch, on the devices."""
-    compile_seconds: float
     temporary_bytes: int
     """Memory that one step needs besides the state."""
     cut: int = 0
     """Examples that are longer than a row."""
 
 
-def build(
-    experiment: Experiment, data: Prepared, planned: tuple[faults.Fault, ...] = (), mesh: Mesh | None = None, *, fresh: bool = False
-) -> Program:
+def build(experiment: Experiment, data: Prepared, planned: tuple[faults.Fault, ...] = (), mesh: Mesh | None = None, fresh: bool = False) -> Program:
     """Compiles the training step of a resolved experiment.
 
     Args:
@@ -67,18 +63,14 @@ def build(
     require_divides(experiment, mesh)
     plan = row_plan(experiment, data.train, seed=experiment.seed)
     mentor = teacher.load(experiment, data.tokenizer)
-    read = _reader(data.train, plan, mesh)
+    read, state = _reader(data.train, plan, mesh), abstract(experiment, mesh)
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), read(0))
     known = mentor and mentor._replace(params=jax.device_put(mentor.params, parallel.replicated(mesh)))
-    begun, state = time.monotonic(), abstract(experiment, mesh)
-    first = dict(out_shardings=jax.tree.map(lambda leaf: leaf.sharding, state), compiler_options=_BRIEFLY if jax.default_backend() == "cpu" else None)
-    init = jax.jit(functools.partial(_initial, experiment), **first)
     with ThreadPoolExecutor(1, thread_name_prefix="compile") as beside:
         compiling = beside.submit(lowered(experiment, mesh, shapes, known, planned).compile)
-        if fresh:
-            init = init.lower(None).compile()
-        compiled = compiling.result()
-    seconds, memory = time.monotonic() - begun, compiled.memory_analysis()
+        init = _beginning(experiment, state, fresh)
+    compiled = compiling.result()
+    memory = compiled.memory_analysis()
     held_out = cross_entropy(experiment.model, Loss(vocab_parts=experiment.loss.vocab_parts), auxiliary=False, accuracy=_tells_accuracy(experiment))
     return Program(
         mesh,
@@ -87,7 +79,6 @@ def build(
         lambda state, batch: compiled(state, batch, known and known.params),
         jax.jit(parallel.traced_on(mesh, functools.partial(step.evaluate_step, objective=held_out)), out_shardings=parallel.replicated(mesh)),
         faults.in_batches(planned, read),
-        seconds,
         memory.temp_size_in_bytes if memory else 0,
         plan.packing.cut if plan.packing else 0,
     )
@@ -133,6 +124,13 @@ def _settle(experiment: Experiment) -> Callable | None:
     if experiment.model.experts is None or not experiment.model.experts.bias_step:
         return None
     return lambda params, sums: model.rebalanced(experiment.model, params, sums["load"])
+
+
+def _beginning(experiment: Experiment, state: step.TrainState, fresh: bool) -> Callable[..., step.TrainState]:
+    """What makes the state of step 0; compiled already, if it will be asked for random parameters."""
+    briefly = _BRIEFLY if jax.default_backend() == "cpu" else None
+    init = jax.jit(functools.partial(_initial, experiment), out_shardings=jax.tree.map(lambda leaf: leaf.sharding, state), compiler_options=briefly)
+    return init.lower(None).compile() if fresh else init
 
 
 _BRIEFLY = {"xla_backend_optimization_level": 1}

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from gptjax import config, interop, model
