@@ -14,6 +14,7 @@ import dataclasses
 import json
 import statistics
 import time
+import typing
 from collections.abc import Callable
 from typing import Any
 
@@ -92,9 +93,10 @@ def constraints(spelling: str | None, forms: list[str], turns: int, count: int, 
         print(told(form, seconds, found[forms[0]]))
 
 
-def lookup(path: str, turns: int, count: int, guesses: list[int], room: int = 128) -> None:
+def lookup(path: str, turns: int, count: int, guesses: list[int], stored: model.Stored | None, room: int = 128) -> None:
     """Seconds of a whole greedy answer, prompt included, whose text says much of the prompt again."""
     config, params, tokenizer = (interop.load(path) if interop.kind(path) else gptjax.load(path))[:3]
+    config, params = model.prepared(config, params, stored)
     asked = [Message("user", f"Summarise these notes. Use their own sentences.\n\n{NOTES}")]
     ids = render(chat.choose(None, tokenizer)[1], asked, tokenizer)
 
@@ -164,12 +166,13 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--guesses", type=int, nargs="+", default=[8])
+    parser.add_argument("--weights", choices=typing.get_args(model.Stored), help="how look-up's model is stored, as gptjax sample has it")
     given = parser.parse_args()
     match given.what:
         case "constraints":
             constraints(given.spelling, given.forms, given.turns, given.tokens)
         case "lookup":
-            lookup(given.model, given.turns, given.tokens, given.guesses)
+            lookup(given.model, given.turns, given.tokens, given.guesses, given.weights)
         case "cache":
             cache(given.turns)
 

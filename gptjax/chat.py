@@ -36,7 +36,7 @@ class ChatOptions:
     step: int | None = None
     """Checkpoint of a run; none is the newest."""
     weights: Stored | None = None
-    """How weights are stored while generating; none is bfloat16 where that is the model's compute type and the CPU has no products of it."""
+    """How weights are stored while generating; none keeps the type in which the model computes."""
     progress: bool | None = None
     """Say tokens/s and the time to the first token on standard error; by default if that is a terminal."""
 

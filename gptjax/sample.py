@@ -49,7 +49,7 @@ class SampleOptions:
     step: int | None = None
     """Checkpoint to use; none is the newest."""
     weights: Stored | None = None
-    """How weights are stored while generating; none is bfloat16 where that is the model's compute type and the CPU has no products of it."""
+    """How weights are stored while generating; none keeps the type in which the model computes."""
     batch: int = 8
     """Texts that are written together; they do not depend on it."""
     json: bool = False

@@ -22,13 +22,13 @@ def prepared(config: ModelConfig, params: Params, stored: Stored | None = None) 
     beside their decoder, and those that predict several tokens, are given back as they are.
 
     Args:
-      stored: int8 keeps matrices in 8 bits with a scale for each output. None changes nothing, but for a model that computes in bfloat16
-        on a CPU without fast products of it: there it is bfloat16, computed in float32.
+      stored: int8 keeps matrices in 8 bits with a scale for each output. None stays with the type that the model computes in, and gives the model
+        back as it is on anything but a CPU, and on a CPU with fast products of bfloat16 if it computes in that.
     """
     on_cpu = jax.default_backend() == "cpu"
-    if stored is None and not (on_cpu and config.compute == "bfloat16" and not fast_bfloat16()):
+    if stored is None and (not on_cpu or config.compute == "bfloat16" and fast_bfloat16()):
         return config, params
-    stored = stored or "bfloat16"
+    stored = stored or config.compute
     if config.experts is not None or config.latent is not None or config.encoder_layers or config.ahead:
         return config, params
     config = dataclasses.replace(config, compute="float32" if on_cpu else config.compute, layers="unroll")
