@@ -1,8 +1,10 @@
-"""Checkpoints against plain files: saving and restoring a state of `--megabytes`, in turns with writing and reading the same bytes.
+"""Checkpoints against plain files: saving and restoring a state of `--megabytes`, in turns with
+writing and reading the same bytes.
 
     python benchmarks/checkpoint.py [--megabytes 256]
 
-Both ways end with the bytes on disk (fsync). A checkpoint has Orbax's files and a manifest of checksums, which restoring checks.
+Both ways end with the bytes on disk (fsync). A checkpoint has Orbax's files and a manifest of
+checksums, which restoring checks.
 """
 
 from __future__ import annotations
@@ -30,7 +32,12 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=256)
     options = parser.parse_args()
     draw = np.random.default_rng(0)
-    tree = {f"leaf{i}": jax.numpy.asarray(draw.standard_normal((options.megabytes * 2**20 // 64, 1), np.float32).reshape(-1, 64)) for i in range(16)}
+    tree = {
+        f"leaf{i}": jax.numpy.asarray(
+            draw.standard_normal((options.megabytes * 2**20 // 64, 1), np.float32).reshape(-1, 64)
+        )
+        for i in range(16)
+    }
     size = sum(leaf.nbytes for leaf in tree.values())
     seconds: dict[str, list[float]] = {name: [] for name in ("save", "write", "restore", "read")}
     with tempfile.TemporaryDirectory() as folder:
@@ -44,9 +51,12 @@ def main() -> None:
                     seconds[name].append(time.perf_counter() - begun)
     found = {name: paired.Found(taken, {}) for name, taken in seconds.items()}
     for ours, plain in (("save", "write"), ("restore", "read")):
-        rates = ", ".join(f"{name} {size / sorted(seconds[name])[len(seconds[name]) // 2] / 1e6:.0f} MB/s" for name in (ours, plain))
+        rates = ", ".join(
+            f"{name} {size / sorted(seconds[name])[len(seconds[name]) // 2] / 1e6:.0f} MB/s"
+            for name in (ours, plain)
+        )
         print(f"{rates}; {ours} takes {paired.ratio(found[ours], found[plain])} times as long")
-    paired.write(options.out, dict(bytes=size, seconds=seconds))
+    paired.write(options.out, {"bytes": size, "seconds": seconds})
 
 
 def _deeds(run: Run, tree: dict, plain: Path, step: int) -> dict:
@@ -61,8 +71,13 @@ def _deeds(run: Run, tree: dict, plain: Path, step: int) -> dict:
             file.flush()
             os.fsync(file.fileno())
 
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), tree)
-    restore = lambda: jax.block_until_ready(run.restore({"params": shapes})[1])
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), tree
+    )
+
+    def restore():
+        return jax.block_until_ready(run.restore({"params": shapes})[1])
+
     return {"save": save, "write": write, "restore": restore, "read": plain.read_bytes}
 
 

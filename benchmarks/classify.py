@@ -1,7 +1,9 @@
-"""Accuracy of classification runs beside a logistic regression over bags of words: `python benchmarks/classify.py RUN …`.
+"""Accuracy of classification runs beside a logistic regression over bags of words: `python
+benchmarks/classify.py RUN …`.
 
-The regression reads the very texts of the run, and tells the labels of the same held-out ones: counts of words, its library's
-default strength (C = 1), and with them tf-idf of words and pairs of words (C = 10). Needs `pip install -e '.[benchmark]'`.
+The regression reads the very texts of the run, and tells the labels of the same held-out ones:
+counts of words, its library's default strength (C = 1), and with them tf-idf of words and pairs of
+words (C = 10). Needs `pip install -e '.[benchmark]'`.
 """
 
 from __future__ import annotations
@@ -22,33 +24,58 @@ from gptjax.train.experiment import Experiment
 
 BASELINES = {
     "counts of words": lambda: make_pipeline(CountVectorizer(), LogisticRegression(max_iter=1000)),
-    "tf-idf of words and pairs": lambda: make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10, max_iter=1000)),
+    "tf-idf of words and pairs": lambda: make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
+        LogisticRegression(C=10, max_iter=1000),
+    ),
 }
 
 
 def examples(store: Store, tokenizer: Tokenizer) -> tuple[list[str], list[int]]:
     """Texts and the numbers of their labels, as a store of classification holds them."""
-    rows = [store.ids[first:last].tolist() for first, last in zip(store.offsets[:-1], store.offsets[1:], strict=True)]
-    return [tokenizer.decode(row[:-1]) for row in rows], [row[-1] - tokenizer.vocab_size for row in rows]
+    rows = [
+        store.ids[first:last].tolist()
+        for first, last in zip(store.offsets[:-1], store.offsets[1:], strict=True)
+    ]
+    return [tokenizer.decode(row[:-1]) for row in rows], [
+        row[-1] - tokenizer.vocab_size for row in rows
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", type=Path, nargs="+", help="run directories of classification, on the same data")
+    parser.add_argument(
+        "runs", type=Path, nargs="+", help="run directories of classification, on the same data"
+    )
     paths, found = parser.parse_args().runs, []
     for path in paths:
         experiment = config.load(Experiment, path / "config.json")
-        require(isinstance(experiment.data.task, data.Classification), f"{path} is no run of classification (data.task).")
-        told = [line["validation_accuracy"] for line in metrics.read(path) if "validation_accuracy" in line]
+        require(
+            isinstance(experiment.data.task, data.Classification),
+            f"{path} is no run of classification (data.task).",
+        )
+        told = [
+            line["validation_accuracy"]
+            for line in metrics.read(path)
+            if "validation_accuracy" in line
+        ]
         require(bool(told), f"{path} has no accuracy on held-out text yet; train it to its end.")
         found.append(told[-1])
         print(f"{path}: accuracy {told[-1]:.4f}")
     print(f"mean of {len(found)}: accuracy {sum(found) / len(found):.4f}")
     prepared = data.prepare(config.load(Experiment, paths[0] / "config.json").data, say=print)
-    train, held_out = (examples(store, prepared.tokenizer) for store in (prepared.train, prepared.validation))
-    print(f"{len(train[0])} texts to learn from, {len(held_out[0])} held out, {len(set(train[1]))} labels")
+    train, held_out = (
+        examples(store, prepared.tokenizer) for store in (prepared.train, prepared.validation)
+    )
+    print(
+        f"{len(train[0])} texts to learn from, {len(held_out[0])} held out, {len(set(train[1]))}"
+        " labels"
+    )
     for name, baseline in BASELINES.items():
-        print(f"logistic regression over {name}: accuracy {baseline().fit(*train).score(*held_out):.4f}")
+        print(
+            f"logistic regression over {name}: accuracy"
+            f" {baseline().fit(*train).score(*held_out):.4f}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""How often a masked language model fills in a hidden token of held-out text rightly: `python benchmarks/cloze.py RUN …`.
+"""How often a masked language model fills in a hidden token of held-out text rightly: `python
+benchmarks/cloze.py RUN …`.
 
-Hidden are the tokens that the run's own evaluation hides (`configs/books_mlm.py`); those that it predicts but shows, or shows
-another for, are left out. Beside the model stand two baselines counted on the training tokens: the most frequent token
-everywhere (unigram), and the most frequent one after the token on the left (bigram, from the true text even where that is hidden too).
+Hidden are the tokens that the run's own evaluation hides (`configs/books_mlm.py`); those that it
+predicts but shows, or shows another for, are left out. Beside the model stand two baselines counted
+on the training tokens: the most frequent token everywhere (unigram), and the most frequent one
+after the token on the left (bigram, from the true text even where that is hidden too).
 """
 
 from __future__ import annotations
@@ -37,16 +39,28 @@ class Cloze(NamedTuple):
 def cloze(experiment: Experiment, prepared: Prepared, params: dict) -> Cloze:
     """Reads the held-out text once, hidden as at the run's own evaluation."""
     prior, after = counted(prepared.train.ids[:], prepared.train.header.vocab_size)
-    count, batch = program.evaluation_batches(experiment, prepared.validation, parallel.make_mesh(experiment.mesh))
+    count, batch = program.evaluation_batches(
+        experiment, prepared.validation, parallel.make_mesh(experiment.mesh)
+    )
     found = []
     for number in range(count):
         rows = batch(number)
-        best, losses = (np.asarray(x) for x in jax.jit(read, static_argnums=0)(experiment.model, params, rows))
-        tokens, targets, weights = (np.asarray(x) for x in (rows.tokens, rows.targets, rows.weights))
+        best, losses = (
+            np.asarray(x) for x in jax.jit(read, static_argnums=0)(experiment.model, params, rows)
+        )
+        tokens, targets, weights = (
+            np.asarray(x) for x in (rows.tokens, rows.targets, rows.weights)
+        )
         here = (weights > 0) & (tokens == prepared.tokenizer.vocab_size)
         left = np.pad(targets, ((0, 0), (1, 0)))[:, :-1]
         guess = np.where(np.arange(targets.shape[1])[None] > 0, after[left], prior.argmax())
-        right = [best == targets, losses, targets == prior.argmax(), -np.log(prior)[targets], guess == targets]
+        right = [
+            best == targets,
+            losses,
+            targets == prior.argmax(),
+            -np.log(prior)[targets],
+            guess == targets,
+        ]
         found.append(np.stack([np.asarray(x, np.float64)[here] for x in right]))
     every = np.concatenate(found, axis=1)
     return Cloze(every.shape[1], *every.mean(axis=1))
@@ -54,28 +68,42 @@ def cloze(experiment: Experiment, prepared: Prepared, params: dict) -> Cloze:
 
 def read(config: model.ModelConfig, params: dict, batch: data.Batch) -> tuple[jax.Array, jax.Array]:
     """The likeliest token of each place, and −ln p of the right one."""
-    logits = model.unembed(config, params, model.forward(config, params, batch.tokens, positions=batch.positions, segments=batch.segments).hidden)
+    logits = model.unembed(
+        config,
+        params,
+        model.forward(
+            config, params, batch.tokens, positions=batch.positions, segments=batch.segments
+        ).hidden,
+    )
     return logits.argmax(-1), token_losses(logits, batch.targets)
 
 
 def counted(ids: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The share of each token [V], one added to each count, and the most frequent one after each [V]."""
+    """The share of each token [V], one added to each count, and the most frequent one after each
+    [V]."""
     ids = ids.astype(np.int64)
     pairs, times = np.unique(ids[:-1] * size + ids[1:], return_counts=True)
     rising = np.argsort(times, kind="stable")
     after = np.zeros(size, np.int64)
-    after[pairs[rising] // size] = pairs[rising] % size  # of several values for one index numpy keeps the last
+    after[pairs[rising] // size] = (
+        pairs[rising] % size
+    )  # of several values for one index numpy keeps the last
     ones = np.bincount(ids, minlength=size) + 1.0
     return ones / ones.sum(), after
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", type=Path, nargs="+", help="run directories of masked language models")
+    parser.add_argument(
+        "runs", type=Path, nargs="+", help="run directories of masked language models"
+    )
     found = []
     for path in parser.parse_args().runs:
         experiment = config.load(Experiment, path / "config.json")
-        require(isinstance(experiment.data.task, data.MaskedLanguageModel), f"{path} is no run of a masked language model (data.task).")
+        require(
+            isinstance(experiment.data.task, data.MaskedLanguageModel),
+            f"{path} is no run of a masked language model (data.task).",
+        )
         prepared = data.prepare(experiment.data, say=print)
         require(prepared.validation is not None, f"{path} held out no text (data.validation).")
         found.append(cloze(experiment, prepared, gptjax.load(path).params))

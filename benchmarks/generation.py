@@ -1,10 +1,14 @@
-"""What generation costs: the figures of docs/generation.md. Every comparison is made in turns, and given as the median of its ratios.
+"""What generation costs: the figures of docs/generation.md. Every comparison is made in turns, and
+given as the median of its ratios.
 
-    python benchmarks/generation.py constraints --spelling FOLDER    # a token under a constraint against one that is free, 135M parameters
-    python benchmarks/generation.py lookup MODEL                     # prompt look-up against plain greedy, on a text that repeats its prompt
-    python benchmarks/generation.py cache                            # time and memory of a token with whole, window and 8-bit caches
+    python benchmarks/generation.py constraints --spelling FOLDER    # a token under a constraint
+    against one that is free, 135M parameters python benchmarks/generation.py lookup MODEL
+    # prompt look-up against plain greedy, on a text that repeats its prompt python
+    benchmarks/generation.py cache                            # time and memory of a token with
+    whole, window and 8-bit caches
 
-FOLDER holds `encoder.json` and `vocab.bpe`; none takes bytes. MODEL is a run, a Hugging Face directory or a GGUF file.
+FOLDER holds `encoder.json` and `vocab.bpe`; none takes bytes. MODEL is a run, a Hugging Face
+directory or a GGUF file.
 """
 
 from __future__ import annotations
@@ -32,17 +36,30 @@ from gptjax.generate import GenerateConfig, Sampling, decode, prefill
 from gptjax.generate.request import Ask, ask, pack
 from gptjax.generate.strategies import open_writer
 
-ITEM = {"type": "object", "properties": {"name": {"type": "string"}, "size": {"type": "number"}, "tag": {"enum": ["a", "b", None]}}}
+ITEM = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string"},
+        "size": {"type": "number"},
+        "tag": {"enum": ["a", "b", None]},
+    },
+}
 FORMS = {
     "free": {},
-    "schema": dict(schema=json.dumps({"type": "array", "items": ITEM, "minItems": 40})),
-    "regex": dict(regex=r"(\w{2,8} (19|20)\d{2}-(0[1-9]|1[0-2])-[0-3]\d, ){12}"),
-    "grammar": dict(grammar='root ::= sum\nsum ::= (term [-+] ){40} term\nterm ::= [0-9]+ | "(" term ([-+] term)* ")"'),
+    "schema": {"schema": json.dumps({"type": "array", "items": ITEM, "minItems": 40})},
+    "regex": {"regex": r"(\w{2,8} (19|20)\d{2}-(0[1-9]|1[0-2])-[0-3]\d, ){12}"},
+    "grammar": {
+        "grammar": (
+            'root ::= sum\nsum ::= (term [-+] ){40} term\nterm ::= [0-9]+ | "(" term ([-+]'
+            ' term)* ")"'
+        )
+    },
 }
 
 
 def in_turns(ways: dict[str, Callable[[], float]], turns: int) -> dict[str, list[float]]:
-    """Seconds of each way, once a turn; a first turn, in which programs are compiled, does not count."""
+    """Seconds of each way, once a turn; a first turn, in which programs are compiled, does not
+    count."""
     found: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(turns + 1):
         for name, way in ways.items():
@@ -56,7 +73,10 @@ def told(name: str, seconds: list[float], base: list[float]) -> str:
     """One line of a comparison."""
     ratios = sorted(a / b for a, b in zip(seconds, base, strict=True))
     middle, usual = statistics.median(ratios), 1e3 * statistics.median(seconds)
-    return f"{name:24} {usual:9.2f} ms   {middle:6.3f} of the first (in turns {ratios[0]:.3f} to {ratios[-1]:.3f}; least times {min(seconds) / min(base):.3f})"
+    return (
+        f"{name:24} {usual:9.2f} ms   {middle:6.3f} of the first (in turns {ratios[0]:.3f} to"
+        f" {ratios[-1]:.3f}; least times {min(seconds) / min(base):.3f})"
+    )
 
 
 def weights(config: model.ModelConfig):
@@ -64,18 +84,25 @@ def weights(config: model.ModelConfig):
     return jax.jit(model.init, static_argnums=0)(config, jax.random.key(0))
 
 
-def constraints(spelling: str | None, forms: list[str], turns: int, count: int, rows: int = 8) -> None:
+def constraints(
+    spelling: str | None, forms: list[str], turns: int, count: int, rows: int = 8
+) -> None:
     """Milliseconds of a token of `rows` rows, free and under each kind of constraint."""
     tokenizer = tokenizers.train(GPT2(spelling), []) if spelling else tokenizers.train(Bytes(), [])
     config = model.smollm("2-135m", vocab_size=-(-tokenizer.vocab_size // 64) * 64, context=512)
     params = weights(config)
 
     def way(form: str) -> Callable[[], float]:
-        settings = [GenerateConfig(new_tokens=300, temperature=1.0, seed=i, **FORMS[form]) for i in range(rows)]
+        settings = [
+            GenerateConfig(new_tokens=300, temperature=1.0, seed=i, **FORMS[form])
+            for i in range(rows)
+        ]
         asked = ask(config, tokenizer, ["The answer: "] * rows, settings)
 
         def run() -> float:
-            writer = open_writer(config, params, pack(config, tokenizer, asked, rows), None, None).until(1)
+            writer = open_writer(
+                config, params, pack(config, tokenizer, asked, rows), None, None
+            ).until(1)
             jax.block_until_ready(writer.state)
             begun = time.perf_counter()
             writer = writer.until(count)
@@ -88,14 +115,27 @@ def constraints(spelling: str | None, forms: list[str], turns: int, count: int, 
         return run
 
     found = in_turns({form: way(form) for form in forms}, turns)
-    print(f"a token of {rows} rows, {count} tokens in a turn, {turns} turns, {tokenizer.vocab_size} tokens, {config.compute}")
+    print(
+        f"a token of {rows} rows, {count} tokens in a turn, {turns} turns, {tokenizer.vocab_size}"
+        f" tokens, {config.compute}"
+    )
     for form, seconds in found.items():
         print(told(form, seconds, found[forms[0]]))
 
 
-def lookup(path: str, turns: int, count: int, guesses: list[int], stored: model.Stored | None, room: int = 128) -> None:
-    """Seconds of a whole greedy answer, prompt included, whose text says much of the prompt again."""
-    config, params, tokenizer = (interop.load(path) if interop.kind(path) else gptjax.load(path))[:3]
+def lookup(
+    path: str,
+    turns: int,
+    count: int,
+    guesses: list[int],
+    stored: model.Stored | None,
+    room: int = 128,
+) -> None:
+    """Seconds of a whole greedy answer, prompt included, whose text says much of the prompt
+    again."""
+    config, params, tokenizer = (interop.load(path) if interop.kind(path) else gptjax.load(path))[
+        :3
+    ]
     if stored:
         config, params = model.prepared(config, params, stored)
     asked = [Message("user", f"Summarise these notes. Use their own sentences.\n\n{NOTES}")]
@@ -106,22 +146,40 @@ def lookup(path: str, turns: int, count: int, guesses: list[int], stored: model.
 
         def run() -> float:
             begun = time.perf_counter()
-            writer = open_writer(config, params, pack(config, tokenizer, [Ask("", ids, [], settings)], 1), None, None)
+            writer = open_writer(
+                config, params, pack(config, tokenizer, [Ask("", ids, [], settings)], 1), None, None
+            )
             written[more.get("draft_tokens", 0)] = jax.block_until_ready(writer.until(count).state)
             return time.perf_counter() - begun
 
         return run
 
     written: dict[int, Any] = {}
-    found = in_turns({"plain greedy": way(), **{f"look-up, {n} guesses": way(lookup=True, draft_tokens=n) for n in guesses}}, turns)
-    taken = lambda h: [int(i) for i in h.ids[0, h.prompt[0] : min(h.length[0], h.prompt[0] + count)]]
+    found = in_turns(
+        {
+            "plain greedy": way(),
+            **{f"look-up, {n} guesses": way(lookup=True, draft_tokens=n) for n in guesses},
+        },
+        turns,
+    )
+
+    def taken(h):
+        return [int(i) for i in h.ids[0, h.prompt[0] : min(h.length[0], h.prompt[0] + count)]]
+
     texts = {n: taken(state.text.history) for n, state in written.items()}
     kept = ", ".join(f"{int(written[n].kept[0])} of {n} at once" for n in guesses)
-    print(f"{path}: {len(texts[0])} tokens after a prompt of {len(ids)}; the same ids: {len(set(map(tuple, texts.values()))) == 1}; guesses kept: {kept}")
+    print(
+        f"{path}: {len(texts[0])} tokens after a prompt of {len(ids)}; the same ids:"
+        f" {len(set(map(tuple, texts.values()))) == 1}; guesses kept: {kept}"
+    )
     print(repr(tokenizer.decode(texts[0])))
     base = found["plain greedy"]
     for name, seconds in found.items():
-        print(told(name, seconds, base), f"  {statistics.median(b / a for a, b in zip(seconds, base, strict=True)):.2f} times as fast")
+        print(
+            told(name, seconds, base),
+            f"  {statistics.median(b / a for a, b in zip(seconds, base, strict=True)):.2f} times as"
+            " fast",
+        )
 
 
 NOTES = """The committee met on Monday to discuss the new bridge over the river. The bridge will be 240 metres long and will cost 18 million euros. \
@@ -134,26 +192,46 @@ A new roof for the library will be built in the summer. The next meeting of the 
 def cache(turns: int, slots: int = 4096, rows: int = 2) -> None:
     """Milliseconds of a token, and bytes, behind full caches of each kind."""
     base = model.smollm("2-135m", num_layers=6, vocab_size=256, context=slots)
-    window = dataclasses.replace(base, pattern=(model.Layer("window", 512), model.Layer("window", 512), model.Layer()))
-    kinds = {"whole": (base, False), "8 bits": (base, True), "two of three windows": (window, False), "windows in 8 bits": (window, True)}
+    window = dataclasses.replace(
+        base, pattern=(model.Layer("window", 512), model.Layer("window", 512), model.Layer())
+    )
+    kinds = {
+        "whole": (base, False),
+        "8 bits": (base, True),
+        "two of three windows": (window, False),
+        "windows in 8 bits": (window, True),
+    }
     ways, sizes = {}, {}
     for name, (config, int8) in kinds.items():
         params = weights(config)
-        prompt, lengths, limit = np.ones((rows, slots - 64), np.int32), np.full(rows, slots - 64, np.int32), np.full(rows, 64, np.int32)
-        state = jax.block_until_ready(prefill(config, params, prompt, lengths, limit, slots=slots, int8=int8))
+        prompt, lengths, limit = (
+            np.ones((rows, slots - 64), np.int32),
+            np.full(rows, slots - 64, np.int32),
+            np.full(rows, 64, np.int32),
+        )
+        state = jax.block_until_ready(
+            prefill(config, params, prompt, lengths, limit, slots=slots, int8=int8)
+        )
         sizes[name] = sum(leaf.nbytes for leaf in jax.tree.leaves(state.cache))
-        greedy = Sampling(np.zeros(rows, np.float32), np.full(rows, 256, np.int32), np.ones(rows, np.float32))
+        greedy = Sampling(
+            np.zeros(rows, np.float32), np.full(rows, 256, np.int32), np.ones(rows, np.float32)
+        )
 
         def run(config=config, params=params, state=state, greedy=greedy) -> float:
             copy = jax.block_until_ready(jax.tree.map(jnp.copy, state))
             begun = time.perf_counter()
             keys, stop = jax.random.split(jax.random.key(0), rows), np.full((rows, 1), -1, np.int32)
-            jax.block_until_ready(decode(config, params, copy, keys, greedy, stop, np.int32(16), np.int32(256)))
+            jax.block_until_ready(
+                decode(config, params, copy, keys, greedy, stop, np.int32(16), np.int32(256))
+            )
             return (time.perf_counter() - begun) / 16
 
         ways[name] = run
     found = in_turns(ways, turns)
-    print(f"a token of {rows} rows behind {slots - 64} others, 6 layers of SmolLM2-135M, {turns} turns")
+    print(
+        f"a token of {rows} rows behind {slots - 64} others, 6 layers of SmolLM2-135M, {turns}"
+        " turns"
+    )
     for name, seconds in found.items():
         print(told(name, seconds, found["whole"]), f"  {sizes[name] / 2**20:8.1f} MiB")
 
@@ -163,11 +241,24 @@ def main() -> None:
     parser.add_argument("what", choices=["constraints", "lookup", "cache"])
     parser.add_argument("model", nargs="?")
     parser.add_argument("--spelling")
-    parser.add_argument("--forms", nargs="+", choices=list(FORMS), default=list(FORMS), help="the first is what the others are compared with")
+    parser.add_argument(
+        "--forms",
+        nargs="+",
+        choices=list(FORMS),
+        default=list(FORMS),
+        help="the first is what the others are compared with",
+    )
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--guesses", type=int, nargs="+", default=[8])
-    parser.add_argument("--weights", choices=typing.get_args(model.Stored), help="lay look-up's model out for decoding, as gptjax sample does; without, it is read as it was loaded")
+    parser.add_argument(
+        "--weights",
+        choices=typing.get_args(model.Stored),
+        help=(
+            "lay look-up's model out for decoding, as gptjax sample does; without, it is read as it"
+            " was loaded"
+        ),
+    )
     given = parser.parse_args()
     match given.what:
         case "constraints":

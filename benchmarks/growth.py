@@ -1,10 +1,11 @@
-"""How a training step's cost grows with length, width, depth, batch and vocabulary, beside PyTorch's: figures, and a plot of each.
+"""How a training step's cost grows with length, width, depth, batch and vocabulary, beside
+PyTorch's: figures, and a plot of each.
 
     python benchmarks/growth.py --peer-python ../torch/bin/python --plot docs/growth.svg
 
-From one shape, one size at a time is halved and doubled. gptjax and the plain GPT of `torch_gpt.py`, eager, both in float32, take turns
-at each (see `step.py`). The slope is that of ln time over ln size between the two largest: 1 is proportional. Needs
-`pip install -e '.[benchmark]'`.
+From one shape, one size at a time is halved and doubled. gptjax and the plain GPT of
+`torch_gpt.py`, eager, both in float32, take turns at each (see `step.py`). The slope is that of ln
+time over ln size between the two largest: 1 is proportional. Needs `pip install -e '.[benchmark]'`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,13 @@ SIZES = {
     "rows": (2, 4, 8, 16, 32),
     "vocabulary": (128, 512, 2048, 8192, 32768),
 }
-WORDS = {"length": "tokens of a row", "width": "width", "layers": "layers", "rows": "rows of a batch", "vocabulary": "vocabulary"}
+WORDS = {
+    "length": "tokens of a row",
+    "width": "width",
+    "layers": "layers",
+    "rows": "rows of a batch",
+    "vocabulary": "vocabulary",
+}
 
 Series = dict[str, list[tuple[int, float, float]]]
 """Stack → (size, seconds of a step, peak bytes) of each size."""
@@ -44,8 +51,12 @@ def main() -> None:
         for stack, points in found[name].items():
             (a, early, _), (b, late, _) = points[-2:]
             row = "  ".join(f"{size}: {1e3 * seconds:.1f}" for size, seconds, _ in points)
-            print(f"  {stack:8} {row}   slope at the end {math.log(late / early) / math.log(b / a):.2f}", flush=True)
-    paired.write(options.out, dict(base=BASE._asdict(), found=found))
+            print(
+                f"  {stack:8} {row}   slope at the end"
+                f" {math.log(late / early) / math.log(b / a):.2f}",
+                flush=True,
+            )
+    paired.write(options.out, {"base": BASE._asdict(), "found": found})
     if options.plot:
         draw(found, options.plot)
         print(f"wrote {options.plot}")
@@ -57,8 +68,20 @@ def grown(name: str, peer_python: str, turns: int) -> Series:
     for size in SIZES[name]:
         shape = BASE._replace(**{name: size})
         ways = {
-            "gptjax": paired.Way(sys.executable, step.HERE, dict(stack="gptjax", shape=shape, compute="float32")),
-            "PyTorch": paired.Way(peer_python, step.HERE, dict(stack="torch", shape=shape, how="eager", compute="float32", model="plain")),
+            "gptjax": paired.Way(
+                sys.executable, step.HERE, {"stack": "gptjax", "shape": shape, "compute": "float32"}
+            ),
+            "PyTorch": paired.Way(
+                peer_python,
+                step.HERE,
+                {
+                    "stack": "torch",
+                    "shape": shape,
+                    "how": "eager",
+                    "compute": "float32",
+                    "model": "plain",
+                },
+            ),
         }
         for stack, one in paired.in_turns(ways, turns).items():
             series[stack].append((size, statistics.median(one.seconds), one.facts["peak_bytes"]))
@@ -73,8 +96,19 @@ def draw(found: dict[str, Series], path: Path) -> None:
     axes = figure.subplots(1, len(found), squeeze=False)[0]
     for name, ax in zip(found, axes, strict=True):
         for stack, points in found[name].items():
-            ax.plot([size for size, *_ in points], [1e3 * seconds for _, seconds, _ in points], marker="o", label=stack)
-        ax.set(xscale="log", yscale="log", xlabel=WORDS[name], xticks=SIZES[name], xticklabels=[f"{size:,}" for size in SIZES[name]])
+            ax.plot(
+                [size for size, *_ in points],
+                [1e3 * seconds for _, seconds, _ in points],
+                marker="o",
+                label=stack,
+            )
+        ax.set(
+            xscale="log",
+            yscale="log",
+            xlabel=WORDS[name],
+            xticks=SIZES[name],
+            xticklabels=[f"{size:,}" for size in SIZES[name]],
+        )
         ax.minorticks_off()
         ax.grid(alpha=0.3)
     axes[0].set_ylabel("milliseconds of a training step")

@@ -1,8 +1,8 @@
 """Time and memory of reading a model of SmolLM2-135M's shape: `python benchmarks/interop.py`.
 
-It makes the directory with random weights (540 MB in float32, or half of it with `--dtype bfloat16`), reads it in a process of its
-own, and prints what that took: seconds, and the most memory above what the process held before, as a multiple of the parameters'
-bytes in float32.
+It makes the directory with random weights (540 MB in float32, or half of it with `--dtype
+bfloat16`), reads it in a process of its own, and prints what that took: seconds, and the most
+memory above what the process held before, as a multiple of the parameters' bytes in float32.
 """
 
 from __future__ import annotations
@@ -48,7 +48,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         huggingface.save(Path(folder) / "m", Imported(config, tree, None), options.dtype)
         for _ in range(options.times):
-            print(subprocess.run([sys.executable, "-c", READ, f"{folder}/m"], check=True, capture_output=True, text=True).stdout, end="")
+            print(
+                subprocess.run(
+                    [sys.executable, "-c", READ, f"{folder}/m"],
+                    check=True,
+                    capture_output=True,
+                    text=True,
+                ).stdout,
+                end="",
+            )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
-"""Measuring in turns: each way of doing a thing is a process of its own, and they take turns while the others wait.
+"""Measuring in turns: each way of doing a thing is a process of its own, and they take turns while
+the others wait.
 
-The machine's speed drifts, by half within a minute where others share it, so a figure that stands alone says little: what counts is the
-median of the ratios of turns that stand beside each other, with the smallest and the largest. Only the standard library is imported
-here, because the peer's interpreter reads this file too. A worker calls `serve`; the command calls `in_turns`, `told` and `write`.
+The machine's speed drifts, by half within a minute where others share it, so a figure that stands
+alone says little: what counts is the median of the ratios of turns that stand beside each other,
+with the smallest and the largest. Only the standard library is imported here, because the peer's
+interpreter reads this file too. A worker calls `serve`; the command calls `in_turns`, `told` and
+`write`.
 """
 
 from __future__ import annotations
@@ -26,32 +29,54 @@ ROOT = Path(__file__).parents[1]
 
 def parser(doc: str) -> argparse.ArgumentParser:
     """The flags that all of these commands have."""
-    found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found.add_argument("--peer-python", default=sys.executable, help="the interpreter that has PyTorch and transformers")
+    found = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    found.add_argument(
+        "--peer-python",
+        default=sys.executable,
+        help="the interpreter that has PyTorch and transformers",
+    )
     found.add_argument("--turns", type=int, default=5)
     found.add_argument("--out", type=Path, help="write the figures here, as JSON")
     found.add_argument("--worker", help=argparse.SUPPRESS)
     return found
 
 
-# --- in a worker -------------------------------------------------------------------------------------------------
+# --- in a worker
+# -------------------------------------------------------------------------------------------------
 
 
 def serve(once: Callable[[], float], **facts: Any) -> None:
-    """Says that the worker is ready, then takes a turn for each line that is read, and at the end says what memory it took.
+    """Says that the worker is ready, then takes a turn for each line that is read, and at the end
+    says what memory it took.
 
     Args:
       once: takes a turn; gives seconds of what is measured.
       facts: about the way, for the record.
     """
-    say = lambda **what: print("@" + json.dumps(what), flush=True)
-    say(**facts, **{f"version_{name}": metadata.version(name) for name in ("jax", "torch", "transformers") if name in sys.modules})
+
+    def say(**what):
+        return print("@" + json.dumps(what), flush=True)
+
+    say(
+        **facts,
+        **{
+            f"version_{name}": metadata.version(name)
+            for name in ("jax", "torch", "transformers")
+            if name in sys.modules
+        },
+    )
     for _ in sys.stdin:
         say(seconds=once())
-    say(peak_bytes=1024 * int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]))
+    say(
+        peak_bytes=1024
+        * int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+    )
 
 
-# --- in the command ----------------------------------------------------------------------------------------------
+# --- in the command
+# ----------------------------------------------------------------------------------------------
 
 
 class Way(NamedTuple):
@@ -103,7 +128,8 @@ class _Worker:
 
 
 def in_turns(ways: dict[str, Way], turns: int, patience: float = 6.0) -> dict[str, Found]:
-    """Seconds of each way, a figure a turn; a first turn of each does not count, and one that is `patience` times slower in it than the fastest gets no more.
+    """Seconds of each way, a figure a turn; a first turn of each does not count, and one that is
+    `patience` times slower in it than the fastest gets no more.
 
     A way that does not start at all is told of and left out.
     """
@@ -111,7 +137,10 @@ def in_turns(ways: dict[str, Way], turns: int, patience: float = 6.0) -> dict[st
     for name, way in ways.items():
         worker = _Worker(way)
         if worker.facts is None:
-            print(f"{name}: does not run: {worker.process.stderr.read().strip().splitlines()[-1:]}", file=sys.stderr)
+            print(
+                f"{name}: does not run: {worker.process.stderr.read().strip().splitlines()[-1:]}",
+                file=sys.stderr,
+            )
             continue
         workers[name], first[name] = worker, worker.turn()
     seconds = {name: [] for name in workers}
@@ -119,7 +148,10 @@ def in_turns(ways: dict[str, Way], turns: int, patience: float = 6.0) -> dict[st
     for _ in range(turns):
         for name in fit:
             seconds[name].append(workers[name].turn())
-    return {name: Found(seconds[name] or [first[name]], worker.end() | {"turns": len(seconds[name])}) for name, worker in workers.items()}
+    return {
+        name: Found(seconds[name] or [first[name]], worker.end() | {"turns": len(seconds[name])})
+        for name, worker in workers.items()
+    }
 
 
 class Ratio(NamedTuple):
@@ -136,21 +168,33 @@ class Ratio(NamedTuple):
 def ratio(over: Found, under: Found) -> Ratio:
     """The ratios of turns that stand beside each other."""
     count = min(len(over.seconds), len(under.seconds))
-    found = sorted(a / b for a, b in zip(over.seconds[-count:], under.seconds[-count:], strict=True))
+    found = sorted(
+        a / b for a, b in zip(over.seconds[-count:], under.seconds[-count:], strict=True)
+    )
     return Ratio(statistics.median(found), found[0], found[-1])
 
 
 def best(found: dict[str, Found], names: list[str]) -> str:
     """The way with the least median."""
-    return min((name for name in names if name in found), key=lambda name: statistics.median(found[name].seconds))
+    return min(
+        (name for name in names if name in found),
+        key=lambda name: statistics.median(found[name].seconds),
+    )
 
 
 def told(found: dict[str, Found], unit: Callable[[float], str]) -> list[str]:
     """A line a way: its median in a unit, the spread, and the most memory its process held."""
     lines = []
     for name, (seconds, facts) in found.items():
-        spread = f"{unit(min(seconds))} to {unit(max(seconds))}, {facts['turns']} turns" if facts["turns"] else "one turn: too slow for more"
-        lines.append(f"  {name:30} {unit(statistics.median(seconds)):>12}  ({spread}; peak memory {facts.get('peak_bytes', 0) / 2**30:.2f} GiB)")
+        spread = (
+            f"{unit(min(seconds))} to {unit(max(seconds))}, {facts['turns']} turns"
+            if facts["turns"]
+            else "one turn: too slow for more"
+        )
+        lines.append(
+            f"  {name:30} {unit(statistics.median(seconds)):>12}  ({spread}; peak memory"
+            f" {facts.get('peak_bytes', 0) / 2**30:.2f} GiB)"
+        )
     return lines
 
 
@@ -158,8 +202,14 @@ def machine() -> dict[str, Any]:
     """Date, processor and Python."""
     cpu = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     name = re.search(r"model name\s*:\s*(.*)", cpu)
-    wide = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if re.search(rf"\b{flag}\b", cpu)]
-    versions = {package: metadata.version(package) for package in ("jax", "jaxlib", "flax", "optax")}
+    wide = [
+        flag
+        for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+        if re.search(rf"\b{flag}\b", cpu)
+    ]
+    versions = {
+        package: metadata.version(package) for package in ("jax", "jaxlib", "flax", "optax")
+    }
     return {
         "date": datetime.date.today().isoformat(), "processor": name[1] if name else platform.processor(), "cores": os.cpu_count(), "instructions": wide,
         "python": platform.python_version(), **versions,
@@ -171,6 +221,13 @@ def write(out: Path | None, result: Any) -> None:
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         asked = [
-            "PY" if before == "--peer-python" else word for before, word in zip(["", *sys.argv], sys.argv, strict=False)
+            "PY" if before == "--peer-python" else word
+            for before, word in zip(["", *sys.argv], sys.argv, strict=False)
         ]  # whose files lie where is no matter
-        out.write_text(json.dumps({"machine": machine(), "command": " ".join(["python", *asked]), "result": result}, indent=1) + "\n")
+        out.write_text(
+            json.dumps(
+                {"machine": machine(), "command": " ".join(["python", *asked]), "result": result},
+                indent=1,
+            )
+            + "\n"
+        )

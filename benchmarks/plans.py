@@ -1,6 +1,8 @@
-"""Prints the plan of every config in configs/large into docs/plans, each by the command in its note; names after the flags choose some of them.
+"""Prints the plan of every config in configs/large into docs/plans, each by the command in its
+note; names after the flags choose some of them.
 
-python benchmarks/plans.py [--fast] [NAME ...]      # needs the extra plan-tpu; minutes of one core each, a third of that with --fast
+python benchmarks/plans.py [--fast] [NAME ...]      # needs the extra plan-tpu; minutes of one core
+each, a third of that with --fast
 """
 
 import contextlib
@@ -14,11 +16,18 @@ from gptjax import cli
 ROOT = Path(__file__).parents[1]
 
 if __name__ == "__main__":
-    flags, names = [arg for arg in sys.argv[1:] if arg.startswith("--")], [arg for arg in sys.argv[1:] if not arg.startswith("--")]
+    flags, names = (
+        [arg for arg in sys.argv[1:] if arg.startswith("--")],
+        [arg for arg in sys.argv[1:] if not arg.startswith("--")],
+    )
     for path in sorted((ROOT / "configs" / "large").glob("*.py")):
         if names and path.stem not in names:
             continue
-        command = next(shlex.split(line) for line in path.read_text(encoding="utf-8").splitlines() if "gptjax plan" in line)
+        command = next(
+            shlex.split(line)
+            for line in path.read_text(encoding="utf-8").splitlines()
+            if "gptjax plan" in line
+        )
         said = io.StringIO()
         with contextlib.redirect_stdout(said):
             status = cli.main([*command[1:2], str(path), *command[3:], *flags])

@@ -1,9 +1,11 @@
-"""Re-makes docs/reliability.md, the fault matrix with its measured figures: `python benchmarks/reliability.py`.
+"""Re-makes docs/reliability.md, the fault matrix with its measured figures: `python
+benchmarks/reliability.py`.
 
-It runs every test that carries `@pytest.mark.row(N)`, the long ones too, a file after another, and writes what each recorded as
-`record_property("figure", …)`. With `--reports FOLDER` it keeps pytest's JUnit XML of each file there, and takes what is there already
-instead of running that file again; so it can be interrupted, and a file repeated by deleting its report. Reports of single tests may
-lie there too: of a test that is in several, the newest counts.
+It runs every test that carries `@pytest.mark.row(N)`, the long ones too, a file after another, and
+writes what each recorded as `record_property("figure", …)`. With `--reports FOLDER` it keeps
+pytest's JUnit XML of each file there, and takes what is there already instead of running that file
+again; so it can be interrupted, and a file repeated by deleting its report. Reports of single tests
+may lie there too: of a test that is in several, the newest counts.
 """
 
 from __future__ import annotations
@@ -25,42 +27,120 @@ PAGE = ROOT / "docs" / "reliability.md"
 
 ROWS = {
     "Results that are wrong without a word": {
-        1: ("a bit flips in a saved checkpoint", "that step is refused by file, the one before comes back bitwise; verifying costs ≤ 15 % of a restore"),
-        2: ("two trainers on one run directory", "the second leaves within 5 s, naming the first; the lock of a dead one is taken over"),
-        3: ("kill −9 at any time, then the same command", "the bits and the log of a run that was never killed"),
-        4: ("data, seed, batch or tokenizer change under a resumed run", "refused with field, old and new value, and the flag that allows it"),
-        5: ("a token id outside the vocabulary", "refused on the host with file and byte; ≤ 0.1 ms for 64 × 1024"),
-        6: ("a label outside the vocabulary", "only padding is left out of the loss, anything else is refused"),
-        7: ("one batch with a NaN gradient", "that step changes nothing and is counted; the next is taken"),
-        8: ("nothing but NaN", "stops after five steps, the last good checkpoint intact, and says how to go back"),
+        1: (
+            "a bit flips in a saved checkpoint",
+            (
+                "that step is refused by file, the one before comes back bitwise; verifying costs ≤"
+                " 15 % of a restore"
+            ),
+        ),
+        2: (
+            "two trainers on one run directory",
+            "the second leaves within 5 s, naming the first; the lock of a dead one is taken over",
+        ),
+        3: (
+            "kill −9 at any time, then the same command",
+            "the bits and the log of a run that was never killed",
+        ),
+        4: (
+            "data, seed, batch or tokenizer change under a resumed run",
+            "refused with field, old and new value, and the flag that allows it",
+        ),
+        5: (
+            "a token id outside the vocabulary",
+            "refused on the host with file and byte; ≤ 0.1 ms for 64 × 1024",
+        ),
+        6: (
+            "a label outside the vocabulary",
+            "only padding is left out of the loss, anything else is refused",
+        ),
+        7: (
+            "one batch with a NaN gradient",
+            "that step changes nothing and is counted; the next is taken",
+        ),
+        8: (
+            "nothing but NaN",
+            "stops after five steps, the last good checkpoint intact, and says how to go back",
+        ),
         9: ("one finite gradient of 1e30", "skipped as a spike, the moments stay sane"),
         10: ("a NaN among the validation losses", "never counts as best; the best steps stay"),
-        11: ("a prompt and its answer longer than the context", "ends there and says so; nothing is written past the end"),
-        12: ("decoding drifts from reading whole", "equal at every length: float32 ≤ 1e-6, bfloat16 ≤ 1e-2"),
-        13: ("sharded against single", "equal within rounding; bitwise on the same number of devices"),
-        14: ("shape, type or name differs from the checkpoint's", "refused with a list of leaves; no cast unless --cast"),
+        11: (
+            "a prompt and its answer longer than the context",
+            "ends there and says so; nothing is written past the end",
+        ),
+        12: (
+            "decoding drifts from reading whole",
+            "equal at every length: float32 ≤ 1e-6, bfloat16 ≤ 1e-2",
+        ),
+        13: (
+            "sharded against single",
+            "equal within rounding; bitwise on the same number of devices",
+        ),
+        14: (
+            "shape, type or name differs from the checkpoint's",
+            "refused with a list of leaves; no cast unless --cast",
+        ),
         15: ("names that one checkpoint can't tell apart", "refused at save, with both"),
-        16: ("saving after going back to an older step", "later steps are moved aside, new ones are written"),
+        16: (
+            "saving after going back to an older step",
+            "later steps are moved aside, new ones are written",
+        ),
         17: ("a token file read as another", "header and seal refuse it"),
         18: ("labels of another shape", "refused when the step is traced, with both shapes"),
-        19: ("sampling settings at their borders and beyond", "temperature 0 is greedy, draws follow the distribution, the rest is refused"),
-        20: ("another length or learning rate at resume", "the schedule stays the run's own unless a flag says otherwise"),
+        19: (
+            "sampling settings at their borders and beyond",
+            "temperature 0 is greedy, draws follow the distribution, the rest is refused",
+        ),
+        20: (
+            "another length or learning rate at resume",
+            "the schedule stays the run's own unless a flag says otherwise",
+        ),
     },
     "Work that is lost": {
-        21: ("SIGTERM or Ctrl-C", "the step is finished and saved, exit 0; a second signal ends at once"),
+        21: (
+            "SIGTERM or Ctrl-C",
+            "the step is finished and saved, exit 0; a second signal ends at once",
+        ),
         22: ("SIGTERM to one of several processes", "all save the same step"),
-        23: ("the program ends right after a save", "the step is on disk, or the exit status says that it is not"),
-        24: ("the disk is full while saving", "steps before stay whole, the space comes back, path and MB are named"),
+        23: (
+            "the program ends right after a save",
+            "the step is on disk, or the exit status says that it is not",
+        ),
+        24: (
+            "the disk is full while saving",
+            "steps before stay whole, the space comes back, path and MB are named",
+        ),
         25: ("the disk is full for logs alone", "training goes on, one warning a minute"),
-        26: ("a run directory that can't be written", "refused at the start, before anything is compiled"),
-        27: ("the newest step cut, emptied, zeroed or gone", "the one before is used, with one line of reason"),
+        26: (
+            "a run directory that can't be written",
+            "refused at the start, before anything is compiled",
+        ),
+        27: (
+            "the newest step cut, emptied, zeroed or gone",
+            "the one before is used, with one line of reason",
+        ),
         28: ("foreign names among the steps", "ignored with a note"),
-        29: ("leftovers of a process killed while saving", "removed at the next start; disk use stays bounded"),
+        29: (
+            "leftovers of a process killed while saving",
+            "removed at the next start; disk use stays bounded",
+        ),
         30: ("kill −9 while old steps are deleted", "a step is whole or gone"),
-        31: ("power cut", "all is synced before the name appears; what is empty is not taken for a step"),
-        32: ("retention at its borders", "keeping none is refused; after the first save there is always a whole step"),
-        33: ("resuming on another number of devices", "the same data, the same losses to rounding, and it says: not bitwise"),
-        34: ("a checkpoint of another version", "every released format is read, an unknown one refused"),
+        31: (
+            "power cut",
+            "all is synced before the name appears; what is empty is not taken for a step",
+        ),
+        32: (
+            "retention at its borders",
+            "keeping none is refused; after the first save there is always a whole step",
+        ),
+        33: (
+            "resuming on another number of devices",
+            "the same data, the same losses to rounding, and it says: not bitwise",
+        ),
+        34: (
+            "a checkpoint of another version",
+            "every released format is read, an unknown one refused",
+        ),
         35: ("the clock jumps", "steps are ordered by number"),
     },
     "Hangs and stragglers": {
@@ -80,8 +160,14 @@ ROWS = {
         47: ("a gzip bomb, half a gzip file", "stops at a bound within 100 MB; the file is named"),
         48: ("a data file cut short while training", "an error that names it, no SIGBUS"),
         49: ("a damaged or exchanged tokenizer", "refused by its hash"),
-        50: ("typos and wrong types in a config", "refused by key within a second, the nearest right one named"),
-        51: ("impossible shapes, too little memory", "refused with numbers and flags before anything is allocated; on the way too"),
+        50: (
+            "typos and wrong types in a config",
+            "refused by key within a second, the nearest right one named",
+        ),
+        51: (
+            "impossible shapes, too little memory",
+            "refused with numbers and flags before anything is allocated; on the way too",
+        ),
         52: ("any Unicode text through a tokenizer", "comes back as it was"),
     },
     "Security": {
@@ -117,7 +203,9 @@ LATER = {
 """Why a row may have no test yet; any other row without one is marked as missing."""
 
 MISSED = {
-    "test_verifying_costs_at_most_15_percent_of_a_restore": "a restore keeps both of two cores busy, so that hashing beside it is not free",
+    "test_verifying_costs_at_most_15_percent_of_a_restore": (
+        "a restore keeps both of two cores busy, so that hashing beside it is not free"
+    ),
 }
 """Test → why what it asks can't be met; any other failure is a defect."""
 
@@ -134,14 +222,33 @@ class Proof(NamedTuple):
 def proofs(reports: list[Path]) -> dict[int, list[Proof]]:
     """Reads JUnit reports: row → what its tests said, each in the last report that has it."""
     found: dict[int, list[Proof]] = defaultdict(list)
-    cases = {(case.get("classname"), case.get("name")): case for report in reports for case in xml.parse(report).iter("testcase")}
+    cases = {
+        (case.get("classname"), case.get("name")): case
+        for report in reports
+        for case in xml.parse(report).iter("testcase")
+    }
     for case in cases.values():
         told = [(p.get("name"), p.get("value", "")) for p in case.iter("property")]
-        skipped, broken = case.find("skipped"), case.find("failure") is not None or case.find("error") is not None
-        outcome = "failed" if broken else "passed" if skipped is None else f"skipped: {skipped.get('message', '')}"
+        skipped, broken = (
+            case.find("skipped"),
+            case.find("failure") is not None or case.find("error") is not None,
+        )
+        outcome = (
+            "failed"
+            if broken
+            else "passed"
+            if skipped is None
+            else f"skipped: {skipped.get('message', '')}"
+        )
         figures = "; ".join(value for name, value in told if name == "figure") or None
         for row in {int(value) for name, value in told if name == "row"}:
-            found[row].append(Proof(case.get("name", ""), outcome, None if broken and case.get("name") not in MISSED else figures))
+            found[row].append(
+                Proof(
+                    case.get("name", ""),
+                    outcome,
+                    None if broken and case.get("name") not in MISSED else figures,
+                )
+            )
     return found
 
 
@@ -149,8 +256,16 @@ def table(found: dict[int, list[Proof]]) -> list[str]:
     """The matrix as lines of Markdown."""
     lines = []
     for section, rows in ROWS.items():
-        lines += [f"## {section}", "", "| | when this happens | this must | measured |", "|---|---|---|---|"]
-        lines += [f"| {row} | {fault} | {must} | {_measured(found.get(row, []), row)} |" for row, (fault, must) in rows.items()]
+        lines += [
+            f"## {section}",
+            "",
+            "| | when this happens | this must | measured |",
+            "|---|---|---|---|",
+        ]
+        lines += [
+            f"| {row} | {fault} | {must} | {_measured(found.get(row, []), row)} |"
+            for row, (fault, must) in rows.items()
+        ]
         lines.append("")
     return lines
 
@@ -162,56 +277,113 @@ def _measured(tests: list[Proof], row: int) -> str:
     failed = [test.name for test in ran if test.outcome == "failed"]
     skipped = sorted({test.outcome for test in tests if test.outcome.startswith("skipped")})
     told = [f"{name} ({MISSED[name]})" if name in MISSED else name for name in failed]
-    verdict = f"**fails: {', '.join(told)}**" if failed else f"{len(ran)} of {len(ran)} tests pass" if ran else "**not run**"
+    verdict = (
+        f"**fails: {', '.join(told)}**"
+        if failed
+        else f"{len(ran)} of {len(ran)} tests pass"
+        if ran
+        else "**not run**"
+    )
     figures = _gathered([test for test in ran if test.figure])
     return "; ".join([*figures, verdict, *skipped]).replace("|", "\\|").replace("\n", " ")
 
 
 def _gathered(tests: list[Proof]) -> list[str]:
-    """The figures, once each; of a test with many parameters the first two and how many more there are."""
+    """The figures, once each; of a test with many parameters the first two and how many more there
+    are."""
     by_test: dict[str, list[str]] = defaultdict(list)
     for test in tests:
         by_test[test.name.split("[")[0]].append(test.figure or "")
     shown = {name: list(dict.fromkeys(figures)) for name, figures in by_test.items()}
-    return [figure for figures in shown.values() for figure in (figures if len(figures) <= 4 else [*figures[:2], f"and {len(figures) - 2} more like these"])]
+    return [
+        figure
+        for figures in shown.values()
+        for figure in (
+            figures
+            if len(figures) <= 4
+            else [*figures[:2], f"and {len(figures) - 2} more like these"]
+        )
+    ]
 
 
 def machine() -> str:
     """Processor, Python and the packages that decide."""
-    names = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("jax", "orbax-checkpoint", "numpy"))
-    return f"{len(os.sched_getaffinity(0))} cores of {(names or [platform.processor()])[0]}, Python {platform.python_version()}, {versions}"
+    names = [
+        line.split(":", 1)[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    versions = ", ".join(
+        f"{name} {metadata.version(name)}" for name in ("jax", "orbax-checkpoint", "numpy")
+    )
+    return (
+        f"{len(os.sched_getaffinity(0))} cores of {(names or [platform.processor()])[0]}, Python"
+        f" {platform.python_version()}, {versions}"
+    )
 
 
 def run(tests: Path, report: Path) -> int:
-    """Runs the tests of one file that prove rows, with the optimised programs that users run; gives pytest's status."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "row", f"--junitxml={report.absolute()}", str(tests)]
+    """Runs the tests of one file that prove rows, with the optimised programs that users run; gives
+    pytest's status."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        "row",
+        f"--junitxml={report.absolute()}",
+        str(tests),
+    ]
     env = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0", "GPTJAX_TEST_DEADLINES": "1"}
     return subprocess.run(command, cwd=ROOT, env=env, check=False).returncode
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--reports", type=Path, help="folder of JUnit XML; what is in it is not run again")
+    parser.add_argument(
+        "--reports", type=Path, help="folder of JUnit XML; what is in it is not run again"
+    )
     kept, status = parser.parse_args().reports, 0
     with tempfile.TemporaryDirectory() as folder:
         kept = kept or Path(folder)
-        for tests in sorted(path for path in (ROOT / "tests").glob("test_*.py") if "mark.row(" in path.read_text()):
+        for tests in sorted(
+            path for path in (ROOT / "tests").glob("test_*.py") if "mark.row(" in path.read_text()
+        ):
             if not (report := kept / f"{tests.stem}.xml").is_file():
-                status = run(tests, report) or status  # tests that end the interpreter leave no report
+                status = (
+                    run(tests, report) or status
+                )  # tests that end the interpreter leave no report
         reports = sorted(kept.glob("*.xml"), key=lambda report: report.stat().st_mtime)
-        found, date = proofs(reports), max(next(xml.parse(report).iter("testsuite")).get("timestamp", "")[:10] for report in reports)
+        found, date = (
+            proofs(reports),
+            max(
+                next(xml.parse(report).iter("testsuite")).get("timestamp", "")[:10]
+                for report in reports
+            ),
+        )
     head = [
         "# Reliability",
         "",
-        "What happens when things go wrong: each row is a fault, what must happen, and what was measured when a test made it happen.",
-        "This page is re-made by `python benchmarks/reliability.py`, which runs those tests, the long ones too.",
+        (
+            "What happens when things go wrong: each row is a fault, what must happen, and what was"
+            " measured when a test made it happen."
+        ),
+        (
+            "This page is re-made by `python benchmarks/reliability.py`, which runs those tests,"
+            " the long ones too."
+        ),
         "",
         f"Measured on {date}: {machine()}.",
         "",
     ]
     PAGE.write_text("\n".join([*head, *table(found)]).rstrip() + "\n", encoding="utf-8")
-    print(f"{len(found)} of {sum(map(len, ROWS.values()))} rows have tests; wrote {PAGE.relative_to(ROOT)}")
+    print(
+        f"{len(found)} of {sum(map(len, ROWS.values()))} rows have tests; wrote"
+        f" {PAGE.relative_to(ROOT)}"
+    )
     return status
 
 

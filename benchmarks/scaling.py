@@ -1,9 +1,11 @@
-"""Weak and strong scaling of one config over slices of v5p, from the programs that each slice would run; docs/scaling.md shows what it printed.
+"""Weak and strong scaling of one config over slices of v5p, from the programs that each slice would
+run; docs/scaling.md shows what it printed.
 
     python benchmarks/scaling.py configs/large/llama2_7b.py
 
-Programs are compiled with little optimisation: FLOPs and bytes on the wire are those of the whole, and time is FLOPs at `plan.PRODUCTS` of the peak, beside
-the network's time, hidden or not. Needs the extra plan-tpu.
+Programs are compiled with little optimisation: FLOPs and bytes on the wire are those of the whole,
+and time is FLOPs at `plan.PRODUCTS` of the peak, beside the network's time, hidden or not. Needs
+the extra plan-tpu.
 """
 
 import dataclasses
@@ -37,11 +39,22 @@ def row(experiment: Experiment, name: str, batch: int, mesh: dict[str, int]) -> 
     """One line of a table."""
     target = targets.read(name)
     placed = dataclasses.replace(experiment.mesh, **({"data": 1, "fsdp": 1, "tensor": 1} | mesh))
-    found = plan(dataclasses.replace(experiment, batch=batch, micro_batch=None, mesh=placed), target, fast=True)
+    found = plan(
+        dataclasses.replace(experiment, batch=batch, micro_batch=None, mesh=placed),
+        target,
+        fast=True,
+    )
     if not found["fits"]:
-        return f"| {found['devices']:,} | {batch:,} | does not fit: {found['peak_bytes_per_device'] / 2**30:.1f} GiB |"
+        return (
+            f"| {found['devices']:,} | {batch:,} | does not fit:"
+            f" {found['peak_bytes_per_device'] / 2**30:.1f} GiB |"
+        )
     products, wires = rough(found, target)
-    sent = max(found["collectives"], key=lambda one: one["seconds"], default={"kind": "none", "axes": [], "seconds": 0})
+    sent = max(
+        found["collectives"],
+        key=lambda one: one["seconds"],
+        default={"kind": "none", "axes": [], "seconds": 0},
+    )
     low, high = max(products, wires), products + wires
     share = found["flops"]["model"] / target.chip.peak
     cells = [
@@ -56,7 +69,17 @@ def row(experiment: Experiment, name: str, batch: int, mesh: dict[str, int]) -> 
 if __name__ == "__main__":
     chosen = config.load_python(Experiment, Path(sys.argv[1]))
     for title, cases in (("weak: two rows a chip", WEAK), ("strong: 1,024 rows", STRONG)):
-        columns = ("chips", "mesh", "rows", "peak GiB", "sent GB", "products ms", "network ms", "MFU", "dearest collective")
+        columns = (
+            "chips",
+            "mesh",
+            "rows",
+            "peak GiB",
+            "sent GB",
+            "products ms",
+            "network ms",
+            "MFU",
+            "dearest collective",
+        )
         print(f"\n{title}\n| {' | '.join(columns)} |\n{'|---' * len(columns)}|", flush=True)
         for case in cases:
             print(row(chosen, *case), flush=True)

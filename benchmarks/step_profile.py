@@ -1,10 +1,11 @@
-"""Where a training step's time goes: `jax.profiler` over one turn of `step.py`, summed by kind of operation.
+"""Where a training step's time goes: `jax.profiler` over one turn of `step.py`, summed by kind of
+operation.
 
     python benchmarks/step_profile.py --shape small
     python benchmarks/step_profile.py --shape gpt2 --out benchmarks/results/profile_gpt2.txt
 
-Milliseconds are of all threads together; a product of oneDNN counts once, though it uses every core. The trace itself, for
-Perfetto or TensorBoard, is left in `--trace`, if that is given.
+Milliseconds are of all threads together; a product of oneDNN counts once, though it uses every
+core. The trace itself, for Perfetto or TensorBoard, is left in `--trace`, if that is given.
 """
 
 from __future__ import annotations
@@ -26,21 +27,30 @@ import step
 
 def main() -> None:
     """Takes the profile and prints the kinds of operations that cost most."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shape", choices=step.SHAPES, default="small")
     parser.add_argument("--compute", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--micro-batches", type=int, default=1)
     parser.add_argument("--top", type=int, default=20)
-    parser.add_argument("--trace", type=Path, help="leave the trace here; otherwise it is thrown away")
+    parser.add_argument(
+        "--trace", type=Path, help="leave the trace here; otherwise it is thrown away"
+    )
     parser.add_argument("--out", type=Path, help="write the table here")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as empty:
         folder = options.trace or Path(empty)
         paired.serve = lambda turn, **facts: _trace(turn, folder)
         step._gptjax(step.SHAPES[options.shape], options.compute, options.micro_batches)
-        events = json.loads(gzip.decompress(max(folder.rglob("*.trace.json.gz"), key=os.path.getmtime).read_bytes()))["traceEvents"]
+        events = json.loads(
+            gzip.decompress(max(folder.rglob("*.trace.json.gz"), key=os.path.getmtime).read_bytes())
+        )["traceEvents"]
     told = paired.machine()
-    head = f"{options.shape}, {options.compute}, {told['date']}, {told['processor']}, XLA_FLAGS {os.environ.get('XLA_FLAGS', '')}"
+    head = (
+        f"{options.shape}, {options.compute}, {told['date']}, {told['processor']}, XLA_FLAGS"
+        f" {os.environ.get('XLA_FLAGS', '')}"
+    )
     table = "\n".join([head, *summed(events, options.top)])
     print(table)
     if options.out:
@@ -57,15 +67,23 @@ def _trace(turn: Callable[[], float], folder: Path) -> None:
 
 
 def summed(events: list[dict[str, Any]], top: int) -> list[str]:
-    """A line for each of the costliest kinds: milliseconds, share, number of calls, name without its number."""
+    """A line for each of the costliest kinds: milliseconds, share, number of calls, name without
+    its number."""
     spent, calls = collections.Counter(), collections.Counter()
     for event in events:
         if event.get("ph") == "X" and "hlo_op" in event.get("args", {}):
-            name = "oneDNN product" if "onednn" in event["name"] else re.sub(r"[.\d]+$", "", event["name"])
+            name = (
+                "oneDNN product"
+                if "onednn" in event["name"]
+                else re.sub(r"[.\d]+$", "", event["name"])
+            )
             spent[name] += event["dur"]
             calls[name] += 1
     total = sum(spent.values())
-    return [f"{ms / 1e3:9.1f} ms {100 * ms / total:5.1f} %  {calls[name]:6} calls  {name}" for name, ms in spent.most_common(top)]
+    return [
+        f"{ms / 1e3:9.1f} ms {100 * ms / total:5.1f} %  {calls[name]:6} calls  {name}"
+        for name, ms in spent.most_common(top)
+    ]
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""Tokenising: documents through the tokenizer against the library below it, in turns in one process.
+"""Tokenising: documents through the tokenizer against the library below it, in turns in one
+process.
 
     python benchmarks/tokenise.py [FOLDER]
 
-FOLDER holds the text (its .py or .txt files); none is the standard library of this Python. Prints characters a second of both.
+FOLDER holds the text (its .py or .txt files); none is the standard library of this Python. Prints
+characters a second of both.
 """
 
 from __future__ import annotations
@@ -31,17 +33,33 @@ def main() -> None:
     tokenizer, size = tokenizers.train(SentencePiece(vocab_size=2048), texts), sum(map(len, texts))
     with tempfile.TemporaryDirectory() as folder:
         tokenizers.save(Path(folder) / "t", tokenizer)
-        bare = sentencepiece.SentencePieceProcessor(model_file=str(next((Path(folder) / "t").glob("*.model"))))
+        bare = sentencepiece.SentencePieceProcessor(
+            model_file=str(next((Path(folder) / "t").glob("*.model")))
+        )
     seconds: dict[str, list[float]] = {"gptjax": [], "sentencepiece": []}
     for _ in range(options.turns):
-        for name, encode in (("gptjax", tokenizer.encode_all), ("sentencepiece", lambda texts: bare.encode(texts, out_type=int, num_threads=os.cpu_count()))):
+        for name, encode in (
+            ("gptjax", tokenizer.encode_all),
+            (
+                "sentencepiece",
+                lambda texts: bare.encode(texts, out_type=int, num_threads=os.cpu_count()),
+            ),
+        ):
             begun = time.perf_counter()
             encode(texts)
             seconds[name].append(time.perf_counter() - begun)
-    times = paired.ratio(paired.Found(seconds["gptjax"], {}), paired.Found(seconds["sentencepiece"], {}))
-    print(*(f"{name}: {size / statistics.median(taken) / 1e6:.2f} M characters/s" for name, taken in seconds.items()), sep="\n")
+    times = paired.ratio(
+        paired.Found(seconds["gptjax"], {}), paired.Found(seconds["sentencepiece"], {})
+    )
+    print(
+        *(
+            f"{name}: {size / statistics.median(taken) / 1e6:.2f} M characters/s"
+            for name, taken in seconds.items()
+        ),
+        sep="\n",
+    )
     print(f"gptjax takes {times} times as long as the library")
-    paired.write(options.out, dict(characters=size, seconds=seconds, times=times))
+    paired.write(options.out, {"characters": size, "seconds": seconds, "times": times})
 
 
 if __name__ == "__main__":

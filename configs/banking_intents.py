@@ -1,13 +1,17 @@
-"""An encoder of one layer tells which of 77 things a customer of a bank wants: 10,003 questions to learn from, 3,080 held out (banking77).
+"""An encoder of one layer tells which of 77 things a customer of a bank wants: 10,003 questions to
+learn from, 3,080 held out (banking77).
 
-Measured on 2026-11-25, one of two shared cores of an AMD EPYC without AVX-512, Python 3.12, other work running beside; seeds 0, 1 and 2: accuracy
-0.864, 0.869, 0.864, mean **0.866**, validation loss 0.751, 0.752, 0.754 (its lowest, 0.591, 0.586, 0.547, after 200 of 1,200 steps). **A bag of words is better**: logistic regressions like those of
-`benchmarks/classify.py`, by a script of their own, reach 0.889 over counts of words and 0.894 over tf-idf of words and pairs of words.
+Measured on 2026-11-25, one of two shared cores of an AMD EPYC without AVX-512, Python 3.12, other
+work running beside; seeds 0, 1 and 2: accuracy 0.864, 0.869, 0.864, mean **0.866**, validation loss
+0.751, 0.752, 0.754 (its lowest, 0.591, 0.586, 0.547, after 200 of 1,200 steps). **A bag of words is
+better**: logistic regressions like those of `benchmarks/classify.py`, by a script of their own,
+reach 0.889 over counts of words and 0.894 over tf-idf of words and pairs of words.
 
-    python train.py configs/banking_intents.py --data.source.path train.csv --data.source.held-out test.csv --dir runs/banking
-    python benchmarks/classify.py runs/banking
+    python train.py configs/banking_intents.py --data.source.path train.csv --data.source.held-out
+    test.csv --dir runs/banking python benchmarks/classify.py runs/banking
 
-Source of the data: Casanueva et al. 2020, arXiv:2003.04807; the model: Vaswani et al. 2017, arXiv:1706.03762, its encoder.
+Source of the data: Casanueva et al. 2020, arXiv:2003.04807; the model: Vaswani et al. 2017,
+arXiv:1706.03762, its encoder.
 """
 
 from gptjax.data import Classification, DataConfig, Records, SentencePiece
@@ -17,7 +21,12 @@ from gptjax.train.optim import AdamW, Schedule
 
 experiment = Experiment(
     data=DataConfig(
-        source=Records("data/banking77/train.csv", source="text", target="category", held_out="data/banking77/test.csv"),
+        source=Records(
+            "data/banking77/train.csv",
+            source="text",
+            target="category",
+            held_out="data/banking77/test.csv",
+        ),
         tokenizer=SentencePiece(vocab_size=2048),
         task=Classification(),
     ),

@@ -1,11 +1,15 @@
-"""GPT-2 124M from scratch on your own JSON lines, with GPT-2's vocabulary: the recipe that reproduces GPT-2 on OpenWebText.
+"""GPT-2 124M from scratch on your own JSON lines, with GPT-2's vocabulary: the recipe that
+reproduces GPT-2 on OpenWebText.
 
-Published by nanoGPT: validation loss about 2.85 on OpenWebText after 600,000 steps of 491,520 tokens, four days on eight A100.
-Not run to its end here. GPT-2's vocabulary files (encoder.json and vocab.bpe, or vocab.json and merges.txt) go into data/gpt2.
+Published by nanoGPT: validation loss about 2.85 on OpenWebText after 600,000 steps of 491,520
+tokens, four days on eight A100. Not run to its end here. GPT-2's vocabulary files (encoder.json and
+vocab.bpe, or vocab.json and merges.txt) go into data/gpt2.
 
-    python train.py configs/gpt2_124m.py --data.source.path openwebtext.jsonl --data.tokenizer.path data/gpt2
+    python train.py configs/gpt2_124m.py --data.source.path openwebtext.jsonl --data.tokenizer.path
+    data/gpt2
 
-Source: Radford et al. 2019, Language Models are Unsupervised Multitask Learners; schedule and batch as in nanoGPT.
+Source: Radford et al. 2019, Language Models are Unsupervised Multitask Learners; schedule and batch
+as in nanoGPT.
 """
 
 from gptjax.data import GPT2, DataConfig, Text
@@ -15,10 +19,16 @@ from gptjax.train.experiment import Evaluation, Experiment
 from gptjax.train.optim import AdamW, Schedule
 
 experiment = Experiment(
-    data=DataConfig(source=Text("data/openwebtext.jsonl"), tokenizer=GPT2("data/gpt2"), validation=0.0005, split="documents"),
+    data=DataConfig(
+        source=Text("data/openwebtext.jsonl"),
+        tokenizer=GPT2("data/gpt2"),
+        validation=0.0005,
+        split="documents",
+    ),
     model=gpt2(
         "124m",
-        vocab_size=50_304,  # padded to a multiple of 64, which hardware likes; the padding is never drawn
+        # padded to a multiple of 64, which hardware likes; the padding is never drawn
+        vocab_size=50_304,
         bias=False,
         embedding_dropout=0.0,
         attention_dropout=0.0,

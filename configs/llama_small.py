@@ -1,4 +1,5 @@
-"""A small Llama shape (RoPE, RMSNorm, SwiGLU, grouped queries, untied output) on any text; Python's standard library if none is named.
+"""A small Llama shape (RoPE, RMSNorm, SwiGLU, grouped queries, untied output) on any text; Python's
+standard library if none is named.
 
 Source of the shape: Touvron et al. 2023, Llama 2, arXiv:2307.09288, shrunk.
 """

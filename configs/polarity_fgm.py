@@ -1,12 +1,15 @@
-"""`configs/polarity.py` with adversarial training: half of the loss is at embedded tokens that are moved a step of length 0.05 a row up its slope.
+"""`configs/polarity.py` with adversarial training: half of the loss is at embedded tokens that are
+moved a step of length 0.05 a row up its slope.
 
-Measured on 2026-11-25, two shared cores of an AMD EPYC without AVX-512, Python 3.12, other work running beside, seeds 0, 1 and 2: accuracy
-0.715, 0.717, 0.699, mean 0.710, against 0.726 of `configs/polarity.py`, which says how the data is made: **adversarial training gained no
-accuracy here**. The held-out loss is lower, 0.558, 0.547, 0.561 against 0.585, 0.587, 0.573. With steps of length 0.5, seed 0, nothing was
-learned (accuracy 0.485, loss ln 2): embeddings of 25 tokens begin with a length of √(25 · 64) · 0.02 = 0.8 in all.
+Measured on 2026-11-25, two shared cores of an AMD EPYC without AVX-512, Python 3.12, other work
+running beside, seeds 0, 1 and 2: accuracy 0.715, 0.717, 0.699, mean 0.710, against 0.726 of
+`configs/polarity.py`, which says how the data is made: **adversarial training gained no accuracy
+here**. The held-out loss is lower, 0.558, 0.547, 0.561 against 0.585, 0.587, 0.573. With steps of
+length 0.5, seed 0, nothing was learned (accuracy 0.485, loss ln 2): embeddings of 25 tokens begin
+with a length of √(25 · 64) · 0.02 = 0.8 in all.
 
-    python train.py configs/polarity_fgm.py --data.source.path sentence_polarity.tsv --seed 0 --dir runs/polarity_fgm
-    python benchmarks/classify.py runs/polarity_fgm
+    python train.py configs/polarity_fgm.py --data.source.path sentence_polarity.tsv --seed 0 --dir
+    runs/polarity_fgm python benchmarks/classify.py runs/polarity_fgm
 
 Source: Miyato et al. 2017, arXiv:1605.07725, without its normalised embeddings.
 """

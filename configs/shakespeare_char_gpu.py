@@ -1,6 +1,8 @@
-"""Tiny Shakespeare by characters, with nanoGPT's A100 settings: 6 layers, width 384, 256 characters of context, 5,000 steps.
+"""Tiny Shakespeare by characters, with nanoGPT's A100 settings: 6 layers, width 384, 256 characters
+of context, 5,000 steps.
 
-Published by nanoGPT: validation loss 1.4697 in about 3 minutes on one A100. Not run to its end here, where there is no GPU.
+Published by nanoGPT: validation loss 1.4697 in about 3 minutes on one A100. Not run to its end
+here, where there is no GPU.
 
     python train.py configs/shakespeare_char_gpu.py --data.source.path input.txt
 """
@@ -12,7 +14,11 @@ from gptjax.train.experiment import Evaluation, Experiment
 from gptjax.train.optim import AdamW, Schedule
 
 experiment = Experiment(
-    data=DataConfig(source=Text("data/tinyshakespeare/input.txt"), tokenizer=Characters(end_of_document=False), validation=0.1),
+    data=DataConfig(
+        source=Text("data/tinyshakespeare/input.txt"),
+        tokenizer=Characters(end_of_document=False),
+        validation=0.1,
+    ),
     model=ModelConfig(
         context=256,
         width=384,

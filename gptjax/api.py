@@ -1,4 +1,5 @@
-"""The Python door: `gptjax.load(path)` gives a model with `.config, .params, .tokenizer, .generate(…)` and `.chat(…)`."""
+"""The Python door: `gptjax.load(path)` gives a model with `.config, .params, .tokenizer,
+.generate(…)` and `.chat(…)`."""
 
 from __future__ import annotations
 
@@ -35,24 +36,46 @@ class Model(NamedTuple):
     """What it has learned: to go on with a prompt, or to answer it."""
 
     def generate(self, prompt: str = "", **settings: Any) -> str:
-        """Continues a prompt; `settings` are those of `GenerateConfig`, and `prefix` and `draft` of `complete`."""
+        """Continues a prompt; `settings` are those of `GenerateConfig`, and `prefix` and `draft` of
+        `complete`."""
         return self.complete([prompt], **settings)[0].text
 
-    def complete(self, prompts: Sequence[str | Sequence[int]], settings: SampleConfig | Sequence[SampleConfig] | None = None, **more: Any) -> list[Completion]:
+    def complete(
+        self,
+        prompts: Sequence[str | Sequence[int]],
+        settings: SampleConfig | Sequence[SampleConfig] | None = None,
+        **more: Any,
+    ) -> list[Completion]:
         """Continues every prompt, with ids, log-probabilities and the reason of the end.
 
         Args:
           settings: one for all prompts, or one for each; or their fields by name in `more`.
-          more: also `prefix`, from `self.prefix(text)`; `draft`, a smaller model with the same tokenizer; `batch`, rows at a time.
+          more: also `prefix`, from `self.prefix(text)`; `draft`, a smaller model with the same
+            tokenizer; `batch`, rows at a time.
         """
-        return generate.complete(*self[:3], prompts, *self._settings(settings, more), **more, task=self.task)
+        return generate.complete(
+            *self[:3], prompts, *self._settings(settings, more), **more, task=self.task
+        )
 
-    def each(self, prompts: Sequence[str], settings: SampleConfig | Sequence[SampleConfig] | None = None, **more: Any) -> Iterator[Completion]:
+    def each(
+        self,
+        prompts: Sequence[str],
+        settings: SampleConfig | Sequence[SampleConfig] | None = None,
+        **more: Any,
+    ) -> Iterator[Completion]:
         """Like `complete`, but gives each batch when it is done."""
-        return generate.completions(*self[:3], prompts, *self._settings(settings, more), **more, task=self.task)
+        return generate.completions(
+            *self[:3], prompts, *self._settings(settings, more), **more, task=self.task
+        )
 
-    def chat(self, messages: Sequence[Message | tuple[str, str]], template: str | None = None, **settings: Any) -> str:
-        """Answers a conversation: (role, text) pairs, a system prompt or none, then user and assistant in turns, the last from the user.
+    def chat(
+        self,
+        messages: Sequence[Message | tuple[str, str]],
+        template: str | None = None,
+        **settings: Any,
+    ) -> str:
+        """Answers a conversation: (role, text) pairs, a system prompt or none, then user and
+        assistant in turns, the last from the user.
 
         Args:
           template: how messages are written, by name or as a JSON file; none is the model's own.
@@ -60,26 +83,43 @@ class Model(NamedTuple):
         _, form = chat.choose(template, self.tokenizer)
         ids = chat.render(form, [Message(*m) for m in messages], self.tokenizer)
         ends = {"stop": form.stop, "stop_ids": chat.ends(form, self.tokenizer)}
-        return self.complete([ids], **settings | {name: (*settings.get(name, ()), *more) for name, more in ends.items()})[0].text.strip()
+        return self.complete(
+            [ids],
+            **settings | {name: (*settings.get(name, ()), *more) for name, more in ends.items()},
+        )[0].text.strip()
 
-    def stream(self, prompt: str | Sequence[int], settings: SampleConfig | None = None, **more: Any) -> Iterator[str | Completion]:
-        """Continues a prompt piece by piece, each valid UTF-8; the last item is the whole `Completion`."""
-        return generate.stream_text(*self[:3], prompt, *self._settings(settings, more), **more, task=self.task)
+    def stream(
+        self, prompt: str | Sequence[int], settings: SampleConfig | None = None, **more: Any
+    ) -> Iterator[str | Completion]:
+        """Continues a prompt piece by piece, each valid UTF-8; the last item is the whole
+        `Completion`."""
+        return generate.stream_text(
+            *self[:3], prompt, *self._settings(settings, more), **more, task=self.task
+        )
 
-    def astream(self, prompt: str, settings: SampleConfig | None = None, **more: Any) -> AsyncIterator[str | Completion]:
+    def astream(
+        self, prompt: str, settings: SampleConfig | None = None, **more: Any
+    ) -> AsyncIterator[str | Completion]:
         """Like `stream`, for `async for`."""
-        return generate.astream_text(*self[:3], prompt, *self._settings(settings, more), **more, task=self.task)
+        return generate.astream_text(
+            *self[:3], prompt, *self._settings(settings, more), **more, task=self.task
+        )
 
     def classify(self, texts: Sequence[str], batch: int = 8) -> list[Labelled]:
-        """Gives the likeliest label of each text, with ln p of all, if that is what the model has learned."""
+        """Gives the likeliest label of each text, with ln p of all, if that is what the model has
+        learned."""
         return list(generate.classify(*self[:3], self.task, texts, batch))
 
-    def prefix(self, text: str | Sequence[int], before: Prefix | None = None, *, int8_cache: bool = False) -> Prefix:
-        """Reads a text that many prompts begin with, once: `model.generate(end, prefix=model.prefix(beginning))`.
+    def prefix(
+        self, text: str | Sequence[int], before: Prefix | None = None, *, int8_cache: bool = False
+    ) -> Prefix:
+        """Reads a text that many prompts begin with, once: `model.generate(end,
+        prefix=model.prefix(beginning))`.
 
         Args:
           before: a prefix from which this one goes on, and which is used up.
-          int8_cache: as in the settings of the prompts that go on from it; a prefix that goes on from another is kept like that one.
+          int8_cache: as in the settings of the prompts that go on from it; a prefix that goes on
+            from another is kept like that one.
         """
         return generate.shared_prefix(*self[:3], text, before, self.task, int8_cache=int8_cache)
 
@@ -93,25 +133,43 @@ class Model(NamedTuple):
         if isinstance(more.get("draft"), Model):
             draft = more["draft"]
             same = tokenizers.fingerprint(draft.tokenizer) == tokenizers.fingerprint(self.tokenizer)
-            require(same, "the draft model has another tokenizer; give one that was trained with the same (--draft RUN).")
+            require(
+                same,
+                "the draft model has another tokenizer; give one that was trained with the same"
+                " (--draft RUN).",
+            )
             more["draft"] = Draft(draft.config, draft.params)
         fields = {f.name for f in dataclasses.fields(GenerateConfig)} & set(more)
         named = {name: more.pop(name) for name in fields}
-        named = {name: value.tolist() if isinstance(value, np.generic | np.ndarray) else value for name, value in named.items()}
-        named = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in named.items()}  # a schema
-        require(not (named and settings), f"give settings, or {', '.join(sorted(named))} by name, not both.")
+        named = {
+            name: value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+            for name, value in named.items()
+        }
+        named = {
+            name: json.dumps(value) if isinstance(value, dict) else value
+            for name, value in named.items()
+        }  # a schema
+        require(
+            not (named and settings),
+            f"give settings, or {', '.join(sorted(named))} by name, not both.",
+        )
         unknown = set(more) - {"prefix", "draft", "batch", "watch"}
         for name in unknown:
-            raise ConfigError(f"{name} is not a setting of GenerateConfig.{config.nearest(name, [f.name for f in dataclasses.fields(GenerateConfig)])}")
+            raise ConfigError(
+                f"{name} is not a setting of"
+                f" GenerateConfig.{config.nearest(name, [f.name for f in dataclasses.fields(GenerateConfig)])}"
+            )
         return (settings or config.from_dict(GenerateConfig, named),)
 
 
 def load(path: Path | str, step: int | None = None) -> Model:
-    """Opens a run directory, a Hugging Face directory, a GGUF file or one of llama2.c; of a run the optimizer state is not read.
+    """Opens a run directory, a Hugging Face directory, a GGUF file or one of llama2.c; of a run the
+    optimizer state is not read.
 
     Args:
       path: where it is, or the name of a model that a package ships: smollm2.
-      step: the checkpoint of a run to use; none is the newest whole one. Averaged weights are used where the run kept them.
+      step: the checkpoint of a run to use; none is the newest whole one. Averaged weights are used
+        where the run kept them.
 
     Raises:
       ConfigError: there is no model, or it has no such checkpoint or no tokenizer.
@@ -121,15 +179,21 @@ def load(path: Path | str, step: int | None = None) -> Model:
         return load_run(path, step)
     require(step is None, f"{path} is no run, so it has no step {step}; leave it away (--step).")
     found = interop.load(path)
-    require(found.tokenizer is not None, f"{path} has no tokenizer; put its tokenizer.json beside the weights.")
+    require(
+        found.tokenizer is not None,
+        f"{path} has no tokenizer; put its tokenizer.json beside the weights.",
+    )
     return Model(*found, answering(found.config, found.about))
 
 
 def answering(config: ModelConfig, about: About) -> Task:
-    """What an imported model does with a prompt: with an encoder (T5) it answers, after the id with which its files let a decoder begin."""
+    """What an imported model does with a prompt: with an encoder (T5) it answers, after the id with
+    which its files let a decoder begin."""
     if not config.encoder_layers:
         return LanguageModel()
-    return SequenceToSequence(begin=int(about.generation.get("decoder_start_token_id", about.pad or 0)), closed=True)
+    return SequenceToSequence(
+        begin=int(about.generation.get("decoder_start_token_id", about.pad or 0)), closed=True
+    )
 
 
 def load_run(path: Path, step: int | None = None) -> Model:
@@ -137,7 +201,9 @@ def load_run(path: Path, step: int | None = None) -> Model:
     from gptjax.train import start
 
     (*found, task), notes = start.restored(path, step), path / NOTES
-    about = About(source=f"run {path.name}", **(json.loads(notes.read_text()) if notes.is_file() else {}))
+    about = About(
+        source=f"run {path.name}", **(json.loads(notes.read_text()) if notes.is_file() else {})
+    )
     return Model(*found, about, task)
 
 

@@ -28,6 +28,7 @@ Params = Any
 """A tree (nested dicts) of arrays, the trained values of a model."""
 
 Axes = Any
-"""A tree like `Params` whose leaves are tuples of logical axis names, one name for each dimension."""
+"""A tree like `Params` whose leaves are tuples of logical axis names, one name for each
+dimension."""
 
 __all__ = ["Array", "Axes", "Bool", "Float", "Int", "Key", "Keys", "Numbers", "Params"]

@@ -23,15 +23,20 @@ YNNPACK = "--xla_cpu_experimental_ynn_fusion_type"
 
 
 def configure() -> Choice:
-    """Adds the CPU flags that this jaxlib and this processor are known to gain from, and a persistent compile cache.
+    """Adds the CPU flags that this jaxlib and this processor are known to gain from, and a
+    persistent compile cache.
 
-    jaxlib 0.12 holds oneDNN products that are off by default; with bfloat16 instructions they double the speed of a
-    training step. An unknown flag would end the process, so a flag is set only for the jaxlib it was measured with.
+    jaxlib 0.12 holds oneDNN products that are off by default; with bfloat16 instructions they
+    double the speed of a training step. An unknown flag would end the process, so a flag is set
+    only for the jaxlib it was measured with.
     """
     _keep_freed_memory()
     choice = _choose_flags()
-    if not any(ONEDNN in flag for flag in choice.flags) and ONEDNN not in os.environ.get("XLA_FLAGS", ""):
-        _cache_compilations()  # jaxlib 0.12.0 can't serialise a program with oneDNN products: std::bad_alloc
+    if not any(ONEDNN in flag for flag in choice.flags) and ONEDNN not in os.environ.get(
+        "XLA_FLAGS", ""
+    ):
+        # jaxlib 0.12.0 can't serialise a program with oneDNN products: std::bad_alloc
+        _cache_compilations()
     return choice
 
 
@@ -45,19 +50,24 @@ def _choose_flags() -> Choice:
         return Choice((), f"no flag is known to help jaxlib {'.'.join(map(str, version))}")
     if not fast_bfloat16():
         return Choice((), "this processor has no bfloat16 instructions")
-    flags = (f"{ONEDNN}=true", *(() if YNNPACK in given else (f"{YNNPACK}=",)))  # none: or YNNPACK takes most products before oneDNN can
+    flags = (
+        f"{ONEDNN}=true",
+        *(() if YNNPACK in given else (f"{YNNPACK}=",)),
+    )  # none: or YNNPACK takes most products before oneDNN can
     os.environ["XLA_FLAGS"] = " ".join([given, *flags]).strip()
     return Choice(flags, "oneDNN products: jaxlib 0.12 on a processor with bfloat16 instructions")
 
 
 def fast_bfloat16() -> bool:
-    """A training step is faster in bfloat16 than in float32 on this CPU: jaxlib 0.12 or newer, and bfloat16 instructions."""
+    """A training step is faster in bfloat16 than in float32 on this CPU: jaxlib 0.12 or newer, and
+    bfloat16 instructions."""
     return _jaxlib() >= (0, 12) and _has_bfloat16()
 
 
 def _keep_freed_memory() -> None:
-    """Tells glibc to keep what is freed. XLA frees a step's buffers and asks for them again at the next step; handing
-    them back to the system in between costs a page fault for every 4 KiB, a third of a small step's time.
+    """Tells glibc to keep what is freed. XLA frees a step's buffers and asks for them again at the
+    next step; handing them back to the system in between costs a page fault for every 4 KiB, a
+    third of a small step's time.
     """
     with contextlib.suppress(OSError, AttributeError):  # not glibc
         libc = ctypes.CDLL(None)
@@ -66,7 +76,9 @@ def _keep_freed_memory() -> None:
 
 
 def _cache_compilations() -> None:
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gptjax" / "compiled"
+    folder = (
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gptjax" / "compiled"
+    )
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     try:
@@ -78,7 +90,9 @@ def _cache_compilations() -> None:
 
 
 def _jaxlib() -> tuple[int, ...]:
-    return tuple(int(part) for part in metadata.version("jaxlib").split(".")[:3] if part.isdecimal())
+    return tuple(
+        int(part) for part in metadata.version("jaxlib").split(".")[:3] if part.isdecimal()
+    )
 
 
 def _has_bfloat16() -> bool:

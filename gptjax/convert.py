@@ -1,6 +1,7 @@
 """A model from one format to another, with the proof that it is still the same model.
 
-Read `convert`: load, write, load what was written, compare what both compute, write that down beside the weights.
+Read `convert`: load, write, load what was written, compare what both compute, write that down
+beside the weights.
 """
 
 from __future__ import annotations
@@ -20,7 +21,19 @@ import numpy as np
 from gptjax import api, config, interop, model
 from gptjax.checkpoint import Run
 from gptjax.config import require
-from gptjax.data import GPT2, Bytes, Characters, DataConfig, LanguageModel, MaskedLanguageModel, Published, Records, SentencePiece, SequenceToSequence, Side
+from gptjax.data import (
+    GPT2,
+    Bytes,
+    Characters,
+    DataConfig,
+    LanguageModel,
+    MaskedLanguageModel,
+    Published,
+    Records,
+    SentencePiece,
+    SequenceToSequence,
+    Side,
+)
 from gptjax.data import tokenizer as tokenizers
 from gptjax.interop import Imported, gguf, huggingface
 from gptjax.model import ModelConfig
@@ -39,12 +52,14 @@ class ConvertOptions:
     """Flags of `convert`."""
 
     to: Literal["huggingface", "gguf", "run"] | None = None
-    """Format to write; none is GGUF for a name that ends with .gguf, else a Hugging Face directory."""
+    """Format to write; none is GGUF for a name that ends with .gguf, else a Hugging Face
+    directory."""
     dtype: str = "float32"
-    """Type of the weights: float32, bfloat16, float16; in GGUF also q8_0. A run is always float32."""
+    """Type of the weights: float32, bfloat16, float16; in GGUF also q8_0. A run is always
+    float32."""
     threshold: float | None = None
-    """Most mean KL divergence, in nats a token, of the copy from the model; above it the exit status is 1. None is by dtype: 1e-6 in
-    float32, 1e-4 in float16, 1e-2 in others."""
+    """Most mean KL divergence, in nats a token, of the copy from the model; above it the exit
+    status is 1. None is by dtype: 1e-6 in float32, 1e-4 in float16, 1e-2 in others."""
     step: int | None = None
     """Checkpoint of a run; none is the newest."""
 
@@ -63,16 +78,27 @@ class Comparison(NamedTuple):
     tokens: int
 
 
-def convert(source: Path, target: Path, options: ConvertOptions, say: Callable[[str], Any] = print) -> bool:
-    """Writes the model at `source` to `target`, compares the two, and says whether they are as close as the threshold wants.
+def convert(
+    source: Path, target: Path, options: ConvertOptions, say: Callable[[str], Any] = print
+) -> bool:
+    """Writes the model at `source` to `target`, compares the two, and says whether they are as
+    close as the threshold wants.
 
     Raises:
-      ConfigError: the model can't be read, or the format has no place for something in it; nothing is left at `target` then.
+      ConfigError: the model can't be read, or the format has no place for something in it; nothing
+        is left at `target` then.
     """
     found = read(source, options.step)
     kind = options.to or ("gguf" if target.suffix == ".gguf" else "huggingface")
-    require((kind == "gguf") == (target.suffix == ".gguf"), f"{target} is to be {kind}; GGUF files, and only they, have names that end with .gguf (--to).")
-    require(kind != "run" or options.dtype == "float32", f"dtype is {options.dtype!r} and a run keeps float32; leave it away (--dtype).")
+    require(
+        (kind == "gguf") == (target.suffix == ".gguf"),
+        f"{target} is to be {kind}; GGUF files, and only they, have names that end with .gguf"
+        " (--to).",
+    )
+    require(
+        kind != "run" or options.dtype == "float32",
+        f"dtype is {options.dtype!r} and a run keeps float32; leave it away (--dtype).",
+    )
     require(not target.exists(), f"{target} is there already; give a name that is not.")
     write(kind, target, found, options.dtype)
     copy = read(target)
@@ -96,7 +122,10 @@ def convert(source: Path, target: Path, options: ConvertOptions, say: Callable[[
     if not same.spelled:
         say("the two tokenizers spell the text differently")
     passed = same.divergence <= limit and same.spelled  # a NaN is not less
-    say(f"{target}: {'the same model within' if passed else 'NOT the same model by'} a threshold of {limit:.0e} nats")
+    say(
+        f"{target}: {'the same model within' if passed else 'NOT the same model by'} a threshold of"
+        f" {limit:.0e} nats"
+    )
     return passed
 
 
@@ -130,7 +159,8 @@ def _note(kind: str, path: Path, found: Imported, facts: Mapping[str, str], dtyp
         (path / api.NOTES).write_text(_about(found, notes))
 
 
-# --- a run of another program's model ----------------------------------------------------------------------------
+# --- a run of another program's model
+# ----------------------------------------------------------------------------
 
 
 def write_run(path: Path, found: Imported) -> None:
@@ -141,13 +171,35 @@ def write_run(path: Path, found: Imported) -> None:
     """
     from gptjax.train.experiment import Experiment
 
-    require(found.tokenizer is not None, "the model has no tokenizer, and a run needs one; put its tokenizer.json beside the weights.")
-    task = LanguageModel() if found.config.continues else api.answering(found.config, found.about) if found.config.encoder_layers else MaskedLanguageModel()
+    require(
+        found.tokenizer is not None,
+        "the model has no tokenizer, and a run needs one; put its tokenizer.json beside the"
+        " weights.",
+    )
+    task = (
+        LanguageModel()
+        if found.config.continues
+        else (
+            api.answering(found.config, found.about)
+            if found.config.encoder_layers
+            else MaskedLanguageModel()
+        )
+    )
     folder = path / "tokenizer"
-    kinds = {"Bytes": Bytes(), "Characters": Characters(), "SentencePiece": SentencePiece(path=str(folder / "tokenizer.model")), "GPT2": GPT2(str(folder))}
+    kinds = {
+        "Bytes": Bytes(),
+        "Characters": Characters(),
+        "SentencePiece": SentencePiece(path=str(folder / "tokenizer.model")),
+        "GPT2": GPT2(str(folder)),
+    }
     tokenizer = kinds.get(found.tokenizer.kind, Published(str(folder)))
     experiment = Experiment(
-        model=found.config, data=DataConfig(tokenizer=tokenizer, task=task, **({"source": Records("")} if isinstance(task, SequenceToSequence) else {}))
+        model=found.config,
+        data=DataConfig(
+            tokenizer=tokenizer,
+            task=task,
+            **({"source": Records("")} if isinstance(task, SequenceToSequence) else {}),
+        ),
     )
     tokenizers.save(folder, found.tokenizer)
     run = Run(path)
@@ -159,14 +211,28 @@ def write_run(path: Path, found: Imported) -> None:
 
 def _about(found: Imported, notes: Mapping[str, str]) -> str:
     a = found.about
-    return json.dumps(dict(family=a.family, pad=a.pad, generation=dict(a.generation), padding=a.padding, notes=dict(notes)), indent=2) + "\n"
+    return (
+        json.dumps(
+            {
+                "family": a.family,
+                "pad": a.pad,
+                "generation": dict(a.generation),
+                "padding": a.padding,
+                "notes": dict(notes),
+            },
+            indent=2,
+        )
+        + "\n"
+    )
 
 
-# --- the comparison ----------------------------------------------------------------------------------------------
+# --- the comparison
+# ----------------------------------------------------------------------------------------------
 
 
 def compare(one: Imported, other: Imported) -> Comparison:
-    """Lets both models read the fixed text, whose ids are those of the first; without a tokenizer they are drawn at random."""
+    """Lets both models read the fixed text, whose ids are those of the first; without a tokenizer
+    they are drawn at random."""
     c = one.config
     if one.tokenizer is None or other.tokenizer is None:
         ids, spelled = np.random.default_rng(0).integers(0, c.vocabulary, 128), True
@@ -178,7 +244,9 @@ def compare(one: Imported, other: Imported) -> Comparison:
     p, q = (x - np.logaddexp.reduce(x, axis=-1, keepdims=True) for x in (first, second))
     divergence = (np.exp(p) * (p - q)).sum(-1).mean()
     agreement = (first.argmax(-1) == second.argmax(-1)).mean()
-    return Comparison(float(np.abs(first - second).max()), float(divergence), float(agreement), spelled, ids.size)
+    return Comparison(
+        float(np.abs(first - second).max()), float(divergence), float(agreement), spelled, ids.size
+    )
 
 
 def _spellable(tokenizer: tokenizers.Tokenizer) -> str:

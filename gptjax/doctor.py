@@ -36,8 +36,14 @@ def diagnose(flags: str) -> tuple[list[str], bool]:
     free = shutil.disk_usage(Path.home()).free / 2**30
     total = float(jnp.ones((64, 64)).sum())
     lines = [
-        f"Python    {platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores, {free:.0f} GiB free on disk",
-        *(f"{'packages' if i == 0 else '':10}{name} {_version(name)}" for i, name in enumerate(PACKAGES)),
+        (
+            f"Python    {platform.python_version()} on {platform.system()} {platform.machine()},"
+            f" {os.cpu_count()} cores, {free:.0f} GiB free on disk"
+        ),
+        *(
+            f"{'packages' if i == 0 else '':10}{name} {_version(name)}"
+            for i, name in enumerate(PACKAGES)
+        ),
         f"devices   {devices}",
         f"flags     {flags}; XLA_FLAGS={os.environ.get('XLA_FLAGS', '')!r}",
         f"cache     {os.environ.get('JAX_COMPILATION_CACHE_DIR', 'none')}",
@@ -51,15 +57,28 @@ def diagnose(flags: str) -> tuple[list[str], bool]:
 
 def problems() -> list[str]:
     """What is known not to work, each with what mends it."""
-    found = [f"{name} is not installed; pip install {name}" for name in PACKAGES if _version(name) == "missing"]
+    found = [
+        f"{name} is not installed; pip install {name}"
+        for name in PACKAGES
+        if _version(name) == "missing"
+    ]
     if _number("sentencepiece") < (0, 2, 1):
         found.append("sentencepiece is older than 0.2.1; pip install -U sentencepiece")
     if _number("jax")[:2] != _number("jaxlib")[:2]:
-        found.append(f"jax {_version('jax')} and jaxlib {_version('jaxlib')} differ; pip install -U jax jaxlib")
+        found.append(
+            f"jax {_version('jax')} and jaxlib {_version('jaxlib')} differ; pip install -U jax"
+            " jaxlib"
+        )
     if _number("jax") >= (0, 12) and _number("flax") < (0, 12, 9):
-        found.append(f"flax {_version('flax')} is older than jax {_version('jax')} wants; pip install -U flax")
+        found.append(
+            f"flax {_version('flax')} is older than jax {_version('jax')} wants; pip install -U"
+            " flax"
+        )
     if util.find_spec("tensorflow") and "tensorflow" in sys.modules:
-        found.append("TensorFlow is imported before SentencePiece, whose training then crashes; do not import TensorFlow")
+        found.append(
+            "TensorFlow is imported before SentencePiece, whose training then crashes; do not"
+            " import TensorFlow"
+        )
     return found
 
 

@@ -1,9 +1,12 @@
-"""Faults on demand, to try a recovery before it is needed: `GPTJAX_FAULT=kind@step[:rank]`, several parted by commas.
+"""Faults on demand, to try a recovery before it is needed: `GPTJAX_FAULT=kind@step[:rank]`, several
+parted by commas.
 
-`KINDS` says what there is. Steps are those of the log: the first is 1. A rank is a process of a run on several hosts; without one,
-every process meets the fault. While the variable is not set, neither the compiled step nor the loop holds anything of this file.
+`KINDS` says what there is. Steps are those of the log: the first is 1. A rank is a process of a run
+on several hosts; without one, every process meets the fault. While the variable is not set, neither
+the compiled step nor the loop holds anything of this file.
 
-Read `planned` (what was asked for), then the two places where faults enter: `in_gradients` and `in_batches`.
+Read `planned` (what was asked for), then the two places where faults enter: `in_gradients` and
+`in_batches`.
 """
 
 from __future__ import annotations
@@ -31,7 +34,12 @@ KINDS = {
     "kill": "SIGKILL arrives before the step, as from the kernel when memory is short",
 }
 
-GRADIENTS = {"nan_grad": float("nan"), "nan_from": float("nan"), "scale_grad": 1e30, "spike_grad": 100.0}
+GRADIENTS = {
+    "nan_grad": float("nan"),
+    "nan_from": float("nan"),
+    "scale_grad": 1e30,
+    "spike_grad": 100.0,
+}
 
 
 class Fault(NamedTuple):
@@ -51,17 +59,29 @@ def planned() -> tuple[Fault, ...]:
     found = []
     for word in filter(None, os.environ.get("GPTJAX_FAULT", "").replace(" ", "").split(",")):
         parts = re.fullmatch(r"(\w+)@(\d+)(?::(\d+))?", word)
-        require(parts is not None, f"GPTJAX_FAULT is {word!r}; it needs kind@step or kind@step:rank, for example kill@20.")
+        require(
+            parts is not None,
+            f"GPTJAX_FAULT is {word!r}; it needs kind@step or kind@step:rank, for example kill@20.",
+        )
         kind, step, rank = parts[1], int(parts[2]), None if parts[3] is None else int(parts[3])
-        require(kind in KINDS, f"GPTJAX_FAULT has the kind {kind!r}; it can be {', '.join(KINDS)}.{nearest(kind, KINDS)}")
+        require(
+            kind in KINDS,
+            f"GPTJAX_FAULT has the kind {kind!r}; it can be"
+            f" {', '.join(KINDS)}.{nearest(kind, KINDS)}",
+        )
         require(step >= 1, f"GPTJAX_FAULT is {word!r}; the first step is 1.")
-        require(rank is None or kind not in GRADIENTS, f"GPTJAX_FAULT is {word!r}; gradients are the same on every rank, so leave out ':{rank}'.")
+        require(
+            rank is None or kind not in GRADIENTS,
+            f"GPTJAX_FAULT is {word!r}; gradients are the same on every rank, so leave out"
+            f" ':{rank}'.",
+        )
         found.append(Fault(kind, step, rank))
     return tuple(found)
 
 
 def in_gradients(faults: tuple[Fault, ...]) -> Callable[[Any, Any], Any] | None:
-    """Gives a function (finished steps, gradients) → gradients to compile into the step, or none if no fault is of that sort."""
+    """Gives a function (finished steps, gradients) → gradients to compile into the step, or none if
+    no fault is of that sort."""
     mine = [fault for fault in faults if fault.kind in GRADIENTS or fault.kind == "stall"]
     if not mine:
         return None
@@ -71,18 +91,34 @@ def in_gradients(faults: tuple[Fault, ...]) -> Callable[[Any, Any], Any] | None:
     def spoil(finished: Any, grads: Any) -> Any:
         for fault in mine:
             if fault.kind == "stall":
-                jax.debug.callback(lambda finished, fault=fault: _sleep() if finished + 1 == fault.step and _here(fault) else None, finished)
+                jax.debug.callback(
+                    lambda finished, fault=fault: (
+                        _sleep() if finished + 1 == fault.step and _here(fault) else None
+                    ),
+                    finished,
+                )
                 continue
-            hit = finished + 1 >= fault.step if fault.kind == "nan_from" else finished + 1 == fault.step
-            grads = jax.tree.map(lambda g, hit=hit, fault=fault: jnp.where(hit, g * GRADIENTS[fault.kind], g), grads)
+            hit = (
+                finished + 1 >= fault.step
+                if fault.kind == "nan_from"
+                else finished + 1 == fault.step
+            )
+            grads = jax.tree.map(
+                lambda g, hit=hit, fault=fault: jnp.where(hit, g * GRADIENTS[fault.kind], g), grads
+            )
         return grads
 
     return spoil
 
 
 def in_batches(faults: tuple[Fault, ...], read: Callable[[int], Any]) -> Callable[[int], Any]:
-    """Gives `read` (finished steps → batch), with those faults that happen while a batch is read."""
-    mine = {fault.step: fault for fault in faults if fault.kind in ("data_error", "data_stall", "term", "kill")}
+    """Gives `read` (finished steps → batch), with those faults that happen while a batch is
+    read."""
+    mine = {
+        fault.step: fault
+        for fault in faults
+        if fault.kind in ("data_error", "data_stall", "term", "kill")
+    }
     slow = [fault for fault in faults if fault.kind == "slow"]
     if not mine and not slow:
         return read

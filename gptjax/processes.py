@@ -1,10 +1,13 @@
-"""Several processes that train one run: how they meet, what they say to each other, and how they end together.
+"""Several processes that train one run: how they meet, what they say to each other, and how they
+end together.
 
-JAX's own runtime does the work: `jax.distributed` finds the cluster, XLA's collectives carry the arrays. Here is what the hosts need
-beside it, over the store of small values that the coordinator keeps. With one process everything returns at once.
+JAX's own runtime does the work: `jax.distributed` finds the cluster, XLA's collectives carry the
+arrays. Here is what the hosts need beside it, over the store of small values that the coordinator
+keeps. With one process everything returns at once.
 
-Read in this order: `join`; `first`, `gather`, `by_first`, `in_turn` (all processes call these in the same order); `Votes`, which all cast
-at every step; `leave`, by which the first failure ends all.
+Read in this order: `join`; `first`, `gather`, `by_first`, `in_turn` (all processes call these in
+the same order); `Votes`, which all cast at every step; `leave`, by which the first failure ends
+all.
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ from typing import Any
 from gptjax.config import ConfigError, require
 
 FOR_EVER = 7 * 24 * 3600 * 1000
-"""Milliseconds. Nobody waits that long: where a process is gone or fails, the runtime or `_listen` ends the others."""
+"""Milliseconds. Nobody waits that long: where a process is gone or fails, the runtime or `_listen`
+ends the others."""
 
 GRACE = 2.0
 """Seconds that process 0, whose end is the end of the coordinator, gives the others to hear why."""
@@ -35,13 +39,23 @@ _ending = threading.Lock()
 """Held for good by the thread that ends this process, so that one line says why."""
 
 
-def join(coordinator: str | None, num_processes: int | None, process: int | None, *, init_timeout: float, heartbeat_timeout: int) -> None:
+def join(
+    coordinator: str | None,
+    num_processes: int | None,
+    process: int | None,
+    *,
+    init_timeout: float,
+    heartbeat_timeout: int,
+) -> None:
     """Makes this process one of several. It comes before anything that asks for devices.
 
     Args:
-      coordinator: HOST:PORT of process 0. None lets JAX find the cluster: TPU pods, Slurm, GKE, MPI.
-      init_timeout: seconds within which all must have come; otherwise the process ends with status 2.
-      heartbeat_timeout: seconds of silence after which a process counts as dead and the runtime ends the others.
+      coordinator: HOST:PORT of process 0. None lets JAX find the cluster: TPU pods, Slurm, GKE,
+        MPI.
+      init_timeout: seconds within which all must have come; otherwise the process ends with status
+        2.
+      heartbeat_timeout: seconds of silence after which a process counts as dead and the runtime
+        ends the others.
 
     Raises:
       ConfigError: no cluster is found, the address can't be used, or the numbers do not fit.
@@ -51,17 +65,28 @@ def join(coordinator: str | None, num_processes: int | None, process: int | None
     given = (coordinator, num_processes, process)
     require(
         None not in given or not any(part is not None for part in given),
-        "several processes need --coordinator HOST:PORT, --num-processes N and --process I together.",
+        "several processes need --coordinator HOST:PORT, --num-processes N and --process I"
+        " together.",
     )
     bind = None
     if coordinator is not None:
-        require(0 <= process < num_processes, f"--process is {process} of {num_processes}; it needs a number from 0 to {num_processes - 1}.")
+        require(
+            0 <= process < num_processes,
+            f"--process is {process} of {num_processes}; it needs a number from 0 to"
+            f" {num_processes - 1}.",
+        )
         host, port = _address(coordinator)
         local = host in ("localhost", "::1") or host.startswith("127.")
-        bind = coordinator if local else None  # what is meant for this machine listens on this machine alone
+        bind = (
+            coordinator if local else None
+        )  # what is meant for this machine listens on this machine alone
         if process == 0:
             _require_free(coordinator, host if local else "", port)
-    place = f"process {process} of {num_processes}, at {coordinator}" if coordinator else "in the cluster that JAX finds"
+    place = (
+        f"process {process} of {num_processes}, at {coordinator}"
+        if coordinator
+        else "in the cluster that JAX finds"
+    )
     print(f"meeting the other processes: {place} (at most {init_timeout:g} s)", flush=True)
     late = threading.Timer(init_timeout, _give_up, (init_timeout, coordinator))
     late.daemon = True
@@ -72,10 +97,14 @@ def join(coordinator: str | None, num_processes: int | None, process: int | None
             cluster_detection_method=None if coordinator is None else "deactivate",
         )  # fmt: skip
     except ValueError as error:
-        raise ConfigError(f"JAX found no cluster here ({error}); give --coordinator HOST:PORT --num-processes N --process I.") from None
+        raise ConfigError(
+            f"JAX found no cluster here ({error}); give --coordinator HOST:PORT --num-processes N"
+            " --process I."
+        ) from None
     except RuntimeError as error:
         raise ConfigError(
-            f"the coordinator at {coordinator or _runtime().coordinator_address} can't be used: {error}. Is its port taken? Choose another (--coordinator)."
+            f"the coordinator at {coordinator or _runtime().coordinator_address} can't be used:"
+            f" {error}. Is its port taken? Choose another (--coordinator)."
         ) from None
     finally:
         late.cancel()
@@ -86,7 +115,10 @@ def join(coordinator: str | None, num_processes: int | None, process: int | None
 
 def _address(coordinator: str) -> tuple[str, int]:
     host, _, port = coordinator.rpartition(":")
-    require(bool(host) and port.isdecimal() and 0 < int(port) < 2**16, f"--coordinator is {coordinator!r}; it needs HOST:PORT, for example 10.0.0.1:8476.")
+    require(
+        bool(host) and port.isdecimal() and 0 < int(port) < 2**16,
+        f"--coordinator is {coordinator!r}; it needs HOST:PORT, for example 10.0.0.1:8476.",
+    )
     return host.strip("[]"), int(port)
 
 
@@ -94,25 +126,37 @@ def _require_free(coordinator: str, host: str, port: int) -> None:
     """The runtime shares a port with another of its kind, so that two runs would mix."""
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a run that has just ended does not hold it
+            probe.setsockopt(
+                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+            )  # a run that has just ended does not hold it
             probe.bind((host, port))
     except OSError as error:
-        raise ConfigError(f"the coordinator can't listen at {coordinator} ({error.strerror}); choose another port (--coordinator).") from None
+        raise ConfigError(
+            f"the coordinator can't listen at {coordinator} ({error.strerror}); choose another port"
+            " (--coordinator)."
+        ) from None
 
 
 def _give_up(seconds: float, coordinator: str | None) -> None:
     state = _runtime()
     address = coordinator or state.coordinator_address or "an unknown address"
     if state.process_id == 0:
-        said = f"not all of {state.num_processes} processes came to {address} within {seconds:g} s; start the others with this --coordinator"
+        said = (
+            f"not all of {state.num_processes} processes came to {address} within {seconds:g} s;"
+            " start the others with this --coordinator"
+        )
     else:
-        said = f"the coordinator (process 0) did not answer at {address} within {seconds:g} s; is it started, and is the port open?"
+        said = (
+            f"the coordinator (process 0) did not answer at {address} within {seconds:g} s; is it"
+            " started, and is the port open?"
+        )
     with contextlib.suppress(OSError):
         os.write(2, f"error: {said} (--init-timeout)\n".encode())
     os._exit(2)
 
 
-# --- what they say to each other ---------------------------------------------------------------------------------
+# --- what they say to each other
+# ---------------------------------------------------------------------------------
 
 
 def several() -> bool:
@@ -139,7 +183,8 @@ def gather(name: str, value: Any) -> list[Any]:
     """Gives what each process said (JSON), in their order. All wait for the last one.
 
     Args:
-      name: of the occasion; all processes come to those of one name in the same order, whatever thread they come from.
+      name: of the occasion; all processes come to those of one name in the same order, whatever
+        thread they come from.
     """
     if not several():
         return [value]
@@ -150,7 +195,10 @@ def gather(name: str, value: Any) -> list[Any]:
     said = dict(client.key_value_dir_get(f"{key}/{turn}/"))
     if first() and turn:
         client.key_value_delete(f"{key}/{turn - 1}/")  # whoever is here has read it
-    return [json.loads(value) for _, value in sorted(said.items(), key=lambda pair: int(pair[0].rpartition("/")[2]))]
+    return [
+        json.loads(value)
+        for _, value in sorted(said.items(), key=lambda pair: int(pair[0].rpartition("/")[2]))
+    ]
 
 
 def by_first(name: str, do: Callable[[], Any]) -> Any:
@@ -169,7 +217,8 @@ def in_turn(name: str) -> Iterator[None]:
 
 
 def require_alike(facts: dict[str, str]) -> None:
-    """Refuses to go on where the processes differ in what must be the same: they would compute nonsense without a word.
+    """Refuses to go on where the processes differ in what must be the same: they would compute
+    nonsense without a word.
 
     Raises:
       ConfigError: names the fact, and the first process that differs from process 0.
@@ -177,19 +226,26 @@ def require_alike(facts: dict[str, str]) -> None:
     told = gather("alike", facts)
     for what, mine in told[0].items():
         for other, theirs in enumerate(told):
-            require(theirs[what] == mine, f"process {other} has another {what} than process 0 ({theirs[what]} and {mine}); start all processes with the same.")
+            require(
+                theirs[what] == mine,
+                f"process {other} has another {what} than process 0 ({theirs[what]} and {mine});"
+                " start all processes with the same.",
+            )
 
 
 class Votes:
-    """Whether any process was asked to stop; all of them get the same answer at the same call, so that all stop after the same step.
+    """Whether any process was asked to stop; all of them get the same answer at the same call, so
+    that all stop after the same step.
 
-    A call casts a vote and gives the outcome of the call before: its numbers travel behind the step that was just begun, and nobody waits.
+    A call casts a vote and gives the outcome of the call before: its numbers travel behind the step
+    that was just begun, and nobody waits.
     """
 
     def __init__(self, asked: Callable[[], bool]):
         self._asked, self._decided, self._cast = asked, False, None
         self.seen: collections.deque[Any] = collections.deque(maxlen=20)
-        """Of the last steps, for each process [own, waited]: see `train/pace.py`. Empty where there is only one."""
+        """Of the last steps, for each process [own, waited]: see `train/pace.py`. Empty where there
+        is only one."""
         if not several():
             return
         import jax
@@ -198,7 +254,9 @@ class Votes:
 
         one = {device.process_index: device for device in reversed(jax.devices())}
         mesh = Mesh(np.asarray([one[i] for i in sorted(one)]), ("process",))
-        self._place = lambda row: jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec("process")), np.asarray([row], np.float32))
+        self._place = lambda row: jax.make_array_from_process_local_data(
+            NamedSharding(mesh, PartitionSpec("process")), np.asarray([row], np.float32)
+        )
         self._tell = jax.jit(lambda rows: rows, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
     def __call__(self, own: float = math.nan, waited: float = math.nan) -> bool:
@@ -216,13 +274,16 @@ class Votes:
         return self._decided
 
 
-# --- how they end ------------------------------------------------------------------------------------------------
+# --- how they end
+# ------------------------------------------------------------------------------------------------
 
 
 def leave(status: int, said: str) -> None:
-    """Ends this process's part. After a failure it does not return: waiting for the others, as Python's end does, could take for ever.
+    """Ends this process's part. After a failure it does not return: waiting for the others, as
+    Python's end does, could take for ever.
 
-    The first process that fails says why on stderr, and thereby ends the others; they say which one it was.
+    The first process that fails says why on stderr, and thereby ends the others; they say which one
+    it was.
     """
     if status == 0:
         import jax
@@ -235,7 +296,8 @@ def leave(status: int, said: str) -> None:
 
 
 def _part(listening: threading.Thread) -> None:
-    """At Python's end: takes leave of the others, which ends `_listen`. A thread that comes back from C++ later than that ends Python in SIGABRT."""
+    """At Python's end: takes leave of the others, which ends `_listen`. A thread that comes back
+    from C++ later than that ends Python in SIGABRT."""
     import jax
 
     try:
@@ -245,7 +307,8 @@ def _part(listening: threading.Thread) -> None:
 
 
 def _claim(said: str) -> int | None:
-    """Which process failed first; none if the coordinator does not answer, since it is what failed."""
+    """Which process failed first; none if the coordinator does not answer, since it is what
+    failed."""
     found: list[int] = []
 
     def ask() -> None:
@@ -262,7 +325,8 @@ def _claim(said: str) -> int | None:
 
 
 def _listen() -> None:
-    """Ends this process when another one has failed: it would wait for it for ever in a collective."""
+    """Ends this process when another one has failed: it would wait for it for ever in a
+    collective."""
     client = _runtime().client
     while True:
         try:
@@ -278,7 +342,9 @@ def _listen() -> None:
 
 
 def _other(failed: int) -> str:
-    return f"error: process {failed} failed, and its own output says why; process {index()} ends too."
+    return (
+        f"error: process {failed} failed, and its own output says why; process {index()} ends too."
+    )
 
 
 def _end(line: str, status: int) -> None:
@@ -292,8 +358,16 @@ def _end(line: str, status: int) -> None:
 
 
 def lost(error: Exception) -> str:
-    """How to begin what is said of an error that comes of another process's end; empty for any other error."""
-    words = ("gloo", "connection closed by peer", "connection reset", "nccl", "coordination service", "heartbeat")
+    """How to begin what is said of an error that comes of another process's end; empty for any
+    other error."""
+    words = (
+        "gloo",
+        "connection closed by peer",
+        "connection reset",
+        "nccl",
+        "coordination service",
+        "heartbeat",
+    )
     return (
         "the connection to another process broke, so it was killed or lost its network: "
         if several() and any(word in str(error).lower() for word in words)

@@ -1,6 +1,8 @@
-"""The `sample` command: prompts from the command line, a file or a person; text to the terminal, or JSON lines to a file.
+"""The `sample` command: prompts from the command line, a file or a person; text to the terminal, or
+JSON lines to a file.
 
-Read `SampleOptions`, then `run` (what there is to do), then the ways to do it: `_show`, `_print`, `_write`, `_converse`.
+Read `SampleOptions`, then `run` (what there is to do), then the ways to do it: `_show`, `_print`,
+`_write`, `_converse`.
 """
 
 from __future__ import annotations
@@ -37,15 +39,18 @@ class SampleOptions:
     prompt: tuple[str, ...] = ()
     """One or several prompts; none, and nothing on standard input, begins a new document."""
     prompt_file: str | None = None
-    """Read prompts from a file, one a line, or in a .jsonl file objects with `prompt` and any settings; `-` is standard input."""
+    """Read prompts from a file, one a line, or in a .jsonl file objects with `prompt` and any
+    settings; `-` is standard input."""
     prefix: str = ""
     """A text with which all prompts begin; it is read once."""
     out: str | None = None
-    """Write JSON lines to this file; one that is there already goes on after its last whole line."""
+    """Write JSON lines to this file; one that is there already goes on after its last whole
+    line."""
     interactive: bool = False
     """Ask for prompts, and remember them; a line of flags changes settings."""
     draft: str | None = None
-    """A run of a smaller model with the same tokenizer, which guesses tokens: faster, and the same law."""
+    """A run of a smaller model with the same tokenizer, which guesses tokens: faster, and the same
+    law."""
     step: int | None = None
     """Checkpoint to use; none is the newest."""
     weights: Stored | None = None
@@ -55,11 +60,15 @@ class SampleOptions:
     json: bool = False
     """One JSON object a line: prompt, text, ids, logprobs, reason."""
     progress: bool | None = None
-    """Say tokens/s and the time to the first token on standard error; by default if that is a terminal."""
+    """Say tokens/s and the time to the first token on standard error; by default if that is a
+    terminal."""
 
     def __post_init__(self) -> None:
         require(self.batch >= 1, f"batch is {self.batch}; it needs at least 1 (--batch).")
-        require(not (self.out and self.interactive), "out and interactive can't be joined; leave one away (--out, --interactive).")
+        require(
+            not (self.out and self.interactive),
+            "out and interactive can't be joined; leave one away (--out, --interactive).",
+        )
 
 
 class _Asked(NamedTuple):
@@ -73,17 +82,31 @@ def run(path: Path | None, options: SampleOptions, settings: GenerateConfig) -> 
     """Does what the flags say.
 
     Raises:
-      ConfigError: something in them, in the files that they name or in a prompt can't be used; nothing was printed of that prompt.
+      ConfigError: something in them, in the files that they name or in a prompt can't be used;
+        nothing was printed of that prompt.
     """
     require(path is not None, "sample needs a run directory, for example runs/quickstart.")
     asked = [] if options.interactive else _asked(options, settings)
     model = load(path, step=options.step).prepared(options.weights)
     if model.config.classes:
-        require(not (options.interactive or options.out), "a model that tells labels prints them; leave away --out and --interactive (--json for all of them).")
+        require(
+            not (options.interactive or options.out),
+            "a model that tells labels prints them; leave away --out and --interactive (--json for"
+            " all of them).",
+        )
         for found in model.classify([a.prompt for a in asked], options.batch):
-            print(json.dumps(found._asdict(), ensure_ascii=False) if options.json else f"{found.label}\t{found.text}", flush=True)
+            print(
+                (
+                    json.dumps(found._asdict(), ensure_ascii=False)
+                    if options.json
+                    else f"{found.label}\t{found.text}"
+                ),
+                flush=True,
+            )
         return
-    more: dict[str, Any] = {"draft": load(options.draft).prepared(options.weights)} if options.draft else {}
+    more: dict[str, Any] = (
+        {"draft": load(options.draft).prepared(options.weights)} if options.draft else {}
+    )
     if options.prefix:
         more["prefix"] = model.prefix(options.prefix, int8_cache=settings.int8_cache)
     shown = sys.stderr.isatty() if options.progress is None else options.progress
@@ -97,10 +120,13 @@ def run(path: Path | None, options: SampleOptions, settings: GenerateConfig) -> 
         _print(model, asked, options.json, more | {"batch": options.batch}, shown)
 
 
-# --- to the terminal ---------------------------------------------------------------------------------------------
+# --- to the terminal
+# ---------------------------------------------------------------------------------------------
 
 
-def _show(model: Model, prompt: str, settings: GenerateConfig, more: dict[str, Any], shown: bool) -> None:
+def _show(
+    model: Model, prompt: str, settings: GenerateConfig, more: dict[str, Any], shown: bool
+) -> None:
     """One text as it is written. The prompt is printed once it is known to be usable."""
     speed = Speed(shown)
     pieces = model.stream(prompt, settings, **more, watch=speed)
@@ -115,9 +141,16 @@ def _show(model: Model, prompt: str, settings: GenerateConfig, more: dict[str, A
     speed.end()
 
 
-def _print(model: Model, asked: list[_Asked], as_json: bool, more: dict[str, Any], shown: bool) -> None:
+def _print(
+    model: Model, asked: list[_Asked], as_json: bool, more: dict[str, Any], shown: bool
+) -> None:
     speed = Speed(shown)
-    for done in model.each([a.prompt for a in asked], [a.settings for a in asked], **more, watch=speed if shown else None):
+    for done in model.each(
+        [a.prompt for a in asked],
+        [a.settings for a in asked],
+        **more,
+        watch=speed if shown else None,
+    ):
         said = done.text if answers(model.task) else f"{done.prompt}{done.text}\n{'─' * 40}"
         print(json.dumps(_record(done), ensure_ascii=False) if as_json else said, flush=True)
     speed.end()
@@ -128,35 +161,59 @@ def _record(done: Completion) -> dict[str, Any]:
     return {name: value for name, value in done._asdict().items() if value is not None}
 
 
-# --- to a file ---------------------------------------------------------------------------------------------------
+# --- to a file
+# ---------------------------------------------------------------------------------------------------
 
 
 def _write(model: Model, asked: list[_Asked], out: Path, more: dict[str, Any], shown: bool) -> None:
     """Appends a line for each answer; what is there already is checked, and not written again."""
     each = asked[0].settings.num_samples
     marks = _marks(model, asked, more)
-    known = _known(out, [(a.prompt, mark) for a, mark in zip(asked, marks, strict=True) for _ in range(each)]) // each
+    known = (
+        _known(
+            out,
+            [(a.prompt, mark) for a, mark in zip(asked, marks, strict=True) for _ in range(each)],
+        )
+        // each
+    )
     rest, speed = asked[known:], Speed(shown)
     with out.open("rb+" if out.exists() else "wb") as file:
         file.truncate(_end_of_line(out, known * each))
         file.seek(0, os.SEEK_END)
-        answers = model.each([a.prompt for a in rest], [a.settings for a in rest], **more, watch=speed if shown else None) if rest else iter(())
+        answers = (
+            model.each(
+                [a.prompt for a in rest],
+                [a.settings for a in rest],
+                **more,
+                watch=speed if shown else None,
+            )
+            if rest
+            else iter(())
+        )
         for n, done in enumerate(answers):
-            line = {"index": known + n // each, "sample": n % each, "mark": marks[known + n // each], **_record(done)}
+            line = {
+                "index": known + n // each,
+                "sample": n % each,
+                "mark": marks[known + n // each],
+                **_record(done),
+            }
             file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
             file.flush()
     speed.end()
 
 
 def _marks(model: Model, asked: list[_Asked], more: dict[str, Any]) -> list[str]:
-    """For each prompt a short hash of all else that its answer depends on: weights, settings, prefix."""
+    """For each prompt a short hash of all else that its answer depends on: weights, settings,
+    prefix."""
     weights = 0
     for leaf in jax.tree.leaves(model.params):
         weights = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), weights)
     rest = [weights, more["prefix"].ids if "prefix" in more else [], "draft" in more]
     known: dict[GenerateConfig, str] = {}
     for settings in {a.settings for a in asked}:
-        known[settings] = hashlib.sha256(json.dumps([*rest, config.to_dict(settings)]).encode()).hexdigest()[:12]
+        known[settings] = hashlib.sha256(
+            json.dumps([*rest, config.to_dict(settings)]).encode()
+        ).hexdigest()[:12]
     return [known[a.settings] for a in asked]
 
 
@@ -173,7 +230,11 @@ def _known(out: Path, wanted: list[tuple[str, str]]) -> int:
             same = n < len(wanted) and (found["prompt"], found["mark"]) == wanted[n]
         except (ValueError, KeyError, TypeError):
             same = False
-        require(same, f"{out}:{n + 1} is no answer to prompt {n + 1} with this model and these settings; write to another file (--out FILE).")
+        require(
+            same,
+            f"{out}:{n + 1} is no answer to prompt {n + 1} with this model and these settings;"
+            " write to another file (--out FILE).",
+        )
     return len(lines)
 
 
@@ -183,13 +244,17 @@ def _end_of_line(out: Path, count: int) -> int:
     return sum(len(line) + 1 for line in lines[:count])
 
 
-# --- with a person -----------------------------------------------------------------------------------------------
+# --- with a person
+# -----------------------------------------------------------------------------------------------
 
 
 def _converse(model: Model, settings: GenerateConfig, more: dict[str, Any], shown: bool) -> None:
     """Reads prompts until the end of input. Ctrl-C ends an answer, or forgets the line."""
     if sys.stdin.isatty():
-        print("Write a prompt, or change settings like --temperature 0.5. Ctrl-C ends an answer, Ctrl-D ends it all.")
+        print(
+            "Write a prompt, or change settings like --temperature 0.5. Ctrl-C ends an answer,"
+            " Ctrl-D ends it all."
+        )
     with remembered_lines():
         while True:
             try:
@@ -206,31 +271,58 @@ def _converse(model: Model, settings: GenerateConfig, more: dict[str, Any], show
                 print(f"error: {error}", file=sys.stderr)
 
 
-# --- prompts -----------------------------------------------------------------------------------------------------
+# --- prompts
+# -----------------------------------------------------------------------------------------------------
 
 
 def _asked(options: SampleOptions, settings: GenerateConfig) -> list[_Asked]:
-    if options.prompt_file == "-" or (not options.prompt and options.prompt_file is None and not sys.stdin.isatty() and _waiting()):
-        return [_Asked(line, settings) for _, line in _lines(sys.stdin.buffer.read(), "standard input")] or [_Asked("", settings)]
+    if options.prompt_file == "-" or (
+        not options.prompt and options.prompt_file is None and not sys.stdin.isatty() and _waiting()
+    ):
+        return [
+            _Asked(line, settings) for _, line in _lines(sys.stdin.buffer.read(), "standard input")
+        ] or [_Asked("", settings)]
     if options.prompt_file is None:
         return [_Asked(prompt, settings) for prompt in options.prompt or ("",)]
     file = Path(options.prompt_file)
-    require(file.is_file(), f"{file} is not there; give a file of prompts, one a line (--prompt-file FILE).")
+    require(
+        file.is_file(),
+        f"{file} is not there; give a file of prompts, one a line (--prompt-file FILE).",
+    )
     lines = list(_lines(file.read_bytes(), str(file)))
-    require(bool(lines), f"{file} is empty; give a file of prompts, one a line (--prompt-file FILE).")
-    return [_parsed(line, f"{file}:{n}", settings) if file.suffix == ".jsonl" else _Asked(line, settings) for n, line in lines]
+    require(
+        bool(lines), f"{file} is empty; give a file of prompts, one a line (--prompt-file FILE)."
+    )
+    return [
+        (
+            _parsed(line, f"{file}:{n}", settings)
+            if file.suffix == ".jsonl"
+            else _Asked(line, settings)
+        )
+        for n, line in lines
+    ]
 
 
 def _parsed(line: str, where: str, settings: GenerateConfig) -> _Asked:
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):
-        raise ConfigError(f'{where} is not JSON; write one object a line, like {{"prompt": "def "}}.') from None
+        raise ConfigError(
+            f'{where} is not JSON; write one object a line, like {{"prompt": "def "}}.'
+        ) from None
     usable = isinstance(found, dict) and isinstance(found.get("prompt"), str)
-    require(usable, f'{where} has no text in \'prompt\'; write an object like {{"prompt": "def "}}.')
-    own = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in found.items() if name != "prompt"}  # a schema
+    require(
+        usable, f'{where} has no text in \'prompt\'; write an object like {{"prompt": "def "}}.'
+    )
+    own = {
+        name: json.dumps(value) if isinstance(value, dict) else value
+        for name, value in found.items()
+        if name != "prompt"
+    }  # a schema
     try:
-        return _Asked(found["prompt"], config.from_dict(GenerateConfig, {**config.to_dict(settings), **own}))
+        return _Asked(
+            found["prompt"], config.from_dict(GenerateConfig, {**config.to_dict(settings), **own})
+        )
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
 

@@ -1,4 +1,5 @@
-"""What the commands that talk with a person share: lines that are remembered, settings that a line of flags changes, speed."""
+"""What the commands that talk with a person share: lines that are remembered, settings that a line
+of flags changes, speed."""
 
 from __future__ import annotations
 
@@ -42,7 +43,10 @@ class Speed:
         said = f"{self._tokens} tokens in {seconds:.2f} s"
         if first is None or self._tokens < 2:
             return said
-        return f"{said}, the first after {first:.2f} s, then {(self._tokens - 1) / max(seconds - first, 1e-9):.1f} tokens/s"
+        return (
+            f"{said}, the first after {first:.2f} s, then"
+            f" {(self._tokens - 1) / max(seconds - first, 1e-9):.1f} tokens/s"
+        )
 
 
 @dataclass(frozen=True)
@@ -51,18 +55,23 @@ class NoOptions:
 
 
 def changed(options: type, settings: GenerateConfig, line: str) -> tuple[Any, GenerateConfig]:
-    """Gives the flags of a line: those of `options`, and the settings with what it changes, which is printed.
+    """Gives the flags of a line: those of `options`, and the settings with what it changes, which
+    is printed.
 
     Raises:
       ConfigError: a flag is unknown, or asks for what can't be streamed.
     """
     try:
-        found, new = config.cli(options, shlex.split(line), prog="", description="Settings.", base=settings)
+        found, new = config.cli(
+            options, shlex.split(line), prog="", description="Settings.", base=settings
+        )
     except ValueError as error:
         raise ConfigError(f"{error}; close it.") from None
     except SystemExit:  # --help
         return options(), settings
-    require(streams(new), "beams, several samples and best_of can't be streamed; leave them away here.")
+    require(
+        streams(new), "beams, several samples and best_of can't be streamed; leave them away here."
+    )
     for name, (old, value) in config.differences(settings, new).items():
         print(f"{name}: {old} → {value}")
     return found, new
@@ -81,7 +90,11 @@ def remembered_lines() -> Iterator[None]:
     except ImportError:
         yield
         return
-    path = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "gptjax" / "history"
+    path = (
+        Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state")
+        / "gptjax"
+        / "history"
+    )
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         readline.read_history_file(path)

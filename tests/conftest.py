@@ -1,6 +1,8 @@
-"""What every test stands on: eight CPU devices, no user folders, strict ranks, and shape annotations that are executed.
+"""What every test stands on: eight CPU devices, no user folders, strict ranks, and shape
+annotations that are executed.
 
-All of it is decided before jax is imported, in the process that starts the workers; they inherit it.
+All of it is decided before jax is imported, in the process that starts the workers; they inherit
+it.
 """
 
 from __future__ import annotations
@@ -17,26 +19,47 @@ if DEVICES not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}=8".strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # most of a test's time is compilation; with 0 the tests run what users run
+os.environ.setdefault(
+    "JAX_DISABLE_MOST_OPTIMIZATIONS", "1"
+)  # most of a test's time is compilation; with 0 the tests run what users run
 
 OWNED = None if "XDG_CACHE_HOME" in os.environ else tempfile.mkdtemp(prefix="gptjax-tests-")
-"""The cache folder that this process made and removes at the end; none where it was given, and in the workers."""
+"""The cache folder that this process made and removes at the end; none where it was given, and in
+the workers."""
 if OWNED:
     os.environ["XDG_CACHE_HOME"] = OWNED
-# A folder each: jax writes its cache in place, so another worker could read half an entry, and a warning is an error here.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(os.environ["XDG_CACHE_HOME"]) / "compiled" / os.environ.get("PYTEST_XDIST_WORKER", "main"))
+# A folder each: jax writes its cache in place, so another worker could read half an entry, and a
+# warning is an error here.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
+    Path(os.environ["XDG_CACHE_HOME"]) / "compiled" / os.environ.get("PYTEST_XDIST_WORKER", "main")
+)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 import jaxtyping
 
 HOOKED = (
     *("arrays", "api", "data.batches", "data.store", "model", "objectives", "parallel"),
-    *(f"generate.{name}" for name in ("chain", "contrastive", "decode", "history", "likelihood", "search", "speculative", "transforms")),
+    *(
+        f"generate.{name}"
+        for name in (
+            "chain",
+            "contrastive",
+            "decode",
+            "history",
+            "likelihood",
+            "search",
+            "speculative",
+            "transforms",
+        )
+    ),
     *("train.optim", "train.program", "train.step"),
 )
-"""Modules whose annotations every call in a test is checked against. Not `generate.settings`: a user's temperature may be a whole number."""
+"""Modules whose annotations every call in a test is checked against. Not `generate.settings`: a
+user's temperature may be a whole number."""
 
-jaxtyping.install_import_hook([f"gptjax.{name}" for name in HOOKED], "beartype.beartype")  # before anything imports gptjax
+jaxtyping.install_import_hook(
+    [f"gptjax.{name}" for name in HOOKED], "beartype.beartype"
+)  # before anything imports gptjax
 
 import pytest
 
@@ -52,7 +75,10 @@ PROSE = (
 
 def documents(count: int) -> list[str]:
     """Small documents of several lengths, all different, with characters of more than one byte."""
-    return [f"{i}. " + "".join(PROSE[(i * k) % len(PROSE)] for k in range(1, 2 + i % 5)) for i in range(count)]
+    return [
+        f"{i}. " + "".join(PROSE[(i * k) % len(PROSE)] for k in range(1, 2 + i % 5))
+        for i in range(count)
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +111,9 @@ def tiny_experiment(text_file):
         model=small("tiny", context=32),
         data=DataConfig(source=Text(str(text_file)), tokenizer=Bytes()),
         optim=AdamW(peak=1e-2),
-        schedule=Schedule(warmup=4, steps=30),  # written out, so that runs of other lengths share one compiled step
+        schedule=Schedule(
+            warmup=4, steps=30
+        ),  # written out, so that runs of other lengths share one compiled step
         evaluation=Evaluation(every=10, rows=64, prompt="The ", sample=SampleConfig(new_tokens=8)),
         checkpoints=Checkpoints(every=5),
         steps=30,
@@ -95,7 +123,8 @@ def tiny_experiment(text_file):
 
 
 def pytest_collection_modifyitems(items: list) -> None:
-    """Tells benchmarks/reliability.py, which reads the JUnit report, which rows of the fault matrix a test proves."""
+    """Tells benchmarks/reliability.py, which reads the JUnit report, which rows of the fault matrix
+    a test proves."""
     for item in items:
         item.user_properties.extend(("row", mark.args[0]) for mark in item.iter_markers("row"))
 

@@ -1,6 +1,7 @@
 """Architectures of `transformers` with encoders, at a small size. Needs torch and transformers.
 
-Read `CASES` at the end first: BERT, both kinds of T5, and Marian, which is the original Transformer.
+Read `CASES` at the end first: BERT, both kinds of T5, and Marian, which is the original
+Transformer.
 """
 
 from __future__ import annotations
@@ -28,9 +29,26 @@ class Nothing(torch.nn.Module):
 
 def build_bert(c: ModelConfig) -> Any:
     """Their BERT that fills in masked words, without embeddings of sentences."""
-    shape = dict(vocab_size=c.vocabulary, hidden_size=c.width, num_hidden_layers=c.num_layers, num_attention_heads=c.num_heads, intermediate_size=c.hidden)
-    rest = dict(max_position_embeddings=c.context, layer_norm_eps=c.norm_epsilon, hidden_act="gelu", pad_token_id=None)
-    config = transformers.BertConfig(**shape, **rest, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, attn_implementation="eager")
+    shape = {
+        "vocab_size": c.vocabulary,
+        "hidden_size": c.width,
+        "num_hidden_layers": c.num_layers,
+        "num_attention_heads": c.num_heads,
+        "intermediate_size": c.hidden,
+    }
+    rest = {
+        "max_position_embeddings": c.context,
+        "layer_norm_eps": c.norm_epsilon,
+        "hidden_act": "gelu",
+        "pad_token_id": None,
+    }
+    config = transformers.BertConfig(
+        **shape,
+        **rest,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        attn_implementation="eager",
+    )
     theirs = transformers.BertForMaskedLM(config)
     theirs.bert.embeddings.token_type_embeddings = Nothing()
     return theirs
@@ -38,10 +56,29 @@ def build_bert(c: ModelConfig) -> Any:
 
 def build_t5(c: ModelConfig) -> Any:
     """Their T5, the first or 1.1; their 1.1 has a tied output."""
-    shape = dict(vocab_size=c.vocabulary, d_model=c.width, d_kv=c.heads, d_ff=c.hidden, num_layers=c.encoder_layers, num_decoder_layers=c.num_layers)
-    bias = dict(num_heads=c.num_heads, relative_attention_num_buckets=c.t5_buckets, relative_attention_max_distance=c.t5_distance)
-    rest = dict(dropout_rate=0.0, layer_norm_epsilon=c.norm_epsilon, feed_forward_proj="gated-gelu" if c.gated else "relu")
-    rest |= dict(pad_token_id=0, decoder_start_token_id=0, tie_word_embeddings=c.logit_scale != 1.0)  # to them it means this scale
+    shape = {
+        "vocab_size": c.vocabulary,
+        "d_model": c.width,
+        "d_kv": c.heads,
+        "d_ff": c.hidden,
+        "num_layers": c.encoder_layers,
+        "num_decoder_layers": c.num_layers,
+    }
+    bias = {
+        "num_heads": c.num_heads,
+        "relative_attention_num_buckets": c.t5_buckets,
+        "relative_attention_max_distance": c.t5_distance,
+    }
+    rest = {
+        "dropout_rate": 0.0,
+        "layer_norm_epsilon": c.norm_epsilon,
+        "feed_forward_proj": "gated-gelu" if c.gated else "relu",
+    }
+    rest |= {
+        "pad_token_id": 0,
+        "decoder_start_token_id": 0,
+        "tie_word_embeddings": c.logit_scale != 1.0,
+    }  # to them it means this scale
     return transformers.T5ForConditionalGeneration(transformers.T5Config(**shape, **bias, **rest))
 
 
@@ -49,13 +86,34 @@ def build_marian(c: ModelConfig) -> Any:
     """Their Marian with ReLU: the original Transformer with biases in all linear layers."""
     both = ("encoder", "decoder")
     layers = {"encoder_layers": c.encoder_layers, "decoder_layers": c.num_layers}
-    shape = {f"{half}_attention_heads": c.num_heads for half in both} | {f"{half}_ffn_dim": c.hidden for half in both} | layers
-    quiet = dict(dropout=0.0, attention_dropout=0.0, activation_dropout=0.0, pad_token_id=c.vocabulary - 1, eos_token_id=0)
-    rest = dict(vocab_size=c.vocabulary, d_model=c.width, max_position_embeddings=c.context, activation_function="relu", scale_embedding=True)
-    return transformers.MarianMTModel(transformers.MarianConfig(**shape, **quiet, **rest, decoder_start_token_id=0, attn_implementation="eager"))
+    shape = (
+        {f"{half}_attention_heads": c.num_heads for half in both}
+        | {f"{half}_ffn_dim": c.hidden for half in both}
+        | layers
+    )
+    quiet = {
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
+        "activation_dropout": 0.0,
+        "pad_token_id": c.vocabulary - 1,
+        "eos_token_id": 0,
+    }
+    rest = {
+        "vocab_size": c.vocabulary,
+        "d_model": c.width,
+        "max_position_embeddings": c.context,
+        "activation_function": "relu",
+        "scale_embedding": True,
+    }
+    return transformers.MarianMTModel(
+        transformers.MarianConfig(
+            **shape, **quiet, **rest, decoder_start_token_id=0, attn_implementation="eager"
+        )
+    )
 
 
-# --- the original Transformer, which is no family of `interop` ---------------------------------------------------
+# --- the original Transformer, which is no family of `interop`
+# ---------------------------------------------------
 
 
 def _half(theirs: str, ours: str) -> tuple[Entry, ...]:
@@ -70,17 +128,35 @@ def _half(theirs: str, ours: str) -> tuple[Entry, ...]:
     )
 
 
-MARIAN = (Entry("model.shared.weight", ("embedding/embedding",), "v d", "v d"), *_half("encoder", "encoder/"), *_half("decoder", ""))
+MARIAN = (
+    Entry("model.shared.weight", ("embedding/embedding",), "v d", "v d"),
+    *_half("encoder", "encoder/"),
+    *_half("decoder", ""),
+)
 
-SHAPE = dict(vocab_size=SMALL.vocabulary, context=SMALL.context, width=32, num_layers=2, num_heads=4, feed_forward=80)
-QUIET = dict(embedding_dropout=0.0, attention_dropout=0.0, residual_dropout=0.0)
-T5 = replace(t5("small", **SHAPE, **QUIET, encoder_layers=3, head_width=12, t5_buckets=8, t5_distance=20), logit_scale=32**-0.5)
+SHAPE = {
+    "vocab_size": SMALL.vocabulary,
+    "context": SMALL.context,
+    "width": 32,
+    "num_layers": 2,
+    "num_heads": 4,
+    "feed_forward": 80,
+}
+QUIET = {"embedding_dropout": 0.0, "attention_dropout": 0.0, "residual_dropout": 0.0}
+T5 = replace(
+    t5("small", **SHAPE, **QUIET, encoder_layers=3, head_width=12, t5_buckets=8, t5_distance=20),
+    logit_scale=32**-0.5,
+)
 
 CASES = (
     Case("bert", bert("base", **SHAPE, **QUIET), build_bert, tables.BERT, REFERENCE + BLOCKWISE),
     Case("t5", T5, build_t5, tables.t5, REFERENCE + BLOCKWISE),
     Case("t5_1_1", replace(T5, activation="geglu", logit_scale=1.0), build_t5, tables.t5, SCAN),
     Case(
-        "original_transformer", vaswani("base", **SHAPE | dict(vocab_size=98), **QUIET, encoder_layers=3, qkv_bias=True), build_marian, MARIAN, REFERENCE + SCAN
+        "original_transformer",
+        vaswani("base", **SHAPE | {"vocab_size": 98}, **QUIET, encoder_layers=3, qkv_bias=True),
+        build_marian,
+        MARIAN,
+        REFERENCE + SCAN,
     ),
 )

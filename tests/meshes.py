@@ -1,4 +1,5 @@
-"""Ten training steps on any mesh of the eight CPU devices, from the same weights and batches, and how far two of them are apart."""
+"""Ten training steps on any mesh of the eight CPU devices, from the same weights and batches, and
+how far two of them are apart."""
 
 from __future__ import annotations
 
@@ -9,7 +10,14 @@ import jax
 import numpy as np
 
 from gptjax import model, parallel
-from gptjax.data import Batch, DataConfig, MaskedLanguageModel, PrefixLanguageModel, Side, SpanCorruption
+from gptjax.data import (
+    Batch,
+    DataConfig,
+    MaskedLanguageModel,
+    PrefixLanguageModel,
+    Side,
+    SpanCorruption,
+)
 from gptjax.model import ModelConfig
 from gptjax.objectives import Loss
 from gptjax.train import optim, program, step
@@ -19,10 +27,28 @@ ROWS, STEPS = 8, 10
 
 
 def experiment_of(config: ModelConfig, mesh: parallel.MeshConfig, **changes) -> Experiment:
-    """A run with steps small enough that rounding stays rounding: a gradient that is zero but for it, as a key's bias has, must not become a step."""
-    task = SpanCorruption() if config.encoder_layers else MaskedLanguageModel() if not config.causal else PrefixLanguageModel() if config.prefix_lm else None
+    """A run with steps small enough that rounding stays rounding: a gradient that is zero but for
+    it, as a key's bias has, must not become a step."""
+    task = (
+        SpanCorruption()
+        if config.encoder_layers
+        else (
+            MaskedLanguageModel()
+            if not config.causal
+            else PrefixLanguageModel()
+            if config.prefix_lm
+            else None
+        )
+    )
     data = DataConfig(task=task) if task else DataConfig()
-    told = dict(data=data, optim=optim.AdamW(peak=1e-3, epsilon=1e-4), schedule=optim.Schedule(warmup=0), steps=STEPS, batch=ROWS, loss=Loss()) | changes
+    told = {
+        "data": data,
+        "optim": optim.AdamW(peak=1e-3, epsilon=1e-4),
+        "schedule": optim.Schedule(warmup=0),
+        "steps": STEPS,
+        "batch": ROWS,
+        "loss": Loss(),
+    } | changes
     return Experiment(model=dataclasses.replace(config, init_std=0.1), mesh=mesh, **told)
 
 
@@ -34,11 +60,21 @@ def batch_of(config: ModelConfig, seed: int) -> Batch:
     ends = np.sort(draw.integers(1, length - 2, (ROWS, 2)), axis=1)
     where = np.broadcast_to(np.arange(length), (ROWS, length))
     segments = (where >= ends[:, :1]).astype(np.int32) + (where >= ends[:, 1:])
-    begins = np.take_along_axis(np.concatenate([np.zeros((ROWS, 1), int), ends], 1), segments, axis=1)
+    begins = np.take_along_axis(
+        np.concatenate([np.zeros((ROWS, 1), int), ends], 1), segments, axis=1
+    )
     padded = where >= length - 2
     positions = np.where(padded, -1, where - begins).astype(np.int32)
     weights = (draw.random((ROWS, length)) * ~padded).astype(np.float32)
-    side = Side(draw.integers(0, config.vocabulary, (ROWS, length)).astype(np.int32), positions, segments) if config.encoder_layers else None
+    side = (
+        Side(
+            draw.integers(0, config.vocabulary, (ROWS, length)).astype(np.int32),
+            positions,
+            segments,
+        )
+        if config.encoder_layers
+        else None
+    )
     prefix = np.full_like(positions, 2) if config.prefix_lm else None
     return Batch(tokens, targets, weights, segments, positions, side, prefix=prefix)
 
@@ -46,20 +82,38 @@ def batch_of(config: ModelConfig, seed: int) -> Batch:
 @functools.cache
 def weights_of(config: ModelConfig):
     """Initial weights, on the host."""
-    return jax.device_get(jax.jit(functools.partial(model.init, dataclasses.replace(config, init_std=0.1)))(jax.random.key(0)))
+    return jax.device_get(
+        jax.jit(functools.partial(model.init, dataclasses.replace(config, init_std=0.1)))(
+            jax.random.key(0)
+        )
+    )
 
 
-def trained(config: ModelConfig, *, devices: int = 8, steps: int = STEPS, mesh: dict | None = None, **changes):
+def trained(
+    config: ModelConfig,
+    *,
+    devices: int = 8,
+    steps: int = STEPS,
+    mesh: dict | None = None,
+    **changes,
+):
     """The state after some steps, and the loss of each."""
     experiment = experiment_of(config, parallel.MeshConfig(**mesh or {}), **changes)
     made = parallel.make_mesh(experiment.mesh, jax.devices()[:devices])
     program.require_divides(experiment, made)
-    placed = lambda number: parallel.place(batch_of(config, number), made, ROWS)
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), placed(0))
+
+    def placed(number):
+        return parallel.place(batch_of(config, number), made, ROWS)
+
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), placed(0)
+    )
     compiled = program.lowered(experiment, made, shapes).compile()
     optimizer = optim.build(experiment.optim, lambda number: 1e-3)
     begun, where = step.init(weights_of(config), optimizer), program.abstract(experiment, made)
-    state = jax.tree.map(lambda leaf, place: jax.device_put(np.asarray(leaf), place.sharding), begun, where)
+    state = jax.tree.map(
+        lambda leaf, place: jax.device_put(np.asarray(leaf), place.sharding), begun, where
+    )
     losses = []
     for number in range(steps):
         state, told = compiled(state, placed(number), None)
@@ -68,15 +122,33 @@ def trained(config: ModelConfig, *, devices: int = 8, steps: int = STEPS, mesh: 
 
 
 def apart(found, wanted) -> tuple[float, float]:
-    """Largest relative difference of a loss, and of any value of the state: relative to the largest of its array, and at least to a
-    thousandth of the largest of its tree: the moments of a key's bias, which no softmax sees, are nothing but rounding.
+    """Largest relative difference of a loss, and of any value of the state: relative to the largest
+    of its array, and at least to a thousandth of the largest of its tree: the moments of a key's
+    bias, which no softmax sees, are nothing but rounding.
     """
     (state, losses), (other, expected) = found, wanted
     loss = max(abs(a / b - 1) for a, b in zip(losses, expected, strict=True))
-    trees = lambda state: [state.params, *(getattr(part, name) for part in state.opt_state for name in ("mu", "nu") if hasattr(part, name))]
+
+    def trees(state):
+        return [
+            state.params,
+            *(
+                getattr(part, name)
+                for part in state.opt_state
+                for name in ("mu", "nu")
+                if hasattr(part, name)
+            ),
+        ]
+
     error = 0.0
     for mine, theirs in zip(trees(state), trees(other), strict=True):
         floor = 1e-2 * max(np.abs(leaf).max() for leaf in jax.tree.leaves(theirs))
         pairs = zip(jax.tree.leaves(mine), jax.tree.leaves(theirs), strict=True)
-        error = max(error, *(float(np.abs(np.asarray(a, np.float64) - b).max() / max(np.abs(b).max(), floor)) for a, b in pairs))
+        error = max(
+            error,
+            *(
+                float(np.abs(np.asarray(a, np.float64) - b).max() / max(np.abs(b).max(), floor))
+                for a, b in pairs
+            ),
+        )
     return loss, error

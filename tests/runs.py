@@ -1,4 +1,5 @@
-"""Runs looked at from outside: what their directory says, and processes that train, as a user starts them."""
+"""Runs looked at from outside: what their directory says, and processes that train, as a user
+starts them."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ from gptjax.train.experiment import Experiment
 
 
 def in_time(seconds: float, limit: float) -> None:
-    """A deadline, which is asserted where the tests have the machine to themselves: benchmarks/reliability.py says so."""
+    """A deadline, which is asserted where the tests have the machine to themselves:
+    benchmarks/reliability.py says so."""
     assert seconds <= limit or "GPTJAX_TEST_DEADLINES" not in os.environ
 
 
@@ -45,14 +47,21 @@ def fingerprint(path: Path, at: int) -> str:
     digest = hashlib.sha256()
     for where, leaf in jax.tree_util.tree_leaves_with_path(found[1]):
         leaf = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(where)} {leaf.dtype} {leaf.shape}".encode() + leaf.tobytes())
+        digest.update(
+            f"{jax.tree_util.keystr(where)} {leaf.dtype} {leaf.shape}".encode() + leaf.tobytes()
+        )
     return digest.hexdigest()
 
 
 def abstract_state(experiment: Experiment) -> step.TrainState:
     """Shapes of the state that an experiment trains."""
-    optimizer = optim.build(experiment.optim, optim.learning_rate(experiment.schedule, experiment.optim.peak, experiment.steps))
-    return jax.eval_shape(lambda: step.init(model.init(experiment.model, jax.random.key(0)), optimizer))
+    optimizer = optim.build(
+        experiment.optim,
+        optim.learning_rate(experiment.schedule, experiment.optim.peak, experiment.steps),
+    )
+    return jax.eval_shape(
+        lambda: step.init(model.init(experiment.model, jax.random.key(0)), optimizer)
+    )
 
 
 def assert_same_run(found: Path, wanted: Path, steps: int) -> None:
@@ -76,20 +85,53 @@ def start(experiment: Experiment, path: Path, *flags: str, fault: str = "") -> s
     given = path.parent / f"{path.name}.json"
     config.save(given, experiment)
     told = [sys.executable, "-c", CHILD, str(given), "--dir", str(path), *flags]
-    return subprocess.Popen(told, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1", "GPTJAX_FAULT": fault})
+    return subprocess.Popen(
+        told,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1", "GPTJAX_FAULT": fault},
+    )
 
 
 def start_together(
-    experiment: Experiment, path: Path, *flags: str, count: int = 2, devices: int = 2, faults: str = "", child: str = CHILD
+    experiment: Experiment,
+    path: Path,
+    *flags: str,
+    count: int = 2,
+    devices: int = 2,
+    faults: str = "",
+    child: str = CHILD,
 ) -> list[subprocess.Popen]:
     """Processes that train one run together on this machine, each with so many devices."""
     given = path.parent / f"{path.name}.json"
     config.save(given, experiment)
     kept = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in flag]
-    env = os.environ | {"PYTHONUNBUFFERED": "1", "GPTJAX_FAULT": faults, "XLA_FLAGS": " ".join([*kept, f"--xla_force_host_platform_device_count={devices}"])}
-    address = ("--distributed", "--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", str(count), "--init-timeout", "60")
+    env = os.environ | {
+        "PYTHONUNBUFFERED": "1",
+        "GPTJAX_FAULT": faults,
+        "XLA_FLAGS": " ".join([*kept, f"--xla_force_host_platform_device_count={devices}"]),
+    }
+    address = (
+        "--distributed",
+        "--coordinator",
+        f"127.0.0.1:{free_port()}",
+        "--num-processes",
+        str(count),
+        "--init-timeout",
+        "60",
+    )
     told = [sys.executable, "-c", child, str(given), "--dir", str(path), *address, *flags]
-    return [subprocess.Popen([*told, "--process", str(i)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) for i in range(count)]
+    return [
+        subprocess.Popen(
+            [*told, "--process", str(i)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=env,
+        )
+        for i in range(count)
+    ]
 
 
 def free_port() -> int:

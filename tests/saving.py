@@ -22,7 +22,10 @@ from gptjax.checkpoint import Run, manifest
 ROOT = Path(__file__).parents[1]
 PARAMS = {
     "embed": {"table": np.linspace(-1, 1, 96, dtype=np.float32).reshape(12, 8)},
-    "layers": {"attention": {"query": np.arange(64, dtype=np.float32).reshape(8, 8)}, "scale": np.array([1.5, -0.0, np.nan, np.inf], np.float32)},
+    "layers": {
+        "attention": {"query": np.arange(64, dtype=np.float32).reshape(8, 8)},
+        "scale": np.array([1.5, -0.0, np.nan, np.inf], np.float32),
+    },
 }
 
 
@@ -33,7 +36,11 @@ def params(seed: int = 0):
 def optimizer():
     schedule = optax.linear_schedule(1e-3, 0, 10)
     masked = {"embed": True, "layers": {"attention": False, "scale": False}}
-    return optax.chain(optax.clip_by_global_norm(1), optax.adamw(schedule, mu_dtype=jnp.bfloat16), optax.masked(optax.trace(0.9), masked))
+    return optax.chain(
+        optax.clip_by_global_norm(1),
+        optax.adamw(schedule, mu_dtype=jnp.bfloat16),
+        optax.masked(optax.trace(0.9), masked),
+    )
 
 
 @jax.jit
@@ -77,7 +84,14 @@ def python(code: str, *args, **options) -> subprocess.Popen:
     head = "import sys\nfrom gptjax.checkpoint import Run\nrun = Run(sys.argv[1])\n"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-W", "error", "-c", head + textwrap.dedent(code), *map(str, args)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
 
 
 SAVES = """
@@ -105,12 +119,21 @@ def kill_while_saving(path: Path, seed: int, **options) -> None:
     child.send_signal(signal.SIGKILL)
     child.communicate()
     run = Run(path)
-    shape = {"w": jax.ShapeDtypeStruct((300, 1000), jnp.float32), "v": jax.ShapeDtypeStruct((9,), jnp.int32)}
+    shape = {
+        "w": jax.ShapeDtypeStruct((300, 1000), jnp.float32),
+        "v": jax.ShapeDtypeStruct((9,), jnp.int32),
+    }
     for step in run.steps():
         manifest.verify(run.checkpoints / str(step))
     if first > 1:
         step, trees = run.restore({"params": shape}, say=pytest.fail)
         assert step >= first - 1
-        assert_same_bits(trees["params"], {"w": jnp.full((300, 1000), step, jnp.float32), "v": jnp.arange(step, step + 9, dtype=jnp.int32)})
+        assert_same_bits(
+            trees["params"],
+            {
+                "w": jnp.full((300, 1000), step, jnp.float32),
+                "v": jnp.arange(step, step + 9, dtype=jnp.int32),
+            },
+        )
     with run.lock():
         assert not [p for p in os.listdir(run.checkpoints) if p.startswith(".")]

@@ -1,6 +1,7 @@
 """Three small steps for machines that are not here, whose plans are kept in fixtures/plans.json.
 
-JAX_PLATFORMS=cpu PYTHONPATH=. python tests/small_plans.py      # writes them anew; needs the extras plan-tpu and plan-gpu
+JAX_PLATFORMS=cpu PYTHONPATH=. python tests/small_plans.py      # writes them anew; needs the extras
+plan-tpu and plan-gpu
 """
 
 from __future__ import annotations
@@ -33,10 +34,26 @@ CASES = {
 
 def llama(mesh: dict[str, int], **changed: Any) -> Experiment:
     """Four Llama blocks of width 512, eight rows of 1,024 tokens."""
-    model = dict(width=512, num_layers=4, num_heads=4, context=1024, positions="rope", norm="rmsnorm", activation="swiglu", bias=False, tied=False)
-    model |= dict(vocab_size=4096, compute="bfloat16", remat="full") | changed
+    model = {
+        "width": 512,
+        "num_layers": 4,
+        "num_heads": 4,
+        "context": 1024,
+        "positions": "rope",
+        "norm": "rmsnorm",
+        "activation": "swiglu",
+        "bias": False,
+        "tied": False,
+    }
+    model |= {"vocab_size": 4096, "compute": "bfloat16", "remat": "full"} | changed
     data = DataConfig(source=Text("none.txt"), tokenizer=Bytes(), isolated=False)
-    return Experiment(model=ModelConfig(**model), loss=Loss(vocab_parts=4), data=data, mesh=parallel.MeshConfig(**mesh), batch=8)
+    return Experiment(
+        model=ModelConfig(**model),
+        loss=Loss(vocab_parts=4),
+        data=data,
+        mesh=parallel.MeshConfig(**mesh),
+        batch=8,
+    )
 
 
 def golden(case: Case) -> dict[str, Any]:
@@ -49,8 +66,16 @@ def golden(case: Case) -> dict[str, Any]:
     for row in facts["collectives"]:
         name = f"{row['kind']} over {' '.join(row['axes'])}"
         sent[name] = sent.get(name, 0.0) + row["bytes_per_device"]
-    return {"hardware": facts["flops"]["hardware"], "kernels": facts["flops"]["kernels"], "peak": facts["peak_bytes_per_device"], "sent": sent}
+    return {
+        "hardware": facts["flops"]["hardware"],
+        "kernels": facts["flops"]["kernels"],
+        "peak": facts["peak_bytes_per_device"],
+        "sent": sent,
+    }
 
 
 if __name__ == "__main__":
-    GOLDEN.write_text(json.dumps({name: golden(case) for name, case in CASES.items()}, indent=1) + "\n", encoding="utf-8")
+    GOLDEN.write_text(
+        json.dumps({name: golden(case) for name, case in CASES.items()}, indent=1) + "\n",
+        encoding="utf-8",
+    )

@@ -1,7 +1,9 @@
-"""Laws of the cache: what it costs, what 8 bits lose, and that a ring of slots forgets only what no layer can see any more.
+"""Laws of the cache: what it costs, what 8 bits lose, and that a ring of slots forgets only what no
+layer can see any more.
 
-That reading with any cache is reading without, that what is rolled back was never read, and that gathered rows go on as their
-originals is in `test_laws.py`, for all variants, whose windows keep rings there.
+That reading with any cache is reading without, that what is rolled back was never read, and that
+gathered rows go on as their originals is in `test_laws.py`, for all variants, whose windows keep
+rings there.
 """
 
 from __future__ import annotations
@@ -26,23 +28,37 @@ from gptjax.model.cache import quantised
 
 TOKENIZER = tokenizers.train(Bytes(), [])
 LOCAL, GLOBAL = Layer("window", 5), Layer()
-CONFIG = dataclasses.replace(ROPE, vocab_size=TOKENIZER.vocab_size, context=64, num_kv_heads=2, pattern=(LOCAL, GLOBAL))
+CONFIG = dataclasses.replace(
+    ROPE, vocab_size=TOKENIZER.vocab_size, context=64, num_kv_heads=2, pattern=(LOCAL, GLOBAL)
+)
 
 
 def shapes(config, rows=1, slots=64, **how) -> list[tuple[int, int]]:
     """Layers and slots of each shelf."""
-    return [shelf.keys.shape[:4:3] for shelf in jax.eval_shape(lambda: model.empty_cache(config, rows, slots, **how)).shelves]
+    return [
+        shelf.keys.shape[:4:3]
+        for shelf in jax.eval_shape(lambda: model.empty_cache(config, rows, slots, **how)).shelves
+    ]
 
 
 def size(config, slots: int, **how) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(lambda: model.empty_cache(config, 3, slots, **how)).shelves))
+    return sum(
+        leaf.size * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(
+            jax.eval_shape(lambda: model.empty_cache(config, 3, slots, **how)).shelves
+        )
+    )
 
 
 def test_layers_with_a_window_keep_only_their_window():
-    mixed = dataclasses.replace(CONFIG, num_layers=6, first=(GLOBAL,), pattern=(LOCAL, Layer("chunk", 4, sinks=2), GLOBAL))
+    mixed = dataclasses.replace(
+        CONFIG, num_layers=6, first=(GLOBAL,), pattern=(LOCAL, Layer("chunk", 4, sinks=2), GLOBAL)
+    )
     assert shapes(mixed, at_once=8) == [(2, 64), (2, 5 - 1 + 8), (2, 4 + 2 - 1 + 8)]
     assert shapes(mixed) == [(2, 64), (2, 64), (2, 64)], "a ring is never longer than the text"
-    assert shapes(dataclasses.replace(CONFIG, pattern=(Layer("strided", 4),)), at_once=1) == [(2, 64)], "strides look back to the beginning"
+    assert shapes(dataclasses.replace(CONFIG, pattern=(Layer("strided", 4),)), at_once=1) == [
+        (2, 64)
+    ], "strides look back to the beginning"
     local = dataclasses.replace(CONFIG, pattern=(LOCAL,))
     assert size(local, 64, at_once=8) == size(local, 6400, at_once=8), "a longer text needs no more"
 
@@ -55,9 +71,19 @@ def test_eight_bits_are_a_quarter_of_32_and_a_half_of_16(compute, share):
 
 def test_eight_bits_are_off_by_half_a_step_of_each_heads_largest():
     draw = np.random.default_rng(0)
-    x = jnp.asarray(draw.standard_normal((3, 7, 2, 16)) * 10.0 ** draw.integers(-6, 6, (3, 7, 2, 1)), jnp.float32).at[0, 0].set(0.0)
+    x = (
+        jnp.asarray(
+            draw.standard_normal((3, 7, 2, 16)) * 10.0 ** draw.integers(-6, 6, (3, 7, 2, 1)),
+            jnp.float32,
+        )
+        .at[0, 0]
+        .set(0.0)
+    )
     whole, scale = quantised(x)
-    off = np.abs(np.asarray(whole, np.float64) * np.asarray(scale, np.float64)[..., None] - np.asarray(x, np.float64))
+    off = np.abs(
+        np.asarray(whole, np.float64) * np.asarray(scale, np.float64)[..., None]
+        - np.asarray(x, np.float64)
+    )
     assert (off <= np.abs(np.asarray(x)).max(-1, keepdims=True) / 254 * (1 + 1e-5)).all()
     assert whole.dtype == jnp.int8 and (np.asarray(whole)[0, 0] == 0).all()
 
@@ -65,7 +91,11 @@ def test_eight_bits_are_off_by_half_a_step_of_each_heads_largest():
 @pytest.fixture(scope="module")
 def read():
     params = weights(CONFIG)
-    return jax.jit(lambda ids, positions, cache: model.forward(CONFIG, params, ids, positions=positions, cache=cache)[:2])
+    return jax.jit(
+        lambda ids, positions, cache: model.forward(
+            CONFIG, params, ids, positions=positions, cache=cache
+        )[:2]
+    )
 
 
 def row(first: int, count: int) -> jax.Array:
@@ -89,33 +119,56 @@ def test_a_cache_in_eight_bits_reads_nearly_the_same_and_rolls_back_exactly(read
 
 def test_what_a_ring_can_not_do_is_refused_by_name(read):
     cache = model.empty_cache(CONFIG, 1, 64, at_once=8)
-    with pytest.raises(ValueError, match="16 tokens are read at once, and a layer with a window has room for 8; read them in parts"):
-        model.forward(CONFIG, weights(CONFIG), jnp.zeros((1, 16), jnp.int32), positions=row(0, 16), cache=cache)
+    with pytest.raises(
+        ValueError,
+        match=(
+            "16 tokens are read at once, and a layer with a window has room for 8; read them in"
+            " parts"
+        ),
+    ):
+        model.forward(
+            CONFIG,
+            weights(CONFIG),
+            jnp.zeros((1, 16), jnp.int32),
+            positions=row(0, 16),
+            cache=cache,
+        )
     for begin in (0, 8):
         _, cache = read(jnp.zeros((1, 8), jnp.int32), row(begin, 8), cache)
-    with pytest.raises(ValueError, match="9 tokens can't be rolled back: a layer with a window keeps room for 8"):
+    with pytest.raises(
+        ValueError, match="9 tokens can't be rolled back: a layer with a window keeps room for 8"
+    ):
         model.rollback(cache, jnp.asarray([7]))
 
 
-# --- generation --------------------------------------------------------------------------------------------------
+# --- generation
+# --------------------------------------------------------------------------------------------------
 
 
 PROMPTS = ["The cat sat on the mat and looked at the moon.", "abcabcabcabcabcabcabc", "x", ""]
 WAYS = {
-    "sampling": dict(temperature=1.0, num_samples=2),
-    "look-up": dict(temperature=0.0, lookup=True),
-    "beams": dict(beams=4, num_samples=2),
-    "contrastive": dict(contrastive_alpha=0.5, top_k=4),
-    "a negative prompt": dict(guidance=1.5, negative_prompt="The dog"),
+    "sampling": {"temperature": 1.0, "num_samples": 2},
+    "look-up": {"temperature": 0.0, "lookup": True},
+    "beams": {"beams": 4, "num_samples": 2},
+    "contrastive": {"contrastive_alpha": 0.5, "top_k": 4},
+    "a negative prompt": {"guidance": 1.5, "negative_prompt": "The dog"},
 }
 
 
-@pytest.mark.parametrize("way", [pytest.param(way, marks=() if way == "look-up" else pytest.mark.slow) for way in WAYS])
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=() if way == "look-up" else pytest.mark.slow) for way in WAYS]
+)
 def test_every_way_of_writing_is_the_same_with_rings_and_prompts_in_parts(way, monkeypatch):
-    """Prompts of up to 47 tokens are read in six parts, through rings of twelve slots; then whole, with a slot for every token."""
+    """Prompts of up to 47 tokens are read in six parts, through rings of twelve slots; then whole,
+    with a slot for every token."""
     settings, found = GenerateConfig(new_tokens=14, **WAYS[way]), []
-    for chunk, layers in ((8, "unroll"), (512, "auto")):  # the same on a CPU, but another program, so that neither is taken for the other
-        monkeypatch.setattr(sys.modules["gptjax.generate.decode"], "CHUNK", chunk)  # the package has a function of this name
+    for chunk, layers in (
+        (8, "unroll"),
+        (512, "auto"),
+    ):  # the same on a CPU, but another program, so that neither is taken for the other
+        monkeypatch.setattr(
+            sys.modules["gptjax.generate.decode"], "CHUNK", chunk
+        )  # the package has a function of this name
         config = dataclasses.replace(CONFIG, layers=layers)
         assert shapes(config, at_once=chunk)[0][1] == (12 if chunk == 8 else 64)
         found.append(generate.complete(config, weights(CONFIG), TOKENIZER, PROMPTS, settings))
@@ -128,25 +181,46 @@ def test_every_way_of_writing_is_the_same_with_rings_and_prompts_in_parts(way, m
 @pytest.mark.slow
 def test_texts_in_eight_bits_are_nearly_as_likely_and_a_prefix_must_be_kept_alike():
     params = weights(CONFIG)
-    write = lambda **more: generate.complete(CONFIG, params, TOKENIZER, PROMPTS, GenerateConfig(new_tokens=14, temperature=0.0, int8_cache=True), **more)
+
+    def write(**more):
+        return generate.complete(
+            CONFIG,
+            params,
+            TOKENIZER,
+            PROMPTS,
+            GenerateConfig(new_tokens=14, temperature=0.0, int8_cache=True),
+            **more,
+        )
+
     for one in write():
         ids = [TOKENIZER.end_of_document, *TOKENIZER.encode(one.prompt).tolist(), *one.ids]
-        whole = np.asarray(generate.token_logprobs(CONFIG, params, jnp.asarray([ids]), jnp.asarray([len(ids)])))[0, -len(one.ids) :]
+        whole = np.asarray(
+            generate.token_logprobs(CONFIG, params, jnp.asarray([ids]), jnp.asarray([len(ids)]))
+        )[0, -len(one.ids) :]
         np.testing.assert_allclose(one.logprobs, whole, atol=0.05)
     kept = generate.shared_prefix(CONFIG, params, TOKENIZER, "The ", int8_cache=True)
     assert [one.reason for one in write(prefix=kept)]
-    with pytest.raises(ConfigError, match=r"int8_cache is True and the prefix was read without it; read it with the same"):
+    with pytest.raises(
+        ConfigError,
+        match=r"int8_cache is True and the prefix was read without it; read it with the same",
+    ):
         write(prefix=generate.shared_prefix(CONFIG, params, TOKENIZER, "The "))
 
 
 @pytest.mark.slow
 def test_a_long_prompt_needs_no_square_of_memory():
-    """Compiled, not run: four times the prompt, about four times the memory beside the cache; read whole it would be sixteen times."""
+    """Compiled, not run: four times the prompt, about four times the memory beside the cache; read
+    whole it would be sixteen times."""
     config = dataclasses.replace(CONFIG, context=16_384, num_layers=1, pattern=(GLOBAL,))
 
     def beside(length: int) -> int:
-        args = jax.ShapeDtypeStruct((1, length), jnp.int32), *(jax.ShapeDtypeStruct((1,), jnp.int32),) * 2
-        compiled = generate.prefill.lower(config, jax.eval_shape(lambda: weights(config)), *args, slots=length).compile()
+        args = (
+            jax.ShapeDtypeStruct((1, length), jnp.int32),
+            *(jax.ShapeDtypeStruct((1,), jnp.int32),) * 2,
+        )
+        compiled = generate.prefill.lower(
+            config, jax.eval_shape(lambda: weights(config)), *args, slots=length
+        ).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
     few, many = beside(4096), beside(16_384)

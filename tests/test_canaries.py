@@ -1,4 +1,5 @@
-"""Code in a loaded file is never executed: canaries in checkpoints, configs, tokenizers, data and prompts, and a damaged compile cache.
+"""Code in a loaded file is never executed: canaries in checkpoints, configs, tokenizers, data and
+prompts, and a damaged compile cache.
 
 Read `Canary` first: what each payload would do, if anyone ran it, is to make a folder.
 """
@@ -75,7 +76,11 @@ def canary(tmp_path) -> Canary:
 
 def test_the_canaries_sing_if_anyone_lets_them(canary):
     """What is proved below is worth something only if each payload would do its deed."""
-    for sing in (lambda: pickle.loads(canary.pickled), lambda: np.load(io.BytesIO(canary.npy), allow_pickle=True), lambda: eval(canary.python)):
+    for sing in (
+        lambda: pickle.loads(canary.pickled),
+        lambda: np.load(io.BytesIO(canary.npy), allow_pickle=True),
+        lambda: eval(canary.python),
+    ):
         sing()
         os.rmdir(canary.folder)
     yaml = pytest.importorskip("yaml", exc_type=ImportError)
@@ -83,7 +88,8 @@ def test_the_canaries_sing_if_anyone_lets_them(canary):
     os.rmdir(canary.folder)
 
 
-# --- where they are put ------------------------------------------------------------------------------------------
+# --- where they are put
+# ------------------------------------------------------------------------------------------
 
 
 def in_file(name: str, kind: str) -> Callable[[Path, Canary], None]:
@@ -98,7 +104,9 @@ def sealed(name: str, kind: str) -> Callable[[Path, Canary], None]:
         folder, content = run / "checkpoints/60", getattr(canary, kind)
         (folder / name).write_bytes(content)
         told = manifest.read(folder)
-        manifest.write(folder, told._replace(files={n: manifest._measure(folder / n) for n in told.files}))
+        manifest.write(
+            folder, told._replace(files={n: manifest._measure(folder / n) for n in told.files})
+        )
 
     return put
 
@@ -128,7 +136,9 @@ def in_settings(change: Callable[[dict, Canary], object]) -> Callable[[Path, Can
 def in_tokenizer(run: Path, canary: Canary) -> None:
     """A kind of tokenizer that is code, with a hash that fits."""
     told = json.loads((run / "tokenizer/tokenizer_config.json").read_text())
-    (run / "tokenizer/tokenizer_config.json").write_text(json.dumps(told | {"kind": canary.python, "auto_map": {"AutoTokenizer": "evil.Tokenizer"}}))
+    (run / "tokenizer/tokenizer_config.json").write_text(
+        json.dumps(told | {"kind": canary.python, "auto_map": {"AutoTokenizer": "evil.Tokenizer"}})
+    )
     (run / "tokenizer/evil.py").write_text(canary.python)
 
 
@@ -138,29 +148,47 @@ PLACES: dict[str, Callable[[Path, Canary], None]] = {
     "checkpoint: metadata": in_file("checkpoints/60/params/_METADATA", "pickled"),
     "checkpoint: metadata, sealed anew": sealed("params/_METADATA", "pickled"),
     "checkpoint: sharding as YAML, sealed anew": sealed("params/_sharding", "yaml"),
-    "checkpoint: array metadata as npy objects, sealed anew": sealed("params/array_metadatas/process_0", "npy"),
+    "checkpoint: array metadata as npy objects, sealed anew": sealed(
+        "params/array_metadatas/process_0", "npy"
+    ),
     "checkpoint: manifest": in_file("checkpoints/60/manifest.json", "pickled"),
-    "checkpoint: an npy file of objects beside the arrays": beside("checkpoints/60/params/w.npy", "npy"),
-    "checkpoint: a pickle as in other libraries": beside("checkpoints/60/pytorch_model.bin", "pickled"),
+    "checkpoint: an npy file of objects beside the arrays": beside(
+        "checkpoints/60/params/w.npy", "npy"
+    ),
+    "checkpoint: a pickle as in other libraries": beside(
+        "checkpoints/60/pytorch_model.bin", "pickled"
+    ),
     "config: a pickle": in_file("config.json", "pickled"),
     "config: YAML": in_file("config.json", "yaml"),
-    "config: a kind that is code": in_settings(lambda s, canary: s["optim"].update(kind=canary.python)),
-    "config: a number that is code": in_settings(lambda s, canary: s["model"].update(width=canary.python)),
-    "config: a template": in_settings(lambda s, canary: s["evaluation"].update(prompt=canary.template)),
+    "config: a kind that is code": in_settings(
+        lambda s, canary: s["optim"].update(kind=canary.python)
+    ),
+    "config: a number that is code": in_settings(
+        lambda s, canary: s["model"].update(width=canary.python)
+    ),
+    "config: a template": in_settings(
+        lambda s, canary: s["evaluation"].update(prompt=canary.template)
+    ),
     "config: Python files beside it": lambda run, canary: [
-        (run / f"{name}.py").write_text(canary.python) for name in ("config", "sitecustomize", "json", "modeling")
+        (run / f"{name}.py").write_text(canary.python)
+        for name in ("config", "sitecustomize", "json", "modeling")
     ],
     "identity: a pickle": in_file("identity.json", "pickled"),
     "tokenizer: a pickle": in_file("tokenizer/characters.json", "pickled"),
     "tokenizer: its description as YAML": in_file("tokenizer/tokenizer_config.json", "yaml"),
     "tokenizer: a kind that is code": in_tokenizer,
-    "records: pickles": lambda run, canary: [in_file(name, "pickled")(run, canary) for name in ("metrics.jsonl", goodput.FILE)],
+    "records: pickles": lambda run, canary: [
+        in_file(name, "pickled")(run, canary) for name in ("metrics.jsonl", goodput.FILE)
+    ],
 }
 
 
 def read_all(run: Path) -> None:
     """Everything that reads a run directory, each whatever the others say."""
-    shape = {leaf.path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in manifest.read(FIXTURE / "checkpoints/60").trees["params"]}
+    shape = {
+        leaf.path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+        for leaf in manifest.read(FIXTURE / "checkpoints/60").trees["params"]
+    }
     for reading in (
         lambda: gptjax.load(run),
         lambda: Run(run).restore({"params": manifest.nested(shape)}, say=lambda line: None),
@@ -175,7 +203,9 @@ def read_all(run: Path) -> None:
 
 
 @pytest.mark.row(53)
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # TensorStore may fail once more when Orbax has given up
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # TensorStore may fail once more when Orbax has given up
 def test_no_canary_of_a_run_sings(canary, tmp_path, record_property, monkeypatch):
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     for number, put in enumerate(PLACES.values()):
@@ -185,7 +215,10 @@ def test_no_canary_of_a_run_sings(canary, tmp_path, record_property, monkeypatch
         read_all(run)
         assert not Path(canary.folder).exists(), put
     gc.collect()  # what TensorStore left unawaited is told now, here, where it is expected
-    record_property("figure", f"0 of {len(PLACES)} canaries in checkpoints, configs, tokenizers and records executed")
+    record_property(
+        "figure",
+        f"0 of {len(PLACES)} canaries in checkpoints, configs, tokenizers and records executed",
+    )
 
 
 @pytest.mark.row(53)
@@ -197,7 +230,8 @@ def test_no_canary_of_a_text_sings(canary, tmp_path, record_property):
         "objects.txt": canary.npy + good.encode(),
         "text.txt.gz": gzip.compress(canary.pickled + good.encode()),
         "records.jsonl": b"".join(
-            json.dumps({"text": t + good, "__reduce__": canary.python}).encode() + b"\n" for t in (canary.template, canary.python, canary.yaml.decode())
+            json.dumps({"text": t + good, "__reduce__": canary.python}).encode() + b"\n"
+            for t in (canary.template, canary.python, canary.yaml.decode())
         ),
         "template.txt": (canary.template + "{0.__class__.__init__.__globals__}" + good).encode(),
     }
@@ -205,7 +239,13 @@ def test_no_canary_of_a_text_sings(canary, tmp_path, record_property):
         (tmp_path / name).write_bytes(content)
         for tokenizer in (Bytes(), Characters()):
             with contextlib.suppress(ConfigError):  # a pickle is not UTF-8
-                prepare(DataConfig(source=Text(str(tmp_path / name)), tokenizer=tokenizer, cache=str(tmp_path / "cache")))
+                prepare(
+                    DataConfig(
+                        source=Text(str(tmp_path / name)),
+                        tokenizer=tokenizer,
+                        cache=str(tmp_path / "cache"),
+                    )
+                )
     for name in (*store.SEALED, store.SEAL):
         for made in (tmp_path / "cache").glob("*/train"):
             with contextlib.suppress(FileNotFoundError):
@@ -218,18 +258,27 @@ def test_no_canary_of_a_text_sings(canary, tmp_path, record_property):
     for prompt in (canary.template, canary.python, canary.yaml.decode(), "{0.__class__}"):
         assert told.decode(told.encode(prompt)) == prompt, "a prompt is text"
     assert not Path(canary.folder).exists()
-    record_property("figure", f"0 of {2 * len(texts)} canaries in texts, and of 4 in a token store, executed")
+    record_property(
+        "figure", f"0 of {2 * len(texts)} canaries in texts, and of 4 in a token store, executed"
+    )
 
 
-# --- the compile cache -------------------------------------------------------------------------------------------
+# --- the compile cache
+# -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.row(71)
 @pytest.mark.parametrize("damage", ["cut", "emptied", "zeroed", "a bit flipped"])
-def test_a_damaged_compile_cache_is_told_and_compiled_again(damage, tmp_path, record_property, monkeypatch):
+def test_a_damaged_compile_cache_is_told_and_compiled_again(
+    damage, tmp_path, record_property, monkeypatch
+):
     from jax.experimental.compilation_cache import compilation_cache
 
-    settings = {"jax_compilation_cache_dir": str(tmp_path), "jax_persistent_cache_min_compile_time_secs": 0.0, "jax_persistent_cache_min_entry_size_bytes": 0}
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": 0,
+    }
     before = {name: getattr(jax.config, name) for name in settings}
     x = jnp.arange(12.0).reshape(3, 4)
 
@@ -249,7 +298,14 @@ def test_a_damaged_compile_cache_is_told_and_compiled_again(damage, tmp_path, re
         for file in entries:
             content = file.read_bytes()
             flipped = content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
-            file.write_bytes({"cut": content[: len(content) // 2], "emptied": b"", "zeroed": bytes(len(content)), "a bit flipped": flipped}[damage])
+            file.write_bytes(
+                {
+                    "cut": content[: len(content) // 2],
+                    "emptied": b"",
+                    "zeroed": bytes(len(content)),
+                    "a bit flipped": flipped,
+                }[damage]
+            )
         with pytest.warns(UserWarning, match="Error reading persistent compilation cache entry"):
             assert compute() == wanted
     finally:

@@ -1,4 +1,5 @@
-"""Laws of the `chat` command: what is remembered, what is read again, what gives way, and how a person talks to it."""
+"""Laws of the `chat` command: what is remembered, what is read again, what gives way, and how a
+person talks to it."""
 
 from __future__ import annotations
 
@@ -24,14 +25,18 @@ from gptjax.data import tokenizer as tokenizers
 from gptjax.data.chat import TEMPLATES, Message, render
 from gptjax.generate import GenerateConfig, Prefix
 
-TOKENIZER = tokenizers.train(Characters(end_of_document=False), ["abcdefghijklmnopqrstuvwxyz .:\nUA"])
+TOKENIZER = tokenizers.train(
+    Characters(end_of_document=False), ["abcdefghijklmnopqrstuvwxyz .:\nUA"]
+)
 CONFIG = dataclasses.replace(ROPE, vocab_size=TOKENIZER.vocab_size, num_layers=1, context=128)
 
 
 def weights(config: model.ModelConfig):
     tree = jax.eval_shape(lambda: model.init(config, jax.random.key(0)))
     draw = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: jnp.asarray(0.1 * draw.standard_normal(leaf.shape), jnp.float32), tree)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(0.1 * draw.standard_normal(leaf.shape), jnp.float32), tree
+    )
 
 
 TINY = Model(CONFIG, weights(CONFIG), TOKENIZER)
@@ -47,7 +52,9 @@ def home(monkeypatch, tmp_path) -> Path:
     return tmp_path
 
 
-def said(capsys, monkeypatch, lines: str, settings: GenerateConfig = GREEDY, **options) -> tuple[str, list[str]]:
+def said(
+    capsys, monkeypatch, lines: str, settings: GenerateConfig = GREEDY, **options
+) -> tuple[str, list[str]]:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
     run("run", ChatOptions(**options), settings)
     out, err = capsys.readouterr()
@@ -57,50 +64,90 @@ def said(capsys, monkeypatch, lines: str, settings: GenerateConfig = GREEDY, **o
 def alone(*messages: tuple[str, str], new_tokens: int = 6) -> str:
     """The answer to a conversation that is read at once."""
     talk = begin(TINY)[1]._replace(messages=[Message(*m) for m in messages[:-1]])
-    return answer(TINY, talk, messages[-1][1], dataclasses.replace(GREEDY, new_tokens=new_tokens), lambda piece: None).messages[-1].text
+    return (
+        answer(
+            TINY,
+            talk,
+            messages[-1][1],
+            dataclasses.replace(GREEDY, new_tokens=new_tokens),
+            lambda piece: None,
+        )
+        .messages[-1]
+        .text
+    )
 
 
 def test_each_answer_is_that_to_the_whole_conversation_and_only_what_is_new_is_read(monkeypatch):
     read = []
-    monkeypatch.setattr(Model, "prefix", lambda self, ids, before=None, whole=Model.prefix: read.append(len(ids)) or whole(self, ids, before))
+    monkeypatch.setattr(
+        Model,
+        "prefix",
+        lambda self, ids, before=None, whole=Model.prefix: (
+            read.append(len(ids)) or whole(self, ids, before)
+        ),
+    )
     _, talk = begin(TINY, None, "be brief")
     for text in ("ab", "cd.", "e"):
         talk = answer(TINY, talk, text, GREEDY, lambda piece: None)
         assert talk.messages[-1] == Message("assistant", alone(*talk.messages[:-1]))
     assert talk.messages[-1].text == TINY.chat(talk.messages[:-1], new_tokens=6, temperature=0)
     whole = len(render(talk.template, talk.messages[:-1], TOKENIZER))
-    assert sum(read[::2]) == whole == len(talk.read.ids) and len(read) == 6, "every second is the whole, read at once"
+    assert sum(read[::2]) == whole == len(talk.read.ids) and len(read) == 6, (
+        "every second is the whole, read at once"
+    )
 
 
 def test_lines_that_are_piped_in_are_answered_one_by_one(capsys, monkeypatch):
     out, err = said(
         capsys,
         monkeypatch,
-        "ab\n\n--new-tokens 3 --seed 1\ncd\\\nef\n--top-p 0\n--beams 2\n--tempature 1\n!\n--forget\nab\n--system a.\nab\n--template chatml\nab",
+        "ab\n\n--new-tokens 3 --seed 1\ncd\\\nef\n--top-p 0\n--beams 2\n--tempature"
+        " 1\n!\n--forget\nab\n--system a.\nab\n--template chatml\nab",
     )
     first = alone(("user", "ab"))
     second = alone(("user", "ab"), ("assistant", first), ("user", "cd\nef"), new_tokens=3)
-    third, fourth = alone(("user", "ab"), new_tokens=3), alone(("system", "a."), ("user", "ab"), new_tokens=3)
-    last = alone(("system", "a."), ("user", "ab"), ("assistant", fourth), ("user", "ab"), new_tokens=3)  # after a template that can't be used
-    assert said_of(out) == said_of("\n".join([first, "new_tokens: 6 → 3", "seed: 0 → 1", second, third, fourth, last, ""]))
+    third, fourth = (
+        alone(("user", "ab"), new_tokens=3),
+        alone(("system", "a."), ("user", "ab"), new_tokens=3),
+    )
+    last = alone(
+        ("system", "a."), ("user", "ab"), ("assistant", fourth), ("user", "ab"), new_tokens=3
+    )  # after a template that can't be used
+    assert said_of(out) == said_of(
+        "\n".join([first, "new_tokens: 6 → 3", "seed: 0 → 1", second, third, fourth, last, ""])
+    )
     assert sum("cut after" in line for line in err) == 5
     errors = [line.partition("error: ")[2] for line in err if "error: " in line]
-    words = ("top_p is 0.0", "can't be streamed", "tempature", "character '!'", "<|im_start|>, which this tokenizer lacks")
+    words = (
+        "top_p is 0.0",
+        "can't be streamed",
+        "tempature",
+        "character '!'",
+        "<|im_start|>, which this tokenizer lacks",
+    )
     assert [word in line for word, line in zip(words, errors, strict=True)] == [True] * 5
     assert sum("a new conversation" in line for line in err) == 2
 
 
 def said_of(out: str) -> list[str]:
-    """Lines without the white space around them, which answers lose when they are remembered, not when they are shown."""
+    """Lines without the white space around them, which answers lose when they are remembered, not
+    when they are shown."""
     return [line.strip() for line in out.splitlines() if line.strip()]
 
 
 def test_the_oldest_turns_give_way_and_that_is_said(capsys, monkeypatch):
     lines = "".join(f"{c * 30}\n" for c in "abcd")
     _, err = said(capsys, monkeypatch, lines, system="be brief")
-    assert any("the 2 oldest messages are forgotten: the context is 128 tokens" in line for line in err)
+    assert any(
+        "the 2 oldest messages are forgotten: the context is 128 tokens" in line for line in err
+    )
     _, err = said(capsys, monkeypatch, f"{'a' * 200}\nab\n")
-    assert "takes 217 tokens" in err[0] and "--context" in err[0] and len(err) == 2 and "cut after 6 tokens" in err[1]
+    assert (
+        "takes 217 tokens" in err[0]
+        and "--context" in err[0]
+        and len(err) == 2
+        and "cut after 6 tokens" in err[1]
+    )
     _, err = said(capsys, monkeypatch, f"{'a' * 40}\nab\n", context=40)
     assert "room for 34" in err[0], "a shorter context counts"
 
@@ -115,22 +162,47 @@ def test_ctrl_c_ends_an_answer_and_what_was_said_stays(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Model, "stream", interrupted)
         talk = answer(TINY, begin(TINY)[1], "ab", GREEDY, shown.append)
-    assert talk.messages == [Message("user", "ab"), Message("assistant", "zzz")] and "".join(shown) == "zzz "
-    assert answer(TINY, talk, "cd", GREEDY, shown.append).messages[-1].text == alone(*talk.messages, ("user", "cd"))
+    assert (
+        talk.messages == [Message("user", "ab"), Message("assistant", "zzz")]
+        and "".join(shown) == "zzz "
+    )
+    assert answer(TINY, talk, "cd", GREEDY, shown.append).messages[-1].text == alone(
+        *talk.messages, ("user", "cd")
+    )
     with monkeypatch.context() as patch:
         patch.setattr(Model, "stream", lambda *args, **kwargs: iter(()))
-        assert answer(TINY, begin(TINY)[1], "ab", GREEDY, shown.append).messages == [], "nothing was answered, so nothing was asked"
+        assert answer(TINY, begin(TINY)[1], "ab", GREEDY, shown.append).messages == [], (
+            "nothing was answered, so nothing was asked"
+        )
 
 
 def test_a_models_own_end_of_turn_ends_an_answer(monkeypatch):
     asked = []
     monkeypatch.setattr(Model, "prefix", lambda self, ids, before=None: Prefix(list(ids), None))
-    monkeypatch.setattr(Model, "stream", lambda self, prompt, settings, **more: asked.append(settings) or iter(["Paris."]))
+    monkeypatch.setattr(
+        Model,
+        "stream",
+        lambda self, prompt, settings, **more: asked.append(settings) or iter(["Paris."]),
+    )
     tokenizer = made("chatml")
     name, talk = begin(TINY._replace(tokenizer=tokenizer), system="Be brief.")
-    talk = answer(TINY._replace(tokenizer=tokenizer), talk, "<|im_end|>", dataclasses.replace(GREEDY, stop=("x",)), lambda piece: None)
-    assert name == "chatml" and asked[0].stop_ids == (tokenizer.controls["<|im_end|>"].id,) and asked[0].stop == ("x",)
-    assert talk.messages == [Message("system", "Be brief."), Message("user", "<|im_end|>"), Message("assistant", "Paris.")]
+    talk = answer(
+        TINY._replace(tokenizer=tokenizer),
+        talk,
+        "<|im_end|>",
+        dataclasses.replace(GREEDY, stop=("x",)),
+        lambda piece: None,
+    )
+    assert (
+        name == "chatml"
+        and asked[0].stop_ids == (tokenizer.controls["<|im_end|>"].id,)
+        and asked[0].stop == ("x",)
+    )
+    assert talk.messages == [
+        Message("system", "Be brief."),
+        Message("user", "<|im_end|>"),
+        Message("assistant", "Paris."),
+    ]
     assert talk.read.ids == render(TEMPLATES["chatml"], talk.messages[:2], tokenizer)
 
 

@@ -1,4 +1,5 @@
-"""Laws of checkpoints: what is restored is bit for bit what was saved, and what is not whole does not exist."""
+"""Laws of checkpoints: what is restored is bit for bit what was saved, and what is not whole does
+not exist."""
 
 from __future__ import annotations
 
@@ -17,12 +18,24 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from saving import PARAMS, SAVES, assert_same_bits, files_below, kill_while_saving, params, python, saved, shapes, state
+from saving import (
+    PARAMS,
+    SAVES,
+    assert_same_bits,
+    files_below,
+    kill_while_saving,
+    params,
+    python,
+    saved,
+    shapes,
+    state,
+)
 
 from gptjax.checkpoint import Run, leaves, lock, manifest
 from gptjax.config import ConfigError
 
-# --- what is restored is what was saved ---------------------------------------------------------------------------
+# --- what is restored is what was saved
+# ---------------------------------------------------------------------------
 
 
 def test_a_training_state_comes_back_bit_for_bit(tmp_path):
@@ -32,10 +45,30 @@ def test_a_training_state_comes_back_bit_for_bit(tmp_path):
     assert_same_bits(trees, state(7))
 
 
-@pytest.mark.parametrize("dtype", ["bool", "int8", "uint16", "int32", "uint32", "float16", "bfloat16", "float32", "float8_e4m3fn"])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        "bool",
+        "int8",
+        "uint16",
+        "int32",
+        "uint32",
+        "float16",
+        "bfloat16",
+        "float32",
+        "float8_e4m3fn",
+    ],
+)
 def test_every_dtype_and_shape_comes_back(tmp_path, dtype):
     values = jax.random.bits(jax.random.key(0), (3, 5), jnp.uint8).astype(dtype)
-    trees = {"params": {"some": values, "one": values[0, 0], "none": values[:0], "long": jnp.tile(values.ravel(), 70)}}
+    trees = {
+        "params": {
+            "some": values,
+            "one": values[0, 0],
+            "none": values[:0],
+            "long": jnp.tile(values.ravel(), 70),
+        }
+    }
     run = saved(tmp_path, 1, trees=lambda _: trees)
     assert_same_bits(run.restore(shapes(trees))[1], trees)
 
@@ -60,7 +93,10 @@ def test_arrays_may_be_donated_or_changed_as_soon_as_save_returns(tmp_path):
     host = {}
     with run.lock():
         for step in range(1, 4):
-            tree = {"big": jax.random.normal(jax.random.key(step), (1000, 1000)), "host": np.full((500, 500), step, np.float32)}
+            tree = {
+                "big": jax.random.normal(jax.random.key(step), (1000, 1000)),
+                "host": np.full((500, 500), step, np.float32),
+            }
             host[step] = jax.tree.map(lambda x: np.array(x, copy=True), tree)
             run.save(step, {"params": tree})
             jax.block_until_ready(spoil({"big": tree["big"]}))
@@ -71,10 +107,15 @@ def test_arrays_may_be_donated_or_changed_as_soon_as_save_returns(tmp_path):
 
 def test_a_tree_comes_back_under_another_sharding(tmp_path):
     mesh = jax.make_mesh((len(jax.devices()),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    rows, columns = (jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec)) for spec in (("data",), (None, "data")))
+    rows, columns = (
+        jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
+        for spec in (("data",), (None, "data"))
+    )
     table = jnp.arange(1024.0).reshape(32, 32)
     run = saved(tmp_path, 1, trees=lambda _: {"params": {"table": jax.device_put(table, rows)}})
-    found = run.restore({"params": {"table": jax.ShapeDtypeStruct(table.shape, table.dtype, sharding=columns)}})[1]["params"]["table"]
+    found = run.restore(
+        {"params": {"table": jax.ShapeDtypeStruct(table.shape, table.dtype, sharding=columns)}}
+    )[1]["params"]["table"]
     assert found.sharding == columns
     assert_same_bits(found, table)
 
@@ -101,13 +142,16 @@ def test_leaves_are_listed_without_reading_arrays(tmp_path):
         ("layers/attention/query", (8, 8), "float32"),
         ("layers/scale", (4,), "float32"),
     ]
-    assert "1/0/mu/embed/table" in [leaf.path for leaf in leaves(tmp_path, step=1, tree="opt_state")]
+    assert "1/0/mu/embed/table" in [
+        leaf.path for leaf in leaves(tmp_path, step=1, tree="opt_state")
+    ]
     for wrong in ({"step": 9}, {"tree": "ema"}):
         with pytest.raises(ConfigError, match="it has"):
             leaves(tmp_path, **wrong)
 
 
-# --- what does not fit is refused ---------------------------------------------------------------------------------
+# --- what does not fit is refused
+# ---------------------------------------------------------------------------------
 
 
 @pytest.mark.row(14)
@@ -120,7 +164,12 @@ def test_every_mismatch_is_listed_by_name(tmp_path):
     with pytest.raises(ConfigError) as refused:
         run.restore({"params": wanted})
     shape = "embed/table has shape [12, 8], wanted [12, 9]"
-    for part in (shape, "layers/attention/query is only in", "attention/qwery is not in", "scale is float32, wanted bfloat16"):
+    for part in (
+        shape,
+        "layers/attention/query is only in",
+        "attention/qwery is not in",
+        "scale is float32, wanted bfloat16",
+    ):
         assert part in str(refused.value)
 
 
@@ -145,21 +194,26 @@ def test_ambiguous_names_are_refused_before_anything_is_written(tmp_path, record
             with pytest.raises(ConfigError, match="can't be saved"):
                 run.save(1, {"params": tree})
     assert list((tmp_path / "checkpoints").iterdir()) == []
-    record_property("figure", "5 of 5 ambiguous trees refused at save with both names, nothing written")
+    record_property(
+        "figure", "5 of 5 ambiguous trees refused at save with both names, nothing written"
+    )
 
 
 @pytest.mark.row(34)
 def test_an_unknown_format_is_refused_and_not_skipped(tmp_path):
     run = saved(tmp_path, 1, 2)
     folder = tmp_path / "checkpoints/2"
-    text = json.dumps({**json.loads((folder / "manifest.json").read_text()), "version": 99}).encode()
+    text = json.dumps(
+        {**json.loads((folder / "manifest.json").read_text()), "version": 99}
+    ).encode()
     (folder / "manifest.json").write_bytes(text)
     (folder / "manifest.sha256").write_text(f"{hashlib.sha256(text).hexdigest()}  manifest.json\n")
     with pytest.raises(ConfigError, match="format 99"):
         run.restore(shapes(state()))
 
 
-# --- damage -------------------------------------------------------------------------------------------------------
+# --- damage
+# -------------------------------------------------------------------------------------------------------
 
 
 def truncate(folder):
@@ -175,13 +229,18 @@ def zero(folder):
 DAMAGES = {
     "truncated payload": truncate,
     "zeroed payload": zero,
-    "payload gone": lambda folder: max(files_below(folder), key=lambda p: p.stat().st_size).unlink(),
+    "payload gone": (
+        lambda folder: max(files_below(folder), key=lambda p: p.stat().st_size).unlink()
+    ),
     "tree gone": lambda folder: shutil.rmtree(folder / "params"),
     "metadata empty": lambda folder: (folder / "params/_METADATA").write_bytes(b""),
     "manifest gone": lambda folder: (folder / "manifest.json").unlink(),
     "manifest empty": lambda folder: (folder / "manifest.json").write_bytes(b""),
     "seal gone": lambda folder: (folder / "manifest.sha256").unlink(),
-    "another step": lambda folder: (shutil.rmtree(folder), shutil.copytree(folder.parent / "1", folder)),
+    "another step": lambda folder: (
+        shutil.rmtree(folder),
+        shutil.copytree(folder.parent / "1", folder),
+    ),
 }
 
 
@@ -192,7 +251,12 @@ def test_a_damaged_step_gives_way_to_the_one_before_with_one_line(tmp_path, dama
     DAMAGES[damage](tmp_path / "checkpoints/2")
     said = []
     step, trees = run.restore(shapes(state()), say=said.append)
-    assert step == 1 and len(said) == 1 and "checkpoints/2 is damaged: " in said[0] and "\n" not in said[0]
+    assert (
+        step == 1
+        and len(said) == 1
+        and "checkpoints/2 is damaged: " in said[0]
+        and "\n" not in said[0]
+    )
     assert_same_bits(trees, state(1))
     with pytest.raises(ConfigError, match="checkpoints/2 is damaged"):
         run.restore(shapes(state()), fall_back=False)
@@ -233,18 +297,31 @@ def test_stray_names_are_ignored_with_a_note(tmp_path, record_property):
     record_property("figure", "5 of 5 stray names ignored with one note, the newest step unchanged")
 
 
-# --- which steps stay ---------------------------------------------------------------------------------------------
+# --- which steps stay
+# ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.row(10)
 def test_the_newest_and_the_best_stay_and_a_nan_is_never_best(tmp_path, record_property):
     losses = dict(enumerate([3.0, 1.0, 2.0, math.nan, -math.inf, 5.0, None], start=1))
-    metrics = {step: {} if loss is None else {"validation_loss": loss} for step, loss in losses.items()}
-    run = saved(tmp_path, *losses, metrics=metrics, trees=lambda s: {"params": {"a": jnp.full(3, s)}}, keep_newest=1, keep_best=2)
+    metrics = {
+        step: {} if loss is None else {"validation_loss": loss} for step, loss in losses.items()
+    }
+    run = saved(
+        tmp_path,
+        *losses,
+        metrics=metrics,
+        trees=lambda s: {"params": {"a": jnp.full(3, s)}},
+        keep_newest=1,
+        keep_best=2,
+    )
     assert run.steps() == [2, 3, 7]
     assert run.best() == 2
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["2", "3", "7"]
-    record_property("figure", "of the losses 3, 1, 2, NaN, -inf, 5 and none, the steps with 1 and 2 are kept as best")
+    record_property(
+        "figure",
+        "of the losses 3, 1, 2, NaN, -inf, 5 and none, the steps with 1 and 2 are kept as best",
+    )
 
 
 @pytest.mark.row(32)
@@ -252,24 +329,38 @@ def test_keeping_nothing_is_refused(tmp_path):
     for wrong in ({"keep_newest": 0}, {"keep_newest": -1}, {"keep_best": -1}):
         with pytest.raises(ConfigError, match="keep_"):
             Run(tmp_path, **wrong)
-    run = saved(tmp_path, *range(5), trees=lambda s: {"params": {"a": jnp.full(3, s)}}, keep_newest=None)
+    run = saved(
+        tmp_path, *range(5), trees=lambda s: {"params": {"a": jnp.full(3, s)}}, keep_newest=None
+    )
     assert run.steps() == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.row(32)
-def test_nothing_is_deleted_before_the_new_step_is_committed(tmp_path, monkeypatch, record_property):
+def test_nothing_is_deleted_before_the_new_step_is_committed(
+    tmp_path, monkeypatch, record_property
+):
     run = saved(tmp_path, 1, keep_newest=1)
-    monkeypatch.setattr(manifest, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        manifest, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     with run.lock():
         run.save(2, state(2))
-        with pytest.raises(OSError, match=r"step 2 could not be saved in .*: No space left on device \(it needs 0\.0 MB, .* MB are free\)"):
+        with pytest.raises(
+            OSError,
+            match=(
+                r"step 2 could not be saved in .*: No space left on device \(it needs 0\.0 MB, .*"
+                r" MB are free\)"
+            ),
+        ):
             run.wait()
         assert os.listdir(tmp_path / "checkpoints") == ["1"]
         monkeypatch.undo()
         run.save(2, state(2))
         assert run.wait() == 2
     assert run.steps() == [2]
-    record_property("figure", "keep 0 and less refused; nothing is deleted before the new step is committed")
+    record_property(
+        "figure", "keep 0 and less refused; nothing is deleted before the new step is committed"
+    )
 
 
 @pytest.mark.row(16)
@@ -321,13 +412,18 @@ def test_what_a_dead_trainer_left_is_cleaned_up_under_the_lock(tmp_path):
 @pytest.mark.row(31)
 def test_every_file_and_folder_of_a_step_is_brought_to_the_disk(tmp_path, monkeypatch):
     synced, fsync = set(), os.fsync
-    monkeypatch.setattr(os, "fsync", lambda f: (synced.add(os.readlink(f"/proc/self/fd/{f}").replace(".saving-", "")), fsync(f)))
+    monkeypatch.setattr(
+        os,
+        "fsync",
+        lambda f: (synced.add(os.readlink(f"/proc/self/fd/{f}").replace(".saving-", "")), fsync(f)),
+    )
     saved(tmp_path, 4)
     folder = tmp_path / "checkpoints"
     assert {str(p) for p in folder.rglob("*")} | {str(folder)} <= synced
 
 
-# --- one trainer, and its end -------------------------------------------------------------------------------------
+# --- one trainer, and its end
+# -------------------------------------------------------------------------------------
 
 
 def test_saving_needs_the_lock(tmp_path):
@@ -337,10 +433,19 @@ def test_saving_needs_the_lock(tmp_path):
 
 @pytest.mark.row(2)
 def test_a_second_trainer_is_refused_by_name_and_a_dead_one_is_replaced(tmp_path):
-    other = python("with run.lock():\n    print('held', flush=True)\n    sys.stdin.read()", tmp_path, stdin=subprocess.PIPE)
+    other = python(
+        "with run.lock():\n    print('held', flush=True)\n    sys.stdin.read()",
+        tmp_path,
+        stdin=subprocess.PIPE,
+    )
     assert other.stdout.readline() == "held\n"
     start = time.monotonic()
-    with pytest.raises(ConfigError, match=rf"is being trained by process {other.pid} on .*; wait for it") as refused, Run(tmp_path).lock():
+    with (
+        pytest.raises(
+            ConfigError, match=rf"is being trained by process {other.pid} on .*; wait for it"
+        ) as refused,
+        Run(tmp_path).lock(),
+    ):
         pass
     assert time.monotonic() - start < 1 and "\n" not in str(refused.value)
     other.kill()
@@ -364,15 +469,26 @@ def test_a_directory_that_cannot_be_written_is_refused_at_the_start(tmp_path):
         (tmp_path / "lock").unlink(missing_ok=True)
         closed.chmod(0o555)
         out, err = python(code, ".", cwd=tmp_path).communicate(timeout=20)
-        assert out == ". can't be written or locked (Permission denied); make it writable or choose another directory.\n" and not err
+        assert (
+            out
+            == ". can't be written or locked (Permission denied); make it writable or choose"
+            " another directory.\n"
+            and not err
+        )
     with pytest.raises(ConfigError, match="can't be written"), Run("/proc/no/run").lock():
         pass
 
 
 @pytest.mark.row(23)
-@pytest.mark.parametrize(("end", "status"), [("pass", 0), ("sys.exit(3)", 3), ("raise KeyError('boom')", 1)])
+@pytest.mark.parametrize(
+    ("end", "status"), [("pass", 0), ("sys.exit(3)", 3), ("raise KeyError('boom')", 1)]
+)
 def test_a_step_saved_just_before_the_end_is_on_disk(tmp_path, end, status, record_property):
-    child = python(SAVES + f"\n    with run.lock():\n        run.save(1, {{'params': tree(1)}})\n        {end}\n", tmp_path)
+    child = python(
+        SAVES
+        + f"\n    with run.lock():\n        run.save(1, {{'params': tree(1)}})\n        {end}\n",
+        tmp_path,
+    )
     out, err = child.communicate(timeout=60)
     assert child.returncode == status and out == ""
     assert err == "" if status != 1 else "KeyError: 'boom'" in err
@@ -382,8 +498,13 @@ def test_a_step_saved_just_before_the_end_is_on_disk(tmp_path, end, status, reco
 
 @pytest.mark.row(23)
 def test_a_process_never_succeeds_without_the_step_that_it_saved(tmp_path):
-    """The lock is not even left here. Python 3.12.0 to 3.12.2 can't finish the save then (CPython issue 113964) and must say so."""
-    child = python(SAVES + "\n    lock = run.lock()\n    lock.__enter__()\n    run.save(1, {'params': tree(1)})\n", tmp_path)
+    """The lock is not even left here. Python 3.12.0 to 3.12.2 can't finish the save then (CPython
+    issue 113964) and must say so."""
+    child = python(
+        SAVES
+        + "\n    lock = run.lock()\n    lock.__enter__()\n    run.save(1, {'params': tree(1)})\n",
+        tmp_path,
+    )
     _, err = child.communicate(timeout=60)
     whole = Run(tmp_path).steps() == [1]
     assert (child.returncode == 0) == whole
@@ -400,7 +521,8 @@ def test_a_save_that_does_not_fit_on_the_disk_leaves_the_old_step_and_says_what_
     with run.lock():
         run.save(1, {"params": tree(1)})
         run.wait()
-        resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))  # the kernel refuses larger files, as a full disk would
+        # the kernel refuses larger files, as a full disk would
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
         for _ in range(2):
             try:
                 run.save(2, {"params": tree(2)})
@@ -415,7 +537,10 @@ def test_a_save_that_does_not_fit_on_the_disk_leaves_the_old_step_and_says_what_
     out, _ = child.communicate(timeout=60)
     first, second, listing = out.splitlines()
     assert first == second or "step 2 could not be saved" in second
-    assert f"step 2 could not be saved in {tmp_path}/checkpoints: " in first and "it needs 1.2 MB" in first
+    assert (
+        f"step 2 could not be saved in {tmp_path}/checkpoints: " in first
+        and "it needs 1.2 MB" in first
+    )
     assert listing == "['1'] [1]"
     assert child.returncode == 0 and time.monotonic() - start < 30
 
@@ -423,9 +548,17 @@ def test_a_save_that_does_not_fit_on_the_disk_leaves_the_old_step_and_says_what_
 @pytest.mark.row(24)
 def test_a_full_disk_is_noticed_before_anything_is_written(tmp_path, monkeypatch):
     run = saved(tmp_path, 1)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 10**6, 10**6))
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 10**6, 10**6)
+    )
     with run.lock():
-        with pytest.raises(OSError, match=r"step 2 could not be saved in .*: the disk is full \(it needs .* MB, 1\.0 MB are free\)"):
+        with pytest.raises(
+            OSError,
+            match=(
+                r"step 2 could not be saved in .*: the disk is full \(it needs .* MB, 1\.0 MB are"
+                r" free\)"
+            ),
+        ):
             run.save(2, state(2))
         assert run.wait() == 1
 
@@ -440,7 +573,10 @@ def test_a_kill_during_a_save_leaves_only_whole_steps(tmp_path):
 def test_twenty_kills_leave_only_whole_steps(tmp_path, record_property):
     for seed in range(20):
         kill_while_saving(tmp_path, 100 + seed)
-    record_property("figure", "20 of 20 kills in a save: only whole steps, 0 temporary folders after the next start")
+    record_property(
+        "figure",
+        "20 of 20 kills in a save: only whole steps, 0 temporary folders after the next start",
+    )
 
 
 def test_readers_see_whole_steps_while_a_trainer_saves_and_deletes(tmp_path):

@@ -1,4 +1,5 @@
-"""Laws of configs: what is written is read back, what is wrong is named in one line, and a flag changes a value and nothing else."""
+"""Laws of configs: what is written is read back, what is wrong is named in one line, and a flag
+changes a value and nothing else."""
 
 from __future__ import annotations
 
@@ -26,13 +27,26 @@ KINDS = {
     "default": Experiment(),
     **{cls.__name__: Experiment(optim=cls()) for cls in (AdamW, Adam, SGD, Lion, Adafactor, Muon)},
     "Bytes": Experiment(data=DataConfig(source=Text('a é " \\ \n 🙂.txt'), tokenizer=Bytes())),
-    "Characters": Experiment(data=DataConfig(source=Tfds("lm1b", split="train[:10%]"), tokenizer=Characters(end_of_document=False))),
-    "SentencePiece": Experiment(data=DataConfig(tokenizer=SentencePiece(vocab_size=500, algorithm="unigram"))),
-    "Mixture": Experiment(data=DataConfig(source=Mixture((Text("a"), Tfds("b"), Text("c", field="d")), (0.5, 1.0, 1e-9)), tokenizer=GPT2("files"))),
+    "Characters": Experiment(
+        data=DataConfig(
+            source=Tfds("lm1b", split="train[:10%]"), tokenizer=Characters(end_of_document=False)
+        )
+    ),
+    "SentencePiece": Experiment(
+        data=DataConfig(tokenizer=SentencePiece(vocab_size=500, algorithm="unigram"))
+    ),
+    "Mixture": Experiment(
+        data=DataConfig(
+            source=Mixture((Text("a"), Tfds("b"), Text("c", field="d")), (0.5, 1.0, 1e-9)),
+            tokenizer=GPT2("files"),
+        )
+    ),
     "gpt2": Experiment(model=gpt2("355m"), schedule=Schedule("wsd", floor=0.0)),
     "llama": Experiment(model=llama("3-70b"), mesh=MeshConfig(data=2, fsdp=2, tensor=2)),
     "limits": Experiment(
-        evaluation=Evaluation(every=7, rows=3, prompt="\0\u2028", sample=SampleConfig(temperature=0.0)),
+        evaluation=Evaluation(
+            every=7, rows=3, prompt="\0\u2028", sample=SampleConfig(temperature=0.0)
+        ),
         checkpoints=Checkpoints(every=3, keep_newest=5, keep_best=0),
         optim=AdamW(peak=5e-324, clip_norm=None, epsilon=1.7976931348623157e308),
         seed=2**31 - 1,
@@ -55,7 +69,8 @@ def refused(value: object, *words: str) -> None:
     one_line(caught.value, *words)
 
 
-# --- there and back ----------------------------------------------------------------------------------------------
+# --- there and back
+# ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("experiment", KINDS.values(), ids=KINDS)
@@ -104,9 +119,28 @@ def test_configs_are_frozen_and_hashable():
         x: int = 0
 
     for experiment in KINDS.values():
-        assert len({experiment, dataclasses.replace(experiment), from_dict(Experiment, to_dict(experiment))}) == 1
+        assert (
+            len(
+                {
+                    experiment,
+                    dataclasses.replace(experiment),
+                    from_dict(Experiment, to_dict(experiment)),
+                }
+            )
+            == 1
+        )
     reachable = config._reachable(Experiment)
-    assert {Experiment, ModelConfig, DataConfig, Muon, Tfds, Mixture, GPT2, SampleConfig, MeshConfig} <= reachable
+    assert {
+        Experiment,
+        ModelConfig,
+        DataConfig,
+        Muon,
+        Tfds,
+        Mixture,
+        GPT2,
+        SampleConfig,
+        MeshConfig,
+    } <= reachable
     for cls in reachable:
         assert cls.__dataclass_params__.frozen, cls
     assert not Loose.__dataclass_params__.frozen
@@ -124,18 +158,34 @@ def test_every_setting_says_what_it_is():
         body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body
         for node, after in zip(body, [*body[1:], None], strict=True):
             if isinstance(node, ast.AnnAssign):
-                assert isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant), f"{cls.__name__}.{node.target.id} has no line under it"
+                assert isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant), (
+                    f"{cls.__name__}.{node.target.id} has no line under it"
+                )
 
 
-# --- what is refused ---------------------------------------------------------------------------------------------
+# --- what is refused
+# ---------------------------------------------------------------------------------------------
 
 WRONG = {
     "unknown key": ({"stepz": 1}, "stepz", "Experiment", "'steps'"),
     "unknown key below": ({"model": {"num_layer": 3}}, "model.num_layer", "'num_layers'"),
-    "unknown key of a kind": ({"optim": {"kind": "Lion", "beta3": 0.1}}, "optim.beta3", "Lion", "'beta"),
+    "unknown key of a kind": (
+        {"optim": {"kind": "Lion", "beta3": 0.1}},
+        "optim.beta3",
+        "Lion",
+        "'beta",
+    ),
     "key of another kind": ({"optim": {"kind": "SGD", "beta1": 0.1}}, "optim.beta1", "SGD"),
     "unknown key in a list": (
-        {"data": {"source": {"kind": "Mixture", "sources": [{"kind": "Text"}, {"kind": "Text", "pth": "x"}], "weights": [1, 1]}}},
+        {
+            "data": {
+                "source": {
+                    "kind": "Mixture",
+                    "sources": [{"kind": "Text"}, {"kind": "Text", "pth": "x"}],
+                    "weights": [1, 1],
+                }
+            }
+        },
         "data.source.sources.1.pth",
         "'path'",
     ),
@@ -145,22 +195,43 @@ WRONG = {
     "int for bool": ({"model": {"bias": 1}}, "model.bias", "1", "true/false"),
     "bool for float": ({"skip_norm": False}, "skip_norm", "False", "a number"),
     "null": ({"steps": None}, "steps", "None", "a whole number"),
-    "wrong option": ({"model": {"vocab_size": "big"}}, "model.vocab_size", "'big'", "a whole number"),
+    "wrong option": (
+        {"model": {"vocab_size": "big"}},
+        "model.vocab_size",
+        "'big'",
+        "a whole number",
+    ),
     "NaN": ({"skip_norm": float("nan")}, "skip_norm", "finite"),
     "infinity": ({"optim": {"kind": "AdamW", "peak": float("inf")}}, "optim.peak", "finite"),
     "unknown kind": ({"optim": {"kind": "Adamm"}}, "optim.kind", "'Adamm'", "Lion", "'Adam'"),
     "missing kind": ({"optim": {"peak": 1.0}}, "optim.kind", "AdamW"),
     "kind where there is one": ({"model": {"kind": "ModelConfig"}}, "model.kind"),
-    "unknown choice": ({"model": {"positions": "ropes"}}, "model.positions", "'ropes'", "'learned'", "Did you mean 'rope'?"),
+    "unknown choice": (
+        {"model": {"positions": "ropes"}},
+        "model.positions",
+        "'ropes'",
+        "'learned'",
+        "Did you mean 'rope'?",
+    ),
     "list for a choice": ({"model": {"positions": ["rope"]}}, "model.positions", "'learned'"),
     "missing field": ({"data": {"source": {"kind": "Tfds"}}}, "data.source", "'name'", "Tfds"),
-    "text for a list": ({"data": {"source": {"kind": "Mixture", "sources": [{"kind": "Text"}], "weights": "1"}}}, "data.source.weights", "a list"),
+    "text for a list": (
+        {"data": {"source": {"kind": "Mixture", "sources": [{"kind": "Text"}], "weights": "1"}}},
+        "data.source.weights",
+        "a list",
+    ),
     "list for an object": ({"model": []}, "model", "[]", "ModelConfig"),
     "number for an object": ({"optim": 3}, "optim", "3", "an object"),
     "null for an object": ({"data": None}, "data", "None", "DataConfig"),
     "a list": ([], "the config", "[]", "Experiment"),
     "out of range": ({"steps": 0}, "steps", "0", "at least 1", "--steps"),
-    "rule of two fields": ({"model": {"width": 30, "num_heads": 4}}, "model.width", "30", "4 heads", "--model.width"),
+    "rule of two fields": (
+        {"model": {"width": 30, "num_heads": 4}},
+        "model.width",
+        "30",
+        "4 heads",
+        "--model.width",
+    ),
 }
 
 
@@ -222,11 +293,17 @@ def test_reading_a_config_json_executes_nothing(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-# --- Python files ------------------------------------------------------------------------------------------------
+# --- Python files
+# ------------------------------------------------------------------------------------------------
 
 PYTHON = {
     "unknown keyword": ("experiment = Experiment(stepz=3)", "stepz", "Experiment", "'steps'"),
-    "unknown keyword below": ("experiment = Experiment(checkpoints=Checkpoints(evry=1))", "evry", "Checkpoints", "'every'"),
+    "unknown keyword below": (
+        "experiment = Experiment(checkpoints=Checkpoints(evry=1))",
+        "evry",
+        "Checkpoints",
+        "'every'",
+    ),
     "missing variable": ("experimant = Experiment()", "must define `experiment`", "Experiment"),
     "another variable": ("experiment = Checkpoints()", "must define `experiment`", "Checkpoints"),
     "exception": ("x = 1 / 0", "ZeroDivisionError", "division by zero"),
@@ -257,7 +334,10 @@ def test_a_wrong_config_file_is_refused_in_one_line(name, tmp_path):
 
 def test_a_config_file_is_checked_as_strictly_as_json(tmp_path):
     path = tmp_path / "config.py"
-    path.write_text("from gptjax.train.experiment import Experiment\nexperiment = Experiment()\nobject.__setattr__(experiment, 'log_every', 2.5)\n")
+    path.write_text(
+        "from gptjax.train.experiment import Experiment\nexperiment ="
+        " Experiment()\nobject.__setattr__(experiment, 'log_every', 2.5)\n"
+    )
     with pytest.raises(ConfigError) as caught:
         load_python(Experiment, path)
     one_line(caught.value, "log_every", "2.5", "a whole number")
@@ -269,7 +349,8 @@ def test_a_config_file_that_is_not_there_is_named(tmp_path):
     one_line(caught.value, "nothere.py is not there", "configs/")
 
 
-# --- command line ------------------------------------------------------------------------------------------------
+# --- command line
+# ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -298,20 +379,43 @@ def test_without_flags_nothing_changes():
 
 
 def test_a_flag_changes_its_value_and_nothing_else():
-    typed = "--steps 7 --dir runs/x --force --model.num-layers 6 --model.vocab-size 512 --data.isolated False --micro-batch 8"
+    typed = (
+        "--steps 7 --dir runs/x --force --model.num-layers 6 --model.vocab-size 512 --data.isolated"
+        " False --micro-batch 8"
+    )
     options, changed = flags(*typed.split())
     assert options == Options("runs/x", True)
-    wanted = {"steps": 7, "model.num_layers": 6, "model.vocab_size": 512, "data.isolated": False, "micro_batch": 8}
+    wanted = {
+        "steps": 7,
+        "model.num_layers": 6,
+        "model.vocab_size": 512,
+        "data.isolated": False,
+        "micro_batch": 8,
+    }
     assert {key: new for key, (_, new) in differences(Experiment(), changed).items()} == wanted
 
 
 def test_a_flag_is_read_with_dashes_or_underscores_and_with_or_without_an_equals_sign():
-    assert flags("--model.num-layers", "6") == flags("--model.num_layers", "6") == flags("--model.num-layers=6")
+    assert (
+        flags("--model.num-layers", "6")
+        == flags("--model.num_layers", "6")
+        == flags("--model.num-layers=6")
+    )
 
 
 def test_kinds_stay_when_their_values_change():
     base = dataclasses.replace(KINDS["Mixture"], optim=Muon())
-    _, changed = flags("--optim.peak", "3e-4", "--data.source.weights", "1", "2", "3", "--data.tokenizer.path", "other", base=base)
+    _, changed = flags(
+        "--optim.peak",
+        "3e-4",
+        "--data.source.weights",
+        "1",
+        "2",
+        "3",
+        "--data.tokenizer.path",
+        "other",
+        base=base,
+    )
     assert type(changed.optim) is Muon and changed.optim == Muon(peak=3e-4)
     assert changed.data.source == dataclasses.replace(base.data.source, weights=(1.0, 2.0, 3.0))
     assert changed.data.tokenizer == GPT2("other")
@@ -327,7 +431,12 @@ def test_none_is_a_value_where_none_may_stand():
     assert (changed.micro_batch, changed.optim.clip_norm) == (None, None)
 
 
-UNKNOWN = {"--stepz": "--steps", "--model.num-layer": "--model.num-layers", "--optim.peek": "--optim.peak", "--dirr": "--dir"}
+UNKNOWN = {
+    "--stepz": "--steps",
+    "--model.num-layer": "--model.num-layers",
+    "--optim.peek": "--optim.peak",
+    "--dirr": "--dir",
+}
 
 
 @pytest.mark.parametrize("flag", UNKNOWN)
@@ -340,7 +449,14 @@ def test_a_word_that_belongs_to_no_flag_is_named():
 
 
 def test_a_flag_of_a_wrong_type_is_named():
-    for typed in ("--steps x", "--steps 1.5", "--skip-norm hot", "--data.isolated maybe", "--model.positions ropes", "--micro-batch x"):
+    for typed in (
+        "--steps x",
+        "--steps 1.5",
+        "--skip-norm hot",
+        "--data.isolated maybe",
+        "--model.positions ropes",
+        "--micro-batch x",
+    ):
         refused_flags(tuple(typed.split()), *typed.split())
     refused_flags(("--steps",), "--steps")
 
@@ -363,7 +479,15 @@ def test_a_value_that_can_not_be_is_named_whichever_way_it_comes():
     refused_flags(("model.width is 30", "--model.width"), "--model.width", "30")
 
 
-IN_PYTHON = {"model.pattern", "model.first", "model.rope_scaling", "model.latent", "model.experts", "loss.adversarial", "loss.distillation"}
+IN_PYTHON = {
+    "model.pattern",
+    "model.first",
+    "model.rope_scaling",
+    "model.latent",
+    "model.experts",
+    "loss.adversarial",
+    "loss.distillation",
+}
 """Kinds that only a Python config file chooses."""
 
 
@@ -380,21 +504,37 @@ def test_help_lists_every_flag_with_its_default(capsys):
                 assert f"default: {value}" in shown, f"{flag} does not say its default {value}"
 
 
-# --- comparison --------------------------------------------------------------------------------------------------
+# --- comparison
+# --------------------------------------------------------------------------------------------------
 
 
 def test_differences_name_each_changed_value_old_and_new():
     old = Experiment()
-    new = dataclasses.replace(old, steps=old.steps + 1, model=dataclasses.replace(old.model, width=64), data=dataclasses.replace(old.data, source=Text("x")))
+    new = dataclasses.replace(
+        old,
+        steps=old.steps + 1,
+        model=dataclasses.replace(old.model, width=64),
+        data=dataclasses.replace(old.data, source=Text("x")),
+    )
     assert differences(old, old) == {}
-    assert differences(old, new) == {"steps": (1000, 1001), "model.width": (128, 64), "data.source.path": (None, "x")}
+    assert differences(old, new) == {
+        "steps": (1000, 1001),
+        "model.width": (128, 64),
+        "data.source.path": (None, "x"),
+    }
     assert differences(new, old) == {key: (b, a) for key, (a, b) in differences(old, new).items()}
 
 
 def test_another_kind_is_a_difference_too():
     found = differences(Experiment(optim=AdamW()), Experiment(optim=SGD()))
-    assert found["optim.kind"] == ("AdamW", "SGD") and found["optim.beta1"] == (0.9, None) and found["optim.momentum"] == (None, 0.9)
+    assert (
+        found["optim.kind"] == ("AdamW", "SGD")
+        and found["optim.beta1"] == (0.9, None)
+        and found["optim.momentum"] == (None, 0.9)
+    )
 
 
 def test_presets_are_told_from_each_other():
-    assert differences(Experiment(model=small("tiny")), Experiment(model=small("1m"))).keys() <= {f"model.{f.name}" for f in dataclasses.fields(ModelConfig)}
+    assert differences(Experiment(model=small("tiny")), Experiment(model=small("1m"))).keys() <= {
+        f"model.{f.name}" for f in dataclasses.fields(ModelConfig)
+    }

@@ -31,14 +31,20 @@ def written(source: data.Text | data.Records, folder: Path) -> data.Text | data.
     table = paths[0].suffix == ".csv"
     rows = [f'"{line}",{i % 3}' if table else f"{line}\t{i % 3}" for i, line in enumerate(lines)]
     for path in paths:
-        path.write_text("\n".join([f"{source.source},{source.target}"] * table + rows) + "\n", encoding="utf-8")
-    return dataclasses.replace(source, path=str(paths[0]), held_out=source.held_out and str(paths[1]))
+        path.write_text(
+            "\n".join([f"{source.source},{source.target}"] * table + rows) + "\n", encoding="utf-8"
+        )
+    return dataclasses.replace(
+        source, path=str(paths[0]), held_out=source.held_out and str(paths[1])
+    )
 
 
 def shrink(experiment: Experiment, folder: Path) -> Experiment:
     """The same experiment, small in every size: kinds and ratios stay."""
     model, heads = experiment.model, 4
-    kv_heads = None if model.num_kv_heads is None else heads * model.num_kv_heads // model.num_heads or 1
+    kv_heads = (
+        None if model.num_kv_heads is None else heads * model.num_kv_heads // model.num_heads or 1
+    )
     tokenizer = experiment.data.tokenizer
     if isinstance(tokenizer, data.SentencePiece):
         tokenizer = dataclasses.replace(tokenizer, vocab_size=330)
@@ -52,7 +58,14 @@ def shrink(experiment: Experiment, folder: Path) -> Experiment:
         start=None,
         mesh=MeshConfig(),
         model=dataclasses.replace(
-            model, vocab_size=None, width=32, num_layers=2, encoder_layers=min(model.encoder_layers, 2), num_heads=heads, num_kv_heads=kv_heads, context=16
+            model,
+            vocab_size=None,
+            width=32,
+            num_layers=2,
+            encoder_layers=min(model.encoder_layers, 2),
+            num_heads=heads,
+            num_kv_heads=kv_heads,
+            context=16,
         ),
         data=dataclasses.replace(
             experiment.data,
@@ -62,7 +75,13 @@ def shrink(experiment: Experiment, folder: Path) -> Experiment:
             split="tail" if isinstance(experiment.data.source, data.Text) else "documents",
             cache=str(folder / "cache"),
         ),
-        evaluation=dataclasses.replace(experiment.evaluation, every=2, rows=2, sample=sample, prompt=experiment.evaluation.prompt[:8]),
+        evaluation=dataclasses.replace(
+            experiment.evaluation,
+            every=2,
+            rows=2,
+            sample=sample,
+            prompt=experiment.evaluation.prompt[:8],
+        ),
         checkpoints=Checkpoints(),
         steps=3,
         batch=16,
@@ -71,10 +90,17 @@ def shrink(experiment: Experiment, folder: Path) -> Experiment:
 
 
 RUN = ("quickstart", "polarity")
-"""One that writes on and one that answers are run by default, all with `-m slow`: each is a program to compile, and the parts have their own tests."""
+"""One that writes on and one that answers are run by default, all with `-m slow`: each is a program
+to compile, and the parts have their own tests."""
 
 
-@pytest.mark.parametrize("path", [pytest.param(path, marks=() if path.stem in RUN else pytest.mark.slow, id=path.stem) for path in (*CONFIGS, *LARGE)])
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=() if path.stem in RUN else pytest.mark.slow, id=path.stem)
+        for path in (*CONFIGS, *LARGE)
+    ],
+)
 def test_every_config_builds_steps_evaluates_and_samples(path: Path, tmp_path: Path) -> None:
     small = shrink(config.load_python(Experiment, path), tmp_path)
     report = train(small, tmp_path / "run")
@@ -88,15 +114,33 @@ def test_every_config_builds_steps_evaluates_and_samples(path: Path, tmp_path: P
 @pytest.mark.parametrize("path", (*CONFIGS, *LARGE), ids=lambda path: path.stem)
 def test_every_config_says_what_it_is(path: Path) -> None:
     note = path.read_text(encoding="utf-8").split('"""')[1]
-    assert len(note.split()) > 15, "a config's docstring says what it trains, on what, at what cost and with what result"
+    assert len(note.split()) > 15, (
+        "a config's docstring says what it trains, on what, at what cost and with what result"
+    )
 
 
 @pytest.mark.parametrize("path", LARGE, ids=lambda path: path.stem)
 def test_a_large_config_has_the_mesh_of_its_target_and_its_plan_beside_it(path: Path) -> None:
-    command = next(line.split() for line in path.read_text(encoding="utf-8").splitlines() if "gptjax plan" in line)
-    target, experiment = targets.read(command[command.index("--target") + 1]), config.load_python(Experiment, path)
+    command = next(
+        line.split()
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if "gptjax plan" in line
+    )
+    target, experiment = (
+        targets.read(command[command.index("--target") + 1]),
+        config.load_python(Experiment, path),
+    )
     mesh = experiment.mesh
-    assert math.prod(target.shape) * target.slices == (mesh.slices or 1) * mesh.stage * (mesh.data or 1) * mesh.fsdp * mesh.expert * mesh.context * mesh.tensor
+    assert (
+        math.prod(target.shape) * target.slices
+        == (mesh.slices or 1)
+        * mesh.stage
+        * (mesh.data or 1)
+        * mesh.fsdp
+        * mesh.expert
+        * mesh.context
+        * mesh.tensor
+    )
     kept = path.parents[2] / "docs" / "plans" / f"{path.stem}.txt"
     if not kept.exists():
         pytest.skip("not planned yet: benchmarks/plans.py")

@@ -1,4 +1,5 @@
-"""Laws of constrained generation: every answer is valid, whatever the model says, and whatever can be valid can come.
+"""Laws of constrained generation: every answer is valid, whatever the model says, and whatever can
+be valid can come.
 
 Read `LANGUAGES`: constraints, each with a judge that knows nothing of automata.
 """
@@ -43,7 +44,10 @@ TREE = {
     "$defs": {
         "node": {
             "type": "object",
-            "properties": {"v": {"type": "integer"}, "next": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/node"}]}},
+            "properties": {
+                "v": {"type": "integer"},
+                "next": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/node"}]},
+            },
             "required": ["v", "next"],
         }
     },
@@ -56,7 +60,12 @@ DATE = r"(19|20)\d{2}-(0[1-9]|1[0-2])-([0-2][0-9]|3[01])( (\w|é|😀){1,3})?"
 def a_person(text: str) -> bool:
     one = json.loads(text)
     keys = [key for key in PERSON["properties"] if key in one]
-    fits = list(one) == keys and {"age", "tags"} <= set(one) and type(one["age"]) is int and 0 <= one["age"] <= 120
+    fits = (
+        list(one) == keys
+        and {"age", "tags"} <= set(one)
+        and type(one["age"]) is int
+        and 0 <= one["age"] <= 120
+    )
     fits &= "name" not in one or (isinstance(one["name"], str) and 1 <= len(one["name"]) <= 8)
     fits &= "size" not in one or type(one["size"]) in (int, float)
     fits &= all(tag in ("a", "b\n", 3, None) for tag in one["tags"]) and len(one["tags"]) <= 2
@@ -80,20 +89,28 @@ def a_sum(text: str) -> bool:
 
 
 LANGUAGES = {
-    "schema": (dict(schema=json.dumps(PERSON)), a_person),
-    "a schema that refers to itself": (dict(schema=json.dumps(TREE)), a_tree),
-    "regex": (dict(regex=DATE), lambda text: re.fullmatch(DATE, text, re.ASCII) is not None),
-    "grammar": (dict(grammar=SUMS), a_sum),
-    "choices": (dict(choices=("yes", "no", "yes, but no", "é")), lambda text: text in ("yes", "no", "yes, but no", "é")),
+    "schema": ({"schema": json.dumps(PERSON)}, a_person),
+    "a schema that refers to itself": ({"schema": json.dumps(TREE)}, a_tree),
+    "regex": ({"regex": DATE}, lambda text: re.fullmatch(DATE, text, re.ASCII) is not None),
+    "grammar": ({"grammar": SUMS}, a_sum),
+    "choices": (
+        {"choices": ("yes", "no", "yes, but no", "é")},
+        lambda text: text in ("yes", "no", "yes, but no", "é"),
+    ),
 }
 
-PROSE = "".join(f"def f{i}(x): return x + {i * i}  # né {{}} [] yes no (1+2)-3 2026-01-{i % 28 + 1:02} null true\n" for i in range(400))
+PROSE = "".join(
+    f"def f{i}(x): return x + {i * i}  # né {{}} [] yes no (1+2)-3 2026-01-{i % 28 + 1:02} null"
+    " true\n"
+    for i in range(400)
+)
 SPELLERS = ("bytes", "SentencePiece", "BPE")
 
 
 @functools.cache
 def speller(name: str):
-    """A tokenizer of each kind; those with merges have learned tokens that reach over the borders of the constraints."""
+    """A tokenizer of each kind; those with merges have learned tokens that reach over the borders
+    of the constraints."""
     if name == "bytes":
         return tokenizers.train(Bytes(), [])
     if name == "SentencePiece":
@@ -101,28 +118,43 @@ def speller(name: str):
     from tokenizers import ByteLevelBPETokenizer
 
     learned = ByteLevelBPETokenizer()
-    learned.train_from_iterator([PROSE], vocab_size=400, special_tokens=["<|endoftext|>"], show_progress=False)
+    learned.train_from_iterator(
+        [PROSE], vocab_size=400, special_tokens=["<|endoftext|>"], show_progress=False
+    )
     with tempfile.TemporaryDirectory() as folder:
         learned.save_model(folder)
         return tokenizers.train(GPT2(folder), [])
 
 
 def untrained(tokenizer, seed: int = 0, **changes):
-    config = dataclasses.replace(ROPE, vocab_size=tokenizer.vocab_size + 60, num_layers=1, context=128, **changes)
+    config = dataclasses.replace(
+        ROPE, vocab_size=tokenizer.vocab_size + 60, num_layers=1, context=128, **changes
+    )
     tree = jax.eval_shape(lambda: model.init(config, jax.random.key(0)))
     draw = np.random.default_rng(seed)
     return config, jax.tree.map(
-        lambda leaf: jnp.asarray(0.2 * draw.standard_normal(leaf.shape) + (leaf.ndim < 3 and leaf.shape[-1:] == (config.width,)), jnp.float32), tree
+        lambda leaf: jnp.asarray(
+            0.2 * draw.standard_normal(leaf.shape)
+            + (leaf.ndim < 3 and leaf.shape[-1:] == (config.width,)),
+            jnp.float32,
+        ),
+        tree,
     )
 
 
 def judged(name: str, kind: str, each: int, batch: int) -> list[str]:
-    """Valid answers of an untrained model, with limits from the tightest on: 20 prompts, and as many answers to each."""
+    """Valid answers of an untrained model, with limits from the tightest on: 20 prompts, and as
+    many answers to each."""
     (settings, valid), tokenizer = LANGUAGES[name], speller(kind)
     least = compiled(*GenerateConfig(**settings).constraint, tokenizer).least
     rooms = [90, *([least + n for n in (0, 1, 3, 7)] * 4), *[90] * 3]
-    configs = [GenerateConfig(new_tokens=room, temperature=1.0, seed=i, num_samples=each, **settings) for i, room in enumerate(rooms)]
-    done = generate.complete(*untrained(tokenizer), tokenizer, ["x"] * len(rooms), configs, batch=batch)
+    configs = [
+        GenerateConfig(new_tokens=room, temperature=1.0, seed=i, num_samples=each, **settings)
+        for i, room in enumerate(rooms)
+    ]
+    done = generate.complete(
+        *untrained(tokenizer), tokenizer, ["x"] * len(rooms), configs, batch=batch
+    )
     for one in done:
         assert valid(one.text), one
     return [one.text for one in done]
@@ -138,7 +170,11 @@ def test_all_answers_are_valid():
 @pytest.mark.parametrize("name", LANGUAGES)
 def test_all_of_a_thousand_answers_are_valid(name, kind, record_property):
     texts = judged(name, kind, 50, 1000)
-    record_property("figure", f"{len(texts)} of {len(texts)} answers valid, {len(set(texts))} of them different: {name}, {kind}")
+    record_property(
+        "figure",
+        f"{len(texts)} of {len(texts)} answers valid, {len(set(texts))} of them different: {name},"
+        f" {kind}",
+    )
     assert len(texts) == 1000 and len(set(texts)) >= (3 if name == "choices" else 100)
 
 
@@ -146,9 +182,13 @@ may, after = jax.jit(allowed, static_argnums=3), jax.jit(follow)
 
 
 def test_what_is_valid_can_come():
-    """Masks forbid no token that begins a valid rest: along valid texts, spelled anyhow, every token is allowed."""
+    """Masks forbid no token that begins a valid rest: along valid texts, spelled anyhow, every
+    token is allowed."""
     texts = {
-        "schema": ['{"age": 7,"tags": ["a", 3]}', '{"name":"é\\n\\"","age":120,"size":-1.5e+3,"tags":[],"alive":false}'],
+        "schema": [
+            '{"age": 7,"tags": ["a", 3]}',
+            '{"name":"é\\n\\"","age":120,"size":-1.5e+3,"tags":[],"alive":false}',
+        ],
         "grammar": ["1", "(1+22)-3"],
         "regex": ["2026-01-31 é😀w"],
     }
@@ -160,7 +200,10 @@ def test_what_is_valid_can_come():
             for ids in (tokenizer.encode(text).tolist(), one_byte_each(tokenizer, text)):
                 state = jnp.asarray(whole.start)
                 for n, token in enumerate([*ids, tokenizer.end_of_document]):
-                    assert may(whole, state, jnp.asarray([n]), tokenizer.vocab_size)[0, token], (text, n)
+                    assert may(whole, state, jnp.asarray([n]), tokenizer.vocab_size)[0, token], (
+                        text,
+                        n,
+                    )
                     state = after(whole, state, jnp.asarray([token]))
 
 
@@ -174,11 +217,23 @@ def test_a_constraint_leaves_the_rows_without_one_alone():
     """The shapes are those of the test above, so that nothing is compiled twice."""
     tokenizer = speller("BPE")
     config, params = untrained(tokenizer)
-    write = lambda *settings: generate.complete(
-        config, params, tokenizer, ["x"] * 20, [*settings, *[GenerateConfig(new_tokens=90)] * (20 - len(settings))], batch=20
-    )
+
+    def write(*settings):
+        return generate.complete(
+            config,
+            params,
+            tokenizer,
+            ["x"] * 20,
+            [*settings, *[GenerateConfig(new_tokens=90)] * (20 - len(settings))],
+            batch=20,
+        )
+
     free = GenerateConfig(new_tokens=90), GenerateConfig(new_tokens=90, repetition_penalty=1.1)
-    yes, one, other, nine, *_ = write(GenerateConfig(new_tokens=90, choices=("yes", "no")), *free, GenerateConfig(new_tokens=90, regex="[ab]{9}"))
+    yes, one, other, nine, *_ = write(
+        GenerateConfig(new_tokens=90, choices=("yes", "no")),
+        *free,
+        GenerateConfig(new_tokens=90, regex="[ab]{9}"),
+    )
     assert [one.ids, other.ids] == [done.ids for done in write(*free)[:2]]
     assert yes.text in ("yes", "no") and yes.reason == "stop" and re.fullmatch("[ab]{9}", nine.text)
 
@@ -189,16 +244,25 @@ def test_every_way_of_writing_obeys(way):
     tokenizer = speller("SentencePiece")
     config, params = untrained(tokenizer)
     settings = {
-        "beams": dict(beams=4, num_samples=2),
-        "lookup": dict(lookup=True),
-        "contrastive": dict(contrastive_alpha=0.5, top_k=4),
-        "guidance": dict(guidance=2.0),
+        "beams": {"beams": 4, "num_samples": 2},
+        "lookup": {"lookup": True},
+        "contrastive": {"contrastive_alpha": 0.5, "top_k": 4},
+        "guidance": {"guidance": 2.0},
         "draft": {},
     }[way]
-    draft = Draft(*untrained(tokenizer, 1, width=16, num_heads=2, num_kv_heads=1)) if way == "draft" else None
+    draft = (
+        Draft(*untrained(tokenizer, 1, width=16, num_heads=2, num_kv_heads=1))
+        if way == "draft"
+        else None
+    )
     for room in (9, 40):
         for one in generate.complete(
-            config, params, tokenizer, ["((1+1))", "(2)+3"], GenerateConfig(new_tokens=room, temperature=1.0, grammar=SUMS, **settings), draft=draft
+            config,
+            params,
+            tokenizer,
+            ["((1+1))", "(2)+3"],
+            GenerateConfig(new_tokens=room, temperature=1.0, grammar=SUMS, **settings),
+            draft=draft,
         ):
             assert a_sum(one.text), one
 
@@ -208,17 +272,52 @@ def test_beams_of_a_small_language_are_all_of_it():
     tokenizer = speller("bytes")
     config, params = untrained(tokenizer)
     done = generate.complete(
-        config, params, tokenizer, ["x"], GenerateConfig(new_tokens=12, beams=4, num_samples=4, early_stopping="never", choices=("a", "b", "ca"))
+        config,
+        params,
+        tokenizer,
+        ["x"],
+        GenerateConfig(
+            new_tokens=12, beams=4, num_samples=4, early_stopping="never", choices=("a", "b", "ca")
+        ),
     )
     assert sorted(one.text for one in done[:3]) == ["a", "b", "ca"] and done[3].reason == "none"
     assert [one.score for one in done[:3]] == sorted((one.score for one in done[:3]), reverse=True)
 
 
-# --- the languages -----------------------------------------------------------------------------------------------
+# --- the languages
+# -----------------------------------------------------------------------------------------------
 
 PATTERNS = [
-    *("", "a", "abc", "a|b|", "a*b+c?", "(ab)*c", "[a-c]{2,3}", "[^a]", ".", r"\d+\.\d{2}", r"a{2}", r"a{0}b", r"a{,2}", r"a{2,}", "(a|b)*abb", r"\w\W\s\S\D"),
-    *(r"[\d_-]+", r"\[\]\\", r"[\]]", "é|😀+", "[à-ü]", "[a-😀]", r"\x41\u00e9\t", "^ab$", "(?:a|bc)+?", "a.c"),
+    *(
+        "",
+        "a",
+        "abc",
+        "a|b|",
+        "a*b+c?",
+        "(ab)*c",
+        "[a-c]{2,3}",
+        "[^a]",
+        ".",
+        r"\d+\.\d{2}",
+        r"a{2}",
+        r"a{0}b",
+        r"a{,2}",
+        r"a{2,}",
+        "(a|b)*abb",
+        r"\w\W\s\S\D",
+    ),
+    *(
+        r"[\d_-]+",
+        r"\[\]\\",
+        r"[\]]",
+        "é|😀+",
+        "[à-ü]",
+        "[a-😀]",
+        r"\x41\u00e9\t",
+        "^ab$",
+        "(?:a|bc)+?",
+        "a.c",
+    ),
 ]
 PROBES = [
     "",
@@ -232,7 +331,27 @@ PROBES = [
     "1.2",
     "a-_ 0",
 ]
-PROBES += ["_-1", "[]\\", "]", "é", "😀", "😀😀", "ü", "ſ", "Aé\t", "a\nc", "\n", "A!\t!x", "a", "b", "c", "aaaa", "bcbca", "\x00", "\U0010ffff"]
+PROBES += [
+    "_-1",
+    "[]\\",
+    "]",
+    "é",
+    "😀",
+    "😀😀",
+    "ü",
+    "ſ",
+    "Aé\t",
+    "a\nc",
+    "\n",
+    "A!\t!x",
+    "a",
+    "b",
+    "c",
+    "aaaa",
+    "bcbca",
+    "\x00",
+    "\U0010ffff",
+]
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
@@ -248,22 +367,48 @@ def test_any_range_of_characters_is_its_utf8():
     for _ in range(60):
         low, high = sorted(draw.integers(0, LARGEST + 1, 2).tolist())
         automaton = compile_expression(chars([(low, high)]))
-        for point in {low, high, low - 1, high + 1, 0, 0x7F, 0x80, 0x7FF, 0x800, 0xFFFF, 0x10000, LARGEST, *draw.integers(0, LARGEST + 1, 20).tolist()}:
+        for point in {
+            low,
+            high,
+            low - 1,
+            high + 1,
+            0,
+            0x7F,
+            0x80,
+            0x7FF,
+            0x800,
+            0xFFFF,
+            0x10000,
+            LARGEST,
+            *draw.integers(0, LARGEST + 1, 20).tolist(),
+        }:
             if 0 <= point <= LARGEST and not 0xD800 <= point <= 0xDFFF:
-                assert automaton.accepts(chr(point).encode()) == (low <= point <= high), (low, high, point)
+                assert automaton.accepts(chr(point).encode()) == (low <= point <= high), (
+                    low,
+                    high,
+                    point,
+                )
         assert not automaton.accepts(b"\xff") and not automaton.accepts(b"\xed\xa0\x80")
 
 
-@pytest.mark.parametrize(("low", "high"), [(0, 0), (0, 9), (5, 123), (-7, 3), (-120, -12), (99, 1001), (-1, 1), (1000, 1000)])
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(0, 0), (0, 9), (5, 123), (-7, 3), (-120, -12), (99, 1001), (-1, 1), (1000, 1000)],
+)
 def test_whole_numbers_are_those_of_the_range(low, high):
-    automaton = compile_expression(json_schema({"type": "integer", "minimum": low, "maximum": high}))
+    automaton = compile_expression(
+        json_schema({"type": "integer", "minimum": low, "maximum": high})
+    )
     for n in range(low - 30, high + 30):
         assert automaton.accepts(str(n).encode()) == (low <= n <= high)
     assert not any(automaton.accepts(text) for text in (b"", b"-", b"-0", b"00", b"1.0"))
 
 
 def test_an_automaton_is_the_smallest():
-    assert [len(compile_expression(regex(p)).table) for p in ("a|b|c", "(a|b)*abb", "a{5}", "abc|xbc|ybc", "(aa)*|(aaaa)*")] == [2, 4, 6, 4, 2]
+    assert [
+        len(compile_expression(regex(p)).table)
+        for p in ("a|b|c", "(a|b)*abb", "a{5}", "abc|xbc|ybc", "(aa)*|(aaaa)*")
+    ] == [2, 4, 6, 4, 2]
 
 
 def test_strings_with_a_pattern_are_escaped():
@@ -275,18 +420,50 @@ def test_strings_with_a_pattern_are_escaped():
 
 def test_one_of_several_is_never_two_of_them():
     """Parts are told apart by type, by constants, or by a property that both require."""
-    part = lambda kind, **more: {"type": "object", "properties": {"kind": {"const": kind}, **more}, "required": ["kind"]}
-    schema = {"oneOf": [part("a", x={"type": "integer"}), {"$ref": "#/$defs/b"}, {"type": ["string", "null"]}, {"enum": [1, True]}, {"const": 2}]}
-    automaton = compile_expression(json_schema(schema | {"$defs": {"b": part("b", y={"type": "boolean"})}}))
-    for value in ({"kind": "a", "x": 3}, {"kind": "b"}, {"kind": "b", "y": True}, "text", None, 1, 2, True):
+
+    def part(kind, **more):
+        return {
+            "type": "object",
+            "properties": {"kind": {"const": kind}, **more},
+            "required": ["kind"],
+        }
+
+    schema = {
+        "oneOf": [
+            part("a", x={"type": "integer"}),
+            {"$ref": "#/$defs/b"},
+            {"type": ["string", "null"]},
+            {"enum": [1, True]},
+            {"const": 2},
+        ]
+    }
+    automaton = compile_expression(
+        json_schema(schema | {"$defs": {"b": part("b", y={"type": "boolean"})}})
+    )
+    for value in (
+        {"kind": "a", "x": 3},
+        {"kind": "b"},
+        {"kind": "b", "y": True},
+        "text",
+        None,
+        1,
+        2,
+        True,
+    ):
         assert automaton.accepts(json.dumps(value).encode()), value
     for value in ({"kind": "b", "x": 3}, {"kind": "c"}, {}, False, 3):
         assert not automaton.accepts(json.dumps(value).encode()), value
 
 
 def test_constants_have_the_type_that_is_named():
-    automaton = compile_expression(json_schema({"type": ["integer", "null"], "enum": ["a", 3, 1.5, None, True]}))
-    assert [value for value in ("a", 3, 1.5, None, True) if automaton.accepts(json.dumps(value).encode())] == [3, None]
+    automaton = compile_expression(
+        json_schema({"type": ["integer", "null"], "enum": ["a", 3, 1.5, None, True]})
+    )
+    assert [
+        value
+        for value in ("a", 3, 1.5, None, True)
+        if automaton.accepts(json.dumps(value).encode())
+    ] == [3, None]
 
 
 def test_an_object_of_any_kind_is_any_object():
@@ -299,34 +476,57 @@ def test_an_object_of_any_kind_is_any_object():
 
 def test_many_properties_that_may_be_left_away_make_no_large_automaton():
     names = [f"p{i}" for i in range(40)]
-    automaton = compile_expression(json_schema({"type": "object", "properties": {name: {"type": "boolean"} for name in names}}))
+    automaton = compile_expression(
+        json_schema({"type": "object", "properties": {name: {"type": "boolean"} for name in names}})
+    )
     assert len(automaton.table) < 2000
     for kept in (names, names[::7], names[39:], []):
         assert automaton.accepts(json.dumps(dict.fromkeys(kept, True)).encode())
 
 
 WRONG = {
-    "regex that looks ahead": (dict(regex="a(?=b)"), "regex has a group of a kind"),
-    "regex with a reference": (dict(regex=r"(a)\1"), r"regex has the escape \\1"),
-    "regex without an end": (dict(regex="(a"), "has a '\\(' without '\\)'"),
-    "regex of too much": (dict(regex="(a{1000}){1000}"), "repeats too much"),
-    "regex of many states": (dict(regex="(a{180}b){180}"), "more than 20000 states"),
-    "regex of nothing": (dict(regex="[^\\x00-\\U0010ffff]"), "matches no text at all"),
-    "grammar without a root": (dict(grammar='a ::= "b"'), "no rule 'root'"),
-    "grammar that lacks a rule": (dict(grammar="root ::= other"), "no rule 'other', which 'root' needs"),
-    "grammar that does not end": (dict(grammar='root ::= "a" root'), "matches no text at all"),
-    "grammar that is none": (dict(grammar="hello"), "grammar has 'hello'"),
-    "schema that is no JSON": (dict(schema="{"), "schema is not JSON"),
-    "schema of a type": (dict(schema='{"type": "text"}'), "the type 'text'; it can be object"),
-    "schema with a keyword": (dict(schema='{"type": "number", "minimum": 3}'), "'minimum', which is not known here for number"),
-    "schema with a far reference": (dict(schema='{"$ref": "http://x"}'), "it can refer to places in itself only"),
-    "schema with a missing reference": (dict(schema='{"$ref": "#/a"}'), "which is not there"),
-    "schema with parts that overlap": (dict(schema='{"oneOf": [{"type": "number"}, {"type": "integer"}]}'), "can't be told apart"),
-    "schema with properties that are none": (dict(schema='{"properties": []}'), r"'properties' \[\]; it needs an object"),
-    "schema with bounds of any number": (dict(schema='{"type": ["integer", "number"], "minimum": 3}'), "'minimum', which is not known here"),
-    "regex of many brackets": (dict(regex="(" * 3000 + "a" + ")" * 3000), "nested too deep"),
-    "two at once": (dict(regex="a", choices=("b",)), "regex and choices can't be joined"),
-    "more than the room": (dict(regex="a{50}", new_tokens=20), "regex needs at least 50 tokens and there is room for 20"),
+    "regex that looks ahead": ({"regex": "a(?=b)"}, "regex has a group of a kind"),
+    "regex with a reference": ({"regex": r"(a)\1"}, r"regex has the escape \\1"),
+    "regex without an end": ({"regex": "(a"}, "has a '\\(' without '\\)'"),
+    "regex of too much": ({"regex": "(a{1000}){1000}"}, "repeats too much"),
+    "regex of many states": ({"regex": "(a{180}b){180}"}, "more than 20000 states"),
+    "regex of nothing": ({"regex": "[^\\x00-\\U0010ffff]"}, "matches no text at all"),
+    "grammar without a root": ({"grammar": 'a ::= "b"'}, "no rule 'root'"),
+    "grammar that lacks a rule": (
+        {"grammar": "root ::= other"},
+        "no rule 'other', which 'root' needs",
+    ),
+    "grammar that does not end": ({"grammar": 'root ::= "a" root'}, "matches no text at all"),
+    "grammar that is none": ({"grammar": "hello"}, "grammar has 'hello'"),
+    "schema that is no JSON": ({"schema": "{"}, "schema is not JSON"),
+    "schema of a type": ({"schema": '{"type": "text"}'}, "the type 'text'; it can be object"),
+    "schema with a keyword": (
+        {"schema": '{"type": "number", "minimum": 3}'},
+        "'minimum', which is not known here for number",
+    ),
+    "schema with a far reference": (
+        {"schema": '{"$ref": "http://x"}'},
+        "it can refer to places in itself only",
+    ),
+    "schema with a missing reference": ({"schema": '{"$ref": "#/a"}'}, "which is not there"),
+    "schema with parts that overlap": (
+        {"schema": '{"oneOf": [{"type": "number"}, {"type": "integer"}]}'},
+        "can't be told apart",
+    ),
+    "schema with properties that are none": (
+        {"schema": '{"properties": []}'},
+        r"'properties' \[\]; it needs an object",
+    ),
+    "schema with bounds of any number": (
+        {"schema": '{"type": ["integer", "number"], "minimum": 3}'},
+        "'minimum', which is not known here",
+    ),
+    "regex of many brackets": ({"regex": "(" * 3000 + "a" + ")" * 3000}, "nested too deep"),
+    "two at once": ({"regex": "a", "choices": ("b",)}, "regex and choices can't be joined"),
+    "more than the room": (
+        {"regex": "a{50}", "new_tokens": 20},
+        "regex needs at least 50 tokens and there is room for 20",
+    ),
 }
 
 

@@ -1,4 +1,5 @@
-"""Laws of data: the batch is a pure function of the step, every pair is predicted once an epoch, and prepared data is whole or absent."""
+"""Laws of data: the batch is a pure function of the step, every pair is predicted once an epoch,
+and prepared data is whole or absent."""
 
 from __future__ import annotations
 
@@ -28,7 +29,11 @@ SHAKESPEARE = Path(__file__).parents[2] / "shared/data/tinyshakespeare/input.txt
 def numbered(path: Path, lengths: tuple[int, ...]) -> Store:
     """A store whose ids count up from 0, so that an id tells where it stands."""
     ends = np.cumsum(lengths)
-    return written(path, [np.arange(end - n, end) for n, end in zip(lengths, ends, strict=True)], vocab_size=max(1, int(ends[-1])))
+    return written(
+        path,
+        [np.arange(end - n, end) for n, end in zip(lengths, ends, strict=True)],
+        vocab_size=max(1, int(ends[-1])),
+    )
 
 
 def written(path: Path, examples: list, vocab_size: int) -> Store:
@@ -74,18 +79,26 @@ def all_pairs(lengths: tuple[int, ...]) -> list[int]:
 
 def rows_of(made: Store, layout: batches.Plan, epochs: int) -> list[Batch]:
     """The batches that hold the rows of the first epochs."""
-    return [batch(made, layout, step) for step in range(-(-epochs * layout.rows_per_epoch // layout.rows))]
+    return [
+        batch(made, layout, step)
+        for step in range(-(-epochs * layout.rows_per_epoch // layout.rows))
+    ]
 
 
 def join(parts: list[Batch]) -> Batch:
-    return Batch(*(None if field[0] is None else np.concatenate(field) for field in zip(*parts, strict=True)))
+    return Batch(
+        *(None if field[0] is None else np.concatenate(field) for field in zip(*parts, strict=True))
+    )
 
 
 def equal(a: Batch, b: Batch) -> bool:
-    return all(x is y or (x.dtype == y.dtype and np.array_equal(x, y)) for x, y in zip(a, b, strict=True))
+    return all(
+        x is y or (x.dtype == y.dtype and np.array_equal(x, y)) for x, y in zip(a, b, strict=True)
+    )
 
 
-# --- the batch of a step -----------------------------------------------------------------------------------------
+# --- the batch of a step
+# -----------------------------------------------------------------------------------------
 
 
 def test_a_batch_depends_on_the_step_alone(tmp_path):
@@ -102,7 +115,9 @@ def test_a_batch_depends_on_the_step_alone(tmp_path):
 
 @pytest.mark.parametrize("isolated", [True, False])
 @pytest.mark.parametrize(("length", "rows", "seed"), SHAPES)
-def test_every_pair_is_predicted_exactly_once_in_every_epoch(made, lengths, length, rows, seed, isolated):
+def test_every_pair_is_predicted_exactly_once_in_every_epoch(
+    made, lengths, length, rows, seed, isolated
+):
     layout = plan(made, length=length, rows=rows, seed=seed, isolated=isolated)
     epochs = 1 if seed is None else 3
     whole = join(rows_of(made, layout, epochs))
@@ -154,15 +169,26 @@ def test_the_parts_of_a_batch_are_the_batch(made, count):
         layout = plan(made, length=7, rows=6, seed=seed)
         for step in range(5):
             parts = np.split(np.arange(6), count)
-            assert equal(join([batch(made, layout, step, rows) for rows in parts]), batch(made, layout, step))
+            assert equal(
+                join([batch(made, layout, step, rows) for rows in parts]), batch(made, layout, step)
+            )
 
 
 def test_the_stream_of_rows_does_not_depend_on_the_batch_size(made):
-    streams = [join([batch(made, plan(made, length=5, rows=rows, seed=4), step) for step in range(24 // rows)]) for rows in (1, 2, 8, 24)]
+    streams = [
+        join(
+            [
+                batch(made, plan(made, length=5, rows=rows, seed=4), step)
+                for step in range(24 // rows)
+            ]
+        )
+        for rows in (1, 2, 8, 24)
+    ]
     assert all(equal(streams[0], other) for other in streams)
 
 
-# --- pieces of documents in a row --------------------------------------------------------------------------------
+# --- pieces of documents in a row
+# --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("length", "rows", "seed"), SHAPES)
@@ -174,13 +200,19 @@ def test_segments_and_positions_tell_pieces_of_documents_apart(made, lengths, le
             assert each.segments is None and each.positions is None
             continue
         padding = each.weights == 0
-        assert np.array_equal(each.positions == -1, padding) and np.array_equal(each.segments == 0, padding)
+        assert np.array_equal(each.positions == -1, padding) and np.array_equal(
+            each.segments == 0, padding
+        )
         for tokens, targets, weights, segments, positions in zip(*each[:5], strict=True):
             real = np.flatnonzero(weights)
             if not len(real):
                 continue
-            assert np.array_equal(real, np.arange(real[0], real[-1] + 1)), "padding is at the ends of a row"
-            assert np.array_equal(owner[targets[real]], owner[tokens[real]]), "a prediction stays in its document"
+            assert np.array_equal(real, np.arange(real[0], real[-1] + 1)), (
+                "padding is at the ends of a row"
+            )
+            assert np.array_equal(owner[targets[real]], owner[tokens[real]]), (
+                "a prediction stays in its document"
+            )
             assert positions[real[0]] == 0
             for a, b in pairwise(real):
                 same = owner[tokens[a]] == owner[tokens[b]]
@@ -191,7 +223,9 @@ def test_segments_and_positions_tell_pieces_of_documents_apart(made, lengths, le
 
 
 def test_without_isolation_the_same_rows_are_plain(made):
-    apart, together = (plan(made, length=9, rows=2, seed=1, isolated=isolated) for isolated in (True, False))
+    apart, together = (
+        plan(made, length=9, rows=2, seed=1, isolated=isolated) for isolated in (True, False)
+    )
     for step in range(6):
         a, b = batch(made, apart, step), batch(made, together, step)
         assert b.segments is None and b.positions is None
@@ -202,10 +236,19 @@ def test_arrays_have_the_types_that_the_model_takes(made):
     each = batch(made, plan(made, length=6, rows=2, seed=0), 0)
     kinds = [None if field is None else (field.dtype.name, field.shape) for field in each]
     rest = [None, None] if made.header.num_examples == 1 else [("int32", (2, 6))] * 2
-    assert kinds == [("int32", (2, 6)), ("int32", (2, 6)), ("float32", (2, 6)), *rest, None, None, None]  # no side text, nudge or prefix
+    assert kinds == [
+        ("int32", (2, 6)),
+        ("int32", (2, 6)),
+        ("float32", (2, 6)),
+        *rest,
+        None,
+        None,
+        None,
+    ]  # no side text, nudge or prefix
 
 
-# --- the permutation ---------------------------------------------------------------------------------------------
+# --- the permutation
+# ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("key", [(0, 0), (2**31 - 1, 12345)])
@@ -223,7 +266,11 @@ def test_permute_is_one_to_one_where_it_is_too_long_to_list():
 
 
 def test_permute_differs_by_seed_and_by_epoch():
-    images = {permute(np.arange(100), 100, (seed, epoch)).tobytes() for seed in range(10) for epoch in range(10)}
+    images = {
+        permute(np.arange(100), 100, (seed, epoch)).tobytes()
+        for seed in range(10)
+        for epoch in range(10)
+    }
     assert len(images) == 100
 
 
@@ -232,18 +279,32 @@ def test_permute_of_a_part_is_the_part_of_permute():
     assert np.array_equal(permute(np.arange(700, 710), 777, (1, 2)), whole[700:710])
 
 
-# --- from a text to stores ---------------------------------------------------------------------------------------
+# --- from a text to stores
+# ---------------------------------------------------------------------------------------
 
 
 def letters(count: int, seed: int = 0) -> str:
-    return bytes(np.random.default_rng(seed).choice(list(b"abcdefgh   \n"), count).astype(np.uint8)).decode()
+    return bytes(
+        np.random.default_rng(seed).choice(list(b"abcdefgh   \n"), count).astype(np.uint8)
+    ).decode()
 
 
 def configured(tmp_path: Path, text: str | list[str], **changes) -> DataConfig:
     """Data over a text file, or over JSONL with a document each."""
     path = tmp_path / ("text.txt" if isinstance(text, str) else "text.jsonl")
-    path.write_text(text if isinstance(text, str) else "".join(json.dumps({"text": t}) + "\n" for t in text), encoding="utf-8", newline="")
-    return DataConfig(**{"source": Text(str(path)), "tokenizer": Bytes(), "cache": str(tmp_path / "cache"), **changes})
+    path.write_text(
+        text if isinstance(text, str) else "".join(json.dumps({"text": t}) + "\n" for t in text),
+        encoding="utf-8",
+        newline="",
+    )
+    return DataConfig(
+        **{
+            "source": Text(str(path)),
+            "tokenizer": Bytes(),
+            "cache": str(tmp_path / "cache"),
+            **changes,
+        }
+    )
 
 
 def texts(prepared, held: Store) -> list[str]:
@@ -263,13 +324,23 @@ def test_held_out_documents_are_never_trained_on_and_none_is_lost(tmp_path):
 
 
 def test_a_document_is_held_out_for_its_text_alone(tmp_path):
-    """Neither its place nor its neighbours matter, and a larger share holds out more of the same."""
+    """Neither its place nor its neighbours matter, and a larger share holds out more of the
+    same."""
     found = {}
-    for name, documents, share in (("all", DOCUMENTS, 0.2), ("turned", DOCUMENTS[::-1], 0.2), ("half", DOCUMENTS[:100], 0.2), ("more", DOCUMENTS, 0.4)):
+    for name, documents, share in (
+        ("all", DOCUMENTS, 0.2),
+        ("turned", DOCUMENTS[::-1], 0.2),
+        ("half", DOCUMENTS[:100], 0.2),
+        ("more", DOCUMENTS, 0.4),
+    ):
         (tmp_path / name).mkdir()
         prepared = prepare(configured(tmp_path / name, documents, validation=share))
         found[name] = set(texts(prepared, prepared.validation))
-    assert found["all"] == found["turned"] and found["half"] == found["all"] & set(DOCUMENTS[:100]) and found["all"] < found["more"]
+    assert (
+        found["all"] == found["turned"]
+        and found["half"] == found["all"] & set(DOCUMENTS[:100])
+        and found["all"] < found["more"]
+    )
 
 
 def test_equal_documents_are_held_out_together(tmp_path):
@@ -284,14 +355,28 @@ def test_of_few_documents_the_tail_of_each_is_held_out(tmp_path, documents):
     assert texts(found, found.validation) == [d[int(len(d) * 0.9) :] for d in documents]
 
 
-@pytest.mark.skipif(not SHAKESPEARE.is_file(), reason="tiny Shakespeare is not at ../shared/data/tinyshakespeare")
+@pytest.mark.skipif(
+    not SHAKESPEARE.is_file(), reason="tiny Shakespeare is not at ../shared/data/tinyshakespeare"
+)
 def test_tiny_shakespeare_is_split_as_everywhere(tmp_path):
-    config = DataConfig(source=Text(str(SHAKESPEARE)), tokenizer=Characters(end_of_document=False), validation=0.1, cache=str(tmp_path))
+    config = DataConfig(
+        source=Text(str(SHAKESPEARE)),
+        tokenizer=Characters(end_of_document=False),
+        validation=0.1,
+        cache=str(tmp_path),
+    )
     found = prepare(config)
-    assert (found.train.header.num_tokens, found.validation.header.num_tokens) == (1_003_854, 111_540)
+    assert (found.train.header.num_tokens, found.validation.header.num_tokens) == (
+        1_003_854,
+        111_540,
+    )
     assert found.tokenizer.vocab_size == 65
     text = SHAKESPEARE.read_text(encoding="utf-8")
-    assert found.tokenizer.decode(found.train.ids[-100:]) + found.tokenizer.decode(found.validation.ids[:100]) == text[1_003_754:1_003_954]
+    assert (
+        found.tokenizer.decode(found.train.ids[-100:])
+        + found.tokenizer.decode(found.validation.ids[:100])
+        == text[1_003_754:1_003_954]
+    )
 
 
 def test_a_share_of_nothing_holds_out_nothing(tmp_path):
@@ -300,11 +385,18 @@ def test_a_share_of_nothing_holds_out_nothing(tmp_path):
 
 
 def test_a_share_that_leaves_nothing_is_refused_and_nothing_is_kept(tmp_path):
-    for text, changes, half in (("abc", {"split": "documents", "validation": 1e-9}, "validation"), ("a", {"validation": 0.5}, "train")):
+    for text, changes, half in (
+        ("abc", {"split": "documents", "validation": 1e-9}, "validation"),
+        ("a", {"validation": 0.5}, "train"),
+    ):
         with pytest.raises(ConfigError) as caught:
             prepare(configured(tmp_path, text, **changes))
         message = str(caught.value)
-        assert f"leaves nothing for {half}" in message and "--data.validation" in message and "\n" not in message
+        assert (
+            f"leaves nothing for {half}" in message
+            and "--data.validation" in message
+            and "\n" not in message
+        )
         assert not list(tmp_path.glob("cache/*"))
 
 
@@ -315,8 +407,14 @@ def test_the_header_counts_what_the_store_holds(tmp_path):
         encoded = [d.encode() for d in documents]
         assert held.header.num_examples == len(documents) == len(held.offsets) - 1
         assert held.header.num_bytes == sum(map(len, encoded))
-        assert held.header.num_tokens == len(held.ids) == held.header.num_bytes + 2 * len(documents), "a document stands between two marks"
-        assert (held.header.vocab_size, held.header.dtype, held.header.fingerprint) == (257, "uint16", found.fingerprint)
+        assert (
+            held.header.num_tokens == len(held.ids) == held.header.num_bytes + 2 * len(documents)
+        ), "a document stands between two marks"
+        assert (held.header.vocab_size, held.header.dtype, held.header.fingerprint) == (
+            257,
+            "uint16",
+            found.fingerprint,
+        )
 
 
 def test_a_large_vocabulary_is_stored_in_four_bytes(tmp_path):
@@ -337,28 +435,45 @@ def test_the_packers_measure_the_held_out_text(tmp_path):
     wanted = {"gzip -9": len(gzip.compress(tail, 9)), "xz -9": len(lzma.compress(tail, preset=9))}
     assert found.validation.header.facts.keys() == wanted.keys()
     for name, size in wanted.items():
-        assert found.validation.header.facts[name] == pytest.approx(8 * size / len(tail), rel=0.01), name
+        assert found.validation.header.facts[name] == pytest.approx(
+            8 * size / len(tail), rel=0.01
+        ), name
     assert found.train.header.facts == {}
 
 
-# --- prepared once -----------------------------------------------------------------------------------------------
+# --- prepared once
+# -----------------------------------------------------------------------------------------------
 
 
 def test_a_second_call_opens_what_the_first_one_made(tmp_path):
     config, said = configured(tmp_path, DOCUMENTS, validation=0.2), []
     first = prepare(config, said.append)
-    assert len(said) == 1 and "200 documents" in said[0] and str(tmp_path / "cache") in said[0] and "\n" not in said[0]
+    assert (
+        len(said) == 1
+        and "200 documents" in said[0]
+        and str(tmp_path / "cache") in said[0]
+        and "\n" not in said[0]
+    )
     times = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*")}
     second = prepare(config, said.append)
-    assert len(said) == 1 and {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*")} == times
+    assert (
+        len(said) == 1
+        and {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*")} == times
+    )
     assert second.fingerprint == first.fingerprint and second.train.header == first.train.header
-    assert np.array_equal(second.train.ids[:], first.train.ids[:]) and second.tokenizer.files() == first.tokenizer.files()
+    assert (
+        np.array_equal(second.train.ids[:], first.train.ids[:])
+        and second.tokenizer.files() == first.tokenizer.files()
+    )
 
 
 def test_another_text_tokenizer_or_split_is_other_data(tmp_path):
     config = configured(tmp_path, DOCUMENTS)
     prints = [prepare(config).fingerprint]
-    prints += [prepare(dataclasses.replace(config, **c)).fingerprint for c in ({"tokenizer": Characters()}, {"validation": 0.3}, {"split": "tail"})]
+    prints += [
+        prepare(dataclasses.replace(config, **c)).fingerprint
+        for c in ({"tokenizer": Characters()}, {"validation": 0.3}, {"split": "tail"})
+    ]
     prints.append(prepare(configured(tmp_path, [*DOCUMENTS[:-1], DOCUMENTS[-1] + "!"])).fingerprint)
     assert len(set(prints)) == len(prints)
     assert len(list((tmp_path / "cache").iterdir())) == len(prints)
@@ -406,7 +521,8 @@ def test_the_remains_of_a_killed_preparation_do_not_stop_the_next(tmp_path):
     assert texts(prepare(config), prepare(config).train)
 
 
-# --- damaged or changed --------------------------------------------------------------------------------------------
+# --- damaged or changed
+# --------------------------------------------------------------------------------------------
 
 
 def test_prepared_data_that_was_damaged_later_is_refused(tmp_path):
@@ -430,17 +546,29 @@ def test_data_without_a_seal_is_made_again(tmp_path):
 
 
 def test_records_that_were_passed_over_are_counted_and_the_first_is_named(tmp_path):
-    config, said = configured(tmp_path, DOCUMENTS, source=Text(str(tmp_path / "text.jsonl"), max_bad_records=5)), []
+    config, said = (
+        configured(
+            tmp_path, DOCUMENTS, source=Text(str(tmp_path / "text.jsonl"), max_bad_records=5)
+        ),
+        [],
+    )
     with Path(config.source.path).open("a") as file:
         file.write('{"text": \n{"txt": 1}\n')
     for _ in range(2):
         prepare(config, said.append)
-        assert said[0].startswith("passed over 2 bad records") and f"the first: {config.source.path}:201 is not JSON" in said[0]
+        assert (
+            said[0].startswith("passed over 2 bad records")
+            and f"the first: {config.source.path}:201 is not JSON" in said[0]
+        )
         said.clear()
 
 
 def test_stores_of_another_text_or_tokenizer_are_refused(tmp_path):
-    configs = [configured(tmp_path, DOCUMENTS), configured(tmp_path, DOCUMENTS, tokenizer=Characters()), configured(tmp_path, DOCUMENTS, validation=0.2)]
+    configs = [
+        configured(tmp_path, DOCUMENTS),
+        configured(tmp_path, DOCUMENTS, tokenizer=Characters()),
+        configured(tmp_path, DOCUMENTS, validation=0.2),
+    ]
     folders = [tmp_path / "cache" / prepare(config).fingerprint[:32] for config in configs]
     for other in (1, 2):
         for half in ("train", "validation"):
@@ -457,7 +585,9 @@ def test_a_text_that_changes_while_it_is_read_is_refused_and_nothing_is_kept(tmp
     learn = PREPARE.tokenizers.train
 
     def meanwhile(*args):
-        Path(config.source.path).write_text(Path(config.source.path).read_text().replace("7: ", "8: "))
+        Path(config.source.path).write_text(
+            Path(config.source.path).read_text().replace("7: ", "8: ")
+        )
         return learn(*args)
 
     monkeypatch.setattr(PREPARE.tokenizers, "train", meanwhile)
@@ -467,9 +597,15 @@ def test_a_text_that_changes_while_it_is_read_is_refused_and_nothing_is_kept(tmp
 
 
 @pytest.mark.parametrize(("tokenizer", "most"), [(Bytes(), 2), (Characters(), 3)])
-def test_a_source_is_read_twice_and_once_more_for_a_tokenizer_that_learns(tmp_path, monkeypatch, tokenizer, most):
+def test_a_source_is_read_twice_and_once_more_for_a_tokenizer_that_learns(
+    tmp_path, monkeypatch, tokenizer, most
+):
     begun, read = [], PREPARE.sources.files.read
-    monkeypatch.setattr(PREPARE.sources.files, "read", lambda source, *more: (begun.append(source), read(source, *more))[1])
+    monkeypatch.setattr(
+        PREPARE.sources.files,
+        "read",
+        lambda source, *more: (begun.append(source), read(source, *more))[1],
+    )
     config = configured(tmp_path, DOCUMENTS, tokenizer=tokenizer)
     prepare(config)
     assert len(begun) == most

@@ -1,4 +1,5 @@
-"""Laws of weights that are stored for decoding, and what programs cost where no clock is asked: products, bytes, compilations."""
+"""Laws of weights that are stored for decoding, and what programs cost where no clock is asked:
+products, bytes, compilations."""
 
 from __future__ import annotations
 
@@ -43,16 +44,32 @@ def widened(tree):
 def test_stored_weights_compute_what_the_same_numbers_in_float32_compute(stored):
     config, params = model.prepared(CONFIG, PARAMS, stored)
     found = logits(config, params, TOKENS)  # many rows
-    np.testing.assert_allclose(found, logits(dataclasses.replace(config, layers="auto"), widened(params), TOKENS), atol=2e-5)
+    np.testing.assert_allclose(
+        found,
+        logits(dataclasses.replace(config, layers="auto"), widened(params), TOKENS),
+        atol=2e-5,
+    )
     for few in (1, 5):  # one is streamed
-        np.testing.assert_allclose(logits(config, params, TOKENS[:1, :few]), found[:1, :few], atol=2e-5)
+        np.testing.assert_allclose(
+            logits(config, params, TOKENS[:1, :few]), found[:1, :few], atol=2e-5
+        )
     if stored == "float32":
         np.testing.assert_allclose(found, logits(CONFIG, PARAMS, TOKENS), atol=1e-5)
 
 
 def test_stored_weights_are_as_small_as_their_type_says():
-    size = lambda params: sum(leaf.nbytes for leaf in jax.tree.leaves({name: leaf for name, leaf in params.items() if name != "embedding"}))
-    whole, half, quarter = (size(model.prepared(CONFIG, PARAMS, stored)[1]) for stored in ("float32", "bfloat16", "int8"))
+    def size(params):
+        return sum(
+            leaf.nbytes
+            for leaf in jax.tree.leaves(
+                {name: leaf for name, leaf in params.items() if name != "embedding"}
+            )
+        )
+
+    whole, half, quarter = (
+        size(model.prepared(CONFIG, PARAMS, stored)[1])
+        for stored in ("float32", "bfloat16", "int8")
+    )
     assert half < 0.52 * whole
     assert quarter < 0.32 * whole  # with a scale for each of a few inputs
 
@@ -60,13 +77,18 @@ def test_stored_weights_are_as_small_as_their_type_says():
 def test_eight_bits_are_off_by_half_a_unit_at_most():
     kernel = jax.random.normal(jax.random.key(1), (64, 3, 8))
     found = eight_bits(kernel)
-    assert jnp.all(jnp.abs(found["kernel"] * found["scale"][None] - kernel) <= 0.5001 * found["scale"][None])
+    assert jnp.all(
+        jnp.abs(found["kernel"] * found["scale"][None] - kernel) <= 0.5001 * found["scale"][None]
+    )
 
 
 @pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("inputs", [8, 30, 47, 1021])
 def test_narrow_products_are_products(rows, inputs):
-    x, kernel = jax.random.normal(jax.random.key(2), (rows, inputs)), jax.random.randint(jax.random.key(3), (inputs, 40), -127, 127, jnp.int8)
+    x, kernel = (
+        jax.random.normal(jax.random.key(2), (rows, inputs)),
+        jax.random.randint(jax.random.key(3), (inputs, 40), -127, 127, jnp.int8),
+    )
     right = np.asarray(x) @ np.asarray(kernel, np.float32)
     np.testing.assert_allclose(product(x, kernel), right, rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(streamed(x[0], kernel), right[0], rtol=1e-4, atol=1e-3)
@@ -74,34 +96,63 @@ def test_narrow_products_are_products(rows, inputs):
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="only a CPU widens weights in blocks")
 def test_a_large_narrow_kernel_is_widened_in_blocks():
-    x, kernel = jax.random.normal(jax.random.key(2), (3, 1021)), jax.random.randint(jax.random.key(3), (1021, 5 * BLOCK // 1021 // 2), -127, 127, jnp.int8)
+    x, kernel = (
+        jax.random.normal(jax.random.key(2), (3, 1021)),
+        jax.random.randint(jax.random.key(3), (1021, 5 * BLOCK // 1021 // 2), -127, 127, jnp.int8),
+    )
     compiled = jax.jit(product).lower(x, kernel).compile()
-    np.testing.assert_allclose(compiled(x, kernel), np.asarray(x) @ np.asarray(kernel, np.float32), rtol=1e-4, atol=2e-2)
+    np.testing.assert_allclose(
+        compiled(x, kernel), np.asarray(x) @ np.asarray(kernel, np.float32), rtol=1e-4, atol=2e-2
+    )
     assert compiled.memory_analysis().temp_size_in_bytes < kernel.size * 4 * 0.7
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="only a CPU streams weights")
 def test_a_narrow_product_holds_no_wide_kernel():
-    """Neither inside the program, nor made before a loop over tokens that reads the same kernel each time."""
+    """Neither inside the program, nor made before a loop over tokens that reads the same kernel
+    each time."""
     x, kernel = jnp.ones((1, 256)), jnp.ones((256, 256), jnp.int8)
-    loop = lambda x, kernel: jax.lax.fori_loop(0, 9, lambda _, x: product(x, kernel) / 256, x)
-    compiled = jax.jit(loop).lower(x, kernel).compile(compiler_options={"xla_backend_optimization_level": 2})
+
+    def loop(x, kernel):
+        return jax.lax.fori_loop(0, 9, lambda _, x: product(x, kernel) / 256, x)
+
+    compiled = (
+        jax.jit(loop)
+        .lower(x, kernel)
+        .compile(compiler_options={"xla_backend_optimization_level": 2})
+    )
     assert compiled.memory_analysis().temp_size_in_bytes < kernel.size * 4
 
 
 def test_gradients_of_products_transpose_no_activations():
-    """XLA's CPU backend would write one operand of a kernel's gradient anew, value by value, if rows had two dimensions."""
+    """XLA's CPU backend would write one operand of a kernel's gradient anew, value by value, if
+    rows had two dimensions."""
     x, kernel = jnp.ones((3, 40, 16)), jnp.ones((16, 24))
-    text = jax.jit(jax.grad(lambda kernel: jnp.tanh(product(jnp.tanh(x), kernel)).sum())).lower(kernel).compile().as_text()
+    text = (
+        jax.jit(jax.grad(lambda kernel: jnp.tanh(product(jnp.tanh(x), kernel)).sum()))
+        .lower(kernel)
+        .compile()
+        .as_text()
+    )
     assert "f32[24,3,40]" not in text
     assert "f32[24,120]" not in text
 
 
 def test_longer_prompts_and_answers_of_one_bucket_compile_once():
     config, params = model.prepared(CONFIG, PARAMS, "int8")
-    greedy = Sampling(np.zeros(1, np.float32), np.full(1, CONFIG.vocab_size, np.int32), np.ones(1, np.float32))
+    greedy = Sampling(
+        np.zeros(1, np.float32), np.full(1, CONFIG.vocab_size, np.int32), np.ones(1, np.float32)
+    )
     keys, before = jax.random.split(jax.random.key(0), 1), generate.decode._cache_size()
     for length, new in ((3, 4), (5, 6), (7, 8)):
-        out = generate.generate(config, params, TOKENS[:1, :length], np.full(1, length), keys, sampling=greedy, new_tokens=new)
+        out = generate.generate(
+            config,
+            params,
+            TOKENS[:1, :length],
+            np.full(1, length),
+            keys,
+            sampling=greedy,
+            new_tokens=new,
+        )
         assert out.lengths.tolist() == [new]
     assert generate.decode._cache_size() == before + 1

@@ -1,7 +1,9 @@
-"""The fault matrix, training side: what must happen when a step, the data, the disk or the machine goes wrong.
+"""The fault matrix, training side: what must happen when a step, the data, the disk or the machine
+goes wrong.
 
-`@pytest.mark.row(n)` names the row that a test proves, and `figure` what it measured. Faults come from `GPTJAX_FAULT`, as in a user's
-drill, or from outside. Read `uninterrupted` first: the run that all the interrupted ones must equal.
+`@pytest.mark.row(n)` names the row that a test proves, and `figure` what it measured. Faults come
+from `GPTJAX_FAULT`, as in a user's drill, or from outside. Read `uninterrupted` first: the run that
+all the interrupted ones must equal.
 """
 
 from __future__ import annotations
@@ -61,10 +63,16 @@ def no_fault(monkeypatch):
 
 @pytest.fixture(scope="module")
 def hard(tiny_experiment, text_folder):
-    """An experiment with dropout and several documents in a row: all that a resumed run could get wrong."""
+    """An experiment with dropout and several documents in a row: all that a resumed run could get
+    wrong."""
     return dataclasses.replace(
         tiny_experiment,
-        model=dataclasses.replace(tiny_experiment.model, residual_dropout=0.1, attention_dropout=0.1, embedding_dropout=0.1),
+        model=dataclasses.replace(
+            tiny_experiment.model,
+            residual_dropout=0.1,
+            attention_dropout=0.1,
+            embedding_dropout=0.1,
+        ),
         data=dataclasses.replace(tiny_experiment.data, source=Text(str(text_folder))),
         log_every=1,
     )
@@ -80,7 +88,11 @@ def uninterrupted(hard, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def quiet(tiny_experiment):
     """The tiny experiment without evaluations on the way."""
-    return dataclasses.replace(tiny_experiment, evaluation=dataclasses.replace(tiny_experiment.evaluation, every=10**6), checkpoints=Checkpoints(every=5))
+    return dataclasses.replace(
+        tiny_experiment,
+        evaluation=dataclasses.replace(tiny_experiment.evaluation, every=10**6),
+        checkpoints=Checkpoints(every=5),
+    )
 
 
 def built_with(experiment: Experiment, words: str = "") -> program.Program:
@@ -95,7 +107,8 @@ def bits(tree) -> bytes:
     return b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree))
 
 
-# --- the hooks ---------------------------------------------------------------------------------------------------
+# --- the hooks
+# ---------------------------------------------------------------------------------------------------
 
 
 def test_without_the_variable_nothing_of_a_fault_is_in_the_program():
@@ -127,13 +140,16 @@ def test_a_fault_of_another_rank_does_not_happen_here(fault):
         read(2)
 
 
-# --- killed, and resumed -----------------------------------------------------------------------------------------
+# --- killed, and resumed
+# -----------------------------------------------------------------------------------------
 
 
 def kill_at_random(experiment: Experiment, path: Path, seconds: float) -> int:
     """Starts a run, kills it a time after its loop began, and gives the exit status."""
     process = start(experiment, path)
-    wait_for(process, "interrupt when you like", "resuming at step")  # "training" alone stands in what preparing the data says
+    wait_for(
+        process, "interrupt when you like", "resuming at step"
+    )  # "training" alone stands in what preparing the data says
     time.sleep(seconds)
     process.kill()
     process.communicate(timeout=60)
@@ -142,7 +158,9 @@ def kill_at_random(experiment: Experiment, path: Path, seconds: float) -> int:
 
 @pytest.mark.slow
 @pytest.mark.row(3)
-def test_a_killed_run_ends_bitwise_as_if_it_had_not_been_killed(hard, uninterrupted, tmp_path, figure):
+def test_a_killed_run_ends_bitwise_as_if_it_had_not_been_killed(
+    hard, uninterrupted, tmp_path, figure
+):
     path = tmp_path / "run"
     assert kill_at_random(hard, path, random.Random(1).uniform(0, 3)) in (-signal.SIGKILL, 0)
     train(hard, path)
@@ -153,30 +171,51 @@ def test_a_killed_run_ends_bitwise_as_if_it_had_not_been_killed(hard, uninterrup
 @pytest.mark.row(3)
 @pytest.mark.fault
 @pytest.mark.timeout(1800)
-def test_a_run_killed_twenty_times_ends_bitwise_as_if_it_had_not_been_killed(hard, tmp_path, figure):
+def test_a_run_killed_twenty_times_ends_bitwise_as_if_it_had_not_been_killed(
+    hard, tmp_path, figure
+):
     long = dataclasses.replace(hard, steps=200)
     train(long, tmp_path / "whole")
     chance, killed, finished = random.Random(0), 0, 0
     while killed < 20:
-        if kill_at_random(long, tmp_path / f"run {finished}", chance.uniform(0, 1.0)) == -signal.SIGKILL:
+        if (
+            kill_at_random(long, tmp_path / f"run {finished}", chance.uniform(0, 1.0))
+            == -signal.SIGKILL
+        ):
             killed += 1
         else:  # it was faster than the signal
             assert_same_run(tmp_path / f"run {finished}", tmp_path / "whole", 200)
             finished += 1
     train(long, tmp_path / f"run {finished}")
     assert_same_run(tmp_path / f"run {finished}", tmp_path / "whole", 200)
-    figure(f"{killed} kills in {finished + 1} runs of 200 steps: {finished + 1}/{finished + 1} end in equal bits, 0 differing losses")
+    figure(
+        f"{killed} kills in {finished + 1} runs of 200 steps: {finished + 1}/{finished + 1} end in"
+        " equal bits, 0 differing losses"
+    )
 
 
-# --- another run in the same directory ---------------------------------------------------------------------------
+# --- another run in the same directory
+# ---------------------------------------------------------------------------
 
 OTHER = {
     "seed": (("seed", 0, 7), lambda e, other: dataclasses.replace(e, seed=7)),
     "batch": (("batch", 8, 16), lambda e, other: dataclasses.replace(e, batch=16)),
-    "context": (("model.context", 32, 16), lambda e, other: dataclasses.replace(e, model=dataclasses.replace(e.model, context=16))),
-    "rate": (("optim.peak", 0.01, 0.005), lambda e, other: dataclasses.replace(e, optim=AdamW(peak=5e-3))),
-    "tokenizer": (("data.tokenizer.kind", "Bytes", "Characters"), lambda e, other: _reading(e, tokenizer=Characters())),
-    "file": (("data.source.path", None, None), lambda e, other: _reading(e, source=Text(str(other)))),
+    "context": (
+        ("model.context", 32, 16),
+        lambda e, other: dataclasses.replace(e, model=dataclasses.replace(e.model, context=16)),
+    ),
+    "rate": (
+        ("optim.peak", 0.01, 0.005),
+        lambda e, other: dataclasses.replace(e, optim=AdamW(peak=5e-3)),
+    ),
+    "tokenizer": (
+        ("data.tokenizer.kind", "Bytes", "Characters"),
+        lambda e, other: _reading(e, tokenizer=Characters()),
+    ),
+    "file": (
+        ("data.source.path", None, None),
+        lambda e, other: _reading(e, source=Text(str(other))),
+    ),
     "one byte of the file": (("data (its content)", None, None), None),
 }
 
@@ -191,24 +230,35 @@ def begun(quiet, tmp_path_factory):
     folder = tmp_path_factory.mktemp("begun")
     (folder / "text.txt").write_text(Path(quiet.data.source.path).read_text())
     (folder / "other.txt").write_text(Path(quiet.data.source.path).read_text().upper())
-    experiment = dataclasses.replace(_reading(quiet, source=Text(str(folder / "text.txt"))), steps=2)
+    experiment = dataclasses.replace(
+        _reading(quiet, source=Text(str(folder / "text.txt"))), steps=2
+    )
     train(experiment, folder / "run")
     return experiment, folder
 
 
 @pytest.mark.row(4)
 @pytest.mark.parametrize("name", OTHER)
-def test_another_run_in_the_same_directory_is_refused_by_field_old_and_new_value(name, begun, figure, monkeypatch):
+def test_another_run_in_the_same_directory_is_refused_by_field_old_and_new_value(
+    name, begun, figure, monkeypatch
+):
     experiment, folder = begun
     (field, old, new), change = OTHER[name]
-    files = {file: (folder / "run" / file).read_bytes() for file in ("config.json", "identity.json", "metrics.jsonl")}
-    monkeypatch.setattr(program, "build", lambda *_: pytest.fail("it was not refused before the step is compiled"))
+    files = {
+        file: (folder / "run" / file).read_bytes()
+        for file in ("config.json", "identity.json", "metrics.jsonl")
+    }
+    monkeypatch.setattr(
+        program, "build", lambda *_: pytest.fail("it was not refused before the step is compiled")
+    )
     text = (folder / "text.txt").read_text()
     if change is None:
         (folder / "text.txt").write_text(text.replace("moon", "noon", 1))
     try:
         with pytest.raises(ConfigError, match="holds another run: ") as error:
-            train(change(experiment, folder / "other.txt") if change else experiment, folder / "run")
+            train(
+                change(experiment, folder / "other.txt") if change else experiment, folder / "run"
+            )
     finally:
         (folder / "text.txt").write_text(text)
     said = str(error.value)
@@ -220,7 +270,9 @@ def test_another_run_in_the_same_directory_is_refused_by_field_old_and_new_value
 
 def test_other_software_is_noted_and_not_refused(begun, monkeypatch, capsys):
     experiment, folder = begun
-    monkeypatch.setattr(identity, "versions", lambda versions=identity.versions: versions() | {"jax": "99"})
+    monkeypatch.setattr(
+        identity, "versions", lambda versions=identity.versions: versions() | {"jax": "99"}
+    )
     monkeypatch.setattr(identity, "backend", lambda: {"devices": "8 × other", "flags": "--other"})
     before = fingerprint(folder / "run", 2)
     train(experiment, folder / "run")
@@ -235,36 +287,56 @@ def test_changes_that_are_allowed_are_made(begun, tmp_path, capsys):
     train(experiment, tmp_path / "run")
     train(dataclasses.replace(experiment, seed=7, steps=3), tmp_path / "run", allow_changes=True)
     assert "seed 0 → 7" in capsys.readouterr().out
-    assert config.load(Experiment, tmp_path / "run/config.json").seed == 7 and len(losses_of(tmp_path / "run")) == 3
+    assert (
+        config.load(Experiment, tmp_path / "run/config.json").seed == 7
+        and len(losses_of(tmp_path / "run")) == 3
+    )
 
 
 @pytest.mark.row(20)
 @pytest.mark.fault
-def test_a_longer_run_keeps_its_learning_rates_unless_a_flag_stretches_them(quiet, fault, tmp_path, capsys, figure):
-    """The run is stopped at step 12 of 20 and goes on to 28, and then to 30 with the schedule stretched."""
-    short, path = dataclasses.replace(quiet, steps=20, schedule=dataclasses.replace(quiet.schedule, steps=None)), tmp_path / "run"
+def test_a_longer_run_keeps_its_learning_rates_unless_a_flag_stretches_them(
+    quiet, fault, tmp_path, capsys, figure
+):
+    """The run is stopped at step 12 of 20 and goes on to 28, and then to 30 with the schedule
+    stretched."""
+    short, path = (
+        dataclasses.replace(
+            quiet, steps=20, schedule=dataclasses.replace(quiet.schedule, steps=None)
+        ),
+        tmp_path / "run",
+    )
     fault("term@12")
     train(short, path)
     fault("")
     train(dataclasses.replace(short, steps=28), path)
     said = capsys.readouterr().out
-    assert "steps 20 → 28" in said and "cosine schedule keeps its 20 steps and stays at 1.0e-03" in said and "--schedule.steps 28" in said
+    assert (
+        "steps 20 → 28" in said
+        and "cosine schedule keeps its 20 steps and stays at 1.0e-03" in said
+        and "--schedule.steps 28" in said
+    )
     train(short, tmp_path / "uninterrupted")
     wanted = [line["learning_rate"] for line in lines_of(tmp_path / "uninterrupted")]
     wanted += [float(optim.learning_rate(short.schedule, 1e-2, 20)(jnp.asarray(20)))] * 8
     rates = [line["learning_rate"] for line in lines_of(path)]
     assert rates == wanted
 
-    stretched = dataclasses.replace(short, steps=30, schedule=dataclasses.replace(short.schedule, steps=30))
+    stretched = dataclasses.replace(
+        short, steps=30, schedule=dataclasses.replace(short.schedule, steps=30)
+    )
     with pytest.raises(ConfigError, match=r"schedule\.steps was 20, now 30.*--allow-changes"):
         train(stretched, path)
     train(stretched, path, allow_changes=True)
     assert "note        the cosine schedule now stretches over 30 steps" in capsys.readouterr().out
-    assert [line["learning_rate"] for line in lines_of(path)][:28] == wanted and lines_of(path)[28]["learning_rate"] > wanted[27]
+    assert [line["learning_rate"] for line in lines_of(path)][:28] == wanted and lines_of(path)[28][
+        "learning_rate"
+    ] > wanted[27]
     figure("28/28 learning rates equal to 0 ulp without the flag; a note with it")
 
 
-# --- steps that go wrong -----------------------------------------------------------------------------------------
+# --- steps that go wrong
+# -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.row(7)
@@ -279,30 +351,53 @@ def test_a_step_with_a_nan_gradient_changes_nothing_and_the_next_is_taken(quiet,
         assert (bits((state.params, state.opt_state)) == bits(before)) == (number in bad)
         assert int(state.step) == number and np.isfinite(found["loss"])
     assert skipped == sorted(bad)
-    figure("3/3 steps skipped with all bits of parameters and optimizer state unchanged; 3 counted; the next is taken")
+    figure(
+        "3/3 steps skipped with all bits of parameters and optimizer state unchanged; 3 counted;"
+        " the next is taken"
+    )
 
 
 @pytest.mark.row(7)
 @pytest.mark.fault
-def test_a_skipped_step_is_named_with_its_batch_and_counted_over_all_starts(quiet, fault, tmp_path, capsys):
+def test_a_skipped_step_is_named_with_its_batch_and_counted_over_all_starts(
+    quiet, fault, tmp_path, capsys
+):
     fault("nan_grad@4,term@6")
     train(dataclasses.replace(quiet, steps=10), tmp_path / "run")
     fault("scale_grad@8")
     train(dataclasses.replace(quiet, steps=10), tmp_path / "run")
     said = capsys.readouterr().out
-    assert re.search(r"step 4 \(batch 3\) skipped: loss \d\.\d+, gradient norm nan; parameters unchanged", said)
-    assert re.search(r"step 8 \(batch 7\) skipped: loss \d\.\d+, gradient norm inf; parameters unchanged", said)
+    assert re.search(
+        r"step 4 \(batch 3\) skipped: loss \d\.\d+, gradient norm nan; parameters unchanged", said
+    )
+    assert re.search(
+        r"step 8 \(batch 7\) skipped: loss \d\.\d+, gradient norm inf; parameters unchanged", said
+    )
     assert "GPTJAX_FAULT: nan_grad at step 4" in said, "a drill is told from a fault"
     assert [line["step"] for line in lines_of(tmp_path / "run") if line.get("skipped")] == [4, 8]
     assert json.loads((tmp_path / "run/report.json").read_text())["skipped_steps"] == 2
 
 
 @pytest.mark.row(8)
-def test_five_bad_steps_in_a_row_end_a_run_and_leave_its_last_checkpoint(quiet, fault, tmp_path, figure):
+def test_five_bad_steps_in_a_row_end_a_run_and_leave_its_last_checkpoint(
+    quiet, fault, tmp_path, figure
+):
     fault("nan_from@11")
-    with pytest.raises(FloatingPointError, match=r"5 steps in a row up to step 15 had no finite loss.*The last whole checkpoint is step 10;.*--optim.peak"):
+    with pytest.raises(
+        FloatingPointError,
+        match=(
+            r"5 steps in a row up to step 15 had no finite loss.*The last whole checkpoint is step"
+            r" 10;.*--optim.peak"
+        ),
+    ):
         train(quiet, tmp_path / "run")
-    assert [line["step"] for line in lines_of(tmp_path / "run") if line.get("skipped")] == [11, 12, 13, 14, 15]
+    assert [line["step"] for line in lines_of(tmp_path / "run") if line.get("skipped")] == [
+        11,
+        12,
+        13,
+        14,
+        15,
+    ]
     assert Run(tmp_path / "run").steps()[-1] == 10
     trained = gptjax.load(tmp_path / "run")
     assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(trained.params))
@@ -331,7 +426,10 @@ def test_a_huge_finite_gradient_is_skipped_and_forgotten(quiet, figure):
         moments.append(max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(state.opt_state)))
     clean, hit = after
     assert moments[1] < 1e6 and abs(hit / clean - 1) < 0.02
-    figure(f"loss 20 steps later {100 * (hit / clean - 1):+.2f} % of the clean run's; largest optimizer value {moments[1]:.2g}")
+    figure(
+        f"loss 20 steps later {100 * (hit / clean - 1):+.2f} % of the clean run's; largest"
+        f" optimizer value {moments[1]:.2g}"
+    )
 
 
 def test_the_score_of_a_spike_is_that_of_the_books():
@@ -346,20 +444,41 @@ def test_the_score_of_a_spike_is_that_of_the_books():
     for i in range(100):
         past = [x[i - spikes.WINDOW : i] for x in (losses, np.log(norms))]
         wanted = (
-            [(x - np.median(p)) / (1.4826 * np.median(np.abs(p - np.median(p)))) for x, p in zip((losses[i], np.log(norms[i])), past, strict=True)]
+            [
+                (x - np.median(p)) / (1.4826 * np.median(np.abs(p - np.median(p))))
+                for x, p in zip((losses[i], np.log(norms[i])), past, strict=True)
+            ]
             if i >= 64
             else [0]
         )
         assert scores[i] == pytest.approx(max(wanted), rel=1e-3, abs=1e-4)
-    assert float(spikes.score((state,), jnp.float32(10.0), jnp.float32(1.0))) > 8 < float(spikes.score((state,), jnp.float32(3.0), jnp.float32(1e3)))
-    assert float(spikes.score((state,), jnp.float32(0.1), jnp.float32(1e-3))) < 0, "falling is no fault"
+    assert (
+        float(spikes.score((state,), jnp.float32(10.0), jnp.float32(1.0)))
+        > 8
+        < float(spikes.score((state,), jnp.float32(3.0), jnp.float32(1e3)))
+    )
+    assert float(spikes.score((state,), jnp.float32(0.1), jnp.float32(1e-3))) < 0, (
+        "falling is no fault"
+    )
 
 
 @pytest.mark.row(9)
 @pytest.mark.fault
-def test_a_spike_is_skipped_on_wish_and_exactly_so_after_an_interruption(quiet, fault, tmp_path, capsys, figure):
-    experiment = dataclasses.replace(quiet, steps=76, skip_spikes=True, schedule=Schedule("constant", warmup=4), checkpoints=Checkpoints(every=50))
-    for name, words in (("whole", "spike_grad@72"), ("parts", "spike_grad@72,term@68"), ("parts", "spike_grad@72")):
+def test_a_spike_is_skipped_on_wish_and_exactly_so_after_an_interruption(
+    quiet, fault, tmp_path, capsys, figure
+):
+    experiment = dataclasses.replace(
+        quiet,
+        steps=76,
+        skip_spikes=True,
+        schedule=Schedule("constant", warmup=4),
+        checkpoints=Checkpoints(every=50),
+    )
+    for name, words in (
+        ("whole", "spike_grad@72"),
+        ("parts", "spike_grad@72,term@68"),
+        ("parts", "spike_grad@72"),
+    ):
         fault(words)
         train(experiment, tmp_path / name)
     assert "step 72 (batch 71) skipped" in capsys.readouterr().out
@@ -371,17 +490,24 @@ def test_a_spike_is_skipped_on_wish_and_exactly_so_after_an_interruption(quiet, 
     report = json.loads((tmp_path / "taken/report.json").read_text())
     assert (report["spikes"], report["skipped_steps"]) == (1, 0)
     scores = [line["spike"] for line in lines_of(tmp_path / "taken")]
-    figure(f"a gradient 100 times too large scores {scores[71]:.0f}, the others at most {max(scores[:71]):.1f}; skipped alike after a resume, bitwise")
+    figure(
+        f"a gradient 100 times too large scores {scores[71]:.0f}, the others at most"
+        f" {max(scores[:71]):.1f}; skipped alike after a resume, bitwise"
+    )
 
 
 @pytest.mark.row(6)
 @pytest.mark.parametrize("wrong", [-1, -100, 64])
 def test_a_label_that_is_no_class_never_counts_as_one(wrong, figure):
-    """Weight 0 is how a position is left out; a weighted label outside the vocabulary makes the step be skipped."""
+    """Weight 0 is how a position is left out; a weighted label outside the vocabulary makes the
+    step be skipped."""
     draw = np.random.default_rng(0)
     tokens, targets = (draw.integers(0, 64, (4, 16), np.int32) for _ in range(2))
     quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-    params, objective = quick(functools.partial(init, ROPE))(jax.random.key(0)), quick(cross_entropy(ROPE))
+    params, objective = (
+        quick(functools.partial(init, ROPE))(jax.random.key(0)),
+        quick(cross_entropy(ROPE)),
+    )
     weights = np.ones((4, 16), np.float32)
     weights[:, 5:9] = 0
     kept, marked = Batch(tokens, targets, weights), targets.copy()
@@ -393,19 +519,31 @@ def test_a_label_that_is_no_class_never_counts_as_one(wrong, figure):
 
     optimizer = optim.build(AdamW(), lambda step: 1e-3)
     before = step.init(params, optimizer)
-    told = dict(objective=cross_entropy(ROPE), optimizer=optimizer, rate=lambda step: 1e-3, seed=0, dropout=False)
+    told = {
+        "objective": cross_entropy(ROPE),
+        "optimizer": optimizer,
+        "rate": lambda step: 1e-3,
+        "seed": 0,
+        "dropout": False,
+    }
     counted = kept._replace(targets=marked, weights=np.ones_like(weights))
     after, said = quick(functools.partial(step.train_step, **told))(before, counted)
     assert int(said["skipped"]) == 1 and bits(after.params) == bits(before.params)
-    figure(f"left out: the loss differs by {error:.0e} from that of the kept labels; counted: the step is skipped")
+    figure(
+        f"left out: the loss differs by {error:.0e} from that of the kept labels; counted: the step"
+        " is skipped"
+    )
 
 
-# --- asked to stop -----------------------------------------------------------------------------------------------
+# --- asked to stop
+# -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 @pytest.mark.row(21)
-def test_a_run_that_is_asked_to_stop_saves_its_step_and_goes_on_to_the_same_bits(hard, uninterrupted, fault, tmp_path, capsys, figure):
+def test_a_run_that_is_asked_to_stop_saves_its_step_and_goes_on_to_the_same_bits(
+    hard, uninterrupted, fault, tmp_path, capsys, figure
+):
     path = tmp_path / "run"
     fault("term@13")
     train(hard, path)
@@ -418,12 +556,23 @@ def test_a_run_that_is_asked_to_stop_saves_its_step_and_goes_on_to_the_same_bits
 
 
 def deaf(setting: str, *signals: int) -> tuple[int, list[float], str]:
-    """Signals, a moment apart, to a process in which Python sees none of them: its status, seconds from each signal to its end, and stderr.
+    """Signals, a moment apart, to a process in which Python sees none of them: its status, seconds
+    from each signal to its end, and stderr.
 
-    What it computes takes minutes and notices nothing, like a compilation. Without jax, so it starts at once.
+    What it computes takes minutes and notices nothing, like a compilation. Without jax, so it
+    starts at once.
     """
-    code = f"import hashlib\nfrom gptjax.train import guard\n{setting}\n    print('now', flush=True)\n    hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    code = (
+        f"import hashlib\nfrom gptjax.train import guard\n{setting}\n    print('now', flush=True)\n"
+        "    hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout.readline() == "now\n"
     sent = []
     for number in signals:
@@ -446,10 +595,16 @@ def test_a_second_signal_ends_a_process_at_once_whatever_it_computes(figure):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_before_the_first_step_ends_the_process_with_one_line(number, figure):
     status, (seconds,), err = deaf("with guard.abrupt():", number)
-    said = f"interrupted by {number.name} before the first step; nothing is lost, the same command starts again\n"
+    said = (
+        f"interrupted by {number.name} before the first step; nothing is lost, the same command"
+        " starts again\n"
+    )
     assert (status, err) == (128 + number, said)
     in_time(seconds, 1)
-    figure(f"{number.name} while compiling: gone after {seconds:.2f} s with one line and status {status}")
+    figure(
+        f"{number.name} while compiling: gone after {seconds:.2f} s with one line and status"
+        f" {status}"
+    )
 
 
 def test_a_signal_that_python_sees_unwinds_what_was_begun():
@@ -465,14 +620,21 @@ def test_work_that_can_not_be_stopped_is_left_behind():
     assert guard.unless(lambda: False, lambda: 7) == 7
     with pytest.raises(ZeroDivisionError):
         guard.unless(lambda: False, lambda: 1 / 0)
-    assert guard.unless(lambda: True, lambda: time.sleep(0.1) or 8) == 8, "what ends by itself is waited for"
-    assert guard.unless(lambda: time.monotonic() - begun > 0.3, over.wait) is None and time.monotonic() - begun < 3
+    assert guard.unless(lambda: True, lambda: time.sleep(0.1) or 8) == 8, (
+        "what ends by itself is waited for"
+    )
+    assert (
+        guard.unless(lambda: time.monotonic() - begun > 0.3, over.wait) is None
+        and time.monotonic() - begun < 3
+    )
     over.set()
 
 
 @pytest.mark.row(21)
 @pytest.mark.fault
-def test_a_terminated_run_saves_its_step_and_ends_bitwise_as_if_it_had_not_stopped(hard, uninterrupted, tmp_path, figure):
+def test_a_terminated_run_saves_its_step_and_ends_bitwise_as_if_it_had_not_stopped(
+    hard, uninterrupted, tmp_path, figure
+):
     path = tmp_path / "run"
     out, err = (process := start(hard, path, fault="term@13")).communicate(timeout=120)
     assert process.returncode == 0, err
@@ -484,7 +646,8 @@ def test_a_terminated_run_saves_its_step_and_ends_bitwise_as_if_it_had_not_stopp
 
 
 def interrupt(experiment: Experiment, path: Path, seconds: float) -> tuple[int, float, float]:
-    """Starts a run, sends SIGTERM a time after its loop began; gives the exit status, seconds until it was gone, and of its longest save."""
+    """Starts a run, sends SIGTERM a time after its loop began; gives the exit status, seconds until
+    it was gone, and of its longest save."""
     process = start(experiment, path)
     wait_for(process, "interrupt when you like", "resuming at step")
     time.sleep(seconds)
@@ -492,17 +655,29 @@ def interrupt(experiment: Experiment, path: Path, seconds: float) -> tuple[int, 
     begun = time.monotonic()
     process.communicate(timeout=60)
     gone = time.monotonic() - begun
-    return process.returncode, gone, max(json.loads(line)["seconds"].get("checkpoint", 0.0) for line in (path / goodput.FILE).read_text().splitlines())
+    return (
+        process.returncode,
+        gone,
+        max(
+            json.loads(line)["seconds"].get("checkpoint", 0.0)
+            for line in (path / goodput.FILE).read_text().splitlines()
+        ),
+    )
 
 
 @pytest.mark.row(21)
 @pytest.mark.fault
 def test_a_run_that_is_asked_to_stop_is_gone_within_two_seconds_and_a_save(quiet, tmp_path, figure):
-    status, seconds, save = interrupt(dataclasses.replace(quiet, steps=10**6), tmp_path / "run", 1.0)
+    status, seconds, save = interrupt(
+        dataclasses.replace(quiet, steps=10**6), tmp_path / "run", 1.0
+    )
     done = len(losses_of(tmp_path / "run"))
     assert status == 0 and Run(tmp_path / "run").steps()[-1] == done > 0
     in_time(seconds, 2 + save)
-    figure(f"gone {seconds:.2f} s after the signal, with a save of {save:.2f} s; checkpoint of step {done}, the last finished one")
+    figure(
+        f"gone {seconds:.2f} s after the signal, with a save of {save:.2f} s; checkpoint of step"
+        f" {done}, the last finished one"
+    )
 
 
 @pytest.mark.row(21)
@@ -521,9 +696,14 @@ def test_a_run_that_is_asked_to_stop_at_random_times_ends_in_the_same_bits(hard,
     train(long, path)  # the last signal may have met the last evaluation
     assert_same_run(path, tmp_path / "whole", 300)
     assert len(times) >= 3
-    assert sorted(line["step"] for line in metrics.read(path) if "validation_loss" in line) == list(range(10, 301, 10))
+    assert sorted(line["step"] for line in metrics.read(path) if "validation_loss" in line) == list(
+        range(10, 301, 10)
+    )
     longest, save = max(times)
-    figure(f"{len(times)} signals at random times: gone after at most {longest:.2f} s, with a save of {save:.2f} s; bitwise equal at the end")
+    figure(
+        f"{len(times)} signals at random times: gone after at most {longest:.2f} s, with a save of"
+        f" {save:.2f} s; bitwise equal at the end"
+    )
 
 
 @pytest.mark.row(21)
@@ -550,26 +730,41 @@ def test_an_evaluation_that_an_interruption_left_out_is_made_up(tiny_experiment,
     assert not [line for line in lines_of(tmp_path / "run") if "validation_loss" in line]
     fault("")
     train(tiny_experiment, tmp_path / "run")
-    evaluated = [line["step"] for line in metrics.read(tmp_path / "run") if "validation_loss" in line]
+    evaluated = [
+        line["step"] for line in metrics.read(tmp_path / "run") if "validation_loss" in line
+    ]
     assert evaluated == [10, 20, 30]
 
 
 @pytest.mark.row(21)
 @pytest.mark.fault
-def test_an_evaluation_that_is_interrupted_once_more_is_made_up_by_the_start_after(tiny_experiment, fault, tmp_path, monkeypatch):
+def test_an_evaluation_that_is_interrupted_once_more_is_made_up_by_the_start_after(
+    tiny_experiment, fault, tmp_path, monkeypatch
+):
     path, real = tmp_path / "run", loop.unless
     fault("term@10")
     train(tiny_experiment, path)
     fault("")
     with monkeypatch.context() as patched:
-        patched.setattr(loop, "unless", lambda interrupted, what: signal.raise_signal(signal.SIGTERM) or real(interrupted, what))
+        patched.setattr(
+            loop,
+            "unless",
+            lambda interrupted, what: (
+                signal.raise_signal(signal.SIGTERM) or real(interrupted, what)
+            ),
+        )
         train(tiny_experiment, path)
     assert Run(path).steps()[-1] == 10
     train(tiny_experiment, path)
-    assert [line["step"] for line in metrics.read(path) if "validation_loss" in line] == [10, 20, 30]
+    assert [line["step"] for line in metrics.read(path) if "validation_loss" in line] == [
+        10,
+        20,
+        30,
+    ]
 
 
-# --- nothing goes on ---------------------------------------------------------------------------------------------
+# --- nothing goes on
+# ---------------------------------------------------------------------------------------------
 
 
 def test_a_process_in_which_nothing_goes_on_is_ended(tmp_path):
@@ -586,22 +781,45 @@ with goodput.Clock(time.monotonic()) as clock, guard.watchdog(clock, 0.4, Path(s
         time.sleep(0.25)
     threading.Event().wait()
 """
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "log.txt")], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "log.txt")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
     assert done.returncode == 1
     for said in (done.stderr, (tmp_path / "log.txt").read_text()):
-        assert said.count("no progress for 0.4 s while taking step 3; the stacks of all threads follow") == 1 and "in wait" in said
-    assert done.stderr.rstrip().split("\n")[-1].startswith("error: no progress for 0.8 s while taking step 3; ended (--watchdog).")
+        assert (
+            said.count(
+                "no progress for 0.4 s while taking step 3; the stacks of all threads follow"
+            )
+            == 1
+            and "in wait" in said
+        )
+    assert (
+        done.stderr.rstrip()
+        .split("\n")[-1]
+        .startswith("error: no progress for 0.8 s while taking step 3; ended (--watchdog).")
+    )
 
 
 @pytest.mark.row(40)
 @pytest.mark.fault
 @pytest.mark.parametrize(
-    ("kind", "doing", "frame"), [("data_stall", "reading the batch of step 8", "in spoiled"), ("stall", "(waiting for step 8|beginning step 9)", "in _loop")]
+    ("kind", "doing", "frame"),
+    [
+        ("data_stall", "reading the batch of step 8", "in spoiled"),
+        ("stall", "(waiting for step 8|beginning step 9)", "in _loop"),
+    ],
 )
 def test_a_run_that_stalls_says_where_and_ends(kind, doing, frame, quiet, tmp_path, figure):
-    """A step that never ends is waited for when its metrics are fetched or, by an older jax, when the next is handed over."""
+    """A step that never ends is waited for when its metrics are fetched or, by an older jax, when
+    the next is handed over."""
     limit, path = 3.0, tmp_path / "run"
-    watched = dataclasses.replace(quiet, log_every=1, watchdog=limit, checkpoints=Checkpoints(every=50))
+    watched = dataclasses.replace(
+        quiet, log_every=1, watchdog=limit, checkpoints=Checkpoints(every=50)
+    )
     process = start(watched, path, fault=f"{kind}@8")
     wait_for(process, "step  6/30")
     begun = time.monotonic()
@@ -614,7 +832,10 @@ def test_a_run_that_stalls_says_where_and_ends(kind, doing, frame, quiet, tmp_pa
         assert "Current thread" in said or "Thread 0x" in said
         assert frame in said, "the stack of the main thread"
     in_time(seconds, 2 * limit + 0.5)
-    figure(f"{kind}: stacks of all threads after {limit:g} s, gone {seconds:.2f} s after the last progress, status 1, names the step")
+    figure(
+        f"{kind}: stacks of all threads after {limit:g} s, gone {seconds:.2f} s after the last"
+        " progress, status 1, names the step"
+    )
 
 
 @pytest.mark.row(40)
@@ -622,21 +843,32 @@ def test_a_run_that_stalls_says_where_and_ends(kind, doing, frame, quiet, tmp_pa
 def test_the_watchdog_is_silent_where_all_goes_well(hard, tmp_path, figure):
     limit, path = 2.0, tmp_path / "run"
     often = dataclasses.replace(hard.evaluation, every=100)
-    process = start(dataclasses.replace(hard, steps=1000, evaluation=often, checkpoints=Checkpoints(every=50), watchdog=limit), path)
+    process = start(
+        dataclasses.replace(
+            hard, steps=1000, evaluation=often, checkpoints=Checkpoints(every=50), watchdog=limit
+        ),
+        path,
+    )
     _, err = process.communicate(timeout=240)
     assert process.returncode == 0 and "no progress" not in err + (path / "log.txt").read_text()
     compiling = goodput.read(path).seconds["compile"]
-    figure(f"0 alarms in 1,000 steps with a limit of {limit:g} s, {compiling:.1f} s of compiling and 10 evaluations among them")
+    figure(
+        f"0 alarms in 1,000 steps with a limit of {limit:g} s, {compiling:.1f} s of compiling and"
+        " 10 evaluations among them"
+    )
 
 
 @pytest.mark.row(40)
 @pytest.mark.fault
-def test_a_batch_that_can_not_be_read_ends_the_run_with_all_steps_before_saved(hard, uninterrupted, tmp_path):
+def test_a_batch_that_can_not_be_read_ends_the_run_with_all_steps_before_saved(
+    hard, uninterrupted, tmp_path
+):
     path = tmp_path / "run"
     _, err = (process := start(hard, path, fault="data_error@13")).communicate(timeout=120)
     assert process.returncode == 1 and err.count("\n") == 1
     assert err.startswith(
-        "error: GPTJAX_FAULT: the batch of step 13 can't be read. It happened while the batch of step 13 was read; all steps before are saved."
+        "error: GPTJAX_FAULT: the batch of step 13 can't be read. It happened while the batch of"
+        " step 13 was read; all steps before are saved."
     )
     assert Run(path).steps()[-1] == 12
     train(hard, path)
@@ -647,25 +879,46 @@ def test_a_batch_that_can_not_be_read_ends_the_run_with_all_steps_before_saved(h
 def records(tmp_path_factory) -> Path:
     """Sixty records, of which the thirteenth is none."""
     file = tmp_path_factory.mktemp("records") / "records.jsonl"
-    lines = [json.dumps({"text": f"document {i} says that {i} squared is {i * i}, and that is {'odd' if i % 2 else 'even'}. " * 3}) for i in range(1, 61)]
+    lines = [
+        json.dumps(
+            {
+                "text": (
+                    f"document {i} says that {i} squared is {i * i}, and that is"
+                    f" {'odd' if i % 2 else 'even'}. " * 3
+                )
+            }
+        )
+        for i in range(1, 61)
+    ]
     file.write_text("\n".join([*lines[:12], lines[12][:30], *lines[13:]]) + "\n")
     return file
 
 
 @pytest.mark.row(41)
-def test_a_record_that_can_not_be_read_is_named_and_left_out_on_wish(quiet, records, tmp_path, capsys, figure):
+def test_a_record_that_can_not_be_read_is_named_and_left_out_on_wish(
+    quiet, records, tmp_path, capsys, figure
+):
     experiment = dataclasses.replace(_reading(quiet, source=Text(str(records))), steps=2)
-    with pytest.raises(ConfigError, match=rf"{records}:13 is not JSON .*--data\.source\.max-bad-records"):
+    with pytest.raises(
+        ConfigError, match=rf"{records}:13 is not JSON .*--data\.source\.max-bad-records"
+    ):
         train(experiment, tmp_path / "run")
     data = prepare(_reading(experiment, source=Text(str(records), max_bad_records=1)).data, print)
-    assert "passed over 1 bad record" in capsys.readouterr().out and data.passed_over[0].startswith(f"{records}:13")
-    figure("names records.jsonl:13; with --data.source.max-bad-records 1 reads the others and counts 1")
+    assert "passed over 1 bad record" in capsys.readouterr().out and data.passed_over[0].startswith(
+        f"{records}:13"
+    )
+    figure(
+        "names records.jsonl:13; with --data.source.max-bad-records 1 reads the others and counts 1"
+    )
 
 
 @pytest.mark.row(41)
 @pytest.mark.fault
 def test_a_run_counts_the_records_that_it_left_out(quiet, records, tmp_path, capsys, figure):
-    train(dataclasses.replace(_reading(quiet, source=Text(str(records), max_bad_records=1)), steps=2), tmp_path / "run")
+    train(
+        dataclasses.replace(_reading(quiet, source=Text(str(records), max_bad_records=1)), steps=2),
+        tmp_path / "run",
+    )
     assert "passed over 1 bad record" in capsys.readouterr().out
     report = json.loads((tmp_path / "run/report.json").read_text())
     assert report["passed_over_records"] == 1 and f"{records}:13" in report["warnings"][0]
@@ -674,7 +927,9 @@ def test_a_run_counts_the_records_that_it_left_out(quiet, records, tmp_path, cap
 
 
 @pytest.mark.row(41)
-def test_a_record_that_can_not_be_tokenised_is_named_beside_the_error_itself(quiet, records, tmp_path, monkeypatch):
+def test_a_record_that_can_not_be_tokenised_is_named_beside_the_error_itself(
+    quiet, records, tmp_path, monkeypatch
+):
     original = spelling.Table.encode_all
 
     def broken(self, texts):
@@ -689,7 +944,8 @@ def test_a_record_that_can_not_be_tokenised_is_named_beside_the_error_itself(qui
     assert error.value.__notes__ == ["It happened in records.jsonl:14."]
 
 
-# --- the disk ----------------------------------------------------------------------------------------------------
+# --- the disk
+# ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.row(25)
@@ -704,7 +960,10 @@ def test_a_full_disk_for_the_logs_stops_no_training(quiet, tmp_path, capsys, fig
     said, minutes = capsys.readouterr().out, (time.monotonic() - begun) / 60
     assert 1 <= said.count("warning: logging fails (") <= 1 + minutes
     assert Run(path).steps()[-1] == 200 and (path / "report.html").is_file()
-    figure(f"200 steps, 0 crashes, {said.count('warning: logging fails')} warning in {60 * minutes:.0f} s")
+    figure(
+        f"200 steps, 0 crashes, {said.count('warning: logging fails')} warning in"
+        f" {60 * minutes:.0f} s"
+    )
 
 
 def test_a_report_that_can_not_be_written_loses_no_training(quiet, tmp_path, monkeypatch, capsys):
@@ -713,15 +972,21 @@ def test_a_report_that_can_not_be_written_loses_no_training(quiet, tmp_path, mon
 
     monkeypatch.setattr("gptjax.train.report.write", full)
     train(dataclasses.replace(quiet, steps=2), tmp_path / "run")
-    assert "warning: the report can't be written (No space left on device)" in capsys.readouterr().out
+    assert (
+        "warning: the report can't be written (No space left on device)" in capsys.readouterr().out
+    )
     assert Run(tmp_path / "run").steps()[-1] == 2
 
 
 @pytest.mark.row(26)
 def test_a_directory_that_can_not_be_written_ends_the_start(tiny_experiment, tmp_path, figure):
-    """Root may write everywhere, unless it gives up that right (capability 1, DAC_OVERRIDE) for the program that it becomes."""
+    """Root may write everywhere, unless it gives up that right (capability 1, DAC_OVERRIDE) for the
+    program that it becomes."""
     config.save(tmp_path / "tiny.json", tiny_experiment)
-    become = "import ctypes, os, sys; ctypes.CDLL(None).prctl(24, 1, 0, 0, 0); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    become = (
+        "import ctypes, os, sys; ctypes.CDLL(None).prctl(24, 1, 0, 0, 0); os.execv(sys.executable,"
+        " [sys.executable, *sys.argv[1:]])"
+    )
     tmp_path.chmod(0o555)
     begun = time.monotonic()
     told = [sys.executable, "-c", become, str(ROOT / "train.py"), "tiny.json", "--dir", "."]
@@ -729,12 +994,20 @@ def test_a_directory_that_can_not_be_written_ends_the_start(tiny_experiment, tmp
     seconds = time.monotonic() - begun
     tmp_path.chmod(0o755)
     assert (done.returncode, done.stdout) == (2, "tiny.json: loading JAX\n")
-    assert done.stderr == "error: . can't be written or locked (Permission denied); make it writable or choose another directory.\n"
+    assert (
+        done.stderr
+        == "error: . can't be written or locked (Permission denied); make it writable or choose"
+        " another directory.\n"
+    )
     in_time(seconds, 3)
-    figure(f"status 2 and one line; the process is gone {seconds:.1f} s after its start, before anything is compiled")
+    figure(
+        f"status 2 and one line; the process is gone {seconds:.1f} s after its start, before"
+        " anything is compiled"
+    )
 
 
-# --- where the time went -----------------------------------------------------------------------------------------
+# --- where the time went
+# -----------------------------------------------------------------------------------------
 
 
 def test_what_a_process_did_beyond_the_step_where_the_next_one_began_is_lost():
@@ -742,13 +1015,22 @@ def test_what_a_process_did_beyond_the_step_where_the_next_one_began_is_lost():
         return Stretch(session, first, last, {"useful": seconds, **more})
 
     found = goodput.account([
-        useful(1, 0, 50, 5.0, start=1.0, compile=2.0), useful(1, 50, 80, 3.0),  # saved at 50, killed after 80
+        # saved at 50, killed after 80
+        useful(1, 0, 50, 5.0, start=1.0, compile=2.0), useful(1, 50, 80, 3.0),
         useful(2, 50, 100, 5.0, start=1.0), useful(2, 100, 101, 0.5),  # the save of 100 never ended
         useful(3, 50, 100, 6.0), useful(3, 100, 120, 2.0), useful(3, 120, 120, 0.0, evaluation=1.0),
         useful(4, 110, 120, 1.0),  # from a step inside a stretch: half of it is lost
     ])  # fmt: skip
     assert found.lost_steps == 30 + 51 + 10 and found.starts == 4
-    assert found.seconds == pytest.approx({"start": 2.0, "compile": 2.0, "useful": 5 + 6 + 1 + 1, "lost": 3 + 5.5 + 1, "evaluation": 1.0})
+    assert found.seconds == pytest.approx(
+        {
+            "start": 2.0,
+            "compile": 2.0,
+            "useful": 5 + 6 + 1 + 1,
+            "lost": 3 + 5.5 + 1,
+            "evaluation": 1.0,
+        }
+    )
     assert goodput.account([]) == goodput.Goodput({}, 0, 0)
 
 
@@ -769,7 +1051,12 @@ def test_every_second_of_a_process_belongs_to_one_part(tmp_path):
     total = time.monotonic() - begun
     found = goodput.read(tmp_path)
     assert sum(found.seconds.values()) == pytest.approx(total, rel=0.01)
-    assert found.seconds["start"] >= 1 and found.seconds["compile"] >= 0.02 and found.seconds["data"] >= 0.02 and found.seconds["useful"] >= 0.1
+    assert (
+        found.seconds["start"] >= 1
+        and found.seconds["compile"] >= 0.02
+        and found.seconds["data"] >= 0.02
+        and found.seconds["useful"] >= 0.1
+    )
     assert found.seconds["data"] < 0.02 + 0.1 * total and found.lost_steps == 0
 
 
@@ -781,7 +1068,14 @@ def test_a_torn_record_is_read_around(tmp_path):
     file = tmp_path / goodput.FILE
     whole = file.read_bytes()
     assert len(whole) == 2 * goodput.WIDTH and goodput.read(tmp_path)[1:] == (2, 2)
-    for damage in (whole[:-100], b"\0" * goodput.WIDTH + whole, whole.replace(b'"first"', b'"fisrt"', 1), b"", b"[1]\n" + whole, b"\xff" * 300):
+    for damage in (
+        whole[:-100],
+        b"\0" * goodput.WIDTH + whole,
+        whole.replace(b'"first"', b'"fisrt"', 1),
+        b"",
+        b"[1]\n" + whole,
+        b"\xff" * 300,
+    ):
         file.write_bytes(damage)
         assert goodput.read(tmp_path).starts <= 2
         with goodput.Clock(time.monotonic()) as clock:
@@ -793,9 +1087,15 @@ def test_a_torn_record_is_read_around(tmp_path):
 @pytest.mark.fault
 @pytest.mark.timeout(900)
 def test_wall_time_and_lost_steps_are_counted_over_three_kills(hard, tmp_path, figure):
-    """Wall time is taken outside, from each process's start to its end; lost steps from what the log said when it was killed."""
+    """Wall time is taken outside, from each process's start to its end; lost steps from what the
+    log said when it was killed."""
     path, wall, lost, ends = tmp_path / "run", 0.0, 0, []
-    long = dataclasses.replace(hard, steps=1000, evaluation=dataclasses.replace(hard.evaluation, every=200), checkpoints=Checkpoints(every=100))
+    long = dataclasses.replace(
+        hard,
+        steps=1000,
+        evaluation=dataclasses.replace(hard.evaluation, every=200),
+        checkpoints=Checkpoints(every=100),
+    )
     for words in ("kill@290", "kill@555", "kill@820", ""):
         ends.append(len(lines_of(path)) if path.exists() else 0)
         begun = time.monotonic()
@@ -810,18 +1110,35 @@ def test_wall_time_and_lost_steps_are_counted_over_three_kills(hard, tmp_path, f
     assert found.lost_steps == lost == said["goodput"]["lost_steps"] > 0 and found.starts == 4
     total = sum(found.seconds.values())
     assert abs(total / wall - 1) <= 0.01
-    assert said["seconds"]["total"] == pytest.approx(sum(s for part, s in said["seconds"].items() if part != "total"))
+    assert said["seconds"]["total"] == pytest.approx(
+        sum(s for part, s in said["seconds"].items() if part != "total")
+    )
     parts = ", ".join(f"{part} {seconds:.1f} s" for part, seconds in found.seconds.items())
-    figure(f"3 kills: {parts}; together {100 * (total / wall - 1):+.2f} % of the wall time; {found.lost_steps} of {lost} lost steps counted")
+    figure(
+        f"3 kills: {parts}; together {100 * (total / wall - 1):+.2f} % of the wall time;"
+        f" {found.lost_steps} of {lost} lost steps counted"
+    )
 
 
-# --- devices -----------------------------------------------------------------------------------------------------
+# --- devices
+# -----------------------------------------------------------------------------------------------------
 
 MESHES = {
-    1: [dict(data=1)],
-    2: [dict(data=2), dict(data=1, fsdp=2), dict(data=1, tensor=2)],
-    4: [dict(data=4), dict(data=1, fsdp=4), dict(data=1, tensor=4), dict(data=2, fsdp=2), dict(data=1, fsdp=2, tensor=2)],
-    8: [dict(data=8), dict(data=1, fsdp=8), dict(data=2, tensor=4), dict(data=2, fsdp=2, tensor=2)],
+    1: [{"data": 1}],
+    2: [{"data": 2}, {"data": 1, "fsdp": 2}, {"data": 1, "tensor": 2}],
+    4: [
+        {"data": 4},
+        {"data": 1, "fsdp": 4},
+        {"data": 1, "tensor": 4},
+        {"data": 2, "fsdp": 2},
+        {"data": 1, "fsdp": 2, "tensor": 2},
+    ],
+    8: [
+        {"data": 8},
+        {"data": 1, "fsdp": 8},
+        {"data": 2, "tensor": 4},
+        {"data": 2, "fsdp": 2, "tensor": 2},
+    ],
 }
 
 
@@ -830,14 +1147,25 @@ MESHES = {
 @pytest.mark.timeout(1800)
 def test_ten_steps_on_any_mesh_are_those_of_one_device(quiet, figure):
     devices, found = jax.devices(), {}
-    smooth = AdamW(peak=1e-3, epsilon=1e-4)  # a gradient that is zero but for rounding, as a key's bias has, must not become a step
+    smooth = AdamW(
+        peak=1e-3, epsilon=1e-4
+    )  # a gradient that is zero but for rounding, as a key's bias has, must not become a step
     for count, meshes in MESHES.items():
         for mesh in meshes:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(jax, "devices", lambda count=count: devices[:count])
-                built = built_with(dataclasses.replace(quiet, optim=smooth, mesh=parallel.MeshConfig(**mesh)))
+                built = built_with(
+                    dataclasses.replace(quiet, optim=smooth, mesh=parallel.MeshConfig(**mesh))
+                )
                 state, losses = (
-                    jax.device_put(jax.device_get(found["begun"]), jax.tree.map(lambda leaf: leaf.sharding, built.state)) if found else built.init(),
+                    (
+                        jax.device_put(
+                            jax.device_get(found["begun"]),
+                            jax.tree.map(lambda leaf: leaf.sharding, built.state),
+                        )
+                        if found
+                        else built.init()
+                    ),
                     [],
                 )
                 found.setdefault("begun", jax.device_get(state))
@@ -847,7 +1175,9 @@ def test_ten_steps_on_any_mesh_are_those_of_one_device(quiet, figure):
                 found[count, tuple(mesh)] = losses, jax.device_get(state)
     begun = found.pop("begun")
     alone, wanted = found[1, ("data",)]
-    loss = max(abs(a / b - 1) for losses, _ in found.values() for a, b in zip(losses, alone, strict=True))
+    loss = max(
+        abs(a / b - 1) for losses, _ in found.values() for a, b in zip(losses, alone, strict=True)
+    )
     errors = [
         np.abs(a - b).max() / max(np.abs(b).max(), 1e-6)
         for _, state in found.values()
@@ -856,5 +1186,6 @@ def test_ten_steps_on_any_mesh_are_those_of_one_device(quiet, figure):
     same = [bits(found[n, ("data",)][1]) == bits(found[n, ("data", "fsdp")][1]) for n in (2, 8)]
     assert loss <= 1e-6 and max(errors) <= 1e-5 and begun is not None
     figure(
-        f"{len(found)} meshes of 1, 2, 4, 8 devices, 10 steps: loss within {loss:.1e}, state within {max(errors):.1e}; data = fsdp bitwise on {sum(same)} of {len(same)} counts"
+        f"{len(found)} meshes of 1, 2, 4, 8 devices, 10 steps: loss within {loss:.1e}, state within"
+        f" {max(errors):.1e}; data = fsdp bitwise on {sum(same)} of {len(same)} counts"
     )

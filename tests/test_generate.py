@@ -1,4 +1,5 @@
-"""Laws of generation: what is written is what the model's probabilities and the settings say, and depends on nothing else."""
+"""Laws of generation: what is written is what the model's probabilities and the settings say, and
+depends on nothing else."""
 
 from __future__ import annotations
 
@@ -24,7 +25,13 @@ def weights(config, seed: int = 0):
     """Weights that give a clear opinion: the best token has about a third of the probability."""
     tree = jax.eval_shape(lambda: model.init(config, jax.random.key(0)))
     draw = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: jnp.asarray(0.25 * draw.standard_normal(leaf.shape) + (leaf.shape[-1:] == (32,) and leaf.ndim < 3), jnp.float32), tree)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(
+            0.25 * draw.standard_normal(leaf.shape) + (leaf.shape[-1:] == (32,) and leaf.ndim < 3),
+            jnp.float32,
+        ),
+        tree,
+    )
 
 
 PARAMS = weights(CONFIG)
@@ -44,7 +51,11 @@ def judged(prompt: list[int], new: list[int]) -> np.ndarray:
 
 
 def settings(rows: int, temperature=1.0, top_k=V, top_p=1.0) -> Sampling:
-    return Sampling(np.full(rows, temperature, np.float32), np.full(rows, top_k, np.int32), np.full(rows, top_p, np.float32))
+    return Sampling(
+        np.full(rows, temperature, np.float32),
+        np.full(rows, top_k, np.int32),
+        np.full(rows, top_p, np.float32),
+    )
 
 
 def keys_of(rows: int, seed: int = 0):
@@ -61,7 +72,9 @@ def padded(prompts: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
 
 def write(prompts, sampling, new_tokens=10, seed=0, keys=None, **more):
     keys = keys_of(len(prompts), seed) if keys is None else keys
-    return generate.generate(CONFIG, PARAMS, *padded(prompts), keys, sampling=sampling, new_tokens=new_tokens, **more)
+    return generate.generate(
+        CONFIG, PARAMS, *padded(prompts), keys, sampling=sampling, new_tokens=new_tokens, **more
+    )
 
 
 def ragged(count: int = 8) -> list[list[int]]:
@@ -70,7 +83,8 @@ def ragged(count: int = 8) -> list[list[int]]:
     return [draw.integers(0, V, 1 + 2 * i).tolist() for i in range(count)]
 
 
-# --- greedy and sampled ------------------------------------------------------------------------------------------
+# --- greedy and sampled
+# ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.row(19)
@@ -84,14 +98,22 @@ def test_greedy_takes_the_most_likely_token_of_an_uncached_reading():
 @pytest.mark.row(19)
 def test_a_vanishing_temperature_becomes_greedy():
     prompts = ragged(8)
-    np.testing.assert_array_equal(write(prompts, settings(8, temperature=1e-6)).ids, write(prompts, settings(8, temperature=0.0)).ids)
+    np.testing.assert_array_equal(
+        write(prompts, settings(8, temperature=1e-6)).ids,
+        write(prompts, settings(8, temperature=0.0)).ids,
+    )
 
 
 @pytest.mark.row(19)
 def test_one_candidate_is_greedy():
     prompts = ragged(8)
-    np.testing.assert_array_equal(write(prompts, settings(8, top_k=1)).ids, write(prompts, settings(8, temperature=0.0)).ids)
-    np.testing.assert_array_equal(write(prompts, settings(8, top_p=1e-9)).ids, write(prompts, settings(8, temperature=0.0)).ids)
+    np.testing.assert_array_equal(
+        write(prompts, settings(8, top_k=1)).ids, write(prompts, settings(8, temperature=0.0)).ids
+    )
+    np.testing.assert_array_equal(
+        write(prompts, settings(8, top_p=1e-9)).ids,
+        write(prompts, settings(8, temperature=0.0)).ids,
+    )
 
 
 def test_log_probabilities_are_those_of_an_uncached_reading():
@@ -99,7 +121,11 @@ def test_log_probabilities_are_those_of_an_uncached_reading():
     for sampling in (settings(8), settings(8, temperature=0.3, top_k=5, top_p=0.7)):
         out = write(prompts, sampling)
         for prompt, ids, found in zip(prompts, out.ids.tolist(), out.logprobs, strict=True):
-            np.testing.assert_allclose(found, np.take_along_axis(judged(prompt, ids), np.asarray(ids)[:, None], 1)[:, 0], atol=1e-4)
+            np.testing.assert_allclose(
+                found,
+                np.take_along_axis(judged(prompt, ids), np.asarray(ids)[:, None], 1)[:, 0],
+                atol=1e-4,
+            )
 
 
 def test_a_row_writes_the_same_in_any_place():
@@ -112,10 +138,19 @@ def test_a_row_writes_the_same_in_any_place():
 def test_rows_with_different_settings_do_not_touch_each_other():
     prompts, keys = ragged(), keys_of(8)
     kinds = [(0, V, 1), (1, 3, 1), (0.5, V, 0.4), (2, 40, 0.9)] * 2
-    mixed = Sampling(*(np.asarray(field, kind) for field, kind in zip(zip(*kinds, strict=True), (np.float32, np.int32, np.float32), strict=True)))
+    mixed = Sampling(
+        *(
+            np.asarray(field, kind)
+            for field, kind in zip(
+                zip(*kinds, strict=True), (np.float32, np.int32, np.float32), strict=True
+            )
+        )
+    )
     together = write(prompts, mixed, keys=keys)
     for i, kind in enumerate(kinds[:4]):
-        np.testing.assert_array_equal(write(prompts, settings(8, *kind), keys=keys).ids[i], together.ids[i])
+        np.testing.assert_array_equal(
+            write(prompts, settings(8, *kind), keys=keys).ids[i], together.ids[i]
+        )
 
 
 def test_the_seed_decides():
@@ -127,7 +162,10 @@ def test_the_seed_decides():
 
 def test_fewer_new_tokens_are_the_beginning_of_more():
     prompts = ragged()
-    np.testing.assert_array_equal(write(prompts, settings(8), new_tokens=4).ids, write(prompts, settings(8), new_tokens=10).ids[:, :4])
+    np.testing.assert_array_equal(
+        write(prompts, settings(8), new_tokens=4).ids,
+        write(prompts, settings(8), new_tokens=10).ids[:, :4],
+    )
 
 
 def test_ids_past_the_vocabulary_are_never_drawn():
@@ -135,7 +173,8 @@ def test_ids_past_the_vocabulary_are_never_drawn():
     assert (out.ids < 40).all()
 
 
-# --- stop, context -----------------------------------------------------------------------------------------------
+# --- stop, context
+# -----------------------------------------------------------------------------------------------
 
 
 def test_a_row_ends_before_its_stop_token_and_the_others_go_on():
@@ -163,16 +202,32 @@ def test_prompt_and_new_tokens_may_fill_the_context():
     out = write([prompt], settings(1, temperature=0.0), new_tokens=CONTEXT - len(prompt))
     ids = out.ids[0].tolist()
     assert len(prompt) + len(ids) == CONTEXT and judged(prompt, ids).argmax(axis=-1).tolist() == ids
-    np.testing.assert_array_equal(ids[:5], write([prompt], settings(1, temperature=0.0), new_tokens=5).ids[0])
+    np.testing.assert_array_equal(
+        ids[:5], write([prompt], settings(1, temperature=0.0), new_tokens=5).ids[0]
+    )
 
 
 @pytest.mark.row(11)
 @pytest.mark.parametrize("over", [1, 100])
 def test_a_context_is_never_exceeded(over):
-    with pytest.raises(ValueError, match=rf"a prompt of 12 tokens and {CONTEXT - 12 + over} new ones exceed the context of {CONTEXT}\."):
+    with pytest.raises(
+        ValueError,
+        match=(
+            rf"a prompt of 12 tokens and {CONTEXT - 12 + over} new ones exceed the context of"
+            rf" {CONTEXT}\."
+        ),
+    ):
         write([[1] * 12, [1]], settings(2), new_tokens=CONTEXT - 12 + over)
 
 
 def test_an_empty_prompt_is_refused():
     with pytest.raises(ValueError, match="empty"):
-        generate.generate(CONFIG, PARAMS, np.zeros((1, 3), np.int32), np.zeros(1, int), keys_of(1), sampling=settings(1), new_tokens=2)
+        generate.generate(
+            CONFIG,
+            PARAMS,
+            np.zeros((1, 3), np.int32),
+            np.zeros(1, int),
+            keys_of(1),
+            sampling=settings(1),
+            new_tokens=2,
+        )

@@ -1,4 +1,5 @@
-"""GGUF and llama2.c files: what is written is read back, and a damaged or hostile file gives one clear error."""
+"""GGUF and llama2.c files: what is written is read back, and a damaged or hostile file gives one
+clear error."""
 
 from __future__ import annotations
 
@@ -27,9 +28,29 @@ from gptjax.data import tokenizer as tokenizers
 from gptjax.data.spelling import Special, letters
 from gptjax.interop import configs, gguf, gguf_file, gguf_models, gguf_tokenizer, layout, llama2c
 from gptjax.interop.imported import About, Imported
-from gptjax.model import Experts, Layer, LinearScaling, ModelConfig, YarnScaling, gemma, gpt2, llama, mistral, olmo, qwen
+from gptjax.model import (
+    Experts,
+    Layer,
+    LinearScaling,
+    ModelConfig,
+    YarnScaling,
+    gemma,
+    gpt2,
+    llama,
+    mistral,
+    olmo,
+    qwen,
+)
 
-SHRUNK = dict(vocab_size=61, context=64, width=32, num_layers=2, num_heads=4, num_kv_heads=2, feed_forward=64)
+SHRUNK = {
+    "vocab_size": 61,
+    "context": 64,
+    "width": 32,
+    "num_layers": 2,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "feed_forward": 64,
+}
 HEADS = dict(SHRUNK, head_width=16)
 LLAMA = llama(**SHRUNK)
 DATA = Path(__file__).parents[2] / "shared/data"
@@ -46,15 +67,18 @@ def made(config: ModelConfig, tokenizer=None, **about) -> Imported:
 
 
 def same(a, b) -> bool:
-    return jax.tree.structure(a) == jax.tree.structure(b) and all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    return jax.tree.structure(a) == jax.tree.structure(b) and all(
+        np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
 
 
-# --- out and in --------------------------------------------------------------------------------------------------
+# --- out and in
+# --------------------------------------------------------------------------------------------------
 
 MODELS = {
     "llama": LLAMA,
     "llama_biased": llama(**SHRUNK, rope_scaling=YarnScaling(4.0, original=16), rope_share=0.5),
-    "llama3": llama("3.2-1b", **SHRUNK | dict(width=64)),
+    "llama3": llama("3.2-1b", **SHRUNK | {"width": 64}),
     "mixtral": llama(**SHRUNK, experts=Experts(count=4, active=2)),
     "arcee": dataclasses.replace(LLAMA, activation="relu2"),
     "qwen2": qwen("2.5-0.5b", **SHRUNK),
@@ -64,9 +88,12 @@ MODELS = {
     "gemma": dataclasses.replace(gguf_models.GEMMA, **HEADS),
     "gemma2": gemma(**HEADS, attention_scale=16**-0.5, pattern=(Layer("window", 8), Layer())),
     "gemma3": gemma(
-        "3-4b", **HEADS | dict(num_layers=7), attention_scale=16**-0.5, pattern=(Layer("window", 8, rope_base=1e4, rope_scaled=False),) * 5 + (Layer(),)
+        "3-4b",
+        **HEADS | {"num_layers": 7},
+        attention_scale=16**-0.5,
+        pattern=(Layer("window", 8, rope_base=1e4, rope_scaled=False),) * 5 + (Layer(),),
     ),
-    "gpt2": gpt2(**SHRUNK | dict(num_kv_heads=None)),
+    "gpt2": gpt2(**SHRUNK | {"num_kv_heads": None}),
     "phi3": dataclasses.replace(LLAMA, pattern=(Layer("window", 8),)),
 }
 
@@ -77,7 +104,9 @@ def test_what_is_written_is_read_back_bit_for_bit(name, tmp_path):
     gguf.save(tmp_path / "a.gguf", model)
     back = gguf.load(tmp_path / "a.gguf")
     assert configs.computed(back.config) == configs.computed(model.config)
-    assert back.about.family == name.split("_")[0].replace("llama3", "llama").replace("mixtral", "llama")
+    assert back.about.family == name.split("_")[0].replace("llama3", "llama").replace(
+        "mixtral", "llama"
+    )
     assert back.about.notes == {"threshold": "1e-4"}
     assert same(model.params, back.params)
 
@@ -93,18 +122,30 @@ def test_llamas_heads_are_in_their_order_of_neighbours(tmp_path):
         assert np.array_equal(theirs[head, :, 1], ours[:, head, 4:].T)
 
 
-@pytest.mark.parametrize(("dtype", "error"), [("float16", 2**-11), ("bfloat16", 2**-8), ("q8_0", None)])
+@pytest.mark.parametrize(
+    ("dtype", "error"), [("float16", 2**-11), ("bfloat16", 2**-8), ("q8_0", None)]
+)
 def test_a_smaller_format_rounds_to_its_precision(dtype, error, tmp_path):
     model = made(LLAMA)
     gguf.save(tmp_path / "a.gguf", model, dtype)
     back = gguf.load(tmp_path / "a.gguf").params
-    assert np.array_equal(model.params["layers"]["mlp_norm"]["scale"], back["layers"]["mlp_norm"]["scale"])
-    for path in (("embedding", "embedding"), ("layers", "mlp", "down", "kernel"), ("head", "kernel")):
-        ours, theirs = (functools.reduce(dict.__getitem__, path, tree) for tree in (model.params, back))
+    assert np.array_equal(
+        model.params["layers"]["mlp_norm"]["scale"], back["layers"]["mlp_norm"]["scale"]
+    )
+    for path in (
+        ("embedding", "embedding"),
+        ("layers", "mlp", "down", "kernel"),
+        ("head", "kernel"),
+    ):
+        ours, theirs = (
+            functools.reduce(dict.__getitem__, path, tree) for tree in (model.params, back)
+        )
         bound = np.abs(ours) * error + 1e-7 if error else np.abs(ours).max() / 127
         assert np.all(np.abs(ours - theirs) <= bound), path
     if dtype == "float16":
-        assert np.array_equal(model.params["head"]["kernel"].astype(np.float16), back["head"]["kernel"])
+        assert np.array_equal(
+            model.params["head"]["kernel"].astype(np.float16), back["head"]["kernel"]
+        )
 
 
 def test_the_same_window_in_all_layers_shortens_the_context(tmp_path):
@@ -126,11 +167,23 @@ def test_a_model_without_an_architecture_is_refused_by_what_differs(tmp_path):
 @pytest.mark.row(54)
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("block_count", 2**32 - 1), ("block_count", 0), ("feed_forward_length", 2**31), ("attention.head_count", 0), ("context_length", 2**32 - 1)],
+    [
+        ("block_count", 2**32 - 1),
+        ("block_count", 0),
+        ("feed_forward_length", 2**31),
+        ("attention.head_count", 0),
+        ("context_length", 2**32 - 1),
+    ],
 )
 def test_absurd_sizes_are_refused_before_anything_is_made_of_them(key, value, tmp_path):
     fields = {**gguf_models.metadata("llama", LLAMA), f"llama.{key}": value}
-    gguf_file.write(tmp_path / "a.gguf", "llama", fields, [gguf_file.Planned("token_embd.weight", (61, 32), Kind.F32)], [np.zeros((61, 32))])
+    gguf_file.write(
+        tmp_path / "a.gguf",
+        "llama",
+        fields,
+        [gguf_file.Planned("token_embd.weight", (61, 32), Kind.F32)],
+        [np.zeros((61, 32))],
+    )
     with pytest.raises(ConfigError):
         gguf.load(tmp_path / "a.gguf")
 
@@ -138,21 +191,40 @@ def test_absurd_sizes_are_refused_before_anything_is_made_of_them(key, value, tm
 def test_missing_and_wrong_and_unknown_tensors_are_named(tmp_path):
     file = written(tmp_path)
     fields = {**gguf_models.metadata("llama", LLAMA), "llama.feed_forward_length": 96}
-    planned = [gguf_file.Planned(t.name.replace("blk.1.attn_q.", "blk.1.attn_x."), t.shape, t.kind) for t in file.tensors.values()]
-    gguf_file.write(tmp_path / "b.gguf", "llama", fields, planned, [gguf_file.numbers(file, t) for t in file.tensors.values()])
+    planned = [
+        gguf_file.Planned(t.name.replace("blk.1.attn_q.", "blk.1.attn_x."), t.shape, t.kind)
+        for t in file.tensors.values()
+    ]
+    gguf_file.write(
+        tmp_path / "b.gguf",
+        "llama",
+        fields,
+        planned,
+        [gguf_file.numbers(file, t) for t in file.tensors.values()],
+    )
     with pytest.raises(ConfigError) as said:
         gguf.load(tmp_path / "b.gguf")
-    for part in ("missing: blk.1.attn_q.weight", "blk.1.attn_x.weight", "blk.0.ffn_up.weight [64, 32], which should be [96, 32]"):
+    for part in (
+        "missing: blk.1.attn_q.weight",
+        "blk.1.attn_x.weight",
+        "blk.0.ffn_up.weight [64, 32], which should be [96, 32]",
+    ):
         assert part in str(said.value)
 
 
-# --- block formats -----------------------------------------------------------------------------------------------
+# --- block formats
+# -----------------------------------------------------------------------------------------------
 
 
 def read_block(kind: str, raw: bytes) -> list[float]:
     """One block, number by number, as ggml's description of the format says."""
-    half = lambda at: float(np.frombuffer(raw, "<f2", 1, at)[0])
-    nibbles = lambda at: [raw[at + i] & 15 for i in range(16)] + [raw[at + i] >> 4 for i in range(16)]
+
+    def half(at):
+        return float(np.frombuffer(raw, "<f2", 1, at)[0])
+
+    def nibbles(at):
+        return [raw[at + i] & 15 for i in range(16)] + [raw[at + i] >> 4 for i in range(16)]
+
     if kind in ("Q4_0", "Q4_1"):
         low = -8 * half(0) if kind == "Q4_0" else half(2)
         return [half(0) * n + low for n in nibbles(2 if kind == "Q4_0" else 4)]
@@ -179,7 +251,10 @@ def read_block(kind: str, raw: bytes) -> list[float]:
         if j < 4:
             scale, low = scales[j] & 63, scales[j + 4] & 63
         else:
-            scale, low = scales[j + 4] & 15 | scales[j - 4] >> 6 << 4, scales[j + 4] >> 4 | scales[j] >> 6 << 4
+            scale, low = (
+                scales[j + 4] & 15 | scales[j - 4] >> 6 << 4,
+                scales[j + 4] >> 4 | scales[j] >> 6 << 4,
+            )
         for i in range(32):
             n = raw[16 + 32 * (j // 2) + i] >> 4 * (j % 2) & 15
             found.append(half(0) * scale * n - half(2) * low)
@@ -191,26 +266,49 @@ def test_blocks_are_read_as_their_format_is_described(kind, tmp_path):
     block, size = published_gguf.GGML_QUANT_SIZES[Kind[kind]]
     draw, count = np.random.default_rng(1), 3 * gguf_file.SLAB // 2 // block  # a slab and a half
     raw = draw.integers(0, 256, (count, size), dtype=np.uint8)
-    scales = {"Q8_0": [0], "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q4_K": [0, 2], "Q6_K": [208]}[kind]
+    scales = {
+        "Q8_0": [0],
+        "Q4_0": [0],
+        "Q4_1": [0, 2],
+        "Q5_0": [0],
+        "Q5_1": [0, 2],
+        "Q4_K": [0, 2],
+        "Q6_K": [208],
+    }[kind]
     for at in scales:
         raw[:, at : at + 2] = draw.normal(size=(count, 1)).astype("<f2").view(np.uint8)
     (tmp_path / "a").write_bytes(b"12345" + raw.tobytes())
     tensor = gguf_file.Tensor("a", (count // 2, 2 * block), Kind[kind], 5)
     found = gguf_file.numbers(gguf_file.File(tmp_path / "a", {}, {}), tensor).reshape(count, block)
     for n in (0, 1, count // 2, count - 1):
-        np.testing.assert_allclose(found[n], read_block(kind, raw[n].tobytes()), rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(
+            found[n], read_block(kind, raw[n].tobytes()), rtol=1e-6, atol=1e-6
+        )
     assert np.array_equal(found, published_gguf.dequantize(raw, Kind[kind]))
 
 
-# --- tokenizers --------------------------------------------------------------------------------------------------
+# --- tokenizers
+# --------------------------------------------------------------------------------------------------
 
-TEXTS = ("It isn't 12345 years, I'LL say.  He\n\n jumps   over", "a½²3 ①x\t\r\n été 中文 <|im_end|> 🙂\u0301", "", " ", "x\n")
+TEXTS = (
+    "It isn't 12345 years, I'LL say.  He\n\n jumps   over",
+    "a½²3 ①x\t\r\n été 中文 <|im_end|> 🙂\u0301",
+    "",
+    " ",
+    "x\n",
+)
 
 
 def through(tokenizer, tmp_path, vocab_size=None):
     """The tokenizer of a file into which this one was written."""
     fields = gguf_tokenizer.write(tokenizer, vocab_size or tokenizer.vocab_size)
-    gguf_file.write(tmp_path / "t.gguf", "llama", fields, [gguf_file.Planned("x", (1,), Kind.F32)], [np.zeros(1)])
+    gguf_file.write(
+        tmp_path / "t.gguf",
+        "llama",
+        fields,
+        [gguf_file.Planned("x", (1,), Kind.F32)],
+        [np.zeros(1)],
+    )
     return gguf_tokenizer.read(gguf_file.open_file(tmp_path / "t.gguf"))
 
 
@@ -220,15 +318,23 @@ def test_a_byte_level_tokenizer_comes_back(split, tmp_path):
     described["model"]["ignore_merges"] = split
     ids = [t["id"] for t in described["added_tokens"]]
     template = "{{ message['role'] }}"
-    known = tokenizers.published("tokenizer.json", json.dumps(described).encode(), Special(*ids, False, (), None, template))
+    known = tokenizers.published(
+        "tokenizer.json", json.dumps(described).encode(), Special(*ids, False, (), None, template)
+    )
     back = through(known, tmp_path, 410)
     assert [back.encode(t).tolist() for t in TEXTS] == [known.encode(t).tolist() for t in TEXTS]
-    assert back.pieces == known.pieces and back.controls == known.controls and dataclasses.replace(back.special, template=template) == known.special
+    assert (
+        back.pieces == known.pieces
+        and back.controls == known.controls
+        and dataclasses.replace(back.special, template=template) == known.special
+    )
 
 
 @pytest.mark.parametrize("prepend", [False, True])
 def test_a_tokenizer_of_marked_pieces_comes_back(prepend, tmp_path):
-    known = tokenizers.published("tokenizer.json", published.fallback(("<end>",), prepend=prepend), Special(1, 2, True))
+    known = tokenizers.published(
+        "tokenizer.json", published.fallback(("<end>",), prepend=prepend), Special(1, 2, True)
+    )
     back = through(known, tmp_path)
     assert [back.encode(t).tolist() for t in TEXTS] == [known.encode(t).tolist() for t in TEXTS]
     assert back.pieces == known.pieces and back.leading_space == known.leading_space == prepend
@@ -256,9 +362,16 @@ def ending(template: str | None = None):
 def byte_file(tmp_path, **fields) -> gguf_file.File:
     """A file with the 256 bytes, and `12` and `1 2` as pieces."""
     in_order = sorted(letters(), key=letters().get)
-    own = {"model": "gpt2", "tokens": [*in_order, "12", "Ġ1", "ab", "<|endoftext|>"], "merges": ["1 2", "Ġ 1", "a b"], "token_type": [1] * 259 + [3]} | fields
+    own = {
+        "model": "gpt2",
+        "tokens": [*in_order, "12", "Ġ1", "ab", "<|endoftext|>"],
+        "merges": ["1 2", "Ġ 1", "a b"],
+        "token_type": [1] * 259 + [3],
+    } | fields
     own = {f"tokenizer.ggml.{key}": value for key, value in own.items() if value is not None}
-    gguf_file.write(tmp_path / "b.gguf", "llama", own, [gguf_file.Planned("x", (1,), Kind.F32)], [np.zeros(1)])
+    gguf_file.write(
+        tmp_path / "b.gguf", "llama", own, [gguf_file.Planned("x", (1,), Kind.F32)], [np.zeros(1)]
+    )
     return gguf_file.open_file(tmp_path / "b.gguf")
 
 
@@ -280,25 +393,35 @@ def test_digits_are_cut_as_the_name_says(cut, spelled, tmp_path):
 
 
 def test_a_file_says_for_itself_whether_a_text_begins_with_an_id(tmp_path):
-    assert gguf_tokenizer.read(byte_file(tmp_path, pre="llama-bpe", bos_token_id=259, add_bos_token=False)).begin_of_document is None
-    assert gguf_tokenizer.read(byte_file(tmp_path, pre="gpt-2", bos_token_id=259, add_bos_token=True)).begin_of_document == 259
+    assert (
+        gguf_tokenizer.read(
+            byte_file(tmp_path, pre="llama-bpe", bos_token_id=259, add_bos_token=False)
+        ).begin_of_document
+        is None
+    )
+    assert (
+        gguf_tokenizer.read(
+            byte_file(tmp_path, pre="gpt-2", bos_token_id=259, add_bos_token=True)
+        ).begin_of_document
+        == 259
+    )
 
 
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        (dict(pre="falcon-9"), "cuts text as 'falcon-9'"),
-        (dict(model="bert"), "kind 'bert'"),
-        (dict(tokens=["a", "a"], token_type=None), "a piece twice"),
-        (dict(token_type=[1, 1]), "has 2 numbers for 260 pieces"),
-        (dict(merges=["q zz"]), "a merge of pieces"),
-        (dict(eos_token_id=260), "eos_token_id is 260"),
-        (dict(tokens=None), "lacks 'tokenizer.ggml.tokens'"),
+        ({"pre": "falcon-9"}, "cuts text as 'falcon-9'"),
+        ({"model": "bert"}, "kind 'bert'"),
+        ({"tokens": ["a", "a"], "token_type": None}, "a piece twice"),
+        ({"token_type": [1, 1]}, "has 2 numbers for 260 pieces"),
+        ({"merges": ["q zz"]}, "a merge of pieces"),
+        ({"eos_token_id": 260}, "eos_token_id is 260"),
+        ({"tokens": None}, "lacks 'tokenizer.ggml.tokens'"),
     ],
 )
 def test_lists_that_do_not_fit_together_are_refused(fields, said, tmp_path):
     with pytest.raises(ConfigError, match=said):
-        gguf_tokenizer.read(byte_file(tmp_path, **dict(pre="gpt-2") | fields))
+        gguf_tokenizer.read(byte_file(tmp_path, **{"pre": "gpt-2"} | fields))
 
 
 def test_a_padded_vocabulary_is_recorded_and_taken_off(tmp_path):
@@ -307,11 +430,14 @@ def test_a_padded_vocabulary_is_recorded_and_taken_off(tmp_path):
     gguf.save(tmp_path / "a.gguf", model)
     back = gguf.load(tmp_path / "a.gguf")
     assert (back.config.vocab_size, back.about.padding, back.tokenizer.vocab_size) == (257, 15, 257)
-    assert np.array_equal(back.params["embedding"]["embedding"], model.params["embedding"]["embedding"][:257])
+    assert np.array_equal(
+        back.params["embedding"]["embedding"], model.params["embedding"]["embedding"][:257]
+    )
     assert np.array_equal(back.params["head"]["kernel"], model.params["head"]["kernel"][:, :257])
 
 
-# --- damaged and hostile files -----------------------------------------------------------------------------------
+# --- damaged and hostile files
+# -----------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -352,26 +478,71 @@ HOSTILE = {
     "2^63 tensors": (head(tensors=2**63), f"counts {2**63} tensors"),
     "2^63 keys": (head(fields=2**63), f"counts {2**63} keys"),
     "a key of 2^63 bytes": (head(fields=1) + struct.pack("<Q", 2**63), "a key has"),
-    "a text of 2^63 bytes": (head(fields=1) + text("a") + struct.pack("<IQ", STRING, 2**63), "'a' has"),
-    "a list of 2^63 texts": (head(fields=1) + text("a") + struct.pack("<IIQ", LIST, STRING, 2**63), "all lists together"),
-    "a list of 2^61 numbers": (head(fields=1) + text("a") + struct.pack("<IIQ", LIST, UINT64, 2**61), "reaches past the end"),
-    "a list that overflows 64 bits": (head(fields=1) + text("a") + struct.pack("<IIQ", LIST, UINT64, 2**64 - 1), "reaches past the end"),
-    "lists in lists": (head(fields=1) + text("a") + struct.pack("<IIQ", LIST, LIST, 1) * 1000, "a list of the type 9"),
-    "texts past the end": (head(fields=1) + text("a") + struct.pack("<IIQ", LIST, STRING, 1 << 19) + bytes(8 << 18), "reaches past the end"),
+    "a text of 2^63 bytes": (
+        head(fields=1) + text("a") + struct.pack("<IQ", STRING, 2**63),
+        "'a' has",
+    ),
+    "a list of 2^63 texts": (
+        head(fields=1) + text("a") + struct.pack("<IIQ", LIST, STRING, 2**63),
+        "all lists together",
+    ),
+    "a list of 2^61 numbers": (
+        head(fields=1) + text("a") + struct.pack("<IIQ", LIST, UINT64, 2**61),
+        "reaches past the end",
+    ),
+    "a list that overflows 64 bits": (
+        head(fields=1) + text("a") + struct.pack("<IIQ", LIST, UINT64, 2**64 - 1),
+        "reaches past the end",
+    ),
+    "lists in lists": (
+        head(fields=1) + text("a") + struct.pack("<IIQ", LIST, LIST, 1) * 1000,
+        "a list of the type 9",
+    ),
+    "texts past the end": (
+        head(fields=1) + text("a") + struct.pack("<IIQ", LIST, STRING, 1 << 19) + bytes(8 << 18),
+        "reaches past the end",
+    ),
     "an unknown type": (head(fields=1) + text("a") + struct.pack("<I", 99), "unknown type 99"),
-    "a key that is not UTF-8": (head(fields=1) + text(b"\xff\xfe") + struct.pack("<IB", UINT8, 1), "not UTF-8"),
-    "a key twice": (head(fields=2) + (text("a") + struct.pack("<IB", UINT8, 1)) * 2, "'a' stands twice"),
-    "an alignment of 0": (head(fields=1) + text("general.alignment") + struct.pack("<II", 4, 0), "general.alignment is 0"),
-    "an alignment of 3": (head(fields=1) + text("general.alignment") + struct.pack("<II", 4, 3), "general.alignment is 3"),
+    "a key that is not UTF-8": (
+        head(fields=1) + text(b"\xff\xfe") + struct.pack("<IB", UINT8, 1),
+        "not UTF-8",
+    ),
+    "a key twice": (
+        head(fields=2) + (text("a") + struct.pack("<IB", UINT8, 1)) * 2,
+        "'a' stands twice",
+    ),
+    "an alignment of 0": (
+        head(fields=1) + text("general.alignment") + struct.pack("<II", 4, 0),
+        "general.alignment is 0",
+    ),
+    "an alignment of 3": (
+        head(fields=1) + text("general.alignment") + struct.pack("<II", 4, 3),
+        "general.alignment is 3",
+    ),
     "a name of 2^40 bytes": (head(tensors=1) + struct.pack("<Q", 2**40), "a tensor's name has"),
     "2^31 dimensions": (head(tensors=1) + text("x") + struct.pack("<I", 2**31), "dimensions"),
-    "a product that overflows": (padded(head(tensors=1) + tensor(shape=(2**32, 2**32, 2**32)), 64), "ends at byte"),
+    "a product that overflows": (
+        padded(head(tensors=1) + tensor(shape=(2**32, 2**32, 2**32)), 64),
+        "ends at byte",
+    ),
     "a dimension of 0": (padded(head(tensors=1) + tensor(shape=(0, 4)), 64), "shape"),
     "half a block": (padded(head(tensors=1) + tensor(shape=(33,), kind=8), 64), "Q8_0"),
-    "an unknown block format": (padded(head(tensors=1) + tensor(kind=999), 128), "unknown type 999"),
-    "a tensor twice": (padded(head(tensors=2) + tensor() + tensor(offset=128), 256), "'x' stands twice"),
-    "tensors on each other": (padded(head(tensors=2) + tensor() + tensor("y"), 256), "begins at 0, where 128"),
-    "a hole": (padded(head(tensors=2) + tensor() + tensor("y", offset=256), 512), "begins at 256, where 128"),
+    "an unknown block format": (
+        padded(head(tensors=1) + tensor(kind=999), 128),
+        "unknown type 999",
+    ),
+    "a tensor twice": (
+        padded(head(tensors=2) + tensor() + tensor(offset=128), 256),
+        "'x' stands twice",
+    ),
+    "tensors on each other": (
+        padded(head(tensors=2) + tensor() + tensor("y"), 256),
+        "begins at 0, where 128",
+    ),
+    "a hole": (
+        padded(head(tensors=2) + tensor() + tensor("y", offset=256), 512),
+        "begins at 256, where 128",
+    ),
     "an offset of 2^64 - 1": (padded(head(tensors=1) + tensor(offset=2**64 - 1), 128), "begins at"),
     "cut in the numbers": (padded(head(tensors=1) + tensor(), 100), "ends at byte"),
     "bytes behind the end": (padded(head(tensors=1) + tensor(), 192), "64 bytes follow"),
@@ -391,7 +562,10 @@ def test_hostile_headers_are_refused_at_once_in_little_memory(tmp_path, figure):
         assert str(tmp_path / "a.gguf") in str(error.value), name
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     assert slowest <= 1 and grown <= 50
-    figure(f"GGUF: {len(HOSTILE)} of {len(HOSTILE)} hostile headers refused in one line, at most {1000 * slowest:.0f} ms and {grown:.0f} MB each")
+    figure(
+        f"GGUF: {len(HOSTILE)} of {len(HOSTILE)} hostile headers refused in one line, at most"
+        f" {1000 * slowest:.0f} ms and {grown:.0f} MB each"
+    )
 
 
 @pytest.mark.row(54)
@@ -399,10 +573,18 @@ def test_hostile_headers_are_refused_at_once_in_little_memory(tmp_path, figure):
 def test_any_damage_gives_a_model_or_one_clear_error(tmp_path, figure, count):
     """Flips, cuts and swaps of numbers in header and metadata of a small model."""
     tokenizer = ending()
-    gguf.save(tmp_path / "a.gguf", made(dataclasses.replace(LLAMA, vocab_size=tokenizer.vocab_size, num_layers=1), tokenizer))
+    gguf.save(
+        tmp_path / "a.gguf",
+        made(dataclasses.replace(LLAMA, vocab_size=tokenizer.vocab_size, num_layers=1), tokenizer),
+    )
     whole = (tmp_path / "a.gguf").read_bytes()
     size = min(t.offset for t in gguf_file.open_file(tmp_path / "a.gguf").tensors.values())
-    draw, refused, slowest, before = random.Random(0), 0, 0.0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    draw, refused, slowest, before = (
+        random.Random(0),
+        0,
+        0.0,
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+    )
     for n in range(count):
         data = bytearray(whole)
         for _ in range(draw.choice((1, 1, 2, 8))):
@@ -411,7 +593,9 @@ def test_any_damage_gives_a_model_or_one_clear_error(tmp_path, figure, count):
                 case 0:
                     data[at] ^= 1 << draw.randrange(8)
                 case 1:
-                    data[at : at + 8] = draw.choice((0, 1, 2**31, 2**32 - 1, 2**63, 2**64 - 1)).to_bytes(8, "little")
+                    data[at : at + 8] = draw.choice(
+                        (0, 1, 2**31, 2**32 - 1, 2**63, 2**64 - 1)
+                    ).to_bytes(8, "little")
                 case 2:
                     del data[at : at + draw.randrange(1, 9)]
                 case 3:
@@ -431,7 +615,10 @@ def test_any_damage_gives_a_model_or_one_clear_error(tmp_path, figure, count):
         slowest = max(slowest, time.monotonic() - begun if n % 100 else 0)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     assert slowest <= 1 and grown <= 50
-    figure(f"GGUF: {count:,} damaged headers, {refused:,} refused by ConfigError, none otherwise; at most {1000 * slowest:.0f} ms and {grown:.0f} MB")
+    figure(
+        f"GGUF: {count:,} damaged headers, {refused:,} refused by ConfigError, none otherwise; at"
+        f" most {1000 * slowest:.0f} ms and {grown:.0f} MB"
+    )
 
 
 @pytest.mark.row(54)
@@ -440,7 +627,9 @@ def test_numbers_that_are_not_finite_or_gone_are_refused(tmp_path):
     data, at = bytearray(file.path.read_bytes()), file.tensors["blk.1.ffn_down.weight"].offset
     data[at + 8 : at + 12] = struct.pack("<f", math.inf)
     (tmp_path / "b.gguf").write_bytes(data)
-    with pytest.raises(ConfigError, match=r"blk\.1\.ffn_down\.weight' has numbers that are not finite"):
+    with pytest.raises(
+        ConfigError, match=r"blk\.1\.ffn_down\.weight' has numbers that are not finite"
+    ):
         gguf.load(tmp_path / "b.gguf")
     file.path.write_bytes(file.path.read_bytes()[: at + 4])  # after its header was read
     with pytest.raises(ConfigError, match="has become shorter"):
@@ -454,23 +643,30 @@ def test_nothing_in_a_file_is_run_and_no_name_leads_elsewhere(tmp_path):
     inside.mkdir()
     canary = tmp_path / "canary"
     template = (
-        "{% for m in messages %}{{ ''.__class__.__mro__[1].__subclasses__() }}{{ cycler.__init__.__globals__.os.system('touch "
-        + str(canary)
-        + "') }}{% endfor %}"
+        "{% for m in messages %}{{ ''.__class__.__mro__[1].__subclasses__() }}{{"
+        " cycler.__init__.__globals__.os.system('touch " + str(canary) + "') }}{% endfor %}"
     )
     tokenizer = ending(template)
-    gguf.save(inside / "a.gguf", made(dataclasses.replace(LLAMA, vocab_size=tokenizer.vocab_size), tokenizer))
+    gguf.save(
+        inside / "a.gguf",
+        made(dataclasses.replace(LLAMA, vocab_size=tokenizer.vocab_size), tokenizer),
+    )
     assert gguf.load(inside / "a.gguf").tokenizer.special.template == template
     for name in ("../canary", str(canary), "~/canary", "a\0b"):
         gguf_file.write(
-            inside / "b.gguf", "llama", {"general.name": name, **gguf_models.metadata("llama", LLAMA)}, [gguf_file.Planned(name, (1,), Kind.F32)], [np.zeros(1)]
+            inside / "b.gguf",
+            "llama",
+            {"general.name": name, **gguf_models.metadata("llama", LLAMA)},
+            [gguf_file.Planned(name, (1,), Kind.F32)],
+            [np.zeros(1)],
         )
         with pytest.raises(ConfigError):
             gguf.load(inside / "b.gguf")
     assert {p.name for p in tmp_path.rglob("*")} == {"inside", "a.gguf", "b.gguf"}
 
 
-# --- llama2.c ----------------------------------------------------------------------------------------------------
+# --- llama2.c
+# ----------------------------------------------------------------------------------------------------
 
 
 def llama2c_file(model: Imported) -> bytes:
@@ -478,15 +674,36 @@ def llama2c_file(model: Imported) -> bytes:
     c, p = model.config, model.params
     layers, numbers = (
         p["layers"],
-        [*struct.pack("<7i", c.width, c.hidden, c.num_layers, c.num_heads, c.kv_heads, (1 if c.tied else -1) * c.vocabulary, c.context)],
+        [
+            *struct.pack(
+                "<7i",
+                c.width,
+                c.hidden,
+                c.num_layers,
+                c.num_heads,
+                c.kv_heads,
+                (1 if c.tied else -1) * c.vocabulary,
+                c.context,
+            )
+        ],
     )
-    turned = lambda k: k.reshape(*k.shape[:3], 2, -1).swapaxes(-1, -2).reshape(k.shape)  # halves become neighbours
-    rows = lambda k: np.moveaxis(k, 1, -1).reshape(c.num_layers, -1, c.width)
+
+    def turned(k):
+        return (
+            k.reshape(*k.shape[:3], 2, -1).swapaxes(-1, -2).reshape(k.shape)
+        )  # halves become neighbours
+
+    def rows(k):
+        return np.moveaxis(k, 1, -1).reshape(c.num_layers, -1, c.width)
+
     attention, mlp = layers["attention"], layers["mlp"]
     order = [
         p["embedding"]["embedding"],
         layers["attention_norm"]["scale"],
-        *(rows(f(attention[n]["kernel"])) for n, f in (("query", turned), ("key", turned), ("value", lambda k: k))),
+        *(
+            rows(f(attention[n]["kernel"]))
+            for n, f in (("query", turned), ("key", turned), ("value", lambda k: k))
+        ),
         attention["out"]["kernel"].reshape(c.num_layers, -1, c.width).swapaxes(1, 2),
         layers["mlp_norm"]["scale"],
         *(mlp[n]["kernel"].swapaxes(1, 2) for n in ("gate", "down", "up")),

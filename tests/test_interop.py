@@ -1,4 +1,5 @@
-"""Laws of Hugging Face directories: out and in again is bit-equal, all that a file says is translated or refused by name, a conversion proves itself."""
+"""Laws of Hugging Face directories: out and in again is bit-equal, all that a file says is
+translated or refused by name, a conversion proves itself."""
 
 from __future__ import annotations
 
@@ -21,11 +22,32 @@ from gptjax.config import ConfigError
 from gptjax.data import Bytes, Characters, SentencePiece
 from gptjax.data import tokenizer as tokenizers
 from gptjax.interop import About, Imported, configs, huggingface, layout, safetensors
-from gptjax.model import Experts, Latent, Layer, LinearScaling, Llama3Scaling, ModelConfig, YarnScaling, bert, gemma, gpt2, llama, olmo, t5
+from gptjax.model import (
+    Experts,
+    Latent,
+    Layer,
+    LinearScaling,
+    Llama3Scaling,
+    ModelConfig,
+    YarnScaling,
+    bert,
+    gemma,
+    gpt2,
+    llama,
+    olmo,
+    t5,
+)
 
-SMALL = dict(vocab_size=61, context=32, width=32, num_layers=3, num_heads=4, feed_forward=48)
-ROPE = llama(**SMALL | dict(num_kv_heads=2))
-QUIET = dict(embedding_dropout=0.0, attention_dropout=0.0, residual_dropout=0.0)
+SMALL = {
+    "vocab_size": 61,
+    "context": 32,
+    "width": 32,
+    "num_layers": 3,
+    "num_heads": 4,
+    "feed_forward": 48,
+}
+ROPE = llama(**SMALL | {"num_kv_heads": 2})
+QUIET = {"embedding_dropout": 0.0, "attention_dropout": 0.0, "residual_dropout": 0.0}
 EXPERTS = Experts(count=4, active=2, width=24, balance=0.0)
 LOCAL = Layer("window", 8)
 LATENT = Latent(rank=16, query_rank=24, rope_width=8, value_width=12)
@@ -34,18 +56,52 @@ MODELS: dict[str, tuple[str, ModelConfig]] = {
     "gpt2": ("gpt2", gpt2(**SMALL)),
     "gpt2 untied": ("gpt2", gpt2(**SMALL, tied=False, activation="relu")),
     "llama": ("llama", ROPE),
-    "llama stretched": ("llama", dataclasses.replace(ROPE, tied=True, head_width=12, rope_scaling=Llama3Scaling(8.0, 16))),
+    "llama stretched": (
+        "llama",
+        dataclasses.replace(ROPE, tied=True, head_width=12, rope_scaling=Llama3Scaling(8.0, 16)),
+    ),
     "arcee": ("arcee", dataclasses.replace(ROPE, activation="relu2", tied=True, num_kv_heads=None)),
     "mistral": ("mistral", dataclasses.replace(ROPE, pattern=(LOCAL,))),
     "mixtral": ("mixtral", dataclasses.replace(ROPE, experts=EXPERTS)),
     "qwen2": ("qwen2", dataclasses.replace(ROPE, qkv_bias=True, rope_scaling=YarnScaling(4.0, 16))),
-    "qwen3 with windows": ("qwen3", dataclasses.replace(ROPE, qk_norm=True, head_width=12, pattern=(Layer(), LOCAL))),
-    "qwen3 with experts": ("qwen3_moe", dataclasses.replace(ROPE, qk_norm=True, experts=EXPERTS, pattern=(Layer(dense=True), Layer()))),
-    "gemma2": ("gemma2", gemma("2-2b", **SMALL, num_kv_heads=2, head_width=12, pattern=(LOCAL, Layer()), attention_scale=0.25)),
-    "gemma3": ("gemma3_text", gemma("3-1b", **SMALL, num_kv_heads=2, head_width=12, rope_scaling=LinearScaling(8.0))),
-    "olmo2": ("olmo2", olmo("2-7b", **SMALL | dict(num_kv_heads=2))),
+    "qwen3 with windows": (
+        "qwen3",
+        dataclasses.replace(ROPE, qk_norm=True, head_width=12, pattern=(Layer(), LOCAL)),
+    ),
+    "qwen3 with experts": (
+        "qwen3_moe",
+        dataclasses.replace(
+            ROPE, qk_norm=True, experts=EXPERTS, pattern=(Layer(dense=True), Layer())
+        ),
+    ),
+    "gemma2": (
+        "gemma2",
+        gemma(
+            "2-2b",
+            **SMALL,
+            num_kv_heads=2,
+            head_width=12,
+            pattern=(LOCAL, Layer()),
+            attention_scale=0.25,
+        ),
+    ),
+    "gemma3": (
+        "gemma3_text",
+        gemma("3-1b", **SMALL, num_kv_heads=2, head_width=12, rope_scaling=LinearScaling(8.0)),
+    ),
+    "olmo2": ("olmo2", olmo("2-7b", **SMALL | {"num_kv_heads": 2})),
     "phi3": ("phi3", ROPE),
-    "pythia": ("gpt_neox", ModelConfig(**SMALL, positions="rope", rope_share=0.5, parallel="separate", tied=False, activation="gelu_exact")),
+    "pythia": (
+        "gpt_neox",
+        ModelConfig(
+            **SMALL,
+            positions="rope",
+            rope_share=0.5,
+            parallel="separate",
+            tied=False,
+            activation="gelu_exact",
+        ),
+    ),
     "neox in turn": ("gpt_neox", ModelConfig(**SMALL, positions="rope", tied=False)),
     "deepseek v2": (
         "deepseek_v2",
@@ -61,20 +117,36 @@ MODELS: dict[str, tuple[str, ModelConfig]] = {
             llama(**SMALL, num_kv_heads=None),
             latent=LATENT,
             first=(Layer(dense=True),),
-            experts=Experts(count=8, active=2, width=16, shared=1, scores="sigmoid", scale=2.5, groups=4, active_groups=2, bias_step=1e-3),
+            experts=Experts(
+                count=8,
+                active=2,
+                width=16,
+                shared=1,
+                scores="sigmoid",
+                scale=2.5,
+                groups=4,
+                active_groups=2,
+                bias_step=1e-3,
+            ),
             rope_scaling=YarnScaling(4.0, 16, magnitude=1.0),
             attention_scale=16**-0.5 * 1.3,
         ),
     ),
     "bert": ("bert", bert("base", **SMALL, **QUIET)),
-    "t5": ("t5", dataclasses.replace(t5("small", **SMALL, **QUIET, encoder_layers=2, head_width=12), logit_scale=32**-0.5)),
+    "t5": (
+        "t5",
+        dataclasses.replace(
+            t5("small", **SMALL, **QUIET, encoder_layers=2, head_width=12), logit_scale=32**-0.5
+        ),
+    ),
     "t5 1.1": ("t5", t5("1.1-small", **SMALL, encoder_layers=2, head_width=12)),
 }
 """Of each family one or two, and which it is."""
 
 
 def randomly(config: ModelConfig, seed: int = 0) -> Any:
-    """Parameters, all random. Scales of norms are at least 0.5, where one more or less is exact in float32, as Gemma writes them."""
+    """Parameters, all random. Scales of norms are at least 0.5, where one more or less is exact in
+    float32, as Gemma writes them."""
     random, tree = np.random.default_rng(seed), {}
     for path, leaf in layout.leaves(config).items():
         drawn = random.normal(size=leaf.shape, scale=0.2).astype(np.float32)
@@ -110,9 +182,21 @@ def test_every_variant_has_a_family_that_computes_the_same_or_is_refused_with_th
             fits[name] = huggingface.family_of(config)
         except ConfigError as error:
             assert re.search("differs in|no family", str(error)), error
-    wanted = dict(gpt2="gpt2", llama="llama", gqa="llama", qk_norm="qwen3", rope_yarn="llama", window="mistral", rope_ntk="llama", bfloat16="llama")
+    wanted = {
+        "gpt2": "gpt2",
+        "llama": "llama",
+        "gqa": "llama",
+        "qk_norm": "qwen3",
+        "rope_yarn": "llama",
+        "window": "mistral",
+        "rope_ntk": "llama",
+        "bfloat16": "llama",
+    }
     assert {name: fits.get(name) for name in wanted} == wanted
-    assert not {"alibi", "attention_sink", "strided", "no_positions", "rmsnorm_with_bias"} & fits.keys()
+    assert (
+        not {"alibi", "attention_sink", "strided", "no_positions", "rmsnorm_with_bias"}
+        & fits.keys()
+    )
 
 
 def test_a_large_model_is_in_several_files_and_the_same(tmp_path: Path) -> None:
@@ -129,7 +213,12 @@ def test_a_large_model_is_in_several_files_and_the_same(tmp_path: Path) -> None:
 def test_weights_are_rounded_once_to_the_type_that_is_asked_for(tmp_path: Path) -> None:
     interop.save(tmp_path / "m", Imported(ROPE, randomly(ROPE), None), "bfloat16")
     found = interop.load(tmp_path / "m").params
-    same(found, jax.tree.map(lambda leaf: leaf.astype(jax.numpy.bfloat16).astype(np.float32), randomly(ROPE)))
+    same(
+        found,
+        jax.tree.map(
+            lambda leaf: leaf.astype(jax.numpy.bfloat16).astype(np.float32), randomly(ROPE)
+        ),
+    )
     with pytest.raises(ConfigError, match=r"dtype is 'float8'; .* Did you mean"):
         interop.save(tmp_path / "n", Imported(ROPE, randomly(ROPE), None), "float8")
     with pytest.raises(ConfigError, match="holds something already"):
@@ -141,19 +230,31 @@ def test_parameters_are_read_onto_a_mesh(tmp_path: Path) -> None:
     mesh = parallel.make_mesh(parallel.MeshConfig(data=2, fsdp=2, tensor=2))
     found = interop.load(tmp_path / "m", mesh)
     same(found.params, randomly(ROPE))
-    wanted = parallel.shardings(mesh, model.axes(ROPE), jax.eval_shape(lambda: model.init(ROPE, jax.random.key(0))))
-    placed = jax.tree.map(lambda leaf, wanted: leaf.sharding.is_equivalent_to(wanted, leaf.ndim), found.params, wanted)
+    wanted = parallel.shardings(
+        mesh, model.axes(ROPE), jax.eval_shape(lambda: model.init(ROPE, jax.random.key(0)))
+    )
+    placed = jax.tree.map(
+        lambda leaf, wanted: leaf.sharding.is_equivalent_to(wanted, leaf.ndim), found.params, wanted
+    )
     assert all(jax.tree.leaves(placed)), placed
 
 
-# --- what is refused ---------------------------------------------------------------------------------------------
+# --- what is refused
+# ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Llama."""
     path = tmp_path_factory.mktemp("saved") / "m"
-    interop.save(path, Imported(dataclasses.replace(ROPE, num_layers=1), randomly(dataclasses.replace(ROPE, num_layers=1)), None))
+    interop.save(
+        path,
+        Imported(
+            dataclasses.replace(ROPE, num_layers=1),
+            randomly(dataclasses.replace(ROPE, num_layers=1)),
+            None,
+        ),
+    )
     return path
 
 
@@ -161,7 +262,9 @@ def altered(saved: Path, path: Path, **changes: Any) -> Path:
     """A copy with another config.json; a change to `...` removes a key."""
     shutil.copytree(saved, path)
     data = json.loads((path / "config.json").read_text()) | changes
-    (path / "config.json").write_text(json.dumps({key: value for key, value in data.items() if value is not ...}))
+    (path / "config.json").write_text(
+        json.dumps({key: value for key, value in data.items() if value is not ...})
+    )
     return path
 
 
@@ -170,37 +273,59 @@ def rewritten(path: Path, change: Any) -> None:
     file = safetensors.File(path / "model.safetensors")
     values = {name: np.array(file.take(name)) for name in file.tensors}
     change(values)
-    safetensors.write(path / "model.safetensors", {name: value.shape for name, value in values.items()}, values.items(), "float32", {})
+    safetensors.write(
+        path / "model.safetensors",
+        {name: value.shape for name, value in values.items()},
+        values.items(),
+        "float32",
+        {},
+    )
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "unknown family": (dict(model_type="lama"), "Did you mean 'llama'"),
-    "unknown key": (dict(head_temperature=0.7), "'head_temperature': 0.7"),
-    "two unknown keys": (dict(b_key=[1], a_key=True), "'a_key': True, 'b_key'"),
-    "quantised": (dict(quantization_config={"quant_method": "fp8"}), "'quantization_config'"),
-    "dynamic RoPE": (dict(rope_scaling={"rope_type": "dynamic", "factor": 2.0}), "'dynamic'"),
-    "longrope": (dict(rope_scaling={"type": "longrope", "short_factor": [1], "long_factor": [2]}), "'longrope'"),
-    "RoPE with an unknown key": (dict(rope_scaling={"rope_type": "linear", "factor": 2.0, "twist": 3}), "'twist': 3"),
-    "yarn without truncation": (dict(rope_scaling={"rope_type": "yarn", "factor": 2.0, "truncate": False}), "'truncate'"),
-    "attention bias": (dict(attention_bias=True), "'attention_bias': True"),
-    "mlp bias": (dict(mlp_bias=True), "'mlp_bias': True"),
-    "another activation": (dict(hidden_act="relu"), "'hidden_act': 'relu'"),
-    "a size that is a text": (dict(hidden_size="32"), "'hidden_size': '32'"),
+    "unknown family": ({"model_type": "lama"}, "Did you mean 'llama'"),
+    "unknown key": ({"head_temperature": 0.7}, "'head_temperature': 0.7"),
+    "two unknown keys": ({"b_key": [1], "a_key": True}, "'a_key': True, 'b_key'"),
+    "quantised": ({"quantization_config": {"quant_method": "fp8"}}, "'quantization_config'"),
+    "dynamic RoPE": ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "'dynamic'"),
+    "longrope": (
+        {"rope_scaling": {"type": "longrope", "short_factor": [1], "long_factor": [2]}},
+        "'longrope'",
+    ),
+    "RoPE with an unknown key": (
+        {"rope_scaling": {"rope_type": "linear", "factor": 2.0, "twist": 3}},
+        "'twist': 3",
+    ),
+    "yarn without truncation": (
+        {"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "truncate": False}},
+        "'truncate'",
+    ),
+    "attention bias": ({"attention_bias": True}, "'attention_bias': True"),
+    "mlp bias": ({"mlp_bias": True}, "'mlp_bias': True"),
+    "another activation": ({"hidden_act": "relu"}, "'hidden_act': 'relu'"),
+    "a size that is a text": ({"hidden_size": "32"}, "'hidden_size': '32'"),
     "a size that is missing": ({"hidden_size": ...}, "lacks 'hidden_size'"),
-    "heads that do not divide": (dict(num_attention_heads=5, head_dim=...), "heads do not divide"),
-    "a window": (dict(sliding_window=8), "'sliding_window': 8"),
+    "heads that do not divide": (
+        {"num_attention_heads": 5, "head_dim": ...},
+        "heads do not divide",
+    ),
+    "a window": ({"sliding_window": 8}, "'sliding_window': 8"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_could_change_numbers_is_refused_by_name(name: str, saved: Path, tmp_path: Path) -> None:
+def test_what_could_change_numbers_is_refused_by_name(
+    name: str, saved: Path, tmp_path: Path
+) -> None:
     changes, said = REFUSED[name]
     with pytest.raises(ConfigError, match=re.escape(said)) as caught:
         interop.load(altered(saved, tmp_path / "m", **changes))
     assert "\n" not in str(caught.value)
 
 
-def test_all_tensors_that_are_missing_extra_or_of_another_shape_are_named_at_once(saved: Path, tmp_path: Path) -> None:
+def test_all_tensors_that_are_missing_extra_or_of_another_shape_are_named_at_once(
+    saved: Path, tmp_path: Path
+) -> None:
     path = altered(saved, tmp_path / "m")
 
     def change(values: dict[str, Any]) -> None:
@@ -219,14 +344,19 @@ def test_all_tensors_that_are_missing_extra_or_of_another_shape_are_named_at_onc
 
 def test_a_tied_output_may_be_there_twice_but_not_be_another(saved: Path, tmp_path: Path) -> None:
     path = altered(saved, tmp_path / "m", tie_word_embeddings=True)
-    with pytest.raises(ConfigError, match=r"lm_head.weight that is not its embedding.*tie_word_embeddings to false"):
+    with pytest.raises(
+        ConfigError, match=r"lm_head.weight that is not its embedding.*tie_word_embeddings to false"
+    ):
         interop.load(path)
-    rewritten(path, lambda values: values.update({"lm_head.weight": values["model.embed_tokens.weight"]}))
+    rewritten(
+        path, lambda values: values.update({"lm_head.weight": values["model.embed_tokens.weight"]})
+    )
     assert interop.load(path).config.tied
 
 
 def test_older_files_are_read_too(tmp_path: Path) -> None:
-    """GPT-2's own has no prefix and holds masks; BERT's has gamma and beta, a pooler and a table of sentences, whose first row we add to the positions."""
+    """GPT-2's own has no prefix and holds masks; BERT's has gamma and beta, a pooler and a table of
+    sentences, whose first row we add to the positions."""
     for family in ("gpt2", "bert"):
         config = MODELS[family][1]
         interop.save(tmp_path / family, Imported(config, randomly(config), None, About(family)))
@@ -238,8 +368,16 @@ def test_older_files_are_read_too(tmp_path: Path) -> None:
 
     def as_bert(values: dict[str, Any]) -> None:
         for name in list(values):
-            values[re.sub(r"LayerNorm\.(weight|bias)", lambda m: "LayerNorm." + dict(weight="gamma", bias="beta")[m[1]], name)] = values.pop(name)
-        values["bert.embeddings.token_type_embeddings.weight"] = np.arange(64, dtype=np.float32).reshape(2, 32)
+            values[
+                re.sub(
+                    r"LayerNorm\.(weight|bias)",
+                    lambda m: "LayerNorm." + {"weight": "gamma", "bias": "beta"}[m[1]],
+                    name,
+                )
+            ] = values.pop(name)
+        values["bert.embeddings.token_type_embeddings.weight"] = np.arange(
+            64, dtype=np.float32
+        ).reshape(2, 32)
         values["bert.pooler.dense.weight"] = np.ones((32, 32), np.float32)
         values["cls.seq_relationship.bias"] = np.ones(2, np.float32)
 
@@ -247,7 +385,9 @@ def test_older_files_are_read_too(tmp_path: Path) -> None:
         rewritten(tmp_path / family, change)
         found, wanted = interop.load(tmp_path / family).params, randomly(MODELS[family][1])
         if family == "bert":
-            wanted["positions"]["embedding"] = wanted["positions"]["embedding"] + np.arange(32, dtype=np.float32)
+            wanted["positions"]["embedding"] = wanted["positions"]["embedding"] + np.arange(
+                32, dtype=np.float32
+            )
         same(found, wanted)
 
 
@@ -261,20 +401,48 @@ def test_links_of_the_hub_cache_are_followed(saved: Path, tmp_path: Path) -> Non
     same(interop.load(snapshot).params, interop.load(saved).params)
 
 
-# --- tokenizers --------------------------------------------------------------------------------------------------
+# --- tokenizers
+# --------------------------------------------------------------------------------------------------
 
-ODD = ["", " ", "a  b", "\n\n x\n", "<|endoftext|></s><s>", "né Größe 東京 🙂", "\ttab", "0123 456", *documents(8)]
+ODD = [
+    "",
+    " ",
+    "a  b",
+    "\n\n x\n",
+    "<|endoftext|></s><s>",
+    "né Größe 東京 🙂",
+    "\ttab",
+    "0123 456",
+    *documents(8),
+]
 
 
-@pytest.mark.parametrize("kind", [Bytes(), Characters(), SentencePiece(vocab_size=330), SentencePiece(vocab_size=330, algorithm="unigram")], ids=str)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Bytes(),
+        Characters(),
+        SentencePiece(vocab_size=330),
+        SentencePiece(vocab_size=330, algorithm="unigram"),
+    ],
+    ids=str,
+)
 def test_every_kind_of_tokenizer_spells_as_before(kind: Any, tmp_path: Path) -> None:
     before = tokenizers.train(kind, documents(60))
     config = dataclasses.replace(ROPE, vocab_size=before.vocab_size)
     interop.save(tmp_path / "m", Imported(config, randomly(config), before))
     after = interop.load(tmp_path / "m").tokenizer
-    assert (after.vocab_size, after.end_of_document, after.begin_of_document) == (before.vocab_size, before.end_of_document, before.begin_of_document)
+    assert (after.vocab_size, after.end_of_document, after.begin_of_document) == (
+        before.vocab_size,
+        before.end_of_document,
+        before.begin_of_document,
+    )
     for text in ODD:
-        known = text if not isinstance(kind, Characters) else "".join(c for c in text if c in "".join(documents(60)))
+        known = (
+            text
+            if not isinstance(kind, Characters)
+            else "".join(c for c in text if c in "".join(documents(60)))
+        )
         ids = before.encode(known)
         assert after.encode(known).tolist() == ids.tolist(), known
         assert after.decode(ids) == known and after.token_bytes(ids) == before.token_bytes(ids)
@@ -291,30 +459,42 @@ def test_padding_of_the_vocabulary_is_taken_off_and_remembered(tmp_path: Path) -
 
     rewritten(tmp_path / "m", pad)
     data = json.loads((tmp_path / "m" / "config.json").read_text())
-    (tmp_path / "m" / "config.json").write_text(json.dumps(data | dict(vocab_size=264)))
+    (tmp_path / "m" / "config.json").write_text(json.dumps(data | {"vocab_size": 264}))
     found = interop.load(tmp_path / "m")
     assert (found.about.padding, found.config.vocabulary) == (7, 257)
     same(found.params, params)
-    (tmp_path / "m" / "config.json").write_text(json.dumps(data | dict(vocab_size=200)))
+    (tmp_path / "m" / "config.json").write_text(json.dumps(data | {"vocab_size": 200}))
     with pytest.raises(ConfigError, match="a tokenizer of 257 tokens and a model of 200"):
         interop.load(tmp_path / "m")
 
 
-# --- convert -----------------------------------------------------------------------------------------------------
+# --- convert
+# -----------------------------------------------------------------------------------------------------
 
 
-def test_a_conversion_proves_itself(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_conversion_proves_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     config = dataclasses.replace(ROPE, vocab_size=257, num_layers=2)
-    convert.write_run(Path("run"), Imported(config, randomly(config), tokenizers.train(Bytes(), ())))
+    convert.write_run(
+        Path("run"), Imported(config, randomly(config), tokenizers.train(Bytes(), ()))
+    )
     assert cli.main(["convert", "run", "out"]) == 0
     said = capsys.readouterr().out
-    assert "mean KL divergence: 0.00e+00 nats" in said and "same most likely next token: 100.0%" in said and "out: the same model" in said
+    assert (
+        "mean KL divergence: 0.00e+00 nats" in said
+        and "same most likely next token: 100.0%" in said
+        and "out: the same model" in said
+    )
     noted = json.loads(Path("out/config.json").read_text())["gptjax"]
     assert noted["mean KL divergence"] == "0.00e+00 nats" and noted["converted from"] == "run run"
     assert cli.main(["convert", "out", "again", "--to", "run"]) == 0
     same(gptjax.load("again").params, gptjax.load("run").params)
-    assert cli.main(["convert", "again", "rounded", "--dtype", "bfloat16", "--threshold", "1e-12"]) == 1
+    assert (
+        cli.main(["convert", "again", "rounded", "--dtype", "bfloat16", "--threshold", "1e-12"])
+        == 1
+    )
     assert "NOT the same model" in capsys.readouterr().out
     for words, said in (
         (["out", "out"], "there already"),

@@ -1,10 +1,12 @@
-"""Laws that every model variant obeys. Adding a row to `variants.VARIANTS` buys all of those that take `variant`.
+"""Laws that every model variant obeys. Adding a row to `variants.VARIANTS` buys all of those that
+take `variant`.
 
-Read `weights` and `read` first: what a law reads with. Then the laws in the order causal, packed, cached, gradients, devices,
-initialisation; then those of the parts: dropout, shapes. Attention has its own file, and so have the presets.
+Read `weights` and `read` first: what a law reads with. Then the laws in the order causal, packed,
+cached, gradients, devices, initialisation; then those of the parts: dropout, shapes. Attention has
+its own file, and so have the presets.
 
-Rows are read operation by operation, not compiled whole: rows share most operations, which are compiled once for all of them.
-`test_compiled_is_eager` holds the two to each other.
+Rows are read operation by operation, not compiled whole: rows share most operations, which are
+compiled once for all of them. `test_compiled_is_eager` holds the two to each other.
 """
 
 from __future__ import annotations
@@ -40,12 +42,16 @@ def few(names, among) -> list:
 DROPOUTS = ("embedding_dropout", "attention_dropout", "residual_dropout", "stochastic_depth")
 
 
-@pytest.fixture(scope="module", params=few(FEW, VARIANTS))  # module scope: pytest then runs all laws of a variant together, and compiles once
+@pytest.fixture(
+    scope="module", params=few(FEW, VARIANTS)
+)  # module scope: pytest then runs all laws of a variant together, and compiles once
 def variant(request) -> ModelConfig:
     return VARIANTS[request.param]
 
 
-@pytest.fixture(scope="module", params=few(FEW, [name for name, config in VARIANTS.items() if config.causal]))
+@pytest.fixture(
+    scope="module", params=few(FEW, [name for name, config in VARIANTS.items() if config.causal])
+)
 def writer(request) -> ModelConfig:
     """A variant that can decode."""
     return VARIANTS[request.param]
@@ -63,7 +69,8 @@ def difference(found, wanted) -> float:
 
 
 def tree_difference(found, wanted, floor: float = 0.0) -> float:
-    """The largest difference of any leaf, relative to that leaf's largest value (or to `floor`, if that is larger)."""
+    """The largest difference of any leaf, relative to that leaf's largest value (or to `floor`, if
+    that is larger)."""
 
     def one(a, b):
         a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
@@ -73,10 +80,15 @@ def tree_difference(found, wanted, floor: float = 0.0) -> float:
 
 
 def assert_same_bits(found, wanted, message: str = "") -> None:
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b), message), found, wanted)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b), message),
+        found,
+        wanted,
+    )
 
 
-# --- what a law reads with ---------------------------------------------------------------------------------------
+# --- what a law reads with
+# ---------------------------------------------------------------------------------------
 
 
 def runnable(config: ModelConfig) -> ModelConfig:
@@ -91,17 +103,23 @@ def shapes(config: ModelConfig):
 
 @functools.cache
 def weights(config: ModelConfig):
-    """Weights five times the initial ones, biases and scales too, so that attention is sharp and every part matters.
+    """Weights five times the initial ones, biases and scales too, so that attention is sharp and
+    every part matters.
 
-    Larger ones would measure how far such a model amplifies rounding, not whether two ways of reading agree.
+    Larger ones would measure how far such a model amplifies rounding, not whether two ways of
+    reading agree.
     """
     draw = np.random.default_rng(0)
 
     def one(path, leaf):
         kind = path[-1].key
         spread = {"kernel": 0.1, "embedding": 0.4, "bias": 0.1, "scale": 0.2, "sink": 1.0}[kind]
-        spread = 0.5 if path[-2].key == "router" else spread  # else rounding alone could choose another expert
-        return jnp.asarray(spread * draw.standard_normal(leaf.shape) + (kind == "scale"), jnp.float32)
+        spread = (
+            0.5 if path[-2].key == "router" else spread
+        )  # else rounding alone could choose another expert
+        return jnp.asarray(
+            spread * draw.standard_normal(leaf.shape) + (kind == "scale"), jnp.float32
+        )
 
     return jax.tree_util.tree_map_with_path(one, shapes(config))
 
@@ -111,17 +129,23 @@ quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_l
 
 
 def side_of(config: ModelConfig, positions, segments=None) -> Side | None:
-    """What the encoder reads, where there is one: a token for each position, laid out as the row is."""
+    """What the encoder reads, where there is one: a token for each position, laid out as the row
+    is."""
     if not config.encoder_layers:
         return None
     positions = np.asarray(positions)
-    return jax.tree.map(jnp.asarray, Side(((5 * positions + 3) % config.vocabulary).astype(np.int32), positions, segments))
+    return jax.tree.map(
+        jnp.asarray,
+        Side(((5 * positions + 3) % config.vocabulary).astype(np.int32), positions, segments),
+    )
 
 
 def read(config: ModelConfig, params, tokens, positions, segments):
     tokens, positions, segments = map(jnp.asarray, (tokens, positions, segments))
     memory = model.encode(config, params, side_of(config, positions, segments))
-    return model.forward(config, params, tokens, positions=positions, segments=segments, memory=memory).hidden
+    return model.forward(
+        config, params, tokens, positions=positions, segments=segments, memory=memory
+    ).hidden
 
 
 def whole_side(config: ModelConfig, rows: int = B, length: int = T) -> Side | None:
@@ -130,7 +154,14 @@ def whole_side(config: ModelConfig, rows: int = B, length: int = T) -> Side | No
 
 def read_on(config: ModelConfig, params, tokens, positions, cache):
     memory = model.encode(config, params, whole_side(config, len(tokens)))
-    out = model.forward(config, params, jnp.asarray(tokens), positions=jnp.asarray(positions), memory=memory, cache=cache)
+    out = model.forward(
+        config,
+        params,
+        jnp.asarray(tokens),
+        positions=jnp.asarray(positions),
+        memory=memory,
+        cache=cache,
+    )
     return out.hidden, out.cache
 
 
@@ -152,18 +183,30 @@ def packed(config: ModelConfig, tokens: np.ndarray) -> np.ndarray:
     """Hidden states of rows that hold a piece after another."""
     where = np.concatenate([np.arange(n, dtype=np.int32) for n in PIECES])
     piece = np.repeat(np.arange(1, 4, dtype=np.int32), PIECES)
-    return np.asarray(read(config, weights(config), tokens, np.broadcast_to(where, tokens.shape), np.broadcast_to(piece, tokens.shape)))
+    return np.asarray(
+        read(
+            config,
+            weights(config),
+            tokens,
+            np.broadcast_to(where, tokens.shape),
+            np.broadcast_to(piece, tokens.shape),
+        )
+    )
 
 
-# --- who sees whom -----------------------------------------------------------------------------------------------
+# --- who sees whom
+# -----------------------------------------------------------------------------------------------
 
 
 def reached(config: ModelConfig) -> np.ndarray:
-    """[T T]: the tokens (second) that each token (first) reaches through all layers, by who sees whom in each."""
+    """[T T]: the tokens (second) that each token (first) reaches through all layers, by who sees
+    whom in each."""
     where = jnp.arange(T, dtype=jnp.int32)[None]
     onward = np.eye(T, dtype=bool)
     for layer in config.stack:
-        onward = onward @ np.asarray(sight.visible(sight.Sight(where, where), layer, config.causal))[0].T
+        onward = (
+            onward @ np.asarray(sight.visible(sight.Sight(where, where), layer, config.causal))[0].T
+        )
     return onward
 
 
@@ -185,7 +228,10 @@ def test_a_packed_piece_reads_as_if_it_were_alone(variant):
     for start, length in zip(np.cumsum((0, *PIECES)), PIECES, strict=False):
         alone, place = np.zeros_like(tokens), np.arange(T, dtype=np.int32)
         alone[:, :length] = tokens[:, start : start + length]
-        where, piece = (np.broadcast_to(x.astype(np.int32), tokens.shape) for x in (np.where(place < length, place, -1), place < length))
+        where, piece = (
+            np.broadcast_to(x.astype(np.int32), tokens.shape)
+            for x in (np.where(place < length, place, -1), place < length)
+        )
         found = np.asarray(read(variant, weights(variant), alone, where, piece))[:, :length]
         assert difference(together[:, start : start + length], found) <= exact(variant)
 
@@ -206,8 +252,15 @@ def test_padding_at_the_right_changes_nothing(name):
     tokens = tokens_of(config, shape=(B, 8))
     padded = np.concatenate([tokens, np.zeros_like(tokens)], axis=1)
     where, real = np.arange(T, dtype=np.int32), np.arange(T) < 8
-    args = (np.broadcast_to(x.astype(np.int32), padded.shape) for x in (np.where(real, where, -1), real))
-    assert difference(np.asarray(read(config, weights(config), padded, *args))[:, :8], plain(config, tokens)) <= 1e-6
+    args = (
+        np.broadcast_to(x.astype(np.int32), padded.shape) for x in (np.where(real, where, -1), real)
+    )
+    assert (
+        difference(
+            np.asarray(read(config, weights(config), padded, *args))[:, :8], plain(config, tokens)
+        )
+        <= 1e-6
+    )
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
@@ -218,31 +271,52 @@ def test_positions_and_segments_left_out_are_those_of_one_plain_text(name):
     assert difference(bare, plain(config, tokens)) <= 1e-6
 
 
-# --- the cache ---------------------------------------------------------------------------------------------------
+# --- the cache
+# ---------------------------------------------------------------------------------------------------
 
 
-def chunk(tokens: np.ndarray, known: np.ndarray, new: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+def chunk(
+    tokens: np.ndarray, known: np.ndarray, new: np.ndarray, width: int
+) -> tuple[np.ndarray, np.ndarray]:
     """The next `new` tokens of each row, padded to `width`, and where they stand (−1: padding)."""
     place = known[:, None] + np.arange(width)
     real = np.arange(width) < new[:, None]
-    return np.where(real, np.take_along_axis(tokens, np.minimum(place, T - 1), 1), 0), np.where(real, place, -1).astype(np.int32)
+    return np.where(real, np.take_along_axis(tokens, np.minimum(place, T - 1), 1), 0), np.where(
+        real, place, -1
+    ).astype(np.int32)
 
 
-SCHEDULE = (([8, 3, 1, 5], 8), ([4, 7, 2, 0], 8), ([1, 1, 1, 1], 1), ([1, 0, 1, 1], 1), ([1, 1, 1, 0], 1))
-"""New tokens of each row, and the padded width of the chunk: ragged prompts, then chunks, then single tokens."""
+SCHEDULE = (
+    ([8, 3, 1, 5], 8),
+    ([4, 7, 2, 0], 8),
+    ([1, 1, 1, 1], 1),
+    ([1, 0, 1, 1], 1),
+    ([1, 1, 1, 0], 1),
+)
+"""New tokens of each row, and the padded width of the chunk: ragged prompts, then chunks, then
+single tokens."""
 
 
 @pytest.mark.row(12)
 def test_reading_with_a_cache_is_reading_without(writer, record_property):
     tokens, params = tokens_of(writer), weights(writer)
     wanted, config = plain(writer, tokens), runnable(writer)
-    known, cache, worst = np.zeros(B, np.int32), model.empty_cache(config, B, config.context, at_once=8), 0.0
+    known, cache, worst = (
+        np.zeros(B, np.int32),
+        model.empty_cache(config, B, config.context, at_once=8),
+        0.0,
+    )
     for new, width in SCHEDULE:
         new = np.asarray(new)
         ids, where = chunk(tokens, known, new, width)
         hidden, cache = read_on(config, params, ids, where, cache)
         rows, columns = np.nonzero(where >= 0)
-        worst = max(worst, difference(np.asarray(hidden, np.float32)[rows, columns], wanted[rows, where[rows, columns]]))
+        worst = max(
+            worst,
+            difference(
+                np.asarray(hidden, np.float32)[rows, columns], wanted[rows, where[rows, columns]]
+            ),
+        )
         known = known + new
         np.testing.assert_array_equal(cache.lengths, known)
     record_property("cached_relative_error", worst)
@@ -253,32 +327,52 @@ def test_reading_with_a_cache_is_reading_without(writer, record_property):
 @pytest.mark.fault
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("compute", ["float32", "bfloat16"])
-def test_decoding_does_not_drift_at_any_length_of_the_context(compute, monkeypatch, record_property):
-    """Token by token behind a cache against one reading; in rows of experts up to a token that went to other experts.
+def test_decoding_does_not_drift_at_any_length_of_the_context(
+    compute, monkeypatch, record_property
+):
+    """Token by token behind a cache against one reading; in rows of experts up to a token that went
+    to other experts.
 
-    Rounding to bfloat16 lets a router choose otherwise where two experts are worth the same to it. What such a token becomes is
-    another matter than drift, and so is what sees it; that it was so near a choice, and how seldom that is, is held here too.
+    Rounding to bfloat16 lets a router choose otherwise where two experts are worth the same to it.
+    What such a token becomes is another matter than drift, and so is what sees it; that it was so
+    near a choice, and how seldom that is, is held here too.
     """
     worst, least, moved, choices = 0.0, 1.0, 0, 0
     drifting = [variant for variant in VARIANTS.values() if variant.causal]
     heard = _listening(monkeypatch)
     for variant in drifting:
-        config = dataclasses.replace(runnable(variant), compute=compute, layers="unroll" if variant.experts else variant.layers)
+        config = dataclasses.replace(
+            runnable(variant),
+            compute=compute,
+            layers="unroll" if variant.experts else variant.layers,
+        )
         params, tokens = weights(config), tokens_of(config, shape=(32, config.context))
         (whole, to, logits, worth), (found, otherwise, *_) = (
-            jax.tree.map(np.asarray, jax.jit(read, static_argnums=(0, 1))(config, heard, params, tokens)) for read in (_read_at_once, _read_one_by_one)
+            jax.tree.map(
+                np.asarray, jax.jit(read, static_argnums=(0, 1))(config, heard, params, tokens)
+            )
+            for read in (_read_at_once, _read_one_by_one)
         )
         apart = (to != otherwise).any(-1)
         same = np.cumsum(apart.any(0), axis=1) == 0
         margin = 1e-2 * np.abs(logits).max(initial=0)
-        margin /= 4 if variant.experts and variant.experts.scores == "sigmoid" else 1  # whose slope is at most that
-        swapped = np.take_along_axis(worth, to, -1).sum(-1) - np.take_along_axis(worth, otherwise, -1).sum(-1)
-        close = np.minimum(np.abs(swapped), _between_groups(variant.experts, worth) / 2)  # a group is worth its best two
+        margin /= (
+            4 if variant.experts and variant.experts.scores == "sigmoid" else 1
+        )  # whose slope is at most that
+        swapped = np.take_along_axis(worth, to, -1).sum(-1) - np.take_along_axis(
+            worth, otherwise, -1
+        ).sum(-1)
+        close = np.minimum(
+            np.abs(swapped), _between_groups(variant.experts, worth) / 2
+        )  # a group is worth its best two
         assert (close[apart] <= margin).all(), "a router chose otherwise where the choice was clear"
         moved, choices = moved + int(apart.sum()), choices + (apart.size if variant.experts else 0)
         worst = max(worst, float(np.abs(found - whole)[same].max() / np.abs(whole).max()))
         least = min(least, float((found.argmax(-1) == whole.argmax(-1))[same].mean()))
-    said = f"{compute}, {len(drifting)} variants, lengths 1 to {config.context}: logits within {worst:.0e}, most likely token the same in {100 * least:.1f} %"
+    said = (
+        f"{compute}, {len(drifting)} variants, lengths 1 to {config.context}: logits within"
+        f" {worst:.0e}, most likely token the same in {100 * least:.1f} %"
+    )
     record_property("figure", f"{said}; {moved} of {choices} tokens went to other experts")
     assert worst <= (1e-6 if compute == "float32" else 1e-2)
     assert least == 1 if compute == "float32" else least >= 0.99
@@ -286,7 +380,8 @@ def test_decoding_does_not_drift_at_any_length_of_the_context(compute, monkeypat
 
 
 def _between_groups(experts: Experts | None, worth: np.ndarray) -> np.ndarray:
-    """How much more the last group of experts that may be chosen is worth than the first that may not; infinite where all may."""
+    """How much more the last group of experts that may be chosen is worth than the first that may
+    not; infinite where all may."""
     if experts is None or experts.active_groups == experts.groups:
         return np.full(worth.shape[:-1], np.inf)
     groups = np.sort(worth.reshape(*worth.shape[:-1], experts.groups, -1), -1)[..., -2:].sum(-1)
@@ -295,7 +390,8 @@ def _between_groups(experts: Experts | None, worth: np.ndarray) -> np.ndarray:
 
 
 class _Heard(list):
-    """What routers chose while a function was traced, layer by layer: (experts in order, logits, what is chosen by); hashed as itself, so that it can be static."""
+    """What routers chose while a function was traced, layer by layer: (experts in order, logits,
+    what is chosen by); hashed as itself, so that it can be static."""
 
     __hash__ = object.__hash__
 
@@ -311,7 +407,11 @@ def _listening(monkeypatch) -> _Heard:
 
     def listened(experts, logits, bias, real):
         routes = route(experts, logits, bias, real)
-        worth = logits if experts.scores == "softmax" else jax.nn.sigmoid(logits) + (0 if bias is None else bias[None, None])
+        worth = (
+            logits
+            if experts.scores == "softmax"
+            else jax.nn.sigmoid(logits) + (0 if bias is None else bias[None, None])
+        )
         heard.append((jnp.sort(routes.chosen, axis=-1), logits, worth))
         return routes
 
@@ -320,15 +420,28 @@ def _listening(monkeypatch) -> _Heard:
 
 
 def _read_one_by_one(config: ModelConfig, heard: _Heard, params, tokens):
-    """Logits of every position, each token read alone behind a cache, and the experts that it went to."""
+    """Logits of every position, each token read alone behind a cache, and the experts that it went
+    to."""
     memory = model.encode(config, params, whole_side(config, *tokens.shape))
 
     def one(cache, t):
         heard.clear()
-        out = model.forward(config, params, tokens[:, t][:, None], positions=jnp.full((len(tokens), 1), t), memory=memory, cache=cache)
-        return out.cache, (model.unembed(config, params, out.hidden[:, 0]), *heard.layers(len(tokens), 1))
+        out = model.forward(
+            config,
+            params,
+            tokens[:, t][:, None],
+            positions=jnp.full((len(tokens), 1), t),
+            memory=memory,
+            cache=cache,
+        )
+        return out.cache, (
+            model.unembed(config, params, out.hidden[:, 0]),
+            *heard.layers(len(tokens), 1),
+        )
 
-    _, (logits, *told) = jax.lax.scan(one, model.empty_cache(config, *tokens.shape, at_once=1), jnp.arange(tokens.shape[1]))
+    _, (logits, *told) = jax.lax.scan(
+        one, model.empty_cache(config, *tokens.shape, at_once=1), jnp.arange(tokens.shape[1])
+    )
     return jnp.moveaxis(logits, 0, 1), *(jnp.moveaxis(leaf[:, :, :, 0], 0, 2) for leaf in told)
 
 
@@ -336,7 +449,9 @@ def _read_at_once(config: ModelConfig, heard: _Heard, params, tokens):
     """Logits of every position, all tokens read together, and the experts that they went to."""
     memory = model.encode(config, params, whole_side(config, *tokens.shape))
     heard.clear()
-    logits = model.unembed(config, params, model.forward(config, params, tokens, memory=memory).hidden)
+    logits = model.unembed(
+        config, params, model.forward(config, params, tokens, memory=memory).hidden
+    )
     return logits, *heard.layers(*tokens.shape)
 
 
@@ -346,7 +461,9 @@ def test_what_is_rolled_back_was_never_read(writer):
     results = []
     for read_first in (np.full(B, 8), keep):
         ids, where = chunk(tokens, np.zeros(B, np.int32), read_first, 8)
-        _, cache = read_on(config, params, ids, where, model.empty_cache(config, B, config.context, at_once=8))
+        _, cache = read_on(
+            config, params, ids, where, model.empty_cache(config, B, config.context, at_once=8)
+        )
         cache = model.rollback(cache, jnp.asarray(keep))
         other, where = chunk(tokens_of(writer, seed=5), keep, np.full(B, 8), 8)
         hidden, cache = read_on(config, params, other, where, cache)
@@ -357,7 +474,9 @@ def test_what_is_rolled_back_was_never_read(writer):
 def test_gathered_rows_go_on_as_their_originals(writer):
     tokens, params, config = tokens_of(writer), weights(writer), runnable(writer)
     ids, where = chunk(tokens, np.zeros(B, np.int32), np.asarray([8, 3, 1, 5]), 8)
-    _, cache = read_on(config, params, ids, where, model.empty_cache(config, B, config.context, at_once=8))
+    _, cache = read_on(
+        config, params, ids, where, model.empty_cache(config, B, config.context, at_once=8)
+    )
     rows = np.asarray([2, 0, 0, 3])
     moved = model.gather(cache, jnp.asarray(rows))
     next_ids, next_where = chunk(tokens, np.asarray(cache.lengths), np.full(B, 8), 8)
@@ -376,14 +495,18 @@ def test_a_token_past_the_end_of_the_cache_is_not_written():
     assert_same_bits(after.shelves, cache.shelves)
 
 
-@pytest.mark.parametrize("given", [dict(positions=None), dict(segments=jnp.ones((B, T), jnp.int32))])
+@pytest.mark.parametrize("given", [{"positions": None}, {"segments": jnp.ones((B, T), jnp.int32)}])
 def test_a_cache_wants_positions_and_no_segments(given):
-    arguments = dict(positions=jnp.zeros((B, T), jnp.int32), cache=model.empty_cache(PLAIN, B, T)) | given
+    arguments = {
+        "positions": jnp.zeros((B, T), jnp.int32),
+        "cache": model.empty_cache(PLAIN, B, T),
+    } | given
     with pytest.raises(ValueError, match="needs positions and takes no segments"):
         model.forward(PLAIN, weights(PLAIN), jnp.zeros((B, T), jnp.int32), **arguments)
 
 
-# --- encoders ----------------------------------------------------------------------------------------------------
+# --- encoders
+# ----------------------------------------------------------------------------------------------------
 
 
 BESIDE = ("beside_an_encoder", "beside_an_encoder_t5", "beside_an_encoder_scanned")
@@ -392,26 +515,41 @@ BESIDE = ("beside_an_encoder", "beside_an_encoder_t5", "beside_an_encoder_scanne
 @pytest.mark.parametrize("name", few(BESIDE[1:2], BESIDE))
 def test_a_decoder_sees_its_own_pieces_side_text_and_no_padding(name):
     config, tokens = VARIANTS[name], jnp.asarray(tokens_of(VARIANTS[name]))
-    params, where = weights(config), np.broadcast_to(np.concatenate([np.arange(n, dtype=np.int32) for n in PIECES]), (B, T))
-    piece = jnp.broadcast_to(jnp.repeat(jnp.asarray([1, 2, 3], jnp.int32), jnp.asarray(PIECES)), (B, T))
+    params, where = (
+        weights(config),
+        np.broadcast_to(np.concatenate([np.arange(n, dtype=np.int32) for n in PIECES]), (B, T)),
+    )
+    piece = jnp.broadcast_to(
+        jnp.repeat(jnp.asarray([1, 2, 3], jnp.int32), jnp.asarray(PIECES)), (B, T)
+    )
     side = side_of(config, where, piece)
 
     def beside(side):
         memory = model.encode(config, params, side)
-        return np.asarray(model.forward(config, params, tokens, positions=jnp.asarray(where), segments=piece, memory=memory).hidden)
+        return np.asarray(
+            model.forward(
+                config, params, tokens, positions=jnp.asarray(where), segments=piece, memory=memory
+            ).hidden
+        )
 
     before, end = beside(side), PIECES[0] + PIECES[1]
     after = beside(side._replace(tokens=side.tokens.at[:, PIECES[0] + 2].add(1)))
     assert_same_bits(after[:, : PIECES[0]], before[:, : PIECES[0]])
     assert_same_bits(after[:, end:], before[:, end:])
-    assert (after != before).any(-1)[:, PIECES[0] : end].all(), "a side token did not reach all of its piece"
+    assert (after != before).any(-1)[:, PIECES[0] : end].all(), (
+        "a side token did not reach all of its piece"
+    )
     padded = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 3)), constant_values=1), side)
     padded = padded._replace(positions=padded.positions.at[:, T:].set(-1))
     assert difference(beside(padded), before) <= 1e-6
 
 
 def greedy(config: ModelConfig, rows: int) -> Sampling:
-    return Sampling(np.zeros(rows, np.float32), np.full(rows, config.vocabulary, np.int32), np.ones(rows, np.float32))
+    return Sampling(
+        np.zeros(rows, np.float32),
+        np.full(rows, config.vocabulary, np.int32),
+        np.ones(rows, np.float32),
+    )
 
 
 @pytest.mark.slow
@@ -421,12 +559,26 @@ def test_a_decoder_beside_an_encoder_writes_what_it_would_predict(name):
     params, lengths, new = weights(config), np.asarray([3, 5]), 6
     prompt, side = tokens_of(config, shape=(rows, 5)), whole_side(config, rows, 7)
     keys = jax.random.split(jax.random.key(0), rows)
-    found = generate(config, params, prompt, lengths, keys, sampling=greedy(config, rows), new_tokens=new, side=side)
+    found = generate(
+        config,
+        params,
+        prompt,
+        lengths,
+        keys,
+        sampling=greedy(config, rows),
+        new_tokens=new,
+        side=side,
+    )
     memory = model.encode(config, params, side)
     for row, length in enumerate(lengths):
         ids = np.concatenate([prompt[row, :length], found.ids[row]])[None]
-        mine = jax.tree.map(lambda leaf, row=row: leaf[:, row][:, None] if leaf.ndim == 5 else leaf[row][None], memory)
-        logits = model.unembed(config, params, model.forward(config, params, jnp.asarray(ids), memory=mine).hidden)
+        mine = jax.tree.map(
+            lambda leaf, row=row: leaf[:, row][:, None] if leaf.ndim == 5 else leaf[row][None],
+            memory,
+        )
+        logits = model.unembed(
+            config, params, model.forward(config, params, jnp.asarray(ids), memory=mine).hidden
+        )
         assert (np.asarray(logits).argmax(-1)[0, length - 1 : -1] == found.ids[row]).all()
 
 
@@ -438,32 +590,64 @@ def test_a_model_is_told_what_its_shape_needs(name):
     with pytest.raises(ValueError, match="side text"):
         model.encode(config, params, None if config.encoder_layers else side)
     with pytest.raises(ValueError, match="memory"):
-        model.forward(config, params, ids, memory=None if config.encoder_layers else model.Memory(cache.shelves[0].keys, cache.shelves[0].values, ids))
+        model.forward(
+            config,
+            params,
+            ids,
+            memory=(
+                None
+                if config.encoder_layers
+                else model.Memory(cache.shelves[0].keys, cache.shelves[0].values, ids)
+            ),
+        )
     if not config.causal:
         with pytest.raises(ValueError, match="no use for a cache"):
             model.forward(config, params, ids, positions=ids, memory=memory, cache=cache)
         with pytest.raises(ValueError, match="does not write"):
-            generate(config, params, ids, np.ones(B, np.int32), jax.random.split(jax.random.key(0), B), sampling=greedy(config, B), new_tokens=1)
+            generate(
+                config,
+                params,
+                ids,
+                np.ones(B, np.int32),
+                jax.random.split(jax.random.key(0), B),
+                sampling=greedy(config, B),
+                new_tokens=1,
+            )
 
 
-# --- gradients, micro-batches ------------------------------------------------------------------------------------
+# --- gradients, micro-batches
+# ------------------------------------------------------------------------------------
 
 
 def batch_of(config: ModelConfig, rows: int = 8) -> Batch:
     """Rows of packed pieces with unequal weights."""
     draw = np.random.default_rng(1)
     tokens = tokens_of(config, shape=(rows, T + 1))
-    where = np.broadcast_to(np.concatenate([np.arange(n, dtype=np.int32) for n in PIECES]), (rows, T))
+    where = np.broadcast_to(
+        np.concatenate([np.arange(n, dtype=np.int32) for n in PIECES]), (rows, T)
+    )
     piece = np.broadcast_to(np.repeat(np.arange(1, 4, dtype=np.int32), PIECES), (rows, T))
     share = (draw.random((rows, T)) < np.linspace(0.1, 1, rows)[:, None]).astype(np.float32)
-    return Batch(tokens[:, :-1], tokens[:, 1:], share, piece, where, jax.device_get(side_of(config, where, piece)))
+    return Batch(
+        tokens[:, :-1],
+        tokens[:, 1:],
+        share,
+        piece,
+        where,
+        jax.device_get(side_of(config, where, piece)),
+    )
 
 
 @functools.cache
 def gradients(config: ModelConfig):
     """(sum of losses, gradients) of `batch_of`, by jax itself."""
-    total = lambda params, batch: cross_entropy(config)(params, batch, None)[0]
-    return jax.device_get(jax.value_and_grad(total)(weights(config), jax.tree.map(jnp.asarray, batch_of(config))))
+
+    def total(params, batch):
+        return cross_entropy(config)(params, batch, None)[0]
+
+    return jax.device_get(
+        jax.value_and_grad(total)(weights(config), jax.tree.map(jnp.asarray, batch_of(config)))
+    )
 
 
 def unrolled(config: ModelConfig) -> ModelConfig:
@@ -472,25 +656,47 @@ def unrolled(config: ModelConfig) -> ModelConfig:
 
 def otherwise(config: ModelConfig) -> ModelConfig:
     """The same model, scanned or recomputed."""
-    return config if config.layers == "scan" or config.remat != "none" else dataclasses.replace(config, layers="scan")
+    return (
+        config
+        if config.layers == "scan" or config.remat != "none"
+        else dataclasses.replace(config, layers="scan")
+    )
 
 
-RUN_OTHERWISE = ("gpt2", "local_and_global", "causal_blocks", "blockwise", "dots_scanned", "full_scanned", "dots_unrolled", "full_unrolled", "bfloat16")
+RUN_OTHERWISE = (
+    "gpt2",
+    "local_and_global",
+    "causal_blocks",
+    "blockwise",
+    "dots_scanned",
+    "full_scanned",
+    "dots_unrolled",
+    "full_unrolled",
+    "bfloat16",
+)
 
 
 @pytest.mark.parametrize("name", few(("blockwise", "dots_scanned"), RUN_OTHERWISE))
 def test_scanned_unrolled_and_recomputed_layers_are_the_same(name):
     """The other rows are held to it by the law of micro-batches, which compares the same two."""
     variant = VARIANTS[name]
-    (found, grads), (wanted, same_grads) = gradients(otherwise(variant)), gradients(unrolled(variant))
+    (found, grads), (wanted, same_grads) = (
+        gradients(otherwise(variant)),
+        gradients(unrolled(variant)),
+    )
     assert difference(found, wanted) <= exact(variant)
-    assert difference(plain(otherwise(variant), tokens_of(variant)), plain(unrolled(variant), tokens_of(variant))) <= exact(variant)
+    assert difference(
+        plain(otherwise(variant), tokens_of(variant)), plain(unrolled(variant), tokens_of(variant))
+    ) <= exact(variant)
     largest = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(same_grads))
-    assert tree_difference(grads, same_grads, floor=1e-2 * largest) <= exact(variant, 1e-5, 3e-2)  # a key's bias has no gradient but rounding
+    assert tree_difference(grads, same_grads, floor=1e-2 * largest) <= exact(
+        variant, 1e-5, 3e-2
+    )  # a key's bias has no gradient but rounding
 
 
 def descent():
-    """Plain steps down the gradient: what they change is the gradient, so that nothing is hidden by an optimizer's scaling."""
+    """Plain steps down the gradient: what they change is the gradient, so that nothing is hidden by
+    an optimizer's scaling."""
     rate = optim.learning_rate(optim.Schedule("constant", warmup=0), 1.0, 10)
     return optim.build(optim.SGD(peak=1.0, momentum=0.0, clip_norm=None), rate), rate
 
@@ -500,7 +706,14 @@ def one_step(config: ModelConfig, micro_batches: int):
 
     @quick
     def run(params, batch):
-        told = dict(objective=cross_entropy(config), optimizer=optimizer, rate=rate, seed=0, micro_batches=micro_batches, dropout=False)
+        told = {
+            "objective": cross_entropy(config),
+            "optimizer": optimizer,
+            "rate": rate,
+            "seed": 0,
+            "micro_batches": micro_batches,
+            "dropout": False,
+        }
         return step.train_step(step.init(params, optimizer), batch, **told)
 
     state, metrics = jax.device_get(run(weights(config), batch_of(config)))
@@ -508,7 +721,8 @@ def one_step(config: ModelConfig, micro_batches: int):
 
 
 IN_PARTS = ("gpt2", "llama")
-"""Each row is a compilation of a whole training step; those of the other rows run with `-m slow`."""
+"""Each row is a compilation of a whole training step; those of the other rows run with `-m
+slow`."""
 
 
 @pytest.mark.parametrize("name", few(IN_PARTS, VARIANTS))
@@ -530,22 +744,31 @@ def test_any_number_of_micro_batches_is_one_batch(name):
     (whole, metrics), *others = [one_step(VARIANTS[name], k) for k in (1, 2, 8)]
     for params, theirs in others:
         assert tree_difference(params, whole) <= 1e-5
-        assert all(difference(theirs[k], metrics[k]) <= 1e-5 for k in ("loss", "gradient_norm", "weight"))
+        assert all(
+            difference(theirs[k], metrics[k]) <= 1e-5 for k in ("loss", "gradient_norm", "weight")
+        )
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gqa"])
 def test_the_gradient_is_the_slope_of_the_loss(name):
-    """Central differences in float64 would need x64; along the gradient itself float32 has digits enough."""
+    """Central differences in float64 would need x64; along the gradient itself float32 has digits
+    enough."""
     config = VARIANTS[name]
     _, grads = gradients(unrolled(config))
     batch, total = batch_of(config), jax.jit(lambda p, b: cross_entropy(config)(p, b, None)[0])
-    norm = math.sqrt(sum(float(np.square(g, dtype=np.float64).sum()) for g in jax.tree.leaves(grads)))
+    norm = math.sqrt(
+        sum(float(np.square(g, dtype=np.float64).sum()) for g in jax.tree.leaves(grads))
+    )
     h = 3e-3
-    ahead, behind = (total(jax.tree.map(lambda p, g: p + s * h * g / norm, weights(config), grads), batch) for s in (1, -1))
+    ahead, behind = (
+        total(jax.tree.map(lambda p, g: p + s * h * g / norm, weights(config), grads), batch)
+        for s in (1, -1)
+    )
     assert abs((float(ahead) - float(behind)) / (2 * h) / norm - 1) < 0.02
 
 
-# --- devices -----------------------------------------------------------------------------------------------------
+# --- devices
+# -----------------------------------------------------------------------------------------------------
 
 
 MESHES = {
@@ -560,11 +783,14 @@ SHARDED = {
     "experts by group": VARIANTS["experts_by_group"],
     "deepseek, scanned": dataclasses.replace(VARIANTS["deepseek"], layers="scan"),
 }
-"""Biases, tied embeddings and random numbers; a vocabulary that is split, in the loop; a head that cannot be; experts; latents. The rest of the table
-has the same axis names."""
+"""Biases, tied embeddings and random numbers; a vocabulary that is split, in the loop; a head that
+cannot be; experts; latents. The rest of the table has the same axis names."""
 
 ALL = "data 2, fsdp 2, tensor 2"
-SHARDED_OVER = dict.fromkeys(SHARDED, (ALL,)) | {"gpt2, with dropout": tuple(MESHES), "gqa, scanned": ("fsdp 8", ALL)}
+SHARDED_OVER = dict.fromkeys(SHARDED, (ALL,)) | {
+    "gpt2, with dropout": tuple(MESHES),
+    "gqa, scanned": ("fsdp 8", ALL),
+}
 """Each mesh and each variant's one device is a compilation of a whole training step."""
 
 
@@ -583,14 +809,28 @@ def prepared(tmp_path_factory) -> Prepared:
 def steps_of(name: str, mesh: parallel.MeshConfig, data: Prepared, count: int = 3):
     """The state after some steps from the same weights, and the losses on the way."""
     config = dataclasses.replace(SHARDED[name], init_std=0.1)
-    slow = optim.AdamW(peak=1e-3, epsilon=1e-4)  # a gradient that is zero but for rounding, as a key's bias has, must not become a step
-    told = dict(model=config, data=DataConfig(tokenizer=Bytes()), optim=slow, schedule=optim.Schedule(warmup=0), mesh=mesh, steps=10, batch=8)
+    slow = optim.AdamW(
+        peak=1e-3, epsilon=1e-4
+    )  # a gradient that is zero but for rounding, as a key's bias has, must not become a step
+    told = {
+        "model": config,
+        "data": DataConfig(tokenizer=Bytes()),
+        "optim": slow,
+        "schedule": optim.Schedule(warmup=0),
+        "mesh": mesh,
+        "steps": 10,
+        "batch": 8,
+    }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "jit", quick)
         built = program.build(Experiment(**told), data)
     optimizer = optim.build(slow, lambda step: 1e-3)
     begun = step.init(jax.tree.map(jnp.asarray, weights(config)), optimizer)
-    state = jax.tree.map(lambda leaf, place: jax.device_put(np.asarray(leaf), place.sharding), jax.tree.leaves(begun), jax.tree.leaves(built.state))
+    state = jax.tree.map(
+        lambda leaf, place: jax.device_put(np.asarray(leaf), place.sharding),
+        jax.tree.leaves(begun),
+        jax.tree.leaves(built.state),
+    )
     state, losses = jax.tree.unflatten(jax.tree.structure(built.state), state), []
     for i in range(count):
         state, metrics = built.step(state, built.batch(i))
@@ -616,12 +856,20 @@ SHARDED_CASES = [(name, mesh) for name, meshes in SHARDED_OVER.items() for mesh 
 
 
 @pytest.mark.parametrize(
-    ("name", "mesh"), [pytest.param(*case, marks=() if case == ("gpt2, with dropout", ALL) else pytest.mark.slow) for case in SHARDED_CASES]
+    ("name", "mesh"),
+    [
+        pytest.param(*case, marks=() if case == ("gpt2, with dropout", ALL) else pytest.mark.slow)
+        for case in SHARDED_CASES
+    ],
 )
-def test_a_mesh_of_devices_computes_what_one_device_does(name, mesh, alone, prepared, record_property):
+def test_a_mesh_of_devices_computes_what_one_device_does(
+    name, mesh, alone, prepared, record_property
+):
     (wanted, losses), (found, sharded) = alone(name), steps_of(name, MESHES[mesh], prepared)
     record_property("loss_relative_error", difference(sharded, losses))
-    record_property("params_relative_error", tree_difference(found.params, wanted.params, floor=0.1))
+    record_property(
+        "params_relative_error", tree_difference(found.params, wanted.params, floor=0.1)
+    )
     assert difference(sharded, losses) <= 1e-6
     assert tree_difference(found.params, wanted.params, floor=0.1) <= 1e-5
 
@@ -630,7 +878,10 @@ def test_weights_begin_the_same_on_any_mesh():
     mesh = parallel.make_mesh(MESHES["data 2, fsdp 2, tensor 2"])
     where = parallel.shardings(mesh, model.axes(ROPE), shapes(ROPE))
     begin = functools.partial(model.init, ROPE)
-    assert_same_bits(quick(begin, out_shardings=where)(jax.random.key(0)), jax.device_get(quick(begin)(jax.random.key(0))))
+    assert_same_bits(
+        quick(begin, out_shardings=where)(jax.random.key(0)),
+        jax.device_get(quick(begin)(jax.random.key(0))),
+    )
 
 
 def test_a_mesh_splits_what_its_rules_say():
@@ -638,13 +889,19 @@ def test_a_mesh_splits_what_its_rules_say():
     where = parallel.shardings(mesh, model.axes(VARIANTS["mqa"]), shapes(VARIANTS["mqa"]))
     attention_of = where["layers"]["attention"]
     assert tuple(attention_of["query"]["kernel"].spec) == (None, "fsdp", "tensor", None)
-    assert tuple(attention_of["key"]["kernel"].spec) == (None, "fsdp", None, None), "one head is not split"
+    assert tuple(attention_of["key"]["kernel"].spec) == (
+        None,
+        "fsdp",
+        None,
+        None,
+    ), "one head is not split"
     assert tuple(attention_of["out"]["kernel"].spec) == (None, "tensor", None, "fsdp")
     assert tuple(where["embedding"]["embedding"].spec) == (None, "fsdp"), "61 tokens are not split"
     assert tuple(where["layers"]["mlp"]["up"]["kernel"].spec) == (None, "fsdp", "tensor")
 
 
-# --- initialisation ----------------------------------------------------------------------------------------------
+# --- initialisation
+# ----------------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -657,7 +914,9 @@ def test_the_first_loss_is_that_of_a_guess(variant):
     tokens = tokens_of(variant, seed=3)
     where = np.broadcast_to(np.arange(T, dtype=np.int32), tokens.shape)
     params = jax.tree.map(jnp.asarray, initial(variant))
-    logits = model.unembed(variant, params, read(variant, params, tokens, where, np.ones_like(tokens)))
+    logits = model.unembed(
+        variant, params, read(variant, params, tokens, where, np.ones_like(tokens))
+    )
     assert logits.dtype == jnp.float32 and logits.shape == (B, T, variant.vocabulary)
     loss = float(token_losses(logits, jnp.asarray(tokens_of(variant, seed=4))).mean())
     assert abs(loss / math.log(variant.vocabulary) - 1) < 0.05
@@ -665,9 +924,14 @@ def test_the_first_loss_is_that_of_a_guess(variant):
 
 def test_every_dimension_has_an_axis_name(variant):
     names, found = model.axes(runnable(variant)), initial(variant)
-    is_name = lambda leaf: isinstance(leaf, tuple)
+
+    def is_name(leaf):
+        return isinstance(leaf, tuple)
+
     assert jax.tree.structure(names, is_leaf=is_name) == jax.tree.structure(found)
-    jax.tree.map(lambda n, leaf: np.testing.assert_equal(len(n), leaf.ndim), names, found, is_leaf=is_name)
+    jax.tree.map(
+        lambda n, leaf: np.testing.assert_equal(len(n), leaf.ndim), names, found, is_leaf=is_name
+    )
     known = {field.name for field in dataclasses.fields(parallel.Rules)} | {None}
     assert {axis for leaf in jax.tree.leaves(names, is_leaf=is_name) for axis in leaf} <= known
     stacks = [names["layers"], *([names["encoder"]["layers"]] if variant.encoder_layers else [])]
@@ -677,7 +941,11 @@ def test_every_dimension_has_an_axis_name(variant):
 
 def test_layers_begin_different_from_each_other(variant):
     for path, leaf in jax.tree_util.tree_leaves_with_path(initial(variant)["layers"]):
-        mine = [layer for layer in variant.stack if not variant.mixed or variant.sparse(layer) == (path[0].key == "sparse")]
+        mine = [
+            layer
+            for layer in variant.stack
+            if not variant.mixed or variant.sparse(layer) == (path[0].key == "sparse")
+        ]
         assert leaf.shape[0] == len(mine)
         if path[-1].key == "kernel" and len(leaf) > 1 and leaf.any():
             assert (leaf[0] != leaf[1]).mean() > 0.99, jax.tree_util.keystr(path)
@@ -685,11 +953,19 @@ def test_layers_begin_different_from_each_other(variant):
 
 @pytest.mark.parametrize("kind", ["scaled", "zero"])
 def test_what_writes_into_the_residual_stream_begins_smaller(kind):
-    config = dataclasses.replace(PLAIN, width=128, num_layers=3, init_std=0.05, residual_init=kind, tied=False)
+    config = dataclasses.replace(
+        PLAIN, width=128, num_layers=3, init_std=0.05, residual_init=kind, tied=False
+    )
     found = initial(config)
     for module, names in (("attention", ("query", "key", "value", "out")), ("mlp", ("up", "down"))):
         for name in names:
-            wanted = 0.05 if name not in ("out", "down") else 0.0 if kind == "zero" else 0.05 / math.sqrt(6)
+            wanted = (
+                0.05
+                if name not in ("out", "down")
+                else 0.0
+                if kind == "zero"
+                else 0.05 / math.sqrt(6)
+            )
             assert found["layers"][module][name]["kernel"].std() == pytest.approx(wanted, rel=0.03)
             assert not found["layers"][module][name]["bias"].any()
     assert found["embedding"]["embedding"].std() == pytest.approx(0.05, rel=0.05)
@@ -703,10 +979,18 @@ COMPILED = ("gpt2", "llama", "local_and_global", "bfloat16")
 @pytest.mark.parametrize("name", COMPILED)
 def test_compiled_is_eager_and_reaches_nobody_before_it(name):
     """With all of the compiler's optimisations."""
-    config, tokens, before = VARIANTS[name], tokens_of(VARIANTS[name]), jax.config.read("jax_disable_most_optimizations")
+    config, tokens, before = (
+        VARIANTS[name],
+        tokens_of(VARIANTS[name]),
+        jax.config.read("jax_disable_most_optimizations"),
+    )
     jax.config.update("jax_disable_most_optimizations", False)
     try:
-        compiled = jax.jit(lambda params, tokens: model.forward(config, params, tokens).hidden).lower(weights(config), tokens).compile()
+        compiled = (
+            jax.jit(lambda params, tokens: model.forward(config, params, tokens).hidden)
+            .lower(weights(config), tokens)
+            .compile()
+        )
     finally:
         jax.config.update("jax_disable_most_optimizations", before)
     before = np.asarray(compiled(weights(config), tokens))
@@ -716,7 +1000,8 @@ def test_compiled_is_eager_and_reaches_nobody_before_it(name):
     assert_same_bits(np.asarray(compiled(weights(config), changed))[:, :7], before[:, :7])
 
 
-# --- dropout -----------------------------------------------------------------------------------------------------
+# --- dropout
+# -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
@@ -746,10 +1031,14 @@ def dropped(config: ModelConfig, params, tokens, seed):
 def test_a_models_dropout_follows_its_key(name, layers):
     bare = dataclasses.replace(PLAIN, layers=layers)
     config, tokens = dataclasses.replace(bare, **{name: 0.3}), tokens_of(PLAIN)
-    once, again, other = (np.asarray(dropped(config, weights(PLAIN), tokens, seed)) for seed in (0, 0, 1))
+    once, again, other = (
+        np.asarray(dropped(config, weights(PLAIN), tokens, seed)) for seed in (0, 0, 1)
+    )
     assert_same_bits(once, again)
     assert difference(other, once) > 0.05
-    assert difference(dropped(bare, weights(PLAIN), tokens, 0), plain(PLAIN, tokens)) <= 1e-6, "a key without a rate changes something"
+    assert difference(dropped(bare, weights(PLAIN), tokens, 0), plain(PLAIN, tokens)) <= 1e-6, (
+        "a key without a rate changes something"
+    )
 
 
 @pytest.mark.parametrize("name", DROPOUTS)
@@ -759,7 +1048,8 @@ def test_without_a_key_a_models_rates_do_not_matter(name):
 
 
 def test_layers_drop_different_values():
-    """With zero weights but one path, what survives in each layer is seen directly: equal masks would give equal layers."""
+    """With zero weights but one path, what survives in each layer is seen directly: equal masks
+    would give equal layers."""
     config = dataclasses.replace(PLAIN, residual_dropout=0.5)
     masks = []
     for layer in range(2):
@@ -770,7 +1060,8 @@ def test_layers_drop_different_values():
     assert difference(*masks) > 0.1
 
 
-# --- shapes ------------------------------------------------------------------------------------------------------
+# --- shapes
+# ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.row(18)
@@ -782,7 +1073,9 @@ def test_labels_of_another_shape_are_refused_not_broadcast(field, wrong, record_
     with pytest.raises(ValueError, match="one shape") as error:
         cross_entropy(PLAIN)(weights(PLAIN), batch, None)
     assert str((B, T)) in str(error.value) and str(wrong) in str(error.value)
-    record_property("figure", "[B 1], [T], [B T 1] and [1 T] refused when the step is traced, with both shapes")
+    record_property(
+        "figure", "[B 1], [T], [B T 1] and [1 T] refused when the step is traced, with both shapes"
+    )
 
 
 def test_ranks_are_never_promoted_in_tests():
@@ -796,4 +1089,8 @@ def test_annotations_are_executed():
 
 
 def test_the_table_holds_both_models_and_names_what_it_runs_by_default():
-    assert {ROPE.positions, PLAIN.positions} == {"rope", "learned"} and len(VARIANTS) >= 34 and set(FEW) < set(VARIANTS)
+    assert (
+        {ROPE.positions, PLAIN.positions} == {"rope", "learned"}
+        and len(VARIANTS) >= 34
+        and set(FEW) < set(VARIANTS)
+    )

@@ -35,22 +35,31 @@ def steps_in(run_dir: Path) -> list[int]:
 def events_in(run_dir: Path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tensorboard's own imports
-        reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="tensorboard is not installed")
+        reader = pytest.importorskip(
+            "tensorboard.backend.event_processing.event_accumulator",
+            reason="tensorboard is not installed",
+        )
     events = reader.EventAccumulator(str(run_dir / "tensorboard"))
     events.Reload()
     return events
 
 
-# --- metrics.jsonl -----------------------------------------------------------------------------------------------
+# --- metrics.jsonl
+# -----------------------------------------------------------------------------------------------
 
 
 def test_what_was_recorded_is_read_back_exactly(tmp_path):
     values = {"tokens": 7, "loss": 0.1 + 0.2, "learning_rate": 1e-300}
     with Log(tmp_path, resume_step=None, terminal=io.StringIO()) as log:
         log.record(3, values)
-        assert metrics.read(tmp_path) == [{"step": 3, **values}]  # before it is closed: a killed run keeps its lines
+        assert metrics.read(tmp_path) == [
+            {"step": 3, **values}
+        ]  # before it is closed: a killed run keeps its lines
         log.sample(3, "a\n\u2028", "b\x85\ud800 <é>")
-    assert metrics.read(tmp_path)[1] == {"step": 3, "sample": {"prompt": "a\n\u2028", "text": "b\x85\ud800 <é>"}}
+    assert metrics.read(tmp_path)[1] == {
+        "step": 3,
+        "sample": {"prompt": "a\n\u2028", "text": "b\x85\ud800 <é>"},
+    }
 
 
 def test_after_a_crash_each_step_stands_once(tmp_path):
@@ -83,7 +92,11 @@ def test_every_line_is_strict_json_even_for_nan(tmp_path):
     with Log(tmp_path, resume_step=None, terminal=io.StringIO()) as log:
         log.record(1, {"loss": math.nan, "gradient_norm": math.inf})
     text = (tmp_path / "metrics.jsonl").read_text()
-    assert json.loads(text, parse_constant=pytest.fail) == {"step": 1, "loss": None, "gradient_norm": None}
+    assert json.loads(text, parse_constant=pytest.fail) == {
+        "step": 1,
+        "loss": None,
+        "gradient_norm": None,
+    }
 
 
 def test_a_run_without_lines_reads_as_empty(tmp_path):
@@ -92,7 +105,8 @@ def test_a_run_without_lines_reads_as_empty(tmp_path):
     assert metrics.read(tmp_path) == []
 
 
-# --- TensorBoard -------------------------------------------------------------------------------------------------
+# --- TensorBoard
+# -------------------------------------------------------------------------------------------------
 
 
 def test_tensorboard_opens_what_was_recorded(tmp_path):
@@ -104,8 +118,14 @@ def test_tensorboard_opens_what_was_recorded(tmp_path):
     events = events_in(tmp_path)
     assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(1, 2.0), (2, 1.0)]
     assert set(events.Tags()["scalars"]) == {"train/loss", "validation/loss", "moe/balance"}
-    text = {tag: events.Tensors(tag)[0].tensor_proto.string_val[0].decode() for tag in events.Tags()["tensors"]}
-    assert text == {"config/text_summary": "    a: 1\n    b: 2", "sample/text_summary": "    def f(x): \\ud800"}
+    text = {
+        tag: events.Tensors(tag)[0].tensor_proto.string_val[0].decode()
+        for tag in events.Tags()["tensors"]
+    }
+    assert text == {
+        "config/text_summary": "    a: 1\n    b: 2",
+        "sample/text_summary": "    def f(x): \\ud800",
+    }
 
 
 def test_tensorboard_shows_each_step_once_after_a_crash(tmp_path):
@@ -136,7 +156,8 @@ def test_a_run_without_tensorboardx_goes_on_and_says_so_once(tmp_path, monkeypat
     assert steps_in(tmp_path) == [1, 2]
 
 
-# --- a full disk -------------------------------------------------------------------------------------------------
+# --- a full disk
+# -------------------------------------------------------------------------------------------------
 
 
 def test_a_full_disk_delays_lines_and_warns_once_a_minute(tmp_path):
@@ -145,7 +166,9 @@ def test_a_full_disk_delays_lines_and_warns_once_a_minute(tmp_path):
     with Log(tmp_path, resume_step=None, terminal=terminal, clock=lambda: now[0]) as log:
         log.record(1, {"loss": 1.0})
         try:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (60, limits[1]))  # files end in the middle of a line
+            resource.setrlimit(
+                resource.RLIMIT_FSIZE, (60, limits[1])
+            )  # files end in the middle of a line
             for step in range(2, 122):
                 now[0] += 1
                 log.record(step, {"loss": 1.0})
@@ -167,7 +190,8 @@ def test_a_run_directory_that_cant_be_made_stops_nothing(tmp_path):
     assert terminal.getvalue().count("warning: ") == 1
 
 
-# --- the terminal ------------------------------------------------------------------------------------------------
+# --- the terminal
+# ------------------------------------------------------------------------------------------------
 
 
 def test_a_terminal_line_is_rewritten_in_place_and_kept_at_an_evaluation(tmp_path, monkeypatch):
@@ -180,8 +204,15 @@ def test_a_terminal_line_is_rewritten_in_place_and_kept_at_an_evaluation(tmp_pat
         log.progress("step 4")
         log.say("a\nb")
     screen = terminal.getvalue()
-    assert screen == f"\rstep 1 {'.' * 12}\x1b[K\rstep 2\x1b[K\r\x1b[Kstep 3 {'.' * 50}\n\rstep 4\x1b[K\r\x1b[Ka\nb\n"
-    assert [line[21:] for line in (tmp_path / "log.txt").read_text().splitlines()] == ["step 3 " + "." * 50, "a", "b"]
+    assert (
+        screen == f"\rstep 1 {'.' * 12}\x1b[K\rstep 2\x1b[K\r\x1b[Kstep 3 {'.' * 50}\n\rstep"
+        " 4\x1b[K\r\x1b[Ka\nb\n"
+    )
+    assert [line[21:] for line in (tmp_path / "log.txt").read_text().splitlines()] == [
+        "step 3 " + "." * 50,
+        "a",
+        "b",
+    ]
 
 
 def test_elsewhere_each_call_is_one_line(tmp_path):
@@ -210,23 +241,49 @@ def test_a_terminal_that_cant_print_or_is_gone_stops_nothing(tmp_path):
     assert ascii_only.buffer.getvalue() == b"\\xe9 \\ud800\n"
 
 
-# --- numbers as text ---------------------------------------------------------------------------------------------
+# --- numbers as text
+# ---------------------------------------------------------------------------------------------
 
 
 def test_a_progress_line_fits_in_100_columns():
-    usual = {"loss": 2.412, "smoothed": 2.45, "learning_rate": 9.9e-4, "gradient_norm": 0.71, "tokens_per_second": 41234.0, "eta": 92.0}
-    assert metrics.progress_line(250, 2000, **usual) == "step  250/2000  12%  loss 2.412 (2.450)  lr 9.9e-04  grad 0.71  41.2k tok/s  mfu n/a  eta 1m 32s"
+    usual = {
+        "loss": 2.412,
+        "smoothed": 2.45,
+        "learning_rate": 9.9e-4,
+        "gradient_norm": 0.71,
+        "tokens_per_second": 41234.0,
+        "eta": 92.0,
+    }
+    assert (
+        metrics.progress_line(250, 2000, **usual)
+        == "step  250/2000  12%  loss 2.412 (2.450)  lr 9.9e-04  grad 0.71  41.2k tok/s  mfu n/a "
+        " eta 1m 32s"
+    )
     for step, steps, mfu in [(1, 10, None), (2000, 2000, 0.412), (50_000, 600_000, 0.4)]:
         assert len(metrics.progress_line(step, steps, mfu=mfu, **usual)) <= 100
 
 
 def test_a_progress_line_shows_non_finite_values_as_such():
-    line = metrics.progress_line(1, 2, loss=math.nan, smoothed=math.inf, gradient_norm=-math.inf, tokens_per_second=math.nan, eta=math.inf)
+    line = metrics.progress_line(
+        1,
+        2,
+        loss=math.nan,
+        smoothed=math.inf,
+        gradient_norm=-math.inf,
+        tokens_per_second=math.nan,
+        eta=math.inf,
+    )
     assert line == "step 1/2  50%  loss nan (inf)  grad -inf  nan tok/s  mfu n/a  eta ?"
 
 
 def test_human_is_short_and_within_half_a_percent():
-    assert [metrics.human(n) for n in (0, 950, 41234, 1.24e6, 999_999)] == ["0", "950", "41.2k", "1.24M", "1.00M"]
+    assert [metrics.human(n) for n in (0, 950, 41234, 1.24e6, 999_999)] == [
+        "0",
+        "950",
+        "41.2k",
+        "1.24M",
+        "1.00M",
+    ]
     draw = random.Random(0)
     for n in (round(10 ** draw.uniform(0, 17)) for _ in range(500)):
         text = metrics.human(n)
@@ -237,18 +294,29 @@ def test_human_is_short_and_within_half_a_percent():
 
 
 def test_durations_never_say_sixty_and_never_shrink():
-    assert [metrics.duration(s) for s in (0.004, 8.4, 42, 92, 7380, 273_600)] == ["4ms", "8.4s", "42s", "1m 32s", "2h 03m", "3d 04h"]
+    assert [metrics.duration(s) for s in (0.004, 8.4, 42, 92, 7380, 273_600)] == [
+        "4ms",
+        "8.4s",
+        "42s",
+        "1m 32s",
+        "2h 03m",
+        "3d 04h",
+    ]
     unit = {"ms": 1e-3, "s": 1, "m": 60, "h": 3600, "d": 86400}
     last = 0.0
     for seconds in (1.013**i / 100 for i in range(1300)):
-        words = [(float(w.rstrip("mshd")), w.lstrip("0123456789.")) for w in metrics.duration(seconds).split()]
+        words = [
+            (float(w.rstrip("mshd")), w.lstrip("0123456789."))
+            for w in metrics.duration(seconds).split()
+        ]
         value = sum(n * unit[u] for n, u in words)
         assert value >= last and abs(value - seconds) <= 0.06 * seconds
         assert all(n < {"m": 60, "s": 60, "h": 24}.get(u, 1e9) for n, u in words)
         last = value
 
 
-# --- running figures ---------------------------------------------------------------------------------------------
+# --- running figures
+# ---------------------------------------------------------------------------------------------
 
 
 def test_a_smoothed_constant_is_that_constant_from_the_first_value():

@@ -1,4 +1,5 @@
-"""Laws of exchange with `transformers`: what it saved we load, what we saved it loads, and both compute the same.
+"""Laws of exchange with `transformers`: what it saved we load, what we saved it loads, and both
+compute the same.
 
 Weights are random and made here: nothing is downloaded.
 """
@@ -25,8 +26,13 @@ from gptjax.interop import Imported
 from gptjax.model import ModelConfig
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-torch = pytest.importorskip("torch", reason="parity is measured against torch: pip install 'gptjax[test-parity]'")
-transformers = pytest.importorskip("transformers", reason="parity is measured against transformers: pip install 'gptjax[test-parity]'")
+torch = pytest.importorskip(
+    "torch", reason="parity is measured against torch: pip install 'gptjax[test-parity]'"
+)
+transformers = pytest.importorskip(
+    "transformers",
+    reason="parity is measured against transformers: pip install 'gptjax[test-parity]'",
+)
 import encoders  # noqa: E402 it imports transformers
 import families  # noqa: E402
 
@@ -36,46 +42,113 @@ transformers.utils.logging.disable_progress_bar()
 
 
 def build_neox(parallel: bool) -> Any:
-    shape = dict(vocab_size=97, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=80, max_position_embeddings=64)
-    rest = dict(rotary_pct=0.5, use_parallel_residual=parallel, bos_token_id=None, eos_token_id=None, attn_implementation="eager")
+    shape = {
+        "vocab_size": 97,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 80,
+        "max_position_embeddings": 64,
+    }
+    rest = {
+        "rotary_pct": 0.5,
+        "use_parallel_residual": parallel,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "attn_implementation": "eager",
+    }
     return transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**shape, **rest))
 
 
 def build_arcee() -> Any:
-    return transformers.ArceeForCausalLM(transformers.ArceeConfig(**families.common(families.GQA), head_dim=8))
+    return transformers.ArceeForCausalLM(
+        transformers.ArceeConfig(**families.common(families.GQA), head_dim=8)
+    )
 
 
 def build_phi3() -> Any:
     shape = families.common(families.GQA)
     shape.pop("attention_bias")
-    return transformers.Phi3ForCausalLM(transformers.Phi3Config(**shape, hidden_act="silu", sliding_window=8))
+    return transformers.Phi3ForCausalLM(
+        transformers.Phi3Config(**shape, hidden_act="silu", sliding_window=8)
+    )
 
 
 def build_qwen3_moe() -> Any:
-    experts = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, norm_topk_prob=True, mlp_only_layers=[0], head_dim=8)
-    return transformers.Qwen3MoeForCausalLM(transformers.Qwen3MoeConfig(**families.common(families.GQA), **experts))
+    experts = {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 24,
+        "norm_topk_prob": True,
+        "mlp_only_layers": [0],
+        "head_dim": 8,
+    }
+    return transformers.Qwen3MoeForCausalLM(
+        transformers.Qwen3MoeConfig(**families.common(families.GQA), **experts)
+    )
 
 
 def build_deepseek(third: bool) -> Any:
-    """Their DeepSeek-V3, or V2 as V2-Lite is; both turn neighbours of a head together, as published."""
+    """Their DeepSeek-V3, or V2 as V2-Lite is; both turn neighbours of a head together, as
+    published."""
     if third:
-        theirs = families.build_deepseek(families.DEEPSEEK).config.to_dict() | dict(rope_interleave=True)
+        theirs = families.build_deepseek(families.DEEPSEEK).config.to_dict() | {
+            "rope_interleave": True
+        }
         return transformers.DeepseekV3ForCausalLM(transformers.DeepseekV3Config(**theirs))
-    heads = dict(kv_lora_rank=16, q_lora_rank=None, qk_rope_head_dim=8, qk_nope_head_dim=8, v_head_dim=12)
-    experts = dict(n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=24, n_shared_experts=2, first_k_dense_replace=1)
+    heads = {
+        "kv_lora_rank": 16,
+        "q_lora_rank": None,
+        "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": 8,
+        "v_head_dim": 12,
+    }
+    experts = {
+        "n_routed_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 24,
+        "n_shared_experts": 2,
+        "first_k_dense_replace": 1,
+    }
     shape = families.common(replace(families.DEEPSEEK, rope_scaling=None))
-    rope = dict(rope_type="yarn", rope_theta=1e4, factor=4.0, original_max_position_embeddings=16, mscale=0.707, mscale_all_dim=0.707)
-    return transformers.DeepseekV2ForCausalLM(transformers.DeepseekV2Config(**shape | dict(rope_parameters=rope), **heads, **experts))
+    rope = {
+        "rope_type": "yarn",
+        "rope_theta": 1e4,
+        "factor": 4.0,
+        "original_max_position_embeddings": 16,
+        "mscale": 0.707,
+        "mscale_all_dim": 0.707,
+    }
+    return transformers.DeepseekV2ForCausalLM(
+        transformers.DeepseekV2Config(**shape | {"rope_parameters": rope}, **heads, **experts)
+    )
 
 
 def build_bert() -> Any:
     """Their whole BERT, embeddings of sentences included."""
-    shape = dict(vocab_size=97, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=80, max_position_embeddings=64)
-    return transformers.BertForMaskedLM(transformers.BertConfig(**shape, attn_implementation="eager"))
+    shape = {
+        "vocab_size": 97,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 80,
+        "max_position_embeddings": 64,
+    }
+    return transformers.BertForMaskedLM(
+        transformers.BertConfig(**shape, attn_implementation="eager")
+    )
 
 
-MODELS = {case.name: functools.partial(case.build, case.config) for case in families.CASES if case.name != "deepseek_v3"}
-MODELS |= {case.name: functools.partial(case.build, case.config) for case in encoders.CASES if case.name.startswith("t5")}
+MODELS = {
+    case.name: functools.partial(case.build, case.config)
+    for case in families.CASES
+    if case.name != "deepseek_v3"
+}
+MODELS |= {
+    case.name: functools.partial(case.build, case.config)
+    for case in encoders.CASES
+    if case.name.startswith("t5")
+}
 MODELS |= {
     "pythia": functools.partial(build_neox, True),
     "neox_in_turn": functools.partial(build_neox, False),
@@ -101,26 +174,39 @@ def difference(theirs: Any, imported: Imported) -> float:
             wanted = theirs(torch.tensor(side), decoder_input_ids=torch.tensor(tokens)).logits
         else:
             wanted = theirs(torch.tensor(tokens)).logits
-    return float(np.abs(logits(c, imported.params, tokens, Side(side) if c.encoder_layers else None) - wanted.numpy()).max())
+    return float(
+        np.abs(
+            logits(c, imported.params, tokens, Side(side) if c.encoder_layers else None)
+            - wanted.numpy()
+        ).max()
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def logits(c: ModelConfig, params: Any, tokens: Any, side: Any) -> Any:
     c = replace(c, attention="reference", layers="scan")
-    return model.unembed(c, params, model.forward(c, params, tokens, memory=model.encode(c, params, side)).hidden)
+    return model.unembed(
+        c, params, model.forward(c, params, tokens, memory=model.encode(c, params, side)).hidden
+    )
 
 
 def shaken(theirs: Any) -> Any:
     """Their model with random weights, biases and norms too."""
     random = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for weight in (*theirs.parameters(), *(b for n, b in theirs.named_buffers() if n.endswith("e_score_correction_bias"))):
-            weight.copy_(weight * (weight.ndim == 1) + 0.2 * torch.randn(weight.shape, generator=random))
+        for weight in (
+            *theirs.parameters(),
+            *(b for n, b in theirs.named_buffers() if n.endswith("e_score_correction_bias")),
+        ):
+            weight.copy_(
+                weight * (weight.ndim == 1) + 0.2 * torch.randn(weight.shape, generator=random)
+            )
     return theirs.eval()
 
 
 def randomly(params: Any, seed: int) -> Any:
-    """Weights of ours, all random; scales of norms are at least 0.5, where one more or less is exact in float32 (Gemma)."""
+    """Weights of ours, all random; scales of norms are at least 0.5, where one more or less is
+    exact in float32 (Gemma)."""
     random = np.random.default_rng(seed)
 
     def one(path: tuple, leaf: Any) -> np.ndarray:
@@ -139,12 +225,32 @@ def test_both_ways_compute_the_same(name: str, tmp_path: Path, record_property: 
 
     ours = found._replace(params=randomly(found.params, seed=2))
     interop.save(tmp_path / "ours", ours)
-    loaded, told = type(theirs).from_pretrained(tmp_path / "ours", output_loading_info=True, attn_implementation="eager")
-    unused = ("pooler", "seq_relationship", "embed_tokens", "lm_head", "decoder.weight", "decoder.bias", "embed_out")
-    assert not [key for key in (*told["missing_keys"], *told["unexpected_keys"]) if not any(part in key for part in unused)], told
-    assert type(loaded).__name__ == json.loads((tmp_path / "ours" / "config.json").read_text())["architectures"][0]
+    loaded, told = type(theirs).from_pretrained(
+        tmp_path / "ours", output_loading_info=True, attn_implementation="eager"
+    )
+    unused = (
+        "pooler",
+        "seq_relationship",
+        "embed_tokens",
+        "lm_head",
+        "decoder.weight",
+        "decoder.bias",
+        "embed_out",
+    )
+    assert not [
+        key
+        for key in (*told["missing_keys"], *told["unexpected_keys"])
+        if not any(part in key for part in unused)
+    ], told
+    assert (
+        type(loaded).__name__
+        == json.loads((tmp_path / "ours" / "config.json").read_text())["architectures"][0]
+    )
     second = difference(loaded.eval(), ours)
-    print(f"{name}: largest difference of a logit {first:.1e} theirs → ours, {second:.1e} ours → theirs")
+    print(
+        f"{name}: largest difference of a logit {first:.1e} theirs → ours, {second:.1e} ours →"
+        " theirs"
+    )
     record_property("figure", f"{name} {max(first, second):.1e}")
     assert first <= 1e-4 and second <= 1e-4
 
@@ -153,16 +259,25 @@ def test_both_ways_compute_the_same(name: str, tmp_path: Path, record_property: 
     jax.tree.map(np.testing.assert_array_equal, again.params, ours.params)
 
 
-# --- text --------------------------------------------------------------------------------------------------------
+# --- text
+# --------------------------------------------------------------------------------------------------------
 
-TOKENIZERS = {"bytes": Bytes(), "sentencepiece": SentencePiece(vocab_size=330), "unigram": SentencePiece(vocab_size=330, algorithm="unigram")}
+TOKENIZERS = {
+    "bytes": Bytes(),
+    "sentencepiece": SentencePiece(vocab_size=330),
+    "unigram": SentencePiece(vocab_size=330, algorithm="unigram"),
+}
 PROMPTS = ("The cat sat", "def add(a, b):\n    return", "  Größe 東京", "1. Rain fell")
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
-def test_an_exported_directory_writes_the_same_text_in_transformers(kind: str, tmp_path: Path) -> None:
+def test_an_exported_directory_writes_the_same_text_in_transformers(
+    kind: str, tmp_path: Path
+) -> None:
     tokenizer = tokenizers.train(TOKENIZERS[kind], documents(60))
-    config = replace(families.GQA if kind != "bytes" else families.SMALL, vocab_size=tokenizer.vocab_size)
+    config = replace(
+        families.GQA if kind != "bytes" else families.SMALL, vocab_size=tokenizer.vocab_size
+    )
     params = randomly(jax.eval_shape(lambda: model.init(config, jax.random.key(0))), seed=3)
     interop.save(tmp_path / "m", Imported(config, params, tokenizer))
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "m")
@@ -171,14 +286,24 @@ def test_an_exported_directory_writes_the_same_text_in_transformers(kind: str, t
     written = ours.complete(PROMPTS, new_tokens=12, temperature=0.0)
     for prompt, done in zip(PROMPTS, written, strict=True):
         read = spelling(prompt, return_tensors="pt")
-        assert read["input_ids"][0].tolist() == [tokenizer.end_of_document, *tokenizer.encode(prompt).tolist()]
-        out = theirs.generate(**read, do_sample=False, max_new_tokens=12)[0, read["input_ids"].shape[1] :].tolist()
+        assert read["input_ids"][0].tolist() == [
+            tokenizer.end_of_document,
+            *tokenizer.encode(prompt).tolist(),
+        ]
+        out = theirs.generate(**read, do_sample=False, max_new_tokens=12)[
+            0, read["input_ids"].shape[1] :
+        ].tolist()
         assert [i for i in out if i != tokenizer.end_of_document] == done.ids
-        if "\ufffd" not in done.text:  # they replace each byte that is no UTF-8, we each run of them
+        if (
+            "\ufffd" not in done.text
+        ):  # they replace each byte that is no UTF-8, we each run of them
             assert spelling.decode(out, skip_special_tokens=True) == done.text
     for text in documents(20):
         ids = tokenizer.encode(text).tolist()
-        assert spelling(text, add_special_tokens=False)["input_ids"] == ids and spelling.decode(ids) == text
+        assert (
+            spelling(text, add_special_tokens=False)["input_ids"] == ids
+            and spelling.decode(ids) == text
+        )
 
 
 def test_an_exported_encoder_and_decoder_answers_as_in_transformers(tmp_path: Path) -> None:
@@ -190,5 +315,7 @@ def test_an_exported_encoder_and_decoder_answers_as_in_transformers(tmp_path: Pa
     written = gptjax.load(tmp_path / "m").complete(PROMPTS, new_tokens=12, temperature=0.0)
     for prompt, done in zip(PROMPTS, written, strict=True):
         ids = [*tokenizer.encode(prompt).tolist(), tokenizer.end_of_document]
-        out = theirs.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=12)[0, 1:].tolist()
+        out = theirs.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=12)[
+            0, 1:
+        ].tolist()
         assert [i for i in out if i != tokenizer.end_of_document] == done.ids and len(done.ids) > 2

@@ -1,6 +1,8 @@
-"""Presets: their golden files, and their numbers of parameters against the published ones. Only shapes are computed.
+"""Presets: their golden files, and their numbers of parameters against the published ones. Only
+shapes are computed.
 
-python tests/test_presets.py        writes the golden files anew; the diff then shows every effect of a change
+python tests/test_presets.py        writes the golden files anew; the diff then shows every effect
+of a change
 """
 
 from __future__ import annotations
@@ -20,19 +22,46 @@ from gptjax.model import ModelConfig, cost, positions, presets
 from gptjax.train.overview import model_facts, model_table
 
 GOLDEN = Path(__file__).parent / "golden"
-NAMES = [f"{family}-{size}" for family, sizes in presets.SHAPES.items() for size in sizes if family != "small"]
+NAMES = [
+    f"{family}-{size}"
+    for family, sizes in presets.SHAPES.items()
+    for size in sizes
+    if family != "small"
+]
 
 
 ONE_EACH = {
-    *("gpt2-124m", "gpt3-13b", "llama-70b", "llama-3.2-1b", "mistral-7b", "mixtral-8x7b", "qwen-2.5-7b", "qwen-3-30b-a3b", "gemma-2-27b"),
-    *("gemma-3-1b", "olmo-2-13b", "smollm-2-360m", "deepseek-v3", "vaswani-base", "bert-base", "t5-3b", "t5-1.1-xxl"),
+    *(
+        "gpt2-124m",
+        "gpt3-13b",
+        "llama-70b",
+        "llama-3.2-1b",
+        "mistral-7b",
+        "mixtral-8x7b",
+        "qwen-2.5-7b",
+        "qwen-3-30b-a3b",
+        "gemma-2-27b",
+    ),
+    *(
+        "gemma-3-1b",
+        "olmo-2-13b",
+        "smollm-2-360m",
+        "deepseek-v3",
+        "vaswani-base",
+        "bert-base",
+        "t5-3b",
+        "t5-1.1-xxl",
+    ),
 }
-"""Presets that are held to their numbers by default, one or two of a family; the others with `-m slow`."""
+"""Presets that are held to their numbers by default, one or two of a family; the others with `-m
+slow`."""
 
 
 def few(names) -> list:
     """The names as parameters; those that are not in `ONE_EACH` are slow."""
-    return [name if name in ONE_EACH else pytest.param(name, marks=pytest.mark.slow) for name in names]
+    return [
+        name if name in ONE_EACH else pytest.param(name, marks=pytest.mark.slow) for name in names
+    ]
 
 
 def golden(name: str) -> str:
@@ -96,7 +125,8 @@ PUBLISHED = {
     "t5-1.1-xl": 2_849_757_184,
     "t5-1.1-xxl": 11_135_332_352,
 }
-"""Parameters of the published weights, where their number is known to the last one; BERT's without two embeddings of sentences."""
+"""Parameters of the published weights, where their number is known to the last one; BERT's without
+two embeddings of sentences."""
 
 ROUNDED = {
     "gpt3-125m": 125e6,
@@ -123,7 +153,14 @@ ROUNDED = {
 }
 """As papers and model cards round them."""
 
-ACTIVE = {"mixtral-8x7b": 12.9e9, "mixtral-8x22b": 39e9, "qwen-3-30b-a3b": 3.3e9, "qwen-3-235b-a22b": 22e9, "deepseek-v2-lite": 2.4e9, "deepseek-v3": 37e9}
+ACTIVE = {
+    "mixtral-8x7b": 12.9e9,
+    "mixtral-8x22b": 39e9,
+    "qwen-3-30b-a3b": 3.3e9,
+    "qwen-3-235b-a22b": 22e9,
+    "deepseek-v2-lite": 2.4e9,
+    "deepseek-v3": 37e9,
+}
 """Parameters that read a token, as published; some count embeddings and some do not."""
 
 
@@ -152,14 +189,19 @@ def test_a_mixture_has_the_published_number_of_active_parameters(name):
 @pytest.mark.parametrize("name", few(NAMES))
 def test_a_preset_is_as_its_golden_file_says(name):
     path = GOLDEN / f"{name}.txt"
-    assert path.read_text(encoding="utf-8") == golden(name), "python tests/test_presets.py writes the golden files anew; read their diff"
+    assert path.read_text(encoding="utf-8") == golden(name), (
+        "python tests/test_presets.py writes the golden files anew; read their diff"
+    )
 
 
 def test_there_is_no_golden_file_too_many():
     assert sorted(path.stem for path in GOLDEN.iterdir()) == sorted(NAMES)
 
 
-@pytest.mark.parametrize(("name", "near"), [("llama-3-8", "llama-3-8b"), ("gpt2_124m", "gpt2-124m"), ("mixtral", "mixtral-8x7b")])
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("llama-3-8", "llama-3-8b"), ("gpt2_124m", "gpt2-124m"), ("mixtral", "mixtral-8x7b")],
+)
 def test_an_unknown_preset_is_refused_with_the_nearest(name, near):
     with pytest.raises(ConfigError, match=near):
         presets.preset(name)
@@ -172,16 +214,20 @@ def test_a_preset_takes_changes():
     assert presets.llama("3-8b", num_layers=2).stack == presets.llama("3-8b").stack[:2]
 
 
-# --- FLOPs -------------------------------------------------------------------------------------------------------
+# --- FLOPs
+# -------------------------------------------------------------------------------------------------------
 
 
 def multiplications(config: ModelConfig, length: int) -> int:
-    """Multiplications of the matrix products in the traced forward pass of one row, where every token is multiplied with every key."""
+    """Multiplications of the matrix products in the traced forward pass of one row, where every
+    token is multiplied with every key."""
     params = jax.eval_shape(functools.partial(model.init, config), jax.random.key(0))
 
     def forward(params, tokens):
         memory = model.encode(config, params, Side(tokens) if config.encoder_layers else None)
-        return model.unembed(config, params, model.forward(config, params, tokens, memory=memory).hidden)
+        return model.unembed(
+            config, params, model.forward(config, params, tokens, memory=memory).hidden
+        )
 
     return counted(jax.make_jaxpr(forward)(params, jnp.zeros((1, length), jnp.int32)).jaxpr)
 
@@ -191,25 +237,57 @@ def counted(jaxpr) -> int:
     for equation in jaxpr.eqns:
         inputs = [value.aval.shape for value in equation.invars]
         if equation.primitive.name == "dot_general":
-            contracted = math.prod(inputs[0][axis] for axis in equation.params["dimension_numbers"][0][0])
+            contracted = math.prod(
+                inputs[0][axis] for axis in equation.params["dimension_numbers"][0][0]
+            )
             total += math.prod(equation.outvars[0].aval.shape) * contracted
         if equation.primitive.name.startswith("ragged_dot"):
             total += math.prod(inputs[0]) * inputs[1][-1]
-        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda value: hasattr(value, "jaxpr")):
-            total += counted(value.jaxpr) if hasattr(value, "jaxpr") else counted(value) if hasattr(value, "eqns") else 0
+        for value in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda value: hasattr(value, "jaxpr")
+        ):
+            total += (
+                counted(value.jaxpr)
+                if hasattr(value, "jaxpr")
+                else counted(value)
+                if hasattr(value, "eqns")
+                else 0
+            )
     return total
 
 
-FAMILIES = ("gpt2-124m", "llama-3-8b", "mixtral-8x7b", "gemma-3-1b", "olmo-2-7b", "deepseek-v2-lite", "deepseek-v3", "bert-base", "t5-small")
+FAMILIES = (
+    "gpt2-124m",
+    "llama-3-8b",
+    "mixtral-8x7b",
+    "gemma-3-1b",
+    "olmo-2-7b",
+    "deepseek-v2-lite",
+    "deepseek-v3",
+    "bert-base",
+    "t5-small",
+)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_flops_are_those_of_the_products_in_the_traced_program(name, monkeypatch):
     length, first = 64, {"deepseek-v2-lite": 3, "deepseek-v3": 5}
-    config = presets.preset(name, num_layers=first.get(name, 2), attention="reference", layers="unroll", compute="float32")
-    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")  # where experts multiply their own tokens only
-    monkeypatch.setattr(positions, "platform", lambda: "cpu")  # a TPU exchanges halves of a head by products that are no arithmetic of the model
-    lookings = config.num_layers + (config.num_layers + config.encoder_layers if config.encoder_layers else 0)
+    config = presets.preset(
+        name,
+        num_layers=first.get(name, 2),
+        attention="reference",
+        layers="unroll",
+        compute="float32",
+    )
+    monkeypatch.setattr(
+        jax, "default_backend", lambda: "tpu"
+    )  # where experts multiply their own tokens only
+    monkeypatch.setattr(
+        positions, "platform", lambda: "cpu"
+    )  # a TPU exchanges halves of a head by products that are no arithmetic of the model
+    lookings = config.num_layers + (
+        config.num_layers + config.encoder_layers if config.encoder_layers else 0
+    )
     wanted = cost.products_per_token(config) + lookings * length * cost.products_per_key(config)
     assert multiplications(config, length) == wanted * length
 
@@ -219,8 +297,12 @@ def test_a_token_costs_what_it_sees():
     for name in ("mistral-7b", "gemma-2-2b", "gemma-3-27b"):
         whole = presets.preset(name, pattern=(model.Layer(),))
         long, short = presets.preset(name).context, 512
-        assert model.flops_per_token(presets.preset(name), short) == model.flops_per_token(whole, short)
-        assert model.flops_per_token(presets.preset(name), long) < model.flops_per_token(whole, long)
+        assert model.flops_per_token(presets.preset(name), short) == model.flops_per_token(
+            whole, short
+        )
+        assert model.flops_per_token(presets.preset(name), long) < model.flops_per_token(
+            whole, long
+        )
 
 
 if __name__ == "__main__":

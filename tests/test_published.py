@@ -1,4 +1,5 @@
-"""Laws of published tokenizers: the ids of the library that made them, no control token from any text, exact bytes."""
+"""Laws of published tokenizers: the ids of the library that made them, no control token from any
+text, exact bytes."""
 
 from __future__ import annotations
 
@@ -31,7 +32,11 @@ MORE = [*TEXTS[:40], *SPECIAL, "", PROSE, PROBE, "x).\n\nA\nB", *strings(300)]
 
 def make(content: bytes, eos: str) -> tok.Tokenizer:
     theirs = tokenizers.Tokenizer.from_str(content.decode())
-    return tok.published("tokenizer.json", content, Special(bos=theirs.token_to_id("<s>"), eos=theirs.token_to_id(eos)))
+    return tok.published(
+        "tokenizer.json",
+        content,
+        Special(bos=theirs.token_to_id("<s>"), eos=theirs.token_to_id(eos)),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +57,9 @@ def test_ids_are_those_of_the_library(name, made):
 @pytest.mark.parametrize("name", FILES)
 def test_text_comes_back_whole_and_piece_by_piece(name, made):
     tokenizer = made[name]
-    lossy = () if name in ("split", "gpt2") else ("▁", "<0x41>")  # pieces that mean something else; unigram finds the second in a text
+    lossy = (
+        () if name in ("split", "gpt2") else ("▁", "<0x41>")
+    )  # pieces that mean something else; unigram finds the second in a text
     for text in (t for t in MORE if not any(piece in t for piece in lossy)):
         if name == "mistral" and text.startswith(" "):
             continue  # the library puts no space before such a text, and takes one off all the same
@@ -66,11 +73,23 @@ def test_text_comes_back_whole_and_piece_by_piece(name, made):
 def test_no_text_yields_a_control_token(name, made):
     tokenizer, names = made[name], list(made[name].controls)
     hidden = {c.id for c in tokenizer.controls.values()}
-    texts = [*names, *(f" {c} " for c in names), *(f"{a}{b}\n{a}" for a in names for b in names), "<unk>", *MORE]
-    assert len(names) >= 3 and not any(hidden & set(ids.tolist()) for ids in tokenizer.encode_all(texts))
+    texts = [
+        *names,
+        *(f" {c} " for c in names),
+        *(f"{a}{b}\n{a}" for a in names for b in names),
+        "<unk>",
+        *MORE,
+    ]
+    assert len(names) >= 3 and not any(
+        hidden & set(ids.tolist()) for ids in tokenizer.encode_all(texts)
+    )
     for text in names:
-        assert tokenizer.decode(tokenizer.encode(text)) == text, "it is spelled as the text that it is"
-        assert tokenizer.token_bytes([tokenizer.controls[text].id]) == b"", "the token itself spells nothing"
+        assert tokenizer.decode(tokenizer.encode(text)) == text, (
+            "it is spelled as the text that it is"
+        )
+        assert tokenizer.token_bytes([tokenizer.controls[text].id]) == b"", (
+            "the token itself spells nothing"
+        )
 
 
 def test_a_vocabulary_that_holds_a_control_token_as_a_word_or_a_merge_does_not_leak_it():
@@ -80,12 +99,25 @@ def test_a_vocabulary_that_holds_a_control_token_as_a_word_or_a_merge_does_not_l
     for n, piece in enumerate(("<|", "<|x", "<|x|", "<|x|>")):
         model["vocab"][piece] = start + n
     model["merges"] = [["<", "|"], ["<|", "x"], ["<|x", "|"], ["<|x|", ">"], *model["merges"]]
-    described["added_tokens"] = [dict(id=start + 3, content="<|x|>", special=True, single_word=False, lstrip=False, rstrip=False, normalized=False)]
+    described["added_tokens"] = [
+        {
+            "id": start + 3,
+            "content": "<|x|>",
+            "special": True,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+        }
+    ]
     described["pre_tokenizer"]["pretokenizers"][0]["pattern"] = {"Regex": r"<\|x\|>|\s+"}
     for ignore in (False, True):
         model["ignore_merges"] = ignore
         tokenizer = tok.published("tokenizer.json", json.dumps(described).encode(), Special())
-        assert start + 3 not in tokenizer.encode("a <|x|> b<|x|>") and tokenizer.decode(tokenizer.encode("a <|x|> b")) == "a <|x|> b"
+        assert (
+            start + 3 not in tokenizer.encode("a <|x|> b<|x|>")
+            and tokenizer.decode(tokenizer.encode("a <|x|> b")) == "a <|x|> b"
+        )
 
 
 def test_ids_that_only_the_caller_calls_control_are_hidden_too():
@@ -93,9 +125,19 @@ def test_ids_that_only_the_caller_calls_control_are_hidden_too():
     theirs.add_tokens(["<think>"])
     content, think = theirs.to_str().encode(), theirs.token_to_id("<think>")
     plain = tok.published("tokenizer.json", content, Special())
-    assert think in plain.encode("a <think> b") and plain.decode(plain.encode("a <think> b")) == "a <think> b"
-    hidden = tok.published("tokenizer.json", content, Special(control=(think, *(theirs.token_to_id(c) for c in CONTROLS))))
-    assert think not in hidden.encode("a <think> b") and hidden.decode(hidden.encode("a <think> b")) == "a <think> b"
+    assert (
+        think in plain.encode("a <think> b")
+        and plain.decode(plain.encode("a <think> b")) == "a <think> b"
+    )
+    hidden = tok.published(
+        "tokenizer.json",
+        content,
+        Special(control=(think, *(theirs.token_to_id(c) for c in CONTROLS))),
+    )
+    assert (
+        think not in hidden.encode("a <think> b")
+        and hidden.decode(hidden.encode("a <think> b")) == "a <think> b"
+    )
 
 
 def test_a_long_text_is_spelled_as_if_it_were_not_cut(made, monkeypatch):
@@ -113,11 +155,19 @@ def test_what_is_saved_is_loaded_and_damage_is_named(made, tmp_path):
     for name, tokenizer in made.items():
         tok.save(tmp_path / name, tokenizer)
         again = tok.load(tmp_path / name)
-        assert again.files() == tokenizer.files() and tok.fingerprint(again) == tok.fingerprint(tokenizer)
-        assert (again.special, again.controls, again.pieces) == (tokenizer.special, tokenizer.controls, tokenizer.pieces)
+        assert again.files() == tokenizer.files() and tok.fingerprint(again) == tok.fingerprint(
+            tokenizer
+        )
+        assert (again.special, again.controls, again.pieces) == (
+            tokenizer.special,
+            tokenizer.controls,
+            tokenizer.pieces,
+        )
         for file in tokenizer.files():
             content = (tmp_path / name / file).read_bytes()
-            (tmp_path / name / file).write_bytes(content[:30] + bytes([content[30] ^ 1]) + content[31:])
+            (tmp_path / name / file).write_bytes(
+                content[:30] + bytes([content[30] ^ 1]) + content[31:]
+            )
             with pytest.raises(ConfigError, match=re.escape(str(tmp_path / name / file))):
                 tok.load(tmp_path / name)
             (tmp_path / name / file).write_bytes(content)
@@ -134,15 +184,36 @@ def directory(path: Path, content: bytes, **files: object) -> tok.Tokenizer:
 def test_a_directory_says_what_begins_and_ends_texts(tmp_path):
     content = FILES["gpt2"][0]
     ids = {c: tokenizers.Tokenizer.from_str(content.decode()).token_to_id(c) for c in CONTROLS}
-    said = dict(bos_token="<|im_start|>", eos_token={"content": "<|endoftext|>"}, chat_template="{{ x }}")
-    first = directory(tmp_path / "a", content, tokenizer_config=said, generation_config={"eos_token_id": [ids["<|endoftext|>"], ids["<|im_end|>"]]})
-    assert (first.begin_of_document, first.end_of_document, first.ends) == (ids["<|im_start|>"], ids["<|endoftext|>"], (ids["<|im_end|>"],))
+    said = {
+        "bos_token": "<|im_start|>",
+        "eos_token": {"content": "<|endoftext|>"},
+        "chat_template": "{{ x }}",
+    }
+    first = directory(
+        tmp_path / "a",
+        content,
+        tokenizer_config=said,
+        generation_config={"eos_token_id": [ids["<|endoftext|>"], ids["<|im_end|>"]]},
+    )
+    assert (first.begin_of_document, first.end_of_document, first.ends) == (
+        ids["<|im_start|>"],
+        ids["<|endoftext|>"],
+        (ids["<|im_end|>"],),
+    )
     assert first.special.template == "{{ x }}"
     second = directory(tmp_path / "b", content, tokenizer_config=said | {"add_bos_token": False})
     assert second.begin_of_document is None and second.special.bos == ids["<|im_start|>"]
     content = byte_level(CONTROLS, split=False)
-    third = directory(tmp_path / "c", content, config=dict(bos_token_id=ids["<|im_start|>"], eos_token_id=ids["<|im_end|>"]))
-    assert (third.begin_of_document, third.special.bos, third.end_of_document) == (None, ids["<|im_start|>"], ids["<|im_end|>"])
+    third = directory(
+        tmp_path / "c",
+        content,
+        config={"bos_token_id": ids["<|im_start|>"], "eos_token_id": ids["<|im_end|>"]},
+    )
+    assert (third.begin_of_document, third.special.bos, third.end_of_document) == (
+        None,
+        ids["<|im_start|>"],
+        ids["<|im_end|>"],
+    )
 
 
 WRONG = [
@@ -161,7 +232,10 @@ WRONG += [
 ]
 WRONG += [
     b'{"model": {"vocab": [["a"]], "type": "Unigram"}}',
-    b'{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "pre_tokenizer": {"type": "Eval"}}',
+    (
+        b'{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "pre_tokenizer": {"type":'
+        b' "Eval"}}'
+    ),
 ]
 
 
@@ -180,7 +254,11 @@ def test_a_sentencepiece_model_gets_its_control_tokens_too(tmp_path):
     content = tok.train(tok.SentencePiece(vocab_size=350), TEXTS).files()["tokenizer.model"]
     (tmp_path / "tokenizer.model").write_bytes(content)
     tokenizer = tok.train(tok.Published(str(tmp_path)), [])
-    assert tokenizer.controls.keys() == {"</s>"} and tokenizer.end_of_document == tokenizer.controls["</s>"].id and tokenizer.begin_of_document is None
+    assert (
+        tokenizer.controls.keys() == {"</s>"}
+        and tokenizer.end_of_document == tokenizer.controls["</s>"].id
+        and tokenizer.begin_of_document is None
+    )
     assert tokenizer.decode(tokenizer.encode("</s> " + PROSE)) == "</s> " + PROSE
     assert tokenizer.end_of_document not in tokenizer.encode("</s>")
     tok.save(tmp_path / "saved", tokenizer)

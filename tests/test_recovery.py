@@ -1,4 +1,5 @@
-"""The fault matrix of checkpoints: whatever happens to a disk or a process, what is read is what was saved, or is refused by name."""
+"""The fault matrix of checkpoints: whatever happens to a disk or a process, what is read is what
+was saved, or is refused by name."""
 
 from __future__ import annotations
 
@@ -20,7 +21,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from runs import in_time
-from saving import assert_same_bits, files_below, flip, kill_while_saving, python, saved, shapes, state
+from saving import (
+    assert_same_bits,
+    files_below,
+    flip,
+    kill_while_saving,
+    python,
+    saved,
+    shapes,
+    state,
+)
 
 import gptjax
 from gptjax import cli, config
@@ -34,27 +44,37 @@ ROOT = Path(__file__).parents[1]
 
 
 def large(step: int):
-    """A state with a file above `manifest.LARGE`, which is hashed while it is read, and a small one."""
+    """A state with a file above `manifest.LARGE`, which is hashed while it is read, and a small
+    one."""
     return {**state(step), "ema": {"w": jnp.full((700, 1000), step, jnp.float32)}}
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files_below(folder)}
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in files_below(folder)
+    }
 
 
-# --- damaged bytes -----------------------------------------------------------------------------------------------
+# --- damaged bytes
+# -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.row(1)
 def test_two_hundred_flipped_bits_are_all_detected(tmp_path, record_property):
-    """In every file, and in the large ones at any depth. Every fortieth is restored from, and the step before comes back."""
+    """In every file, and in the large ones at any depth. Every fortieth is restored from, and the
+    step before comes back."""
     run = saved(tmp_path, 1, 2, trees=large)
     folder, wanted = tmp_path / "checkpoints/2", shapes(large(1))
     files, silent, back = [file for file in files_below(folder) if file.stat().st_size], 0, 0
     assert max(file.stat().st_size for file in files) > manifest.LARGE
     for seed in range(200):
         dice = random.Random(seed)
-        file = files[seed] if seed < len(files) else dice.choices(files, [f.stat().st_size for f in files])[0]
+        file = (
+            files[seed]
+            if seed < len(files)
+            else dice.choices(files, [f.stat().st_size for f in files])[0]
+        )
         bit = dice.randrange(8 * file.stat().st_size)
         flip(file, bit)
         try:
@@ -71,13 +91,17 @@ def test_two_hundred_flipped_bits_are_all_detected(tmp_path, record_property):
         flip(file, bit)
     assert silent == 0
     assert run.restore(wanted, say=pytest.fail)[0] == 2
-    record_property("figure", f"200 of 200 flipped bits detected, {silent} silent; {back} of {back} fall-backs bitwise")
+    record_property(
+        "figure",
+        f"200 of 200 flipped bits detected, {silent} silent; {back} of {back} fall-backs bitwise",
+    )
 
 
 @pytest.mark.row(1)
 @pytest.mark.fault
 def test_verifying_costs_at_most_15_percent_of_a_restore(tmp_path, record_property, monkeypatch):
-    """Files are hashed beside the reading, on a core that must be free, so this is a deadline like others. In turns, so that other work meets both alike."""
+    """Files are hashed beside the reading, on a core that must be free, so this is a deadline like
+    others. In turns, so that other work meets both alike."""
     keys = jax.random.split(jax.random.key(0), 48)
     tree = {"params": {f"w{i}": jax.random.normal(key, (10_000, 64)) for i, key in enumerate(keys)}}
     run, whole, bare = saved(tmp_path, 1, trees=lambda _: tree), [], []
@@ -92,8 +116,9 @@ def test_verifying_costs_at_most_15_percent_of_a_restore(tmp_path, record_proper
     alone = _seconds(lambda: hashlib.sha256(content).digest())
     record_property(
         "figure",
-        f"verification adds {100 * share:.0f} % to restoring 123 MB ({1e3 * statistics.median(bare):.0f} ms without, on {os.cpu_count()} cores, all of which reading uses; "
-        f"SHA-256 alone: {1e3 * alone:.0f} ms on one)",
+        f"verification adds {100 * share:.0f} % to restoring 123 MB"
+        f" ({1e3 * statistics.median(bare):.0f} ms without, on {os.cpu_count()} cores, all of which"
+        f" reading uses; SHA-256 alone: {1e3 * alone:.0f} ms on one)",
     )
     in_time(share, 0.15)
 
@@ -105,20 +130,33 @@ def _seconds(call) -> float:
 
 
 @pytest.mark.row(31)
-def test_a_power_cut_that_empties_what_was_not_synced_costs_one_step(tmp_path, record_property, monkeypatch):
+def test_a_power_cut_that_empties_what_was_not_synced_costs_one_step(
+    tmp_path, record_property, monkeypatch
+):
     order: list[str] = []
     fsync, rename = os.fsync, os.rename
-    monkeypatch.setattr(os, "fsync", lambda f: (order.append(os.readlink(f"/proc/self/fd/{f}")), fsync(f)))
-    monkeypatch.setattr(os, "rename", lambda a, b, **k: (order.append(f"rename to {b}"), rename(a, b, **k)))
+    monkeypatch.setattr(
+        os, "fsync", lambda f: (order.append(os.readlink(f"/proc/self/fd/{f}")), fsync(f))
+    )
+    monkeypatch.setattr(
+        os, "rename", lambda a, b, **k: (order.append(f"rename to {b}"), rename(a, b, **k))
+    )
     run = saved(tmp_path, 1, 2)
     monkeypatch.undo()
     folder = tmp_path / "checkpoints"
     at = next(i for i, what in enumerate(order) if what == f"rename to {folder / '2'}")
     draft = str(folder / ".saving-2")
-    synced, inside = {name.replace(draft, str(folder / "2")) for name in order[:at]}, {str(p) for p in (folder / "2").rglob("*")}
+    synced, inside = (
+        {name.replace(draft, str(folder / "2")) for name in order[:at]},
+        {str(p) for p in (folder / "2").rglob("*")},
+    )
     assert inside | {str(folder / "2")} <= synced, "every file and folder before the rename"
     assert str(folder) in order[at:], "and the folder that holds the name after it"
-    metadata = [f for f in files_below(folder / "2") if f.name.startswith("_") or f.name in ("manifest.json", "manifest.sha256")]
+    metadata = [
+        f
+        for f in files_below(folder / "2")
+        if f.name.startswith("_") or f.name in ("manifest.json", "manifest.sha256")
+    ]
     for emptied in ([f] for f in metadata):
         contents = {f: f.read_bytes() for f in emptied}
         for file in emptied:
@@ -131,37 +169,65 @@ def test_a_power_cut_that_empties_what_was_not_synced_costs_one_step(tmp_path, r
             file.write_bytes(content)
     record_property(
         "figure",
-        f"{len(inside)} of {len(inside)} files and folders and their parent synced; {len(metadata)} of {len(metadata)} emptied metadata files fall back",
+        f"{len(inside)} of {len(inside)} files and folders and their parent synced; {len(metadata)}"
+        f" of {len(metadata)} emptied metadata files fall back",
     )
 
 
-# --- two trainers ------------------------------------------------------------------------------------------------
+# --- two trainers
+# ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.row(2)
-def test_a_second_trainer_leaves_at_once_and_touches_nothing(tiny_experiment, tmp_path, record_property):
+def test_a_second_trainer_leaves_at_once_and_touches_nothing(
+    tiny_experiment, tmp_path, record_property
+):
     """As a user would start it: a whole `gptjax train`, imports and all."""
     config.save(tmp_path / "tiny.json", tiny_experiment)
     path = tmp_path / "run"
     saved(path, 3)
-    first = python("with run.lock():\n    print('held', flush=True)\n    sys.stdin.read()", path, stdin=subprocess.PIPE)
+    first = python(
+        "with run.lock():\n    print('held', flush=True)\n    sys.stdin.read()",
+        path,
+        stdin=subprocess.PIPE,
+    )
     try:
         assert first.stdout.readline() == "held\n"
         before = hashes(path)
         begun = time.monotonic()
-        command = [sys.executable, str(ROOT / "train.py"), str(tmp_path / "tiny.json"), "--dir", str(path)]
-        second = subprocess.run(command, capture_output=True, text=True, timeout=60, env=os.environ | {"PYTHONPATH": str(ROOT)})
+        command = [
+            sys.executable,
+            str(ROOT / "train.py"),
+            str(tmp_path / "tiny.json"),
+            "--dir",
+            str(path),
+        ]
+        second = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
         seconds = time.monotonic() - begun
-        assert second.returncode == 2 and f"is being trained by process {first.pid} on " in second.stderr
+        assert (
+            second.returncode == 2
+            and f"is being trained by process {first.pid} on " in second.stderr
+        )
         assert hashes(path) == before and first.poll() is None
-        record_property("figure", f"the second left after {seconds:.1f} s, imports included, naming process and host; the first's files unchanged")
+        record_property(
+            "figure",
+            f"the second left after {seconds:.1f} s, imports included, naming process and host; the"
+            " first's files unchanged",
+        )
         in_time(seconds, 5)
     finally:
         first.kill()
         first.communicate()
 
 
-# --- killed while saving or deleting -----------------------------------------------------------------------------
+# --- killed while saving or deleting
+# -----------------------------------------------------------------------------
 
 
 KILLED_IN_RMTREE = """
@@ -185,9 +251,13 @@ KILLED_IN_RMTREE = """
 
 @pytest.mark.row(30)
 def test_a_kill_while_steps_are_deleted_leaves_no_half_step(tmp_path, record_property):
-    """Twenty kills, each at another file of what is deleted. Nothing of jax is needed, so one process forks them all."""
+    """Twenty kills, each at another file of what is deleted. Nothing of jax is needed, so one
+    process forks them all."""
     saved(tmp_path / "whole", 1, 2, 3, 4, keep_newest=None)
-    files, remains = sum(len(files_below(tmp_path / f"whole/checkpoints/{step}")) for step in (1, 2, 3)), 0
+    files, remains = (
+        sum(len(files_below(tmp_path / f"whole/checkpoints/{step}")) for step in (1, 2, 3)),
+        0,
+    )
     paths = [shutil.copytree(tmp_path / "whole", tmp_path / f"run {turn}") for turn in range(20)]
     child = python(KILLED_IN_RMTREE, tmp_path / "run", files)
     _, err = child.communicate(timeout=60)
@@ -202,14 +272,20 @@ def test_a_kill_while_steps_are_deleted_leaves_no_half_step(tmp_path, record_pro
             assert not list(run.checkpoints.glob(".*"))
         shutil.rmtree(path)
     assert remains > 10
-    record_property("figure", f"20 kills in the deletion, 0 half steps listed, {remains} half-deleted folders cleaned up at the next start")
+    record_property(
+        "figure",
+        f"20 kills in the deletion, 0 half steps listed, {remains} half-deleted folders cleaned up"
+        " at the next start",
+    )
 
 
 @pytest.mark.row(29)
 @pytest.mark.row(32)
 @pytest.mark.fault
 @pytest.mark.timeout(900)
-def test_kills_while_saving_leave_a_whole_step_and_nothing_half_under_any_retention(tmp_path, record_property):
+def test_kills_while_saving_leave_a_whole_step_and_nothing_half_under_any_retention(
+    tmp_path, record_property
+):
     over = 0.0
     for newest, best in ((1, 0), (1, 1), (2, 1), (None, 0)):
         path = tmp_path / f"{newest} {best}"
@@ -217,14 +293,22 @@ def test_kills_while_saving_leave_a_whole_step_and_nothing_half_under_any_retent
             kill_while_saving(path, 300 + seed, keep_newest=newest, keep_best=best)
             run = Run(path)
             assert run.steps(), "after the first save there is always one"
-            sizes = [sum(f.stat().st_size for f in files_below(run.checkpoints / str(step))) for step in run.steps()]
+            sizes = [
+                sum(f.stat().st_size for f in files_below(run.checkpoints / str(step)))
+                for step in run.steps()
+            ]
             held = sum(f.stat().st_size for f in files_below(run.checkpoints)) / max(sizes)
             over = max(over, held - newest - best) if newest else over
     assert over <= 1
-    record_property("figure", f"20 kills under 4 retentions: always a whole step, 0 leftovers, at most {over:.1f} steps of disk beyond those kept")
+    record_property(
+        "figure",
+        f"20 kills under 4 retentions: always a whole step, 0 leftovers, at most {over:.1f} steps"
+        " of disk beyond those kept",
+    )
 
 
-# --- a full disk -------------------------------------------------------------------------------------------------
+# --- a full disk
+# -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -241,13 +325,20 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.row(24)
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # TensorStore may fail once more when Orbax has given up
-def test_a_step_that_the_disk_cannot_hold_leaves_the_one_before(small_disk, tmp_path, record_property, monkeypatch):
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # TensorStore may fail once more when Orbax has given up
+def test_a_step_that_the_disk_cannot_hold_leaves_the_one_before(
+    small_disk, tmp_path, record_property, monkeypatch
+):
     def tree(step):
         return {"params": {"w": jnp.full((1750, 1000), step, jnp.float32)}}
 
     run = Run(small_disk / "run", keep_newest=1, keep_best=0)
-    need = rf"step 2 could not be saved in {small_disk}/run/checkpoints: .* \(it needs 7\.0 MB, [\d.]+ MB are free\)\. Earlier steps are intact\."
+    need = (
+        rf"step 2 could not be saved in {small_disk}/run/checkpoints: .* \(it needs 7\.0 MB, [\d.]+"
+        r" MB are free\)\. Earlier steps are intact\."
+    )
     with run.lock():
         run.save(1, tree(1))
         run.wait()
@@ -255,7 +346,9 @@ def test_a_step_that_the_disk_cannot_hold_leaves_the_one_before(small_disk, tmp_
         with pytest.raises(OSError, match=need):  # noticed before anything is written
             run.save(2, tree(2))
         with monkeypatch.context() as patched:  # and if it fills up only on the way
-            patched.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 0, 10**9))
+            patched.setattr(
+                shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 0, 10**9)
+            )
             with pytest.raises(OSError, match=r"step 2 could not be saved"):
                 run.save(2, tree(2))
                 run.wait()
@@ -264,16 +357,26 @@ def test_a_step_that_the_disk_cannot_hold_leaves_the_one_before(small_disk, tmp_
         assert_same_bits(run.restore(shapes(tree(1)), say=pytest.fail)[1], tree(1))
         run.save(3, {"params": {"w": jnp.zeros(1000)}})
         assert run.wait() == 3
-    record_property("figure", "12 MB tmpfs, 7 MB step: 2 of 2 failed saves leave the step before, its listing and the free space; path and MB named")
+    record_property(
+        "figure",
+        "12 MB tmpfs, 7 MB step: 2 of 2 failed saves leave the step before, its listing and the"
+        " free space; path and MB named",
+    )
 
 
-# --- what is wanted is not what is there -------------------------------------------------------------------------
+# --- what is wanted is not what is there
+# -------------------------------------------------------------------------
 
 
 @pytest.mark.row(14)
-def test_every_kind_of_mismatch_is_refused_by_leaf_and_only_asked_for_casts_happen(tmp_path, record_property):
+def test_every_kind_of_mismatch_is_refused_by_leaf_and_only_asked_for_casts_happen(
+    tmp_path, record_property
+):
     run, weights = saved(tmp_path, 1), shapes(state())["params"]
-    other = lambda leaf, **changes: jax.ShapeDtypeStruct(**{"shape": leaf.shape, "dtype": leaf.dtype, **changes})
+
+    def other(leaf, **changes):
+        return jax.ShapeDtypeStruct(**{"shape": leaf.shape, "dtype": leaf.dtype, **changes})
+
     table, query = weights["embed"]["table"], weights["layers"]["attention"]["query"]
     cases = {
         "embed/table has shape [12, 8], wanted [12, 9]": {**weights, "embed": {"table": other(table, shape=(12, 9))}},
@@ -290,14 +393,28 @@ def test_every_kind_of_mismatch_is_refused_by_leaf_and_only_asked_for_casts_happ
         assert said in str(refused.value) and "\n" not in str(refused.value)
     wanted = jax.tree.map(lambda leaf: other(leaf, dtype=jnp.bfloat16), weights)
     found = run.restore({"params": wanted}, cast=True)[1]["params"]
-    assert_same_bits(found, jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), state(1)["params"]))
+    assert_same_bits(
+        found, jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), state(1)["params"])
+    )
     with pytest.raises(ConfigError, match="has shape"):
-        run.restore({"params": {**weights, "embed": {"table": other(table, shape=(8, 12), dtype=jnp.bfloat16)}}}, cast=True)
-    record_property("figure", f"{len(cases)} of {len(cases)} mismatches refused by leaf, 0 silent casts")
+        run.restore(
+            {
+                "params": {
+                    **weights,
+                    "embed": {"table": other(table, shape=(8, 12), dtype=jnp.bfloat16)},
+                }
+            },
+            cast=True,
+        )
+    record_property(
+        "figure", f"{len(cases)} of {len(cases)} mismatches refused by leaf, 0 silent casts"
+    )
 
 
 @pytest.mark.row(34)
-@pytest.mark.parametrize("fixture", sorted((ROOT / "tests/fixtures").glob("checkpoint_*")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "fixture", sorted((ROOT / "tests/fixtures").glob("checkpoint_*")), ids=lambda path: path.name
+)
 def test_every_format_there_ever_was_is_read(fixture, record_property):
     assert sum(file.stat().st_size for file in files_below(fixture)) < 50_000
     step = Run(fixture).steps()[-1]
@@ -305,9 +422,16 @@ def test_every_format_there_ever_was_is_read(fixture, record_property):
         known = leaves(fixture, step, tree)
         names = {leaf.path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in known}
         found = Run(fixture).restore({tree: _nested(names)}, say=pytest.fail)[1][tree]
-        assert [manifest.crc32(leaf) for leaf in jax.tree.leaves(found)] == [crc for _, crc in sorted((leaf.path.split("/"), leaf.crc32) for leaf in known)]
+        assert [manifest.crc32(leaf) for leaf in jax.tree.leaves(found)] == [
+            crc for _, crc in sorted((leaf.path.split("/"), leaf.crc32) for leaf in known)
+        ]
     expected = json.loads((fixture / "expected.json").read_text())
-    assert gptjax.load(fixture).complete([expected["prompt"]], SampleConfig(new_tokens=5, temperature=0))[0].ids == expected["ids"]
+    assert (
+        gptjax.load(fixture)
+        .complete([expected["prompt"]], SampleConfig(new_tokens=5, temperature=0))[0]
+        .ids
+        == expected["ids"]
+    )
     record_property("figure", f"{fixture.name} restored bit for bit; unknown versions refused")
 
 
@@ -324,11 +448,15 @@ def _nested(names: dict) -> dict:
 
 @pytest.mark.row(34)
 def test_the_present_format_has_its_fixture():
-    assert (ROOT / f"tests/fixtures/checkpoint_{manifest.VERSION}").is_dir(), "run python tests/fixtures/make.py"
+    assert (ROOT / f"tests/fixtures/checkpoint_{manifest.VERSION}").is_dir(), (
+        "run python tests/fixtures/make.py"
+    )
 
 
 @pytest.mark.row(35)
-def test_steps_are_told_apart_by_number_whatever_the_clock_says(tmp_path, monkeypatch, record_property):
+def test_steps_are_told_apart_by_number_whatever_the_clock_says(
+    tmp_path, monkeypatch, record_property
+):
     run = saved(tmp_path, 90, keep_newest=2)
     with monkeypatch.context() as patched:
         patched.setattr(time, "time", lambda now=time.time: now() - 3600)
@@ -344,10 +472,13 @@ def test_steps_are_told_apart_by_number_whatever_the_clock_says(tmp_path, monkey
         run.save(101, state(101))
         run.wait()
     assert run.steps() == [100, 101]
-    record_property("figure", "clock one hour back and files fifty hours old: order and retention unchanged")
+    record_property(
+        "figure", "clock one hour back and files fifty hours old: order and retention unchanged"
+    )
 
 
-# --- rollback and resume as a user types them --------------------------------------------------------------------
+# --- rollback and resume as a user types them
+# --------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -355,7 +486,9 @@ def trained(tiny_experiment, tmp_path_factory) -> Path:
     """A run of twelve steps with a checkpoint at every fourth."""
     path = tmp_path_factory.mktemp("trained") / "run"
     checkpoints = dataclasses.replace(tiny_experiment.checkpoints, every=4, keep_newest=4)
-    train(dataclasses.replace(tiny_experiment, steps=12, checkpoints=checkpoints, log_every=1), path)
+    train(
+        dataclasses.replace(tiny_experiment, steps=12, checkpoints=checkpoints, log_every=1), path
+    )
     return path
 
 
@@ -364,15 +497,23 @@ def losses(path: Path) -> dict[int, float]:
 
 
 @pytest.mark.row(16)
-def test_rolling_back_trains_the_same_steps_again_and_keeps_the_old_ones_aside(trained, tmp_path, capsys, record_property):
+def test_rolling_back_trains_the_same_steps_again_and_keeps_the_old_ones_aside(
+    trained, tmp_path, capsys, record_property
+):
     path = shutil.copytree(trained, tmp_path / "run")
     before, told = losses(path), ["train", str(path / "config.json"), "--checkpoints.every", "3"]
     assert cli.main([*told, "--rollback-to", "4"]) == 0
-    assert "rolled back to step 4; set aside: 8, 12" in (said := capsys.readouterr().out) and "resuming at step 4 of 12" in said
+    assert (
+        "rolled back to step 4; set aside: 8, 12" in (said := capsys.readouterr().out)
+        and "resuming at step 4 of 12" in said
+    )
     assert Run(path).steps() == [4, 6, 9, 12] and losses(path) == before
     for step in (8, 12):
         manifest.verify(path / f"checkpoints/rolled-back-1/{step}")
-    assert manifest.read(path / "checkpoints/12").trees == manifest.read(path / "checkpoints/rolled-back-1/12").trees
+    assert (
+        manifest.read(path / "checkpoints/12").trees
+        == manifest.read(path / "checkpoints/rolled-back-1/12").trees
+    )
     os.truncate(max(files_below(path / "checkpoints/6"), key=lambda f: f.stat().st_size), 10)
     for step, why in ((5, "has no step 5; it has 4, 6, 9, 12"), (6, "6 is damaged")):
         assert cli.main([*told, "--rollback-to", str(step)]) == 2
@@ -380,8 +521,16 @@ def test_rolling_back_trains_the_same_steps_again_and_keeps_the_old_ones_aside(t
     assert Run(path)._folders() == [4, 6, 9, 12], "nothing is moved by a refused rollback"
     os.truncate(max(files_below(path / "checkpoints/12"), key=lambda f: f.stat().st_size), 10)
     assert cli.main([*told, "--no-fall-back"]) == 2
-    assert "12 is damaged" in (said := capsys.readouterr().err) and "--no-fall-back" in said and Run(path)._folders() == [4, 6, 9, 12]
-    record_property("figure", "saves after a rollback from 12 to 4: 3 of 3 on disk; the repeated step 12 has the bits of the old one, which is kept")
+    assert (
+        "12 is damaged" in (said := capsys.readouterr().err)
+        and "--no-fall-back" in said
+        and Run(path)._folders() == [4, 6, 9, 12]
+    )
+    record_property(
+        "figure",
+        "saves after a rollback from 12 to 4: 3 of 3 on disk; the repeated step 12 has the bits of"
+        " the old one, which is kept",
+    )
 
 
 @pytest.mark.slow
@@ -389,13 +538,24 @@ def test_rolling_back_trains_the_same_steps_again_and_keeps_the_old_ones_aside(t
 def test_a_run_whose_checkpoint_has_other_types_resumes_only_with_cast(trained, tmp_path, capsys):
     path = shutil.copytree(trained, tmp_path / "run")
     run = Run(path)
-    trees = {t: _nested({leaf.path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves(path, 12, t)}) for t in ("params", "opt_state")}
+    trees = {
+        t: _nested(
+            {
+                leaf.path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+                for leaf in leaves(path, 12, t)
+            }
+        )
+        for t in ("params", "opt_state")
+    }
     whole = run.restore(trees)[1]
     whole["params"] = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), whole["params"])
     with run.lock():
         run.save(12, whole)
     told = ["train", str(path / "config.json"), "--steps", "13"]
-    assert cli.main(told) == 2 and "is bfloat16, wanted float32 (--cast allows that)" in capsys.readouterr().err
+    assert (
+        cli.main(told) == 2
+        and "is bfloat16, wanted float32 (--cast allows that)" in capsys.readouterr().err
+    )
     assert cli.main([*told, "--cast"]) == 0
     assert {leaf.dtype for leaf in leaves(path, 13)} == {"float32"}
 
@@ -403,13 +563,24 @@ def test_a_run_whose_checkpoint_has_other_types_resumes_only_with_cast(trained, 
 @pytest.mark.row(33)
 @pytest.mark.fault
 @pytest.mark.timeout(900)
-def test_a_run_goes_on_with_another_number_of_devices(tiny_experiment, tmp_path, record_property, monkeypatch, capsys):
-    """Four devices for ten steps, then ten steps with 4, 1, 2 and 8: the same rows in the same order, the same losses to rounding."""
+def test_a_run_goes_on_with_another_number_of_devices(
+    tiny_experiment, tmp_path, record_property, monkeypatch, capsys
+):
+    """Four devices for ten steps, then ten steps with 4, 1, 2 and 8: the same rows in the same
+    order, the same losses to rounding."""
     devices = jax.devices()
 
     def run(path: Path, count: int, steps: int) -> str:
         monkeypatch.setattr(jax, "devices", lambda *_: devices[:count])
-        train(dataclasses.replace(tiny_experiment, steps=steps, schedule=dataclasses.replace(tiny_experiment.schedule, kind="constant"), log_every=1), path)
+        train(
+            dataclasses.replace(
+                tiny_experiment,
+                steps=steps,
+                schedule=dataclasses.replace(tiny_experiment.schedule, kind="constant"),
+                log_every=1,
+            ),
+            path,
+        )
         return capsys.readouterr().out
 
     run(tmp_path / "4", 4, 10)
@@ -419,9 +590,15 @@ def test_a_run_goes_on_with_another_number_of_devices(tiny_experiment, tmp_path,
     worst, wanted = 0.0, losses(tmp_path / "4")
     for count in (1, 2, 8):
         said = run(tmp_path / str(count), count, 20)
-        assert "resuming at step 10" in said and f"not bitwise from here, since the run was made with others: devices 4 × cpu → {count} × cpu" in said
+        assert (
+            "resuming at step 10" in said
+            and f"not bitwise from here, since the run was made with others: devices 4 × cpu → {count} × cpu"
+            in said
+        )
         found = losses(tmp_path / str(count))
         assert list(found) == list(wanted)
         worst = max(worst, *(abs(found[step] / wanted[step] - 1) for step in wanted))
-    record_property("figure", f"from 4 devices to 1, 2 and 8: losses of ten more steps within {worst:.1e}")
+    record_property(
+        "figure", f"from 4 devices to 1, 2 and 8: losses of ten more steps within {worst:.1e}"
+    )
     assert worst <= 1e-5

@@ -21,10 +21,19 @@ REPORT = """<testsuites><testsuite timestamp="2026-01-02T03:04:05">
 
 
 def test_a_row_shows_the_figures_of_its_tests_and_what_failed_or_was_skipped(tmp_path):
-    case = '<testcase name="test_f[{0}]"><properties><property name="row" value="19"/><property name="figure" value="p = {0}"/></properties></testcase>'
-    (tmp_path / "report.xml").write_text(REPORT.format(many="".join(case.format(i) for i in range(7))))
+    case = (
+        '<testcase name="test_f[{0}]"><properties><property name="row" value="19"/><property'
+        ' name="figure" value="p = {0}"/></properties></testcase>'
+    )
+    (tmp_path / "report.xml").write_text(
+        REPORT.format(many="".join(case.format(i) for i in range(7)))
+    )
     found = reliability.proofs([tmp_path / "report.xml"])
-    rows = {int(line.split("|")[1]): line.split("|")[4].strip() for line in reliability.table(found) if re.match(r"\| \d", line)}
+    rows = {
+        int(line.split("|")[1]): line.split("|")[4].strip()
+        for line in reliability.table(found)
+        if re.match(r"\| \d", line)
+    }
     assert list(rows) == list(range(1, 72)), "every row of the matrix stands there once"
     assert rows[1] == "200 of 200; 2 of 2 tests pass" and rows[5] == "1 of 1 tests pass"
     assert rows[7] == "**fails: test_c**"
@@ -35,7 +44,11 @@ def test_a_row_shows_the_figures_of_its_tests_and_what_failed_or_was_skipped(tmp
 
 def test_every_row_that_a_test_names_is_one_of_the_matrix():
     known = {row for rows in reliability.ROWS.values() for row in rows}
-    named = {int(n) for path in (ROOT / "tests").glob("test_*.py") for n in re.findall(r"mark\.row\((\d+)\)", path.read_text())}
+    named = {
+        int(n)
+        for path in (ROOT / "tests").glob("test_*.py")
+        for n in re.findall(r"mark\.row\((\d+)\)", path.read_text())
+    }
     assert len(named) > 25 and named <= known
 
 
@@ -43,7 +56,14 @@ def test_the_page_has_every_row_and_no_failure_without_its_reason():
     page = (ROOT / "docs/reliability.md").read_text()
     for rows in reliability.ROWS.values():
         for row, (fault, must) in rows.items():
-            line = next((line for line in page.splitlines() if line.startswith(f"| {row} | {fault} | {must} |")), None)
+            line = next(
+                (
+                    line
+                    for line in page.splitlines()
+                    if line.startswith(f"| {row} | {fault} | {must} |")
+                ),
+                None,
+            )
             assert line, "run python benchmarks/reliability.py"
             for name, why in reliability.MISSED.items():
                 line = line.replace(f"**fails: {name} ({why})**", "")

@@ -1,4 +1,5 @@
-"""Laws of the architecture, read from the source with `ast`: who may import whom, what may run, what a newcomer must read.
+"""Laws of the architecture, read from the source with `ast`: who may import whom, what may run,
+what a newcomer must read.
 
 Everything is read, nothing is imported, so an import inside a function counts like any other.
 """
@@ -23,14 +24,22 @@ ROOMS = (
     "arrays", "backend", "config", "processes", "faults", "model", "data", "parallel", "checkpoint", "surgery", "objectives", "generate", "evaluate", "interop",
     "train", "verify", "api", "convert", "plan", "doctor", "serve", "terminal", "sample", "chat", "cli", "__main__",
 )  # fmt: skip
-"""Ground floor first: a room imports only rooms before it. `doctor` only looks at versions, `__main__` only calls `cli`."""
+"""Ground floor first: a room imports only rooms before it. `doctor` only looks at versions,
+`__main__` only calls `cli`."""
 
 EXCEPTIONS = {
-    ("gptjax/train/identity.py", "gptjax"): "reads `gptjax.__version__`, which is part of what a run is",
+    (
+        "gptjax/train/identity.py",
+        "gptjax",
+    ): "reads `gptjax.__version__`, which is part of what a run is",
     ("gptjax/train/facts.py", "gptjax"): "reads `gptjax.__version__` for the banner",
-    ("gptjax/data/prepare.py", "gptjax"): "reads `gptjax.__version__`, which is part of what prepared data is made of",
+    (
+        "gptjax/data/prepare.py",
+        "gptjax",
+    ): "reads `gptjax.__version__`, which is part of what prepared data is made of",
 }
-"""Imports of the package itself from below `api`, whose door it is. `gptjax/api.py` needs none: `train` is before it."""
+"""Imports of the package itself from below `api`, whose door it is. `gptjax/api.py` needs none:
+`train` is before it."""
 
 EVERYWHERE = {"numpy"}
 DOORS = {
@@ -48,11 +57,24 @@ DOORS = {
     "gguf": ("interop/",),
     "runpy": ("config.py",),
 }
-"""Package → the files or rooms that may import it. Packages that are in neither table have no door at all."""
+"""Package → the files or rooms that may import it. Packages that are in neither table have no door
+at all."""
 
 WITHOUT_JAX = ("config.py", "backend.py", "data/")
-INSIDE_FUNCTIONS = {"tensorflow_datasets": "it takes a second to import", "tyro": "reading a run needs no flags"}
-FORBIDDEN = {"tensorflow", "pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
+INSIDE_FUNCTIONS = {
+    "tensorflow_datasets": "it takes a second to import",
+    "tyro": "reading a run needs no flags",
+}
+FORBIDDEN = {
+    "tensorflow",
+    "pickle",
+    "cPickle",
+    "dill",
+    "cloudpickle",
+    "marshal",
+    "shelve",
+    "joblib",
+}
 
 
 class Import(NamedTuple):
@@ -79,7 +101,9 @@ def tree(path: Path) -> ast.Module:
 
 
 def ours(module: str) -> bool:
-    return (ROOT / module.replace(".", "/")).is_dir() or (ROOT / (module.replace(".", "/") + ".py")).is_file()
+    return (ROOT / module.replace(".", "/")).is_dir() or (
+        ROOT / (module.replace(".", "/") + ".py")
+    ).is_file()
 
 
 def imports(path: Path) -> list[Import]:
@@ -87,14 +111,33 @@ def imports(path: Path) -> list[Import]:
 
     def visit(node: ast.AST, in_function: bool, typing_only: bool) -> None:
         if isinstance(node, ast.Import):
-            found.extend(Import(alias.name, node.lineno, in_function, typing_only) for alias in node.names)
+            found.extend(
+                Import(alias.name, node.lineno, in_function, typing_only) for alias in node.names
+            )
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{short(path)}:{node.lineno} imports relatively; write the whole name."
+            assert node.level == 0, (
+                f"{short(path)}:{node.lineno} imports relatively; write the whole name."
+            )
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
-                found.append(Import(inner if node.module.split(".")[0] != "gptjax" or ours(inner) else node.module, node.lineno, in_function, typing_only))
+                found.append(
+                    Import(
+                        (
+                            inner
+                            if node.module.split(".")[0] != "gptjax" or ours(inner)
+                            else node.module
+                        ),
+                        node.lineno,
+                        in_function,
+                        typing_only,
+                    )
+                )
         in_function |= isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
-        guard = isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        guard = (
+            isinstance(node, ast.If)
+            and isinstance(node.test, ast.Name)
+            and node.test.id == "TYPE_CHECKING"
+        )
         for child in ast.iter_child_nodes(node):
             visit(child, in_function, typing_only or guard)
 
@@ -113,7 +156,8 @@ def room_of(module: str) -> str:
     return "api" if len(parts) == 1 else parts[1]
 
 
-# --- rooms -------------------------------------------------------------------------------------------------------
+# --- rooms
+# -------------------------------------------------------------------------------------------------------
 
 
 def test_every_file_is_in_a_known_room():
@@ -127,7 +171,9 @@ def test_a_room_imports_only_rooms_before_it():
             if found.module.split(".")[0] != "gptjax" or (short(path), found.module) in EXCEPTIONS:
                 continue
             target = room_of(found.module)
-            if target not in ROOMS or (target != room(path) and ROOMS.index(target) > ROOMS.index(room(path))):
+            if target not in ROOMS or (
+                target != room(path) and ROOMS.index(target) > ROOMS.index(room(path))
+            ):
                 wrong.append(f"{short(path)}:{found.line} ({room(path)}) imports {found.module}")
     assert not wrong, "\n".join(wrong)
 
@@ -135,8 +181,16 @@ def test_a_room_imports_only_rooms_before_it():
 def test_the_exceptions_are_still_needed_and_read_only_the_version():
     for (name, module), reason in EXCEPTIONS.items():
         path = ROOT / name
-        assert module in {i.module for i in imports(path)}, f"{name} does not import {module} any more; forget the exception ({reason})."
-        read = {n.attr for n in ast.walk(tree(path)) if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name) and n.value.id == module}
+        assert module in {i.module for i in imports(path)}, (
+            f"{name} does not import {module} any more; forget the exception ({reason})."
+        )
+        read = {
+            n.attr
+            for n in ast.walk(tree(path))
+            if isinstance(n, ast.Attribute)
+            and isinstance(n.value, ast.Name)
+            and n.value.id == module
+        }
         assert read == {"__version__"}, (name, read)
 
 
@@ -148,7 +202,12 @@ def test_the_package_itself_imports_only_lazily():
 def test_every_import_of_ours_leads_to_a_file():
     """An import inside a function fails only when someone calls it."""
     files = [*sources(), ROOT / "train.py", ROOT / "sample.py", *(ROOT / "configs").glob("*.py")]
-    missing = [f"{short(p)}:{i.line} imports {i.module}" for p in files for i in imports(p) if i.module.split(".")[0] == "gptjax" and not ours(i.module)]
+    missing = [
+        f"{short(p)}:{i.line} imports {i.module}"
+        for p in files
+        for i in imports(p)
+        if i.module.split(".")[0] == "gptjax" and not ours(i.module)
+    ]
     assert not missing, "\n".join(missing)
 
 
@@ -158,7 +217,8 @@ def test_the_scripts_are_thin():
         assert len(code_lines(ROOT / name)) <= 10
 
 
-# --- doors -------------------------------------------------------------------------------------------------------
+# --- doors
+# -------------------------------------------------------------------------------------------------------
 
 
 def test_every_foreign_package_comes_through_its_door():
@@ -167,10 +227,20 @@ def test_every_foreign_package_comes_through_its_door():
         inside = path.relative_to(ROOT / "gptjax").as_posix()
         for found in imports(path):
             package = found.module.split(".")[0]
-            if package == "gptjax" or package in EVERYWHERE or (package in sys.stdlib_module_names and package not in DOORS):
+            if (
+                package == "gptjax"
+                or package in EVERYWHERE
+                or (package in sys.stdlib_module_names and package not in DOORS)
+            ):
                 continue
-            if not any(inside == door or (door.endswith("/") and inside.startswith(door)) or not door for door in DOORS.get(package, ())):
-                wrong.append(f"gptjax/{inside}:{found.line} imports {found.module}; its door is {DOORS.get(package, 'nowhere')}")
+            if not any(
+                inside == door or (door.endswith("/") and inside.startswith(door)) or not door
+                for door in DOORS.get(package, ())
+            ):
+                wrong.append(
+                    f"gptjax/{inside}:{found.line} imports {found.module}; its door is"
+                    f" {DOORS.get(package, 'nowhere')}"
+                )
     assert not wrong, "\n".join(wrong)
 
 
@@ -179,39 +249,67 @@ def test_of_flax_only_linen_and_struct_are_used():
         f"{short(p)}:{i.line} imports {i.module}"
         for p in sources()
         for i in imports(p)
-        if i.module.split(".")[0] == "flax" and tuple(i.module.split(".")[:2]) not in {("flax", "linen"), ("flax", "struct")}
+        if i.module.split(".")[0] == "flax"
+        and tuple(i.module.split(".")[:2]) not in {("flax", "linen"), ("flax", "struct")}
     ]
     assert not wrong, "\n".join(wrong)
-    mentions = [short(p) for p in sources() if any(isinstance(n, ast.Name | ast.Attribute) and "nnx" in ast.unparse(n).split(".") for n in ast.walk(tree(p)))]
+    mentions = [
+        short(p)
+        for p in sources()
+        if any(
+            isinstance(n, ast.Name | ast.Attribute) and "nnx" in ast.unparse(n).split(".")
+            for n in ast.walk(tree(p))
+        )
+    ]
     assert not mentions
 
 
 def test_data_and_config_know_no_jax():
     for path in sources():
         if path.relative_to(ROOT / "gptjax").as_posix().startswith(WITHOUT_JAX):
-            assert not [i for i in imports(path) if i.module.split(".")[0] in ("jax", "jaxlib", "flax", "optax")], short(path)
+            assert not [
+                i
+                for i in imports(path)
+                if i.module.split(".")[0] in ("jax", "jaxlib", "flax", "optax")
+            ], short(path)
 
 
 def test_slow_packages_are_imported_inside_functions():
     for path in sources():
-        assert not [i for i in imports(path) if i.module.split(".")[0] in INSIDE_FUNCTIONS and not i.in_function], short(path)
+        assert not [
+            i
+            for i in imports(path)
+            if i.module.split(".")[0] in INSIDE_FUNCTIONS and not i.in_function
+        ], short(path)
 
 
 def test_the_door_of_the_command_line_opens_before_jax():
-    """CPU flags are chosen before jax is imported, and reading a config or preparing data never needs it."""
+    """CPU flags are chosen before jax is imported, and reading a config or preparing data never
+    needs it."""
     modules = "gptjax, gptjax.cli, gptjax.config, gptjax.backend, gptjax.data, gptjax.checkpoint"
-    slow = "{'jax', 'flax', 'optax', 'orbax', 'tensorflow', 'tensorflow_datasets', 'tyro', 'sentencepiece', 'tokenizers'}"
+    slow = (
+        "{'jax', 'flax', 'optax', 'orbax', 'tensorflow', 'tensorflow_datasets', 'tyro',"
+        " 'sentencepiece', 'tokenizers'}"
+    )
     program = f"import sys, {modules}; print(sorted({slow} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 
-# --- what may not run --------------------------------------------------------------------------------------------
+# --- what may not run
+# --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.row(53)
 def test_nothing_imports_tensorflow_or_a_format_that_executes_code():
-    wrong = [f"{short(p)}:{i.line} imports {i.module}" for p in sources() for i in imports(p) if i.module.split(".")[0] in FORBIDDEN]
+    wrong = [
+        f"{short(p)}:{i.line} imports {i.module}"
+        for p in sources()
+        for i in imports(p)
+        if i.module.split(".")[0] in FORBIDDEN
+    ]
     assert not wrong, "\n".join(wrong)
 
 
@@ -223,24 +321,39 @@ def test_no_text_is_executed_but_a_config_file():
             if not isinstance(node, ast.Call):
                 continue
             called = ast.unparse(node.func)
-            risky = called in ("eval", "exec", "compile", "__import__", "yaml.load", "importlib.import_module", "import_module")
+            risky = called in (
+                "eval",
+                "exec",
+                "compile",
+                "__import__",
+                "yaml.load",
+                "importlib.import_module",
+                "import_module",
+            )
             risky |= any(word.arg == "allow_pickle" for word in node.keywords)
             risky |= called.startswith("runpy.") and short(path) != "gptjax/config.py"
             if risky:
                 wrong.append(f"{short(path)}:{node.lineno} calls {called}")
     assert not wrong, "\n".join(wrong)
-    calls = [ast.unparse(n) for n in ast.walk(tree(ROOT / "gptjax/config.py")) if isinstance(n, ast.Attribute) and ast.unparse(n.value) == "runpy"]
+    calls = [
+        ast.unparse(n)
+        for n in ast.walk(tree(ROOT / "gptjax/config.py"))
+        if isinstance(n, ast.Attribute) and ast.unparse(n.value) == "runpy"
+    ]
     assert calls == ["runpy.run_path"], "config files are run in one place"
 
 
-# --- what a reader finds -----------------------------------------------------------------------------------------
+# --- what a reader finds
+# -----------------------------------------------------------------------------------------
 
 
 def documented(path: Path) -> Iterator[tuple[str, ast.AST]]:
     """The module and its public functions and classes."""
     yield short(path), tree(path)
     for node in tree(path).body:
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+        if isinstance(
+            node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+        ) and not node.name.startswith("_"):
             yield f"{short(path)}:{node.lineno} {node.name}", node
 
 
@@ -265,23 +378,43 @@ def test_no_file_is_longer_than_460_lines():
 
 
 def code_lines(path: Path, functions: tuple[str, ...] = ()) -> set[int]:
-    """Numbers of the lines that hold code: not blank, no comment, no docstring (that of a field included)."""
+    """Numbers of the lines that hold code: not blank, no comment, no docstring (that of a field
+    included)."""
     docs = {
         n for node in ast.walk(tree(path)) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
         for n in range(node.lineno, node.end_lineno + 1)
     }  # fmt: skip
-    silent = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER, tokenize.ENCODING}
+    silent = {
+        tokenize.COMMENT,
+        tokenize.NL,
+        tokenize.NEWLINE,
+        tokenize.INDENT,
+        tokenize.DEDENT,
+        tokenize.ENDMARKER,
+        tokenize.ENCODING,
+    }
     tokens = tokenize.tokenize(io.BytesIO(path.read_bytes()).readline)
-    lines = {n for t in tokens if t.type not in silent for n in range(t.start[0], t.end[0] + 1)} - docs
+    lines = {
+        n for t in tokens if t.type not in silent for n in range(t.start[0], t.end[0] + 1)
+    } - docs
     if not functions:
         return lines
-    bodies = [node for node in tree(path).body if isinstance(node, ast.FunctionDef) and node.name in functions]
-    assert {node.name for node in bodies} == set(functions), f"{short(path)} lost one of {functions}"
+    bodies = [
+        node
+        for node in tree(path).body
+        if isinstance(node, ast.FunctionDef) and node.name in functions
+    ]
+    assert {node.name for node in bodies} == set(functions), (
+        f"{short(path)} lost one of {functions}"
+    )
     return {n for n in lines for node in bodies if node.lineno <= n <= node.end_lineno}
 
 
 def test_code_lines_leave_out_blanks_comments_and_docstrings(tmp_path):
-    (tmp_path / "a.py").write_text('"""Doc.\n\nMore."""\n\nx = """a\n\nb"""  # why\n# why\n\n\ndef f():\n    """Doc."""\n    return [\n        1,\n    ]\n')
+    (tmp_path / "a.py").write_text(
+        '"""Doc.\n\nMore."""\n\nx = """a\n\nb"""  # why\n# why\n\n\ndef f():\n    """Doc."""\n   '
+        " return [\n        1,\n    ]\n"
+    )
     assert code_lines(tmp_path / "a.py") == {5, 6, 7, 11, 13, 14, 15}
 
 
@@ -289,10 +422,29 @@ READ = {
     "train.py": (),
     "gptjax/cli.py": ("main", "guarded", "train", "_experiment"),
     "gptjax/train/loop.py": (),
-    "gptjax/train/program.py": ("build", "lowered", "abstract", "_initial", "placed", "_settle", "row_plan", "require_divides"),
+    "gptjax/train/program.py": (
+        "build",
+        "lowered",
+        "abstract",
+        "_initial",
+        "placed",
+        "_settle",
+        "row_plan",
+        "require_divides",
+    ),
     "gptjax/train/step.py": (),
     "gptjax/objectives.py": ("training", "cross_entropy", "predict", "token_losses", "summary"),
-    "gptjax/model/transformer.py": ("encode", "forward", "unembed", "_embedding", "_enter", "_head", "_reading", "_transform", "_biased_by_distance"),
+    "gptjax/model/transformer.py": (
+        "encode",
+        "forward",
+        "unembed",
+        "_embedding",
+        "_enter",
+        "_head",
+        "_reading",
+        "_transform",
+        "_biased_by_distance",
+    ),
     "gptjax/model/stack.py": (),
     "gptjax/model/attention.py": (),
     "gptjax/model/reference.py": (),
@@ -300,7 +452,8 @@ READ = {
     "gptjax/model/layers.py": (),
     "gptjax/model/positions.py": (),
 }
-"""What someone reads who follows `python train.py` down to the loss: whole files, or the functions on the way."""
+"""What someone reads who follows `python train.py` down to the loss: whole files, or the functions
+on the way."""
 
 
 def test_a_newcomer_reads_at_most_a_thousand_lines_from_the_command_to_the_loss():
@@ -314,5 +467,7 @@ def test_the_path_to_the_loss_is_connected(name):
     """Each file of the newcomer's read is imported by another one of them."""
     module = name.removesuffix(".py").replace("/", ".")
     imported = {i.module for other in READ if other != name for i in imports(ROOT / other)}
-    door = "gptjax.model" in imported and module in {i.module for i in imports(ROOT / "gptjax/model/__init__.py")}
+    door = "gptjax.model" in imported and module in {
+        i.module for i in imports(ROOT / "gptjax/model/__init__.py")
+    }
     assert name == "train.py" or module in imported or door

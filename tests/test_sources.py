@@ -1,4 +1,5 @@
-"""Laws of sources: every document once, in one order, byte for byte; what can't be read is named with what mends it."""
+"""Laws of sources: every document once, in one order, byte for byte; what can't be read is named
+with what mends it."""
 
 from __future__ import annotations
 
@@ -25,7 +26,18 @@ ODD = "é 🙂\u2028 a\u0085b \0\r\n\tend "
 
 
 def jsonl(path: Path, *lines: str | bytes | dict) -> str:
-    raw = [line if isinstance(line, bytes) else line.encode() if isinstance(line, str) else json.dumps(line, ensure_ascii=False).encode() for line in lines]
+    raw = [
+        (
+            line
+            if isinstance(line, bytes)
+            else (
+                line.encode()
+                if isinstance(line, str)
+                else json.dumps(line, ensure_ascii=False).encode()
+            )
+        )
+        for line in lines
+    ]
     content = b"\n".join(raw) + b"\n"
     path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
     return str(path)
@@ -45,7 +57,8 @@ def refused(source: sources.Source, *words: str) -> None:
         assert word in message, message
 
 
-# --- files -------------------------------------------------------------------------------------------------------
+# --- files
+# -------------------------------------------------------------------------------------------------------
 
 
 def test_a_file_is_one_document_byte_for_byte(tmp_path):
@@ -57,14 +70,28 @@ def test_a_file_is_one_document_byte_for_byte(tmp_path):
 def test_a_byte_order_mark_is_not_text(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfhello")
     path = jsonl(tmp_path / "b.jsonl", b'\xef\xbb\xbf{"text": "hello"}')
-    assert [d.text for p in (tmp_path / "a.txt", path) for d in read(Text(str(p)))] == ["hello", "hello"]
+    assert [d.text for p in (tmp_path / "a.txt", path) for d in read(Text(str(p)))] == [
+        "hello",
+        "hello",
+    ]
 
 
 def test_jsonl_has_a_document_a_line_whatever_the_text_holds(tmp_path):
     texts = [ODD, "\u2028\u2029\u0085\x0b\x0c", "plain", "x" * 300_000]
     for name in ("a.jsonl", "b.jsonl.gz", "c.NDJSON"):
-        path = jsonl(tmp_path / name, {"text": texts[0]}, "", {"text": texts[1], "n": 1}, "  \r", {"text": ""}, {"text": texts[2]}, {"text": texts[3]})
-        assert list(read(Text(path))) == [Document(t, f"{name}:{n}") for t, n in zip(texts, (1, 3, 6, 7), strict=True)]
+        path = jsonl(
+            tmp_path / name,
+            {"text": texts[0]},
+            "",
+            {"text": texts[1], "n": 1},
+            "  \r",
+            {"text": ""},
+            {"text": texts[2]},
+            {"text": texts[3]},
+        )
+        assert list(read(Text(path))) == [
+            Document(t, f"{name}:{n}") for t, n in zip(texts, (1, 3, 6, 7), strict=True)
+        ]
 
 
 def test_windows_line_ends_and_a_missing_last_newline_are_fine(tmp_path):
@@ -102,7 +129,12 @@ def test_a_bad_record_is_named_or_passed_over_as_often_as_allowed(line, tmp_path
     assert [d.text for d in read(Text(path, max_bad_records=2))] == ["one", "two"]
 
 
-GOOD = {"text": "plain"}, {"text": ODD}, {"text": "\u2028\u2029\u0085\x0b\x0c"}, {"text": 'say "\\\\" \u0000 é'}
+GOOD = (
+    {"text": "plain"},
+    {"text": ODD},
+    {"text": "\u2028\u2029\u0085\x0b\x0c"},
+    {"text": 'say "\\\\" \u0000 é'},
+)
 FIXTURE = {
     1: (b'\xef\xbb\xbf{"text": "marked"}', ""),
     2: (json.dumps(GOOD[2], ensure_ascii=False).encode(), ""),
@@ -124,28 +156,54 @@ FIXTURE = {
 def test_twelve_odd_lines_are_read_counted_or_refused_each_by_its_number(tmp_path, record_property):
     path, bad = tmp_path / "a.jsonl", {n: why for n, (_, why) in FIXTURE.items() if why}
     path.write_bytes(b"\n".join(line for line, _ in FIXTURE.values()))
-    wanted = [("marked", "a.jsonl:1"), (GOOD[2]["text"], "a.jsonl:2"), (GOOD[3]["text"], "a.jsonl:5"), (ODD, "a.jsonl:11")]
-    assert list(read(Text(str(path), max_bad_records=len(bad)))) == [Document(*pair) for pair in wanted]
+    wanted = [
+        ("marked", "a.jsonl:1"),
+        (GOOD[2]["text"], "a.jsonl:2"),
+        (GOOD[3]["text"], "a.jsonl:5"),
+        (ODD, "a.jsonl:11"),
+    ]
+    assert list(read(Text(str(path), max_bad_records=len(bad)))) == [
+        Document(*pair) for pair in wanted
+    ]
     counted = sources.survey(Text(str(path), max_bad_records=99))
-    assert counted.documents == len(wanted) and [said.split()[0] for said in counted.passed_over] == [f"{path}:{n}" for n in bad]
+    assert counted.documents == len(wanted) and [
+        said.split()[0] for said in counted.passed_over
+    ] == [f"{path}:{n}" for n in bad]
     for allowed, (number, why) in enumerate(bad.items()):
-        refused(Text(str(path), max_bad_records=allowed), f"{path}:{number} ", why, "--data.source.max-bad-records", f"now {allowed}")
+        refused(
+            Text(str(path), max_bad_records=allowed),
+            f"{path}:{number} ",
+            why,
+            "--data.source.max-bad-records",
+            f"now {allowed}",
+        )
     for content in (b"", b"\n \n", b'{"text": ""}\n'):
         path.write_bytes(content)
         refused(Text(str(path)), "a.jsonl is empty")
-    record_property("figure", f"12 of 12 lines as specified: {len(bad)} refused by file:line, {len(wanted)} read byte for byte, 1 empty")
+    record_property(
+        "figure",
+        f"12 of 12 lines as specified: {len(bad)} refused by file:line, {len(wanted)} read byte for"
+        " byte, 1 empty",
+    )
 
 
 def test_what_is_missing_empty_or_unreadable_is_named(tmp_path):
     (tmp_path / "story.txt").write_bytes(b"")
-    refused(Text(str(tmp_path / "story.tx")), "is not there", "--data.source.path", "Did you mean 'story.txt'?")
+    refused(
+        Text(str(tmp_path / "story.tx")),
+        "is not there",
+        "--data.source.path",
+        "Did you mean 'story.txt'?",
+    )
     refused(Text(str(tmp_path / "no/such")), "is not there", "--data.source.path")
     refused(Text(str(tmp_path / "story.txt")), "story.txt is empty", "--data.source.path")
     refused(Text(jsonl(tmp_path / "e.jsonl", {"text": ""})), "e.jsonl is empty")
     refused(Text("/dev/null"), "neither a file nor a folder")
     (tmp_path / "latin.txt").write_bytes("abc é".encode("latin-1"))
     mend = ("iconv -f ISO-8859-1 -t UTF-8", "--data.source.path new.txt")
-    refused(Text(str(tmp_path / "latin.txt")), "latin.txt is not UTF-8 (byte 0xe9 at offset 4)", *mend)
+    refused(
+        Text(str(tmp_path / "latin.txt")), "latin.txt is not UTF-8 (byte 0xe9 at offset 4)", *mend
+    )
     (tmp_path / "bom.txt").write_bytes(b"\xef\xbb\xbfab\xe9")
     refused(Text(str(tmp_path / "bom.txt")), "byte 0xe9 at offset 5")
     (tmp_path / "wide.txt").write_bytes("abc".encode("utf-16"))
@@ -155,15 +213,32 @@ def test_what_is_missing_empty_or_unreadable_is_named(tmp_path):
 def test_a_damaged_gzip_file_is_named(tmp_path):
     whole = gzip.compress(json.dumps({"text": "abc" * 1000}).encode())
     for name in ("a.txt.gz", "a.jsonl.gz"):
-        for content in (whole[:-12], whole[:5], b"not gzip at all", whole[:20] + bytes(20) + whole[40:]):
+        for content in (
+            whole[:-12],
+            whole[:5],
+            b"not gzip at all",
+            whole[:20] + bytes(20) + whole[40:],
+        ):
             (tmp_path / name).write_bytes(content)
-            refused(Text(str(tmp_path / name)), name, "is not a whole gzip file", "--data.source.path")
+            refused(
+                Text(str(tmp_path / name)), name, "is not a whole gzip file", "--data.source.path"
+            )
 
 
-# --- in bounded memory -------------------------------------------------------------------------------------------
+# --- in bounded memory
+# -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["line one\n" * 500, "no newline " * 400, "é🙂中" * 700, "\n" * 4000, "ab\n" + "🙂" * 1500 + "\n" + "c" * 900])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "line one\n" * 500,
+        "no newline " * 400,
+        "é🙂中" * 700,
+        "\n" * 4000,
+        "ab\n" + "🙂" * 1500 + "\n" + "c" * 900,
+    ],
+)
 def test_the_pieces_of_a_long_text_are_the_text(tmp_path, monkeypatch, text):
     monkeypatch.setattr(files, "PIECE", 1000)
     content = text.encode()
@@ -214,14 +289,17 @@ print((peak() - before) * 1024)
 def growth(path: Path, cache: Path, tokenizer: str) -> tuple[str, float]:
     """What a process says that reads `path`, and by how many bytes its memory grows."""
     command = [sys.executable, "-c", GROWTH, str(path), str(cache), tokenizer]
-    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=900)
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=900
+    )
     assert done.returncode == 0, done.stderr
     said, grown = done.stdout.splitlines()
     return said, float(grown)
 
 
 def one_line_of(path: Path, size: int) -> Path:
-    """A file of `size` bytes without a newline: a million letters, and a hole, which reads as NULs."""
+    """A file of `size` bytes without a newline: a million letters, and a hole, which reads as
+    NULs."""
     with path.open("wb") as file:
         file.write(b"the cat and the dog " * 50_000)
         file.truncate(size)
@@ -233,15 +311,23 @@ def one_line_of(path: Path, size: int) -> Path:
 def test_memory_does_not_grow_with_the_longest_text(name, tmp_path, record_property):
     said, grown = growth(one_line_of(tmp_path / name, 200 << 20), tmp_path, "None")
     assert said == "25" if name == "a.txt" else "a.jsonl:1 is longer than 16 MiB" in said
-    record_property("figure", f"{name} of one line of 200 MiB: {'split' if name == 'a.txt' else 'refused by file:line'}, memory +{grown / 1e6:.0f} MB")
+    record_property(
+        "figure",
+        f"{name} of one line of 200 MiB: {'split' if name == 'a.txt' else 'refused by file:line'},"
+        f" memory +{grown / 1e6:.0f} MB",
+    )
     assert grown < 1e8
 
 
 @pytest.mark.row(46)
 @pytest.mark.fault
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize(("tokenizer", "most"), [("Bytes()", 1 << 30), ("SentencePiece(vocab_size=320)", 1 << 28)])
-def test_a_gigabyte_in_one_line_is_tokenised_in_bounded_memory(tokenizer, most, tmp_path, record_property):
+@pytest.mark.parametrize(
+    ("tokenizer", "most"), [("Bytes()", 1 << 30), ("SentencePiece(vocab_size=320)", 1 << 28)]
+)
+def test_a_gigabyte_in_one_line_is_tokenised_in_bounded_memory(
+    tokenizer, most, tmp_path, record_property
+):
     """SentencePiece takes a quarter of it, since it takes a minute for that."""
     words = "".join(f"{i % 977} went to {i % 31} and {i % 7919}; " for i in range(40_000)).encode()
     with (tmp_path / "a.txt").open("wb") as file:
@@ -250,7 +336,11 @@ def test_a_gigabyte_in_one_line_is_tokenised_in_bounded_memory(tokenizer, most, 
     size = (tmp_path / "a.txt").stat().st_size
     said, grown = growth(tmp_path / "a.txt", tmp_path, tokenizer)
     assert 0.8 * size < int(said) < size
-    record_property("figure", f"{size / 1e9:.2f} GB without a newline tokenised by {tokenizer}: memory +{grown / 1e6:.0f} MB")
+    record_property(
+        "figure",
+        f"{size / 1e9:.2f} GB without a newline tokenised by {tokenizer}: memory"
+        f" +{grown / 1e6:.0f} MB",
+    )
     assert grown < 3e8
 
 
@@ -263,35 +353,60 @@ def test_a_gzip_bomb_stops_at_its_bound_and_half_a_file_is_named(tmp_path, recor
                 file.write(b"x" * (1 << 20))
         packed = (tmp_path / name).stat().st_size
         said, grown = growth(tmp_path / name, tmp_path, "None")
-        assert packed < 250_000 and f"{tmp_path / name} unpacks to more than 100 times its size" in said and "gunzip" in said
+        assert (
+            packed < 250_000
+            and f"{tmp_path / name} unpacks to more than 100 times its size" in said
+            and "gunzip" in said
+        )
         assert int(re.search(r"at least (\d+) MiB", said)[1]) < 100
         assert grown < 1e8
         most = max(most, grown)
     record_property(
         "figure",
-        f"2 of 2 files of {packed / 1e3:.0f} kB that unpack to 200 MiB stopped at {re.search(r'at least (.*?),', said)[1]}, memory +{most / 1e6:.0f} MB",
+        f"2 of 2 files of {packed / 1e3:.0f} kB that unpack to 200 MiB stopped at"
+        f" {re.search(r'at least (.*?),', said)[1]}, memory +{most / 1e6:.0f} MB",
     )
     whole = gzip.compress("".join(PROSE * 300).encode())
     (tmp_path / "half.txt.gz").write_bytes(whole[: len(whole) // 2])
-    refused(Text(str(tmp_path / "half.txt.gz")), "half.txt.gz is not a whole gzip file", "fetch it again")
+    refused(
+        Text(str(tmp_path / "half.txt.gz")),
+        "half.txt.gz is not a whole gzip file",
+        "fetch it again",
+    )
     (tmp_path / "much.txt.gz").write_bytes(gzip.compress(b"again and again\n" * 200_000))
-    assert len(list(read(Text(str(tmp_path / "much.txt.gz"))))[0].text) == 3_200_000, "what is small may be as repetitive as it likes"
+    assert len(list(read(Text(str(tmp_path / "much.txt.gz"))))[0].text) == 3_200_000, (
+        "what is small may be as repetitive as it likes"
+    )
 
 
-# --- folders -----------------------------------------------------------------------------------------------------
+# --- folders
+# -----------------------------------------------------------------------------------------------------
 
 
 def test_a_folder_is_read_in_sorted_order_without_hidden_and_binary_files(tmp_path):
     left_out = {"a/.hid/x.txt": b"x", ".x.txt": b"x", "pic.png": b"\x89PNG\0\0", "e.txt": b""}
-    for name, content in {"b.txt": b"B", "a/z.md": b"Z", "c.txt.gz": gzip.compress(b"C"), **left_out}.items():
+    for name, content in {
+        "b.txt": b"B",
+        "a/z.md": b"Z",
+        "c.txt.gz": gzip.compress(b"C"),
+        **left_out,
+    }.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
     jsonl(tmp_path / "d.jsonl", {"text": "D1"}, {"text": "D2"})
-    found = [("Z", "a/z.md"), ("B", "b.txt"), ("C", "c.txt.gz"), ("D1", "d.jsonl:1"), ("D2", "d.jsonl:2")]
+    found = [
+        ("Z", "a/z.md"),
+        ("B", "b.txt"),
+        ("C", "c.txt.gz"),
+        ("D1", "d.jsonl:1"),
+        ("D2", "d.jsonl:2"),
+    ]
     assert list(read(Text(str(tmp_path)))) == [Document(*pair) for pair in found]
     assert [d.text for d in read(Text(str(tmp_path), pattern="*.txt"))] == ["B"]
     assert [d.text for d in read(Text(str(tmp_path), pattern="**/*.md"))] == ["Z"]
-    refused(Text(str(tmp_path), pattern="*.rst"), "no text file", "'*.rst'", "--data.source.pattern")
+    refused(
+        Text(str(tmp_path), pattern="*.rst"), "no text file", "'*.rst'", "--data.source.pattern"
+    )
     (tmp_path / "wide.txt").write_bytes("abc".encode("utf-16"))
     refused(Text(str(tmp_path)), "wide.txt is not UTF-8", "--data.source.pattern")
 
@@ -311,8 +426,16 @@ def test_reading_is_lazy(tmp_path):
 def test_the_standard_library_is_always_there():
     documents = list(read(Text()))
     names = [d.name for d in documents]
-    assert names == sorted(names) and len(set(names)) == len(names) and {"json/decoder.py", "typing.py", "asyncio/base_events.py"} <= set(names)
-    assert not any(part in ("site-packages", "test", "tests", "idle_test") for name in names for part in name.split("/"))
+    assert (
+        names == sorted(names)
+        and len(set(names)) == len(names)
+        and {"json/decoder.py", "typing.py", "asyncio/base_events.py"} <= set(names)
+    )
+    assert not any(
+        part in ("site-packages", "test", "tests", "idle_test")
+        for name in names
+        for part in name.split("/")
+    )
     assert 8e6 < sum(len(d.text.encode()) for d in documents) < 30e6
     ast.parse(documents[len(documents) // 2].text)
 
@@ -325,25 +448,38 @@ def test_a_library_without_sources_says_so(tmp_path, monkeypatch):
     assert list(read(Text())) == [Document("x", "new.py")]
 
 
-# --- mixtures and fingerprints -----------------------------------------------------------------------------------
+# --- mixtures and fingerprints
+# -----------------------------------------------------------------------------------
 
 
 def test_every_prefix_of_a_mixture_has_each_source_at_its_share(tmp_path):
     sizes = {"a": [1, 50, 7], "b": [400, 3], "c": [20]}
-    paths = [jsonl(tmp_path / f"{n}.jsonl", *({"text": n * s[i % len(s)]} for i in range(3000))) for n, s in sizes.items()]
+    paths = [
+        jsonl(tmp_path / f"{n}.jsonl", *({"text": n * s[i % len(s)]} for i in range(3000)))
+        for n, s in sizes.items()
+    ]
     mixture = Mixture(tuple(Text(p) for p in paths), (2.0, 1.0, 1.0))
     given, shares = [0, 0, 0], (0.5, 0.25, 0.25)
     for text, name, *_ in islice(read(mixture), 4000):
         given["abc".index(name[0])] += len(text)
         for had, share in zip(given, shares, strict=True):
-            assert abs(had - share * sum(given)) <= 400, "a source is never further off than the longest document"
+            assert abs(had - share * sum(given)) <= 400, (
+                "a source is never further off than the longest document"
+            )
     assert list(islice(read(mixture), 99)) == list(islice(read(mixture), 99))
 
 
 def test_a_mixture_repeats_nothing_and_ends_with_the_first_that_ends(tmp_path):
-    short, long = jsonl(tmp_path / "s.jsonl", *[{"text": "s"}] * 5), jsonl(tmp_path / "l.jsonl", *[{"text": "l"}] * 100)
+    short, long = (
+        jsonl(tmp_path / "s.jsonl", *[{"text": "s"}] * 5),
+        jsonl(tmp_path / "l.jsonl", *[{"text": "l"}] * 100),
+    )
     names = [d.name for d in read(Mixture((Text(short), Text(long)), (1.0, 1.0)))]
-    assert len(set(names)) == len(names) and sum(n[0] == "s" for n in names) == 5 and 5 <= sum(n[0] == "l" for n in names) <= 6
+    assert (
+        len(set(names)) == len(names)
+        and sum(n[0] == "s" for n in names) == 5
+        and 5 <= sum(n[0] == "l" for n in names) <= 6
+    )
 
 
 def test_one_source_alone_is_itself(tmp_path):
@@ -359,24 +495,51 @@ def test_the_fingerprint_follows_names_and_texts_and_not_the_place(tmp_path):
     (tmp_path / "moved").mkdir()
     path = jsonl(tmp_path / "moved/x.jsonl", {"text": "a"}, {"text": "c"})
     assert fingerprint(Text(path)) in prints
-    assert fingerprint(Text(path)) == fingerprint(Text(path, max_bad_records=3)) == fingerprint(Mixture((Text(path),), (1.0,)))
+    assert (
+        fingerprint(Text(path))
+        == fingerprint(Text(path, max_bad_records=3))
+        == fingerprint(Mixture((Text(path),), (1.0,)))
+    )
 
 
 def test_configs_survive_json_and_refuse_what_cannot_be():
     for config in (Text(), Tfds("x"), Mixture((Text("a"), Tfds("b")), (1.0, 2.0))):
-        assert from_dict(sources.Source, json.loads(json.dumps({"kind": type(config).__name__, **to_dict(config)}))) == config
-    for wrong in (dict(path=""), dict(pattern=""), dict(pattern="/etc/*"), dict(pattern="../*"), dict(max_bad_records=-1)):
-        with pytest.raises(ConfigError, match="--data.source." + next(iter(wrong)).replace("_", "-")):
+        assert (
+            from_dict(
+                sources.Source,
+                json.loads(json.dumps({"kind": type(config).__name__, **to_dict(config)})),
+            )
+            == config
+        )
+    for wrong in (
+        {"path": ""},
+        {"pattern": ""},
+        {"pattern": "/etc/*"},
+        {"pattern": "../*"},
+        {"max_bad_records": -1},
+    ):
+        with pytest.raises(
+            ConfigError, match="--data.source." + next(iter(wrong)).replace("_", "-")
+        ):
             Text(**wrong)
-    for parts, weights in (((), ()), ((Text(),), (1.0, 2.0)), ((Text(),), (0.0,)), ((Text(),), (float("nan"),))):
+    for parts, weights in (
+        ((), ()),
+        ((Text(),), (1.0, 2.0)),
+        ((Text(),), (0.0,)),
+        ((Text(),), (float("nan"),)),
+    ):
         with pytest.raises(ConfigError, match="weights"):
             Mixture(parts, weights)
 
 
-# --- TensorFlow Datasets -----------------------------------------------------------------------------------------
+# --- TensorFlow Datasets
+# -----------------------------------------------------------------------------------------
 
 
-needs_tfds = pytest.mark.skipif(not importlib.util.find_spec("tensorflow_datasets"), reason="tensorflow-datasets is not installed")
+needs_tfds = pytest.mark.skipif(
+    not importlib.util.find_spec("tensorflow_datasets"),
+    reason="tensorflow-datasets is not installed",
+)
 
 
 @pytest.fixture(scope="module")
@@ -394,7 +557,9 @@ def test_a_prepared_data_set_gives_the_same_texts_in_order_without_tensorflow(pr
     assert documents == [Document(f"{i} {ODD}", f"mine:train:{i}") for i in range(30)]
     for same in (Tfds(str(folder)), Tfds("mine:1.0.0", data_dir=str(data_dir))):
         assert list(read(same)) == documents
-    assert [d.text for d in read(Tfds("mine", split="train[:3]", data_dir=str(data_dir)))] == [d.text for d in documents[:3]]
+    assert [d.text for d in read(Tfds("mine", split="train[:3]", data_dir=str(data_dir)))] == [
+        d.text for d in documents[:3]
+    ]
     assert "tensorflow" not in sys.modules
 
 
@@ -406,22 +571,55 @@ def test_a_data_set_in_parquet_is_read_too(tmp_path):
         def _split_generators(self, dl_manager):
             return {"test": ((i, {"id": i, "body": f"{i} é", "raw": b"\xe9"}) for i in range(4))}
 
-    features = tfds.features.FeaturesDict({"id": tfds.features.Scalar(np.int64), "body": tfds.features.Text(), "raw": tfds.features.Text()})
-    described = dict(name="rows", version="2.0.0", config="small", features=features, disable_shuffling=True)
-    Rows(**described, split_datasets={}, data_dir=tmp_path, file_format="parquet").download_and_prepare()
+    features = tfds.features.FeaturesDict(
+        {
+            "id": tfds.features.Scalar(np.int64),
+            "body": tfds.features.Text(),
+            "raw": tfds.features.Text(),
+        }
+    )
+    described = {
+        "name": "rows",
+        "version": "2.0.0",
+        "config": "small",
+        "features": features,
+        "disable_shuffling": True,
+    }
+    Rows(
+        **described, split_datasets={}, data_dir=tmp_path, file_format="parquet"
+    ).download_and_prepare()
     for name in ("rows", "rows/small", "rows/small:2.0.0"):
-        assert [d.text for d in read(Tfds(name, split="test", field="body", data_dir=str(tmp_path)))] == [f"{i} é" for i in range(4)]
-    refused(Tfds("rows", split="test", data_dir=str(tmp_path)), "no field 'text'", "body, id, raw", "--data.source.field")
+        assert [
+            d.text for d in read(Tfds(name, split="test", field="body", data_dir=str(tmp_path)))
+        ] == [f"{i} é" for i in range(4)]
+    refused(
+        Tfds("rows", split="test", data_dir=str(tmp_path)),
+        "no field 'text'",
+        "body, id, raw",
+        "--data.source.field",
+    )
     refused(Tfds("rows", split="test", field="id", data_dir=str(tmp_path)), "no text in 'id'")
-    refused(Tfds("rows", split="test", field="raw", data_dir=str(tmp_path)), "rows:test:0 is not UTF-8")
-    refused(Tfds("rows", field="body", data_dir=str(tmp_path)), "no split 'train'", "test", "--data.source.split")
+    refused(
+        Tfds("rows", split="test", field="raw", data_dir=str(tmp_path)), "rows:test:0 is not UTF-8"
+    )
+    refused(
+        Tfds("rows", field="body", data_dir=str(tmp_path)),
+        "no split 'train'",
+        "test",
+        "--data.source.split",
+    )
     assert "tensorflow" not in sys.modules
 
 
 @needs_tfds
 def test_what_is_not_prepared_names_the_command_that_prepares_it(prepared, tmp_path):
     data_dir, folder = prepared
-    refused(Tfds("lm1b", data_dir=str(data_dir)), f"tfds build lm1b --data_dir={data_dir} --file_format=array_record", "TensorFlow", "--data.source.data-dir")
+    refused(
+        Tfds("lm1b", data_dir=str(data_dir)),
+        f"tfds build lm1b --data_dir={data_dir} --file_format=array_record",
+        "TensorFlow",
+        "--data.source.data-dir",
+    )
     refused(Tfds("mine:9.9.9", data_dir=str(data_dir)), "mine:9.9.9 is not prepared")
     refused(Tfds("mine", data_dir=str(tmp_path / "nowhere")), "is not prepared")
     refused(Tfds(str(tmp_path)), "is not prepared")
@@ -431,12 +629,22 @@ def test_what_is_not_prepared_names_the_command_that_prepares_it(prepared, tmp_p
     refused(Tfds(str(copy)), "record 0", "can't be read", str(copy))
     info = copy / "dataset_info.json"
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
-    refused(Tfds(str(copy)), "prepared as tfrecord", f"tfds convert_format --dataset_version_dir={copy}")
+    refused(
+        Tfds(str(copy)), "prepared as tfrecord", f"tfds convert_format --dataset_version_dir={copy}"
+    )
     for name in ("mine", "Mine!", ""):
         with pytest.raises(ConfigError, match=r"choose another name|lower-case"):
             sources.prepare_tfds(Text(), data_dir, name)
 
 
 def test_importing_the_module_imports_no_library():
-    code = "import sys, gptjax.data.sources; sys.exit(bool({'tensorflow_datasets', 'tensorflow', 'sentencepiece'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=False).returncode == 0
+    code = (
+        "import sys, gptjax.data.sources; sys.exit(bool({'tensorflow_datasets', 'tensorflow',"
+        " 'sentencepiece'} & set(sys.modules)))"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=False
+        ).returncode
+        == 0
+    )

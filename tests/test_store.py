@@ -1,4 +1,5 @@
-"""Laws of token stores: what was not written whole, was changed or is another's is refused by name, before a step could be made of it."""
+"""Laws of token stores: what was not written whole, was changed or is another's is refused by name,
+before a step could be made of it."""
 
 from __future__ import annotations
 
@@ -33,7 +34,12 @@ def written(path: Path, *lengths: int, vocab_size: int | None = None) -> Store:
 
 def seal(path: Path) -> None:
     """Makes the seal fit what a test changed, so that what stands behind it is seen."""
-    (path / store.SEAL).write_text("".join(f"{hashlib.sha256((path / name).read_bytes()).hexdigest()}  {name}\n" for name in store.SEALED))
+    (path / store.SEAL).write_text(
+        "".join(
+            f"{hashlib.sha256((path / name).read_bytes()).hexdigest()}  {name}\n"
+            for name in store.SEALED
+        )
+    )
 
 
 def refused(path: Path, *words: str) -> None:
@@ -102,7 +108,11 @@ def test_a_flipped_bit_anywhere_in_a_store_is_refused(tmp_path, record_property)
         file = files[seed % len(files)]
         content = file.read_bytes()
         bit = dice.randrange(8 * len(content))
-        file.write_bytes(bytes([*content[: bit // 8], content[bit // 8] ^ 1 << bit % 8, *content[bit // 8 + 1 :]]))
+        file.write_bytes(
+            bytes(
+                [*content[: bit // 8], content[bit // 8] ^ 1 << bit % 8, *content[bit // 8 + 1 :]]
+            )
+        )
         refused(tmp_path / "s")
         found += 1
         file.write_bytes(content)
@@ -119,9 +129,17 @@ FOREIGN = {
     "another dtype": (swap_dtype, "bytes, its header says"),
     "half a header": (lambda path: os.truncate(path / "header.json", 40), "is damaged"),
     "no header": (lambda path: (path / "header.json").unlink(), "is damaged"),
-    "other offsets": (lambda path: np.array([0, 9, 15], np.int64).tofile(path / "offsets.bin"), "offsets.bin"),
+    "other offsets": (
+        lambda path: np.array([0, 9, 15], np.int64).tofile(path / "offsets.bin"),
+        "offsets.bin",
+    ),
     "no seal": (lambda path: (path / store.SEAL).unlink(), "vouches"),
-    "the seal of another": (lambda path: (path / store.SEAL).write_bytes((path.parent / "other" / store.SEAL).read_bytes()), "vouches"),
+    "the seal of another": (
+        lambda path: (path / store.SEAL).write_bytes(
+            (path.parent / "other" / store.SEAL).read_bytes()
+        ),
+        "vouches",
+    ),
 }
 
 
@@ -132,10 +150,15 @@ def test_a_store_that_is_read_as_another_is_refused(tmp_path, record_property):
         written(path := tmp_path / name, 10, 5)
         change(path)
         refused(path, word)
-    record_property("figure", f"{len(FOREIGN)} of {len(FOREIGN)} foreign or cut headers, dtypes, offsets and seals refused")
+    record_property(
+        "figure",
+        f"{len(FOREIGN)} of {len(FOREIGN)} foreign or cut headers, dtypes, offsets and seals"
+        " refused",
+    )
 
 
-# --- ids outside the vocabulary ----------------------------------------------------------------------------------
+# --- ids outside the vocabulary
+# ----------------------------------------------------------------------------------
 
 
 OUTSIDE = [(15, 15), (15, 16), (15, 65535), (2**17, 2**17), (2**17, -1), (2**17, 2**31 - 1)]
@@ -143,8 +166,11 @@ OUTSIDE = [(15, 15), (15, 16), (15, 65535), (2**17, 2**17), (2**17, -1), (2**17,
 
 
 @pytest.mark.row(5)
-def test_an_id_outside_the_vocabulary_never_reaches_the_model_and_its_place_is_named(tmp_path, record_property):
-    """The seal is mended, so that the last line of defence is tested: every row that has the id, as token or as target."""
+def test_an_id_outside_the_vocabulary_never_reaches_the_model_and_its_place_is_named(
+    tmp_path, record_property
+):
+    """The seal is mended, so that the last line of defence is tested: every row that has the id, as
+    token or as target."""
     refusals = 0
     for number, (size, wrong) in enumerate(OUTSIDE):
         path = tmp_path / str(number)
@@ -154,7 +180,10 @@ def test_an_id_outside_the_vocabulary_never_reaches_the_model_and_its_place_is_n
         ids.tofile(path / "ids.bin")
         seal(path)
         damaged = store.open_store(path)
-        said = rf"{number}/ids\.bin has at byte {7 * ids.itemsize} the id {wrong}, outside the vocabulary \[0, {size}\).*delete the folder"
+        said = (
+            rf"{number}/ids\.bin has at byte {7 * ids.itemsize} the id {wrong}, outside the"
+            rf" vocabulary \[0, {size}\).*delete the folder"
+        )
         for seed in (None, 0, 1):
             layout, clean = (plan(each, length=3, rows=1, seed=seed) for each in (damaged, made))
             for step in range(layout.batches_per_epoch):
@@ -166,7 +195,11 @@ def test_an_id_outside_the_vocabulary_never_reaches_the_model_and_its_place_is_n
                     batch(damaged, layout, step)
                 refusals += 1
     assert refusals >= 3 * len(OUTSIDE)
-    record_property("figure", f"{refusals} of {refusals} batches with one of {len(OUTSIDE)} wrong ids refused on the host")
+    record_property(
+        "figure",
+        f"{refusals} of {refusals} batches with one of {len(OUTSIDE)} wrong ids refused on the"
+        " host",
+    )
 
 
 @pytest.mark.row(5)
@@ -177,7 +210,15 @@ def test_looking_at_every_id_costs_next_to_nothing(tmp_path, record_property):
     layout = plan(made, length=1024, rows=64, seed=None)
     found = batch(made, layout, 0)
     at = np.arange(64 * 1024).reshape(64, 1024)
-    best = min(_seconds(lambda: (_require_known(made, found.tokens, at), _require_known(made, found.targets, at))) for _ in range(50))
+    best = min(
+        _seconds(
+            lambda: (
+                _require_known(made, found.tokens, at),
+                _require_known(made, found.targets, at),
+            )
+        )
+        for _ in range(50)
+    )
     record_property("figure", f"{1e3 * best:.3f} ms for 64 x 1024")
     assert best < 1e-4
 
@@ -195,11 +236,14 @@ def test_what_the_tokenizer_gives_is_checked_before_it_is_stored(tmp_path):
             store.Writer(tmp_path / str(wrong), 5).add(np.array([1, wrong], np.int32))
 
 
-# --- cut short while it is open ----------------------------------------------------------------------------------
+# --- cut short while it is open
+# ----------------------------------------------------------------------------------
 
 
 @pytest.mark.row(48)
-def test_a_file_that_is_cut_short_while_it_is_read_is_named_and_kills_nobody(tmp_path, record_property):
+def test_a_file_that_is_cut_short_while_it_is_read_is_named_and_kills_nobody(
+    tmp_path, record_property
+):
     """In a process of its own, which a mapped file would end with SIGBUS."""
     written(tmp_path / "s", 100_000, vocab_size=2**17)
     code = """
@@ -219,18 +263,34 @@ def test_a_file_that_is_cut_short_while_it_is_read_is_named_and_kills_nobody(tmp
             caught, said = caught + 1, str(error)
     print(caught, said)
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "s")], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "s")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 0, (done.returncode, done.stderr)
     caught, said = done.stdout.split(" ", 1)
     assert (
         int(caught) == 50
-        and said == f"{tmp_path}/s/ids.bin had 400000 bytes when it was opened and now has 4096; delete the folder {tmp_path}/s, it is made again.\n"
+        and said
+        == f"{tmp_path}/s/ids.bin had 400000 bytes when it was opened and now has 4096; delete the"
+        f" folder {tmp_path}/s, it is made again.\n"
     )
     refused(tmp_path / "s", "ids.bin", "4096", "400000")
-    record_property("figure", f"{caught} of 50 batches refused by name, exit status {done.returncode}, no SIGBUS; refused again when opened")
+    record_property(
+        "figure",
+        f"{caught} of 50 batches refused by name, exit status {done.returncode}, no SIGBUS; refused"
+        " again when opened",
+    )
 
 
 def test_a_file_that_is_deleted_while_it_is_read_is_read_to_the_end(tmp_path):
     made = written(tmp_path / "s", 50)
     (tmp_path / "s/ids.bin").unlink()
-    assert made.ids[:].tolist() == list(range(50)) and made.ids[48:].tolist() == [48, 49] and made.ids[10:3].tolist() == []
+    assert (
+        made.ids[:].tolist() == list(range(50))
+        and made.ids[48:].tolist() == [48, 49]
+        and made.ids[10:3].tolist() == []
+    )

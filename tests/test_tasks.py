@@ -1,4 +1,5 @@
-"""Laws of tasks: what they hide can be found again, places are those of seed and row, and every task trains."""
+"""Laws of tasks: what they hide can be found again, places are those of seed and row, and every
+task trains."""
 
 from __future__ import annotations
 
@@ -9,7 +10,15 @@ import numpy as np
 import pytest
 
 from gptjax.config import ConfigError
-from gptjax.data import Bytes, LanguageModel, MaskedLanguageModel, SpanCorruption, batches, store, tasks
+from gptjax.data import (
+    Bytes,
+    LanguageModel,
+    MaskedLanguageModel,
+    SpanCorruption,
+    batches,
+    store,
+    tasks,
+)
 from gptjax.data import tokenizer as tokenizers
 from gptjax.model import bert, t5
 from gptjax.train.experiment import Experiment
@@ -35,11 +44,17 @@ def test_a_middle_that_stands_last_can_be_put_back():
     for n in range(200):
         ids = some_ids(1 + n % 40, n)
         found = tasks.example(LanguageModel(middle=0.5), ids, TOKENIZER).ids[1:-1]
-        assert (found == tasks.example(LanguageModel(middle=0.5), ids, TOKENIZER).ids[1:-1]).all(), "it is the document's own"
+        assert (
+            found == tasks.example(LanguageModel(middle=0.5), ids, TOKENIZER).ids[1:-1]
+        ).all(), "it is the document's own"
         if SIZE in found:
             moved += 1
             marks = [int(np.flatnonzero(found == SIZE + i)[0]) for i in range(3)]
-            prefix, suffix, middle = found[marks[0] + 1 : marks[1]], found[marks[1] + 1 : marks[2]], found[marks[2] + 1 :]
+            prefix, suffix, middle = (
+                found[marks[0] + 1 : marks[1]],
+                found[marks[1] + 1 : marks[2]],
+                found[marks[2] + 1 :],
+            )
             found = np.concatenate([prefix, middle, suffix])
         assert (found == ids).all()
     assert 70 < moved < 130
@@ -60,14 +75,24 @@ def test_spans_can_be_put_back_at_their_marks(task, length):
     ids = some_ids(length)
     source, target = tasks.corrupted(task, ids, SIZE, np.random.default_rng(1))
     marks = target[target >= SIZE]
-    assert (marks == SIZE + np.arange(len(marks))).all() and target[-1] == marks[-1] and (source[source >= SIZE] == marks[:-1]).all()
+    assert (
+        (marks == SIZE + np.arange(len(marks))).all()
+        and target[-1] == marks[-1]
+        and (source[source >= SIZE] == marks[:-1]).all()
+    )
     spans = np.split(target, np.flatnonzero(target >= SIZE))[1:]
-    whole = np.concatenate([spans[token - SIZE][1:] if token >= SIZE else [token] for token in source])
+    whole = np.concatenate(
+        [spans[token - SIZE][1:] if token >= SIZE else [token] for token in source]
+    )
     assert (whole == ids).all() and (len(source), len(target)) == task.sizes(length)[:2]
     assert (target < SIZE).sum() == task.counts(length)[0]
 
 
-@pytest.fixture(scope="module", params=[MaskedLanguageModel(), SpanCorruption()], ids=lambda task: type(task).__name__)
+@pytest.fixture(
+    scope="module",
+    params=[MaskedLanguageModel(), SpanCorruption()],
+    ids=lambda task: type(task).__name__,
+)
 def rows(request, tmp_path_factory):
     """A store of 40 documents, and its plan for a task."""
     folder = tmp_path_factory.mktemp("store") / "train"
@@ -76,11 +101,20 @@ def rows(request, tmp_path_factory):
         writer.add(some_ids(9 + n, n))
     writer.close(num_bytes=1, fingerprint="", facts={})
     opened = store.open_store(folder)
-    return opened, batches.plan(opened, length=32, rows=4, seed=7, task=request.param, beside=isinstance(request.param, SpanCorruption))
+    return opened, batches.plan(
+        opened,
+        length=32,
+        rows=4,
+        seed=7,
+        task=request.param,
+        beside=isinstance(request.param, SpanCorruption),
+    )
 
 
 def assert_same(found, wanted):
-    leaves = lambda batch: [leaf for leaf in (*batch[:5], *(batch.side or ())) if leaf is not None]
+    def leaves(batch):
+        return [leaf for leaf in (*batch[:5], *(batch.side or ())) if leaf is not None]
+
     for a, b in zip(leaves(found), leaves(wanted), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -93,7 +127,11 @@ def test_a_tasks_batch_is_a_function_of_the_step_however_it_is_shared(rows):
     assert (second.tokens == whole.tokens[2:]).all() and (second.weights == whole.weights[2:]).all()
     held_out = plan._replace(seed=None)
     assert_same(batches.batch(opened, held_out, 0), batches.batch(opened, held_out, 0))
-    assert set(np.unique(whole.weights)) <= {0.0, 1.0} and whole.weights.any() and whole.tokens.max() < opened.header.vocab_size
+    assert (
+        set(np.unique(whole.weights)) <= {0.0, 1.0}
+        and whole.weights.any()
+        and whole.tokens.max() < opened.header.vocab_size
+    )
 
 
 def test_a_new_epoch_hides_other_places(rows):
@@ -103,7 +141,14 @@ def test_a_new_epoch_hides_other_places(rows):
     assert not np.array_equal(first.weights * first.targets, second.weights * second.targets)
 
 
-SHAPE = dict(vocab_size=None, context=32, width=32, num_layers=1, num_heads=2, feed_forward=64)
+SHAPE = {
+    "vocab_size": None,
+    "context": 32,
+    "width": 32,
+    "num_layers": 1,
+    "num_heads": 2,
+    "feed_forward": 64,
+}
 TRAINED = {
     "masked": (MaskedLanguageModel(), bert("base", **SHAPE, residual_dropout=0.0)),
     "spans": (SpanCorruption(), t5("small", **SHAPE, encoder_layers=1, head_width=16)),
@@ -116,17 +161,28 @@ TRAINED = {
 def test_every_task_trains_saves_and_goes_on(name, tiny_experiment, tmp_path):
     task, config = TRAINED[name]
     model = config or tiny_experiment.model
-    told = dict(model=model, data=dataclasses.replace(tiny_experiment.data, task=task), checkpoints=dataclasses.replace(tiny_experiment.checkpoints, every=10))
+    told = {
+        "model": model,
+        "data": dataclasses.replace(tiny_experiment.data, task=task),
+        "checkpoints": dataclasses.replace(tiny_experiment.checkpoints, every=10),
+    }
     experiment = dataclasses.replace(tiny_experiment, **told)
     train(dataclasses.replace(experiment, steps=20), tmp_path)
     train(experiment, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     losses = [line["validation_loss"] for line in lines if "validation_loss" in line]
     assert len(losses) == 3 and losses[-1] < losses[0]
-    assert all(("validation_bits_per_byte" in line) == isinstance(task, LanguageModel) for line in lines if "validation_loss" in line)
+    assert all(
+        ("validation_bits_per_byte" in line) == isinstance(task, LanguageModel)
+        for line in lines
+        if "validation_loss" in line
+    )
 
 
 @pytest.mark.parametrize("name", ["masked", "spans"])
 def test_a_task_for_another_shape_of_model_is_refused(name):
-    with pytest.raises(ConfigError, match=f"data.task is LanguageModel.*use data.task {type(TRAINED[name][0]).__name__}"):
+    with pytest.raises(
+        ConfigError,
+        match=f"data.task is LanguageModel.*use data.task {type(TRAINED[name][0]).__name__}",
+    ):
         Experiment(model=TRAINED[name][1])

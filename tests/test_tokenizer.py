@@ -1,4 +1,5 @@
-"""Laws of tokenizers: whatever the text, `decode(encode(text)) == text`, and what is saved is what is loaded."""
+"""Laws of tokenizers: whatever the text, `decode(encode(text)) == text`, and what is saved is what
+is loaded."""
 
 from __future__ import annotations
 
@@ -17,24 +18,67 @@ from gptjax.data import spelling
 from gptjax.data import tokenizer as tok
 
 DATA = Path(__file__).parents[2] / "shared/data"
-PROSE = "def attend(q, k, v):\n    return softmax(q @ k.T) @ v  # 12 heads\n\n\tif x == 'é':\n        yield 3.14\n"
+PROSE = (
+    "def attend(q, k, v):\n    return softmax(q @ k.T) @ v  # 12 heads\n\n\tif x == 'é':\n       "
+    " yield 3.14\n"
+)
 WORDS = random.Random(1)
-TEXT = "\n".join(" " * WORDS.choice([0, 4, 8]) + " ".join(WORDS.choices(re.findall(r"\w+|\W", PROSE), k=9)) for _ in range(800))
-SPECIAL = ["\u2581", "\0", "\t", "\r\n", "\n", "  ", " ", "\ufeff", "\u2028", "\u0085", "e\u0301", "\u200d"]
-SPECIAL += ["🙂", "ﬁ", "中", "</s>", "<unk>", "<0x41>", "<|endoftext|>", "\u2585", "\u2047", "\U0010ffff", "\ufffd", "\uffff"]
+TEXT = "\n".join(
+    " " * WORDS.choice([0, 4, 8]) + " ".join(WORDS.choices(re.findall(r"\w+|\W", PROSE), k=9))
+    for _ in range(800)
+)
+SPECIAL = [
+    "\u2581",
+    "\0",
+    "\t",
+    "\r\n",
+    "\n",
+    "  ",
+    " ",
+    "\ufeff",
+    "\u2028",
+    "\u0085",
+    "e\u0301",
+    "\u200d",
+]
+SPECIAL += [
+    "🙂",
+    "ﬁ",
+    "中",
+    "</s>",
+    "<unk>",
+    "<0x41>",
+    "<|endoftext|>",
+    "\u2585",
+    "\u2047",
+    "\U0010ffff",
+    "\ufffd",
+    "\uffff",
+]
 
 
 def needs(path: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(not (DATA / path).exists(), reason=f"{DATA / path} is not on this machine")
+    return pytest.mark.skipif(
+        not (DATA / path).exists(), reason=f"{DATA / path} is not on this machine"
+    )
 
 
 def strings(count: int, seed: int = 0) -> list[str]:
     """Random Unicode, from all planes, with what tokenizers like to lose thrown in."""
     draw = random.Random(seed)
-    ranges = [(0, 0x7F), (0, 0x2FF), (0x2000, 0x30FF), (0, 0xD7FF), (0xE000, 0xFFFF), (0x10000, 0x10FFFF)]
+    ranges = [
+        (0, 0x7F),
+        (0, 0x2FF),
+        (0x2000, 0x30FF),
+        (0, 0xD7FF),
+        (0xE000, 0xFFFF),
+        (0x10000, 0x10FFFF),
+    ]
 
     def one() -> str:
-        return draw.choice(SPECIAL) if draw.random() < 0.3 else chr(draw.randint(*draw.choice(ranges)))
+        return (
+            draw.choice(SPECIAL) if draw.random() < 0.3 else chr(draw.randint(*draw.choice(ranges)))
+        )
 
     return ["".join(one() for _ in range(draw.randint(0, 24))) for _ in range(count)]
 
@@ -59,13 +103,23 @@ def exact(made: dict[str, tok.Tokenizer]) -> list[tok.Tokenizer]:
 
 @pytest.mark.row(52)
 def test_every_unicode_string_comes_back(made, record_property):
-    texts = [*strings(10_000), *SPECIAL, "", *(s * 7 for s in SPECIAL), " \u2581 \u2581\u2581a\u2581 b"]
+    texts = [
+        *strings(10_000),
+        *SPECIAL,
+        "",
+        *(s * 7 for s in SPECIAL),
+        " \u2581 \u2581\u2581a\u2581 b",
+    ]
     for tokenizer in exact(made):
         ids = tokenizer.encode_all(texts)
         assert [tokenizer.decode(i) for i in ids] == texts
         assert [tokenizer.token_bytes(i) for i in ids] == [t.encode() for t in texts]
         assert tok.lossless(tokenizer)
-    record_property("figure", f"{len(texts):,} random Unicode strings come back from {len(exact(made))} of {len(exact(made))} tokenizers")
+    record_property(
+        "figure",
+        f"{len(texts):,} random Unicode strings come back from {len(exact(made))} of"
+        f" {len(exact(made))} tokenizers",
+    )
 
 
 def test_the_end_of_a_document_never_comes_out_of_text_and_says_nothing(made):
@@ -85,7 +139,9 @@ def test_every_id_is_below_the_vocabulary_size_and_int32(made):
 
 
 def test_streaming_id_by_id_gives_the_same_bytes(made):
-    text = "  two  spaces,\n    an indent, 中文 and 🙂 " if "gpt2" in made else " a  b\n    c 中 🙂 "
+    text = (
+        "  two  spaces,\n    an indent, 中文 and 🙂 " if "gpt2" in made else " a  b\n    c 中 🙂 "
+    )
     for tokenizer in exact(made):
         ids = tokenizer.encode(text)
         assert b"".join(tokenizer.token_bytes([i]) for i in ids) == text.encode()
@@ -93,7 +149,9 @@ def test_streaming_id_by_id_gives_the_same_bytes(made):
 
 def test_a_long_text_is_spelled_as_if_it_were_not_cut(made, monkeypatch):
     text = (TEXT + "\n\n  \u2581 \t\n\r\n") * 3
-    kinds = [t for name, t in made.items() if name not in ("characters", "unigram")]  # unigram may take another of equally likely spellings
+    kinds = [
+        t for name, t in made.items() if name not in ("characters", "unigram")
+    ]  # unigram may take another of equally likely spellings
     whole = [t.encode(text) for t in kinds]
     monkeypatch.setattr(spelling, "CHUNK", 50)
     assert len(list(spelling.at_newlines(text))) > 500
@@ -114,7 +172,12 @@ def test_ids_outside_the_vocabulary_are_named(made):
 
 def test_ids_may_be_any_iterable(made):
     ids = made["bpe"].encode("a b")
-    assert made["bpe"].decode(iter(ids.tolist())) == made["bpe"].decode(ids) == made["bpe"].decode(tuple(ids)) == "a b"
+    assert (
+        made["bpe"].decode(iter(ids.tolist()))
+        == made["bpe"].decode(ids)
+        == made["bpe"].decode(tuple(ids))
+        == "a b"
+    )
     assert made["bpe"].decode([]) == ""
 
 
@@ -130,7 +193,9 @@ def test_lone_surrogates_are_refused_with_their_position(made):
 def test_characters_know_their_text_alone(made):
     tokenizer = made["characters"]
     assert tokenizer.decode(tokenizer.encode(TEXT)) == TEXT
-    assert tokenizer.vocab_size == len(set(TEXT)) + 1 and tokenizer.end_of_document == len(set(TEXT))
+    assert tokenizer.vocab_size == len(set(TEXT)) + 1 and tokenizer.end_of_document == len(
+        set(TEXT)
+    )
     for text, at in (("Ω", 0), ("def\U0001f642", 3), ("\0", 0)):
         with pytest.raises(ConfigError, match=f"number {at} of the text.*Bytes()"):
             tokenizer.encode(text)
@@ -141,9 +206,14 @@ def test_characters_know_their_text_alone(made):
 
 
 def test_training_twice_gives_the_same_file_and_the_order_of_reading_is_fixed(made):
-    for config, name in ((tok.SentencePiece(vocab_size=500), "bpe"), (tok.SentencePiece(vocab_size=400, algorithm="unigram"), "unigram")):
+    for config, name in (
+        (tok.SentencePiece(vocab_size=500), "bpe"),
+        (tok.SentencePiece(vocab_size=400, algorithm="unigram"), "unigram"),
+    ):
         again = tok.train(config, iter([TEXT]))
-        assert again.files() == made[name].files() and tok.fingerprint(again) == tok.fingerprint(made[name])
+        assert again.files() == made[name].files() and tok.fingerprint(again) == tok.fingerprint(
+            made[name]
+        )
 
 
 def test_pieces_hold_indentation_and_newlines_stand_alone(made):
@@ -153,7 +223,10 @@ def test_pieces_hold_indentation_and_newlines_stand_alone(made):
     assert len(newline) == 1
     assert tokenizer.encode(TEXT).tolist().count(newline[0]) == TEXT.count("\n")
     spelling = [i for i in range(tokenizer.vocab_size) if b"\n" in tokenizer.token_bytes([i])]
-    assert [tokenizer.token_bytes([i]) for i in spelling] == [b"\n", b"\n"], "the newline's own piece and its byte, no other"
+    assert [tokenizer.token_bytes([i]) for i in spelling] == [
+        b"\n",
+        b"\n",
+    ], "the newline's own piece and its byte, no other"
 
 
 def test_a_text_too_small_names_the_size_that_fits():
@@ -161,7 +234,10 @@ def test_a_text_too_small_names_the_size_that_fits():
         with pytest.raises(ConfigError, match=r"--data\.tokenizer\.vocab-size") as caught:
             tok.train(tok.SentencePiece(vocab_size=30_000, algorithm=algorithm), [TEXT])
         size = int(re.search(r"vocab-size (\d+)", str(caught.value))[1])
-        assert tok.train(tok.SentencePiece(vocab_size=size, algorithm=algorithm), [TEXT]).vocab_size == size
+        assert (
+            tok.train(tok.SentencePiece(vocab_size=size, algorithm=algorithm), [TEXT]).vocab_size
+            == size
+        )
     for texts in ([], [""], ["\n\n"], ["short"]):
         with pytest.raises(ConfigError, match="training text is"):
             tok.train(tok.SentencePiece(), texts)
@@ -171,7 +247,9 @@ def test_text_with_more_characters_than_pieces_still_trains():
     words = ["".join(chr(WORDS.randint(0x4E00, 0x9000)) for _ in range(3)) for _ in range(300)]
     texts = ["".join(words[int(300 * WORDS.random() ** 3)] for _ in range(50)) for _ in range(200)]
     tokenizer = tok.train(tok.SentencePiece(vocab_size=400), texts)
-    assert len(set("".join(texts))) > 400 == tokenizer.vocab_size and all(tokenizer.decode(tokenizer.encode(t)) == t for t in texts)
+    assert len(set("".join(texts))) > 400 == tokenizer.vocab_size and all(
+        tokenizer.decode(tokenizer.encode(t)) == t for t in texts
+    )
 
 
 def test_training_is_silent(capfd):
@@ -185,8 +263,15 @@ def test_what_is_saved_is_loaded(made, tmp_path):
     for name, tokenizer in made.items():
         tok.save(tmp_path / name, tokenizer)
         again = tok.load(tmp_path / name)
-        assert again.files() == tokenizer.files() == {p.name: p.read_bytes() for p in (tmp_path / name).iterdir()}
-        assert (again.vocab_size, again.end_of_document) == (tokenizer.vocab_size, tokenizer.end_of_document)
+        assert (
+            again.files()
+            == tokenizer.files()
+            == {p.name: p.read_bytes() for p in (tmp_path / name).iterdir()}
+        )
+        assert (again.vocab_size, again.end_of_document) == (
+            tokenizer.vocab_size,
+            tokenizer.end_of_document,
+        )
         assert tok.fingerprint(again) == tok.fingerprint(tokenizer)
         np.testing.assert_array_equal(again.encode(TEXT), tokenizer.encode(TEXT))
     assert len({tok.fingerprint(t) for t in made.values()}) == len(made)
@@ -209,7 +294,11 @@ def test_damage_is_named(made, tmp_path):
                 tok.save(tmp_path / name, tokenizer)
                 path = tmp_path / name / file
                 content = path.read_bytes()
-                changed = content[:30] + bytes([content[30] ^ 1]) + content[31:] if damage == "flip" else content[: len(content) // 2]
+                changed = (
+                    content[:30] + bytes([content[30] ^ 1]) + content[31:]
+                    if damage == "flip"
+                    else content[: len(content) // 2]
+                )
                 path.unlink() if damage == "remove" else path.write_bytes(changed)
                 with pytest.raises(ConfigError, match=re.escape(str(path))):
                     tok.load(tmp_path / name)
@@ -225,15 +314,29 @@ def test_a_flipped_bit_anywhere_in_a_tokenizer_is_refused(made, tmp_path, record
             dice, file = random.Random(seed), files[seed % len(files)]
             content = file.read_bytes()
             bit = dice.randrange(8 * len(content))
-            file.write_bytes(content[: bit // 8] + bytes([content[bit // 8] ^ 1 << bit % 8]) + content[bit // 8 + 1 :])
+            file.write_bytes(
+                content[: bit // 8]
+                + bytes([content[bit // 8] ^ 1 << bit % 8])
+                + content[bit // 8 + 1 :]
+            )
             with pytest.raises(ConfigError, match=re.escape(str(tmp_path / name))):
                 tok.load(tmp_path / name)
             file.write_bytes(content)
             flips += 1
-    record_property("figure", f"{flips} of {flips} flipped bits refused, 200 for each of {len(made)} tokenizers")
+    record_property(
+        "figure", f"{flips} of {flips} flipped bits refused, 200 for each of {len(made)} tokenizers"
+    )
 
 
-FOREIGN = ["[]", "{}", "[" * 100_000, "\xff", '{"kind": "Bytes"}', '{"kind": [], "sha256": {}}', '{"kind": "Pickle", "sha256": {}}']
+FOREIGN = [
+    "[]",
+    "{}",
+    "[" * 100_000,
+    "\xff",
+    '{"kind": "Bytes"}',
+    '{"kind": [], "sha256": {}}',
+    '{"kind": "Pickle", "sha256": {}}',
+]
 FOREIGN += ['{"kind": "Bytes", "vocab_size": 9, "end_of_document": 256, "sha256": {}}']
 
 
@@ -247,18 +350,36 @@ def test_a_foreign_description_is_refused_in_one_line(described, tmp_path):
 
 def test_configs_survive_json_and_refuse_what_cannot_be():
     for config in (tok.Bytes(), tok.Characters(), tok.SentencePiece(vocab_size=999), tok.GPT2("x")):
-        assert from_dict(tok.TokenizerConfig, json.loads(json.dumps({"kind": type(config).__name__, **to_dict(config)}))) == config
-    for wrong in (dict(vocab_size=100), dict(sample_lines=0)):
-        with pytest.raises(ConfigError, match=f"--data.tokenizer.{next(iter(wrong)).replace('_', '-')}"):
+        assert (
+            from_dict(
+                tok.TokenizerConfig,
+                json.loads(json.dumps({"kind": type(config).__name__, **to_dict(config)})),
+            )
+            == config
+        )
+    for wrong in ({"vocab_size": 100}, {"sample_lines": 0}):
+        with pytest.raises(
+            ConfigError, match=f"--data.tokenizer.{next(iter(wrong)).replace('_', '-')}"
+        ):
             tok.SentencePiece(**wrong)
 
 
 def test_files_that_are_not_vocabularies_are_refused(tmp_path):
     (tmp_path / "x.model").write_bytes(b"hello" * 40)
-    for config in (tok.SentencePiece(path=str(tmp_path / "none.model")), tok.SentencePiece(path=str(tmp_path / "x.model")), tok.GPT2(str(tmp_path))):
+    for config in (
+        tok.SentencePiece(path=str(tmp_path / "none.model")),
+        tok.SentencePiece(path=str(tmp_path / "x.model")),
+        tok.GPT2(str(tmp_path)),
+    ):
         with pytest.raises(ConfigError, match=r"--data\.tokenizer\.path"):
             tok.train(config, [])
-    for vocabulary, merges in (("{", ""), ("[]", ""), ('{"a": 0}', "a b\n"), ('{"a": 5}', ""), ('{"a": "b"}', "")):
+    for vocabulary, merges in (
+        ("{", ""),
+        ("[]", ""),
+        ('{"a": 0}', "a b\n"),
+        ('{"a": 5}', ""),
+        ('{"a": "b"}', ""),
+    ):
         (tmp_path / "vocab.json").write_text(vocabulary)
         (tmp_path / "merges.txt").write_text(merges)
         with pytest.raises(ConfigError, match=r"vocab\.json.*--data\.tokenizer\.path"):
@@ -270,7 +391,10 @@ def test_files_that_are_not_vocabularies_are_refused(tmp_path):
 def test_tiny_shakespeare_has_the_published_number_of_gpt2_tokens(made):
     text = (DATA / "tinyshakespeare/input.txt").read_bytes().decode()
     train, rest = made["gpt2"].encode_all([text[:1_003_854], text[1_003_854:]])
-    assert (len(train), len(rest)) == (301_966, 36_059), "nanoGPT's data/shakespeare/readme.md states these counts"
+    assert (len(train), len(rest)) == (
+        301_966,
+        36_059,
+    ), "nanoGPT's data/shakespeare/readme.md states these counts"
     assert made["gpt2"].vocab_size == 50_257 and made["gpt2"].end_of_document == 50_256
     assert made["gpt2"].encode("Hello world").tolist() == [15496, 995], "from OpenAI's own encoder"
 
@@ -279,7 +403,9 @@ def test_tiny_shakespeare_has_the_published_number_of_gpt2_tokens(made):
 def test_all_three_forms_of_gpt2s_files_are_one_tokenizer(made, tmp_path):
     shutil.copy(DATA / "gpt2_bpe/hf/tokenizer.json", tmp_path)
     for folder in (DATA / "gpt2_bpe/hf", tmp_path):
-        assert tok.fingerprint(tok.train(tok.GPT2(str(folder)), [])) == tok.fingerprint(made["gpt2"])
+        assert tok.fingerprint(tok.train(tok.GPT2(str(folder)), [])) == tok.fingerprint(
+            made["gpt2"]
+        )
 
 
 @needs("sentencepiece_models")
@@ -288,14 +414,28 @@ def test_foreign_models_are_followed_to_the_letter_and_known_to_lose(name):
     import sentencepiece
 
     path = str(DATA / f"sentencepiece_models/{name}.model")
-    tokenizer, theirs = tok.train(tok.SentencePiece(path=path), []), sentencepiece.SentencePieceProcessor(model_file=path)
+    tokenizer, theirs = (
+        tok.train(tok.SentencePiece(path=path), []),
+        sentencepiece.SentencePieceProcessor(model_file=path),
+    )
     text = "I saw a girl with a telescope."
-    assert tokenizer.encode(text).tolist() == theirs.encode(text) and tokenizer.decode(tokenizer.encode(text)) == text
+    assert (
+        tokenizer.encode(text).tolist() == theirs.encode(text)
+        and tokenizer.decode(tokenizer.encode(text)) == text
+    )
     assert tokenizer.end_of_document == theirs.eos_id() and not tok.lossless(tokenizer)
 
 
 def test_importing_the_module_imports_no_library():
     import subprocess
 
-    code = "import sys, gptjax.data.tokenizer; sys.exit(bool({'sentencepiece', 'tokenizers', 'tensorflow_datasets', 'tensorflow'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=False).returncode == 0
+    code = (
+        "import sys, gptjax.data.tokenizer; sys.exit(bool({'sentencepiece', 'tokenizers',"
+        " 'tensorflow_datasets', 'tensorflow'} & set(sys.modules)))"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=False
+        ).returncode
+        == 0
+    )

@@ -1,4 +1,5 @@
-"""Laws of training: a run can be stopped anywhere, a bad batch costs one step, and a run directory holds what it promises.
+"""Laws of training: a run can be stopped anywhere, a bad batch costs one step, and a run directory
+holds what it promises.
 
 Read `finished` first: the one run that most of these tests look at.
 """
@@ -42,10 +43,13 @@ def finished(tiny_experiment, tmp_path_factory) -> Path:
 
 
 def resolved(experiment):
-    return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, vocab_size=257))
+    return dataclasses.replace(
+        experiment, model=dataclasses.replace(experiment.model, vocab_size=257)
+    )
 
 
-# --- a run -------------------------------------------------------------------------------------------------------
+# --- a run
+# -------------------------------------------------------------------------------------------------------
 
 
 def test_training_lowers_the_loss(finished):
@@ -60,11 +64,16 @@ def test_a_run_directory_holds_what_it_promises(finished):
         assert (finished / name).stat().st_size > 0, name
     for name in ("tokenizer", "checkpoints", "tensorboard"):
         assert any((finished / name).iterdir()), name
-    assert config.load(Experiment, finished / "config.json").model.vocab_size == 257, "the config is the resolved one"
+    assert config.load(Experiment, finished / "config.json").model.vocab_size == 257, (
+        "the config is the resolved one"
+    )
     evaluated = [line for line in lines_of(finished) if "validation_loss" in line]
     assert [line["step"] for line in evaluated] == [10, 20, 30]
     assert all(0 < line["validation_bits_per_byte"] < 8.1 for line in evaluated)
-    assert all({"step", "tokens", "loss", "learning_rate", "gradient_norm"} <= line.keys() for line in lines_of(finished))
+    assert all(
+        {"step", "tokens", "loss", "learning_rate", "gradient_norm"} <= line.keys()
+        for line in lines_of(finished)
+    )
     assert [line["tokens"] for line in lines_of(finished)] == [8 * 32 * s for s in range(1, 31)]
     report = json.loads((finished / "report.json").read_text())
     assert evaluated[-1]["validation_loss"] in list(_numbers(report))
@@ -85,7 +94,10 @@ def _numbers(value):
 def test_the_validation_loss_is_that_of_the_whole_held_out_text(finished):
     """Computed here row by row, one at a time."""
     found = lines_of(finished)[-1]
-    data, trained = prepare(config.load(Experiment, finished / "config.json").data), gptjax.load(finished)
+    data, trained = (
+        prepare(config.load(Experiment, finished / "config.json").data),
+        gptjax.load(finished),
+    )
     ids, width, total, count = data.validation.ids[:], 32, 0.0, 0
 
     @jax.jit
@@ -100,7 +112,9 @@ def test_the_validation_loss_is_that_of_the_whole_held_out_text(finished):
         said = np.asarray(judge(padded))[0, np.arange(len(row) - 1), row[1:]]
         total, count = total - float(said.sum()), count + len(said)
     assert found["validation_loss"] == pytest.approx(total / count, rel=1e-5)
-    assert found["validation_bits_per_byte"] == pytest.approx(total / math.log(2) / data.validation.header.num_bytes, rel=1e-5)
+    assert found["validation_bits_per_byte"] == pytest.approx(
+        total / math.log(2) / data.validation.header.num_bytes, rel=1e-5
+    )
 
 
 def test_a_finished_run_says_so_and_changes_nothing(finished, tiny_experiment, capsys):
@@ -110,7 +124,8 @@ def test_a_finished_run_says_so_and_changes_nothing(finished, tiny_experiment, c
     assert fingerprint(finished, 30) == before and len(losses_of(finished)) == 30
 
 
-# --- bad batches -------------------------------------------------------------------------------------------------
+# --- bad batches
+# -------------------------------------------------------------------------------------------------
 
 
 CONFIG = small("tiny", vocab_size=61, context=32)
@@ -122,11 +137,14 @@ def a_batch(seed: int = 0) -> Batch:
 
 
 def poisoned(value: float):
-    """An objective whose gradient is `value` times too large wherever the batch's first weight is 2."""
+    """An objective whose gradient is `value` times too large wherever the batch's first weight is
+    2."""
     plain = cross_entropy(CONFIG)
 
     def objective(params, batch, key):
-        total, weight, more = plain(params, batch._replace(weights=jnp.ones_like(batch.weights)), key)
+        total, weight, more = plain(
+            params, batch._replace(weights=jnp.ones_like(batch.weights)), key
+        )
         return total * jnp.where(batch.weights[0, 0] == 2, value, 1.0), weight, more
 
     return objective
@@ -136,7 +154,15 @@ def poisoned(value: float):
 def skipping_step(value: float, micro_batches: int = 1):
     rate = optim.learning_rate(Schedule(warmup=3), 1e-2, 20)
     optimizer = optim.build(AdamW(peak=1e-2, ema=0.9), rate)
-    told = dict(objective=poisoned(value), optimizer=optimizer, rate=rate, seed=0, skip_norm=1e4, dropout=False, micro_batches=micro_batches)
+    told = {
+        "objective": poisoned(value),
+        "optimizer": optimizer,
+        "rate": rate,
+        "seed": 0,
+        "skip_norm": 1e4,
+        "dropout": False,
+        "micro_batches": micro_batches,
+    }
     init = jax.jit(lambda: step.init(model.init(CONFIG, jax.random.key(0)), optimizer))
     return init, jax.jit(functools.partial(step.train_step, **told))
 
@@ -148,7 +174,12 @@ def bits(tree) -> bytes:
 @pytest.mark.row(7)
 @pytest.mark.row(9)
 @pytest.mark.parametrize(
-    ("value", "micro_batches"), [(1e30, 1), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((math.nan, 1), (1e6, 1))), (math.nan, 4)]
+    ("value", "micro_batches"),
+    [
+        (1e30, 1),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((math.nan, 1), (1e6, 1))),
+        (math.nan, 4),
+    ],
 )
 @pytest.mark.parametrize("bad", [0, 2, 6])
 def test_a_bad_batch_changes_nothing_and_the_next_is_taken(value, micro_batches, bad):
@@ -164,22 +195,36 @@ def test_a_bad_batch_changes_nothing_and_the_next_is_taken(value, micro_batches,
         assert int(found["skipped"]) == (i == bad) and same == (i == bad)
         assert int(state.step) == i + 1
         assert np.isfinite(found["loss"]) or i == bad
-    assert all(np.isfinite(leaf).all() and np.abs(leaf).max() < 1e6 for leaf in map(np.asarray, jax.tree.leaves((state.params, state.opt_state))))
+    assert all(
+        np.isfinite(leaf).all() and np.abs(leaf).max() < 1e6
+        for leaf in map(np.asarray, jax.tree.leaves((state.params, state.opt_state)))
+    )
 
 
 def with_moments(monkeypatch, in_place: bool, objective, params):
-    """Jitted init and step of AdamW, whose moments are written over the old ones, or as Optax has it."""
+    """Jitted init and step of AdamW, whose moments are written over the old ones, or as Optax has
+    it."""
     with monkeypatch.context() as patch:
         if not in_place:
             patch.setattr(optim, "in_place", lambda adam, config: adam)
         optimizer = optim.build(AdamW(peak=1e-2), lambda step: 1e-2)
-    told = dict(objective=objective, optimizer=optimizer, rate=lambda step: 1e-2, seed=0, dropout=False)
-    return jax.jit(lambda: step.init(params(), optimizer)), jax.jit(functools.partial(step.train_step, **told), donate_argnums=0)
+    told = {
+        "objective": objective,
+        "optimizer": optimizer,
+        "rate": lambda step: 1e-2,
+        "seed": 0,
+        "dropout": False,
+    }
+    return jax.jit(lambda: step.init(params(), optimizer)), jax.jit(
+        functools.partial(step.train_step, **told), donate_argnums=0
+    )
 
 
 @pytest.mark.parametrize("shape", [(5,), (300, 8, 32), (257, 257)])
 def test_the_norm_of_gradients_is_the_root_of_all_squares(shape):
-    leaves = {f"{n}": np.random.default_rng(n).standard_normal(shape).astype(np.float32) for n in range(3)}
+    leaves = {
+        f"{n}": np.random.default_rng(n).standard_normal(shape).astype(np.float32) for n in range(3)
+    }
     wanted = np.sqrt(sum(np.square(leaf.astype(np.float64)).sum() for leaf in leaves.values()))
     np.testing.assert_allclose(gradient_norm(leaves), wanted, rtol=1e-6)
 
@@ -188,7 +233,9 @@ def test_moments_that_are_written_over_the_old_ones_are_adams(monkeypatch):
     """Bit for bit, one step of which is skipped among them."""
     ends = []
     for in_place in (True, False):
-        init, advance = with_moments(monkeypatch, in_place, poisoned(math.nan), lambda: model.init(CONFIG, jax.random.key(0)))
+        init, advance = with_moments(
+            monkeypatch, in_place, poisoned(math.nan), lambda: model.init(CONFIG, jax.random.key(0))
+        )
         state = init()
         for i in range(5):
             batch = a_batch(i)
@@ -198,46 +245,89 @@ def test_moments_that_are_written_over_the_old_ones_are_adams(monkeypatch):
     assert bits(ends[0]) == bits(ends[1])
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="other backends write parameters and moments in one pass")
+@pytest.mark.skipif(
+    jax.default_backend() != "cpu", reason="other backends write parameters and moments in one pass"
+)
 def test_moments_that_are_written_over_the_old_ones_need_no_memory_beside_them(monkeypatch):
-    objective = lambda params, x, key: (sum(jnp.square(x @ leaf["kernel"]).sum() for leaf in params.values()), jnp.ones(()), {})
+    def objective(params, x, key):
+        return (
+            sum(jnp.square(x @ leaf["kernel"]).sum() for leaf in params.values()),
+            jnp.ones(()),
+            {},
+        )
+
     temporary = {}
     for in_place in (True, False):
-        init, advance = with_moments(monkeypatch, in_place, objective, lambda: {f"{n}": {"kernel": jnp.ones((256, 256))} for n in range(8)})
-        compiled = advance.lower(init(), jnp.ones((4, 256))).compile(compiler_options={"xla_backend_optimization_level": 2})
+        init, advance = with_moments(
+            monkeypatch,
+            in_place,
+            objective,
+            lambda: {f"{n}": {"kernel": jnp.ones((256, 256))} for n in range(8)},
+        )
+        compiled = advance.lower(init(), jnp.ones((4, 256))).compile(
+            compiler_options={"xla_backend_optimization_level": 2}
+        )
         temporary[in_place] = compiled.memory_analysis().temp_size_in_bytes / (4 * 256 * 256)
-    assert temporary[True] < 16.1, "the gradients, and where XLA does not fuse them their squares for the norm"
-    assert temporary[False] > 21.9, "moments besides; if Optax or XLA learns to do without, `in_place` can go"
+    assert temporary[True] < 16.1, (
+        "the gradients, and where XLA does not fuse them their squares for the norm"
+    )
+    assert temporary[False] > 21.9, (
+        "moments besides; if Optax or XLA learns to do without, `in_place` can go"
+    )
 
 
 @pytest.fixture
 def quick_compilation(monkeypatch):
     """Machine code that is made in a third of the time."""
-    monkeypatch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0}))
+    monkeypatch.setattr(
+        jax,
+        "jit",
+        functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0}),
+    )
 
 
-# --- optimizers --------------------------------------------------------------------------------------------------
+# --- optimizers
+# --------------------------------------------------------------------------------------------------
 
 
-OPTIMIZERS = [AdamW(peak=1e-2), Adam(peak=1e-2), SGD(), Lion(peak=3e-3), Adafactor(), Muon(peak=1e-2)]
+OPTIMIZERS = [
+    AdamW(peak=1e-2),
+    Adam(peak=1e-2),
+    SGD(),
+    Lion(peak=3e-3),
+    Adafactor(),
+    Muon(peak=1e-2),
+]
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda o: type(o).__name__)
 def test_every_optimizer_solves_a_small_problem(optimizer):
-    """Two layers that must become one given map, read from inputs that are the same at every step."""
+    """Two layers that must become one given map, read from inputs that are the same at every
+    step."""
     draw = np.random.default_rng(0)
-    inputs, kernel = draw.standard_normal((64, 8)).astype(np.float32), draw.standard_normal((8, 8)).astype(np.float32)
+    inputs, kernel = (
+        draw.standard_normal((64, 8)).astype(np.float32),
+        draw.standard_normal((8, 8)).astype(np.float32),
+    )
     chain = optim.build(optimizer, lambda step: optimizer.peak)
 
     def error(params):
-        return jnp.mean(jnp.square(jnp.tanh(inputs @ params["up"]["kernel"]) @ params["down"]["kernel"] - inputs @ kernel))
+        return jnp.mean(
+            jnp.square(
+                jnp.tanh(inputs @ params["up"]["kernel"]) @ params["down"]["kernel"]
+                - inputs @ kernel
+            )
+        )
 
     @jax.jit
     def advance(params, state):
         updates, state = chain.update(jax.grad(error)(params), state, params)
         return jax.tree.map(jnp.add, params, updates), state
 
-    params = {name: {"kernel": jnp.asarray(0.3 * draw.standard_normal(shape), jnp.float32)} for name, shape in (("up", (8, 32)), ("down", (32, 8)))}
+    params = {
+        name: {"kernel": jnp.asarray(0.3 * draw.standard_normal(shape), jnp.float32)}
+        for name, shape in (("up", (8, 32)), ("down", (32, 8)))
+    }
     begun, state = float(error(params)), chain.init(params)
     for _ in range(200):
         params, state = advance(params, state)
@@ -246,7 +336,14 @@ def test_every_optimizer_solves_a_small_problem(optimizer):
 
 def split(optimizer, experiment):
     """An experiment over eight parts of the parameters."""
-    return resolved(dataclasses.replace(experiment, optim=optimizer, mesh=parallel.MeshConfig(data=1, fsdp=8), schedule=Schedule("constant", warmup=0)))
+    return resolved(
+        dataclasses.replace(
+            experiment,
+            optim=optimizer,
+            mesh=parallel.MeshConfig(data=1, fsdp=8),
+            schedule=Schedule("constant", warmup=0),
+        )
+    )
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda o: type(o).__name__)
@@ -254,15 +351,23 @@ def test_the_state_of_every_optimizer_is_split_with_its_parameters(optimizer, ti
     experiment = split(optimizer, tiny_experiment)
     state = program.abstract(experiment, parallel.make_mesh(experiment.mesh))
     kernel = ("layers", "mlp", "up", "kernel")
-    beside = [leaf for where, leaf in jax.tree_util.tree_leaves_with_path(state.opt_state) if _ends(where, kernel) and leaf.shape == (2, 32, 96)]
+    beside = [
+        leaf
+        for where, leaf in jax.tree_util.tree_leaves_with_path(state.opt_state)
+        if _ends(where, kernel) and leaf.shape == (2, 32, 96)
+    ]
     assert "fsdp" in tuple(state.params["layers"]["mlp"]["up"]["kernel"].sharding.spec)
     assert all("fsdp" in tuple(leaf.sharding.spec) for leaf in beside)
-    assert beside or isinstance(optimizer, Adafactor), "state of a parameter's shape lies where the parameter lies"
+    assert beside or isinstance(optimizer, Adafactor), (
+        "state of a parameter's shape lies where the parameter lies"
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda o: type(o).__name__)
-def test_every_optimizer_trains_a_model_that_is_split(optimizer, tiny_experiment, quick_compilation):
+def test_every_optimizer_trains_a_model_that_is_split(
+    optimizer, tiny_experiment, quick_compilation
+):
     experiment = split(optimizer, tiny_experiment)
     built = program.build(experiment, prepare(experiment.data))
     state, batch, losses = built.init(), built.batch(0), []
@@ -279,11 +384,18 @@ def _ends(where, names) -> bool:
     return tuple(getattr(part, "key", None) for part in where[-len(names) :]) == names
 
 
-SMALL = dict(
-    layers=dict(mlp=dict(up=dict(kernel=np.full((2, 4, 3), 0.5, np.float32), bias=np.full((2, 3), 0.5, np.float32)))),
-    norm=dict(scale=np.ones(4, np.float32), bias=np.full(4, 0.5, np.float32)),
-    embedding=dict(embedding=np.full((5, 4), 0.5, np.float32)),
-)
+SMALL = {
+    "layers": {
+        "mlp": {
+            "up": {
+                "kernel": np.full((2, 4, 3), 0.5, np.float32),
+                "bias": np.full((2, 3), 0.5, np.float32),
+            }
+        }
+    },
+    "norm": {"scale": np.ones(4, np.float32), "bias": np.full(4, 0.5, np.float32)},
+    "embedding": {"embedding": np.full((5, 4), 0.5, np.float32)},
+}
 
 
 def moved(config, gradient, count: int = 1, params=SMALL, peak: float = 0.1):
@@ -292,7 +404,9 @@ def moved(config, gradient, count: int = 1, params=SMALL, peak: float = 0.1):
     params = jax.tree.map(jnp.asarray, params)
     state = optimizer.init(params)
     for _ in range(count):
-        updates, state = optimizer.update(jax.tree.map(lambda p: jnp.full_like(p, gradient), params), state, params)
+        updates, state = optimizer.update(
+            jax.tree.map(lambda p: jnp.full_like(p, gradient), params), state, params
+        )
         params = jax.tree.map(jnp.add, params, updates)
     return params, state
 
@@ -307,7 +421,10 @@ def test_decay_shrinks_matrices_and_embeddings_alone(kind):
 
 
 def test_the_decay_mask_is_by_name():
-    names = {p[-1].key: decayed for p, decayed in jax.tree_util.tree_leaves_with_path(optim.decayed(SMALL))}
+    names = {
+        p[-1].key: decayed
+        for p, decayed in jax.tree_util.tree_leaves_with_path(optim.decayed(SMALL))
+    }
     assert names == {"kernel": True, "embedding": True, "bias": False, "scale": False}
 
 
@@ -323,14 +440,18 @@ def test_the_average_is_that_of_the_weights_after_each_step():
     for count in range(1, 5):
         params, state = moved(config, 0.3, count)
         wanted = jax.tree.map(lambda e, p: 0.8 * e + 0.2 * np.asarray(p), wanted, params)
-        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), optim.averaged(state), wanted)
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, rtol=1e-5), optim.averaged(state), wanted
+        )
     assert optim.averaged(moved(SGD(), 0.3)[1]) is None
 
 
 def test_a_large_gradient_is_scaled_down_to_the_clip_norm():
     params, _ = moved(SGD(momentum=0.0, clip_norm=1.0), 1e3, peak=1.0)
     change = jax.tree.map(lambda a, b: np.asarray(a) - b, params, SMALL)
-    assert math.sqrt(sum(float((leaf**2).sum()) for leaf in jax.tree.leaves(change))) == pytest.approx(1, rel=1e-4)
+    assert math.sqrt(
+        sum(float((leaf**2).sum()) for leaf in jax.tree.leaves(change))
+    ) == pytest.approx(1, rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["constant", "linear", "cosine", "rsqrt", "wsd"])
@@ -357,7 +478,14 @@ def test_a_batch_read_in_parts_trains_the_same(quick_compilation):
     optimizer = optim.build(SGD(peak=0.5), rate)
     begun = jax.jit(lambda: step.init(model.init(CONFIG, jax.random.key(0)), optimizer))()
     for parts in (1, 2):
-        told = dict(objective=cross_entropy(CONFIG), optimizer=optimizer, rate=rate, seed=0, dropout=False, micro_batches=parts)
+        told = {
+            "objective": cross_entropy(CONFIG),
+            "optimizer": optimizer,
+            "rate": rate,
+            "seed": 0,
+            "dropout": False,
+            "micro_batches": parts,
+        }
         advance, state = jax.jit(functools.partial(step.train_step, **told)), begun
         for i in range(4):
             batch = a_batch(i)
@@ -366,10 +494,13 @@ def test_a_batch_read_in_parts_trains_the_same(quick_compilation):
         results.append((jax.device_get(state.params), float(found["loss"]), float(found["weight"])))
     (a, loss, weight), (b, same_loss, same_weight) = results
     assert loss == pytest.approx(same_loss, rel=1e-5) and weight == same_weight
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5 * max(np.abs(y).max(), 0.02)), a, b)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5 * max(np.abs(y).max(), 0.02)), a, b
+    )
 
 
-# --- samples of a run --------------------------------------------------------------------------------------------
+# --- samples of a run
+# --------------------------------------------------------------------------------------------
 
 
 def test_a_run_writes_text_in_python(finished):
@@ -389,12 +520,20 @@ def test_the_average_of_a_run_is_what_writes(finished, tmp_path):
     trained, path = gptjax.load(finished), tmp_path / "run"
     optimizer = optim.build(AdamW(peak=1e-2, ema=0.5), lambda step: 1e-2)
     state = step.init(trained.params, optimizer)
-    _, opt_state = optimizer.update(jax.tree.map(jnp.ones_like, trained.params), state.opt_state, trained.params)
+    _, opt_state = optimizer.update(
+        jax.tree.map(jnp.ones_like, trained.params), state.opt_state, trained.params
+    )
     saved = loop.trees(state._replace(opt_state=opt_state))
-    assert bits(saved["ema"]) == bits(loop.weights(state._replace(opt_state=opt_state))) != bits(trained.params)
+    assert (
+        bits(saved["ema"])
+        == bits(loop.weights(state._replace(opt_state=opt_state)))
+        != bits(trained.params)
+    )
     shutil.copytree(finished / "tokenizer", path / "tokenizer")
     experiment = config.load(Experiment, finished / "config.json")
-    config.save(path / "config.json", dataclasses.replace(experiment, optim=AdamW(peak=1e-2, ema=0.5)))
+    config.save(
+        path / "config.json", dataclasses.replace(experiment, optim=AdamW(peak=1e-2, ema=0.5))
+    )
     run = Run(path)
     with run.lock():
         run.save(1, saved)
@@ -403,9 +542,14 @@ def test_the_average_of_a_run_is_what_writes(finished, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_with_an_average_saves_it(tiny_experiment, tmp_path):
-    train(dataclasses.replace(tiny_experiment, steps=5, optim=AdamW(peak=1e-2, ema=0.5)), tmp_path / "run")
+    train(
+        dataclasses.replace(tiny_experiment, steps=5, optim=AdamW(peak=1e-2, ema=0.5)),
+        tmp_path / "run",
+    )
     trained = gptjax.load(tmp_path / "run")
-    found = Run(tmp_path / "run").restore({"params": jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), trained.params)})
+    found = Run(tmp_path / "run").restore(
+        {"params": jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), trained.params)}
+    )
     assert bits(found[1]["params"]) != bits(trained.params)
 
 
@@ -421,18 +565,45 @@ def test_a_run_writes_text_from_the_command_line(finished, capsys, tmp_path, mon
     text = gptjax.load(finished).generate("The ", new_tokens=8, temperature=0)
     assert sampled(capsys, finished, "--prompt", "The ", *common) == f"The {text}\n"
 
-    lines = [json.loads(line) for line in sampled(capsys, finished, "--prompt", "The ", *common, "--json").splitlines()]
+    lines = [
+        json.loads(line)
+        for line in sampled(capsys, finished, "--prompt", "The ", *common, "--json").splitlines()
+    ]
     assert [line["text"] for line in lines] == [text]
-    assert set(lines[0]) == {"prompt", "text", "ids", "logprobs", "reason"} and lines[0]["prompt"] == "The "
+    assert (
+        set(lines[0]) == {"prompt", "text", "ids", "logprobs", "reason"}
+        and lines[0]["prompt"] == "The "
+    )
 
-    several = ("--prompt", "The ", "--num-samples", 2, "--new-tokens", 8, "--temperature", 1.5, "--json")
-    lines = [json.loads(line) for line in sampled(capsys, finished, *several, "--seed", 1).splitlines()]
+    several = (
+        "--prompt",
+        "The ",
+        "--num-samples",
+        2,
+        "--new-tokens",
+        8,
+        "--temperature",
+        1.5,
+        "--json",
+    )
+    lines = [
+        json.loads(line) for line in sampled(capsys, finished, *several, "--seed", 1).splitlines()
+    ]
     assert len(lines) == 2 and len({line["text"] for line in lines}) > 1, "samples differ"
-    assert lines == [json.loads(line) for line in sampled(capsys, finished, *several, "--seed", 1).splitlines()]
-    assert lines != [json.loads(line) for line in sampled(capsys, finished, *several, "--seed", 2).splitlines()]
+    assert lines == [
+        json.loads(line) for line in sampled(capsys, finished, *several, "--seed", 1).splitlines()
+    ]
+    assert lines != [
+        json.loads(line) for line in sampled(capsys, finished, *several, "--seed", 2).splitlines()
+    ]
 
     (tmp_path / "prompts.txt").write_text("The cat\nZoë\n")
-    lines = [json.loads(line) for line in sampled(capsys, finished, "--prompt-file", tmp_path / "prompts.txt", *common, "--json").splitlines()]
+    lines = [
+        json.loads(line)
+        for line in sampled(
+            capsys, finished, "--prompt-file", tmp_path / "prompts.txt", *common, "--json"
+        ).splitlines()
+    ]
     assert [line["prompt"] for line in lines] == ["The cat", "Zoë"]
 
 
@@ -475,6 +646,11 @@ def test_a_directory_that_is_no_run_is_refused(tmp_path):
 
 def test_text_shorter_than_a_row_is_refused(tiny_experiment, tmp_path):
     (tmp_path / "short.txt").write_text("too short")
-    experiment = dataclasses.replace(tiny_experiment, data=DataConfig(source=Text(str(tmp_path / "short.txt")), tokenizer=tiny_experiment.data.tokenizer))
+    experiment = dataclasses.replace(
+        tiny_experiment,
+        data=DataConfig(
+            source=Text(str(tmp_path / "short.txt")), tokenizer=tiny_experiment.data.tokenizer
+        ),
+    )
     with pytest.raises(ConfigError, match=r"fewer than one row of 33; use more text"):
         train(experiment, tmp_path / "run")

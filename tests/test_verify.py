@@ -47,13 +47,18 @@ def experiment(tiny_experiment, text_folder) -> Experiment:
     return dataclasses.replace(
         tiny_experiment,
         model=dataclasses.replace(tiny_experiment.model, residual_dropout=0.1, num_kv_heads=1),
-        data=dataclasses.replace(tiny_experiment.data, source=dataclasses.replace(tiny_experiment.data.source, path=str(text_folder))),
+        data=dataclasses.replace(
+            tiny_experiment.data,
+            source=dataclasses.replace(tiny_experiment.data.source, path=str(text_folder)),
+        ),
     )
 
 
 def computing(experiment: Experiment, compute: str) -> Experiment:
     """The same experiment in this compute type."""
-    return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, compute=compute))
+    return dataclasses.replace(
+        experiment, model=dataclasses.replace(experiment.model, compute=compute)
+    )
 
 
 def judged(experiment: Experiment, names: Any) -> dict[str, dict]:
@@ -65,7 +70,8 @@ def judged(experiment: Experiment, names: Any) -> dict[str, dict]:
 
 @contextlib.contextmanager
 def fresh():
-    """Forgets the only functions that are not compiled anew for each setting, before and after, and learns in fewer steps."""
+    """Forgets the only functions that are not compiled anew for each setting, before and after, and
+    learns in fewer steps."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(settings, "STEPS", 100)
         for compiled in (decoder.prefill, decoder.decode):
@@ -75,17 +81,26 @@ def fresh():
             compiled.clear_cache()
 
 
-# --- the defects -------------------------------------------------------------------------------------------------
+# --- the defects
+# -------------------------------------------------------------------------------------------------
 
 
 def off_by_one_mask(patch):
     honest = sights.visible
-    patch.setattr(sights, "visible", lambda sight, *more: honest(sight._replace(queries=sight.queries + 1), *more))
+    patch.setattr(
+        sights,
+        "visible",
+        lambda sight, *more: honest(sight._replace(queries=sight.queries + 1), *more),
+    )
 
 
 def segment_leak(patch):
     honest = sights.visible
-    patch.setattr(sights, "visible", lambda sight, *more: honest(sight._replace(query_segments=None, key_segments=None), *more))
+    patch.setattr(
+        sights,
+        "visible",
+        lambda sight, *more: honest(sight._replace(query_segments=None, key_segments=None), *more),
+    )
 
 
 def flat_scores(patch):
@@ -105,7 +120,13 @@ def step_left_out_of_the_key(patch):
 
 def part_left_out_of_the_key(patch):
     honest = step._gradients
-    patch.setattr(step, "_gradients", lambda params, batch, key, objective, parts: honest(params, batch, key, lambda p, b, _: objective(p, b, key), parts))
+    patch.setattr(
+        step,
+        "_gradients",
+        lambda params, batch, key, objective, parts: honest(
+            params, batch, key, lambda p, b, _: objective(p, b, key), parts
+        ),
+    )
 
 
 def token_left_out_of_the_key(patch):
@@ -130,7 +151,9 @@ def stale_cache_slot(patch):
 
     def late(cache, positions):
         cache, slots = honest(cache, positions)
-        return cache, tuple(jnp.maximum(one - 1, 0) for one in slots) if positions.shape[1] == 1 else slots
+        return cache, (
+            tuple(jnp.maximum(one - 1, 0) for one in slots) if positions.shape[1] == 1 else slots
+        )
 
     patch.setattr(transformer, "reserve", late)
 
@@ -153,17 +176,29 @@ def dropped_optimizer_leaf(patch):
 
 def label_shifted_in_the_batch(patch):
     honest = batches._rows
-    patch.setattr(batches, "_rows", lambda *args: (found := honest(*args))._replace(targets=found.tokens))
+    patch.setattr(
+        batches, "_rows", lambda *args: (found := honest(*args))._replace(targets=found.tokens)
+    )
 
 
 def label_shifted_in_the_loss(patch):
     honest = objectives.token_losses
-    patch.setattr(objectives, "token_losses", lambda logits, targets, *more: honest(logits, jnp.roll(targets, 1, axis=1), *more))
+    patch.setattr(
+        objectives,
+        "token_losses",
+        lambda logits, targets, *more: honest(logits, jnp.roll(targets, 1, axis=1), *more),
+    )
 
 
 def other_rope_base_at_decode(patch):
     honest = positions.turns
-    patch.setattr(positions, "turns", lambda where, width, base, scaling=None: honest(where, width, 2 * base if where.shape[1] == 1 else base, scaling))
+    patch.setattr(
+        positions,
+        "turns",
+        lambda where, width, base, scaling=None: honest(
+            where, width, 2 * base if where.shape[1] == 1 else base, scaling
+        ),
+    )
 
 
 def stopped_gradient(patch):
@@ -178,17 +213,27 @@ def rows_read_twice(patch):
 
 def batch_by_the_count_of_calls(patch):
     honest, calls = batches.batch, iter(range(10**9))
-    patch.setattr(batches, "batch", lambda store, plan, step, *part: honest(store, plan, step + next(calls), *part))
+    patch.setattr(
+        batches,
+        "batch",
+        lambda store, plan, step, *part: honest(store, plan, step + next(calls), *part),
+    )
 
 
 def tokenizer_that_normalises(patch):
     honest = spelling.Table.encode_all
-    patch.setattr(spelling.Table, "encode_all", lambda self, texts: honest(self, [unicodedata.normalize("NFC", text) for text in texts]))
+    patch.setattr(
+        spelling.Table,
+        "encode_all",
+        lambda self, texts: honest(self, [unicodedata.normalize("NFC", text) for text in texts]),
+    )
 
 
 def rounded_logits(patch):
     honest = model.unembed
-    patch.setattr(model, "unembed", lambda c, params, hidden: honest(c, params, hidden).astype(c.compute))
+    patch.setattr(
+        model, "unembed", lambda c, params, hidden: honest(c, params, hidden).astype(c.compute)
+    )
 
 
 def rounded_gradients(patch):
@@ -204,17 +249,29 @@ def rounded_gradients(patch):
 
 def wide_initial_weights(patch):
     honest = model.init
-    patch.setattr(model, "init", lambda c, key: jax.tree.map(lambda leaf: 50 * leaf, honest(c, key)))
+    patch.setattr(
+        model, "init", lambda c, key: jax.tree.map(lambda leaf: 50 * leaf, honest(c, key))
+    )
 
 
 def optimizer_that_does_not_move(patch):
     honest = optim._direction
-    patch.setattr(optim, "_direction", lambda c: optax.set_to_zero() if isinstance(c, optim.AdamW) else honest(c))
+    patch.setattr(
+        optim,
+        "_direction",
+        lambda c: optax.set_to_zero() if isinstance(c, optim.AdamW) else honest(c),
+    )
 
 
 def settings_of_the_first_row(patch):
     honest = decoder.choose
-    patch.setattr(decoder, "choose", lambda logits, sampling, *rest: honest(logits, jax.tree.map(lambda x: jnp.full_like(x, x[0]), sampling), *rest))
+    patch.setattr(
+        decoder,
+        "choose",
+        lambda logits, sampling, *rest: honest(
+            logits, jax.tree.map(lambda x: jnp.full_like(x, x[0]), sampling), *rest
+        ),
+    )
 
 
 def rows_lost_on_the_way(patch):
@@ -229,7 +286,8 @@ def rows_lost_on_the_way(patch):
 
 
 class Defect(NamedTuple):
-    """What is planted, the proofs that must fail, and others that are run with them and must pass."""
+    """What is planted, the proofs that must fail, and others that are run with them and must
+    pass."""
 
     plant: Callable[[pytest.MonkeyPatch], None]
     fails: tuple[str, ...]
@@ -264,7 +322,8 @@ DEFECTS = (
 )
 
 
-# --- where nothing is wrong ---------------------------------------------------------------------------------------
+# --- where nothing is wrong
+# ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -281,7 +340,9 @@ def run(experiment, tmp_path_factory) -> Path:
     with saved.lock():
         saved.save(3, {"params": {"kernel": jnp.ones((300, 200))}})
     config.save(path / "config.json", experiment)
-    (path / "identity.json").write_text(json.dumps({"data": data.content, "tokenizer": tokenizers.fingerprint(data.tokenizer)}))
+    (path / "identity.json").write_text(
+        json.dumps({"data": data.content, "tokenizer": tokenizers.fingerprint(data.tokenizer)})
+    )
     return path
 
 
@@ -295,23 +356,38 @@ def report(experiment, run, said) -> dict:
 @pytest.mark.slow
 def test_all_proofs_pass_where_nothing_is_wrong_and_are_told(report, said, tmp_path):
     """One test, since the run is long and workers would each make their own."""
-    assert [(proof["name"], proof["status"]) for proof in report["proofs"]] == [(name, "pass") for name in NAMES], report["proofs"]
+    assert [(proof["name"], proof["status"]) for proof in report["proofs"]] == [
+        (name, "pass") for name in NAMES
+    ], report["proofs"]
     assert report["passed"]
     for proof in report["proofs"]:
-        assert -1e-3 <= proof["value"] <= proof["limit"] and proof["words"] and proof["claim"] and proof["seconds"] >= 0
+        assert (
+            -1e-3 <= proof["value"] <= proof["limit"]
+            and proof["words"]
+            and proof["claim"]
+            and proof["seconds"] >= 0
+        )
     # a line is said for each proof, and one for what is smaller
     lines = [line.split()[:3] for line in said if "/" in line.split()[0]]
-    assert lines == [[f"{number}/{len(NAMES)}", "pass", name] for number, name in enumerate(NAMES, start=1)]
+    assert lines == [
+        [f"{number}/{len(NAMES)}", "pass", name] for number, name in enumerate(NAMES, start=1)
+    ]
     (smaller,) = (line for line in said if line.startswith("smaller"))
-    assert "steps 30 → 100" in smaller and smaller.split(maxsplit=1)[1].split(", ") == report["smaller"]
+    assert (
+        "steps 30 → 100" in smaller
+        and smaller.split(maxsplit=1)[1].split(", ") == report["smaller"]
+    )
     # the report says it again, for programs and people
     verify.write(tmp_path / "new" / "verify.json", report)
     assert json.loads((tmp_path / "new" / "verify.json").read_text()) == report
     text = (tmp_path / "new" / "verify.txt").read_text()
-    assert all(f"pass     {name} " in text for name in NAMES) and text.splitlines()[-1].startswith(f"all {len(NAMES)} proofs pass, in ")
+    assert all(f"pass     {name} " in text for name in NAMES) and text.splitlines()[-1].startswith(
+        f"all {len(NAMES)} proofs pass, in "
+    )
 
 
-# --- where something is ------------------------------------------------------------------------------------------
+# --- where something is
+# ------------------------------------------------------------------------------------------
 
 
 SLOW = (
@@ -326,28 +402,44 @@ SLOW = (
 """What costs most to find; in a default run the others are planted."""
 
 
-@pytest.mark.parametrize("defect", [pytest.param(d, marks=pytest.mark.slow if d.plant in SLOW else (), id=d.plant.__name__) for d in DEFECTS])
+@pytest.mark.parametrize(
+    "defect",
+    [
+        pytest.param(d, marks=pytest.mark.slow if d.plant in SLOW else (), id=d.plant.__name__)
+        for d in DEFECTS
+    ],
+)
 def test_a_planted_defect_is_named(defect, experiment, monkeypatch):
-    """The first of the proofs that must fail does, and proofs that have nothing to do with it pass."""
+    """The first of the proofs that must fail does, and proofs that have nothing to do with it
+    pass."""
     defect.plant(monkeypatch)
     found = judged(computing(experiment, defect.compute), [defect.fails[0], *defect.beside])
-    assert {name: result["status"] for name, result in found.items()} == {defect.fails[0]: "fail"} | dict.fromkeys(defect.beside, "pass"), found
+    assert {name: result["status"] for name, result in found.items()} == {
+        defect.fails[0]: "fail"
+    } | dict.fromkeys(defect.beside, "pass"), found
     assert not found[defect.fails[0]]["words"].startswith("raised")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("defect", DEFECTS, ids=lambda defect: defect.plant.__name__)
-def test_of_all_proofs_a_planted_defect_fails_just_those_that_it_concerns(defect, experiment, monkeypatch):
+def test_of_all_proofs_a_planted_defect_fails_just_those_that_it_concerns(
+    defect, experiment, monkeypatch
+):
     defect.plant(monkeypatch)
     found = judged(computing(experiment, "bfloat16"), ())
-    assert {name for name, result in found.items() if result["status"] == "fail"} == set(defect.fails), found
+    assert {name for name, result in found.items() if result["status"] == "fail"} == set(
+        defect.fails
+    ), found
 
 
 def test_every_proof_has_a_defect_that_it_names():
-    assert {name for defect in DEFECTS for name in defect.fails} == set(NAMES) - {"checkpoints"}, "a flipped bit is further down"
+    assert {name for defect in DEFECTS for name in defect.fails} == set(NAMES) - {"checkpoints"}, (
+        "a flipped bit is further down"
+    )
 
 
-# --- the small twin ----------------------------------------------------------------------------------------------
+# --- the small twin
+# ----------------------------------------------------------------------------------------------
 
 
 def shrunk(model_config, **more) -> tuple[Experiment, tuple[str, ...]]:
@@ -357,24 +449,59 @@ def shrunk(model_config, **more) -> tuple[Experiment, tuple[str, ...]]:
 def test_a_large_model_becomes_small_by_the_rule_and_says_how():
     small, changes = shrunk(model.gpt2("124m"), batch=480, micro_batch=96)
     c = small.model
-    assert (c.num_layers, c.context, c.width, c.num_heads, c.heads, c.hidden, c.vocab_size) == (4, 128, 256, 12, 20, 1024, 50_257)
+    assert (c.num_layers, c.context, c.width, c.num_heads, c.heads, c.hidden, c.vocab_size) == (
+        4,
+        128,
+        256,
+        12,
+        20,
+        1024,
+        50_257,
+    )
     assert c.attention == "causal_blocks", "what serves 1,024 positions on a CPU serves 128"
     assert small.micro_batches == 2 and small.batch == 16, "eight devices, two parts"
-    assert {"model.num_layers 12 → 4", "model.width 768 → 256", "model.context 1024 → 128", "batch 480 → 16"} <= set(changes)
+    assert {
+        "model.num_layers 12 → 4",
+        "model.width 768 → 256",
+        "model.context 1024 → 128",
+        "batch 480 → 16",
+    } <= set(changes)
 
 
 @pytest.mark.parametrize("size", ["7b", "70b", "3-405b"])
 def test_any_preset_becomes_small_and_keeps_its_kinds(size):
     big = model.llama(size)
     small = shrunk(big)[0].model
-    assert small.width <= 256 and small.heads % 2 == 0 and (small.num_heads, small.kv_heads) == (big.num_heads, big.kv_heads)
-    kinds = ("positions", "rope_base", "norm", "activation", "bias", "tied", "vocab_size", "qk_norm", "compute")
+    assert (
+        small.width <= 256
+        and small.heads % 2 == 0
+        and (small.num_heads, small.kv_heads) == (big.num_heads, big.kv_heads)
+    )
+    kinds = (
+        "positions",
+        "rope_base",
+        "norm",
+        "activation",
+        "bias",
+        "tied",
+        "vocab_size",
+        "qk_norm",
+        "compute",
+    )
     assert [getattr(small, kind) for kind in kinds] == [getattr(big, kind) for kind in kinds]
 
 
 def test_a_small_config_stays_as_it_is():
-    told = dict(optim=optim.AdamW(peak=1e-2), schedule=optim.Schedule(warmup=5), batch=8, steps=settings.STEPS)
-    assert shrunk(model.small("tiny"), **told) == (Experiment(model=model.small("tiny"), **told), ())
+    told = {
+        "optim": optim.AdamW(peak=1e-2),
+        "schedule": optim.Schedule(warmup=5),
+        "batch": 8,
+        "steps": settings.STEPS,
+    }
+    assert shrunk(model.small("tiny"), **told) == (
+        Experiment(model=model.small("tiny"), **told),
+        (),
+    )
 
 
 def test_a_mesh_of_another_machine_gives_way():
@@ -385,18 +512,25 @@ def test_a_mesh_of_another_machine_gives_way():
 def test_what_no_reader_can_know_is_the_entropy_of_what_follows_equal_beginnings():
     tokens = np.asarray([[5, 1, 2, 5], [5, 1, 3, 5]], np.int32)
     targets = np.asarray([[1, 2, 5, 7], [1, 3, 5, 8]], np.int32)
-    positions = np.asarray([[0, 1, 2, 0], [0, 1, 2, 0]], np.int32)  # a new text begins at the last place
+    positions = np.asarray(
+        [[0, 1, 2, 0], [0, 1, 2, 0]], np.int32
+    )  # a new text begins at the last place
     batch = Batch(tokens, targets, np.ones((2, 4), np.float32), positions * 0, positions)
-    after_five, after_five_one = -(2 * math.log(1 / 2) + 2 * math.log(1 / 4)), 2 * math.log(2)  # 1, 1, 7, 8 and 2, 3
+    after_five, after_five_one = (
+        -(2 * math.log(1 / 2) + 2 * math.log(1 / 4)),
+        2 * math.log(2),
+    )  # 1, 1, 7, 8 and 2, 3
     assert training.unavoidable(batch) == pytest.approx((after_five + after_five_one) / 8)
 
 
-# --- the command -------------------------------------------------------------------------------------------------
+# --- the command
+# -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def command(experiment, tmp_path, monkeypatch, capsys):
-    """Runs `gptjax verify` on the tiny config in an empty folder; gives status, output and errors."""
+    """Runs `gptjax verify` on the tiny config in an empty folder; gives status, output and
+    errors."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     config.save(tmp_path / "tiny.json", experiment)
@@ -411,39 +545,64 @@ def command(experiment, tmp_path, monkeypatch, capsys):
 
 def test_the_command_says_pass_and_leaves_a_report(command, tmp_path):
     status, out, _ = command("tiny.json", "--only", "data", "tokenizer", "--seed", "7")
-    assert status == 0 and " 1/2  pass     tokenizer" in out and out.splitlines()[-1].startswith("all 2 proofs pass")
+    assert (
+        status == 0
+        and " 1/2  pass     tokenizer" in out
+        and out.splitlines()[-1].startswith("all 2 proofs pass")
+    )
     report = json.loads((tmp_path / "verify.json").read_text())
-    assert report["passed"] and report["config"]["seed"] == 7 and (tmp_path / "verify.txt").is_file()
+    assert (
+        report["passed"] and report["config"]["seed"] == 7 and (tmp_path / "verify.txt").is_file()
+    )
 
 
 def test_the_command_fails_with_status_1_and_says_what_to_do(command, monkeypatch):
     tokenizer_that_normalises(monkeypatch)
-    status, out, _ = command("tiny.json", "--only", "tokenizer", "data", "--report", "deep/other.json")
+    status, out, _ = command(
+        "tiny.json", "--only", "tokenizer", "data", "--report", "deep/other.json"
+    )
     last = out.splitlines()[-1]
     assert status == 1 and " 1/2  FAIL     tokenizer" in out and " 2/2  pass     data" in out
-    assert last.startswith("FAILED: tokenizer. ") and "gptjax doctor" in last and "deep/other.json" in last
+    assert (
+        last.startswith("FAILED: tokenizer. ")
+        and "gptjax doctor" in last
+        and "deep/other.json" in last
+    )
 
 
 def test_json_is_all_there_is_on_standard_output(command):
     status, out, err = command("tiny.json", "--only", "tokenizer", "--json")
-    assert status == 0 and json.loads(out)["proofs"][0]["name"] == "tokenizer" and "1/1  pass" in err
+    assert (
+        status == 0 and json.loads(out)["proofs"][0]["name"] == "tokenizer" and "1/1  pass" in err
+    )
 
 
 def test_a_proof_that_raises_has_failed_and_the_others_go_on(command, monkeypatch):
     monkeypatch.setattr(tokenizers, "fingerprint", lambda tokenizer: 1 / 0)
     status, out, _ = command("tiny.json", "--only", "tokenizer", "attention")
-    assert status == 1 and "FAIL     tokenizer      inf > 0  raised ZeroDivisionError: division by zero" in out and "pass     attention" in out
+    assert (
+        status == 1
+        and "FAIL     tokenizer      inf > 0  raised ZeroDivisionError: division by zero" in out
+        and "pass     attention" in out
+    )
 
 
 def test_bfloat16_is_skipped_with_the_reason_where_it_is_not_used(command):
     status, out, _ = command("tiny.json", "--only", "bfloat16")
-    assert status == 0 and "skipped  bfloat16       the config computes in float32" in out and "all 0 proofs pass, 1 skipped" in out
+    assert (
+        status == 0
+        and "skipped  bfloat16       the config computes in float32" in out
+        and "all 0 proofs pass, 1 skipped" in out
+    )
 
 
 def test_a_run_is_held_to_the_data_that_it_recorded(command, run, tmp_path):
     """The report lies in the run directory."""
     shutil.copytree(run, tmp_path / "run")
-    assert command("run", "--only", "data")[0] == 0 and json.loads((tmp_path / "run/verify.json").read_text())["passed"]
+    assert (
+        command("run", "--only", "data")[0] == 0
+        and json.loads((tmp_path / "run/verify.json").read_text())["passed"]
+    )
     recorded = json.loads((run / "identity.json").read_text())
     (tmp_path / "run/identity.json").write_text(json.dumps(recorded | {"data": "another"}))
     assert command("run/config.json", "--only", "data")[0] == 1
@@ -451,12 +610,18 @@ def test_a_run_is_held_to_the_data_that_it_recorded(command, run, tmp_path):
 
 def test_a_flipped_bit_in_a_checkpoint_is_found(command, run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
-    largest = max((tmp_path / "run/checkpoints/3/params").rglob("*"), key=lambda file: file.stat().st_size if file.is_file() else -1)
+    largest = max(
+        (tmp_path / "run/checkpoints/3/params").rglob("*"),
+        key=lambda file: file.stat().st_size if file.is_file() else -1,
+    )
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 1
     largest.write_bytes(content)
     status, out, _ = command("run", "--only", "checkpoints", "tokenizer")
-    assert status == 1 and "FAIL     checkpoints    1 > 0  of 1 saved steps are damaged: 3 (params/" in out
+    assert (
+        status == 1
+        and "FAIL     checkpoints    1 > 0  of 1 saved steps are damaged: 3 (params/" in out
+    )
     assert out.splitlines()[-1].startswith("FAILED: checkpoints. ")
 
 
@@ -474,16 +639,26 @@ def test_a_flipped_bit_in_a_checkpoint_is_found(command, run, tmp_path):
 def test_what_is_not_a_config_or_a_run_is_refused_in_one_line(args, words, command, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "hf").mkdir()
-    (tmp_path / "hf" / "config.json").write_text('{"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}')
+    (tmp_path / "hf" / "config.json").write_text(
+        '{"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}'
+    )
     status, _, err = command(*args)
     assert status == 2 and err.count("\n") == 1 and all(word in err for word in words), err
 
 
 def test_help_names_every_proof_and_what_runs_without_a_config(command):
     status, out, _ = command("--help")
-    assert status == 0 and all(name in out for name in NAMES) and "Without CONFIG" in " ".join(out.split())
+    assert (
+        status == 0
+        and all(name in out for name in NAMES)
+        and "Without CONFIG" in " ".join(out.split())
+    )
 
 
 def test_the_page_has_a_row_for_every_proof_in_order():
-    rows = [line.split("|")[1].strip(" `") for line in (ROOT / "docs/verify.md").read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    rows = [
+        line.split("|")[1].strip(" `")
+        for line in (ROOT / "docs/verify.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("| `")
+    ]
     assert rows == NAMES

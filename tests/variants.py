@@ -1,20 +1,38 @@
 """Every model variant, shrunk. A row here buys all laws of `test_laws.py`.
 
-Rows differ from one of two models in as little as shows what they are for, so that most of what they compute has shapes
-that another row has compiled.
+Rows differ from one of two models in as little as shows what they are for, so that most of what
+they compute has shapes that another row has compiled.
 """
 
 from __future__ import annotations
 
 import dataclasses
 
-from gptjax.model import Experts, Latent, Layer, LinearScaling, Llama3Scaling, ModelConfig, NTKScaling, YarnScaling, gpt2, llama
+from gptjax.model import (
+    Experts,
+    Latent,
+    Layer,
+    LinearScaling,
+    Llama3Scaling,
+    ModelConfig,
+    NTKScaling,
+    YarnScaling,
+    gpt2,
+    llama,
+)
 
-SHRUNK = dict(vocab_size=61, context=32, width=32, num_layers=2, num_heads=4, feed_forward=64)
+SHRUNK = {
+    "vocab_size": 61,
+    "context": 32,
+    "width": 32,
+    "num_layers": 2,
+    "num_heads": 4,
+    "feed_forward": 64,
+}
 """61 is divided by no mesh axis; llama's 64 is."""
 
 PLAIN = ModelConfig(**SHRUNK)
-ROPE = llama(**SHRUNK | dict(vocab_size=64, num_kv_heads=None))
+ROPE = llama(**SHRUNK | {"vocab_size": 64, "num_kv_heads": None})
 
 
 def _plain(**changes) -> ModelConfig:
@@ -68,12 +86,35 @@ VARIANTS: dict[str, ModelConfig] = {
     "chunks_and_all_without_positions": _rope(pattern=(Layer("chunk", 4), Layer(positions="none"))),
     "strided": _plain(pattern=(Layer("strided", 4),)),
     "fixed": _plain(pattern=(Layer("fixed", 4, summary=2),)),
-    "local_and_global": _rope(num_layers=6, first=(GLOBAL,), pattern=(LOCAL, LOCAL, GLOBAL), layers="scan", rope_scaling=LinearScaling(8.0)),
+    "local_and_global": _rope(
+        num_layers=6,
+        first=(GLOBAL,),
+        pattern=(LOCAL, LOCAL, GLOBAL),
+        layers="scan",
+        rope_scaling=LinearScaling(8.0),
+    ),
     # experts
     "experts": _rope(experts=Experts(count=4, active=2, router_z=1e-3)),
-    "experts_every_second": _rope(num_layers=4, layers="scan", pattern=(Layer(dense=True), Layer()), experts=Experts(count=4, active=1, normalised=False)),
+    "experts_every_second": _rope(
+        num_layers=4,
+        layers="scan",
+        pattern=(Layer(dense=True), Layer()),
+        experts=Experts(count=4, active=1, normalised=False),
+    ),
     "experts_with_places_for_all": _plain(experts=Experts(count=4, active=2, capacity=2.0)),
-    "experts_by_group": _rope(experts=Experts(count=8, active=2, width=16, shared=2, scores="sigmoid", scale=2.5, groups=4, active_groups=2, bias_step=0.01)),
+    "experts_by_group": _rope(
+        experts=Experts(
+            count=8,
+            active=2,
+            width=16,
+            shared=2,
+            scores="sigmoid",
+            scale=2.5,
+            groups=4,
+            active_groups=2,
+            bias_step=0.01,
+        )
+    ),
     # latents
     "latent": _rope(latent=Latent(rank=8, rope_width=4, value_width=12)),
     "deepseek": _rope(
@@ -84,10 +125,28 @@ VARIANTS: dict[str, ModelConfig] = {
         rope_scaling=YarnScaling(4.0, original=16, magnitude=1.0),
     ),
     # encoders
-    "encoder": _plain(causal=False, norm_placement="post", embedding_norm=True, head_transform=True, logit_bias=True, activation="gelu_exact"),
-    "encoder_with_windows": _rope(causal=False, pattern=(Layer("window", 4), Layer()), num_kv_heads=2),
-    "encoder_with_alibi": _plain(causal=False, positions="alibi", pattern=(Layer("chunk", 8), Layer())),
-    "beside_an_encoder": _plain(encoder_layers=2, norm_placement="post", positions="sinusoidal", scaled_embedding=True, activation="relu", qkv_bias=False),
+    "encoder": _plain(
+        causal=False,
+        norm_placement="post",
+        embedding_norm=True,
+        head_transform=True,
+        logit_bias=True,
+        activation="gelu_exact",
+    ),
+    "encoder_with_windows": _rope(
+        causal=False, pattern=(Layer("window", 4), Layer()), num_kv_heads=2
+    ),
+    "encoder_with_alibi": _plain(
+        causal=False, positions="alibi", pattern=(Layer("chunk", 8), Layer())
+    ),
+    "beside_an_encoder": _plain(
+        encoder_layers=2,
+        norm_placement="post",
+        positions="sinusoidal",
+        scaled_embedding=True,
+        activation="relu",
+        qkv_bias=False,
+    ),
     "beside_an_encoder_t5": _plain(
         encoder_layers=1,
         positions="t5",
@@ -119,6 +178,15 @@ VARIANTS: dict[str, ModelConfig] = {
 
 FEW = (
     *("gpt2", "llama", "qk_norm_joint", "alibi", "t5", "post_norm"),
-    *("parallel_separate", "local_and_global", "experts_by_group", "causal_blocks", "encoder", "beside_an_encoder_t5", "bfloat16"),
+    *(
+        "parallel_separate",
+        "local_and_global",
+        "experts_by_group",
+        "causal_blocks",
+        "encoder",
+        "beside_an_encoder_t5",
+        "bfloat16",
+    ),
 )
-"""Rows whose laws run by default, one of each way to compute; those of all rows run with `-m slow`."""
+"""Rows whose laws run by default, one of each way to compute; those of all rows run with `-m
+slow`."""

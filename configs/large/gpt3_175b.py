@@ -1,12 +1,15 @@
-"""GPT-3 175B from nothing on 1,024 TPU v5p chips: heads and MLPs over 4 of them, rows and state over 256 such groups; 95,000 steps of 3,145,728 tokens.
+"""GPT-3 175B from nothing on 1,024 TPU v5p chips: heads and MLPs over 4 of them, rows and state
+over 256 such groups; 95,000 steps of 3,145,728 tokens.
 
     gptjax plan configs/large/gpt3_175b.py --target v5p:8x8x16
 
-Planned, not run here: docs/plans/gpt3_175b.txt is what `gptjax plan` prints of it. Your text goes into data/text.jsonl, one document a line. GPT-2's
-vocabulary files go into data/gpt2. The paper read 300 billion tokens in batches of 3.2 million, with layers that see a band in turn with dense ones;
-all layers are dense here.
+Planned, not run here: docs/plans/gpt3_175b.txt is what `gptjax plan` prints of it. Your text goes
+into data/text.jsonl, one document a line. GPT-2's vocabulary files go into data/gpt2. The paper
+read 300 billion tokens in batches of 3.2 million, with layers that see a band in turn with dense
+ones; all layers are dense here.
 
-Source: Brown et al. 2020, Language Models are Few-Shot Learners, arXiv:2005.14165, table 2.1 and section 2.
+Source: Brown et al. 2020, Language Models are Few-Shot Learners, arXiv:2005.14165, table 2.1 and
+section 2.
 """
 
 from gptjax.data import GPT2, DataConfig, Text
@@ -17,7 +20,13 @@ from gptjax.train.experiment import Evaluation, Experiment
 from gptjax.train.optim import AdamW, Schedule
 
 experiment = Experiment(
-    data=DataConfig(source=Text("data/text.jsonl"), tokenizer=GPT2("data/gpt2"), validation=0.0005, split="documents", isolated=False),
+    data=DataConfig(
+        source=Text("data/text.jsonl"),
+        tokenizer=GPT2("data/gpt2"),
+        validation=0.0005,
+        split="documents",
+        isolated=False,
+    ),
     model=gpt3("175b", vocab_size=50_304, residual_dropout=0.0, compute="bfloat16", remat="full"),
     loss=Loss(vocab_parts=8),
     optim=AdamW(peak=6e-5, weight_decay=0.1, beta2=0.95, clip_norm=1.0),

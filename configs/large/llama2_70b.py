@@ -1,8 +1,10 @@
-"""Llama 2 70B from nothing on 256 TPU v6e chips, rows and state over all of them: 500,000 steps of 4,194,304 tokens, the paper's batch.
+"""Llama 2 70B from nothing on 256 TPU v6e chips, rows and state over all of them: 500,000 steps of
+4,194,304 tokens, the paper's batch.
 
     gptjax plan configs/large/llama2_70b.py --target v6e:16x16
 
-Planned, not run here: docs/plans/llama2_70b.txt is what `gptjax plan` prints of it. Your text goes into data/text.jsonl, one document a line.
+Planned, not run here: docs/plans/llama2_70b.txt is what `gptjax plan` prints of it. Your text goes
+into data/text.jsonl, one document a line.
 
 Source: Touvron et al. 2023, Llama 2, arXiv:2307.09288, section 2.
 """
@@ -15,7 +17,13 @@ from gptjax.train.experiment import Evaluation, Experiment
 from gptjax.train.optim import AdamW, Schedule
 
 experiment = Experiment(
-    data=DataConfig(source=Text("data/text.jsonl"), tokenizer=SentencePiece(vocab_size=32_000), validation=0.0005, split="documents", isolated=False),
+    data=DataConfig(
+        source=Text("data/text.jsonl"),
+        tokenizer=SentencePiece(vocab_size=32_000),
+        validation=0.0005,
+        split="documents",
+        isolated=False,
+    ),
     model=llama("70b", compute="bfloat16", remat="full"),
     loss=Loss(vocab_parts=8),
     optim=AdamW(peak=1.5e-4, weight_decay=0.1, beta2=0.95, clip_norm=1.0),

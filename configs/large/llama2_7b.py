@@ -1,9 +1,11 @@
-"""Llama 2 7B from nothing on 64 TPU v5p chips, rows and state over all of them: 500,000 steps of 524,288 tokens.
+"""Llama 2 7B from nothing on 64 TPU v5p chips, rows and state over all of them: 500,000 steps of
+524,288 tokens.
 
     gptjax plan configs/large/llama2_7b.py --target v5p:4x4x4
 
-Planned, not run here: docs/plans/llama2_7b.txt is what `gptjax plan` prints of it. Your text goes into data/text.jsonl, one document a line. The paper
-trained on two trillion tokens in batches of four million; this batch is what fills 64 chips with two rows each.
+Planned, not run here: docs/plans/llama2_7b.txt is what `gptjax plan` prints of it. Your text goes
+into data/text.jsonl, one document a line. The paper trained on two trillion tokens in batches of
+four million; this batch is what fills 64 chips with two rows each.
 
 Source: Touvron et al. 2023, Llama 2, arXiv:2307.09288, section 2.
 """
@@ -16,7 +18,13 @@ from gptjax.train.experiment import Evaluation, Experiment
 from gptjax.train.optim import AdamW, Schedule
 
 experiment = Experiment(
-    data=DataConfig(source=Text("data/text.jsonl"), tokenizer=SentencePiece(vocab_size=32_000), validation=0.0005, split="documents", isolated=False),
+    data=DataConfig(
+        source=Text("data/text.jsonl"),
+        tokenizer=SentencePiece(vocab_size=32_000),
+        validation=0.0005,
+        split="documents",
+        isolated=False,
+    ),
     model=llama("7b", compute="bfloat16", remat="full"),
     loss=Loss(vocab_parts=8),
     optim=AdamW(peak=3e-4, weight_decay=0.1, beta2=0.95, clip_norm=1.0),

@@ -1,9 +1,11 @@
-"""Llama 3 405B from nothing on 2,048 TPU v5p chips: heads and MLPs over 8 of them, rows and state over 256 such groups; 1,000,000 steps of 4,194,304 tokens.
+"""Llama 3 405B from nothing on 2,048 TPU v5p chips: heads and MLPs over 8 of them, rows and state
+over 256 such groups; 1,000,000 steps of 4,194,304 tokens.
 
     gptjax plan configs/large/llama3_405b.py --target v5p:8x16x16
 
-Planned, not run here: docs/plans/llama3_405b.txt is what `gptjax plan` prints of it. Your text goes into data/text.jsonl, one document a line. The paper
-trained on 15.6 trillion tokens, with a batch that grew from 4 to 16 million.
+Planned, not run here: docs/plans/llama3_405b.txt is what `gptjax plan` prints of it. Your text goes
+into data/text.jsonl, one document a line. The paper trained on 15.6 trillion tokens, with a batch
+that grew from 4 to 16 million.
 
 Source: Grattafiori et al. 2024, The Llama 3 Herd of Models, arXiv:2407.21783, sections 3.2 and 3.4.
 """
@@ -16,7 +18,13 @@ from gptjax.train.experiment import Evaluation, Experiment
 from gptjax.train.optim import AdamW, Schedule
 
 experiment = Experiment(
-    data=DataConfig(source=Text("data/text.jsonl"), tokenizer=SentencePiece(vocab_size=128_256), validation=0.0005, split="documents", isolated=False),
+    data=DataConfig(
+        source=Text("data/text.jsonl"),
+        tokenizer=SentencePiece(vocab_size=128_256),
+        validation=0.0005,
+        split="documents",
+        isolated=False,
+    ),
     model=llama("3-405b", compute="bfloat16", remat="full"),
     loss=Loss(vocab_parts=8),
     optim=AdamW(peak=8e-5, weight_decay=0.1, beta2=0.95, clip_norm=1.0),

@@ -1,12 +1,16 @@
-"""A mixture of 16 experts with 1.8 trillion parameters, of which 0.26 read a token, on 4,096 TPU v5p chips: experts over 16 of them, heads and MLPs over 4.
+"""A mixture of 16 experts with 1.8 trillion parameters, of which 0.26 read a token, on 4,096 TPU
+v5p chips: experts over 16 of them, heads and MLPs over 4.
 
     gptjax plan configs/large/moe_1800b.py --target v5p:16x16x16
 
-Planned, not run here: docs/plans/moe_1800b.txt is what `gptjax plan` prints of it. Your text goes into data/text.jsonl, one document a line. The shape is
-what articles ascribe to GPT-4: 120 layers, 16 experts of about 111 billion parameters each, two for a token, about 13 trillion tokens; nobody who knows has
-confirmed it, and the widths here are ours, chosen to come out at these counts. The batch has 8,388,608 tokens.
+Planned, not run here: docs/plans/moe_1800b.txt is what `gptjax plan` prints of it. Your text goes
+into data/text.jsonl, one document a line. The shape is what articles ascribe to GPT-4: 120 layers,
+16 experts of about 111 billion parameters each, two for a token, about 13 trillion tokens; nobody
+who knows has confirmed it, and the widths here are ours, chosen to come out at these counts. The
+batch has 8,388,608 tokens.
 
-Source: Patel and Wong 2023, GPT-4 Architecture, Infrastructure, Training Dataset, Costs, Vision, MoE, SemiAnalysis, 10 July 2023.
+Source: Patel and Wong 2023, GPT-4 Architecture, Infrastructure, Training Dataset, Costs, Vision,
+MoE, SemiAnalysis, 10 July 2023.
 """
 
 from gptjax.data import DataConfig, SentencePiece, Text
@@ -17,7 +21,13 @@ from gptjax.train.experiment import Evaluation, Experiment
 from gptjax.train.optim import AdamW, Schedule
 
 experiment = Experiment(
-    data=DataConfig(source=Text("data/text.jsonl"), tokenizer=SentencePiece(vocab_size=100_352), validation=0.0005, split="documents", isolated=False),
+    data=DataConfig(
+        source=Text("data/text.jsonl"),
+        tokenizer=SentencePiece(vocab_size=100_352),
+        validation=0.0005,
+        split="documents",
+        isolated=False,
+    ),
     model=ModelConfig(
         vocab_size=100_352,
         context=8192,

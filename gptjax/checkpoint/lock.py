@@ -1,4 +1,5 @@
-"""One trainer to a run directory: the lock, what a dead trainer left, and what a living one must finish before it ends."""
+"""One trainer to a run directory: the lock, what a dead trainer left, and what a living one must
+finish before it ends."""
 
 from __future__ import annotations
 
@@ -20,15 +21,18 @@ from gptjax import processes
 from gptjax.config import ConfigError
 
 PATIENCE = 5.0
-"""Seconds for which a process of several that failed waits for a pending save, which needs the others."""
+"""Seconds for which a process of several that failed waits for a pending save, which needs the
+others."""
 
 
 class Lock:
-    """Holds `path/lock`, which names process, host and time. The kernel frees it when the process dies, however it dies.
+    """Holds `path/lock`, which names process, host and time. The kernel frees it when the process
+    dies, however it dies.
 
     Of several processes that train together the first holds it for all.
 
-    Not a generator: one that is still open when Python ends runs its last lines in a world without modules.
+    Not a generator: one that is still open when Python ends runs its last lines in a world without
+    modules.
     """
 
     def __init__(self, path: Path, finish: Callable[[float | None], Any]):
@@ -72,14 +76,24 @@ def _acquire(path: Path) -> int:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(file, 0)
-        os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode(), 0)
-        probe = path / "checkpoints" / f".saving-probe-{os.getpid()}"  # this folder may belong to someone else than the lock does
+        os.pwrite(
+            file,
+            f"process {os.getpid()} on {socket.gethostname()} since"
+            f" {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode(),
+            0,
+        )
+        probe = (
+            path / "checkpoints" / f".saving-probe-{os.getpid()}"
+        )  # this folder may belong to someone else than the lock does
         probe.mkdir(exist_ok=True)
         probe.rmdir()
     except BlockingIOError:
         holder = os.pread(file, 1000, 0).decode(errors="replace").strip() or "another process"
         os.close(file)
-        raise ConfigError(f"{path} is being trained by {holder}; wait for it, stop it, or choose another directory.") from None
+        raise ConfigError(
+            f"{path} is being trained by {holder}; wait for it, stop it, or choose another"
+            " directory."
+        ) from None
     except OSError as error:
         os.close(file)
         raise _unwritable(path, error) from None
@@ -87,12 +101,16 @@ def _acquire(path: Path) -> int:
 
 
 def _unwritable(path: Path, error: OSError) -> ConfigError:
-    return ConfigError(f"{path} can't be written or locked ({error.strerror}); make it writable or choose another directory.")
+    return ConfigError(
+        f"{path} can't be written or locked ({error.strerror}); make it writable or choose another"
+        " directory."
+    )
 
 
 @contextlib.contextmanager
 def shared(file: Path) -> Iterator[None]:
-    """Keeps a trainer from deleting the step of this manifest while we read it. Where files can't be locked, reading goes on without."""
+    """Keeps a trainer from deleting the step of this manifest while we read it. Where files can't
+    be locked, reading goes on without."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             fcntl.flock(stack.enter_context(open(file, "rb")), fcntl.LOCK_SH)
@@ -114,7 +132,8 @@ def unread(file: Path) -> Iterator[bool]:
 
 
 def clean(checkpoints: Path) -> None:
-    """Removes what a dead trainer left half written or half deleted, and puts back a step that it was about to replace."""
+    """Removes what a dead trainer left half written or half deleted, and puts back a step that it
+    was about to replace."""
     for place in checkpoints.glob(".replaced-*"):
         final = checkpoints / place.name.removeprefix(".replaced-")
         if not final.exists():
@@ -125,11 +144,13 @@ def clean(checkpoints: Path) -> None:
 
 
 def finish_at_exit(finish: Callable[[], Exception | None]) -> bool:
-    """Makes the end of the process call `finish`, and fail with what it gives; False if this Python has no way to.
+    """Makes the end of the process call `finish`, and fail with what it gives; False if this Python
+    has no way to.
 
-    Only for a lock that is never left: leaving it waits anyway. Once the main thread has ended, Python refuses new work to thread
-    pools, which Orbax needs until the last; `atexit` and the joining of threads come too late. Hooks run last in, first out, so this
-    one must follow that of concurrent.futures. Python 3.12.0 to 3.12.2 refuse even new threads there (CPython issue
+    Only for a lock that is never left: leaving it waits anyway. Once the main thread has ended,
+    Python refuses new work to thread pools, which Orbax needs until the last; `atexit` and the
+    joining of threads come too late. Hooks run last in, first out, so this one must follow that of
+    concurrent.futures. Python 3.12.0 to 3.12.2 refuse even new threads there (CPython issue
     113964): then the save is lost, and the status says so.
     """
     register = getattr(threading, "_register_atexit", None)

@@ -1,10 +1,12 @@
 """What a saved step holds, and the proof that it still holds it.
 
-Read in this order: `named` (a tree becomes names and leaves) and `nested`, its way to Orbax; `Manifest`; `describe` and `write` (at a
-save); `read`, `checked` and `verify` (at a restore); `require_same` (what the file holds against what the caller wants).
+Read in this order: `named` (a tree becomes names and leaves) and `nested`, its way to Orbax;
+`Manifest`; `describe` and `write` (at a save); `read`, `checked` and `verify` (at a restore);
+`require_same` (what the file holds against what the caller wants).
 
-Orbax 0.12 has no checksum of its payload: of 150 random bit flips all 150 came back as wrong weights without a word. So a step carries
-`manifest.json`, with the size and SHA-256 of every file, and `manifest.sha256`, with the hash of the manifest (`sha256sum -c` reads it).
+Orbax 0.12 has no checksum of its payload: of 150 random bit flips all 150 came back as wrong
+weights without a word. So a step carries `manifest.json`, with the size and SHA-256 of every file,
+and `manifest.sha256`, with the hash of the manifest (`sha256sum -c` reads it).
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ class Damaged(Exception):
 
 
 class Leaf(NamedTuple):
-    """One saved array. `crc32` is that of its bytes in C order; none where no process held all of them."""
+    """One saved array. `crc32` is that of its bytes in C order; none where no process held all of
+    them."""
 
     path: str
     shape: tuple[int, ...]
@@ -50,16 +53,20 @@ class Manifest(NamedTuple):
     versions: dict[str, str]
 
 
-# --- trees -------------------------------------------------------------------------------------------------------
+# --- trees
+# -------------------------------------------------------------------------------------------------------
 
 
 def named(tree: Any) -> tuple[dict[str, Any], Any]:
-    """Gives ({"layers/attention/query": leaf}, structure): the keys, fields and indices on the way to each leaf, and the way back.
+    """Gives ({"layers/attention/query": leaf}, structure): the keys, fields and indices on the way
+    to each leaf, and the way back.
 
-    Optimizer states nest NamedTuples with and without arrays in them, for which Orbax has no stable form; names have.
+    Optimizer states nest NamedTuples with and without arrays in them, for which Orbax has no stable
+    form; names have.
 
     Raises:
-      ConfigError: two leaves would have one name in Orbax, which joins keys by dots and keeps the last without a word.
+      ConfigError: two leaves would have one name in Orbax, which joins keys by dots and keeps the
+        last without a word.
     """
     import jax
 
@@ -70,17 +77,25 @@ def named(tree: Any) -> tuple[dict[str, Any], Any]:
         parts = [jax.tree_util.keystr((key,), simple=True) for key in path]
         name, shown = "/".join(parts), jax.tree_util.keystr(path)
         other = seen.setdefault(name.replace("/", "."), shown)
-        require(other == shown, f"the leaves {other} and {shown} would be saved under one name; rename one of them.")
+        require(
+            other == shown,
+            f"the leaves {other} and {shown} would be saved under one name; rename one of them.",
+        )
         leaves[name] = leaf
     for shown, (path, _) in zip(seen.values(), pairs, strict=True):
         for part in (jax.tree_util.keystr((key,), simple=True) for key in path):
-            require(part != "" and not set(part) & set("./"), f"the key {part!r} of the leaf {shown} can't be saved; use a name without '.' and '/'.")
+            require(
+                part != "" and not set(part) & set("./"),
+                f"the key {part!r} of the leaf {shown} can't be saved; use a name without '.' and"
+                " '/'.",
+            )
         require(len(path) > 0, "a bare array can't be saved as a tree; put it into a dict.")
     return leaves, structure
 
 
 def nested(leaves: dict[str, Any]) -> dict[str, Any]:
-    """Gives the nested dicts that the names of `named` describe: an ordinary tree for any reader of Orbax."""
+    """Gives the nested dicts that the names of `named` describe: an ordinary tree for any reader of
+    Orbax."""
     tree: dict[str, Any] = {}
     for name, leaf in leaves.items():
         *folders, last = name.split("/")
@@ -93,11 +108,14 @@ def nested(leaves: dict[str, Any]) -> dict[str, Any]:
 
 def summarize(leaves: dict[str, Any]) -> tuple[Leaf, ...]:
     """Gives shape, dtype and checksum of each array, reading all their bytes."""
-    return tuple(Leaf(name, tuple(leaf.shape), str(leaf.dtype), crc32(leaf)) for name, leaf in leaves.items())
+    return tuple(
+        Leaf(name, tuple(leaf.shape), str(leaf.dtype), crc32(leaf)) for name, leaf in leaves.items()
+    )
 
 
 def crc32(array: Any) -> int | None:
-    """The CRC-32 of an array's bytes, in C order; none where this process does not hold all of them."""
+    """The CRC-32 of an array's bytes, in C order; none where this process does not hold all of
+    them."""
     import numpy as np
 
     if not (getattr(array, "is_fully_addressable", True) or array.is_fully_replicated):
@@ -105,8 +123,11 @@ def crc32(array: Any) -> int | None:
     return zlib.crc32(np.ascontiguousarray(np.asarray(array)).reshape(-1).view(np.uint8))
 
 
-def require_same(step: int, tree: str, saved: Iterable[Leaf], wanted: dict[str, Any], *, cast: bool = False) -> None:
-    """Compares what a step holds with the arrays that the caller expects; nothing is cast or left out silently.
+def require_same(
+    step: int, tree: str, saved: Iterable[Leaf], wanted: dict[str, Any], *, cast: bool = False
+) -> None:
+    """Compares what a step holds with the arrays that the caller expects; nothing is cast or left
+    out silently.
 
     Args:
       cast: another dtype is welcome.
@@ -115,7 +136,11 @@ def require_same(step: int, tree: str, saved: Iterable[Leaf], wanted: dict[str, 
       ConfigError: names up to 20 leaves that are missing, unknown, or of another shape or dtype.
     """
     have = {leaf.path: leaf for leaf in saved}
-    wrong = [f"{n} is not in the checkpoint.{nearest(n, have)}".rstrip(".") for n in wanted if n not in have]
+    wrong = [
+        f"{n} is not in the checkpoint.{nearest(n, have)}".rstrip(".")
+        for n in wanted
+        if n not in have
+    ]
     wrong += [f"{n} is only in the checkpoint" for n in have if n not in wanted]
     for name in [n for n in wanted if n in have]:
         (shape, dtype), leaf = (tuple(wanted[name].shape), str(wanted[name].dtype)), have[name]
@@ -124,20 +149,34 @@ def require_same(step: int, tree: str, saved: Iterable[Leaf], wanted: dict[str, 
         if leaf.dtype != dtype and not cast:
             wrong.append(f"{name} is {leaf.dtype}, wanted {dtype} (--cast allows that)")
     more = f"; and {len(wrong) - 20} more" if len(wrong) > 20 else ""
-    require(not wrong, f"{tree} of step {step} does not fit the config: {'; '.join(wrong[:20])}{more}. Use the config that it was trained with.")
+    require(
+        not wrong,
+        f"{tree} of step {step} does not fit the config: {'; '.join(wrong[:20])}{more}. Use the"
+        " config that it was trained with.",
+    )
 
 
-# --- writing -----------------------------------------------------------------------------------------------------
+# --- writing
+# -----------------------------------------------------------------------------------------------------
 
 
 def written_by(folder: Path, process: int) -> dict[str, tuple[int, str]]:
-    """Hashes the files below `folder` that one of several processes wrote (Orbax gives each a folder), and brings them to the disk."""
-    names = sorted(str(p.relative_to(folder)) for p in folder.glob(f"*/ocdbt.process_{process}/**/*") if p.is_file())
+    """Hashes the files below `folder` that one of several processes wrote (Orbax gives each a
+    folder), and brings them to the disk."""
+    names = sorted(
+        str(p.relative_to(folder))
+        for p in folder.glob(f"*/ocdbt.process_{process}/**/*")
+        if p.is_file()
+    )
     return {name: _measure(folder / name, sync=True) for name in names}
 
 
 def describe(
-    folder: Path, step: int, metrics: dict[str, float], trees: dict[str, tuple[Leaf, ...]], known: dict[str, tuple[int, str]] | None = None
+    folder: Path,
+    step: int,
+    metrics: dict[str, float],
+    trees: dict[str, tuple[Leaf, ...]],
+    known: dict[str, tuple[int, str]] | None = None,
 ) -> Manifest:
     """Hashes every file below `folder` and brings it to the disk.
 
@@ -145,7 +184,9 @@ def describe(
       known: files that other processes wrote and hashed.
     """
     names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
-    files = {name: tuple((known or {}).get(name) or _measure(folder / name, sync=True)) for name in names}
+    files = {
+        name: tuple((known or {}).get(name) or _measure(folder / name, sync=True)) for name in names
+    }
     finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
     return Manifest(step, finite, trees, files, _versions())
 
@@ -195,7 +236,8 @@ def _versions() -> dict[str, str]:
     return found
 
 
-# --- reading -----------------------------------------------------------------------------------------------------
+# --- reading
+# -----------------------------------------------------------------------------------------------------
 
 
 def read(folder: Path) -> Manifest:
@@ -213,18 +255,32 @@ def read(folder: Path) -> Manifest:
         raise Damaged(f"{NAME} does not match {SEAL}")
     data = json.loads(text)
     if data["version"] != VERSION:
-        raise ConfigError(f"{folder} has format {data['version']}, this gptjax reads {VERSION}; use the gptjax that wrote it ({data['versions']}).")
-    trees = {tree: tuple(Leaf(n, tuple(s), d, c) for n, s, d, c in leaves) for tree, leaves in data["trees"].items()}
-    return Manifest(data["step"], data["metrics"], trees, {n: (size, h) for n, (size, h) in data["files"].items()}, data["versions"])
+        raise ConfigError(
+            f"{folder} has format {data['version']}, this gptjax reads {VERSION}; use the gptjax"
+            f" that wrote it ({data['versions']})."
+        )
+    trees = {
+        tree: tuple(Leaf(n, tuple(s), d, c) for n, s, d, c in leaves)
+        for tree, leaves in data["trees"].items()
+    }
+    return Manifest(
+        data["step"],
+        data["metrics"],
+        trees,
+        {n: (size, h) for n, (size, h) in data["files"].items()},
+        data["versions"],
+    )
 
 
 LARGE = 2**20
-"""Bytes. Files below are metadata: a reader that trusts a wrong one may fail in any way, so they are checked before it starts."""
+"""Bytes. Files below are metadata: a reader that trusts a wrong one may fail in any way, so they
+are checked before it starts."""
 
 
 @contextlib.contextmanager
 def checked_together(folder: Path, trees: Iterable[str] | None = None) -> Iterator[Manifest]:
-    """Like `checked`, for several processes, which all read this step: each hashes a share of the large files, all before anything is read.
+    """Like `checked`, for several processes, which all read this step: each hashes a share of the
+    large files, all before anything is read.
 
     Raises:
       Damaged: on entering, on all processes alike.
@@ -241,23 +297,31 @@ def checked_together(folder: Path, trees: Iterable[str] | None = None) -> Iterat
 
 
 @contextlib.contextmanager
-def checked(folder: Path, trees: Iterable[str] | None = None, share: tuple[int, int] = (0, 1)) -> Iterator[Manifest]:
-    """Checks every file of `trees` (default: all) against the manifest while the caller reads them; what was read counts after leaving.
+def checked(
+    folder: Path, trees: Iterable[str] | None = None, share: tuple[int, int] = (0, 1)
+) -> Iterator[Manifest]:
+    """Checks every file of `trees` (default: all) against the manifest while the caller reads them;
+    what was read counts after leaving.
 
-    Sizes and small files are checked on entering. The large ones are hashed beside the reading, which costs little where a
-    core is free: hashing runs at 1.8 GB/s, about as fast as Orbax reads.
+    Sizes and small files are checked on entering. The large ones are hashed beside the reading,
+    which costs little where a core is free: hashing runs at 1.8 GB/s, about as fast as Orbax reads.
 
     Args:
       share: (i, n): of the large files only the i-th of n shares.
 
     Raises:
-      Damaged: on entering or leaving; names the first file that differs, whatever the reading came to.
+      Damaged: on entering or leaving; names the first file that differs, whatever the reading came
+        to.
     """
     manifest = read(folder)
     wanted = set(manifest.trees if trees is None else trees)
     if str(manifest.step) != folder.name:
         raise Damaged(f"{NAME} is that of step {manifest.step}")
-    files = {name: known for name, known in manifest.files.items() if "/" not in name or name.split("/")[0] in wanted}
+    files = {
+        name: known
+        for name, known in manifest.files.items()
+        if "/" not in name or name.split("/")[0] in wanted
+    }
     for name, (size, _) in files.items():
         try:
             found = (folder / name).stat().st_size
@@ -265,16 +329,23 @@ def checked(folder: Path, trees: Iterable[str] | None = None, share: tuple[int, 
             raise Damaged(f"{name} can't be read ({error.strerror})") from None
         if found != size:
             raise Damaged(f"{name} has {found} bytes instead of {size}")
-    large = sorted((name for name, (size, _) in files.items() if size >= LARGE), key=lambda name: (-files[name][0], name))
+    large = sorted(
+        (name for name, (size, _) in files.items() if size >= LARGE),
+        key=lambda name: (-files[name][0], name),
+    )
     mine, loads = [], [0] * share[1]
     for name in large:  # the next largest to whom has least
         i = loads.index(min(loads))
         loads[i] += files[name][0]
         mine += [name] if i == share[0] else []
     files = {name: known for name, known in files.items() if name in mine or name not in large}
-    with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing leaves the interpreter free
+    with concurrent.futures.ThreadPoolExecutor(
+        min(8, os.cpu_count() or 1)
+    ) as pool:  # hashing leaves the interpreter free
         waiting = {name: pool.submit(_try_measure, folder / name) for name in mine}
-        _require_unchanged(files, {name: _try_measure(folder / name) for name in files if name not in waiting})
+        _require_unchanged(
+            files, {name: _try_measure(folder / name) for name in files if name not in waiting}
+        )
         try:
             yield manifest
         finally:
@@ -291,7 +362,9 @@ def verify(folder: Path, trees: Iterable[str] | None = None) -> Manifest:
         return manifest
 
 
-def _require_unchanged(files: dict[str, tuple[int, str]], found: dict[str, tuple[int, str] | None]) -> None:
+def _require_unchanged(
+    files: dict[str, tuple[int, str]], found: dict[str, tuple[int, str] | None]
+) -> None:
     for name, measured in found.items():
         if measured != files[name]:
             raise Damaged(f"{name} has changed since it was saved")

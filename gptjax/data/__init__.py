@@ -4,8 +4,24 @@ from gptjax.data.batches import Plan, batch, plan
 from gptjax.data.layouts import Batch, Side
 from gptjax.data.prepare import DataConfig, Prepared, prepare
 from gptjax.data.sources import Document, Mixture, Records, Text, Tfds
-from gptjax.data.tasks import Classification, Denoisers, LanguageModel, MaskedLanguageModel, PrefixLanguageModel, SequenceToSequence, SpanCorruption
-from gptjax.data.tokenizer import GPT2, Bytes, Characters, Given, Published, SentencePiece, Tokenizer
+from gptjax.data.tasks import (
+    Classification,
+    Denoisers,
+    LanguageModel,
+    MaskedLanguageModel,
+    PrefixLanguageModel,
+    SequenceToSequence,
+    SpanCorruption,
+)
+from gptjax.data.tokenizer import (
+    GPT2,
+    Bytes,
+    Characters,
+    Given,
+    Published,
+    SentencePiece,
+    Tokenizer,
+)
 
 __all__ = [
     "GPT2",

@@ -1,10 +1,12 @@
 """The batch of a given step: a pure function of (store, seed, step).
 
-Each example of n ids has n − 1 pairs (id, next id). All pairs of a store, one example after another, are one long line; it
-is cut into rows of T pairs, and the rows are read in an order that a permutation of (seed, epoch) gives. In every epoch
-each pair is predicted exactly once. The cut is moved by a random shift in each epoch, so that row borders differ.
+Each example of n ids has n − 1 pairs (id, next id). All pairs of a store, one example after
+another, are one long line; it is cut into rows of T pairs, and the rows are read in an order that a
+permutation of (seed, epoch) gives. In every epoch each pair is predicted exactly once. The cut is
+moved by a random shift in each epoch, so that row borders differ.
 
-Records, a text and its answer each, are not cut: whole ones are packed into rows once, and these rows are read in such an order.
+Records, a text and its answer each, are not cut: whole ones are packed into rows once, and these
+rows are read in such an order.
 """
 
 from __future__ import annotations
@@ -18,7 +20,14 @@ from gptjax.data import packing, tasks
 from gptjax.data.layouts import Batch, Piece, answer, filled, label
 from gptjax.data.packing import Packing
 from gptjax.data.store import Store
-from gptjax.data.tasks import Classification, Halved, LanguageModel, MaskedLanguageModel, SequenceToSequence, Task
+from gptjax.data.tasks import (
+    Classification,
+    Halved,
+    LanguageModel,
+    MaskedLanguageModel,
+    SequenceToSequence,
+    Task,
+)
 
 
 class Plan(NamedTuple):
@@ -67,13 +76,24 @@ def plan(
     task: Task = LanguageModel(),  # noqa: B008 it is frozen
     beside: bool = False,
 ) -> Plan:
-    """Lays the store's pairs out in rows of `length` positions. A store of one example needs no isolation.
+    """Lays the store's pairs out in rows of `length` positions. A store of one example needs no
+    isolation.
 
     Args:
       beside: the model has an encoder.
     """
     starts = store.offsets - np.arange(len(store.offsets))
-    found = Plan(length, rows, seed, isolated and store.header.num_examples > 1, int(starts[-1]), starts, task, beside, length)
+    found = Plan(
+        length,
+        rows,
+        seed,
+        isolated and store.header.num_examples > 1,
+        int(starts[-1]),
+        starts,
+        task,
+        beside,
+        length,
+    )
     if isinstance(task, Halved):
         return found._replace(length=_raw(task, length, beside))
     if isinstance(task, SequenceToSequence | Classification):
@@ -85,12 +105,16 @@ def plan(
 
 def _raw(task: Halved, length: int, beside: bool) -> int:
     """The most tokens of a text of which both halves fit into a row."""
-    fits = lambda sizes: max(sizes[:2]) <= length if beside else sizes[2] <= length
+
+    def fits(sizes):
+        return max(sizes[:2]) <= length if beside else sizes[2] <= length
+
     return next((count for count in range(length, 2, -1) if fits(task.sizes(count))), 2)
 
 
 def _sizes(store: Store, task: SequenceToSequence | Classification, beside: bool) -> np.ndarray:
-    """What each record takes of a row's positions, and of the row that an encoder reads [n 1 or 2]."""
+    """What each record takes of a row's positions, and of the row that an encoder reads [n 1 or
+    2]."""
     lengths = np.diff(store.offsets)[:, None] - 1
     if isinstance(task, Classification):
         return lengths
@@ -105,10 +129,12 @@ def batch(store: Store, plan: Plan, step: int, rows: np.ndarray | None = None) -
     """Gives rows `step · B …` of the endless sequence of epochs: numpy, [B T].
 
     Args:
-      rows: only these of the batch, numbers from 0 to B − 1: what one of several processes needs. Nothing else is read.
+      rows: only these of the batch, numbers from 0 to B − 1: what one of several processes needs.
+        Nothing else is read.
 
     Raises:
-      ConfigError: the store holds an id outside its vocabulary, or is shorter than when it was opened; names file and byte.
+      ConfigError: the store holds an id outside its vocabulary, or is shorter than when it was
+        opened; names file and byte.
     """
     index = step * plan.rows + (np.arange(plan.rows) if rows is None else rows).astype(np.int64)
     epoch, row = index // plan.rows_per_epoch, index % plan.rows_per_epoch
@@ -116,18 +142,32 @@ def batch(store: Store, plan: Plan, step: int, rows: np.ndarray | None = None) -
     for e in epochs:
         row = np.where(epoch == e, permute(row, plan.rows_per_epoch, (plan.seed, int(e))), row)
     if plan.packing is not None:
-        return _records(store, plan, row if plan.seed is not None else np.where(epoch == 0, row, plan.rows_per_epoch))
-    first = row * plan.length if plan.seed is not None else np.where(epoch == 0, row * plan.length, plan.pairs)  # past the only epoch there is nothing
+        return _records(
+            store,
+            plan,
+            row if plan.seed is not None else np.where(epoch == 0, row, plan.rows_per_epoch),
+        )
+    first = (
+        row * plan.length
+        if plan.seed is not None
+        else np.where(epoch == 0, row * plan.length, plan.pairs)
+    )  # past the only epoch there is nothing
     for e in epochs:
         first = np.where(epoch == e, first - _shift(plan, int(e)), first)
     plain = _rows(store, plan, first)
     if isinstance(plan.task, LanguageModel):
         return plain
-    draws = [np.random.default_rng([plan.seed or 0, int(plan.seed is not None), number]) for number in index]
+    draws = [
+        np.random.default_rng([plan.seed or 0, int(plan.seed is not None), number])
+        for number in index
+    ]
     own = store.header.vocab_size - plan.task.extra_ids
     if isinstance(plan.task, MaskedLanguageModel):
         return _masked(plan.task, plain, own, draws)
-    halves = [tasks.halves(plan.task, ids[real > 0], own, draw) for ids, real, draw in zip(plain.tokens, plain.weights, draws, strict=True)]
+    halves = [
+        tasks.halves(plan.task, ids[real > 0], own, draw)
+        for ids, real, draw in zip(plain.tokens, plain.weights, draws, strict=True)
+    ]
     pieces = [[answer(*both, store.header.vocab_size - 1, plan.beside)] for both in halves]
     return filled(pieces, *_widths(plan), packed=False)
 
@@ -136,32 +176,51 @@ def _widths(plan: Plan) -> tuple[int, int | None]:
     """Positions of a row, and of a row that an encoder reads."""
     if not plan.beside:
         return plan.width, None
-    return plan.task.sizes(plan.length)[1] if isinstance(plan.task, Halved) else plan.width, plan.width
+    return (
+        plan.task.sizes(plan.length)[1] if isinstance(plan.task, Halved) else plan.width
+    ), plan.width
 
 
 def _records(store: Store, plan: Plan, rows: np.ndarray) -> Batch:
     """The packed rows of these numbers; a number past the last one is an empty row."""
     order, firsts, _ = plan.packing
-    numbers = [order[slice(*firsts[row : row + 2])].tolist() if row < len(firsts) - 1 else [] for row in rows]
+    numbers = [
+        order[slice(*firsts[row : row + 2])].tolist() if row < len(firsts) - 1 else []
+        for row in rows
+    ]
     return filled([[_piece(store, plan, i) for i in row] for row in numbers], *_widths(plan))
 
 
 def _piece(store: Store, plan: Plan, i: int) -> Piece:
-    """Record i; what does not fit into a row is cut off the end of a text, and of its answer only if that alone is longer."""
+    """Record i; what does not fit into a row is cut off the end of a text, and of its answer only
+    if that alone is longer."""
     at, most = store.offsets[i], plan.width
     ids = store.ids[at : store.offsets[i + 1]].astype(np.int32)
     _require_known(store, ids[None], at + np.arange(len(ids))[None])
     if isinstance(plan.task, Classification):
-        return label(np.concatenate([ids[:-1][:most], ids[-1:]]), store.header.vocab_size - plan.task.extra_ids)
+        return label(
+            np.concatenate([ids[:-1][:most], ids[-1:]]),
+            store.header.vocab_size - plan.task.extra_ids,
+        )
     begin = store.header.vocab_size - 1
     border = int(np.flatnonzero(ids == begin)[0])
     written = ids[border + 1 :][:most]
-    return answer(ids[:border][: most if plan.beside else most - len(written)], written, tasks.begins(plan.task, begin + 1), plan.beside)
+    return answer(
+        ids[:border][: most if plan.beside else most - len(written)],
+        written,
+        tasks.begins(plan.task, begin + 1),
+        plan.beside,
+    )
 
 
-def _masked(task: MaskedLanguageModel, rows: Batch, vocab_size: int, draws: list[np.random.Generator]) -> Batch:
+def _masked(
+    task: MaskedLanguageModel, rows: Batch, vocab_size: int, draws: list[np.random.Generator]
+) -> Batch:
     """Rows whose tokens are predicted where they are hidden."""
-    both = [tasks.masked(task, ids, real > 0, vocab_size, draw) for ids, real, draw in zip(rows.tokens, rows.weights, draws, strict=True)]
+    both = [
+        tasks.masked(task, ids, real > 0, vocab_size, draw)
+        for ids, real, draw in zip(rows.tokens, rows.weights, draws, strict=True)
+    ]
     shown, chosen = (np.stack(part) for part in zip(*both, strict=True))
     return rows._replace(tokens=shown, targets=rows.tokens, weights=chosen.astype(np.float32))
 
@@ -177,7 +236,9 @@ def _rows(store: Store, plan: Plan, first: np.ndarray) -> Batch:
     pair = np.clip(pair, 0, plan.pairs - 1)
     example = np.searchsorted(plan.starts, pair, side="right") - 1
     at = pair + example  # each earlier example has one id more than pairs
-    stretches = [store.ids[row[0] : row[-1] + 2] for row in at]  # what lies between two examples is read too: a few ids
+    stretches = [
+        store.ids[row[0] : row[-1] + 2] for row in at
+    ]  # what lies between two examples is read too: a few ids
     begins = np.cumsum([0, *map(len, stretches[:-1])]) - at[:, 0]
     ids, at_ids = np.concatenate(stretches), at + begins[:, None]
     tokens, targets = ids[at_ids].astype(np.int32), ids[at_ids + 1].astype(np.int32)
@@ -194,25 +255,35 @@ def _rows(store: Store, plan: Plan, first: np.ndarray) -> Batch:
 
 
 def _require_known(store: Store, ids: np.ndarray, at: np.ndarray) -> None:
-    """Refuses ids outside the vocabulary: on the devices they would be clamped, or wrap around, without a word."""
+    """Refuses ids outside the vocabulary: on the devices they would be clamped, or wrap around,
+    without a word."""
     size = store.header.vocab_size
     if ids.min() >= 0 and ids.max() < size:
         return
     row, column = np.argwhere((ids < 0) | (ids >= size))[0]
     byte = int(at[row, column]) * store.ids.dtype.itemsize
-    found = f"{store.path}/ids.bin has at byte {byte} the id {ids[row, column]}, outside the vocabulary [0, {size})"
-    raise ConfigError(f"{found}: it is damaged or another tokenizer's; delete the folder {store.path}, it is made again.")
+    found = (
+        f"{store.path}/ids.bin has at byte {byte} the id {ids[row, column]}, outside the vocabulary"
+        f" [0, {size})"
+    )
+    raise ConfigError(
+        f"{found}: it is damaged or another tokenizer's; delete the folder {store.path}, it is made"
+        " again."
+    )
 
 
-# --- a permutation without a table -------------------------------------------------------------------------------
+# --- a permutation without a table
+# -------------------------------------------------------------------------------
 
 
 def permute(index: np.ndarray, count: int, key: tuple[int, int]) -> np.ndarray:
     """Gives where a pseudorandom permutation of range(count) sends each index, in constant memory.
 
-    A Feistel network over the next even number of bits; values that fall outside walk on until they fall inside.
+    A Feistel network over the next even number of bits; values that fall outside walk on until they
+    fall inside.
 
-    Source: Black and Rogaway 2002, Ciphers with Arbitrary Finite Domains, section 3 (cycle walking) over a Feistel network.
+    Source: Black and Rogaway 2002, Ciphers with Arbitrary Finite Domains, section 3 (cycle walking)
+    over a Feistel network.
     """
     half = max(1, -(-max(1, int(count - 1).bit_length()) // 2))
     mask = np.uint64((1 << half) - 1)
@@ -230,7 +301,8 @@ def permute(index: np.ndarray, count: int, key: tuple[int, int]) -> np.ndarray:
 
 
 def _mix(value: np.ndarray, seed: int, salt: int) -> np.ndarray:
-    """A hash of 64 bits: the finaliser of SplitMix64 (Steele et al. 2014), applied to value, seed and salt in turn."""
+    """A hash of 64 bits: the finaliser of SplitMix64 (Steele et al. 2014), applied to value, seed
+    and salt in turn."""
     with np.errstate(over="ignore"):
         for word in (seed, salt):
             value = value + np.uint64(word % 2**64) + np.uint64(0x9E3779B97F4A7C15)

@@ -1,6 +1,8 @@
-"""How texts lie in the rows of a batch: as one line of tokens, or each beside the text that it answers.
+"""How texts lie in the rows of a batch: as one line of tokens, or each beside the text that it
+answers.
 
-Read `Batch` and `Piece`, then the ways to make a piece (`answer`, `label`), then `filled`, which lays pieces into rows.
+Read `Batch` and `Piece`, then the ways to make a piece (`answer`, `label`), then `filled`, which
+lays pieces into rows.
 """
 
 from __future__ import annotations
@@ -19,11 +21,13 @@ class Side(NamedTuple):
     positions: Any = None
     """int32 [B S]: none counts from 0; −1 is padding."""
     segments: Any = None
-    """int32 [B S]: those of the text that is predicted see the same ones here; none where each row is one."""
+    """int32 [B S]: those of the text that is predicted see the same ones here; none where each row
+    is one."""
 
 
 class Batch(NamedTuple):
-    """B rows of T positions. Everything is [B T]; segments and positions are none where each row is one plain text."""
+    """B rows of T positions. Everything is [B T]; segments and positions are none where each row is
+    one plain text."""
 
     tokens: Any
     """int32: what the model reads."""
@@ -40,7 +44,8 @@ class Batch(NamedTuple):
     nudge: Any = None
     """float32 [B T D]: added to the embedded tokens, by adversarial training; never here."""
     prefix: Any = None
-    """int32: the first so many tokens of its piece see each other both ways in a prefix LM; none where there are none."""
+    """int32: the first so many tokens of its piece see each other both ways in a prefix LM; none
+    where there are none."""
 
 
 class Piece(NamedTuple):
@@ -62,7 +67,12 @@ def answer(read: np.ndarray, written: np.ndarray, begin: int, beside: bool) -> P
       beside: an encoder reads the text; otherwise it stands in the row, as the prefix.
     """
     if beside:
-        return Piece(np.concatenate([[begin], written])[:-1] if len(written) else written, written, np.ones(len(written)), side=read)
+        return Piece(
+            np.concatenate([[begin], written])[:-1] if len(written) else written,
+            written,
+            np.ones(len(written)),
+            side=read,
+        )
     row = np.concatenate([read, [begin], written])
     return Piece(row[:-1], row[1:], np.repeat([0.0, 1.0], [len(read), len(written)]), len(read))
 
@@ -77,7 +87,9 @@ def label(ids: np.ndarray, first: int) -> Piece:
     return Piece(tokens, np.where(last, ids[-1] - first, 0), last)
 
 
-def filled(rows: Sequence[Sequence[Piece]], width: int, side_width: int | None = None, packed: bool = True) -> Batch:
+def filled(
+    rows: Sequence[Sequence[Piece]], width: int, side_width: int | None = None, packed: bool = True
+) -> Batch:
     """Lays pieces into rows, each row's from the left.
 
     Args:
@@ -88,18 +100,39 @@ def filled(rows: Sequence[Sequence[Piece]], width: int, side_width: int | None =
     shape = (len(rows), width)
     tokens, targets, segments, prefix = np.zeros((4, *shape), np.int32)
     positions, weights = np.full(shape, -1, np.int32), np.zeros(shape, np.float32)
-    side = None if side_width is None else [np.full((len(rows), side_width), empty, np.int32) for empty in (0, -1, 0)]
+    side = (
+        None
+        if side_width is None
+        else [np.full((len(rows), side_width), empty, np.int32) for empty in (0, -1, 0)]
+    )
     for row, pieces in enumerate(rows):
         at, beside = 0, 0
         for number, piece in enumerate(pieces, 1):
             here = (row, slice(at, at + len(piece.tokens)))
-            tokens[here], targets[here], weights[here], segments[here], prefix[here] = *piece[:3], number, piece.prefix
+            tokens[here], targets[here], weights[here], segments[here], prefix[here] = (
+                *piece[:3],
+                number,
+                piece.prefix,
+            )
             positions[here] = np.arange(len(piece.tokens))
             at += len(piece.tokens)
             if side is not None:
                 here = (row, slice(beside, beside + len(piece.side)))
-                side[0][here], side[1][here], side[2][here] = piece.side, np.arange(len(piece.side)), number
+                side[0][here], side[1][here], side[2][here] = (
+                    piece.side,
+                    np.arange(len(piece.side)),
+                    number,
+                )
                 beside += len(piece.side)
     if not packed:
         segments, side = None, side and [*side[:2], None]
-    return Batch(tokens, targets, weights, segments, positions, side and Side(*side), None, prefix if side is None else None)
+    return Batch(
+        tokens,
+        targets,
+        weights,
+        segments,
+        positions,
+        side and Side(*side),
+        None,
+        prefix if side is None else None,
+    )

@@ -19,7 +19,8 @@ class Packing(NamedTuple):
 
 
 def pack(sizes: np.ndarray, order: np.ndarray, room: int) -> Packing:
-    """Fills row after row with examples in their order; one that does not fit any more begins the next row.
+    """Fills row after row with examples in their order; one that does not fit any more begins the
+    next row.
 
     Args:
       sizes: [n k]: what each example takes of each of k kinds of places, of which a row has `room`.
@@ -30,4 +31,6 @@ def pack(sizes: np.ndarray, order: np.ndarray, room: int) -> Packing:
         if max(used) > room:
             firsts.append(number)
             used = size
-    return Packing(order, np.asarray([*firsts, len(order)], np.int64), int((sizes > room).any(axis=1).sum()))
+    return Packing(
+        order, np.asarray([*firsts, len(order)], np.int64), int((sizes > room).any(axis=1).sum())
+    )

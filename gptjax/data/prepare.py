@@ -1,4 +1,5 @@
-"""From a source to a tokenizer and two stores, once; kept in the user's cache folder under a hash of all that made them.
+"""From a source to a tokenizer and two stores, once; kept in the user's cache folder under a hash
+of all that made them.
 
 Read `DataConfig`, then `prepare`.
 """
@@ -39,7 +40,8 @@ class DataConfig:
     task: Task = field(default_factory=LanguageModel)
     """What is predicted from what."""
     split: Literal["auto", "documents", "tail"] = "auto"
-    """Hold out whole documents (picked by a hash of their text), or the tail of each; `auto`: documents from 50 on."""
+    """Hold out whole documents (picked by a hash of their text), or the tail of each; `auto`:
+    documents from 50 on."""
     isolated: bool = True
     """Documents that share a row do not see each other."""
     cache: str | None = None
@@ -48,16 +50,29 @@ class DataConfig:
     def __post_init__(self) -> None:
         require(
             0 <= self.validation < 1,
-            f"data.validation is {self.validation}, the share of text held out; more than the text has can't be: it needs [0, 1), "
-            "for example --data.validation 0.1.",
+            f"data.validation is {self.validation}, the share of text held out; more than the text"
+            " has can't be: it needs [0, 1), for example --data.validation 0.1.",
         )
         task, source = type(self.task).__name__, type(self.source).__name__
         answered = isinstance(self.task, SequenceToSequence | Classification)
-        needs = "it needs records of two texts (Records)" if answered else "another task needs a source of whole texts (Text)"
-        require(answered == isinstance(self.source, Records), f"data.task is {task} and data.source {source}; {needs}.")
-        require(not answered or self.split != "tail", "data.split is 'tail' and records have none to hold out; use --data.split documents.")
+        needs = (
+            "it needs records of two texts (Records)"
+            if answered
+            else "another task needs a source of whole texts (Text)"
+        )
+        require(
+            answered == isinstance(self.source, Records),
+            f"data.task is {task} and data.source {source}; {needs}.",
+        )
+        require(
+            not answered or self.split != "tail",
+            "data.split is 'tail' and records have none to hold out; use --data.split documents.",
+        )
         ends = getattr(self.tokenizer, "end_of_document", True)
-        require(ends or not isinstance(self.task, SequenceToSequence), "an answer needs an end: data.tokenizer.end_of_document is False; set it to True.")
+        require(
+            ends or not isinstance(self.task, SequenceToSequence),
+            "an answer needs an end: data.tokenizer.end_of_document is False; set it to True.",
+        )
 
 
 class Prepared(NamedTuple):
@@ -69,7 +84,8 @@ class Prepared(NamedTuple):
     fingerprint: str
     """sha256 of all that made it, this version included."""
     content: str = ""
-    """sha256 of the text and of what decides its ids, in any version: the identity of a run's data."""
+    """sha256 of the text and of what decides its ids, in any version: the identity of a run's
+    data."""
     passed_over: tuple[str, ...] = ()
     """Bad records that were left out, and why; by source and place."""
     task: Task = LanguageModel()
@@ -82,8 +98,13 @@ def cache_folder(config: DataConfig) -> Path:
     return Path(config.cache) if config.cache else base / "gptjax" / "data"
 
 
-def prepare(config: DataConfig, say: Callable[[str], None] = lambda line: None, given: Tokenizer | None = None) -> Prepared:
-    """Tokenises the source, or opens what an earlier call tokenised from the same text with the same settings.
+def prepare(
+    config: DataConfig,
+    say: Callable[[str], None] = lambda line: None,
+    given: Tokenizer | None = None,
+) -> Prepared:
+    """Tokenises the source, or opens what an earlier call tokenised from the same text with the
+    same settings.
 
     Args:
       given: the tokenizer, where `config.tokenizer` is `Given`.
@@ -95,14 +116,25 @@ def prepare(config: DataConfig, say: Callable[[str], None] = lambda line: None, 
     found = sources.survey(config.source, labels=unlabelled)
     config = replace(config, task=Classification(found.labels)) if unlabelled else config
     if bad := found.passed_over:
-        say(f"passed over {len(bad)} bad record{'s' * (len(bad) > 1)}, which --data.source.max-bad-records allows; the first: {bad[0]}")
-    stored = ("tokenizer", "validation", "split", *(() if config.task == LanguageModel() else ("task",)))
+        say(
+            f"passed over {len(bad)} bad record{'s' * (len(bad) > 1)}, which"
+            f" --data.source.max-bad-records allows; the first: {bad[0]}"
+        )
+    stored = (
+        "tokenizer",
+        "validation",
+        "split",
+        *(() if config.task == LanguageModel() else ("task",)),
+    )
     settings = {k: v for k, v in to_dict(config).items() if k in stored}
     chosen = given if isinstance(config.tokenizer, Given) else None
     settings |= {"given": tokenizers.fingerprint(chosen)} if chosen else {}
     content, fingerprint = (
         hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
-        for made_of in ([found.fingerprint, settings], [found.fingerprint, settings, store.FORMAT, gptjax.__version__])
+        for made_of in (
+            [found.fingerprint, settings],
+            [found.fingerprint, settings, store.FORMAT, gptjax.__version__],
+        )
     )
     folder = cache_folder(config) / fingerprint[:32]
     if not store.is_sealed(folder / "train"):
@@ -117,57 +149,109 @@ def prepare(config: DataConfig, say: Callable[[str], None] = lambda line: None, 
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     tokenizer = tokenizers.load(folder / "tokenizer")
-    train, held_out = (store.open_store(folder / half) if share else None for half, share in (("train", 1), ("validation", _holds_out(config))))
+    train, held_out = (
+        store.open_store(folder / half) if share else None
+        for half, share in (("train", 1), ("validation", _holds_out(config)))
+    )
     for opened in filter(None, (train, held_out)):
-        fits = (opened.header.vocab_size, opened.header.fingerprint) == (tokenizer.vocab_size + config.task.extra_ids, fingerprint)
-        require(fits, f"the token store {opened.path} is of another text or tokenizer; delete the folder {folder}, it is made again.")
-    return Prepared(tokenizer, train, held_out, fingerprint, content, found.passed_over, config.task)
+        fits = (opened.header.vocab_size, opened.header.fingerprint) == (
+            tokenizer.vocab_size + config.task.extra_ids,
+            fingerprint,
+        )
+        require(
+            fits,
+            f"the token store {opened.path} is of another text or tokenizer; delete the folder"
+            f" {folder}, it is made again.",
+        )
+    return Prepared(
+        tokenizer, train, held_out, fingerprint, content, found.passed_over, config.task
+    )
 
 
-def _make(config: DataConfig, source: Survey, folder: Path, fingerprint: str, say: Callable[[str], None], given: Tokenizer | None) -> None:
+def _make(
+    config: DataConfig,
+    source: Survey,
+    folder: Path,
+    fingerprint: str,
+    say: Callable[[str], None],
+    given: Tokenizer | None,
+) -> None:
     """Reads the source once for a tokenizer that learns, and once for both stores."""
     begun, count = time.monotonic(), source.documents
-    by_document = config.split == "documents" or (config.split == "auto" and (count >= 50 or isinstance(config.source, Records)))
+    by_document = config.split == "documents" or (
+        config.split == "auto" and (count >= 50 or isinstance(config.source, Records))
+    )
     names = ("train", "validation") if _holds_out(config) else ("train",)
 
     def require_some(found: bool, name: str) -> None:
         mend = "use another share (--data.validation 0.1) or hold out tails (--data.split tail)"
-        require(found, f"data.validation {config.validation} of {count} documents leaves nothing for {name}; {mend}.")
+        require(
+            found,
+            f"data.validation {config.validation} of {count} documents leaves nothing for {name};"
+            f" {mend}.",
+        )
 
     def texts() -> Iterator[str]:
         learned = False
         for document in sources.read(config.source):
             if text := _split(config, by_document, document)["train"]:
                 learned = True
-                yield from (text,) if document.source is None else (document.source,) if isinstance(config.task, Classification) else (document.source, text)
+                yield from (
+                    (text,)
+                    if document.source is None
+                    else (
+                        (document.source,)
+                        if isinstance(config.task, Classification)
+                        else (document.source, text)
+                    )
+                )
         require_some(learned, "train")
 
     tokenizer = given or tokenizers.train(config.tokenizer, texts())
     folder.mkdir(parents=True, exist_ok=True)
     tokenizers.save(folder / "tokenizer", tokenizer)
-    halves = {name: _Half(folder / name, tokenizer, config.task, compare=name == "validation") for name in names}
+    halves = {
+        name: _Half(folder / name, tokenizer, config.task, compare=name == "validation")
+        for name in names
+    }
     digest = hashlib.sha256()
     for document in sources.digested(sources.read(config.source), digest):
         for name, text in _split(config, by_document, document).items():
             if text and name in halves:
                 halves[name].add(document._replace(text=text))
-    require(digest.hexdigest() == source.fingerprint, "the text (data.source) changed while it was read; start again when nothing writes to it.")
+    require(
+        digest.hexdigest() == source.fingerprint,
+        "the text (data.source) changed while it was read; start again when nothing writes to it.",
+    )
     for name, half in halves.items():
         made = half.close(fingerprint)
         require_some(made.num_examples > 0, name)
         need = "use more text (--data.source.path) or another share (--data.validation 0.1)"
-        require(made.num_tokens > made.num_examples, f"the {name} text has {made.num_tokens} tokens, so there is nothing to predict; {need}.")
+        require(
+            made.num_tokens > made.num_examples,
+            f"the {name} text has {made.num_tokens} tokens, so there is nothing to predict;"
+            f" {need}.",
+        )
         if name == "train":
-            size = f"{made.num_tokens:,} training tokens ({made.num_bytes / made.num_tokens:.2f} bytes each)"
-    say(f"tokenised {count:,} documents into {size} in {time.monotonic() - begun:.1f}s; kept in {folder.parent}")
+            size = (
+                f"{made.num_tokens:,} training tokens ({made.num_bytes / made.num_tokens:.2f} bytes"
+                " each)"
+            )
+    say(
+        f"tokenised {count:,} documents into {size} in {time.monotonic() - begun:.1f}s; kept in"
+        f" {folder.parent}"
+    )
 
 
 def _holds_out(config: DataConfig) -> bool:
-    return config.validation > 0 or (isinstance(config.source, Records) and config.source.held_out is not None)
+    return config.validation > 0 or (
+        isinstance(config.source, Records) and config.source.held_out is not None
+    )
 
 
 def _split(config: DataConfig, by_document: bool, document: Document) -> dict[str, str]:
-    """What of a document is trained on and what is held out. All answers to one text are on one side."""
+    """What of a document is trained on and what is held out. All answers to one text are on one
+    side."""
     text, held_out = document.text, document.held_out
     if held_out is None and by_document:
         digest = hashlib.sha256((document.source or text).encode("utf-8", "surrogatepass")).digest()
@@ -179,14 +263,23 @@ def _split(config: DataConfig, by_document: bool, document: Document) -> dict[st
 
 
 class _Half:
-    """One of the two stores on its way: texts are collected until there are enough for the tokenizer to use all cores."""
+    """One of the two stores on its way: texts are collected until there are enough for the
+    tokenizer to use all cores."""
 
     ENOUGH = 2**22
     """Characters."""
 
     def __init__(self, path: Path, tokenizer: Tokenizer, task: Task, *, compare: bool):
-        self.tokenizer, self.task, self.writer = tokenizer, task, store.Writer(path, tokenizer.vocab_size + task.extra_ids)
-        self.packed = _Packers() if compare and not isinstance(task, SequenceToSequence | Classification) else None
+        self.tokenizer, self.task, self.writer = (
+            tokenizer,
+            task,
+            store.Writer(path, tokenizer.vocab_size + task.extra_ids),
+        )
+        self.packed = (
+            _Packers()
+            if compare and not isinstance(task, SequenceToSequence | Classification)
+            else None
+        )
         self.documents: list[Document] = []
         self.num_bytes = self.waiting = 0
 
@@ -202,7 +295,10 @@ class _Half:
             self.num_bytes += len(content)
             if self.packed:
                 self.packed.add(content)
-        texts, answers = [document.source or document.text for document in self.documents], [None] * len(self.documents)
+        texts, answers = (
+            [document.source or document.text for document in self.documents],
+            [None] * len(self.documents),
+        )
         try:
             if isinstance(self.task, Classification):
                 answers = self._labels()
@@ -218,7 +314,11 @@ class _Half:
     def _labels(self) -> list[str]:
         for document in self.documents:
             known = document.text in self.task.labels
-            require(known, f"{document.name} has the label {document.text!r}, which is not in data.task.labels; name it there, or leave labels empty.")
+            require(
+                known,
+                f"{document.name} has the label {document.text!r}, which is not in"
+                " data.task.labels; name it there, or leave labels empty.",
+            )
         return [document.text for document in self.documents]
 
     def _culprit(self) -> str:
@@ -237,7 +337,8 @@ class _Half:
 
 
 class _Packers:
-    """gzip -9 and xz -9 over the same bytes, one stream each: what a compressor without learning reaches.
+    """gzip -9 and xz -9 over the same bytes, one stream each: what a compressor without learning
+    reaches.
 
     They read the first `MOST` bytes, so that neither time nor memory grows with the text.
     """
@@ -245,8 +346,15 @@ class _Packers:
     MOST = 2**22
 
     def __init__(self) -> None:
-        whole = {"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": self.MOST}  # larger than the text it would find nothing more
-        self.streams = {"gzip -9": zlib.compressobj(9, wbits=31), "xz -9": lzma.LZMACompressor(filters=[whole])}
+        whole = {
+            "id": lzma.FILTER_LZMA2,
+            "preset": 9,
+            "dict_size": self.MOST,
+        }  # larger than the text it would find nothing more
+        self.streams = {
+            "gzip -9": zlib.compressobj(9, wbits=31),
+            "xz -9": lzma.LZMACompressor(filters=[whole]),
+        }
         self.sizes = dict.fromkeys(self.streams, 0)
         self.read = 0
 
@@ -257,4 +365,7 @@ class _Packers:
             self.sizes[name] += len(stream.compress(data))
 
     def bits_per_byte(self) -> dict[str, float]:
-        return {name: 8 * (self.sizes[name] + len(stream.flush())) / max(1, self.read) for name, stream in self.streams.items()}
+        return {
+            name: 8 * (self.sizes[name] + len(stream.flush())) / max(1, self.read)
+            for name, stream in self.streams.items()
+        }

@@ -1,6 +1,8 @@
-"""What a config can name as its text: files, a data set, a mixture of these, or records of two texts.
+"""What a config can name as its text: files, a data set, a mixture of these, or records of two
+texts.
 
-Read `Mixture` (`Text`, `Records` and `Tfds` have files of their own), then `read`, which gives their documents one at a time; then `survey`.
+Read `Mixture` (`Text`, `Records` and `Tfds` have files of their own), then `read`, which gives
+their documents one at a time; then `survey`.
 """
 
 from __future__ import annotations
@@ -17,14 +19,27 @@ from gptjax.data.files import Document, Text
 from gptjax.data.records import Records
 from gptjax.data.tfds import Tfds, prepare_tfds
 
-__all__ = ["Document", "Mixture", "Records", "Source", "Survey", "Text", "Tfds", "digested", "prepare_tfds", "read", "survey"]
+__all__ = [
+    "Document",
+    "Mixture",
+    "Records",
+    "Source",
+    "Survey",
+    "Text",
+    "Tfds",
+    "digested",
+    "prepare_tfds",
+    "read",
+    "survey",
+]
 
 
 @dataclass(frozen=True)
 class Mixture:
     """Documents of several sources in turn, so that each has its share of the bytes at any time.
 
-    The mixture ends where the first source has no document left, so nothing is repeated and the shares hold to the end.
+    The mixture ends where the first source has no document left, so nothing is repeated and the
+    shares hold to the end.
     """
 
     sources: tuple[Text | Tfds, ...]
@@ -34,9 +49,17 @@ class Mixture:
 
     def __post_init__(self) -> None:
         fits = 0 < len(self.sources) == len(self.weights)
-        require(fits, f"data.source has {len(self.sources)} sources and {len(self.weights)} weights; it needs a weight for each source.")
+        require(
+            fits,
+            f"data.source has {len(self.sources)} sources and {len(self.weights)} weights; it needs"
+            " a weight for each source.",
+        )
         good = all(math.isfinite(w) and w > 0 for w in self.weights)
-        require(good, f"data.source.weights is {self.weights}; each needs to be above 0: pass --data.source.weights, or leave the source out.")
+        require(
+            good,
+            f"data.source.weights is {self.weights}; each needs to be above 0: pass"
+            " --data.source.weights, or leave the source out.",
+        )
 
 
 Source = Text | Records | Tfds | Mixture
@@ -49,7 +72,8 @@ def read(source: Source, pass_over: Callable[[str], Any] = str) -> Iterator[Docu
       pass_over: is told of each record that a source's quota lets pass.
 
     Raises:
-      ConfigError: something can't be read, or there is no document at all. It is raised on the way, not at the call.
+      ConfigError: something can't be read, or there is no document at all. It is raised on the way,
+        not at the call.
     """
     if isinstance(source, Mixture):
         return _read_mixture(source, pass_over)
@@ -87,7 +111,9 @@ def digested(documents: Iterable[Document], digest: Any) -> Iterator[Document]:
         digest.update(f"{document.name}\n{len(content)}\n".encode("utf-8", "surrogateescape"))
         digest.update(content)
         if document.source is not None:
-            digest.update(f"\n{len(document.source)} {document.held_out}\n{document.source}".encode())
+            digest.update(
+                f"\n{len(document.source)} {document.held_out}\n{document.source}".encode()
+            )
         yield document
 
 

@@ -1,4 +1,5 @@
-"""What all tokenizers share: a table of what each id spells, and how texts are cut to be spelled on all cores."""
+"""What all tokenizers share: a table of what each id spells, and how texts are cut to be spelled on
+all cores."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ class Control(NamedTuple):
 
 @dataclass(frozen=True)
 class Special:
-    """What a tokenizer's file does not say of its control tokens; kept beside it in `special.json`."""
+    """What a tokenizer's file does not say of its control tokens; kept beside it in
+    `special.json`."""
 
     bos: int | None = None
     """Id that begins a text."""
@@ -40,18 +42,21 @@ class Special:
     ends: tuple[int, ...] = ()
     """More ids that end an answer."""
     control: tuple[int, ...] | None = None
-    """Ids that no text may yield; none is those that tokenizer.json calls special (or tokenizer.model control), but that of the unknown."""
+    """Ids that no text may yield; none is those that tokenizer.json calls special (or
+    tokenizer.model control), but that of the unknown."""
     template: str | None = None
-    """The model's own chat template, in Jinja. It is never run: `chat.recognised` compares it with those that are known."""
+    """The model's own chat template, in Jinja. It is never run: `chat.recognised` compares it with
+    those that are known."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Table:
     """Satisfies `Tokenizer`.
 
-    `pieces` says what each id spells, with nothing for control ids; `spell` gives the ids of texts known to be UTF-8.
-    `leading_space`: `encode` puts a space before the text, which `decode` takes off again.
-    `spell_after`: spells what follows a control token, where that differs. `special`: of published tokenizers.
+    `pieces` says what each id spells, with nothing for control ids; `spell` gives the ids of texts
+    known to be UTF-8. `leading_space`: `encode` puts a space before the text, which `decode` takes
+    off again. `spell_after`: spells what follows a control token, where that differs. `special`: of
+    published tokenizers.
     """
 
     kind: str
@@ -100,12 +105,21 @@ class Table:
         ids = np.asarray(ids if hasattr(ids, "__len__") else list(ids)).ravel().tolist()
         for i in ids:
             if not 0 <= i < len(self.pieces):
-                raise ValueError(f"the id {i} is outside the vocabulary, which has 0 to {len(self.pieces) - 1}.")
+                raise ValueError(
+                    f"the id {i} is outside the vocabulary, which has 0 to {len(self.pieces) - 1}."
+                )
         return b"".join(map(self.pieces.__getitem__, ids))
 
     def files(self) -> dict[str, bytes]:
-        hashes = {name: hashlib.sha256(content).hexdigest() for name, content in self.payload.items()}
-        described = {"kind": self.kind, "vocab_size": self.vocab_size, "end_of_document": self.end_of_document, "sha256": hashes}
+        hashes = {
+            name: hashlib.sha256(content).hexdigest() for name, content in self.payload.items()
+        }
+        described = {
+            "kind": self.kind,
+            "vocab_size": self.vocab_size,
+            "end_of_document": self.end_of_document,
+            "sha256": hashes,
+        }
         return {CONFIG_FILE: (json.dumps(described, indent=2) + "\n").encode(), **self.payload}
 
 
@@ -118,15 +132,27 @@ def utf8(text: str) -> bytes:
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
-        found = f"the text has a lone surrogate, U+{ord(text[error.start]):04X}, at character {error.start}"
-        raise ConfigError(f"{found}, which UTF-8 can't hold; remove it, for example with text.encode('utf-8', 'ignore').decode().") from None
+        found = (
+            f"the text has a lone surrogate, U+{ord(text[error.start]):04X}, at character"
+            f" {error.start}"
+        )
+        raise ConfigError(
+            f"{found}, which UTF-8 can't hold; remove it, for example with text.encode('utf-8',"
+            " 'ignore').decode()."
+        ) from None
 
 
-def in_chunks(texts: list[str], spell: Callable[[list[str]], Iterable[Sequence[int]]], cut: Callable[[str], list[str]]) -> list[Ids]:
-    """Cuts texts into chunks, spells those, and joins the ids again: one long text then uses all cores too."""
+def in_chunks(
+    texts: list[str],
+    spell: Callable[[list[str]], Iterable[Sequence[int]]],
+    cut: Callable[[str], list[str]],
+) -> list[Ids]:
+    """Cuts texts into chunks, spells those, and joins the ids again: one long text then uses all
+    cores too."""
     chunks = [cut(text) for text in texts]
     flat = [chunk for of_text in chunks for chunk in of_text]
-    # A slice at a time, because a speller and its lists of Python integers need many times the memory of the array.
+    # A slice at a time, because a speller and its lists of Python integers need many times the
+    # memory of the array.
     slices = np.cumsum([len(chunk) for chunk in flat]) // SLICE
     spelled = iter(
         [
@@ -135,14 +161,19 @@ def in_chunks(texts: list[str], spell: Callable[[list[str]], Iterable[Sequence[i
             for ids in spell([c for _, c in part])
         ]
     )
-    return [np.concatenate([np.zeros(0, np.int32), *(next(spelled) for _ in of_text)]) for of_text in chunks]
+    return [
+        np.concatenate([np.zeros(0, np.int32), *(next(spelled) for _ in of_text)])
+        for of_text in chunks
+    ]
 
 
 def at_newlines(text: str) -> Iterator[str]:
-    """Cuts before a newline that follows a visible character: no piece of ours or of GPT-2's ever crosses that.
+    """Cuts before a newline that follows a visible character: no piece of ours or of GPT-2's ever
+    crosses that.
 
-    BPE gives the same ids with and without cuts; unigram may give another of two equally likely spellings. Sixteen chunks
-    without such a newline are cut anywhere, since spelling needs far more memory than the text: the ids there may differ, the text not.
+    BPE gives the same ids with and without cuts; unigram may give another of two equally likely
+    spellings. Sixteen chunks without such a newline are cut anywhere, since spelling needs far more
+    memory than the text: the ids there may differ, the text not.
     """
     start = 0
     while len(text) - start > CHUNK:
@@ -163,8 +194,13 @@ _NEWLINE = re.compile(r"(?<=\S)\n")
 
 
 def letters() -> dict[str, int]:
-    """The visible letter by which GPT-2's files write each byte: itself where it is visible, else one from U+0100 on."""
-    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    """The visible letter by which GPT-2's files write each byte: itself where it is visible, else
+    one from U+0100 on."""
+    visible = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
     hidden = [b for b in range(256) if b not in visible]
     return {chr(b): b for b in visible} | {chr(256 + i): b for i, b in enumerate(hidden)}
 

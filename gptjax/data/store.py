@@ -1,7 +1,9 @@
-"""Tokenised examples on disk: flat, read piece by piece, with a header that knows what it was made of and a seal that proves it.
+"""Tokenised examples on disk: flat, read piece by piece, with a header that knows what it was made
+of and a seal that proves it.
 
-A store is a folder: `header.json`, `ids.bin` (all examples one after another), `offsets.bin` (where each begins, int64), and
-`store.sha256` (the hashes of these; `sha256sum -c` reads it). Read `Writer` and `open_store`, then `Tokens`.
+A store is a folder: `header.json`, `ids.bin` (all examples one after another), `offsets.bin` (where
+each begins, int64), and `store.sha256` (the hashes of these; `sha256sum -c` reads it). Read
+`Writer` and `open_store`, then `Tokens`.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ class Header:
 class Tokens:
     """The ids of a store: `tokens[a:b]` reads that part of the file, every id of it.
 
-    It is read, not mapped into memory: the kernel ends a process that touches a mapped file which someone cut short.
+    It is read, not mapped into memory: the kernel ends a process that touches a mapped file which
+    someone cut short.
     """
 
     def __init__(self, path: Path, dtype: str, count: int):
@@ -57,10 +60,15 @@ class Tokens:
     def __getitem__(self, part: slice) -> np.ndarray:
         first, last, _ = part.indices(self._count)
         begin, end = first * self.dtype.itemsize, max(first, last) * self.dtype.itemsize
-        content = b"".join(os.pread(self._file, min(2**30, end - at), at) for at in range(begin, end, 2**30))  # Linux reads at most 2 GiB at once
+        content = b"".join(
+            os.pread(self._file, min(2**30, end - at), at) for at in range(begin, end, 2**30)
+        )  # Linux reads at most 2 GiB at once
         if len(content) != end - begin:
             size, wanted = os.fstat(self._file).st_size, self._count * self.dtype.itemsize
-            raise ConfigError(f"{self.path} had {wanted} bytes when it was opened and now has {size}; delete the folder {self.path.parent}, it is made again.")
+            raise ConfigError(
+                f"{self.path} had {wanted} bytes when it was opened and now has {size}; delete the"
+                f" folder {self.path.parent}, it is made again."
+            )
         return np.frombuffer(content, self.dtype)
 
     def digest(self) -> str:
@@ -81,11 +89,13 @@ class Store(NamedTuple):
     """Its folder, if it lies on the disk."""
 
 
-# --- writing -----------------------------------------------------------------------------------------------------
+# --- writing
+# -----------------------------------------------------------------------------------------------------
 
 
 class Writer:
-    """Writes a store example by example, in memory bounded by the largest and eight bytes for each."""
+    """Writes a store example by example, in memory bounded by the largest and eight bytes for
+    each."""
 
     def __init__(self, path: Path, vocab_size: int):
         path.mkdir(parents=True)
@@ -104,7 +114,10 @@ class Writer:
         """
         low, high = int(ids.min(initial=0)), int(ids.max(initial=0))
         if low < 0 or high >= self.vocab_size:
-            raise ValueError(f"example {len(self.offsets) - 1} has the id {low if low < 0 else high}, outside [0, {self.vocab_size}).")
+            raise ValueError(
+                f"example {len(self.offsets) - 1} has the id {low if low < 0 else high}, outside"
+                f" [0, {self.vocab_size})."
+            )
         content = ids.astype(self._dtype).tobytes()
         self._digest.update(content)
         self._file.write(content)
@@ -114,16 +127,31 @@ class Writer:
         """Writes what stands beside the ids, the seal last."""
         self._file.close()
         offsets = np.asarray(self.offsets, np.int64).tobytes()
-        header = Header(self._dtype.name, self.vocab_size, self.offsets[-1], len(self.offsets) - 1, num_bytes, fingerprint, facts)
+        header = Header(
+            self._dtype.name,
+            self.vocab_size,
+            self.offsets[-1],
+            len(self.offsets) - 1,
+            num_bytes,
+            fingerprint,
+            facts,
+        )
         described = json.dumps(asdict(header), indent=2).encode()
         (self.path / "offsets.bin").write_bytes(offsets)
         (self.path / "header.json").write_bytes(described)
-        hashes = hashlib.sha256(described).hexdigest(), self._digest.hexdigest(), hashlib.sha256(offsets).hexdigest()
-        (self.path / SEAL).write_text("".join(f"{digest}  {name}\n" for digest, name in zip(hashes, SEALED, strict=True)))
+        hashes = (
+            hashlib.sha256(described).hexdigest(),
+            self._digest.hexdigest(),
+            hashlib.sha256(offsets).hexdigest(),
+        )
+        (self.path / SEAL).write_text(
+            "".join(f"{digest}  {name}\n" for digest, name in zip(hashes, SEALED, strict=True))
+        )
         return header
 
 
-# --- reading -----------------------------------------------------------------------------------------------------
+# --- reading
+# -----------------------------------------------------------------------------------------------------
 
 
 def is_sealed(path: Path) -> bool:
@@ -142,17 +170,41 @@ def open_store(path: Path) -> Store:
         described = (path / "header.json").read_bytes()
         header = Header(**json.loads(described))
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise ConfigError(f"the token store {path} is damaged ({' '.join(str(error).split())}); {again}.") from None
+        raise ConfigError(
+            f"the token store {path} is damaged ({' '.join(str(error).split())}); {again}."
+        ) from None
     counts = (header.num_tokens, header.num_examples, header.num_bytes, header.vocab_size)
-    require(all(type(count) is int and count >= 0 for count in counts), f"the token store {path} has counts {counts}; {again}.")
-    require(header.format == FORMAT, f"the token store {path} has format {header.format}, this gptjax reads {FORMAT}; {again}.")
-    require(header.dtype in ("uint16", "int32"), f"the token store {path} says dtype {header.dtype!r}; {again}.")
-    for name, size in (("ids.bin", header.num_tokens * np.dtype(header.dtype).itemsize), ("offsets.bin", 8 * (header.num_examples + 1))):
+    require(
+        all(type(count) is int and count >= 0 for count in counts),
+        f"the token store {path} has counts {counts}; {again}.",
+    )
+    require(
+        header.format == FORMAT,
+        f"the token store {path} has format {header.format}, this gptjax reads {FORMAT}; {again}.",
+    )
+    require(
+        header.dtype in ("uint16", "int32"),
+        f"the token store {path} says dtype {header.dtype!r}; {again}.",
+    )
+    for name, size in (
+        ("ids.bin", header.num_tokens * np.dtype(header.dtype).itemsize),
+        ("offsets.bin", 8 * (header.num_examples + 1)),
+    ):
         found = (path / name).stat().st_size if (path / name).is_file() else None
         require(found == size, f"{path / name} has {found} bytes, its header says {size}; {again}.")
-    ids, offsets = Tokens(path / "ids.bin", header.dtype, header.num_tokens), (path / "offsets.bin").read_bytes()
-    hashes = (hashlib.sha256(described).hexdigest(), ids.digest(), hashlib.sha256(offsets).hexdigest())
+    ids, offsets = (
+        Tokens(path / "ids.bin", header.dtype, header.num_tokens),
+        (path / "offsets.bin").read_bytes(),
+    )
+    hashes = (
+        hashlib.sha256(described).hexdigest(),
+        ids.digest(),
+        hashlib.sha256(offsets).hexdigest(),
+    )
     sealed = (path / SEAL).read_bytes() if is_sealed(path) else b""
     for name, digest in zip(SEALED, hashes, strict=True):
-        require(f"{digest}  {name}\n".encode() in sealed, f"{path / name} is not the file that {path / SEAL} vouches for; {again}.")
+        require(
+            f"{digest}  {name}\n".encode() in sealed,
+            f"{path / name} is not the file that {path / SEAL} vouches for; {again}.",
+        )
     return Store(header, ids, np.frombuffer(offsets, np.int64), path)

@@ -1,18 +1,36 @@
 """A parameter tree becomes text.
 
-`complete` and `stream_text` take and give text; `generate` and `stream` ids. Below them are pure functions: `prefill`, `step` and
-`decode` over a `Decoding`, the transforms of logits, `token_logprobs`.
+`complete` and `stream_text` take and give text; `generate` and `stream` ids. Below them are pure
+functions: `prefill`, `step` and `decode` over a `Decoding`, the transforms of logits,
+`token_logprobs`.
 """
 
 from gptjax.generate.chain import ORDER, Sampling, Shaping, choose, draw, neutral, shape
-from gptjax.generate.decode import Decoding, Generated, branch, decode, extend, generate, prefill, step, stream
+from gptjax.generate.decode import (
+    Decoding,
+    Generated,
+    branch,
+    decode,
+    extend,
+    generate,
+    prefill,
+    step,
+    stream,
+)
 from gptjax.generate.history import History
 from gptjax.generate.labels import Labelled, classify
 from gptjax.generate.likelihood import token_logprobs
 from gptjax.generate.rerank import chrf, minimum_risk
 from gptjax.generate.settings import GenerateConfig, SampleConfig
 from gptjax.generate.strategies import Draft, Prefix
-from gptjax.generate.text import Completion, astream_text, complete, completions, shared_prefix, stream_text
+from gptjax.generate.text import (
+    Completion,
+    astream_text,
+    complete,
+    completions,
+    shared_prefix,
+    stream_text,
+)
 from gptjax.generate.transforms import (
     dry,
     forced_tokens,

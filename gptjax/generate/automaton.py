@@ -1,6 +1,8 @@
-"""Regular languages over bytes: expressions as plain values, and the smallest deterministic automaton of each.
+"""Regular languages over bytes: expressions as plain values, and the smallest deterministic
+automaton of each.
 
-An expression is made by `text, chars, seq, alt, some, star, repeat`; `compile_expression` makes the automaton. Numpy and Python alone.
+An expression is made by `text, chars, seq, alt, some, star, repeat`; `compile_expression` makes the
+automaton. Numpy and Python alone.
 """
 
 from __future__ import annotations
@@ -13,9 +15,11 @@ import numpy as np
 from gptjax.config import ConfigError, require
 
 Node = tuple
-"""An expression: ("byte", set), ("seq", nodes), ("alt", nodes), ("some", (node, separator)), ("upto", (node, count)) or ("each", (parts, separator)).
+"""An expression: ("byte", set), ("seq", nodes), ("alt", nodes), ("some", (node, separator)),
+("upto", (node, count)) or ("each", (parts, separator)).
 
-An alternative of nothing matches nothing. The last three stand for what would be copies, so that nesting stays small.
+An alternative of nothing matches nothing. The last three stand for what would be copies, so that
+nesting stays small.
 """
 
 EMPTY: Node = ("seq", ())
@@ -55,7 +59,13 @@ def star(part: Node) -> Node:
 
 def repeat(part: Node, low: int, high: int | None) -> Node:
     """At least `low` and at most `high` times; none is any number of times."""
-    rest = star(part) if high is None else ("upto", (part, high - low)) if high > low and part != NOTHING else EMPTY
+    rest = (
+        star(part)
+        if high is None
+        else ("upto", (part, high - low))
+        if high > low and part != NOTHING
+        else EMPTY
+    )
     return seq(*[part] * low, rest)
 
 
@@ -77,7 +87,13 @@ def chars(ranges: Iterable[tuple[int, int]], inverted: bool = False) -> Node:
         ranges = [*borders, (last + 1, LARGEST)]
     parts = []
     for low, high in ranges:
-        for first, end in ((0, 0x7F), (0x80, 0x7FF), (0x800, 0xD7FF), (0xE000, 0xFFFF), (0x10000, LARGEST)):
+        for first, end in (
+            (0, 0x7F),
+            (0x80, 0x7FF),
+            (0x800, 0xD7FF),
+            (0xE000, 0xFFFF),
+            (0x10000, LARGEST),
+        ):
             if max(low, first) <= min(high, end):
                 parts.append(_between(chr(max(low, first)).encode(), chr(min(high, end)).encode()))
     return alt(*parts)
@@ -85,7 +101,10 @@ def chars(ranges: Iterable[tuple[int, int]], inverted: bool = False) -> Node:
 
 def _between(low: bytes, high: bytes) -> Node:
     """The UTF-8 of as many bytes from low to high."""
-    span = lambda a, b: ("byte", frozenset(range(a, b + 1)))
+
+    def span(a, b):
+        return ("byte", frozenset(range(a, b + 1)))
+
     if len(low) == 1:
         return span(low[0], high[0])
     rest = len(low) - 1
@@ -255,14 +274,17 @@ def _determined(links: _Links, start: int, end: int) -> tuple[np.ndarray, np.nda
                 if new not in known:
                     known[new] = len(order)
                     order.append(new)
-                    _require_size(len(order) <= MOST_STATES, f"needs more than {MOST_STATES} states")
+                    _require_size(
+                        len(order) <= MOST_STATES, f"needs more than {MOST_STATES} states"
+                    )
                 row[those] = known[new]
         rows.append(row)
     return np.stack(rows), np.asarray([end in state for state in order])
 
 
 def _smallest(table: np.ndarray, accepting: np.ndarray) -> Automaton:
-    """Joins states that no text tells apart, and leaves those out that none reaches. (Moore's refinement.)"""
+    """Joins states that no text tells apart, and leaves those out that none reaches. (Moore's
+    refinement.)"""
     kind, count = accepting.astype(np.int32), 0
     while len(np.unique(kind)) != count:
         count = len(np.unique(kind))
@@ -274,7 +296,10 @@ def _smallest(table: np.ndarray, accepting: np.ndarray) -> Automaton:
     order = _reached(joined, int(kind[0]))
     place = np.full(len(joined), -1, np.int32)
     place[order] = np.arange(len(order))
-    return Automaton(np.where(joined[order] >= 0, place[joined[order]], -1).astype(np.int32), accepting[first][order])
+    return Automaton(
+        np.where(joined[order] >= 0, place[joined[order]], -1).astype(np.int32),
+        accepting[first][order],
+    )
 
 
 def _reached(table: np.ndarray, start: int) -> Sequence[int]:

@@ -1,7 +1,8 @@
 """The transforms in order, and the choice of a token at their end.
 
-`Sampling` holds the settings of all rows. Where its `shaping` is none, only top-k, top-p and temperature are in the program; that is
-the one way in which settings change what is compiled. Each transform runs only if some row asks for it.
+`Sampling` holds the settings of all rows. Where its `shaping` is none, only top-k, top-p and
+temperature are in the program; that is the one way in which settings change what is compiled. Each
+transform runs only if some row asks for it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from gptjax.generate.history import History, counts
 
 
 class Shaping(NamedTuple):
-    """All that shapes a row's next token beside temperature, top-k and top-p; see the transform of the same name."""
+    """All that shapes a row's next token beside temperature, top-k and top-p; see the transform of
+    the same name."""
 
     min_p: Float[Array, " B"]
     typical_p: Float[Array, " B"]
@@ -107,22 +109,31 @@ def _penalties(logits: Array, sampling: Sampling, history: History, _: Keys) -> 
 
 def _dry(logits: Array, sampling: Sampling, history: History, _: Keys) -> Array:
     s = sampling.shaping
-    return transforms.dry(logits, history, s.dry_multiplier, s.dry_base, s.dry_allowed_length, s.dry_breakers)
+    return transforms.dry(
+        logits, history, s.dry_multiplier, s.dry_base, s.dry_allowed_length, s.dry_breakers
+    )
 
 
 def _xtc(logits: Array, sampling: Sampling, _: History, keys: Keys) -> Array:
     coin = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1)))(keys)
-    return transforms.xtc(logits, sampling.shaping.xtc_threshold, coin < sampling.shaping.xtc_probability)
+    return transforms.xtc(
+        logits, sampling.shaping.xtc_threshold, coin < sampling.shaping.xtc_probability
+    )
 
 
 def _open(s: Sampling) -> Bool[Array, " B"]:
-    """Rows in which it matters what is left beside the likeliest token: not those at temperature 0, if nothing else shapes them."""
+    """Rows in which it matters what is left beside the likeliest token: not those at temperature 0,
+    if nothing else shapes them."""
     return (s.temperature > 0) | (s.shaping is not None)
 
 
 LINKS: dict[str, _Link] = {
     "penalties": _Link(
-        lambda s, _: (s.shaping.repetition_penalty != 1) | (s.shaping.presence_penalty != 0) | (s.shaping.frequency_penalty != 0),
+        lambda s, _: (
+            (s.shaping.repetition_penalty != 1)
+            | (s.shaping.presence_penalty != 0)
+            | (s.shaping.frequency_penalty != 0)
+        ),
         _penalties,
     ),
     "no_repeat_ngram": _Link(
@@ -130,23 +141,48 @@ LINKS: dict[str, _Link] = {
         lambda x, s, history, _: transforms.no_repeat_ngram(x, history, s.shaping.no_repeat_ngram),
     ),
     "dry": _Link(lambda s, _: s.shaping.dry_multiplier > 0, _dry),
-    "top_n_sigma": _Link(lambda s, _: s.shaping.top_n_sigma > 0, lambda x, s, *_: transforms.top_n_sigma(x, s.shaping.top_n_sigma)),
-    "top_k": _Link(lambda s, size: (s.top_k < size) & _open(s), lambda x, s, *_: transforms.top_k(x, s.top_k), plain=True),
-    "typical_p": _Link(lambda s, _: s.shaping.typical_p < 1, lambda x, s, *_: transforms.typical_p(x, s.shaping.typical_p)),
-    "top_p": _Link(lambda s, _: (s.top_p < 1) & _open(s), lambda x, s, *_: transforms.top_p(x, s.top_p), plain=True),
-    "min_p": _Link(lambda s, _: s.shaping.min_p > 0, lambda x, s, *_: transforms.min_p(x, s.shaping.min_p)),
+    "top_n_sigma": _Link(
+        lambda s, _: s.shaping.top_n_sigma > 0,
+        lambda x, s, *_: transforms.top_n_sigma(x, s.shaping.top_n_sigma),
+    ),
+    "top_k": _Link(
+        lambda s, size: (s.top_k < size) & _open(s),
+        lambda x, s, *_: transforms.top_k(x, s.top_k),
+        plain=True,
+    ),
+    "typical_p": _Link(
+        lambda s, _: s.shaping.typical_p < 1,
+        lambda x, s, *_: transforms.typical_p(x, s.shaping.typical_p),
+    ),
+    "top_p": _Link(
+        lambda s, _: (s.top_p < 1) & _open(s),
+        lambda x, s, *_: transforms.top_p(x, s.top_p),
+        plain=True,
+    ),
+    "min_p": _Link(
+        lambda s, _: s.shaping.min_p > 0, lambda x, s, *_: transforms.min_p(x, s.shaping.min_p)
+    ),
     "xtc": _Link(lambda s, _: s.shaping.xtc_probability > 0, _xtc),
-    "temperature": _Link(None, lambda x, s, *_: transforms.temperature(x, s.temperature), plain=True),
+    "temperature": _Link(
+        None, lambda x, s, *_: transforms.temperature(x, s.temperature), plain=True
+    ),
 }
 
 ORDER = tuple(LINKS)
-"""As in llama.cpp; no-repeat-n-gram, which it lacks, stands with the other looks back. Constraint, bias and minimum come before, forced tokens after."""
+"""As in llama.cpp; no-repeat-n-gram, which it lacks, stands with the other looks back. Constraint,
+bias and minimum come before, forced tokens after."""
 
 
 def shape(
-    logits: Float[Array, "B V"], sampling: Sampling, history: History, keys: Keys, stop: Int[Array, "B stops"], order: tuple[str, ...] = ORDER
+    logits: Float[Array, "B V"],
+    sampling: Sampling,
+    history: History,
+    keys: Keys,
+    stop: Int[Array, "B stops"],
+    order: tuple[str, ...] = ORDER,
 ) -> Float[Array, "B V"]:
-    """The whole chain. Where the chain would leave a row nothing, the row keeps what stood before it; a constraint holds always.
+    """The whole chain. Where the chain would leave a row nothing, the row keeps what stood before
+    it; a constraint holds always.
 
     Args:
       keys: of the tokens that are chosen next; only XTC's coin looks at them.
@@ -155,49 +191,83 @@ def shape(
     """
     size, s, written = logits.shape[1], sampling.shaping, history.length - history.prompt
     if s is not None:
-        given = logits if s.constraint is None else jnp.where(allowed(s.constraint, history.state, written, size), logits, -jnp.inf)
-        logits = transforms.min_new_tokens(transforms.logit_bias(given, s.logit_bias), written, s.min_new_tokens, stop)
+        given = (
+            logits
+            if s.constraint is None
+            else jnp.where(allowed(s.constraint, history.state, written, size), logits, -jnp.inf)
+        )
+        logits = transforms.min_new_tokens(
+            transforms.logit_bias(given, s.logit_bias), written, s.min_new_tokens, stop
+        )
         logits = _unless_nothing(logits, given)
     shaped = logits
     for link in (LINKS[name] for name in order if LINKS[name].plain or s is not None):
-        change = lambda x, link=link: link.change(x, sampling, history, keys)
-        shaped = change(shaped) if link.asked is None else jax.lax.cond(jnp.any(link.asked(sampling, size)), change, lambda x: x, shaped)
+
+        def change(x, link=link):
+            return link.change(x, sampling, history, keys)
+
+        shaped = (
+            change(shaped)
+            if link.asked is None
+            else jax.lax.cond(jnp.any(link.asked(sampling, size)), change, lambda x: x, shaped)
+        )
     if s is None:
         return shaped
     return transforms.forced_tokens(_unless_nothing(shaped, logits), written, s.forced)
 
 
-def _unless_nothing(logits: Float[Array, "B V"], before: Float[Array, "B V"]) -> Float[Array, "B V"]:
+def _unless_nothing(
+    logits: Float[Array, "B V"], before: Float[Array, "B V"]
+) -> Float[Array, "B V"]:
     """The logits, but in rows of which nothing is left those from before."""
     return jnp.where(jnp.any(jnp.isfinite(logits), axis=-1, keepdims=True), logits, before)
 
 
 def track(sampling: Sampling, history: History, token: Int[Array, " B"]) -> Int[Array, " B"] | None:
-    """Where each row stands in its constraint after one more token; none if nothing is constrained."""
+    """Where each row stands in its constraint after one more token; none if nothing is
+    constrained."""
     constraint = sampling.shaping and sampling.shaping.constraint
     return constraint and follow(constraint, history.state, token)
 
 
 def choose(
-    logits: Float[Array, "B V"], sampling: Sampling, history: History, keys: Keys, stop: Int[Array, "B stops"], order: tuple[str, ...] = ORDER
+    logits: Float[Array, "B V"],
+    sampling: Sampling,
+    history: History,
+    keys: Keys,
+    stop: Int[Array, "B stops"],
+    order: tuple[str, ...] = ORDER,
 ) -> Int[Array, " B"]:
     """Each row's next token: `draw` from what `shape` leaves."""
     return draw(shape(logits, sampling, history, keys, stop, order), sampling.temperature, keys)
 
 
-def draw(logits: Float[Array, "B V"], temperature: Float[Array, " B"], keys: Keys) -> Int[Array, " B"]:
-    """Draws from shaped logits, each row with its own key; a row at temperature 0 takes its most likely token."""
-    best = lambda: jnp.argmax(logits, axis=-1)
-    drawn = lambda: jnp.where(temperature > 0, jax.vmap(jax.random.categorical)(keys, logits), best())
-    return jax.lax.cond(jnp.any(temperature > 0), drawn, best).astype(jnp.int32)  # greedy rows need no noise, which is drawn for the whole vocabulary
+def draw(
+    logits: Float[Array, "B V"], temperature: Float[Array, " B"], keys: Keys
+) -> Int[Array, " B"]:
+    """Draws from shaped logits, each row with its own key; a row at temperature 0 takes its most
+    likely token."""
+
+    def best():
+        return jnp.argmax(logits, axis=-1)
+
+    def drawn():
+        return jnp.where(temperature > 0, jax.vmap(jax.random.categorical)(keys, logits), best())
+
+    return jax.lax.cond(jnp.any(temperature > 0), drawn, best).astype(
+        jnp.int32
+    )  # greedy rows need no noise, which is drawn for the whole vocabulary
 
 
-def probabilities(logits: Float[Array, "B V"], temperature: Float[Array, " B"]) -> Float[Array, "B V"]:
+def probabilities(
+    logits: Float[Array, "B V"], temperature: Float[Array, " B"]
+) -> Float[Array, "B V"]:
     """The law by which `draw` draws."""
     best = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1], dtype=logits.dtype)
     return jnp.where((temperature > 0)[:, None], jax.nn.softmax(logits, axis=-1), best)
 
 
 def token_keys(keys: Keys, number: Int[Array, " B"]) -> Keys:
-    """The key of each row's token of that number. Token i of a row is a function of its row's key and i, whoever draws it and when."""
+    """The key of each row's token of that number. Token i of a row is a function of its row's key
+    and i, whoever draws it and when."""
     return jax.vmap(jax.random.fold_in)(keys, number)

@@ -1,8 +1,11 @@
-"""Constraints on whole answers: which tokens may come next, as masks that work inside the compiled loop.
+"""Constraints on whole answers: which tokens may come next, as masks that work inside the compiled
+loop.
 
-On the host, `compiled` turns a JSON schema, regular expression, grammar or choice into a `TokenAutomaton` for a tokenizer, and `join`
-puts those of a batch side by side. On the device a row remembers only its state: `allowed` gives the tokens that may come, `follow` the
-state after one. An answer is always finished in time: where few tokens are left, only those of a shortest way to an end may come.
+On the host, `compiled` turns a JSON schema, regular expression, grammar or choice into a
+`TokenAutomaton` for a tokenizer, and `join` puts those of a batch side by side. On the device a row
+remembers only its state: `allowed` gives the tokens that may come, `follow` the state after one. An
+answer is always finished in time: where few tokens are left, only those of a shortest way to an end
+may come.
 """
 
 from __future__ import annotations
@@ -23,7 +26,12 @@ from gptjax.generate.automaton import Automaton, Node, TooLarge, compile_express
 from gptjax.generate.grammar import DEPTH, choices, grammar, regex
 from gptjax.generate.schema import json_schema
 
-KINDS: dict[str, Callable[..., Node]] = {"schema": json_schema, "regex": regex, "grammar": grammar, "choices": choices}
+KINDS: dict[str, Callable[..., Node]] = {
+    "schema": json_schema,
+    "regex": regex,
+    "grammar": grammar,
+    "choices": choices,
+}
 """The settings that constrain, and what reads them."""
 NESTED = ("schema", "grammar")
 """Those that take a depth."""
@@ -36,7 +44,8 @@ FREE = 0
 
 
 class Constraint(NamedTuple):
-    """The automata of a batch side by side, Q states in all, with a bit for each token in W words."""
+    """The automata of a batch side by side, Q states in all, with a bit for each token in W
+    words."""
 
     masks: Int[Numbers, "Q W"]
     """The tokens that may come in a state."""
@@ -54,21 +63,31 @@ class Constraint(NamedTuple):
     """Most tokens of each row's answer."""
 
 
-def allowed(constraint: Constraint, state: Int[Array, " B"], written: Int[Array, " B"], size: int) -> Bool[Array, "B {size}"]:
+def allowed(
+    constraint: Constraint, state: Int[Array, " B"], written: Int[Array, " B"], size: int
+) -> Bool[Array, "B {size}"]:
     """The tokens that may come next in rows that have written so many."""
     enough = constraint.limit - written >= jnp.asarray(constraint.need)[state]
-    words = jnp.where(enough[:, None], jnp.asarray(constraint.masks)[state], jnp.asarray(constraint.shortest)[state])
+    words = jnp.where(
+        enough[:, None],
+        jnp.asarray(constraint.masks)[state],
+        jnp.asarray(constraint.shortest)[state],
+    )
     bits = ((words[:, :, None] >> jnp.arange(32)[None, None]) & 1).reshape(len(words), -1)
     return jnp.pad(bits, ((0, 0), (0, max(size - bits.shape[1], 0))))[:, :size] == 1
 
 
-def follow(constraint: Constraint, state: Int[Array, " B"], token: Int[Array, " B"]) -> Int[Array, " B"]:
+def follow(
+    constraint: Constraint, state: Int[Array, " B"], token: Int[Array, " B"]
+) -> Int[Array, " B"]:
     """The state of each row after a token. After one that was not allowed it means nothing."""
     spelled, table = jnp.asarray(constraint.spelled)[token], jnp.asarray(constraint.table)
 
     def going(carry: tuple[Array, Array]) -> Bool[Array, ""]:
         i, _ = carry
-        return (i < spelled.shape[1]) & jnp.any(spelled[:, jnp.minimum(i, spelled.shape[1] - 1)] >= 0)
+        return (i < spelled.shape[1]) & jnp.any(
+            spelled[:, jnp.minimum(i, spelled.shape[1] - 1)] >= 0
+        )
 
     def one(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         i, state = carry
@@ -78,11 +97,13 @@ def follow(constraint: Constraint, state: Int[Array, " B"], token: Int[Array, " 
     return jax.lax.while_loop(going, one, (jnp.int32(0), state))[1]
 
 
-# --- on the host -------------------------------------------------------------------------------------------------
+# --- on the host
+# -------------------------------------------------------------------------------------------------
 
 
 class TokenAutomaton(NamedTuple):
-    """What tokens may do in each state of an automaton; as in `Constraint`, for one constraint alone."""
+    """What tokens may do in each state of an automaton; as in `Constraint`, for one constraint
+    alone."""
 
     masks: np.ndarray
     shortest: np.ndarray
@@ -104,17 +125,40 @@ def compiled(kind: str, source: Any, tokenizer: Tokenizer) -> TokenAutomaton:
     except RecursionError:
         raise ConfigError(f"the {kind} is nested too deep; make it flatter (--{kind}).") from None
     end = tokenizer.end_of_document
-    require(end is not None, f"the tokenizer has no end-of-document id, with which an answer under a {kind} could end (--{kind}).")
-    table, symbol = np.unique(automaton.table, axis=1, return_inverse=True)  # bytes that no state tells apart are one symbol
+    require(
+        end is not None,
+        f"the tokenizer has no end-of-document id, with which an answer under a {kind} could end"
+        f" (--{kind}).",
+    )
+    table, symbol = np.unique(
+        automaton.table, axis=1, return_inverse=True
+    )  # bytes that no state tells apart are one symbol
     pieces = spell(tokenizer)
     levels, word = _trie(np.where(pieces >= 0, symbol.reshape(-1)[pieces], -1))
     after = functools.partial(_after, table, levels, int(word.max()) + 1)
     groups = np.array_split(np.arange(len(table)), -(-len(table) * len(pieces) // GROUP))
-    following = [np.flatnonzero(np.bincount(to[to >= 0])).tolist() for states in groups for to in after(states)]
+    following = [
+        np.flatnonzero(np.bincount(to[to >= 0])).tolist()
+        for states in groups
+        for to in after(states)
+    ]
     distance = _distances(following, automaton.accepting)
-    require(np.isfinite(distance[0]), f"no tokens of this tokenizer spell a text that the {kind} allows (--{kind}).")
-    parts = [_masks(np.append(distance, np.inf)[after(states)][:, word], distance[states], automaton.accepting[states], end) for states in groups]
-    return TokenAutomaton(*map(np.concatenate, zip(*parts, strict=True)), automaton.table, int(distance[0]))
+    require(
+        np.isfinite(distance[0]),
+        f"no tokens of this tokenizer spell a text that the {kind} allows (--{kind}).",
+    )
+    parts = [
+        _masks(
+            np.append(distance, np.inf)[after(states)][:, word],
+            distance[states],
+            automaton.accepting[states],
+            end,
+        )
+        for states in groups
+    ]
+    return TokenAutomaton(
+        *map(np.concatenate, zip(*parts, strict=True)), automaton.table, int(distance[0])
+    )
 
 
 def _automaton(kind: str, source: Any) -> Automaton:
@@ -151,12 +195,15 @@ class _Level(NamedTuple):
 
 
 def _trie(pieces: np.ndarray) -> tuple[list[_Level], np.ndarray]:
-    """All beginnings of all words, the shortest first, and the word of each token: tokens of the same symbols are one; −1 has none."""
+    """All beginnings of all words, the shortest first, and the word of each token: tokens of the
+    same symbols are one; −1 has none."""
     levels, word, count = [], np.full(len(pieces), -1), 0
     lengths, place = (pieces >= 0).sum(axis=1), np.zeros(len(pieces), np.int64)
     for i in range(lengths.max()):
         longer, ending = np.flatnonzero(lengths > i), lengths == i + 1
-        known, place[longer] = np.unique(place[longer] * 256 + pieces[longer, i], return_inverse=True)
+        known, place[longer] = np.unique(
+            place[longer] * 256 + pieces[longer, i], return_inverse=True
+        )
         ends, same = np.unique(place[ending], return_inverse=True)
         word[ending] = count + same
         levels.append(_Level(known // 256, known % 256, count + np.arange(len(ends)), ends))
@@ -165,13 +212,22 @@ def _trie(pieces: np.ndarray) -> tuple[list[_Level], np.ndarray]:
 
 
 def _after(table: np.ndarray, levels: list[_Level], words: int, states: np.ndarray) -> np.ndarray:
-    """The state after each word in each of these states, and after none in the last column; −1 where it can't come."""
+    """The state after each word in each of these states, and after none in the last column; −1
+    where it can't come."""
     symbols = table.shape[1]
     flat = np.append(table, np.full((1, symbols), -1)).astype(np.int32)  # state −1 is the last row
-    found, here, column = np.full((len(states), words + 1), -1, np.int32), states.astype(np.int32)[:, None], np.zeros(1, np.int64)
+    found, here, column = (
+        np.full((len(states), words + 1), -1, np.int32),
+        states.astype(np.int32)[:, None],
+        np.zeros(1, np.int64),
+    )
     for level in levels:
         kept = np.flatnonzero(column[level.before] >= 0)
-        here = np.take(flat, here[:, column[level.before[kept]]] * symbols + level.symbol[kept].astype(np.int32)[None])
+        here = np.take(
+            flat,
+            here[:, column[level.before[kept]]] * symbols
+            + level.symbol[kept].astype(np.int32)[None],
+        )
         alive = (here >= 0).any(axis=0)
         here, column = here[:, alive], np.full(len(level.symbol), -1)
         column[kept[alive]] = np.arange(here.shape[1])
@@ -195,8 +251,11 @@ def _distances(following: list[list[int]], accepting: np.ndarray) -> np.ndarray:
     return distance
 
 
-def _masks(steps: np.ndarray, distance: np.ndarray, accepting: np.ndarray, end: int) -> tuple[np.ndarray, ...]:
-    """The masks, shortest ways and needs of some states; `steps` are the distances after each token, infinite where it can't come."""
+def _masks(
+    steps: np.ndarray, distance: np.ndarray, accepting: np.ndarray, end: int
+) -> tuple[np.ndarray, ...]:
+    """The masks, shortest ways and needs of some states; `steps` are the distances after each
+    token, infinite where it can't come."""
     ways = []
     for allowed in (np.isfinite(steps), steps < distance[:, None]):
         flags = np.zeros((len(steps), -(-allowed.shape[1] // 32) * 32), bool)
@@ -206,8 +265,11 @@ def _masks(steps: np.ndarray, distance: np.ndarray, accepting: np.ndarray, end: 
     return *ways, 1 + np.where(np.isfinite(steps), steps, 0).max(axis=1).astype(np.int32)
 
 
-def join(automata: Sequence[TokenAutomaton | None], tokenizer: Tokenizer, limits: Sequence[int]) -> Constraint:
-    """The constraints of all rows of a batch; none is a row that is free. Each automaton is there once."""
+def join(
+    automata: Sequence[TokenAutomaton | None], tokenizer: Tokenizer, limits: Sequence[int]
+) -> Constraint:
+    """The constraints of all rows of a batch; none is a row that is free. Each automaton is there
+    once."""
     spelled = spell(tokenizer)
     words, offset, parts = -(-len(spelled) // 32), {}, []
     place = FREE + 1

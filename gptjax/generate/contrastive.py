@@ -1,6 +1,8 @@
-"""Contrastive search: of the likeliest tokens, the one whose hidden state is least like those before it. Deterministic.
+"""Contrastive search: of the likeliest tokens, the one whose hidden state is least like those
+before it. Deterministic.
 
-`open_contrast` reads the prompts, `contrast` is the compiled loop. The cache holds K copies of each row, one for each candidate.
+`open_contrast` reads the prompts, `contrast` is the compiled loop. The cache holds K copies of each
+row, one for each candidate.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from gptjax.model import Cache, ModelConfig
 
 
 class Contrasting(NamedTuple):
-    """Everything that the loop remembers. Unlike in `Decoding`, the cache has read the last token too."""
+    """Everything that the loop remembers. Unlike in `Decoding`, the cache has read the last token
+    too."""
 
     text: Text
     cache: Cache
@@ -40,7 +43,9 @@ class Contrast(NamedTuple):
     """Candidates, at most K."""
 
 
-@functools.partial(jax.jit, static_argnames=("config", "slots", "candidates", "alternatives", "int8"))
+@functools.partial(
+    jax.jit, static_argnames=("config", "slots", "candidates", "alternatives", "int8")
+)
 def open_contrast(
     config: ModelConfig,
     params: Params,
@@ -54,7 +59,8 @@ def open_contrast(
     int8: bool = False,
     side: Any = None,
 ) -> Contrasting:
-    """Reads ragged prompts into new rows, and keeps every hidden state; side texts as in `prefill`."""
+    """Reads ragged prompts into new rows, and keeps every hidden state; side texts as in
+    `prefill`."""
     rows, width = prompt.shape
     state = begin(config, rows, slots, alternatives, int8)
     cache = state.cache._replace(memory=model.encode(config, params, side))
@@ -62,7 +68,9 @@ def open_contrast(
     cache, hidden = read_parts(config, params, cache, ids, lengths, lengths - 1, width)
     last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
     seen = jnp.zeros((rows, slots, config.width)).at[:, :width].set(_direction(hidden[:, :width]))
-    text = state.text._replace(history=History(ids, lengths, lengths), limit=limit, finished=limit <= 0)
+    text = state.text._replace(
+        history=History(ids, lengths, lengths), limit=limit, finished=limit <= 0
+    )
     copies = jnp.repeat(jnp.arange(rows), candidates)
     return Contrasting(text, model.gather(cache, copies), model.unembed(config, params, last), seen)
 
@@ -82,11 +90,16 @@ def contrast(
 ) -> Contrasting:
     """Writes until each row is finished or has `until` tokens. The state that is given is used up.
 
-    Each candidate v is worth (1 − α) · p(v) − α · max over the tokens before of the cosine of their hidden states.
+    Each candidate v is worth (1 − α) · p(v) − α · max over the tokens before of the cosine of their
+    hidden states.
 
-    Source: Su et al. 2022, A Contrastive Framework for Neural Text Generation, arXiv:2202.06417, equation 5.
+    Source: Su et al. 2022, A Contrastive Framework for Neural Text Generation, arXiv:2202.06417,
+    equation 5.
     """
-    one = lambda state: _step(config, params, state, keys, sampling, settings, stop, vocabulary, order)
+
+    def one(state):
+        return _step(config, params, state, keys, sampling, settings, stop, vocabulary, order)
+
     return jax.lax.while_loop(lambda state: jnp.any(writing(state.text, until)), one, state)
 
 
@@ -97,7 +110,9 @@ def _step(config, params, state, keys, sampling, settings, stop, vocabulary, ord
     active = ~text.finished
     length = text.history.length
     logits = within(state.logits, vocabulary)
-    shaped = shape(logits, sampling, text.history, token_keys(keys, length - text.history.prompt), stop, order)
+    shaped = shape(
+        logits, sampling, text.history, token_keys(keys, length - text.history.prompt), stop, order
+    )
     p, tokens = jax.lax.top_k(jax.nn.softmax(shaped, axis=-1), copies)
 
     positions = jnp.repeat(jnp.where(active, length, -1), copies)[:, None]
@@ -109,7 +124,9 @@ def _step(config, params, state, keys, sampling, settings, stop, vocabulary, ord
     among = (jnp.arange(copies)[None] < settings.count[:, None]) & (p > 0)
     best = jnp.argmax(jnp.where(among, worth, -jnp.inf), axis=-1)
 
-    pick = lambda leaf: jnp.take_along_axis(leaf, best.reshape(-1, *(1,) * (leaf.ndim - 1)), axis=1)[:, 0]
+    def pick(leaf):
+        return jnp.take_along_axis(leaf, best.reshape(-1, *(1,) * (leaf.ndim - 1)), axis=1)[:, 0]
+
     text = append(text, pick(tokens), logits, sampling, stop, active)
     cache = model.gather(out.cache, jnp.repeat(jnp.arange(rows) * copies + best, copies))
     place = jnp.where(active, length, slots)

@@ -1,11 +1,14 @@
-"""From prompts to new tokens: `begin` makes room, `read` reads prompts, `decode` writes in one compiled loop.
+"""From prompts to new tokens: `begin` makes room, `read` reads prompts, `decode` writes in one
+compiled loop.
 
-`Decoding` is all that the loop remembers, and one invariant holds between any two calls: **the cache has read every token of a row
-but the last**. So a prompt, its continuation, a second turn, a shared prefix and the rows of a beam are one thing: `read` adds
-tokens, `branch` gives copies of rows, `decode` goes on. `generate` and `stream` drive them for ids that are known at once.
+`Decoding` is all that the loop remembers, and one invariant holds between any two calls: **the
+cache has read every token of a row but the last**. So a prompt, its continuation, a second turn, a
+shared prefix and the rows of a beam are one thing: `read` adds tokens, `branch` gives copies of
+rows, `decode` goes on. `generate` and `stream` drive them for ids that are known at once.
 
-Compiled shapes depend on the number of rows and on two buckets (what is read, and the slots of the cache, each rounded up to a power
-of two), on nothing else. A row's tokens depend on its own prompt, key and settings, not on its neighbours.
+Compiled shapes depend on the number of rows and on two buckets (what is read, and the slots of the
+cache, each rounded up to a power of two), on nothing else. A row's tokens depend on its own prompt,
+key and settings, not on its neighbours.
 """
 
 from __future__ import annotations
@@ -27,7 +30,8 @@ from gptjax.model import Cache, ModelConfig
 from gptjax.parallel import on_host
 
 CHUNK = model.AT_ONCE
-"""A longer prompt is read in parts of so many tokens, which bounds the memory that attention scores need."""
+"""A longer prompt is read in parts of so many tokens, which bounds the memory that attention scores
+need."""
 
 
 class Text(NamedTuple):
@@ -64,24 +68,45 @@ class Decoding(NamedTuple):
     guide: Guide | None = None
 
 
-def begin(config: ModelConfig, rows: int, slots: int, alternatives: int = 0, int8: bool = False) -> Decoding:
-    """Rows that have read nothing, with room for `slots` tokens each; `int8` as in `model.empty_cache`."""
+def begin(
+    config: ModelConfig, rows: int, slots: int, alternatives: int = 0, int8: bool = False
+) -> Decoding:
+    """Rows that have read nothing, with room for `slots` tokens each; `int8` as in
+    `model.empty_cache`."""
     none = jnp.zeros((rows,), jnp.int32)
     history = History(jnp.zeros((rows, slots), jnp.int32), none, none)
     other = begin_alternatives(rows, slots, alternatives) if alternatives else None
-    text = Text(history, none, jnp.zeros((rows, slots)), other, none.astype(bool), none.astype(bool))
-    return Decoding(text, model.empty_cache(config, rows, slots, int8=int8, at_once=slots if config.prefix_lm else CHUNK))
+    text = Text(
+        history, none, jnp.zeros((rows, slots)), other, none.astype(bool), none.astype(bool)
+    )
+    return Decoding(
+        text,
+        model.empty_cache(
+            config, rows, slots, int8=int8, at_once=slots if config.prefix_lm else CHUNK
+        ),
+    )
 
 
-def begin_alternatives(rows: int, slots: int, count: int) -> tuple[Int[Array, "B S A"], Float[Array, "B S A"]]:
+def begin_alternatives(
+    rows: int, slots: int, count: int
+) -> tuple[Int[Array, "B S A"], Float[Array, "B S A"]]:
     """Room for the `count` most likely tokens at each place."""
     return jnp.zeros((rows, slots, count), jnp.int32), jnp.zeros((rows, slots, count))
 
 
-def read(config: ModelConfig, params: Params, state: Decoding, tokens: Int[Array, "B T"], lengths: Int[Array, " B"], limit: Int[Array, " B"]) -> Decoding:
-    """Adds tokens (padded at the right) to each row; what is written from here on is a new answer of at most `limit` tokens.
+def read(
+    config: ModelConfig,
+    params: Params,
+    state: Decoding,
+    tokens: Int[Array, "B T"],
+    lengths: Int[Array, " B"],
+    limit: Int[Array, " B"],
+) -> Decoding:
+    """Adds tokens (padded at the right) to each row; what is written from here on is a new answer
+    of at most `limit` tokens.
 
-    Long input is read in parts of `CHUNK` tokens; a prefix LM, whose tokens see each other, reads it whole, into rows that are new.
+    Long input is read in parts of `CHUNK` tokens; a prefix LM, whose tokens see each other, reads
+    it whole, into rows that are new.
     """
     ids, _, length, _ = state.text.history
     rows, width = tokens.shape
@@ -90,23 +115,39 @@ def read(config: ModelConfig, params: Params, state: Decoding, tokens: Int[Array
     ids = ids.at[jnp.arange(rows)[:, None], slots].set(tokens, mode="drop")
     length = length + lengths
     cache, _ = read_parts(config, params, state.cache, ids, length - 1, length - 1, width)
-    text = state.text._replace(history=History(ids, length, length), limit=limit, finished=limit <= 0, stopped=jnp.zeros_like(state.text.stopped))
+    text = state.text._replace(
+        history=History(ids, length, length),
+        limit=limit,
+        finished=limit <= 0,
+        stopped=jnp.zeros_like(state.text.stopped),
+    )
     return state._replace(text=text, cache=cache)
 
 
 def read_parts(
-    config: ModelConfig, params: Params, cache: Cache, ids: Int[Array, "B S"], end: Int[Array, " B"], prefix: Int[Array, " B"], width: int
+    config: ModelConfig,
+    params: Params,
+    cache: Cache,
+    ids: Int[Array, "B S"],
+    end: Int[Array, " B"],
+    prefix: Int[Array, " B"],
+    width: int,
 ) -> tuple[Cache, Float[Array, "B wide D"]]:
-    """Reads what the cache has not read of each row, up to `end`, in parts of `CHUNK` tokens; `width` is the most that there can be.
+    """Reads what the cache has not read of each row, up to `end`, in parts of `CHUNK` tokens;
+    `width` is the most that there can be.
 
-    A prefix LM, whose first `prefix` tokens see each other, reads all at once, into rows that are new.
+    A prefix LM, whose first `prefix` tokens see each other, reads all at once, into rows that are
+    new.
     """
     first, size = cache.lengths, width if config.prefix_lm else min(width, CHUNK)
 
     def part(cache: Cache, i: Array) -> tuple[Cache, Array]:
         positions = first[:, None] + i * size + jnp.arange(size)[None]
         known = jnp.take_along_axis(ids, jnp.minimum(positions, ids.shape[1] - 1), axis=1)
-        where, shown = jnp.where(positions < end[:, None], positions, -1), jnp.broadcast_to(prefix[:, None], positions.shape)
+        where, shown = (
+            jnp.where(positions < end[:, None], positions, -1),
+            jnp.broadcast_to(prefix[:, None], positions.shape),
+        )
         out = model.forward(config, params, known, positions=where, cache=cache, prefix=shown)
         return out.cache, out.hidden
 
@@ -129,7 +170,8 @@ def prefill(
     int8: bool = False,
     side: Any = None,
 ) -> Decoding:
-    """Reads ragged prompts into new rows, and side texts where the model has an encoder for them."""
+    """Reads ragged prompts into new rows, and side texts where the model has an encoder for
+    them."""
     state = begin(config, prompt.shape[0], slots, alternatives, int8)
     state = state._replace(cache=state.cache._replace(memory=model.encode(config, params, side)))
     return read(config, params, state, prompt, lengths, limit)
@@ -141,21 +183,28 @@ extend = jax.jit(read, static_argnames="config", donate_argnames="state")
 
 @jax.jit
 def branch(state: Decoding, rows: Int[Array, " B"]) -> Decoding:
-    """The state whose row i is the old row `rows[i]`: several samples of one prompt, or several prompts after one prefix."""
+    """The state whose row i is the old row `rows[i]`: several samples of one prompt, or several
+    prompts after one prefix."""
     text = jax.tree.map(lambda leaf: leaf[rows], state.text)
-    guide = state.guide and Guide(model.gather(state.guide.cache, rows), *(leaf[rows] for leaf in state.guide[1:]))
+    guide = state.guide and Guide(
+        model.gather(state.guide.cache, rows), *(leaf[rows] for leaf in state.guide[1:])
+    )
     return Decoding(text, model.gather(state.cache, rows), guide)
 
 
 def guided(state: Decoding, negative: Decoding, scale: Float[Numbers, " B"]) -> Decoding:
-    """The state whose logits are moved away from those after `negative`, the same rows with negative prompts."""
+    """The state whose logits are moved away from those after `negative`, the same rows with
+    negative prompts."""
     history = negative.text.history
     pending = jnp.take_along_axis(history.ids, history.length[:, None] - 1, axis=1)[:, 0]
     return state._replace(guide=Guide(negative.cache, pending, history.length - 1, scale))
 
 
-def peek(config: ModelConfig, params: Params, cache: Cache, history: History, active: Bool[Array, " B"]) -> tuple[Float[Array, "B V"], Cache]:
-    """Reads each row's last token and gives the logits of the next; rows that are not active read nothing."""
+def peek(
+    config: ModelConfig, params: Params, cache: Cache, history: History, active: Bool[Array, " B"]
+) -> tuple[Float[Array, "B V"], Cache]:
+    """Reads each row's last token and gives the logits of the next; rows that are not active read
+    nothing."""
     last = jnp.take_along_axis(history.ids, history.length[:, None] - 1, axis=1)
     positions = jnp.where(active, history.length - 1, -1)[:, None]
     out = model.forward(config, params, last, positions=positions, cache=cache)
@@ -163,11 +212,19 @@ def peek(config: ModelConfig, params: Params, cache: Cache, history: History, ac
 
 
 def append(
-    text: Text, token: Int[Array, " B"], logits: Float[Array, "B V"], sampling: Sampling, stop: Int[Array, "B stops"], active: Bool[Array, " B"]
+    text: Text,
+    token: Int[Array, " B"],
+    logits: Float[Array, "B V"],
+    sampling: Sampling,
+    stop: Int[Array, "B stops"],
+    active: Bool[Array, " B"],
 ) -> Text:
-    """Writes a token to each active row, with its log-probability; a stop token ends the row instead."""
+    """Writes a token to each active row, with its log-probability; a stop token ends the row
+    instead."""
     ids, prompt, length, known = text.history
-    known = known if known is None else jnp.where(active, track(sampling, text.history, token), known)
+    known = (
+        known if known is None else jnp.where(active, track(sampling, text.history, token), known)
+    )
     hit = active & jnp.any(token[:, None] == stop, axis=-1)
     active &= ~hit
     rows, place = jnp.arange(len(ids)), jnp.where(active, length, ids.shape[1])
@@ -176,10 +233,20 @@ def append(
     other = text.alternatives
     if other is not None:
         best, names = jax.lax.top_k(logp, other[0].shape[-1])
-        other = other[0].at[rows, place].set(names, mode="drop"), other[1].at[rows, place].set(best, mode="drop")
+        other = (
+            other[0].at[rows, place].set(names, mode="drop"),
+            other[1].at[rows, place].set(best, mode="drop"),
+        )
     history = History(ids.at[rows, place].set(token, mode="drop"), prompt, length + active, known)
     finished = text.finished | hit | (active & (history.length - prompt >= text.limit))
-    return Text(history, text.limit, text.logprobs.at[rows, place].set(own, mode="drop"), other, finished, text.stopped | hit)
+    return Text(
+        history,
+        text.limit,
+        text.logprobs.at[rows, place].set(own, mode="drop"),
+        other,
+        finished,
+        text.stopped | hit,
+    )
 
 
 def step(
@@ -205,9 +272,18 @@ def step(
     logits = within(logits, vocabulary)
     wanted = logits
     if guide is not None:
-        out = model.forward(config, params, guide.pending[:, None], positions=jnp.where(active, guide.positions, -1)[:, None], cache=guide.cache)
+        out = model.forward(
+            config,
+            params,
+            guide.pending[:, None],
+            positions=jnp.where(active, guide.positions, -1)[:, None],
+            cache=guide.cache,
+        )
         negative = within(model.unembed(config, params, out.hidden[:, 0]), vocabulary)
-        wanted, guide = guidance(logits, negative, guide.scale), guide._replace(cache=out.cache, positions=guide.positions + 1)
+        wanted, guide = (
+            guidance(logits, negative, guide.scale),
+            guide._replace(cache=out.cache, positions=guide.positions + 1),
+        )
     number = text.history.length - text.history.prompt
     token = choose(wanted, sampling, text.history, token_keys(keys, number), stop, order)
     guide = guide and guide._replace(pending=token)
@@ -237,12 +313,17 @@ def decode(
     vocabulary: Int[Array, ""],
     order: tuple[str, ...] = ORDER,
 ) -> Decoding:
-    """Writes until each row is finished or has `until` tokens. The state that is given is used up; see `step`."""
-    one = lambda state: step(config, params, state, keys, sampling, stop, vocabulary, order)
+    """Writes until each row is finished or has `until` tokens. The state that is given is used up;
+    see `step`."""
+
+    def one(state):
+        return step(config, params, state, keys, sampling, stop, vocabulary, order)
+
     return jax.lax.while_loop(lambda state: jnp.any(writing(state.text, until)), one, state)
 
 
-# --- on the host -------------------------------------------------------------------------------------------------
+# --- on the host
+# -------------------------------------------------------------------------------------------------
 
 
 class Generated(NamedTuple):
@@ -259,7 +340,8 @@ class Generated(NamedTuple):
 
 
 def generate(*args: Any, **kwargs: Any) -> Generated:
-    """Continues each prompt by at most `new_tokens` tokens, in one compiled loop: the last item of `stream` with a single chunk."""
+    """Continues each prompt by at most `new_tokens` tokens, in one compiled loop: the last item of
+    `stream` with a single chunk."""
     *_, last = stream(*args, **kwargs, chunk=None)
     return last
 
@@ -279,7 +361,8 @@ def stream(
     int8: bool = False,
     side: Any = None,
 ) -> Iterator[Generated]:
-    """Continues each prompt by at most `new_tokens` tokens; gives what there is after every `chunk` of them.
+    """Continues each prompt by at most `new_tokens` tokens; gives what there is after every `chunk`
+    of them.
 
     Args:
       prompt: ids, padded at the right with anything; row i holds `lengths[i]` ≥ 1 of them.
@@ -287,10 +370,12 @@ def stream(
       vocabulary: ids from here on are never drawn; none allows all.
       chunk: none gives only the end.
       int8: keys and values are kept in 8 bits, as `model.empty_cache` says.
-      side: what the model's encoder reads for each row, a `data.Side`, where it has one; its width is a compiled shape.
+      side: what the model's encoder reads for each row, a `data.Side`, where it has one; its width
+        is a compiled shape.
 
     Raises:
-      ValueError: the model is an encoder, a prompt is empty, or prompt and new tokens together exceed the context.
+      ValueError: the model is an encoder, a prompt is empty, or prompt and new tokens together
+        exceed the context.
     """
     lengths = np.asarray(lengths)
     rows, longest = len(lengths), int(lengths.max())
@@ -299,10 +384,25 @@ def stream(
     if lengths.min() < 1:
         raise ValueError("a prompt is empty; it needs at least one token.")
     if longest + new_tokens > config.context:
-        raise ValueError(f"a prompt of {longest} tokens and {new_tokens} new ones exceed the context of {config.context}.")
-    tokens = padded([row[:length] for row, length in zip(np.asarray(prompt), lengths, strict=True)], config.context)
+        raise ValueError(
+            f"a prompt of {longest} tokens and {new_tokens} new ones exceed the context of"
+            f" {config.context}."
+        )
+    tokens = padded(
+        [row[:length] for row, length in zip(np.asarray(prompt), lengths, strict=True)],
+        config.context,
+    )
     limit = np.full(rows, new_tokens, np.int32)
-    state = prefill(config, params, tokens, lengths.astype(np.int32), limit, slots=bucket(longest + new_tokens, config.context), int8=int8, side=side)
+    state = prefill(
+        config,
+        params,
+        tokens,
+        lengths.astype(np.int32),
+        limit,
+        slots=bucket(longest + new_tokens, config.context),
+        int8=int8,
+        side=side,
+    )
     ends = np.broadcast_to(np.asarray(stop or (-1,), np.int32), (rows, max(len(stop), 1)))
     known = np.int32(config.vocabulary if vocabulary is None else vocabulary)
     for until in (new_tokens,) if chunk is None else (*range(chunk, new_tokens, chunk), new_tokens):
@@ -317,7 +417,12 @@ def written(text: Text, most: int) -> Generated:
     ids, prompt, length = (on_host(leaf) for leaf in text.history[:3])
     lengths = np.minimum(length - prompt, most)
     place = np.minimum(prompt[:, None] + np.arange(most)[None], ids.shape[1] - 1)
-    take = lambda leaf: np.take_along_axis(on_host(leaf), place.reshape(*place.shape, *(1,) * (leaf.ndim - 2)), axis=1)
+
+    def take(leaf):
+        return np.take_along_axis(
+            on_host(leaf), place.reshape(*place.shape, *(1,) * (leaf.ndim - 2)), axis=1
+        )
+
     other = text.alternatives and tuple(map(take, text.alternatives))
     return Generated(take(ids), take(text.logprobs), lengths, on_host(text.stopped), other)
 

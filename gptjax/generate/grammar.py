@@ -1,6 +1,8 @@
-"""Three ways to write a constraint as an expression: a regular expression, a list of choices, a GBNF-style grammar.
+"""Three ways to write a constraint as an expression: a regular expression, a list of choices, a
+GBNF-style grammar.
 
-`_Parser` reads what the first and the third have in common: alternatives, sequences, groups, repetitions and character classes.
+`_Parser` reads what the first and the third have in common: alternatives, sequences, groups,
+repetitions and character classes.
 """
 
 from __future__ import annotations
@@ -12,9 +14,14 @@ from gptjax.config import require
 from gptjax.generate.automaton import EMPTY, NOTHING, Node, alt, chars, repeat, seq, text
 
 DEPTH = 4
-"""How deep a grammar's rule may stand in itself, if the automaton does not become too large. Nesting without a bound is beyond an automaton."""
+"""How deep a grammar's rule may stand in itself, if the automaton does not become too large.
+Nesting without a bound is beyond an automaton."""
 
-_CLASSES = {"d": [(48, 57)], "w": [(48, 57), (65, 90), (95, 95), (97, 122)], "s": [(9, 13), (32, 32)]}
+_CLASSES = {
+    "d": [(48, 57)],
+    "w": [(48, 57), (65, 90), (95, 95), (97, 122)],
+    "s": [(9, 13), (32, 32)],
+}
 _NAMED = {"n": "\n", "t": "\t", "r": "\r", "f": "\f", "v": "\v", "0": "\0"}
 
 
@@ -27,10 +34,12 @@ def choices(words: Sequence[str]) -> Node:
 def regex(pattern: str) -> Node:
     """The language of a regular expression; the whole answer must match.
 
-    Known are literals, `.`, classes, `\\d \\w \\s` (ASCII) and their opposites, groups, `|`, `* + ?` and `{m,n}`.
+    Known are literals, `.`, classes, `\\d \\w \\s` (ASCII) and their opposites, groups, `|`, `* +
+    ?` and `{m,n}`.
 
     Raises:
-      ConfigError: the pattern is wrong, or uses what an automaton can't (look-around, references, anchors inside).
+      ConfigError: the pattern is wrong, or uses what an automaton can't (look-around, references,
+        anchors inside).
     """
     inner = pattern.removeprefix("^")
     if inner.endswith("$") and not inner.endswith("\\$"):
@@ -42,7 +51,8 @@ def regex(pattern: str) -> Node:
 
 
 def grammar(rules: str, depth: int = DEPTH) -> Node:
-    """The language of a GBNF grammar's rule `root`, nested at most `depth` deep: `name ::= "text" [class] other-name (…) | …`.
+    """The language of a GBNF grammar's rule `root`, nested at most `depth` deep: `name ::= "text"
+    [class] other-name (…) | …`.
 
     Raises:
       ConfigError: the grammar is wrong, lacks a rule, or can't end within that depth.
@@ -50,19 +60,33 @@ def grammar(rules: str, depth: int = DEPTH) -> Node:
     bodies: dict[str, str] = {}
     for line in _logical_lines(rules):
         found = re.fullmatch(r"\s*([A-Za-z][\w-]*)\s*::=\s*(.*)", line, re.S)
-        require(found is not None, f'the grammar has {line.strip()!r}; it needs rules like: root ::= "yes" | "no" (--grammar).')
+        require(
+            found is not None,
+            f'the grammar has {line.strip()!r}; it needs rules like: root ::= "yes" | "no"'
+            " (--grammar).",
+        )
         bodies[found[1]] = found[2]
-    require("root" in bodies, "the grammar has no rule 'root', with which it begins; write: root ::= … (--grammar).")
+    require(
+        "root" in bodies,
+        "the grammar has no rule 'root', with which it begins; write: root ::= … (--grammar).",
+    )
     known: dict[tuple, Node] = {}
 
     def rule(name: str, inside: tuple[str, ...]) -> Node:
-        require(name in bodies, f"the grammar has no rule {name!r}, which {inside[-1] if inside else 'it'!r} needs (--grammar).")
+        require(
+            name in bodies,
+            f"the grammar has no rule {name!r}, which {inside[-1] if inside else 'it'!r} needs"
+            " (--grammar).",
+        )
         if inside.count(name) > depth:
             return NOTHING
         key = (name, tuple(sorted(inside)))
         if key not in known:
             parser = _Parser(bodies[name], f"grammar's rule {name!r}", "--grammar")
-            atom = lambda parser: _grammar_atom(parser, lambda other: rule(other, (*inside, name)))
+
+            def atom(parser):
+                return _grammar_atom(parser, lambda other: rule(other, (*inside, name)))
+
             known[key] = parser.alternatives(atom, spaces=True)
             parser.need(parser.at == len(parser.source), "has a ')' without '('")
         return known[key]
@@ -72,7 +96,9 @@ def grammar(rules: str, depth: int = DEPTH) -> Node:
 
 def _logical_lines(rules: str) -> list[str]:
     """One rule each, without comments."""
-    bare = re.sub(r'("(?:\\.|[^"\\\n])*"|\[(?:\\.|[^\]\\\n])*\])|#[^\n]*', lambda m: m[1] or "", rules)
+    bare = re.sub(
+        r'("(?:\\.|[^"\\\n])*"|\[(?:\\.|[^\]\\\n])*\])|#[^\n]*', lambda m: m[1] or "", rules
+    )
     return [line for line in re.split(r"\n(?=\s*[A-Za-z][\w-]*\s*::=)", bare) if line.strip()]
 
 
@@ -84,7 +110,10 @@ class _Parser:
 
     def need(self, holds: bool, fault: str) -> None:
         """Refuses the source."""
-        require(holds, f"the {self.name} {fault}, at character {self.at} of {self.source!r} ({self.flag}).")
+        require(
+            holds,
+            f"the {self.name} {fault}, at character {self.at} of {self.source!r} ({self.flag}).",
+        )
 
     def peek(self, count: int = 1) -> str:
         return self.source[self.at : self.at + count]
@@ -115,7 +144,9 @@ class _Parser:
             if self.peek() == "(":
                 self.at += 1
                 if self.peek() == "?":
-                    self.need(self.take(2) == "?:", "has a group of a kind that an automaton can't follow")
+                    self.need(
+                        self.take(2) == "?:", "has a group of a kind that an automaton can't follow"
+                    )
                 node = self.alternatives(atom, spaces)
                 self.need(self.peek() == ")", "has a '(' without ')'")
                 self.at += 1
@@ -133,8 +164,14 @@ class _Parser:
         if not spaces and self.peek() == "?":
             self.at += 1  # lazy: the same language
         bounds = {"*": (0, None), "+": (1, None), "?": (0, 1)}.get(found[0])
-        low, high = bounds or (int(found[1] or 0), (int(found[3]) if found[3] else None) if found[2] else int(found[1] or 0))
-        self.need(high is None or low <= high <= 10_000, f"repeats {found[0]}, which is backwards or too often")
+        low, high = bounds or (
+            int(found[1] or 0),
+            (int(found[3]) if found[3] else None) if found[2] else int(found[1] or 0),
+        )
+        self.need(
+            high is None or low <= high <= 10_000,
+            f"repeats {found[0]}, which is backwards or too often",
+        )
         return repeat(node, low, high)
 
     def escaped(self) -> str | list[tuple[int, int]] | tuple[str, list[tuple[int, int]]]:
@@ -142,11 +179,17 @@ class _Parser:
         letter = self.take()
         if letter in "xuU":
             digits = self.take({"x": 2, "u": 4, "U": 8}[letter])
-            self.need(re.fullmatch(r"[0-9A-Fa-f]+", digits) is not None and int(digits, 16) <= 0x10FFFF, f"has the escape \\{letter}{digits}")
+            self.need(
+                re.fullmatch(r"[0-9A-Fa-f]+", digits) is not None and int(digits, 16) <= 0x10FFFF,
+                f"has the escape \\{letter}{digits}",
+            )
             return chr(int(digits, 16))
         if letter.lower() in _CLASSES:
             return _CLASSES[letter] if letter.islower() else ("not", _CLASSES[letter.lower()])
-        self.need(letter in _NAMED or not letter.isalnum(), f"has the escape \\{letter}, which an automaton can't follow")
+        self.need(
+            letter in _NAMED or not letter.isalnum(),
+            f"has the escape \\{letter}, which an automaton can't follow",
+        )
         return _NAMED.get(letter, letter)
 
     def char_class(self) -> Node:
@@ -166,7 +209,9 @@ class _Parser:
                 self.at += 1
                 one = self.take()
                 high = self.escaped() if one == "\\" else one
-            self.need(isinstance(high, str) and low <= high, "has a range of characters that is backwards")
+            self.need(
+                isinstance(high, str) and low <= high, "has a range of characters that is backwards"
+            )
             ranges.append((ord(low), ord(high)))
         self.at += 1
         return chars(ranges, inverted)

@@ -1,4 +1,5 @@
-"""What each row has read and written so far, how often each id stands in it, and where its end has stood before.
+"""What each row has read and written so far, how often each id stands in it, and where its end has
+stood before.
 
 Penalties, no-repeat-n-gram, DRY and prompt look-up all look back through these three.
 """
@@ -14,7 +15,8 @@ from gptjax.arrays import Array, Bool, Int
 
 
 class History(NamedTuple):
-    """The tokens of each row, its prompt first. Only the first `length` count; past them stands anything."""
+    """The tokens of each row, its prompt first. Only the first `length` count; past them stands
+    anything."""
 
     ids: Int[Array, "B S"]
     prompt: Int[Array, " B"]
@@ -31,13 +33,18 @@ def counts(history: History, size: int, first: Int[Array, " B"]) -> Int[Array, "
     place = jnp.arange(slots)[None]
     counted = (place >= first[:, None]) & (place < history.length[:, None])
     found = jnp.where(counted, history.ids, size)
-    return jnp.zeros((rows, size), jnp.int32).at[jnp.arange(rows)[:, None], found].add(1, mode="drop")
+    return (
+        jnp.zeros((rows, size), jnp.int32).at[jnp.arange(rows)[:, None], found].add(1, mode="drop")
+    )
 
 
-def repeats(history: History, barrier: Bool[Array, "B V"] | None = None, most: int | None = None) -> Int[Array, "B S"]:
+def repeats(
+    history: History, barrier: Bool[Array, "B V"] | None = None, most: int | None = None
+) -> Int[Array, "B S"]:
     """How many tokens just before each place are the row's last tokens; −1 from the row's end on.
 
-    Where it is m at place j, the last m tokens have stood before, and the token at j came after them.
+    Where it is m at place j, the last m tokens have stood before, and the token at j came after
+    them.
 
     Args:
       barrier: ids at which a match ends; they are never part of it.

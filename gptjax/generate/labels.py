@@ -30,8 +30,16 @@ class Labelled(NamedTuple):
     """ln p of every label."""
 
 
-def classify(config: ModelConfig, params: Params, tokenizer: Tokenizer, task: Classification, texts: Sequence[str], batch: int = 8) -> Iterator[Labelled]:
-    """Gives the likeliest label of each text; what is longer than the context is cut off its end, as in training.
+def classify(
+    config: ModelConfig,
+    params: Params,
+    tokenizer: Tokenizer,
+    task: Classification,
+    texts: Sequence[str],
+    batch: int = 8,
+) -> Iterator[Labelled]:
+    """Gives the likeliest label of each text; what is longer than the context is cut off its end,
+    as in training.
 
     Raises:
       ConfigError: the model tells no classes.
@@ -40,17 +48,29 @@ def classify(config: ModelConfig, params: Params, tokenizer: Tokenizer, task: Cl
     known = tokenizer.vocab_size
     for i in range(0, len(texts), batch):
         these = list(texts[i : i + batch])
-        ids = [tasks.example(task, tokenizer.encode(text), tokenizer, task.labels[0]).ids for text in these]
-        pieces = [[label(np.concatenate([one[:-1][: config.context], one[-1:]]), known)] for one in ids + [ids[0]] * (batch - len(ids))]
+        ids = [
+            tasks.example(task, tokenizer.encode(text), tokenizer, task.labels[0]).ids
+            for text in these
+        ]
+        pieces = [
+            [label(np.concatenate([one[:-1][: config.context], one[-1:]]), known)]
+            for one in ids + [ids[0]] * (batch - len(ids))
+        ]
         rows = filled(pieces, bucket(max(len(row[0].tokens) for row in pieces), config.context))
         found = np.asarray(_logprobs(config, params, rows))
         for text, logprobs in zip(these, found, strict=False):
-            yield Labelled(text, task.labels[int(logprobs.argmax())], dict(zip(task.labels, logprobs.tolist(), strict=True)))
+            yield Labelled(
+                text,
+                task.labels[int(logprobs.argmax())],
+                dict(zip(task.labels, logprobs.tolist(), strict=True)),
+            )
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _logprobs(config: ModelConfig, params: Params, batch: Any) -> Any:
-    hidden = model.forward(config, params, batch.tokens, positions=batch.positions, segments=batch.segments).hidden
+    hidden = model.forward(
+        config, params, batch.tokens, positions=batch.positions, segments=batch.segments
+    ).hidden
     logits = model.classify(config, params, hidden, batch.positions, batch.segments)
     last = jnp.argmax(batch.weights, axis=1)[:, None, None]
     return jax.nn.log_softmax(jnp.take_along_axis(logits, last, axis=1)[:, 0])

@@ -1,4 +1,5 @@
-"""Minimum Bayes risk: of several answers, the one that is most like all others. Pure functions of texts."""
+"""Minimum Bayes risk: of several answers, the one that is most like all others. Pure functions of
+texts."""
 
 from __future__ import annotations
 
@@ -8,8 +9,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 
-def minimum_risk(texts: Sequence[str], utility: Callable[[str, str], float] | None = None) -> list[int]:
-    """Orders texts by their mean utility, each of the others taken as the truth; the first is the choice. Ties keep their order.
+def minimum_risk(
+    texts: Sequence[str], utility: Callable[[str, str], float] | None = None
+) -> list[int]:
+    """Orders texts by their mean utility, each of the others taken as the truth; the first is the
+    choice. Ties keep their order.
 
     Args:
       utility: (text, truth) → how good the text is; none is `chrf`.
@@ -19,17 +23,25 @@ def minimum_risk(texts: Sequence[str], utility: Callable[[str, str], float] | No
     utility = utility or chrf
     known: dict[tuple[str, str], float] = {}
     for text in texts:
-        known |= {(text, truth): utility(text, truth) for truth in texts if (text, truth) not in known}
-    means = [sum(known[text, truth] for j, truth in enumerate(texts) if j != i) for i, text in enumerate(texts)]
+        known |= {
+            (text, truth): utility(text, truth) for truth in texts if (text, truth) not in known
+        }
+    means = [
+        sum(known[text, truth] for j, truth in enumerate(texts) if j != i)
+        for i, text in enumerate(texts)
+    ]
     return np.argsort(-np.asarray(means), kind="stable").tolist()
 
 
 def chrf(text: str, truth: str, most: int = 6, beta: float = 2.0) -> float:
-    """How much two texts share in sequences of 1 to `most` characters: the F-score of mean precision and mean recall.
+    """How much two texts share in sequences of 1 to `most` characters: the F-score of mean
+    precision and mean recall.
 
-    Recall counts `beta` times. White space counts too, other than in the paper. Two empty texts are alike (1).
+    Recall counts `beta` times. White space counts too, other than in the paper. Two empty texts are
+    alike (1).
 
-    Source: Popović 2015, chrF, Proceedings of the Tenth Workshop on Statistical Machine Translation.
+    Source: Popović 2015, chrF, Proceedings of the Tenth Workshop on Statistical Machine
+    Translation.
     """
     if text == truth:
         return 1.0
@@ -40,4 +52,8 @@ def chrf(text: str, truth: str, most: int = 6, beta: float = 2.0) -> float:
             shared = (mine & other).total()
             shares.append((shared / max(mine.total(), 1), shared / max(other.total(), 1)))
     precision, recall = (sum(values) / len(shares) for values in zip(*shares, strict=True))
-    return (1 + beta**2) * precision * recall / (beta**2 * precision + recall) if precision and recall else 0.0
+    return (
+        (1 + beta**2) * precision * recall / (beta**2 * precision + recall)
+        if precision and recall
+        else 0.0
+    )

@@ -1,7 +1,9 @@
-"""Beam search, plain and diverse: the likeliest whole answers instead of one token after another, in one compiled loop.
+"""Beam search, plain and diverse: the likeliest whole answers instead of one token after another,
+in one compiled loop.
 
-Read `Beams` (what the loop remembers), `search` (the loop), `_extend_group` (one step of one group), `answers` (what came out).
-P prompts with K beams each are B = P · K rows; G groups share the K beams of a prompt evenly.
+Read `Beams` (what the loop remembers), `search` (the loop), `_extend_group` (one step of one
+group), `answers` (what came out). P prompts with K beams each are B = P · K rows; G groups share
+the K beams of a prompt evenly.
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ WORST = -1e9
 """The score of a beam that is not there; finite, so that sums and differences of it are numbers."""
 
 EARLY = ("no", "yes", "never")
-"""When a prompt is done, once it has as many whole answers as beams: `yes` at once; `no` when the best running beam, at its present
-length, is worse than all of them; `never` when it is worse at any length that it can still reach."""
+"""When a prompt is done, once it has as many whole answers as beams: `yes` at once; `no` when the
+best running beam, at its present length, is worse than all of them; `never` when it is worse at any
+length that it can still reach."""
 
 
 class Running(NamedTuple):
@@ -69,7 +72,8 @@ class Comparison(NamedTuple):
     """How answers are compared; one value a prompt."""
 
     length_penalty: Float[Array, " P"]
-    """Scores are divided by length to this power: 0 favours short answers, 1 compares means, more favours long ones."""
+    """Scores are divided by length to this power: 0 favours short answers, 1 compares means, more
+    favours long ones."""
     early: Int[Array, " P"]
     """Index into `EARLY`."""
     diversity: Float[Array, " P"]
@@ -78,7 +82,8 @@ class Comparison(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames=("beams", "groups"))
 def spread(state: Decoding, start: Int[Array, " P"], beams: int, groups: int = 1) -> Beams:
-    """K equal beams for each row that `prefill` made; of each group only the first has a chance at first, lest all do the same.
+    """K equal beams for each row that `prefill` made; of each group only the first has a chance at
+    first, lest all do the same.
 
     Args:
       start: where the answers begin in a constraint.
@@ -86,14 +91,37 @@ def spread(state: Decoding, start: Int[Array, " P"], beams: int, groups: int = 1
     prompts = state.text.limit.shape[0]
     state = branch(state, jnp.repeat(jnp.arange(prompts), beams))
     shape = (prompts, groups, beams // groups)
-    grouped = lambda leaf: leaf.reshape(*shape, *leaf.shape[1:])
+
+    def grouped(leaf):
+        return leaf.reshape(*shape, *leaf.shape[1:])
+
     history, worst = state.text.history, jnp.full(shape, WORST)
     states = jnp.broadcast_to(start[:, None, None], shape)
-    running = Running(grouped(history.ids), grouped(state.text.logprobs), worst.at[:, :, 0].set(0.0), states)
-    done = Done(jnp.zeros_like(running.ids), jnp.zeros_like(running.logprobs), worst, grouped(history.length), jnp.zeros(shape, bool), jnp.zeros(shape, bool))
-    first = lambda leaf: leaf[::beams]
+    running = Running(
+        grouped(history.ids), grouped(state.text.logprobs), worst.at[:, :, 0].set(0.0), states
+    )
+    done = Done(
+        jnp.zeros_like(running.ids),
+        jnp.zeros_like(running.logprobs),
+        worst,
+        grouped(history.length),
+        jnp.zeros(shape, bool),
+        jnp.zeros(shape, bool),
+    )
+
+    def first(leaf):
+        return leaf[::beams]
+
     limit = first(state.text.limit)
-    return Beams(running, done, state.cache, first(history.prompt), first(history.length), limit, jnp.broadcast_to((limit > 0)[:, None], shape[:2]))
+    return Beams(
+        running,
+        done,
+        state.cache,
+        first(history.prompt),
+        first(history.length),
+        limit,
+        jnp.broadcast_to((limit > 0)[:, None], shape[:2]),
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("config", "order"), donate_argnames="state")
@@ -109,37 +137,71 @@ def search(
 ) -> Beams:
     """Searches until no prompt can do better. The state that is given is used up.
 
-    Log-probabilities, not logits, go through the transforms, and are not normalised after; `sampling` has a row for each beam.
+    Log-probabilities, not logits, go through the transforms, and are not normalised after;
+    `sampling` has a row for each beam.
 
-    Source: Wu et al. 2016, arXiv:1609.08144, section 7, with length^penalty for its length term; groups: Vijayakumar et al. 2016,
-    Diverse Beam Search, arXiv:1610.02424, Hamming diversity, which steers the choice here and does not enter the scores.
+    Source: Wu et al. 2016, arXiv:1609.08144, section 7, with length^penalty for its length term;
+    groups: Vijayakumar et al. 2016, Diverse Beam Search, arXiv:1610.02424, Hamming diversity, which
+    steers the choice here and does not enter the scores.
     """
-    one = lambda state: _step(config, params, state, sampling, settings, stop, vocabulary, order)
+
+    def one(state):
+        return _step(config, params, state, sampling, settings, stop, vocabulary, order)
+
     return jax.lax.while_loop(lambda state: jnp.any(state.open), one, state)
 
 
 def _step(config, params, state, sampling, settings, stop, vocabulary, order) -> Beams:
     prompts, groups, size, slots = state.running.ids.shape
     beams = groups * size
-    wide = lambda leaf: jnp.repeat(leaf, beams, axis=0)
-    history = History(state.running.ids.reshape(-1, slots), wide(state.prompt), wide(state.length), state.running.states.reshape(-1))
+
+    def wide(leaf):
+        return jnp.repeat(leaf, beams, axis=0)
+
+    history = History(
+        state.running.ids.reshape(-1, slots),
+        wide(state.prompt),
+        wide(state.length),
+        state.running.states.reshape(-1),
+    )
     logits, cache = peek(config, params, state.cache, history, wide(jnp.any(state.open, axis=1)))
     logp = jax.nn.log_softmax(within(logits, vocabulary), axis=-1)
     keys = jax.random.split(jax.random.key(0), prompts * beams)  # nothing is drawn
     shaped = shape(logp, sampling, history, keys, wide(stop), order)
-    by_beam = lambda leaf: leaf.reshape(prompts, groups, size, -1)
+
+    def by_beam(leaf):
+        return leaf.reshape(prompts, groups, size, -1)
+
     taken, extended = jnp.zeros((prompts, logp.shape[-1])), []
     for g in range(groups):
-        group = jax.tree.map(lambda leaf, g=g: leaf[:, g], (state.running, state.done, state.open, by_beam(logp), by_beam(shaped)))
-        extended.append(_extend_group(*group, state, settings, stop, settings.diversity[:, None] * taken))
-        taken = taken + jax.nn.one_hot(extended[-1].taken, taken.shape[1]).sum(axis=1) * group[2][:, None]
+        group = jax.tree.map(
+            lambda leaf, g=g: leaf[:, g],
+            (state.running, state.done, state.open, by_beam(logp), by_beam(shaped)),
+        )
+        extended.append(
+            _extend_group(*group, state, settings, stop, settings.diversity[:, None] * taken)
+        )
+        taken = (
+            taken
+            + jax.nn.one_hot(extended[-1].taken, taken.shape[1]).sum(axis=1) * group[2][:, None]
+        )
     new = jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *extended)
     rows = (jnp.arange(prompts * groups) * size).reshape(prompts, groups, 1) + new.parent
     running = new.running._replace(states=state.running.states.reshape(-1)[rows])
-    states = track(sampling, history._replace(state=running.states.reshape(-1)), new.token.reshape(-1))
+    states = track(
+        sampling, history._replace(state=running.states.reshape(-1)), new.token.reshape(-1)
+    )
     running = running if states is None else running._replace(states=states.reshape(rows.shape))
     length = state.length + jnp.any(state.open, axis=1)
-    return Beams(running, new.done, model.gather(cache, rows.reshape(-1)), state.prompt, length, state.limit, new.open)
+    return Beams(
+        running,
+        new.done,
+        model.gather(cache, rows.reshape(-1)),
+        state.prompt,
+        length,
+        state.limit,
+        new.open,
+    )
 
 
 class _Extended(NamedTuple):
@@ -155,37 +217,69 @@ class _Extended(NamedTuple):
     open: Bool[Array, " P"]
 
 
-def _extend_group(running, done, open, logp, shaped, state: Beams, settings: Comparison, stop, penalty) -> _Extended:
+def _extend_group(
+    running, done, open, logp, shaped, state: Beams, settings: Comparison, stop, penalty
+) -> _Extended:
     prompts, size, vocabulary = shaped.shape
     count = state.length - state.prompt + 1
     total = running.scores[:, :, None] + shaped
-    most = min(max(2, 1 + stop.shape[1]) * size, size * vocabulary)  # so many that enough go on if all stop ids are among them
+    most = min(
+        max(2, 1 + stop.shape[1]) * size, size * vocabulary
+    )  # so many that enough go on if all stop ids are among them
     chosen, index = jax.lax.top_k((total - penalty[:, None, :]).reshape(prompts, -1), most)
     parent, token = index // vocabulary, index % vocabulary
-    pick = lambda leaf, at: jnp.take_along_axis(leaf, at.reshape(*at.shape, *(1,) * (leaf.ndim - 2)), axis=1)
-    value, own = (jnp.take_along_axis(leaf.reshape(prompts, -1), index, axis=1) for leaf in (total, logp))
+
+    def pick(leaf, at):
+        return jnp.take_along_axis(leaf, at.reshape(*at.shape, *(1,) * (leaf.ndim - 2)), axis=1)
+
+    value, own = (
+        jnp.take_along_axis(leaf.reshape(prompts, -1), index, axis=1) for leaf in (total, logp)
+    )
     hit = jnp.any(token[:, :, None] == stop[:, None, :], axis=-1)
     ends = hit | (count >= state.limit)[:, None]
 
     row, place = jnp.arange(prompts)[:, None], jnp.arange(most)[None]
-    written = lambda leaf, new: pick(leaf, parent).at[row, place, jnp.where(hit, leaf.shape[-1], state.length[:, None])].set(new, mode="drop")
+
+    def written(leaf, new):
+        return (
+            pick(leaf, parent)
+            .at[row, place, jnp.where(hit, leaf.shape[-1], state.length[:, None])]
+            .set(new, mode="drop")
+        )
+
     ids, logprobs = written(running.ids, token), written(running.logprobs, own)
 
     _, best = jax.lax.top_k(jnp.where(ends, WORST, 0.0) + chosen, size)
-    going = Running(pick(ids, best), pick(logprobs, best), pick(jnp.where(ends, WORST, 0.0) + value, best), running.states)
+    going = Running(
+        pick(ids, best),
+        pick(logprobs, best),
+        pick(jnp.where(ends, WORST, 0.0) + value, best),
+        running.states,
+    )
 
     full = jnp.all(done.there, axis=1)
-    new = ends & (place < size) & (value > WORST / 2) & (open & ~(full & (settings.early == 1)))[:, None]
-    scores = jnp.where(new, value / (count.astype(jnp.float32) ** settings.length_penalty)[:, None], WORST)
+    new = (
+        ends
+        & (place < size)
+        & (value > WORST / 2)
+        & (open & ~(full & (settings.early == 1)))[:, None]
+    )
+    scores = jnp.where(
+        new, value / (count.astype(jnp.float32) ** settings.length_penalty)[:, None], WORST
+    )
     lengths = state.length[:, None] + ~hit
     found = Done(ids, logprobs, scores, lengths, hit, new)
     both = jax.tree.map(lambda old, more: jnp.concatenate([old, more], axis=1), done, found)
     done = jax.tree.map(lambda leaf: pick(leaf, jax.lax.top_k(both.scores, size)[1]), both)
 
-    reach = jnp.where((settings.early == 2) & (settings.length_penalty > 0), state.limit, count).astype(jnp.float32)
+    reach = jnp.where(
+        (settings.early == 2) & (settings.length_penalty > 0), state.limit, count
+    ).astype(jnp.float32)
     possible = jnp.max(going.scores, axis=1) / reach**settings.length_penalty
     full = jnp.all(done.there, axis=1)
-    better = (~full | (possible > jnp.min(done.scores, axis=1))) & (jnp.max(going.scores, axis=1) > WORST / 2)
+    better = (~full | (possible > jnp.min(done.scores, axis=1))) & (
+        jnp.max(going.scores, axis=1) > WORST / 2
+    )
     still = open & better & ~(full & (settings.early == 1)) & (count < state.limit)
     return _Extended(going, pick(parent, best), pick(token, best), token[:, :size], done, still)
 
@@ -205,11 +299,28 @@ class Answers(NamedTuple):
 
 def answers(state: Beams, best: int) -> Answers:
     """The `best` answers of each prompt among all groups, taken to the host."""
-    flat = lambda leaf: np.asarray(leaf).reshape(leaf.shape[0], -1, *leaf.shape[3:])
+
+    def flat(leaf):
+        return np.asarray(leaf).reshape(leaf.shape[0], -1, *leaf.shape[3:])
+
     ids, logprobs, scores, lengths, stopped, there = map(flat, state.done)
     order = np.argsort(-scores, axis=1, kind="stable")[:, :best]
     prompt, most = np.asarray(state.prompt), int(np.asarray(state.limit).max())
     place = np.minimum(prompt[:, None, None] + np.arange(most)[None, None], ids.shape[-1] - 1)
-    pick = lambda leaf: np.take_along_axis(leaf, order, axis=1)
-    take = lambda leaf: np.take_along_axis(np.take_along_axis(leaf, order[:, :, None], axis=1), place, axis=2)
-    return Answers(take(ids), take(logprobs), pick(lengths) - prompt[:, None], pick(scores), pick(stopped), pick(there))
+
+    def pick(leaf):
+        return np.take_along_axis(leaf, order, axis=1)
+
+    def take(leaf):
+        return np.take_along_axis(
+            np.take_along_axis(leaf, order[:, :, None], axis=1), place, axis=2
+        )
+
+    return Answers(
+        take(ids),
+        take(logprobs),
+        pick(lengths) - prompt[:, None],
+        pick(scores),
+        pick(stopped),
+        pick(there),
+    )

@@ -1,6 +1,8 @@
-"""How text is generated, as frozen values: `SampleConfig` is what an evaluation needs, `GenerateConfig` is everything.
+"""How text is generated, as frozen values: `SampleConfig` is what an evaluation needs,
+`GenerateConfig` is everything.
 
-A wrong value is refused here by its name; what depends on a tokenizer or a model is refused where they meet, in `request`.
+A wrong value is refused here by its name; what depends on a tokenizer or a model is refused where
+they meet, in `request`.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ class SampleConfig:
         self._check("seed", 0 <= self.seed < 2**32, "a number in [0, 2^32)")
 
     def _check(self, name: str, holds: bool, need: str) -> None:
-        require(holds, f"{name} is {getattr(self, name)}; it needs {need} (--{name.replace('_', '-')}).")
+        require(
+            holds, f"{name} is {getattr(self, name)}; it needs {need} (--{name.replace('_', '-')})."
+        )
 
 
 def _at_least(value: float, least: float) -> bool:
@@ -45,7 +49,8 @@ def _at_least(value: float, least: float) -> bool:
 
 @dataclass(frozen=True)
 class GenerateConfig(SampleConfig):
-    """How text is generated, in full. Each prompt of a call may have its own, but for the strategy and the order."""
+    """How text is generated, in full. Each prompt of a call may have its own, but for the strategy
+    and the order."""
 
     # --- fewer candidates ---
     min_p: float = 0.0
@@ -115,7 +120,8 @@ class GenerateConfig(SampleConfig):
     num_samples: int = 1
     """Answers for each prompt; with beams, the best so many."""
     best_of: int = 0
-    """Draw so many answers and keep the `num_samples` that are most like all others (minimum Bayes risk); 0 is off."""
+    """Draw so many answers and keep the `num_samples` that are most like all others (minimum Bayes
+    risk); 0 is off."""
     top_logprobs: int = 0
     """Also give so many most likely tokens at each place."""
     prompt_logprobs: bool = False
@@ -133,74 +139,153 @@ class GenerateConfig(SampleConfig):
     diversity: float = 0.5
     """What a token loses for each beam of an earlier group that took it."""
     length_penalty: float = 1.0
-    """Beams are compared by log-probability / length to this power; larger favours longer answers."""
+    """Beams are compared by log-probability / length to this power; larger favours longer
+    answers."""
     early_stopping: Literal["no", "yes", "never"] = "no"
-    """Beam search ends at the first whole answers (yes), when better ones are unlikely (no), or impossible (never)."""
+    """Beam search ends at the first whole answers (yes), when better ones are unlikely (no), or
+    impossible (never)."""
     contrastive_alpha: float = 0.0
-    """Contrastive search among `top_k` candidates with this weight of being unlike what came before; 0 is off."""
+    """Contrastive search among `top_k` candidates with this weight of being unlike what came
+    before; 0 is off."""
     lookup: bool = False
     """Guess tokens from earlier text and check many at once: faster, and the same law."""
     draft_tokens: int = 5
     """Guesses checked at once, with look-up or a draft model."""
     int8_cache: bool = False
-    """Keep keys and values in 8 bits: a quarter of the memory (half of it in bfloat16), and slightly other logits."""
+    """Keep keys and values in 8 bits: a quarter of the memory (half of it in bfloat16), and
+    slightly other logits."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, low, high in _RANGES:
             value = getattr(self, name)
             above = math.isfinite(value) and value >= low
-            self._check(name, above and value <= high, f"a number from {low} to {high}" if math.isfinite(high) else f"{low} or more")
+            self._check(
+                name,
+                above and value <= high,
+                f"a number from {low} to {high}" if math.isfinite(high) else f"{low} or more",
+            )
         self._check("typical_p", 0 < self.typical_p <= 1, "a probability in (0, 1]")
-        self._check("repetition_penalty", math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0, "a number above 0 (1 is off)")
+        self._check(
+            "repetition_penalty",
+            math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0,
+            "a number above 0 (1 is off)",
+        )
         for name in ("presence_penalty", "frequency_penalty", "length_penalty", "guidance"):
             self._check(name, math.isfinite(getattr(self, name)), "a finite number")
-        self._check("max_seconds", self.max_seconds is None or (math.isfinite(self.max_seconds) and self.max_seconds > 0), "a time above 0")
+        self._check(
+            "max_seconds",
+            self.max_seconds is None or (math.isfinite(self.max_seconds) and self.max_seconds > 0),
+            "a time above 0",
+        )
         self._check("stop", all(self.stop), "texts that are not empty")
         self._check("dry_breakers", all(self.dry_breakers), "texts that are not empty")
-        self._check("logit_bias", all(math.isfinite(bias) for _, bias in self.logit_bias), "finite numbers; --banned bans an id")
-        self._check("forced", all(number >= 0 for number, _ in self.forced), "numbers of tokens from 0 on")
+        self._check(
+            "logit_bias",
+            all(math.isfinite(bias) for _, bias in self.logit_bias),
+            "finite numbers; --banned bans an id",
+        )
+        self._check(
+            "forced", all(number >= 0 for number, _ in self.forced), "numbers of tokens from 0 on"
+        )
         self._check("order", sorted(self.order) == sorted(ORDER), f"each of {' '.join(ORDER)} once")
-        self._check("early_stopping", self.early_stopping in ("no", "yes", "never"), "no, yes or never")
-        self._check("min_new_tokens", self.min_new_tokens <= self.new_tokens, f"at most new_tokens, which is {self.new_tokens}")
+        self._check(
+            "early_stopping", self.early_stopping in ("no", "yes", "never"), "no, yes or never"
+        )
+        self._check(
+            "min_new_tokens",
+            self.min_new_tokens <= self.new_tokens,
+            f"at most new_tokens, which is {self.new_tokens}",
+        )
         self._check_strategy()
 
     def _check_strategy(self) -> None:
-        self._check("beam_groups", self.beams % self.beam_groups == 0, f"a number that divides the {self.beams} beams")
-        self._check("num_samples", self.beams == 1 or self.num_samples <= self.beams, f"at most one answer for each of the {self.beams} beams")
-        self._check("best_of", not self.best_of or self.best_of >= self.num_samples, f"0, or at least num_samples, which is {self.num_samples}")
-        self._check("contrastive_alpha", self.contrastive_alpha == 0 or self.top_k >= 1, "candidates to choose from: --top-k 4, for example")
-        self._check("num_samples", not self.contrastive_alpha or self.num_samples == 1, "to be 1 with --contrastive-alpha, which draws nothing")
+        self._check(
+            "beam_groups",
+            self.beams % self.beam_groups == 0,
+            f"a number that divides the {self.beams} beams",
+        )
+        self._check(
+            "num_samples",
+            self.beams == 1 or self.num_samples <= self.beams,
+            f"at most one answer for each of the {self.beams} beams",
+        )
+        self._check(
+            "best_of",
+            not self.best_of or self.best_of >= self.num_samples,
+            f"0, or at least num_samples, which is {self.num_samples}",
+        )
+        self._check(
+            "contrastive_alpha",
+            self.contrastive_alpha == 0 or self.top_k >= 1,
+            "candidates to choose from: --top-k 4, for example",
+        )
+        self._check(
+            "num_samples",
+            not self.contrastive_alpha or self.num_samples == 1,
+            "to be 1 with --contrastive-alpha, which draws nothing",
+        )
         forms = [name for name in (*_CONSTRAINTS, "forced") if getattr(self, name)]
         require(len(forms) < 2, f"{' and '.join(forms)} can't be joined; choose one of them.")
         chosen = self.strategies
         require(len(chosen) < 2, f"{' and '.join(chosen)} can't be joined; choose one of them.")
         if self.beams > 1:
-            for name, off in (("max_seconds", None), ("best_of", 0), ("top_logprobs", 0), ("xtc_probability", 0.0)):
+            for name, off in (
+                ("max_seconds", None),
+                ("best_of", 0),
+                ("top_logprobs", 0),
+                ("xtc_probability", 0.0),
+            ):
                 self._check(name, getattr(self, name) == off, "to be left away with --beams")
 
     @property
     def strategies(self) -> list[str]:
         """Names of the settings that choose a way of writing other than one token after another."""
-        asked = {"beams": self.beams > 1, "contrastive_alpha": self.contrastive_alpha > 0, "guidance": self.guidance != 1, "lookup": self.lookup}
+        asked = {
+            "beams": self.beams > 1,
+            "contrastive_alpha": self.contrastive_alpha > 0,
+            "guidance": self.guidance != 1,
+            "lookup": self.lookup,
+        }
         return [name for name, is_asked in asked.items() if is_asked]
 
     @property
     def constraint(self) -> tuple[str, str | tuple[str, ...]] | None:
         """The setting that constrains the whole answer, and its value."""
-        return next(((name, getattr(self, name)) for name in _CONSTRAINTS if getattr(self, name)), None)
+        return next(
+            ((name, getattr(self, name)) for name in _CONSTRAINTS if getattr(self, name)), None
+        )
 
     @property
     def shaped(self) -> bool:
         """Whether more than temperature, top-k and top-p shapes a token."""
-        return self.order != ORDER or self.constraint is not None or any(getattr(self, f.name) != f.default for f in fields(self) if f.name in _SHAPING)
+        return (
+            self.order != ORDER
+            or self.constraint is not None
+            or any(getattr(self, f.name) != f.default for f in fields(self) if f.name in _SHAPING)
+        )
 
 
 _RANGES = (
-    *((name, 0.0, 1.0) for name in ("min_p", "xtc_probability", "xtc_threshold", "contrastive_alpha")),
+    *(
+        (name, 0.0, 1.0)
+        for name in ("min_p", "xtc_probability", "xtc_threshold", "contrastive_alpha")
+    ),
     *((name, 0.0, math.inf) for name in ("top_n_sigma", "dry_multiplier", "diversity")),
-    *((name, 0, math.inf) for name in ("penalty_window", "no_repeat_ngram", "min_new_tokens", "best_of", "top_logprobs")),
-    *((name, 1, math.inf) for name in ("dry_base", "dry_allowed_length", "num_samples", "beams", "beam_groups")),
+    *(
+        (name, 0, math.inf)
+        for name in (
+            "penalty_window",
+            "no_repeat_ngram",
+            "min_new_tokens",
+            "best_of",
+            "top_logprobs",
+        )
+    ),
+    *(
+        (name, 1, math.inf)
+        for name in ("dry_base", "dry_allowed_length", "num_samples", "beams", "beam_groups")
+    ),
     ("draft_tokens", 1, 256),
 )
 """Setting, least value, largest value."""
@@ -208,7 +293,23 @@ _RANGES = (
 _CONSTRAINTS = ("schema", "regex", "grammar", "choices")
 
 _SHAPING = {
-    *("min_p", "typical_p", "top_n_sigma", "xtc_probability", "repetition_penalty", "presence_penalty", "frequency_penalty"),
-    *("no_repeat_ngram", "dry_multiplier", "logit_bias", "banned", "allowed", "forced", "min_new_tokens"),
+    *(
+        "min_p",
+        "typical_p",
+        "top_n_sigma",
+        "xtc_probability",
+        "repetition_penalty",
+        "presence_penalty",
+        "frequency_penalty",
+    ),
+    *(
+        "no_repeat_ngram",
+        "dry_multiplier",
+        "logit_bias",
+        "banned",
+        "allowed",
+        "forced",
+        "min_new_tokens",
+    ),
 }
 """Settings that put the full chain into the program."""

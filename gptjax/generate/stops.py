@@ -1,4 +1,5 @@
-"""Where a text ends, and how much of it may be shown already: stop texts across token borders, and whole UTF-8 characters."""
+"""Where a text ends, and how much of it may be shown already: stop texts across token borders, and
+whole UTF-8 characters."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ from collections.abc import Sequence
 
 
 def find_stop(text: bytes, stops: Sequence[bytes]) -> tuple[int, int] | None:
-    """Start and end of the stop that is complete first; of several that end together, of the longest. None if there is none.
+    """Start and end of the stop that is complete first; of several that end together, of the
+    longest. None if there is none.
 
     What is found stays what it is, however the text goes on.
     """
@@ -25,7 +27,8 @@ def safe_length(text: bytes, stops: Sequence[bytes]) -> int:
 
 
 class Pieces:
-    """Hands out a growing text piece by piece: whole characters only, and nothing that may belong to a stop."""
+    """Hands out a growing text piece by piece: whole characters only, and nothing that may belong
+    to a stop."""
 
     def __init__(self, stops: Sequence[bytes]) -> None:
         self._stops, self._shown = stops, 0

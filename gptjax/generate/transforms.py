@@ -1,7 +1,8 @@
-"""Pure changes of logits, one function each. Every setting is an array with one value a row, so no setting compiles anything again.
+"""Pure changes of logits, one function each. Every setting is an array with one value a row, so no
+setting compiles anything again.
 
-First those that look only at the logits, then those that look back at the row's history, then those that name ids. A setting at
-its neutral value gives back the very bits. `chain` puts them in order.
+First those that look only at the logits, then those that look back at the row's history, then those
+that name ids. A setting at its neutral value gives back the very bits. `chain` puts them in order.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from gptjax.generate.history import History, repeats
 
 
 def temperature(logits: Float[Array, "B V"], value: Float[Array, " B"]) -> Float[Array, "B V"]:
-    """Divides by the temperature; below 1 the likely become likelier. A row at 0 is left as it is: `choose` takes its maximum."""
+    """Divides by the temperature; below 1 the likely become likelier. A row at 0 is left as it is:
+    `choose` takes its maximum."""
     return logits / jnp.where(value > 0, value, 1.0)[:, None]
 
 
 def top_k(logits: Float[Array, "B V"], count: Int[Array, " B"]) -> Float[Array, "B V"]:
-    """Keeps the `count` largest logits of each row; the rest become -inf. Ties at the border are all kept.
+    """Keeps the `count` largest logits of each row; the rest become -inf. Ties at the border are
+    all kept.
 
     Source: Fan et al. 2018, Hierarchical Neural Story Generation, arXiv:1805.04833, section 5.1.
     """
@@ -32,14 +35,16 @@ def top_p(logits: Float[Array, "B V"], mass: Float[Array, " B"]) -> Float[Array,
 
     At least one token always remains. Ties at the border are all kept. A mass of 1 changes nothing.
 
-    Source: Holtzman et al. 2020, The Curious Case of Neural Text Degeneration, arXiv:1904.09751, section 3.1.
+    Source: Holtzman et al. 2020, The Curious Case of Neural Text Degeneration, arXiv:1904.09751,
+    section 3.1.
     """
     kept = logits >= border(logits, jax.nn.softmax(logits, axis=-1), mass)
     return _keep(kept | (mass >= 1)[:, None], logits)
 
 
 def typical_p(logits: Float[Array, "B V"], mass: Float[Array, " B"]) -> Float[Array, "B V"]:
-    """Keeps the tokens whose surprise is nearest to the entropy until their probability reaches `mass`; the rest become -inf.
+    """Keeps the tokens whose surprise is nearest to the entropy until their probability reaches
+    `mass`; the rest become -inf.
 
     Ties at the border are all kept. A mass of 1 changes nothing.
 
@@ -53,7 +58,8 @@ def typical_p(logits: Float[Array, "B V"], mass: Float[Array, " B"]) -> Float[Ar
 
 
 def min_p(logits: Float[Array, "B V"], share: Float[Array, " B"]) -> Float[Array, "B V"]:
-    """Keeps the tokens that have at least this share of the most likely token's probability; 0 changes nothing.
+    """Keeps the tokens that have at least this share of the most likely token's probability; 0
+    changes nothing.
 
     Source: Nguyen et al. 2024, Turning Up the Heat: Min-p Sampling, arXiv:2407.01082, section 3.
     """
@@ -62,7 +68,8 @@ def min_p(logits: Float[Array, "B V"], share: Float[Array, " B"]) -> Float[Array
 
 
 def top_n_sigma(logits: Float[Array, "B V"], n: Float[Array, " B"]) -> Float[Array, "B V"]:
-    """Keeps the logits within n standard deviations of the largest; the rest become -inf. 0 changes nothing.
+    """Keeps the logits within n standard deviations of the largest; the rest become -inf. 0 changes
+    nothing.
 
     Logits of -inf don't count towards the deviation.
 
@@ -70,15 +77,24 @@ def top_n_sigma(logits: Float[Array, "B V"], n: Float[Array, " B"]) -> Float[Arr
     """
     finite = jnp.isfinite(logits)
     sigma = jnp.std(logits, axis=-1, keepdims=True, where=finite)
-    return _keep((logits >= jnp.max(logits, axis=-1, keepdims=True) - n[:, None] * sigma) | (n <= 0)[:, None], logits)
+    return _keep(
+        (logits >= jnp.max(logits, axis=-1, keepdims=True) - n[:, None] * sigma)
+        | (n <= 0)[:, None],
+        logits,
+    )
 
 
-def xtc(logits: Float[Array, "B V"], threshold: Float[Array, " B"], struck: Bool[Array, " B"]) -> Float[Array, "B V"]:
-    """Excludes the top choices: of the tokens at `threshold` or more only the least likely stays. Rows not `struck` stay as they are.
+def xtc(
+    logits: Float[Array, "B V"], threshold: Float[Array, " B"], struck: Bool[Array, " B"]
+) -> Float[Array, "B V"]:
+    """Excludes the top choices: of the tokens at `threshold` or more only the least likely stays.
+    Rows not `struck` stay as they are.
 
-    Which rows are struck is the caller's coin. With fewer than two such tokens nothing changes. Ties at the least likely all stay.
+    Which rows are struck is the caller's coin. With fewer than two such tokens nothing changes.
+    Ties at the least likely all stay.
 
-    Source: P. E. Weidmann 2024, Exclude Top Choices, oobabooga/text-generation-webui pull request 6335.
+    Source: P. E. Weidmann 2024, Exclude Top Choices, oobabooga/text-generation-webui pull request
+    6335.
     """
     p = jax.nn.softmax(logits, axis=-1)
     top = p >= threshold[:, None]
@@ -86,11 +102,15 @@ def xtc(logits: Float[Array, "B V"], threshold: Float[Array, " B"], struck: Bool
     return _keep(~(top & (p > least) & struck[:, None]), logits)
 
 
-def border(values: Float[Array, "B V"], weights: Float[Array, "B V"], amount: Float[Array, " B"]) -> Float[Array, "B 1"]:
-    """The largest value of each row such that all values from it on weigh `amount` together; the smallest if they never do.
+def border(
+    values: Float[Array, "B V"], weights: Float[Array, "B V"], amount: Float[Array, " B"]
+) -> Float[Array, "B 1"]:
+    """The largest value of each row such that all values from it on weigh `amount` together; the
+    smallest if they never do.
 
-    One search serves top-k (every weight is 1), top-p (weights are probabilities) and typical-p (values are nearness). Halving the
-    32 bits of a float, whose order as integers is the order of the values, finds it exactly, without a sort.
+    One search serves top-k (every weight is 1), top-p (weights are probabilities) and typical-p
+    (values are nearness). Halving the 32 bits of a float, whose order as integers is the order of
+    the values, finds it exactly, without a sort.
     """
     bits = jax.lax.bitcast_convert_type(values, jnp.int32)
     rank = jnp.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
@@ -98,7 +118,10 @@ def border(values: Float[Array, "B V"], weights: Float[Array, "B V"], amount: Fl
     def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = ends
         middle = (low | high) - ((low ^ high) >> 1)  # their mean, rounded up, without overflow
-        enough = jnp.sum(jnp.where(rank >= middle, weights, 0.0), axis=-1, keepdims=True) >= amount[:, None]
+        enough = (
+            jnp.sum(jnp.where(rank >= middle, weights, 0.0), axis=-1, keepdims=True)
+            >= amount[:, None]
+        )
         return jnp.where(enough, middle, low), jnp.where(enough, high, middle - 1)
 
     ends = jnp.min(rank, axis=-1, keepdims=True), jnp.max(rank, axis=-1, keepdims=True)
@@ -110,11 +133,15 @@ def _keep(kept: Bool[Array, "B V"], logits: Float[Array, "B V"]) -> Float[Array,
     return jnp.where(kept, logits, -jnp.inf)
 
 
-# --- with a look back --------------------------------------------------------------------------------------------
+# --- with a look back
+# --------------------------------------------------------------------------------------------
 
 
-def repetition_penalty(logits: Float[Array, "B V"], seen: Int[Array, "B V"], penalty: Float[Array, " B"]) -> Float[Array, "B V"]:
-    """Divides the logits of ids that were seen (a count above 0) by the penalty, or multiplies where they are negative; 1 changes nothing.
+def repetition_penalty(
+    logits: Float[Array, "B V"], seen: Int[Array, "B V"], penalty: Float[Array, " B"]
+) -> Float[Array, "B V"]:
+    """Divides the logits of ids that were seen (a count above 0) by the penalty, or multiplies
+    where they are negative; 1 changes nothing.
 
     Source: Keskar et al. 2019, CTRL, arXiv:1909.05858, section 4.1.
     """
@@ -122,7 +149,9 @@ def repetition_penalty(logits: Float[Array, "B V"], seen: Int[Array, "B V"], pen
     return jnp.where(seen > 0, jnp.where(logits < 0, logits * value, logits / value), logits)
 
 
-def presence_penalty(logits: Float[Array, "B V"], seen: Int[Array, "B V"], penalty: Float[Array, " B"]) -> Float[Array, "B V"]:
+def presence_penalty(
+    logits: Float[Array, "B V"], seen: Int[Array, "B V"], penalty: Float[Array, " B"]
+) -> Float[Array, "B V"]:
     """Takes the penalty from the logit of each id that was seen; 0 changes nothing.
 
     Source: OpenAI, API reference, `presence_penalty`.
@@ -130,7 +159,9 @@ def presence_penalty(logits: Float[Array, "B V"], seen: Int[Array, "B V"], penal
     return jnp.where(seen > 0, logits - penalty[:, None], logits)
 
 
-def frequency_penalty(logits: Float[Array, "B V"], seen: Int[Array, "B V"], penalty: Float[Array, " B"]) -> Float[Array, "B V"]:
+def frequency_penalty(
+    logits: Float[Array, "B V"], seen: Int[Array, "B V"], penalty: Float[Array, " B"]
+) -> Float[Array, "B V"]:
     """Takes the penalty from the logit of each id as often as it was seen; 0 changes nothing.
 
     Source: OpenAI, API reference, `frequency_penalty`.
@@ -146,36 +177,51 @@ def dry(
     allowed: Int[Array, " B"],
     breakers: Bool[Array, "B V"],
 ) -> Float[Array, "B V"]:
-    """Makes tokens unlikely that would prolong a repetition: by multiplier · base^(length − allowed).
+    """Makes tokens unlikely that would prolong a repetition: by multiplier · base^(length −
+    allowed).
 
-    The length is that of the longest end of the row which the token followed before; below `allowed` nothing happens. A
-    repetition never reaches across a breaker, and breakers are never made unlikely. A multiplier of 0 changes nothing.
+    The length is that of the longest end of the row which the token followed before; below
+    `allowed` nothing happens. A repetition never reaches across a breaker, and breakers are never
+    made unlikely. A multiplier of 0 changes nothing.
 
     Source: P. E. Weidmann 2024, DRY, oobabooga/text-generation-webui pull request 5677.
     """
     rows, size = logits.shape
     matched = repeats(history, breakers)
     nobody = jnp.full((rows, size), -1, jnp.int32)
-    longest = nobody.at[jnp.arange(rows)[:, None], jnp.where(matched > 0, history.ids, size)].max(matched, mode="drop")
-    power = jnp.minimum(longest - allowed[:, None], 80.0 / jnp.log(jnp.maximum(base, 1.0 + 1e-6))[:, None])  # e^80 is still a float
+    longest = nobody.at[jnp.arange(rows)[:, None], jnp.where(matched > 0, history.ids, size)].max(
+        matched, mode="drop"
+    )
+    power = jnp.minimum(
+        longest - allowed[:, None], 80.0 / jnp.log(jnp.maximum(base, 1.0 + 1e-6))[:, None]
+    )  # e^80 is still a float
     penalty = multiplier[:, None] * base[:, None] ** power
     wrong = (longest >= allowed[:, None]) & (longest > 0) & ~breakers & (multiplier > 0)[:, None]
     return jnp.where(wrong, logits - penalty, logits)
 
 
-def no_repeat_ngram(logits: Float[Array, "B V"], history: History, size: Int[Array, " B"]) -> Float[Array, "B V"]:
-    """Forbids tokens that would write a sequence of `size` ids which stands in the row already; 0 changes nothing.
+def no_repeat_ngram(
+    logits: Float[Array, "B V"], history: History, size: Int[Array, " B"]
+) -> Float[Array, "B V"]:
+    """Forbids tokens that would write a sequence of `size` ids which stands in the row already; 0
+    changes nothing.
 
-    Source: Paulus et al. 2017, A Deep Reinforced Model for Abstractive Summarization, arXiv:1705.04304, section 2.5.
+    Source: Paulus et al. 2017, A Deep Reinforced Model for Abstractive Summarization,
+    arXiv:1705.04304, section 2.5.
     """
     rows, vocabulary = logits.shape
     again = (repeats(history) >= size[:, None] - 1) & (size > 0)[:, None]
     again &= jnp.arange(history.ids.shape[1])[None] < history.length[:, None]
-    banned = jnp.zeros((rows, vocabulary), bool).at[jnp.arange(rows)[:, None], jnp.where(again, history.ids, vocabulary)].set(True, mode="drop")
+    banned = (
+        jnp.zeros((rows, vocabulary), bool)
+        .at[jnp.arange(rows)[:, None], jnp.where(again, history.ids, vocabulary)]
+        .set(True, mode="drop")
+    )
     return _keep(~banned, logits)
 
 
-# --- with ids that are named -------------------------------------------------------------------------------------
+# --- with ids that are named
+# -------------------------------------------------------------------------------------
 
 
 def logit_bias(logits: Float[Array, "B V"], bias: Float[Array, "B V"]) -> Float[Array, "B V"]:
@@ -183,15 +229,26 @@ def logit_bias(logits: Float[Array, "B V"], bias: Float[Array, "B V"]) -> Float[
     return jnp.where(bias == 0, logits, logits + bias)
 
 
-def min_new_tokens(logits: Float[Array, "B V"], written: Int[Array, " B"], least: Int[Array, " B"], stop: Int[Array, "B stops"]) -> Float[Array, "B V"]:
+def min_new_tokens(
+    logits: Float[Array, "B V"],
+    written: Int[Array, " B"],
+    least: Int[Array, " B"],
+    stop: Int[Array, "B stops"],
+) -> Float[Array, "B V"]:
     """Forbids the ids that stop a row (−1 is none) until it has written `least` tokens."""
     rows, size = logits.shape
     early = (written < least)[:, None] & (stop >= 0)
-    banned = jnp.zeros((rows, size), bool).at[jnp.arange(rows)[:, None], jnp.where(early, stop, size)].set(True, mode="drop")
+    banned = (
+        jnp.zeros((rows, size), bool)
+        .at[jnp.arange(rows)[:, None], jnp.where(early, stop, size)]
+        .set(True, mode="drop")
+    )
     return _keep(~banned, logits)
 
 
-def forced_tokens(logits: Float[Array, "B V"], written: Int[Array, " B"], forced: Int[Array, "B M"]) -> Float[Array, "B V"]:
+def forced_tokens(
+    logits: Float[Array, "B V"], written: Int[Array, " B"], forced: Int[Array, "B M"]
+) -> Float[Array, "B V"]:
     """Leaves only the id that is forced as the next token, with logit 0; −1 forces nothing."""
     most = forced.shape[1]
     wanted = jnp.take_along_axis(forced, jnp.minimum(written, most - 1)[:, None], axis=1)
@@ -200,10 +257,14 @@ def forced_tokens(logits: Float[Array, "B V"], written: Int[Array, " B"], forced
     return jnp.where(wanted >= 0, alone, logits)
 
 
-def guidance(logits: Float[Array, "B V"], negative: Float[Array, "B V"], scale: Float[Array, " B"]) -> Float[Array, "B V"]:
-    """Moves log-probabilities away from those after a negative prompt: negative + scale · (logits − negative). 1 changes nothing.
+def guidance(
+    logits: Float[Array, "B V"], negative: Float[Array, "B V"], scale: Float[Array, " B"]
+) -> Float[Array, "B V"]:
+    """Moves log-probabilities away from those after a negative prompt: negative + scale · (logits −
+    negative). 1 changes nothing.
 
-    Source: Sanchez et al. 2023, Stay on topic with Classifier-Free Guidance, arXiv:2306.17806, equation 7.
+    Source: Sanchez et al. 2023, Stay on topic with Classifier-Free Guidance, arXiv:2306.17806,
+    equation 7.
     """
     logp, other = jax.nn.log_softmax(logits, axis=-1), jax.nn.log_softmax(negative, axis=-1)
     return jnp.where((scale == 1)[:, None], logits, other + scale[:, None] * (logp - other))

@@ -1,8 +1,10 @@
-"""Models of other programs, read and written: Hugging Face directories, GGUF files, llama2.c's files.
+"""Models of other programs, read and written: Hugging Face directories, GGUF files, llama2.c's
+files.
 
-Read `Imported` (what every format becomes), then `load` and `save`, which choose by what lies at a path. A format is a
-module with `load(path) -> Imported` and `save(path, imported, dtype)`. Nothing that is read is executed; of what a file says
-that could change numbers, all is translated or refused by name.
+Read `Imported` (what every format becomes), then `load` and `save`, which choose by what lies at a
+path. A format is a module with `load(path) -> Imported` and `save(path, imported, dtype)`. Nothing
+that is read is executed; of what a file says that could change numbers, all is translated or
+refused by name.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ Kind = Literal["huggingface", "gguf", "llama2c"]
 
 
 def kind(path: Path | str) -> Kind | None:
-    """Says which of these formats lies at a path, or is meant by a path that is not there yet; none is no format of other programs."""
+    """Says which of these formats lies at a path, or is meant by a path that is not there yet; none
+    is no format of other programs."""
     path = Path(path)
     by_name: dict[str, Kind] = {".gguf": "gguf", ".bin": "llama2c"}
     if path.suffix in by_name and not path.is_dir():
@@ -37,10 +40,12 @@ def load(path: Path | str, mesh: Any = None) -> Imported:
     """Reads a model, tensor by tensor.
 
     Args:
-      mesh: place each parameter on this mesh by the rules of `parallel`, as soon as it is read; none is the default device.
+      mesh: place each parameter on this mesh by the rules of `parallel`, as soon as it is read;
+        none is the default device.
 
     Raises:
-      ConfigError: there is no such model, it is damaged, or it does what ours does not; says which part.
+      ConfigError: there is no such model, it is damaged, or it does what ours does not; says which
+        part.
     """
     path, shardings = Path(path), None if mesh is None else functools.partial(_shardings, mesh)
     match kind(path):
@@ -57,7 +62,11 @@ def load(path: Path | str, mesh: Any = None) -> Imported:
 
             return llama2c.load(path)
     require(path.exists(), f"{path} is not there; give a Hugging Face directory or a .gguf file.")
-    require(False, f"{path} is no model that can be read; give a Hugging Face directory (config.json, *.safetensors) or a .gguf file.")
+    require(
+        False,
+        f"{path} is no model that can be read; give a Hugging Face directory (config.json,"
+        " *.safetensors) or a .gguf file.",
+    )
     raise AssertionError
 
 
@@ -67,7 +76,8 @@ def _shardings(mesh: Any, config: ModelConfig) -> Any:
 
 
 def save(path: Path | str, imported: Imported, dtype: str = "float32") -> None:
-    """Writes a model: a path that ends with .gguf becomes a GGUF file, any other a Hugging Face directory.
+    """Writes a model: a path that ends with .gguf becomes a GGUF file, any other a Hugging Face
+    directory.
 
     Args:
       dtype: of the weights: float32, bfloat16, float16, and what else the format has (GGUF: q8_0).

@@ -1,6 +1,7 @@
 """GGUF files: llama.cpp's models, read into ours and written from ours.
 
-Read `load`, then `save`. The file itself is in `gguf_file`, architectures are in `gguf_models`, tokenizers in `gguf_tokenizer`.
+Read `load`, then `save`. The file itself is in `gguf_file`, architectures are in `gguf_models`,
+tokenizers in `gguf_tokenizer`.
 """
 
 from __future__ import annotations
@@ -23,24 +24,40 @@ def load(path: Path | str, shardings: Any = None) -> Imported:
     """Reads a model, float32, leaf by leaf: no more than the largest is held beside what is done.
 
     Args:
-      shardings: config → a tree of shardings on which the parameters are placed; none is the default device.
+      shardings: config → a tree of shardings on which the parameters are placed; none is the
+        default device.
 
     Raises:
       ConfigError: the file is damaged, or its model or tokenizer does what ours does not.
     """
     file = open_file(path)
     table, pieces = file.tensors.get("token_embd.weight"), gguf_tokenizer.size(file)
-    require(table is not None and len(table.shape) == 2, f"{path} has no table token_embd.weight, so it is no language model.")
+    require(
+        table is not None and len(table.shape) == 2,
+        f"{path} has no table token_embd.weight, so it is no language model.",
+    )
     rows = table.shape[0]
     used = rows if pieces is None else pieces
-    require(used <= rows, f"{path} has a tokenizer of {used} ids and a model of {rows}; the file is damaged.")
+    require(
+        used <= rows,
+        f"{path} has a tokenizer of {used} ids and a model of {rows}; the file is damaged.",
+    )
     config = gguf_models.describe(file, used)
     fits = config.width == table.shape[1] and config.num_layers <= len(file.tensors)
-    require(fits, f"{path} says that its model has {config.num_layers} layers of width {config.width}, and its tensors say otherwise; get it again.")
+    require(
+        fits,
+        f"{path} says that its model has {config.num_layers} layers of width {config.width}, and"
+        " its tensors say otherwise; get it again.",
+    )
     places = gguf_models.places(file.fields["general.architecture"], config)
     shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
     layout.require_all(places, shapes, str(path), rows - used, unused=(r"rope_freqs\.weight",))
-    params = layout.read(config, places, lambda name: numbers(file, file.tensors[name]), None if shardings is None else shardings(config))
+    params = layout.read(
+        config,
+        places,
+        lambda name: numbers(file, file.tensors[name]),
+        None if shardings is None else shardings(config),
+    )
     # Only now, because what it needs in passing would be held beside the parameters.
     return Imported(config, params, gguf_tokenizer.read(file), _about(file, rows - used))
 
@@ -52,7 +69,11 @@ def _about(file: File, padding: int) -> About:
         source=name if isinstance(name, str) else file.path.name,
         pad=pad if type(pad) is int else None,
         padding=padding,
-        notes={key.removeprefix(NOTES): file.get(key, str) for key in file.fields if key.startswith(NOTES)},
+        notes={
+            key.removeprefix(NOTES): file.get(key, str)
+            for key in file.fields
+            if key.startswith(NOTES)
+        },
     )
 
 
@@ -64,14 +85,20 @@ def save(path: Path | str, imported: Imported, dtype: str = "float32") -> None:
     """Writes a model that llama.cpp runs, with its tokenizer and chat template.
 
     Args:
-      dtype: of matrices: float32, float16, bfloat16 or q8_0, which has 8 bits for each number and a scale for 32 of them (rows that 32 does
-        not divide are float16 then). Vectors, learned positions and routers stay float32. A model whose layers all have the same window, which
-        llama.cpp's Llama has not, is written with a context as long as the window: there it is the same.
+      dtype: of matrices: float32, float16, bfloat16 or q8_0, which has 8 bits for each number and a
+        scale for 32 of them (rows that 32 does not divide are float16 then). Vectors, learned
+        positions and routers stay float32. A model whose layers all have the same window, which
+        llama.cpp's Llama has not, is written with a context as long as the window: there it is the
+        same.
 
     Raises:
       ConfigError: llama.cpp has no architecture for the model, or no tokenizer like its own.
     """
-    require(dtype in KINDS, f"GGUF files are not written as {dtype!r}; it can be {', '.join(KINDS)}.{nearest(dtype, KINDS)}")
+    require(
+        dtype in KINDS,
+        f"GGUF files are not written as {dtype!r}; it can be"
+        f" {', '.join(KINDS)}.{nearest(dtype, KINDS)}",
+    )
     config, about, tokenizer = imported.config, imported.about, imported.tokenizer
     try:
         arch = gguf_models.architecture(config, about.family)
@@ -79,12 +106,22 @@ def save(path: Path | str, imported: Imported, dtype: str = "float32") -> None:
         config = gguf_models.in_window(config)
         arch = gguf_models.architecture(config, about.family)
     places = gguf_models.places(arch, config)
-    planned = [Planned(name, shape, _kind(name, shape, KINDS[dtype])) for name, shape in layout.written(places).items()]
+    planned = [
+        Planned(name, shape, _kind(name, shape, KINDS[dtype]))
+        for name, shape in layout.written(places).items()
+    ]
     values = (value for _, value in layout.tensors(imported.params, places))
     if isinstance(config.rope_scaling, Llama3Scaling):
         stretch = gguf_models.stretch(config.rope_scaling, config.turned_width, config.rope_base)
-        planned, values = [Planned("rope_freqs.weight", stretch.shape, Kind.F32), *planned], itertools.chain([stretch], values)
-    fields = {"general.name": about.source or "gptjax", "general.file_type": FILE_TYPES[dtype], "general.quantization_version": 2}
+        planned, values = (
+            [Planned("rope_freqs.weight", stretch.shape, Kind.F32), *planned],
+            itertools.chain([stretch], values),
+        )
+    fields = {
+        "general.name": about.source or "gptjax",
+        "general.file_type": FILE_TYPES[dtype],
+        "general.quantization_version": 2,
+    }
     fields |= gguf_models.metadata(arch, config)
     if tokenizer is not None:
         fields |= gguf_tokenizer.write(tokenizer, config.vocabulary)
@@ -92,7 +129,13 @@ def save(path: Path | str, imported: Imported, dtype: str = "float32") -> None:
             fields["tokenizer.chat_template"] = tokenizer.special.template
     if about.pad is not None:
         fields["tokenizer.ggml.padding_token_id"] = about.pad
-    write(path, arch, fields | {NOTES + key: value for key, value in about.notes.items()}, planned, values)
+    write(
+        path,
+        arch,
+        fields | {NOTES + key: value for key, value in about.notes.items()},
+        planned,
+        values,
+    )
 
 
 FILE_TYPES = {"float32": 0, "float16": 1, "q8_0": 7, "bfloat16": 32}

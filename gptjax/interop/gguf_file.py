@@ -2,12 +2,13 @@
 
 Read `open_file` (the header), `Tensor` and `numbers`, then `write`.
 
-The package `gguf` knows the block formats. Its reader is not used: it makes an array of every string of
-the vocabulary (5 s and 150 MB for 49,152 tokens, on two shared cores of an AMD EPYC, 2026-11-25), and believes every count that a
-file names. Tensors are read with plain reads and not through a memory map, since a map of a file that is cut short meanwhile
-ends the process.
+The package `gguf` knows the block formats. Its reader is not used: it makes an array of every
+string of the vocabulary (5 s and 150 MB for 49,152 tokens, on two shared cores of an AMD EPYC,
+2026-11-25), and believes every count that a file names. Tensors are read with plain reads and not
+through a memory map, since a map of a file that is cut short meanwhile ends the process.
 
-Source: the format's specification, ggml's docs/gguf.md, version 3; version 2 differs in nothing that is read here.
+Source: the format's specification, ggml's docs/gguf.md, version 3; version 2 differs in nothing
+that is read here.
 """
 
 from __future__ import annotations
@@ -33,7 +34,19 @@ COUNT = 1 << 16
 SLAB = 1 << 16
 """Numbers that are read at a time: their temporaries stay in a core's cache."""
 
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_SCALARS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
 _FLOAT, _STRING, _LIST = 6, 8, 9
 _BLOCKS = frozenset(kind.value for kind in Kind)
 
@@ -66,11 +79,18 @@ class File(NamedTuple):
         if key not in self.fields and default is not None:
             return default
         if key not in self.fields:
-            raise ConfigError(f"{self.path} lacks {key!r}, so that the model can't be built; get it again, or convert it again.")
+            raise ConfigError(
+                f"{self.path} lacks {key!r}, so that the model can't be built; get it again, or"
+                " convert it again."
+            )
         value = self.fields[key]
         kinds = kind if isinstance(kind, tuple) else (kind,)
         good = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
-        require(good, f"{self.path}: {key} is {short(value)}; it needs {' or '.join(k.__name__ for k in kinds)}.")
+        require(
+            good,
+            f"{self.path}: {key} is {short(value)}; it needs"
+            f" {' or '.join(k.__name__ for k in kinds)}.",
+        )
         return value
 
 
@@ -94,12 +114,15 @@ class Texts(NamedTuple):
             try:
                 found.append(self.data[at : at + length].decode())
             except UnicodeDecodeError:
-                raise ConfigError(f"{self.where}, number {n}, is not UTF-8; the file is damaged.") from None
+                raise ConfigError(
+                    f"{self.where}, number {n}, is not UTF-8; the file is damaged."
+                ) from None
             at += length
         return found
 
 
-# --- reading -----------------------------------------------------------------------------------------------------
+# --- reading
+# -----------------------------------------------------------------------------------------------------
 
 
 class _Header:
@@ -109,18 +132,25 @@ class _Header:
         self.path, self.data, self.whole, self.at, self.strings = path, data, whole, 0, 0
 
     def wrong(self, what: str) -> ConfigError:
-        return ConfigError(f"{self.path} is not a usable GGUF file: {what}; get it again from where it came.")
+        return ConfigError(
+            f"{self.path} is not a usable GGUF file: {what}; get it again from where it came."
+        )
 
     def skip(self, size: int, what: str) -> int:
         """Passes over `size` bytes and gives where they begin."""
         if size > len(self.data) - self.at:
-            raise self.wrong(f"{what} of {size} bytes reaches past {'the end' if self.whole else f'the {HEADER} bytes that a header may have'}")
+            raise self.wrong(
+                f"{what} of {size} bytes reaches past"
+                f" {'the end' if self.whole else f'the {HEADER} bytes that a header may have'}"
+            )
         self.at += size
         return self.at - size
 
     def take(self, form: str, what: str) -> Any:
         """One number, or several."""
-        found = struct.unpack_from("<" + form, self.data, self.skip(struct.calcsize("<" + form), what))
+        found = struct.unpack_from(
+            "<" + form, self.data, self.skip(struct.calcsize("<" + form), what)
+        )
         return found[0] if len(found) == 1 else found
 
     def text(self, what: str, most: int) -> str:
@@ -141,7 +171,9 @@ class _Header:
             return self.text(key, HEADER)
         if kind in _SCALARS:
             found = self.take(_SCALARS[kind], key)
-            return float(str(np.float32(found))) if kind == _FLOAT else found  # 1e-05, not 9.999999747378752e-06
+            return (
+                float(str(np.float32(found))) if kind == _FLOAT else found
+            )  # 1e-05, not 9.999999747378752e-06
         if kind != _LIST:
             raise self.wrong(f"{key} is of the unknown type {kind}")
         inner, count = self.take("IQ", key)
@@ -149,14 +181,26 @@ class _Header:
             return self.texts(key, count)
         if inner not in _SCALARS:
             raise self.wrong(f"{key} is a list of the type {inner}, which no model has")
-        start = self.skip(count * struct.calcsize("<" + _SCALARS[inner]), f"{key}, a list of {count} numbers,")
-        return np.frombuffer(self.data[start : self.at], np.dtype(_SCALARS[inner]).newbyteorder("<"))
+        start = self.skip(
+            count * struct.calcsize("<" + _SCALARS[inner]), f"{key}, a list of {count} numbers,"
+        )
+        return np.frombuffer(
+            self.data[start : self.at], np.dtype(_SCALARS[inner]).newbyteorder("<")
+        )
 
     def texts(self, key: str, count: int) -> Texts:
         self.strings += count
         if self.strings > STRINGS:
-            raise self.wrong(f"{key} is a list of {count} texts, and all lists together may have {STRINGS}")
-        start, size, at, end, unpack = self.at, len(self.data), self.at, len(self.data) - 8, struct.Struct("<Q").unpack_from
+            raise self.wrong(
+                f"{key} is a list of {count} texts, and all lists together may have {STRINGS}"
+            )
+        start, size, at, end, unpack = (
+            self.at,
+            len(self.data),
+            self.at,
+            len(self.data) - 8,
+            struct.Struct("<Q").unpack_from,
+        )
         for _ in range(count):  # not with `take`: half a million times
             at += 8 + unpack(self.data, at)[0] if at <= end else size + 1
             if at > size:
@@ -182,7 +226,11 @@ def open_file(path: Path | str) -> File:
     version = head.take("I", "the version")
     if version not in (2, 3):
         backwards = version & 0xFFFF == 0 and version
-        raise head.wrong("its bytes are in big-endian order" if backwards else f"it is of version {version}, and 2 or 3 can be read")
+        raise head.wrong(
+            "its bytes are in big-endian order"
+            if backwards
+            else f"it is of version {version}, and 2 or 3 can be read"
+        )
     num_tensors, num_fields = head.take("QQ", "the header")
     for what, count in (("tensors", num_tensors), ("keys", num_fields)):
         if count > COUNT:
@@ -193,13 +241,18 @@ def open_file(path: Path | str) -> File:
         if key in fields:
             raise head.wrong(f"the key {short(key)} stands twice")
         fields[key] = head.value(short(key))
-    return File(path, fields, _tensors(head, num_tensors, fields.get("general.alignment", 32), size))
+    return File(
+        path, fields, _tensors(head, num_tensors, fields.get("general.alignment", 32), size)
+    )
 
 
 def _tensors(head: _Header, count: int, alignment: Any, size: int) -> dict[str, Tensor]:
-    """The table of tensors, which lie in its order without holes, each at a multiple of the alignment, up to the end of the file."""
+    """The table of tensors, which lie in its order without holes, each at a multiple of the
+    alignment, up to the end of the file."""
     if type(alignment) is not int or not 8 <= alignment <= 1 << 16 or alignment & (alignment - 1):
-        raise head.wrong(f"general.alignment is {short(alignment)}, not a power of two from 8 to 65536")
+        raise head.wrong(
+            f"general.alignment is {short(alignment)}, not a power of two from 8 to 65536"
+        )
     found: dict[str, Tensor] = {}
     for _ in range(count):
         name = head.text("a tensor's name", 256)
@@ -215,16 +268,27 @@ def _tensors(head: _Header, count: int, alignment: Any, size: int) -> dict[str, 
         if kind not in _BLOCKS:
             raise head.wrong(f"tensor {short(name)} is of the unknown type {kind}")
         if min(shape) < 1 or shape[-1] % gguf.GGML_QUANT_SIZES[Kind(kind)][0]:
-            raise head.wrong(f"tensor {short(name)} has the shape {list(shape)}, which its type {Kind(kind).name} can't have")
+            raise head.wrong(
+                f"tensor {short(name)} has the shape {list(shape)}, which its type"
+                f" {Kind(kind).name} can't have"
+            )
         found[name] = Tensor(name, shape, Kind(kind), offset)
     base, at = -(-head.at // alignment) * alignment, 0
     for name, tensor in found.items():
         if tensor.offset != at:
-            raise head.wrong(f"tensor {short(name)} begins at {tensor.offset}, where {at} is the end of the one before")
+            raise head.wrong(
+                f"tensor {short(name)} begins at {tensor.offset}, where {at} is the end of the one"
+                " before"
+            )
         block, block_bytes = gguf.GGML_QUANT_SIZES[tensor.kind]
-        end = base + at + math.prod(tensor.shape) // block * block_bytes  # Python's whole numbers don't overflow
+        end = (
+            base + at + math.prod(tensor.shape) // block * block_bytes
+        )  # Python's whole numbers don't overflow
         if end > size:
-            raise head.wrong(f"tensor {short(name)} of the shape {list(tensor.shape)} ends at byte {end}, and the file at {size}")
+            raise head.wrong(
+                f"tensor {short(name)} of the shape {list(tensor.shape)} ends at byte {end}, and"
+                f" the file at {size}"
+            )
         found[name] = tensor._replace(offset=base + at)
         at = -(-(end - base) // alignment) * alignment
     if size - base > at:
@@ -236,7 +300,8 @@ def numbers(file: File, tensor: Tensor) -> np.ndarray:
     """Gives a tensor as float32; of what is stored, only a part is held at a time.
 
     Raises:
-      ConfigError: the block format is unknown, the file has become shorter, or a number is not finite.
+      ConfigError: the block format is unknown, the file has become shorter, or a number is not
+        finite.
     """
     size, block = math.prod(tensor.shape), gguf.GGML_QUANT_SIZES[tensor.kind]
     found = np.empty(size, np.float32)
@@ -245,13 +310,23 @@ def numbers(file: File, tensor: Tensor) -> np.ndarray:
         for start in range(0, size, SLAB):
             part = found[start : start + SLAB]
             raw = data.read(len(part) // block[0] * block[1])
-            require(len(raw) == len(part) // block[0] * block[1], f"{file.path} has become shorter while {tensor.name!r} was read; get it again.")
+            require(
+                len(raw) == len(part) // block[0] * block[1],
+                f"{file.path} has become shorter while {tensor.name!r} was read; get it again.",
+            )
             try:
                 part[:] = gguf.dequantize(np.frombuffer(raw, np.uint8)[None], tensor.kind)[0]
             except NotImplementedError:
-                raise ConfigError(f"{file.path}: {tensor.name!r} is stored as {tensor.kind.name}, which can't be read; take another quantisation.") from None
+                raise ConfigError(
+                    f"{file.path}: {tensor.name!r} is stored as {tensor.kind.name}, which can't be"
+                    " read; take another quantisation."
+                ) from None
             # The sum of finite numbers is finite, but where one is beyond 1e33.
-            require(bool(np.isfinite(part.sum())), f"{file.path}: {tensor.name!r} has numbers that are not finite; the file is damaged.")
+            require(
+                bool(np.isfinite(part.sum())),
+                f"{file.path}: {tensor.name!r} has numbers that are not finite; the file is"
+                " damaged.",
+            )
     return found.reshape(tensor.shape)
 
 
@@ -263,7 +338,8 @@ def short(value: Any) -> str:
     return said if len(said) <= 80 else f"{said[:76]}…{said[0]}"
 
 
-# --- writing -----------------------------------------------------------------------------------------------------
+# --- writing
+# -----------------------------------------------------------------------------------------------------
 
 
 class Planned(NamedTuple):
@@ -274,22 +350,34 @@ class Planned(NamedTuple):
     kind: Kind
 
 
-def write(path: Path | str, architecture: str, fields: Mapping[str, Any], planned: Sequence[Planned], values: Iterable[np.ndarray]) -> None:
+def write(
+    path: Path | str,
+    architecture: str,
+    fields: Mapping[str, Any],
+    planned: Sequence[Planned],
+    values: Iterable[np.ndarray],
+) -> None:
     """Writes a file, one tensor in memory at a time. It has its name only once it is whole.
 
     Args:
-      fields: whole numbers (32 bits), true or false, numbers (32 bits), texts, or lists of one of these.
+      fields: whole numbers (32 bits), true or false, numbers (32 bits), texts, or lists of one of
+        these.
       values: of the planned tensors, in their order.
     """
     path = Path(path)
     beside = path.with_name(path.name + ".part")
     named = {"general.architecture": architecture, **fields}
     head = b"GGUF" + struct.pack("<IQQ", 3, len(planned), len(named))
-    head += b"".join(_packed(key) + struct.pack("<I", _kind(value)) + _packed(value) for key, value in named.items())
+    head += b"".join(
+        _packed(key) + struct.pack("<I", _kind(value)) + _packed(value)
+        for key, value in named.items()
+    )
     at = 0
     for t in planned:
         block, size = gguf.GGML_QUANT_SIZES[t.kind]
-        head += _packed(t.name) + struct.pack(f"<I{len(t.shape)}QIQ", len(t.shape), *t.shape[::-1], t.kind, at)
+        head += _packed(t.name) + struct.pack(
+            f"<I{len(t.shape)}QIQ", len(t.shape), *t.shape[::-1], t.kind, at
+        )
         at += _aligned(math.prod(t.shape) // block * size)
     try:
         with beside.open("wb") as file:
@@ -320,5 +408,9 @@ def _packed(value: Any) -> bytes:
     if not isinstance(value, list):
         return struct.pack("<" + _SCALARS[_kind(value)], value)
     kind = 5 if value and type(value[0]) is int else _kind(value[0]) if value else _STRING
-    numbers = b"".join(map(_packed, value)) if kind == _STRING else struct.pack(f"<{len(value)}{_SCALARS[kind]}", *value)
+    numbers = (
+        b"".join(map(_packed, value))
+        if kind == _STRING
+        else struct.pack(f"<{len(value)}{_SCALARS[kind]}", *value)
+    )
     return struct.pack("<IQ", kind, len(value)) + numbers

@@ -14,7 +14,8 @@ from gptjax.model import ModelConfig
 
 @dataclass(frozen=True)
 class About:
-    """What a model's files say beside weights and tokenizer; it is carried along when the model is written in another format.
+    """What a model's files say beside weights and tokenizer; it is carried along when the model is
+    written in another format.
 
     Control tokens and the chat template belong to the tokenizer: `tokenizer.special`.
     """

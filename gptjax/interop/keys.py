@@ -1,4 +1,5 @@
-"""A config.json whose every key must be asked for, and RoPE in their words, which all families share."""
+"""A config.json whose every key must be asked for, and RoPE in their words, which all families
+share."""
 
 from __future__ import annotations
 
@@ -20,8 +21,16 @@ HARMLESS = {
     *("is_llama_config", "is_encoder_decoder", "return_dict", "output_hidden_states", "output_attentions", "use_bfloat16", "problem_type", "tokenizer_class"),
     *("max_window_layers", "model_parallel", "predict_special_tokens", "finetuning_task"),
 }  # fmt: skip
-"""Keys that change no number of a forward pass, or only those of training, or that another key makes good for."""
-OFF = {"is_decoder", "add_cross_attention", "tie_encoder_decoder", "use_sliding_window", "rope_interleaved", "use_mrope"}
+"""Keys that change no number of a forward pass, or only those of training, or that another key
+makes good for."""
+OFF = {
+    "is_decoder",
+    "add_cross_attention",
+    "tie_encoder_decoder",
+    "use_sliding_window",
+    "rope_interleaved",
+    "use_mrope",
+}
 """Keys that say false of what another architecture has."""
 
 
@@ -37,14 +46,19 @@ class Keys:
         Raises:
           ConfigError: it is absent and has no default.
         """
-        require(key in self.data or bool(default), f"{self.where} lacks {key!r}, which {self.data.get('model_type')!r} needs.")
+        require(
+            key in self.data or bool(default),
+            f"{self.where} lacks {key!r}, which {self.data.get('model_type')!r} needs.",
+        )
         self.left.pop(key, None)
         return self.data[key] if key in self.data else default[0]
 
     def number(self, key: str, *default: Any) -> Any:
         """A whole number, or none where that is the default."""
         value = self.take(key, *default)
-        fine = (type(value) is int and 0 <= value < 2**31) or (value is None and default[:1] == (None,))
+        fine = (type(value) is int and 0 <= value < 2**31) or (
+            value is None and default[:1] == (None,)
+        )
         require(fine, f"{self.where} has {key!r}: {value!r}; it needs a whole number.")
         return value
 
@@ -55,7 +69,11 @@ class Keys:
           ConfigError: it has another value, which ours can't compute.
         """
         value = self.take(key, allowed[0])
-        require(value in allowed, f"{self.where} has {key!r}: {value!r}; this program can read {' or '.join(map(repr, allowed))} only.")
+        require(
+            value in allowed,
+            f"{self.where} has {key!r}: {value!r}; this program can read"
+            f" {' or '.join(map(repr, allowed))} only.",
+        )
 
     def finish(self) -> None:
         """Refuses what nobody asked for.
@@ -63,13 +81,31 @@ class Keys:
         Raises:
           ConfigError: names every key that is unknown and not null.
         """
-        off = lambda key, value: value is None or (value is False and key in OFF)
-        unknown = {key: value for key, value in self.left.items() if key not in HARMLESS and not off(key, value)}
+
+        def off(key, value):
+            return value is None or (value is False and key in OFF)
+
+        unknown = {
+            key: value
+            for key, value in self.left.items()
+            if key not in HARMLESS and not off(key, value)
+        }
         said = ", ".join(f"{key!r}: {str(value)[:60]}" for key, value in sorted(unknown.items()))
-        require(not unknown, f"{self.where} says {said}, which may change what the model computes and is not known here; remove it if it does not.")
+        require(
+            not unknown,
+            f"{self.where} says {said}, which may change what the model computes and is not known"
+            " here; remove it if it does not.",
+        )
 
 
-ACTIVATIONS = {"gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "gelu": "gelu_exact", "relu": "relu", "relu2": "relu2", "silu": "silu"}
+ACTIVATIONS = {
+    "gelu_new": "gelu",
+    "gelu_pytorch_tanh": "gelu",
+    "gelu": "gelu_exact",
+    "relu": "relu",
+    "relu2": "relu2",
+    "silu": "silu",
+}
 """Theirs, and ours."""
 OURS = {"gelu": "gelu_new", "gelu_exact": "gelu", "relu": "relu", "relu2": "relu2", "silu": "silu"}
 
@@ -77,11 +113,15 @@ OURS = {"gelu": "gelu_new", "gelu_exact": "gelu", "relu": "relu", "relu2": "relu
 def activation(keys: Keys, key: str, default: str) -> Any:
     """Our word for their activation."""
     value = keys.take(key, default)
-    require(value in ACTIVATIONS, f"{keys.where} has {key!r}: {value!r}; this program can read {', '.join(ACTIVATIONS)}.")
+    require(
+        value in ACTIVATIONS,
+        f"{keys.where} has {key!r}: {value!r}; this program can read {', '.join(ACTIVATIONS)}.",
+    )
     return ACTIVATIONS[value]
 
 
-# --- RoPE --------------------------------------------------------------------------------------------------------
+# --- RoPE
+# --------------------------------------------------------------------------------------------------------
 
 
 def rope(keys: Keys, context: int, theta: float = 10_000.0) -> dict[str, Any]:
@@ -90,10 +130,17 @@ def rope(keys: Keys, context: int, theta: float = 10_000.0) -> dict[str, Any]:
     stretched = keys.take("rope_scaling", None) or {}
     found = Keys({**given, **stretched}, f"rope_scaling in {keys.where}")
     base = keys.take("rope_theta", theta)
-    base, share = found.take("rope_theta", base), found.take("partial_rotary_factor", keys.take("partial_rotary_factor", 1.0))
+    base, share = (
+        found.take("rope_theta", base),
+        found.take("partial_rotary_factor", keys.take("partial_rotary_factor", 1.0)),
+    )
     kind = found.take("rope_type", found.take("type", "default"))
     found.left.pop("type", None)
-    return dict(rope_base=float(base), rope_share=float(share), rope_scaling=scaling(found, kind, context))
+    return {
+        "rope_base": float(base),
+        "rope_share": float(share),
+        "rope_scaling": scaling(found, kind, context),
+    }
 
 
 def scaling(keys: Keys, kind: str, context: int) -> Any:
@@ -102,18 +149,35 @@ def scaling(keys: Keys, kind: str, context: int) -> Any:
     if kind == "linear":
         found = LinearScaling(float(keys.take("factor")))
     elif kind == "llama3":
-        original, fast, slow = keys.number("original_max_position_embeddings"), keys.take("high_freq_factor"), keys.take("low_freq_factor")
+        original, fast, slow = (
+            keys.number("original_max_position_embeddings"),
+            keys.take("high_freq_factor"),
+            keys.take("low_freq_factor"),
+        )
         found = Llama3Scaling(float(keys.take("factor")), original, float(fast), float(slow))
     elif kind == "yarn":
-        factor, original = float(keys.take("factor")), keys.number("original_max_position_embeddings", context)
-        fast, slow = float(keys.take("beta_fast", None) or 32), float(keys.take("beta_slow", None) or 1)
+        factor, original = (
+            float(keys.take("factor")),
+            keys.number("original_max_position_embeddings", context),
+        )
+        fast, slow = (
+            float(keys.take("beta_fast", None) or 32),
+            float(keys.take("beta_slow", None) or 1),
+        )
         keys.same("truncate", True)
-        louder, both = keys.take("attention_factor", None), (keys.take("mscale", None), keys.take("mscale_all_dim", None))
+        louder, both = (
+            keys.take("attention_factor", None),
+            (keys.take("mscale", None), keys.take("mscale_all_dim", None)),
+        )
         if louder is None and all(both):
             louder = louder_by(factor, both[0]) / louder_by(factor, both[1])
         found = YarnScaling(factor, original, fast, slow, louder)
     else:
-        require(kind == "default", f"{keys.where} is {kind!r}; this program can stretch RoPE by 'linear', 'llama3' or 'yarn'.")
+        require(
+            kind == "default",
+            f"{keys.where} is {kind!r}; this program can stretch RoPE by 'linear', 'llama3' or"
+            " 'yarn'.",
+        )
     keys.finish()
     return found
 
@@ -129,12 +193,24 @@ def rope_json(config: ModelConfig, layer: Layer | None = None) -> dict[str, Any]
     base, stretch = layer.rope_base or config.rope_base, None
     match config.scaling_in(layer):
         case LinearScaling(factor):
-            stretch = dict(rope_type="linear", factor=factor)
+            stretch = {"rope_type": "linear", "factor": factor}
         case NTKScaling(factor):
             base *= factor ** (config.turned_width / max(config.turned_width - 2, 1))
         case Llama3Scaling(factor, original, fast, slow):
-            stretch = dict(rope_type="llama3", factor=factor, original_max_position_embeddings=original, high_freq_factor=fast, low_freq_factor=slow)
+            stretch = {
+                "rope_type": "llama3",
+                "factor": factor,
+                "original_max_position_embeddings": original,
+                "high_freq_factor": fast,
+                "low_freq_factor": slow,
+            }
         case YarnScaling(factor, original, fast, slow, magnitude):
-            stretch = dict(rope_type="yarn", factor=factor, original_max_position_embeddings=original, beta_fast=fast, beta_slow=slow)
-            stretch |= {} if magnitude is None else dict(attention_factor=magnitude)
-    return dict(rope_theta=base, rope_scaling=stretch)
+            stretch = {
+                "rope_type": "yarn",
+                "factor": factor,
+                "original_max_position_embeddings": original,
+                "beta_fast": fast,
+                "beta_slow": slow,
+            }
+            stretch |= {} if magnitude is None else {"attention_factor": magnitude}
+    return {"rope_theta": base, "rope_scaling": stretch}

@@ -1,10 +1,11 @@
 """Which of their tensors is which of our leaves, in both directions by one description.
 
-Read `Entry`, then `places` (the entries of a model, one for each tensor), then `read` (their tensors become our tree) and
-`tensors` (our tree becomes their tensors).
+Read `Entry`, then `places` (the entries of a model, one for each tensor), then `read` (their
+tensors become our tree) and `tensors` (our tree becomes their tensors).
 
-A layout is written as in Einstein sums: ours `d n h`, theirs `(n h) d`: the same letters in another order, and in parentheses
-those that lie in one dimension. Both directions are made of it: taken apart, turned, put together.
+A layout is written as in Einstein sums: ours `d n h`, theirs `(n h) d`: the same letters in another
+order, and in parentheses those that lie in one dimension. Both directions are made of it: taken
+apart, turned, put together.
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ VOCABULARY = "v"
 
 
 class Entry(NamedTuple):
-    """A tensor of theirs, or one for each layer (`{i}` in its name) and expert (`{e}`), and what it is made of."""
+    """A tensor of theirs, or one for each layer (`{i}` in its name) and expert (`{e}`), and what it
+    is made of."""
 
     theirs: str
     """Their name: `model.layers.{i}.self_attn.q_proj.weight`."""
     ours: tuple[str, ...]
-    """Paths of our leaves: `layers/attention/query/kernel`; several lie side by side in one tensor."""
+    """Paths of our leaves: `layers/attention/query/kernel`; several lie side by side in one
+    tensor."""
     their_axes: str
     """`(n h) d`"""
     our_axes: str
@@ -63,11 +66,15 @@ class Place(NamedTuple):
 def leaves(config: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """Gives shape and type of each of a model's leaves, by its path."""
     tree = model.shapes(config)
-    return {"/".join(key.key for key in path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+    return {
+        "/".join(key.key for key in path): leaf
+        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+    }
 
 
 def places(config: ModelConfig, entries: Sequence[Entry]) -> list[Place]:
-    """Gives a place for each tensor of theirs that this model has; entries whose leaves it lacks have none.
+    """Gives a place for each tensor of theirs that this model has; entries whose leaves it lacks
+    have none.
 
     Raises:
       ValueError: the entries leave out a leaf, or a part of one; the family's table is wrong.
@@ -75,7 +82,10 @@ def places(config: ModelConfig, entries: Sequence[Entry]) -> list[Place]:
     known, found = leaves(config), []
     for entry in entries:
         for name, prefixes, index in _instances(config, entry):
-            paths = [path.replace("layers/", prefixes, 1) if "{i}" in entry.theirs else path for path in entry.ours]
+            paths = [
+                path.replace("layers/", prefixes, 1) if "{i}" in entry.theirs else path
+                for path in entry.ours
+            ]
             if all(path in known for path in paths):
                 shapes = tuple(known[path].shape[len(index) :] for path in paths)
                 found.append(Place(name, entry, tuple((path, index) for path in paths), shapes))
@@ -102,10 +112,15 @@ def _instances(config: ModelConfig, entry: Entry) -> Iterator[tuple[str, str, tu
         row = seen[sparse] if config.mixed else i
         seen[sparse] += 1
         for e in range(config.experts.count) if "{e}" in entry.theirs and sparse else (None,):
-            yield entry.theirs.replace("{i}", str(i)).replace("{e}", str(e)), prefix, (row,) if e is None else (row, e)
+            yield (
+                entry.theirs.replace("{i}", str(i)).replace("{e}", str(e)),
+                prefix,
+                (row,) if e is None else (row, e),
+            )
 
 
-# --- one tensor --------------------------------------------------------------------------------------------------
+# --- one tensor
+# --------------------------------------------------------------------------------------------------
 
 
 def _groups(axes: str) -> list[str]:
@@ -118,14 +133,19 @@ def _sizes(place: Place) -> dict[str, int]:
     letters = place.entry.our_axes.split()
     sizes = dict(zip(letters, place.shapes[0], strict=True))
     if place.entry.joined:
-        sizes[place.entry.joined] = sum(shape[letters.index(place.entry.joined)] for shape in place.shapes)
+        sizes[place.entry.joined] = sum(
+            shape[letters.index(place.entry.joined)] for shape in place.shapes
+        )
     return sizes
 
 
 def their_shape(place: Place, padding: int = 0) -> tuple[int, ...]:
     """The shape of their tensor, with so many rows more than our vocabulary."""
     sizes = _sizes(place)
-    return tuple(math.prod(sizes[letter] for letter in group) + padding * (group == VOCABULARY) for group in _groups(place.entry.their_axes))
+    return tuple(
+        math.prod(sizes[letter] for letter in group) + padding * (group == VOCABULARY)
+        for group in _groups(place.entry.their_axes)
+    )
 
 
 def here(place: Place, part: int, theirs: np.ndarray) -> np.ndarray:
@@ -139,8 +159,12 @@ def here(place: Place, part: int, theirs: np.ndarray) -> np.ndarray:
     for letter, theirs_to_ours in entry.order.items():
         value = value.take(np.argsort(theirs_to_ours), axis=order.index(letter))
     if entry.joined:
-        ends = np.cumsum([0, *(shape[entry.our_axes.split().index(entry.joined)] for shape in place.shapes)])
-        value = value[(slice(None),) * order.index(entry.joined) + (slice(ends[part], ends[part + 1]),)]
+        ends = np.cumsum(
+            [0, *(shape[entry.our_axes.split().index(entry.joined)] for shape in place.shapes)]
+        )
+        value = value[
+            (slice(None),) * order.index(entry.joined) + (slice(ends[part], ends[part + 1]),)
+        ]
     return value.transpose([order.index(letter) for letter in entry.our_axes.split()])
 
 
@@ -155,10 +179,17 @@ def there(place: Place, parts: Sequence[np.ndarray]) -> np.ndarray:
     return value.reshape(their_shape(place))
 
 
-# --- whole models ------------------------------------------------------------------------------------------------
+# --- whole models
+# ------------------------------------------------------------------------------------------------
 
 
-def require_all(places: Sequence[Place], found: Mapping[str, tuple[int, ...]], where: str, padding: int = 0, unused: Sequence[str] = ()) -> None:
+def require_all(
+    places: Sequence[Place],
+    found: Mapping[str, tuple[int, ...]],
+    where: str,
+    padding: int = 0,
+    unused: Sequence[str] = (),
+) -> None:
     """Holds the tensors of a file to those that the model needs.
 
     Args:
@@ -171,10 +202,30 @@ def require_all(places: Sequence[Place], found: Mapping[str, tuple[int, ...]], w
     wanted = {place.name: their_shape(place, padding) for place in places}
     folded = {place.entry.folded for place in places if place.entry.folded}
     missing = sorted(({*wanted, *folded}) - found.keys())
-    extra = sorted(name for name in found.keys() - wanted.keys() - folded if not any(re.fullmatch(pattern, name) for pattern in unused))
-    wrong = [f"{name} {list(found[name])}, which should be {list(shape)}" for name, shape in sorted(wanted.items()) if found.get(name, shape) != shape]
-    said = [f"{kind}: {_listed(names)}" for kind, names in (("missing", missing), ("without a place here", extra), ("of another shape", wrong)) if names]
-    require(not said, f"the tensors of {where} are not those of its config.json; {'; '.join(said)}. Restore the file, or mend config.json.")
+    extra = sorted(
+        name
+        for name in found.keys() - wanted.keys() - folded
+        if not any(re.fullmatch(pattern, name) for pattern in unused)
+    )
+    wrong = [
+        f"{name} {list(found[name])}, which should be {list(shape)}"
+        for name, shape in sorted(wanted.items())
+        if found.get(name, shape) != shape
+    ]
+    said = [
+        f"{kind}: {_listed(names)}"
+        for kind, names in (
+            ("missing", missing),
+            ("without a place here", extra),
+            ("of another shape", wrong),
+        )
+        if names
+    ]
+    require(
+        not said,
+        f"the tensors of {where} are not those of its config.json; {'; '.join(said)}. Restore the"
+        " file, or mend config.json.",
+    )
 
 
 def _listed(names: Sequence[str], most: int = 20) -> str:
@@ -182,8 +233,14 @@ def _listed(names: Sequence[str], most: int = 20) -> str:
     return ", ".join(names[:most]) + rest
 
 
-def read(config: ModelConfig, places: Sequence[Place], take: Callable[[str], np.ndarray], shardings: Any = None) -> Params:
-    """Our tree, of their tensors, float32: leaf by leaf, so that no more than one leaf is held beside what is done.
+def read(
+    config: ModelConfig,
+    places: Sequence[Place],
+    take: Callable[[str], np.ndarray],
+    shardings: Any = None,
+) -> Params:
+    """Our tree, of their tensors, float32: leaf by leaf, so that no more than one leaf is held
+    beside what is done.
 
     Args:
       take: name of one of their tensors → its values, best a view of a mapped file.
@@ -193,10 +250,19 @@ def read(config: ModelConfig, places: Sequence[Place], take: Callable[[str], np.
     for place in places:
         for part, (path, index) in enumerate(place.parts):
             by_leaf.setdefault(path, []).append((place, part, index))
-    targets = {} if shardings is None else {"/".join(key.key for key in path): s for path, s in jax.tree_util.tree_flatten_with_path(shardings)[0]}
+    targets = (
+        {}
+        if shardings is None
+        else {
+            "/".join(key.key for key in path): s
+            for path, s in jax.tree_util.tree_flatten_with_path(shardings)[0]
+        }
+    )
 
     tree: Params = {}
-    for path, shape in sorted(shapes.items(), key=lambda item: -item[1].size):  # the largest first, when least is held
+    for path, shape in sorted(
+        shapes.items(), key=lambda item: -item[1].size
+    ):  # the largest first, when least is held
         leaf = np.empty(shape.shape, np.float32)
         for place, part, index in by_leaf[path]:
             leaf[index] = here(place, part, take(place.name))
@@ -213,15 +279,23 @@ def read(config: ModelConfig, places: Sequence[Place], take: Callable[[str], np.
 
 def _placed(leaf: np.ndarray, sharding: Any) -> jax.Array:
     """The leaf on its devices; done when this returns, so that the host's copy can go."""
-    return jax.block_until_ready(jax.numpy.array(leaf) if sharding is None else jax.device_put(leaf, sharding))
+    return jax.block_until_ready(
+        jax.numpy.array(leaf) if sharding is None else jax.device_put(leaf, sharding)
+    )
 
 
 def tensors(params: Params, places: Sequence[Place]) -> Iterator[tuple[str, np.ndarray]]:
     """Their tensors, of our tree, one at a time in the order of `written`."""
-    flat = {"/".join(key.key for key in path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
+    flat = {
+        "/".join(key.key for key in path): leaf
+        for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
+    }
     for place in places:
         value = there(place, [np.asarray(flat[path][index]) for path, index in place.parts])
-        yield place.name, value - np.asarray(place.entry.plus, value.dtype) if place.entry.plus else value
+        yield (
+            place.name,
+            value - np.asarray(place.entry.plus, value.dtype) if place.entry.plus else value,
+        )
         if place.entry.folded:
             yield place.entry.folded, np.zeros((2, value.shape[1]), value.dtype)
 

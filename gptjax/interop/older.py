@@ -1,4 +1,5 @@
-"""config.json of families that are older than Llama, as our config and back: GPT-2, GPT-NeoX, BERT, T5."""
+"""config.json of families that are older than Llama, as our config and back: GPT-2, GPT-NeoX, BERT,
+T5."""
 
 from __future__ import annotations
 
@@ -11,7 +12,11 @@ from gptjax.model import ModelConfig
 
 def gpt2(keys: Keys) -> ModelConfig:
     """GPT-2."""
-    for key, value in (("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False), ("add_cross_attention", False)):
+    for key, value in (
+        ("scale_attn_weights", True),
+        ("scale_attn_by_inverse_layer_idx", False),
+        ("add_cross_attention", False),
+    ):
         keys.same(key, value)
     return ModelConfig(
         vocab_size=keys.number("vocab_size"),
@@ -28,13 +33,27 @@ def gpt2(keys: Keys) -> ModelConfig:
 
 def gpt2_json(c: ModelConfig) -> dict[str, Any]:
     """The inverse of `gpt2`."""
-    shape = dict(vocab_size=c.vocabulary, n_positions=c.context, n_embd=c.width, n_layer=c.num_layers, n_head=c.num_heads, n_inner=c.hidden)
-    return shape | dict(activation_function=OURS.get(c.activation), layer_norm_epsilon=c.norm_epsilon, tie_word_embeddings=c.tied)
+    shape = {
+        "vocab_size": c.vocabulary,
+        "n_positions": c.context,
+        "n_embd": c.width,
+        "n_layer": c.num_layers,
+        "n_head": c.num_heads,
+        "n_inner": c.hidden,
+    }
+    return shape | {
+        "activation_function": OURS.get(c.activation),
+        "layer_norm_epsilon": c.norm_epsilon,
+        "tie_word_embeddings": c.tied,
+    }
 
 
 def gpt_neox(keys: Keys) -> ModelConfig:
     """GPT-NeoX, and Pythia."""
-    context, parallel = keys.number("max_position_embeddings", 2048), keys.take("use_parallel_residual", True)
+    context, parallel = (
+        keys.number("max_position_embeddings", 2048),
+        keys.take("use_parallel_residual", True),
+    )
     theta, share = keys.take("rotary_emb_base", 10_000), keys.take("rotary_pct", 0.25)
     keys.same("attention_bias", True)
     keys.data = {"partial_rotary_factor": share, **keys.data}
@@ -57,27 +76,32 @@ def gpt_neox(keys: Keys) -> ModelConfig:
 def gpt_neox_json(c: ModelConfig) -> dict[str, Any]:
     """The inverse of `gpt_neox`."""
     turned = rope_json(c)
-    return dict(
-        vocab_size=c.vocabulary,
-        max_position_embeddings=c.context,
-        hidden_size=c.width,
-        num_hidden_layers=c.num_layers,
-        num_attention_heads=c.num_heads,
-        intermediate_size=c.hidden,
-        hidden_act=OURS.get(c.activation),
-        layer_norm_eps=c.norm_epsilon,
-        tie_word_embeddings=c.tied,
-        use_parallel_residual=c.parallel == "separate",
-        rotary_emb_base=turned["rope_theta"],
-        rotary_pct=c.turned_width / c.heads,
-        rope_scaling=turned["rope_scaling"],
-    )
+    return {
+        "vocab_size": c.vocabulary,
+        "max_position_embeddings": c.context,
+        "hidden_size": c.width,
+        "num_hidden_layers": c.num_layers,
+        "num_attention_heads": c.num_heads,
+        "intermediate_size": c.hidden,
+        "hidden_act": OURS.get(c.activation),
+        "layer_norm_eps": c.norm_epsilon,
+        "tie_word_embeddings": c.tied,
+        "use_parallel_residual": c.parallel == "separate",
+        "rotary_emb_base": turned["rope_theta"],
+        "rotary_pct": c.turned_width / c.heads,
+        "rope_scaling": turned["rope_scaling"],
+    }
 
 
 def bert(keys: Keys) -> ModelConfig:
     """BERT, of which the first of the two embeddings of sentences is part of the positions here."""
     keys.number("type_vocab_size", 2)
-    for key, value in (("is_decoder", False), ("add_cross_attention", False), ("position_embedding_type", "absolute"), ("tie_word_embeddings", True)):
+    for key, value in (
+        ("is_decoder", False),
+        ("add_cross_attention", False),
+        ("position_embedding_type", "absolute"),
+        ("tie_word_embeddings", True),
+    ):
         keys.same(key, value)
     return ModelConfig(
         vocab_size=keys.number("vocab_size"),
@@ -98,17 +122,17 @@ def bert(keys: Keys) -> ModelConfig:
 
 def bert_json(c: ModelConfig) -> dict[str, Any]:
     """The inverse of `bert`."""
-    return dict(
-        vocab_size=c.vocabulary,
-        max_position_embeddings=c.context,
-        hidden_size=c.width,
-        num_hidden_layers=c.num_layers,
-        num_attention_heads=c.num_heads,
-        intermediate_size=c.hidden,
-        hidden_act=OURS.get(c.activation),
-        layer_norm_eps=c.norm_epsilon,
-        type_vocab_size=2,
-    )
+    return {
+        "vocab_size": c.vocabulary,
+        "max_position_embeddings": c.context,
+        "hidden_size": c.width,
+        "num_hidden_layers": c.num_layers,
+        "num_attention_heads": c.num_heads,
+        "intermediate_size": c.hidden,
+        "hidden_act": OURS.get(c.activation),
+        "layer_norm_eps": c.norm_epsilon,
+        "type_vocab_size": 2,
+    }
 
 
 MLPS = {"relu": "relu", "gated-gelu": "geglu", "gated-silu": "swiglu"}
@@ -117,8 +141,15 @@ MLPS = {"relu": "relu", "gated-gelu": "geglu", "gated-silu": "swiglu"}
 
 def t5(keys: Keys) -> ModelConfig:
     """T5, whose tied output has a scale, and T5 1.1, whose own output has none."""
-    layers, width, kind = keys.number("num_layers"), keys.number("d_model"), keys.take("feed_forward_proj", "relu")
-    require(kind in MLPS, f"{keys.where} has 'feed_forward_proj': {kind!r}; this program can read {', '.join(MLPS)}.")
+    layers, width, kind = (
+        keys.number("num_layers"),
+        keys.number("d_model"),
+        keys.take("feed_forward_proj", "relu"),
+    )
+    require(
+        kind in MLPS,
+        f"{keys.where} has 'feed_forward_proj': {kind!r}; this program can read {', '.join(MLPS)}.",
+    )
     for key in ("dense_act_fn", "is_gated_act"):  # said by feed_forward_proj
         keys.take(key, None)
     keys.same("is_decoder", False)
@@ -148,20 +179,20 @@ def t5(keys: Keys) -> ModelConfig:
 
 def t5_json(c: ModelConfig) -> dict[str, Any]:
     """The inverse of `t5`."""
-    return dict(
-        vocab_size=c.vocabulary,
-        n_positions=c.context,
-        d_model=c.width,
-        d_kv=c.heads,
-        d_ff=c.hidden,
-        num_layers=c.encoder_layers,
-        num_decoder_layers=c.num_layers,
-        num_heads=c.num_heads,
-        relative_attention_num_buckets=c.t5_buckets,
-        relative_attention_max_distance=c.t5_distance,
-        layer_norm_epsilon=c.norm_epsilon,
-        feed_forward_proj={ours: theirs for theirs, ours in MLPS.items()}.get(c.activation),
-        tie_word_embeddings=c.tied,
-        scale_decoder_outputs=c.logit_scale != 1.0,
-        is_encoder_decoder=True,
-    )
+    return {
+        "vocab_size": c.vocabulary,
+        "n_positions": c.context,
+        "d_model": c.width,
+        "d_kv": c.heads,
+        "d_ff": c.hidden,
+        "num_layers": c.encoder_layers,
+        "num_decoder_layers": c.num_layers,
+        "num_heads": c.num_heads,
+        "relative_attention_num_buckets": c.t5_buckets,
+        "relative_attention_max_distance": c.t5_distance,
+        "layer_norm_epsilon": c.norm_epsilon,
+        "feed_forward_proj": {ours: theirs for theirs, ours in MLPS.items()}.get(c.activation),
+        "tie_word_embeddings": c.tied,
+        "scale_decoder_outputs": c.logit_scale != 1.0,
+        "is_encoder_decoder": True,
+    }

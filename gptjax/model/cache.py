@@ -1,7 +1,9 @@
-"""Keys and values of tokens already read. Each slot remembers the position of its token; −1 means nobody.
+"""Keys and values of tokens already read. Each slot remembers the position of its token; −1 means
+nobody.
 
-Masks come from positions, so ragged prompts, rollback and row gather need no special case. Layers that look back equally far share a
-`Shelf`: those that see everything have a slot for every token, those with a window or a chunk a ring of slots for the last tokens.
+Masks come from positions, so ragged prompts, rollback and row gather need no special case. Layers
+that look back equally far share a `Shelf`: those that see everything have a slot for every token,
+those with a window or a chunk a ring of slots for the last tokens.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ AT_ONCE = 512
 
 
 class Memory(NamedTuple):
-    """What a decoder attends to of a side text: every decoder layer's keys and values of the encoder's hidden states."""
+    """What a decoder attends to of a side text: every decoder layer's keys and values of the
+    encoder's hidden states."""
 
     keys: Float[Array, "L B S K H"]
     values: Float[Array, "L B S K H"]
@@ -31,13 +34,16 @@ class Memory(NamedTuple):
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["keys", "values", "positions", "key_scales", "value_scales"], meta_fields=["sinks", "at_once"]
+    jax.tree_util.register_dataclass,
+    data_fields=["keys", "values", "positions", "key_scales", "value_scales"],
+    meta_fields=["sinks", "at_once"],
 )
 @dataclass(frozen=True)
 class Shelf:
     """What layers that look back equally far remember; L of them.
 
-    With latent attention, `values` are the latents and `keys` the rotated keys that all heads share, as of one head (K is 1).
+    With latent attention, `values` are the latents and `keys` the rotated keys that all heads
+    share, as of one head (K is 1).
     """
 
     keys: Any
@@ -52,11 +58,13 @@ class Shelf:
     sinks: int = 0
     """The first so many slots keep their tokens; the others are the ring."""
     at_once: int | None = None
-    """In a ring, so many tokens can be read at once, or rolled back; none has a slot for every token."""
+    """In a ring, so many tokens can be read at once, or rolled back; none has a slot for every
+    token."""
 
 
 class Cache(NamedTuple):
-    """What all layers remember of tokens already read. Rows are independent: gather, drop or roll back any of them."""
+    """What all layers remember of tokens already read. Rows are independent: gather, drop or roll
+    back any of them."""
 
     shelves: tuple[Shelf, ...]
     """In the order in which the stack first needs each."""
@@ -67,26 +75,38 @@ class Cache(NamedTuple):
 
 
 def _reach(layer: Layer) -> tuple[int, int] | None:
-    """Window and sinks of a layer that never looks back farther; none for one that may see every token."""
+    """Window and sinks of a layer that never looks back farther; none for one that may see every
+    token."""
     return (layer.span, layer.sinks) if layer.sees in ("window", "chunk") else None
 
 
 @functools.lru_cache(maxsize=64)
 def _places(config: ModelConfig) -> tuple[tuple[tuple[int, int] | None, ...], np.ndarray]:
-    """The reach of each shelf, and the number of each layer of the stack among those of its shelf."""
+    """The reach of each shelf, and the number of each layer of the stack among those of its
+    shelf."""
     reaches = [_reach(layer) for layer in config.stack]
-    return tuple(dict.fromkeys(reaches)), np.asarray([reaches[:n].count(one) for n, one in enumerate(reaches)], np.int32)
+    return tuple(dict.fromkeys(reaches)), np.asarray(
+        [reaches[:n].count(one) for n, one in enumerate(reaches)], np.int32
+    )
 
 
-def empty_cache(config: ModelConfig, rows: int, slots: int, *, int8: bool = False, at_once: int = AT_ONCE) -> Cache:
-    """A cache that remembers nobody, with room for `slots` tokens a row; layers with a window keep only what it may still need.
+def empty_cache(
+    config: ModelConfig, rows: int, slots: int, *, int8: bool = False, at_once: int = AT_ONCE
+) -> Cache:
+    """A cache that remembers nobody, with room for `slots` tokens a row; layers with a window keep
+    only what it may still need.
 
     Args:
-      int8: keys and values in 8 bits, with a scale for each token and head: each number is off by 1/254 of its head's largest at most.
+      int8: keys and values in 8 bits, with a scale for each token and head: each number is off by
+        1/254 of its head's largest at most.
       at_once: most tokens that will be read at once, or rolled back, where layers have windows.
     """
     latent, reaches = config.latent, [_reach(layer) for layer in config.stack]
-    key, value = 2 * ((config.kv_heads, config.heads),) if latent is None else ((1, latent.rope_width), (1, latent.rank))
+    key, value = (
+        2 * ((config.kv_heads, config.heads),)
+        if latent is None
+        else ((1, latent.rope_width), (1, latent.rank))
+    )
 
     def shelf(reach: tuple[int, int] | None) -> Shelf:
         size = slots if reach is None else min(slots, sum(reach) - 1 + at_once)
@@ -103,14 +123,24 @@ def rollback(cache: Cache, lengths: Int[Array, " B"]) -> Cache:
     """Forgets every token of a row but the first `lengths`.
 
     Raises:
-      ValueError: a ring has lost what would be needed again: more tokens would be forgotten than it can read at once. Inside a compiled
-        function, where lengths are not known, that is the caller's to refuse.
+      ValueError: a ring has lost what would be needed again: more tokens would be forgotten than it
+        can read at once. Inside a compiled function, where lengths are not known, that is the
+        caller's to refuse.
     """
-    most = min((shelf.at_once for shelf in cache.shelves if shelf.at_once is not None), default=None)
-    if most is not None and not isinstance(lengths, jax.core.Tracer) and not isinstance(cache.lengths, jax.core.Tracer):
+    most = min(
+        (shelf.at_once for shelf in cache.shelves if shelf.at_once is not None), default=None
+    )
+    if (
+        most is not None
+        and not isinstance(lengths, jax.core.Tracer)
+        and not isinstance(cache.lengths, jax.core.Tracer)
+    ):
         back = int((cache.lengths - lengths).max())
         if back > most:
-            raise ValueError(f"{back} tokens can't be rolled back: a layer with a window keeps room for {most}; read the text again.")
+            raise ValueError(
+                f"{back} tokens can't be rolled back: a layer with a window keeps room for {most};"
+                " read the text again."
+            )
 
     def forgetting(shelf: Shelf) -> Shelf:
         known = _number(shelf, cache.lengths) < lengths[:, None]
@@ -124,15 +154,27 @@ def gather(cache: Cache, rows: Int[Array, " B"]) -> Cache:
     memory = cache.memory
     if memory is not None:
         segments = None if memory.segments is None else memory.segments[rows]
-        memory = Memory(memory.keys[:, rows], memory.values[:, rows], memory.positions[rows], segments)
-    moved = lambda shelf: replace(jax.tree.map(lambda leaf: leaf if leaf.ndim == 2 else leaf[:, rows], shelf), positions=shelf.positions[rows])
+        memory = Memory(
+            memory.keys[:, rows], memory.values[:, rows], memory.positions[rows], segments
+        )
+
+    def moved(shelf):
+        return replace(
+            jax.tree.map(lambda leaf: leaf if leaf.ndim == 2 else leaf[:, rows], shelf),
+            positions=shelf.positions[rows],
+        )
+
     return Cache(tuple(map(moved, cache.shelves)), cache.lengths[rows], memory)
 
 
-def reserve(cache: Cache, positions: Int[Array, "B T"]) -> tuple[Cache, tuple[Int[Array, "B T"], ...]]:
-    """Gives new tokens their slots: the cache that knows their positions, and the slot of each on every shelf.
+def reserve(
+    cache: Cache, positions: Int[Array, "B T"]
+) -> tuple[Cache, tuple[Int[Array, "B T"], ...]]:
+    """Gives new tokens their slots: the cache that knows their positions, and the slot of each on
+    every shelf.
 
-    A token at position −1 is padding: it takes no slot (its slot number lies past the end, where writes are dropped).
+    A token at position −1 is padding: it takes no slot (its slot number lies past the end, where
+    writes are dropped).
 
     Raises:
       ValueError: more tokens than a ring takes at once.
@@ -142,9 +184,15 @@ def reserve(cache: Cache, positions: Int[Array, "B T"]) -> tuple[Cache, tuple[In
 
     def reserved(shelf: Shelf) -> tuple[Shelf, Array]:
         if shelf.at_once is not None and positions.shape[1] > shelf.at_once:
-            raise ValueError(f"{positions.shape[1]} tokens are read at once, and a layer with a window has room for {shelf.at_once}; read them in parts.")
+            raise ValueError(
+                f"{positions.shape[1]} tokens are read at once, and a layer with a window has room"
+                f" for {shelf.at_once}; read them in parts."
+            )
         slots = jnp.where(real, _slot(shelf, number), shelf.positions.shape[1])
-        return replace(shelf, positions=shelf.positions.at[rows, slots].set(positions, mode="drop")), slots
+        return (
+            replace(shelf, positions=shelf.positions.at[rows, slots].set(positions, mode="drop")),
+            slots,
+        )
 
     shelves, slots = zip(*map(reserved, cache.shelves), strict=True)
     return cache._replace(shelves=shelves, lengths=cache.lengths + real.sum(axis=1)), slots
@@ -153,7 +201,11 @@ def reserve(cache: Cache, positions: Int[Array, "B T"]) -> tuple[Cache, tuple[In
 def _slot(shelf: Shelf, number: Int[Array, "B T"]) -> Int[Array, "B T"]:
     """Where token number n of a row goes."""
     ring = shelf.positions.shape[1] - shelf.sinks
-    return number if shelf.at_once is None else jnp.where(number < shelf.sinks, number, shelf.sinks + (number - shelf.sinks) % ring)
+    return (
+        number
+        if shelf.at_once is None
+        else jnp.where(number < shelf.sinks, number, shelf.sinks + (number - shelf.sinks) % ring)
+    )
 
 
 def _number(shelf: Shelf, lengths: Int[Array, " B"]) -> Int[Array, "#B S"]:
@@ -166,9 +218,16 @@ def _number(shelf: Shelf, lengths: Int[Array, " B"]) -> Int[Array, "#B S"]:
 
 
 def remember(
-    config: ModelConfig, layer: Layer, number: Any, cache: Cache, slots: tuple[Int[Array, "B T"], ...], k: Float[Array, "B T K H"], v: Float[Array, "B T K V"]
+    config: ModelConfig,
+    layer: Layer,
+    number: Any,
+    cache: Cache,
+    slots: tuple[Int[Array, "B T"], ...],
+    k: Float[Array, "B T K H"],
+    v: Float[Array, "B T K V"],
 ) -> tuple[Cache, Float[Array, "B S K H"], Float[Array, "B S K V"], Int[Array, "B S"]]:
-    """Writes one layer's new keys and values into their slots; gives all that the layer remembers now, and the positions.
+    """Writes one layer's new keys and values into their slots; gives all that the layer remembers
+    now, and the positions.
 
     Args:
       number: the layer's place in the stack; a number, or one that only the compiled loop knows.
@@ -177,26 +236,42 @@ def remember(
     at = reaches.index(_reach(layer))
     shelf, rows = cache.shelves[at], jnp.arange(k.shape[0])[:, None]
     place = int(places[number]) if isinstance(number, int) else jnp.asarray(places)[number]
-    write = lambda whole, new: whole.at[place, rows, :, slots[at]].set(new, mode="drop")
+
+    def write(whole, new):
+        return whole.at[place, rows, :, slots[at]].set(new, mode="drop")
+
     if shelf.key_scales is None:
         shelf = replace(shelf, keys=write(shelf.keys, k), values=write(shelf.values, v))
         k, v = shelf.keys[place], shelf.values[place]
     else:
         (k, key_scales), (v, value_scales) = quantised(k), quantised(v)
-        scales = dict(key_scales=write(shelf.key_scales, key_scales), value_scales=write(shelf.value_scales, value_scales))
+        scales = {
+            "key_scales": write(shelf.key_scales, key_scales),
+            "value_scales": write(shelf.value_scales, value_scales),
+        }
         shelf = replace(shelf, keys=write(shelf.keys, k), values=write(shelf.values, v), **scales)
         k, v = (
             (whole[place] * scales[place][..., None]).astype(config.compute)
-            for whole, scales in ((shelf.keys, shelf.key_scales), (shelf.values, shelf.value_scales))
+            for whole, scales in (
+                (shelf.keys, shelf.key_scales),
+                (shelf.values, shelf.value_scales),
+            )
         )
     k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
-    return cache._replace(shelves=(*cache.shelves[:at], shelf, *cache.shelves[at + 1 :])), k, v, shelf.positions
+    return (
+        cache._replace(shelves=(*cache.shelves[:at], shelf, *cache.shelves[at + 1 :])),
+        k,
+        v,
+        shelf.positions,
+    )
 
 
 def quantised(x: Float[Array, "... H"]) -> tuple[Int[Array, "... H"], Float[Array, "..."]]:
-    """Each vector in whole numbers from −127 to 127, and what they are multiplied by; off by half of that at most.
+    """Each vector in whole numbers from −127 to 127, and what they are multiplied by; off by half
+    of that at most.
 
-    Source: Dettmers et al. 2022, LLM.int8(), arXiv:2208.07339, section 3.1 (one scale a vector), for keys and values.
+    Source: Dettmers et al. 2022, LLM.int8(), arXiv:2208.07339, section 3.1 (one scale a vector),
+    for keys and values.
     """
     wide = x.astype(jnp.float32)
     scale = jnp.max(jnp.abs(wide), axis=-1) / 127

@@ -10,12 +10,19 @@ from gptjax.model.config import Layer, ModelConfig
 from gptjax.model.kernels import cudnn_lacks, splash_lacks
 
 
-def choose(config: ModelConfig, length: int, layer: Layer = Layer(), *, cached: bool = False, backend: str | None = None) -> tuple[str, str]:
+def choose(
+    config: ModelConfig,
+    length: int,
+    layer: Layer = Layer(),
+    *,
+    cached: bool = False,
+    backend: str | None = None,
+) -> tuple[str, str]:
     """Gives the implementation that serves a row of `length` queries, and why.
 
     Args:
-      backend: where it will run; none is where JAX runs by default, and then a named one is not held to its own backend, so
-        that a program can be lowered for another machine.
+      backend: where it will run; none is where JAX runs by default, and then a named one is not
+        held to its own backend, so that a program can be lowered for another machine.
 
     Raises:
       ValueError: the config names an implementation that can't serve this case.
@@ -28,9 +35,13 @@ def choose(config: ModelConfig, length: int, layer: Layer = Layer(), *, cached: 
         home = {"splash": "tpu", "cudnn": "gpu"}.get(config.attention, backend)
         lacks = lacks or (None if backend is None or home == backend else f"{backend}, only {home}")
         if lacks:
-            raise ValueError(f"attention {config.attention!r} can't serve {lacks}; use --model.attention auto.")
+            raise ValueError(
+                f"attention {config.attention!r} can't serve {lacks}; use --model.attention auto."
+            )
         return config.attention, "the config names it"
-    alone = jax.device_count() == 1 or spread.traced() is not None  # many devices without a mesh: nobody says which part is whose
+    alone = (
+        jax.device_count() == 1 or spread.traced() is not None
+    )  # many devices without a mesh: nobody says which part is whose
     if here == "tpu" and alone and _lacks("splash", config, length, layer) is None:
         return "splash", "Pallas' kernel for TPU"
     if here == "gpu" and _lacks("cudnn", config, length, layer) is None:
@@ -38,8 +49,17 @@ def choose(config: ModelConfig, length: int, layer: Layer = Layer(), *, cached: 
     if length >= LONG and _lacks("blockwise", config, length, layer) is None:
         return "blockwise", f"from {LONG} positions on, the square of scores takes too much memory"
     if here == "cpu" and length >= 256 and _lacks("causal_blocks", config, length, layer) is None:
-        return "causal_blocks", f"it skips most of the masked half, which pays from 256 positions on a CPU (here {length})"
-    return "reference", "short rows" if length < 256 else "the plain product, which XLA fuses on this backend"
+        return (
+            "causal_blocks",
+            (
+                "it skips most of the masked half, which pays from 256 positions on a CPU (here"
+                f" {length})"
+            ),
+        )
+    return (
+        "reference",
+        "short rows" if length < 256 else "the plain product, which XLA fuses on this backend",
+    )
 
 
 LONG = 4096
@@ -49,8 +69,14 @@ LONG = 4096
 def _lacks(implementation: str, config: ModelConfig, length: int, layer: Layer) -> str | None:
     """What an implementation can't serve in this case, or none."""
     positions = spread.parts("context")
-    if positions > 1 and implementation in ("causal_blocks", "cudnn", "blockwise") and (implementation != "blockwise" or config.attention_dropout > 0):
-        return "positions of a row that are split over devices (mesh.context)" + (" with dropout of attention weights" if implementation == "blockwise" else "")
+    if (
+        positions > 1
+        and implementation in ("causal_blocks", "cudnn", "blockwise")
+        and (implementation != "blockwise" or config.attention_dropout > 0)
+    ):
+        return "positions of a row that are split over devices (mesh.context)" + (
+            " with dropout of attention weights" if implementation == "blockwise" else ""
+        )
     match implementation:
         case "causal_blocks":
             if not config.causal:

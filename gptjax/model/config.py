@@ -1,7 +1,7 @@
 """Every architectural choice of a model as one frozen value.
 
-Read `Layer` (how one layer may differ from the next), then `ModelConfig`; the small classes between them are choices
-that not every model makes. Published shapes are in `presets`.
+Read `Layer` (how one layer may differ from the next), then `ModelConfig`; the small classes between
+them are choices that not every model makes. Published shapes are in `presets`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from gptjax.config import require
 
 @dataclass(frozen=True)
 class Layer:
-    """What sets one layer of the pattern apart. The default sees everything and is as the model says."""
+    """What sets one layer of the pattern apart. The default sees everything and is as the model
+    says."""
 
     sees: Literal["all", "window", "chunk", "strided", "fixed"] = "all"
-    """Which earlier tokens a token sees: all; the last `span`, itself included; those of its own chunk of `span` positions; the
-    last `span` and every `span`-th before them (strided); its own chunk and the last `summary` of every chunk before it (fixed)."""
+    """Which earlier tokens a token sees: all; the last `span`, itself included; those of its own
+    chunk of `span` positions; the last `span` and every `span`-th before them (strided); its own
+    chunk and the last `summary` of every chunk before it (fixed)."""
     span: int | None = None
     """Tokens of a window, a chunk or a stride."""
     summary: int = 1
@@ -36,17 +38,35 @@ class Layer:
     """A plain MLP in a model of experts."""
 
     def __post_init__(self) -> None:
-        require((self.sees == "all") == (self.span is None), f"a layer that sees {self.sees!r} has span {self.span}; `all` has none, the others need one.")
-        require(self.span is None or self.span >= 1, f"a layer's span is {self.span}; it needs at least 1 token.")
-        require(self.sees != "fixed" or 1 <= self.summary <= self.span, f"a layer's summary is {self.summary}; it needs 1 to its span of {self.span}.")
+        require(
+            (self.sees == "all") == (self.span is None),
+            f"a layer that sees {self.sees!r} has span {self.span}; `all` has none, the others need"
+            " one.",
+        )
+        require(
+            self.span is None or self.span >= 1,
+            f"a layer's span is {self.span}; it needs at least 1 token.",
+        )
+        require(
+            self.sees != "fixed" or 1 <= self.summary <= self.span,
+            f"a layer's summary is {self.summary}; it needs 1 to its span of {self.span}.",
+        )
         require(self.sinks >= 0, f"a layer's sinks are {self.sinks}; it needs 0 or more tokens.")
-        require(not self.sinks or self.sees in ("window", "chunk"), f"a layer that sees {self.sees!r} has sinks; only a window or a chunk has use for them.")
-        require(self.rope_base is None or self.rope_base > 0, f"a layer's rope_base is {self.rope_base}; it needs a positive number.")
+        require(
+            not self.sinks or self.sees in ("window", "chunk"),
+            f"a layer that sees {self.sees!r} has sinks; only a window or a chunk has use for"
+            " them.",
+        )
+        require(
+            self.rope_base is None or self.rope_base > 0,
+            f"a layer's rope_base is {self.rope_base}; it needs a positive number.",
+        )
 
 
 @dataclass(frozen=True)
 class LinearScaling:
-    """RoPE at positions divided by `factor`. Source: Chen et al. 2023, Position Interpolation, arXiv:2306.15595."""
+    """RoPE at positions divided by `factor`. Source: Chen et al. 2023, Position Interpolation,
+    arXiv:2306.15595."""
 
     factor: float = 1.0
     """How many times longer the context becomes."""
@@ -54,7 +74,8 @@ class LinearScaling:
 
 @dataclass(frozen=True)
 class NTKScaling:
-    """RoPE with a larger base: the slowest wave is `factor` times longer, the fastest unchanged. Source: bloc97 2023, NTK-aware scaled RoPE."""
+    """RoPE with a larger base: the slowest wave is `factor` times longer, the fastest unchanged.
+    Source: bloc97 2023, NTK-aware scaled RoPE."""
 
     factor: float = 1.0
     """How many times longer the context becomes."""
@@ -62,7 +83,8 @@ class NTKScaling:
 
 @dataclass(frozen=True)
 class YarnScaling:
-    """Slow waves as in `LinearScaling`, fast ones unchanged, a ramp between. Source: Peng et al. 2023, YaRN, arXiv:2309.00071, section 3."""
+    """Slow waves as in `LinearScaling`, fast ones unchanged, a ramp between. Source: Peng et al.
+    2023, YaRN, arXiv:2309.00071, section 3."""
 
     factor: float = 1.0
     """How many times longer the context becomes."""
@@ -78,7 +100,8 @@ class YarnScaling:
 
 @dataclass(frozen=True)
 class Llama3Scaling:
-    """As YaRN with a ramp over frequency, without the magnitude. Source: Grattafiori et al. 2024, arXiv:2407.21783; Llama 3.1's code."""
+    """As YaRN with a ramp over frequency, without the magnitude. Source: Grattafiori et al. 2024,
+    arXiv:2407.21783; Llama 3.1's code."""
 
     factor: float = 8.0
     """How many times longer the context becomes."""
@@ -95,7 +118,8 @@ RopeScaling = LinearScaling | NTKScaling | YarnScaling | Llama3Scaling
 
 @dataclass(frozen=True)
 class Latent:
-    """Multi-head latent attention: the cache holds one narrow latent and one rotated key a token, for all heads.
+    """Multi-head latent attention: the cache holds one narrow latent and one rotated key a token,
+    for all heads.
 
     A head's query and key are `head_width` unrotated and `rope_width` rotated numbers side by side.
 
@@ -114,16 +138,24 @@ class Latent:
     def __post_init__(self) -> None:
         for name in ("rank", "query_rank", "rope_width", "value_width"):
             value = getattr(self, name)
-            require(value is None or value > 0, f"model.latent.{name} is {value}; it needs at least 1.")
-        require(self.rope_width % 2 == 0, f"model.latent.rope_width is {self.rope_width} and RoPE turns pairs; it needs an even width.")
+            require(
+                value is None or value > 0, f"model.latent.{name} is {value}; it needs at least 1."
+            )
+        require(
+            self.rope_width % 2 == 0,
+            f"model.latent.rope_width is {self.rope_width} and RoPE turns pairs; it needs an even"
+            " width.",
+        )
 
 
 @dataclass(frozen=True)
 class Experts:
-    """A mixture of experts in place of the MLP: each token is read by `active` of `count` MLPs, which a router chooses.
+    """A mixture of experts in place of the MLP: each token is read by `active` of `count` MLPs,
+    which a router chooses.
 
-    Sources: Shazeer et al. 2017, arXiv:1701.06538; Fedus et al. 2022, Switch Transformers, arXiv:2101.03961; sigmoid scores, shared
-    experts, groups and balancing without a loss: DeepSeek-AI 2024, DeepSeek-V3, arXiv:2412.19437, section 2.1.2.
+    Sources: Shazeer et al. 2017, arXiv:1701.06538; Fedus et al. 2022, Switch Transformers,
+    arXiv:2101.03961; sigmoid scores, shared experts, groups and balancing without a loss:
+    DeepSeek-AI 2024, DeepSeek-V3, arXiv:2412.19437, section 2.1.2.
     """
 
     count: int = 8
@@ -133,7 +165,8 @@ class Experts:
     width: int | None = None
     """Width inside one expert; none is the MLP's."""
     shared: int = 0
-    """Experts that read every token besides; together they are one MLP of so many times the width."""
+    """Experts that read every token besides; together they are one MLP of so many times the
+    width."""
     scores: Literal["softmax", "sigmoid"] = "softmax"
     """How the router's numbers become weights: shares of one, or each for itself."""
     normalised: bool = True
@@ -145,26 +178,47 @@ class Experts:
     active_groups: int = 1
     """A token's experts come from so many groups, those with the best two experts."""
     capacity: float | None = None
-    """An expert reads at most this many times its fair share of a row's tokens and later ones are dropped; none drops nobody."""
+    """An expert reads at most this many times its fair share of a row's tokens and later ones are
+    dropped; none drops nobody."""
     balance: float = 0.01
     """Weight of the loss that is 1 when all experts are read equally."""
     router_z: float = 0.0
     """Weight of the squared log-sum-exp of the router's numbers."""
     bias_step: float = 0.0
-    """Each step moves a bias of each expert's score by so much towards equal load; it chooses but does not weigh."""
+    """Each step moves a bias of each expert's score by so much towards equal load; it chooses but
+    does not weigh."""
 
     def __post_init__(self) -> None:
         for name in ("count", "active", "groups", "active_groups", "scale"):
-            require(getattr(self, name) > 0, f"model.experts.{name} is {getattr(self, name)}; it needs a positive number.")
+            require(
+                getattr(self, name) > 0,
+                f"model.experts.{name} is {getattr(self, name)}; it needs a positive number.",
+            )
         for name in ("shared", "balance", "router_z", "bias_step"):
-            require(getattr(self, name) >= 0, f"model.experts.{name} is {getattr(self, name)}; it needs 0 or more.")
+            require(
+                getattr(self, name) >= 0,
+                f"model.experts.{name} is {getattr(self, name)}; it needs 0 or more.",
+            )
         for name in ("width", "capacity"):
             value = getattr(self, name)
-            require(value is None or value > 0, f"model.experts.{name} is {value}; it needs a positive number, or null.")
-        require(self.count % self.groups == 0, f"model.experts.count is {self.count}, which {self.groups} groups do not divide; use a multiple.")
-        require(self.active_groups <= self.groups, f"model.experts.active_groups is {self.active_groups}; there are {self.groups} groups.")
+            require(
+                value is None or value > 0,
+                f"model.experts.{name} is {value}; it needs a positive number, or null.",
+            )
+        require(
+            self.count % self.groups == 0,
+            f"model.experts.count is {self.count}, which {self.groups} groups do not divide; use a"
+            " multiple.",
+        )
+        require(
+            self.active_groups <= self.groups,
+            f"model.experts.active_groups is {self.active_groups}; there are {self.groups} groups.",
+        )
         choice = self.count // self.groups * self.active_groups
-        require(self.active <= choice, f"model.experts.active is {self.active}; a token can choose among {choice}.")
+        require(
+            self.active <= choice,
+            f"model.experts.active is {self.active}; a token can choose among {choice}.",
+        )
 
 
 DROPOUTS = ("embedding_dropout", "attention_dropout", "residual_dropout", "stochastic_depth")
@@ -173,7 +227,8 @@ DROPOUTS = ("embedding_dropout", "attention_dropout", "residual_dropout", "stoch
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A Transformer: a decoder, an encoder, or both. Frozen and hashable: it is a static argument of every compiled function."""
+    """A Transformer: a decoder, an encoder, or both. Frozen and hashable: it is a static argument
+    of every compiled function."""
 
     vocab_size: int | None = None
     """Number of tokens; none takes the tokenizer's. It may be larger (padded), never smaller."""
@@ -184,25 +239,31 @@ class ModelConfig:
     num_layers: int = 4
     """Number of blocks."""
     encoder_layers: int = 0
-    """Blocks of an encoder that reads a side text, to which each of the `num_layers` blocks attends; 0 is none."""
+    """Blocks of an encoder that reads a side text, to which each of the `num_layers` blocks
+    attends; 0 is none."""
     causal: bool = True
-    """Tokens see those before them; false is an encoder (BERT), whose tokens see all of their text and which does not write."""
+    """Tokens see those before them; false is an encoder (BERT), whose tokens see all of their text
+    and which does not write."""
     prefix_lm: bool = False
-    """The tokens of a decoder's prefix see all of it, as in an encoder; what follows sees what is before it (prefix LM)."""
+    """The tokens of a decoder's prefix see all of it, as in an encoder; what follows sees what is
+    before it (prefix LM)."""
     num_heads: int = 4
     """Number of query heads."""
     num_kv_heads: int | None = None
-    """Number of key/value heads: none is one for each query head (MHA), 1 is MQA, between is GQA."""
+    """Number of key/value heads: none is one for each query head (MHA), 1 is MQA, between is
+    GQA."""
     head_width: int | None = None
     """Width of one head; none is width / num_heads."""
     feed_forward: int | None = None
-    """Width inside the MLP; none is 4 × width, or 8/3 × width rounded up to a multiple of 32 when gated."""
+    """Width inside the MLP; none is 4 × width, or 8/3 × width rounded up to a multiple of 32 when
+    gated."""
     pattern: tuple[Layer, ...] = (Layer(),)
     """How layers differ; repeated over the depth."""
     first: tuple[Layer, ...] = ()
     """Layers before the pattern begins."""
     positions: Literal["learned", "sinusoidal", "rope", "alibi", "t5", "none"] = "learned"
-    """How the model knows where a token stands: added to its embedding, by turning queries and keys, or by a bias of the scores."""
+    """How the model knows where a token stands: added to its embedding, by turning queries and
+    keys, or by a bias of the scores."""
     rope_base: float = 10_000.0
     """RoPE's longest wavelength is 2π times this, in tokens."""
     rope_share: float = 1.0
@@ -216,13 +277,16 @@ class ModelConfig:
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
     """Normalisation of the residual stream and before the output."""
     norm_placement: Literal["pre", "post", "sandwich", "reordered"] = "pre"
-    """Norms stand before attention and MLP; after their sum with the stream (original Transformer); on both sides of them; or on what they add (OLMo 2)."""
+    """Norms stand before attention and MLP; after their sum with the stream (original Transformer);
+    on both sides of them; or on what they add (OLMo 2)."""
     norm_epsilon: float = 1e-5
     """Added to the variance."""
     parallel: Literal["none", "shared", "separate"] = "none"
-    """Attention and MLP read the same stream and are added together, through one norm (GPT-J, PaLM) or a norm each (GPT-NeoX)."""
+    """Attention and MLP read the same stream and are added together, through one norm (GPT-J, PaLM)
+    or a norm each (GPT-NeoX)."""
     qk_norm: bool = False
-    """Normalise each query and key head (RMSNorm with a learned scale) before the product (Qwen 3)."""
+    """Normalise each query and key head (RMSNorm with a learned scale) before the product (Qwen
+    3)."""
     qk_norm_joint: bool = False
     """`qk_norm` takes all heads as one vector (OLMo 2)."""
     attention_scale: float | None = None
@@ -250,15 +314,19 @@ class ModelConfig:
     embedding_norm: bool = False
     """Embeddings are normalised before the first block (BERT)."""
     head_transform: bool = False
-    """Hidden states pass a linear layer, the MLP's nonlinearity and a norm before the output (BERT)."""
+    """Hidden states pass a linear layer, the MLP's nonlinearity and a norm before the output
+    (BERT)."""
     logit_bias: bool = False
     """Each token's logit has a learned bias (BERT)."""
     classes: int | None = None
-    """Number of classes that a linear head tells apart, in the place of an output over tokens; none predicts tokens. The task sets it."""
+    """Number of classes that a linear head tells apart, in the place of an output over tokens; none
+    predicts tokens. The task sets it."""
     pool: Literal["mean", "first", "last"] = "mean"
-    """Which hidden state of a text the classes are told from: the mean of all, that of its first token (BERT) or of its last (GPT)."""
+    """Which hidden state of a text the classes are told from: the mean of all, that of its first
+    token (BERT) or of its last (GPT)."""
     ahead: int = 0
-    """Further tokens that are predicted besides the next one in training, each by a block of its own on the final hidden states; decoding does without."""
+    """Further tokens that are predicted besides the next one in training, each by a block of its
+    own on the final hidden states; decoding does without."""
     logit_scale: float = 1.0
     """Hidden states are multiplied by it before the output; T5 has 1/√width."""
     embedding_dropout: float = 0.0
@@ -268,92 +336,158 @@ class ModelConfig:
     residual_dropout: float = 0.0
     """Share of what attention and MLP add to the residual stream dropped in training."""
     stochastic_depth: float = 0.0
-    """Share of rows for which the last layer's attention, and its MLP, is skipped in training; earlier layers skip proportionally fewer."""
+    """Share of rows for which the last layer's attention, and its MLP, is skipped in training;
+    earlier layers skip proportionally fewer."""
     init_std: float = 0.02
     """Standard deviation of initial weights."""
     residual_init: Literal["scaled", "zero"] = "scaled"
     """Output projections of attention and MLP start at init_std / √(2 · num_layers), or at zero."""
     compute: Literal["float32", "bfloat16"] = "float32"
     """Type of activations and products; parameters, softmax, norms and the loss stay in float32."""
-    attention: Literal["auto", "reference", "causal_blocks", "blockwise", "splash", "cudnn"] = "auto"
-    """Attention implementation; `auto` says in the start banner which it takes and why. `splash` is for TPU, `cudnn` for GPU."""
+    attention: Literal["auto", "reference", "causal_blocks", "blockwise", "splash", "cudnn"] = (
+        "auto"
+    )
+    """Attention implementation; `auto` says in the start banner which it takes and why. `splash` is
+    for TPU, `cudnn` for GPU."""
     layers: Literal["auto", "scan", "unroll"] = "auto"
-    """Run the stack as a compiled loop or unrolled; `auto` unrolls on CPU. Parameters are the same."""
+    """Run the stack as a compiled loop or unrolled; `auto` unrolls on CPU. Parameters are the
+    same."""
     remat: Literal["none", "dots", "names", "offload", "full"] = "none"
-    """What the backward pass computes again: nothing, all but matrix products, all but `remat_names`, the same with these on the host, or all."""
-    remat_names: tuple[Literal["stream", "query", "key", "value", "attention", "mlp"], ...] = ("attention",)
-    """What `names` keeps, and `offload` on the host: a block's input, queries, keys, values, what attention gives, what is inside the MLP."""
+    """What the backward pass computes again: nothing, all but matrix products, all but
+    `remat_names`, the same with these on the host, or all."""
+    remat_names: tuple[Literal["stream", "query", "key", "value", "attention", "mlp"], ...] = (
+        "attention",
+    )
+    """What `names` keeps, and `offload` on the host: a block's input, queries, keys, values, what
+    attention gives, what is inside the MLP."""
     stage_parts: int | None = None
-    """Parts in which the rows of a device go through the stages of a mesh; none is as many as divide them, up to four a stage."""
+    """Parts in which the rows of a device go through the stages of a mesh; none is as many as
+    divide them, up to four a stage."""
 
     def __post_init__(self) -> None:
         for name in ("context", "width", "num_layers", "num_heads"):
-            require(getattr(self, name) > 0, f"model.{name} is {getattr(self, name)}; it needs at least 1.")
+            require(
+                getattr(self, name) > 0,
+                f"model.{name} is {getattr(self, name)}; it needs at least 1.",
+            )
         for name in ("vocab_size", "num_kv_heads", "head_width", "feed_forward", "stage_parts"):
             value = getattr(self, name)
-            require(value is None or value > 0, f"model.{name} is {value}; it needs at least 1, or null.")
+            require(
+                value is None or value > 0,
+                f"model.{name} is {value}; it needs at least 1, or null.",
+            )
         for name in DROPOUTS:
-            require(0 <= getattr(self, name) < 1, f"model.{name} is {getattr(self, name)}; it needs a share in [0, 1).")
+            require(
+                0 <= getattr(self, name) < 1,
+                f"model.{name} is {getattr(self, name)}; it needs a share in [0, 1).",
+            )
         for name in ("rope_base", "norm_epsilon", "init_std", "logit_scale"):
-            require(getattr(self, name) > 0, f"model.{name} is {getattr(self, name)}; it needs a positive number.")
+            require(
+                getattr(self, name) > 0,
+                f"model.{name} is {getattr(self, name)}; it needs a positive number.",
+            )
         for name in ("attention_scale", "attention_cap", "logit_cap"):
             value = getattr(self, name)
-            require(value is None or value > 0, f"model.{name} is {value}; it needs a positive number, or null.")
-        require(len(self.pattern) > 0, "model.pattern is empty; it needs at least one layer, which is then repeated.")
+            require(
+                value is None or value > 0,
+                f"model.{name} is {value}; it needs a positive number, or null.",
+            )
+        require(
+            len(self.pattern) > 0,
+            "model.pattern is empty; it needs at least one layer, which is then repeated.",
+        )
         if self.head_width is None:
             near = self.num_heads * max(1, round(self.width / self.num_heads))
             require(
                 self.width % self.num_heads == 0,
-                f"model.width is {self.width}, which {self.num_heads} heads do not divide; use a multiple (--model.width {near}), "
-                "or set --model.head-width.",
+                f"model.width is {self.width}, which {self.num_heads} heads do not divide; use a"
+                f" multiple (--model.width {near}), or set --model.head-width.",
             )
         require(
             self.num_heads % self.kv_heads == 0,
-            f"model.num_heads is {self.num_heads}, which {self.kv_heads} key/value heads do not divide; use a divisor (--model.num-kv-heads 1).",
+            f"model.num_heads is {self.num_heads}, which {self.kv_heads} key/value heads do not"
+            " divide; use a divisor (--model.num-kv-heads 1).",
         )
         require(
             self.positions != "rope" or self.latent is not None or self.heads % 2 == 0,
-            f"a head is {self.heads} wide and RoPE turns pairs; it needs an even width (--model.head-width {self.heads + 1}).",
+            f"a head is {self.heads} wide and RoPE turns pairs; it needs an even width"
+            f" (--model.head-width {self.heads + 1}).",
         )
         require(
             self.turned_width % 2 == 0 and 0 < self.rope_share <= 1,
-            f"model.rope_share {self.rope_share} of a head of {self.heads} is {self.turned_width} and RoPE turns pairs; "
-            "it needs an even part (--model.rope-share 1).",
+            f"model.rope_share {self.rope_share} of a head of {self.heads} is {self.turned_width}"
+            " and RoPE turns pairs; it needs an even part (--model.rope-share 1).",
         )
         require(
-            self.t5_buckets >= 4 and self.t5_buckets % 2 == 0 and self.t5_distance > self.t5_buckets,
-            f"model.t5_buckets is {self.t5_buckets} up to a distance of {self.t5_distance}; it needs an even number of at least 4, and a greater distance.",
-        )
-        require(self.qk_norm or not self.qk_norm_joint, "model.qk_norm_joint says how heads are normalised; it needs --model.qk-norm.")
-        require(
-            self.latent is None or (self.num_kv_heads is None and not self.qk_norm and not self.attention_sink),
-            "model.latent makes keys of one latent for all heads: it goes without num_kv_heads, qk_norm and attention_sink.",
-        )
-        require(self.encoder_layers >= 0, f"model.encoder_layers is {self.encoder_layers}; it needs 0 or more.")
-        require(
-            not self.encoder_layers or (self.causal and self.experts is None and self.latent is None and self.parallel == "none"),
-            "model.encoder_layers makes an encoder beside a decoder: it goes without experts, latent and parallel, and with causal.",
+            self.t5_buckets >= 4
+            and self.t5_buckets % 2 == 0
+            and self.t5_distance > self.t5_buckets,
+            f"model.t5_buckets is {self.t5_buckets} up to a distance of {self.t5_distance}; it"
+            " needs an even number of at least 4, and a greater distance.",
         )
         require(
-            (self.causal and not self.prefix_lm) or all(layer.sees in ("all", "window", "chunk") for layer in self.stack),
-            "a strided or fixed layer looks back only; with --model.causal False or prefix_lm a layer sees all, a window or a chunk.",
+            self.qk_norm or not self.qk_norm_joint,
+            "model.qk_norm_joint says how heads are normalised; it needs --model.qk-norm.",
         )
-        require(not self.prefix_lm or self.continues, "model.prefix_lm is for a decoder alone: it goes without encoder_layers, and with causal.")
+        require(
+            self.latent is None
+            or (self.num_kv_heads is None and not self.qk_norm and not self.attention_sink),
+            "model.latent makes keys of one latent for all heads: it goes without num_kv_heads,"
+            " qk_norm and attention_sink.",
+        )
+        require(
+            self.encoder_layers >= 0,
+            f"model.encoder_layers is {self.encoder_layers}; it needs 0 or more.",
+        )
+        require(
+            not self.encoder_layers
+            or (
+                self.causal
+                and self.experts is None
+                and self.latent is None
+                and self.parallel == "none"
+            ),
+            "model.encoder_layers makes an encoder beside a decoder: it goes without experts,"
+            " latent and parallel, and with causal.",
+        )
+        require(
+            (self.causal and not self.prefix_lm)
+            or all(layer.sees in ("all", "window", "chunk") for layer in self.stack),
+            "a strided or fixed layer looks back only; with --model.causal False or prefix_lm a"
+            " layer sees all, a window or a chunk.",
+        )
+        require(
+            not self.prefix_lm or self.continues,
+            "model.prefix_lm is for a decoder alone: it goes without encoder_layers, and with"
+            " causal.",
+        )
         require(self.ahead >= 0, f"model.ahead is {self.ahead}; it needs 0 or more tokens.")
-        require(not self.ahead or self.continues, "model.ahead is for a decoder alone: it goes without encoder_layers, and with causal.")
-        require(self.classes is None or self.classes >= 2, f"model.classes is {self.classes}; it needs at least 2, or null.")
-        require(not self.classes or not (self.encoder_layers or self.ahead), "model.classes is for a decoder or an encoder alone, which predicts nothing else.")
+        require(
+            not self.ahead or self.continues,
+            "model.ahead is for a decoder alone: it goes without encoder_layers, and with causal.",
+        )
+        require(
+            self.classes is None or self.classes >= 2,
+            f"model.classes is {self.classes}; it needs at least 2, or null.",
+        )
+        require(
+            not self.classes or not (self.encoder_layers or self.ahead),
+            "model.classes is for a decoder or an encoder alone, which predicts nothing else.",
+        )
         require(
             not self.head_transform or not self.gated,
-            f"model.head_transform is one linear layer and {self.activation!r} is gated; use an activation such as gelu_exact.",
+            f"model.head_transform is one linear layer and {self.activation!r} is gated; use an"
+            " activation such as gelu_exact.",
         )
         require(
             self.parallel == "none" or self.norm_placement == "pre",
-            f"model.parallel is {self.parallel!r} with norms placed {self.norm_placement!r}; it needs --model.norm-placement pre.",
+            f"model.parallel is {self.parallel!r} with norms placed {self.norm_placement!r}; it"
+            " needs --model.norm-placement pre.",
         )
         require(
             self.positions != "sinusoidal" or self.width % 2 == 0,
-            f"model.width is {self.width} and sinusoidal positions come in pairs; it needs an even width (--model.width {self.width + 1}).",
+            f"model.width is {self.width} and sinusoidal positions come in pairs; it needs an even"
+            f" width (--model.width {self.width + 1}).",
         )
 
     @property
@@ -384,8 +518,16 @@ class ModelConfig:
 
     @property
     def encoder(self) -> ModelConfig:
-        """The encoder beside a decoder: the same choices, but every layer sees the whole side text."""
-        return dataclasses.replace(self, num_layers=self.encoder_layers, encoder_layers=0, causal=False, pattern=(Layer(),), first=())
+        """The encoder beside a decoder: the same choices, but every layer sees the whole side
+        text."""
+        return dataclasses.replace(
+            self,
+            num_layers=self.encoder_layers,
+            encoder_layers=0,
+            causal=False,
+            pattern=(Layer(),),
+            first=(),
+        )
 
     def sparse(self, layer: Layer) -> bool:
         """The layer has experts."""
@@ -399,11 +541,17 @@ class ModelConfig:
     @property
     def expert_width(self) -> int:
         """Width inside one expert."""
-        return self.hidden if self.experts is None or self.experts.width is None else self.experts.width
+        return (
+            self.hidden
+            if self.experts is None or self.experts.width is None
+            else self.experts.width
+        )
 
     def positions_in(self, layer: Layer) -> Literal["rope", "alibi", "t5", "none"]:
         """How the attention of a layer knows where tokens stand."""
-        return layer.positions or (self.positions if self.positions in ("rope", "alibi", "t5") else "none")
+        return layer.positions or (
+            self.positions if self.positions in ("rope", "alibi", "t5") else "none"
+        )
 
     def scaling_in(self, layer: Layer) -> RopeScaling | None:
         """How RoPE is stretched in a layer."""
@@ -417,7 +565,9 @@ class ModelConfig:
     @property
     def turned_width(self) -> int:
         """Numbers of a head that RoPE turns."""
-        return round(self.heads * self.rope_share) if self.latent is None else self.latent.rope_width
+        return (
+            round(self.heads * self.rope_share) if self.latent is None else self.latent.rope_width
+        )
 
     @property
     def scale(self) -> float:
@@ -432,7 +582,11 @@ class ModelConfig:
     @property
     def value_width(self) -> int:
         """Width of a head's value."""
-        return self.heads if self.latent is None or self.latent.value_width is None else self.latent.value_width
+        return (
+            self.heads
+            if self.latent is None or self.latent.value_width is None
+            else self.latent.value_width
+        )
 
     @property
     def random(self) -> bool:
@@ -455,5 +609,8 @@ class ModelConfig:
     def vocabulary(self) -> int:
         """Number of tokens, once it is known."""
         if self.vocab_size is None:
-            raise ValueError("vocab_size is not resolved yet: use dataclasses.replace(config, vocab_size=tokenizer.vocab_size).")
+            raise ValueError(
+                "vocab_size is not resolved yet: use dataclasses.replace(config,"
+                " vocab_size=tokenizer.vocab_size)."
+            )
         return self.vocab_size

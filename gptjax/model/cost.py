@@ -10,16 +10,23 @@ from gptjax.model.config import Layer, ModelConfig
 
 
 def flops_per_token(config: ModelConfig, length: int, *, training: bool = True) -> float:
-    """Gives the floating-point operations of one token in a row of `length` tokens; with an encoder, of one more token there.
+    """Gives the floating-point operations of one token in a row of `length` tokens; with an
+    encoder, of one more token there.
 
-    Counts matrix products only, of experts those that read the token, attention where a token sees a key, and the backward
-    pass as twice the forward pass. Embedding look-ups, norms, softmax and recomputation (remat) are not counted.
+    Counts matrix products only, of experts those that read the token, attention where a token sees
+    a key, and the backward pass as twice the forward pass. Embedding look-ups, norms, softmax and
+    recomputation (remat) are not counted.
 
-    Source: Chowdhery et al. 2022, PaLM, arXiv:2204.02311, appendix B, with attention at what is seen.
+    Source: Chowdhery et al. 2022, PaLM, arXiv:2204.02311, appendix B, with attention at what is
+    seen.
     """
-    attention = sum(products_per_key(config) * seen(layer, length, config.causal) for layer in config.stack)
+    attention = sum(
+        products_per_key(config) * seen(layer, length, config.causal) for layer in config.stack
+    )
     if config.ahead and training:
-        return flops_per_token(_without_ahead(config), length) + config.ahead * flops_per_token(_ahead_alone(config), length)
+        return flops_per_token(_without_ahead(config), length) + config.ahead * flops_per_token(
+            _ahead_alone(config), length
+        )
     if config.encoder_layers:
         attention += products_per_key(config) * length * (config.num_layers + config.encoder_layers)
     return (3 if training else 1) * 2.0 * (products_per_token(config) + attention)
@@ -31,11 +38,14 @@ def _without_ahead(config: ModelConfig) -> ModelConfig:
 
 def _ahead_alone(config: ModelConfig) -> ModelConfig:
     """A block that predicts a further token, with the output."""
-    return dataclasses.replace(config, ahead=0, num_layers=1, pattern=(config.ahead_layer,), first=(), experts=None)
+    return dataclasses.replace(
+        config, ahead=0, num_layers=1, pattern=(config.ahead_layer,), first=(), experts=None
+    )
 
 
 def products_per_token(config: ModelConfig) -> int:
-    """Gives the multiplications of one token with weights: attention's projections, MLPs or experts, the output; with an encoder, of one more there."""
+    """Gives the multiplications of one token with weights: attention's projections, MLPs or
+    experts, the output; with an encoder, of one more there."""
     if config.encoder_layers:
         beside, alone = config.encoder, dataclasses.replace(config, encoder_layers=0)
         cross = config.num_layers * _projections(config)
@@ -58,7 +68,8 @@ def _output(config: ModelConfig) -> int:
 
 
 def products_per_key(config: ModelConfig) -> int:
-    """Gives the multiplications of one token with one key and its value, in all heads of one layer."""
+    """Gives the multiplications of one token with one key and its value, in all heads of one
+    layer."""
     return config.num_heads * (config.query_width + config.value_width)
 
 
@@ -67,13 +78,18 @@ def _projections(config: ModelConfig) -> int:
     if latent is None:
         return width * config.heads * (2 * config.num_heads + 2 * config.kv_heads)
     source = latent.query_rank or width
-    query = (width * source if latent.query_rank else 0) + source * config.num_heads * config.query_width
-    keys_and_values = width * (latent.rank + latent.rope_width) + latent.rank * config.num_heads * (config.heads + config.value_width)
+    query = (
+        width * source if latent.query_rank else 0
+    ) + source * config.num_heads * config.query_width
+    keys_and_values = width * (latent.rank + latent.rope_width) + latent.rank * config.num_heads * (
+        config.heads + config.value_width
+    )
     return query + keys_and_values + config.num_heads * config.value_width * width
 
 
 def seen(layer: Layer, length: int, causal: bool = True) -> float:
-    """Gives the number of keys that a token sees, itself included, on average over a text of `length` tokens."""
+    """Gives the number of keys that a token sees, itself included, on average over a text of
+    `length` tokens."""
     t = np.arange(length)
     if not causal:
         return _seen_both_ways(layer, t)

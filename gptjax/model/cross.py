@@ -14,26 +14,55 @@ from gptjax.model.sight import Scoring, Sight
 
 
 class CrossAttention(nn.Module):
-    """Attends to what an encoder has read: queries from the decoder, keys and values from the encoder's hidden states.
+    """Attends to what an encoder has read: queries from the decoder, keys and values from the
+    encoder's hidden states.
 
-    No positions are turned or biased here. Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3.
+    No positions are turned or biased here. Source: Vaswani et al. 2017, arXiv:1706.03762, section
+    3.2.3.
     """
 
     config: ModelConfig
 
     def setup(self) -> None:
         c = self.config
-        make = lambda heads, axis: Linear((c.width,), (heads, c.heads), ("embed", axis, "head"), c.init_std, c.biased, c.compute)
-        self.query, self.key, self.value = make(c.num_heads, "heads"), make(c.kv_heads, "kv_heads"), make(c.kv_heads, "kv_heads")
-        self.out = Linear((c.num_heads, c.heads), (c.width,), ("heads", "head", "embed"), residual_std(c), c.bias, c.compute)
 
-    def remember(self, states: Float[Array, "B S D"]) -> tuple[Float[Array, "B S K H"], Float[Array, "B S K H"]]:
+        def make(heads, axis):
+            return Linear(
+                (c.width,),
+                (heads, c.heads),
+                ("embed", axis, "head"),
+                c.init_std,
+                c.biased,
+                c.compute,
+            )
+
+        self.query, self.key, self.value = (
+            make(c.num_heads, "heads"),
+            make(c.kv_heads, "kv_heads"),
+            make(c.kv_heads, "kv_heads"),
+        )
+        self.out = Linear(
+            (c.num_heads, c.heads),
+            (c.width,),
+            ("heads", "head", "embed"),
+            residual_std(c),
+            c.bias,
+            c.compute,
+        )
+
+    def remember(
+        self, states: Float[Array, "B S D"]
+    ) -> tuple[Float[Array, "B S K H"], Float[Array, "B S K H"]]:
         """This layer's keys and values of the encoder's hidden states."""
         return self.key(states), self.value(states)
 
-    def __call__(self, x: Float[Array, "B T D"], reading: Reading, number: Any, key: Key | None) -> Float[Array, "B T D"]:
+    def __call__(
+        self, x: Float[Array, "B T D"], reading: Reading, number: Any, key: Key | None
+    ) -> Float[Array, "B T D"]:
         c, memory = self.config, reading.memory
-        k, v = self.remember(x) if memory is None else (memory.keys[number], memory.values[number])  # none: parameters are made
+        k, v = (
+            self.remember(x) if memory is None else (memory.keys[number], memory.values[number])
+        )  # none: parameters are made
         sight = reading.sight
         if memory is not None:
             sight = Sight(sight.queries, memory.positions, sight.query_segments, memory.segments)

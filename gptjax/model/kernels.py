@@ -1,6 +1,8 @@
-"""Attention by other people's kernels: Pallas' splash attention on TPU, cuDNN's flash attention on GPU.
+"""Attention by other people's kernels: Pallas' splash attention on TPU, cuDNN's flash attention on
+GPU.
 
-Each has a function that attends and one that says what it can't serve; `choice.choose` asks the latter.
+Each has a function that attends and one that says what it can't serve; `choice.choose` asks the
+latter.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ def splash(
     kernel: Any = None,
     interpret: bool = False,
 ) -> Float[Array, "B T N value"]:
-    """What `attention.attend` gives, by JAX's Pallas kernel for TPU. Tokens must stand in order, as positions without gaps.
+    """What `attention.attend` gives, by JAX's Pallas kernel for TPU. Tokens must stand in order, as
+    positions without gaps.
 
     Args:
       kernel: one of `split_splash`, where the queries are a part of the tokens.
@@ -49,13 +52,17 @@ def splash(
 
     Source: jax.experimental.pallas.ops.tpu.splash_attention.
     """
-    from jax.experimental.pallas.ops.tpu import splash_attention as pallas  # takes a second to import
+    from jax.experimental.pallas.ops.tpu import (
+        splash_attention as pallas,
+    )  # takes a second to import
 
     rows, width = q.shape[0], q.shape[3]
     kernel = _splash(q.shape[1], q.shape[2], how, 1, interpret) if kernel is None else kernel
 
     def segments(of: Array | None, where: Array) -> Array:
-        known = jnp.where(where < 0, -1, 0 if of is None else of)  # nobody sees padding, but padding
+        known = jnp.where(
+            where < 0, -1, 0 if of is None else of
+        )  # nobody sees padding, but padding
         return jnp.broadcast_to(known, (rows, where.shape[1])).astype(jnp.int32)
 
     def one_row(q: Array, k: Array, v: Array, of_queries: Array, of_keys: Array) -> Array:
@@ -67,7 +74,9 @@ def splash(
     return jnp.swapaxes(jax.vmap(one_row)(*by_head, *told), 1, 2)
 
 
-def split_splash(q: Float[Array, "B T N H"], how: Scoring, interpret: bool = False) -> tuple[Any, Any]:
+def split_splash(
+    q: Float[Array, "B T N H"], how: Scoring, interpret: bool = False
+) -> tuple[Any, Any]:
     """A kernel for queries that are split over `context`, and how it is split itself."""
     mesh = traced()
     heads = q.shape[2] // (mesh.shape["tensor"] if q.shape[2] % mesh.shape["tensor"] == 0 else 1)
@@ -79,11 +88,34 @@ def _splash(length: int, heads: int, how: Scoring, parts: int, interpret: bool) 
     from jax.experimental.pallas.ops.tpu import splash_attention as pallas
 
     square = (length, length)
-    mask = pallas.CausalMask(square) if how.layer.sees == "all" else pallas.LocalMask(square, (how.layer.span - 1, 0), 0)
+    mask = (
+        pallas.CausalMask(square)
+        if how.layer.sees == "all"
+        else pallas.LocalMask(square, (how.layer.span - 1, 0), 0)
+    )
     size = next(size for size in (512, 256, 128) if length // parts % size == 0)
-    names = ("block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute", "block_q_dq", "block_kv_dq")
-    told = dict(block_sizes=pallas.BlockSizes(**dict.fromkeys(names, size)), attn_logits_soft_cap=how.cap, interpret=interpret)
-    return pallas.make_splash_mha(pallas.MultiHeadMask([mask] * heads), head_shards=1, q_seq_shards=parts, residual_checkpoint_name="attention", **told)
+    names = (
+        "block_q",
+        "block_kv",
+        "block_kv_compute",
+        "block_q_dkv",
+        "block_kv_dkv",
+        "block_kv_dkv_compute",
+        "block_q_dq",
+        "block_kv_dq",
+    )
+    told = {
+        "block_sizes": pallas.BlockSizes(**dict.fromkeys(names, size)),
+        "attn_logits_soft_cap": how.cap,
+        "interpret": interpret,
+    }
+    return pallas.make_splash_mha(
+        pallas.MultiHeadMask([mask] * heads),
+        head_shards=1,
+        q_seq_shards=parts,
+        residual_checkpoint_name="attention",
+        **told,
+    )
 
 
 def cudnn_lacks(config: ModelConfig, length: int, layer: Layer) -> str | None:
@@ -92,7 +124,9 @@ def cudnn_lacks(config: ModelConfig, length: int, layer: Layer) -> str | None:
         f"{config.compute} compute": config.compute != "bfloat16",
         "an encoder, whose tokens see later ones": not config.causal,
         "a prefix LM, whose prefix sees later tokens": config.prefix_lm,
-        f"heads of {config.heads}, which are not a multiple of 8 up to 128": config.heads % 8 != 0 or config.heads > 128,
+        f"heads of {config.heads}, which are not a multiple of 8 up to 128": (
+            config.heads % 8 != 0 or config.heads > 128
+        ),
         f"{length} queries, an odd number": length % 2 != 0,
         f"a layer that sees {layer.sees!r}": layer.sees not in ("all", "window"),
         "a window with sinks": layer.sinks > 0,
@@ -106,9 +140,15 @@ def cudnn_lacks(config: ModelConfig, length: int, layer: Layer) -> str | None:
 
 
 def cudnn(
-    q: Float[Array, "B T N H"], k: Float[Array, "B T K H"], v: Float[Array, "B T K H"], sight: Sight, how: Scoring, implementation: str = "cudnn"
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B T K H"],
+    v: Float[Array, "B T K H"],
+    sight: Sight,
+    how: Scoring,
+    implementation: str = "cudnn",
 ) -> Float[Array, "B T N H"]:
-    """What `attention.attend` gives, by cuDNN's flash attention. Tokens must stand in order, as positions without gaps, padding at the right.
+    """What `attention.attend` gives, by cuDNN's flash attention. Tokens must stand in order, as
+    positions without gaps, padding at the right.
 
     Segments become a mask [B T T] of booleans, the only thing here that grows with the square of T.
 
@@ -117,4 +157,13 @@ def cudnn(
     """
     mask = None if sight.query_segments is None else visible(sight, how.layer)[:, None]
     window = None if how.layer.sees == "all" else (how.layer.span - 1, 0)
-    return jax.nn.dot_product_attention(q, k, v, mask=mask, scale=how.scale, is_causal=True, local_window_size=window, implementation=implementation)
+    return jax.nn.dot_product_attention(
+        q,
+        k,
+        v,
+        mask=mask,
+        scale=how.scale,
+        is_causal=True,
+        local_window_size=window,
+        implementation=implementation,
+    )

@@ -1,4 +1,5 @@
-"""A mixture of experts: who reads which token, the kernels, and what keeps the experts equally busy.
+"""A mixture of experts: who reads which token, the kernels, and what keeps the experts equally
+busy.
 
 Read `MoE`, then `route` (the choice). How tokens come to their experts is in `dispatch`.
 """
@@ -19,34 +20,50 @@ from gptjax.model.spread import traced
 
 
 class MoE(nn.Module):
-    """What a token's experts make of it, weighted, plus what the shared experts make of it. Expert kernels have no biases."""
+    """What a token's experts make of it, weighted, plus what the shared experts make of it. Expert
+    kernels have no biases."""
 
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"], real: Bool[Array, "#B T"]) -> tuple[Float[Array, "B T D"], dict[str, Array]]:
-        """Gives the sum, and the layer's part of `transformer.Output.aux`; tokens that are not real count for nothing there."""
+    def __call__(
+        self, x: Float[Array, "B T D"], real: Bool[Array, "#B T"]
+    ) -> tuple[Float[Array, "B T D"], dict[str, Array]]:
+        """Gives the sum, and the layer's part of `transformer.Output.aux`; tokens that are not real
+        count for nothing there."""
         c, e = self.config, self.config.experts
         routes = route(e, *Router(c, name="router")(x), jnp.broadcast_to(real, x.shape[:2]))
-        mixed, unread = (mix if traced() is None else mix_over_mesh)(c, x, routes.chosen, routes.weights, Expert(c, name="experts")())
+        mixed, unread = (mix if traced() is None else mix_over_mesh)(
+            c, x, routes.chosen, routes.weights, Expert(c, name="experts")()
+        )
         if e.shared:
             mixed = mixed + MLP(c, e.shared * c.expert_width, name="shared")(x)
         dropped = (unread & routes.real[:, :, None]).sum().astype(jnp.float32)
-        return mixed, {"balance": routes.balance, "router_z": routes.z, "load": routes.load, "dropped": dropped}
+        return mixed, {
+            "balance": routes.balance,
+            "router_z": routes.z,
+            "load": routes.load,
+            "dropped": dropped,
+        }
 
 
 class Router(nn.Module):
-    """A number for each token and expert, in float32, and the bias that chooses but does not weigh."""
+    """A number for each token and expert, in float32, and the bias that chooses but does not
+    weigh."""
 
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"]) -> tuple[Float[Array, "B T E"], Float[Array, " E"] | None]:
+    def __call__(
+        self, x: Float[Array, "B T D"]
+    ) -> tuple[Float[Array, "B T E"], Float[Array, " E"] | None]:
         c, count = self.config, self.config.experts.count
         make = nn.with_partitioning(nn.initializers.normal(c.init_std), ("embed", "experts"))
         logits = x.astype(jnp.float32) @ self.param("kernel", make, (c.width, count), jnp.float32)
         zeros = nn.with_partitioning(nn.initializers.zeros, ("experts",))
-        return logits, self.param("bias", zeros, (count,), jnp.float32) if c.experts.bias_step else None
+        return logits, (
+            self.param("bias", zeros, (count,), jnp.float32) if c.experts.bias_step else None
+        )
 
 
 class Expert(nn.Module):
@@ -57,9 +74,24 @@ class Expert(nn.Module):
     @nn.compact
     def __call__(self) -> dict[str, Float[Array, "E I O"]]:
         c, width = self.config, self.config.expert_width
-        into = lambda name: Kernels((c.experts.count, c.width, width), ("experts", "embed", "mlp"), c.init_std, name=name)()
+
+        def into(name):
+            return Kernels(
+                (c.experts.count, c.width, width),
+                ("experts", "embed", "mlp"),
+                c.init_std,
+                name=name,
+            )()
+
         kernels = {name: into(name) for name in (("gate", "up") if c.gated else ("up",))}
-        return kernels | {"down": Kernels((c.experts.count, width, c.width), ("experts", "mlp", "embed"), residual_std(c), name="down")()}
+        return kernels | {
+            "down": Kernels(
+                (c.experts.count, width, c.width),
+                ("experts", "mlp", "embed"),
+                residual_std(c),
+                name="down",
+            )()
+        }
 
 
 class Kernels(nn.Module):
@@ -75,7 +107,8 @@ class Kernels(nn.Module):
         return self.param("kernel", nn.with_partitioning(init, self.axes), self.shape, jnp.float32)
 
 
-# --- the choice --------------------------------------------------------------------------------------------------
+# --- the choice
+# --------------------------------------------------------------------------------------------------
 
 
 class Routes(NamedTuple):
@@ -92,14 +125,19 @@ class Routes(NamedTuple):
     """Real tokens that chose each expert."""
 
 
-def route(e: Experts, logits: Float[Array, "B T E"], bias: Float[Array, " E"] | None, real: Bool[Array, "B T"]) -> Routes:
+def route(
+    e: Experts,
+    logits: Float[Array, "B T E"],
+    bias: Float[Array, " E"] | None,
+    real: Bool[Array, "B T"],
+) -> Routes:
     """Chooses each token's experts.
 
-    The balance loss is E · Σ share of tokens · mean probability, over the tokens of a row, so that rows can be read in any
-    parts; Switch Transformers take it over whatever a device holds.
+    The balance loss is E · Σ share of tokens · mean probability, over the tokens of a row, so that
+    rows can be read in any parts; Switch Transformers take it over whatever a device holds.
 
-    Source: Fedus et al. 2022, arXiv:2101.03961, section 2.2; a row at a time: DeepSeek-V3, arXiv:2412.19437, section 2.1.2; z:
-    Zoph et al. 2022, ST-MoE, arXiv:2202.08906, section 2.2.
+    Source: Fedus et al. 2022, arXiv:2101.03961, section 2.2; a row at a time: DeepSeek-V3,
+    arXiv:2412.19437, section 2.1.2; z: Zoph et al. 2022, ST-MoE, arXiv:2202.08906, section 2.2.
     """
     found = jax.nn.softmax(logits, axis=-1) if e.scores == "softmax" else jax.nn.sigmoid(logits)
     chosen = _best(e, found if bias is None else found + bias[None, None])
@@ -112,7 +150,14 @@ def route(e: Experts, logits: Float[Array, "B T E"], bias: Float[Array, " E"] | 
     chance = (found / found.sum(-1, keepdims=True) * among).sum(1) / tokens
     balance = e.count * (jax.lax.stop_gradient(counts / (e.active * tokens)) * chance).sum(-1)
     z = jnp.square(jax.nn.logsumexp(logits, axis=-1))
-    return Routes(chosen, weights * e.scale, real, jnp.broadcast_to(balance[:, None], real.shape), z, counts.sum(0))
+    return Routes(
+        chosen,
+        weights * e.scale,
+        real,
+        jnp.broadcast_to(balance[:, None], real.shape),
+        z,
+        counts.sum(0),
+    )
 
 
 def _best(e: Experts, scores: Float[Array, "B T E"]) -> Int[Array, "B T k"]:
@@ -127,7 +172,8 @@ def _best(e: Experts, scores: Float[Array, "B T E"]) -> Int[Array, "B T k"]:
 
 
 def rebalanced(config: ModelConfig, params: Params, load: Float[Array, "L E"]) -> Params:
-    """Parameters whose routers' biases moved a step: up for experts with less than the mean load, down for those with more.
+    """Parameters whose routers' biases moved a step: up for experts with less than the mean load,
+    down for those with more.
 
     Source: Wang et al. 2024, Auxiliary-Loss-Free Load Balancing, arXiv:2408.15664, algorithm 1.
     """

@@ -1,10 +1,12 @@
-"""Layers in stages: each stage of a mesh holds some, and parts of a batch go through them one after the other.
+"""Layers in stages: each stage of a mesh holds some, and parts of a batch go through them one after
+the other.
 
-All stages compute at the same time, each on another part; then what they computed moves on to the next stage. With S stages and M parts
-that takes M + S − 1 turns, of which each stage works M: the share (S − 1) / (M + S − 1) is idle, and computes what is thrown away.
+All stages compute at the same time, each on another part; then what they computed moves on to the
+next stage. With S stages and M parts that takes M + S − 1 turns, of which each stage works M: the
+share (S − 1) / (M + S − 1) is idle, and computes what is thrown away.
 
-Sources: the schedule: Huang et al. 2019, GPipe, arXiv:1811.06965, section 2.2; as one program over a dimension of stages: Xu et al. 2021,
-GSPMD, arXiv:2105.04663, section 3.3.
+Sources: the schedule: Huang et al. 2019, GPipe, arXiv:1811.06965, section 2.2; as one program over
+a dimension of stages: Xu et al. 2021, GSPMD, arXiv:2105.04663, section 3.3.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from gptjax.model.config import ModelConfig
 from gptjax.model.spread import ROWS, parts, spread, stream
 
 Stage = Callable[[Params, Any, Array, Array], tuple[Array, dict[str, Array]]]
-"""(its layers, what goes through, number of the stage, number of the part) → the next residual stream, and what layers of experts tell."""
+"""(its layers, what goes through, number of the stage, number of the part) → the next residual
+stream, and what layers of experts tell."""
 
 
 def require_stages(config: ModelConfig, stages: int) -> None:
@@ -34,68 +37,132 @@ def require_stages(config: ModelConfig, stages: int) -> None:
     """
     period = len(config.pattern)
     near = stages * period * max(1, round(config.num_layers / (stages * period)))
-    said = f"mesh.stage is {stages}, and the model has {config.num_layers} layers" + (f" in a pattern of {period}" if period > 1 else "")
-    require(config.num_layers % (stages * period) == 0, f"{said}; each stage needs the same layers (--model.num-layers {near}).")
-    require(not config.first, f"mesh.stage is {stages}, and model.first sets layers apart, so that stages would differ; use --mesh.stage 1.")
-    require(not config.encoder_layers, f"mesh.stage is {stages}, and the model has an encoder beside its decoder; use --mesh.stage 1.")
+    said = f"mesh.stage is {stages}, and the model has {config.num_layers} layers" + (
+        f" in a pattern of {period}" if period > 1 else ""
+    )
+    require(
+        config.num_layers % (stages * period) == 0,
+        f"{said}; each stage needs the same layers (--model.num-layers {near}).",
+    )
+    require(
+        not config.first,
+        f"mesh.stage is {stages}, and model.first sets layers apart, so that stages would differ;"
+        " use --mesh.stage 1.",
+    )
+    require(
+        not config.encoder_layers,
+        f"mesh.stage is {stages}, and the model has an encoder beside its decoder; use"
+        " --mesh.stage 1.",
+    )
 
 
 def parts_of(config: ModelConfig, rows: int) -> int:
-    """The parts in which rows go through the stages: as the config says, or as many as divide the rows of a device, up to four a stage."""
+    """The parts in which rows go through the stages: as the config says, or as many as divide the
+    rows of a device, up to four a stage."""
     own = max(1, rows // parts(*ROWS))
     if config.stage_parts is not None:
         said = f"model.stage_parts is {config.stage_parts}, and a device reads {own} rows at once"
-        require(own % config.stage_parts == 0, f"{said}; use a divisor (--model.stage-parts {own}).")
+        require(
+            own % config.stage_parts == 0, f"{said}; use a divisor (--model.stage-parts {own})."
+        )
         return config.stage_parts
     return max(count for count in range(1, 4 * parts("stage") + 1) if own % count == 0)
 
 
-def run_in_stages(run: Callable, config: ModelConfig, layers: Params, x: Array, reading: Reading, key: Key | None) -> tuple[Array, None, dict[str, Array]]:
+def run_in_stages(
+    run: Callable, config: ModelConfig, layers: Params, x: Array, reading: Reading, key: Key | None
+) -> tuple[Array, None, dict[str, Array]]:
     """What `stack.run` gives, by the stages of the traced mesh.
 
     Args:
       run: reads x through a part of the model's layers.
     """
     part = dataclasses.replace(config, num_layers=config.num_layers // parts("stage"))
-    alike = lambda leaf: leaf.ndim < 2 or leaf.shape[0] != x.shape[0]  # the same for all rows, as positions may be
-    kinds, turns = tuple(reading.angles), tuple(reading.angles.values())  # by layer, and layers have no order, which jax wants of keys
+
+    def alike(leaf):
+        return (
+            leaf.ndim < 2 or leaf.shape[0] != x.shape[0]
+        )  # the same for all rows, as positions may be
+
+    kinds, turns = (
+        tuple(reading.angles),
+        tuple(reading.angles.values()),
+    )  # by layer, and layers have no order, which jax wants of keys
     apart, tree = jax.tree.flatten((reading.sight, turns))
     fixed = [leaf if alike(leaf) else None for leaf in apart]
 
-    def stage(layers: Params, carried: tuple, number: Array, piece: Array) -> tuple[Array, dict[str, Array]]:
+    def stage(
+        layers: Params, carried: tuple, number: Array, piece: Array
+    ) -> tuple[Array, dict[str, Array]]:
         x, *moving = carried
         moving = iter(moving)
-        sight, turns = jax.tree.unflatten(tree, [next(moving) if leaf is None else leaf for leaf in fixed])
+        sight, turns = jax.tree.unflatten(
+            tree, [next(moving) if leaf is None else leaf for leaf in fixed]
+        )
         own = None if key is None else jax.random.fold_in(key, piece)
-        x, _, told = run(config, part, number * part.num_layers, layers, x, reading._replace(sight=sight, angles=dict(zip(kinds, turns, strict=True))), None, own)
+        x, _, told = run(
+            config,
+            part,
+            number * part.num_layers,
+            layers,
+            x,
+            reading._replace(sight=sight, angles=dict(zip(kinds, turns, strict=True))),
+            None,
+            own,
+        )
         return x, told
 
-    x, told = through_stages(config, stage, layers, (x, *(leaf for leaf in apart if not alike(leaf))))
+    x, told = through_stages(
+        config, stage, layers, (x, *(leaf for leaf in apart if not alike(leaf)))
+    )
     return stream(x), None, told
 
 
-def through_stages(config: ModelConfig, stage: Stage, layers: Params, carried: Any) -> tuple[Array, dict[str, Array]]:
+def through_stages(
+    config: ModelConfig, stage: Stage, layers: Params, carried: Any
+) -> tuple[Array, dict[str, Array]]:
     """Sends a batch through all stages.
 
     Args:
       layers: each leaf with a leading dimension of layers, in order.
-      carried: what goes from stage to stage; its first leaf is the residual stream [B T D], and all others have B rows too.
+      carried: what goes from stage to stage; its first leaf is the residual stream [B T D], and all
+        others have B rows too.
     """
     stages, rows = parts("stage"), jax.tree.leaves(carried)[0].shape[0]
     count = parts_of(config, rows)
-    numbers, weights = jnp.arange(stages), jax.tree.map(lambda leaf: leaf.reshape(stages, -1, *leaf.shape[1:]), layers)
-    waiting = jax.tree.map(lambda leaf: jnp.swapaxes(leaf.reshape(rows // count, count, *leaf.shape[1:]), 0, 1), carried)
+    numbers, weights = (
+        jnp.arange(stages),
+        jax.tree.map(lambda leaf: leaf.reshape(stages, -1, *leaf.shape[1:]), layers),
+    )
+    waiting = jax.tree.map(
+        lambda leaf: jnp.swapaxes(leaf.reshape(rows // count, count, *leaf.shape[1:]), 0, 1),
+        carried,
+    )
     every = jax.vmap(stage, spmd_axis_name="stage")
-    along = lambda leaf: spread(leaf, ("stage",), ROWS, ("context", "tensor") if leaf.ndim == 4 else (), *((),) * (leaf.ndim - 3))
+
+    def along(leaf):
+        return spread(
+            leaf,
+            ("stage",),
+            ROWS,
+            ("context", "tensor") if leaf.ndim == 4 else (),
+            *((),) * (leaf.ndim - 3),
+        )
 
     def turn(carried: Any, number: Array) -> tuple[Any, Any]:
-        feed = jax.tree.map(lambda leaf: leaf[jnp.minimum(number, count - 1)], waiting)  # after the last part once more the last
-        moved = jax.tree.map(lambda leaf, new: along(jnp.roll(leaf, 1, axis=0).at[0].set(new)), carried, feed)
+        feed = jax.tree.map(
+            lambda leaf: leaf[jnp.minimum(number, count - 1)], waiting
+        )  # after the last part once more the last
+        moved = jax.tree.map(
+            lambda leaf, new: along(jnp.roll(leaf, 1, axis=0).at[0].set(new)), carried, feed
+        )
         x, told = every(weights, moved, numbers, jnp.clip(number - numbers, 0, count - 1))
         flat, tree = jax.tree.flatten(moved)
         return jax.tree.unflatten(tree, [x, *flat[1:]]), (x[-1], told)
 
-    begin = jax.tree.map(lambda leaf: along(jnp.broadcast_to(leaf[:1], (stages, *leaf.shape[1:]))), waiting)
+    begin = jax.tree.map(
+        lambda leaf: along(jnp.broadcast_to(leaf[:1], (stages, *leaf.shape[1:]))), waiting
+    )
     _, (ready, told) = jax.lax.scan(turn, begin, jnp.arange(count + stages - 1))
     x = jnp.swapaxes(ready[stages - 1 :], 0, 1).reshape(rows, *ready.shape[2:])
     when = jnp.arange(count)[:, None] + numbers[None]
@@ -103,7 +170,8 @@ def through_stages(config: ModelConfig, stage: Stage, layers: Params, carried: A
 
 
 def _collected(name: str, told: Array) -> Array:
-    """What each stage told of each part [parts stages layers …], as `transformer.Output.aux` has it."""
+    """What each stage told of each part [parts stages layers …], as `transformer.Output.aux` has
+    it."""
     _, stages, layers = told.shape[:3]
     if name in ("load", "dropped"):
         return told.sum(0).reshape(stages * layers, *told.shape[3:])

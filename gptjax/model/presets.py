@@ -1,4 +1,5 @@
-"""Published shapes by name: `gpt2("124m")`, `llama("3-8b", compute="bfloat16")`, or `preset("llama-3-8b")`.
+"""Published shapes by name: `gpt2("124m")`, `llama("3-8b", compute="bfloat16")`, or
+`preset("llama-3-8b")`.
 
 Each says where its numbers were published. `tests/golden` holds what every one of them amounts to.
 """
@@ -10,26 +11,54 @@ import math
 from collections.abc import Callable
 
 from gptjax.config import nearest, require
-from gptjax.model.config import Experts, Latent, Layer, LinearScaling, Llama3Scaling, ModelConfig, YarnScaling
+from gptjax.model.config import (
+    Experts,
+    Latent,
+    Layer,
+    LinearScaling,
+    Llama3Scaling,
+    ModelConfig,
+    YarnScaling,
+)
 
 
 def gpt2(size: str = "124m", **changes) -> ModelConfig:
-    """GPT-2's published shapes. Source: Radford et al. 2019, Language Models are Unsupervised Multitask Learners, table 2."""
+    """GPT-2's published shapes. Source: Radford et al. 2019, Language Models are Unsupervised
+    Multitask Learners, table 2."""
     num_layers, num_heads, width = _shape("gpt2", size)
-    dropout = dict(embedding_dropout=0.1, attention_dropout=0.1, residual_dropout=0.1)
-    return _changed(ModelConfig(vocab_size=50_257, context=1024, width=width, num_layers=num_layers, num_heads=num_heads, **dropout), changes)
+    dropout = {"embedding_dropout": 0.1, "attention_dropout": 0.1, "residual_dropout": 0.1}
+    return _changed(
+        ModelConfig(
+            vocab_size=50_257,
+            context=1024,
+            width=width,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            **dropout,
+        ),
+        changes,
+    )
 
 
 def gpt3(size: str = "175b", **changes) -> ModelConfig:
     """GPT-3's published shapes, with dense attention in every layer.
 
-    The paper alternates dense layers with locally banded ones of an unpublished width: `pattern=(Layer(), Layer("window", 256))`.
-    Its table gives the 1.3b model 24 heads of 128 in a width of 2,048, which would make 1.5 billion parameters; 16 make 1.3.
+    The paper alternates dense layers with locally banded ones of an unpublished width:
+    `pattern=(Layer(), Layer("window", 256))`. Its table gives the 1.3b model 24 heads of 128 in a
+    width of 2,048, which would make 1.5 billion parameters; 16 make 1.3.
 
     Source: Brown et al. 2020, Language Models are Few-Shot Learners, arXiv:2005.14165, table 2.1.
     """
     num_layers, width, num_heads, head_width = _shape("gpt3", size)
-    base = ModelConfig(vocab_size=50_257, context=2048, width=width, num_layers=num_layers, num_heads=num_heads, head_width=head_width, residual_dropout=0.1)
+    base = ModelConfig(
+        vocab_size=50_257,
+        context=2048,
+        width=width,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        head_width=head_width,
+        residual_dropout=0.1,
+    )
     return _changed(base, changes)
 
 
@@ -40,8 +69,8 @@ LLAMA = ModelConfig(positions="rope", norm="rmsnorm", activation="swiglu", bias=
 def llama(size: str = "7b", **changes) -> ModelConfig:
     """Llama 2's and 3's published shapes; 3.1 and 3.2 have RoPE stretched to 131,072 tokens.
 
-    Sources: Touvron et al. 2023, arXiv:2307.09288; Grattafiori et al. 2024, The Llama 3 Herd of Models, arXiv:2407.21783, table 3;
-    the model cards of Llama 3.2.
+    Sources: Touvron et al. 2023, arXiv:2307.09288; Grattafiori et al. 2024, The Llama 3 Herd of
+    Models, arXiv:2407.21783, table 3; the model cards of Llama 3.2.
     """
     num_layers, num_heads, num_kv_heads, width, feed_forward = _shape("llama", size)
     third = size.startswith("3")
@@ -63,87 +92,204 @@ def llama(size: str = "7b", **changes) -> ModelConfig:
 
 
 def mistral(size: str = "7b", **changes) -> ModelConfig:
-    """Mistral 7B's published shape, with its window. Source: Jiang et al. 2023, Mistral 7B, arXiv:2310.06825, table 1."""
+    """Mistral 7B's published shape, with its window. Source: Jiang et al. 2023, Mistral 7B,
+    arXiv:2310.06825, table 1."""
     num_layers, width, num_heads, num_kv_heads, feed_forward = _shape("mistral", size)
-    shape = dict(num_layers=num_layers, width=width, num_heads=num_heads, num_kv_heads=num_kv_heads, feed_forward=feed_forward)
-    return _changed(dataclasses.replace(LLAMA, **shape, vocab_size=32_000, context=32_768, pattern=(Layer("window", 4096),)), changes)
+    shape = {
+        "num_layers": num_layers,
+        "width": width,
+        "num_heads": num_heads,
+        "num_kv_heads": num_kv_heads,
+        "feed_forward": feed_forward,
+    }
+    return _changed(
+        dataclasses.replace(
+            LLAMA, **shape, vocab_size=32_000, context=32_768, pattern=(Layer("window", 4096),)
+        ),
+        changes,
+    )
 
 
 def mixtral(size: str = "8x7b", **changes) -> ModelConfig:
-    """Mixtral's published shapes. Source: Jiang et al. 2024, Mixtral of Experts, arXiv:2401.04088, table 1; the 8x22b model's card."""
+    """Mixtral's published shapes. Source: Jiang et al. 2024, Mixtral of Experts, arXiv:2401.04088,
+    table 1; the 8x22b model's card."""
     num_layers, width, num_heads, feed_forward, context = _shape("mixtral", size)
-    shape = dict(num_layers=num_layers, width=width, num_heads=num_heads, num_kv_heads=8, feed_forward=feed_forward, context=context)
+    shape = {
+        "num_layers": num_layers,
+        "width": width,
+        "num_heads": num_heads,
+        "num_kv_heads": 8,
+        "feed_forward": feed_forward,
+        "context": context,
+    }
     experts = Experts(count=8, active=2, balance=0.02)
-    return _changed(dataclasses.replace(LLAMA, **shape, vocab_size=32_000, rope_base=1e6, experts=experts), changes)
+    return _changed(
+        dataclasses.replace(LLAMA, **shape, vocab_size=32_000, rope_base=1e6, experts=experts),
+        changes,
+    )
 
 
 def qwen(size: str = "3-0.6b", **changes) -> ModelConfig:
-    """Qwen 2.5's and 3's published shapes: 2.5 has biases on query, key and value, 3 has normalised heads and mixtures of experts.
+    """Qwen 2.5's and 3's published shapes: 2.5 has biases on query, key and value, 3 has normalised
+    heads and mixtures of experts.
 
-    Sources: Qwen Team 2024, Qwen2.5 Technical Report, arXiv:2412.15115, table 1; Qwen Team 2025, Qwen3 Technical Report, arXiv:2505.09388,
-    tables 1 and 2; the model cards.
+    Sources: Qwen Team 2024, Qwen2.5 Technical Report, arXiv:2412.15115, table 1; Qwen Team 2025,
+    Qwen3 Technical Report, arXiv:2505.09388, tables 1 and 2; the model cards.
     """
-    num_layers, width, num_heads, num_kv_heads, feed_forward, vocab_size, tied = _shape("qwen", size)
+    num_layers, width, num_heads, num_kv_heads, feed_forward, vocab_size, tied = _shape(
+        "qwen", size
+    )
     third = size.startswith("3-")
-    shape = dict(num_layers=num_layers, width=width, num_heads=num_heads, num_kv_heads=num_kv_heads, feed_forward=feed_forward)
-    heads = dict(qk_norm=True, head_width=128) if third else dict(qkv_bias=True)
+    shape = {
+        "num_layers": num_layers,
+        "width": width,
+        "num_heads": num_heads,
+        "num_kv_heads": num_kv_heads,
+        "feed_forward": feed_forward,
+    }
+    heads = {"qk_norm": True, "head_width": 128} if third else {"qkv_bias": True}
     widths = {"3-30b-a3b": 768, "3-235b-a22b": 1536}
-    experts = Experts(count=128, active=8, width=widths[size], balance=0.001) if size in widths else None
+    experts = (
+        Experts(count=128, active=8, width=widths[size], balance=0.001) if size in widths else None
+    )
     large = third or size in ("2.5-7b", "2.5-14b", "2.5-32b", "2.5-72b")
     context = 40_960 if third else 131_072 if large else 32_768
-    base = dataclasses.replace(LLAMA, **shape, **heads, vocab_size=vocab_size, context=context, rope_base=1e6, norm_epsilon=1e-6, tied=tied, experts=experts)
+    base = dataclasses.replace(
+        LLAMA,
+        **shape,
+        **heads,
+        vocab_size=vocab_size,
+        context=context,
+        rope_base=1e6,
+        norm_epsilon=1e-6,
+        tied=tied,
+        experts=experts,
+    )
     return _changed(base, changes)
 
 
 def gemma(size: str = "2-2b", **changes) -> ModelConfig:
-    """Gemma 2's and 3's published shapes, of the text model: sandwich norms, windows between layers that see everything.
+    """Gemma 2's and 3's published shapes, of the text model: sandwich norms, windows between layers
+    that see everything.
 
     A published norm scale w is 1 + w here.
 
-    Sources: Gemma Team 2024, Gemma 2, arXiv:2408.00118, tables 1 and 2; Gemma Team 2025, Gemma 3, arXiv:2503.19786, table 1; the model cards.
+    Sources: Gemma Team 2024, Gemma 2, arXiv:2408.00118, tables 1 and 2; Gemma Team 2025, Gemma 3,
+    arXiv:2503.19786, table 1; the model cards.
     """
-    num_layers, width, num_heads, num_kv_heads, head_width, feed_forward, per_head = _shape("gemma", size)
-    shape = dict(num_layers=num_layers, width=width, num_heads=num_heads, num_kv_heads=num_kv_heads, head_width=head_width, feed_forward=feed_forward)
-    block = dict(norm_placement="sandwich", norm_epsilon=1e-6, activation="geglu", scaled_embedding=True, tied=True, attention_scale=per_head**-0.5)
+    num_layers, width, num_heads, num_kv_heads, head_width, feed_forward, per_head = _shape(
+        "gemma", size
+    )
+    shape = {
+        "num_layers": num_layers,
+        "width": width,
+        "num_heads": num_heads,
+        "num_kv_heads": num_kv_heads,
+        "head_width": head_width,
+        "feed_forward": feed_forward,
+    }
+    block = {
+        "norm_placement": "sandwich",
+        "norm_epsilon": 1e-6,
+        "activation": "geglu",
+        "scaled_embedding": True,
+        "tied": True,
+        "attention_scale": per_head**-0.5,
+    }
     if size.startswith("2-"):
         pattern = (Layer("window", 4096), Layer())
-        rest = dict(vocab_size=256_000, context=8192, pattern=pattern, attention_cap=50.0, logit_cap=30.0)
+        rest = {
+            "vocab_size": 256_000,
+            "context": 8192,
+            "pattern": pattern,
+            "attention_cap": 50.0,
+            "logit_cap": 30.0,
+        }
     else:
         small = size in ("3-270m", "3-1b")
         local = Layer("window", 512 if small else 1024, rope_base=10_000.0, rope_scaled=False)
-        rest = dict(vocab_size=262_144 if small else 262_208, context=32_768 if small else 131_072, pattern=(local,) * 5 + (Layer(),))
-        rest |= dict(qk_norm=True, rope_base=1e6, rope_scaling=None if small else LinearScaling(8.0))
+        rest = {
+            "vocab_size": 262_144 if small else 262_208,
+            "context": 32_768 if small else 131_072,
+            "pattern": (local,) * 5 + (Layer(),),
+        }
+        rest |= {
+            "qk_norm": True,
+            "rope_base": 1e6,
+            "rope_scaling": None if small else LinearScaling(8.0),
+        }
     return _changed(dataclasses.replace(LLAMA, **shape, **block, **rest), changes)
 
 
 def olmo(size: str = "2-7b", **changes) -> ModelConfig:
-    """OLMo 2's published shapes: norms on what attention and MLP add, and on all query heads and all key heads as one vector.
+    """OLMo 2's published shapes: norms on what attention and MLP add, and on all query heads and
+    all key heads as one vector.
 
     Source: OLMo Team 2024, 2 OLMo 2 Furious, arXiv:2501.00656, table 3; the model cards.
     """
     num_layers, width, num_heads, num_kv_heads, feed_forward = _shape("olmo", size)
-    shape = dict(num_layers=num_layers, width=width, num_heads=num_heads, num_kv_heads=num_kv_heads, feed_forward=feed_forward)
-    block = dict(norm_placement="reordered", norm_epsilon=1e-6, qk_norm=True, qk_norm_joint=True, rope_base=500_000.0)
-    return _changed(dataclasses.replace(LLAMA, **shape, **block, vocab_size=100_352, context=4096), changes)
+    shape = {
+        "num_layers": num_layers,
+        "width": width,
+        "num_heads": num_heads,
+        "num_kv_heads": num_kv_heads,
+        "feed_forward": feed_forward,
+    }
+    block = {
+        "norm_placement": "reordered",
+        "norm_epsilon": 1e-6,
+        "qk_norm": True,
+        "qk_norm_joint": True,
+        "rope_base": 500_000.0,
+    }
+    return _changed(
+        dataclasses.replace(LLAMA, **shape, **block, vocab_size=100_352, context=4096), changes
+    )
 
 
 def smollm(size: str = "2-135m", **changes) -> ModelConfig:
-    """SmolLM2's published shapes. Source: Ben Allal et al. 2025, SmolLM2, arXiv:2502.02737; the model cards."""
+    """SmolLM2's published shapes. Source: Ben Allal et al. 2025, SmolLM2, arXiv:2502.02737; the
+    model cards."""
     num_layers, width, num_heads, num_kv_heads, feed_forward, rope_base = _shape("smollm", size)
-    shape = dict(num_layers=num_layers, width=width, num_heads=num_heads, num_kv_heads=num_kv_heads, feed_forward=feed_forward)
-    return _changed(dataclasses.replace(LLAMA, **shape, vocab_size=49_152, context=8192, rope_base=rope_base, tied=True), changes)
+    shape = {
+        "num_layers": num_layers,
+        "width": width,
+        "num_heads": num_heads,
+        "num_kv_heads": num_kv_heads,
+        "feed_forward": feed_forward,
+    }
+    return _changed(
+        dataclasses.replace(
+            LLAMA, **shape, vocab_size=49_152, context=8192, rope_base=rope_base, tied=True
+        ),
+        changes,
+    )
 
 
 def deepseek(size: str = "v3", **changes) -> ModelConfig:
-    """DeepSeek-V2-Lite's and V3's published shapes, without V3's extra layer that predicts a second token.
+    """DeepSeek-V2-Lite's and V3's published shapes, without V3's extra layer that predicts a second
+    token.
 
-    Sources: DeepSeek-AI 2024, DeepSeek-V2, arXiv:2405.04434, appendix B; DeepSeek-AI 2024, DeepSeek-V3, arXiv:2412.19437, section 4.2; the
-    model cards.
+    Sources: DeepSeek-AI 2024, DeepSeek-V2, arXiv:2405.04434, appendix B; DeepSeek-AI 2024,
+    DeepSeek-V3, arXiv:2412.19437, section 4.2; the model cards.
     """
-    num_layers, width, num_heads, feed_forward, query_rank, vocab_size, dense = _shape("deepseek", size)
+    num_layers, width, num_heads, feed_forward, query_rank, vocab_size, dense = _shape(
+        "deepseek", size
+    )
     third, stretch = size == "v3", 40.0
     if third:
-        experts = Experts(count=256, active=8, width=2048, shared=1, scores="sigmoid", scale=2.5, groups=8, active_groups=4, balance=1e-4, bias_step=1e-3)
+        experts = Experts(
+            count=256,
+            active=8,
+            width=2048,
+            shared=1,
+            scores="sigmoid",
+            scale=2.5,
+            groups=8,
+            active_groups=4,
+            balance=1e-4,
+            bias_step=1e-3,
+        )
     else:
         experts = Experts(count=64, active=6, width=1408, shared=2, normalised=False, balance=1e-3)
     louder = 0.1 * (1.0 if third else 0.707) * math.log(stretch) + 1
@@ -160,63 +306,142 @@ def deepseek(size: str = "v3", **changes) -> ModelConfig:
         latent=Latent(rank=512, query_rank=query_rank, rope_width=64, value_width=128),
         experts=experts,
         norm_epsilon=1e-6,
-        rope_scaling=YarnScaling(stretch, original=4096, magnitude=1.0),  # its magnitude is part of the scale below
+        rope_scaling=YarnScaling(
+            stretch, original=4096, magnitude=1.0
+        ),  # its magnitude is part of the scale below
         attention_scale=192**-0.5 * louder**2,
     )
     return _changed(base, changes)
 
 
 def vaswani(size: str = "base", **changes) -> ModelConfig:
-    """The original Transformer's published shapes: an encoder and a decoder, norms after the sums, sinusoidal positions.
+    """The original Transformer's published shapes: an encoder and a decoder, norms after the sums,
+    sinusoidal positions.
 
     Sentences have no greatest length in the paper; here they have 512 tokens.
 
-    Source: Vaswani et al. 2017, Attention Is All You Need, arXiv:1706.03762, table 3, with section 5.4's dropout.
+    Source: Vaswani et al. 2017, Attention Is All You Need, arXiv:1706.03762, table 3, with section
+    5.4's dropout.
     """
     num_layers, width, num_heads, feed_forward, dropout = _shape("vaswani", size)
-    shape = dict(num_layers=num_layers, encoder_layers=num_layers, width=width, num_heads=num_heads, feed_forward=feed_forward)
-    block = dict(norm_placement="post", positions="sinusoidal", scaled_embedding=True, activation="relu", qkv_bias=False)
-    base = ModelConfig(vocab_size=37_000, context=512, **shape, **block, embedding_dropout=dropout, residual_dropout=dropout)
+    shape = {
+        "num_layers": num_layers,
+        "encoder_layers": num_layers,
+        "width": width,
+        "num_heads": num_heads,
+        "feed_forward": feed_forward,
+    }
+    block = {
+        "norm_placement": "post",
+        "positions": "sinusoidal",
+        "scaled_embedding": True,
+        "activation": "relu",
+        "qkv_bias": False,
+    }
+    base = ModelConfig(
+        vocab_size=37_000,
+        context=512,
+        **shape,
+        **block,
+        embedding_dropout=dropout,
+        residual_dropout=dropout,
+    )
     return _changed(base, changes)
 
 
 def bert(size: str = "base", **changes) -> ModelConfig:
-    """BERT's published shapes, with the head that fills in masked words; it reads one text, so that there are no embeddings of sentence A and B.
+    """BERT's published shapes, with the head that fills in masked words; it reads one text, so that
+    there are no embeddings of sentence A and B.
 
     Source: Devlin et al. 2019, BERT, arXiv:1810.04805, section 3; the published models' settings.
     """
     num_layers, width, num_heads = _shape("bert", size)
-    block = dict(norm_placement="post", norm_epsilon=1e-12, activation="gelu_exact", embedding_norm=True, head_transform=True, logit_bias=True)
-    dropout = dict(embedding_dropout=0.1, attention_dropout=0.1, residual_dropout=0.1)
-    base = ModelConfig(vocab_size=30_522, context=512, causal=False, width=width, num_layers=num_layers, num_heads=num_heads, **block, **dropout)
+    block = {
+        "norm_placement": "post",
+        "norm_epsilon": 1e-12,
+        "activation": "gelu_exact",
+        "embedding_norm": True,
+        "head_transform": True,
+        "logit_bias": True,
+    }
+    dropout = {"embedding_dropout": 0.1, "attention_dropout": 0.1, "residual_dropout": 0.1}
+    base = ModelConfig(
+        vocab_size=30_522,
+        context=512,
+        causal=False,
+        width=width,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        **block,
+        **dropout,
+    )
     return _changed(base, changes)
 
 
 def t5(size: str = "small", **changes) -> ModelConfig:
     """T5's published shapes, and T5 1.1's, which have gated MLPs and an output of their own.
 
-    Sources: Raffel et al. 2020, T5, arXiv:1910.10683, section 3.7; Shazeer 2020, arXiv:2002.05202, and T5 1.1's model cards.
+    Sources: Raffel et al. 2020, T5, arXiv:1910.10683, section 3.7; Shazeer 2020, arXiv:2002.05202,
+    and T5 1.1's model cards.
     """
     num_layers, width, num_heads, head_width, feed_forward = _shape("t5", size)
-    shape = dict(num_layers=num_layers, encoder_layers=num_layers, width=width, num_heads=num_heads, head_width=head_width, feed_forward=feed_forward)
-    block = dict(positions="t5", norm="rmsnorm", norm_epsilon=1e-6, bias=False, attention_scale=1.0)
+    shape = {
+        "num_layers": num_layers,
+        "encoder_layers": num_layers,
+        "width": width,
+        "num_heads": num_heads,
+        "head_width": head_width,
+        "feed_forward": feed_forward,
+    }
+    block = {
+        "positions": "t5",
+        "norm": "rmsnorm",
+        "norm_epsilon": 1e-6,
+        "bias": False,
+        "attention_scale": 1.0,
+    }
     newer = size.startswith("1.1-")
-    output = dict(activation="geglu", tied=False) if newer else dict(activation="relu", logit_scale=width**-0.5)
-    dropout = dict.fromkeys(("embedding_dropout", "attention_dropout", "residual_dropout"), 0.0 if newer else 0.1)
-    return _changed(ModelConfig(vocab_size=32_128, context=512, **shape, **block, **output, **dropout), changes)
+    output = (
+        {"activation": "geglu", "tied": False}
+        if newer
+        else {"activation": "relu", "logit_scale": width**-0.5}
+    )
+    dropout = dict.fromkeys(
+        ("embedding_dropout", "attention_dropout", "residual_dropout"), 0.0 if newer else 0.1
+    )
+    return _changed(
+        ModelConfig(vocab_size=32_128, context=512, **shape, **block, **output, **dropout), changes
+    )
 
 
 def small(size: str = "1m", **changes) -> ModelConfig:
-    """Llama-like shapes that train on two CPU cores in seconds, minutes or hours; vocabulary from the tokenizer."""
+    """Llama-like shapes that train on two CPU cores in seconds, minutes or hours; vocabulary from
+    the tokenizer."""
     num_layers, num_heads, width, context = _shape("small", size)
-    return _changed(dataclasses.replace(LLAMA, context=context, width=width, num_layers=num_layers, num_heads=num_heads, tied=True), changes)
+    return _changed(
+        dataclasses.replace(
+            LLAMA,
+            context=context,
+            width=width,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            tied=True,
+        ),
+        changes,
+    )
 
 
-# --- by name -----------------------------------------------------------------------------------------------------
+# --- by name
+# -----------------------------------------------------------------------------------------------------
 
 
 SHAPES: dict[str, dict[str, tuple]] = {
-    "gpt2": {"124m": (12, 12, 768), "355m": (24, 16, 1024), "774m": (36, 20, 1280), "1.5b": (48, 25, 1600)},
+    "gpt2": {
+        "124m": (12, 12, 768),
+        "355m": (24, 16, 1024),
+        "774m": (36, 20, 1280),
+        "1.5b": (48, 25, 1600),
+    },
     "gpt3": {  # layers, width, heads, head width
         "125m": (12, 768, 12, 64),
         "350m": (24, 1024, 16, 64),
@@ -238,8 +463,13 @@ SHAPES: dict[str, dict[str, tuple]] = {
         "3.2-1b": (16, 32, 8, 2048, 8192),
         "3.2-3b": (28, 24, 8, 3072, 8192),
     },
-    "mistral": {"7b": (32, 4096, 32, 8, 14_336)},  # layers, width, heads, key/value heads, feed-forward
-    "mixtral": {"8x7b": (32, 4096, 32, 14_336, 32_768), "8x22b": (56, 6144, 48, 16_384, 65_536)},  # layers, width, heads, feed-forward, context
+    "mistral": {
+        "7b": (32, 4096, 32, 8, 14_336)
+    },  # layers, width, heads, key/value heads, feed-forward
+    "mixtral": {
+        "8x7b": (32, 4096, 32, 14_336, 32_768),
+        "8x22b": (56, 6144, 48, 16_384, 65_536),
+    },  # layers, width, heads, feed-forward, context
     "qwen": {  # layers, width, heads, key/value heads, feed-forward, vocabulary, tied
         "2.5-0.5b": (24, 896, 14, 2, 4864, 151_936, True),
         "2.5-1.5b": (28, 1536, 12, 2, 8960, 151_936, True),
@@ -282,7 +512,10 @@ SHAPES: dict[str, dict[str, tuple]] = {
         "v2-lite": (27, 2048, 16, 10_944, None, 102_400, 1),
         "v3": (61, 7168, 128, 18_432, 1536, 129_280, 3),
     },
-    "vaswani": {"base": (6, 512, 8, 2048, 0.1), "big": (6, 1024, 16, 4096, 0.3)},  # layers, width, heads, feed-forward, dropout
+    "vaswani": {
+        "base": (6, 512, 8, 2048, 0.1),
+        "big": (6, 1024, 16, 4096, 0.3),
+    },  # layers, width, heads, feed-forward, dropout
     "bert": {"base": (12, 768, 12), "large": (24, 1024, 16)},  # layers, width, heads
     "t5": {  # layers, width, heads, head width, feed-forward
         "small": (6, 512, 8, 64, 2048),
@@ -301,7 +534,23 @@ SHAPES: dict[str, dict[str, tuple]] = {
 """What differs between the sizes of a family."""
 
 FAMILIES: dict[str, Callable[..., ModelConfig]] = {
-    family.__name__: family for family in (gpt2, gpt3, llama, mistral, mixtral, qwen, gemma, olmo, smollm, deepseek, vaswani, bert, t5, small)
+    family.__name__: family
+    for family in (
+        gpt2,
+        gpt3,
+        llama,
+        mistral,
+        mixtral,
+        qwen,
+        gemma,
+        olmo,
+        smollm,
+        deepseek,
+        vaswani,
+        bert,
+        t5,
+        small,
+    )
 }
 
 

@@ -21,6 +21,11 @@ def kept(config: ModelConfig) -> Any:
         case "names":
             return policies.save_only_these_names(*config.remat_names)
         case "offload":
-            told = dict(names_which_can_be_saved=[], names_which_can_be_offloaded=list(config.remat_names))
-            return policies.save_and_offload_only_these_names(**told, offload_src="device", offload_dst="pinned_host")
+            told = {
+                "names_which_can_be_saved": [],
+                "names_which_can_be_offloaded": list(config.remat_names),
+            }
+            return policies.save_and_offload_only_these_names(
+                **told, offload_src="device", offload_dst="pinned_host"
+            )
     return None

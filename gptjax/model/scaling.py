@@ -21,17 +21,23 @@ def frequencies(width: int, base: float, scaling: RopeScaling | None) -> Float[A
         case NTKScaling(factor):
             return frequencies(width, base * factor ** (width / max(width - 2, 1)), None)
         case YarnScaling(factor, original):
-            low, high = (width * math.log(original / (2 * math.pi * count)) / (2 * math.log(base)) for count in (scaling.fast, scaling.slow))
+            low, high = (
+                width * math.log(original / (2 * math.pi * count)) / (2 * math.log(base))
+                for count in (scaling.fast, scaling.slow)
+            )
             low, high = max(math.floor(low), 0), min(math.ceil(high), width - 1)
             stretched = jnp.clip((jnp.arange(width // 2) - low) / max(high - low, 1e-3), 0, 1)
         case Llama3Scaling(factor, original):
             whole_turns = original * plain / (2 * math.pi)
-            stretched = 1 - jnp.clip((whole_turns - scaling.slow) / (scaling.fast - scaling.slow), 0, 1)
+            stretched = 1 - jnp.clip(
+                (whole_turns - scaling.slow) / (scaling.fast - scaling.slow), 0, 1
+            )
     return plain / factor * stretched + plain * (1 - stretched)
 
 
 def magnitude(scaling: RopeScaling | None) -> float:
-    """What YaRN multiplies rotated queries and keys by, because longer contexts flatten attention."""
+    """What YaRN multiplies rotated queries and keys by, because longer contexts flatten
+    attention."""
     if not isinstance(scaling, YarnScaling):
         return 1.0
     return 0.1 * math.log(scaling.factor) + 1 if scaling.magnitude is None else scaling.magnitude

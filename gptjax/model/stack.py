@@ -1,7 +1,9 @@
-"""The layers one after another, from one stacked parameter tree: unrolled, or as a compiled loop over repeats of the pattern.
+"""The layers one after another, from one stacked parameter tree: unrolled, or as a compiled loop
+over repeats of the pattern.
 
-Read `Block` (one layer), then `run`. Layers with the same parameters are one stack, whatever their windows or positions;
-where some have experts and some have not, there are two, `dense` and `sparse`, each in the order of depth.
+Read `Block` (one layer), then `run`. Layers with the same parameters are one stack, whatever their
+windows or positions; where some have experts and some have not, there are two, `dense` and
+`sparse`, each in the order of depth.
 """
 
 from __future__ import annotations
@@ -25,10 +27,12 @@ from gptjax.model.remat import kept
 
 
 class Block(nn.Module):
-    """Attention and MLP, each added to the residual stream, with norms where the config places them; attention to an encoder between them.
+    """Attention and MLP, each added to the residual stream, with norms where the config places
+    them; attention to an encoder between them.
 
-    Sources: before (pre): Radford et al. 2019; after the sum (post): Vaswani et al. 2017, section 3.1; on both sides (sandwich): Gemma
-    Team 2024, arXiv:2408.00118; on what is added (reordered): OLMo Team 2024, OLMo 2, arXiv:2501.00656; parallel: Chowdhery et al. 2022, PaLM.
+    Sources: before (pre): Radford et al. 2019; after the sum (post): Vaswani et al. 2017, section
+    3.1; on both sides (sandwich): Gemma Team 2024, arXiv:2408.00118; on what is added (reordered):
+    OLMo Team 2024, OLMo 2, arXiv:2501.00656; parallel: Chowdhery et al. 2022, PaLM.
     """
 
     config: ModelConfig
@@ -37,8 +41,12 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x, reading, cache=None, number=0, key=None):
         c = self.config
-        for_attention, after_attention, after_mlp = (None,) * 3 if key is None else jax.random.split(key, 3)
-        attention = (Attention if c.latent is None else LatentAttention)(c, self.layer, name="attention")
+        for_attention, after_attention, after_mlp = (
+            (None,) * 3 if key is None else jax.random.split(key, 3)
+        )
+        attention = (Attention if c.latent is None else LatentAttention)(
+            c, self.layer, name="attention"
+        )
 
         def mlp(x):
             if c.sparse(self.layer):
@@ -50,8 +58,15 @@ class Block(nn.Module):
 
         def added(branch, y, key):
             if c.norm_placement in ("sandwich", "reordered"):
-                y = norm(c, f"{branch}_out_norm" if c.norm_placement == "sandwich" else f"{branch}_norm")(y)
-            return skip_rows(dropout(y, c.residual_dropout, key), c.stochastic_depth, (number + 1) / c.num_layers, key)
+                y = norm(
+                    c, f"{branch}_out_norm" if c.norm_placement == "sandwich" else f"{branch}_norm"
+                )(y)
+            return skip_rows(
+                dropout(y, c.residual_dropout, key),
+                c.stochastic_depth,
+                (number + 1) / c.num_layers,
+                key,
+            )
 
         def after(branch, x):
             return norm(c, f"{branch}_norm")(x) if c.norm_placement == "post" else x
@@ -61,10 +76,16 @@ class Block(nn.Module):
         if c.parallel != "none":
             for_mlp = for_mixing if c.parallel == "shared" else before("mlp", x)
             changed, told = mlp(for_mlp)
-            return x + added("attention", mixed, after_attention) + added("mlp", changed, after_mlp), cache, told
+            return (
+                x + added("attention", mixed, after_attention) + added("mlp", changed, after_mlp),
+                cache,
+                told,
+            )
         x = after("attention", x + added("attention", mixed, after_attention))
         if c.encoder_layers:
-            for_cross, after_cross = (None,) * 2 if key is None else jax.random.split(jax.random.fold_in(key, 3))
+            for_cross, after_cross = (
+                (None,) * 2 if key is None else jax.random.split(jax.random.fold_in(key, 3))
+            )
             found = CrossAttention(c, name="cross")(before("cross", x), reading, number, for_cross)
             x = after("cross", x + added("cross", found, after_cross))
         changed, told = mlp(before("mlp", x))
@@ -77,7 +98,10 @@ def init_stack(config: ModelConfig, key: Key, x: Array, reading: Reading) -> Par
     kinds, stacks = _kinds(config), {}
     for kind in sorted(set(kinds)):
         numbers = [n for n, one in enumerate(kinds) if one == kind]
-        one_block = lambda key, layer=config.stack[numbers[0]]: Block(config, layer).init(key, x, reading)["params"]
+
+        def one_block(key, layer=config.stack[numbers[0]]):
+            return Block(config, layer).init(key, x, reading)["params"]
+
         stacks[kind] = jax.vmap(one_block)(keys[jnp.asarray(numbers)] if config.mixed else keys)
     return stacks if config.mixed else stacks[kinds[0]]
 
@@ -87,15 +111,30 @@ def _kinds(config: ModelConfig) -> list[str]:
     return ["sparse" if config.sparse(layer) else "dense" for layer in config.stack]
 
 
-def run(config: ModelConfig, layers: Params, x: Array, reading: Reading, cache: Cache | None, key: Key | None) -> tuple[Array, Cache | None, dict[str, Array]]:
-    """Reads x through all layers; gives what comes out, the cache, and what layers of experts tell, stacked."""
+def run(
+    config: ModelConfig,
+    layers: Params,
+    x: Array,
+    reading: Reading,
+    cache: Cache | None,
+    key: Key | None,
+) -> tuple[Array, Cache | None, dict[str, Array]]:
+    """Reads x through all layers; gives what comes out, the cache, and what layers of experts tell,
+    stacked."""
     if cache is None and spread.parts("stage") > 1:
         return run_in_stages(_run, config, layers, x, reading, key)
     return _run(config, config, 0, layers, x, reading, cache, key)
 
 
 def _run(
-    config: ModelConfig, part: ModelConfig, before: int | Array, layers: Params, x: Array, reading: Reading, cache: Cache | None, key: Key | None
+    config: ModelConfig,
+    part: ModelConfig,
+    before: int | Array,
+    layers: Params,
+    x: Array,
+    reading: Reading,
+    cache: Cache | None,
+    key: Key | None,
 ) -> tuple[Array, Cache | None, dict[str, Array]]:
     """Reads x through the layers of `part` of a model, which stand after so many others."""
     kinds = _kinds(part)
@@ -105,11 +144,15 @@ def _run(
         number = before + number
         layer_key = None if key is None else jax.random.fold_in(key, number)
         x = checkpoint_name(state[0], "stream")
-        x, cache, told = Block(config, layer).apply({"params": weights}, x, reading, state[1], number, layer_key)
+        x, cache, told = Block(config, layer).apply(
+            {"params": weights}, x, reading, state[1], number, layer_key
+        )
         return (spread.stream(x), cache), told
 
     if config.remat != "none":
-        block = jax.checkpoint(block, policy=kept(config), prevent_cse=not scanned(config), static_argnums=0)
+        block = jax.checkpoint(
+            block, policy=kept(config), prevent_cse=not scanned(config), static_argnums=0
+        )
 
     def unrolled(state, begin, end):
         heard = []
@@ -124,7 +167,9 @@ def _run(
         (weights, number), heard = weights_and_begin, []
         for i, layer in enumerate(part.pattern):
             kind = kinds[begin + i]
-            state, told = block(layer, state, _at(weights[kind], kinds[begin : begin + i].count(kind)), number + i)
+            state, told = block(
+                layer, state, _at(weights[kind], kinds[begin : begin + i].count(kind)), number + i
+            )
             heard += [told] if told else []
         return state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *heard) if heard else {}
 
@@ -135,7 +180,12 @@ def _run(
         parts = {}
         for kind in set(kinds[begin : begin + period]):
             skipped, each = kinds[:begin].count(kind), kinds[begin : begin + period].count(kind)
-            parts[kind] = jax.tree.map(lambda leaf, a=skipped, n=each: leaf[a : a + repeats * n].reshape(repeats, n, *leaf.shape[1:]), stacks[kind])
+            parts[kind] = jax.tree.map(
+                lambda leaf, a=skipped, n=each: leaf[a : a + repeats * n].reshape(
+                    repeats, n, *leaf.shape[1:]
+                ),
+                stacks[kind],
+            )
         state, told = jax.lax.scan(repeat, state, (parts, begin + period * jnp.arange(repeats)))
         heard.append(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), told))
     state, rest = unrolled(state, begin + repeats * period, part.num_layers)
@@ -151,14 +201,27 @@ def _at(tree: Params, index: int) -> Params:
 def _apart(tree: Params) -> list[Params]:
     """The parameters of each layer; those that are made for decoding are tuples of layers already.
 
-    Split at once, since then the stack's gradient is one concatenation; that of a slice for each layer is a sum of as many padded stacks.
+    Split at once, since then the stack's gradient is one concatenation; that of a slice for each
+    layer is a sum of as many padded stacks.
     """
-    made = lambda leaf: isinstance(leaf, tuple)
-    split = lambda leaf: leaf if made(leaf) else [jnp.squeeze(part, 0) for part in jax.lax.split(leaf, (1,) * len(leaf))]
+
+    def made(leaf):
+        return isinstance(leaf, tuple)
+
+    def split(leaf):
+        return (
+            leaf
+            if made(leaf)
+            else [jnp.squeeze(part, 0) for part in jax.lax.split(leaf, (1,) * len(leaf))]
+        )
+
     leaves, kind = jax.tree.flatten(tree, is_leaf=made)
     return [kind.unflatten(layer) for layer in zip(*map(split, leaves), strict=True)]
 
 
 def scanned(config: ModelConfig, backend: str | None = None) -> bool:
-    """The stack is a compiled loop: always where it is asked for; by itself on anything but a CPU, where a loop costs about 30 %."""
-    return config.layers == "scan" or (config.layers == "auto" and (backend or spread.platform()) != "cpu")
+    """The stack is a compiled loop: always where it is asked for; by itself on anything but a CPU,
+    where a loop costs about 30 %."""
+    return config.layers == "scan" or (
+        config.layers == "auto" and (backend or spread.platform()) != "cpu"
+    )

@@ -1,13 +1,17 @@
-"""The model as pure functions of a frozen config and a parameter tree: `init, shapes, axes, encode, forward, unembed, empty_cache`.
+"""The model as pure functions of a frozen config and a parameter tree: `init, shapes, axes, encode,
+forward, unembed, empty_cache`.
 
 Linen lives behind them. Parameters are one tree for every way of running it:
 
-    embedding/embedding [V D]   positions/embedding [context D]   distances/bias [buckets N]   layers/… [L …]   norm/…   head/kernel [D V]
+    embedding/embedding [V D]   positions/embedding [context D]   distances/bias [buckets N]
+    layers/… [L …]   norm/…   head/kernel [D V]
 
-A classifier has classes/kernel [D classes] and classes/bias instead of an output; blocks that predict further tokens are stacked in ahead/….
+A classifier has classes/kernel [D classes] and classes/bias instead of an output; blocks that
+predict further tokens are stacked in ahead/….
 
-An encoder beside a decoder has positions, distances, layers and norm of its own below `encoder`. Where only
-some layers have experts, the two kinds are stacked apart: layers/dense/… and layers/sparse/….
+An encoder beside a decoder has positions, distances, layers and norm of its own below `encoder`.
+Where only some layers have experts, the two kinds are stacked apart: layers/dense/… and
+layers/sparse/….
 """
 
 from __future__ import annotations
@@ -36,8 +40,21 @@ from gptjax.model.stack import Block, init_stack, run, scanned
 from gptjax.model.stored import as_computed
 
 __all__ = [
-    "Cache", "Memory", "Output", "axes", "classify", "empty_cache", "encode", "forward", "init",
-    "logits_of", "look_ahead", "scanned", "shapes", "to_output", "unembed",
+    "Cache",
+    "Memory",
+    "Output",
+    "axes",
+    "classify",
+    "empty_cache",
+    "encode",
+    "forward",
+    "init",
+    "logits_of",
+    "look_ahead",
+    "scanned",
+    "shapes",
+    "to_output",
+    "unembed",
 ]
 
 
@@ -49,12 +66,14 @@ class Output(NamedTuple):
     cache: Cache | None
     """The cache that has read these tokens too; none if none was given."""
     aux: dict[str, Array]
-    """What layers of experts tell, stacked by layer; empty without experts. For each token, so that an objective weighs them as
-    it weighs its own losses: `balance` and `router_z` [L B T]. As sums over tokens: `load` [L E], `dropped` [L]."""
+    """What layers of experts tell, stacked by layer; empty without experts. For each token, so that
+    an objective weighs them as it weighs its own losses: `balance` and `router_z` [L B T]. As sums
+    over tokens: `load` [L E], `dropped` [L]."""
 
 
 def init(config: ModelConfig, key: Key) -> Params:
-    """Gives the initial parameters, float32. Layers are stacked: each leaf below `layers` has a leading dimension L."""
+    """Gives the initial parameters, float32. Layers are stacked: each leaf below `layers` has a
+    leading dimension L."""
     return nn.meta.unbox(_boxed(config, key))
 
 
@@ -64,12 +83,19 @@ def shapes(config: ModelConfig) -> Params:
 
 
 def axes(config: ModelConfig) -> Axes:
-    """Gives the logical axis names of every parameter's dimensions; stacked layers begin with `layers`."""
+    """Gives the logical axis names of every parameter's dimensions; stacked layers begin with
+    `layers`."""
     boxed = jax.eval_shape(functools.partial(_boxed, config), jax.random.key(0))
-    names = jax.tree.map(lambda box: box.names, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
+    names = jax.tree.map(
+        lambda box: box.names, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned)
+    )
 
     def stacked(tree: Axes) -> Axes:
-        deeper = lambda part: jax.tree.map(lambda n: ("layers", *n), part, is_leaf=lambda leaf: isinstance(leaf, tuple))
+        def deeper(part):
+            return jax.tree.map(
+                lambda n: ("layers", *n), part, is_leaf=lambda leaf: isinstance(leaf, tuple)
+            )
+
         stacks = {name: deeper(tree[name]) for name in ("layers", "ahead") if name in tree}
         return tree | stacks | ({"encoder": stacked(tree["encoder"])} if "encoder" in tree else {})
 
@@ -78,37 +104,53 @@ def axes(config: ModelConfig) -> Axes:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _boxed(config: ModelConfig, key: Key) -> Params:
-    """Parameters in Linen's boxes that hold the axis names. Compiled, and so traced once, though a start asks for shapes, axes and values by turns."""
+    """Parameters in Linen's boxes that hold the axis names. Compiled, and so traced once, though a
+    start asks for shapes, axes and values by turns."""
     keys = iter(jax.random.split(key, 5))
-    config = dataclasses.replace(config, attention="reference")  # the one position below is no case for any other
+    config = dataclasses.replace(
+        config, attention="reference"
+    )  # the one position below is no case for any other
     x, where = jnp.zeros((1, 1, config.width), config.compute), jnp.zeros((1, 1), jnp.int32)
     sight, params = Sight(where, where), {}
     if _biased_by_distance(config):
-        table = config.init_std * jax.random.normal(jax.random.fold_in(key, 5), (config.t5_buckets, config.num_heads))
+        table = config.init_std * jax.random.normal(
+            jax.random.fold_in(key, 5), (config.t5_buckets, config.num_heads)
+        )
         params["distances"] = {"bias": nn.Partitioned(table, ("buckets", "heads"))}
     reading = _reading(config, nn.meta.unbox(params), sight)
 
     params |= {
-        "embedding": _embedding(config, config.vocabulary, "vocab").init(next(keys), where)["params"],
+        "embedding": (
+            _embedding(config, config.vocabulary, "vocab").init(next(keys), where)["params"]
+        ),
         "layers": init_stack(config, next(keys), x, reading),
     }
     final = next(keys)
     if config.norm_placement != "post":
         params["norm"] = norm(config).init(final, x)["params"]
     if config.positions == "learned":
-        params["positions"] = _embedding(config, config.context, "context").init(next(keys), where)["params"]
+        params["positions"] = _embedding(config, config.context, "context").init(next(keys), where)[
+            "params"
+        ]
     if config.ahead:
         further = _ahead(config)
-        params["ahead"] = init_stack(further, jax.random.fold_in(key, 8), x, _reading(further, nn.meta.unbox(params), sight))
+        params["ahead"] = init_stack(
+            further, jax.random.fold_in(key, 8), x, _reading(further, nn.meta.unbox(params), sight)
+        )
     if config.classes:
         params["classes"] = _classes(config).init(jax.random.fold_in(key, 9), x)["params"]
-        config = dataclasses.replace(config, tied=True, head_transform=False, logit_bias=False)  # no output over tokens
+        config = dataclasses.replace(
+            config, tied=True, head_transform=False, logit_bias=False
+        )  # no output over tokens
     if not config.tied:
         params["head"] = _head(config).init(next(keys), x)["params"]
     if config.embedding_norm:
         params["embedding_norm"] = norm(config).init(key, x)["params"]
     if config.head_transform:
-        params["transform"] = {"linear": _transform(config).init(jax.random.fold_in(key, 6), x)["params"], "norm": norm(config).init(key, x)["params"]}
+        params["transform"] = {
+            "linear": _transform(config).init(jax.random.fold_in(key, 6), x)["params"],
+            "norm": norm(config).init(key, x)["params"],
+        }
     if config.logit_bias:
         params["logits"] = {"bias": nn.Partitioned(jnp.zeros((config.vocabulary,)), ("vocab",))}
     if config.encoder_layers:
@@ -127,39 +169,77 @@ def _embedding(config: ModelConfig, count: int, axis: str) -> nn.Embed:
 
 
 def _head(config: ModelConfig) -> Linear:
-    return Linear((config.width,), (config.vocabulary,), ("embed", "vocab"), config.init_std, False, config.compute)
+    return Linear(
+        (config.width,),
+        (config.vocabulary,),
+        ("embed", "vocab"),
+        config.init_std,
+        False,
+        config.compute,
+    )
 
 
 def _classes(config: ModelConfig) -> Linear:
-    return Linear((config.width,), (config.classes,), ("embed", None), config.init_std, True, config.compute)
+    return Linear(
+        (config.width,), (config.classes,), ("embed", None), config.init_std, True, config.compute
+    )
 
 
 def _ahead(config: ModelConfig) -> ModelConfig:
     """The blocks that predict further tokens, as a stack of their own."""
-    return dataclasses.replace(config, num_layers=config.ahead, pattern=(config.ahead_layer,), first=(), experts=None, ahead=0)
+    return dataclasses.replace(
+        config,
+        num_layers=config.ahead,
+        pattern=(config.ahead_layer,),
+        first=(),
+        experts=None,
+        ahead=0,
+    )
 
 
 def _transform(config: ModelConfig) -> Linear:
-    return Linear((config.width,), (config.width,), ("embed", None), config.init_std, config.bias, config.compute)
+    return Linear(
+        (config.width,),
+        (config.width,),
+        ("embed", None),
+        config.init_std,
+        config.bias,
+        config.compute,
+    )
 
 
 def _biased_by_distance(config: ModelConfig) -> bool:
     return any(config.positions_in(layer) == "t5" for layer in config.stack)
 
 
-def _reading(config: ModelConfig, params: Params, sight: Sight, slots: tuple[Array, ...] | None = None, memory: Memory | None = None) -> Reading:
+def _reading(
+    config: ModelConfig,
+    params: Params,
+    sight: Sight,
+    slots: tuple[Array, ...] | None = None,
+    memory: Memory | None = None,
+) -> Reading:
     """Makes of positions what the layers need, once for all of them."""
 
     def angles(layer: Layer) -> Array | None:
         if config.positions_in(layer) != "rope":
             return None
-        return place.turns(sight.queries, config.turned_width, layer.rope_base or config.rope_base, config.scaling_in(layer))
+        return place.turns(
+            sight.queries,
+            config.turned_width,
+            layer.rope_base or config.rope_base,
+            config.scaling_in(layer),
+        )
 
-    tables = {"alibi": slopes(config.num_heads)} | ({"t5": params["distances"]["bias"]} if _biased_by_distance(config) else {})
+    tables = {"alibi": slopes(config.num_heads)} | (
+        {"t5": params["distances"]["bias"]} if _biased_by_distance(config) else {}
+    )
     return Reading(sight, {layer: angles(layer) for layer in config.stack}, tables, slots, memory)
 
 
-def encode(config: ModelConfig, params: Params, side: Any, *, key: Key | None = None) -> Memory | None:
+def encode(
+    config: ModelConfig, params: Params, side: Any, *, key: Key | None = None
+) -> Memory | None:
     """Reads the side text into what the decoder attends to; a model without an encoder has none.
 
     Args:
@@ -167,17 +247,29 @@ def encode(config: ModelConfig, params: Params, side: Any, *, key: Key | None = 
       key: dropout's randomness; none turns dropout off.
 
     Raises:
-      ValueError: a side text was given to a model without an encoder, or none to one with an encoder.
+      ValueError: a side text was given to a model without an encoder, or none to one with an
+        encoder.
     """
     if (side is not None) != (config.encoder_layers > 0):
-        raise ValueError("this model has no encoder for a side text." if side is not None else "this model's encoder needs a side text.")
+        raise ValueError(
+            "this model has no encoder for a side text."
+            if side is not None
+            else "this model's encoder needs a side text."
+        )
     if side is None:
         return None
     own = {"embedding": params["embedding"], **params["encoder"]}
     count = jnp.arange(side.tokens.shape[1], dtype=jnp.int32)[None]
-    positions = jnp.broadcast_to(count, side.tokens.shape) if side.positions is None else side.positions
-    states = forward(config.encoder, own, side.tokens, positions=positions, segments=side.segments, key=key).hidden
-    remember = lambda weights: CrossAttention(config).apply({"params": weights}, states, method="remember")
+    positions = (
+        jnp.broadcast_to(count, side.tokens.shape) if side.positions is None else side.positions
+    )
+    states = forward(
+        config.encoder, own, side.tokens, positions=positions, segments=side.segments, key=key
+    ).hidden
+
+    def remember(weights):
+        return CrossAttention(config).apply({"params": weights}, states, method="remember")
+
     keys, values = jax.vmap(remember)(params["layers"]["cross"])
     return Memory(keys, values, positions, side.segments)
 
@@ -199,13 +291,15 @@ def forward(
 
     Args:
       tokens: ids in [0, V); out-of-range ids are the caller's to refuse.
-      positions: where each token stands; none counts from 0. With a cache it is needed, and −1 marks padding.
+      positions: where each token stands; none counts from 0. With a cache it is needed, and −1
+        marks padding.
       segments: tokens of different segments do not see each other; not together with a cache.
-      memory: what `encode` gives, for a model with an encoder beside its decoder; none takes the cache's.
+      memory: what `encode` gives, for a model with an encoder beside its decoder; none takes the
+        cache's.
       cache: what was read before; the tokens see it and are added to it.
       nudge: added to the embedded tokens.
-      prefix: how many tokens of its piece, from the first, a prefix LM lets see each other; all of these are read at once.
-        Another model sees none of it.
+      prefix: how many tokens of its piece, from the first, a prefix LM lets see each other; all of
+        these are read at once. Another model sees none of it.
       key: dropout's randomness; none turns dropout off.
     """
     if cache is not None and (positions is None or segments is not None):
@@ -215,18 +309,34 @@ def forward(
     if cache is not None and memory is None:
         memory = cache.memory
     if (memory is not None) != (config.encoder_layers > 0):
-        raise ValueError("a decoder beside an encoder needs memory, what `encode` gives; another model takes none.")
+        raise ValueError(
+            "a decoder beside an encoder needs memory, what `encode` gives; another model takes"
+            " none."
+        )
     if positions is None:
         positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
     slots = None
     if cache is None:
-        sight = Sight(positions, positions, segments, segments, prefix if config.prefix_lm else None)
+        sight = Sight(
+            positions, positions, segments, segments, prefix if config.prefix_lm else None
+        )
     else:
         cache, slots = reserve(cache, positions)
-        sight = Sight(positions, positions, prefixes=prefix if config.prefix_lm else None)  # each layer looks at its own shelf
+        sight = Sight(
+            positions, positions, prefixes=prefix if config.prefix_lm else None
+        )  # each layer looks at its own shelf
 
-    x = _enter(config, params, tokens, positions, nudge, None if key is None else jax.random.fold_in(key, config.num_layers))
-    x, cache, told = run(config, params["layers"], x, _reading(config, params, sight, slots, memory), cache, key)
+    x = _enter(
+        config,
+        params,
+        tokens,
+        positions,
+        nudge,
+        None if key is None else jax.random.fold_in(key, config.num_layers),
+    )
+    x, cache, told = run(
+        config, params["layers"], x, _reading(config, params, sight, slots, memory), cache, key
+    )
     return Output(_leave(config, params, x), cache, told)
 
 
@@ -235,34 +345,64 @@ def _leave(config: ModelConfig, params: Params, x: Array) -> Array:
 
 
 def look_ahead(
-    config: ModelConfig, params: Params, hidden: Float[Array, "B T D"], positions: Array | None, segments: Array | None, prefix: Array | None, key: Key | None
+    config: ModelConfig,
+    params: Params,
+    hidden: Float[Array, "B T D"],
+    positions: Array | None,
+    segments: Array | None,
+    prefix: Array | None,
+    key: Key | None,
 ) -> list[Float[Array, "B T D"]]:
-    """Hidden states that predict the token after the next one, the one after that, and so on: each a block on the final hidden states.
+    """Hidden states that predict the token after the next one, the one after that, and so on: each
+    a block on the final hidden states.
 
-    Norm and output are those of the model. Source: Gloeckle et al. 2024, arXiv:2404.19737, section 2, whose heads read states before the
-    final norm, and whose next-token head has such a block too.
+    Norm and output are those of the model. Source: Gloeckle et al. 2024, arXiv:2404.19737, section
+    2, whose heads read states before the final norm, and whose next-token head has such a block
+    too.
     """
     further, (layer, *_) = _ahead(config), _ahead(config).stack
     if positions is None:
         positions = jnp.arange(hidden.shape[1], dtype=jnp.int32)[None]
-    reading = _reading(further, params, Sight(positions, positions, segments, segments, prefix if config.prefix_lm else None))
+    reading = _reading(
+        further,
+        params,
+        Sight(positions, positions, segments, segments, prefix if config.prefix_lm else None),
+    )
     found = []
     for number in range(config.ahead):
         own = None if key is None else jax.random.fold_in(key, number)
         weights = jax.tree.map(lambda leaf, number=number: leaf[number], params["ahead"])
-        found.append(_leave(config, params, Block(further, layer).apply({"params": weights}, hidden, reading, None, number, own)[0]))
+        found.append(
+            _leave(
+                config,
+                params,
+                Block(further, layer).apply(
+                    {"params": weights}, hidden, reading, None, number, own
+                )[0],
+            )
+        )
     return found
 
 
-def _enter(config: ModelConfig, params: Params, tokens: Array, positions: Array, nudge: Array | None, key: Key | None) -> Array:
-    """The residual stream's beginning: what tokens, and positions where they are added, embed as."""
+def _enter(
+    config: ModelConfig,
+    params: Params,
+    tokens: Array,
+    positions: Array,
+    nudge: Array | None,
+    key: Key | None,
+) -> Array:
+    """The residual stream's beginning: what tokens, and positions where they are added, embed
+    as."""
     x = look_up(params["embedding"]["embedding"].astype(config.compute), tokens)
     if config.scaled_embedding:
         x = x * jnp.asarray(math.sqrt(config.width), x.dtype)
     if nudge is not None:
         x = x + nudge.astype(x.dtype)
     if config.positions == "learned":
-        x = x + _embedding(config, config.context, "context").apply({"params": params["positions"]}, positions)
+        x = x + _embedding(config, config.context, "context").apply(
+            {"params": params["positions"]}, positions
+        )
     if config.positions == "sinusoidal":
         x = x + place.sinusoidal(positions, config.width).astype(x.dtype)
     if config.embedding_norm:
@@ -270,22 +410,38 @@ def _enter(config: ModelConfig, params: Params, tokens: Array, positions: Array,
     return spread.stream(dropout(x, config.embedding_dropout, key))
 
 
-def unembed(config: ModelConfig, params: Params, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
+def unembed(
+    config: ModelConfig, params: Params, hidden: Float[Array, "... D"]
+) -> Float[Array, "... V"]:
     """Gives the logits of the next token, or in an encoder of the token itself; float32."""
-    return logits_of(config, *to_output(config, params, hidden), None if config.tied else params["head"].get("scale"))
+    return logits_of(
+        config,
+        *to_output(config, params, hidden),
+        None if config.tied else params["head"].get("scale"),
+    )
 
 
 def to_output(
     config: ModelConfig, params: Params, hidden: Float[Array, "... D"]
-) -> tuple[Float[Array, "... D"], Float[Array, "D V"] | Int[Array, "D V"], Float[Array, " V"] | None]:
-    """What `logits_of` makes logits of: hidden states as the output reads them, its kernel and its bias. Columns may be left out of both."""
+) -> tuple[
+    Float[Array, "... D"], Float[Array, "D V"] | Int[Array, "D V"], Float[Array, " V"] | None
+]:
+    """What `logits_of` makes logits of: hidden states as the output reads them, its kernel and its
+    bias. Columns may be left out of both."""
     if config.head_transform:
-        hidden = activate(config.activation, _transform(config).apply({"params": params["transform"]["linear"]}, hidden))
+        hidden = activate(
+            config.activation,
+            _transform(config).apply({"params": params["transform"]["linear"]}, hidden),
+        )
         hidden = norm(config).apply({"params": params["transform"]["norm"]}, hidden)
     if config.logit_scale != 1.0:
         hidden = hidden * jnp.asarray(config.logit_scale, hidden.dtype)
     kernel = params["embedding"]["embedding"].T if config.tied else params["head"]["kernel"]
-    return hidden, as_computed(kernel, config.compute), params["logits"]["bias"] if config.logit_bias else None
+    return (
+        hidden,
+        as_computed(kernel, config.compute),
+        params["logits"]["bias"] if config.logit_bias else None,
+    )
 
 
 def logits_of(
@@ -300,26 +456,55 @@ def logits_of(
     Args:
       scale: of the columns of a kernel that is stored in 8 bits.
     """
-    (logits,) = products(hidden, (kernel,), (("embed", "vocab"),), (1,), scales=(scale,), rows=(*spread.ROWS, "stage"), exact=True)
+    (logits,) = products(
+        hidden,
+        (kernel,),
+        (("embed", "vocab"),),
+        (1,),
+        scales=(scale,),
+        rows=(*spread.ROWS, "stage"),
+        exact=True,
+    )
     if bias is not None:
         logits = logits + bias.reshape((1,) * (logits.ndim - 1) + (-1,))
-    return logits if config.logit_cap is None else config.logit_cap * jnp.tanh(logits / config.logit_cap)
+    return (
+        logits
+        if config.logit_cap is None
+        else config.logit_cap * jnp.tanh(logits / config.logit_cap)
+    )
 
 
 def classify(
-    config: ModelConfig, params: Params, hidden: Float[Array, "B T D"], positions: Int[Array, "B T"] | None = None, segments: Int[Array, "B T"] | None = None
+    config: ModelConfig,
+    params: Params,
+    hidden: Float[Array, "B T D"],
+    positions: Int[Array, "B T"] | None = None,
+    segments: Int[Array, "B T"] | None = None,
 ) -> Float[Array, "B T classes"]:
-    """Gives at each position the logits of the class of its text, float32; a text is all tokens of a segment, padding is none.
+    """Gives at each position the logits of the class of its text, float32; a text is all tokens of
+    a segment, padding is none.
 
-    With `pool` `last` they are told from the position itself, so that only a text's last one knows all of it.
+    With `pool` `last` they are told from the position itself, so that only a text's last one knows
+    all of it.
 
-    Sources: first: Devlin et al. 2019, BERT, arXiv:1810.04805, section 4, without its pooler; last: Radford et al. 2018, GPT, section 3.2.
+    Sources: first: Devlin et al. 2019, BERT, arXiv:1810.04805, section 4, without its pooler; last:
+    Radford et al. 2018, GPT, section 3.2.
     """
     if config.pool != "last":
         rows, length = hidden.shape[:2]
-        positions = jnp.broadcast_to(jnp.arange(length)[None], (rows, length)) if positions is None else positions
-        counted = (positions >= 0)[:, None, :] & (True if segments is None else segments[:, :, None] == segments[:, None, :])
-        counted = counted & (positions == 0)[:, None, :] if config.pool == "first" else jnp.broadcast_to(counted, (rows, length, length))
+        positions = (
+            jnp.broadcast_to(jnp.arange(length)[None], (rows, length))
+            if positions is None
+            else positions
+        )
+        counted = (positions >= 0)[:, None, :] & (
+            True if segments is None else segments[:, :, None] == segments[:, None, :]
+        )
+        counted = (
+            counted & (positions == 0)[:, None, :]
+            if config.pool == "first"
+            else jnp.broadcast_to(counted, (rows, length, length))
+        )
         share = counted / jnp.maximum(counted.sum(-1, keepdims=True), 1)
         hidden = jnp.einsum("bts,bsd->btd", share.astype(hidden.dtype), hidden)
     return _classes(config).apply({"params": params["classes"]}, hidden).astype(jnp.float32)

@@ -1,4 +1,5 @@
-"""Products of narrow operands that are summed and given in float32, whose gradients are products of narrow operands too."""
+"""Products of narrow operands that are summed and given in float32, whose gradients are products of
+narrow operands too."""
 
 from __future__ import annotations
 
@@ -11,9 +12,11 @@ from gptjax.arrays import Array, Float
 
 
 def wide_einsum(spec: str, x: Float[Array, "..."], y: Float[Array, "..."]) -> Float[Array, "..."]:
-    """`jnp.einsum` of two operands of one type, summed and given in float32; to its gradient what comes back is rounded to their type.
+    """`jnp.einsum` of two operands of one type, summed and given in float32; to its gradient what
+    comes back is rounded to their type.
 
-    Without that rounding the gradients of bfloat16 operands would be float32 products, which are slower on every backend.
+    Without that rounding the gradients of bfloat16 operands would be float32 products, which are
+    slower on every backend.
     """
     return jnp.einsum(spec, x, y) if x.dtype == y.dtype == jnp.float32 else _narrow(spec, x, y)
 

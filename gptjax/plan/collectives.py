@@ -1,4 +1,5 @@
-"""What devices exchange in a compiled program: how much each must send, along which axes of the mesh, inside a slice or between slices.
+"""What devices exchange in a compiled program: how much each must send, along which axes of the
+mesh, inside a slice or between slices.
 
 Read `collectives`, then `members` (which devices a group holds).
 """
@@ -13,7 +14,15 @@ import numpy as np
 
 from gptjax.plan.text import Computation, Instruction, Module, Run, first
 
-KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "ragged-all-to-all", "collective-permute", "collective-broadcast")
+KINDS = (
+    "all-gather",
+    "reduce-scatter",
+    "all-reduce",
+    "all-to-all",
+    "ragged-all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+)
 
 
 class Collective(NamedTuple):
@@ -35,19 +44,25 @@ class Collective(NamedTuple):
 def collectives(module: Module, runs: dict[str, Run], shape: dict[str, int]) -> list[Collective]:
     """Every exchange once, however many instructions it is written as.
 
-    An asynchronous one stands in the fusion that starts it, in each that it overlaps and in the one that ends it, all of one schedule and with
-    one channel; only starts count. A channel alone tells nothing: calls of one function all have its channels. A reduce-scatter is written for
-    TPUs as a fusion `all-reduce-scatter` around an all-reduce.
+    An asynchronous one stands in the fusion that starts it, in each that it overlaps and in the one
+    that ends it, all of one schedule and with one channel; only starts count. A channel alone tells
+    nothing: calls of one function all have its channels. A reduce-scatter is written for TPUs as a
+    fusion `all-reduce-scatter` around an all-reduce.
     """
     found: dict[tuple, list[tuple[bool, Collective]]] = collections.defaultdict(list)
     for name, run in runs.items():
         where = module.computations[name]
-        starts = any(one.op == "custom-call" and "AsyncCollectiveStart" in one.target for one in where.values())
+        starts = any(
+            one.op == "custom-call" and "AsyncCollectiveStart" in one.target
+            for one in where.values()
+        )
         for one in where.values():
             collective = _collective(where, one, name, run.times, module.partitions, shape)
             if collective is not None:
                 channel = first(r"channel_id=(\d+)", one.attributes) or one.name
-                found[run.owner, collective.kind, channel, collective.shape].append((starts, collective))
+                found[run.owner, collective.kind, channel, collective.shape].append(
+                    (starts, collective)
+                )
     counted = []
     for group in found.values():
         begun = [collective for starts, collective in group if starts]
@@ -55,8 +70,14 @@ def collectives(module: Module, runs: dict[str, Run], shape: dict[str, int]) -> 
     return counted
 
 
-def _collective(where: Computation, one: Instruction, name: str, times: float, count: int, shape: dict[str, int]) -> Collective | None:
-    operands = [where[operand].shapes[0] for operand in one.operands if operand in where and where[operand].shapes]
+def _collective(
+    where: Computation, one: Instruction, name: str, times: float, count: int, shape: dict[str, int]
+) -> Collective | None:
+    operands = [
+        where[operand].shapes[0]
+        for operand in one.operands
+        if operand in where and where[operand].shapes
+    ]
     size, dims = sum(part.bytes for part in operands), operands[0].dims if operands else ()
     if one.op == "send" and "xla_megascale" in one.attributes:
         return Collective("send", ("slice",), (), times, size, dims, one.source)
@@ -67,14 +88,21 @@ def _collective(where: Computation, one: Instruction, name: str, times: float, c
         kind = "reduce-scatter"
     group = members(one, count)
     others, n = len(group) - 1, len(group)
-    sent = {"all-gather": others, "all-reduce": 2 * others / n, "collective-permute": 1, "collective-broadcast": 1}.get(kind, others / n)
+    sent = {
+        "all-gather": others,
+        "all-reduce": 2 * others / n,
+        "collective-permute": 1,
+        "collective-broadcast": 1,
+    }.get(kind, others / n)
     return Collective(kind, spanned(group, shape), group, times, size * sent, dims, one.source)
 
 
 def members(one: Instruction, count: int) -> tuple[int, ...]:
-    """Numbers of the devices of an instruction's first group, of all `count` of them if it names none.
+    """Numbers of the devices of an instruction's first group, of all `count` of them if it names
+    none.
 
-    XLA writes groups out, as the rows of a reshaped and transposed range, or as axes of a mesh of its own naming.
+    XLA writes groups out, as the rows of a reshaped and transposed range, or as axes of a mesh of
+    its own naming.
     """
     text = one.attributes
     if pairs := first(r"source_target_pairs=\{(\{[0-9,]*\}(?:,\{[0-9,]*\})*)\}", text):
@@ -83,7 +111,9 @@ def members(one: Instruction, count: int) -> tuple[int, ...]:
         return tuple(int(n) for n in written.split(","))
     if found := first(r"replica_groups=(\[[0-9,]+\]<=\[[0-9,]+\](?:T\([0-9,]+\))?)", text):
         groups, size = (int(n) for n in first(r"\[([0-9,]+)\]<=", found).split(","))
-        devices = np.arange(groups * size).reshape([int(n) for n in first(r"<=\[([0-9,]+)\]", found).split(",")])
+        devices = np.arange(groups * size).reshape(
+            [int(n) for n in first(r"<=\[([0-9,]+)\]", found).split(",")]
+        )
         if order := first(r"T\(([0-9,]+)\)", found):
             devices = devices.transpose([int(n) for n in order.split(",")])
         return tuple(devices.reshape(groups, size)[0].tolist())
@@ -93,8 +123,13 @@ def members(one: Instruction, count: int) -> tuple[int, ...]:
 
 
 def _named(mesh: str, axes: str) -> tuple[int, ...]:
-    """The first group of a mesh `'a'=8,'b'=4` along `'b'`, or along a part `'a':(2)4` of an axis: behind the first 2, the next 4."""
-    sizes = {part.split("=")[0].strip().strip("'\""): int(part.split("=")[1]) for part in mesh.split(",") if "=" in part}
+    """The first group of a mesh `'a'=8,'b'=4` along `'b'`, or along a part `'a':(2)4` of an axis:
+    behind the first 2, the next 4."""
+    sizes = {
+        part.split("=")[0].strip().strip("'\""): int(part.split("=")[1])
+        for part in mesh.split(",")
+        if "=" in part
+    }
     devices = np.arange(math.prod(sizes.values())).reshape(tuple(sizes.values()))
     pick: list = [slice(0, 1)] * devices.ndim
     for part in axes.replace('"', "'").split("'")[1:]:
@@ -114,4 +149,6 @@ def spanned(group: tuple[int, ...], shape: dict[str, int]) -> tuple[str, ...]:
     if not group or max(group) >= math.prod(shape.values()):
         return ()
     places = np.stack(np.unravel_index(np.asarray(group), tuple(shape.values())))
-    return tuple(axis for axis, row in zip(shape, places, strict=True) if len(set(row.tolist())) > 1)
+    return tuple(
+        axis for axis, row in zip(shape, places, strict=True) if len(set(row.tolist())) > 1
+    )

@@ -1,4 +1,5 @@
-"""Compiles the very step that `gptjax train` runs, for a machine that is not here, and reads memory and costs off the result.
+"""Compiles the very step that `gptjax train` runs, for a machine that is not here, and reads memory
+and costs off the result.
 
 Read `compile_step`; `Refused` is the answer of a compiler that finds the program too large.
 """
@@ -62,17 +63,24 @@ class Compiled(NamedTuple):
 
 
 def compile_step(experiment: Experiment, target: Target, *, fast: bool = False) -> Compiled:
-    """Compiles an experiment's training step for a target. Weights and batches are shapes only; nothing is allocated.
+    """Compiles an experiment's training step for a target. Weights and batches are shapes only;
+    nothing is allocated.
 
     Args:
-      fast: compile with less optimisation: two to five times faster, FLOPs and collectives the same, memory within a tenth or so, no cycles.
+      fast: compile with less optimisation: two to five times faster, FLOPs and collectives the
+        same, memory within a tenth or so, no cycles.
 
     Raises:
-      ConfigError: the target's compiler is not here, or mesh, batch and devices do not fit each other.
+      ConfigError: the target's compiler is not here, or mesh, batch and devices do not fit each
+        other.
     """
-    experiment, mesh, state = program.laid_out(guessed(experiment), target.chip and target.chip.memory, targets.devices(target))
+    experiment, mesh, state = program.laid_out(
+        guessed(experiment), target.chip and target.chip.memory, targets.devices(target)
+    )
     batch = batch_shapes(experiment, mesh)
-    own = Memory(*map(bytes_per_device, (state.params, (state.opt_state, state.step), batch)), 0.0, 0.0)
+    own = Memory(
+        *map(bytes_per_device, (state.params, (state.opt_state, state.step), batch)), 0.0, 0.0
+    )
     begun = time.process_time()
     try:
         lowered = program.lowered(experiment, mesh, batch)
@@ -86,12 +94,20 @@ def compile_step(experiment: Experiment, target: Target, *, fast: bool = False) 
     seconds, text = time.process_time() - begun, done.as_text()
     analysis = analyse(text, dict(mesh.shape))
     costs = done.cost_analysis() or {}
-    return Compiled(mesh, _memory(own, done.memory_analysis(), analysis, experiment, mesh), analysis, seconds, costs.get("flops"), text)
+    return Compiled(
+        mesh,
+        _memory(own, done.memory_analysis(), analysis, experiment, mesh),
+        analysis,
+        seconds,
+        costs.get("flops"),
+        text,
+    )
 
 
 @contextlib.contextmanager
 def _compiling(target: Target, fast: bool) -> Iterator[None]:
-    """Inside, XLA compiles for a machine that is not here, which can't read a program back from jax's cache on disk; and optimises less, if so told."""
+    """Inside, XLA compiles for a machine that is not here, which can't read a program back from
+    jax's cache on disk; and optimises less, if so told."""
     if target.platform == "cpu":
         yield
         return
@@ -111,36 +127,52 @@ def _compiling(target: Target, fast: bool) -> Iterator[None]:
 def batch_shapes(experiment: Experiment, mesh: Mesh) -> Batch:
     """A training batch's arrays as shapes: what `data.batches` would make of the task."""
     shape = (experiment.batch, experiment.model.context)
-    ints, floats = (jax.ShapeDtypeStruct(shape, kind, sharding=parallel.over_rows(mesh)) for kind in (jnp.int32, jnp.float32))
+    ints, floats = (
+        jax.ShapeDtypeStruct(shape, kind, sharding=parallel.over_rows(mesh))
+        for kind in (jnp.int32, jnp.float32)
+    )
     packed = experiment.data.isolated or not isinstance(experiment.data.task, LanguageModel)
     side = Side(ints, ints, ints) if experiment.model.encoder_layers else None
     prefix = ints if answers(experiment.data.task) and side is None else None
-    return Batch(ints, ints, floats, *((ints, ints) if packed else (None, None)), side, None, prefix)
+    return Batch(
+        ints, ints, floats, *((ints, ints) if packed else (None, None)), side, None, prefix
+    )
 
 
-# --- memory ------------------------------------------------------------------------------------------------------
+# --- memory
+# ------------------------------------------------------------------------------------------------------
 
 
-def _memory(own: Memory, told: Any, analysis: Analysis, experiment: Experiment, mesh: Mesh) -> Memory:
-    """Splits what the compiler's peak holds besides state and batch, by the stacks that forward loops write; where layers are unrolled, by
-    what JAX asks to be kept of a device's rows."""
+def _memory(
+    own: Memory, told: Any, analysis: Analysis, experiment: Experiment, mesh: Mesh
+) -> Memory:
+    """Splits what the compiler's peak holds besides state and batch, by the stacks that forward
+    loops write; where layers are unrolled, by what JAX asks to be kept of a device's rows."""
     peak = getattr(told, "peak_memory_in_bytes", 0)
-    if not peak or next(iter(mesh.devices.flat)).platform == "cpu":  # whose peak leaves temporaries out
+    if (
+        not peak or next(iter(mesh.devices.flat)).platform == "cpu"
+    ):  # whose peak leaves temporaries out
         peak = told.argument_size_in_bytes + told.temp_size_in_bytes
     beside = max(0.0, float(peak) - own.peak)
     kept = analysis.kept
     if not kept:
         rows = max(1, experiment.batch // experiment.micro_batches // parallel.row_parts(mesh))
-        kept = activation_bytes(experiment.model, rows) / (mesh.shape["context"] * mesh.shape["tensor"])
+        kept = activation_bytes(experiment.model, rows) / (
+            mesh.shape["context"] * mesh.shape["tensor"]
+        )
     kept = min(kept, beside)
     return own._replace(activations=kept, temporaries=beside - kept)
 
 
 def _refused(own: Memory, error: Exception) -> Memory:
-    """What a TPU's compiler says it would need. Any other error is not about memory, and goes on."""
+    """What a TPU's compiler says it would need. Any other error is not about memory, and goes
+    on."""
     said = " ".join(str(error).split())
     if "RESOURCE_EXHAUSTED" not in said:
         raise error
-    sizes = [float(n) * 2 ** {"K": 10, "M": 20, "G": 30, "T": 40}[unit] for n, unit in re.findall(r"\(?([0-9.]+)([KMGT])i?B?\)?", said)]
+    sizes = [
+        float(n) * 2 ** {"K": 10, "M": 20, "G": 30, "T": 40}[unit]
+        for n, unit in re.findall(r"\(?([0-9.]+)([KMGT])i?B?\)?", said)
+    ]
     needed = max(sizes, default=0.0)
     return own._replace(temporaries=max(0.0, needed - own.peak))

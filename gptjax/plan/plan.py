@@ -1,6 +1,8 @@
-"""Whether a training step fits a machine, how long it takes there and what it is waiting for; as plain values.
+"""Whether a training step fits a machine, how long it takes there and what it is waiting for; as
+plain values.
 
-Read `plan`, then `timed`. `compiled` makes the program, `report` prints what is found, `mend` looks for a change that makes it fit.
+Read `plan`, then `timed`. `compiled` makes the program, `report` prints what is found, `mend` looks
+for a change that makes it fit.
 """
 
 from __future__ import annotations
@@ -23,25 +25,28 @@ from gptjax.train.experiment import Experiment, guessed
 from gptjax.train.overview import model_facts
 
 KERNELS = 0.5
-"""Share of the peak at which hand-written attention is taken to run on a TPU; nothing here can measure it."""
+"""Share of the peak at which hand-written attention is taken to run on a TPU; nothing here can
+measure it."""
 
 PRODUCTS = 0.6
 """The same of matrix products on GPUs, whose compiler gives no estimates of its own."""
 
 MARGIN = 0.2
-"""Of the predicted time. Against two published runs on TPU v5e and v6e predictions were 15 and 19 % too slow (`docs/scaling.md`); GPUs were compared with
-nothing."""
+"""Of the predicted time. Against two published runs on TPU v5e and v6e predictions were 15 and 19 %
+too slow (`docs/scaling.md`); GPUs were compared with nothing."""
 
 
 def plan(experiment: Experiment, target: Target, *, fast: bool = False) -> dict[str, Any]:
     """Compiles an experiment's step for a target and says what is to be known of it.
 
     Returns:
-      `fits`; `peak_bytes_per_device` of `memory_bytes_per_device`, and `memory`, its parts; `parameters`, `active_parameters`; `flops_per_step`
-      of the model on all devices, and `flops`: `model`, `hardware`, `kernels` of one device, and `as_xla_counts`; `collectives`, rows of
-      kind, axes, network, times, bytes and seconds; `step_seconds`, `tokens_per_second` and `mfu`, each from full overlap to none (the first
-      is the better), within `margin`, none where no time can be told; `seconds`, what the time is made of, and `bound`, the longest of them;
-      `dearest`, ten operations; `notes`.
+      `fits`; `peak_bytes_per_device` of `memory_bytes_per_device`, and `memory`, its parts;
+      `parameters`, `active_parameters`; `flops_per_step` of the model on all devices, and `flops`:
+      `model`, `hardware`, `kernels` of one device, and `as_xla_counts`; `collectives`, rows of
+      kind, axes, network, times, bytes and seconds; `step_seconds`, `tokens_per_second` and `mfu`,
+      each from full overlap to none (the first is the better), within `margin`, none where no time
+      can be told; `seconds`, what the time is made of, and `bound`, the longest of them; `dearest`,
+      ten operations; `notes`.
 
     Raises:
       ConfigError: see `compile_step`.
@@ -49,7 +54,10 @@ def plan(experiment: Experiment, target: Target, *, fast: bool = False) -> dict[
     experiment = guessed(experiment)
     done = compile_step(experiment, target, fast=fast)
     limit = target.chip.memory if target.chip else targets.host_bytes() / target.shape[0]
-    facts, shape = model_facts(experiment.model), {axis: size for axis, size in done.mesh.shape.items() if size > 1}
+    facts, shape = (
+        model_facts(experiment.model),
+        {axis: size for axis, size in done.mesh.shape.items() if size > 1},
+    )
     found = {
         "target": str(target),
         "chip": target.chip.name if target.chip else "CPU",
@@ -72,11 +80,20 @@ def plan(experiment: Experiment, target: Target, *, fast: bool = False) -> dict[
 def _costs(experiment: Experiment, target: Target, done: Compiled, fast: bool) -> dict[str, Any]:
     model, analysis, tokens = experiment.model, done.analysis, experiment.tokens_per_step
     each = flops_per_token(model, model.context) * tokens / done.mesh.size
-    unknown = dict.fromkeys(("flops", "step_seconds", "tokens_per_second", "mfu", "seconds", "bound"))
+    unknown = dict.fromkeys(
+        ("flops", "step_seconds", "tokens_per_second", "mfu", "seconds", "bound")
+    )
     if analysis is None:
         return unknown | {"collectives": [], "dearest": []}
-    kernels = sum(one.times * kernel_flops(one, model) for one in analysis.operations if one.kind == "kernel")
-    flops = {"model": each, "hardware": analysis.flops + kernels, "kernels": kernels, "as_xla_counts": done.counted}
+    kernels = sum(
+        one.times * kernel_flops(one, model) for one in analysis.operations if one.kind == "kernel"
+    )
+    flops = {
+        "model": each,
+        "hardware": analysis.flops + kernels,
+        "kernels": kernels,
+        "as_xla_counts": done.counted,
+    }
     times = timed(model, target, done, fast)
     rows = _collected(target, done)
     known = unknown | {"flops": flops, "collectives": rows, "dearest": times.dearest}
@@ -85,15 +102,29 @@ def _costs(experiment: Experiment, target: Target, done: Compiled, fast: bool) -
     busy, waiting = times.compute + times.kernels, sum(row["seconds"] for row in rows)
     low, high = max(busy, waiting), busy + waiting
     parts = {"compute": times.compute, "kernels": times.kernels} | {
-        network: sum(row["seconds"] for row in rows if row["network"] == network) for network in dict.fromkeys(row["network"] for row in rows)
+        network: sum(row["seconds"] for row in rows if row["network"] == network)
+        for network in dict.fromkeys(row["network"] for row in rows)
     }
-    whole = 6 * model.num_layers * products_per_key(model) * (model.context - np.mean([seen(layer, model.context, model.causal) for layer in model.stack]))
-    mfu = lambda flops, step: flops / (step * target.chip.peak)
+    whole = (
+        6
+        * model.num_layers
+        * products_per_key(model)
+        * (
+            model.context
+            - np.mean([seen(layer, model.context, model.causal) for layer in model.stack])
+        )
+    )
+
+    def mfu(flops, step):
+        return flops / (step * target.chip.peak)
+
     return known | {
         "step_seconds": [low, high],
         "tokens_per_second": [tokens / low, tokens / high],
         "mfu": [mfu(each, low), mfu(each, high)],
-        "mfu_whole_square": [mfu(each + whole * tokens / done.mesh.size, step) for step in (low, high)],
+        "mfu_whole_square": [
+            mfu(each + whole * tokens / done.mesh.size, step) for step in (low, high)
+        ],
         "margin": MARGIN,
         "seconds": parts,
         "bound": max(parts, key=parts.get),
@@ -103,23 +134,37 @@ def _costs(experiment: Experiment, target: Target, done: Compiled, fast: bool) -
 def _notes(target: Target, done: Compiled, fast: bool) -> list[str]:
     found = []
     if fast and target.platform == "tpu":
-        found.append("compiled with little optimisation (--fast): memory within about a tenth, no time")
+        found.append(
+            "compiled with little optimisation (--fast): memory within about a tenth, no time"
+        )
     if done.analysis is None:
-        found.append("the compiler refused the program; what it would need is its own figure, of temporaries alone where the state fits")
+        found.append(
+            "the compiler refused the program; what it would need is its own figure, of temporaries"
+            " alone where the state fits"
+        )
     elif done.analysis.endless:
-        found.append(f"{len(done.analysis.endless)} loops have no length that can be told; they count once")
+        found.append(
+            f"{len(done.analysis.endless)} loops have no length that can be told; they count once"
+        )
     if target.platform == "gpu" and done.memory.peak > 0.75 / 0.95 * target.chip.memory:
-        found.append("a program gets 75 % of a GPU's memory unless XLA_CLIENT_MEM_FRACTION=0.95 is set")
+        found.append(
+            "a program gets 75 % of a GPU's memory unless XLA_CLIENT_MEM_FRACTION=0.95 is set"
+        )
     if target.platform == "gpu":
-        found.append("time on GPUs is a bound by peak, bandwidth and network; it was compared with no run")
+        found.append(
+            "time on GPUs is a bound by peak, bandwidth and network; it was compared with no run"
+        )
     if target.platform == "tpu" and target.chip.clock is None:
-        found.append("the clock of this TPU is not known; time is a bound by peak, bandwidth and network")
+        found.append(
+            "the clock of this TPU is not known; time is a bound by peak, bandwidth and network"
+        )
     if target.platform == "cpu":
         found.append("nothing is known of this CPU's speed; time is not told")
     return found
 
 
-# --- time --------------------------------------------------------------------------------------------------------
+# --- time
+# --------------------------------------------------------------------------------------------------------
 
 
 class Times(NamedTuple):
@@ -132,9 +177,11 @@ class Times(NamedTuple):
 
 
 def timed(model: ModelConfig, target: Target, done: Compiled, fast: bool) -> Times:
-    """Adds up what each operation takes: by the compiler's cycles, or where it gives none by peak and bandwidth.
+    """Adds up what each operation takes: by the compiler's cycles, or where it gives none by peak
+    and bandwidth.
 
-    With little optimisation TPU cycles mean nothing; then, and on a CPU, operations are ranked by what they compute and move.
+    With little optimisation TPU cycles mean nothing; then, and on a CPU, operations are ranked by
+    what they compute and move.
     """
     chip, analysis = target.chip, done.analysis
     by_cycles = chip is not None and chip.clock is not None and not fast
@@ -155,24 +202,37 @@ def timed(model: ModelConfig, target: Target, done: Compiled, fast: bool) -> Tim
         what = costs[readable(one.source) or one.name, one.shape]
         what[0], what[1] = what[0] + one.times * seconds(one), max(what[1], one.times)
     for one in analysis.collectives:
-        what = costs[f"{one.kind} over {' '.join(one.axes) or 'one device'}: {readable(one.source)}", one.shape]
-        what[0], what[1] = what[0] + one.times * exchanged(one, target, done.mesh), max(what[1], one.times)
+        what = costs[
+            f"{one.kind} over {' '.join(one.axes) or 'one device'}: {readable(one.source)}",
+            one.shape,
+        ]
+        what[0], what[1] = (
+            what[0] + one.times * exchanged(one, target, done.mesh),
+            max(what[1], one.times),
+        )
     ranked = sorted(costs.items(), key=lambda item: -item[1][0])[:10]
     told = chip is not None and not (fast and target.platform == "tpu")
-    dearest = [{"operation": name, "shape": list(shape), "times": times, "seconds": cost if told else None} for (name, shape), (cost, times) in ranked]
+    dearest = [
+        {"operation": name, "shape": list(shape), "times": times, "seconds": cost if told else None}
+        for (name, shape), (cost, times) in ranked
+    ]
     return Times(total("product", "other") if told else None, total("kernel"), dearest)
 
 
 def kernel_flops(one: Operation, model: ModelConfig) -> float:
-    """FLOPs of one call of a hand-written kernel: what it says of itself, or for attention what it multiplies where a query sees a key.
+    """FLOPs of one call of a hand-written kernel: what it says of itself, or for attention what it
+    multiplies where a query sees a key.
 
-    Splash attention multiplies twice forward, three times for the queries' gradient and four for that of keys and values; cuDNN five backward.
+    Splash attention multiplies twice forward, three times for the queries' gradient and four for
+    that of keys and values; cuDNN five backward.
     """
     if one.flops:
         return one.flops
     factors = {"fwd": 2, "dkv": 4, "dq": 3, "Backward": 5, "fmha": 2}
     factor = next((n for word, n in factors.items() if word in one.name), 0)
-    queries = next((dims for dims in one.operands if len(dims) >= 3 and dims[-1] == model.query_width), ())  # [B N T H], or [N T H] of one row
+    queries = next(
+        (dims for dims in one.operands if len(dims) >= 3 and dims[-1] == model.query_width), ()
+    )  # [B N T H], or [N T H] of one row
     share = np.mean([seen(layer, model.context, model.causal) for layer in model.stack])
     return factor * 2.0 * math.prod(queries) * float(share) if queries else 0.0
 
@@ -181,11 +241,28 @@ def readable(source: str) -> str:
     """A traced operation's path without what JAX wraps around it."""
     way = "backward: " if "transpose(" in source else ""
     again = "forward again: " if "rematted" in source else ""
-    noise = ("jit(", "jvp(", "transpose(", "while", "body", "eval_jaxpr", "checkpoint", "rematted", "closed_call", "shard_map", "vmap(", "cond", "branch")
-    return (again or way) + "/".join(part for part in source.split("/") if not part.startswith(noise))
+    noise = (
+        "jit(",
+        "jvp(",
+        "transpose(",
+        "while",
+        "body",
+        "eval_jaxpr",
+        "checkpoint",
+        "rematted",
+        "closed_call",
+        "shard_map",
+        "vmap(",
+        "cond",
+        "branch",
+    )
+    return (again or way) + "/".join(
+        part for part in source.split("/") if not part.startswith(noise)
+    )
 
 
-# --- networks ----------------------------------------------------------------------------------------------------
+# --- networks
+# ----------------------------------------------------------------------------------------------------
 
 
 def _collected(target: Target, done: Compiled) -> list[dict[str, Any]]:
@@ -196,7 +273,14 @@ def _collected(target: Target, done: Compiled) -> list[dict[str, Any]]:
         row[0], row[1] = row[0] + one.times, row[1] + one.times * one.wire
         row[2] += one.times * exchanged(one, target, done.mesh)
     named = [
-        {"kind": kind, "axes": list(axes), "network": where, "times": times, "bytes_per_device": wire, "seconds": seconds}
+        {
+            "kind": kind,
+            "axes": list(axes),
+            "network": where,
+            "times": times,
+            "bytes_per_device": wire,
+            "seconds": seconds,
+        }
         for (kind, axes, where), (times, wire, seconds) in rows.items()
         if wire
     ]
@@ -204,23 +288,33 @@ def _collected(target: Target, done: Compiled) -> list[dict[str, Any]]:
 
 
 def network(one: Collective, target: Target, mesh: Any) -> str:
-    """Which wires an exchange goes over: `ici` between a slice's chips, `dcn` between slices, `nvlink` in a host, `nic` between hosts."""
+    """Which wires an exchange goes over: `ici` between a slice's chips, `dcn` between slices,
+    `nvlink` in a host, `nic` between hosts."""
     if target.platform == "cpu":
         return "memory"
     if target.platform == "tpu":
         return "dcn" if one.kind == "send" or (target.slices > 1 and "slice" in one.axes) else "ici"
-    return "nic" if len({mesh.devices.flat[number].process_index for number in one.group}) > 1 else "nvlink"
+    return (
+        "nic"
+        if len({mesh.devices.flat[number].process_index for number in one.group}) > 1
+        else "nvlink"
+    )
 
 
 def exchanged(one: Collective, target: Target, mesh: Any) -> float:
-    """Seconds of one exchange at full speed of the wires that its group can use at once; latency is not counted."""
+    """Seconds of one exchange at full speed of the wires that its group can use at once; latency is
+    not counted."""
     where, chip = network(one, target, mesh), target.chip
     if chip is None:
         return 0.0
     members = [mesh.devices.flat[number] for number in one.group]
     if where == "ici":
-        return one.wire / (chip.link * targets.torus_links(target, [tuple(device.coords) for device in members]))
+        return one.wire / (
+            chip.link * targets.torus_links(target, [tuple(device.coords) for device in members])
+        )
     if where == "nic":
         hosts = collections.Counter(device.process_index for device in members)
-        return one.wire / (chip.network * min(hosts.values()))  # each GPU of a host carries its share on an adapter of its own
+        return one.wire / (
+            chip.network * min(hosts.values())
+        )  # each GPU of a host carries its share on an adapter of its own
     return one.wire / (chip.network if where == "dcn" else chip.link)

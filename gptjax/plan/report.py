@@ -10,20 +10,40 @@ from gptjax.train.metrics import duration, human
 def text(facts: dict[str, Any]) -> str:
     """The printed plan."""
     mesh = " × ".join(f"{axis} {size}" for axis, size in facts["mesh"].items()) or "one device"
-    active = "" if facts["active_parameters"] == facts["parameters"] else f", of which {facts['active_parameters']:,} read a token"
+    active = (
+        ""
+        if facts["active_parameters"] == facts["parameters"]
+        else f", of which {facts['active_parameters']:,} read a token"
+    )
     lines = [
         f"target       {facts['target']}: {facts['devices']:,} × {facts['chip']}, mesh {mesh}",
         f"verdict      {_verdict(facts)}",
-        f"memory       {', '.join(f'{name} {gib(size)}' for name, size in facts['memory'].items())}; GiB a device",
+        (
+            "memory      "
+            f" {', '.join(f'{name} {gib(size)}' for name, size in facts['memory'].items())}; GiB a"
+            " device"
+        ),
         f"parameters   {facts['parameters']:,}{active}",
     ]
     if facts["flops"]:
         flops = facts["flops"]
-        counted = f"; XLA, which counts loops once, says {human(flops['as_xla_counts'])}" if flops["as_xla_counts"] else ""
-        kernels = f", {human(flops['kernels'])} of them in hand-written kernels" if flops["kernels"] else ""
+        counted = (
+            f"; XLA, which counts loops once, says {human(flops['as_xla_counts'])}"
+            if flops["as_xla_counts"]
+            else ""
+        )
+        kernels = (
+            f", {human(flops['kernels'])} of them in hand-written kernels"
+            if flops["kernels"]
+            else ""
+        )
         lines += [
-            f"FLOPs        {human(facts['flops_per_step'])} a step of {facts['tokens_per_step']:,} tokens; a device computes "
-            f"{human(flops['model'])} of the model's, {human(flops['hardware'])} with what is computed again{kernels}{counted}",
+            (
+                f"FLOPs        {human(facts['flops_per_step'])} a step of"
+                f" {facts['tokens_per_step']:,} tokens; a device computes {human(flops['model'])}"
+                f" of the model's, {human(flops['hardware'])} with what is computed"
+                f" again{kernels}{counted}"
+            ),
             *_network(facts),
             *_times(facts),
             *_dearest(facts),
@@ -42,18 +62,32 @@ def gib(size: float) -> str:
 
 def _verdict(facts: dict[str, Any]) -> str:
     needs, has = gib(facts["peak_bytes_per_device"]), gib(facts["memory_bytes_per_device"])
-    return f"fits: {needs} of {has} GiB a device" if facts["fits"] else f"does NOT fit: {needs} GiB of {has} a device"
+    return (
+        f"fits: {needs} of {has} GiB a device"
+        if facts["fits"]
+        else f"does NOT fit: {needs} GiB of {has} a device"
+    )
 
 
 def _network(facts: dict[str, Any]) -> list[str]:
     rows = facts["collectives"]
     if not rows:
         return ["network      nothing is exchanged"]
-    total = {where: sum(row["bytes_per_device"] for row in rows if row["network"] == where) for where in dict.fromkeys(row["network"] for row in rows)}
-    lines = [f"network      {', '.join(f'{size / 1e9:,.2f} GB over {where}' for where, size in total.items())}; sent by a device in a step"]
+    total = {
+        where: sum(row["bytes_per_device"] for row in rows if row["network"] == where)
+        for where in dict.fromkeys(row["network"] for row in rows)
+    }
+    lines = [
+        "network     "
+        f" {', '.join(f'{size / 1e9:,.2f} GB over {where}' for where, size in total.items())}; sent"
+        " by a device in a step"
+    ]
     for row in rows:
         seconds = f", {duration(row['seconds'])}" if row["seconds"] else ""
-        way = f"{row['kind']} over {' '.join(row['axes']) or 'none'} ({row['network']}), {row['times']:,.0f} times{seconds}"
+        way = (
+            f"{row['kind']} over {' '.join(row['axes']) or 'none'} ({row['network']}),"
+            f" {row['times']:,.0f} times{seconds}"
+        )
         lines.append(f"             {row['bytes_per_device'] / 1e9:9,.3f} GB  {way}")
     return lines
 
@@ -62,12 +96,21 @@ def _times(facts: dict[str, Any]) -> list[str]:
     if not facts["step_seconds"]:
         return []
     (low, high), (best, worst), margin = facts["step_seconds"], facts["mfu"], facts["margin"]
-    parts = ", ".join(f"{name.upper() if name in ('ici', 'dcn', 'nic') else name} {seconds:.3f} s" for name, seconds in facts["seconds"].items())
+    parts = ", ".join(
+        f"{name.upper() if name in ('ici', 'dcn', 'nic') else name} {seconds:.3f} s"
+        for name, seconds in facts["seconds"].items()
+    )
     fast, slow = facts["tokens_per_second"]
     square = "{:.1%} … {:.1%}".format(*facts["mfu_whole_square"])
     return [
-        f"step         {low:.3f} … {high:.3f} s (network hidden … not hidden), ± {margin:.0%}: {parts}; longest is {facts['bound']}",
-        f"speed        {human(slow)} … {human(fast)}tokens/s, MFU {worst:.1%} … {best:.1%} (with attention counted as a whole square, as papers do, {square})",
+        (
+            f"step         {low:.3f} … {high:.3f} s (network hidden … not hidden), ± {margin:.0%}:"
+            f" {parts}; longest is {facts['bound']}"
+        ),
+        (
+            f"speed        {human(slow)} … {human(fast)}tokens/s, MFU {worst:.1%} … {best:.1%}"
+            f" (with attention counted as a whole square, as papers do, {square})"
+        ),
     ]
 
 
@@ -75,5 +118,8 @@ def _dearest(facts: dict[str, Any]) -> list[str]:
     lines = ["dearest"]
     for row in facts["dearest"]:
         seconds = f"{1e3 * row['seconds']:10.2f} ms" if row["seconds"] is not None else ""
-        lines.append(f"  {seconds}  {row['times']:6,.0f} ×  {row['operation']} [{' '.join(map(str, row['shape']))}]")
+        lines.append(
+            f"  {seconds}  {row['times']:6,.0f} ×  {row['operation']}"
+            f" [{' '.join(map(str, row['shape']))}]"
+        )
     return lines

@@ -1,4 +1,5 @@
-"""What writing text with a model needs on a machine: the cache, the largest batch, and the speed that memory allows."""
+"""What writing text with a model needs on a machine: the cache, the largest batch, and the speed
+that memory allows."""
 
 from __future__ import annotations
 
@@ -13,16 +14,23 @@ from gptjax.train.overview import model_facts
 
 
 def sampling(config: ModelConfig, target: Target, length: int | None = None) -> dict[str, Any]:
-    """Says how many texts of `length` tokens (none: the context) fit beside the weights, and the most tokens a second.
+    """Says how many texts of `length` tokens (none: the context) fit beside the weights, and the
+    most tokens a second.
 
-    Each new token of each text reads the text's cache, and all texts together read the weights once: bytes that must come from memory, so
-    that the rate is a bound, which decoding comes near to while products are small. Weights are split over all devices and held in the
-    compute type; a mixture's experts are read as far as a batch of so many texts is likely to choose them. What devices send is not counted.
+    Each new token of each text reads the text's cache, and all texts together read the weights
+    once: bytes that must come from memory, so that the rate is a bound, which decoding comes near
+    to while products are small. Weights are split over all devices and held in the compute type; a
+    mixture's experts are read as far as a batch of so many texts is likely to choose them. What
+    devices send is not counted.
 
     Raises:
       ConfigError: nothing is known of the target's memory bandwidth.
     """
-    require(target.chip is not None, f"target {target} has no known memory bandwidth; sampling is planned for {', '.join(targets.CHIPS)}.")
+    require(
+        target.chip is not None,
+        f"target {target} has no known memory bandwidth; sampling is planned for"
+        f" {', '.join(targets.CHIPS)}.",
+    )
     chip, count, facts = target.chip, len(targets.devices(target)), model_facts(config)
     size = 2 if config.compute == "bfloat16" else 4
     length = length or config.context
@@ -39,17 +47,40 @@ def sampling(config: ModelConfig, target: Target, length: int | None = None) -> 
         "cache_bytes_per_token": facts["cache_per_token"],
         "cache_bytes_per_text": cache,
         "largest_batch": most,
-        "speeds": [{"batch": n, "tokens_per_second": n / _seconds(config, facts, n, cache, size, chip, count)} for n in rows] if most else [],
+        "speeds": (
+            [
+                {
+                    "batch": n,
+                    "tokens_per_second": n / _seconds(config, facts, n, cache, size, chip, count),
+                }
+                for n in rows
+            ]
+            if most
+            else []
+        ),
     }
 
 
-def _seconds(config: ModelConfig, facts: dict[str, Any], rows: int, cache: float, size: int, chip: targets.Chip, count: int) -> float:
-    """The least time of one token for each of so many texts that are half full on average: memory or products, whichever is longer."""
+def _seconds(
+    config: ModelConfig,
+    facts: dict[str, Any],
+    rows: int,
+    cache: float,
+    size: int,
+    chip: targets.Chip,
+    count: int,
+) -> float:
+    """The least time of one token for each of so many texts that are half full on average: memory
+    or products, whichever is longer."""
     idle = facts["parameters"] - facts["active_parameters"]
-    if config.experts is not None:  # the chance that no text chooses an expert, when all are equally likely
+    if (
+        config.experts is not None
+    ):  # the chance that no text chooses an expert, when all are equally likely
         idle *= (1 - config.experts.active / config.experts.count) ** (rows - 1)
     read = (facts["parameters"] - idle) * size + rows * cache / 2
-    return max(read / (chip.bandwidth * count), 2 * facts["active_parameters"] * rows / (chip.peak * count))
+    return max(
+        read / (chip.bandwidth * count), 2 * facts["active_parameters"] * rows / (chip.peak * count)
+    )
 
 
 def text(facts: dict[str, Any]) -> str:
@@ -57,10 +88,17 @@ def text(facts: dict[str, Any]) -> str:
     lines = [
         f"target       {facts['target']}: {facts['devices']:,} devices",
         f"weights      {gib(facts['weight_bytes'])} GiB over all devices",
-        f"cache        {facts['cache_bytes_per_token']:,} bytes a token, {gib(facts['cache_bytes_per_text'])} GiB a text of {facts['length']:,} tokens",
+        (
+            f"cache        {facts['cache_bytes_per_token']:,} bytes a token,"
+            f" {gib(facts['cache_bytes_per_text'])} GiB a text of {facts['length']:,} tokens"
+        ),
         f"batch        at most {facts['largest_batch']:,} texts at once",
     ]
     if not facts["fits"]:
         lines.append("verdict      does NOT fit: there is no room for one text beside the weights")
-    lines += [f"speed        at most {row['tokens_per_second']:,.0f} tokens/s with {row['batch']:,} at once" for row in facts["speeds"]]
+    lines += [
+        f"speed        at most {row['tokens_per_second']:,.0f} tokens/s with {row['batch']:,} at"
+        " once"
+        for row in facts["speeds"]
+    ]
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """How the loss falls with compute, fitted to finished runs, and what it says of a dearer one.
 
-Read `fit` and `predict`; `point` reads a run. Source: OpenAI 2023, GPT-4 Technical Report, arXiv:2303.08774, section 3.1, whose law
-L(C) = a + b · C^−c this is.
+Read `fit` and `predict`; `point` reads a run. Source: OpenAI 2023, GPT-4 Technical Report,
+arXiv:2303.08774, section 3.1, whose law L(C) = a + b · C^−c this is.
 """
 
 from __future__ import annotations
@@ -55,9 +55,17 @@ def point(run: Path) -> Point:
     experiment = guessed(config.load(Experiment, run / "config.json"))
     lines = [line for line in read(run) if "validation_loss" in line]
     finished = bool(lines) and lines[-1]["step"] >= experiment.steps
-    require(finished, f"{run} has no held-out loss at its last step {experiment.steps}; finish it (gptjax train {run}/config.json).")
+    require(
+        finished,
+        f"{run} has no held-out loss at its last step {experiment.steps}; finish it (gptjax train"
+        f" {run}/config.json).",
+    )
     tokens = experiment.steps * experiment.tokens_per_step
-    return Point(run.name, flops_per_token(experiment.model, experiment.model.context) * tokens, lines[-1]["validation_loss"])
+    return Point(
+        run.name,
+        flops_per_token(experiment.model, experiment.model.context) * tokens,
+        lines[-1]["validation_loss"],
+    )
 
 
 EXPONENTS = np.exp(np.linspace(math.log(0.005), math.log(1.5), 600))
@@ -70,10 +78,18 @@ def fit(points: list[Point]) -> list[Law]:
     Raises:
       ConfigError: fewer than four runs, or runs of nearly one compute.
     """
-    require(len(points) >= 4, f"{len(points)} runs are given, and the law has three numbers to find; it needs at least 4 runs of different compute.")
+    require(
+        len(points) >= 4,
+        f"{len(points)} runs are given, and the law has three numbers to find; it needs at least 4"
+        " runs of different compute.",
+    )
     compute, loss = np.array([p.compute for p in points]), np.array([p.loss for p in points])
     apart = compute.max() >= 2 * compute.min()
-    require(apart, f"all runs have about {human(compute.min())}FLOP; the dearest needs to be twice as dear as the cheapest, or more.")
+    require(
+        apart,
+        f"all runs have about {human(compute.min())}FLOP; the dearest needs to be twice as dear as"
+        " the cheapest, or more.",
+    )
     unit, laws = float(np.exp(np.log(compute).mean())), []
     for exponent in EXPONENTS:
         power = (compute / unit) ** -exponent
@@ -82,15 +98,24 @@ def fit(points: list[Point]) -> list[Law]:
         floor = float(loss.mean() - scale * power.mean())
         if floor < 0:
             floor, scale = 0.0, float((power * loss).sum() / np.square(power).sum())
-        laws.append(Law(floor, scale, float(exponent), unit, float(np.square(floor + scale * power - loss).sum())))
+        laws.append(
+            Law(
+                floor,
+                scale,
+                float(exponent),
+                unit,
+                float(np.square(floor + scale * power - loss).sum()),
+            )
+        )
     return sorted(laws, key=lambda law: law.error)
 
 
 def predict(laws: list[Law], compute: float, count: int) -> tuple[float, float, float]:
-    """The loss at an amount of compute, and an interval that holds it in 95 of 100 cases if the law holds and residuals are normal.
+    """The loss at an amount of compute, and an interval that holds it in 95 of 100 cases if the law
+    holds and residuals are normal.
 
-    The interval is over all laws that the runs do not refuse (their squared residuals within the F distribution's bound of the best's), widened
-    by one run's own residual.
+    The interval is over all laws that the runs do not refuse (their squared residuals within the F
+    distribution's bound of the best's), widened by one run's own residual.
 
     Args:
       laws: what `fit` gives.
@@ -105,7 +130,8 @@ def predict(laws: list[Law], compute: float, count: int) -> tuple[float, float, 
 
 
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-"""97.5 % points of Student's t for 1, 2, … degrees of freedom; their squares are the 95 % points of F with 1 and so many."""
+"""97.5 % points of Student's t for 1, 2, … degrees of freedom; their squares are the 95 % points of
+F with 1 and so many."""
 
 
 def report(points: list[Point], wanted: list[Point]) -> dict[str, Any]:
@@ -125,19 +151,40 @@ def report(points: list[Point], wanted: list[Point]) -> dict[str, Any]:
         })  # fmt: skip
     best = laws[0]
     law = {"floor": best.floor, "scale": best.scale, "exponent": best.exponent, "unit": best.unit}
-    return {"law": law, "runs": [{**p._asdict(), "fitted": best(p.compute)} for p in points], "predictions": rows}
+    return {
+        "law": law,
+        "runs": [{**p._asdict(), "fitted": best(p.compute)} for p in points],
+        "predictions": rows,
+    }
 
 
 def text(found: dict[str, Any]) -> str:
     """A fit as lines to read."""
     law = found["law"]
-    lines = [f"law          loss = {law['floor']:.4f} + {law['scale']:.4f} · (FLOP / {law['unit']:.3g})^−{law['exponent']:.4f}"]
-    lines += [f"run          {row['name']:20}  {row['compute']:.3e} FLOP  loss {row['loss']:.4f}  fitted {row['fitted']:.4f}" for row in found["runs"]]
+    lines = [
+        f"law          loss = {law['floor']:.4f} + {law['scale']:.4f} · (FLOP /"
+        f" {law['unit']:.3g})^−{law['exponent']:.4f}"
+    ]
+    lines += [
+        f"run          {row['name']:20}  {row['compute']:.3e} FLOP  loss {row['loss']:.4f}  fitted"
+        f" {row['fitted']:.4f}"
+        for row in found["runs"]
+    ]
     for row in found["predictions"]:
-        reached = "" if row["loss"] is None else f"; reached {row['loss']:.4f}, off by {row['off']:+.2%}, {'inside' if row['inside'] else 'OUTSIDE'}"
+        reached = (
+            ""
+            if row["loss"] is None
+            else (
+                f"; reached {row['loss']:.4f}, off by {row['off']:+.2%},"
+                f" {'inside' if row['inside'] else 'OUTSIDE'}"
+            )
+        )
         interval = "{:.4f} … {:.4f}".format(*row["interval"])
         cost = f"{row['compute']:.3e} FLOP, {row['times_dearest']:.1f} × the dearest"
-        lines.append(f"prediction   {row['name']:20}  {cost}  loss {row['predicted']:.4f} (95 %: {interval}){reached}")
+        lines.append(
+            f"prediction   {row['name']:20}  {cost}  loss {row['predicted']:.4f} (95 %:"
+            f" {interval}){reached}"
+        )
     return "\n".join(lines)
 
 

@@ -1,4 +1,5 @@
-"""Looks for a change that makes a step fit, or for the quickest of many ways to spread it. Every way is compiled.
+"""Looks for a change that makes a step fit, or for the quickest of many ways to spread it. Every
+way is compiled.
 
 Read `mend` and `changes`, then `search` and `ways`.
 """
@@ -46,29 +47,52 @@ def _plans(ways: Iterable[Way], target: Target, say: Say) -> Iterator[tuple[Way,
 
 
 def changes(experiment: Experiment, target: Target) -> Iterator[Way]:
-    """Changes of memory that leave the run's numbers alone, the cheapest in time first, each alone and then together.
+    """Changes of memory that leave the run's numbers alone, the cheapest in time first, each alone
+    and then together.
 
-    State over all devices costs bytes on the wire, fewer rows at once the same bytes more often, the loss by parts one more product of the output, and
-    computing blocks again a third more FLOPs.
+    State over all devices costs bytes on the wire, fewer rows at once the same bytes more often,
+    the loss by parts one more product of the output, and computing blocks again a third more FLOPs.
     """
     count, mesh, model = len(devices(target)), experiment.mesh, experiment.model
     others = count // (mesh.stage * mesh.expert * mesh.context * mesh.tensor * target.slices)
     known: list[Way] = []
     if mesh.fsdp != others:
-        known.append(Way(f"--mesh.fsdp {others}", dataclasses.replace(experiment, mesh=dataclasses.replace(mesh, fsdp=others, data=None))))
+        known.append(
+            Way(
+                f"--mesh.fsdp {others}",
+                dataclasses.replace(
+                    experiment, mesh=dataclasses.replace(mesh, fsdp=others, data=None)
+                ),
+            )
+        )
     parts = count // (mesh.stage * mesh.context * mesh.tensor)
     rows = experiment.batch // experiment.micro_batches
     fewer = [n for n in range(parts, rows, parts) if experiment.batch % n == 0]
-    known += [Way(f"--micro-batch {n}", dataclasses.replace(experiment, micro_batch=n)) for n in dict.fromkeys(fewer[-1:] + fewer[:1])]
+    known += [
+        Way(f"--micro-batch {n}", dataclasses.replace(experiment, micro_batch=n))
+        for n in dict.fromkeys(fewer[-1:] + fewer[:1])
+    ]
     if experiment.loss.vocab_parts == 1 and experiment.loss.distillation is None:
-        known.append(Way("--loss.vocab-parts 8", dataclasses.replace(experiment, loss=dataclasses.replace(experiment.loss, vocab_parts=8))))
+        known.append(
+            Way(
+                "--loss.vocab-parts 8",
+                dataclasses.replace(
+                    experiment, loss=dataclasses.replace(experiment.loss, vocab_parts=8)
+                ),
+            )
+        )
     if model.remat != "full":
         known.append(Way("--model.remat full", _with(experiment, remat="full")))
     yield from known
     together, flags = experiment, []
     for way in known:
         name = way.flags.split()[0]
-        changed = {"--mesh.fsdp": "mesh", "--micro-batch": "micro_batch", "--loss.vocab-parts": "loss", "--model.remat": "model"}[name]
+        changed = {
+            "--mesh.fsdp": "mesh",
+            "--micro-batch": "micro_batch",
+            "--loss.vocab-parts": "loss",
+            "--model.remat": "model",
+        }[name]
         together = dataclasses.replace(together, **{changed: getattr(way.experiment, changed)})
         flags = [flag for flag in flags if not flag.startswith(name)] + [way.flags]
         if len(flags) > 1:
@@ -79,32 +103,50 @@ def _with(experiment: Experiment, **changed: Any) -> Experiment:
     return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, **changed))
 
 
-# --- search ------------------------------------------------------------------------------------------------------
+# --- search
+# ------------------------------------------------------------------------------------------------------
 
 
 def search(experiment: Experiment, target: Target, say: Say) -> list[tuple[Way, dict[str, Any]]]:
-    """Plans each of `ways` with little optimisation; gives those that fit, the most tokens a second first, then those that do not, each with a row to tell.
+    """Plans each of `ways` with little optimisation; gives those that fit, the most tokens a second
+    first, then those that do not, each with a row to tell.
 
-    Speed here is only for comparison: what is computed at the share of the peak that products reach, plus what is sent, none of it hidden.
+    Speed here is only for comparison: what is computed at the share of the peak that products
+    reach, plus what is sent, none of it hidden.
     """
     rows = []
     for way, found in _plans(ways(experiment, target), target, say):
-        row = {"flags": way.flags} | {name: found[name] for name in ("fits", "peak_bytes_per_device")} | {"tokens_per_second": None, "bytes_per_device": None}
+        row = (
+            {"flags": way.flags}
+            | {name: found[name] for name in ("fits", "peak_bytes_per_device")}
+            | {"tokens_per_second": None, "bytes_per_device": None}
+        )
         if found["flops"] and target.chip:
             row["bytes_per_device"] = sum(one["bytes_per_device"] for one in found["collectives"])
             row["tokens_per_second"] = found["tokens_per_step"] / sum(rough(found, target))
         rows.append((way, row))
         say(f"  {line(row)}")
-    return sorted(rows, key=lambda found: (not found[1]["fits"], -(found[1]["tokens_per_second"] or 0), found[1]["peak_bytes_per_device"]))
+    return sorted(
+        rows,
+        key=lambda found: (
+            not found[1]["fits"],
+            -(found[1]["tokens_per_second"] or 0),
+            found[1]["peak_bytes_per_device"],
+        ),
+    )
 
 
 def rough(found: dict[str, Any], target: Target) -> tuple[float, float]:
-    """Seconds of a step's products at the share of the peak that they reach, and of what it sends, for a plan that tells no time of its own."""
-    return found["flops"]["hardware"] / (PRODUCTS * target.chip.peak), sum(one["seconds"] for one in found["collectives"])
+    """Seconds of a step's products at the share of the peak that they reach, and of what it sends,
+    for a plan that tells no time of its own."""
+    return found["flops"]["hardware"] / (PRODUCTS * target.chip.peak), sum(
+        one["seconds"] for one in found["collectives"]
+    )
 
 
 def ways(experiment: Experiment, target: Target) -> Iterator[Way]:
-    """Every mesh of `fsdp` with 1, 2, 4 or 8 ways of `tensor`, `expert` where there are experts, half, all and twice the batch, what remat can be."""
+    """Every mesh of `fsdp` with 1, 2, 4 or 8 ways of `tensor`, `expert` where there are experts,
+    half, all and twice the batch, what remat can be."""
     count = len(devices(target))
     remats = typing.get_args(typing.get_type_hints(ModelConfig)["remat"])
     experts = experiment.model.experts.count if experiment.model.experts else 1
@@ -113,17 +155,36 @@ def ways(experiment: Experiment, target: Target) -> Iterator[Way]:
             fsdp, left = divmod(count // target.slices, tensor * expert)
             if left or fsdp < 1 or experiment.model.kv_heads % tensor:
                 continue
-            mesh = dataclasses.replace(experiment.mesh, data=None, fsdp=fsdp, tensor=tensor, expert=expert, context=1, stage=1)
-            for batch in dict.fromkeys((experiment.batch // 2, experiment.batch, 2 * experiment.batch)):
+            mesh = dataclasses.replace(
+                experiment.mesh,
+                data=None,
+                fsdp=fsdp,
+                tensor=tensor,
+                expert=expert,
+                context=1,
+                stage=1,
+            )
+            for batch in dict.fromkeys(
+                (experiment.batch // 2, experiment.batch, 2 * experiment.batch)
+            ):
                 if batch % (count // tensor):
                     continue
                 for remat in remats if batch == experiment.batch else (experiment.model.remat,):
-                    flags = f"--mesh.fsdp {fsdp}" + f" --mesh.tensor {tensor}" * (tensor > 1) + f" --mesh.expert {expert}" * (expert > 1)
-                    changed = dataclasses.replace(_with(experiment, remat=remat), batch=batch, micro_batch=None, mesh=mesh)
+                    flags = (
+                        f"--mesh.fsdp {fsdp}"
+                        + f" --mesh.tensor {tensor}" * (tensor > 1)
+                        + f" --mesh.expert {expert}" * (expert > 1)
+                    )
+                    changed = dataclasses.replace(
+                        _with(experiment, remat=remat), batch=batch, micro_batch=None, mesh=mesh
+                    )
                     yield Way(f"{flags} --batch {batch} --model.remat {remat}", changed)
 
 
 def line(row: dict[str, Any]) -> str:
     """One way of a search, to read."""
     speed = f"{row['tokens_per_second']:12,.0f} tokens/s" if row["tokens_per_second"] else " " * 21
-    return f"{'fits' if row['fits'] else 'too large':9}  {gib(row['peak_bytes_per_device']):>7} GiB  {speed}  {row['flags']}"
+    return (
+        f"{'fits' if row['fits'] else 'too large':9}  {gib(row['peak_bytes_per_device']):>7} GiB "
+        f" {speed}  {row['flags']}"
+    )

@@ -1,6 +1,8 @@
-"""Machines that a program can be compiled for without having them: TPU slices, GPU clusters, this machine's CPU.
+"""Machines that a program can be compiled for without having them: TPU slices, GPU clusters, this
+machine's CPU.
 
-Read `Target` and `read`; then `devices`, which asks the compilers for stand-ins; `CHIPS` holds what the makers say of each chip.
+Read `Target` and `read`; then `devices`, which asks the compilers for stand-ins; `CHIPS` holds what
+the makers say of each chip.
 """
 
 from __future__ import annotations
@@ -32,13 +34,15 @@ class Chip:
     network: float
     """Bytes/s to other slices (DCN) or hosts, the device's share of its host's."""
     clock: float | None = None
-    """Cycles/s by which the compiler's own estimates become seconds; none where it gives none, or the clock is not known."""
+    """Cycles/s by which the compiler's own estimates become seconds; none where it gives none, or
+    the clock is not known."""
     dimensions: int = 0
     """Of the torus that joins chips; 0 for GPUs."""
     options: tuple[tuple[str, Any], ...] = ()
     """What libtpu wants to be told of the topology."""
     cores: tuple[int, ...] = ()
-    """Of a GPU: multiprocessors, arithmetic units of each, compute capability (two numbers), shared memory of each, L2 cache, kHz."""
+    """Of a GPU: multiprocessors, arithmetic units of each, compute capability (two numbers), shared
+    memory of each, L2 cache, kHz."""
 
 
 GIB = 2**30
@@ -50,14 +54,40 @@ CHIPS = {
     "v5p": Chip("TPU v5", 459e12, 95.73 * GIB, 2.765e12, 9e10, 6.25e9, 1.75e9, 3, MEGACORE),
     "v6e": Chip("TPU v6 lite", 918e12, 31.24 * GIB, 1.64e12, 9e10, 12.5e9, 1.75e9, 2),
     "tpu7x": Chip("TPU7x", 1153.5e12, 94.74 * GIB, 3.69e12, 4.5e10, 6.25e9, None, 3),
-    "a100": Chip("NVIDIA A100-SXM4-80GB", 312e12, 0.95 * 85_100_068_864, 2.039e12, 3e11, 2.5e10, cores=(108, 64, 8, 0, 167_936, 41_943_040, 1_410_000)),
-    "h100": Chip("NVIDIA H100 80GB HBM3", 989e12, 0.95 * 84_942_979_072, 3.352e12, 4.5e11, 5e10, cores=(132, 128, 9, 0, 233_472, 52_428_800, 1_980_000)),
-    "b200": Chip("NVIDIA B200", 2250e12, 0.95 * 191_514_411_008, 7.672e12, 9e11, 5e10, cores=(148, 128, 10, 0, 233_472, 132_644_864, 1_965_000)),
+    "a100": Chip(
+        "NVIDIA A100-SXM4-80GB",
+        312e12,
+        0.95 * 85_100_068_864,
+        2.039e12,
+        3e11,
+        2.5e10,
+        cores=(108, 64, 8, 0, 167_936, 41_943_040, 1_410_000),
+    ),
+    "h100": Chip(
+        "NVIDIA H100 80GB HBM3",
+        989e12,
+        0.95 * 84_942_979_072,
+        3.352e12,
+        4.5e11,
+        5e10,
+        cores=(132, 128, 9, 0, 233_472, 52_428_800, 1_980_000),
+    ),
+    "b200": Chip(
+        "NVIDIA B200",
+        2250e12,
+        0.95 * 191_514_411_008,
+        7.672e12,
+        9e11,
+        5e10,
+        cores=(148, 128, 10, 0, 233_472, 132_644_864, 1_965_000),
+    ),
 }
-"""Sources. TPU peaks and memory bandwidths: Google Cloud's pages of each version; links and DCN: jax-ml/scaling-book, `tpus.md` (its 90 GB/s where
-it also names 100); memory: what libtpu 0.0.52 says that it may fill, in its refusal of a program that is too large; clock: what the peak implies,
-none for TPU7x, whose peak is of one of a chip's two devices. GPUs: NVIDIA's data sheets of the SXM boards, memory as the driver tells it, of
-which a program gets 95 % (XLA_CLIENT_MEM_FRACTION=0.95; JAX takes 75 % if nothing is said); network: one 200 or 400 Gbit/s adapter for each GPU."""
+"""Sources. TPU peaks and memory bandwidths: Google Cloud's pages of each version; links and DCN:
+jax-ml/scaling-book, `tpus.md` (its 90 GB/s where it also names 100); memory: what libtpu 0.0.52
+says that it may fill, in its refusal of a program that is too large; clock: what the peak implies,
+none for TPU7x, whose peak is of one of a chip's two devices. GPUs: NVIDIA's data sheets of the SXM
+boards, memory as the driver tells it, of which a program gets 95 % (XLA_CLIENT_MEM_FRACTION=0.95;
+JAX takes 75 % if nothing is said); network: one 200 or 400 Gbit/s adapter for each GPU."""
 
 TPUS = tuple(name for name, chip in CHIPS.items() if chip.dimensions)
 
@@ -87,7 +117,8 @@ class Target:
 
     @property
     def wrapped(self) -> tuple[bool, ...]:
-        """Which axes of the torus are rings: those of whole cubes of 4 × 4 × 4, or of a full side of 16 in two dimensions."""
+        """Which axes of the torus are rings: those of whole cubes of 4 × 4 × 4, or of a full side
+        of 16 in two dimensions."""
         if self.platform != "tpu":
             return ()
         cubes = len(self.shape) == 3 and all(side % 4 == 0 for side in self.shape)
@@ -101,13 +132,28 @@ def read(text: str) -> Target:
       ConfigError: says what there is.
     """
     found = re.fullmatch(r"(?:(\d+)\*)?([a-z0-9]+):(\d+(?:x\d+)*)", text)
-    require(found is not None, f"target is {text!r}; it needs a kind and a shape, such as v5p:4x8x8, 2*v6e:16x16, h100:32x8 or cpu:8.")
+    require(
+        found is not None,
+        f"target is {text!r}; it needs a kind and a shape, such as v5p:4x8x8, 2*v6e:16x16,"
+        " h100:32x8 or cpu:8.",
+    )
     slices, kind, shape = int(found[1] or 1), found[2], tuple(int(n) for n in found[3].split("x"))
-    require(kind in CHIPS or kind == "cpu", f"target is {text!r}, and {kind!r} is not known; there are {', '.join(CHIPS)}, cpu.{nearest(kind, CHIPS)}")
+    require(
+        kind in CHIPS or kind == "cpu",
+        f"target is {text!r}, and {kind!r} is not known; there are {', '.join(CHIPS)},"
+        f" cpu.{nearest(kind, CHIPS)}",
+    )
     sides = 1 if kind == "cpu" else CHIPS[kind].dimensions or 2
     wanted = {1: "cpu:8", 2: f"{kind}:4x8", 3: f"{kind}:4x4x4"}[sides]
-    require(len(shape) == sides and min(shape) > 0 and slices > 0, f"target is {text!r}; {kind} has {sides} side{'s' * (sides > 1)}, for example {wanted}.")
-    require(slices == 1 or kind in TPUS, f"target is {text!r}; only TPUs come in slices. Give hosts instead: {kind}:{slices * shape[0]}x8.")
+    require(
+        len(shape) == sides and min(shape) > 0 and slices > 0,
+        f"target is {text!r}; {kind} has {sides} side{'s' * (sides > 1)}, for example {wanted}.",
+    )
+    require(
+        slices == 1 or kind in TPUS,
+        f"target is {text!r}; only TPUs come in slices. Give hosts instead:"
+        f" {kind}:{slices * shape[0]}x8.",
+    )
     return Target(kind, shape, slices)
 
 
@@ -119,8 +165,16 @@ def devices(target: Target) -> list:
     """
     if target.platform == "cpu":
         return _cpus(target.shape[0])
-    package, extra = ("libtpu", "plan-tpu") if target.platform == "tpu" else ("jax_plugins.xla_cuda13", "plan-gpu")
-    require(_there(package), f"target {target} needs the compiler in {package.split('.')[-1]}; pip install 'gptjax[{extra}]'.")
+    package, extra = (
+        ("libtpu", "plan-tpu")
+        if target.platform == "tpu"
+        else ("jax_plugins.xla_cuda13", "plan-gpu")
+    )
+    require(
+        _there(package),
+        f"target {target} needs the compiler in {package.split('.')[-1]}; pip install"
+        f" 'gptjax[{extra}]'.",
+    )
     from jax.experimental import topologies
 
     for name, value in _QUIET.items():
@@ -129,11 +183,15 @@ def devices(target: Target) -> list:
     try:
         return list(topologies.get_topology_desc(**told).devices)
     except Exception as error:  # whatever the plug-in raises
-        raise ConfigError(f"target {target} is refused by its compiler: {' '.join(str(error).split())[:200]}") from None
+        raise ConfigError(
+            f"target {target} is refused by its compiler: {' '.join(str(error).split())[:200]}"
+        ) from None
 
 
 _QUIET = {
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # else a second process that plans ends at the first one's lock
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": (
+        "1"
+    ),  # else a second process that plans ends at the first one's lock
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",  # need not be the topology's
@@ -153,14 +211,26 @@ def _there(package: str) -> bool:
 
 def _tpu(target: Target) -> dict[str, Any]:
     bounds = tuple(min(side, most) for side, most in zip(target.shape, (2, 2, 1), strict=False))
-    told = dict(platform="tpu", topology_name=f"{target.kind}:{'x'.join(map(str, target.shape))}", chips_per_host_bounds=(*bounds, 1)[:3])
+    told = {
+        "platform": "tpu",
+        "topology_name": f"{target.kind}:{'x'.join(map(str, target.shape))}",
+        "chips_per_host_bounds": (*bounds, 1)[:3],
+    }
     if any(target.wrapped):
         told["wrap"] = (*target.wrapped, False)[:3]
-    return told | dict(target.chip.options) | ({"num_slices": target.slices} if target.slices > 1 else {})
+    return (
+        told
+        | dict(target.chip.options)
+        | ({"num_slices": target.slices} if target.slices > 1 else {})
+    )
 
 
 def _gpu(target: Target) -> dict[str, Any]:
-    return dict(platform="cuda", topology=f"1x{target.shape[0]}x{target.shape[1]}", target_config=gpu_description(target.chip))
+    return {
+        "platform": "cuda",
+        "topology": f"1x{target.shape[0]}x{target.shape[1]}",
+        "target_config": gpu_description(target.chip),
+    }
 
 
 def gpu_description(chip: Chip) -> str:
@@ -175,19 +245,40 @@ def gpu_description(chip: Chip) -> str:
         "registers_per_block_limit": 65536, "thread_dim_limit_x": 1024, "thread_dim_limit_y": 1024, "thread_dim_limit_z": 64,
         "device_address_bits": 64, "pcie_bandwidth": 2**35,
     }  # fmt: skip
-    words = {"device_vendor": "NVIDIA Corporation", "name": chip.name, "platform_version": f"Compute Capability {major}.{minor}{'a' * (major >= 9)}"}
-    words |= dict.fromkeys(("driver_version", "runtime_version", "compile_time_toolkit_version"), "13.0.0") | {"dnn_version": "9.12.0"}
-    lines = [*(f"{name}: {value}" for name, value in facts.items()), *(f'{name}: "{value}"' for name, value in words.items())]
-    capability = f"cuda_compute_capability {{ major: {major} minor: {minor} feature_extension: {feature} }}"
+    words = {
+        "device_vendor": "NVIDIA Corporation",
+        "name": chip.name,
+        "platform_version": f"Compute Capability {major}.{minor}{'a' * (major >= 9)}",
+    }
+    words |= dict.fromkeys(
+        ("driver_version", "runtime_version", "compile_time_toolkit_version"), "13.0.0"
+    ) | {"dnn_version": "9.12.0"}
+    lines = [
+        *(f"{name}: {value}" for name, value in facts.items()),
+        *(f'{name}: "{value}"' for name, value in words.items()),
+    ]
+    capability = (
+        f"cuda_compute_capability {{ major: {major} minor: {minor} feature_extension: {feature} }}"
+    )
     dnn = "dnn_version_info { major: 9 minor: 12 patch: 0 }"
-    about = ["ecc_enabled: true", "}", 'platform_name: "CUDA"', dnn, f'device_description_str: "{chip.name}"']
+    about = [
+        "ecc_enabled: true",
+        "}",
+        'platform_name: "CUDA"',
+        dnn,
+        f'device_description_str: "{chip.name}"',
+    ]
     return "\n".join(["gpu_device_info {", *lines, capability, *about])
 
 
 def _cpus(count: int) -> list:
     here = jax.devices("cpu")
     flag = "XLA_FLAGS=--xla_force_host_platform_device_count"
-    require(len(here) >= count, f"target cpu:{count} needs {count} CPU devices, and this process has {len(here)}; set {flag}={count}.")
+    require(
+        len(here) >= count,
+        f"target cpu:{count} needs {count} CPU devices, and this process has {len(here)}; set"
+        f" {flag}={count}.",
+    )
     return here[:count]
 
 
@@ -197,7 +288,16 @@ def host_bytes() -> float:
 
 
 def torus_links(target: Target, places: list[tuple[int, ...]]) -> float:
-    """Links that a device can send over at once to others of a group at these places of the torus: two along each axis that
-    the group spans, one where the axis is no ring."""
+    """Links that a device can send over at once to others of a group at these places of the torus:
+    two along each axis that the group spans, one where the axis is no ring."""
     spans = [len({place[axis] for place in places}) > 1 for axis in range(len(target.shape))]
-    return float(max(1, sum(2 if ring else 1 for spanned, ring in zip(spans, target.wrapped, strict=True) if spanned)))
+    return float(
+        max(
+            1,
+            sum(
+                2 if ring else 1
+                for spanned, ring in zip(spans, target.wrapped, strict=True)
+                if spanned
+            ),
+        )
+    )

@@ -1,6 +1,8 @@
-"""Optimised HLO text → instructions, and how often each computation runs. What it all costs is counted in `hlo`.
+"""Optimised HLO text → instructions, and how often each computation runs. What it all costs is
+counted in `hlo`.
 
-Read `parse`, then `runs` (every computation's count, loops included), then `trips`, which runs a loop's counter by hand.
+Read `parse`, then `runs` (every computation's count, loops included), then `trips`, which runs a
+loop's counter by hand.
 """
 
 from __future__ import annotations
@@ -78,7 +80,8 @@ def first(pattern: str, text: str) -> str | None:
     return found[1] if found else None
 
 
-# --- reading -----------------------------------------------------------------------------------------------------
+# --- reading
+# -----------------------------------------------------------------------------------------------------
 
 
 def parse(text: str) -> Module:
@@ -102,7 +105,12 @@ def _lines(text: str) -> Iterator[str]:
     """Lines; an instruction whose attributes hold line ends, as Pallas' do, is one."""
     held = ""
     for line in text.splitlines():
-        if held.startswith("  ") and not line.startswith("  ") and line != "}" and not line.startswith("}, execution_thread"):
+        if (
+            held.startswith("  ")
+            and not line.startswith("  ")
+            and line != "}"
+            and not line.startswith("}, execution_thread")
+        ):
             held += line
         else:
             yield held
@@ -119,7 +127,15 @@ def _instruction(line: str) -> Instruction | None:
     if not op:
         return None
     inside, attributes = _closed(rest[op.end() :])
-    return Instruction(head[2], op[1], _shapes(kind), tuple(re.findall(r"%([^\s,()]+)", inside)), inside.strip(), attributes, bool(head[1]))
+    return Instruction(
+        head[2],
+        op[1],
+        _shapes(kind),
+        tuple(re.findall(r"%([^\s,()]+)", inside)),
+        inside.strip(),
+        attributes,
+        bool(head[1]),
+    )
 
 
 def _type(text: str) -> tuple[str, str]:
@@ -147,24 +163,35 @@ def _closed(text: str) -> tuple[str, str]:
 
 def _shapes(text: str) -> tuple[Shape, ...]:
     found = re.findall(r"\b([a-z][a-z0-9]*)\[([0-9,<=]*)\](?:\{([^}]*)\})?", text)
-    number = lambda layout: int(first(r"S\((\d+)\)", layout) or 0)
-    return tuple(Shape(kind, tuple(int(d.lstrip("<=")) for d in dims.split(",") if d), number(layout)) for kind, dims, layout in found if kind in BYTES)
+
+    def number(layout):
+        return int(first(r"S\((\d+)\)", layout) or 0)
+
+    return tuple(
+        Shape(kind, tuple(int(d.lstrip("<=")) for d in dims.split(",") if d), number(layout))
+        for kind, dims, layout in found
+        if kind in BYTES
+    )
 
 
-# --- how often ---------------------------------------------------------------------------------------------------
+# --- how often
+# ---------------------------------------------------------------------------------------------------
 
 
 class Run(NamedTuple):
-    """How often a computation runs in one step, and whether it is the inside of one fused kernel."""
+    """How often a computation runs in one step, and whether it is the inside of one fused
+    kernel."""
 
     times: float
     fused: bool
     owner: str
-    """The computation whose schedule it is part of: its own name, or that of what calls the fused kernel."""
+    """The computation whose schedule it is part of: its own name, or that of what calls the fused
+    kernel."""
 
 
 def runs(module: Module) -> tuple[dict[str, Run], list[str]]:
-    """Every computation that runs, with its count; and the loops whose length could not be told, which count once.
+    """Every computation that runs, with its count; and the loops whose length could not be told,
+    which count once.
 
     Of a conditional every branch counts as run.
     """
@@ -185,12 +212,21 @@ def runs(module: Module) -> tuple[dict[str, Run], list[str]]:
                 for body in one.called("calls"):
                     visit(body, count, owner or name)
             elif one.op in ("call", "async-start", "custom-call", "conditional"):
-                keys = ("calls", "to_apply", "called_computations", "branch_computations", "true_computation", "false_computation")
+                keys = (
+                    "calls",
+                    "to_apply",
+                    "called_computations",
+                    "branch_computations",
+                    "true_computation",
+                    "false_computation",
+                )
                 for body in one.called(*keys):
                     visit(body, count, owner)
 
     visit(module.entry, 1.0, None)
-    return {name: Run(count, owners[name] != name, owners[name]) for name, count in times.items()}, endless
+    return {
+        name: Run(count, owners[name] != name, owners[name]) for name, count in times.items()
+    }, endless
 
 
 LONGEST = 100_000
@@ -198,7 +234,8 @@ LONGEST = 100_000
 
 
 def trips(module: Module, around: Computation, loop: Instruction) -> int | None:
-    """The turns of a counted loop: what XLA notes, or else the turns of its integer counters, run here; none if they can't be told."""
+    """The turns of a counted loop: what XLA notes, or else the turns of its integer counters, run
+    here; none if they can't be told."""
     noted = first(r"known_trip_count[^0-9]*(\d+)", loop.attributes)
     if noted:
         return int(noted)
@@ -212,12 +249,19 @@ def trips(module: Module, around: Computation, loop: Instruction) -> int | None:
         return None
     counters = [i for i, value in enumerate(state) if value is not None]
     for turn in range(LONGEST):
-        goes_on = _value(module, module.computations[condition], _root(module.computations[condition]).name, state)
+        goes_on = _value(
+            module,
+            module.computations[condition],
+            _root(module.computations[condition]).name,
+            state,
+        )
         if goes_on is None:
             return None
         if not goes_on:
             return turn
-        moved = {i: _value(module, module.computations[body], root.operands[i], state) for i in counters}
+        moved = {
+            i: _value(module, module.computations[body], root.operands[i], state) for i in counters
+        }
         counters = [i for i, value in moved.items() if value is not None]
         state = [moved.get(i) for i in range(len(state))]
     return None
@@ -232,7 +276,13 @@ COMPARE: dict[str, Callable[[int, int], bool]] = {
 }  # fmt: skip
 
 
-def _value(module: Module, where: Computation, name: str, given: list[int | None] | None, arguments: tuple[int | None, ...] = ()) -> int | None:
+def _value(
+    module: Module,
+    where: Computation,
+    name: str,
+    given: list[int | None] | None,
+    arguments: tuple[int | None, ...] = (),
+) -> int | None:
     """The value of an integer or boolean scalar; none where it is neither.
 
     Args:
@@ -242,26 +292,54 @@ def _value(module: Module, where: Computation, name: str, given: list[int | None
     one = where.get(name)
     if one is None:
         return None
-    inner = lambda operand: _value(module, where, operand, given, arguments)
+
+    def inner(operand):
+        return _value(module, where, operand, given, arguments)
+
     match one.op:
         case "constant":
-            return int(one.inside) if re.fullmatch(r"-?\d+", one.inside) else {"true": 1, "false": 0}.get(one.inside)
+            return (
+                int(one.inside)
+                if re.fullmatch(r"-?\d+", one.inside)
+                else {"true": 1, "false": 0}.get(one.inside)
+            )
         case "parameter":
             number = int(one.inside)
             return arguments[number] if number < len(arguments) else None
         case "get-tuple-element":
-            source, index = where.get(one.operands[0]), int(first(r"index=(\d+)", one.attributes) or 0)
-            return given[index] if given and source is not None and source.op == "parameter" else None
+            source, index = (
+                where.get(one.operands[0]),
+                int(first(r"index=(\d+)", one.attributes) or 0),
+            )
+            return (
+                given[index] if given and source is not None and source.op == "parameter" else None
+            )
         case "copy" | "bitcast" | "convert" | "reshape":
             return inner(one.operands[0])
         case "fusion" | "call":
             called = module.computations[one.called("calls", "to_apply")[0]]
-            return _value(module, called, _root(called).name, None, tuple(inner(operand) for operand in one.operands)) if len(one.operands) < 8 else None
+            return (
+                _value(
+                    module,
+                    called,
+                    _root(called).name,
+                    None,
+                    tuple(inner(operand) for operand in one.operands),
+                )
+                if len(one.operands) < 8
+                else None
+            )
         case "add" | "subtract" | "multiply" | "and" | "or" | "compare":
             left, right = (inner(operand) for operand in one.operands)
             if left is None or right is None:
                 return None
             if one.op == "compare":
                 return int(COMPARE[first(r"direction=(\w+)", one.attributes) or "LT"](left, right))
-            return {"add": left + right, "subtract": left - right, "multiply": left * right, "and": left & right, "or": left | right}[one.op]
+            return {
+                "add": left + right,
+                "subtract": left - right,
+                "multiply": left * right,
+                "and": left & right,
+                "or": left | right,
+            }[one.op]
     return None

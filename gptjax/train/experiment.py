@@ -7,7 +7,13 @@ from dataclasses import dataclass, field
 
 from gptjax.config import require
 from gptjax.data.prepare import DataConfig
-from gptjax.data.tasks import Classification, LanguageModel, MaskedLanguageModel, SpanCorruption, answers
+from gptjax.data.tasks import (
+    Classification,
+    LanguageModel,
+    MaskedLanguageModel,
+    SpanCorruption,
+    answers,
+)
 from gptjax.data.tokenizer import Given
 from gptjax.generate.settings import SampleConfig
 from gptjax.model.config import ModelConfig
@@ -24,15 +30,20 @@ class Evaluation:
     every: int = 250
     """Steps between evaluations."""
     rows: int | None = None
-    """Rows of held-out text at each evaluation on the way; none is all of them. The last evaluation reads all."""
+    """Rows of held-out text at each evaluation on the way; none is all of them. The last evaluation
+    reads all."""
     prompt: str = ""
-    """Beginning of the text that the model writes at each evaluation; empty begins a new document."""
+    """Beginning of the text that the model writes at each evaluation; empty begins a new
+    document."""
     sample: SampleConfig = field(default_factory=SampleConfig)
     """How it writes."""
 
     def __post_init__(self) -> None:
         require(self.every >= 1, f"evaluation.every is {self.every}; it needs at least 1 step.")
-        require(self.rows is None or self.rows >= 1, f"evaluation.rows is {self.rows}; it needs at least 1, or none for all.")
+        require(
+            self.rows is None or self.rows >= 1,
+            f"evaluation.rows is {self.rows}; it needs at least 1, or none for all.",
+        )
 
 
 @dataclass(frozen=True)
@@ -47,17 +58,28 @@ class Checkpoints:
     """So many with the lowest validation loss stay besides."""
 
     def __post_init__(self) -> None:
-        require(self.every is None or self.every >= 1, f"checkpoints.every is {self.every}; it needs at least 1 step, or none.")
-        require(self.keep_newest >= 1, f"checkpoints.keep_newest is {self.keep_newest}; it needs at least 1, or a run could not resume.")
-        require(self.keep_best >= 0, f"checkpoints.keep_best is {self.keep_best}; it needs 0 or more.")
+        require(
+            self.every is None or self.every >= 1,
+            f"checkpoints.every is {self.every}; it needs at least 1 step, or none.",
+        )
+        require(
+            self.keep_newest >= 1,
+            f"checkpoints.keep_newest is {self.keep_newest}; it needs at least 1, or a run could"
+            " not resume.",
+        )
+        require(
+            self.keep_best >= 0, f"checkpoints.keep_best is {self.keep_best}; it needs 0 or more."
+        )
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A whole run: model, data, optimizer, length. A run's `config.json` is this value, resolved."""
+    """A whole run: model, data, optimizer, length. A run's `config.json` is this value,
+    resolved."""
 
     start: str | None = None
-    """A model to start from: a run, a Hugging Face directory, a .gguf file, or smollm2, which a package ships. Its architecture is the model's then. None begins with random weights."""
+    """A model to start from: a run, a Hugging Face directory, a .gguf file, or smollm2, which a
+    package ships. Its architecture is the model's then. None begins with random weights."""
     model: ModelConfig = field(default_factory=small)
     """The architecture."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -79,47 +101,94 @@ class Experiment:
     batch: int = 16
     """Rows of one batch, over all devices; each row holds `model.context` tokens."""
     micro_batch: int | None = None
-    """Rows read at once; a batch is read in batch / micro_batch parts and the result is the same. None reads it whole."""
+    """Rows read at once; a batch is read in batch / micro_batch parts and the result is the same.
+    None reads it whole."""
     seed: int = 0
     """Of initial weights, order of the data and dropout."""
     skip_norm: float = 1e4
     """A step whose gradient norm is above this is skipped and counted."""
     spike_score: float = 8.0
-    """A step whose loss or gradient norm lies this many robust deviations above the last 64 is a spike, and counted."""
+    """A step whose loss or gradient norm lies this many robust deviations above the last 64 is a
+    spike, and counted."""
     skip_spikes: bool = False
     """Skip spikes too."""
     log_every: int = 10
     """Steps between progress lines."""
     watchdog: float | None = 600.0
-    """Seconds without any progress after which the stacks of all threads are written to log.txt; after twice that the run ends. None waits for ever."""
+    """Seconds without any progress after which the stacks of all threads are written to log.txt;
+    after twice that the run ends. None waits for ever."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "log_every"):
-            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it needs at least 1 (--{name.replace('_', '-')}).")
+            require(
+                getattr(self, name) >= 1,
+                f"{name} is {getattr(self, name)}; it needs at least 1"
+                f" (--{name.replace('_', '-')}).",
+            )
         given = isinstance(self.data.tokenizer, Given)
-        require(not given or self.start is not None, "data.tokenizer is that of the model that the experiment starts from, and it starts from none; name one (--start).")
-        require(given or self.start is None, f"start is {self.start}, and a model reads text with its own tokenizer; use Given() as data.tokenizer.")
+        require(
+            not given or self.start is not None,
+            "data.tokenizer is that of the model that the experiment starts from, and it starts"
+            " from none; name one (--start).",
+        )
+        require(
+            given or self.start is None,
+            f"start is {self.start}, and a model reads text with its own tokenizer; use Given() as"
+            " data.tokenizer.",
+        )
         self._require_task()
         require(0 <= self.seed < 2**31, f"seed is {self.seed}; it needs a number in [0, 2^31).")
         for name in ("skip_norm", "spike_score"):
-            require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; it needs a positive number (--{name.replace('_', '-')}).")
-        require(self.watchdog is None or self.watchdog > 0, f"watchdog is {self.watchdog}; it needs seconds above 0, or none (--watchdog 600).")
+            require(
+                getattr(self, name) > 0,
+                f"{name} is {getattr(self, name)}; it needs a positive number"
+                f" (--{name.replace('_', '-')}).",
+            )
         require(
-            self.micro_batch is None or (self.micro_batch >= 1 and self.batch % self.micro_batch == 0),
-            f"micro_batch is {self.micro_batch}, which does not divide the batch of {self.batch}; use a divisor (--micro-batch {self.batch}).",
+            self.watchdog is None or self.watchdog > 0,
+            f"watchdog is {self.watchdog}; it needs seconds above 0, or none (--watchdog 600).",
+        )
+        require(
+            self.micro_batch is None
+            or (self.micro_batch >= 1 and self.batch % self.micro_batch == 0),
+            f"micro_batch is {self.micro_batch}, which does not divide the batch of {self.batch};"
+            f" use a divisor (--micro-batch {self.batch}).",
         )
 
     def _require_task(self) -> None:
         """Refuses a task that the model's shape is not for."""
         shape = "side" if self.model.encoder_layers else "past" if self.model.causal else "all"
-        shapes = {"past": "a decoder", "all": "an encoder (--model.causal False)", "side": "an encoder beside a decoder (--model.encoder-layers)"}
-        task, fits = self.data.task, next(kind.__name__ for kind in (LanguageModel, MaskedLanguageModel, SpanCorruption) if shape in kind.reads)
+        shapes = {
+            "past": "a decoder",
+            "all": "an encoder (--model.causal False)",
+            "side": "an encoder beside a decoder (--model.encoder-layers)",
+        }
+        task, fits = (
+            self.data.task,
+            next(
+                kind.__name__
+                for kind in (LanguageModel, MaskedLanguageModel, SpanCorruption)
+                if shape in kind.reads
+            ),
+        )
         name, wanted = type(task).__name__, " or ".join(shapes[one] for one in task.reads)
-        require(shape in task.reads, f"data.task is {name}, for {wanted}, and the model is {shapes[shape]}; use data.task {fits}.")
+        require(
+            shape in task.reads,
+            f"data.task is {name}, for {wanted}, and the model is {shapes[shape]}; use data.task"
+            f" {fits}.",
+        )
         needs = "a task that has one, such as PrefixLanguageModel, or --model.prefix-lm False"
-        require(not self.model.prefix_lm or answers(task), f"data.task is {name}, whose texts have no prefix, and model.prefix_lm is true; use {needs}.")
+        require(
+            not self.model.prefix_lm or answers(task),
+            f"data.task is {name}, whose texts have no prefix, and model.prefix_lm is true; use"
+            f" {needs}.",
+        )
         labels = self.model.classes is None or isinstance(task, Classification)
-        require(labels, f"data.task is {name} and model.classes {self.model.classes}; use data.task Classification, or null.")
+        require(
+            labels,
+            f"data.task is {name} and model.classes {self.model.classes}; use data.task"
+            " Classification, or null.",
+        )
 
     @property
     def micro_batches(self) -> int:
@@ -133,10 +202,13 @@ class Experiment:
 
 
 def guessed(experiment: Experiment) -> Experiment:
-    """The experiment with a guess of what only the data know: a vocabulary of the tokenizer's settings, or of bytes; two labels."""
+    """The experiment with a guess of what only the data know: a vocabulary of the tokenizer's
+    settings, or of bytes; two labels."""
     config = experiment.model
     if config.vocab_size is None:
-        config = dataclasses.replace(config, vocab_size=getattr(experiment.data.tokenizer, "vocab_size", 257))
+        config = dataclasses.replace(
+            config, vocab_size=getattr(experiment.data.tokenizer, "vocab_size", 257)
+        )
     if isinstance(experiment.data.task, Classification) and not config.classes:
         config = dataclasses.replace(config, classes=max(2, len(experiment.data.task.labels)))
     return dataclasses.replace(experiment, model=config)
@@ -144,6 +216,13 @@ def guessed(experiment: Experiment) -> Experiment:
 
 FREE = (
     *("steps", "evaluation.", "checkpoints.", "log_every", "watchdog", "data.cache"),
-    *("mesh.", "model.layers", "model.remat", "model.remat_names", "model.stage_parts", "loss.vocab_parts"),
+    *(
+        "mesh.",
+        "model.layers",
+        "model.remat",
+        "model.remat_names",
+        "model.stage_parts",
+        "loss.vocab_parts",
+    ),
 )
 """What a resumed run may change: length, observation, and how the same numbers are computed."""

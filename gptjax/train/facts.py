@@ -1,4 +1,5 @@
-"""What a run says of itself: the banner before the first step, and the facts of its report after the last."""
+"""What a run says of itself: the banner before the first step, and the facts of its report after
+the last."""
 
 from __future__ import annotations
 
@@ -52,7 +53,13 @@ def attention(experiment: Experiment, mesh: Mesh) -> list[tuple[str, str]]:
     try:
         parts = (model, model.encoder) if model.encoder_layers else (model,)
         with spread.on(mesh):
-            return list(dict.fromkeys(choose(part, part.context, layer, backend=here) for part in parts for layer in part.stack))
+            return list(
+                dict.fromkeys(
+                    choose(part, part.context, layer, backend=here)
+                    for part in parts
+                    for layer in part.stack
+                )
+            )
     except ValueError as error:
         raise ConfigError(str(error)) from None
 
@@ -66,14 +73,36 @@ def banner(setting: Setting, state: TrainState, notes: tuple[str, ...]) -> str:
     train, held_out = setting.data.train.header, setting.data.validation
     lines = [
         f"gptjax {gptjax.__version__} · {setting.path}",
-        f"devices     {len(devices)} × {devices[0].device_kind} ({devices[0].platform}){among}{f' as {parallel.told(built.mesh)}' if len(devices) > 1 else ''}, jax {jax.__version__}, Python {platform.python_version()}",
-        f"model       {human(parameters)} parameters, {experiment.model.compute} compute, layers {'scanned' if scanned(experiment.model) else 'unrolled'}",
-        *(f"attention   {implementation}: {reason}" for implementation, reason in attention(experiment, built.mesh)),
-        f"data        {human(train.num_tokens)} tokens to train, {human(held_out.header.num_tokens) if held_out else 'none'} held out; "
-        f"{experiment.data.tokenizer.__class__.__name__} of {setting.data.tokenizer.vocab_size}, {train.num_bytes / max(1, train.num_tokens):.2f} bytes a token",
-        f"step        {human(experiment.tokens_per_step)} tokens, {human(flops_per_token(experiment.model, experiment.model.context) * experiment.tokens_per_step)}FLOP; "
-        f"state {program.state_bytes(built.state) / 2**20:.0f} MiB, temporary {built.temporary_bytes / 2**20:.0f} MiB",
-        f"start       {', '.join(f'{what} {duration(s)}' for what, s in setting.clock.seconds().items())}",
+        (
+            f"devices     {len(devices)} × {devices[0].device_kind}"
+            f" ({devices[0].platform}){among}{f' as {parallel.told(built.mesh)}' if len(devices) > 1 else ''},"
+            f" jax {jax.__version__}, Python {platform.python_version()}"
+        ),
+        (
+            f"model       {human(parameters)} parameters, {experiment.model.compute} compute,"
+            f" layers {'scanned' if scanned(experiment.model) else 'unrolled'}"
+        ),
+        *(
+            f"attention   {implementation}: {reason}"
+            for implementation, reason in attention(experiment, built.mesh)
+        ),
+        (
+            f"data        {human(train.num_tokens)} tokens to train,"
+            f" {human(held_out.header.num_tokens) if held_out else 'none'} held out;"
+            f" {experiment.data.tokenizer.__class__.__name__} of"
+            f" {setting.data.tokenizer.vocab_size},"
+            f" {train.num_bytes / max(1, train.num_tokens):.2f} bytes a token"
+        ),
+        (
+            f"step        {human(experiment.tokens_per_step)} tokens,"
+            f" {human(flops_per_token(experiment.model, experiment.model.context) * experiment.tokens_per_step)}FLOP;"
+            f" state {program.state_bytes(built.state) / 2**20:.0f} MiB, temporary"
+            f" {built.temporary_bytes / 2**20:.0f} MiB"
+        ),
+        (
+            "start      "
+            f" {', '.join(f'{what} {duration(s)}' for what, s in setting.clock.seconds().items())}"
+        ),
         *(f"note        {note}" for note in notes),
     ]
     at = int(state.step)
@@ -81,7 +110,9 @@ def banner(setting: Setting, state: TrainState, notes: tuple[str, ...]) -> str:
         lines.append(f"finished already at step {at}; --steps {2 * at} goes on from there")
         return "\n".join(lines)
     lines.append(
-        f"resuming at step {at} of {experiment.steps}" if at else f"training {experiment.steps} steps; interrupt when you like, the same command goes on"
+        f"resuming at step {at} of {experiment.steps}"
+        if at
+        else f"training {experiment.steps} steps; interrupt when you like, the same command goes on"
     )
     return "\n".join(lines)
 
@@ -91,7 +122,9 @@ def facts(setting: Setting, state: TrainState) -> dict[str, Any]:
     experiment, path = setting.experiment, setting.path
     lines = read(path)
     evaluated = [line for line in lines if "validation_loss" in line]
-    final = {k: v for k, v in evaluated[-1].items() if k.startswith("validation_")} if evaluated else {}
+    final = (
+        {k: v for k, v in evaluated[-1].items() if k.startswith("validation_")} if evaluated else {}
+    )
     setting.clock.write()
     spent = goodput.read(path)
     seconds = spent.seconds or setting.clock.seconds()  # a full disk holds no record
@@ -102,15 +135,28 @@ def facts(setting: Setting, state: TrainState) -> dict[str, Any]:
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         "tokens": int(state.step) * experiment.tokens_per_step,
         "seconds": {"total": sum(seconds.values()), **seconds},
-        "goodput": {"useful_share": spent.share, "starts": spent.starts, "lost_steps": spent.lost_steps},
+        "goodput": {
+            "useful_share": spent.share,
+            "starts": spent.starts,
+            "lost_steps": spent.lost_steps,
+        },
         "final": {"step": int(state.step), **final, "peak_memory_bytes": memory()},
         "baselines": setting.data.validation.header.facts if setting.data.validation else {},
         "skipped_steps": sum(bool(line.get("skipped")) for line in lines),
-        "warnings": [f"{len(bad)} bad records were left out, the first: {bad[0]}"] if (bad := setting.data.passed_over) else [],
+        "warnings": (
+            [f"{len(bad)} bad records were left out, the first: {bad[0]}"]
+            if (bad := setting.data.passed_over)
+            else []
+        ),
         "passed_over_records": len(setting.data.passed_over),
         "spikes": sum((line.get("spike") or 0.0) >= experiment.spike_score for line in lines),
         "next": [
-            f"python sample.py {path}" + (f" --prompt {shlex.quote(experiment.evaluation.prompt)}" if experiment.evaluation.prompt.strip() else ""),
+            f"python sample.py {path}"
+            + (
+                f" --prompt {shlex.quote(experiment.evaluation.prompt)}"
+                if experiment.evaluation.prompt.strip()
+                else ""
+            ),
             f"python train.py {path}/config.json --steps {2 * experiment.steps}",
             f"tensorboard --logdir {path}",
         ],
@@ -122,7 +168,11 @@ def utilisation(experiment: Experiment, tokens_per_second: float | None) -> floa
     peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
     if peak is None or tokens_per_second is None:
         return None
-    return flops_per_token(experiment.model, experiment.model.context) * tokens_per_second / (peak * jax.device_count())
+    return (
+        flops_per_token(experiment.model, experiment.model.context)
+        * tokens_per_second
+        / (peak * jax.device_count())
+    )
 
 
 PEAK_FLOPS = {

@@ -1,6 +1,8 @@
-"""What a run needs of devices and memory, told before anything is read or allocated; and what to change where memory runs out.
+"""What a run needs of devices and memory, told before anything is read or allocated; and what to
+change where memory runs out.
 
-Read `require_possible` (before the data are read), `require_fits` (after compiling, which tells the exact need), `explained`.
+Read `require_possible` (before the data are read), `require_fits` (after compiling, which tells the
+exact need), `explained`.
 """
 
 from __future__ import annotations
@@ -21,10 +23,11 @@ from gptjax.train.experiment import Experiment, guessed
 
 
 def require_possible(experiment: Experiment) -> Mesh:
-    """Gives the mesh that an experiment takes; refuses one whose batch and mesh do not fit the devices, or whose least need is more memory than there is.
+    """Gives the mesh that an experiment takes; refuses one whose batch and mesh do not fit the
+    devices, or whose least need is more memory than there is.
 
-    The least is state and gradients, or state and what the backward pass starts from: one residual stream a layer. A
-    vocabulary that only the data know counts as small.
+    The least is state and gradients, or state and what the backward pass starts from: one residual
+    stream a layer. A vocabulary that only the data know counts as small.
 
     Raises:
       ConfigError: with the numbers, and the flags that change them.
@@ -32,11 +35,25 @@ def require_possible(experiment: Experiment) -> Mesh:
     try:
         experiment, mesh, state = program.laid_out(guessed(experiment), free_bytes())
     except OverflowError:
-        raise ConfigError(f"a size of the model is beyond 2,147,483,647, which no device can count to; {_smaller_model(experiment)}.") from None
+        raise ConfigError(
+            "a size of the model is beyond 2,147,483,647, which no device can count to;"
+            f" {_smaller_model(experiment)}."
+        ) from None
     config = experiment.model
     rows = experiment.batch // experiment.micro_batches // parallel.row_parts(mesh)
-    residuals = config.num_layers * rows * config.context * config.width * (2 if config.compute == "bfloat16" else 4)
-    _require_room(experiment, bytes_per_device(state), max(bytes_per_device(state.params), residuals), "at least ")
+    residuals = (
+        config.num_layers
+        * rows
+        * config.context
+        * config.width
+        * (2 if config.compute == "bfloat16" else 4)
+    )
+    _require_room(
+        experiment,
+        bytes_per_device(state),
+        max(bytes_per_device(state.params), residuals),
+        "at least ",
+    )
     return mesh
 
 
@@ -53,25 +70,38 @@ def _require_room(experiment: Experiment, state: int, beside: int, least: str) -
     free = free_bytes()
     what = f"{state / 1e9:.2f} GB of weights and optimizer state, {beside / 1e9:.2f} GB for a step"
     enough = free is None or state + beside <= free
-    found = f"a device needs {least}{(state + beside) / 1e9:.2f} GB ({what}), and it has {(free or 0) / 1e9:.2f} GB"
-    require(enough, f"{found}; {_smaller_model(experiment) if state > beside else _smaller_step(experiment)}.")
+    found = (
+        f"a device needs {least}{(state + beside) / 1e9:.2f} GB ({what}), and it has"
+        f" {(free or 0) / 1e9:.2f} GB"
+    )
+    require(
+        enough,
+        f"{found}; {_smaller_model(experiment) if state > beside else _smaller_step(experiment)}.",
+    )
 
 
-# --- what there is -----------------------------------------------------------------------------------------------
+# --- what there is
+# -----------------------------------------------------------------------------------------------
 
 
 def free_bytes() -> int | None:
-    """The memory that one device may still fill; none where nobody tells. CPU devices share that of the host."""
+    """The memory that one device may still fill; none where nobody tells. CPU devices share that of
+    the host."""
     devices = jax.local_devices()
     if devices[0].platform == "cpu":
         host = _host_bytes()
         return None if host is None else host // len(devices)
     stats = devices[0].memory_stats() or {}
-    return stats["bytes_limit"] - stats["bytes_in_use"] if {"bytes_limit", "bytes_in_use"} <= stats.keys() else None
+    return (
+        stats["bytes_limit"] - stats["bytes_in_use"]
+        if {"bytes_limit", "bytes_in_use"} <= stats.keys()
+        else None
+    )
 
 
 def _host_bytes() -> int | None:
-    """Linux's estimate of what can be had without ending others, or the container's limit where that is less."""
+    """Linux's estimate of what can be had without ending others, or the container's limit where
+    that is less."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in lines}
@@ -84,27 +114,41 @@ def _host_bytes() -> int | None:
     return min(known)
 
 
-# --- what to change ----------------------------------------------------------------------------------------------
+# --- what to change
+# ----------------------------------------------------------------------------------------------
 
 
 def _smaller_step(experiment: Experiment) -> str:
     rows, config = experiment.batch // experiment.micro_batches, experiment.model
     parts = parallel.row_parts(parallel.make_mesh(experiment.mesh))
-    fewer = next((n for n in range(rows // 2 // parts * parts, 0, -parts) if experiment.batch % n == 0), None)
+    fewer = next(
+        (n for n in range(rows // 2 // parts * parts, 0, -parts) if experiment.batch % n == 0), None
+    )
     ways = [f"read fewer rows at once (--micro-batch {fewer})"] if fewer else []
-    ways += ["compute more of the forward pass again (--model.remat full)"] if config.remat != "full" else []
-    return ", or ".join([*ways, f"shorten the rows (--model.context {max(1, config.context // 2)})"])
+    ways += (
+        ["compute more of the forward pass again (--model.remat full)"]
+        if config.remat != "full"
+        else []
+    )
+    return ", or ".join(
+        [*ways, f"shorten the rows (--model.context {max(1, config.context // 2)})"]
+    )
 
 
 def _smaller_model(experiment: Experiment) -> str:
     others = len(jax.devices()) // experiment.mesh.fsdp
-    share = f", or share its state among devices (--mesh.fsdp {experiment.mesh.fsdp * others})" if others > 1 else ""
+    share = (
+        f", or share its state among devices (--mesh.fsdp {experiment.mesh.fsdp * others})"
+        if others > 1
+        else ""
+    )
     return f"choose a smaller model (--model.width, --model.num-layers, --model.vocab-size){share}"
 
 
 @contextlib.contextmanager
 def explained(experiment: Experiment | None = None) -> Iterator[None]:
-    """Says in one line what to change when memory runs out inside; without an experiment, when text is being written.
+    """Says in one line what to change when memory runs out inside; without an experiment, when text
+    is being written.
 
     Raises:
       ConfigError: instead of XLA's RESOURCE_EXHAUSTED and Python's MemoryError.
@@ -116,5 +160,9 @@ def explained(experiment: Experiment | None = None) -> Iterator[None]:
             raise
         asked = re.search(r"(?:allocat\w*) (\d+) bytes", str(error))
         size = f" when it asked for {int(asked[1]) / 1e9:.2f} GB more" if asked else ""
-        ways = _smaller_step(experiment) if experiment else "write fewer texts at once (--num-samples), or fewer tokens (--new-tokens)"
+        ways = (
+            _smaller_step(experiment)
+            if experiment
+            else "write fewer texts at once (--num-samples), or fewer tokens (--new-tokens)"
+        )
         raise ConfigError(f"the memory was full{size}; {ways}.") from error

@@ -1,9 +1,12 @@
-"""Where the wall time of a run goes, over all its starts: the clock that the loop turns, and the record that it leaves.
+"""Where the wall time of a run goes, over all its starts: the clock that the loop turns, and the
+record that it leaves.
 
-Read in this order: `PARTS`; `Clock` (what one process spends); `read` and `account` (what all of them spent, and what was lost).
+Read in this order: `PARTS`; `Clock` (what one process spends); `read` and `account` (what all of
+them spent, and what was lost).
 
-`goodput.jsonl` has a line for each stretch between two saves. The last one is written over in place after every step and four times a
-second, so that a killed process loses nothing; a line is as long as a block that a kill can't tear.
+`goodput.jsonl` has a line for each stretch between two saves. The last one is written over in place
+after every step and four times a second, so that a killed process loses nothing; a line is as long
+as a block that a kill can't tear.
 """
 
 from __future__ import annotations
@@ -18,10 +21,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 FILE = "goodput.jsonl"
-WIDTH = 256  # bytes of a line; it divides a page, the unit in which the kernel copies what is written
+WIDTH = (
+    256  # bytes of a line; it divides a page, the unit in which the kernel copies what is written
+)
 
 PARTS = {
-    "start": "from the start of the process to the first step: imports, reading the checkpoint or making the first weights",
+    "start": (
+        "from the start of the process to the first step: imports, reading the checkpoint or making"
+        " the first weights"
+    ),
     "compile": "compiling the training step",
     "data": "preparing data, and waiting for batches while the devices had nothing to do",
     "useful": "training",
@@ -29,11 +37,13 @@ PARTS = {
     "checkpoint": "what training waited for saves; they are written beside it",
     "lost": "training that was done again, because the process ended before a save",
 }
-"""What time is spent on. Every second of a process belongs to one part, `lost` is taken from `useful` afterwards, and nothing else is."""
+"""What time is spent on. Every second of a process belongs to one part, `lost` is taken from
+`useful` afterwards, and nothing else is."""
 
 
 class Clock:
-    """Divides this process's time into parts, and keeps the account in a run directory. A context that ends the account.
+    """Divides this process's time into parts, and keeps the account in a run directory. A context
+    that ends the account.
 
     Args:
       begun: `time.monotonic()` at the start of the process.
@@ -44,7 +54,10 @@ class Clock:
         self._part, self._since = "start", begun
         self._seconds = dict.fromkeys(PARTS, 0.0)  # of the whole process
         self._earlier = dict(self._seconds)  # of the stretches before this one
-        self._lock, self._over = threading.Lock(), threading.Event()  # a thread keeps the account through long compilations
+        self._lock, self._over = (
+            threading.Lock(),
+            threading.Event(),
+        )  # a thread keeps the account through long compilations
         self._file: int | None = None
         self._place = self._session = self._first = self._last = 0
 
@@ -92,7 +105,8 @@ class Clock:
             self._file = None
 
     def keep(self, run_dir: Path, step: int) -> None:
-        """Begins to keep the account in the run directory; `step` is where this process takes up the run, as far as is known."""
+        """Begins to keep the account in the run directory; `step` is where this process takes up
+        the run, as far as is known."""
         with contextlib.suppress(OSError):  # a full disk stops no training
             self._file = os.open(run_dir / FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             self._place = os.fstat(self._file).st_size // WIDTH
@@ -124,15 +138,28 @@ class Clock:
         """Brings the account up to date."""
         with self._lock, contextlib.suppress(OSError):
             if self._file is not None:
-                spent = {part: round(total - self._earlier[part], 3) for part, total in self._spent().items()}
-                line = json.dumps({"session": self._session, "first": self._first, "last": self._last, "seconds": {k: v for k, v in spent.items() if v}})
+                spent = {
+                    part: round(total - self._earlier[part], 3)
+                    for part, total in self._spent().items()
+                }
+                line = json.dumps(
+                    {
+                        "session": self._session,
+                        "first": self._first,
+                        "last": self._last,
+                        "seconds": {k: v for k, v in spent.items() if v},
+                    }
+                )
                 os.pwrite(self._file, f"{line:<{WIDTH - 1}}\n".encode(), self._place * WIDTH)
 
     def _spent(self) -> dict[str, float]:
-        return self._seconds | {self._part: self._seconds[self._part] + time.monotonic() - self._since}
+        return self._seconds | {
+            self._part: self._seconds[self._part] + time.monotonic() - self._since
+        }
 
 
-# --- the account -------------------------------------------------------------------------------------------------
+# --- the account
+# -------------------------------------------------------------------------------------------------
 
 
 class Stretch(NamedTuple):
@@ -167,7 +194,8 @@ def read(run_dir: Path) -> Goodput:
 
 
 def account(stretches: list[Stretch]) -> Goodput:
-    """Adds up stretches in their order. What a process finished beyond the step where the next one took up the run is lost."""
+    """Adds up stretches in their order. What a process finished beyond the step where the next one
+    took up the run is lost."""
     seconds, lost_steps = dict.fromkeys(PARTS, 0.0), 0
     session, standing = None, []  # the stretches whose steps count so far
     for stretch in stretches:
@@ -181,15 +209,22 @@ def account(stretches: list[Stretch]) -> Goodput:
                 lost_steps += again
                 seconds["lost"] += share * useful
                 seconds["useful"] -= share * useful
-                standing.append(old._replace(last=end, seconds=old.seconds | {"useful": (1 - share) * useful}))
+                standing.append(
+                    old._replace(last=end, seconds=old.seconds | {"useful": (1 - share) * useful})
+                )
         standing.append(stretch)
         for part, spent in stretch.seconds.items():
             seconds[part] += spent
-    return Goodput({part: spent for part, spent in seconds.items() if spent > 5e-4}, len({s.session for s in stretches}), lost_steps)
+    return Goodput(
+        {part: spent for part, spent in seconds.items() if spent > 5e-4},
+        len({s.session for s in stretches}),
+        lost_steps,
+    )
 
 
 def _stretches(run_dir: Path) -> list[Stretch]:
-    """The lines of the record; what a full disk or a crash of the machine made of a line is left out."""
+    """The lines of the record; what a full disk or a crash of the machine made of a line is left
+    out."""
     found, file = [], run_dir / FILE
     with contextlib.suppress(OSError):
         content = file.read_bytes() if file.is_file() else b""

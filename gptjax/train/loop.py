@@ -1,6 +1,8 @@
-"""Builds, restores, loops, logs, evaluates, saves. This room touches the world; what it calls is pure.
+"""Builds, restores, loops, logs, evaluates, saves. This room touches the world; what it calls is
+pure.
 
-Read `train` first: it is the whole story of a run. The functions below it stand in the order in which it calls them.
+Read `train` first: it is the whole story of a run. The functions below it stand in the order in
+which it calls them.
 """
 
 from __future__ import annotations
@@ -39,13 +41,16 @@ def train(
     experiment: Experiment, path: Path, *, allow_changes: bool = False, rollback_to: int | None = None, cast: bool = False,
     fall_back: bool = True, notes: tuple[str, ...] = (), begun: float | None = None,
 ) -> Path:  # fmt: skip
-    """Trains an experiment in a run directory, or goes on where that run stopped, and gives the path of its report.
+    """Trains an experiment in a run directory, or goes on where that run stopped, and gives the
+    path of its report.
 
-    The same experiment, interrupted and resumed any number of times, ends in the same bits. Where several processes train together
-    (`processes.join`), each calls this with the same experiment; the first one prints, logs and commits.
+    The same experiment, interrupted and resumed any number of times, ends in the same bits. Where
+    several processes train together (`processes.join`), each calls this with the same experiment;
+    the first one prints, logs and commits.
 
     Args:
-      allow_changes: resume even where the experiment differs from the run's own in a way that changes its course.
+      allow_changes: resume even where the experiment differs from the run's own in a way that
+        changes its course.
       rollback_to: go on from this step; later ones are moved aside first.
       cast: take a checkpoint whose arrays have other dtypes, rounding them.
       fall_back: where the newest step is damaged, go on from the one before it.
@@ -57,9 +62,18 @@ def train(
       FloatingPointError: five steps in a row were skipped.
     """
     planned, clock = faults.planned(), Clock(begun or time.monotonic())
-    run = Run(path, keep_newest=experiment.checkpoints.keep_newest, keep_best=experiment.checkpoints.keep_best)
+    run = Run(
+        path,
+        keep_newest=experiment.checkpoints.keep_newest,
+        keep_best=experiment.checkpoints.keep_best,
+    )
     say = print if processes.first() else lambda line: None
-    with run.lock(), clock, forecast.explained(experiment), watchdog(clock, experiment.watchdog, path / f"log{_mark()}.txt"):
+    with (
+        run.lock(),
+        clock,
+        forecast.explained(experiment),
+        watchdog(clock, experiment.watchdog, path / f"log{_mark()}.txt"),
+    ):
         mesh = forecast.require_possible(experiment)
         with clock.during("data", "preparing the data"), processes.in_turn("data"):
             start = starts.of(experiment, path, resuming=bool(run.steps()))
@@ -67,24 +81,56 @@ def train(
         experiment = identity.resolve(starts.adopted(experiment, start), data)
         attention(experiment, mesh)
         identity.require_alike(experiment, data, start)
-        settle = lambda: identity.settle(experiment, path, data, resuming=bool(run.steps()), allow=allow_changes, start=start)
+
+        def settle():
+            return identity.settle(
+                experiment, path, data, resuming=bool(run.steps()), allow=allow_changes, start=start
+            )
+
         changes = processes.by_first("settle", settle)
         experiment = config.load(Experiment, path / "config.json")
         if processes.first():
             clock.keep(path, max(run.steps(), default=0))
         with clock.during("compile", "compiling"):
-            built = program.build(experiment, data, planned, mesh, fresh=start is None and not run.steps())
+            built = program.build(
+                experiment, data, planned, mesh, fresh=start is None and not run.steps()
+            )
         forecast.require_fits(experiment, built)
         if rollback_to is not None:
-            changes += (f"rolled back to step {rollback_to}; set aside: {', '.join(map(str, run.rollback(rollback_to))) or 'nothing'}",)
+            changes += (
+                (
+                    f"rolled back to step {rollback_to}; set aside:"
+                    f" {', '.join(map(str, run.rollback(rollback_to))) or 'nothing'}"
+                ),
+            )
         if built.cut:
-            changes += (f"{built.cut:,} training examples are longer than a row of {experiment.model.context} tokens and are cut (--model.context)",)
+            changes += (
+                (
+                    f"{built.cut:,} training examples are longer than a row of"
+                    f" {experiment.model.context} tokens and are cut (--model.context)"
+                ),
+            )
         state, resumed = begin(run, built, cast, fall_back, start)
         del start, settle  # its parameters are in the state now
         clock.resumed(resumed or 0)
-        with Log(path, resume_step=resumed) if processes.first() else Silent() as log, interruptible() as asked:
-            setting = Setting(experiment, path, data, built, run, log, clock, processes.Votes(asked))
-            log.say(banner(setting, state, (*notes, *changes, *(f"GPTJAX_FAULT: {f.kind} at step {f.step}" for f in planned))))
+        with (
+            Log(path, resume_step=resumed) if processes.first() else Silent() as log,
+            interruptible() as asked,
+        ):
+            setting = Setting(
+                experiment, path, data, built, run, log, clock, processes.Votes(asked)
+            )
+            log.say(
+                banner(
+                    setting,
+                    state,
+                    (
+                        *notes,
+                        *changes,
+                        *(f"GPTJAX_FAULT: {f.kind} at step {f.step}" for f in planned),
+                    ),
+                )
+            )
             return _finish(setting, _loop(setting, state))
 
 
@@ -94,24 +140,38 @@ def _mark() -> str:
 
 
 def begin(
-    run: Run, built: program.Program, cast: bool = False, fall_back: bool = True, start: starts.Start | None = None
+    run: Run,
+    built: program.Program,
+    cast: bool = False,
+    fall_back: bool = True,
+    start: starts.Start | None = None,
 ) -> tuple[TrainState, int | None]:
-    """The newest whole checkpoint and its step, or the initial state, with the parameters of a model to start from, and none."""
-    restored = run.restore({"params": built.state.params, "opt_state": built.state.opt_state}, cast=cast, fall_back=fall_back)
+    """The newest whole checkpoint and its step, or the initial state, with the parameters of a
+    model to start from, and none."""
+    restored = run.restore(
+        {"params": built.state.params, "opt_state": built.state.opt_state},
+        cast=cast,
+        fall_back=fall_back,
+    )
     if restored is None:
-        return jax.block_until_ready(built.init(start and jax.tree.map(np.asarray, start.params))), None  # from the host, whatever devices the mesh has
+        return (
+            jax.block_until_ready(built.init(start and jax.tree.map(np.asarray, start.params))),
+            None,
+        )  # from the host, whatever devices the mesh has
     step, trees = restored
     number = jax.device_put(np.int32(step), built.state.step.sharding)
     return TrainState(number, trees["params"], trees["opt_state"]), step
 
 
-# --- the loop ----------------------------------------------------------------------------------------------------
+# --- the loop
+# ----------------------------------------------------------------------------------------------------
 
 
 def _loop(setting: Setting, state: TrainState) -> TrainState:
     """Steps until the end or an interruption, and gives the last state.
 
-    Metrics of a step are fetched while the next one runs, so that the device never waits for the host.
+    Metrics of a step are fetched while the next one runs, so that the device never waits for the
+    host.
     """
     experiment, built = setting.experiment, setting.program
     watch = _Watch(setting, state)
@@ -151,7 +211,9 @@ class _Watch:
 
     def __init__(self, setting: Setting, state: TrainState):
         self.setting, self.saved = setting, int(state.step) or None
-        self.in_a_row, self.evaluated = processes.by_first("history", lambda: history(setting.path, self.saved))
+        self.in_a_row, self.evaluated = processes.by_first(
+            "history", lambda: history(setting.path, self.saved)
+        )
         self.smoothed, self.speed, self.spiked = Smoothed(), Throughput(), False
         self.pace, self.slow = Pace(), -1  # the process that was last said to hold the others up
         self.known: set[str] = set()  # what was done before, and so is compiled
@@ -161,12 +223,17 @@ class _Watch:
         clock = self.setting.clock
         clock.turn("data", f"reading the batch of step {done}")
         batch = self.setting.program.batch(done - 1)
-        busy = pending is not None and not pending[1]["loss"].is_ready()  # then nobody waited for the batch
+        busy = (
+            pending is not None and not pending[1]["loss"].is_ready()
+        )  # then nobody waited for the batch
         clock.turn("useful", f"beginning step {done}", was="useful" if busy else None)
         return batch
 
-    def see(self, done: int, metrics: dict[str, Any], figures: dict[str, float] | None = None) -> None:
-        """Takes in one step's metrics, with what an evaluation after it found; stops a run that only skips."""
+    def see(
+        self, done: int, metrics: dict[str, Any], figures: dict[str, float] | None = None
+    ) -> None:
+        """Takes in one step's metrics, with what an evaluation after it found; stops a run that
+        only skips."""
         experiment, log, clock = self.setting.experiment, self.setting.log, self.setting.clock
         clock.turn("useful", f"waiting for step {done}")
         with self.pace.waiting():
@@ -177,7 +244,11 @@ class _Watch:
         self.speed = self.speed.at(time.monotonic(), done, done * experiment.tokens_per_step)
         rate = self.speed.tokens_per_second
         tokens = done * experiment.tokens_per_step
-        extra = ({"tokens_per_second": rate} if rate else {}) | ({"skipped": 1} if skipped else {}) | (figures or {})
+        extra = (
+            ({"tokens_per_second": rate} if rate else {})
+            | ({"skipped": 1} if skipped else {})
+            | (figures or {})
+        )
         log.record(done, {"tokens": tokens, **values, **extra})
         clock.reached(done)
         self._say_unusual(done, values, skipped)
@@ -192,11 +263,18 @@ class _Watch:
 
     def _say_unusual(self, done: int, values: dict[str, float], skipped: bool) -> None:
         spike = values["spike"] >= self.setting.experiment.spike_score
-        said = f"loss {values['loss']:#.3g}, gradient norm {values['gradient_norm']:.3g}" + (f", {values['spike']:.3g} deviations above the steps before" if spike else "")
+        said = f"loss {values['loss']:#.3g}, gradient norm {values['gradient_norm']:.3g}" + (
+            f", {values['spike']:.3g} deviations above the steps before" if spike else ""
+        )
         if skipped:
-            self.setting.log.say(f"step {done} (batch {done - 1}) skipped: {said}; parameters unchanged")
+            self.setting.log.say(
+                f"step {done} (batch {done - 1}) skipped: {said}; parameters unchanged"
+            )
         elif spike and not self.spiked:  # of several in a row the first
-            self.setting.log.say(f"step {done} (batch {done - 1}) is a spike: {said}; taken (--skip-spikes True skips such steps)")
+            self.setting.log.say(
+                f"step {done} (batch {done - 1}) is a spike: {said}; taken (--skip-spikes True"
+                " skips such steps)"
+            )
         self.spiked = spike
 
     def line(self, done: int, values: dict[str, float]) -> str:
@@ -216,21 +294,38 @@ class _Watch:
         with self._pause("evaluation", f"evaluating step {done}"):
             figures = unless(setting.interrupted, lambda: held_out(setting, params, rows)) or {}
             if figures:
-                more = ", ".join(f"{value:.3f} {name.removeprefix('validation_').replace('_', ' ')}" for name, value in figures.items() if name != "validation_loss")
-                setting.log.progress(f"step {done}: validation loss {figures['validation_loss']:.4f}{more and ', '}{more}", keep=True)
+                more = ", ".join(
+                    f"{value:.3f} {name.removeprefix('validation_').replace('_', ' ')}"
+                    for name, value in figures.items()
+                    if name != "validation_loss"
+                )
+                setting.log.progress(
+                    f"step {done}: validation loss"
+                    f" {figures['validation_loss']:.4f}{more and ', '}{more}",
+                    keep=True,
+                )
             elif setting.data.validation is not None:
                 setting.log.say("this evaluation is left out; the same command makes up for it")
             if (prompt := prompt_of(setting)) is not None and not setting.interrupted():
-                if (text := unless(setting.interrupted, lambda: continued(setting, params, prompt))) is not None:
+                if (
+                    text := unless(setting.interrupted, lambda: continued(setting, params, prompt))
+                ) is not None:
                     setting.log.sample(done, prompt, text)
                     answered = " → " if tasks.answers(setting.experiment.data.task) else ""
-                    setting.log.say("\n".join(f"  │ {line}" for line in (prompt + answered + text).splitlines()))
+                    setting.log.say(
+                        "\n".join(f"  │ {line}" for line in (prompt + answered + text).splitlines())
+                    )
         return figures
 
     def make_up(self, state: TrainState) -> bool:
-        """Evaluates the step that was restored, where an interruption left that out; false if it is interrupted once more."""
+        """Evaluates the step that was restored, where an interruption left that out; false if it is
+        interrupted once more."""
         done, experiment = int(state.step), self.setting.experiment
-        due = self.saved and (done % experiment.evaluation.every == 0 or done == experiment.steps) and self.setting.data.validation is not None
+        due = (
+            self.saved
+            and (done % experiment.evaluation.every == 0 or done == experiment.steps)
+            and self.setting.data.validation is not None
+        )
         figures = self.evaluate(state, done) if due and not self.evaluated else None
         if figures:
             self.setting.log.record(done, figures)
@@ -248,7 +343,8 @@ class _Watch:
         self.saved = done
 
     def give_up(self, state: TrainState, pending: tuple[int, Any] | None) -> str:
-        """Keeps what was reached when the run can't go on, if that takes no other process; says what is kept."""
+        """Keeps what was reached when the run can't go on, if that takes no other process; says
+        what is kept."""
         if processes.several():
             return "the same command goes on from the last checkpoint"
         with contextlib.suppress(OSError):
@@ -270,18 +366,26 @@ class _Watch:
 def _require_progress(in_a_row: int, done: int, setting: Setting) -> None:
     if in_a_row >= STOP_AFTER:
         kept, experiment = setting.run.wait(), setting.experiment
-        spikes = f", or were {experiment.spike_score:g} deviations above those before (--skip-spikes)" if experiment.skip_spikes else ""
+        spikes = (
+            f", or were {experiment.spike_score:g} deviations above those before (--skip-spikes)"
+            if experiment.skip_spikes
+            else ""
+        )
         raise FloatingPointError(
-            f"{in_a_row} steps in a row up to step {done} had no finite loss and gradient below {experiment.skip_norm:g}{spikes}; stopped. "
-            f"The last whole checkpoint is {'step ' + str(kept) if kept is not None else 'none'}; "
-            "go further back with --rollback-to STEP, or try a lower --optim.peak or a higher --skip-norm."
+            f"{in_a_row} steps in a row up to step {done} had no finite loss and gradient below"
+            f" {experiment.skip_norm:g}{spikes}; stopped. The last whole checkpoint is"
+            f" {'step ' + str(kept) if kept is not None else 'none'}; go further back with"
+            " --rollback-to STEP, or try a lower --optim.peak or a higher --skip-norm."
         )
 
 
 def trees(state: TrainState) -> dict[str, Any]:
-    """What a checkpoint holds of a state: all of it but the step, which names the checkpoint, and the averaged weights once more by themselves."""
+    """What a checkpoint holds of a state: all of it but the step, which names the checkpoint, and
+    the averaged weights once more by themselves."""
     average = optim.averaged(state.opt_state)
-    return {"params": state.params, "opt_state": state.opt_state} | ({} if average is None else {"ema": average})
+    return {"params": state.params, "opt_state": state.opt_state} | (
+        {} if average is None else {"ema": average}
+    )
 
 
 def weights(state: TrainState) -> Params:
@@ -291,8 +395,8 @@ def weights(state: TrainState) -> Params:
 
 
 def held_out(setting: Setting, params: Params, rows: int | None) -> dict[str, float]:
-    """Validation loss in nats per predicted token, with what else `program.evaluate` tells; of a language model also in bits per byte of the
-    text behind the tokens.
+    """Validation loss in nats per predicted token, with what else `program.evaluate` tells; of a
+    language model also in bits per byte of the text behind the tokens.
 
     Nothing if the run is interrupted meanwhile.
     """
@@ -311,11 +415,14 @@ def held_out(setting: Setting, params: Params, rows: int | None) -> dict[str, fl
     if not isinstance(setting.experiment.data.task, LanguageModel):
         return figures
     predicted = store.header.num_tokens - store.header.num_examples
-    return figures | {"validation_bits_per_byte": found["loss"] / math.log(2) * predicted / store.header.num_bytes}
+    return figures | {
+        "validation_bits_per_byte": found["loss"] / math.log(2) * predicted / store.header.num_bytes
+    }
 
 
 def prompt_of(setting: Setting) -> str | None:
-    """What the model goes on with, or answers: a newline where it would be nothing to go on with, none where there is nothing to answer."""
+    """What the model goes on with, or answers: a newline where it would be nothing to go on with,
+    none where there is nothing to answer."""
     prompt, task = setting.experiment.evaluation.prompt, setting.experiment.data.task
     if not tasks.writes(task) or (tasks.answers(task) and not prompt):
         return None
@@ -325,10 +432,18 @@ def prompt_of(setting: Setting) -> str | None:
 def continued(setting: Setting, params: Params, prompt: str) -> str:
     """What the model writes after the prompt; of several processes all write it, in step."""
     experiment, tokenizer = setting.experiment, setting.data.tokenizer
-    return generate.complete(experiment.model, params, tokenizer, [prompt], experiment.evaluation.sample, task=experiment.data.task)[0].text
+    return generate.complete(
+        experiment.model,
+        params,
+        tokenizer,
+        [prompt],
+        experiment.evaluation.sample,
+        task=experiment.data.task,
+    )[0].text
 
 
-# --- after the last step -----------------------------------------------------------------------------------------
+# --- after the last step
+# -----------------------------------------------------------------------------------------
 
 
 def _finish(setting: Setting, state: TrainState) -> Path:
@@ -337,7 +452,9 @@ def _finish(setting: Setting, state: TrainState) -> Path:
     with clock.during("checkpoint", f"saving step {done}", watched=True):
         on_disk = setting.run.wait()
     if on_disk != done:
-        raise OSError(f"the checkpoint of step {done} is not on disk; the newest whole one is {on_disk}.")
+        raise OSError(
+            f"the checkpoint of step {done} is not on disk; the newest whole one is {on_disk}."
+        )
     if not processes.first():
         return path / "report.html"
     clock.turn("evaluation", "writing the report")
@@ -345,10 +462,25 @@ def _finish(setting: Setting, state: TrainState) -> Path:
     try:
         page = report.write(path, found)
     except OSError as error:  # all that matters is saved
-        log.say(f"warning: the report can't be written ({error.strerror}); the same command makes up for it")
+        log.say(
+            f"warning: the report can't be written ({error.strerror}); the same command makes up"
+            " for it"
+        )
         page = path / "report.html"
     if done < setting.experiment.steps:
-        log.say(f"stopped at step {done} and saved it; the same command goes on, or: python train.py {path}/config.json")
+        log.say(
+            f"stopped at step {done} and saved it; the same command goes on, or: python train.py"
+            f" {path}/config.json"
+        )
     else:
-        log.say("\n".join([f"done: {report.headline(found)}", f"report: {page}", "next:", *(f"  {line}" for line in found["next"])]))
+        log.say(
+            "\n".join(
+                [
+                    f"done: {report.headline(found)}",
+                    f"report: {page}",
+                    "next:",
+                    *(f"  {line}" for line in found["next"]),
+                ]
+            )
+        )
     return page

@@ -1,7 +1,8 @@
 """What the user sees while training, and what stays on disk.
 
-Read in this order: `Log` (the one thing here that touches the world); `read` (what it wrote); `progress_line`, `human`, `duration`
-(numbers as text); `Smoothed`, `Throughput` (running figures, pure); `memory`.
+Read in this order: `Log` (the one thing here that touches the world); `read` (what it wrote);
+`progress_line`, `human`, `duration` (numbers as text); `Smoothed`, `Throughput` (running figures,
+pure); `memory`.
 """
 
 from __future__ import annotations
@@ -26,25 +27,39 @@ WAITING = 10_000  # lines kept in memory while the disk is full
 
 
 class Log:
-    """Writes `metrics.jsonl`, `log.txt` and TensorBoard's event files in a run directory, and speaks to the terminal.
+    """Writes `metrics.jsonl`, `log.txt` and TensorBoard's event files in a run directory, and
+    speaks to the terminal.
 
-    A full disk never stops training: lines wait in memory until there is room, and a warning is printed at most once a minute.
-    Every line is with the operating system when the call returns, so a killed process loses none.
+    A full disk never stops training: lines wait in memory until there is room, and a warning is
+    printed at most once a minute. Every line is with the operating system when the call returns, so
+    a killed process loses none.
 
     Args:
       run_dir: made if absent.
-      resume_step: the step whose state was restored; all that was logged after it is forgotten, so that each step stands once.
-        None starts afresh.
+      resume_step: the step whose state was restored; all that was logged after it is forgotten, so
+        that each step stands once. None starts afresh.
       terminal: where `say` and `progress` print; `sys.stdout` if not given.
       clock: gives seconds.
     """
 
-    def __init__(self, run_dir: Path | str, *, resume_step: int | None, terminal: TextIO | None = None, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        run_dir: Path | str,
+        *,
+        resume_step: int | None,
+        terminal: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         run_dir = Path(run_dir)
         self._terminal = sys.stdout if terminal is None else terminal
         self._clock, self._warned, self._flushed = clock, -math.inf, clock()
-        self._metrics, self._text = _Appended(run_dir / "metrics.jsonl"), _Appended(run_dir / "log.txt")
-        self._events: _Events | None = _Events(run_dir / "tensorboard", 0 if resume_step is None else resume_step + 1)
+        self._metrics, self._text = (
+            _Appended(run_dir / "metrics.jsonl"),
+            _Appended(run_dir / "log.txt"),
+        )
+        self._events: _Events | None = _Events(
+            run_dir / "tensorboard", 0 if resume_step is None else resume_step + 1
+        )
         self._in_place = False
         with self._forgiving():
             run_dir.mkdir(parents=True, exist_ok=True)
@@ -57,15 +72,23 @@ class Log:
         self.close()
 
     def record(self, step: int, values: dict[str, float | int]) -> None:
-        """Keeps the numbers of a step: a line of metrics.jsonl and TensorBoard scalars. NaN and infinity become null in the line."""
+        """Keeps the numbers of a step: a line of metrics.jsonl and TensorBoard scalars. NaN and
+        infinity become null in the line."""
         values = {name: v.item() if hasattr(v, "item") else v for name, v in values.items()}
-        line = {"step": int(step)} | {name: v if math.isfinite(v) else None for name, v in values.items()}
+        line = {"step": int(step)} | {
+            name: v if math.isfinite(v) else None for name, v in values.items()
+        }
         self._append(self._metrics, json.dumps(line, ensure_ascii=False))
         self._event(step, lambda events: events.scalars(step, values))
 
     def sample(self, step: int, prompt: str, text: str) -> None:
         """Keeps `text`, which the model wrote after `prompt`. Prints nothing."""
-        self._append(self._metrics, json.dumps({"step": int(step), "sample": {"prompt": prompt, "text": text}}, ensure_ascii=False))
+        self._append(
+            self._metrics,
+            json.dumps(
+                {"step": int(step), "sample": {"prompt": prompt, "text": text}}, ensure_ascii=False
+            ),
+        )
         self.text(step, "sample", prompt + text)
 
     def text(self, step: int, name: str, text: str) -> None:
@@ -82,7 +105,8 @@ class Log:
     def progress(self, line: str, keep: bool = False) -> None:
         """Prints a progress line.
 
-        On a terminal the next one replaces it, unless `keep`, which an evaluation asks for. Elsewhere each is a whole line.
+        On a terminal the next one replaces it, unless `keep`, which an evaluation asks for.
+        Elsewhere each is a whole line.
         """
         if keep or not _is_terminal(self._terminal):
             self.say(line)
@@ -92,9 +116,14 @@ class Log:
         self._in_place = True
 
     def flush(self) -> None:
-        """Brings all to the disk. Call it before a checkpoint, so that a crash loses nothing that a resumed run will not repeat."""
+        """Brings all to the disk. Call it before a checkpoint, so that a crash loses nothing that a
+        resumed run will not repeat."""
         self._flushed = self._clock()
-        for retry in (lambda: self._metrics.append(""), lambda: self._text.append(""), lambda: self._events and self._events.flush()):
+        for retry in (
+            lambda: self._metrics.append(""),
+            lambda: self._text.append(""),
+            lambda: self._events and self._events.flush(),
+        ):
             with self._forgiving():
                 retry()
 
@@ -121,7 +150,10 @@ class Log:
                 write(self._events)
         except ImportError:
             self._events = None
-            self.say("TensorBoard files are not written, since tensorboardX is not installed; pip install tensorboardX mends it.")
+            self.say(
+                "TensorBoard files are not written, since tensorboardX is not installed; pip"
+                " install tensorboardX mends it."
+            )
         if self._clock() - self._flushed >= FLUSH_EVERY:
             self.flush()
 
@@ -132,7 +164,10 @@ class Log:
         except OSError as error:
             if self._clock() - self._warned >= WARN_EVERY:
                 self._warned = self._clock()
-                self._print(f"warning: logging fails ({error}); training goes on, and the last {WAITING} lines are kept until there is room.")
+                self._print(
+                    f"warning: logging fails ({error}); training goes on, and the last {WAITING}"
+                    " lines are kept until there is room."
+                )
 
     def _print(self, text: str) -> None:
         erase = "\r\x1b[K" if self._in_place else ""
@@ -141,7 +176,9 @@ class Log:
 
     def _write(self, text: str) -> None:
         encoding = getattr(self._terminal, "encoding", None) or "utf-8"
-        with contextlib.suppress(OSError, ValueError):  # a closed pipe or terminal is no reason to stop training
+        with contextlib.suppress(
+            OSError, ValueError
+        ):  # a closed pipe or terminal is no reason to stop training
             self._terminal.write(text.encode(encoding, "backslashreplace").decode(encoding))
             self._terminal.flush()
 
@@ -171,11 +208,13 @@ def _visible(line: str) -> str:
     return re.sub(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]", lambda m: f"\\x{ord(m[0]):02x}", line)
 
 
-# --- files -------------------------------------------------------------------------------------------------------
+# --- files
+# -------------------------------------------------------------------------------------------------------
 
 
 class _Appended:
-    """A file that grows by whole lines. What can't be written now waits and is tried again with the next line."""
+    """A file that grows by whole lines. What can't be written now waits and is tried again with the
+    next line."""
 
     def __init__(self, path: Path):
         self._path, self._file = path, None
@@ -186,7 +225,9 @@ class _Appended:
         if self._file is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self._path, "ab", buffering=0)
-        data = "".join(self._waiting).encode("utf-8", "backslashreplace")  # a lone surrogate becomes a JSON escape
+        data = "".join(self._waiting).encode(
+            "utf-8", "backslashreplace"
+        )  # a lone surrogate becomes a JSON escape
         end = os.fstat(self._file.fileno()).st_size
         try:
             if self._file.write(data) != len(data):
@@ -205,7 +246,8 @@ class _Appended:
 class _Events:
     """TensorBoard event files, by tensorboardX's formats but in the calling thread.
 
-    Its `SummaryWriter` writes in a thread, which a full disk kills; after ten more events the full queue then blocks training for ever.
+    Its `SummaryWriter` writes in a thread, which a full disk kills; after ten more events the full
+    queue then blocks training for ever.
     """
 
     def __init__(self, folder: Path, purge_step: int):
@@ -215,12 +257,19 @@ class _Events:
     def scalars(self, step: int, values: dict[str, float | int]) -> None:
         from tensorboardX.proto.summary_pb2 import Summary
 
-        self._write(step, summary=Summary(value=[Summary.Value(tag=_tag(n), simple_value=float(v)) for n, v in values.items()]))
+        self._write(
+            step,
+            summary=Summary(
+                value=[Summary.Value(tag=_tag(n), simple_value=float(v)) for n, v in values.items()]
+            ),
+        )
 
     def text(self, step: int, name: str, text: str) -> None:
         from tensorboardX.summary import text as summary
 
-        shown = "\n".join("    " + line for line in text.split("\n"))  # TensorBoard reads Markdown: four spaces mean verbatim
+        shown = "\n".join(
+            "    " + line for line in text.split("\n")
+        )  # TensorBoard reads Markdown: four spaces mean verbatim
         self._write(step, summary=summary(name, shown.encode("utf-8", "backslashreplace").decode()))
 
     def _write(self, step: int, **content: Any) -> None:
@@ -229,9 +278,12 @@ class _Events:
         try:
             if self._file is None:
                 self._open()
-            self._file.write(Event(wall_time=time.time(), step=int(step), **content).SerializeToString())
+            self._file.write(
+                Event(wall_time=time.time(), step=int(step), **content).SerializeToString()
+            )
         except OSError:
-            self.close()  # its end may be torn; TensorBoard reads up to there and goes on with the next file
+            # its end may be torn; TensorBoard reads up to there and goes on with the next file
+            self.close()
             raise
 
     def _open(self) -> None:
@@ -241,9 +293,15 @@ class _Events:
         self._folder.mkdir(parents=True, exist_ok=True)
         now = time.time_ns()  # TensorBoard reads the files in the order of their names
         self._file = RecordWriter(str(self._folder / f"events.out.tfevents.{now // 10**9}.{now}"))
-        self._file.write(Event(wall_time=now / 1e9, file_version="brain.Event:2").SerializeToString())
+        self._file.write(
+            Event(wall_time=now / 1e9, file_version="brain.Event:2").SerializeToString()
+        )
         if self._purge_step is not None:  # older files' events from this step on are superseded
-            start = Event(wall_time=now / 1e9, step=self._purge_step, session_log=SessionLog(status=SessionLog.START))
+            start = Event(
+                wall_time=now / 1e9,
+                step=self._purge_step,
+                session_log=SessionLog(status=SessionLog.START),
+            )
             self._file.write(start.SerializeToString())
         self._file.flush()
         self._purge_step = None
@@ -264,7 +322,8 @@ class _Events:
 
 
 def _tag(name: str) -> str:
-    """`loss` → `train/loss`, `validation_loss` → `validation/loss`; a name that has a slash stays."""
+    """`loss` → `train/loss`, `validation_loss` → `validation/loss`; a name that has a slash
+    stays."""
     if "/" in name:
         return name
     return name.replace("_", "/", 1) if name.startswith("validation_") else f"train/{name}"
@@ -276,10 +335,13 @@ def read(run_dir: Path | str) -> list[dict[str, Any]]:
 
 
 def history(path: Path, step: int | None) -> tuple[int, bool]:
-    """What the log says of a step that was restored: how many up to it were skipped in a row, and whether it was evaluated."""
+    """What the log says of a step that was restored: how many up to it were skipped in a row, and
+    whether it was evaluated."""
     lines = read(path) if step else []
     steps = [line for line in lines if "gradient_norm" in line]
-    in_a_row = next((n for n, line in enumerate(reversed(steps)) if not line.get("skipped")), len(steps))
+    in_a_row = next(
+        (n for n, line in enumerate(reversed(steps)) if not line.get("skipped")), len(steps)
+    )
     return in_a_row, any(line["step"] == step and "validation_loss" in line for line in lines)
 
 
@@ -292,7 +354,8 @@ def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
 
 
 def _forget(path: Path, last_step: int) -> None:
-    """Removes torn lines and those of steps after `last_step`; the file is replaced at once or not at all."""
+    """Removes torn lines and those of steps after `last_step`; the file is replaced at once or not
+    at all."""
     kept = b"".join(raw for raw, line in _lines(path) if line["step"] <= last_step)
     if path.is_file() and path.stat().st_size != len(kept):
         partial = path.with_suffix(".partial")
@@ -306,7 +369,8 @@ def _forget(path: Path, last_step: int) -> None:
             partial.unlink(missing_ok=True)
 
 
-# --- numbers as text ---------------------------------------------------------------------------------------------
+# --- numbers as text
+# ---------------------------------------------------------------------------------------------
 
 
 def progress_line(
@@ -316,11 +380,14 @@ def progress_line(
     """Says how training stands, in one line of fewer than 100 columns for usual values.
 
     Args:
-      mfu: model FLOPs utilisation as a fraction; None, where the device's peak is not known, shows "n/a".
+      mfu: model FLOPs utilisation as a fraction; None, where the device's peak is not known, shows
+        "n/a".
       eta: seconds.
     """
     parts = [f"step {step:>{len(str(steps))}}/{steps}  {100 * step // max(steps, 1):>2}%"]
-    parts.append(f"loss {_figures(loss)}" + ("" if smoothed is None else f" ({_figures(smoothed)})"))
+    parts.append(
+        f"loss {_figures(loss)}" + ("" if smoothed is None else f" ({_figures(smoothed)})")
+    )
     if learning_rate is not None:
         parts.append(f"lr {learning_rate:.1e}")
     if gradient_norm is not None:
@@ -334,7 +401,11 @@ def progress_line(
 
 
 def _figures(value: float, decimals: int = 3) -> str:
-    return f"{value:.1e}" if 1000 <= abs(value) < math.inf else f"{value:.{decimals - (abs(value) >= 9.995)}f}"
+    return (
+        f"{value:.1e}"
+        if 1000 <= abs(value) < math.inf
+        else f"{value:.{decimals - (abs(value) >= 9.995)}f}"
+    )
 
 
 def human(n: float) -> str:
@@ -366,7 +437,8 @@ def duration(seconds: float) -> str:
     return f"{hours // 24}d {hours % 24:02d}h"
 
 
-# --- running figures ---------------------------------------------------------------------------------------------
+# --- running figures
+# ---------------------------------------------------------------------------------------------
 
 
 class Smoothed(NamedTuple):
@@ -385,7 +457,9 @@ def smooth(previous: Smoothed, value: float | None, decay: float) -> Smoothed:
     """Adds a value. NaN, infinity and None leave the average as it is."""
     if value is None or not math.isfinite(value):
         return previous
-    return Smoothed(decay * previous.total + (1 - decay) * value, decay * previous.weight + (1 - decay))
+    return Smoothed(
+        decay * previous.total + (1 - decay) * value, decay * previous.weight + (1 - decay)
+    )
 
 
 class Throughput(NamedTuple):
@@ -400,10 +474,13 @@ class Throughput(NamedTuple):
     pauses: tuple[tuple[str, int, float], ...] = ()  # (what, how many, seconds)
 
     def at(self, now: float, step: int, tokens: int) -> Throughput:
-        """Notes that `step` and `tokens` in all were reached at the time `now`, in seconds of any one clock."""
+        """Notes that `step` and `tokens` in all were reached at the time `now`, in seconds of any
+        one clock."""
         mark = (now - self.paused, step, tokens)
         marks = self.marks
-        if len(marks) > 1 and mark[0] - marks[-2][0] < self.window / 50:  # keeps the tuple short when steps are
+        if (
+            len(marks) > 1 and mark[0] - marks[-2][0] < self.window / 50
+        ):  # keeps the tuple short when steps are
             marks = marks[:-1]
         marks += (mark,)
         while len(marks) > 2 and marks[1][0] <= mark[0] - self.window:
@@ -414,7 +491,9 @@ class Throughput(NamedTuple):
         """Notes that an evaluation, a save, … took `seconds`, which are not training."""
         count, spent = next(((n, s) for w, n, s in self.pauses if w == what), (0, 0.0))
         rest = tuple(p for p in self.pauses if p[0] != what)
-        return self._replace(paused=self.paused + seconds, pauses=(*rest, (what, count + 1, spent + seconds)))
+        return self._replace(
+            paused=self.paused + seconds, pauses=(*rest, (what, count + 1, spent + seconds))
+        )
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -424,12 +503,20 @@ class Throughput(NamedTuple):
     def _rate(self, column: int) -> float | None:
         if len(self.marks) < 2 or self.marks[-1][0] <= self.marks[0][0]:
             return None
-        return (self.marks[-1][column] - self.marks[0][column]) / (self.marks[-1][0] - self.marks[0][0])
+        return (self.marks[-1][column] - self.marks[0][column]) / (
+            self.marks[-1][0] - self.marks[0][0]
+        )
 
     def eta(self, steps: int, **pauses: int) -> float | None:
-        """Seconds for `steps` more and for the pauses still to come: `eta(500, evaluation=2)`. An unmeasured pause counts nothing."""
+        """Seconds for `steps` more and for the pauses still to come: `eta(500, evaluation=2)`. An
+        unmeasured pause counts nothing."""
         rate = self._rate(1)
-        return None if not rate else steps / rate + sum(pauses.get(what, 0) * spent / count for what, count, spent in self.pauses)
+        return (
+            None
+            if not rate
+            else steps / rate
+            + sum(pauses.get(what, 0) * spent / count for what, count, spent in self.pauses)
+        )
 
 
 def memory() -> int:

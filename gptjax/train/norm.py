@@ -18,8 +18,9 @@ LARGE = 2**16
 def gradient_norm(grads: Params) -> Float[Array, ""]:
     """The root of the sum of all squares, as `optax.tree.norm` has it.
 
-    XLA's CPU backend writes all squares out before it sums a large leaf. There eight stretches of a leaf are added up first, in one loop that writes an
-    eighth. Not on a mesh, where stretches would have to be moved between devices.
+    XLA's CPU backend writes all squares out before it sums a large leaf. There eight stretches of a
+    leaf are added up first, in one loop that writes an eighth. Not on a mesh, where stretches would
+    have to be moved between devices.
     """
     return jnp.sqrt(sum(map(_squares, jax.tree.leaves(grads))))
 

@@ -1,6 +1,7 @@
 """Optimizers and schedules as frozen values, and `build`, which makes one Optax chain of them.
 
-The chain: remember loss and norm → clip the gradients' norm → the optimizer → decay weights → learning rate → clip weights → average weights.
+The chain: remember loss and norm → clip the gradients' norm → the optimizer → decay weights →
+learning rate → clip weights → average weights.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ class Schedule:
     """The learning rate as a share of `peak`, for each step."""
 
     kind: Literal["constant", "linear", "cosine", "rsqrt", "wsd"] = "cosine"
-    """After warm-up: stay; fall in a line; fall along a cosine; fall with 1/√step; or stay and fall in a line at the end."""
+    """After warm-up: stay; fall in a line; fall along a cosine; fall with 1/√step; or stay and fall
+    in a line at the end."""
     warmup: int = 100
     """Steps that rise from 0 to the peak in a line."""
     floor: float = 0.1
@@ -32,13 +34,23 @@ class Schedule:
     decay_share: float = 0.2
     """Share of all steps that `wsd` spends falling."""
     steps: int | None = None
-    """Its length; none is that of the run at its first start, which stays when the run is made longer."""
+    """Its length; none is that of the run at its first start, which stays when the run is made
+    longer."""
 
     def __post_init__(self) -> None:
-        require(self.steps is None or self.steps >= 1, f"schedule.steps is {self.steps}; it needs at least 1, or none for the run's own length.")
+        require(
+            self.steps is None or self.steps >= 1,
+            f"schedule.steps is {self.steps}; it needs at least 1, or none for the run's own"
+            " length.",
+        )
         require(self.warmup >= 0, f"schedule.warmup is {self.warmup}; it needs 0 or more steps.")
-        require(0 <= self.floor <= 1, f"schedule.floor is {self.floor}; it needs a share in [0, 1].")
-        require(0 < self.decay_share <= 1, f"schedule.decay_share is {self.decay_share}; it needs a share in (0, 1].")
+        require(
+            0 <= self.floor <= 1, f"schedule.floor is {self.floor}; it needs a share in [0, 1]."
+        )
+        require(
+            0 < self.decay_share <= 1,
+            f"schedule.decay_share is {self.decay_share}; it needs a share in (0, 1].",
+        )
 
 
 @dataclass(frozen=True)
@@ -48,7 +60,8 @@ class Common:
     peak: float = 1e-3
     """Highest learning rate."""
     weight_decay: float = 0.0
-    """Decoupled decay of matrices and embeddings (not of norms and biases), times the learning rate."""
+    """Decoupled decay of matrices and embeddings (not of norms and biases), times the learning
+    rate."""
     clip_norm: float | None = 1.0
     """Gradients of a larger norm are scaled down to it."""
     clip_weights: float | None = None
@@ -57,20 +70,35 @@ class Common:
     """Decay of a running average of the weights, which evaluation and sampling then use."""
 
     def __post_init__(self) -> None:
-        require(self.peak > 0, f"optim.peak is {self.peak}; it needs a positive learning rate, for example --optim.peak 1e-3.")
-        require(self.weight_decay >= 0, f"optim.weight_decay is {self.weight_decay}; it needs 0 or more.")
+        require(
+            self.peak > 0,
+            f"optim.peak is {self.peak}; it needs a positive learning rate, for example"
+            " --optim.peak 1e-3.",
+        )
+        require(
+            self.weight_decay >= 0,
+            f"optim.weight_decay is {self.weight_decay}; it needs 0 or more.",
+        )
         for name in ("clip_norm", "clip_weights"):
             value = getattr(self, name)
-            require(value is None or value > 0, f"optim.{name} is {value}; it needs a positive number, or none.")
-        require(self.ema is None or 0 < self.ema < 1, f"optim.ema is {self.ema}; it needs a decay in (0, 1), or none.")
+            require(
+                value is None or value > 0,
+                f"optim.{name} is {value}; it needs a positive number, or none.",
+            )
+        require(
+            self.ema is None or 0 < self.ema < 1,
+            f"optim.ema is {self.ema}; it needs a decay in (0, 1), or none.",
+        )
 
 
 @dataclass(frozen=True)
 class AdamW(Common):
-    """Loshchilov and Hutter 2019, arXiv:1711.05101. With weight_decay 0 it is Adam (Kingma and Ba 2015, arXiv:1412.6980)."""
+    """Loshchilov and Hutter 2019, arXiv:1711.05101. With weight_decay 0 it is Adam (Kingma and Ba
+    2015, arXiv:1412.6980)."""
 
     weight_decay: float = 0.1
-    """Decoupled decay of matrices and embeddings (not of norms and biases), times the learning rate."""
+    """Decoupled decay of matrices and embeddings (not of norms and biases), times the learning
+    rate."""
     beta1: float = 0.9
     """Decay of the gradient's running mean."""
     beta2: float = 0.95
@@ -78,7 +106,8 @@ class AdamW(Common):
     epsilon: float = 1e-8
     """Added to the root of the running square."""
     moment: Literal["float32", "bfloat16"] = "float32"
-    """Type in which the gradient's running mean is kept; bfloat16 saves a quarter of the optimizer's and weights' memory."""
+    """Type in which the gradient's running mean is kept; bfloat16 saves a quarter of the
+    optimizer's and weights' memory."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +115,8 @@ class Adam(AdamW):
     """AdamW without decay. Source: Kingma and Ba 2015, arXiv:1412.6980."""
 
     weight_decay: float = 0.0
-    """Decoupled decay of matrices and embeddings (not of norms and biases), times the learning rate."""
+    """Decoupled decay of matrices and embeddings (not of norms and biases), times the learning
+    rate."""
     beta2: float = 0.999
     """Decay of its running square."""
 
@@ -110,7 +140,8 @@ class Lion(Common):
     peak: float = 1e-4
     """Highest learning rate; about a tenth of AdamW's."""
     weight_decay: float = 1.0
-    """Decoupled decay of matrices and embeddings (not of norms and biases), times the learning rate."""
+    """Decoupled decay of matrices and embeddings (not of norms and biases), times the learning
+    rate."""
     beta1: float = 0.9
     """Interpolation for the update."""
     beta2: float = 0.99
@@ -121,7 +152,8 @@ class Lion(Common):
 
 @dataclass(frozen=True)
 class Adafactor(Common):
-    """Second moments as an outer product of row and column means. Source: Shazeer and Stern 2018, arXiv:1804.04235."""
+    """Second moments as an outer product of row and column means. Source: Shazeer and Stern 2018,
+    arXiv:1804.04235."""
 
     peak: float = 1e-2
     """Highest learning rate."""
@@ -131,9 +163,11 @@ class Adafactor(Common):
 
 @dataclass(frozen=True)
 class Muon(AdamW):
-    """Orthogonalised momentum for the matrices of the layers, AdamW for all else. Source: Jordan et al. 2024, kellerjordan.github.io/posts/muon.
+    """Orthogonalised momentum for the matrices of the layers, AdamW for all else. Source: Jordan et
+    al. 2024, kellerjordan.github.io/posts/muon.
 
-    Updates are scaled to AdamW's size (Liu et al. 2025, arXiv:2502.16982), so `peak` means the same for both.
+    Updates are scaled to AdamW's size (Liu et al. 2025, arXiv:2502.16982), so `peak` means the same
+    for both.
     """
 
     momentum: float = 0.95
@@ -144,7 +178,8 @@ OptimConfig = AdamW | Adam | SGD | Lion | Adafactor | Muon
 
 
 def learning_rate(schedule: Schedule, peak: float, steps: int) -> optax.Schedule:
-    """Gives step → learning rate. Step s of the warm-up has (s + 1) / (warmup + 1) of the peak, so no step is lost at 0.
+    """Gives step → learning rate. Step s of the warm-up has (s + 1) / (warmup + 1) of the peak, so
+    no step is lost at 0.
 
     Args:
       steps: the schedule's length, where it has none of its own.
@@ -159,21 +194,30 @@ def learning_rate(schedule: Schedule, peak: float, steps: int) -> optax.Schedule
         case "cosine":
             then = optax.cosine_decay_schedule(1.0, after, schedule.floor)
         case "rsqrt":
-            then = lambda step: jnp.sqrt(max(1, schedule.warmup) / (step + max(1.0, schedule.warmup)))
+
+            def then(step):
+                return jnp.sqrt(max(1, schedule.warmup) / (step + max(1.0, schedule.warmup)))
+
         case "wsd":
             fall = max(1, round(steps * schedule.decay_share))
-            then = optax.linear_schedule(1.0, schedule.floor, fall, transition_begin=max(0, after - fall))
+            then = optax.linear_schedule(
+                1.0, schedule.floor, fall, transition_begin=max(0, after - fall)
+            )
 
     def rate(step: Array) -> Array:
         rising = (step + 1) / (schedule.warmup + 1)
-        return peak * jnp.where(step < schedule.warmup, rising, then(jnp.maximum(step - schedule.warmup, 0)))
+        return peak * jnp.where(
+            step < schedule.warmup, rising, then(jnp.maximum(step - schedule.warmup, 0))
+        )
 
     return rate
 
 
 def decayed(params: Params) -> Any:
     """True for kernels and embeddings, false for norms and biases: what weight decay shrinks."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in ("kernel", "embedding"), params)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: path[-1].key in ("kernel", "embedding"), params
+    )
 
 
 def build(config: OptimConfig, rate: optax.Schedule) -> optax.GradientTransformation:
@@ -181,7 +225,11 @@ def build(config: OptimConfig, rate: optax.Schedule) -> optax.GradientTransforma
     chain: list[Any] = [spikes.watch()]
     chain += [clip_norm(config.clip_norm)] if config.clip_norm else []
     chain += [_direction(config)]
-    chain += [optax.add_decayed_weights(config.weight_decay, mask=decayed)] if config.weight_decay else []
+    chain += (
+        [optax.add_decayed_weights(config.weight_decay, mask=decayed)]
+        if config.weight_decay
+        else []
+    )
     chain += [optax.scale_by_learning_rate(rate)]
     chain += [clip_weights(config.clip_weights)] if config.clip_weights else []
     chain += [average(config.ema)] if config.ema else []
@@ -193,17 +241,25 @@ def _direction(config: OptimConfig) -> optax.GradientTransformation:
         case Muon():
             return _muon(config)
         case AdamW():
-            adam = optax.scale_by_adam(config.beta1, config.beta2, config.epsilon, mu_dtype=config.moment)
+            adam = optax.scale_by_adam(
+                config.beta1, config.beta2, config.epsilon, mu_dtype=config.moment
+            )
             return in_place(adam, config) if config.moment == "float32" else adam
         case Lion():
             return optax.scale_by_lion(config.beta1, config.beta2, mu_dtype=config.moment)
         case Adafactor():
             return optax.chain(
-                optax.scale_by_factored_rms(decay_rate=config.decay_rate, min_dim_size_to_factor=32),
+                optax.scale_by_factored_rms(
+                    decay_rate=config.decay_rate, min_dim_size_to_factor=32
+                ),
                 optax.clip_by_block_rms(1.0),
             )
         case SGD():
-            return optax.trace(config.momentum, config.nesterov) if config.momentum else optax.identity()
+            return (
+                optax.trace(config.momentum, config.nesterov)
+                if config.momentum
+                else optax.identity()
+            )
     raise TypeError(f"{config!r} is not an optimizer.")
 
 
@@ -215,29 +271,46 @@ class Moments(NamedTuple):
     nu: Params
 
 
-def in_place(adam: optax.GradientTransformation, config: AdamW) -> optax.GradientTransformationExtraArgs:
-    """Optax's Adam with its direction read from the new moments alone, which can then be written over the old ones.
+def in_place(
+    adam: optax.GradientTransformation, config: AdamW
+) -> optax.GradientTransformationExtraArgs:
+    """Optax's Adam with its direction read from the new moments alone, which can then be written
+    over the old ones.
 
-    Of old moments that are read for the direction too, XLA keeps copies until it is made. For the same reason moments stay as they are here, not in
-    `train_step`, where the caller tells that a step is not `sound`.
+    Of old moments that are read for the direction too, XLA keeps copies until it is made. For the
+    same reason moments stay as they are here, not in `train_step`, where the caller tells that a
+    step is not `sound`.
     """
 
     def init(params: Params) -> Moments:
         return Moments(*adam.init(params))
 
-    def update(grads: Params, state: Moments, params: Params = None, *, sound: Array | bool = True, **_: Any) -> tuple[Params, Moments]:
+    def update(
+        grads: Params,
+        state: Moments,
+        params: Params = None,
+        *,
+        sound: Array | bool = True,
+        **_: Any,
+    ) -> tuple[Params, Moments]:
         found = Moments(*adam.update(grads, optax.ScaleByAdamState(*state))[1])
         found = jax.tree.map(lambda new, old: jnp.where(sound, new, old), found, state)
-        found = jax.lax.optimization_barrier(found) if platform() == "cpu" else found  # other backends write all three in one pass
+        found = (
+            jax.lax.optimization_barrier(found) if platform() == "cpu" else found
+        )  # other backends write all three in one pass
         count = optax.safe_increment(state.count)
-        mean, square = optax.tree.bias_correction(found.mu, config.beta1, count), optax.tree.bias_correction(found.nu, config.beta2, count)
+        mean, square = (
+            optax.tree.bias_correction(found.mu, config.beta1, count),
+            optax.tree.bias_correction(found.nu, config.beta2, count),
+        )
         return jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + config.epsilon), mean, square), found
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _muon(config: Muon) -> optax.GradientTransformation:
-    """Stacked kernels are matrices of their inputs and outputs: query, key and value read `embed`, `out` writes it."""
+    """Stacked kernels are matrices of their inputs and outputs: query, key and value read `embed`,
+    `out` writes it."""
     from optax.contrib import MuonDimensionNumbers, muon
 
     def shape(path: tuple, leaf: Any) -> Any:
@@ -245,14 +318,17 @@ def _muon(config: Muon) -> optax.GradientTransformation:
         if names[0] != "layers" or names[-1] != "kernel":
             return None
         reads = 2 if names[-2] == "out" else 1
-        dims = tuple(range(2 if "experts" in names else 1, leaf.ndim))  # each expert's kernel is a matrix of its own
+        dims = tuple(
+            range(2 if "experts" in names else 1, leaf.ndim)
+        )  # each expert's kernel is a matrix of its own
         return MuonDimensionNumbers(dims[:reads], dims[reads:])
 
     def dimensions(tree: Any) -> Any:
         return jax.tree_util.tree_map_with_path(shape, tree)
 
     return muon(
-        -1.0,  # the chain decays and scales afterwards; muon's own scaling by the rate would turn the sign
+        # the chain decays and scales afterwards; muon's own scaling by the rate would turn the sign
+        -1.0,
         beta=config.momentum,
         adam_b1=config.beta1,
         adam_b2=config.beta2,
@@ -265,11 +341,16 @@ def _muon(config: Muon) -> optax.GradientTransformation:
 def clip_norm(limit: float) -> optax.GradientTransformationExtraArgs:
     """Scales gradients of a larger norm down to it. Source: Pascanu et al. 2013, arXiv:1211.5063.
 
-    By one factor, where Optax divides: a quotient is written out before the two moments read it, a product is made again for each.
+    By one factor, where Optax divides: a quotient is written out before the two moments read it, a
+    product is made again for each.
     """
 
-    def update(grads: Params, state: Any, params: Params = None, *, norm: Array | None = None, **_: Any) -> tuple[Params, Any]:
-        factor = jnp.minimum(1.0, limit / jnp.maximum(gradient_norm(grads) if norm is None else norm, 1e-30))
+    def update(
+        grads: Params, state: Any, params: Params = None, *, norm: Array | None = None, **_: Any
+    ) -> tuple[Params, Any]:
+        factor = jnp.minimum(
+            1.0, limit / jnp.maximum(gradient_norm(grads) if norm is None else norm, 1e-30)
+        )
         return jax.tree.map(lambda g: g * factor.astype(g.dtype), grads), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
@@ -291,15 +372,26 @@ class Average(NamedTuple):
 
 
 def average(decay: float) -> optax.GradientTransformation:
-    """Keeps a running average of the weights, updates unchanged. Source: Polyak and Juditsky 1992; its exponential form."""
+    """Keeps a running average of the weights, updates unchanged. Source: Polyak and Juditsky 1992;
+    its exponential form."""
 
     def update(updates: Any, state: Average, params: Any) -> tuple[Any, Average]:
-        return updates, Average(jax.tree.map(lambda e, p, u: decay * e + (1 - decay) * (p + u), state.ema, params, updates))
+        return updates, Average(
+            jax.tree.map(
+                lambda e, p, u: decay * e + (1 - decay) * (p + u), state.ema, params, updates
+            )
+        )
 
-    return optax.GradientTransformation(lambda params: Average(jax.tree.map(jnp.copy, params)), update)
+    return optax.GradientTransformation(
+        lambda params: Average(jax.tree.map(jnp.copy, params)), update
+    )
 
 
 def averaged(opt_state: Any) -> Any | None:
     """The averaged weights in an optimizer state, or none."""
-    found = [s for s in jax.tree.leaves(opt_state, is_leaf=lambda s: isinstance(s, Average)) if isinstance(s, Average)]
+    found = [
+        s
+        for s in jax.tree.leaves(opt_state, is_leaf=lambda s: isinstance(s, Average))
+        if isinstance(s, Average)
+    ]
     return found[0].ema if found else None

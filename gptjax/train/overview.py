@@ -1,6 +1,7 @@
 """What an experiment is made of, told without allocating anything: every parameter, FLOPs, memory.
 
-Read `model_facts` and `model_table` (of a model alone), then `overview` and `table` (of an experiment).
+Read `model_facts` and `model_table` (of a model alone), then `overview` and `table` (of an
+experiment).
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from gptjax.train.metrics import human
 
 
 def model_facts(config: ModelConfig) -> dict[str, Any]:
-    """Gives the parameter table, counts, FLOPs of a token and bytes of its cache (the mean, where the context is full), as plain values.
+    """Gives the parameter table, counts, FLOPs of a token and bytes of its cache (the mean, where
+    the context is full), as plain values.
 
     Returns:
-      `parameters`; `active_parameters`, those that read a token: of experts, the chosen ones; `table`, a row for each leaf.
+      `parameters`; `active_parameters`, those that read a token: of experts, the chosen ones;
+      `table`, a row for each leaf.
     """
     shapes = model.shapes(config)
     axes, decayed = model.axes(config), optim.decayed(shapes)
@@ -36,12 +39,22 @@ def model_facts(config: ModelConfig) -> dict[str, Any]:
         names, decays = axes, decayed
         for key in keys:
             names, decays = names[key], decays[key]
-        rows.append({"path": "/".join(keys), "shape": list(leaf.shape), "axes": list(names), "decayed": decays, "parameters": math.prod(leaf.shape)})
+        rows.append(
+            {
+                "path": "/".join(keys),
+                "shape": list(leaf.shape),
+                "axes": list(names),
+                "decayed": decays,
+                "parameters": math.prod(leaf.shape),
+            }
+        )
     idle = 0 if config.experts is None else 1 - config.experts.active / config.experts.count
     cache = jax.eval_shape(lambda: model.empty_cache(config, 1, config.context))
     return {
         "parameters": sum(row["parameters"] for row in rows),
-        "active_parameters": round(sum(row["parameters"] * (1 - idle * ("experts/" in row["path"])) for row in rows)),
+        "active_parameters": round(
+            sum(row["parameters"] * (1 - idle * ("experts/" in row["path"])) for row in rows)
+        ),
         "vocab_size": config.vocabulary,
         "context": config.context,
         "flops_per_token": flops_per_token(config, config.context),
@@ -53,18 +66,37 @@ def model_facts(config: ModelConfig) -> dict[str, Any]:
 def model_table(facts: dict[str, Any]) -> str:
     """The same as lines to read."""
     cells = [
-        (row["path"], " × ".join(map(str, row["shape"])), " ".join(map(str, row["axes"])), "decayed" if row["decayed"] else "", f"{row['parameters']:,}")
+        (
+            row["path"],
+            " × ".join(map(str, row["shape"])),
+            " ".join(map(str, row["axes"])),
+            "decayed" if row["decayed"] else "",
+            f"{row['parameters']:,}",
+        )
         for row in facts["table"]
     ]
     widths = [max(len(row[i]) for row in cells) for i in range(5)]
-    lines = ["  ".join([cell.ljust(width) for cell, width in zip(row[:4], widths, strict=False)] + [row[4].rjust(widths[4])]) for row in cells]
-    active = "" if facts["active_parameters"] == facts["parameters"] else f", of which {facts['active_parameters']:,} read a token"
+    lines = [
+        "  ".join(
+            [cell.ljust(width) for cell, width in zip(row[:4], widths, strict=False)]
+            + [row[4].rjust(widths[4])]
+        )
+        for row in cells
+    ]
+    active = (
+        ""
+        if facts["active_parameters"] == facts["parameters"]
+        else f", of which {facts['active_parameters']:,} read a token"
+    )
     return "\n".join(
         [
             *lines,
             "",
             f"parameters   {facts['parameters']:,} (vocabulary {facts['vocab_size']:,}){active}",
-            f"FLOPs        {facts['flops_per_token']:,.0f} a token in training, in rows of {facts['context']:,}",
+            (
+                f"FLOPs        {facts['flops_per_token']:,.0f} a token in training, in rows of"
+                f" {facts['context']:,}"
+            ),
             f"cache        {facts['cache_per_token']:,} bytes a token",
         ]
     )
@@ -77,7 +109,10 @@ def overview(experiment: Experiment) -> dict[str, Any]:
     """
     config = guessed(experiment).model
     facts = model_facts(config)
-    optimizer = optim.build(experiment.optim, optim.learning_rate(experiment.schedule, experiment.optim.peak, experiment.steps))
+    optimizer = optim.build(
+        experiment.optim,
+        optim.learning_rate(experiment.schedule, experiment.optim.peak, experiment.steps),
+    )
     state = jax.eval_shape(lambda params: step.init(params, optimizer), model.shapes(config))
     rows = experiment.batch // experiment.micro_batches
     return facts | {
@@ -95,14 +130,22 @@ def overview(experiment: Experiment) -> dict[str, Any]:
 
 
 def activation_bytes(config: ModelConfig, rows: int) -> int:
-    """Gives the bytes that the forward pass keeps for the backward pass, besides the parameters, when so many rows are read at once.
+    """Gives the bytes that the forward pass keeps for the backward pass, besides the parameters,
+    when so many rows are read at once.
 
-    That is what JAX asks to be kept. A compiler may keep less, by computing again what is cheap, and needs room for what it works on.
+    That is what JAX asks to be kept. A compiler may keep less, by computing again what is cheap,
+    and needs room for what it works on.
     """
-    config = dataclasses.replace(config, layers="scan" if config.layers == "auto" else config.layers)
+    config = dataclasses.replace(
+        config, layers="scan" if config.layers == "auto" else config.layers
+    )
     params = model.shapes(config)
-    ints, floats = (jax.ShapeDtypeStruct((rows, config.context), kind) for kind in (jnp.int32, jnp.float32))
-    batch = Batch(ints, ints, floats, ints, ints, Side(ints, ints, ints) if config.encoder_layers else None)
+    ints, floats = (
+        jax.ShapeDtypeStruct((rows, config.context), kind) for kind in (jnp.int32, jnp.float32)
+    )
+    batch = Batch(
+        ints, ints, floats, ints, ints, Side(ints, ints, ints) if config.encoder_layers else None
+    )
 
     def kept(params: Any, batch: Any) -> Any:
         key = jax.random.key(0) if config.random else None
@@ -110,7 +153,11 @@ def activation_bytes(config: ModelConfig, rows: int) -> int:
 
     program = jax.make_jaxpr(kept)(params, batch).jaxpr
     given = set(program.invars)
-    outputs = {id(out): out.aval for out in program.outvars if not isinstance(out, Literal) and out not in given}
+    outputs = {
+        id(out): out.aval
+        for out in program.outvars
+        if not isinstance(out, Literal) and out not in given
+    }
     return sum(math.prod(aval.shape) * aval.dtype.itemsize for aval in outputs.values())
 
 
@@ -120,12 +167,21 @@ def table(facts: dict[str, Any]) -> str:
     return "\n".join(
         [
             model_table(facts),
-            f"step         {human(facts['flops_per_step'])}FLOP for {facts['tokens_per_step']:,} tokens",
-            f"memory       state {size['parameters'] + size['optimizer']:,.1f} MiB (parameters {size['parameters']:,.1f}, optimizer {size['optimizer']:,.1f}), "
-            f"gradients {size['gradients']:,.1f} MiB, kept for the backward pass {size['activations']:,.1f} MiB for {facts['rows_at_once']} rows",
+            (
+                f"step         {human(facts['flops_per_step'])}FLOP for"
+                f" {facts['tokens_per_step']:,} tokens"
+            ),
+            (
+                f"memory       state {size['parameters'] + size['optimizer']:,.1f} MiB (parameters"
+                f" {size['parameters']:,.1f}, optimizer {size['optimizer']:,.1f}), gradients"
+                f" {size['gradients']:,.1f} MiB, kept for the backward pass"
+                f" {size['activations']:,.1f} MiB for {facts['rows_at_once']} rows"
+            ),
         ]
     )
 
 
 def _bytes(tree: Any) -> int:
-    return sum(math.prod(leaf.shape) * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree))
+    return sum(
+        math.prod(leaf.shape) * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree)
+    )

@@ -1,6 +1,8 @@
-"""Makes of an experiment the functions that run it, compiled and placed: `init`, `step`, `evaluate`.
+"""Makes of an experiment the functions that run it, compiled and placed: `init`, `step`,
+`evaluate`.
 
-Nothing here touches files or terminals; `loop.py` calls it, and a planner can compile the same program for other machines.
+Nothing here touches files or terminals; `loop.py` calls it, and a planner can compile the same
+program for other machines.
 """
 
 from __future__ import annotations
@@ -48,13 +50,20 @@ class Program(NamedTuple):
     """Examples that are longer than a row."""
 
 
-def build(experiment: Experiment, data: Prepared, planned: tuple[faults.Fault, ...] = (), mesh: Mesh | None = None, fresh: bool = False) -> Program:
+def build(
+    experiment: Experiment,
+    data: Prepared,
+    planned: tuple[faults.Fault, ...] = (),
+    mesh: Mesh | None = None,
+    fresh: bool = False,
+) -> Program:
     """Compiles the training step of a resolved experiment.
 
     Args:
       planned: faults to build in; without any the program holds nothing of them.
       mesh: none makes that of the experiment, of all devices.
-      fresh: random parameters will be wanted: what makes them is traced and compiled while XLA compiles the step.
+      fresh: random parameters will be wanted: what makes them is traced and compiled while XLA
+        compiles the step.
 
     Raises:
       ConfigError: batch, mesh and data do not fit each other.
@@ -64,30 +73,50 @@ def build(experiment: Experiment, data: Prepared, planned: tuple[faults.Fault, .
     plan = row_plan(experiment, data.train, seed=experiment.seed)
     mentor = teacher.load(experiment, data.tokenizer)
     read, state = _reader(data.train, plan, mesh), abstract(experiment, mesh)
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), read(0))
-    known = mentor and mentor._replace(params=jax.device_put(mentor.params, parallel.replicated(mesh)))
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), read(0)
+    )
+    known = mentor and mentor._replace(
+        params=jax.device_put(mentor.params, parallel.replicated(mesh))
+    )
     with ThreadPoolExecutor(1, thread_name_prefix="compile") as beside:
         compiling = beside.submit(lowered(experiment, mesh, shapes, known, planned).compile)
         init = _beginning(experiment, state, fresh)
     compiled = compiling.result()
     memory = compiled.memory_analysis()
-    held_out = cross_entropy(experiment.model, Loss(vocab_parts=experiment.loss.vocab_parts), auxiliary=False, accuracy=_tells_accuracy(experiment))
+    held_out = cross_entropy(
+        experiment.model,
+        Loss(vocab_parts=experiment.loss.vocab_parts),
+        auxiliary=False,
+        accuracy=_tells_accuracy(experiment),
+    )
     return Program(
         mesh,
         state,
         init,
         lambda state, batch: compiled(state, batch, known and known.params),
-        jax.jit(parallel.traced_on(mesh, functools.partial(step.evaluate_step, objective=held_out)), out_shardings=parallel.replicated(mesh)),
+        jax.jit(
+            parallel.traced_on(mesh, functools.partial(step.evaluate_step, objective=held_out)),
+            out_shardings=parallel.replicated(mesh),
+        ),
         faults.in_batches(planned, read),
         memory.temp_size_in_bytes if memory else 0,
         plan.packing.cut if plan.packing else 0,
     )
 
 
-def lowered(experiment: Experiment, mesh: Mesh, batch: Any, mentor: Teacher | None = None, planned: tuple[faults.Fault, ...] = ()) -> jax.stages.Lowered:
-    """The training step, traced for a mesh, whose devices need not be here, and a batch's shapes; ready to be compiled.
+def lowered(
+    experiment: Experiment,
+    mesh: Mesh,
+    batch: Any,
+    mentor: Teacher | None = None,
+    planned: tuple[faults.Fault, ...] = (),
+) -> jax.stages.Lowered:
+    """The training step, traced for a mesh, whose devices need not be here, and a batch's shapes;
+    ready to be compiled.
 
-    It takes the state, the batch and the parameters of the teacher, if there is one: they are an argument, not a constant of the program.
+    It takes the state, the batch and the parameters of the teacher, if there is one: they are an
+    argument, not a constant of the program.
     """
     state = abstract(experiment, mesh)
     rate = optim.learning_rate(experiment.schedule, experiment.optim.peak, experiment.steps)
@@ -106,11 +135,21 @@ def lowered(experiment: Experiment, mesh: Mesh, batch: Any, mentor: Teacher | No
 
     def taught(state: step.TrainState, batch: Any, known: Any) -> tuple[step.TrainState, dict]:
         if experiment.mesh.offload_optimizer:
-            state = state._replace(opt_state=jax.device_put(state.opt_state, parallel.on_devices(out[0].opt_state)))
-        return one(state, batch, objective=training(experiment.model, experiment.loss, mentor and mentor._replace(params=known)))
+            state = state._replace(
+                opt_state=jax.device_put(state.opt_state, parallel.on_devices(out[0].opt_state))
+            )
+        return one(
+            state,
+            batch,
+            objective=training(
+                experiment.model, experiment.loss, mentor and mentor._replace(params=known)
+            ),
+        )
 
     out = jax.tree.map(lambda leaf: leaf.sharding, state), parallel.replicated(mesh)
-    return jax.jit(parallel.traced_on(mesh, taught), donate_argnums=0, out_shardings=out).lower(state, batch, mentor and mentor.params)
+    return jax.jit(parallel.traced_on(mesh, taught), donate_argnums=0, out_shardings=out).lower(
+        state, batch, mentor and mentor.params
+    )
 
 
 def _reader(store: Store, plan: batches.Plan, mesh: Mesh) -> Callable[[int], Any]:
@@ -126,10 +165,17 @@ def _settle(experiment: Experiment) -> Callable | None:
     return lambda params, sums: model.rebalanced(experiment.model, params, sums["load"])
 
 
-def _beginning(experiment: Experiment, state: step.TrainState, fresh: bool) -> Callable[..., step.TrainState]:
-    """What makes the state of step 0; compiled already, if it will be asked for random parameters."""
+def _beginning(
+    experiment: Experiment, state: step.TrainState, fresh: bool
+) -> Callable[..., step.TrainState]:
+    """What makes the state of step 0; compiled already, if it will be asked for random
+    parameters."""
     briefly = _BRIEFLY if jax.default_backend() == "cpu" else None
-    init = jax.jit(functools.partial(_initial, experiment), out_shardings=jax.tree.map(lambda leaf: leaf.sharding, state), compiler_options=briefly)
+    init = jax.jit(
+        functools.partial(_initial, experiment),
+        out_shardings=jax.tree.map(lambda leaf: leaf.sharding, state),
+        compiler_options=briefly,
+    )
     return init.lower(None).compile() if fresh else init
 
 
@@ -144,7 +190,11 @@ def require_divides(experiment: Experiment, mesh: Mesh) -> None:
       ConfigError: names a number that can be shared.
     """
     rows, parts = experiment.batch // experiment.micro_batches, parallel.row_parts(mesh)
-    require(rows % parts == 0, f"{rows} rows are read at once, which {parts} devices do not divide; use a multiple (--batch {parts * -(-rows // parts)}).")
+    require(
+        rows % parts == 0,
+        f"{rows} rows are read at once, which {parts} devices do not divide; use a multiple"
+        f" (--batch {parts * -(-rows // parts)}).",
+    )
     config, apart = experiment.model, mesh.shape["context"]
     near = apart * -(-config.context // apart)
     said = f"model.context is {config.context}, which mesh.context {apart} does not divide"
@@ -155,10 +205,13 @@ def require_divides(experiment: Experiment, mesh: Mesh) -> None:
             parts_of(config, rows)
 
 
-def laid_out(experiment: Experiment, room: int | float | None, devices: list | None = None) -> tuple[Experiment, Mesh, step.TrainState]:
+def laid_out(
+    experiment: Experiment, room: int | float | None, devices: list | None = None
+) -> tuple[Experiment, Mesh, step.TrainState]:
     """Gives the experiment with the mesh that it takes, that mesh, and the state's shapes there.
 
-    Where nothing is said of the mesh, the batch is split over all devices, and the state too if it would fill more than a quarter of each.
+    Where nothing is said of the mesh, the batch is split over all devices, and the state too if it
+    would fill more than a quarter of each.
 
     Args:
       room: bytes of a device; none where nobody tells, and then the state stays whole.
@@ -170,8 +223,15 @@ def laid_out(experiment: Experiment, room: int | float | None, devices: list | N
     mesh = parallel.make_mesh(experiment.mesh, devices)
     require_divides(experiment, mesh)
     state = abstract(experiment, mesh)
-    if not experiment.mesh.given and mesh.shape["data"] > 1 and room is not None and parallel.bytes_per_device(state) > room // 4:
-        experiment = dataclasses.replace(experiment, mesh=dataclasses.replace(experiment.mesh, data=1, fsdp=mesh.shape["data"]))
+    if (
+        not experiment.mesh.given
+        and mesh.shape["data"] > 1
+        and room is not None
+        and parallel.bytes_per_device(state) > room // 4
+    ):
+        experiment = dataclasses.replace(
+            experiment, mesh=dataclasses.replace(experiment.mesh, data=1, fsdp=mesh.shape["data"])
+        )
         mesh = parallel.make_mesh(experiment.mesh, devices)
         state = placed(experiment, mesh, state)
     return experiment, mesh, state
@@ -179,73 +239,131 @@ def laid_out(experiment: Experiment, room: int | float | None, devices: list | N
 
 def abstract(experiment: Experiment, mesh: Mesh) -> step.TrainState:
     """The training state's shapes, types and shardings; nothing is allocated."""
-    return placed(experiment, mesh, jax.eval_shape(functools.partial(_initial, experiment), model.shapes(experiment.model)))
+    return placed(
+        experiment,
+        mesh,
+        jax.eval_shape(functools.partial(_initial, experiment), model.shapes(experiment.model)),
+    )
 
 
 def _initial(experiment: Experiment, params: Params | None = None) -> step.TrainState:
-    optimizer = optim.build(experiment.optim, optim.learning_rate(experiment.schedule, experiment.optim.peak, experiment.steps))
-    return step.init(model.init(experiment.model, jax.random.key(experiment.seed)) if params is None else params, optimizer)
+    optimizer = optim.build(
+        experiment.optim,
+        optim.learning_rate(experiment.schedule, experiment.optim.peak, experiment.steps),
+    )
+    return step.init(
+        model.init(experiment.model, jax.random.key(experiment.seed)) if params is None else params,
+        optimizer,
+    )
 
 
-def row_plan(experiment: Experiment, store: Store, *, seed: int | None, rows: int | None = None) -> batches.Plan:
+def row_plan(
+    experiment: Experiment, store: Store, *, seed: int | None, rows: int | None = None
+) -> batches.Plan:
     """How a store becomes rows of this experiment's context.
 
     Raises:
       ConfigError: the store is shorter than one row.
     """
-    told = dict(isolated=experiment.data.isolated, task=experiment.data.task, beside=experiment.model.encoder_layers > 0)
-    plan = batches.plan(store, length=experiment.model.context, rows=rows or experiment.batch, seed=seed, **told)
+    told = {
+        "isolated": experiment.data.isolated,
+        "task": experiment.data.task,
+        "beside": experiment.model.encoder_layers > 0,
+    }
+    plan = batches.plan(
+        store, length=experiment.model.context, rows=rows or experiment.batch, seed=seed, **told
+    )
     if plan.packing is not None:
         return plan
-    need = f"use more text (--data.source.path), or shorter rows (--model.context {max(1, plan.pairs)})"
-    require(plan.pairs >= plan.length, f"the text has {plan.pairs + 1} tokens, fewer than one row of {plan.length + 1}; {need}.")
+    need = (
+        "use more text (--data.source.path), or shorter rows (--model.context"
+        f" {max(1, plan.pairs)})"
+    )
+    require(
+        plan.pairs >= plan.length,
+        f"the text has {plan.pairs + 1} tokens, fewer than one row of {plan.length + 1}; {need}.",
+    )
     return plan
 
 
 def placed(experiment: Experiment, mesh: Mesh, shapes: step.TrainState) -> step.TrainState:
-    """The state's shapes with a sharding each. Optimizer state whose path ends in a parameter's, in its shape, lies where the parameter lies."""
+    """The state's shapes with a sharding each. Optimizer state whose path ends in a parameter's, in
+    its shape, lies where the parameter lies."""
     whole = parallel.replicated(mesh)
-    params = parallel.shardings(mesh, model.axes(experiment.model), shapes.params, experiment.mesh.rules)
+    params = parallel.shardings(
+        mesh, model.axes(experiment.model), shapes.params, experiment.mesh.rules
+    )
 
-    paths = {_names(path): (leaf.shape, where) for (path, leaf), where in zip(jax.tree_util.tree_leaves_with_path(shapes.params), jax.tree.leaves(params), strict=True)}
+    paths = {
+        _names(path): (leaf.shape, where)
+        for (path, leaf), where in zip(
+            jax.tree_util.tree_leaves_with_path(shapes.params), jax.tree.leaves(params), strict=True
+        )
+    }
 
     def beside(path: tuple, leaf: Any) -> Any:
         names = _names(path)
         match = next((paths[names[i:]] for i in range(len(names)) if names[i:] in paths), None)
         return match[1] if match and match[0] == leaf.shape else whole
 
-    where = step.TrainState(whole, params, jax.tree_util.tree_map_with_path(beside, shapes.opt_state))
+    where = step.TrainState(
+        whole, params, jax.tree_util.tree_map_with_path(beside, shapes.opt_state)
+    )
     if experiment.mesh.offload_optimizer:
         where = where._replace(opt_state=parallel.offloaded(where.opt_state, mesh.devices.flat[0]))
-    return jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, where)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        where,
+    )
 
 
 def _names(path: tuple) -> tuple[str, ...]:
-    return tuple(str(getattr(part, "key", getattr(part, "name", getattr(part, "idx", part)))) for part in path)
+    return tuple(
+        str(getattr(part, "key", getattr(part, "name", getattr(part, "idx", part))))
+        for part in path
+    )
 
 
-def evaluation_batches(experiment: Experiment, store: Store, mesh: Mesh) -> tuple[int, Callable[[int], Any]]:
-    """Gives how many batches hold the whole store in order, and number → batch. They are larger than a training batch."""
+def evaluation_batches(
+    experiment: Experiment, store: Store, mesh: Mesh
+) -> tuple[int, Callable[[int], Any]]:
+    """Gives how many batches hold the whole store in order, and number → batch. They are larger
+    than a training batch."""
     parts = parallel.row_parts(mesh)
-    rows = max(experiment.batch // experiment.micro_batches, 4096 // experiment.model.context // parts * parts)
-    told = dict(isolated=experiment.data.isolated, task=experiment.data.task, beside=experiment.model.encoder_layers > 0)
+    rows = max(
+        experiment.batch // experiment.micro_batches,
+        4096 // experiment.model.context // parts * parts,
+    )
+    told = {
+        "isolated": experiment.data.isolated,
+        "task": experiment.data.task,
+        "beside": experiment.model.encoder_layers > 0,
+    }
     plan = batches.plan(store, length=experiment.model.context, rows=rows, seed=None, **told)
     return plan.batches_per_epoch, _reader(store, plan, mesh)
 
 
 def _tells_accuracy(experiment: Experiment) -> bool:
-    """Whether evaluation looks at the likeliest tokens too; a plain language model's loss says all."""
+    """Whether evaluation looks at the likeliest tokens too; a plain language model's loss says
+    all."""
     return not isinstance(experiment.data.task, LanguageModel)
 
 
 def evaluate(
-    program: Program, experiment: Experiment, store: Store, params: Any, rows: int | None, stop: Callable[[], bool] = lambda: False
+    program: Program,
+    experiment: Experiment,
+    store: Store,
+    params: Any,
+    rows: int | None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, float] | None:
-    """Gives figures over the first `rows` rows of a store (none: all of them); none if `stop`, asked after every batch, said so.
+    """Gives figures over the first `rows` rows of a store (none: all of them); none if `stop`,
+    asked after every batch, said so.
 
     Returns:
-      `loss`, nats per token; `accuracy`, the share of tokens, or labels, that are the likeliest; for answers `exact_match`, the share of
-      them that greedy decoding would write.
+      `loss`, nats per token; `accuracy`, the share of tokens, or labels, that are the likeliest;
+      for answers `exact_match`, the share of them that greedy decoding would write.
     """
     count, batch = evaluation_batches(experiment, store, program.mesh)
     if rows is not None:
@@ -254,10 +372,14 @@ def evaluate(
     sums: list[Any] = []
     for number in range(count):
         sums.append(program.evaluate(params, batch(number)))
-        jax.block_until_ready(sums[-2:-1])  # the one before: the devices have work while the host looks up
+        jax.block_until_ready(
+            sums[-2:-1]
+        )  # the one before: the devices have work while the host looks up
         if stop():
             return None
-    found = jax.tree.map(lambda *parts: float(np.asarray(parts, np.float64).sum()), *jax.device_get(sums))
+    found = jax.tree.map(
+        lambda *parts: float(np.asarray(parts, np.float64).sum()), *jax.device_get(sums)
+    )
     weight = max(found["weight"], 1.0)
     figures = {"loss": found["loss"] / weight}
     if _tells_accuracy(experiment):

@@ -47,18 +47,23 @@ def train_step(
 ) -> tuple[TrainState, dict[str, Array]]:
     """Reads one batch and improves the parameters once.
 
-    A step whose loss or gradient norm is not finite, whose norm is not below `skip_norm`, or whose `spikes.score` is not below
-    `skip_score`, changes neither parameters nor optimizer state; it is still counted in `step`, so the next batch is another one.
+    A step whose loss or gradient norm is not finite, whose norm is not below `skip_norm`, or whose
+    `spikes.score` is not below `skip_score`, changes neither parameters nor optimizer state; it is
+    still counted in `step`, so the next batch is another one.
 
     Args:
-      micro_batches: the batch is read in this many equal parts, whose sums are added; memory falls, the result does not change.
-      settle: changes the new parameters by the sums that the objective reports (balancing of experts without a loss).
+      micro_batches: the batch is read in this many equal parts, whose sums are added; memory falls,
+        the result does not change.
+      settle: changes the new parameters by the sums that the objective reports (balancing of
+        experts without a loss).
       fault: changes the gradients, given how many steps are finished; only drills have one.
-      axis: name of a mapped axis over whose parts of the batch all is summed (`jax.pmap`, `jax.shard_map`); on a mesh XLA does that unasked.
+      axis: name of a mapped axis over whose parts of the batch all is summed (`jax.pmap`,
+        `jax.shard_map`); on a mesh XLA does that unasked.
 
     Returns:
-      The new state, and `loss` (nats a token), `weight` (tokens that count), `gradient_norm`, `spike` (its score), `learning_rate`,
-      `skipped` (0 or 1), and what `objectives.summary` makes of the objective's sums.
+      The new state, and `loss` (nats a token), `weight` (tokens that count), `gradient_norm`,
+      `spike` (its score), `learning_rate`, `skipped` (0 or 1), and what `objectives.summary` makes
+      of the objective's sums.
     """
     key = jax.random.fold_in(jax.random.key(seed), state.step) if dropout else None
     found = _gradients(state.params, batch, key, objective, micro_batches)
@@ -69,12 +74,24 @@ def train_step(
     norm = gradient_norm(grads)
     spike = spikes.score(state.opt_state, loss, norm)
     sound = jnp.isfinite(loss) & jnp.isfinite(norm) & (norm < skip_norm) & (spike < skip_score)
-    updates, opt_state = optax.with_extra_args_support(optimizer).update(grads, state.opt_state, state.params, loss=loss, norm=norm, sound=sound)
+    updates, opt_state = optax.with_extra_args_support(optimizer).update(
+        grads, state.opt_state, state.params, loss=loss, norm=norm, sound=sound
+    )
     moved = optax.apply_updates(state.params, updates)
     moved = moved if settle is None else settle(moved, sums)
-    keep = lambda new, old: jnp.where(sound, new, old)  # selection, not multiplication: 0 · NaN is NaN
-    done = lambda part: isinstance(part, Moments)
-    opt_state = jax.tree.map(lambda new, old: new if done(new) else keep(new, old), opt_state, state.opt_state, is_leaf=done)
+
+    def keep(new, old):
+        return jnp.where(sound, new, old)  # selection, not multiplication: 0 · NaN is NaN
+
+    def done(part):
+        return isinstance(part, Moments)
+
+    opt_state = jax.tree.map(
+        lambda new, old: new if done(new) else keep(new, old),
+        opt_state,
+        state.opt_state,
+        is_leaf=done,
+    )
     new = TrainState(state.step + 1, jax.tree.map(keep, moved, state.params), opt_state)
     metrics = {
         "loss": loss,
@@ -88,7 +105,9 @@ def train_step(
     return new, metrics
 
 
-def _gradients(params: Params, batch: Any, key: Any, objective: Objective, micro_batches: int) -> tuple[tuple[Array, Any], Params]:
+def _gradients(
+    params: Params, batch: Any, key: Any, objective: Objective, micro_batches: int
+) -> tuple[tuple[Array, Any], Params]:
     """Sums of losses, of weights and metrics, and of gradients over the batch, part by part."""
 
     def total(params: Params, part: Any, key: Any) -> tuple[Array, tuple[Array, dict[str, Array]]]:
@@ -111,6 +130,7 @@ def _gradients(params: Params, batch: Any, key: Any, objective: Objective, micro
 
 
 def evaluate_step(params: Params, batch: Any, *, objective: Objective) -> dict[str, Array]:
-    """Sums over one batch, without dropout: `loss` in nats, `weight`, and what the objective tells."""
+    """Sums over one batch, without dropout: `loss` in nats, `weight`, and what the objective
+    tells."""
     loss, weight, sums = objective(params, batch, None)
     return {"loss": loss, "weight": weight, **sums}

@@ -1,6 +1,18 @@
-"""Proofs that a config computes what it says, on this machine. Read `suite`, then `setting`, then the proofs themselves."""
+"""Proofs that a config computes what it says, on this machine. Read `suite`, then `setting`, then
+the proofs themselves."""
 
 from gptjax.verify.setting import Figure, Setting, Skipped
 from gptjax.verify.suite import PROOFS, Proof, choose, prove, verdict, verify, write
 
-__all__ = ["PROOFS", "Figure", "Proof", "Setting", "Skipped", "choose", "prove", "verdict", "verify", "write"]
+__all__ = [
+    "PROOFS",
+    "Figure",
+    "Proof",
+    "Setting",
+    "Skipped",
+    "choose",
+    "prove",
+    "verdict",
+    "verify",
+    "write",
+]

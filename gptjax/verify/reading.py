@@ -1,4 +1,5 @@
-"""Proofs about reading: who sees whom, what the loss is, and that the gradient is its slope. (Setting) → Figure or Skipped."""
+"""Proofs about reading: who sees whom, what the loss is, and that the gradient is its slope.
+(Setting) → Figure or Skipped."""
 
 from __future__ import annotations
 
@@ -32,16 +33,22 @@ from gptjax.verify.setting import (
 )  # fmt: skip
 
 ROUNDING = 1e-5
-"""What two ways of computing the same in float32 may differ by, relative to the largest value: about a hundred roundings."""
+"""What two ways of computing the same in float32 may differ by, relative to the largest value:
+about a hundred roundings."""
 
 
-# --- who sees whom -----------------------------------------------------------------------------------------------
+# --- who sees whom
+# -----------------------------------------------------------------------------------------------
 
 
 def causal(setting: Setting) -> Figure:
-    """Changes one token in all rows: nothing before it may change by a bit, and it must itself be seen."""
+    """Changes one token in all rows: nothing before it may change by a bit, and it must itself be
+    seen."""
     tokens, (where, piece) = setting.batch.tokens, places(*setting.batch.tokens.shape)
-    read = lambda tokens: np.asarray(setting.functions.hidden(setting.params, tokens, where, piece))
+
+    def read(tokens):
+        return np.asarray(setting.functions.hidden(setting.params, tokens, where, piece))
+
     before, length, wrong = read(tokens), tokens.shape[1], 0
     for t in (1, length // 2, length - 1):
         changed = tokens.copy()
@@ -52,29 +59,48 @@ def causal(setting: Setting) -> Figure:
 
 
 def packed(setting: Setting) -> Figure:
-    """Reads three texts in one row and each alone; then changes all texts but one, which may not notice by a bit."""
+    """Reads three texts in one row and each alone; then changes all texts but one, which may not
+    notice by a bit."""
     tokens = setting.batch.tokens
     rows, length = tokens.shape
     where, piece = packed_places(rows, length)
-    read = lambda tokens, where, piece: np.asarray(setting.functions.hidden(setting.params, tokens, where, piece))
+
+    def read(tokens, where, piece):
+        return np.asarray(setting.functions.hidden(setting.params, tokens, where, piece))
+
     together, others = read(tokens, where, piece), (tokens + 1) % setting.exact.vocabulary
     apart, start = 0.0, 0
     for number, size in enumerate(pieces(length), start=1):
         mine, index = slice(start, start + size), np.arange(length)
         alone = np.where(index < size, np.roll(tokens, -start, axis=1), 0)
-        found = read(alone, np.tile(np.where(index < size, index, -1).astype(np.int32), (rows, 1)), np.tile((index < size).astype(np.int32), (rows, 1)))
+        found = read(
+            alone,
+            np.tile(np.where(index < size, index, -1).astype(np.int32), (rows, 1)),
+            np.tile((index < size).astype(np.int32), (rows, 1)),
+        )
         apart = max(apart, difference(together[:, mine], found[:, :size]))
-        leaks = int((read(np.where(piece == number, tokens, others), where, piece)[:, mine] != together[:, mine]).sum())
+        leaks = int(
+            (
+                read(np.where(piece == number, tokens, others), where, piece)[:, mine]
+                != together[:, mine]
+            ).sum()
+        )
         if leaks:
             return Figure(leaks, 0, f"values of text {number} of a row that depend on another text")
         start += size
-    return Figure(apart, ROUNDING, "relative difference between a text in a shared row and alone; nothing leaks")
+    return Figure(
+        apart,
+        ROUNDING,
+        "relative difference between a text in a shared row and alone; nothing leaks",
+    )
 
 
 def attention(setting: Setting) -> Figure:
-    """Compares the attention that serves each kind of layer with softmax attention in float64, forward and gradients.
+    """Compares the attention that serves each kind of layer with softmax attention in float64,
+    forward and gradients.
 
-    Rotations and biases by distance are left to other proofs: `cache` and `packed` would not hold if they were wrong in one place only.
+    Rotations and biases by distance are left to other proofs: `cache` and `packed` would not hold
+    if they were wrong in one place only.
     """
     c = setting.experiment.model
     length, worst, kinds = min(c.context, 256), 0.0, []
@@ -84,23 +110,37 @@ def attention(setting: Setting) -> Figure:
         kinds.append(kind)
         worst = max(worst, _apart_from_hand(c, layer, kind, length))
     words = (
-        f"relative difference of {' and '.join(repr(kind) for kind in dict.fromkeys(kinds))} from float64 by hand, at {length} positions, forward and gradients"
+        f"relative difference of {' and '.join(repr(kind) for kind in dict.fromkeys(kinds))} from"
+        f" float64 by hand, at {length} positions, forward and gradients"
     )
     return Figure(worst, ROUNDING, words)
 
 
 def _apart_from_hand(c: ModelConfig, layer: Layer, kind: str, length: int) -> float:
     draw, (where, piece) = np.random.default_rng(0), packed_places(2, length)
-    q, cotangent = (draw.standard_normal((2, length, c.num_heads, c.heads)).astype(np.float32) for _ in range(2))
-    k, v = (draw.standard_normal((2, length, c.kv_heads, c.heads)).astype(np.float32) for _ in range(2))
-    sight, how = Sight(*map(jnp.asarray, (where, where, piece, piece))), Scoring(layer, cap=c.attention_cap)
+    q, cotangent = (
+        draw.standard_normal((2, length, c.num_heads, c.heads)).astype(np.float32) for _ in range(2)
+    )
+    k, v = (
+        draw.standard_normal((2, length, c.kv_heads, c.heads)).astype(np.float32) for _ in range(2)
+    )
+    sight, how = (
+        Sight(*map(jnp.asarray, (where, where, piece, piece))),
+        Scoring(layer, cap=c.attention_cap),
+    )
 
     def both_ways(q, k, v):
         out, back = jax.vjp(lambda *qkv: attend(*qkv, sight, how, implementation=kind), q, k, v)
         return out, *back(jnp.asarray(cotangent))
 
-    seen = seen_by_hand(layer, where[:, :, None], where[:, None, :]) & (piece[:, None, :] == piece[:, :, None])
-    pairs = zip(jax.jit(precise(both_ways))(q, k, v), by_hand(q, k, v, cotangent, seen, c.attention_cap), strict=True)
+    seen = seen_by_hand(layer, where[:, :, None], where[:, None, :]) & (
+        piece[:, None, :] == piece[:, :, None]
+    )
+    pairs = zip(
+        jax.jit(precise(both_ways))(q, k, v),
+        by_hand(q, k, v, cotangent, seen, c.attention_cap),
+        strict=True,
+    )
     return max(difference(*pair) for pair in pairs)
 
 
@@ -114,86 +154,149 @@ def seen_by_hand(layer: Layer, query: np.ndarray, key: np.ndarray) -> np.ndarray
         case "strided":
             kept = (query - key < layer.span) | ((query - key) % layer.span == 0)
         case "fixed":
-            kept = (query // layer.span == key // layer.span) | (key % layer.span >= layer.span - layer.summary)
+            kept = (query // layer.span == key // layer.span) | (
+                key % layer.span >= layer.span - layer.summary
+            )
         case _:
             kept = np.ones_like(query - key, bool)
     return kept & (key <= query)
 
 
-def by_hand(q: np.ndarray, k: np.ndarray, v: np.ndarray, cotangent: np.ndarray, seen: np.ndarray, cap: float | None = None) -> tuple[np.ndarray, ...]:
-    """Softmax attention written out in float64: output [B T N H] and the gradients of q, k and v under a cotangent.
+def by_hand(
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    cotangent: np.ndarray,
+    seen: np.ndarray,
+    cap: float | None = None,
+) -> tuple[np.ndarray, ...]:
+    """Softmax attention written out in float64: output [B T N H] and the gradients of q, k and v
+    under a cotangent.
 
     Args:
       seen: [B T S], true where a query sees a key.
       cap: scores s are cap · tanh(s / cap).
     """
     group = q.shape[2] // k.shape[2]
-    heads_first = lambda x: np.swapaxes(x.astype(np.float64), 1, 2)
-    q, k, v, out_bar = heads_first(q), *(np.repeat(heads_first(x), group, axis=1) for x in (k, v)), heads_first(cotangent)
+
+    def heads_first(x):
+        return np.swapaxes(x.astype(np.float64), 1, 2)
+
+    q, k, v, out_bar = (
+        heads_first(q),
+        *(np.repeat(heads_first(x), group, axis=1) for x in (k, v)),
+        heads_first(cotangent),
+    )
     plain = q @ np.swapaxes(k, 2, 3) / math.sqrt(q.shape[-1])
-    capped, slope = (plain, 1.0) if cap is None else (cap * np.tanh(plain / cap), 1 / np.cosh(plain / cap) ** 2)
+    capped, slope = (
+        (plain, 1.0) if cap is None else (cap * np.tanh(plain / cap), 1 / np.cosh(plain / cap) ** 2)
+    )
     scores = np.where(seen[:, None], capped, -np.inf)
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
     weights_bar = out_bar @ np.swapaxes(v, 2, 3)
-    scores_bar = weights * (weights_bar - (weights * weights_bar).sum(axis=-1, keepdims=True)) * slope / math.sqrt(q.shape[-1])
-    grouped = lambda x: x.reshape(x.shape[0], -1, group, *x.shape[2:]).sum(axis=2)
-    every_head = weights @ v, scores_bar @ k, np.swapaxes(scores_bar, 2, 3) @ q, np.swapaxes(weights, 2, 3) @ out_bar
+    scores_bar = (
+        weights
+        * (weights_bar - (weights * weights_bar).sum(axis=-1, keepdims=True))
+        * slope
+        / math.sqrt(q.shape[-1])
+    )
+
+    def grouped(x):
+        return x.reshape(x.shape[0], -1, group, *x.shape[2:]).sum(axis=2)
+
+    every_head = (
+        weights @ v,
+        scores_bar @ k,
+        np.swapaxes(scores_bar, 2, 3) @ q,
+        np.swapaxes(weights, 2, 3) @ out_bar,
+    )
     return tuple(np.swapaxes(x if i < 2 else grouped(x), 1, 2) for i, x in enumerate(every_head))
 
 
-# --- the loss ----------------------------------------------------------------------------------------------------
+# --- the loss
+# ----------------------------------------------------------------------------------------------------
 
 
 def labels(setting: Setting) -> Figure:
-    """Computes the loss of the longest of the first texts by hand: −ln p(next id), with the ids taken straight from the store."""
+    """Computes the loss of the longest of the first texts by hand: −ln p(next id), with the ids
+    taken straight from the store."""
     store, (rows, length) = setting.data.train, setting.batch.tokens.shape
     sizes = np.diff(store.offsets[:1001])
     longest = int(sizes.argmax())
     begin = int(store.offsets[longest])
     ids = store.ids[begin : begin + min(int(sizes[longest]), rows * length + 1)].astype(np.int32)
-    text = store._replace(ids=ids, offsets=np.asarray([0, len(ids)]), header=dataclasses.replace(store.header, num_tokens=len(ids), num_examples=1))
-    total, weight = setting.functions.loss(setting.params, filled(batches.batch(text, batches.plan(text, length=length, rows=rows, seed=None), 0)), None)
+    text = store._replace(
+        ids=ids,
+        offsets=np.asarray([0, len(ids)]),
+        header=dataclasses.replace(store.header, num_tokens=len(ids), num_examples=1),
+    )
+    total, weight = setting.functions.loss(
+        setting.params,
+        filled(batches.batch(text, batches.plan(text, length=length, rows=rows, seed=None), 0)),
+        None,
+    )
     wanted = 0.0
     for start in range(0, len(ids) - 1, length):
         row = ids[start : start + length + 1]
-        known = np.zeros((rows, length), np.int32)  # all rows alike, so that nothing is compiled for this proof alone
+        known = np.zeros(
+            (rows, length), np.int32
+        )  # all rows alike, so that nothing is compiled for this proof alone
         known[:, : len(row) - 1] = row[:-1]
         states = setting.functions.hidden(setting.params, known, *places(rows, length))
-        logits = np.asarray(setting.functions.logits(setting.params, states[0]), np.float64)[: len(row) - 1]
-        wanted += float((np.logaddexp.reduce(logits, axis=-1) - logits[np.arange(len(row) - 1), row[1:]]).sum())
+        logits = np.asarray(setting.functions.logits(setting.params, states[0]), np.float64)[
+            : len(row) - 1
+        ]
+        wanted += float(
+            (np.logaddexp.reduce(logits, axis=-1) - logits[np.arange(len(row) - 1), row[1:]]).sum()
+        )
     found, by = float(total) / float(weight), wanted / (len(ids) - 1)
-    return Figure(abs(found - by) / by, ROUNDING, f"relative difference of the loss ({found:.4f} nats a token) from −ln p(next id) by hand")
+    return Figure(
+        abs(found - by) / by,
+        ROUNDING,
+        f"relative difference of the loss ({found:.4f} nats a token) from −ln p(next id) by hand",
+    )
 
 
 def initial_loss(setting: Setting) -> Figure:
     """The loss before the first step is that of a guess, ln V.
 
-    Above it by no more than the spread of the initial logits explains: half their variance, and what a tied output makes of a
-    token's own embedding. A twentieth of ln V is allowed besides.
+    Above it by no more than the spread of the initial logits explains: half their variance, and
+    what a tied output makes of a token's own embedding. A twentieth of ln V is allowed besides.
     """
     c = setting.exact
     params = setting.functions.init(jax.random.key(setting.small.seed))
     total, weight = setting.functions.loss(params, setting.batch, None)
     loss, guess = float(total) / float(weight), math.log(c.vocabulary)
-    spread = c.init_std**2 * c.width / 2 + (math.log1p(math.exp(min(c.init_std * c.width, 700)) / c.vocabulary) if c.tied else 0.0)
+    spread = c.init_std**2 * c.width / 2 + (
+        math.log1p(math.exp(min(c.init_std * c.width, 700)) / c.vocabulary) if c.tied else 0.0
+    )
     beyond = max(guess - loss, loss - guess - spread) / guess
-    return Figure(beyond, 0.05, f"share of ln V by which the first loss, {loss:.3f}, misses ln V = {guess:.3f} (to {guess + spread:.3f})")
+    return Figure(
+        beyond,
+        0.05,
+        f"share of ln V by which the first loss, {loss:.3f}, misses ln V = {guess:.3f} (to"
+        f" {guess + spread:.3f})",
+    )
 
 
-# --- the gradient ------------------------------------------------------------------------------------------------
+# --- the gradient
+# ------------------------------------------------------------------------------------------------
 
 
 STEP = 0.02
-"""Of a finite difference, relative to the spread of a leaf's values: large enough that float32 sees the change of the loss."""
+"""Of a finite difference, relative to the spread of a leaf's values: large enough that float32 sees
+the change of the loss."""
 
 
 def gradients(setting: Setting) -> Figure:
-    """Compares the gradient with finite differences along random directions, two in every leaf and two through all.
+    """Compares the gradient with finite differences along random directions, two in every leaf and
+    two through all.
 
-    Four points a direction cancel the second and third order (f′ ≈ (8 f(h) − 8 f(−h) − f(2h) + f(−2h)) / 12h). The error counts
-    relative to the slope that a random direction in that leaf has, √(Σ gradient² · spread²), but at least a hundredth of the
-    largest such slope: a leaf without influence, as the bias of a key, has no gradient but rounding.
+    Four points a direction cancel the second and third order (f′ ≈ (8 f(h) − 8 f(−h) − f(2h) +
+    f(−2h)) / 12h). The error counts relative to the slope that a random direction in that leaf has,
+    √(Σ gradient² · spread²), but at least a hundredth of the largest such slope: a leaf without
+    influence, as the bias of a key, has no gradient but rounding.
     """
     params, batch, draw = setting.params, setting.batch, np.random.default_rng(1)
     (_, weight), grads = setting.functions.gradient(params, batch, None)
@@ -203,26 +306,52 @@ def gradients(setting: Setting) -> Figure:
     typical = [norm(g) * s for g, s in zip(slopes, spreads, strict=True)]
 
     def loss(direction: list[Any], h: float) -> float:
-        moved = [leaf if d is None else leaf + jnp.float32(h) * d for leaf, d in zip(leaves, direction, strict=True)]
-        return float(setting.functions.loss(jax.tree.unflatten(structure, moved), batch, None)[0]) / float(weight)
+        moved = [
+            leaf if d is None else leaf + jnp.float32(h) * d
+            for leaf, d in zip(leaves, direction, strict=True)
+        ]
+        return float(
+            setting.functions.loss(jax.tree.unflatten(structure, moved), batch, None)[0]
+        ) / float(weight)
 
     errors: dict[str, float] = {}
-    for name, chosen in [*((name, [i]) for i, name in enumerate(names(params))), ("all leaves", range(len(leaves)))] * 2:
-        direction = [spreads[i] * draw.standard_normal(leaf.shape).astype(np.float32) if i in chosen else None for i, leaf in enumerate(leaves)]
+    for name, chosen in [
+        *((name, [i]) for i, name in enumerate(names(params))),
+        ("all leaves", range(len(leaves))),
+    ] * 2:
+        direction = [
+            (
+                spreads[i] * draw.standard_normal(leaf.shape).astype(np.float32)
+                if i in chosen
+                else None
+            )
+            for i, leaf in enumerate(leaves)
+        ]
         told = sum(float((slopes[i] * direction[i]).sum()) for i in chosen)
-        found = (8 * (loss(direction, STEP) - loss(direction, -STEP)) - loss(direction, 2 * STEP) + loss(direction, -2 * STEP)) / (12 * STEP)
+        found = (
+            8 * (loss(direction, STEP) - loss(direction, -STEP))
+            - loss(direction, 2 * STEP)
+            + loss(direction, -2 * STEP)
+        ) / (12 * STEP)
         scale = max(math.sqrt(sum(typical[i] ** 2 for i in chosen)), 0.01 * max(typical), 1e-30)
         error = abs(found - told) / scale
         errors[name] = max(errors.get(name, 0.0), error if math.isfinite(error) else math.inf)
     worst = max(errors, key=errors.__getitem__)
-    return Figure(errors[worst], 0.05, f"relative error of the slope along {2 * len(leaves) + 2} random directions, the largest in {worst}")
+    return Figure(
+        errors[worst],
+        0.05,
+        f"relative error of the slope along {2 * len(leaves) + 2} random directions, the largest in"
+        f" {worst}",
+    )
 
 
 def bfloat16(setting: Setting) -> Figure:
-    """Compares the gradient under bfloat16 compute with that under float32; logits, loss and gradients must be float32 in both.
+    """Compares the gradient under bfloat16 compute with that under float32; logits, loss and
+    gradients must be float32 in both.
 
-    The bound counts roundings: each is 2⁻⁹ of a value at most, a block makes about ten one after another, independent ones add as a
-    root, and what the whole computation makes of them may be twice as much.
+    The bound counts roundings: each is 2⁻⁹ of a value at most, a block makes about ten one after
+    another, independent ones add as a root, and what the whole computation makes of them may be
+    twice as much.
     """
     if setting.experiment.model.compute == "float32":
         return Skipped("the config computes in float32")
@@ -230,10 +359,21 @@ def bfloat16(setting: Setting) -> Figure:
     half = compiled(c)
     (_, weight), wanted = setting.functions.gradient(setting.params, setting.batch, None)
     (total, _), found = half.gradient(setting.params, setting.batch, None)
-    logits = jax.eval_shape(half.logits, setting.params, jax.ShapeDtypeStruct((1, c.width), c.compute))
-    results = {"logits": logits, "loss": total, **dict(zip(names(found), jax.tree.leaves(found), strict=True))}
+    logits = jax.eval_shape(
+        half.logits, setting.params, jax.ShapeDtypeStruct((1, c.width), c.compute)
+    )
+    results = {
+        "logits": logits,
+        "loss": total,
+        **dict(zip(names(found), jax.tree.leaves(found), strict=True)),
+    }
     narrow = [name for name, leaf in results.items() if leaf.dtype != jnp.float32]
     if narrow:
         return Figure(len(narrow), 0, f"values that are not float32: {', '.join(narrow[:3])}")
     bound = 2 * 2**-9 * math.sqrt(10 * c.num_layers + 10)
-    return Figure(apart(found, wanted), bound, f"relative difference of the gradient from float32's; loss {float(total) / float(weight):.4f} nats a token")
+    return Figure(
+        apart(found, wanted),
+        bound,
+        "relative difference of the gradient from float32's; loss"
+        f" {float(total) / float(weight):.4f} nats a token",
+    )

@@ -1,6 +1,8 @@
-"""What the proofs are about: the user's experiment as it would be trained, and its small twin, which takes seconds.
+"""What the proofs are about: the user's experiment as it would be trained, and its small twin,
+which takes seconds.
 
-Read `Setting`, then `shrink` (the rule by which the twin is made), then what a proof computes with: `Functions`, `sharp`, `rows`.
+Read `Setting`, then `shrink` (the rule by which the twin is made), then what a proof computes with:
+`Functions`, `sharp`, `rows`.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ from gptjax.train.optim import SGD, Lion, OptimConfig
 
 
 class Setting(NamedTuple):
-    """All that a proof needs to know. Compiled functions are made anew for every setting, so that none is older than the code it stands for."""
+    """All that a proof needs to know. Compiled functions are made anew for every setting, so that
+    none is older than the code it stands for."""
 
     experiment: Experiment
     """What the user would train, resolved."""
@@ -43,7 +46,8 @@ class Setting(NamedTuple):
     changes: tuple[str, ...]
     """What is smaller, and from what."""
     exact: ModelConfig
-    """The small model in float32 and without dropout: two ways of computing it must agree to rounding."""
+    """The small model in float32 and without dropout: two ways of computing it must agree to
+    rounding."""
     params: Params
     """Weights of `exact` under which every part matters, see `sharp`."""
     batch: Batch
@@ -76,16 +80,23 @@ def make(experiment: Experiment, data: Prepared, run: Path | None = None) -> Set
       ConfigError: model, text and context do not fit each other.
     """
     experiment = resolve(experiment, data)
-    require(experiment.model.context >= 16, f"model.context is {experiment.model.context}; the proofs need at least 16 positions (--model.context 16).")
+    require(
+        experiment.model.context >= 16,
+        f"model.context is {experiment.model.context}; the proofs need at least 16 positions"
+        " (--model.context 16).",
+    )
     small, changes = shrink(experiment)
     exact = without_dropout(dataclasses.replace(small.model, compute="float32"))
     plan = program.row_plan(small, data.train, seed=small.seed)
     batch = filled(batches.batch(data.train, plan, 0))
     build = functools.cache(lambda wanted: program.build(wanted, data))
-    return Setting(experiment, data, run, small, changes, exact, sharp(exact), batch, compiled(exact), build)
+    return Setting(
+        experiment, data, run, small, changes, exact, sharp(exact), batch, compiled(exact), build
+    )
 
 
-# --- the small twin ----------------------------------------------------------------------------------------------
+# --- the small twin
+# ----------------------------------------------------------------------------------------------
 
 
 LAYERS, WIDTH, CONTEXT, ROWS, STEPS, WARMUP = 4, 256, 128, 4, 300, 10
@@ -94,10 +105,12 @@ LAYERS, WIDTH, CONTEXT, ROWS, STEPS, WARMUP = 4, 256, 128, 4, 300, 10
 def shrink(experiment: Experiment) -> tuple[Experiment, tuple[str, ...]]:
     """Gives the same experiment in a size that takes seconds on a CPU, and what was changed.
 
-    The rule: at most 4 layers, or as many more as the pattern of layers needs to come once, and 128 positions; every width divided by the smallest whole number that brings the model's to 256 or
-    less; 4 rows, or as few more as devices and micro-batches divide; a schedule over 300 steps with at most 10 of warm-up, and a
-    peak that learns in so few. Kinds, numbers of heads, vocabulary, text and seed stay. The attention that serves the whole context is named, so that it
-    serves the shorter one too. A mesh that is not this machine's gives way to all devices.
+    The rule: at most 4 layers, or as many more as the pattern of layers needs to come once, and 128
+    positions; every width divided by the smallest whole number that brings the model's to 256 or
+    less; 4 rows, or as few more as devices and micro-batches divide; a schedule over 300 steps with
+    at most 10 of warm-up, and a peak that learns in so few. Kinds, numbers of heads, vocabulary,
+    text and seed stay. The attention that serves the whole context is named, so that it serves the
+    shorter one too. A mesh that is not this machine's gives way to all devices.
     """
     small = smaller(experiment.model)
     mesh = experiment.mesh
@@ -107,10 +120,16 @@ def shrink(experiment: Experiment) -> tuple[Experiment, tuple[str, ...]]:
         mesh = parallel.MeshConfig()
     parts, micro = parallel.row_parts(parallel.make_mesh(mesh)), min(experiment.micro_batches, 2)
     rows = parts * micro * -(-ROWS // (parts * micro))
-    schedule = dataclasses.replace(experiment.schedule, warmup=min(experiment.schedule.warmup, WARMUP), steps=None)
-    optimizer = dataclasses.replace(experiment.optim, peak=max(experiment.optim.peak, least_peak(experiment.optim, small.width)))
-    sizes = dict(batch=rows, micro_batch=rows // micro if micro > 1 else None, steps=STEPS)
-    twin = dataclasses.replace(experiment, model=small, mesh=mesh, optim=optimizer, schedule=schedule, **sizes)
+    schedule = dataclasses.replace(
+        experiment.schedule, warmup=min(experiment.schedule.warmup, WARMUP), steps=None
+    )
+    optimizer = dataclasses.replace(
+        experiment.optim, peak=max(experiment.optim.peak, least_peak(experiment.optim, small.width))
+    )
+    sizes = {"batch": rows, "micro_batch": rows // micro if micro > 1 else None, "steps": STEPS}
+    twin = dataclasses.replace(
+        experiment, model=small, mesh=mesh, optim=optimizer, schedule=schedule, **sizes
+    )
     changed = config.differences(experiment, twin)
     return twin, tuple(f"{name} {old} → {new}" for name, (old, new) in changed.items())
 
@@ -118,26 +137,46 @@ def shrink(experiment: Experiment) -> tuple[Experiment, tuple[str, ...]]:
 def smaller(c: ModelConfig) -> ModelConfig:
     """The model by the rule of `shrink`."""
     by = -(-c.width // WIDTH)
-    even, kinds = (lambda width: max(2, width // by // 2 * 2)), {choose(c, c.context, layer)[0] for layer in c.stack}
+    even, kinds = (
+        (lambda width: max(2, width // by // 2 * 2)),
+        {choose(c, c.context, layer)[0] for layer in c.stack},
+    )
     depth = min(c.num_layers, max(LAYERS, len(c.first) + len(c.pattern)))
     if c.context > CONTEXT:
-        c = dataclasses.replace(c, context=CONTEXT, attention=kinds.pop() if len(kinds) == 1 else c.attention)
+        c = dataclasses.replace(
+            c, context=CONTEXT, attention=kinds.pop() if len(kinds) == 1 else c.attention
+        )
     if by == 1:
         return dataclasses.replace(c, num_layers=depth)
-    widths = dict(width=c.width // by // 2 * 2, head_width=even(c.heads), feed_forward=max(2, c.hidden // by))
-    return dataclasses.replace(c, num_layers=depth, latent=_narrower(c.latent, even), experts=_narrower(c.experts, even), **widths)
+    widths = {
+        "width": c.width // by // 2 * 2,
+        "head_width": even(c.heads),
+        "feed_forward": max(2, c.hidden // by),
+    }
+    return dataclasses.replace(
+        c,
+        num_layers=depth,
+        latent=_narrower(c.latent, even),
+        experts=_narrower(c.experts, even),
+        **widths,
+    )
 
 
 def _narrower(part: Latent | Experts | None, even: Callable[[int], int]) -> Latent | Experts | None:
     """The part of a model with its widths made smaller."""
     if part is None:
         return None
-    widths = [f.name for f in dataclasses.fields(part) if f.name.endswith(("width", "rank")) and getattr(part, f.name) is not None]
+    widths = [
+        f.name
+        for f in dataclasses.fields(part)
+        if f.name.endswith(("width", "rank")) and getattr(part, f.name) is not None
+    ]
     return dataclasses.replace(part, **{name: even(getattr(part, name)) for name in widths})
 
 
 def least_peak(optimizer: OptimConfig, width: int) -> float:
-    """A learning rate by which a model of this width learns a batch in a few hundred steps; one for a long run may be too low for that."""
+    """A learning rate by which a model of this width learns a batch in a few hundred steps; one for
+    a long run may be too low for that."""
     match optimizer:
         case SGD():
             return 1.0 - optimizer.momentum
@@ -151,11 +190,13 @@ def without_dropout(c: ModelConfig) -> ModelConfig:
     return dataclasses.replace(c, **dict.fromkeys(DROPOUTS, 0.0))
 
 
-# --- what a proof computes with ----------------------------------------------------------------------------------
+# --- what a proof computes with
+# ----------------------------------------------------------------------------------
 
 
 class Functions(NamedTuple):
-    """A model, compiled where first called. Products are computed as precisely as the device can."""
+    """A model, compiled where first called. Products are computed as precisely as the device
+    can."""
 
     init: Callable
     """key → initial params"""
@@ -195,7 +236,8 @@ def compiled(c: ModelConfig) -> Functions:
 
 
 def precise(function: Callable) -> Callable:
-    """The same function with float32 products in float32: other devices than CPUs round their inputs if they may."""
+    """The same function with float32 products in float32: other devices than CPUs round their
+    inputs if they may."""
 
     @functools.wraps(function)
     def inner(*args: Any, **kwargs: Any) -> Any:
@@ -206,9 +248,11 @@ def precise(function: Callable) -> Callable:
 
 
 def sharp(c: ModelConfig, seed: int = 0) -> Params:
-    """Weights larger than the initial ones, biases and scales too: attention is sharp, every part changes the result.
+    """Weights larger than the initial ones, biases and scales too: attention is sharp, every part
+    changes the result.
 
-    Still larger ones would measure how far a model amplifies rounding, not whether two ways of computing agree.
+    Still larger ones would measure how far a model amplifies rounding, not whether two ways of
+    computing agree.
     """
     draw = np.random.default_rng(seed)
 
@@ -216,22 +260,34 @@ def sharp(c: ModelConfig, seed: int = 0) -> Params:
         names = [part.key for part in path]
         sizes = leaf.shape[1:] if names[0] == "layers" else leaf.shape
         inputs = math.prod(sizes[:2] if names[-2] == "out" else sizes[:1])
-        spread = {"kernel": 0.6 / math.sqrt(inputs), "embedding": 2.0 / math.sqrt(c.width), "bias": 0.1, "scale": 0.2, "sink": 1.0}[names[-1]]
-        return jnp.asarray(spread * draw.standard_normal(leaf.shape) + (names[-1] == "scale"), jnp.float32)
+        spread = {
+            "kernel": 0.6 / math.sqrt(inputs),
+            "embedding": 2.0 / math.sqrt(c.width),
+            "bias": 0.1,
+            "scale": 0.2,
+            "sink": 1.0,
+        }[names[-1]]
+        return jnp.asarray(
+            spread * draw.standard_normal(leaf.shape) + (names[-1] == "scale"), jnp.float32
+        )
 
     return jax.tree_util.tree_map_with_path(one, model.shapes(c))
 
 
 def placed(state: Any, built: program.Program) -> Any:
     """A training state, laid on the devices as a program wants it."""
-    return jax.tree.map(lambda leaf, wanted: jax.device_put(np.array(leaf), wanted.sharding), state, built.state)
+    return jax.tree.map(
+        lambda leaf, wanted: jax.device_put(np.array(leaf), wanted.sharding), state, built.state
+    )
 
 
 def filled(batch: Batch) -> Batch:
     """The batch with the segments and positions that are meant where they are left out."""
     if batch.positions is not None:
         return batch
-    positions = np.where(batch.weights > 0, np.arange(batch.tokens.shape[1], dtype=np.int32), -1).astype(np.int32)
+    positions = np.where(
+        batch.weights > 0, np.arange(batch.tokens.shape[1], dtype=np.int32), -1
+    ).astype(np.int32)
     return batch._replace(positions=positions, segments=np.ones_like(batch.tokens))
 
 
@@ -249,27 +305,40 @@ def packed_places(rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
     """Positions and segments [B T] of rows that hold three texts each."""
     sizes = pieces(length)
     where = np.concatenate([np.arange(n, dtype=np.int32) for n in sizes])
-    return np.tile(where, (rows, 1)), np.tile(np.repeat(np.arange(1, 4, dtype=np.int32), sizes), (rows, 1))
+    return np.tile(where, (rows, 1)), np.tile(
+        np.repeat(np.arange(1, 4, dtype=np.int32), sizes), (rows, 1)
+    )
 
 
 def difference(found: Any, wanted: Any) -> float:
-    """The largest difference, relative to the largest wanted value; infinite where something is not finite."""
+    """The largest difference, relative to the largest wanted value; infinite where something is not
+    finite."""
     found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
     largest = np.abs(found - wanted).max(initial=0) / max(np.abs(wanted).max(initial=0), 1e-30)
     return float(largest) if np.isfinite(largest) else math.inf
 
 
 def apart(found: Any, wanted: Any) -> float:
-    """The Euclidean distance of two trees, relative to the wanted one; infinite where something is not finite."""
-    distance = norm(jax.tree.map(lambda a, b: np.asarray(a, np.float64) - np.asarray(b, np.float64), found, wanted)) / norm(wanted)
+    """The Euclidean distance of two trees, relative to the wanted one; infinite where something is
+    not finite."""
+    distance = norm(
+        jax.tree.map(
+            lambda a, b: np.asarray(a, np.float64) - np.asarray(b, np.float64), found, wanted
+        )
+    ) / norm(wanted)
     return distance if math.isfinite(distance) else math.inf
 
 
 def norm(tree: Any) -> float:
     """The Euclidean norm of all leaves."""
-    return math.sqrt(sum(float(np.square(np.asarray(leaf, np.float64)).sum()) for leaf in jax.tree.leaves(tree)))
+    return math.sqrt(
+        sum(float(np.square(np.asarray(leaf, np.float64)).sum()) for leaf in jax.tree.leaves(tree))
+    )
 
 
 def names(tree: Any) -> list[str]:
     """The path of each leaf, in the order of `jax.tree.leaves`."""
-    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    return [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, _ in jax.tree_util.tree_leaves_with_path(tree)
+    ]

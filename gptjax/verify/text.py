@@ -1,4 +1,5 @@
-"""Proofs about text: it survives the tokenizer, and a batch is a function of the step alone. (Setting) → Figure."""
+"""Proofs about text: it survives the tokenizer, and a batch is a function of the step alone.
+(Setting) → Figure."""
 
 from __future__ import annotations
 
@@ -19,21 +20,28 @@ STRINGS = 2_000
 
 
 def tokenizer(setting: Setting) -> Figure:
-    """Encodes and decodes texts of the store and, where any text is promised to survive, random Unicode; saves and loads the tokenizer."""
+    """Encodes and decodes texts of the store and, where any text is promised to survive, random
+    Unicode; saves and loads the tokenizer."""
     spelled, store = setting.data.tokenizer, setting.data.train
     ends = store.offsets[:21]
     texts = [spelled.decode(store.ids[a : min(b, a + 50_000)]) for a, b in itertools.pairwise(ends)]
     kind = setting.experiment.data.tokenizer
-    promised = isinstance(kind, (Bytes, GPT2)) or (isinstance(kind, SentencePiece) and kind.path is None)  # whatever the tokenizer says of itself
+    promised = isinstance(kind, (Bytes, GPT2)) or (
+        isinstance(kind, SentencePiece) and kind.path is None
+    )  # whatever the tokenizer says of itself
     lossless = promised or tokenizers.lossless(spelled)
     texts += random_texts(STRINGS) if lossless else []
     with tempfile.TemporaryDirectory(prefix="gptjax-verify-") as folder:
         tokenizers.save(folder, spelled)
         loaded = tokenizers.load(folder)
     encoded = loaded.encode_all(texts)
-    changed = sum(not _survives(spelled, text, ids) for text, ids in zip(texts, encoded, strict=True))
+    changed = sum(
+        not _survives(spelled, text, ids) for text, ids in zip(texts, encoded, strict=True)
+    )
     changed += tokenizers.fingerprint(loaded) != tokenizers.fingerprint(spelled)
-    kinds = "" if lossless else "; only texts of the store, this vocabulary does not hold every text"
+    kinds = (
+        "" if lossless else "; only texts of the store, this vocabulary does not hold every text"
+    )
     return Figure(changed, 0, f"of {len(texts):,} texts come back otherwise{kinds}")
 
 
@@ -43,9 +51,18 @@ def _survives(spelled: Tokenizer, text: str, ids: np.ndarray) -> bool:
 
 
 def random_texts(count: int) -> list[str]:
-    """Strings of up to 40 characters from all of Unicode but surrogates, most of them from small ranges that normalisation likes to change."""
+    """Strings of up to 40 characters from all of Unicode but surrogates, most of them from small
+    ranges that normalisation likes to change."""
     draw = np.random.default_rng(0)
-    small = ((0, 0x7F), (0x80, 0x24F), (0x300, 0x36F), (0x2000, 0x206F), (0xFB00, 0xFB4F), (0x4E00, 0x9FFF), (0x1F300, 0x1FAFF))
+    small = (
+        (0, 0x7F),
+        (0x80, 0x24F),
+        (0x300, 0x36F),
+        (0x2000, 0x206F),
+        (0xFB00, 0xFB4F),
+        (0x4E00, 0x9FFF),
+        (0x1F300, 0x1FAFF),
+    )
     ranges = (*small, (0, 0xD7FF), (0xE000, 0x10FFFF))
 
     def one() -> str:
@@ -55,7 +72,8 @@ def random_texts(count: int) -> list[str]:
     return [one() + (one() if draw.random() < 0.5 else "") for _ in range(count)]
 
 
-# --- batches -----------------------------------------------------------------------------------------------------
+# --- batches
+# -----------------------------------------------------------------------------------------------------
 
 
 MOST_IDS = 2_000_000
@@ -63,19 +81,46 @@ MOST_IDS = 2_000_000
 
 
 def data(setting: Setting) -> Figure:
-    """Reads a whole epoch with ids that say where they stand: each pair (id, next id) comes once, and real batches hold just those ids."""
+    """Reads a whole epoch with ids that say where they stand: each pair (id, next id) comes once,
+    and real batches hold just those ids."""
     experiment, found = setting.experiment, setting.data
     part, numbered = _numbered(found.train)
-    plan = batches.plan(part, length=experiment.model.context, rows=experiment.batch, seed=experiment.seed, isolated=experiment.data.isolated)
+    plan = batches.plan(
+        part,
+        length=experiment.model.context,
+        rows=experiment.batch,
+        seed=experiment.seed,
+        isolated=experiment.data.isolated,
+    )
     wrong = _pairs_not_seen_once(numbered, plan)
-    wrong += sum(not _same_again(part, numbered, plan, number) for number in (0, 1, plan.batches_per_epoch - 1, plan.batches_per_epoch, 123_456))
-    wrong += len({found.fingerprint, found.train.header.fingerprint, *([found.validation.header.fingerprint] if found.validation else [])}) - 1
+    wrong += sum(
+        not _same_again(part, numbered, plan, number)
+        for number in (0, 1, plan.batches_per_epoch - 1, plan.batches_per_epoch, 123_456)
+    )
+    wrong += (
+        len(
+            {
+                found.fingerprint,
+                found.train.header.fingerprint,
+                *([found.validation.header.fingerprint] if found.validation else []),
+            }
+        )
+        - 1
+    )
     if found.train.header.num_bytes <= 2**27:
         wrong += prepare(experiment.data, given=found.tokenizer).fingerprint != found.fingerprint
     if setting.run and (setting.run / "identity.json").is_file():
         recorded = json.loads((setting.run / "identity.json").read_text())
-        wrong += (recorded["data"], recorded["tokenizer"]) != (found.content, tokenizers.fingerprint(found.tokenizer))
-    return Figure(wrong, 0, f"faults in {plan.pairs:,} pairs of ids, each of which comes once an epoch; fingerprint {found.fingerprint[:12]}")
+        wrong += (recorded["data"], recorded["tokenizer"]) != (
+            found.content,
+            tokenizers.fingerprint(found.tokenizer),
+        )
+    return Figure(
+        wrong,
+        0,
+        f"faults in {plan.pairs:,} pairs of ids, each of which comes once an epoch; fingerprint"
+        f" {found.fingerprint[:12]}",
+    )
 
 
 def _numbered(store: Store) -> tuple[Store, Store]:
@@ -84,23 +129,36 @@ def _numbered(store: Store) -> tuple[Store, Store]:
     ends = ends if len(ends) > 1 else np.asarray([0, MOST_IDS])
     header = dataclasses.replace(store.header, num_tokens=int(ends[-1]), num_examples=len(ends) - 1)
     beginning = Store(header, store.ids[: ends[-1]], ends)
-    return beginning, Store(dataclasses.replace(header, vocab_size=int(ends[-1])), np.arange(ends[-1]), ends)
+    return beginning, Store(
+        dataclasses.replace(header, vocab_size=int(ends[-1])), np.arange(ends[-1]), ends
+    )
 
 
 def _pairs_not_seen_once(numbered: Store, plan: batches.Plan) -> int:
-    """How many pairs of the first epoch are missing, double or not neighbours, or see across the border of a text that is isolated."""
+    """How many pairs of the first epoch are missing, double or not neighbours, or see across the
+    border of a text that is isolated."""
     times, crooked = np.zeros(len(numbered.ids), np.int64), 0
     begins = numbered.offsets[:-1]
     for number in range(plan.batches_per_epoch):
-        rows = slice(0, plan.rows_per_epoch - number * plan.rows)  # the last batch goes on with the next epoch
-        tokens, targets, weights, segments, positions = (None if leaf is None else leaf[rows] for leaf in batches.batch(numbered, plan, number)[:5])
+        rows = slice(
+            0, plan.rows_per_epoch - number * plan.rows
+        )  # the last batch goes on with the next epoch
+        tokens, targets, weights, segments, positions = (
+            None if leaf is None else leaf[rows]
+            for leaf in batches.batch(numbered, plan, number)[:5]
+        )
         real = weights > 0
         times += np.bincount(tokens[real], minlength=len(times))
         crooked += int((targets[real] != tokens[real] + 1).sum())
         if plan.isolated:
-            (row, column), mine = np.nonzero(real), begins[np.searchsorted(begins, tokens[real], side="right") - 1]
+            (row, column), mine = (
+                np.nonzero(real),
+                begins[np.searchsorted(begins, tokens[real], side="right") - 1],
+            )
             crooked += int((positions[real] != np.minimum(tokens[real] - mine, column)).sum())
-            same_row, same_text, same_segment = (np.diff(x) == 0 for x in (row, mine, segments[real]))
+            same_row, same_text, same_segment = (
+                np.diff(x) == 0 for x in (row, mine, segments[real])
+            )
             crooked += int((same_row & (same_text != same_segment)).sum())
     once = np.ones(len(times), np.int64)
     once[numbered.offsets[1:] - 1] = 0  # the last id of a text has no next
@@ -108,12 +166,25 @@ def _pairs_not_seen_once(numbered: Store, plan: batches.Plan) -> int:
 
 
 def _same_again(part: Store, numbered: Store, plan: batches.Plan, number: int) -> bool:
-    """A batch is the ids at the places that its number gives, whole or in two halves, whatever was read before."""
+    """A batch is the ids at the places that its number gives, whole or in two halves, whatever was
+    read before."""
     places, first = batches.batch(numbered, plan, number), batches.batch(part, plan, number)
     batches.batch(part, plan, number + 7)
-    again = [batches.batch(part, plan, number, rows) for rows in np.array_split(np.arange(plan.rows), 2) if len(rows)]
-    joined = [None if leaf[0] is None else np.concatenate(leaf) for leaf in zip(*again, strict=True)]
-    same = all((a is None and b is None) or np.array_equal(a, b) for a, b in zip(first, joined, strict=True))
+    again = [
+        batches.batch(part, plan, number, rows)
+        for rows in np.array_split(np.arange(plan.rows), 2)
+        if len(rows)
+    ]
+    joined = [
+        None if leaf[0] is None else np.concatenate(leaf) for leaf in zip(*again, strict=True)
+    ]
+    same = all(
+        (a is None and b is None) or np.array_equal(a, b)
+        for a, b in zip(first, joined, strict=True)
+    )
     real = places.weights > 0
-    there = all(np.array_equal(a[real], part.ids[b[real]]) for a, b in ((first.tokens, places.tokens), (first.targets, places.targets)))
+    there = all(
+        np.array_equal(a[real], part.ids[b[real]])
+        for a, b in ((first.tokens, places.tokens), (first.targets, places.targets))
+    )
     return same and there and np.array_equal(first.weights, places.weights)
