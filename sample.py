@@ -5,7 +5,7 @@ The same as `gptjax sample`. In Python: `gptjax.load("runs/quickstart").generate
 
 import sys
 
-from gptjax.cli import console
+from gptjax.cli.main import console
 
 if __name__ == "__main__":
     sys.argv.insert(1, "sample")

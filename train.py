@@ -7,7 +7,7 @@ is the model.
 
 import sys
 
-from gptjax.cli import console
+from gptjax.cli.main import console
 
 if __name__ == "__main__":
     sys.argv.insert(1, "train")

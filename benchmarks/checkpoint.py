@@ -16,14 +16,14 @@ from pathlib import Path
 
 import paired
 
-from gptjax import backend
+from gptjax.core import backend
 
 backend.configure()
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
-from gptjax.checkpoint import Run  # noqa: E402
+from gptjax.runs import Run  # noqa: E402
 
 
 def main() -> None:

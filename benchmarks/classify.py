@@ -15,10 +15,11 @@ from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from gptjax import config, data
-from gptjax.config import require
+from gptjax import data
+from gptjax.core import config
+from gptjax.core.config import require
 from gptjax.data.store import Store
-from gptjax.data.tokenizer import Tokenizer
+from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.train import metrics
 from gptjax.train.experiment import Experiment
 

@@ -17,10 +17,12 @@ import jax
 import numpy as np
 
 import gptjax
-from gptjax import config, data, model, parallel
-from gptjax.config import require
+from gptjax import data, model
+from gptjax.core import config
+from gptjax.core.config import require
 from gptjax.data.prepare import Prepared
-from gptjax.objectives import token_losses
+from gptjax.losses.cross_entropy import token_losses
+from gptjax.sharding import mesh as parallel
 from gptjax.train import program
 from gptjax.train.experiment import Experiment
 

@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def _gptjax(kind: str, rows: int, tokens: int, prompt: int) -> None:
-    from gptjax import backend
+    from gptjax.core import backend
 
     backend.configure()
     import jax

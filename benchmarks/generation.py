@@ -28,10 +28,12 @@ import jax  # isort: skip
 import jax.numpy as jnp
 import numpy as np
 
-from gptjax import interop, model
-from gptjax.data import GPT2, Bytes, chat
-from gptjax.data import tokenizer as tokenizers
-from gptjax.data.chat import Message, render
+from gptjax import formats as interop
+from gptjax import model
+from gptjax.data import GPT2, Bytes
+from gptjax.data.tokenizers import chat
+from gptjax.data.tokenizers import tokenizer as tokenizers
+from gptjax.data.tokenizers.chat import Message, render
 from gptjax.generate import GenerateConfig, Sampling, decode, prefill
 from gptjax.generate.request import Ask, ask, pack
 from gptjax.generate.strategies import open_writer

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gptjax.interop import Imported, huggingface, layout
+from gptjax.formats import Imported, huggingface, layout
 from gptjax.model import smollm
 
 READ = """

@@ -11,7 +11,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from gptjax import cli
+from gptjax.cli import main as cli
 
 ROOT = Path(__file__).parents[1]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-from gptjax import config
+from gptjax.core import config
 from gptjax.plan import target as targets
 from gptjax.plan.plan import plan
 from gptjax.plan.search import rough

@@ -117,7 +117,7 @@ def main() -> None:
 
 
 def _gptjax(shape: Shape, compute: str, micro_batches: int = 1, **changes: Any) -> None:
-    from gptjax import backend
+    from gptjax.core import backend
 
     backend.configure()
     import functools
@@ -128,7 +128,7 @@ def _gptjax(shape: Shape, compute: str, micro_batches: int = 1, **changes: Any) 
 
     from gptjax import model
     from gptjax.data import Batch
-    from gptjax.objectives import Loss, training
+    from gptjax.losses.cross_entropy import Loss, training
     from gptjax.train import optim, step
 
     config = model.ModelConfig(

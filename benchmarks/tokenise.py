@@ -20,7 +20,7 @@ import paired
 import sentencepiece
 
 from gptjax.data import SentencePiece
-from gptjax.data import tokenizer as tokenizers
+from gptjax.data.tokenizers import tokenizer as tokenizers
 
 
 def main() -> None:

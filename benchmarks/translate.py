@@ -20,10 +20,11 @@ import sacrebleu
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 import gptjax
-from gptjax import config, data
-from gptjax.config import require
+from gptjax import data
+from gptjax.core import config
+from gptjax.core.config import require
 from gptjax.data.store import Store
-from gptjax.data.tokenizer import Tokenizer
+from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.train.experiment import Experiment
 
 

@@ -15,8 +15,8 @@ Source: Miyato et al. 2017, arXiv:1605.07725, without its normalised embeddings.
 """
 
 from gptjax.data import Classification, DataConfig, Records, SentencePiece
+from gptjax.losses.cross_entropy import FGM, Loss
 from gptjax.model import ModelConfig
-from gptjax.objectives import FGM, Loss
 from gptjax.train.experiment import Evaluation, Experiment
 from gptjax.train.optim import AdamW, Schedule
 

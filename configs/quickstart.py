@@ -17,7 +17,7 @@ empty clone, two runs: 4m 18s and 4m 50s with installation, steps 2m 50s and 3m 
 1.87).
 """
 
-from gptjax.backend import fast_bfloat16
+from gptjax.core.backend import fast_bfloat16
 from gptjax.data import DataConfig, SentencePiece, Text
 from gptjax.generate import SampleConfig
 from gptjax.model import ModelConfig

@@ -17,7 +17,7 @@ until then (docs/performance.md), seeds 0, 1, 2: 1.800, 1.803, 1.807, mean 1.803
 from process start; the plain PyTorch earlier that day 108.5 s and 1.916 (one run).
 """
 
-from gptjax.backend import fast_bfloat16
+from gptjax.core.backend import fast_bfloat16
 from gptjax.data import Characters, DataConfig, Text
 from gptjax.generate import SampleConfig
 from gptjax.model import ModelConfig

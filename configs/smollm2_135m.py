@@ -12,7 +12,7 @@ float32; state 1.5 GiB and 3.7 GiB in passing. 100 steps were not run.
 Source: Ben Allal et al. 2025, SmolLM2, arXiv:2502.02737.
 """
 
-from gptjax.backend import fast_bfloat16
+from gptjax.core.backend import fast_bfloat16
 from gptjax.data import DataConfig, Given, Text
 from gptjax.generate import SampleConfig
 from gptjax.model.presets import smollm

@@ -18,8 +18,8 @@ Source: Vaswani et al. 2017, arXiv:1706.03762, with RoPE, RMSNorm before each pa
 
 from gptjax.data import DataConfig, Records, SentencePiece, SequenceToSequence
 from gptjax.generate import SampleConfig
+from gptjax.losses.cross_entropy import Loss
 from gptjax.model import ModelConfig
-from gptjax.objectives import Loss
 from gptjax.train.experiment import Evaluation, Experiment
 from gptjax.train.optim import Muon, Schedule
 

@@ -1,5 +1,5 @@
 """`python -m gptjax` is the `gptjax` command."""
 
-from gptjax.cli import console
+from gptjax.cli.main import console
 
 console()

@@ -11,16 +11,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gptjax import config, generate, interop
-from gptjax.arrays import Params
-from gptjax.config import ConfigError, require
-from gptjax.data import chat
-from gptjax.data import tokenizer as tokenizers
-from gptjax.data.chat import Message
-from gptjax.data.tasks import LanguageModel, SequenceToSequence, Task
-from gptjax.data.tokenizer import Tokenizer
+from gptjax import formats as interop
+from gptjax import generate
+from gptjax.core import config
+from gptjax.core.arrays import Params
+from gptjax.core.config import ConfigError, require
+from gptjax.data.tasks.tasks import LanguageModel, SequenceToSequence, Task
+from gptjax.data.tokenizers import chat
+from gptjax.data.tokenizers import tokenizer as tokenizers
+from gptjax.data.tokenizers.chat import Message
+from gptjax.data.tokenizers.tokenizer import Tokenizer
+from gptjax.formats import About
 from gptjax.generate import Completion, Draft, GenerateConfig, Labelled, Prefix, SampleConfig
-from gptjax.interop import About
 from gptjax.model import ModelConfig, Stored, prepared
 
 

@@ -38,18 +38,12 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 import jaxtyping
 
 HOOKED = (
-    *("arrays", "api", "data.batches", "data.store", "model", "objectives", "parallel"),
+    *("core.arrays", "api", "data.batches", "data.store", "model", "losses", "sharding", "weights"),
     *(
         f"generate.{name}"
         for name in (
-            "chain",
-            "contrastive",
-            "decode",
-            "history",
-            "likelihood",
-            "search",
-            "speculative",
-            "transforms",
+            *("chain", "contrastive", "decode", "history", "likelihood", "search"),
+            *("speculative", "transforms"),
         )
     ),
     *("train.optim", "train.program", "train.step"),

@@ -13,8 +13,8 @@ import torch
 import transformers
 from families import BLOCKWISE, REFERENCE, SMALL, Case
 
-from gptjax.interop import families as tables
-from gptjax.interop.layout import Entry
+from gptjax.formats import families as tables
+from gptjax.formats.layout import Entry
 from gptjax.model import ModelConfig, bert, t5, vaswani
 
 SCAN = (("reference", "scan", 36),)

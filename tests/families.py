@@ -1,7 +1,7 @@
 """Architectures of `transformers` at a small size. Needs torch and transformers.
 
 Read `CASES` at the end first. Which of their weights is which of ours is in
-`gptjax.interop.families`.
+`gptjax.formats.families`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gptjax.interop import families as tables
-from gptjax.interop.layout import Entry
+from gptjax.formats import families as tables
+from gptjax.formats.layout import Entry
 from gptjax.model import (
     Experts,
     Latent,

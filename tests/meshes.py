@@ -9,7 +9,7 @@ import functools
 import jax
 import numpy as np
 
-from gptjax import model, parallel
+from gptjax import model
 from gptjax.data import (
     Batch,
     DataConfig,
@@ -18,8 +18,9 @@ from gptjax.data import (
     Side,
     SpanCorruption,
 )
+from gptjax.losses.cross_entropy import Loss
 from gptjax.model import ModelConfig
-from gptjax.objectives import Loss
+from gptjax.sharding import mesh as parallel
 from gptjax.train import optim, program, step
 from gptjax.train.experiment import Experiment
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from gptjax import config, model
-from gptjax.checkpoint import Run
+from gptjax import model
+from gptjax.core import config
+from gptjax.runs import Run
 from gptjax.train import metrics, optim, step
 from gptjax.train.experiment import Experiment
 

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 import pytest
 
-from gptjax.checkpoint import Run, manifest
+from gptjax.runs import Run, manifest
 
 ROOT = Path(__file__).parents[1]
 PARAMS = {

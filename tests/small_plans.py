@@ -10,10 +10,10 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gptjax import parallel
 from gptjax.data import Bytes, DataConfig, Text
+from gptjax.losses.cross_entropy import Loss
 from gptjax.model import ModelConfig
-from gptjax.objectives import Loss
+from gptjax.sharding import mesh as parallel
 from gptjax.train.experiment import Experiment
 
 GOLDEN = Path(__file__).parent / "fixtures" / "plans.json"

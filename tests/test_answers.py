@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from variants import PLAIN, ROPE
 
-from gptjax import api, cli, model, objectives
-from gptjax.config import ConfigError, from_dict, to_dict
+from gptjax import api, model
+from gptjax.cli import main as cli
+from gptjax.core.config import ConfigError, from_dict, to_dict
 from gptjax.data import (
     Batch,
     Bytes,
@@ -29,14 +30,15 @@ from gptjax.data import (
     Text,
     batches,
     prepare,
-    sources,
     store,
-    tasks,
 )
-from gptjax.data import tokenizer as tokenizers
+from gptjax.data.documents import sources
 from gptjax.data.layouts import Piece, filled
+from gptjax.data.tasks import tasks
+from gptjax.data.tokenizers import tokenizer as tokenizers
+from gptjax.losses import cross_entropy as objectives
+from gptjax.losses.cross_entropy import Distillation, Loss, Teacher, cross_entropy, training
 from gptjax.model import ModelConfig
-from gptjax.objectives import Distillation, Loss, Teacher, cross_entropy, training
 from gptjax.train import identity, teacher
 from gptjax.train.experiment import Experiment
 from gptjax.train.loop import train

@@ -19,18 +19,13 @@ import pytest
 
 from gptjax import model
 from gptjax.data import Batch
-from gptjax.model import (
-    Layer,
-    ModelConfig,
-    attention,
-    causal,
-    cost,
-    distances,
-    kernels,
-    positions,
-    sight,
-)
-from gptjax.objectives import cross_entropy
+from gptjax.losses.cross_entropy import cross_entropy
+from gptjax.model import Layer, ModelConfig, cost, positions
+from gptjax.model.attention import biases as distances
+from gptjax.model.attention import causal_blocks as causal
+from gptjax.model.attention import kernels
+from gptjax.model.attention import layer as attention
+from gptjax.model.attention import mask as sight
 
 PLAIN = ModelConfig(vocab_size=61, context=32, width=32, num_layers=2, num_heads=4)
 B, T, N, H = 2, 16, 4, 8

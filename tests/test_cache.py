@@ -19,9 +19,9 @@ from test_laws import difference, weights
 from variants import ROPE
 
 from gptjax import generate, model
-from gptjax.config import ConfigError
+from gptjax.core.config import ConfigError
 from gptjax.data import Bytes
-from gptjax.data import tokenizer as tokenizers
+from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.generate import GenerateConfig
 from gptjax.model import Layer
 from gptjax.model.cache import quantised

@@ -25,12 +25,12 @@ import numpy as np
 import pytest
 
 import gptjax
-from gptjax import config
-from gptjax.checkpoint import Run, manifest
-from gptjax.checkpoint.manifest import Damaged
-from gptjax.config import ConfigError
+from gptjax.core import config
+from gptjax.core.config import ConfigError
 from gptjax.data import Bytes, Characters, DataConfig, Text, prepare, store
-from gptjax.data import tokenizer as tokenizers
+from gptjax.data.tokenizers import tokenizer as tokenizers
+from gptjax.runs import Run, manifest
+from gptjax.runs.manifest import Damaged
 from gptjax.train import goodput, metrics
 from gptjax.train.experiment import Experiment
 

@@ -10,11 +10,11 @@ from functools import cache
 import pytest
 from published import PROSE, byte_level, fallback
 
-from gptjax.config import ConfigError
-from gptjax.data import chat
-from gptjax.data import tokenizer as tok
-from gptjax.data.chat import TEMPLATES, Message
-from gptjax.data.spelling import Special
+from gptjax.core.config import ConfigError
+from gptjax.data.tokenizers import chat
+from gptjax.data.tokenizers import tokenizer as tok
+from gptjax.data.tokenizers.chat import TEMPLATES, Message
+from gptjax.data.tokenizers.spelling import Special
 
 CHATML = (
     "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}{{"

@@ -15,14 +15,15 @@ import pytest
 from test_chat import made
 from variants import ROPE
 
-from gptjax import chat as command
-from gptjax import cli, model
+from gptjax import model
 from gptjax.api import Model
-from gptjax.chat import ChatOptions, answer, begin, run
-from gptjax.config import ConfigError
+from gptjax.cli import chat as command
+from gptjax.cli import main as cli
+from gptjax.cli.chat import ChatOptions, answer, begin, run
+from gptjax.core.config import ConfigError
 from gptjax.data import Characters
-from gptjax.data import tokenizer as tokenizers
-from gptjax.data.chat import TEMPLATES, Message, render
+from gptjax.data.tokenizers import tokenizer as tokenizers
+from gptjax.data.tokenizers.chat import TEMPLATES, Message, render
 from gptjax.generate import GenerateConfig, Prefix
 
 TOKENIZER = tokenizers.train(

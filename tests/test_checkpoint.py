@@ -31,8 +31,8 @@ from saving import (
     state,
 )
 
-from gptjax.checkpoint import Run, leaves, lock, manifest
-from gptjax.config import ConfigError
+from gptjax.core.config import ConfigError
+from gptjax.runs import Run, leaves, lock, manifest
 
 # --- what is restored is what was saved
 # ---------------------------------------------------------------------------

@@ -12,12 +12,21 @@ from pathlib import Path
 
 import pytest
 
-from gptjax import config
-from gptjax.config import ConfigError, cli, differences, from_dict, load, load_python, save, to_dict
+from gptjax.core import config
+from gptjax.core.config import (
+    ConfigError,
+    cli,
+    differences,
+    from_dict,
+    load,
+    load_python,
+    save,
+    to_dict,
+)
 from gptjax.data import GPT2, Bytes, Characters, DataConfig, Mixture, SentencePiece, Text, Tfds
 from gptjax.generate import SampleConfig
 from gptjax.model import ModelConfig, gpt2, llama, small
-from gptjax.parallel import MeshConfig
+from gptjax.sharding.mesh import MeshConfig
 from gptjax.train.experiment import Checkpoints, Evaluation, Experiment
 from gptjax.train.optim import SGD, Adafactor, Adam, AdamW, Lion, Muon, Schedule
 

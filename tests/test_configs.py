@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from gptjax import config, data
-from gptjax.parallel import MeshConfig
+from gptjax import data
+from gptjax.core import config
 from gptjax.plan import target as targets
+from gptjax.sharding.mesh import MeshConfig
 from gptjax.train import metrics
 from gptjax.train.experiment import Checkpoints, Experiment
 from gptjax.train.loop import train

@@ -20,9 +20,9 @@ import pytest
 from variants import ROPE
 
 from gptjax import generate, model
-from gptjax.config import ConfigError
+from gptjax.core.config import ConfigError
 from gptjax.data import GPT2, Bytes, SentencePiece
-from gptjax.data import tokenizer as tokenizers
+from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.generate import Draft, GenerateConfig
 from gptjax.generate.automaton import LARGEST, chars, compile_expression
 from gptjax.generate.constrain import KINDS, allowed, compiled, follow, join

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gptjax.config import ConfigError
+from gptjax.core.config import ConfigError
 from gptjax.data import Bytes, Characters, DataConfig, Text, batch, batches, plan, prepare, store
 from gptjax.data.batches import Batch, permute
 from gptjax.data.store import Store

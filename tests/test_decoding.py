@@ -15,7 +15,7 @@ from variants import ROPE
 from gptjax import generate, model
 from gptjax.generate import Sampling
 from gptjax.model.decoding import eight_bits
-from gptjax.model.stored import BLOCK, product, streamed
+from gptjax.weights.products import BLOCK, product, streamed
 
 CONFIG = dataclasses.replace(ROPE, num_kv_heads=2, num_layers=2, tied=True, compute="float32")
 PARAMS = model.init(CONFIG, jax.random.key(0))

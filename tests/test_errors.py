@@ -14,9 +14,9 @@ from pathlib import Path
 import jax  # noqa: F401 before gptjax.cli, which would otherwise choose CPU flags for this process
 import pytest
 
-from gptjax import cli
+from gptjax.cli import main as cli
 from gptjax.data import Characters
-from gptjax.data import tokenizer as tokenizers
+from gptjax.data.tokenizers import tokenizer as tokenizers
 
 ROOT = Path(__file__).parents[1]
 CONFIG = """

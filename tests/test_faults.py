@@ -29,12 +29,15 @@ from runs import assert_same_run, fingerprint, in_time, lines_of, losses_of, sta
 from variants import ROPE
 
 import gptjax
-from gptjax import cli, config, faults, parallel
-from gptjax.checkpoint import Run
-from gptjax.config import ConfigError
-from gptjax.data import Batch, Characters, Text, prepare, spelling
+from gptjax.cli import main as cli
+from gptjax.core import config, faults
+from gptjax.core.config import ConfigError
+from gptjax.data import Batch, Characters, Text, prepare
+from gptjax.data.tokenizers import spelling
+from gptjax.losses.cross_entropy import cross_entropy
 from gptjax.model import init
-from gptjax.objectives import cross_entropy
+from gptjax.runs import Run
+from gptjax.sharding import mesh as parallel
 from gptjax.train import goodput, guard, identity, loop, metrics, optim, program, spikes, step
 from gptjax.train.experiment import Checkpoints, Experiment
 from gptjax.train.goodput import Stretch

@@ -15,11 +15,12 @@ import jax
 import pytest
 from runs import in_time
 
-from gptjax import cli, config
-from gptjax.config import ConfigError
+from gptjax.cli import main as cli
+from gptjax.core import config
+from gptjax.core.config import ConfigError
 from gptjax.data import Characters, prepare
 from gptjax.model import llama
-from gptjax.parallel import MeshConfig, bytes_per_device
+from gptjax.sharding.mesh import MeshConfig, bytes_per_device
 from gptjax.train import forecast, program
 from gptjax.train.optim import SGD
 

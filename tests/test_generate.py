@@ -13,7 +13,7 @@ from variants import ROPE
 
 from gptjax import generate, model
 from gptjax.data import Bytes
-from gptjax.data import tokenizer as tokenizers
+from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.generate import Sampling
 
 TOKENIZER = tokenizers.train(Bytes(), [])

@@ -16,7 +16,7 @@ from test_generate import CONFIG, CONTEXT, PARAMS, TOKENIZER, judged, log_probab
 from test_laws import quick
 
 from gptjax import generate
-from gptjax.config import ConfigError
+from gptjax.core.config import ConfigError
 from gptjax.generate import ORDER, GenerateConfig, SampleConfig
 from gptjax.generate.stops import Pieces, find_stop, safe_length
 

@@ -22,12 +22,12 @@ import gguf as published_gguf
 import published
 from gguf import GGMLQuantizationType as Kind
 
-from gptjax.config import ConfigError
+from gptjax.core.config import ConfigError
 from gptjax.data import Bytes, Characters, SentencePiece
-from gptjax.data import tokenizer as tokenizers
-from gptjax.data.spelling import Special, letters
-from gptjax.interop import configs, gguf, gguf_file, gguf_models, gguf_tokenizer, layout, llama2c
-from gptjax.interop.imported import About, Imported
+from gptjax.data.tokenizers import tokenizer as tokenizers
+from gptjax.data.tokenizers.spelling import Special, letters
+from gptjax.formats import configs, gguf, gguf_file, gguf_models, gguf_tokenizer, layout, llama2c
+from gptjax.formats.imported import About, Imported
 from gptjax.model import (
     Experts,
     Layer,

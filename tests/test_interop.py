@@ -17,11 +17,14 @@ from conftest import documents
 from variants import VARIANTS
 
 import gptjax
-from gptjax import cli, convert, interop, model, parallel
-from gptjax.config import ConfigError
+from gptjax import formats as interop
+from gptjax import model
+from gptjax.cli import convert
+from gptjax.cli import main as cli
+from gptjax.core.config import ConfigError
 from gptjax.data import Bytes, Characters, SentencePiece
-from gptjax.data import tokenizer as tokenizers
-from gptjax.interop import About, Imported, configs, huggingface, layout, safetensors
+from gptjax.data.tokenizers import tokenizer as tokenizers
+from gptjax.formats import About, Imported, configs, huggingface, layout, safetensors
 from gptjax.model import (
     Experts,
     Latent,
@@ -37,6 +40,7 @@ from gptjax.model import (
     olmo,
     t5,
 )
+from gptjax.sharding import mesh as parallel
 
 SMALL = {
     "vocab_size": 61,

@@ -22,12 +22,15 @@ import numpy as np
 import pytest
 from variants import FEW, PLAIN, ROPE, VARIANTS
 
-from gptjax import model, parallel
+from gptjax import model
 from gptjax.data import Batch, Bytes, DataConfig, Prepared, Side, store
-from gptjax.data import tokenizer as tokenizers
+from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.generate import Sampling, generate
-from gptjax.model import ModelConfig, layers, moe, sight
-from gptjax.objectives import cross_entropy, token_losses
+from gptjax.losses.cross_entropy import cross_entropy, token_losses
+from gptjax.model import ModelConfig, layers
+from gptjax.model.attention import mask as sight
+from gptjax.model.moe import router as moe
+from gptjax.sharding import mesh as parallel
 from gptjax.train import optim, program, step
 from gptjax.train.experiment import Experiment
 

@@ -13,8 +13,9 @@ import pytest
 
 from gptjax import model
 from gptjax.data import Batch
-from gptjax.model import Experts, Layer, ModelConfig, moe
-from gptjax.objectives import cross_entropy, summary
+from gptjax.losses.cross_entropy import cross_entropy, summary
+from gptjax.model import Experts, Layer, ModelConfig
+from gptjax.model.moe import router as moe
 from gptjax.train import optim, step
 
 B, T, D = 3, 12, 16

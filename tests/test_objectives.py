@@ -10,10 +10,19 @@ import numpy as np
 import pytest
 from variants import PLAIN
 
-from gptjax import model, objectives
-from gptjax.config import ConfigError
+from gptjax import model
+from gptjax.core.config import ConfigError
 from gptjax.data import Batch
-from gptjax.objectives import FGM, FreeLB, Loss, adversarial, cross_entropy, token_losses, training
+from gptjax.losses import cross_entropy as objectives
+from gptjax.losses.cross_entropy import (
+    FGM,
+    FreeLB,
+    Loss,
+    adversarial,
+    cross_entropy,
+    token_losses,
+    training,
+)
 
 B, T, V = 3, 5, 11
 

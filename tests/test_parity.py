@@ -1,7 +1,7 @@
 """Laws of parity: with the same weights, our model computes what `transformers` computes, and our
 training what `torch` trains.
 
-Read `families.CASES` first: the architectures, both configs of each, and, by `gptjax.interop`,
+Read `families.CASES` first: the architectures, both configs of each, and, by `gptjax.formats`,
 which of their weights is which of ours. Weights are random and made here: nothing is downloaded.
 """
 
@@ -18,10 +18,11 @@ import jax
 import numpy as np
 import pytest
 
-from gptjax import model, objectives
+from gptjax import model
 from gptjax.data import Batch, Side
+from gptjax.formats import layout
 from gptjax.generate import Sampling, generate
-from gptjax.interop import layout
+from gptjax.losses import cross_entropy as objectives
 from gptjax.model import ModelConfig
 from gptjax.train import optim
 from gptjax.train.step import init as first_state

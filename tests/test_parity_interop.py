@@ -19,10 +19,11 @@ import pytest
 from conftest import documents
 
 import gptjax
-from gptjax import interop, model
+from gptjax import formats as interop
+from gptjax import model
 from gptjax.data import Bytes, SentencePiece, Side
-from gptjax.data import tokenizer as tokenizers
-from gptjax.interop import Imported
+from gptjax.data.tokenizers import tokenizer as tokenizers
+from gptjax.formats import Imported
 from gptjax.model import ModelConfig
 
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from small_plans import CASES, GOLDEN, golden, llama
 
-from gptjax import cli, config, parallel
-from gptjax.config import ConfigError
+from gptjax.cli import main as cli
+from gptjax.core import config
+from gptjax.core.config import ConfigError
 from gptjax.data import Bytes, DataConfig, Text
+from gptjax.losses.cross_entropy import Loss
 from gptjax.model import ModelConfig, flops_per_token
 from gptjax.model.cost import products_per_key
-from gptjax.objectives import Loss
 from gptjax.plan import sampling, scaling, search
 from gptjax.plan import target as targets
 from gptjax.plan.collectives import members, spanned
@@ -25,6 +26,7 @@ from gptjax.plan.hlo import analyse
 from gptjax.plan.plan import plan, readable
 from gptjax.plan.report import text as printed
 from gptjax.plan.text import parse, runs
+from gptjax.sharding import mesh as parallel
 from gptjax.train.experiment import Experiment
 
 HLO = Path(__file__).parent / "fixtures" / "hlo"

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import pytest
 
 from gptjax import model
-from gptjax.config import ConfigError
+from gptjax.core.config import ConfigError
 from gptjax.data import Side
 from gptjax.model import ModelConfig, cost, positions, presets
 from gptjax.train.overview import model_facts, model_table

@@ -25,11 +25,12 @@ import numpy as np
 import pytest
 from runs import CHILD, ends, fingerprint, free_port, in_time, losses_of, start_together, wait_for
 
-from gptjax import parallel, processes
-from gptjax.checkpoint import Run
-from gptjax.config import ConfigError
+from gptjax.core import processes
+from gptjax.core.config import ConfigError
 from gptjax.data import prepare
-from gptjax.parallel import MeshConfig
+from gptjax.runs import Run
+from gptjax.sharding import mesh as parallel
+from gptjax.sharding.mesh import MeshConfig
 from gptjax.train import goodput, identity, metrics, pace, program
 from gptjax.train.experiment import Checkpoints
 from gptjax.train.loop import train

@@ -13,10 +13,10 @@ import tokenizers
 from published import PROSE, TEXTS, byte_level, fallback
 from test_tokenizer import SPECIAL, strings
 
-from gptjax.config import ConfigError
-from gptjax.data import published
-from gptjax.data import tokenizer as tok
-from gptjax.data.spelling import PROBE, Special
+from gptjax.core.config import ConfigError
+from gptjax.data.tokenizers import published
+from gptjax.data.tokenizers import tokenizer as tok
+from gptjax.data.tokenizers.spelling import PROBE, Special
 
 CONTROLS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "[INST]")
 FILES = {

@@ -17,8 +17,8 @@ import pytest
 
 pytest.importorskip("gguf")
 from gptjax import model
-from gptjax.data import chat
-from gptjax.interop import gguf, llama2c
+from gptjax.data.tokenizers import chat
+from gptjax.formats import gguf, llama2c
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared/data"

@@ -33,10 +33,11 @@ from saving import (
 )
 
 import gptjax
-from gptjax import cli, config
-from gptjax.checkpoint import Run, leaves, manifest
-from gptjax.config import ConfigError
+from gptjax.cli import main as cli
+from gptjax.core import config
+from gptjax.core.config import ConfigError
 from gptjax.generate import SampleConfig
+from gptjax.runs import Run, leaves, manifest
 from gptjax.train import metrics
 from gptjax.train.loop import train
 

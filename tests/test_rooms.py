@@ -21,8 +21,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 ROOMS = (
-    "arrays", "backend", "config", "processes", "faults", "model", "data", "parallel", "checkpoint", "surgery", "objectives", "generate", "evaluate", "interop",
-    "train", "verify", "api", "convert", "plan", "doctor", "serve", "terminal", "sample", "chat", "cli", "__main__",
+    "core", "sharding", "weights", "model", "data", "losses", "formats", "runs", "generate", "observe", "train",
+    "api", "evaluate", "lab", "serve", "verify", "plan", "cli", "__main__",
 )  # fmt: skip
 """Ground floor first: a room imports only rooms before it. `doctor` only looks at versions,
 `__main__` only calls `cli`."""
@@ -45,22 +45,22 @@ EVERYWHERE = {"numpy"}
 DOORS = {
     "jax": ("",),
     "flax": ("model/",),
-    "optax": ("train/", "objectives.py"),
+    "optax": ("train/", "losses/cross_entropy.py"),
     "orbax": ("checkpoint/",),
-    "tensorflow_datasets": ("data/tfds.py",),
-    "sentencepiece": ("data/sentencepieces.py",),
-    "tokenizers": ("data/gpt2_pieces.py", "data/published.py"),
-    "tyro": ("config.py",),
+    "tensorflow_datasets": ("data/documents/tfds.py",),
+    "sentencepiece": ("data/tokenizers/sentencepieces.py",),
+    "tokenizers": ("data/tokenizers/gpt2_pieces.py", "data/tokenizers/published.py"),
+    "tyro": ("core/config.py",),
     "tensorboardX": ("train/metrics.py",),
-    "jaxtyping": ("arrays.py",),
+    "jaxtyping": ("core/arrays.py",),
     "safetensors": ("interop/",),
     "gguf": ("interop/",),
-    "runpy": ("config.py",),
+    "runpy": ("core/config.py",),
 }
 """Package → the files or rooms that may import it. Packages that are in neither table have no door
 at all."""
 
-WITHOUT_JAX = ("config.py", "backend.py", "data/")
+WITHOUT_JAX = ("core/config.py", "core/backend.py", "data/")
 INSIDE_FUNCTIONS = {
     "tensorflow_datasets": "it takes a second to import",
     "tyro": "reading a run needs no flags",
@@ -213,7 +213,7 @@ def test_every_import_of_ours_leads_to_a_file():
 
 def test_the_scripts_are_thin():
     for name in ("train.py", "sample.py"):
-        assert {i.module for i in imports(ROOT / name)} == {"sys", "gptjax.cli"}
+        assert {i.module for i in imports(ROOT / name)} == {"sys", "gptjax.cli.main"}
         assert len(code_lines(ROOT / name)) <= 10
 
 
@@ -331,13 +331,13 @@ def test_no_text_is_executed_but_a_config_file():
                 "import_module",
             )
             risky |= any(word.arg == "allow_pickle" for word in node.keywords)
-            risky |= called.startswith("runpy.") and short(path) != "gptjax/config.py"
+            risky |= called.startswith("runpy.") and short(path) != "gptjax/core/config.py"
             if risky:
                 wrong.append(f"{short(path)}:{node.lineno} calls {called}")
     assert not wrong, "\n".join(wrong)
     calls = [
         ast.unparse(n)
-        for n in ast.walk(tree(ROOT / "gptjax/config.py"))
+        for n in ast.walk(tree(ROOT / "gptjax/core/config.py"))
         if isinstance(n, ast.Attribute) and ast.unparse(n.value) == "runpy"
     ]
     assert calls == ["runpy.run_path"], "config files are run in one place"
@@ -420,7 +420,7 @@ def test_code_lines_leave_out_blanks_comments_and_docstrings(tmp_path):
 
 READ = {
     "train.py": (),
-    "gptjax/cli.py": ("main", "guarded", "train", "_experiment"),
+    "gptjax/cli/main.py": ("main", "guarded", "train", "_experiment"),
     "gptjax/train/loop.py": (),
     "gptjax/train/program.py": (
         "build",
@@ -433,7 +433,7 @@ READ = {
         "require_divides",
     ),
     "gptjax/train/step.py": (),
-    "gptjax/objectives.py": ("training", "cross_entropy", "predict", "token_losses", "summary"),
+    "gptjax/losses/cross_entropy.py": ("training", "cross_entropy", "predict", "token_losses", "summary"),
     "gptjax/model/transformer.py": (
         "encode",
         "forward",
@@ -446,9 +446,9 @@ READ = {
         "_biased_by_distance",
     ),
     "gptjax/model/stack.py": (),
-    "gptjax/model/attention.py": (),
-    "gptjax/model/reference.py": (),
-    "gptjax/model/sight.py": (),
+    "gptjax/model/attention/layer.py": (),
+    "gptjax/model/attention/reference.py": (),
+    "gptjax/model/attention/mask.py": (),
     "gptjax/model/layers.py": (),
     "gptjax/model/positions.py": (),
 }

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gptjax import interop
-from gptjax.config import ConfigError
-from gptjax.interop import huggingface, safetensors
-from gptjax.interop.safetensors import File, header, write
+from gptjax import formats as interop
+from gptjax.core.config import ConfigError
+from gptjax.formats import huggingface, safetensors
+from gptjax.formats.safetensors import File, header, write
 
 DESCRIBED = {
     "a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},

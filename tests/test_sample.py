@@ -15,13 +15,15 @@ import numpy as np
 import pytest
 from variants import ROPE
 
-from gptjax import cli, model, sample
+from gptjax import model
 from gptjax.api import Model
-from gptjax.config import ConfigError
+from gptjax.cli import main as cli
+from gptjax.cli import sample
+from gptjax.cli.sample import SampleOptions, run
+from gptjax.core.config import ConfigError
 from gptjax.data import Characters
-from gptjax.data import tokenizer as tokenizers
+from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.generate import GenerateConfig
-from gptjax.sample import SampleOptions, run
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 TOKENIZER = tokenizers.train(Characters(end_of_document=False), [LETTERS])

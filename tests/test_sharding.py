@@ -13,13 +13,15 @@ import pytest
 from meshes import apart, batch_of, trained, weights_of
 from variants import ROPE, VARIANTS
 
-from gptjax import parallel
-from gptjax.config import ConfigError
-from gptjax.model import Experts, Layer, ModelConfig, kernels, spread
-from gptjax.model.attention import attend
-from gptjax.model.sight import Scoring, Sight
-from gptjax.objectives import Loss, cross_entropy, losses_in_parts
-from gptjax.parallel import MeshConfig, Rules
+from gptjax.core.config import ConfigError
+from gptjax.losses.cross_entropy import Loss, cross_entropy, losses_in_parts
+from gptjax.model import Experts, Layer, ModelConfig
+from gptjax.model.attention import kernels
+from gptjax.model.attention.layer import attend
+from gptjax.model.attention.mask import Scoring, Sight
+from gptjax.sharding import constrain as spread
+from gptjax.sharding import mesh as parallel
+from gptjax.sharding.mesh import MeshConfig, Rules
 from gptjax.train import optim, program, step
 
 PLAIN = dataclasses.replace(ROPE, num_kv_heads=2, num_layers=4, layers="scan", context=16)
@@ -321,7 +323,8 @@ def test_what_a_device_can_not_offload_is_refused():
 @pytest.mark.parametrize("mesh", [{"fsdp": 4, "tensor": 2}, {"context": 2, "tensor": 4}], ids=str)
 def test_splash_on_a_mesh_is_the_reference(mesh, monkeypatch):
     """With fewer key/value heads than parts, windows, segments and padding."""
-    from gptjax.model import attention, sharded
+    from gptjax.model.attention import layer as attention
+    from gptjax.model.attention import sharded
 
     made = parallel.make_mesh(MeshConfig(**mesh))
     draw, shape = np.random.default_rng(0), (4, 256, 4, 128)
@@ -371,7 +374,7 @@ def test_heads_are_repeated_until_each_part_has_its_own():
 
 
 def sharded_heads(k, num_heads: int, parts: int) -> list[int]:
-    from gptjax.model.sharded import repeated
+    from gptjax.model.attention.sharded import repeated
 
     return np.asarray(repeated(k, num_heads, parts)).reshape(-1).astype(int).tolist()
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 import gptjax
-from gptjax import config, parallel
-from gptjax.data import chat
-from gptjax.data.chat import Message
+from gptjax.core import config
+from gptjax.data.tokenizers import chat
+from gptjax.data.tokenizers.chat import Message
+from gptjax.sharding import mesh as parallel
 from gptjax.train import metrics
 from gptjax.train.experiment import Experiment
 from gptjax.train.loop import train

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from conftest import PROSE
 
-from gptjax.config import ConfigError, from_dict, to_dict
-from gptjax.data import files, sources
-from gptjax.data.sources import Document, Mixture, Text, Tfds, read
+from gptjax.core.config import ConfigError, from_dict, to_dict
+from gptjax.data.documents import files, sources
+from gptjax.data.documents.sources import Document, Mixture, Text, Tfds, read
 
 ODD = "é 🙂\u2028 a\u0085b \0\r\n\tend "
 

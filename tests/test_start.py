@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from runs import assert_same_run
 
-from gptjax import config, interop
-from gptjax.config import ConfigError
+from gptjax import formats as interop
+from gptjax.core import config
+from gptjax.core.config import ConfigError
 from gptjax.data import Bytes, DataConfig, Given, LanguageModel, Text, prepare
-from gptjax.data import tokenizer as tokenizers
+from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.generate import SampleConfig
 from gptjax.model import ModelConfig
 from gptjax.train import identity, program

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gptjax.config import ConfigError
+from gptjax.core.config import ConfigError
 from gptjax.data import batch, plan, store
 from gptjax.data.store import Store
 

@@ -18,9 +18,9 @@ import pytest
 from variants import ROPE
 
 from gptjax import generate, model
-from gptjax.config import ConfigError
+from gptjax.core.config import ConfigError
 from gptjax.data import Characters
-from gptjax.data import tokenizer as tokenizers
+from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.generate import Draft, GenerateConfig
 from gptjax.generate.chain import Sampling
 from gptjax.generate.decode import written

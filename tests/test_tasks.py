@@ -9,17 +9,10 @@ import json
 import numpy as np
 import pytest
 
-from gptjax.config import ConfigError
-from gptjax.data import (
-    Bytes,
-    LanguageModel,
-    MaskedLanguageModel,
-    SpanCorruption,
-    batches,
-    store,
-    tasks,
-)
-from gptjax.data import tokenizer as tokenizers
+from gptjax.core.config import ConfigError
+from gptjax.data import Bytes, LanguageModel, MaskedLanguageModel, SpanCorruption, batches, store
+from gptjax.data.tasks import tasks
+from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.model import bert, t5
 from gptjax.train.experiment import Experiment
 from gptjax.train.loop import train

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gptjax.config import ConfigError, from_dict, to_dict
-from gptjax.data import spelling
-from gptjax.data import tokenizer as tok
+from gptjax.core.config import ConfigError, from_dict, to_dict
+from gptjax.data.tokenizers import spelling
+from gptjax.data.tokenizers import tokenizer as tok
 
 DATA = Path(__file__).parents[2] / "shared/data"
 PROSE = (

@@ -21,12 +21,15 @@ import pytest
 from runs import fingerprint, lines_of, losses_of
 
 import gptjax
-from gptjax import cli, config, model, parallel
-from gptjax.checkpoint import Run
-from gptjax.config import ConfigError
+from gptjax import model
+from gptjax.cli import main as cli
+from gptjax.core import config
+from gptjax.core.config import ConfigError
 from gptjax.data import Batch, DataConfig, Text, prepare
+from gptjax.losses.cross_entropy import cross_entropy
 from gptjax.model import small
-from gptjax.objectives import cross_entropy
+from gptjax.runs import Run
+from gptjax.sharding import mesh as parallel
 from gptjax.train import loop, optim, program, step
 from gptjax.train.experiment import Experiment
 from gptjax.train.loop import train

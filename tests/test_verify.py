@@ -22,15 +22,20 @@ import numpy as np
 import optax
 import pytest
 
-import gptjax.model.attention as attention
+import gptjax.model.attention.layer as attention
+import gptjax.model.attention.mask as sights
 import gptjax.model.layers as layers
 import gptjax.model.positions as positions
-import gptjax.model.sight as sights
 import gptjax.model.transformer as transformer
-from gptjax import cli, config, model, objectives, parallel, verify
-from gptjax.checkpoint import Run, payload
-from gptjax.data import Batch, batches, prepare, spelling
-from gptjax.data import tokenizer as tokenizers
+from gptjax import model, verify
+from gptjax.cli import main as cli
+from gptjax.core import config
+from gptjax.data import Batch, batches, prepare
+from gptjax.data.tokenizers import spelling
+from gptjax.data.tokenizers import tokenizer as tokenizers
+from gptjax.losses import cross_entropy as objectives
+from gptjax.runs import Run, payload
+from gptjax.sharding import mesh as parallel
 from gptjax.train import optim, step
 from gptjax.train.experiment import Experiment
 from gptjax.verify import setting as settings

@@ -13,9 +13,9 @@ section 2.
 """
 
 from gptjax.data import GPT2, DataConfig, Text
+from gptjax.losses.cross_entropy import Loss
 from gptjax.model import gpt3
-from gptjax.objectives import Loss
-from gptjax.parallel import MeshConfig
+from gptjax.sharding.mesh import MeshConfig
 from gptjax.train.experiment import Evaluation, Experiment
 from gptjax.train.optim import AdamW, Schedule
 

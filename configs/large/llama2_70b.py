@@ -10,9 +10,9 @@ Source: Touvron et al. 2023, Llama 2, arXiv:2307.09288, section 2.
 """
 
 from gptjax.data import DataConfig, SentencePiece, Text
+from gptjax.losses.cross_entropy import Loss
 from gptjax.model import llama
-from gptjax.objectives import Loss
-from gptjax.parallel import MeshConfig
+from gptjax.sharding.mesh import MeshConfig
 from gptjax.train.experiment import Evaluation, Experiment
 from gptjax.train.optim import AdamW, Schedule
 

@@ -11,9 +11,9 @@ Source: Grattafiori et al. 2024, The Llama 3 Herd of Models, arXiv:2407.21783, s
 """
 
 from gptjax.data import DataConfig, SentencePiece, Text
+from gptjax.losses.cross_entropy import Loss
 from gptjax.model import llama
-from gptjax.objectives import Loss
-from gptjax.parallel import MeshConfig
+from gptjax.sharding.mesh import MeshConfig
 from gptjax.train.experiment import Evaluation, Experiment
 from gptjax.train.optim import AdamW, Schedule
 

@@ -13,9 +13,9 @@ Source: Jiang et al. 2024, Mixtral of Experts, arXiv:2401.04088, section 2.
 """
 
 from gptjax.data import DataConfig, SentencePiece, Text
+from gptjax.losses.cross_entropy import Loss
 from gptjax.model import Experts, mixtral
-from gptjax.objectives import Loss
-from gptjax.parallel import MeshConfig
+from gptjax.sharding.mesh import MeshConfig
 from gptjax.train.experiment import Evaluation, Experiment
 from gptjax.train.optim import AdamW, Schedule
 

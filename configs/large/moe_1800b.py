@@ -14,9 +14,9 @@ MoE, SemiAnalysis, 10 July 2023.
 """
 
 from gptjax.data import DataConfig, SentencePiece, Text
+from gptjax.losses.cross_entropy import Loss
 from gptjax.model import Experts, ModelConfig
-from gptjax.objectives import Loss
-from gptjax.parallel import MeshConfig
+from gptjax.sharding.mesh import MeshConfig
 from gptjax.train.experiment import Evaluation, Experiment
 from gptjax.train.optim import AdamW, Schedule
 

@@ -1,10 +1,10 @@
 """Text becomes a store of tokens, a step number becomes a batch. Computes with numpy alone."""
 
 from gptjax.data.batches import Plan, batch, plan
+from gptjax.data.documents.sources import Document, Mixture, Records, Text, Tfds
 from gptjax.data.layouts import Batch, Side
 from gptjax.data.prepare import DataConfig, Prepared, prepare
-from gptjax.data.sources import Document, Mixture, Records, Text, Tfds
-from gptjax.data.tasks import (
+from gptjax.data.tasks.tasks import (
     Classification,
     Denoisers,
     LanguageModel,
@@ -13,7 +13,7 @@ from gptjax.data.tasks import (
     SequenceToSequence,
     SpanCorruption,
 )
-from gptjax.data.tokenizer import (
+from gptjax.data.tokenizers.tokenizer import (
     GPT2,
     Bytes,
     Characters,

@@ -15,12 +15,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gptjax.config import ConfigError
-from gptjax.data import packing, tasks
+from gptjax.core.config import ConfigError
+from gptjax.data import packing
 from gptjax.data.layouts import Batch, Piece, answer, filled, label
 from gptjax.data.packing import Packing
 from gptjax.data.store import Store
-from gptjax.data.tasks import (
+from gptjax.data.tasks import tasks
+from gptjax.data.tasks.tasks import (
     Classification,
     Halved,
     LanguageModel,

@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import gptjax
-from gptjax.config import require, to_dict
-from gptjax.data import sources, store, tasks
-from gptjax.data import tokenizer as tokenizers
-from gptjax.data.sources import Document, Records, Source, Survey, Text
-from gptjax.data.tasks import Classification, LanguageModel, SequenceToSequence, Task
-from gptjax.data.tokenizer import Given, SentencePiece, Tokenizer, TokenizerConfig
+from gptjax.core.config import require, to_dict
+from gptjax.data import store
+from gptjax.data.documents import sources
+from gptjax.data.documents.sources import Document, Records, Source, Survey, Text
+from gptjax.data.tasks import tasks
+from gptjax.data.tasks.tasks import Classification, LanguageModel, SequenceToSequence, Task
+from gptjax.data.tokenizers import tokenizer as tokenizers
+from gptjax.data.tokenizers.tokenizer import Given, SentencePiece, Tokenizer, TokenizerConfig
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gptjax.config import ConfigError, require
+from gptjax.core.config import ConfigError, require
 
 FORMAT = 1
 SEAL = "store.sha256"

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gptjax.config import ConfigError, require
+from gptjax.core.config import ConfigError, require
 
 Node = tuple
 """An expression: ("byte", set), ("seq", nodes), ("alt", nodes), ("some", (node, separator)),

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gptjax.arrays import Array, Bool, Float, Int, Keys
+from gptjax.core.arrays import Array, Bool, Float, Int, Keys
 from gptjax.generate import transforms
 from gptjax.generate.constrain import Constraint, allowed, follow
 from gptjax.generate.history import History, counts

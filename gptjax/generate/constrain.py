@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gptjax.arrays import Array, Bool, Int, Numbers
-from gptjax.config import ConfigError, require
-from gptjax.data.tokenizer import Tokenizer
+from gptjax.core.arrays import Array, Bool, Int, Numbers
+from gptjax.core.config import ConfigError, require
+from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.generate.automaton import Automaton, Node, TooLarge, compile_expression
 from gptjax.generate.grammar import DEPTH, choices, grammar, regex
 from gptjax.generate.schema import json_schema

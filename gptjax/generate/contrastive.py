@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from gptjax import model
-from gptjax.arrays import Array, Float, Int, Keys, Params
+from gptjax.core.arrays import Array, Float, Int, Keys, Params
 from gptjax.generate.chain import ORDER, Sampling, shape, token_keys
 from gptjax.generate.decode import Text, append, begin, read_parts, within, writing
 from gptjax.generate.history import History

@@ -22,12 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptjax import model
-from gptjax.arrays import Array, Bool, Float, Int, Keys, Numbers, Params
+from gptjax.core.arrays import Array, Bool, Float, Int, Keys, Numbers, Params
 from gptjax.generate.chain import ORDER, Sampling, choose, token_keys, track
 from gptjax.generate.history import History
 from gptjax.generate.transforms import guidance
 from gptjax.model import Cache, ModelConfig
-from gptjax.parallel import on_host
+from gptjax.sharding.mesh import on_host
 
 CHUNK = model.AT_ONCE
 """A longer prompt is read in parts of so many tokens, which bounds the memory that attention scores

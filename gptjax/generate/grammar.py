@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from gptjax.config import require
+from gptjax.core.config import require
 from gptjax.generate.automaton import EMPTY, NOTHING, Node, alt, chars, repeat, seq, text
 
 DEPTH = 4

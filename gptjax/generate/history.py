@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gptjax.arrays import Array, Bool, Int
+from gptjax.core.arrays import Array, Bool, Int
 
 
 class History(NamedTuple):

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptjax import model
-from gptjax.arrays import Params
-from gptjax.config import require
-from gptjax.data import tasks
+from gptjax.core.arrays import Params
+from gptjax.core.config import require
 from gptjax.data.layouts import filled, label
-from gptjax.data.tasks import Classification
-from gptjax.data.tokenizer import Tokenizer
+from gptjax.data.tasks import tasks
+from gptjax.data.tasks.tasks import Classification
+from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.generate.decode import bucket
 from gptjax.model import ModelConfig
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gptjax import model
-from gptjax.arrays import Array, Float, Int, Params
+from gptjax.core.arrays import Array, Float, Int, Params
 from gptjax.generate.decode import within
 from gptjax.model import ModelConfig
 

@@ -15,11 +15,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from gptjax.arrays import Keys
-from gptjax.config import require
+from gptjax.core.arrays import Keys
+from gptjax.core.config import require
 from gptjax.data import Side
-from gptjax.data.tasks import LanguageModel, Task, answers, asked, writes
-from gptjax.data.tokenizer import Tokenizer
+from gptjax.data.tasks.tasks import LanguageModel, Task, answers, asked, writes
+from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.generate.chain import Sampling, Shaping
 from gptjax.generate.constrain import compiled, join
 from gptjax.generate.decode import bucket, padded

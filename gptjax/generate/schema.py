@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from gptjax.config import require
+from gptjax.core.config import require
 from gptjax.generate.automaton import (
     EMPTY,
     NOTHING,

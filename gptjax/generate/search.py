@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptjax import model
-from gptjax.arrays import Array, Bool, Float, Int, Numbers, Params
+from gptjax.core.arrays import Array, Bool, Float, Int, Numbers, Params
 from gptjax.generate.chain import ORDER, Sampling, shape, track
 from gptjax.generate.decode import Decoding, branch, peek, within
 from gptjax.generate.history import History

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from gptjax.config import require
+from gptjax.core.config import require
 from gptjax.generate.chain import ORDER
 
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from gptjax import model
-from gptjax.arrays import Array, Bool, Float, Int, Keys, Params
+from gptjax.core.arrays import Array, Bool, Float, Int, Keys, Params
 from gptjax.generate.chain import ORDER, Sampling, probabilities, shape, token_keys, track
 from gptjax.generate.decode import Text, append, peek, within, writing
 from gptjax.generate.history import History, repeats

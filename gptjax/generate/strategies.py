@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from gptjax.arrays import Params
+from gptjax.core.arrays import Params
 from gptjax.generate.contrastive import Contrast, contrast, open_contrast
 from gptjax.generate.decode import (
     Decoding,

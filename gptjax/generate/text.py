@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from gptjax.arrays import Params
-from gptjax.config import ConfigError, require
-from gptjax.data.tasks import LanguageModel, Task, answers
-from gptjax.data.tokenizer import Tokenizer
+from gptjax.core.arrays import Params
+from gptjax.core.config import ConfigError, require
+from gptjax.data.tasks.tasks import LanguageModel, Task, answers
+from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.generate.decode import Generated, padded, written
 from gptjax.generate.likelihood import token_logprobs
 from gptjax.generate.request import UNSHARED, Ask, Pack, answers_each, ask, pack, together
@@ -28,7 +28,7 @@ from gptjax.generate.settings import SampleConfig
 from gptjax.generate.stops import Pieces, find_stop
 from gptjax.generate.strategies import Draft, Prefix, best_answers, open_writer, read_prefix
 from gptjax.model import ModelConfig
-from gptjax.parallel import on_host
+from gptjax.sharding.mesh import on_host
 
 CHUNK = 8
 """Tokens that a batch writes before the host looks at them, where it has to."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from gptjax.arrays import Array, Bool, Float, Int
+from gptjax.core.arrays import Array, Bool, Float, Int
 from gptjax.generate.history import History, repeats
 
 

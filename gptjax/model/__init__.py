@@ -13,7 +13,7 @@ from gptjax.model.config import (
 )
 from gptjax.model.cost import flops_per_token
 from gptjax.model.decoding import Stored, prepared
-from gptjax.model.moe import rebalanced
+from gptjax.model.moe.router import rebalanced
 from gptjax.model.presets import (
     bert,
     deepseek,

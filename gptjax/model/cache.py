@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gptjax.arrays import Array, Float, Int
+from gptjax.core.arrays import Array, Float, Int
 from gptjax.model.config import Layer, ModelConfig
 
 AT_ONCE = 512

@@ -10,7 +10,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from gptjax.config import require
+from gptjax.core.config import require
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from gptjax.arrays import Array, Float, Params
-from gptjax.backend import fast_bfloat16
+from gptjax.core.arrays import Array, Float, Params
+from gptjax.core.backend import fast_bfloat16
 from gptjax.model.config import ModelConfig
 
 Stored = Literal["float32", "bfloat16", "int8"]

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
-from gptjax.arrays import Array, Float, Key
+from gptjax.core.arrays import Array, Float, Key
 from gptjax.model.config import ModelConfig
-from gptjax.model.product import WIDE, products
-from gptjax.model.stored import as_computed
+from gptjax.weights.linear import WIDE, products
+from gptjax.weights.products import as_computed
 
 
 class Linear(nn.Module):

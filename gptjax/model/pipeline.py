@@ -18,11 +18,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gptjax.arrays import Array, Key, Params
-from gptjax.config import require
-from gptjax.model.attention import Reading
+from gptjax.core.arrays import Array, Key, Params
+from gptjax.core.config import require
+from gptjax.model.attention.layer import Reading
 from gptjax.model.config import ModelConfig
-from gptjax.model.spread import ROWS, parts, spread, stream
+from gptjax.sharding.constrain import ROWS, parts, spread, stream
 
 Stage = Callable[[Params, Any, Array, Array], tuple[Array, dict[str, Array]]]
 """(its layers, what goes through, number of the stage, number of the part) → the next residual

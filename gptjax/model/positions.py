@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from gptjax.arrays import Array, Float, Int
+from gptjax.core.arrays import Array, Float, Int
 from gptjax.model.config import RopeScaling
-from gptjax.model.scaling import frequencies
-from gptjax.model.spread import platform
+from gptjax.model.rope_scaling import frequencies
+from gptjax.sharding.constrain import platform
 
 
 def sinusoidal(positions: Int[Array, "B T"], width: int) -> Float[Array, "B T D"]:

@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 
-from gptjax.config import nearest, require
+from gptjax.core.config import nearest, require
 from gptjax.model.config import (
     Experts,
     Latent,

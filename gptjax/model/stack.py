@@ -13,17 +13,17 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
-from gptjax.arrays import Array, Key, Params
-from gptjax.model import spread
-from gptjax.model.attention import Attention, Reading
+from gptjax.core.arrays import Array, Key, Params
+from gptjax.model.attention.cross import CrossAttention
+from gptjax.model.attention.layer import Attention, Reading
+from gptjax.model.attention.mla import LatentAttention
 from gptjax.model.cache import Cache
 from gptjax.model.config import Layer, ModelConfig
-from gptjax.model.cross import CrossAttention
-from gptjax.model.latent import LatentAttention
 from gptjax.model.layers import MLP, dropout, norm, skip_rows
-from gptjax.model.moe import MoE
+from gptjax.model.moe.router import MoE
 from gptjax.model.pipeline import run_in_stages
 from gptjax.model.remat import kept
+from gptjax.sharding import constrain as spread
 
 
 class Block(nn.Module):

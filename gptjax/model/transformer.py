@@ -25,19 +25,19 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gptjax.arrays import Array, Axes, Float, Int, Key, Params
+from gptjax.core.arrays import Array, Axes, Float, Int, Key, Params
 from gptjax.model import positions as place
-from gptjax.model import spread
-from gptjax.model.attention import Reading
+from gptjax.model.attention.biases import slopes
+from gptjax.model.attention.cross import CrossAttention
+from gptjax.model.attention.layer import Reading
+from gptjax.model.attention.mask import Sight
 from gptjax.model.cache import Cache, Memory, empty_cache, reserve
 from gptjax.model.config import Layer, ModelConfig
-from gptjax.model.cross import CrossAttention
-from gptjax.model.distances import slopes
 from gptjax.model.layers import Linear, activate, dropout, norm
-from gptjax.model.product import look_up, products
-from gptjax.model.sight import Sight
 from gptjax.model.stack import Block, init_stack, run, scanned
-from gptjax.model.stored import as_computed
+from gptjax.sharding import constrain as spread
+from gptjax.weights.linear import look_up, products
+from gptjax.weights.products import as_computed
 
 __all__ = [
     "Cache",

@@ -17,14 +17,14 @@ import jax.numpy as jnp
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
-from gptjax import parallel
-from gptjax.config import ConfigError
+from gptjax.core.config import ConfigError
 from gptjax.data import Batch, Side
-from gptjax.data.tasks import LanguageModel, answers
-from gptjax.parallel import bytes_per_device
+from gptjax.data.tasks.tasks import LanguageModel, answers
 from gptjax.plan import target as targets
 from gptjax.plan.hlo import Analysis, analyse
 from gptjax.plan.target import Target
+from gptjax.sharding import mesh as parallel
+from gptjax.sharding.mesh import bytes_per_device
 from gptjax.train import program
 from gptjax.train.experiment import Experiment, guessed
 from gptjax.train.overview import activation_bytes

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gptjax.config import require
+from gptjax.core.config import require
 from gptjax.model import ModelConfig
 from gptjax.plan import target as targets
 from gptjax.plan.report import gib

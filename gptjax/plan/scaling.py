@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gptjax import config
-from gptjax.config import ConfigError, require
+from gptjax.core import config
+from gptjax.core.config import ConfigError, require
 from gptjax.model import flops_per_token
 from gptjax.train.experiment import Experiment, guessed
 from gptjax.train.metrics import human, read

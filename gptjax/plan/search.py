@@ -11,7 +11,7 @@ import typing
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from gptjax.config import ConfigError
+from gptjax.core.config import ConfigError
 from gptjax.model import ModelConfig
 from gptjax.plan.plan import PRODUCTS, plan
 from gptjax.plan.report import gib

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from gptjax.config import ConfigError, nearest, require
+from gptjax.core.config import ConfigError, nearest, require
 
 
 @dataclass(frozen=True)

@@ -5,21 +5,21 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 
-from gptjax.config import require
+from gptjax.core.config import require
 from gptjax.data.prepare import DataConfig
-from gptjax.data.tasks import (
+from gptjax.data.tasks.tasks import (
     Classification,
     LanguageModel,
     MaskedLanguageModel,
     SpanCorruption,
     answers,
 )
-from gptjax.data.tokenizer import Given
+from gptjax.data.tokenizers.tokenizer import Given
 from gptjax.generate.settings import SampleConfig
+from gptjax.losses.cross_entropy import Loss
 from gptjax.model.config import ModelConfig
 from gptjax.model.presets import small
-from gptjax.objectives import Loss
-from gptjax.parallel import MeshConfig
+from gptjax.sharding.mesh import MeshConfig
 from gptjax.train.optim import AdamW, OptimConfig, Schedule
 
 

@@ -14,14 +14,16 @@ import jax
 from jax.sharding import Mesh
 
 import gptjax
-from gptjax import config, parallel, processes
-from gptjax.checkpoint import Run
-from gptjax.config import ConfigError
+from gptjax.core import config, processes
+from gptjax.core.config import ConfigError
+from gptjax.core.processes import Votes
 from gptjax.data.prepare import Prepared
-from gptjax.model import flops_per_token, spread
-from gptjax.model.attention import choose
+from gptjax.model import flops_per_token
+from gptjax.model.attention.layer import choose
 from gptjax.model.transformer import scanned
-from gptjax.processes import Votes
+from gptjax.runs import Run
+from gptjax.sharding import constrain as spread
+from gptjax.sharding import mesh as parallel
 from gptjax.train import goodput, program
 from gptjax.train.experiment import Experiment
 from gptjax.train.goodput import Clock

@@ -15,9 +15,9 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from gptjax import parallel
-from gptjax.config import ConfigError, require
-from gptjax.parallel import bytes_per_device
+from gptjax.core.config import ConfigError, require
+from gptjax.sharding import mesh as parallel
+from gptjax.sharding.mesh import bytes_per_device
 from gptjax.train import program
 from gptjax.train.experiment import Experiment, guessed
 

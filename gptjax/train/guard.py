@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from gptjax import processes
+from gptjax.core import processes
 from gptjax.train.goodput import Clock
 
 T = TypeVar("T")

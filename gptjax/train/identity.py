@@ -20,12 +20,12 @@ import jax
 import jax.numpy as jnp
 
 import gptjax
-from gptjax import config, processes
-from gptjax.config import require
-from gptjax.data import tasks
-from gptjax.data import tokenizer as tokenizers
+from gptjax.core import config, processes
+from gptjax.core.config import require
 from gptjax.data.prepare import Prepared
-from gptjax.data.tasks import Classification
+from gptjax.data.tasks import tasks
+from gptjax.data.tasks.tasks import Classification
+from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.train import optim, teacher
 from gptjax.train.experiment import FREE, Experiment
 from gptjax.train.start import Start

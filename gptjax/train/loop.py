@@ -17,12 +17,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from gptjax import config, faults, generate, processes
-from gptjax.arrays import Params
-from gptjax.checkpoint import Run
-from gptjax.data import tasks
+from gptjax import generate
+from gptjax.core import config, faults, processes
+from gptjax.core.arrays import Params
 from gptjax.data.prepare import prepare
-from gptjax.data.tasks import LanguageModel
+from gptjax.data.tasks import tasks
+from gptjax.data.tasks.tasks import LanguageModel
+from gptjax.runs import Run
 from gptjax.train import forecast, identity, optim, program, report
 from gptjax.train import start as starts
 from gptjax.train.experiment import Experiment

@@ -8,8 +8,8 @@ import operator
 import jax
 import jax.numpy as jnp
 
-from gptjax.arrays import Array, Float, Params
-from gptjax.model.spread import platform, traced
+from gptjax.core.arrays import Array, Float, Params
+from gptjax.sharding.constrain import platform, traced
 
 LARGE = 2**16
 """Numbers of a leaf from which on it is summed in stretches."""

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gptjax.arrays import Array, Int, Params
-from gptjax.config import require
-from gptjax.model.spread import platform
+from gptjax.core.arrays import Array, Int, Params
+from gptjax.core.config import require
+from gptjax.sharding.constrain import platform
 from gptjax.train import spikes
 from gptjax.train.norm import gradient_norm
 

@@ -16,8 +16,8 @@ from jax.extend.core import Literal
 
 from gptjax import model
 from gptjax.data import Batch, Side
+from gptjax.losses.cross_entropy import cross_entropy
 from gptjax.model import ModelConfig, flops_per_token
-from gptjax.objectives import cross_entropy
 from gptjax.train import optim, step
 from gptjax.train.experiment import Experiment, guessed
 from gptjax.train.metrics import human

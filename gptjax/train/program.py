@@ -18,16 +18,18 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from gptjax import faults, model, parallel
-from gptjax.arrays import Params
-from gptjax.config import require
+from gptjax import model
+from gptjax.core import faults
+from gptjax.core.arrays import Params
+from gptjax.core.config import require
 from gptjax.data import batches
 from gptjax.data.prepare import Prepared
 from gptjax.data.store import Store
-from gptjax.data.tasks import LanguageModel, SequenceToSequence
+from gptjax.data.tasks.tasks import LanguageModel, SequenceToSequence
+from gptjax.losses.cross_entropy import Loss, Teacher, cross_entropy, training
 from gptjax.model.pipeline import parts_of, require_stages
-from gptjax.model.spread import on
-from gptjax.objectives import Loss, Teacher, cross_entropy, training
+from gptjax.sharding import mesh as parallel
+from gptjax.sharding.constrain import on
 from gptjax.train import optim, step, teacher
 from gptjax.train.experiment import Experiment
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gptjax.arrays import Array, Float, Int
+from gptjax.core.arrays import Array, Float, Int
 
 WINDOW = 64
 """Steps that are looked back on; before so many were taken nothing is judged."""

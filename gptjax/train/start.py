@@ -16,15 +16,17 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from gptjax import config, interop, model
-from gptjax.arrays import Params
-from gptjax.checkpoint import Run
-from gptjax.config import require
-from gptjax.data import tokenizer as tokenizers
-from gptjax.data.tasks import Task
-from gptjax.data.tokenizer import Tokenizer
+from gptjax import formats as interop
+from gptjax import model
+from gptjax.core import config
+from gptjax.core.arrays import Params
+from gptjax.core.config import require
+from gptjax.data.tasks.tasks import Task
+from gptjax.data.tokenizers import tokenizer as tokenizers
+from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.model import ModelConfig
 from gptjax.model.config import DROPOUTS
+from gptjax.runs import Run
 from gptjax.train.experiment import Experiment
 
 

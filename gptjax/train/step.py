@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gptjax.arrays import Array, Int, Params
-from gptjax.objectives import Objective, summary
+from gptjax.core.arrays import Array, Int, Params
+from gptjax.losses.cross_entropy import Objective, summary
 from gptjax.train import spikes
 from gptjax.train.norm import gradient_norm
 from gptjax.train.optim import Moments

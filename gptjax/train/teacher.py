@@ -7,12 +7,12 @@ import hashlib
 import json
 from pathlib import Path
 
-from gptjax import config
-from gptjax.checkpoint import Run
-from gptjax.config import require
-from gptjax.data import tokenizer as tokenizers
-from gptjax.data.tokenizer import Tokenizer
-from gptjax.objectives import Teacher
+from gptjax.core import config
+from gptjax.core.config import require
+from gptjax.data.tokenizers import tokenizer as tokenizers
+from gptjax.data.tokenizers.tokenizer import Tokenizer
+from gptjax.losses.cross_entropy import Teacher
+from gptjax.runs import Run
 from gptjax.train import start
 from gptjax.train.experiment import Experiment
 

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptjax.data import batches
-from gptjax.model.attention import attend, choose
+from gptjax.model.attention.layer import attend, choose
+from gptjax.model.attention.mask import Scoring, Sight
 from gptjax.model.config import Layer, ModelConfig
-from gptjax.model.sight import Scoring, Sight
-from gptjax.verify.setting import (
+from gptjax.verify.setting import (  # fmt: skip
     Figure,
     Setting,
     Skipped,
@@ -30,7 +30,7 @@ from gptjax.verify.setting import (
     places,
     precise,
     without_dropout,
-)  # fmt: skip
+)
 
 ROUNDING = 1e-5
 """What two ways of computing the same in float32 may differ by, relative to the largest value:

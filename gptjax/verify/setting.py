@@ -18,14 +18,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gptjax import config, model, parallel
-from gptjax.arrays import Params
-from gptjax.config import ConfigError, require
+from gptjax import model
+from gptjax.core import config
+from gptjax.core.arrays import Params
+from gptjax.core.config import ConfigError, require
 from gptjax.data import Batch, Prepared, batches
+from gptjax.losses.cross_entropy import cross_entropy
 from gptjax.model import Experts, Latent, ModelConfig
-from gptjax.model.attention import choose
+from gptjax.model.attention.layer import choose
 from gptjax.model.config import DROPOUTS
-from gptjax.objectives import cross_entropy
+from gptjax.sharding import mesh as parallel
 from gptjax.train import program
 from gptjax.train.experiment import Experiment
 from gptjax.train.identity import resolve

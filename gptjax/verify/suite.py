@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from gptjax import config
-from gptjax.config import nearest, require
+from gptjax.core import config
+from gptjax.core.config import nearest, require
 from gptjax.data import LanguageModel, prepare
 from gptjax.train import start as starts
 from gptjax.train.experiment import Experiment

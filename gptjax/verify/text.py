@@ -11,9 +11,9 @@ import tempfile
 import numpy as np
 
 from gptjax.data import GPT2, Bytes, SentencePiece, batches, prepare
-from gptjax.data import tokenizer as tokenizers
 from gptjax.data.store import Store
-from gptjax.data.tokenizer import Tokenizer
+from gptjax.data.tokenizers import tokenizer as tokenizers
+from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.verify.setting import Figure, Setting
 
 STRINGS = 2_000

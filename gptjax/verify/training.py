@@ -17,11 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gptjax import parallel
-from gptjax.checkpoint import Run
-from gptjax.checkpoint import manifest as manifests
 from gptjax.data import Batch
-from gptjax.objectives import cross_entropy
+from gptjax.losses.cross_entropy import cross_entropy
+from gptjax.runs import Run
+from gptjax.runs import manifest as manifests
+from gptjax.sharding import mesh as parallel
 from gptjax.train import loop, optim, program, step
 from gptjax.train.optim import SGD, Schedule
 from gptjax.verify.reading import ROUNDING

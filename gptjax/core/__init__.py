@@ -1,0 +1,1 @@
+"""What every room stands on: array types, configs, errors, backend flags, processes."""

@@ -1,0 +1,282 @@
+"""Which tensor of each family of models is which of our leaves. One table a family, read both ways
+by `layout`.
+
+Read `LLAMA` first: most families are it with other norms or another MLP.
+"""
+
+from __future__ import annotations
+
+import re
+
+from gptjax.formats.layout import Entry
+from gptjax.model import ModelConfig
+
+
+def linear(
+    theirs: str, ours: str | tuple[str, ...], their_axes: str, our_axes: str, **more
+) -> tuple[Entry, ...]:
+    """A linear layer's kernel and its bias, which only some models have. Their axes are those of
+    the kernel; the bias has its outputs."""
+    paths = (ours,) if isinstance(ours, str) else ours
+    groups = re.findall(r"\([^)]*\)|\S+", their_axes)
+    inputs_first = (
+        our_axes.split()[0] in groups[0]
+    )  # their Conv1D holds [in out], their Linear [out in]
+    outputs = groups[1] if inputs_first else groups[0]
+    letters = [letter for letter in our_axes.split() if letter in outputs]
+    kept = {
+        name: value
+        for name, value in more.items()
+        if name == "joined" or all(letter in outputs for letter in value)
+    }
+    return (
+        Entry(
+            f"{theirs}.weight",
+            tuple(f"{path}/kernel" for path in paths),
+            their_axes,
+            our_axes,
+            **more,
+        ),
+        Entry(
+            f"{theirs}.bias",
+            tuple(f"{path}/bias" for path in paths),
+            outputs,
+            " ".join(letters),
+            **kept,
+        ),
+    )
+
+
+def norm(theirs: str, ours: str, plus: float = 0.0) -> tuple[Entry, ...]:
+    """A norm's scale, and its bias where it has one."""
+    return Entry(f"{theirs}.weight", (f"{ours}/scale",), "d", "d", plus=plus), Entry(
+        f"{theirs}.bias", (f"{ours}/bias",), "d", "d"
+    )
+
+
+def heads(
+    theirs: str,
+    ours: str,
+    q: str = "q_proj",
+    k: str = "k_proj",
+    v: str = "v_proj",
+    out: str = "o_proj",
+) -> tuple[Entry, ...]:
+    """Query, key, value and output of an attention, a layer each."""
+    return (
+        *linear(f"{theirs}.{q}", f"{ours}/query", "(n h) d", "d n h"),
+        *linear(f"{theirs}.{k}", f"{ours}/key", "(k h) d", "d k h"),
+        *linear(f"{theirs}.{v}", f"{ours}/value", "(k h) d", "d k h"),
+        *linear(f"{theirs}.{out}", f"{ours}/out", "d (n h)", "n h d"),
+    )
+
+
+def mlp(
+    theirs: str, ours: str, gate: str = "gate_proj", up: str = "up_proj", down: str = "down_proj"
+) -> tuple[Entry, ...]:
+    """A gated MLP, or a plain one, which has no gate."""
+    return (
+        *linear(f"{theirs}.{gate}", f"{ours}/gate", "f d", "d f"),
+        *linear(f"{theirs}.{up}", f"{ours}/up", "f d", "d f"),
+        *linear(f"{theirs}.{down}", f"{ours}/down", "d f", "f d"),
+    )
+
+
+# --- Llama and what came of it
+# -----------------------------------------------------------------------------------
+
+LAYER = "model.layers.{i}"
+PRE = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
+REORDERED = {"attention_norm": "post_attention_layernorm", "mlp_norm": "post_feedforward_layernorm"}
+SANDWICH = {
+    "attention_norm": "input_layernorm",
+    "attention_out_norm": "post_attention_layernorm",
+    "mlp_norm": "pre_feedforward_layernorm",
+    "mlp_out_norm": "post_feedforward_layernorm",
+}
+"""Our norms, and theirs."""
+
+
+def around(norms: dict[str, str], plus: float = 0.0) -> tuple[Entry, ...]:
+    """Embedding, output and all norms; Gemma's scales are written without the one that is added."""
+    each = [
+        entry
+        for ours, theirs in norms.items()
+        for entry in norm(f"{LAYER}.{theirs}", f"layers/{ours}", plus)
+    ]
+    return (
+        Entry("model.embed_tokens.weight", ("embedding/embedding",), "v d", "v d"),
+        *each,
+        *norm(f"{LAYER}.self_attn.q_norm", "layers/attention/query_norm", plus),
+        *norm(f"{LAYER}.self_attn.k_norm", "layers/attention/key_norm", plus),
+        *norm("model.norm", "norm", plus),
+        Entry("lm_head.weight", ("head/kernel",), "v d", "d v"),
+    )
+
+
+ATTENTION = heads(f"{LAYER}.self_attn", "layers/attention")
+MLP = mlp(f"{LAYER}.mlp", "layers/mlp")
+
+
+def experts(where: str, gate: str, up: str, down: str) -> tuple[Entry, ...]:
+    """A router and its experts, a tensor each."""
+    return (
+        Entry(f"{where}.gate.weight", ("layers/moe/router/kernel",), "e d", "d e"),
+        Entry(f"{where}.gate.e_score_correction_bias", ("layers/moe/router/bias",), "e", "e"),
+        *mlp(f"{where}.experts.{{e}}", "layers/moe/experts", gate, up, down),
+        *mlp(f"{where}.shared_experts", "layers/moe/shared"),
+    )
+
+
+EXPERTS = experts(f"{LAYER}.mlp", "gate_proj", "up_proj", "down_proj")
+
+LLAMA = (*around(PRE), *ATTENTION, *MLP)
+MIXTRAL = (*around(PRE), *ATTENTION, *experts(f"{LAYER}.block_sparse_moe", "w1", "w3", "w2"))
+QWEN_MOE = (*LLAMA, *EXPERTS)
+GEMMA = (*around(SANDWICH, plus=1.0), *ATTENTION, *MLP)
+OLMO2 = (*around(REORDERED), *ATTENTION, *MLP)
+
+_THREE = tuple(f"layers/attention/{name}" for name in ("query", "key", "value"))
+PHI3 = (
+    *around(PRE),
+    *linear(f"{LAYER}.self_attn.qkv_proj", _THREE, "(n h) d", "d n h", joined="n"),
+    *linear(f"{LAYER}.self_attn.o_proj", "layers/attention/out", "d (n h)", "n h d"),
+    *linear(
+        f"{LAYER}.mlp.gate_up_proj", ("layers/mlp/gate", "layers/mlp/up"), "f d", "d f", joined="f"
+    ),
+    *linear(f"{LAYER}.mlp.down_proj", "layers/mlp/down", "d f", "f d"),
+)
+
+
+def deepseek(config: ModelConfig) -> tuple[Entry, ...]:
+    """Latent attention; they turn neighbours of a head together, we its halves."""
+    narrow, where = config.latent, f"{LAYER}.self_attn"
+    half = narrow.rope_width // 2
+    pairs = [n for i in range(half) for n in (i, half + i)]
+
+    def after(begin):
+        return (*range(begin), *(begin + n for n in pairs))
+
+    query = f"{where}.q_proj" if narrow.query_rank is None else f"{where}.q_b_proj"
+    return (
+        *(entry for entry in around(PRE) if not entry.theirs.startswith(where)),
+        *linear(
+            query, "layers/attention/query", "(n h) r", "r n h", order={"h": after(config.heads)}
+        ),
+        *linear(f"{where}.q_a_proj", "layers/attention/query_down", "r d", "d r"),
+        *norm(f"{where}.q_a_layernorm", "layers/attention/query_norm"),
+        *linear(
+            f"{where}.kv_a_proj_with_mqa",
+            "layers/attention/latent_down",
+            "r d",
+            "d r",
+            order={"r": after(narrow.rank)},
+        ),
+        *norm(f"{where}.kv_a_layernorm", "layers/attention/latent_norm"),
+        *linear(
+            f"{where}.kv_b_proj",
+            ("layers/attention/key", "layers/attention/value"),
+            "(n h) r",
+            "r n h",
+            joined="h",
+        ),
+        *linear(f"{where}.o_proj", "layers/attention/out", "d (n h)", "n h d"),
+        *MLP,
+        *EXPERTS,
+    )
+
+
+# --- others
+# ------------------------------------------------------------------------------------------------------
+
+_H = "transformer.h.{i}"
+GPT2 = (
+    Entry("transformer.wte.weight", ("embedding/embedding",), "v d", "v d"),
+    Entry("transformer.wpe.weight", ("positions/embedding",), "p d", "p d"),
+    *norm(f"{_H}.ln_1", "layers/attention_norm"),
+    *linear(f"{_H}.attn.c_attn", _THREE, "d (n h)", "d n h", joined="n"),
+    *linear(f"{_H}.attn.c_proj", "layers/attention/out", "(n h) d", "n h d"),
+    *norm(f"{_H}.ln_2", "layers/mlp_norm"),
+    *linear(f"{_H}.mlp.c_fc", "layers/mlp/up", "d f", "d f"),
+    *linear(f"{_H}.mlp.c_proj", "layers/mlp/down", "f d", "f d"),
+    *norm("transformer.ln_f", "norm"),
+    Entry("lm_head.weight", ("head/kernel",), "v d", "d v"),
+)
+
+_NEOX = "gpt_neox.layers.{i}"
+GPT_NEOX = (
+    Entry("gpt_neox.embed_in.weight", ("embedding/embedding",), "v d", "v d"),
+    *norm(f"{_NEOX}.input_layernorm", "layers/attention_norm"),
+    *norm(f"{_NEOX}.post_attention_layernorm", "layers/mlp_norm"),
+    *linear(f"{_NEOX}.attention.query_key_value", _THREE, "(n h) d", "d n h", joined="h"),
+    *linear(f"{_NEOX}.attention.dense", "layers/attention/out", "d (n h)", "n h d"),
+    *linear(f"{_NEOX}.mlp.dense_h_to_4h", "layers/mlp/up", "f d", "d f"),
+    *linear(f"{_NEOX}.mlp.dense_4h_to_h", "layers/mlp/down", "d f", "f d"),
+    *norm("gpt_neox.final_layer_norm", "norm"),
+    Entry("embed_out.weight", ("head/kernel",), "v d", "d v"),
+)
+
+_BERT = "bert.encoder.layer.{i}"
+_EMBEDDINGS = "bert.embeddings"
+BERT = (
+    Entry(f"{_EMBEDDINGS}.word_embeddings.weight", ("embedding/embedding",), "v d", "v d"),
+    Entry(
+        f"{_EMBEDDINGS}.position_embeddings.weight",
+        ("positions/embedding",),
+        "p d",
+        "p d",
+        folded=f"{_EMBEDDINGS}.token_type_embeddings.weight",
+    ),
+    *norm(f"{_EMBEDDINGS}.LayerNorm", "embedding_norm"),
+    *heads(
+        f"{_BERT}.attention",
+        "layers/attention",
+        "self.query",
+        "self.key",
+        "self.value",
+        "output.dense",
+    ),
+    *norm(f"{_BERT}.attention.output.LayerNorm", "layers/attention_norm"),
+    *linear(f"{_BERT}.intermediate.dense", "layers/mlp/up", "f d", "d f"),
+    *linear(f"{_BERT}.output.dense", "layers/mlp/down", "d f", "f d"),
+    *norm(f"{_BERT}.output.LayerNorm", "layers/mlp_norm"),
+    *linear("cls.predictions.transform.dense", "transform/linear", "o d", "d o"),
+    *norm("cls.predictions.transform.LayerNorm", "transform/norm"),
+    Entry("cls.predictions.bias", ("logits/bias",), "v", "v"),
+)
+
+
+def _t5_half(theirs: str, ours: str, last: int) -> tuple[Entry, ...]:
+    """The encoder or the decoder. The first layer holds the bias that all layers of the half
+    use."""
+    block, where = f"{theirs}.block.{{i}}.layer", f"{ours}layers"
+    return (
+        *heads(f"{block}.0.SelfAttention", f"{where}/attention", "q", "k", "v", "o"),
+        *norm(f"{block}.0.layer_norm", f"{where}/attention_norm"),
+        *mlp(f"{block}.{last}.DenseReluDense", f"{where}/mlp", "wi_0", "wi_1", "wo"),
+        *linear(f"{block}.{last}.DenseReluDense.wi", f"{where}/mlp/up", "f d", "d f"),
+        *norm(f"{block}.{last}.layer_norm", f"{where}/mlp_norm"),
+        *norm(f"{theirs}.final_layer_norm", f"{ours}norm"),
+        Entry(
+            f"{theirs}.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+            (f"{ours}distances/bias",),
+            "b n",
+            "b n",
+        ),
+    )
+
+
+def t5(config: ModelConfig) -> tuple[Entry, ...]:
+    """Both kinds of T5: the gated MLP's two halves are wi_0 and wi_1, the plain one's only part is
+    wi."""
+    cross = "decoder.block.{i}.layer.1"
+    all_of_it = (
+        Entry("shared.weight", ("embedding/embedding",), "v d", "v d"),
+        *_t5_half("encoder", "encoder/", 1),
+        *_t5_half("decoder", "", 2),
+        *heads(f"{cross}.EncDecAttention", "layers/cross", "q", "k", "v", "o"),
+        *norm(f"{cross}.layer_norm", "layers/cross_norm"),
+        Entry("lm_head.weight", ("head/kernel",), "v d", "d v"),
+    )
+    other = (".wi.",) if config.gated else (".wi_0.", ".wi_1.")
+    return tuple(entry for entry in all_of_it if not any(part in entry.theirs for part in other))

@@ -1,0 +1,148 @@
+"""GGUF files: llama.cpp's models, read into ours and written from ours.
+
+Read `load`, then `save`. The file itself is in `gguf_file`, architectures are in `gguf_models`,
+tokenizers in `gguf_tokenizer`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+from gptjax.core.config import ConfigError, nearest, require
+from gptjax.formats import gguf_models, gguf_tokenizer, layout
+from gptjax.formats.gguf_file import File, Kind, Planned, numbers, open_file, write
+from gptjax.formats.imported import About, Imported
+from gptjax.model import Llama3Scaling
+
+KINDS = {"float32": Kind.F32, "float16": Kind.F16, "bfloat16": Kind.BF16, "q8_0": Kind.Q8_0}
+"""Block formats that are written."""
+
+
+def load(path: Path | str, shardings: Any = None) -> Imported:
+    """Reads a model, float32, leaf by leaf: no more than the largest is held beside what is done.
+
+    Args:
+      shardings: config → a tree of shardings on which the parameters are placed; none is the
+        default device.
+
+    Raises:
+      ConfigError: the file is damaged, or its model or tokenizer does what ours does not.
+    """
+    file = open_file(path)
+    table, pieces = file.tensors.get("token_embd.weight"), gguf_tokenizer.size(file)
+    require(
+        table is not None and len(table.shape) == 2,
+        f"{path} has no table token_embd.weight, so it is no language model.",
+    )
+    rows = table.shape[0]
+    used = rows if pieces is None else pieces
+    require(
+        used <= rows,
+        f"{path} has a tokenizer of {used} ids and a model of {rows}; the file is damaged.",
+    )
+    config = gguf_models.describe(file, used)
+    fits = config.width == table.shape[1] and config.num_layers <= len(file.tensors)
+    require(
+        fits,
+        f"{path} says that its model has {config.num_layers} layers of width {config.width}, and"
+        " its tensors say otherwise; get it again.",
+    )
+    places = gguf_models.places(file.fields["general.architecture"], config)
+    shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
+    layout.require_all(places, shapes, str(path), rows - used, unused=(r"rope_freqs\.weight",))
+    params = layout.read(
+        config,
+        places,
+        lambda name: numbers(file, file.tensors[name]),
+        None if shardings is None else shardings(config),
+    )
+    # Only now, because what it needs in passing would be held beside the parameters.
+    return Imported(config, params, gguf_tokenizer.read(file), _about(file, rows - used))
+
+
+def _about(file: File, padding: int) -> About:
+    name, pad = file.fields.get("general.name"), file.fields.get("tokenizer.ggml.padding_token_id")
+    return About(
+        family=file.fields["general.architecture"],
+        source=name if isinstance(name, str) else file.path.name,
+        pad=pad if type(pad) is int else None,
+        padding=padding,
+        notes={
+            key.removeprefix(NOTES): file.get(key, str)
+            for key in file.fields
+            if key.startswith(NOTES)
+        },
+    )
+
+
+NOTES = "gptjax."
+"""Keys of `About.notes` begin with it."""
+
+
+def save(path: Path | str, imported: Imported, dtype: str = "float32") -> None:
+    """Writes a model that llama.cpp runs, with its tokenizer and chat template.
+
+    Args:
+      dtype: of matrices: float32, float16, bfloat16 or q8_0, which has 8 bits for each number and a
+        scale for 32 of them (rows that 32 does not divide are float16 then). Vectors, learned
+        positions and routers stay float32. A model whose layers all have the same window, which
+        llama.cpp's Llama has not, is written with a context as long as the window: there it is the
+        same.
+
+    Raises:
+      ConfigError: llama.cpp has no architecture for the model, or no tokenizer like its own.
+    """
+    require(
+        dtype in KINDS,
+        f"GGUF files are not written as {dtype!r}; it can be"
+        f" {', '.join(KINDS)}.{nearest(dtype, KINDS)}",
+    )
+    config, about, tokenizer = imported.config, imported.about, imported.tokenizer
+    try:
+        arch = gguf_models.architecture(config, about.family)
+    except ConfigError:
+        config = gguf_models.in_window(config)
+        arch = gguf_models.architecture(config, about.family)
+    places = gguf_models.places(arch, config)
+    planned = [
+        Planned(name, shape, _kind(name, shape, KINDS[dtype]))
+        for name, shape in layout.written(places).items()
+    ]
+    values = (value for _, value in layout.tensors(imported.params, places))
+    if isinstance(config.rope_scaling, Llama3Scaling):
+        stretch = gguf_models.stretch(config.rope_scaling, config.turned_width, config.rope_base)
+        planned, values = (
+            [Planned("rope_freqs.weight", stretch.shape, Kind.F32), *planned],
+            itertools.chain([stretch], values),
+        )
+    fields = {
+        "general.name": about.source or "gptjax",
+        "general.file_type": FILE_TYPES[dtype],
+        "general.quantization_version": 2,
+    }
+    fields |= gguf_models.metadata(arch, config)
+    if tokenizer is not None:
+        fields |= gguf_tokenizer.write(tokenizer, config.vocabulary)
+        if tokenizer.special is not None and tokenizer.special.template:
+            fields["tokenizer.chat_template"] = tokenizer.special.template
+    if about.pad is not None:
+        fields["tokenizer.ggml.padding_token_id"] = about.pad
+    write(
+        path,
+        arch,
+        fields | {NOTES + key: value for key, value in about.notes.items()},
+        planned,
+        values,
+    )
+
+
+FILE_TYPES = {"float32": 0, "float16": 1, "q8_0": 7, "bfloat16": 32}
+"""How `general.file_type` names what most tensors are."""
+
+
+def _kind(name: str, shape: tuple[int, ...], wanted: Kind) -> Kind:
+    if len(shape) == 1 or name.startswith("position_embd") or "ffn_gate_inp" in name:
+        return Kind.F32
+    return Kind.F16 if wanted == Kind.Q8_0 and shape[-1] % 32 else wanted

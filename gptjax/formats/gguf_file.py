@@ -1,0 +1,416 @@
+"""A GGUF file: its header, read strictly and in bounded memory, and its tensors, one at a time.
+
+Read `open_file` (the header), `Tensor` and `numbers`, then `write`.
+
+The package `gguf` knows the block formats. Its reader is not used: it makes an array of every
+string of the vocabulary (5 s and 150 MB for 49,152 tokens, on two shared cores of an AMD EPYC,
+2026-11-25), and believes every count that a file names. Tensors are read with plain reads and not
+through a memory map, since a map of a file that is cut short meanwhile ends the process.
+
+Source: the format's specification, ggml's docs/gguf.md, version 3; version 2 differs in nothing
+that is read here.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType as Kind
+
+from gptjax.core.config import ConfigError, require
+
+HEADER = 32 << 20
+"""Bytes that a header may have; a vocabulary of 440,000 merges needs 11 million."""
+STRINGS = 1 << 20
+"""Strings that all lists of a header may have."""
+COUNT = 1 << 16
+"""Keys, or tensors, that a file may have."""
+SLAB = 1 << 16
+"""Numbers that are read at a time: their temporaries stay in a core's cache."""
+
+_SCALARS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
+_FLOAT, _STRING, _LIST = 6, 8, 9
+_BLOCKS = frozenset(kind.value for kind in Kind)
+
+
+class Tensor(NamedTuple):
+    """Where a tensor lies."""
+
+    name: str
+    shape: tuple[int, ...]
+    """As numpy has it: the file's, backwards."""
+    kind: Kind
+    offset: int
+    """Its first byte in the file."""
+
+
+class File(NamedTuple):
+    """What a header says."""
+
+    path: Path
+    fields: Mapping[str, Any]
+    """Metadata: numbers, texts, numpy arrays; lists of texts as `Texts`."""
+    tensors: Mapping[str, Tensor]
+
+    def get(self, key: str, kind: type | tuple[type, ...], default: Any = None) -> Any:
+        """A field of a type; without the field the default.
+
+        Raises:
+          ConfigError: it is of another type, or it is absent and there is no default.
+        """
+        if key not in self.fields and default is not None:
+            return default
+        if key not in self.fields:
+            raise ConfigError(
+                f"{self.path} lacks {key!r}, so that the model can't be built; get it again, or"
+                " convert it again."
+            )
+        value = self.fields[key]
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        good = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+        require(
+            good,
+            f"{self.path}: {key} is {short(value)}; it needs"
+            f" {' or '.join(k.__name__ for k in kinds)}.",
+        )
+        return value
+
+
+class Texts(NamedTuple):
+    """A list of texts, decoded when asked for."""
+
+    data: bytes
+    count: int
+    where: str
+
+    def decoded(self) -> list[str]:
+        """The texts.
+
+        Raises:
+          ConfigError: one is not UTF-8.
+        """
+        found, at = [], 0
+        for n in range(self.count):
+            (length,) = struct.unpack_from("<Q", self.data, at)
+            at += 8
+            try:
+                found.append(self.data[at : at + length].decode())
+            except UnicodeDecodeError:
+                raise ConfigError(
+                    f"{self.where}, number {n}, is not UTF-8; the file is damaged."
+                ) from None
+            at += length
+        return found
+
+
+# --- reading
+# -----------------------------------------------------------------------------------------------------
+
+
+class _Header:
+    """Takes a header's values one after another, none from beyond its end."""
+
+    def __init__(self, path: Path, data: bytes, whole: bool) -> None:
+        self.path, self.data, self.whole, self.at, self.strings = path, data, whole, 0, 0
+
+    def wrong(self, what: str) -> ConfigError:
+        return ConfigError(
+            f"{self.path} is not a usable GGUF file: {what}; get it again from where it came."
+        )
+
+    def skip(self, size: int, what: str) -> int:
+        """Passes over `size` bytes and gives where they begin."""
+        if size > len(self.data) - self.at:
+            raise self.wrong(
+                f"{what} of {size} bytes reaches past"
+                f" {'the end' if self.whole else f'the {HEADER} bytes that a header may have'}"
+            )
+        self.at += size
+        return self.at - size
+
+    def take(self, form: str, what: str) -> Any:
+        """One number, or several."""
+        found = struct.unpack_from(
+            "<" + form, self.data, self.skip(struct.calcsize("<" + form), what)
+        )
+        return found[0] if len(found) == 1 else found
+
+    def text(self, what: str, most: int) -> str:
+        """A text of at most so many bytes."""
+        length = self.take("Q", what)
+        if length > most:
+            raise self.wrong(f"{what} has {length} bytes, more than {most}")
+        start = self.skip(length, what)
+        try:
+            return self.data[start : self.at].decode()
+        except UnicodeDecodeError:
+            raise self.wrong(f"{what} is not UTF-8") from None
+
+    def value(self, key: str) -> Any:
+        """A metadata value, its type first."""
+        kind = self.take("I", key)
+        if kind == _STRING:
+            return self.text(key, HEADER)
+        if kind in _SCALARS:
+            found = self.take(_SCALARS[kind], key)
+            return (
+                float(str(np.float32(found))) if kind == _FLOAT else found
+            )  # 1e-05, not 9.999999747378752e-06
+        if kind != _LIST:
+            raise self.wrong(f"{key} is of the unknown type {kind}")
+        inner, count = self.take("IQ", key)
+        if inner == _STRING:
+            return self.texts(key, count)
+        if inner not in _SCALARS:
+            raise self.wrong(f"{key} is a list of the type {inner}, which no model has")
+        start = self.skip(
+            count * struct.calcsize("<" + _SCALARS[inner]), f"{key}, a list of {count} numbers,"
+        )
+        return np.frombuffer(
+            self.data[start : self.at], np.dtype(_SCALARS[inner]).newbyteorder("<")
+        )
+
+    def texts(self, key: str, count: int) -> Texts:
+        self.strings += count
+        if self.strings > STRINGS:
+            raise self.wrong(
+                f"{key} is a list of {count} texts, and all lists together may have {STRINGS}"
+            )
+        start, size, at, end, unpack = (
+            self.at,
+            len(self.data),
+            self.at,
+            len(self.data) - 8,
+            struct.Struct("<Q").unpack_from,
+        )
+        for _ in range(count):  # not with `take`: half a million times
+            at += 8 + unpack(self.data, at)[0] if at <= end else size + 1
+            if at > size:
+                raise self.wrong(f"{key}, a list of {count} texts, reaches past the end")
+        self.at = at
+        return Texts(self.data[start:at], count, f"{self.path}: {key}")
+
+
+def open_file(path: Path | str) -> File:
+    """Reads a header: at most 32 MiB, whatever it says.
+
+    Raises:
+      ConfigError: it is damaged, or says what can't be; one line that names the key or tensor.
+    """
+    path = Path(path)
+    require(path.is_file(), f"{path} is not there; give a .gguf file.")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = _Header(path, file.read(HEADER), size <= HEADER)
+    if head.data[:4] != b"GGUF":
+        raise head.wrong("it does not begin with 'GGUF'")
+    head.at = 4
+    version = head.take("I", "the version")
+    if version not in (2, 3):
+        backwards = version & 0xFFFF == 0 and version
+        raise head.wrong(
+            "its bytes are in big-endian order"
+            if backwards
+            else f"it is of version {version}, and 2 or 3 can be read"
+        )
+    num_tensors, num_fields = head.take("QQ", "the header")
+    for what, count in (("tensors", num_tensors), ("keys", num_fields)):
+        if count > COUNT:
+            raise head.wrong(f"it counts {count} {what}, more than {COUNT}")
+    fields: dict[str, Any] = {}
+    for _ in range(num_fields):
+        key = head.text("a key", 1024)
+        if key in fields:
+            raise head.wrong(f"the key {short(key)} stands twice")
+        fields[key] = head.value(short(key))
+    return File(
+        path, fields, _tensors(head, num_tensors, fields.get("general.alignment", 32), size)
+    )
+
+
+def _tensors(head: _Header, count: int, alignment: Any, size: int) -> dict[str, Tensor]:
+    """The table of tensors, which lie in its order without holes, each at a multiple of the
+    alignment, up to the end of the file."""
+    if type(alignment) is not int or not 8 <= alignment <= 1 << 16 or alignment & (alignment - 1):
+        raise head.wrong(
+            f"general.alignment is {short(alignment)}, not a power of two from 8 to 65536"
+        )
+    found: dict[str, Tensor] = {}
+    for _ in range(count):
+        name = head.text("a tensor's name", 256)
+        if not name.isprintable():
+            raise head.wrong(f"a tensor is called {short(name)}")
+        dims = head.take("I", short(name))
+        if not 1 <= dims <= 4:
+            raise head.wrong(f"tensor {short(name)} has {dims} dimensions, not 1 to 4")
+        shape = tuple(head.take("Q", short(name)) for _ in range(dims))[::-1]
+        kind, offset = head.take("IQ", short(name))
+        if name in found:
+            raise head.wrong(f"the tensor {short(name)} stands twice")
+        if kind not in _BLOCKS:
+            raise head.wrong(f"tensor {short(name)} is of the unknown type {kind}")
+        if min(shape) < 1 or shape[-1] % gguf.GGML_QUANT_SIZES[Kind(kind)][0]:
+            raise head.wrong(
+                f"tensor {short(name)} has the shape {list(shape)}, which its type"
+                f" {Kind(kind).name} can't have"
+            )
+        found[name] = Tensor(name, shape, Kind(kind), offset)
+    base, at = -(-head.at // alignment) * alignment, 0
+    for name, tensor in found.items():
+        if tensor.offset != at:
+            raise head.wrong(
+                f"tensor {short(name)} begins at {tensor.offset}, where {at} is the end of the one"
+                " before"
+            )
+        block, block_bytes = gguf.GGML_QUANT_SIZES[tensor.kind]
+        end = (
+            base + at + math.prod(tensor.shape) // block * block_bytes
+        )  # Python's whole numbers don't overflow
+        if end > size:
+            raise head.wrong(
+                f"tensor {short(name)} of the shape {list(tensor.shape)} ends at byte {end}, and"
+                f" the file at {size}"
+            )
+        found[name] = tensor._replace(offset=base + at)
+        at = -(-(end - base) // alignment) * alignment
+    if size - base > at:
+        raise head.wrong(f"{size - base - at} bytes follow the last tensor")
+    return found
+
+
+def numbers(file: File, tensor: Tensor) -> np.ndarray:
+    """Gives a tensor as float32; of what is stored, only a part is held at a time.
+
+    Raises:
+      ConfigError: the block format is unknown, the file has become shorter, or a number is not
+        finite.
+    """
+    size, block = math.prod(tensor.shape), gguf.GGML_QUANT_SIZES[tensor.kind]
+    found = np.empty(size, np.float32)
+    with file.path.open("rb") as data, np.errstate(all="ignore"):
+        data.seek(tensor.offset)
+        for start in range(0, size, SLAB):
+            part = found[start : start + SLAB]
+            raw = data.read(len(part) // block[0] * block[1])
+            require(
+                len(raw) == len(part) // block[0] * block[1],
+                f"{file.path} has become shorter while {tensor.name!r} was read; get it again.",
+            )
+            try:
+                part[:] = gguf.dequantize(np.frombuffer(raw, np.uint8)[None], tensor.kind)[0]
+            except NotImplementedError:
+                raise ConfigError(
+                    f"{file.path}: {tensor.name!r} is stored as {tensor.kind.name}, which can't be"
+                    " read; take another quantisation."
+                ) from None
+            # The sum of finite numbers is finite, but where one is beyond 1e33.
+            require(
+                bool(np.isfinite(part.sum())),
+                f"{file.path}: {tensor.name!r} has numbers that are not finite; the file is"
+                " damaged.",
+            )
+    return found.reshape(tensor.shape)
+
+
+def short(value: Any) -> str:
+    """A value for a message: one line, not long."""
+    if isinstance(value, (Texts, np.ndarray)):
+        return f"a list of {value.count if isinstance(value, Texts) else len(value)}"
+    said = repr(value)
+    return said if len(said) <= 80 else f"{said[:76]}…{said[0]}"
+
+
+# --- writing
+# -----------------------------------------------------------------------------------------------------
+
+
+class Planned(NamedTuple):
+    """A tensor that is to be written."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: Kind
+
+
+def write(
+    path: Path | str,
+    architecture: str,
+    fields: Mapping[str, Any],
+    planned: Sequence[Planned],
+    values: Iterable[np.ndarray],
+) -> None:
+    """Writes a file, one tensor in memory at a time. It has its name only once it is whole.
+
+    Args:
+      fields: whole numbers (32 bits), true or false, numbers (32 bits), texts, or lists of one of
+        these.
+      values: of the planned tensors, in their order.
+    """
+    path = Path(path)
+    beside = path.with_name(path.name + ".part")
+    named = {"general.architecture": architecture, **fields}
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(planned), len(named))
+    head += b"".join(
+        _packed(key) + struct.pack("<I", _kind(value)) + _packed(value)
+        for key, value in named.items()
+    )
+    at = 0
+    for t in planned:
+        block, size = gguf.GGML_QUANT_SIZES[t.kind]
+        head += _packed(t.name) + struct.pack(
+            f"<I{len(t.shape)}QIQ", len(t.shape), *t.shape[::-1], t.kind, at
+        )
+        at += _aligned(math.prod(t.shape) // block * size)
+    try:
+        with beside.open("wb") as file:
+            file.write(head.ljust(_aligned(len(head)), b"\0"))
+            for t, value in zip(planned, values, strict=True):
+                data = gguf.quantize(np.ascontiguousarray(value, np.float32), t.kind).tobytes()
+                file.write(data.ljust(_aligned(len(data)), b"\0"))
+        beside.rename(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // 32) * 32
+
+
+_KINDS = {bool: 7, int: 4, float: _FLOAT, str: _STRING, list: _LIST}
+
+
+def _kind(value: Any) -> int:
+    return _KINDS[type(value)]
+
+
+def _packed(value: Any) -> bytes:
+    """A value without its type. Whole numbers in a list have a sign."""
+    if isinstance(value, str):
+        return struct.pack("<Q", len(value.encode())) + value.encode()
+    if not isinstance(value, list):
+        return struct.pack("<" + _SCALARS[_kind(value)], value)
+    kind = 5 if value and type(value[0]) is int else _kind(value[0]) if value else _STRING
+    numbers = (
+        b"".join(map(_packed, value))
+        if kind == _STRING
+        else struct.pack(f"<{len(value)}{_SCALARS[kind]}", *value)
+    )
+    return struct.pack("<IQ", kind, len(value)) + numbers

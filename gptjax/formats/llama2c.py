@@ -1,0 +1,162 @@
+"""The files of llama2.c: seven whole numbers and the weights of a Llama, and beside them a file of
+scored pieces.
+
+Read `load`. Weights are those of the format's first version, float32; later versions are refused by
+name.
+
+Source: karpathy/llama2.c, its export.py and tokenizer.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gptjax.core.config import ConfigError, require
+from gptjax.data.tokenizers import tokenizer as tokenizers
+from gptjax.data.tokenizers.spelling import Special
+from gptjax.data.tokenizers.tokenizer import Tokenizer
+from gptjax.formats import gguf_models, gguf_tokenizer, layout
+from gptjax.formats.imported import About, Imported
+from gptjax.model import ModelConfig
+
+ORDER = (
+    "token_embd attn_norm attn_q attn_k attn_v attn_output ffn_norm ffn_gate ffn_down ffn_up"
+    " output_norm".split()
+)
+"""Tensors in the order of the file, those of a layer for all layers one after another; named as in
+GGUF, whose order of rows they share."""
+NUMBERS = ("width", "MLP width", "layers", "heads", "key/value heads", "vocabulary", "context")
+LATER = 0x616B3432
+"""With what later versions begin."""
+
+
+def load(path: Path | str, shardings: Callable[[ModelConfig], Any] | None = None) -> Imported:
+    """Reads NAME.bin, and the tokenizer from `tokenizer.bin` or `tokN.bin` beside it, where N is
+    its number of pieces.
+
+    Raises:
+      ConfigError: it is no such file, or a damaged one.
+    """
+    path = Path(path)
+    require(path.is_file(), f"{path} is not there; give a llama2.c file.")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(28)
+    require(len(head) == 28, f"{path} has {size} bytes, too few for a llama2.c file; get it again.")
+    numbers = struct.unpack("<7i", head)
+    require(
+        numbers[0] != LATER,
+        f"{path} is of a later version of llama2.c's format; export it with --version 0.",
+    )
+    width, hidden, layers, heads, kv_heads, vocab, context = numbers
+    sound = all(0 < n <= 1 << 24 for n in (*numbers[:5], abs(vocab), context)) and layers <= 1 << 10
+    described = ", ".join(f"{name} {n}" for name, n in zip(NUMBERS, numbers, strict=True))
+    sound = sound and width % heads == 0 and width // heads % 2 == 0 and heads % kv_heads == 0
+    require(sound, f"{path} is no llama2.c file: it begins with {described}, which no model has.")
+    least = 4 * width * (abs(vocab) + layers * (3 * hidden + 2 * width))
+    require(
+        size >= least,
+        f"{path} has {size:,} bytes, and with {described} it needs more than {least:,}; get it"
+        " again.",
+    )
+    shape = {
+        "vocab_size": abs(vocab),
+        "context": context,
+        "width": width,
+        "num_layers": layers,
+        "num_heads": heads,
+        "num_kv_heads": kv_heads,
+        "feed_forward": hidden,
+    }
+    config = dataclasses.replace(gguf_models.BASES["llama"], **shape, tied=vocab > 0)
+    places = gguf_models.places("llama", config)
+    offsets, end = _offsets(config, layout.written(places))
+    require(
+        size == end,
+        f"{path} has {size:,} bytes, and with {described} it needs {end:,}; get it again.",
+    )
+
+    def take(name: str) -> np.ndarray:
+        offset, shape = offsets[name]
+        found = np.fromfile(path, "<f4", math.prod(shape), offset=offset)
+        finite = found.size == math.prod(shape) and bool(np.isfinite(found).all())
+        require(
+            finite,
+            f"{path}: {name} is cut short, or has numbers that are not finite; get it again.",
+        )
+        return found.reshape(shape)
+
+    params = layout.read(config, places, take, None if shardings is None else shardings(config))
+    return Imported(
+        config,
+        params,
+        _tokenizer(path, config.vocabulary),
+        About(source=f"llama2.c file {path.name}"),
+    )
+
+
+def _offsets(
+    config: ModelConfig, shapes: dict[str, tuple[int, ...]]
+) -> tuple[dict[str, tuple[int, tuple[int, ...]]], int]:
+    """Where each tensor begins, and where the file ends. Before an output of its own stands a table
+    of RoPE's waves, which is not needed."""
+    found, at = {}, 28
+    for name in (*ORDER, "waves", *(() if config.tied else ("output",))):
+        if name == "waves":
+            at += 4 * config.context * config.heads
+            continue
+        for each in (
+            [f"{name}.weight"]
+            if f"{name}.weight" in shapes
+            else [f"blk.{i}.{name}.weight" for i in range(config.num_layers)]
+        ):
+            found[each] = at, shapes[each]
+            at += 4 * math.prod(shapes[each])
+    return found, at
+
+
+def _tokenizer(path: Path, vocab_size: int) -> Tokenizer | None:
+    """The tokenizer beside the weights: pieces and scores of SentencePiece's kind, the first three
+    of which control the model."""
+    beside = next(
+        (
+            f
+            for f in (path.with_name(f"tok{vocab_size}.bin"), path.with_name("tokenizer.bin"))
+            if f.is_file()
+        ),
+        None,
+    )
+    if beside is None:
+        return None
+    data, at, pieces, scores = beside.read_bytes(), 4, [], []
+    try:
+        for _ in range(vocab_size):
+            score, length = struct.unpack_from("<fi", data, at)
+            if not 0 <= length <= len(data) - at - 8:
+                raise ValueError
+            pieces.append(data[at + 8 : at + 8 + length].decode().replace(" ", "▁"))
+            scores.append(score)
+            at += 8 + length
+        good = at == len(data) and bool(np.isfinite(scores).all())
+    except (struct.error, ValueError):
+        good = False
+    if not good:
+        raise ConfigError(
+            f"{beside} is no tokenizer of {vocab_size} pieces in llama2.c's form; get it again."
+        )
+    pieces[:3] = "<unk>", "<s>", "</s>"
+    pieces[3:259] = [f"<0x{b:02X}>" for b in range(256)]
+    joined = np.arange(vocab_size) >= 259
+    described = gguf_tokenizer.marked(pieces, np.asarray(scores), joined, 0, prefix=True)
+    described["added_tokens"] = [gguf_tokenizer.added(i, pieces[i], special=True) for i in range(3)]
+    return tokenizers.published(
+        "tokenizer.json", json.dumps(described).encode(), Special(bos=1, eos=2, begins=True)
+    )

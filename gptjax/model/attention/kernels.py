@@ -1,0 +1,169 @@
+"""Attention by other people's kernels: Pallas' splash attention on TPU, cuDNN's flash attention on
+GPU.
+
+Each has a function that attends and one that says what it can't serve; `choice.choose` asks the
+latter.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from gptjax.core.arrays import Array, Float
+from gptjax.model.attention.mask import Scoring, Sight, visible
+from gptjax.model.config import Layer, ModelConfig
+from gptjax.sharding.constrain import traced
+
+
+def splash_lacks(config: ModelConfig, length: int, layer: Layer) -> str | None:
+    """Gives what splash attention can't serve in this case, or none."""
+    lacks = {
+        f"{length} queries, which are not a multiple of 128": length % 128 != 0,
+        "an encoder, whose tokens see later ones": not config.causal,
+        "a prefix LM, whose prefix sees later tokens": config.prefix_lm,
+        f"a layer that sees {layer.sees!r}": layer.sees not in ("all", "window"),
+        "a window with sinks": layer.sinks > 0,
+        "biases by distance": config.positions_in(layer) in ("alibi", "t5"),
+        "dropout of attention weights": config.attention_dropout > 0,
+    }
+    return next((what for what, here in lacks.items() if here), None)
+
+
+def splash(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K value"],
+    sight: Sight,
+    how: Scoring,
+    sink: Float[Array, " N"] | None,
+    kernel: Any = None,
+    interpret: bool = False,
+) -> Float[Array, "B T N value"]:
+    """What `attention.attend` gives, by JAX's Pallas kernel for TPU. Tokens must stand in order, as
+    positions without gaps.
+
+    Args:
+      kernel: one of `split_splash`, where the queries are a part of the tokens.
+      interpret: run the kernel step by step on any device, for tests.
+
+    Source: jax.experimental.pallas.ops.tpu.splash_attention.
+    """
+    from jax.experimental.pallas.ops.tpu import (
+        splash_attention as pallas,
+    )  # takes a second to import
+
+    rows, width = q.shape[0], q.shape[3]
+    kernel = _splash(q.shape[1], q.shape[2], how, 1, interpret) if kernel is None else kernel
+
+    def segments(of: Array | None, where: Array) -> Array:
+        known = jnp.where(
+            where < 0, -1, 0 if of is None else of
+        )  # nobody sees padding, but padding
+        return jnp.broadcast_to(known, (rows, where.shape[1])).astype(jnp.int32)
+
+    def one_row(q: Array, k: Array, v: Array, of_queries: Array, of_keys: Array) -> Array:
+        return kernel(q, k, v, pallas.SegmentIds(of_queries, of_keys), sink)
+
+    scaled = q * jnp.asarray(width**-0.5 if how.scale is None else how.scale, q.dtype)
+    by_head = (jnp.swapaxes(x, 1, 2) for x in (scaled, k, v))
+    told = segments(sight.query_segments, sight.queries), segments(sight.key_segments, sight.keys)
+    return jnp.swapaxes(jax.vmap(one_row)(*by_head, *told), 1, 2)
+
+
+def split_splash(
+    q: Float[Array, "B T N H"], how: Scoring, interpret: bool = False
+) -> tuple[Any, Any]:
+    """A kernel for queries that are split over `context`, and how it is split itself."""
+    mesh = traced()
+    heads = q.shape[2] // (mesh.shape["tensor"] if q.shape[2] % mesh.shape["tensor"] == 0 else 1)
+    kernel = _splash(q.shape[1], heads, how, mesh.shape["context"], interpret)
+    return kernel, kernel.manual_sharding_spec(NamedSharding(mesh, PartitionSpec(None, "context")))
+
+
+def _splash(length: int, heads: int, how: Scoring, parts: int, interpret: bool) -> Any:
+    from jax.experimental.pallas.ops.tpu import splash_attention as pallas
+
+    square = (length, length)
+    mask = (
+        pallas.CausalMask(square)
+        if how.layer.sees == "all"
+        else pallas.LocalMask(square, (how.layer.span - 1, 0), 0)
+    )
+    size = next(size for size in (512, 256, 128) if length // parts % size == 0)
+    names = (
+        "block_q",
+        "block_kv",
+        "block_kv_compute",
+        "block_q_dkv",
+        "block_kv_dkv",
+        "block_kv_dkv_compute",
+        "block_q_dq",
+        "block_kv_dq",
+    )
+    told = {
+        "block_sizes": pallas.BlockSizes(**dict.fromkeys(names, size)),
+        "attn_logits_soft_cap": how.cap,
+        "interpret": interpret,
+    }
+    return pallas.make_splash_mha(
+        pallas.MultiHeadMask([mask] * heads),
+        head_shards=1,
+        q_seq_shards=parts,
+        residual_checkpoint_name="attention",
+        **told,
+    )
+
+
+def cudnn_lacks(config: ModelConfig, length: int, layer: Layer) -> str | None:
+    """Gives what cuDNN's attention can't serve in this case, or none."""
+    lacks = {
+        f"{config.compute} compute": config.compute != "bfloat16",
+        "an encoder, whose tokens see later ones": not config.causal,
+        "a prefix LM, whose prefix sees later tokens": config.prefix_lm,
+        f"heads of {config.heads}, which are not a multiple of 8 up to 128": (
+            config.heads % 8 != 0 or config.heads > 128
+        ),
+        f"{length} queries, an odd number": length % 2 != 0,
+        f"a layer that sees {layer.sees!r}": layer.sees not in ("all", "window"),
+        "a window with sinks": layer.sinks > 0,
+        "biases by distance": config.positions_in(layer) in ("alibi", "t5"),
+        "caps of scores": config.attention_cap is not None,
+        "learned sinks": config.attention_sink,
+        "latent attention": config.latent is not None,
+        "dropout of attention weights": config.attention_dropout > 0,
+    }
+    return next((what for what, here in lacks.items() if here), None)
+
+
+def cudnn(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B T K H"],
+    v: Float[Array, "B T K H"],
+    sight: Sight,
+    how: Scoring,
+    implementation: str = "cudnn",
+) -> Float[Array, "B T N H"]:
+    """What `attention.attend` gives, by cuDNN's flash attention. Tokens must stand in order, as
+    positions without gaps, padding at the right.
+
+    Segments become a mask [B T T] of booleans, the only thing here that grows with the square of T.
+
+    Args:
+      implementation: `xla` computes the same call on any device, for tests.
+    """
+    mask = None if sight.query_segments is None else visible(sight, how.layer)[:, None]
+    window = None if how.layer.sees == "all" else (how.layer.span - 1, 0)
+    return jax.nn.dot_product_attention(
+        q,
+        k,
+        v,
+        mask=mask,
+        scale=how.scale,
+        is_causal=True,
+        local_window_size=window,
+        implementation=implementation,
+    )

@@ -1,0 +1,235 @@
+"""The implementations of attention, and the layer that projects, attends and projects back.
+
+Read `attend` (the dispatcher), then the implementations, then `Attention`. Who sees whom is in
+`sight`, which implementation serves in `choice`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
+
+from gptjax.core.arrays import Array, Float, Int, Key
+from gptjax.model import positions as place
+from gptjax.model.attention.blockwise import blockwise
+from gptjax.model.attention.causal_blocks import causal_blocks
+from gptjax.model.attention.kernels import cudnn, splash, split_splash
+from gptjax.model.attention.mask import Scoring, Sight
+from gptjax.model.attention.reference import reference
+from gptjax.model.attention.select import choose
+from gptjax.model.attention.sharded import over_mesh
+from gptjax.model.cache import Cache, Memory, remember
+from gptjax.model.config import Layer, ModelConfig
+from gptjax.model.layers import Linear, Norm, residual_std, together
+from gptjax.model.rope_scaling import magnitude
+from gptjax.sharding import constrain as spread
+
+
+def attend(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K value"],
+    sight: Sight,
+    how: Scoring = Scoring(),
+    table: Float[Array, "..."] | None = None,
+    sink: Float[Array, " N"] | None = None,
+    *,
+    implementation: str = "reference",
+    rate: float = 0.0,
+    key: Key | None = None,
+    begin: Int[Array, ""] | int = 0,
+    kernel: Any = None,
+) -> Float[Array, "B T N value"]:
+    """Softmax attention: each query's mean of the values that it sees, weighted by exp(score).
+
+    Query head n reads key/value head n // (N/K). A query that sees nobody gives a finite,
+    meaningless row.
+
+    Args:
+      how: what a score is, and who sees whom in this layer.
+      table: the bias that `how` names.
+      sink: each head's score for looking at nobody, who has the value 0.
+      implementation: one that `choose` names. All but `reference` need the tokens of a row in order
+        and no cache.
+      rate: share of attention weights dropped; needs `key`.
+      begin: index among the keys of the first query, where the queries are a part of the tokens.
+      kernel: splash attention's, where that is so.
+
+    Sources: Vaswani et al. 2017, arXiv:1706.03762, section 3.2; groups: Ainslie et al. 2023, GQA,
+    arXiv:2305.13245; a score for
+    nobody: OpenAI 2025, gpt-oss, arXiv:2508.10925, section 2.2.
+    """
+    match implementation:
+        case "reference":
+            return reference(q, k, v, sight, how, table, sink, rate, key)
+        case "causal_blocks":
+            return causal_blocks(q, k, v, sight, how, table, sink, rate, key)
+        case "blockwise":
+            return blockwise(q, k, v, sight, how, table, sink, rate, key, begin)
+        case "splash":
+            return splash(q, k, v, sight, how, sink, kernel)
+        case "cudnn":
+            return cudnn(q, k, v, sight, how)
+    raise ValueError(f"{implementation!r} is not an attention implementation.")
+
+
+# --- the layer
+# ---------------------------------------------------------------------------------------------------
+
+
+class Reading(NamedTuple):
+    """What all layers know of the tokens that are read."""
+
+    sight: Sight
+    angles: dict[Layer, Float[Array, "#B T half"] | None]
+    """How far RoPE turns each token in a layer of each kind; none where it does not."""
+    tables: dict[str, Float[Array, "..."]]
+    """Biases by distance, by their kind."""
+    slots: tuple[Int[Array, "B T"], ...] | None = None
+    """Where the tokens go on each shelf of the cache."""
+    memory: Memory | None = None
+    """What an encoder has read."""
+
+
+def recalled(
+    config: ModelConfig,
+    layer: Layer,
+    number: Any,
+    cache: Cache,
+    reading: Reading,
+    k: Array,
+    v: Array,
+) -> tuple[Cache, Array, Array, Reading]:
+    """The cache with a layer's new keys and values; all keys and values that it holds for the
+    layer, and the sight of them."""
+    cache, k, v, where = remember(config, layer, number, cache, reading.slots, k, v)
+    return cache, k, v, reading._replace(sight=reading.sight._replace(keys=where))
+
+
+class Attention(nn.Module):
+    """Projects to heads, turns them (RoPE), attends, projects back."""
+
+    config: ModelConfig
+    layer: Layer
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        reading: Reading,
+        cache: Cache | None,
+        number: Any,
+        key: Key | None,
+    ) -> tuple[Float[Array, "B T D"], Cache | None]:
+        c = self.config
+
+        def linear(name: str, heads: int, axis: str) -> Linear:
+            return Linear(
+                (c.width,),
+                (heads, c.heads),
+                ("embed", axis, "head"),
+                c.init_std,
+                c.biased,
+                c.compute,
+                name=name,
+            )
+
+        three = (
+            linear("query", c.num_heads, "heads"),
+            linear("key", c.kv_heads, "kv_heads"),
+            linear("value", c.kv_heads, "kv_heads"),
+        )
+        q, k, v = together(
+            x, three, joined=spread.platform() == "cpu" and spread.parts("tensor") == 1
+        )
+        if c.qk_norm:
+            q, k = head_norm(c, "query_norm", "heads", q), head_norm(c, "key_norm", "kv_heads", k)
+        angles = reading.angles[self.layer]
+        if angles is not None:
+            louder = magnitude(c.scaling_in(self.layer))
+            q, k = place.rotate(q, angles, louder), place.rotate(k, angles, louder)
+        if cache is not None:
+            cache, k, v, reading = recalled(c, self.layer, number, cache, reading, k, v)
+        sink = (
+            self.param(
+                "sink",
+                nn.with_partitioning(nn.initializers.zeros, ("heads",)),
+                (c.num_heads,),
+                jnp.float32,
+            )
+            if c.attention_sink
+            else None
+        )
+        q, k, v = (
+            checkpoint_name(q, "query"),
+            checkpoint_name(k, "key"),
+            checkpoint_name(v, "value"),
+        )
+        mixed = attend_in(c, self.layer, q, k, v, reading, sink, cache is not None, key)
+        out = Linear(
+            (c.num_heads, c.heads),
+            (c.width,),
+            ("heads", "head", "embed"),
+            residual_std(c),
+            c.bias,
+            c.compute,
+            name="out",
+        )
+        return out(mixed), cache
+
+
+def head_norm(
+    config: ModelConfig, name: str, axis: str, x: Float[Array, "B T N H"]
+) -> Float[Array, "B T N H"]:
+    """Queries or keys, normalised head by head or all heads as one vector."""
+    if not config.qk_norm_joint:
+        return Norm("rmsnorm", config.heads, config.norm_epsilon, False, "head", name=name)(x)
+    whole = x.reshape(*x.shape[:2], -1)
+    return Norm("rmsnorm", whole.shape[-1], config.norm_epsilon, False, axis, name=name)(
+        whole
+    ).reshape(x.shape)
+
+
+def attend_in(
+    config: ModelConfig,
+    layer: Layer,
+    q: Array,
+    k: Array,
+    v: Array,
+    reading: Reading,
+    sink: Array | None,
+    cached: bool,
+    key: Key | None,
+) -> Array:
+    """Attends as a layer of this model does, with the implementation that `choose` names."""
+    bias = config.positions_in(layer)
+    bias = bias if bias in ("alibi", "t5") else "none"
+    how = Scoring(
+        layer, config.scale, config.attention_cap, bias, config.t5_distance, config.causal
+    )
+    implementation, _ = choose(config, q.shape[1], layer, cached=cached)
+    table, rate = reading.tables.get(bias), config.attention_dropout
+    told = {"implementation": implementation, "rate": rate, "key": key}
+    plain = implementation in ("reference", "causal_blocks") and spread.parts("context") == 1
+    if (
+        spread.traced() is None or cached or plain or (rate and key is not None)
+    ):  # random bits are split by XLA, so that they are those of one device
+        k, v = (spread.spread(x, spread.ROWS, (), ("tensor",), ()) for x in (k, v))
+        return checkpoint_name(
+            attend(q, k, v, reading.sight, how, table, sink, **told), "attention"
+        )
+    kernel = (
+        split_splash(q, how)
+        if implementation == "splash" and spread.parts("context") > 1
+        else (None, None)
+    )
+
+    def own(q, k, v, sight, table, sink, begin, kernel):
+        return attend(q, k, v, sight, how, table, sink, **told, begin=begin, kernel=kernel)
+
+    return checkpoint_name(
+        over_mesh(own, q, k, v, reading.sight, table, sink, *kernel), "attention"
+    )

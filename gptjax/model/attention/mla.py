@@ -1,0 +1,113 @@
+"""Multi-head latent attention: keys and values are made of one narrow latent a token, which is all
+that the cache holds.
+
+Read without a cache, each head's keys and values are made of the latents. Read with one, the
+matrices that would make them are absorbed into the query and the output, so that all heads attend
+to the latents themselves.
+
+Source: DeepSeek-AI 2024, DeepSeek-V2, arXiv:2405.04434, section 2.1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from gptjax.core.arrays import Array, Float, Key
+from gptjax.model import positions as place
+from gptjax.model.attention.layer import Reading, attend_in, recalled
+from gptjax.model.cache import Cache
+from gptjax.model.config import Layer, ModelConfig
+from gptjax.model.layers import Linear, Norm, residual_std
+from gptjax.model.rope_scaling import magnitude
+
+
+class LatentAttention(nn.Module):
+    """Takes the place of `attention.Attention`. Only the output projection may have a bias."""
+
+    config: ModelConfig
+    layer: Layer
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        reading: Reading,
+        cache: Cache | None,
+        number: Any,
+        key: Key | None,
+    ) -> tuple[Float[Array, "B T D"], Cache | None]:
+        c, narrow = self.config, self.config.latent
+
+        def linear(name: str, source: str, inputs: int, *outputs: int) -> Linear:
+            axes = (source, "heads", "head") if len(outputs) == 2 else (source, "latent")
+            return Linear((inputs,), outputs, axes, c.init_std, False, c.compute, name=name)
+
+        def latent_norm(name: str, x: Array) -> Array:
+            return Norm("rmsnorm", x.shape[-1], c.norm_epsilon, False, "latent", name=name)(x)
+
+        if narrow.query_rank is None:
+            q = linear("query", "embed", c.width, c.num_heads, c.query_width)(x)
+        else:
+            source = latent_norm(
+                "query_norm", linear("query_down", "embed", c.width, narrow.query_rank)(x)
+            )
+            q = linear("query", "latent", narrow.query_rank, c.num_heads, c.query_width)(source)
+        q, turned_q = q[..., : c.heads], q[..., c.heads :]
+        down = linear("latent_down", "embed", c.width, narrow.rank + narrow.rope_width)(x)
+        latent, turned_k = (
+            latent_norm("latent_norm", down[..., : narrow.rank])[:, :, None],
+            down[:, :, None, narrow.rank :],
+        )
+        angles = reading.angles[self.layer]
+        if angles is not None:
+            louder = magnitude(c.scaling_in(self.layer))
+            turned_q, turned_k = (
+                place.rotate(turned_q, angles, louder),
+                place.rotate(turned_k, angles, louder),
+            )
+        make_k, make_v = (
+            linear("key", "latent", narrow.rank, c.num_heads, c.heads),
+            linear("value", "latent", narrow.rank, c.num_heads, c.value_width),
+        )
+
+        def mix(q: Array, k: Array, v: Array) -> Array:
+            return attend_in(
+                c,
+                self.layer,
+                jnp.concatenate([q, turned_q], -1),
+                k,
+                v,
+                reading,
+                None,
+                cache is not None,
+                key,
+            )
+
+        if cache is None:
+            k, v = make_k(latent[:, :, 0]), make_v(latent[:, :, 0])
+            turned_k = jnp.broadcast_to(turned_k, (*k.shape[:3], narrow.rope_width))
+            mixed = mix(q, jnp.concatenate([k, turned_k], -1), v)
+        else:
+            cache, turned_k, latent, reading = recalled(
+                c, self.layer, number, cache, reading, turned_k, latent
+            )
+            to_k, to_v = (
+                one.weights()[0].reshape(narrow.rank, c.num_heads, -1) for one in (make_k, make_v)
+            )
+            q = jnp.einsum("btnh,rnh->btnr", q, to_k)
+            mixed = jnp.einsum(
+                "btnr,rnh->btnh", mix(q, jnp.concatenate([latent, turned_k], -1), latent), to_v
+            )
+        out = Linear(
+            (c.num_heads, c.value_width),
+            (c.width,),
+            ("heads", "head", "embed"),
+            residual_std(c),
+            c.bias,
+            c.compute,
+            name="out",
+        )
+        return out(mixed), cache

@@ -1,0 +1,36 @@
+"""Attention as one softmax over all keys: what every other implementation is held to."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from gptjax.core.arrays import Array, Float, Key
+from gptjax.model.attention.mask import Scoring, Sight, scores
+from gptjax.model.layers import dropout
+
+
+def reference(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K value"],
+    sight: Sight,
+    how: Scoring,
+    table: Float[Array, "..."] | None,
+    sink: Float[Array, " N"] | None,
+    rate: float,
+    key: Key | None,
+) -> Float[Array, "B T N value"]:
+    """What `attention.attend` gives, with the scores of all keys for all queries held at once."""
+    found = scores(q, k, sight, how, table)
+    if sink is not None:
+        nobody = jnp.broadcast_to(
+            sink.astype(jnp.float32).reshape(1, *found.shape[1:3], 1, 1), (*found.shape[:4], 1)
+        )
+        found = jnp.concatenate([found, nobody], axis=-1)
+    weights = jax.nn.softmax(found, axis=-1)[..., : k.shape[1]].astype(v.dtype)
+    # values first: einsum makes them the right operand, in the order in which a cache holds them;
+    # the other way round XLA's CPU backend turns them all
+    return jnp.einsum("bskh,bkgts->btkgh", v, dropout(weights, rate, key)).reshape(
+        *q.shape[:3], v.shape[-1]
+    )

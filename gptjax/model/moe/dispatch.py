@@ -1,0 +1,273 @@
+"""How tokens come to their experts and back, on one device and on a mesh.
+
+Read `mix`, then `by_row` and `by_expert` (two ways to bring tokens to their experts), then
+`mix_over_mesh`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gptjax.core.arrays import Array, Bool, Float, Int
+from gptjax.model.config import Experts, ModelConfig
+from gptjax.model.layers import activate
+from gptjax.sharding.constrain import ROWS, platform, split, traced
+from gptjax.weights.linear import part, whole
+
+Product = Callable[[Array, Array], Array]
+"""(tokens by expert, kernels [E I O]) → each token times its expert's kernel."""
+
+Kernels = dict[str, Array]
+"""`up`, `down` and perhaps `gate` of every expert."""
+
+
+def mix(
+    config: ModelConfig,
+    x: Float[Array, "B T D"],
+    chosen: Int[Array, "B T k"],
+    weights: Float[Array, "B T k"],
+    kernels: Kernels,
+) -> tuple[Float[Array, "B T D"], Bool[Array, "B T k"]]:
+    """What their experts make of the tokens, weighted; and which choices were dropped."""
+    e = config.experts
+    brought = (
+        by_row(e, x, chosen)
+        if e.capacity is not None
+        else by_expert(e.count, x, chosen, grouped=platform() == "cpu")
+    )
+    return (
+        _weighted(
+            brought.collect(_mlps(config, kernels, brought.tokens, brought.product)),
+            weights * ~brought.dropped,
+        ),
+        brought.dropped,
+    )
+
+
+def _mlps(
+    config: ModelConfig, kernels: Kernels, x: Float[Array, "... D"], product: Product
+) -> Float[Array, "... D"]:
+    """Every expert's MLP, each applied to its own tokens by `product`."""
+
+    def up(name):
+        return product(x, kernels[name])
+
+    hidden = (
+        activate(config.activation, up("gate")) * up("up")
+        if config.gated
+        else activate(config.activation, up("up"))
+    )
+    return product(hidden, kernels["down"])
+
+
+def _weighted(
+    mixed: Float[Array, "B T k D"], weights: Float[Array, "B T k"]
+) -> Float[Array, "B T D"]:
+    """The sum over a token's experts, in float32."""
+    return (mixed.astype(jnp.float32) * weights[..., None]).sum(2).astype(mixed.dtype)
+
+
+class Brought(NamedTuple):
+    """Tokens where their experts read them."""
+
+    tokens: Float[Array, "... D"]
+    product: Product
+    collect: Callable[[Array], Float[Array, "B T k D"]]
+    """Brings back what the experts made of them; a dropped token gets nothing."""
+    dropped: Bool[Array, "B T k"]
+
+
+def ranks(
+    chosen: Int[Array, " pairs"], count: int
+) -> tuple[Int[Array, " pairs"], Int[Array, " E"]]:
+    """Each pair's place among those of its expert, in their order, and how many each expert has. A
+    choice of `count` or above is nobody's."""
+    mine = jax.nn.one_hot(chosen, count, dtype=jnp.int32)
+    return jnp.take_along_axis(
+        jnp.cumsum(mine, axis=0), jnp.minimum(chosen, count - 1)[:, None], axis=1
+    )[:, 0] - 1, mine.sum(0)
+
+
+def by_row(e: Experts, x: Float[Array, "B T D"], chosen: Int[Array, "B T k"]) -> Brought:
+    """Each expert has the same number of places in each row; earlier tokens take them first, so
+    that nobody reads ahead."""
+    rows, length, width = x.shape
+    places = min(length, -(-round(e.capacity * e.active * length) // e.count))
+    rank, _ = jax.vmap(lambda chosen: ranks(chosen, e.count))(chosen.reshape(rows, -1))
+    dropped = rank >= places
+    slots = jnp.where(dropped, e.count * places, chosen.reshape(rows, -1) * places + rank)
+
+    def bring(x: Array, slots: Array) -> Array:
+        return (
+            jnp.zeros((e.count * places, width), x.dtype)
+            .at[slots]
+            .set(jnp.repeat(x, e.active, axis=0), mode="drop")
+        )
+
+    def collect(y: Array) -> Array:
+        back = jax.vmap(lambda y, slots: y.at[slots].get(mode="fill", fill_value=0))
+        return back(y.reshape(rows, e.count * places, width), slots).reshape(
+            rows, length, e.active, width
+        )
+
+    tokens = jax.vmap(bring)(x, slots).reshape(rows, e.count, places, width)
+
+    def product(x, kernels):
+        return jnp.einsum("becd,edf->becf", x, kernels.astype(x.dtype))
+
+    return Brought(tokens, product, collect, dropped.reshape(rows, length, e.active))
+
+
+def by_expert(
+    count: int, x: Float[Array, "B T D"], chosen: Int[Array, "B T k"], *, grouped: bool
+) -> Brought:
+    """All tokens of a batch stand by expert, as many as there are; nobody is dropped.
+
+    Args:
+      count: experts here; a choice that is none of them, below 0 or above, brings nothing and gets
+        nothing.
+      grouped: fill up each expert's tokens to whole groups of one size and multiply group by group;
+        on a CPU, where XLA multiplies all tokens with all experts otherwise.
+    """
+    (rows, length, width), active = x.shape, chosen.shape[2]
+    pairs = rows * length * active
+    size = min(256, max(8, 1 << (pairs // (4 * count)).bit_length() >> 1)) if grouped else 1
+    chosen = chosen.reshape(-1)
+    here, known = (chosen >= 0) & (chosen < count), jnp.clip(chosen, 0, count - 1)
+    rank, counts = ranks(jnp.where(here, chosen, count), count)
+    groups = -(-counts // size)
+    ends = jnp.cumsum(groups)
+    num_groups = -(-pairs // size) + count if grouped else pairs
+    slots = jnp.where(here, (ends - groups)[known] * size + rank, num_groups * size)
+    tokens = (
+        jnp.zeros((num_groups * size, width), x.dtype)
+        .at[slots]
+        .set(jnp.repeat(x.reshape(-1, width), active, axis=0), mode="drop")
+    )
+
+    def collect(y):
+        return (
+            y.reshape(-1, width)
+            .at[slots]
+            .get(mode="fill", fill_value=0)
+            .reshape(rows, length, active, width)
+        )
+
+    nobody = jnp.zeros((rows, length, active), bool)
+    if not grouped:
+        return Brought(
+            tokens,
+            lambda x, kernels: jax.lax.ragged_dot(x, kernels.astype(x.dtype), counts),
+            collect,
+            nobody,
+        )
+    whose = jnp.minimum(jnp.searchsorted(ends, jnp.arange(num_groups), side="right"), count - 1)
+
+    def product(x, kernels):
+        return jnp.einsum("nbd,ndf->nbf", x, kernels[whose].astype(x.dtype))
+
+    return Brought(tokens.reshape(num_groups, size, width), product, collect, nobody)
+
+
+# --- on a mesh
+# ---------------------------------------------------------------------------------------------------
+
+
+def mix_over_mesh(
+    config: ModelConfig,
+    x: Float[Array, "B T D"],
+    chosen: Int[Array, "B T k"],
+    weights: Float[Array, "B T k"],
+    kernels: Kernels,
+) -> tuple[Float[Array, "B T D"], Bool[Array, "B T k"]]:
+    """What `mix` gives, by every device of the traced mesh for its own rows and its own experts.
+
+    With a capacity, tokens go to the devices of their experts and come back (all-to-all). Without
+    one nobody knows how many go where: the devices that share the experts read each other's tokens
+    (all-gather) and add up what theirs make of them (reduce-scatter).
+
+    Source: Lepikhin et al. 2020, GShard, arXiv:2006.16668, section 3.
+    """
+    mesh, ordered = (
+        traced(),
+        config.experts.capacity is not None,
+    )  # a row's earlier tokens take places first, so a row is needed whole
+    tokens = split(mesh.shape, x.shape, (ROWS, ("context", "tensor"), ()))
+    into, out = (("expert",), ("fsdp",), ("tensor",)), (("expert",), ("tensor",), ("fsdp",))
+    cut = {
+        name: split(mesh.shape, kernel.shape, out if name == "down" else into)
+        for name, kernel in kernels.items()
+    }
+    positions = [axis for axis in ("context", "tensor") if axis in (tokens[1] or ())]
+    gathered = positions if ordered else [axis for axis in positions if axis == "tensor"]
+    summed = "tensor" in cut["up"]
+
+    def own(x: Array, chosen: Array, weights: Array, kernels: Kernels) -> tuple[Array, Array]:
+        kernels = {
+            name: (
+                whole(kernel.astype(x.dtype), "fsdp", cut[name].index("fsdp"))
+                if "fsdp" in cut[name]
+                else kernel
+            )
+            for name, kernel in kernels.items()
+        }
+        for axis in reversed(gathered):
+            x, chosen, weights = (whole(array, axis, 1) for array in (x, chosen, weights))
+        mixed, dropped = (_sent if ordered else _shared)(
+            config, x, chosen, weights, kernels, cut["up"][0] == "expert"
+        )
+        mixed = jax.lax.psum(mixed, "tensor") if summed and "tensor" not in gathered else mixed
+        for axis in gathered:
+            scattered = summed and axis == "tensor"
+            mixed = (
+                jax.lax.psum_scatter(mixed, axis, scatter_dimension=1, tiled=True)
+                if scattered
+                else part(mixed, axis, 1)
+            )
+            dropped = part(dropped, axis, 1)
+        return mixed, dropped
+
+    specs = {
+        "in_specs": (tokens, tokens, tokens, cut),
+        "out_specs": (tokens, tokens),
+        "check_vma": False,
+    }
+    return jax.shard_map(own, mesh=mesh, **specs)(x, chosen, weights, kernels)
+
+
+def _sent(
+    config: ModelConfig, x: Array, chosen: Array, weights: Array, kernels: Kernels, apart: bool
+) -> tuple[Array, Array]:
+    """Each row's places of an expert go to the device that has it."""
+    brought = by_row(config.experts, x, chosen)
+    send = (
+        (lambda x, away, home: jax.lax.all_to_all(x, "expert", away, home, tiled=True))
+        if apart
+        else (lambda x, away, home: x)
+    )
+    mixed = _mlps(config, kernels, send(brought.tokens, 1, 0), brought.product)
+    return (
+        _weighted(brought.collect(send(mixed, 0, 1)), weights * ~brought.dropped),
+        brought.dropped,
+    )
+
+
+def _shared(
+    config: ModelConfig, x: Array, chosen: Array, weights: Array, kernels: Kernels, apart: bool
+) -> tuple[Array, Array]:
+    """Experts that are here read all tokens that chose them, of whichever device."""
+    count, nobody = kernels["up"].shape[0], jnp.zeros(chosen.shape, bool)
+    if apart:
+        x, chosen, weights = (whole(array, "expert", 0) for array in (x, chosen, weights))
+        chosen = chosen - jax.lax.axis_index("expert") * count
+    brought = by_expert(count, x, chosen, grouped=platform() == "cpu")
+    mixed = _weighted(
+        brought.collect(_mlps(config, kernels, brought.tokens, brought.product)), weights
+    )
+    return (
+        jax.lax.psum_scatter(mixed, "expert", scatter_dimension=0, tiled=True) if apart else mixed
+    ), nobody

@@ -1,0 +1,185 @@
+"""A mixture of experts: who reads which token, the kernels, and what keeps the experts equally
+busy.
+
+Read `MoE`, then `route` (the choice). How tokens come to their experts is in `dispatch`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from gptjax.core.arrays import Array, Bool, Float, Int, Params
+from gptjax.model.config import Experts, ModelConfig
+from gptjax.model.layers import MLP, residual_std
+from gptjax.model.moe.dispatch import mix, mix_over_mesh
+from gptjax.sharding.constrain import traced
+
+
+class MoE(nn.Module):
+    """What a token's experts make of it, weighted, plus what the shared experts make of it. Expert
+    kernels have no biases."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B T D"], real: Bool[Array, "#B T"]
+    ) -> tuple[Float[Array, "B T D"], dict[str, Array]]:
+        """Gives the sum, and the layer's part of `transformer.Output.aux`; tokens that are not real
+        count for nothing there."""
+        c, e = self.config, self.config.experts
+        routes = route(e, *Router(c, name="router")(x), jnp.broadcast_to(real, x.shape[:2]))
+        mixed, unread = (mix if traced() is None else mix_over_mesh)(
+            c, x, routes.chosen, routes.weights, Expert(c, name="experts")()
+        )
+        if e.shared:
+            mixed = mixed + MLP(c, e.shared * c.expert_width, name="shared")(x)
+        dropped = (unread & routes.real[:, :, None]).sum().astype(jnp.float32)
+        return mixed, {
+            "balance": routes.balance,
+            "router_z": routes.z,
+            "load": routes.load,
+            "dropped": dropped,
+        }
+
+
+class Router(nn.Module):
+    """A number for each token and expert, in float32, and the bias that chooses but does not
+    weigh."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B T D"]
+    ) -> tuple[Float[Array, "B T E"], Float[Array, " E"] | None]:
+        c, count = self.config, self.config.experts.count
+        make = nn.with_partitioning(nn.initializers.normal(c.init_std), ("embed", "experts"))
+        logits = x.astype(jnp.float32) @ self.param("kernel", make, (c.width, count), jnp.float32)
+        zeros = nn.with_partitioning(nn.initializers.zeros, ("experts",))
+        return logits, (
+            self.param("bias", zeros, (count,), jnp.float32) if c.experts.bias_step else None
+        )
+
+
+class Expert(nn.Module):
+    """The kernels of every expert's MLP: `up`, `down` and, where it is gated, `gate`."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self) -> dict[str, Float[Array, "E I O"]]:
+        c, width = self.config, self.config.expert_width
+
+        def into(name):
+            return Kernels(
+                (c.experts.count, c.width, width),
+                ("experts", "embed", "mlp"),
+                c.init_std,
+                name=name,
+            )()
+
+        kernels = {name: into(name) for name in (("gate", "up") if c.gated else ("up",))}
+        return kernels | {
+            "down": Kernels(
+                (c.experts.count, width, c.width),
+                ("experts", "mlp", "embed"),
+                residual_std(c),
+                name="down",
+            )()
+        }
+
+
+class Kernels(nn.Module):
+    """One kernel for each expert [E I O]."""
+
+    shape: tuple[int, int, int]
+    axes: tuple[str, ...]
+    std: float
+
+    @nn.compact
+    def __call__(self) -> Float[Array, "E I O"]:
+        init = nn.initializers.normal(self.std) if self.std else nn.initializers.zeros
+        return self.param("kernel", nn.with_partitioning(init, self.axes), self.shape, jnp.float32)
+
+
+# --- the choice
+# --------------------------------------------------------------------------------------------------
+
+
+class Routes(NamedTuple):
+    """Who reads which token."""
+
+    chosen: Int[Array, "B T k"]
+    """The experts of each token, best first."""
+    weights: Float[Array, "B T k"]
+    real: Bool[Array, "B T"]
+    balance: Float[Array, "B T"]
+    """The row's balance loss, for each of its tokens: 1 when experts are read equally."""
+    z: Float[Array, "B T"]
+    load: Float[Array, " E"]
+    """Real tokens that chose each expert."""
+
+
+def route(
+    e: Experts,
+    logits: Float[Array, "B T E"],
+    bias: Float[Array, " E"] | None,
+    real: Bool[Array, "B T"],
+) -> Routes:
+    """Chooses each token's experts.
+
+    The balance loss is E · Σ share of tokens · mean probability, over the tokens of a row, so that
+    rows can be read in any parts; Switch Transformers take it over whatever a device holds.
+
+    Source: Fedus et al. 2022, arXiv:2101.03961, section 2.2; a row at a time: DeepSeek-V3,
+    arXiv:2412.19437, section 2.1.2; z: Zoph et al. 2022, ST-MoE, arXiv:2202.08906, section 2.2.
+    """
+    found = jax.nn.softmax(logits, axis=-1) if e.scores == "softmax" else jax.nn.sigmoid(logits)
+    chosen = _best(e, found if bias is None else found + bias[None, None])
+    weights = jnp.take_along_axis(found, chosen, axis=-1)
+    if e.normalised:
+        weights = weights / jnp.maximum(weights.sum(-1, keepdims=True), 1e-20)
+    among = real.astype(jnp.float32)[:, :, None]
+    tokens = jnp.maximum(among.sum(1), 1.0)
+    counts = (jax.nn.one_hot(chosen, e.count).sum(2) * among).sum(1)
+    chance = (found / found.sum(-1, keepdims=True) * among).sum(1) / tokens
+    balance = e.count * (jax.lax.stop_gradient(counts / (e.active * tokens)) * chance).sum(-1)
+    z = jnp.square(jax.nn.logsumexp(logits, axis=-1))
+    return Routes(
+        chosen,
+        weights * e.scale,
+        real,
+        jnp.broadcast_to(balance[:, None], real.shape),
+        z,
+        counts.sum(0),
+    )
+
+
+def _best(e: Experts, scores: Float[Array, "B T E"]) -> Int[Array, "B T k"]:
+    """The best experts, from the groups with the best two."""
+    if e.active_groups < e.groups:
+        by_group = scores.reshape(*scores.shape[:2], e.groups, e.count // e.groups)
+        strength = jax.lax.top_k(by_group, min(2, e.count // e.groups))[0].sum(-1)
+        _, kept = jax.lax.top_k(strength, e.active_groups)
+        allowed = jax.nn.one_hot(kept, e.groups, dtype=bool).any(2)
+        scores = jnp.where(allowed[..., None], by_group, -jnp.inf).reshape(scores.shape)
+    return jax.lax.top_k(jax.lax.stop_gradient(scores), e.active)[1]
+
+
+def rebalanced(config: ModelConfig, params: Params, load: Float[Array, "L E"]) -> Params:
+    """Parameters whose routers' biases moved a step: up for experts with less than the mean load,
+    down for those with more.
+
+    Source: Wang et al. 2024, Auxiliary-Loss-Free Load Balancing, arXiv:2408.15664, algorithm 1.
+    """
+    step = config.experts.bias_step * jnp.sign(load.mean(-1, keepdims=True) - load)
+
+    def moved(path: tuple, leaf: Array) -> Array:
+        return leaf + step if [key.key for key in path[-2:]] == ["router", "bias"] else leaf
+
+    return jax.tree_util.tree_map_with_path(moved, params)

@@ -1,0 +1,1 @@
+"""Meshes, logical axes, sharding constraints and collectives."""

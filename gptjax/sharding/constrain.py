@@ -1,0 +1,100 @@
+"""Where activations lie on the mesh that a program is traced for; on one device, and without a
+mesh, nothing here does anything.
+
+The axes of a mesh are `AXES`. Weights are placed by `parallel.Rules`; what flows between them is
+placed here, by `spread`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AbstractMesh
+from jax.sharding import PartitionSpec as P
+
+from gptjax.core.arrays import Array
+
+AXES = ("slice", "stage", "data", "fsdp", "expert", "context", "tensor")
+"""Outermost first: what speaks least with its neighbours, and over the slowest network, to what
+speaks most."""
+
+ROWS = ("slice", "data", "fsdp", "expert")
+"""The axes over which rows of a batch are split."""
+
+
+def traced() -> AbstractMesh | None:
+    """The mesh that is traced for; none where there is none, or where each device already computes
+    for itself (inside `shard_map`)."""
+    found = jax.sharding.get_abstract_mesh()
+    return None if found.empty or found.manual_axes or found.size == 1 else found
+
+
+def on(mesh: Any) -> Any:
+    """A context in which functions are traced for a mesh, whose devices need not be here; none
+    changes nothing."""
+    return (
+        contextlib.nullcontext()
+        if mesh is None
+        else jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+    )
+
+
+def platform() -> str:
+    """What the program is for: `cpu`, `gpu` or `tpu`; without a mesh, what JAX runs on by
+    default."""
+    found = jax.sharding.get_abstract_mesh()
+    return (
+        jax.default_backend()
+        if found.empty or found.abstract_device is None
+        else found.abstract_device.platform
+    )
+
+
+def parts(*axes: str) -> int:
+    """How many parts these axes of the mesh make together."""
+    mesh = traced()
+    return 1 if mesh is None else math.prod(mesh.shape.get(axis, 1) for axis in axes)
+
+
+def split(sizes: Mapping[str, int], shape: Sequence[int], wanted: Sequence[Sequence[str]]) -> P:
+    """Splits each dimension over the axes that it wants.
+
+    Dimensions choose from left to right. Each takes of its axes, in their order, those that no
+    dimension before it took and that divide it.
+    """
+    found: list[Any] = []
+    taken: set[str] = set()
+    for size, axes in zip(shape, wanted, strict=True):
+        here: list[str] = []
+        for axis in axes:
+            if (
+                sizes.get(axis, 1) > 1
+                and axis not in taken
+                and size % math.prod(sizes[one] for one in (*here, axis)) == 0
+            ):
+                here.append(axis)
+        taken |= set(here)
+        found.append(here[0] if len(here) == 1 else tuple(here) or None)
+    return P(*found)
+
+
+def spread(x: Array, *axes: Sequence[str]) -> Array:
+    """x, each dimension split over these axes of the mesh. Values do not change."""
+    mesh = traced()
+    return (
+        x if mesh is None else jax.lax.with_sharding_constraint(x, split(mesh.shape, x.shape, axes))
+    )
+
+
+def stream(x: Array) -> Array:
+    """The residual stream [B T D] between blocks: rows over devices, and positions over those that
+    hold no rows of their own.
+
+    Source: Korthikanti et al. 2022, Reducing Activation Recomputation, arXiv:2205.05198, section
+    4.2.2 (sequence parallelism).
+    """
+    return spread(x, ROWS, ("context", "tensor"), ())
