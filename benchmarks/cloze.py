@@ -22,7 +22,7 @@ from gptjax.core import config
 from gptjax.core.config import require
 from gptjax.data.prepare import Prepared
 from gptjax.losses.cross_entropy import token_losses
-from gptjax.sharding import mesh as parallel
+from gptjax.sharding.mesh import make_mesh
 from gptjax.train import program
 from gptjax.train.experiment import Experiment
 
@@ -42,7 +42,7 @@ def cloze(experiment: Experiment, prepared: Prepared, params: dict) -> Cloze:
     """Reads the held-out text once, hidden as at the run's own evaluation."""
     prior, after = counted(prepared.train.ids[:], prepared.train.header.vocab_size)
     count, batch = program.evaluation_batches(
-        experiment, prepared.validation, parallel.make_mesh(experiment.mesh)
+        experiment, prepared.validation, make_mesh(experiment.mesh)
     )
     found = []
     for number in range(count):
@@ -111,7 +111,7 @@ def main() -> None:
         found.append(cloze(experiment, prepared, gptjax.load(path).params))
         one = found[-1]
         print(
-            f"{path}: {one.hidden} hidden, {one.model:.4f} right, loss {one.loss:.4f}; "
+            f"{path}: {one.mlp_dim} hidden, {one.model:.4f} right, loss {one.loss:.4f}; "
             f"unigram {one.unigram:.4f}, loss {one.unigram_loss:.4f}; bigram {one.bigram:.4f}"
         )
     mean = np.mean(found, axis=0)

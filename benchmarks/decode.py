@@ -5,7 +5,7 @@ random: what a token costs does not depend on them.
     python benchmarks/decode.py --peer-python ../torch/bin/python --rows 8
 
 A turn is one answer of `--tokens` tokens after a prompt of `--prompt`; what counts is a token of
-all rows, prompt included for both. gptjax runs `generate.generate` on `model.prepared` weights; the
+all rows, prompt included for both. gptjax runs `generate.generate` on `model.prepare_weights` weights; the
 peer runs `generate` with its cache.
 """
 
@@ -81,7 +81,7 @@ def _gptjax(kind: str, rows: int, tokens: int, prompt: int) -> None:
     from gptjax import generate, model
 
     config = model.smollm("2-135m", context=2048)
-    config, params = model.prepared(
+    config, params = model.prepare_weights(
         config, jax.jit(model.init, static_argnums=0)(config, jax.random.key(0)), kind
     )
     jax.block_until_ready(params)

@@ -139,7 +139,7 @@ def lookup(
         :3
     ]
     if stored:
-        config, params = model.prepared(config, params, stored)
+        config, params = model.prepare_weights(config, params, stored)
     asked = [Message("user", f"Summarise these notes. Use their own sentences.\n\n{NOTES}")]
     ids = render(chat.choose(None, tokenizer)[1], asked, tokenizer)
 

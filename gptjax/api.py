@@ -23,7 +23,7 @@ from gptjax.data.tokenizers.chat import Message
 from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.formats import About
 from gptjax.generate import Completion, Draft, GenerateConfig, Labelled, Prefix, SampleConfig
-from gptjax.model import ModelConfig, Stored, prepared
+from gptjax.model import ModelConfig, Stored, prepare_weights
 
 
 class Model(NamedTuple):
@@ -126,8 +126,8 @@ class Model(NamedTuple):
         return generate.shared_prefix(*self[:3], text, before, self.task, int8_cache=int8_cache)
 
     def prepared(self, stored: Stored | None = None) -> Model:
-        """The same model for generation alone, its weights stored as `model.prepared` says."""
-        config, params = prepared(self.config, self.params, stored)
+        """The same model for generation alone, its weights stored as `model.prepare_weights` says."""
+        config, params = prepare_weights(self.config, self.params, stored)
         return self._replace(config=config, params=params)
 
     def _settings(self, settings: Any, more: dict[str, Any]) -> tuple[Any]:

@@ -34,7 +34,7 @@ def build_bert(c: ModelConfig) -> Any:
         "hidden_size": c.width,
         "num_hidden_layers": c.num_layers,
         "num_attention_heads": c.num_heads,
-        "intermediate_size": c.hidden,
+        "intermediate_size": c.mlp_dim,
     }
     rest = {
         "max_position_embeddings": c.context,
@@ -59,8 +59,8 @@ def build_t5(c: ModelConfig) -> Any:
     shape = {
         "vocab_size": c.vocabulary,
         "d_model": c.width,
-        "d_kv": c.heads,
-        "d_ff": c.hidden,
+        "d_kv": c.head_dim,
+        "d_ff": c.mlp_dim,
         "num_layers": c.encoder_layers,
         "num_decoder_layers": c.num_layers,
     }
@@ -88,7 +88,7 @@ def build_marian(c: ModelConfig) -> Any:
     layers = {"encoder_layers": c.encoder_layers, "decoder_layers": c.num_layers}
     shape = (
         {f"{half}_attention_heads": c.num_heads for half in both}
-        | {f"{half}_ffn_dim": c.hidden for half in both}
+        | {f"{half}_ffn_dim": c.mlp_dim for half in both}
         | layers
     )
     quiet = {

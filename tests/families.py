@@ -71,7 +71,7 @@ def build_gpt2(c: ModelConfig) -> Any:
         "n_embd": c.width,
         "n_layer": c.num_layers,
         "n_head": c.num_heads,
-        "n_inner": c.hidden,
+        "n_inner": c.mlp_dim,
     }
     quiet = {
         "embd_pdrop": 0.0,
@@ -97,7 +97,7 @@ def common(c: ModelConfig) -> dict[str, Any]:
         "vocab_size": c.vocabulary,
         "max_position_embeddings": c.context,
         "hidden_size": c.width,
-        "intermediate_size": c.hidden,
+        "intermediate_size": c.mlp_dim,
     }
     heads = {
         "num_hidden_layers": c.num_layers,
@@ -159,7 +159,7 @@ def build_llama(c: ModelConfig) -> Any:
         if c.qk_norm
         else (transformers.LlamaConfig, transformers.LlamaForCausalLM)
     )
-    return kinds[1](kinds[0](**common(c), head_dim=c.heads, hidden_act="silu"))
+    return kinds[1](kinds[0](**common(c), head_dim=c.head_dim, hidden_act="silu"))
 
 
 def build_qwen2(c: ModelConfig) -> Any:
@@ -171,7 +171,7 @@ def build_mistral(c: ModelConfig) -> Any:
     """Their Mistral, with its window."""
     return transformers.MistralForCausalLM(
         transformers.MistralConfig(
-            **common(c), head_dim=c.heads, hidden_act="silu", sliding_window=c.pattern[0].span
+            **common(c), head_dim=c.head_dim, hidden_act="silu", sliding_window=c.pattern[0].span
         )
     )
 
@@ -184,7 +184,7 @@ def build_mixtral(c: ModelConfig) -> Any:
         | experts
         | {
             "intermediate_size": c.expert_width,
-            "head_dim": c.heads,
+            "head_dim": c.head_dim,
             "hidden_act": "silu",
             "sliding_window": None,
         }
@@ -197,7 +197,7 @@ def build_gemma(c: ModelConfig) -> Any:
     """Their Gemma 2, or their Gemma 3 (its text model) where the heads are normalised."""
     kinds = ["full_attention" if layer.span is None else "sliding_attention" for layer in c.stack]
     rest = {
-        "head_dim": c.heads,
+        "head_dim": c.head_dim,
         "hidden_activation": "gelu_pytorch_tanh",
         "query_pre_attn_scalar": round(c.scale**-2),
         "sliding_window": c.pattern[0].span,
@@ -228,7 +228,7 @@ def build_deepseek(c: ModelConfig) -> Any:
         "kv_lora_rank": narrow.rank,
         "q_lora_rank": narrow.query_rank,
         "qk_rope_head_dim": narrow.rope_width,
-        "qk_nope_head_dim": c.heads,
+        "qk_nope_head_dim": c.head_dim,
         "v_head_dim": c.value_width,
     }
     experts = {

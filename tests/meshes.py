@@ -20,14 +20,14 @@ from gptjax.data import (
 )
 from gptjax.losses.cross_entropy import Loss
 from gptjax.model import ModelConfig
-from gptjax.sharding import mesh as parallel
+from gptjax.sharding.mesh import MeshConfig, make_mesh, place_batch
 from gptjax.train import optim, program, step
 from gptjax.train.experiment import Experiment
 
 ROWS, STEPS = 8, 10
 
 
-def experiment_of(config: ModelConfig, mesh: parallel.MeshConfig, **changes) -> Experiment:
+def experiment_of(config: ModelConfig, mesh: MeshConfig, **changes) -> Experiment:
     """A run with steps small enough that rounding stays rounding: a gradient that is zero but for
     it, as a key's bias has, must not become a step."""
     task = (
@@ -99,12 +99,12 @@ def trained(
     **changes,
 ):
     """The state after some steps, and the loss of each."""
-    experiment = experiment_of(config, parallel.MeshConfig(**mesh or {}), **changes)
-    made = parallel.make_mesh(experiment.mesh, jax.devices()[:devices])
+    experiment = experiment_of(config, MeshConfig(**mesh or {}), **changes)
+    made = make_mesh(experiment.mesh, jax.devices()[:devices])
     program.require_divides(experiment, made)
 
     def placed(number):
-        return parallel.place(batch_of(config, number), made, ROWS)
+        return place_batch(batch_of(config, number), made, ROWS)
 
     shapes = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), placed(0)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from gptjax.data import Bytes, DataConfig, Text
 from gptjax.losses.cross_entropy import Loss
 from gptjax.model import ModelConfig
-from gptjax.sharding import mesh as parallel
+from gptjax.sharding.mesh import MeshConfig
 from gptjax.train.experiment import Experiment
 
 GOLDEN = Path(__file__).parent / "fixtures" / "plans.json"
@@ -51,7 +51,7 @@ def llama(mesh: dict[str, int], **changed: Any) -> Experiment:
         model=ModelConfig(**model),
         loss=Loss(vocab_parts=4),
         data=data,
-        mesh=parallel.MeshConfig(**mesh),
+        mesh=MeshConfig(**mesh),
         batch=8,
     )
 

@@ -25,7 +25,7 @@ from gptjax.model.attention import biases as distances
 from gptjax.model.attention import causal_blocks as causal
 from gptjax.model.attention import kernels
 from gptjax.model.attention import layer as attention
-from gptjax.model.attention import mask as sight
+from gptjax.model.attention import mask as mask_inputs
 
 PLAIN = ModelConfig(vocab_size=61, context=32, width=32, num_layers=2, num_heads=4)
 B, T, N, H = 2, 16, 4, 8
@@ -107,7 +107,9 @@ class Given(NamedTuple):
     sink: Any
 
 
-def given(case: Case, length: int = T, seed: int = 0) -> tuple[Given, sight.Sight, sight.Scoring]:
+def given(
+    case: Case, length: int = T, seed: int = 0
+) -> tuple[Given, mask_inputs.MaskInputs, mask_inputs.ScoreConfig]:
     draw = np.random.default_rng(seed)
     q = draw.standard_normal((B, length, N, H))
     k, v = draw.standard_normal((2, B, length, case.kv_heads, H))
@@ -124,11 +126,11 @@ def given(case: Case, length: int = T, seed: int = 0) -> tuple[Given, sight.Sigh
         )
     where, piece = (jnp.asarray(np.tile(x, (B, 1)), jnp.int32) for x in (where, piece))
     arrays = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), Given(q, k, v, table, sink))
-    whole = sight.Sight(where, where, *((piece, piece) if case.segmented else ()))
+    whole = mask_inputs.MaskInputs(where, where, *((piece, piece) if case.segmented else ()))
     return (
         arrays,
         whole,
-        sight.Scoring(LAYERS[case.layer], cap=case.cap, bias=case.bias, farthest=10),
+        mask_inputs.ScoreConfig(LAYERS[case.layer], cap=case.cap, bias=case.bias, farthest=10),
     )
 
 
@@ -149,7 +151,7 @@ def sees(layer: Layer, t: int, s: int) -> bool:
     return 0 <= s <= t and near
 
 
-def by_hand(case: Case, arrays: Given, whole: sight.Sight) -> np.ndarray:
+def by_hand(case: Case, arrays: Given, whole: mask_inputs.MaskInputs) -> np.ndarray:
     """Softmax attention written out, one query at a time, in float64."""
     q, k, v, table, sink = (None if x is None else np.asarray(x, np.float64) for x in arrays)
     where, piece = (
@@ -184,7 +186,9 @@ def by_hand(case: Case, arrays: Given, whole: sight.Sight) -> np.ndarray:
 def test_as_many_keys_are_counted_as_are_seen(name):
     where = jnp.arange(29)[None]
     assert cost.seen(LAYERS[name], 29) == pytest.approx(
-        float(sight.visible(sight.Sight(where, where), LAYERS[name]).sum(-1).mean())
+        float(
+            mask_inputs.visible(mask_inputs.MaskInputs(where, where), LAYERS[name]).sum(-1).mean()
+        )
     )
 
 

@@ -24,7 +24,7 @@ from gptjax.data import Bytes
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.generate import GenerateConfig
 from gptjax.model import Layer
-from gptjax.model.cache import quantised
+from gptjax.model.cache import quantise_vectors
 
 TOKENIZER = tokenizers.train(Bytes(), [])
 LOCAL, GLOBAL = Layer("window", 5), Layer()
@@ -34,10 +34,10 @@ CONFIG = dataclasses.replace(
 
 
 def shapes(config, rows=1, slots=64, **how) -> list[tuple[int, int]]:
-    """Layers and slots of each shelf."""
+    """Layers and slots of each group."""
     return [
-        shelf.keys.shape[:4:3]
-        for shelf in jax.eval_shape(lambda: model.empty_cache(config, rows, slots, **how)).shelves
+        group.keys.shape[:4:3]
+        for group in jax.eval_shape(lambda: model.empty_cache(config, rows, slots, **how)).groups
     ]
 
 
@@ -45,7 +45,7 @@ def size(config, slots: int, **how) -> int:
     return sum(
         leaf.size * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(
-            jax.eval_shape(lambda: model.empty_cache(config, 3, slots, **how)).shelves
+            jax.eval_shape(lambda: model.empty_cache(config, 3, slots, **how)).groups
         )
     )
 
@@ -79,7 +79,7 @@ def test_eight_bits_are_off_by_half_a_step_of_each_heads_largest():
         .at[0, 0]
         .set(0.0)
     )
-    whole, scale = quantised(x)
+    whole, scale = quantise_vectors(x)
     off = np.abs(
         np.asarray(whole, np.float64) * np.asarray(scale, np.float64)[..., None]
         - np.asarray(x, np.float64)

@@ -244,7 +244,7 @@ def test_arrays_have_the_types_that_the_model_takes(made):
         None,
         None,
         None,
-    ]  # no side text, nudge or prefix
+    ]  # no side text, perturbation or prefix
 
 
 # --- the permutation

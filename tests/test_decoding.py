@@ -42,7 +42,7 @@ def widened(tree):
 
 @pytest.mark.parametrize("stored", ["float32", "bfloat16", "int8"])
 def test_stored_weights_compute_what_the_same_numbers_in_float32_compute(stored):
-    config, params = model.prepared(CONFIG, PARAMS, stored)
+    config, params = model.prepare_weights(CONFIG, PARAMS, stored)
     found = logits(config, params, TOKENS)  # many rows
     np.testing.assert_allclose(
         found,
@@ -67,7 +67,7 @@ def test_stored_weights_are_as_small_as_their_type_says():
         )
 
     whole, half, quarter = (
-        size(model.prepared(CONFIG, PARAMS, stored)[1])
+        size(model.prepare_weights(CONFIG, PARAMS, stored)[1])
         for stored in ("float32", "bfloat16", "int8")
     )
     assert half < 0.52 * whole
@@ -139,7 +139,7 @@ def test_gradients_of_products_transpose_no_activations():
 
 
 def test_longer_prompts_and_answers_of_one_bucket_compile_once():
-    config, params = model.prepared(CONFIG, PARAMS, "int8")
+    config, params = model.prepare_weights(CONFIG, PARAMS, "int8")
     greedy = Sampling(
         np.zeros(1, np.float32), np.full(1, CONFIG.vocab_size, np.int32), np.ones(1, np.float32)
     )

@@ -37,7 +37,7 @@ from gptjax.data.tokenizers import spelling
 from gptjax.losses.cross_entropy import cross_entropy
 from gptjax.model import init
 from gptjax.runs import Run
-from gptjax.sharding import mesh as parallel
+from gptjax.sharding.mesh import MeshConfig
 from gptjax.train import goodput, guard, identity, loop, metrics, optim, program, spikes, step
 from gptjax.train.experiment import Checkpoints, Experiment
 from gptjax.train.goodput import Stretch
@@ -1158,7 +1158,7 @@ def test_ten_steps_on_any_mesh_are_those_of_one_device(quiet, figure):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(jax, "devices", lambda count=count: devices[:count])
                 built = built_with(
-                    dataclasses.replace(quiet, optim=smooth, mesh=parallel.MeshConfig(**mesh))
+                    dataclasses.replace(quiet, optim=smooth, mesh=MeshConfig(**mesh))
                 )
                 state, losses = (
                     (

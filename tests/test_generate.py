@@ -44,7 +44,7 @@ def log_probabilities(tokens):
 
 
 def judged(prompt: list[int], new: list[int]) -> np.ndarray:
-    """ln p of all tokens after each prefix of prompt + new [M V], by one uncached reading."""
+    """ln p of all tokens after each prefix of prompt + new [M V], by one uncached layer_inputs."""
     row = np.zeros((1, CONTEXT), np.int32)
     row[0, : len(prompt) + len(new)] = [*prompt, *new]
     return np.asarray(log_probabilities(row))[0, len(prompt) - 1 : len(prompt) + len(new) - 1]

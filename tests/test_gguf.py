@@ -678,7 +678,7 @@ def llama2c_file(model: Imported) -> bytes:
             *struct.pack(
                 "<7i",
                 c.width,
-                c.hidden,
+                c.mlp_dim,
                 c.num_layers,
                 c.num_heads,
                 c.kv_heads,
@@ -708,7 +708,7 @@ def llama2c_file(model: Imported) -> bytes:
         layers["mlp_norm"]["scale"],
         *(mlp[n]["kernel"].swapaxes(1, 2) for n in ("gate", "down", "up")),
         p["norm"]["scale"],
-        np.zeros(c.context * c.heads, np.float32),
+        np.zeros(c.context * c.head_dim, np.float32),
         *(() if c.tied else (p["head"]["kernel"].T,)),
     ]
     return bytes(numbers) + b"".join(np.ascontiguousarray(a, np.float32).tobytes() for a in order)

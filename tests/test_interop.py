@@ -40,7 +40,7 @@ from gptjax.model import (
     olmo,
     t5,
 )
-from gptjax.sharding import mesh as parallel
+from gptjax.sharding.mesh import MeshConfig, make_mesh, param_shardings
 
 SMALL = {
     "vocab_size": 61,
@@ -231,10 +231,10 @@ def test_weights_are_rounded_once_to_the_type_that_is_asked_for(tmp_path: Path) 
 
 def test_parameters_are_read_onto_a_mesh(tmp_path: Path) -> None:
     interop.save(tmp_path / "m", Imported(ROPE, randomly(ROPE), None))
-    mesh = parallel.make_mesh(parallel.MeshConfig(data=2, fsdp=2, tensor=2))
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     found = interop.load(tmp_path / "m", mesh)
     same(found.params, randomly(ROPE))
-    wanted = parallel.shardings(
+    wanted = param_shardings(
         mesh, model.axes(ROPE), jax.eval_shape(lambda: model.init(ROPE, jax.random.key(0)))
     )
     placed = jax.tree.map(

@@ -27,10 +27,10 @@ from gptjax.data import Batch, Bytes, DataConfig, Prepared, Side, store
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.generate import Sampling, generate
 from gptjax.losses.cross_entropy import cross_entropy, token_losses
-from gptjax.model import ModelConfig, layers
-from gptjax.model.attention import mask as sight
+from gptjax.model import Experts, ModelConfig, layers
+from gptjax.model.attention import mask
 from gptjax.model.moe import router as moe
-from gptjax.sharding import mesh as parallel
+from gptjax.sharding.mesh import MeshConfig, ShardingRules, make_mesh, param_shardings
 from gptjax.train import optim, program, step
 from gptjax.train.experiment import Experiment
 
@@ -208,7 +208,8 @@ def reached(config: ModelConfig) -> np.ndarray:
     onward = np.eye(T, dtype=bool)
     for layer in config.stack:
         onward = (
-            onward @ np.asarray(sight.visible(sight.Sight(where, where), layer, config.causal))[0].T
+            onward
+            @ np.asarray(mask.visible(mask.MaskInputs(where, where), layer, config.causal))[0].T
         )
     return onward
 
@@ -481,7 +482,7 @@ def test_gathered_rows_go_on_as_their_originals(writer):
         config, params, ids, where, model.empty_cache(config, B, config.context, at_once=8)
     )
     rows = np.asarray([2, 0, 0, 3])
-    moved = model.gather(cache, jnp.asarray(rows))
+    moved = model.take_rows(cache, jnp.asarray(rows))
     next_ids, next_where = chunk(tokens, np.asarray(cache.lengths), np.full(B, 8), 8)
     straight, _ = read_on(config, params, next_ids, next_where, cache)
     gathered, _ = read_on(config, params, next_ids[rows], next_where[rows], moved)
@@ -495,7 +496,7 @@ def test_a_token_past_the_end_of_the_cache_is_not_written():
     full, where = chunk(tokens_of(PLAIN), np.zeros(B, np.int32), np.full(B, 8), 8)
     _, cache = read_on(PLAIN, params, full, where, cache)
     _, after = read_on(PLAIN, params, full[:, :1], np.full((B, 1), 8, np.int32), cache)
-    assert_same_bits(after.shelves, cache.shelves)
+    assert_same_bits(after.groups, cache.groups)
 
 
 @pytest.mark.parametrize("given", [{"positions": None}, {"segments": jnp.ones((B, T), jnp.int32)}])
@@ -600,7 +601,7 @@ def test_a_model_is_told_what_its_shape_needs(name):
             memory=(
                 None
                 if config.encoder_layers
-                else model.Memory(cache.shelves[0].keys, cache.shelves[0].values, ids)
+                else model.Memory(cache.groups[0].keys, cache.groups[0].values, ids)
             ),
         )
     if not config.causal:
@@ -775,9 +776,9 @@ def test_the_gradient_is_the_slope_of_the_loss(name):
 
 
 MESHES = {
-    "data 8": parallel.MeshConfig(data=8),
-    "fsdp 8": parallel.MeshConfig(data=1, fsdp=8),
-    "data 2, fsdp 2, tensor 2": parallel.MeshConfig(data=2, fsdp=2, tensor=2),
+    "data 8": MeshConfig(data=8),
+    "fsdp 8": MeshConfig(data=1, fsdp=8),
+    "data 2, fsdp 2, tensor 2": MeshConfig(data=2, fsdp=2, tensor=2),
 }
 SHARDED = {
     "gpt2, with dropout": VARIANTS["gpt2"],
@@ -809,7 +810,7 @@ def prepared(tmp_path_factory) -> Prepared:
     return Prepared(tokenizer, store.open_store(folder), None, "")
 
 
-def steps_of(name: str, mesh: parallel.MeshConfig, data: Prepared, count: int = 3):
+def steps_of(name: str, mesh: MeshConfig, data: Prepared, count: int = 3):
     """The state after some steps from the same weights, and the losses on the way."""
     config = dataclasses.replace(SHARDED[name], init_std=0.1)
     slow = optim.AdamW(
@@ -850,7 +851,7 @@ def alone(prepared):
         one = jax.devices()[:1]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(jax, "devices", lambda: one)
-            return steps_of(name, parallel.MeshConfig(data=1), prepared)
+            return steps_of(name, MeshConfig(data=1), prepared)
 
     return steps
 
@@ -878,8 +879,8 @@ def test_a_mesh_of_devices_computes_what_one_device_does(
 
 
 def test_weights_begin_the_same_on_any_mesh():
-    mesh = parallel.make_mesh(MESHES["data 2, fsdp 2, tensor 2"])
-    where = parallel.shardings(mesh, model.axes(ROPE), shapes(ROPE))
+    mesh = make_mesh(MESHES["data 2, fsdp 2, tensor 2"])
+    where = param_shardings(mesh, model.axes(ROPE), shapes(ROPE))
     begin = functools.partial(model.init, ROPE)
     assert_same_bits(
         quick(begin, out_shardings=where)(jax.random.key(0)),
@@ -888,8 +889,8 @@ def test_weights_begin_the_same_on_any_mesh():
 
 
 def test_a_mesh_splits_what_its_rules_say():
-    mesh = parallel.make_mesh(MESHES["data 2, fsdp 2, tensor 2"])
-    where = parallel.shardings(mesh, model.axes(VARIANTS["mqa"]), shapes(VARIANTS["mqa"]))
+    mesh = make_mesh(MESHES["data 2, fsdp 2, tensor 2"])
+    where = param_shardings(mesh, model.axes(VARIANTS["mqa"]), shapes(VARIANTS["mqa"]))
     attention_of = where["layers"]["attention"]
     assert tuple(attention_of["query"]["kernel"].spec) == (None, "fsdp", "tensor", None)
     assert tuple(attention_of["key"]["kernel"].spec) == (
@@ -935,7 +936,7 @@ def test_every_dimension_has_an_axis_name(variant):
     jax.tree.map(
         lambda n, leaf: np.testing.assert_equal(len(n), leaf.ndim), names, found, is_leaf=is_name
     )
-    known = {field.name for field in dataclasses.fields(parallel.Rules)} | {None}
+    known = {field.name for field in dataclasses.fields(ShardingRules)} | {None}
     assert {axis for leaf in jax.tree.leaves(names, is_leaf=is_name) for axis in leaf} <= known
     stacks = [names["layers"], *([names["encoder"]["layers"]] if variant.encoder_layers else [])]
     assert all(leaf[0] == "layers" for leaf in jax.tree.leaves(stacks, is_leaf=is_name))

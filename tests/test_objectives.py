@@ -1,4 +1,4 @@
-"""Laws of what training makes small: smoothing, z, and nudges of the embedded tokens."""
+"""Laws of what training makes small: smoothing, z, and perturbations of the embedded tokens."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_z_is_added_as_the_square_of_the_log_of_the_sum():
     )
 
 
-# --- nudges
+# --- perturbations
 # ------------------------------------------------------------------------------------------------------
 
 
@@ -59,18 +59,20 @@ WELL = np.random.default_rng(1).standard_normal((B, T, 4)).astype(np.float32)
 
 
 def bowl(params, batch, key):
-    """A loss whose slope at a nudge is known: half the squared distance from a place of each row's
+    """A loss whose slope at a perturbation is known: half the squared distance from a place of each row's
     own."""
-    nudge = jnp.zeros((*batch.tokens.shape, 4)) if batch.nudge is None else batch.nudge
+    perturbation = (
+        jnp.zeros((*batch.tokens.shape, 4)) if batch.perturbation is None else batch.perturbation
+    )
     distance = (
-        nudge
+        perturbation
         + params["embedding"]["embedding"][None, :1]
-        - batch.weights[..., None] * jnp.asarray(WELL)[: len(nudge)]
+        - batch.weights[..., None] * jnp.asarray(WELL)[: len(perturbation)]
     )
     return (
         jnp.square(distance).sum() / 2,
         jnp.asarray(float(batch.tokens.size)),
-        {"far": jnp.abs(nudge).sum()},
+        {"far": jnp.abs(perturbation).sum()},
     )
 
 

@@ -26,7 +26,7 @@ from gptjax.plan.hlo import analyse
 from gptjax.plan.plan import plan, readable
 from gptjax.plan.report import text as printed
 from gptjax.plan.text import parse, runs
-from gptjax.sharding import mesh as parallel
+from gptjax.sharding.mesh import MeshConfig
 from gptjax.train.experiment import Experiment
 
 HLO = Path(__file__).parent / "fixtures" / "hlo"
@@ -173,7 +173,7 @@ def experiment(**changed) -> Experiment:
         "tied": False,
     }
     model |= {"layers": "scan", "attention": "reference"}
-    mesh = parallel.MeshConfig(**changed.pop("mesh", {"fsdp": 8}))
+    mesh = MeshConfig(**changed.pop("mesh", {"fsdp": 8}))
     batch = changed.pop("batch", 8)
     data = DataConfig(source=Text("none.txt"), tokenizer=Bytes(), isolated=False)
     return Experiment(model=ModelConfig(**model | changed), data=data, mesh=mesh, batch=batch)
@@ -192,7 +192,7 @@ def analytic(one: Experiment) -> float:
     )
     layers = products + 2 * model.num_layers * products_per_key(model) * model.context
     again = (
-        layers - 2 * model.num_layers * model.width * model.hidden if model.remat == "full" else 0
+        layers - 2 * model.num_layers * model.width * model.mlp_dim if model.remat == "full" else 0
     )
     return tokens * (3 * head + 3 * layers + again)
 
@@ -407,7 +407,7 @@ def hand(one: Experiment, ways: int, twice: bool) -> float:
     gradient scattered, which a TPU's compiler sums everywhere for twice as much.
     """
     model = one.model
-    layers = model.num_layers * (4 * model.width**2 + 3 * model.width * model.hidden)
+    layers = model.num_layers * (4 * model.width**2 + 3 * model.width * model.mlp_dim)
     table = model.width * model.vocab_size
     return 2 * (3 * (layers + table) + (3 if twice else 2) * table) * (ways - 1) / ways
 

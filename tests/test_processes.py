@@ -29,8 +29,7 @@ from gptjax.core import processes
 from gptjax.core.config import ConfigError
 from gptjax.data import prepare
 from gptjax.runs import Run
-from gptjax.sharding import mesh as parallel
-from gptjax.sharding.mesh import MeshConfig
+from gptjax.sharding.mesh import MeshConfig, local_rows, make_mesh, place_batch, to_host
 from gptjax.train import goodput, identity, metrics, pace, program
 from gptjax.train.experiment import Checkpoints
 from gptjax.train.loop import train
@@ -159,12 +158,12 @@ def test_every_device_finds_its_rows_among_those_that_its_process_reads():
         {"data": 2, "tensor": 4},
         {"data": 1, "tensor": 8},
     ):
-        made = parallel.make_mesh(MeshConfig(**mesh))
-        mine = parallel.own_rows(made, 16)
+        made = make_mesh(MeshConfig(**mesh))
+        mine = local_rows(made, 16)
         assert mine.tolist() == list(range(16)), "of one process all"
-        placed = parallel.place({"a": np.arange(32).reshape(16, 2)}, made, 16)["a"]
+        placed = place_batch({"a": np.arange(32).reshape(16, 2)}, made, 16)["a"]
         assert placed.shape == (16, 2) and np.array_equal(
-            parallel.on_host(placed), np.arange(32).reshape(16, 2)
+            to_host(placed), np.arange(32).reshape(16, 2)
         )
 
 

@@ -101,7 +101,7 @@ def test_two_hundred_flipped_bits_are_all_detected(tmp_path, record_property):
 @pytest.mark.row(1)
 @pytest.mark.fault
 def test_verifying_costs_at_most_15_percent_of_a_restore(tmp_path, record_property, monkeypatch):
-    """Files are hashed beside the reading, on a core that must be free, so this is a deadline like
+    """Files are hashed beside the layer_inputs, on a core that must be free, so this is a deadline like
     others. In turns, so that other work meets both alike."""
     keys = jax.random.split(jax.random.key(0), 48)
     tree = {"params": {f"w{i}": jax.random.normal(key, (10_000, 64)) for i, key in enumerate(keys)}}

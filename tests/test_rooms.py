@@ -433,7 +433,13 @@ READ = {
         "require_divides",
     ),
     "gptjax/train/step.py": (),
-    "gptjax/losses/cross_entropy.py": ("training", "cross_entropy", "predict", "token_losses", "summary"),
+    "gptjax/losses/cross_entropy.py": (
+        "training",
+        "cross_entropy",
+        "predict",
+        "token_losses",
+        "summary",
+    ),
     "gptjax/model/transformer.py": (
         "encode",
         "forward",

@@ -18,10 +18,17 @@ from gptjax.losses.cross_entropy import Loss, cross_entropy, losses_in_parts
 from gptjax.model import Experts, Layer, ModelConfig
 from gptjax.model.attention import kernels
 from gptjax.model.attention.layer import attend
-from gptjax.model.attention.mask import Scoring, Sight
-from gptjax.sharding import constrain as spread
-from gptjax.sharding import mesh as parallel
-from gptjax.sharding.mesh import MeshConfig, Rules
+from gptjax.model.attention.mask import MaskInputs, ScoreConfig
+from gptjax.sharding.constrain import ROWS, partition_spec
+from gptjax.sharding.mesh import (
+    MeshConfig,
+    ShardingRules,
+    in_host_memory,
+    make_mesh,
+    replicated,
+    row_sharding,
+    with_mesh,
+)
 from gptjax.train import optim, program, step
 
 PLAIN = dataclasses.replace(ROPE, num_kv_heads=2, num_layers=4, layers="scan", context=16)
@@ -303,15 +310,12 @@ def test_what_a_device_can_not_offload_is_refused():
         def addressable_memories(self):
             return [type("Memory", (), {"kind": "device"})()]
 
-    where = parallel.replicated(parallel.make_mesh(MeshConfig(fsdp=8)))
+    where = replicated(make_mesh(MeshConfig(fsdp=8)))
     with pytest.raises(
         ConfigError, match="toy has only device; leave out --mesh.offload-optimizer"
     ):
-        parallel.offloaded(where, Small())
-    assert (
-        parallel.offloaded(parallel.over_rows(where.mesh), jax.devices()[0]).memory_kind
-        == "pinned_host"
-    )
+        in_host_memory(where, Small())
+    assert in_host_memory(row_sharding(where.mesh), jax.devices()[0]).memory_kind == "pinned_host"
 
 
 # --- attention by each device for itself
@@ -326,35 +330,36 @@ def test_splash_on_a_mesh_is_the_reference(mesh, monkeypatch):
     from gptjax.model.attention import layer as attention
     from gptjax.model.attention import sharded
 
-    made = parallel.make_mesh(MeshConfig(**mesh))
+    made = make_mesh(MeshConfig(**mesh))
     draw, shape = np.random.default_rng(0), (4, 256, 4, 128)
     q, k, v = (
         jnp.asarray(draw.normal(size=(*shape[:2], heads, 128)), jnp.float32) for heads in (4, 2, 2)
     )
     segments = jnp.asarray(np.repeat(np.arange(4), 64)[None].repeat(4, 0), jnp.int32)
     where = jnp.broadcast_to(jnp.arange(256), (4, 256))
-    sight, how = Sight(where, where, segments // 2, segments // 2), Scoring(Layer("window", 100))
+    mask_inputs, how = (
+        MaskInputs(where, where, segments // 2, segments // 2),
+        ScoreConfig(Layer("window", 100)),
+    )
 
     def over(q, k, v):
         kernel = (
             kernels.split_splash(q, how, interpret=True) if mesh.get("context") else (None, None)
         )
 
-        def own(q, k, v, sight, table, sink, begin, kernel):
-            return kernels.splash(q, k, v, sight, how, sink, kernel, interpret=True)
+        def own(q, k, v, mask_inputs, table, sink, begin, kernel):
+            return kernels.splash(q, k, v, mask_inputs, how, sink, kernel, interpret=True)
 
-        return sharded.over_mesh(own, q, k, v, sight, None, None, *kernel)
+        return sharded.over_mesh(own, q, k, v, mask_inputs, None, None, *kernel)
 
     def place(x):
-        return jax.device_put(
-            x, jax.sharding.NamedSharding(made, jax.sharding.PartitionSpec(spread.ROWS))
-        )
+        return jax.device_put(x, jax.sharding.NamedSharding(made, jax.sharding.PartitionSpec(ROWS)))
 
     def total(f):
         return jax.jit(jax.value_and_grad(lambda *x: jnp.square(f(*x)).sum(), argnums=(0, 1, 2)))
 
-    found = total(parallel.traced_on(made, over))(*map(place, (q, k, v)))
-    wanted = total(lambda q, k, v: attend(q, k, v, sight, how))(q, k, v)
+    found = total(with_mesh(made, over))(*map(place, (q, k, v)))
+    wanted = total(lambda q, k, v: attend(q, k, v, mask_inputs, how))(q, k, v)
     assert attention.over_mesh is sharded.over_mesh
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4),
@@ -385,25 +390,28 @@ def sharded_heads(k, num_heads: int, parts: int) -> list[int]:
 
 def test_no_axis_splits_two_dimensions_of_one_parameter():
     sizes = {"fsdp": 2, "expert": 2, "tensor": 2}
-    rules = Rules()
+    rules = ShardingRules()
 
     def of(*names):
         return [() if name is None else getattr(rules, name) for name in names]
 
-    assert tuple(spread.split(sizes, (4, 8, 8), of("experts", "embed", "mlp"))) == (
+    assert tuple(partition_spec(sizes, (4, 8, 8), of("experts", "embed", "mlp"))) == (
         "expert",
         "fsdp",
         "tensor",
     )
-    assert tuple(spread.split(sizes, (8, 8), of("embed", "mlp"))) == (("fsdp", "expert"), "tensor")
-    assert tuple(spread.split(sizes, (6, 7), of("embed", "mlp"))) == (
+    assert tuple(partition_spec(sizes, (8, 8), of("embed", "mlp"))) == (
+        ("fsdp", "expert"),
+        "tensor",
+    )
+    assert tuple(partition_spec(sizes, (6, 7), of("embed", "mlp"))) == (
         "fsdp",
         None,
     ), "what does not divide stays whole"
     with pytest.raises(ConfigError, match="takes tensor as the heads"):
-        Rules(embed=("tensor",))
+        ShardingRules(embed=("tensor",))
     with pytest.raises(ConfigError, match="Did you mean 'tensor'"):
-        Rules(mlp=("tensors",))
+        ShardingRules(mlp=("tensors",))
 
 
 def test_slices_are_the_outermost_axis_and_are_never_mixed():
@@ -414,12 +422,12 @@ def test_slices_are_the_outermost_axis_and_are_never_mixed():
             self.id, self.slice_index = number, of
 
     devices = [Device(n, n % 2) for n in range(8)]
-    made = parallel.make_mesh(MeshConfig(fsdp=2, tensor=2), devices)
+    made = make_mesh(MeshConfig(fsdp=2, tensor=2), devices)
     assert made.shape["slice"] == 2 and all(
         len({d.slice_index for d in part.flat}) == 1 for part in made.devices
     )
     with pytest.raises(ConfigError, match="the devices are 2 slices"):
-        parallel.make_mesh(MeshConfig(slices=1, fsdp=8), devices)
+        make_mesh(MeshConfig(slices=1, fsdp=8), devices)
 
 
 @pytest.mark.parametrize(
@@ -436,4 +444,4 @@ def test_a_mesh_that_the_model_does_not_fit_is_refused_with_what_does(mesh, chan
 
     experiment = experiment_of(dataclasses.replace(PLAIN, **changes), MeshConfig(**mesh))
     with pytest.raises(ConfigError, match=words):
-        program.require_divides(experiment, parallel.make_mesh(experiment.mesh))
+        program.require_divides(experiment, make_mesh(experiment.mesh))

@@ -15,7 +15,7 @@ import gptjax
 from gptjax.core import config
 from gptjax.data.tokenizers import chat
 from gptjax.data.tokenizers.chat import Message
-from gptjax.sharding import mesh as parallel
+from gptjax.sharding.mesh import MeshConfig
 from gptjax.train import metrics
 from gptjax.train.experiment import Experiment
 from gptjax.train.loop import train
@@ -99,7 +99,7 @@ def test_training_goes_on_from_it_and_what_was_trained_talks(tmp_path):
         evaluation=dataclasses.replace(experiment.evaluation, every=6, rows=8),
     )
     train(
-        dataclasses.replace(small, mesh=parallel.MeshConfig(fsdp=8)), tmp_path / "run"
+        dataclasses.replace(small, mesh=MeshConfig(fsdp=8)), tmp_path / "run"
     )  # the tests' eight devices share one copy of it
     losses = [line["loss"] for line in metrics.read(tmp_path / "run") if "gradient_norm" in line]
     assert len(losses) == 6 and losses[0] < math.log(49_152) / 2 and losses[-1] < losses[0]

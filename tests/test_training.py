@@ -29,7 +29,7 @@ from gptjax.data import Batch, DataConfig, Text, prepare
 from gptjax.losses.cross_entropy import cross_entropy
 from gptjax.model import small
 from gptjax.runs import Run
-from gptjax.sharding import mesh as parallel
+from gptjax.sharding.mesh import MeshConfig, make_mesh
 from gptjax.train import loop, optim, program, step
 from gptjax.train.experiment import Experiment
 from gptjax.train.loop import train
@@ -343,7 +343,7 @@ def split(optimizer, experiment):
         dataclasses.replace(
             experiment,
             optim=optimizer,
-            mesh=parallel.MeshConfig(data=1, fsdp=8),
+            mesh=MeshConfig(data=1, fsdp=8),
             schedule=Schedule("constant", warmup=0),
         )
     )
@@ -352,7 +352,7 @@ def split(optimizer, experiment):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda o: type(o).__name__)
 def test_the_state_of_every_optimizer_is_split_with_its_parameters(optimizer, tiny_experiment):
     experiment = split(optimizer, tiny_experiment)
-    state = program.abstract(experiment, parallel.make_mesh(experiment.mesh))
+    state = program.abstract(experiment, make_mesh(experiment.mesh))
     kernel = ("layers", "mlp", "up", "kernel")
     beside = [
         leaf

@@ -35,7 +35,7 @@ from gptjax.data.tokenizers import spelling
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.losses import cross_entropy as objectives
 from gptjax.runs import Run, payload
-from gptjax.sharding import mesh as parallel
+from gptjax.sharding.mesh import MeshConfig, place_batch
 from gptjax.train import optim, step
 from gptjax.train.experiment import Experiment
 from gptjax.verify import setting as settings
@@ -95,7 +95,9 @@ def off_by_one_mask(patch):
     patch.setattr(
         sights,
         "visible",
-        lambda sight, *more: honest(sight._replace(queries=sight.queries + 1), *more),
+        lambda mask_inputs, *more: honest(
+            mask_inputs._replace(queries=mask_inputs.queries + 1), *more
+        ),
     )
 
 
@@ -104,7 +106,9 @@ def segment_leak(patch):
     patch.setattr(
         sights,
         "visible",
-        lambda sight, *more: honest(sight._replace(query_segments=None, key_segments=None), *more),
+        lambda mask_inputs, *more: honest(
+            mask_inputs._replace(query_segments=None, key_segments=None), *more
+        ),
     )
 
 
@@ -280,14 +284,14 @@ def settings_of_the_first_row(patch):
 
 
 def rows_lost_on_the_way(patch):
-    honest = parallel.place
+    honest = place_batch
 
     def lossy(batch, mesh, rows):
         weights = batch.weights.copy()
         weights[0] = 0
         return honest(batch._replace(weights=weights), mesh, rows)
 
-    patch.setattr(parallel, "place", lossy)
+    patch.setattr("gptjax.train.program.place_batch", lossy)
 
 
 class Defect(NamedTuple):
@@ -454,7 +458,7 @@ def shrunk(model_config, **more) -> tuple[Experiment, tuple[str, ...]]:
 def test_a_large_model_becomes_small_by_the_rule_and_says_how():
     small, changes = shrunk(model.gpt2("124m"), batch=480, micro_batch=96)
     c = small.model
-    assert (c.num_layers, c.context, c.width, c.num_heads, c.heads, c.hidden, c.vocab_size) == (
+    assert (c.num_layers, c.context, c.width, c.num_heads, c.head_dim, c.mlp_dim, c.vocab_size) == (
         4,
         128,
         256,
@@ -479,7 +483,7 @@ def test_any_preset_becomes_small_and_keeps_its_kinds(size):
     small = shrunk(big)[0].model
     assert (
         small.width <= 256
-        and small.heads % 2 == 0
+        and small.head_dim % 2 == 0
         and (small.num_heads, small.kv_heads) == (big.num_heads, big.kv_heads)
     )
     kinds = (
@@ -510,8 +514,8 @@ def test_a_small_config_stays_as_it_is():
 
 
 def test_a_mesh_of_another_machine_gives_way():
-    small, changes = shrunk(model.small("tiny"), mesh=parallel.MeshConfig(fsdp=64))
-    assert small.mesh == parallel.MeshConfig() and "mesh.fsdp 64 → 1" in changes
+    small, changes = shrunk(model.small("tiny"), mesh=MeshConfig(fsdp=64))
+    assert small.mesh == MeshConfig() and "mesh.fsdp 64 → 1" in changes
 
 
 def test_what_no_reader_can_know_is_the_entropy_of_what_follows_equal_beginnings():

@@ -41,7 +41,7 @@ class Batch(NamedTuple):
     """int32: place in its piece; −1 is padding."""
     side: Side | None = None
     """What an encoder reads; none without one."""
-    nudge: Any = None
+    perturbation: Any = None
     """float32 [B T D]: added to the embedded tokens, by adversarial training; never here."""
     prefix: Any = None
     """int32: the first so many tokens of its piece see each other both ways in a prefix LM; none

@@ -160,7 +160,7 @@ def is_sealed(path: Path) -> bool:
 
 
 def open_store(path: Path) -> Store:
-    """Opens a store for reading, after hashing all of it.
+    """Opens a store for layer_inputs, after hashing all of it.
 
     Raises:
       ConfigError: files are missing, of another format, not as long as the header says, or changed.

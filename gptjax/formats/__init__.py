@@ -18,7 +18,7 @@ from gptjax.core.config import require
 from gptjax.formats.imported import About, Imported
 from gptjax.formats.packaged import located
 from gptjax.model import ModelConfig
-from gptjax.sharding import mesh as parallel
+from gptjax.sharding.mesh import param_shardings
 
 __all__ = ["About", "Imported", "kind", "load", "located", "save"]
 
@@ -73,7 +73,7 @@ def load(path: Path | str, mesh: Any = None) -> Imported:
 
 def _shardings(mesh: Any, config: ModelConfig) -> Any:
     """Where each parameter of a model lies on a mesh."""
-    return parallel.shardings(mesh, model.axes(config), model.shapes(config))
+    return param_shardings(mesh, model.axes(config), model.shapes(config))
 
 
 def save(path: Path | str, imported: Imported, dtype: str = "float32") -> None:

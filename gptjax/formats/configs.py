@@ -54,11 +54,11 @@ def llama_json(c: ModelConfig) -> dict[str, Any]:
         vocab_size=c.vocabulary,
         max_position_embeddings=c.context,
         hidden_size=c.width,
-        intermediate_size=c.hidden,
+        intermediate_size=c.mlp_dim,
         num_hidden_layers=c.num_layers,
         num_attention_heads=c.num_heads,
         num_key_value_heads=c.kv_heads,
-        head_dim=c.heads,
+        head_dim=c.head_dim,
         hidden_act="silu",
         rms_norm_eps=c.norm_epsilon,
         tie_word_embeddings=c.tied,
@@ -189,7 +189,7 @@ def qwen3(keys: Keys) -> ModelConfig:
 
 def qwen3_json(c: ModelConfig) -> dict[str, Any]:
     """The inverse of `qwen3`."""
-    return qwen2_json(c) | {"head_dim": c.heads, "attention_bias": False}
+    return qwen2_json(c) | {"head_dim": c.head_dim, "attention_bias": False}
 
 
 def qwen3_moe(keys: Keys) -> ModelConfig:
@@ -409,7 +409,7 @@ def deepseek_json(c: ModelConfig) -> dict[str, Any]:
     e, narrow, said = c.experts, c.latent, llama_json(c)
     dense = next((i for i, layer in enumerate(c.stack) if c.sparse(layer)), c.num_layers)
     heads = {
-        "qk_nope_head_dim": c.heads,
+        "qk_nope_head_dim": c.head_dim,
         "qk_rope_head_dim": narrow.rope_width,
         "v_head_dim": c.value_width,
         "num_key_value_heads": c.num_heads,
@@ -522,7 +522,7 @@ def _layer(c: ModelConfig, layer: Layer) -> tuple:
     if kind == "rope":
         said = rope_json(c, layer)
         how += (
-            c.turned_width,
+            c.rotary_dim,
             round(said["rope_theta"], 6),
             tuple(sorted((said["rope_scaling"] or {}).items())),
         )

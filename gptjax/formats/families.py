@@ -161,7 +161,7 @@ def deepseek(config: ModelConfig) -> tuple[Entry, ...]:
     return (
         *(entry for entry in around(PRE) if not entry.theirs.startswith(where)),
         *linear(
-            query, "layers/attention/query", "(n h) r", "r n h", order={"h": after(config.heads)}
+            query, "layers/attention/query", "(n h) r", "r n h", order={"h": after(config.head_dim)}
         ),
         *linear(f"{where}.q_a_proj", "layers/attention/query_down", "r d", "d r"),
         *norm(f"{where}.q_a_layernorm", "layers/attention/query_norm"),

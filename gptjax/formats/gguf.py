@@ -112,7 +112,7 @@ def save(path: Path | str, imported: Imported, dtype: str = "float32") -> None:
     ]
     values = (value for _, value in layout.tensors(imported.params, places))
     if isinstance(config.rope_scaling, Llama3Scaling):
-        stretch = gguf_models.stretch(config.rope_scaling, config.turned_width, config.rope_base)
+        stretch = gguf_models.stretch(config.rope_scaling, config.rotary_dim, config.rope_base)
         planned, values = (
             [Planned("rope_freqs.weight", stretch.shape, Kind.F32), *planned],
             itertools.chain([stretch], values),

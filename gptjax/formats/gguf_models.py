@@ -100,7 +100,9 @@ def describe(file: File, vocab_size: int) -> ModelConfig:
         ),
         "tied": "output.weight" not in file.tensors,
         "qkv_bias": (
-            True if not base.biased and "blk.0.attn_q.bias" in file.tensors else base.qkv_bias
+            True
+            if not base.qkv_bias_enabled and "blk.0.attn_q.bias" in file.tensors
+            else base.qkv_bias
         ),
     }
     if base.positions == "rope":
@@ -196,7 +198,7 @@ def metadata(arch: str, c: ModelConfig) -> dict[str, Any]:
         "context_length": c.context,
         "embedding_length": c.width,
         "block_count": c.num_layers,
-        "feed_forward_length": c.hidden,
+        "feed_forward_length": c.mlp_dim,
         "attention.head_count": c.num_heads,
         "attention.head_count_kv": c.kv_heads,
         (
@@ -207,8 +209,8 @@ def metadata(arch: str, c: ModelConfig) -> dict[str, Any]:
         "vocab_size": c.vocabulary,
     }
     if c.positions == "rope":
-        fields |= {"rope.freq_base": float(c.rope_base), "rope.dimension_count": c.turned_width}
-        fields |= {"attention.key_length": c.heads, "attention.value_length": c.heads}
+        fields |= {"rope.freq_base": float(c.rope_base), "rope.dimension_count": c.rotary_dim}
+        fields |= {"attention.key_length": c.head_dim, "attention.value_length": c.head_dim}
     if isinstance(c.rope_scaling, LinearScaling | YarnScaling):
         fields |= {
             "rope.scaling.type": "yarn" if isinstance(c.rope_scaling, YarnScaling) else "linear",
@@ -249,7 +251,7 @@ def architecture(c: ModelConfig, preferred: str | None = None) -> str:
     def again(arch: str) -> ModelConfig:
         tensors = {name: Tensor(name, (), Kind.F32, 0) for name, has in TELLING.items() if has(c)}
         if isinstance(c.rope_scaling, Llama3Scaling):
-            tensors["rope_freqs.weight"] = stretch(c.rope_scaling, c.turned_width, c.rope_base)
+            tensors["rope_freqs.weight"] = stretch(c.rope_scaling, c.rotary_dim, c.rope_base)
         return describe(
             File(Path("the file"), {"general.architecture": arch, **metadata(arch, c)}, tensors),
             c.vocabulary,
@@ -262,7 +264,7 @@ def architecture(c: ModelConfig, preferred: str | None = None) -> str:
     return configs.same_again(c, names, again, "GGUF architecture")
 
 
-TELLING = {"output.weight": lambda c: not c.tied, "blk.0.attn_q.bias": lambda c: c.biased}
+TELLING = {"output.weight": lambda c: not c.tied, "blk.0.attn_q.bias": lambda c: c.qkv_bias_enabled}
 """Tensors whose presence says something that metadata does not."""
 
 
@@ -323,7 +325,7 @@ def entries(arch: str, c: ModelConfig) -> list[Entry]:
     if arch == "olmo2":
         inside = ("attention_norm", "post_attention_norm"), ("mlp_norm", "post_ffw_norm")
     joint = "w" if c.qk_norm_joint else "h"
-    half, head = c.turned_width // 2, np.arange(c.heads)
+    half, head = c.rotary_dim // 2, np.arange(c.head_dim)
     head[: 2 * half] = head[: 2 * half].reshape(2, half).T.ravel()
     order = tuple(head.tolist()) if arch in ("llama", "arcee") else ()
     if arch in ("gpt2", "phi3"):

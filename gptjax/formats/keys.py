@@ -195,7 +195,7 @@ def rope_json(config: ModelConfig, layer: Layer | None = None) -> dict[str, Any]
         case LinearScaling(factor):
             stretch = {"rope_type": "linear", "factor": factor}
         case NTKScaling(factor):
-            base *= factor ** (config.turned_width / max(config.turned_width - 2, 1))
+            base *= factor ** (config.rotary_dim / max(config.rotary_dim - 2, 1))
         case Llama3Scaling(factor, original, fast, slow):
             stretch = {
                 "rope_type": "llama3",

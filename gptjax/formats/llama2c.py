@@ -111,7 +111,7 @@ def _offsets(
     found, at = {}, 28
     for name in (*ORDER, "waves", *(() if config.tied else ("output",))):
         if name == "waves":
-            at += 4 * config.context * config.heads
+            at += 4 * config.context * config.head_dim
             continue
         for each in (
             [f"{name}.weight"]

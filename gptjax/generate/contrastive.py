@@ -72,7 +72,9 @@ def open_contrast(
         history=History(ids, lengths, lengths), limit=limit, finished=limit <= 0
     )
     copies = jnp.repeat(jnp.arange(rows), candidates)
-    return Contrasting(text, model.gather(cache, copies), model.unembed(config, params, last), seen)
+    return Contrasting(
+        text, model.take_rows(cache, copies), model.unembed(config, params, last), seen
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("config", "order"), donate_argnames="state")
@@ -128,7 +130,7 @@ def _step(config, params, state, keys, sampling, settings, stop, vocabulary, ord
         return jnp.take_along_axis(leaf, best.reshape(-1, *(1,) * (leaf.ndim - 1)), axis=1)[:, 0]
 
     text = append(text, pick(tokens), logits, sampling, stop, active)
-    cache = model.gather(out.cache, jnp.repeat(jnp.arange(rows) * copies + best, copies))
+    cache = model.take_rows(out.cache, jnp.repeat(jnp.arange(rows) * copies + best, copies))
     place = jnp.where(active, length, slots)
     seen = seen.at[jnp.arange(rows), place].set(_direction(pick(hidden)), mode="drop")
     return Contrasting(text, cache, model.unembed(config, params, pick(hidden)), seen)

@@ -27,7 +27,7 @@ from gptjax.generate.chain import ORDER, Sampling, choose, token_keys, track
 from gptjax.generate.history import History
 from gptjax.generate.transforms import guidance
 from gptjax.model import Cache, ModelConfig
-from gptjax.sharding.mesh import on_host
+from gptjax.sharding.mesh import to_host
 
 CHUNK = model.AT_ONCE
 """A longer prompt is read in parts of so many tokens, which bounds the memory that attention scores
@@ -187,9 +187,9 @@ def branch(state: Decoding, rows: Int[Array, " B"]) -> Decoding:
     prompts after one prefix."""
     text = jax.tree.map(lambda leaf: leaf[rows], state.text)
     guide = state.guide and Guide(
-        model.gather(state.guide.cache, rows), *(leaf[rows] for leaf in state.guide[1:])
+        model.take_rows(state.guide.cache, rows), *(leaf[rows] for leaf in state.guide[1:])
     )
-    return Decoding(text, model.gather(state.cache, rows), guide)
+    return Decoding(text, model.take_rows(state.cache, rows), guide)
 
 
 def guided(state: Decoding, negative: Decoding, scale: Float[Numbers, " B"]) -> Decoding:
@@ -414,17 +414,17 @@ def stream(
 
 def written(text: Text, most: int) -> Generated:
     """The answers so far, at most `most` tokens of each, taken to the host."""
-    ids, prompt, length = (on_host(leaf) for leaf in text.history[:3])
+    ids, prompt, length = (to_host(leaf) for leaf in text.history[:3])
     lengths = np.minimum(length - prompt, most)
     place = np.minimum(prompt[:, None] + np.arange(most)[None], ids.shape[1] - 1)
 
     def take(leaf):
         return np.take_along_axis(
-            on_host(leaf), place.reshape(*place.shape, *(1,) * (leaf.ndim - 2)), axis=1
+            to_host(leaf), place.reshape(*place.shape, *(1,) * (leaf.ndim - 2)), axis=1
         )
 
     other = text.alternatives and tuple(map(take, text.alternatives))
-    return Generated(take(ids), take(text.logprobs), lengths, on_host(text.stopped), other)
+    return Generated(take(ids), take(text.logprobs), lengths, to_host(text.stopped), other)
 
 
 def padded(prompts: Sequence[Any], context: int) -> Int[Numbers, "B T"]:

@@ -196,7 +196,7 @@ def _step(config, params, state, sampling, settings, stop, vocabulary, order) ->
     return Beams(
         running,
         new.done,
-        model.gather(cache, rows.reshape(-1)),
+        model.take_rows(cache, rows.reshape(-1)),
         state.prompt,
         length,
         state.limit,

@@ -43,7 +43,7 @@ class Prefix(NamedTuple):
     @property
     def int8(self) -> bool:
         """Its keys and values are kept in 8 bits."""
-        return self.state.cache.shelves[0].key_scales is not None
+        return self.state.cache.groups[0].key_scales is not None
 
 
 class Draft(NamedTuple):
@@ -241,5 +241,5 @@ def _constrained(text: Text, pack: Pack) -> Text:
 
 
 def _for_rows(state: Decoding, pack: Pack) -> Decoding:
-    """A row for each answer: those to one prompt share its reading."""
+    """A row for each answer: those to one prompt share its layer_inputs."""
     return state if len(pack.prompt) == len(pack.lengths) else branch(state, pack.prompt)

@@ -28,7 +28,7 @@ from gptjax.generate.settings import SampleConfig
 from gptjax.generate.stops import Pieces, find_stop
 from gptjax.generate.strategies import Draft, Prefix, best_answers, open_writer, read_prefix
 from gptjax.model import ModelConfig
-from gptjax.sharding.mesh import on_host
+from gptjax.sharding.mesh import to_host
 
 CHUNK = 8
 """Tokens that a batch writes before the host looks at them, where it has to."""
@@ -267,7 +267,7 @@ def _follow(config, params, tokenizer, packed: Pack, prefix, draft, watch) -> It
     writer = open_writer(config, params, packed, prefix, draft)
     for until in (*range(1, most, CHUNK), most) if looks else (most,):
         writer = writer.until(until)
-        out, over = written(writer.text, most), on_host(writer.text.finished)
+        out, over = written(writer.text, most), to_host(writer.text.finished)
         passed = time.monotonic() - begun
         late |= {
             i

@@ -239,7 +239,7 @@ def read(config: ModelConfig, params: Params, batch: Any, key: Key | None) -> mo
         "positions": batch.positions,
         "segments": batch.segments,
         "memory": memory,
-        "nudge": batch.nudge,
+        "perturbation": batch.perturbation,
         "prefix": batch.prefix,
     }
     return model.forward(config, params, batch.tokens, **told, key=key)
@@ -434,7 +434,10 @@ def _from_teacher(
     they are."""
     heat = teacher.told.temperature
     theirs = predict(
-        teacher.config, jax.lax.stop_gradient(teacher.params), batch._replace(nudge=None), None
+        teacher.config,
+        jax.lax.stop_gradient(teacher.params),
+        batch._replace(perturbation=None),
+        None,
     )[0]
     wanted, found = jax.nn.log_softmax(theirs / heat), jax.nn.log_softmax(logits / heat)
     return heat**2 * (jnp.exp(wanted) * (wanted - found)).sum(-1)
@@ -447,15 +450,15 @@ def _from_teacher(
 def adversarial(
     objective: Objective, *, steps: int, size: float, radius: float, around: bool = False
 ) -> Objective:
-    """The objective's mean over `steps` nudges of each row's embedded tokens, each a step of length
+    """The objective's mean over `steps` perturbations of each row's embedded tokens, each a step of length
     `size` up the slope from the last.
 
-    A row is nudged by its own slope, so that a batch can be read in any parts. Each nudge costs a
+    A row is nudged by its own slope, so that a batch can be read in any parts. Each perturbation costs a
     gradient more.
 
     Args:
-      radius: no nudge of a row is longer.
-      around: the first nudge is from nowhere and where it began counts too (FGM); otherwise from a
+      radius: no perturbation of a row is longer.
+      around: the first perturbation is from nowhere and where it began counts too (FGM); otherwise from a
         random place (FreeLB), with a key.
     """
 
@@ -466,24 +469,30 @@ def adversarial(
             (*batch.tokens.shape, params["embedding"]["embedding"].shape[1]),
             jax.lax.stop_gradient(params),
         )
-        slope = jax.grad(lambda nudge: objective(fixed, batch._replace(nudge=nudge), key)[0])
-        nudge, found = jnp.zeros(shape), []
+        slope = jax.grad(
+            lambda perturbation: objective(fixed, batch._replace(perturbation=perturbation), key)[0]
+        )
+        perturbation, found = jnp.zeros(shape), []
         if around:
             found.append(objective(params, batch, key))
         elif key is not None:
             draw = jax.random.uniform(jax.random.fold_in(key, _NUDGES), shape, minval=-1.0)
-            nudge = radius * draw / math.sqrt(math.prod(shape[1:]))
+            perturbation = radius * draw / math.sqrt(math.prod(shape[1:]))
         for i in range(steps):
             if around or i:
-                nudge = _within(nudge + size * _unit(slope(nudge)), radius)
-            found.append(objective(params, batch._replace(nudge=jax.lax.stop_gradient(nudge)), key))
+                perturbation = _within(perturbation + size * _unit(slope(perturbation)), radius)
+            found.append(
+                objective(
+                    params, batch._replace(perturbation=jax.lax.stop_gradient(perturbation)), key
+                )
+            )
         return jax.tree.map(lambda *parts: sum(parts) / len(parts), *found)
 
     return nudged
 
 
 _NUDGES = 2**20
-"""Sets the randomness of nudges apart from that of layers."""
+"""Sets the randomness of perturbations apart from that of layers."""
 
 
 def _unit(x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:

@@ -1,6 +1,6 @@
 """The model: configs and pure functions over them."""
 
-from gptjax.model.cache import AT_ONCE, Cache, Memory, Shelf, empty_cache, gather, rollback
+from gptjax.model.cache import AT_ONCE, Cache, CacheGroup, Memory, empty_cache, rollback, take_rows
 from gptjax.model.config import (
     Experts,
     Latent,
@@ -12,8 +12,8 @@ from gptjax.model.config import (
     YarnScaling,
 )
 from gptjax.model.cost import flops_per_token
-from gptjax.model.decoding import Stored, prepared
-from gptjax.model.moe.router import rebalanced
+from gptjax.model.decoding import Stored, prepare_weights
+from gptjax.model.moe.router import rebalance
 from gptjax.model.presets import (
     bert,
     deepseek,
@@ -57,7 +57,7 @@ __all__ = [
     "ModelConfig",
     "NTKScaling",
     "Output",
-    "Shelf",
+    "CacheGroup",
     "Stored",
     "YarnScaling",
     "axes",
@@ -68,7 +68,7 @@ __all__ = [
     "encode",
     "flops_per_token",
     "forward",
-    "gather",
+    "take_rows",
     "gemma",
     "gpt2",
     "gpt3",
@@ -79,10 +79,10 @@ __all__ = [
     "mistral",
     "mixtral",
     "olmo",
-    "prepared",
+    "prepare_weights",
     "preset",
     "qwen",
-    "rebalanced",
+    "rebalance",
     "rollback",
     "shapes",
     "small",

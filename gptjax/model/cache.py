@@ -39,7 +39,7 @@ class Memory(NamedTuple):
     meta_fields=["sinks", "at_once"],
 )
 @dataclass(frozen=True)
-class Shelf:
+class CacheGroup:
     """What layers that look back equally far remember; L of them.
 
     With latent attention, `values` are the latents and `keys` the rotated keys that all heads
@@ -66,7 +66,7 @@ class Cache(NamedTuple):
     """What all layers remember of tokens already read. Rows are independent: gather, drop or roll
     back any of them."""
 
-    shelves: tuple[Shelf, ...]
+    groups: tuple[CacheGroup, ...]
     """In the order in which the stack first needs each."""
     lengths: Int[Array, " B"]
     """Tokens that each row has read."""
@@ -82,8 +82,8 @@ def _reach(layer: Layer) -> tuple[int, int] | None:
 
 @functools.lru_cache(maxsize=64)
 def _places(config: ModelConfig) -> tuple[tuple[tuple[int, int] | None, ...], np.ndarray]:
-    """The reach of each shelf, and the number of each layer of the stack among those of its
-    shelf."""
+    """The reach of each group, and the number of each layer of the stack among those of its
+    group."""
     reaches = [_reach(layer) for layer in config.stack]
     return tuple(dict.fromkeys(reaches)), np.asarray(
         [reaches[:n].count(one) for n, one in enumerate(reaches)], np.int32
@@ -103,20 +103,20 @@ def empty_cache(
     """
     latent, reaches = config.latent, [_reach(layer) for layer in config.stack]
     key, value = (
-        2 * ((config.kv_heads, config.heads),)
+        2 * ((config.kv_heads, config.head_dim),)
         if latent is None
         else ((1, latent.rope_width), (1, latent.rank))
     )
 
-    def shelf(reach: tuple[int, int] | None) -> Shelf:
+    def group(reach: tuple[int, int] | None) -> CacheGroup:
         size = slots if reach is None else min(slots, sum(reach) - 1 + at_once)
         shapes = [(reaches.count(reach), rows, heads, size, width) for heads, width in (key, value)]
         keys, values = (jnp.zeros(shape, jnp.int8 if int8 else config.compute) for shape in shapes)
         scales = [jnp.zeros(shape[:-1]) for shape in shapes] if int8 else (None, None)
         ring = {} if size == slots else {"sinks": reach[1], "at_once": at_once}
-        return Shelf(keys, values, jnp.full((rows, size), -1, jnp.int32), *scales, **ring)
+        return CacheGroup(keys, values, jnp.full((rows, size), -1, jnp.int32), *scales, **ring)
 
-    return Cache(tuple(map(shelf, _places(config)[0])), jnp.zeros((rows,), jnp.int32))
+    return Cache(tuple(map(group, _places(config)[0])), jnp.zeros((rows,), jnp.int32))
 
 
 def rollback(cache: Cache, lengths: Int[Array, " B"]) -> Cache:
@@ -127,9 +127,7 @@ def rollback(cache: Cache, lengths: Int[Array, " B"]) -> Cache:
         can read at once. Inside a compiled function, where lengths are not known, that is the
         caller's to refuse.
     """
-    most = min(
-        (shelf.at_once for shelf in cache.shelves if shelf.at_once is not None), default=None
-    )
+    most = min((group.at_once for group in cache.groups if group.at_once is not None), default=None)
     if (
         most is not None
         and not isinstance(lengths, jax.core.Tracer)
@@ -142,14 +140,14 @@ def rollback(cache: Cache, lengths: Int[Array, " B"]) -> Cache:
                 " read the text again."
             )
 
-    def forgetting(shelf: Shelf) -> Shelf:
-        known = _number(shelf, cache.lengths) < lengths[:, None]
-        return replace(shelf, positions=jnp.where(known, shelf.positions, -1))
+    def forgetting(group: CacheGroup) -> CacheGroup:
+        known = _number(group, cache.lengths) < lengths[:, None]
+        return replace(group, positions=jnp.where(known, group.positions, -1))
 
-    return cache._replace(lengths=lengths, shelves=tuple(map(forgetting, cache.shelves)))
+    return cache._replace(lengths=lengths, groups=tuple(map(forgetting, cache.groups)))
 
 
-def gather(cache: Cache, rows: Int[Array, " B"]) -> Cache:
+def take_rows(cache: Cache, rows: Int[Array, " B"]) -> Cache:
     """The cache whose row i is the old row `rows[i]`."""
     memory = cache.memory
     if memory is not None:
@@ -158,20 +156,20 @@ def gather(cache: Cache, rows: Int[Array, " B"]) -> Cache:
             memory.keys[:, rows], memory.values[:, rows], memory.positions[rows], segments
         )
 
-    def moved(shelf):
+    def moved(group):
         return replace(
-            jax.tree.map(lambda leaf: leaf if leaf.ndim == 2 else leaf[:, rows], shelf),
-            positions=shelf.positions[rows],
+            jax.tree.map(lambda leaf: leaf if leaf.ndim == 2 else leaf[:, rows], group),
+            positions=group.positions[rows],
         )
 
-    return Cache(tuple(map(moved, cache.shelves)), cache.lengths[rows], memory)
+    return Cache(tuple(map(moved, cache.groups)), cache.lengths[rows], memory)
 
 
-def reserve(
+def allocate(
     cache: Cache, positions: Int[Array, "B T"]
 ) -> tuple[Cache, tuple[Int[Array, "B T"], ...]]:
     """Gives new tokens their slots: the cache that knows their positions, and the slot of each on
-    every shelf.
+    every group.
 
     A token at position −1 is padding: it takes no slot (its slot number lies past the end, where
     writes are dropped).
@@ -182,42 +180,42 @@ def reserve(
     real, rows = positions >= 0, jnp.arange(positions.shape[0])[:, None]
     number = cache.lengths[:, None] + jnp.cumsum(real, axis=1) - 1
 
-    def reserved(shelf: Shelf) -> tuple[Shelf, Array]:
-        if shelf.at_once is not None and positions.shape[1] > shelf.at_once:
+    def reserved(group: CacheGroup) -> tuple[CacheGroup, Array]:
+        if group.at_once is not None and positions.shape[1] > group.at_once:
             raise ValueError(
                 f"{positions.shape[1]} tokens are read at once, and a layer with a window has room"
-                f" for {shelf.at_once}; read them in parts."
+                f" for {group.at_once}; read them in parts."
             )
-        slots = jnp.where(real, _slot(shelf, number), shelf.positions.shape[1])
+        slots = jnp.where(real, _slot(group, number), group.positions.shape[1])
         return (
-            replace(shelf, positions=shelf.positions.at[rows, slots].set(positions, mode="drop")),
+            replace(group, positions=group.positions.at[rows, slots].set(positions, mode="drop")),
             slots,
         )
 
-    shelves, slots = zip(*map(reserved, cache.shelves), strict=True)
-    return cache._replace(shelves=shelves, lengths=cache.lengths + real.sum(axis=1)), slots
+    groups, slots = zip(*map(reserved, cache.groups), strict=True)
+    return cache._replace(groups=groups, lengths=cache.lengths + real.sum(axis=1)), slots
 
 
-def _slot(shelf: Shelf, number: Int[Array, "B T"]) -> Int[Array, "B T"]:
+def _slot(group: CacheGroup, number: Int[Array, "B T"]) -> Int[Array, "B T"]:
     """Where token number n of a row goes."""
-    ring = shelf.positions.shape[1] - shelf.sinks
+    ring = group.positions.shape[1] - group.sinks
     return (
         number
-        if shelf.at_once is None
-        else jnp.where(number < shelf.sinks, number, shelf.sinks + (number - shelf.sinks) % ring)
+        if group.at_once is None
+        else jnp.where(number < group.sinks, number, group.sinks + (number - group.sinks) % ring)
     )
 
 
-def _number(shelf: Shelf, lengths: Int[Array, " B"]) -> Int[Array, "#B S"]:
+def _number(group: CacheGroup, lengths: Int[Array, " B"]) -> Int[Array, "#B S"]:
     """Which token each slot holds, in rows that have read so many; in empty slots anything."""
-    slot = jnp.arange(shelf.positions.shape[1])[None]
-    if shelf.at_once is None:
+    slot = jnp.arange(group.positions.shape[1])[None]
+    if group.at_once is None:
         return slot
-    ring, last = slot.shape[1] - shelf.sinks, lengths[:, None] - 1
-    return jnp.where(slot < shelf.sinks, slot, last - (last - slot) % ring)
+    ring, last = slot.shape[1] - group.sinks, lengths[:, None] - 1
+    return jnp.where(slot < group.sinks, slot, last - (last - slot) % ring)
 
 
-def remember(
+def update(
     config: ModelConfig,
     layer: Layer,
     number: Any,
@@ -234,39 +232,39 @@ def remember(
     """
     reaches, places = _places(config)
     at = reaches.index(_reach(layer))
-    shelf, rows = cache.shelves[at], jnp.arange(k.shape[0])[:, None]
+    group, rows = cache.groups[at], jnp.arange(k.shape[0])[:, None]
     place = int(places[number]) if isinstance(number, int) else jnp.asarray(places)[number]
 
     def write(whole, new):
         return whole.at[place, rows, :, slots[at]].set(new, mode="drop")
 
-    if shelf.key_scales is None:
-        shelf = replace(shelf, keys=write(shelf.keys, k), values=write(shelf.values, v))
-        k, v = shelf.keys[place], shelf.values[place]
+    if group.key_scales is None:
+        group = replace(group, keys=write(group.keys, k), values=write(group.values, v))
+        k, v = group.keys[place], group.values[place]
     else:
-        (k, key_scales), (v, value_scales) = quantised(k), quantised(v)
+        (k, key_scales), (v, value_scales) = quantise_vectors(k), quantise_vectors(v)
         scales = {
-            "key_scales": write(shelf.key_scales, key_scales),
-            "value_scales": write(shelf.value_scales, value_scales),
+            "key_scales": write(group.key_scales, key_scales),
+            "value_scales": write(group.value_scales, value_scales),
         }
-        shelf = replace(shelf, keys=write(shelf.keys, k), values=write(shelf.values, v), **scales)
+        group = replace(group, keys=write(group.keys, k), values=write(group.values, v), **scales)
         k, v = (
             (whole[place] * scales[place][..., None]).astype(config.compute)
             for whole, scales in (
-                (shelf.keys, shelf.key_scales),
-                (shelf.values, shelf.value_scales),
+                (group.keys, group.key_scales),
+                (group.values, group.value_scales),
             )
         )
     k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
     return (
-        cache._replace(shelves=(*cache.shelves[:at], shelf, *cache.shelves[at + 1 :])),
+        cache._replace(groups=(*cache.groups[:at], group, *cache.groups[at + 1 :])),
         k,
         v,
-        shelf.positions,
+        group.positions,
     )
 
 
-def quantised(x: Float[Array, "... H"]) -> tuple[Int[Array, "... H"], Float[Array, "..."]]:
+def quantise_vectors(x: Float[Array, "... H"]) -> tuple[Int[Array, "... H"], Float[Array, "..."]]:
     """Each vector in whole numbers from −127 to 127, and what they are multiplied by; off by half
     of that at most.
 

@@ -409,13 +409,13 @@ class ModelConfig:
             " divide; use a divisor (--model.num-kv-heads 1).",
         )
         require(
-            self.positions != "rope" or self.latent is not None or self.heads % 2 == 0,
-            f"a head is {self.heads} wide and RoPE turns pairs; it needs an even width"
-            f" (--model.head-width {self.heads + 1}).",
+            self.positions != "rope" or self.latent is not None or self.head_dim % 2 == 0,
+            f"a head is {self.head_dim} wide and RoPE turns pairs; it needs an even width"
+            f" (--model.head-width {self.head_dim + 1}).",
         )
         require(
-            self.turned_width % 2 == 0 and 0 < self.rope_share <= 1,
-            f"model.rope_share {self.rope_share} of a head of {self.heads} is {self.turned_width}"
+            self.rotary_dim % 2 == 0 and 0 < self.rope_share <= 1,
+            f"model.rope_share {self.rope_share} of a head of {self.head_dim} is {self.rotary_dim}"
             " and RoPE turns pairs; it needs an even part (--model.rope-share 1).",
         )
         require(
@@ -496,7 +496,7 @@ class ModelConfig:
         return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
 
     @property
-    def heads(self) -> int:
+    def head_dim(self) -> int:
         """Width of one head."""
         return self.width // self.num_heads if self.head_width is None else self.head_width
 
@@ -542,7 +542,7 @@ class ModelConfig:
     def expert_width(self) -> int:
         """Width inside one expert."""
         return (
-            self.hidden
+            self.mlp_dim
             if self.experts is None or self.experts.width is None
             else self.experts.width
         )
@@ -558,15 +558,17 @@ class ModelConfig:
         return self.rope_scaling if layer.rope_scaled else None
 
     @property
-    def biased(self) -> bool:
+    def qkv_bias_enabled(self) -> bool:
         """Query, key and value have biases."""
         return self.bias if self.qkv_bias is None else self.qkv_bias
 
     @property
-    def turned_width(self) -> int:
+    def rotary_dim(self) -> int:
         """Numbers of a head that RoPE turns."""
         return (
-            round(self.heads * self.rope_share) if self.latent is None else self.latent.rope_width
+            round(self.head_dim * self.rope_share)
+            if self.latent is None
+            else self.latent.rope_width
         )
 
     @property
@@ -577,19 +579,19 @@ class ModelConfig:
     @property
     def query_width(self) -> int:
         """Width of a head's query and key, their rotated part included."""
-        return self.heads if self.latent is None else self.heads + self.latent.rope_width
+        return self.head_dim if self.latent is None else self.head_dim + self.latent.rope_width
 
     @property
     def value_width(self) -> int:
         """Width of a head's value."""
         return (
-            self.heads
+            self.head_dim
             if self.latent is None or self.latent.value_width is None
             else self.latent.value_width
         )
 
     @property
-    def random(self) -> bool:
+    def uses_dropout(self) -> bool:
         """Training draws random numbers."""
         return any(getattr(self, name) > 0 for name in DROPOUTS)
 
@@ -599,7 +601,7 @@ class ModelConfig:
         return self.activation in ("swiglu", "geglu")
 
     @property
-    def hidden(self) -> int:
+    def mlp_dim(self) -> int:
         """Width inside the MLP."""
         if self.feed_forward is not None:
             return self.feed_forward

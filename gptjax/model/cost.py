@@ -57,7 +57,7 @@ def products_per_token(config: ModelConfig) -> int:
             e = config.experts
             total += config.width * e.count + mlp * config.expert_width * (e.active + e.shared)
         else:
-            total += mlp * config.hidden
+            total += mlp * config.mlp_dim
     return total
 
 
@@ -76,13 +76,13 @@ def products_per_key(config: ModelConfig) -> int:
 def _projections(config: ModelConfig) -> int:
     latent, width = config.latent, config.width
     if latent is None:
-        return width * config.heads * (2 * config.num_heads + 2 * config.kv_heads)
+        return width * config.head_dim * (2 * config.num_heads + 2 * config.kv_heads)
     source = latent.query_rank or width
     query = (
         width * source if latent.query_rank else 0
     ) + source * config.num_heads * config.query_width
     keys_and_values = width * (latent.rank + latent.rope_width) + latent.rank * config.num_heads * (
-        config.heads + config.value_width
+        config.head_dim + config.value_width
     )
     return query + keys_and_values + config.num_heads * config.value_width * width
 

@@ -16,7 +16,7 @@ from gptjax.model.config import ModelConfig
 Stored = Literal["float32", "bfloat16", "int8"]
 
 
-def prepared(
+def prepare_weights(
     config: ModelConfig, params: Params, stored: Stored | None = None
 ) -> tuple[ModelConfig, Params]:
     """Gives the same model with its weights in a narrower type, each layer's apart, and an output

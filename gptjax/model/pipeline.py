@@ -20,9 +20,9 @@ import jax.numpy as jnp
 
 from gptjax.core.arrays import Array, Key, Params
 from gptjax.core.config import require
-from gptjax.model.attention.layer import Reading
+from gptjax.model.attention.layer import LayerInputs
 from gptjax.model.config import ModelConfig
-from gptjax.sharding.constrain import ROWS, parts, spread, stream
+from gptjax.sharding.constrain import ROWS, axis_size, constrain, constrain_residual
 
 Stage = Callable[[Params, Any, Array, Array], tuple[Array, dict[str, Array]]]
 """(its layers, what goes through, number of the stage, number of the part) → the next residual
@@ -59,25 +59,30 @@ def require_stages(config: ModelConfig, stages: int) -> None:
 def parts_of(config: ModelConfig, rows: int) -> int:
     """The parts in which rows go through the stages: as the config says, or as many as divide the
     rows of a device, up to four a stage."""
-    own = max(1, rows // parts(*ROWS))
+    own = max(1, rows // axis_size(*ROWS))
     if config.stage_parts is not None:
         said = f"model.stage_parts is {config.stage_parts}, and a device reads {own} rows at once"
         require(
             own % config.stage_parts == 0, f"{said}; use a divisor (--model.stage-parts {own})."
         )
         return config.stage_parts
-    return max(count for count in range(1, 4 * parts("stage") + 1) if own % count == 0)
+    return max(count for count in range(1, 4 * axis_size("stage") + 1) if own % count == 0)
 
 
 def run_in_stages(
-    run: Callable, config: ModelConfig, layers: Params, x: Array, reading: Reading, key: Key | None
+    run: Callable,
+    config: ModelConfig,
+    layers: Params,
+    x: Array,
+    layer_inputs: LayerInputs,
+    key: Key | None,
 ) -> tuple[Array, None, dict[str, Array]]:
     """What `stack.run` gives, by the stages of the traced mesh.
 
     Args:
       run: reads x through a part of the model's layers.
     """
-    part = dataclasses.replace(config, num_layers=config.num_layers // parts("stage"))
+    part = dataclasses.replace(config, num_layers=config.num_layers // axis_size("stage"))
 
     def alike(leaf):
         return (
@@ -85,10 +90,10 @@ def run_in_stages(
         )  # the same for all rows, as positions may be
 
     kinds, turns = (
-        tuple(reading.angles),
-        tuple(reading.angles.values()),
+        tuple(layer_inputs.angles),
+        tuple(layer_inputs.angles.values()),
     )  # by layer, and layers have no order, which jax wants of keys
-    apart, tree = jax.tree.flatten((reading.sight, turns))
+    apart, tree = jax.tree.flatten((layer_inputs.mask_inputs, turns))
     fixed = [leaf if alike(leaf) else None for leaf in apart]
 
     def stage(
@@ -96,7 +101,7 @@ def run_in_stages(
     ) -> tuple[Array, dict[str, Array]]:
         x, *moving = carried
         moving = iter(moving)
-        sight, turns = jax.tree.unflatten(
+        mask_inputs, turns = jax.tree.unflatten(
             tree, [next(moving) if leaf is None else leaf for leaf in fixed]
         )
         own = None if key is None else jax.random.fold_in(key, piece)
@@ -106,7 +111,9 @@ def run_in_stages(
             number * part.num_layers,
             layers,
             x,
-            reading._replace(sight=sight, angles=dict(zip(kinds, turns, strict=True))),
+            layer_inputs._replace(
+                mask_inputs=mask_inputs, angles=dict(zip(kinds, turns, strict=True))
+            ),
             None,
             own,
         )
@@ -115,7 +122,7 @@ def run_in_stages(
     x, told = through_stages(
         config, stage, layers, (x, *(leaf for leaf in apart if not alike(leaf)))
     )
-    return stream(x), None, told
+    return constrain_residual(x), None, told
 
 
 def through_stages(
@@ -128,7 +135,7 @@ def through_stages(
       carried: what goes from stage to stage; its first leaf is the residual stream [B T D], and all
         others have B rows too.
     """
-    stages, rows = parts("stage"), jax.tree.leaves(carried)[0].shape[0]
+    stages, rows = axis_size("stage"), jax.tree.leaves(carried)[0].shape[0]
     count = parts_of(config, rows)
     numbers, weights = (
         jnp.arange(stages),
@@ -141,7 +148,7 @@ def through_stages(
     every = jax.vmap(stage, spmd_axis_name="stage")
 
     def along(leaf):
-        return spread(
+        return constrain(
             leaf,
             ("stage",),
             ROWS,

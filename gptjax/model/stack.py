@@ -15,7 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from gptjax.core.arrays import Array, Key, Params
 from gptjax.model.attention.cross import CrossAttention
-from gptjax.model.attention.layer import Attention, Reading
+from gptjax.model.attention.layer import Attention, LayerInputs
 from gptjax.model.attention.mla import LatentAttention
 from gptjax.model.cache import Cache
 from gptjax.model.config import Layer, ModelConfig
@@ -23,7 +23,7 @@ from gptjax.model.layers import MLP, dropout, norm, skip_rows
 from gptjax.model.moe.router import MoE
 from gptjax.model.pipeline import run_in_stages
 from gptjax.model.remat import kept
-from gptjax.sharding import constrain as spread
+from gptjax.sharding.constrain import axis_size, constrain_residual, platform
 
 
 class Block(nn.Module):
@@ -39,7 +39,7 @@ class Block(nn.Module):
     layer: Layer
 
     @nn.compact
-    def __call__(self, x, reading, cache=None, number=0, key=None):
+    def __call__(self, x, layer_inputs, cache=None, number=0, key=None):
         c = self.config
         for_attention, after_attention, after_mlp = (
             (None,) * 3 if key is None else jax.random.split(key, 3)
@@ -50,8 +50,8 @@ class Block(nn.Module):
 
         def mlp(x):
             if c.sparse(self.layer):
-                return MoE(c, name="moe")(x, reading.sight.queries >= 0)
-            return MLP(c, c.hidden, name="mlp")(x), {}
+                return MoE(c, name="moe")(x, layer_inputs.mask_inputs.queries >= 0)
+            return MLP(c, c.mlp_dim, name="mlp")(x), {}
 
         def before(branch, x):
             return norm(c, f"{branch}_norm")(x) if c.norm_placement in ("pre", "sandwich") else x
@@ -72,7 +72,7 @@ class Block(nn.Module):
             return norm(c, f"{branch}_norm")(x) if c.norm_placement == "post" else x
 
         for_mixing = before("attention", x)
-        mixed, cache = attention(for_mixing, reading, cache, number, for_attention)
+        mixed, cache = attention(for_mixing, layer_inputs, cache, number, for_attention)
         if c.parallel != "none":
             for_mlp = for_mixing if c.parallel == "shared" else before("mlp", x)
             changed, told = mlp(for_mlp)
@@ -86,13 +86,15 @@ class Block(nn.Module):
             for_cross, after_cross = (
                 (None,) * 2 if key is None else jax.random.split(jax.random.fold_in(key, 3))
             )
-            found = CrossAttention(c, name="cross")(before("cross", x), reading, number, for_cross)
+            found = CrossAttention(c, name="cross")(
+                before("cross", x), layer_inputs, number, for_cross
+            )
             x = after("cross", x + added("cross", found, after_cross))
         changed, told = mlp(before("mlp", x))
         return after("mlp", x + added("mlp", changed, after_mlp)), cache, told
 
 
-def init_stack(config: ModelConfig, key: Key, x: Array, reading: Reading) -> Params:
+def init_stack(config: ModelConfig, key: Key, x: Array, layer_inputs: LayerInputs) -> Params:
     """Initial parameters of all layers, each leaf with a leading dimension L, in Linen's boxes."""
     keys = jax.random.split(key, config.num_layers)
     kinds, stacks = _kinds(config), {}
@@ -100,7 +102,7 @@ def init_stack(config: ModelConfig, key: Key, x: Array, reading: Reading) -> Par
         numbers = [n for n, one in enumerate(kinds) if one == kind]
 
         def one_block(key, layer=config.stack[numbers[0]]):
-            return Block(config, layer).init(key, x, reading)["params"]
+            return Block(config, layer).init(key, x, layer_inputs)["params"]
 
         stacks[kind] = jax.vmap(one_block)(keys[jnp.asarray(numbers)] if config.mixed else keys)
     return stacks if config.mixed else stacks[kinds[0]]
@@ -115,15 +117,15 @@ def run(
     config: ModelConfig,
     layers: Params,
     x: Array,
-    reading: Reading,
+    layer_inputs: LayerInputs,
     cache: Cache | None,
     key: Key | None,
 ) -> tuple[Array, Cache | None, dict[str, Array]]:
     """Reads x through all layers; gives what comes out, the cache, and what layers of experts tell,
     stacked."""
-    if cache is None and spread.parts("stage") > 1:
-        return run_in_stages(_run, config, layers, x, reading, key)
-    return _run(config, config, 0, layers, x, reading, cache, key)
+    if cache is None and axis_size("stage") > 1:
+        return run_in_stages(_run, config, layers, x, layer_inputs, key)
+    return _run(config, config, 0, layers, x, layer_inputs, cache, key)
 
 
 def _run(
@@ -132,7 +134,7 @@ def _run(
     before: int | Array,
     layers: Params,
     x: Array,
-    reading: Reading,
+    layer_inputs: LayerInputs,
     cache: Cache | None,
     key: Key | None,
 ) -> tuple[Array, Cache | None, dict[str, Array]]:
@@ -145,9 +147,9 @@ def _run(
         layer_key = None if key is None else jax.random.fold_in(key, number)
         x = checkpoint_name(state[0], "stream")
         x, cache, told = Block(config, layer).apply(
-            {"params": weights}, x, reading, state[1], number, layer_key
+            {"params": weights}, x, layer_inputs, state[1], number, layer_key
         )
-        return (spread.stream(x), cache), told
+        return (constrain_residual(x), cache), told
 
     if config.remat != "none":
         block = jax.checkpoint(
@@ -222,6 +224,4 @@ def _apart(tree: Params) -> list[Params]:
 def scanned(config: ModelConfig, backend: str | None = None) -> bool:
     """The stack is a compiled loop: always where it is asked for; by itself on anything but a CPU,
     where a loop costs about 30 %."""
-    return config.layers == "scan" or (
-        config.layers == "auto" and (backend or spread.platform()) != "cpu"
-    )
+    return config.layers == "scan" or (config.layers == "auto" and (backend or platform()) != "cpu")

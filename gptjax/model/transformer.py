@@ -29,14 +29,14 @@ from gptjax.core.arrays import Array, Axes, Float, Int, Key, Params
 from gptjax.model import positions as place
 from gptjax.model.attention.biases import slopes
 from gptjax.model.attention.cross import CrossAttention
-from gptjax.model.attention.layer import Reading
-from gptjax.model.attention.mask import Sight
-from gptjax.model.cache import Cache, Memory, empty_cache, reserve
+from gptjax.model.attention.layer import LayerInputs
+from gptjax.model.attention.mask import MaskInputs
+from gptjax.model.cache import Cache, Memory, allocate, empty_cache
 from gptjax.model.config import Layer, ModelConfig
 from gptjax.model.layers import Linear, activate, dropout, norm
 from gptjax.model.stack import Block, init_stack, run, scanned
-from gptjax.sharding import constrain as spread
-from gptjax.weights.linear import look_up, products
+from gptjax.sharding.constrain import ROWS, constrain_residual
+from gptjax.weights.linear import embed, products
 from gptjax.weights.products import as_computed
 
 __all__ = [
@@ -111,19 +111,19 @@ def _boxed(config: ModelConfig, key: Key) -> Params:
         config, attention="reference"
     )  # the one position below is no case for any other
     x, where = jnp.zeros((1, 1, config.width), config.compute), jnp.zeros((1, 1), jnp.int32)
-    sight, params = Sight(where, where), {}
+    mask_inputs, params = MaskInputs(where, where), {}
     if _biased_by_distance(config):
         table = config.init_std * jax.random.normal(
             jax.random.fold_in(key, 5), (config.t5_buckets, config.num_heads)
         )
         params["distances"] = {"bias": nn.Partitioned(table, ("buckets", "heads"))}
-    reading = _reading(config, nn.meta.unbox(params), sight)
+    layer_inputs = _layer_inputs(config, nn.meta.unbox(params), mask_inputs)
 
     params |= {
         "embedding": (
             _embedding(config, config.vocabulary, "vocab").init(next(keys), where)["params"]
         ),
-        "layers": init_stack(config, next(keys), x, reading),
+        "layers": init_stack(config, next(keys), x, layer_inputs),
     }
     final = next(keys)
     if config.norm_placement != "post":
@@ -135,7 +135,10 @@ def _boxed(config: ModelConfig, key: Key) -> Params:
     if config.ahead:
         further = _ahead(config)
         params["ahead"] = init_stack(
-            further, jax.random.fold_in(key, 8), x, _reading(further, nn.meta.unbox(params), sight)
+            further,
+            jax.random.fold_in(key, 8),
+            x,
+            _layer_inputs(further, nn.meta.unbox(params), mask_inputs),
         )
     if config.classes:
         params["classes"] = _classes(config).init(jax.random.fold_in(key, 9), x)["params"]
@@ -212,21 +215,21 @@ def _biased_by_distance(config: ModelConfig) -> bool:
     return any(config.positions_in(layer) == "t5" for layer in config.stack)
 
 
-def _reading(
+def _layer_inputs(
     config: ModelConfig,
     params: Params,
-    sight: Sight,
+    mask_inputs: MaskInputs,
     slots: tuple[Array, ...] | None = None,
     memory: Memory | None = None,
-) -> Reading:
+) -> LayerInputs:
     """Makes of positions what the layers need, once for all of them."""
 
     def angles(layer: Layer) -> Array | None:
         if config.positions_in(layer) != "rope":
             return None
         return place.turns(
-            sight.queries,
-            config.turned_width,
+            mask_inputs.queries,
+            config.rotary_dim,
             layer.rope_base or config.rope_base,
             config.scaling_in(layer),
         )
@@ -234,7 +237,9 @@ def _reading(
     tables = {"alibi": slopes(config.num_heads)} | (
         {"t5": params["distances"]["bias"]} if _biased_by_distance(config) else {}
     )
-    return Reading(sight, {layer: angles(layer) for layer in config.stack}, tables, slots, memory)
+    return LayerInputs(
+        mask_inputs, {layer: angles(layer) for layer in config.stack}, tables, slots, memory
+    )
 
 
 def encode(
@@ -283,7 +288,7 @@ def forward(
     segments: Int[Array, "B T"] | None = None,
     memory: Memory | None = None,
     cache: Cache | None = None,
-    nudge: Float[Array, "B T D"] | None = None,
+    perturbation: Float[Array, "B T D"] | None = None,
     prefix: Int[Array, "B T"] | None = None,
     key: Key | None = None,
 ) -> Output:
@@ -297,7 +302,7 @@ def forward(
       memory: what `encode` gives, for a model with an encoder beside its decoder; none takes the
         cache's.
       cache: what was read before; the tokens see it and are added to it.
-      nudge: added to the embedded tokens.
+      perturbation: added to the embedded tokens.
       prefix: how many tokens of its piece, from the first, a prefix LM lets see each other; all of
         these are read at once. Another model sees none of it.
       key: dropout's randomness; none turns dropout off.
@@ -317,25 +322,30 @@ def forward(
         positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
     slots = None
     if cache is None:
-        sight = Sight(
+        mask_inputs = MaskInputs(
             positions, positions, segments, segments, prefix if config.prefix_lm else None
         )
     else:
-        cache, slots = reserve(cache, positions)
-        sight = Sight(
+        cache, slots = allocate(cache, positions)
+        mask_inputs = MaskInputs(
             positions, positions, prefixes=prefix if config.prefix_lm else None
-        )  # each layer looks at its own shelf
+        )  # each layer looks at its own group
 
     x = _enter(
         config,
         params,
         tokens,
         positions,
-        nudge,
+        perturbation,
         None if key is None else jax.random.fold_in(key, config.num_layers),
     )
     x, cache, told = run(
-        config, params["layers"], x, _reading(config, params, sight, slots, memory), cache, key
+        config,
+        params["layers"],
+        x,
+        _layer_inputs(config, params, mask_inputs, slots, memory),
+        cache,
+        key,
     )
     return Output(_leave(config, params, x), cache, told)
 
@@ -363,10 +373,10 @@ def look_ahead(
     further, (layer, *_) = _ahead(config), _ahead(config).stack
     if positions is None:
         positions = jnp.arange(hidden.shape[1], dtype=jnp.int32)[None]
-    reading = _reading(
+    layer_inputs = _layer_inputs(
         further,
         params,
-        Sight(positions, positions, segments, segments, prefix if config.prefix_lm else None),
+        MaskInputs(positions, positions, segments, segments, prefix if config.prefix_lm else None),
     )
     found = []
     for number in range(config.ahead):
@@ -377,7 +387,7 @@ def look_ahead(
                 config,
                 params,
                 Block(further, layer).apply(
-                    {"params": weights}, hidden, reading, None, number, own
+                    {"params": weights}, hidden, layer_inputs, None, number, own
                 )[0],
             )
         )
@@ -389,16 +399,16 @@ def _enter(
     params: Params,
     tokens: Array,
     positions: Array,
-    nudge: Array | None,
+    perturbation: Array | None,
     key: Key | None,
 ) -> Array:
     """The residual stream's beginning: what tokens, and positions where they are added, embed
     as."""
-    x = look_up(params["embedding"]["embedding"].astype(config.compute), tokens)
+    x = embed(params["embedding"]["embedding"].astype(config.compute), tokens)
     if config.scaled_embedding:
         x = x * jnp.asarray(math.sqrt(config.width), x.dtype)
-    if nudge is not None:
-        x = x + nudge.astype(x.dtype)
+    if perturbation is not None:
+        x = x + perturbation.astype(x.dtype)
     if config.positions == "learned":
         x = x + _embedding(config, config.context, "context").apply(
             {"params": params["positions"]}, positions
@@ -407,7 +417,7 @@ def _enter(
         x = x + place.sinusoidal(positions, config.width).astype(x.dtype)
     if config.embedding_norm:
         x = norm(config).apply({"params": params["embedding_norm"]}, x)
-    return spread.stream(dropout(x, config.embedding_dropout, key))
+    return constrain_residual(dropout(x, config.embedding_dropout, key))
 
 
 def unembed(
@@ -462,7 +472,7 @@ def logits_of(
         (("embed", "vocab"),),
         (1,),
         scales=(scale,),
-        rows=(*spread.ROWS, "stage"),
+        rows=(*ROWS, "stage"),
         exact=True,
     )
     if bias is not None:

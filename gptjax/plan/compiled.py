@@ -23,8 +23,7 @@ from gptjax.data.tasks.tasks import LanguageModel, answers
 from gptjax.plan import target as targets
 from gptjax.plan.hlo import Analysis, analyse
 from gptjax.plan.target import Target
-from gptjax.sharding import mesh as parallel
-from gptjax.sharding.mesh import bytes_per_device
+from gptjax.sharding.mesh import bytes_per_device, num_row_shards, row_sharding
 from gptjax.train import program
 from gptjax.train.experiment import Experiment, guessed
 from gptjax.train.overview import activation_bytes
@@ -128,7 +127,7 @@ def batch_shapes(experiment: Experiment, mesh: Mesh) -> Batch:
     """A training batch's arrays as shapes: what `data.batches` would make of the task."""
     shape = (experiment.batch, experiment.model.context)
     ints, floats = (
-        jax.ShapeDtypeStruct(shape, kind, sharding=parallel.over_rows(mesh))
+        jax.ShapeDtypeStruct(shape, kind, sharding=row_sharding(mesh))
         for kind in (jnp.int32, jnp.float32)
     )
     packed = experiment.data.isolated or not isinstance(experiment.data.task, LanguageModel)
@@ -156,7 +155,7 @@ def _memory(
     beside = max(0.0, float(peak) - own.peak)
     kept = analysis.kept
     if not kept:
-        rows = max(1, experiment.batch // experiment.micro_batches // parallel.row_parts(mesh))
+        rows = max(1, experiment.batch // experiment.micro_batches // num_row_shards(mesh))
         kept = activation_bytes(experiment.model, rows) / (
             mesh.shape["context"] * mesh.shape["tensor"]
         )

@@ -303,7 +303,7 @@ def checked(
     """Checks every file of `trees` (default: all) against the manifest while the caller reads them;
     what was read counts after leaving.
 
-    Sizes and small files are checked on entering. The large ones are hashed beside the reading,
+    Sizes and small files are checked on entering. The large ones are hashed beside the layer_inputs,
     which costs little where a core is free: hashing runs at 1.8 GB/s, about as fast as Orbax reads.
 
     Args:

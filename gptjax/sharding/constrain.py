@@ -26,14 +26,14 @@ ROWS = ("slice", "data", "fsdp", "expert")
 """The axes over which rows of a batch are split."""
 
 
-def traced() -> AbstractMesh | None:
+def current_mesh() -> AbstractMesh | None:
     """The mesh that is traced for; none where there is none, or where each device already computes
     for itself (inside `shard_map`)."""
     found = jax.sharding.get_abstract_mesh()
     return None if found.empty or found.manual_axes or found.size == 1 else found
 
 
-def on(mesh: Any) -> Any:
+def use_mesh(mesh: Any) -> Any:
     """A context in which functions are traced for a mesh, whose devices need not be here; none
     changes nothing."""
     return (
@@ -54,13 +54,15 @@ def platform() -> str:
     )
 
 
-def parts(*axes: str) -> int:
+def axis_size(*axes: str) -> int:
     """How many parts these axes of the mesh make together."""
-    mesh = traced()
+    mesh = current_mesh()
     return 1 if mesh is None else math.prod(mesh.shape.get(axis, 1) for axis in axes)
 
 
-def split(sizes: Mapping[str, int], shape: Sequence[int], wanted: Sequence[Sequence[str]]) -> P:
+def partition_spec(
+    sizes: Mapping[str, int], shape: Sequence[int], wanted: Sequence[Sequence[str]]
+) -> P:
     """Splits each dimension over the axes that it wants.
 
     Dimensions choose from left to right. Each takes of its axes, in their order, those that no
@@ -82,19 +84,21 @@ def split(sizes: Mapping[str, int], shape: Sequence[int], wanted: Sequence[Seque
     return P(*found)
 
 
-def spread(x: Array, *axes: Sequence[str]) -> Array:
+def constrain(x: Array, *axes: Sequence[str]) -> Array:
     """x, each dimension split over these axes of the mesh. Values do not change."""
-    mesh = traced()
+    mesh = current_mesh()
     return (
-        x if mesh is None else jax.lax.with_sharding_constraint(x, split(mesh.shape, x.shape, axes))
+        x
+        if mesh is None
+        else jax.lax.with_sharding_constraint(x, partition_spec(mesh.shape, x.shape, axes))
     )
 
 
-def stream(x: Array) -> Array:
+def constrain_residual(x: Array) -> Array:
     """The residual stream [B T D] between blocks: rows over devices, and positions over those that
     hold no rows of their own.
 
     Source: Korthikanti et al. 2022, Reducing Activation Recomputation, arXiv:2205.05198, section
     4.2.2 (sequence parallelism).
     """
-    return spread(x, ROWS, ("context", "tensor"), ())
+    return constrain(x, ROWS, ("context", "tensor"), ())

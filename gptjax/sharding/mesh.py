@@ -21,14 +21,14 @@ from jax.sharding import PartitionSpec as P
 
 from gptjax.core.arrays import Axes
 from gptjax.core.config import nearest, require
-from gptjax.sharding.constrain import AXES, ROWS, on, split
+from gptjax.sharding.constrain import AXES, ROWS, partition_spec, use_mesh
 
-Split = tuple[str, ...]
+MeshAxes = tuple[str, ...]
 """Axes of the mesh that split a dimension together, outermost first; empty leaves it whole."""
 
 
 @dataclass(frozen=True)
-class Rules:
+class ShardingRules:
     """Which axes of the mesh split a dimension of each logical name.
 
     A parameter's dimensions choose from left to right, and each takes of its axes, in their order,
@@ -37,27 +37,27 @@ class Rules:
     `fsdp` for their inputs, and all others take both for their inputs.
     """
 
-    vocab: Split = ("tensor",)
+    vocab: MeshAxes = ("tensor",)
     """Tokens of embedding and output."""
-    embed: Split = ("fsdp", "expert")
+    embed: MeshAxes = ("fsdp", "expert")
     """The residual stream's width."""
-    heads: Split = ("tensor",)
+    heads: MeshAxes = ("tensor",)
     """Query heads."""
-    kv_heads: Split = ("tensor",)
+    kv_heads: MeshAxes = ("tensor",)
     """Key/value heads."""
-    mlp: Split = ("tensor",)
+    mlp: MeshAxes = ("tensor",)
     """Width inside the MLP."""
-    layers: Split = ("stage",)
+    layers: MeshAxes = ("stage",)
     """Stacked layers."""
-    experts: Split = ("expert",)
+    experts: MeshAxes = ("expert",)
     """Experts."""
-    context: Split = ()
+    context: MeshAxes = ()
     """Learned positions."""
-    buckets: Split = ()
+    buckets: MeshAxes = ()
     """Distances that T5's bias tells apart."""
-    latent: Split = ()
+    latent: MeshAxes = ()
     """Latents of keys, values or queries."""
-    head: Split = ()
+    head: MeshAxes = ()
     """Width of a head."""
 
     def __post_init__(self) -> None:
@@ -107,7 +107,7 @@ class MeshConfig:
     offload_optimizer: bool = False
     """Optimizer state lives in the memory of the hosts, and is on the devices only while a step
     changes it."""
-    rules: Rules = field(default_factory=Rules)
+    rules: ShardingRules = field(default_factory=ShardingRules)
     """Which axes split which dimensions of parameters."""
 
     def __post_init__(self) -> None:
@@ -135,9 +135,9 @@ def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
       ConfigError: the axes do not fit the number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
-    told = len({getattr(device, "slice_index", None) or 0 for device in devices})
+    describe_mesh = len({getattr(device, "slice_index", None) or 0 for device in devices})
     sizes = {
-        "slice": config.slices or told,
+        "slice": config.slices or describe_mesh,
         "stage": config.stage,
         "data": 1,
         "fsdp": config.fsdp,
@@ -159,9 +159,9 @@ def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
         f" are {len(devices)} devices; change {flags} or --mesh.data.",
     )
     require(
-        sizes["slice"] % told == 0,
-        f"mesh.slices is {sizes['slice']}, and the devices are {told} slices; use a multiple"
-        f" (--mesh.slices {told}).",
+        sizes["slice"] % describe_mesh == 0,
+        f"mesh.slices is {sizes['slice']}, and the devices are {describe_mesh} slices; use a multiple"
+        f" (--mesh.slices {describe_mesh}).",
     )
     inner = tuple(sizes.values())[1:]
     groups = [_arranged(inner, group) for group in _by_slice(devices, sizes["slice"])]
@@ -178,7 +178,9 @@ def _arranged(shape: tuple[int, ...], devices: list) -> np.ndarray:
     return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
 
 
-def shardings(mesh: Mesh, axes: Axes, shapes: Any, rules: Rules = Rules()) -> Any:
+def param_shardings(
+    mesh: Mesh, axes: Axes, shapes: Any, rules: ShardingRules = ShardingRules()
+) -> Any:
     """Gives each parameter's NamedSharding, as the rules say; scales and biases of the residual
     stream stay whole."""
 
@@ -190,23 +192,23 @@ def shardings(mesh: Mesh, axes: Axes, shapes: Any, rules: Rules = Rules()) -> An
             () if name is None or (vector and name == "embed") else getattr(rules, name)
             for name in names
         ]
-        return NamedSharding(mesh, split(mesh.shape, shape.shape, wanted))
+        return NamedSharding(mesh, partition_spec(mesh.shape, shape.shape, wanted))
 
     return jax.tree.map(one, axes, shapes, is_leaf=lambda leaf: isinstance(leaf, tuple))
 
 
-def traced_on(mesh: Mesh, function: Callable) -> Callable:
+def with_mesh(mesh: Mesh, function: Callable) -> Callable:
     """The function, which when it is traced knows the mesh that it is traced for."""
 
     @functools.wraps(function)
     def knowing(*args: Any) -> Any:
-        with on(mesh):
+        with use_mesh(mesh):
             return function(*args)
 
     return knowing
 
 
-def offloaded(where: Any, device: Any) -> Any:
+def in_host_memory(where: Any, device: Any) -> Any:
     """These shardings, in the memory of the hosts; numbers that are no arrays stay where they are.
 
     Raises:
@@ -225,7 +227,7 @@ def offloaded(where: Any, device: Any) -> Any:
     return jax.tree.map(lambda one: one.with_memory_kind("pinned_host") if one.spec else one, where)
 
 
-def on_devices(where: Any) -> Any:
+def in_device_memory(where: Any) -> Any:
     """These shardings, in the devices' own memory."""
     return jax.tree.map(lambda one: one.with_memory_kind("device"), where)
 
@@ -235,12 +237,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def over_rows(mesh: Mesh) -> NamedSharding:
+def row_sharding(mesh: Mesh) -> NamedSharding:
     """Rows are split over all axes that split rows."""
     return NamedSharding(mesh, P(ROWS))
 
 
-def row_parts(mesh: Mesh) -> int:
+def num_row_shards(mesh: Mesh) -> int:
     """The number of parts that a batch is cut into."""
     return math.prod(mesh.shape[axis] for axis in ROWS)
 
@@ -253,7 +255,7 @@ def bytes_per_device(tree: Any) -> int:
     )
 
 
-def told(mesh: Mesh) -> str:
+def describe_mesh(mesh: Mesh) -> str:
     """The mesh in words, as `data 2 × fsdp 4`."""
     return (
         " × ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
@@ -261,24 +263,24 @@ def told(mesh: Mesh) -> str:
     )
 
 
-def own_rows(mesh: Mesh, rows: int) -> np.ndarray:
+def local_rows(mesh: Mesh, rows: int) -> np.ndarray:
     """The rows of a batch that the devices of this process hold, in their order."""
-    where = over_rows(mesh).addressable_devices_indices_map((rows,)).values()
+    where = row_sharding(mesh).addressable_devices_indices_map((rows,)).values()
     return np.unique(np.concatenate([np.arange(rows)[index] for index in where]))
 
 
-def place(batch: Any, mesh: Mesh, rows: int) -> Any:
+def place_batch(batch: Any, mesh: Mesh, rows: int) -> Any:
     """Makes one batch of `rows` rows, split over all devices, of the `own_rows` (numpy) that each
     process gives."""
     return jax.tree.map(
         lambda leaf: jax.make_array_from_process_local_data(
-            over_rows(mesh), np.asarray(leaf), (rows, *leaf.shape[1:])
+            row_sharding(mesh), np.asarray(leaf), (rows, *leaf.shape[1:])
         ),
         batch,
     )
 
 
-def on_host(array: Any) -> np.ndarray:
+def to_host(array: Any) -> np.ndarray:
     """The whole array as numpy, on every process, however it is split over several of them (then
     all must call this)."""
     if isinstance(array, jax.Array) and not (

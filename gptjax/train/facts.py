@@ -22,8 +22,8 @@ from gptjax.model import flops_per_token
 from gptjax.model.attention.layer import choose
 from gptjax.model.transformer import scanned
 from gptjax.runs import Run
-from gptjax.sharding import constrain as spread
-from gptjax.sharding import mesh as parallel
+from gptjax.sharding.constrain import use_mesh
+from gptjax.sharding.mesh import describe_mesh
 from gptjax.train import goodput, program
 from gptjax.train.experiment import Experiment
 from gptjax.train.goodput import Clock
@@ -54,7 +54,7 @@ def attention(experiment: Experiment, mesh: Mesh) -> list[tuple[str, str]]:
     model, here = experiment.model, jax.default_backend()
     try:
         parts = (model, model.encoder) if model.encoder_layers else (model,)
-        with spread.on(mesh):
+        with use_mesh(mesh):
             return list(
                 dict.fromkeys(
                     choose(part, part.context, layer, backend=here)
@@ -77,7 +77,7 @@ def banner(setting: Setting, state: TrainState, notes: tuple[str, ...]) -> str:
         f"gptjax {gptjax.__version__} · {setting.path}",
         (
             f"devices     {len(devices)} × {devices[0].device_kind}"
-            f" ({devices[0].platform}){among}{f' as {parallel.told(built.mesh)}' if len(devices) > 1 else ''},"
+            f" ({devices[0].platform}){among}{f' as {describe_mesh(built.mesh)}' if len(devices) > 1 else ''},"
             f" jax {jax.__version__}, Python {platform.python_version()}"
         ),
         (

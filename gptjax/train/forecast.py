@@ -16,8 +16,7 @@ import jax
 from jax.sharding import Mesh
 
 from gptjax.core.config import ConfigError, require
-from gptjax.sharding import mesh as parallel
-from gptjax.sharding.mesh import bytes_per_device
+from gptjax.sharding.mesh import bytes_per_device, make_mesh, num_row_shards
 from gptjax.train import program
 from gptjax.train.experiment import Experiment, guessed
 
@@ -40,7 +39,7 @@ def require_possible(experiment: Experiment) -> Mesh:
             f" {_smaller_model(experiment)}."
         ) from None
     config = experiment.model
-    rows = experiment.batch // experiment.micro_batches // parallel.row_parts(mesh)
+    rows = experiment.batch // experiment.micro_batches // num_row_shards(mesh)
     residuals = (
         config.num_layers
         * rows
@@ -120,7 +119,7 @@ def _host_bytes() -> int | None:
 
 def _smaller_step(experiment: Experiment) -> str:
     rows, config = experiment.batch // experiment.micro_batches, experiment.model
-    parts = parallel.row_parts(parallel.make_mesh(experiment.mesh))
+    parts = num_row_shards(make_mesh(experiment.mesh))
     fewer = next(
         (n for n in range(rows // 2 // parts * parts, 0, -parts) if experiment.batch % n == 0), None
     )

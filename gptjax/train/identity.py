@@ -102,7 +102,9 @@ def settle(
         "backend": backend(),
     }
     found |= {"start": start.fingerprint} if start else {}
-    found |= {"teacher": mentor} if (mentor := teacher.fingerprint(experiment)) else {}
+    found |= (
+        {"teacher": teacher_model} if (teacher_model := teacher.fingerprint(experiment)) else {}
+    )
     notes: list[str] = []
     if resuming:
         old, recorded = (

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gptjax.core.arrays import Array, Float, Params
-from gptjax.sharding.constrain import platform, traced
+from gptjax.sharding.constrain import current_mesh, platform
 
 LARGE = 2**16
 """Numbers of a leaf from which on it is summed in stretches."""
@@ -26,6 +26,6 @@ def gradient_norm(grads: Params) -> Float[Array, ""]:
 
 
 def _squares(leaf: Float[Array, "..."]) -> Float[Array, ""]:
-    if leaf.size < LARGE or leaf.size % 8 or platform() != "cpu" or traced() is not None:
+    if leaf.size < LARGE or leaf.size % 8 or platform() != "cpu" or current_mesh() is not None:
         return jnp.square(leaf).sum()
     return functools.reduce(operator.add, map(jnp.square, leaf.reshape(8, -1))).sum()

@@ -58,7 +58,7 @@ def model_facts(config: ModelConfig) -> dict[str, Any]:
         "vocab_size": config.vocabulary,
         "context": config.context,
         "flops_per_token": flops_per_token(config, config.context),
-        "cache_per_token": _bytes(cache.shelves) // config.context,
+        "cache_per_token": _bytes(cache.groups) // config.context,
         "table": rows,
     }
 
@@ -148,7 +148,7 @@ def activation_bytes(config: ModelConfig, rows: int) -> int:
     )
 
     def kept(params: Any, batch: Any) -> Any:
-        key = jax.random.key(0) if config.random else None
+        key = jax.random.key(0) if config.uses_dropout else None
         return jax.vjp(lambda params: cross_entropy(config)(params, batch, key)[0], params)[1]
 
     program = jax.make_jaxpr(kept)(params, batch).jaxpr

@@ -19,7 +19,7 @@ ALARM = 1.5
 
 
 class Pace:
-    """Divides the time of a step into the process's own work (reading, logging) and waiting for
+    """Divides the time of a step into the process's own work (layer_inputs, logging) and waiting for
     devices, and with them for the others."""
 
     def __init__(self) -> None:

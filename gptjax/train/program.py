@@ -28,8 +28,19 @@ from gptjax.data.store import Store
 from gptjax.data.tasks.tasks import LanguageModel, SequenceToSequence
 from gptjax.losses.cross_entropy import Loss, Teacher, cross_entropy, training
 from gptjax.model.pipeline import parts_of, require_stages
-from gptjax.sharding import mesh as parallel
-from gptjax.sharding.constrain import on
+from gptjax.sharding.constrain import use_mesh
+from gptjax.sharding.mesh import (
+    bytes_per_device,
+    in_device_memory,
+    in_host_memory,
+    local_rows,
+    make_mesh,
+    num_row_shards,
+    param_shardings,
+    place_batch,
+    replicated,
+    with_mesh,
+)
 from gptjax.train import optim, step, teacher
 from gptjax.train.experiment import Experiment
 
@@ -70,16 +81,16 @@ def build(
     Raises:
       ConfigError: batch, mesh and data do not fit each other.
     """
-    mesh = parallel.make_mesh(experiment.mesh) if mesh is None else mesh
+    mesh = make_mesh(experiment.mesh) if mesh is None else mesh
     require_divides(experiment, mesh)
     plan = row_plan(experiment, data.train, seed=experiment.seed)
-    mentor = teacher.load(experiment, data.tokenizer)
+    teacher_model = teacher.load(experiment, data.tokenizer)
     read, state = _reader(data.train, plan, mesh), abstract(experiment, mesh)
     shapes = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), read(0)
     )
-    known = mentor and mentor._replace(
-        params=jax.device_put(mentor.params, parallel.replicated(mesh))
+    known = teacher_model and teacher_model._replace(
+        params=jax.device_put(teacher_model.params, replicated(mesh))
     )
     with ThreadPoolExecutor(1, thread_name_prefix="compile") as beside:
         compiling = beside.submit(lowered(experiment, mesh, shapes, known, planned).compile)
@@ -98,8 +109,8 @@ def build(
         init,
         lambda state, batch: compiled(state, batch, known and known.params),
         jax.jit(
-            parallel.traced_on(mesh, functools.partial(step.evaluate_step, objective=held_out)),
-            out_shardings=parallel.replicated(mesh),
+            with_mesh(mesh, functools.partial(step.evaluate_step, objective=held_out)),
+            out_shardings=replicated(mesh),
         ),
         faults.in_batches(planned, read),
         memory.temp_size_in_bytes if memory else 0,
@@ -111,7 +122,7 @@ def lowered(
     experiment: Experiment,
     mesh: Mesh,
     batch: Any,
-    mentor: Teacher | None = None,
+    teacher_model: Teacher | None = None,
     planned: tuple[faults.Fault, ...] = (),
 ) -> jax.stages.Lowered:
     """The training step, traced for a mesh, whose devices need not be here, and a batch's shapes;
@@ -130,7 +141,7 @@ def lowered(
         micro_batches=experiment.micro_batches,
         skip_norm=experiment.skip_norm,
         skip_score=experiment.spike_score if experiment.skip_spikes else math.inf,
-        dropout=experiment.model.random,
+        dropout=experiment.model.uses_dropout,
         settle=_settle(experiment),
         fault=faults.in_gradients(planned),
     )
@@ -138,33 +149,35 @@ def lowered(
     def taught(state: step.TrainState, batch: Any, known: Any) -> tuple[step.TrainState, dict]:
         if experiment.mesh.offload_optimizer:
             state = state._replace(
-                opt_state=jax.device_put(state.opt_state, parallel.on_devices(out[0].opt_state))
+                opt_state=jax.device_put(state.opt_state, in_device_memory(out[0].opt_state))
             )
         return one(
             state,
             batch,
             objective=training(
-                experiment.model, experiment.loss, mentor and mentor._replace(params=known)
+                experiment.model,
+                experiment.loss,
+                teacher_model and teacher_model._replace(params=known),
             ),
         )
 
-    out = jax.tree.map(lambda leaf: leaf.sharding, state), parallel.replicated(mesh)
-    return jax.jit(parallel.traced_on(mesh, taught), donate_argnums=0, out_shardings=out).lower(
-        state, batch, mentor and mentor.params
+    out = jax.tree.map(lambda leaf: leaf.sharding, state), replicated(mesh)
+    return jax.jit(with_mesh(mesh, taught), donate_argnums=0, out_shardings=out).lower(
+        state, batch, teacher_model and teacher_model.params
     )
 
 
 def _reader(store: Store, plan: batches.Plan, mesh: Mesh) -> Callable[[int], Any]:
     """number → the batch on the devices. Each process reads the rows of its own devices."""
-    mine = parallel.own_rows(mesh, plan.rows)
-    return lambda number: parallel.place(batches.batch(store, plan, number, mine), mesh, plan.rows)
+    mine = local_rows(mesh, plan.rows)
+    return lambda number: place_batch(batches.batch(store, plan, number, mine), mesh, plan.rows)
 
 
 def _settle(experiment: Experiment) -> Callable | None:
     """What balances experts without a loss, where the model has that."""
     if experiment.model.experts is None or not experiment.model.experts.bias_step:
         return None
-    return lambda params, sums: model.rebalanced(experiment.model, params, sums["load"])
+    return lambda params, sums: model.rebalance(experiment.model, params, sums["load"])
 
 
 def _beginning(
@@ -191,7 +204,7 @@ def require_divides(experiment: Experiment, mesh: Mesh) -> None:
     Raises:
       ConfigError: names a number that can be shared.
     """
-    rows, parts = experiment.batch // experiment.micro_batches, parallel.row_parts(mesh)
+    rows, parts = experiment.batch // experiment.micro_batches, num_row_shards(mesh)
     require(
         rows % parts == 0,
         f"{rows} rows are read at once, which {parts} devices do not divide; use a multiple"
@@ -202,7 +215,7 @@ def require_divides(experiment: Experiment, mesh: Mesh) -> None:
     said = f"model.context is {config.context}, which mesh.context {apart} does not divide"
     require(config.context % apart == 0, f"{said}; use a multiple (--model.context {near}).")
     if mesh.shape["stage"] > 1:
-        with on(mesh):
+        with use_mesh(mesh):
             require_stages(config, mesh.shape["stage"])
             parts_of(config, rows)
 
@@ -222,19 +235,19 @@ def laid_out(
     Raises:
       ConfigError: batch, positions, layers and devices do not fit each other.
     """
-    mesh = parallel.make_mesh(experiment.mesh, devices)
+    mesh = make_mesh(experiment.mesh, devices)
     require_divides(experiment, mesh)
     state = abstract(experiment, mesh)
     if (
         not experiment.mesh.given
         and mesh.shape["data"] > 1
         and room is not None
-        and parallel.bytes_per_device(state) > room // 4
+        and bytes_per_device(state) > room // 4
     ):
         experiment = dataclasses.replace(
             experiment, mesh=dataclasses.replace(experiment.mesh, data=1, fsdp=mesh.shape["data"])
         )
-        mesh = parallel.make_mesh(experiment.mesh, devices)
+        mesh = make_mesh(experiment.mesh, devices)
         state = placed(experiment, mesh, state)
     return experiment, mesh, state
 
@@ -291,8 +304,8 @@ def row_plan(
 def placed(experiment: Experiment, mesh: Mesh, shapes: step.TrainState) -> step.TrainState:
     """The state's shapes with a sharding each. Optimizer state whose path ends in a parameter's, in
     its shape, lies where the parameter lies."""
-    whole = parallel.replicated(mesh)
-    params = parallel.shardings(
+    whole = replicated(mesh)
+    params = param_shardings(
         mesh, model.axes(experiment.model), shapes.params, experiment.mesh.rules
     )
 
@@ -312,7 +325,7 @@ def placed(experiment: Experiment, mesh: Mesh, shapes: step.TrainState) -> step.
         whole, params, jax.tree_util.tree_map_with_path(beside, shapes.opt_state)
     )
     if experiment.mesh.offload_optimizer:
-        where = where._replace(opt_state=parallel.offloaded(where.opt_state, mesh.devices.flat[0]))
+        where = where._replace(opt_state=in_host_memory(where.opt_state, mesh.devices.flat[0]))
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
@@ -332,7 +345,7 @@ def evaluation_batches(
 ) -> tuple[int, Callable[[int], Any]]:
     """Gives how many batches hold the whole store in order, and number → batch. They are larger
     than a training batch."""
-    parts = parallel.row_parts(mesh)
+    parts = num_row_shards(mesh)
     rows = max(
         experiment.batch // experiment.micro_batches,
         4096 // experiment.model.context // parts * parts,

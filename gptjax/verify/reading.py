@@ -1,4 +1,4 @@
-"""Proofs about reading: who sees whom, what the loss is, and that the gradient is its slope.
+"""Proofs about layer_inputs: who sees whom, what the loss is, and that the gradient is its slope.
 (Setting) → Figure or Skipped."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from gptjax.data import batches
 from gptjax.model.attention.layer import attend, choose
-from gptjax.model.attention.mask import Scoring, Sight
+from gptjax.model.attention.mask import MaskInputs, ScoreConfig
 from gptjax.model.config import Layer, ModelConfig
 from gptjax.verify.setting import (  # fmt: skip
     Figure,
@@ -119,18 +119,22 @@ def attention(setting: Setting) -> Figure:
 def _apart_from_hand(c: ModelConfig, layer: Layer, kind: str, length: int) -> float:
     draw, (where, piece) = np.random.default_rng(0), packed_places(2, length)
     q, cotangent = (
-        draw.standard_normal((2, length, c.num_heads, c.heads)).astype(np.float32) for _ in range(2)
+        draw.standard_normal((2, length, c.num_heads, c.head_dim)).astype(np.float32)
+        for _ in range(2)
     )
     k, v = (
-        draw.standard_normal((2, length, c.kv_heads, c.heads)).astype(np.float32) for _ in range(2)
+        draw.standard_normal((2, length, c.kv_heads, c.head_dim)).astype(np.float32)
+        for _ in range(2)
     )
-    sight, how = (
-        Sight(*map(jnp.asarray, (where, where, piece, piece))),
-        Scoring(layer, cap=c.attention_cap),
+    mask_inputs, how = (
+        MaskInputs(*map(jnp.asarray, (where, where, piece, piece))),
+        ScoreConfig(layer, cap=c.attention_cap),
     )
 
     def both_ways(q, k, v):
-        out, back = jax.vjp(lambda *qkv: attend(*qkv, sight, how, implementation=kind), q, k, v)
+        out, back = jax.vjp(
+            lambda *qkv: attend(*qkv, mask_inputs, how, implementation=kind), q, k, v
+        )
         return out, *back(jnp.asarray(cotangent))
 
     seen = seen_by_hand(layer, where[:, :, None], where[:, None, :]) & (

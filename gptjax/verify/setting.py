@@ -27,7 +27,7 @@ from gptjax.losses.cross_entropy import cross_entropy
 from gptjax.model import Experts, Latent, ModelConfig
 from gptjax.model.attention.layer import choose
 from gptjax.model.config import DROPOUTS
-from gptjax.sharding import mesh as parallel
+from gptjax.sharding.mesh import MeshConfig, make_mesh, num_row_shards
 from gptjax.train import program
 from gptjax.train.experiment import Experiment
 from gptjax.train.identity import resolve
@@ -117,10 +117,10 @@ def shrink(experiment: Experiment) -> tuple[Experiment, tuple[str, ...]]:
     small = smaller(experiment.model)
     mesh = experiment.mesh
     try:
-        parallel.make_mesh(mesh)
+        make_mesh(mesh)
     except ConfigError:
-        mesh = parallel.MeshConfig()
-    parts, micro = parallel.row_parts(parallel.make_mesh(mesh)), min(experiment.micro_batches, 2)
+        mesh = MeshConfig()
+    parts, micro = num_row_shards(make_mesh(mesh)), min(experiment.micro_batches, 2)
     rows = parts * micro * -(-ROWS // (parts * micro))
     schedule = dataclasses.replace(
         experiment.schedule, warmup=min(experiment.schedule.warmup, WARMUP), steps=None
@@ -152,8 +152,8 @@ def smaller(c: ModelConfig) -> ModelConfig:
         return dataclasses.replace(c, num_layers=depth)
     widths = {
         "width": c.width // by // 2 * 2,
-        "head_width": even(c.heads),
-        "feed_forward": max(2, c.hidden // by),
+        "head_width": even(c.head_dim),
+        "feed_forward": max(2, c.mlp_dim // by),
     }
     return dataclasses.replace(
         c,

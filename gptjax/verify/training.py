@@ -21,7 +21,7 @@ from gptjax.data import Batch
 from gptjax.losses.cross_entropy import cross_entropy
 from gptjax.runs import Run
 from gptjax.runs import manifest as manifests
-from gptjax.sharding import mesh as parallel
+from gptjax.sharding.mesh import describe_mesh
 from gptjax.train import loop, optim, program, step
 from gptjax.train.optim import SGD, Schedule
 from gptjax.verify.reading import ROUNDING
@@ -128,7 +128,7 @@ def devices(setting: Setting) -> Figure | Skipped:
     return Figure(
         max(loss, found),
         ROUNDING,
-        f"relative difference of loss and gradient on {count} devices ({parallel.told(built.mesh)})"
+        f"relative difference of loss and gradient on {count} devices ({describe_mesh(built.mesh)})"
         " from one",
     )
 

@@ -22,7 +22,7 @@ from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 
 from gptjax.core.arrays import Array, Float, Int
-from gptjax.sharding.constrain import ROWS, split, traced
+from gptjax.sharding.constrain import ROWS, current_mesh, partition_spec
 from gptjax.weights.products import product
 
 Names = tuple[str | None, str | None]
@@ -52,7 +52,7 @@ def products(
       rows: the axes that split B.
       exact: the products in float32.
     """
-    mesh = traced()
+    mesh = current_mesh()
     if (
         mesh is None or x.ndim != 3 or matrices[0].dtype != x.dtype
     ):  # the last two: a few states of a text that is written
@@ -98,7 +98,7 @@ def _plan(
             for name in both
         ]
         cut.append(
-            split(
+            partition_spec(
                 mesh.shape,
                 [
                     size // unit if name in WIDE else size
@@ -108,7 +108,7 @@ def _plan(
             )
         )
     between, inside = (
-        split(mesh.shape, shape, (rows, positions, ()))
+        partition_spec(mesh.shape, shape, (rows, positions, ()))
         for positions in (("context", "tensor"), ("context",))
     )
     scattered = between != inside
@@ -135,7 +135,7 @@ def _products(
     mesh: AbstractMesh, plan: _Plan, kind: Any, x: Array, matrices: tuple[Array, ...]
 ) -> tuple[Array, ...]:
     def own(x: Array, matrices: tuple[Array, ...]) -> tuple[Array, ...]:
-        x = whole(x, "tensor", 1) if plan.gathered else x
+        x = all_gather(x, "tensor", 1) if plan.gathered else x
         out = tuple(
             jnp.matmul(x, _assembled(matrix, spec), preferred_element_type=kind)
             for matrix, spec in zip(matrices, plan.matrices, strict=True)
@@ -167,9 +167,9 @@ def _backward(
         x: Array, matrices: tuple[Array, ...], back: tuple[Array, ...]
     ) -> tuple[Array, tuple[Array, ...]]:
         if plan.gathered:
-            x = whole(x, "tensor", 1)
+            x = all_gather(x, "tensor", 1)
         if plan.scattered:
-            back = tuple(whole(y, "tensor", 1) for y in back)
+            back = tuple(all_gather(y, "tensor", 1) for y in back)
         parts, alike, grads = [], [], []
         for matrix, spec, y in zip(matrices, plan.matrices, back, strict=True):
             y = y.astype(x.dtype)
@@ -180,7 +180,7 @@ def _backward(
         to_x = sum(parts[1:], parts[0]) if parts else None
         if parts and plan.gathered:
             to_x = jax.lax.psum_scatter(to_x, "tensor", scatter_dimension=1, tiled=True)
-            alike = [part(y, "tensor", 1) for y in alike]
+            alike = [local_slice(y, "tensor", 1) for y in alike]
         elif parts:
             to_x = jax.lax.psum(to_x, "tensor")
         both = [*([] if to_x is None else [to_x]), *alike]
@@ -201,36 +201,36 @@ def _assembled(matrix: Array, spec: P) -> Array:
     """A matrix, gathered from the devices that share it but for `tensor`."""
     for dimension, axes in enumerate(spec):
         for axis in reversed(_each(axes)):
-            matrix = matrix if axis == "tensor" else whole(matrix, axis, dimension)
+            matrix = matrix if axis == "tensor" else all_gather(matrix, axis, dimension)
     return matrix
 
 
 def _returned(grad: Array, spec: P, plan: _Plan) -> Array:
     """The sum of a matrix's gradient over all devices that read other tokens, of which each keeps
     its own part."""
-    reading = {axis for axes in plan.x[:2] for axis in _each(axes)} - (
+    layer_inputs = {axis for axes in plan.x[:2] for axis in _each(axes)} - (
         {"tensor"} if plan.gathered else set()
     )
     for dimension, axes in enumerate(spec):
         for axis in (axis for axis in _each(axes) if axis != "tensor"):
-            if axis in reading:
+            if axis in layer_inputs:
                 grad = jax.lax.psum_scatter(grad, axis, scatter_dimension=dimension, tiled=True)
-                reading.remove(axis)
+                layer_inputs.remove(axis)
             else:
-                grad = part(grad, axis, dimension)
-    return jax.lax.psum(grad, tuple(sorted(reading))) if reading else grad
+                grad = local_slice(grad, axis, dimension)
+    return jax.lax.psum(grad, tuple(sorted(layer_inputs))) if reading else grad
 
 
 def _each(axes: Any) -> tuple[str, ...]:
     return (axes,) if isinstance(axes, str) else axes or ()
 
 
-def whole(x: Array, axis: str, dimension: int) -> Array:
+def all_gather(x: Array, axis: str, dimension: int) -> Array:
     """What all devices along an axis have, side by side."""
     return jax.lax.all_gather(x, axis, axis=dimension, tiled=True)
 
 
-def part(x: Array, axis: str, dimension: int) -> Array:
+def local_slice(x: Array, axis: str, dimension: int) -> Array:
     """This device's own part of what all devices along an axis have."""
     size = x.shape[dimension] // jax.lax.axis_size(axis)
     return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(axis) * size, size, dimension)
@@ -240,15 +240,15 @@ def part(x: Array, axis: str, dimension: int) -> Array:
 # -----------------------------------------------------------------------------------------------------
 
 
-def look_up(table: Float[Array, "V D"], ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+def embed(table: Float[Array, "V D"], ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
     """The rows of a table that is shared as a matrix is; where `tensor` splits the rows, each
     device gives those that it has."""
-    mesh = traced()
+    mesh = current_mesh()
     if mesh is None:
         return jnp.take(table, ids, axis=0)
-    spec = split(mesh.shape, table.shape, (("tensor",), ("fsdp", "expert")))
+    spec = partition_spec(mesh.shape, table.shape, (("tensor",), ("fsdp", "expert")))
     between, inside = (
-        split(mesh.shape, ids.shape, (ROWS, positions))
+        partition_spec(mesh.shape, ids.shape, (ROWS, positions))
         for positions in (("context", "tensor"), ("context",))
     )
     wide = spec[0] == "tensor"

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from gptjax.core.arrays import Array, Float, Int
-from gptjax.sharding.constrain import platform, traced
+from gptjax.sharding.constrain import current_mesh, platform
 from gptjax.weights.einsum import wide_einsum
 
 
@@ -40,7 +40,7 @@ def product(
     """
     out = jnp.float32 if wide else x.dtype
     one_cpu = (
-        platform() == "cpu" and traced() is None
+        platform() == "cpu" and current_mesh() is None
     )  # rows that are split over two axes of a mesh would have to be moved to become one dimension
     flat = x.reshape(-1, x.shape[-1]) if one_cpu else x
     if one_cpu and kernel.dtype.itemsize < 4 and kernel.dtype != x.dtype:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from gptjax.core.arrays import Array, Float, Int, Key
-from gptjax.model.attention.mask import Scoring, Sight, scores
+from gptjax.model.attention.mask import MaskInputs, ScoreConfig, scores
 from gptjax.model.layers import dropout
 
 LARGEST = 256
@@ -34,7 +34,7 @@ class Given(NamedTuple):
     v: Float[Array, "blocks B s K value"]
     table: Float[Array, "..."] | None
     sink: Float[Array, " N"] | None
-    sight: Sight
+    mask_inputs: MaskInputs
     key: Key | None
     begin: Int[Array, ""]
 
@@ -43,8 +43,8 @@ def blockwise(
     q: Float[Array, "B T N H"],
     k: Float[Array, "B S K H"],
     v: Float[Array, "B S K value"],
-    sight: Sight,
-    how: Scoring,
+    mask_inputs: MaskInputs,
+    how: ScoreConfig,
     table: Float[Array, "..."] | None,
     sink: Float[Array, " N"] | None,
     rate: float,
@@ -66,23 +66,30 @@ def blockwise(
         )
         return jnp.moveaxis(full.reshape(x.shape[0], count, size, *x.shape[2:]), 1, 0)
 
-    nobody = [None if x is None else cut(x, -1) for x in sight]
+    nobody = [None if x is None else cut(x, -1) for x in mask_inputs]
     out = _attend(
         how,
         rate if key is not None else 0.0,
         Given(
-            cut(q), cut(k), cut(v), table, sink, Sight(*nobody), key, jnp.asarray(begin, jnp.int32)
+            cut(q),
+            cut(k),
+            cut(v),
+            table,
+            sink,
+            MaskInputs(*nobody),
+            key,
+            jnp.asarray(begin, jnp.int32),
         ),
     )
     return jnp.moveaxis(out, 0, 1).reshape(rows, -1, *out.shape[3:])[:, :length]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _attend(how: Scoring, rate: float, given: Given) -> Float[Array, "blocks B t N value"]:
+def _attend(how: ScoreConfig, rate: float, given: Given) -> Float[Array, "blocks B t N value"]:
     return _forward(how, rate, given)[0]
 
 
-def _forward(how: Scoring, rate: float, given: Given) -> tuple[Array, Any]:
+def _forward(how: ScoreConfig, rate: float, given: Given) -> tuple[Array, Any]:
     """The output, and what the backward pass needs: the input, the output, and each query's ln Σ
     exp(score)."""
     count, rows, size, heads, _ = given.q.shape
@@ -118,7 +125,7 @@ def _forward(how: Scoring, rate: float, given: Given) -> tuple[Array, Any]:
     return out, (given, out, normaliser)
 
 
-def _backward(how: Scoring, rate: float, kept: Any, d_out: Array) -> tuple[Given]:
+def _backward(how: ScoreConfig, rate: float, kept: Any, d_out: Array) -> tuple[Given]:
     """Each block's weights again from its scores and the normaliser, and through them the
     gradients.
 
@@ -180,11 +187,11 @@ _attend.defvjp(_forward, _backward)
 
 
 def _scores(
-    how: Scoring, given: Given, i: Array, j: Array, q: Array, k: Array, table: Array | None
+    how: ScoreConfig, given: Given, i: Array, j: Array, q: Array, k: Array, table: Array | None
 ) -> Float[Array, "B K G t s"]:
     """Scores of the keys of block j for the queries of block i."""
-    queries, keys, query_segments, key_segments, prefixes = given.sight
-    sight = Sight(
+    queries, keys, query_segments, key_segments, prefixes = given.mask_inputs
+    mask_inputs = MaskInputs(
         queries[i],
         keys[j],
         *(
@@ -192,13 +199,13 @@ def _scores(
             for x, n in ((query_segments, i), (key_segments, j), (prefixes, i))
         ),
     )
-    return scores(q, k, sight, how, table)
+    return scores(q, k, mask_inputs, how, table)
 
 
-def _blocks(how: Scoring, given: Given, i: Array) -> tuple[Int[Array, ""], Int[Array, ""]]:
+def _blocks(how: ScoreConfig, given: Given, i: Array) -> tuple[Int[Array, ""], Int[Array, ""]]:
     """The first block of keys that queries of block i may see, and the one after the last."""
     size, count = given.q.shape[2], jnp.asarray(given.k.shape[0], jnp.int32)
-    query, looks_back = given.begin + i * size, how.causal and given.sight.prefixes is None
+    query, looks_back = given.begin + i * size, how.causal and given.mask_inputs.prefixes is None
     end = jnp.minimum((query + size - 1) // size + 1, count) if looks_back else count
     if how.layer.sees != "window" or how.layer.sinks:
         return jnp.zeros((), jnp.int32), end

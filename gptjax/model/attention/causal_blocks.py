@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from gptjax.core.arrays import Array, Float, Key
-from gptjax.model.attention.mask import Scoring, Sight
+from gptjax.model.attention.mask import MaskInputs, ScoreConfig
 from gptjax.model.attention.reference import reference
-from gptjax.sharding import constrain as spread
+from gptjax.sharding.constrain import current_mesh
 
 BLOCKS = 4
 """Query blocks: 4 skip 3/8 of the whole square, and more make the products too small for a CPU."""
@@ -21,8 +21,8 @@ def causal_blocks(
     q: Float[Array, "B T N H"],
     k: Float[Array, "B T K H"],
     v: Float[Array, "B T K value"],
-    sight: Sight,
-    how: Scoring,
+    mask_inputs: MaskInputs,
+    how: ScoreConfig,
     table: Float[Array, "..."] | None,
     sink: Float[Array, " N"] | None,
     rate: float,
@@ -38,12 +38,12 @@ def causal_blocks(
     most = max(1, IN_CACHE // (q.shape[2] // heads * length * length // BLOCKS))
     if (
         rows * heads <= most
-        or spread.traced() is not None
+        or current_mesh() is not None
         or table is not None
         or sink is not None
         or (rate and key is not None)
     ):
-        return _blocks(q, k, v, sight, how, table, sink, rate, key)
+        return _blocks(q, k, v, mask_inputs, how, table, sink, rate, key)
 
     def apart(x):
         return jnp.moveaxis(x.reshape(rows, length, heads, -1, x.shape[-1]), 2, 1).reshape(
@@ -52,9 +52,9 @@ def causal_blocks(
 
     whose = [
         None if x is None else jnp.repeat(jnp.broadcast_to(x, (rows, length)), heads, axis=0)
-        for x in sight
+        for x in mask_inputs
     ]
-    given = apart(q), apart(k), apart(v), Sight(*whose)
+    given = apart(q), apart(k), apart(v), MaskInputs(*whose)
     few = max(n for n in range(1, most + 1) if rows * heads % n == 0)
     some = jax.checkpoint(lambda part: _blocks(*part, how, None, None, 0.0, None))
     mixed = jax.lax.map(some, jax.tree.map(lambda x: x.reshape(-1, few, *x.shape[1:]), given))
@@ -67,8 +67,8 @@ def _blocks(
     q: Array,
     k: Array,
     v: Array,
-    sight: Sight,
-    how: Scoring,
+    mask_inputs: MaskInputs,
+    how: ScoreConfig,
     table: Array | None,
     sink: Array | None,
     rate: float,
@@ -83,11 +83,11 @@ def _blocks(
             else 0
         )
         rows, seen = slice(i * size, (i + 1) * size), slice(begin, (i + 1) * size)
-        part = Sight(
-            sight.queries[:, rows],
-            sight.keys[:, seen],
-            None if sight.query_segments is None else sight.query_segments[:, rows],
-            None if sight.key_segments is None else sight.key_segments[:, seen],
+        part = MaskInputs(
+            mask_inputs.queries[:, rows],
+            mask_inputs.keys[:, seen],
+            None if mask_inputs.query_segments is None else mask_inputs.query_segments[:, rows],
+            None if mask_inputs.key_segments is None else mask_inputs.key_segments[:, seen],
         )
         block_key = None if key is None else jax.random.fold_in(key, i)
         # or oneDNN takes the sum of their gradients into a product, for which it has only its slow

@@ -7,8 +7,8 @@ from typing import Any
 from flax import linen as nn
 
 from gptjax.core.arrays import Array, Float, Key
-from gptjax.model.attention.layer import Reading, attend
-from gptjax.model.attention.mask import Scoring, Sight
+from gptjax.model.attention.layer import LayerInputs, attend
+from gptjax.model.attention.mask import MaskInputs, ScoreConfig
 from gptjax.model.config import ModelConfig
 from gptjax.model.layers import Linear, residual_std
 
@@ -29,10 +29,10 @@ class CrossAttention(nn.Module):
         def make(heads, axis):
             return Linear(
                 (c.width,),
-                (heads, c.heads),
+                (heads, c.head_dim),
                 ("embed", axis, "head"),
                 c.init_std,
-                c.biased,
+                c.qkv_bias_enabled,
                 c.compute,
             )
 
@@ -42,7 +42,7 @@ class CrossAttention(nn.Module):
             make(c.kv_heads, "kv_heads"),
         )
         self.out = Linear(
-            (c.num_heads, c.heads),
+            (c.num_heads, c.head_dim),
             (c.width,),
             ("heads", "head", "embed"),
             residual_std(c),
@@ -57,14 +57,18 @@ class CrossAttention(nn.Module):
         return self.key(states), self.value(states)
 
     def __call__(
-        self, x: Float[Array, "B T D"], reading: Reading, number: Any, key: Key | None
+        self, x: Float[Array, "B T D"], layer_inputs: LayerInputs, number: Any, key: Key | None
     ) -> Float[Array, "B T D"]:
-        c, memory = self.config, reading.memory
+        c, memory = self.config, layer_inputs.memory
         k, v = (
             self.remember(x) if memory is None else (memory.keys[number], memory.values[number])
         )  # none: parameters are made
-        sight = reading.sight
+        mask_inputs = layer_inputs.mask_inputs
         if memory is not None:
-            sight = Sight(sight.queries, memory.positions, sight.query_segments, memory.segments)
-        how = Scoring(scale=c.scale, cap=c.attention_cap, causal=False)
-        return self.out(attend(self.query(x), k, v, sight, how, rate=c.attention_dropout, key=key))
+            mask_inputs = MaskInputs(
+                mask_inputs.queries, memory.positions, mask_inputs.query_segments, memory.segments
+            )
+        how = ScoreConfig(scale=c.scale, cap=c.attention_cap, causal=False)
+        return self.out(
+            attend(self.query(x), k, v, mask_inputs, how, rate=c.attention_dropout, key=key)
+        )

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gptjax.core.arrays import Array, Float
-from gptjax.model.attention.mask import Scoring, Sight, visible
+from gptjax.model.attention.mask import MaskInputs, ScoreConfig, visible
 from gptjax.model.config import Layer, ModelConfig
-from gptjax.sharding.constrain import traced
+from gptjax.sharding.constrain import current_mesh
 
 
 def splash_lacks(config: ModelConfig, length: int, layer: Layer) -> str | None:
@@ -37,8 +37,8 @@ def splash(
     q: Float[Array, "B T N H"],
     k: Float[Array, "B S K H"],
     v: Float[Array, "B S K value"],
-    sight: Sight,
-    how: Scoring,
+    mask_inputs: MaskInputs,
+    how: ScoreConfig,
     sink: Float[Array, " N"] | None,
     kernel: Any = None,
     interpret: bool = False,
@@ -70,21 +70,24 @@ def splash(
 
     scaled = q * jnp.asarray(width**-0.5 if how.scale is None else how.scale, q.dtype)
     by_head = (jnp.swapaxes(x, 1, 2) for x in (scaled, k, v))
-    told = segments(sight.query_segments, sight.queries), segments(sight.key_segments, sight.keys)
+    told = (
+        segments(mask_inputs.query_segments, mask_inputs.queries),
+        segments(mask_inputs.key_segments, mask_inputs.keys),
+    )
     return jnp.swapaxes(jax.vmap(one_row)(*by_head, *told), 1, 2)
 
 
 def split_splash(
-    q: Float[Array, "B T N H"], how: Scoring, interpret: bool = False
+    q: Float[Array, "B T N H"], how: ScoreConfig, interpret: bool = False
 ) -> tuple[Any, Any]:
     """A kernel for queries that are split over `context`, and how it is split itself."""
-    mesh = traced()
+    mesh = current_mesh()
     heads = q.shape[2] // (mesh.shape["tensor"] if q.shape[2] % mesh.shape["tensor"] == 0 else 1)
     kernel = _splash(q.shape[1], heads, how, mesh.shape["context"], interpret)
     return kernel, kernel.manual_sharding_spec(NamedSharding(mesh, PartitionSpec(None, "context")))
 
 
-def _splash(length: int, heads: int, how: Scoring, parts: int, interpret: bool) -> Any:
+def _splash(length: int, heads: int, how: ScoreConfig, parts: int, interpret: bool) -> Any:
     from jax.experimental.pallas.ops.tpu import splash_attention as pallas
 
     square = (length, length)
@@ -124,8 +127,8 @@ def cudnn_lacks(config: ModelConfig, length: int, layer: Layer) -> str | None:
         f"{config.compute} compute": config.compute != "bfloat16",
         "an encoder, whose tokens see later ones": not config.causal,
         "a prefix LM, whose prefix sees later tokens": config.prefix_lm,
-        f"heads of {config.heads}, which are not a multiple of 8 up to 128": (
-            config.heads % 8 != 0 or config.heads > 128
+        f"heads of {config.head_dim}, which are not a multiple of 8 up to 128": (
+            config.head_dim % 8 != 0 or config.head_dim > 128
         ),
         f"{length} queries, an odd number": length % 2 != 0,
         f"a layer that sees {layer.sees!r}": layer.sees not in ("all", "window"),
@@ -143,8 +146,8 @@ def cudnn(
     q: Float[Array, "B T N H"],
     k: Float[Array, "B T K H"],
     v: Float[Array, "B T K H"],
-    sight: Sight,
-    how: Scoring,
+    mask_inputs: MaskInputs,
+    how: ScoreConfig,
     implementation: str = "cudnn",
 ) -> Float[Array, "B T N H"]:
     """What `attention.attend` gives, by cuDNN's flash attention. Tokens must stand in order, as
@@ -155,7 +158,7 @@ def cudnn(
     Args:
       implementation: `xla` computes the same call on any device, for tests.
     """
-    mask = None if sight.query_segments is None else visible(sight, how.layer)[:, None]
+    mask = None if mask_inputs.query_segments is None else visible(mask_inputs, how.layer)[:, None]
     window = None if how.layer.sees == "all" else (how.layer.span - 1, 0)
     return jax.nn.dot_product_attention(
         q,

@@ -1,7 +1,7 @@
 """The implementations of attention, and the layer that projects, attends and projects back.
 
 Read `attend` (the dispatcher), then the implementations, then `Attention`. Who sees whom is in
-`sight`, which implementation serves in `choice`.
+`mask_inputs`, which implementation serves in `choice`.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from gptjax.model import positions as place
 from gptjax.model.attention.blockwise import blockwise
 from gptjax.model.attention.causal_blocks import causal_blocks
 from gptjax.model.attention.kernels import cudnn, splash, split_splash
-from gptjax.model.attention.mask import Scoring, Sight
+from gptjax.model.attention.mask import MaskInputs, ScoreConfig
 from gptjax.model.attention.reference import reference
 from gptjax.model.attention.select import choose
 from gptjax.model.attention.sharded import over_mesh
-from gptjax.model.cache import Cache, Memory, remember
+from gptjax.model.cache import Cache, Memory, update
 from gptjax.model.config import Layer, ModelConfig
 from gptjax.model.layers import Linear, Norm, residual_std, together
 from gptjax.model.rope_scaling import magnitude
-from gptjax.sharding import constrain as spread
+from gptjax.sharding.constrain import ROWS, axis_size, constrain, current_mesh, platform
 
 
 def attend(
     q: Float[Array, "B T N H"],
     k: Float[Array, "B S K H"],
     v: Float[Array, "B S K value"],
-    sight: Sight,
-    how: Scoring = Scoring(),
+    mask_inputs: MaskInputs,
+    how: ScoreConfig = ScoreConfig(),
     table: Float[Array, "..."] | None = None,
     sink: Float[Array, " N"] | None = None,
     *,
@@ -64,15 +64,15 @@ def attend(
     """
     match implementation:
         case "reference":
-            return reference(q, k, v, sight, how, table, sink, rate, key)
+            return reference(q, k, v, mask_inputs, how, table, sink, rate, key)
         case "causal_blocks":
-            return causal_blocks(q, k, v, sight, how, table, sink, rate, key)
+            return causal_blocks(q, k, v, mask_inputs, how, table, sink, rate, key)
         case "blockwise":
-            return blockwise(q, k, v, sight, how, table, sink, rate, key, begin)
+            return blockwise(q, k, v, mask_inputs, how, table, sink, rate, key, begin)
         case "splash":
-            return splash(q, k, v, sight, how, sink, kernel)
+            return splash(q, k, v, mask_inputs, how, sink, kernel)
         case "cudnn":
-            return cudnn(q, k, v, sight, how)
+            return cudnn(q, k, v, mask_inputs, how)
     raise ValueError(f"{implementation!r} is not an attention implementation.")
 
 
@@ -80,33 +80,38 @@ def attend(
 # ---------------------------------------------------------------------------------------------------
 
 
-class Reading(NamedTuple):
+class LayerInputs(NamedTuple):
     """What all layers know of the tokens that are read."""
 
-    sight: Sight
+    mask_inputs: MaskInputs
     angles: dict[Layer, Float[Array, "#B T half"] | None]
     """How far RoPE turns each token in a layer of each kind; none where it does not."""
     tables: dict[str, Float[Array, "..."]]
     """Biases by distance, by their kind."""
     slots: tuple[Int[Array, "B T"], ...] | None = None
-    """Where the tokens go on each shelf of the cache."""
+    """Where the tokens go on each group of the cache."""
     memory: Memory | None = None
     """What an encoder has read."""
 
 
-def recalled(
+def with_cache(
     config: ModelConfig,
     layer: Layer,
     number: Any,
     cache: Cache,
-    reading: Reading,
+    layer_inputs: LayerInputs,
     k: Array,
     v: Array,
-) -> tuple[Cache, Array, Array, Reading]:
+) -> tuple[Cache, Array, Array, LayerInputs]:
     """The cache with a layer's new keys and values; all keys and values that it holds for the
-    layer, and the sight of them."""
-    cache, k, v, where = remember(config, layer, number, cache, reading.slots, k, v)
-    return cache, k, v, reading._replace(sight=reading.sight._replace(keys=where))
+    layer, and the mask_inputs of them."""
+    cache, k, v, where = update(config, layer, number, cache, layer_inputs.slots, k, v)
+    return (
+        cache,
+        k,
+        v,
+        layer_inputs._replace(mask_inputs=layer_inputs.mask_inputs._replace(keys=where)),
+    )
 
 
 class Attention(nn.Module):
@@ -119,7 +124,7 @@ class Attention(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        reading: Reading,
+        layer_inputs: LayerInputs,
         cache: Cache | None,
         number: Any,
         key: Key | None,
@@ -129,10 +134,10 @@ class Attention(nn.Module):
         def linear(name: str, heads: int, axis: str) -> Linear:
             return Linear(
                 (c.width,),
-                (heads, c.heads),
+                (heads, c.head_dim),
                 ("embed", axis, "head"),
                 c.init_std,
-                c.biased,
+                c.qkv_bias_enabled,
                 c.compute,
                 name=name,
             )
@@ -142,17 +147,15 @@ class Attention(nn.Module):
             linear("key", c.kv_heads, "kv_heads"),
             linear("value", c.kv_heads, "kv_heads"),
         )
-        q, k, v = together(
-            x, three, joined=spread.platform() == "cpu" and spread.parts("tensor") == 1
-        )
+        q, k, v = together(x, three, joined=platform() == "cpu" and axis_size("tensor") == 1)
         if c.qk_norm:
             q, k = head_norm(c, "query_norm", "heads", q), head_norm(c, "key_norm", "kv_heads", k)
-        angles = reading.angles[self.layer]
+        angles = layer_inputs.angles[self.layer]
         if angles is not None:
             louder = magnitude(c.scaling_in(self.layer))
             q, k = place.rotate(q, angles, louder), place.rotate(k, angles, louder)
         if cache is not None:
-            cache, k, v, reading = recalled(c, self.layer, number, cache, reading, k, v)
+            cache, k, v, layer_inputs = with_cache(c, self.layer, number, cache, layer_inputs, k, v)
         sink = (
             self.param(
                 "sink",
@@ -168,9 +171,9 @@ class Attention(nn.Module):
             checkpoint_name(k, "key"),
             checkpoint_name(v, "value"),
         )
-        mixed = attend_in(c, self.layer, q, k, v, reading, sink, cache is not None, key)
+        mixed = attend_in(c, self.layer, q, k, v, layer_inputs, sink, cache is not None, key)
         out = Linear(
-            (c.num_heads, c.heads),
+            (c.num_heads, c.head_dim),
             (c.width,),
             ("heads", "head", "embed"),
             residual_std(c),
@@ -186,7 +189,7 @@ def head_norm(
 ) -> Float[Array, "B T N H"]:
     """Queries or keys, normalised head by head or all heads as one vector."""
     if not config.qk_norm_joint:
-        return Norm("rmsnorm", config.heads, config.norm_epsilon, False, "head", name=name)(x)
+        return Norm("rmsnorm", config.head_dim, config.norm_epsilon, False, "head", name=name)(x)
     whole = x.reshape(*x.shape[:2], -1)
     return Norm("rmsnorm", whole.shape[-1], config.norm_epsilon, False, axis, name=name)(
         whole
@@ -199,7 +202,7 @@ def attend_in(
     q: Array,
     k: Array,
     v: Array,
-    reading: Reading,
+    layer_inputs: LayerInputs,
     sink: Array | None,
     cached: bool,
     key: Key | None,
@@ -207,29 +210,29 @@ def attend_in(
     """Attends as a layer of this model does, with the implementation that `choose` names."""
     bias = config.positions_in(layer)
     bias = bias if bias in ("alibi", "t5") else "none"
-    how = Scoring(
+    how = ScoreConfig(
         layer, config.scale, config.attention_cap, bias, config.t5_distance, config.causal
     )
     implementation, _ = choose(config, q.shape[1], layer, cached=cached)
-    table, rate = reading.tables.get(bias), config.attention_dropout
+    table, rate = layer_inputs.tables.get(bias), config.attention_dropout
     told = {"implementation": implementation, "rate": rate, "key": key}
-    plain = implementation in ("reference", "causal_blocks") and spread.parts("context") == 1
+    plain = implementation in ("reference", "causal_blocks") and axis_size("context") == 1
     if (
-        spread.traced() is None or cached or plain or (rate and key is not None)
+        current_mesh() is None or cached or plain or (rate and key is not None)
     ):  # random bits are split by XLA, so that they are those of one device
-        k, v = (spread.spread(x, spread.ROWS, (), ("tensor",), ()) for x in (k, v))
+        k, v = (constrain(x, ROWS, (), ("tensor",), ()) for x in (k, v))
         return checkpoint_name(
-            attend(q, k, v, reading.sight, how, table, sink, **told), "attention"
+            attend(q, k, v, layer_inputs.mask_inputs, how, table, sink, **told), "attention"
         )
     kernel = (
         split_splash(q, how)
-        if implementation == "splash" and spread.parts("context") > 1
+        if implementation == "splash" and axis_size("context") > 1
         else (None, None)
     )
 
-    def own(q, k, v, sight, table, sink, begin, kernel):
-        return attend(q, k, v, sight, how, table, sink, **told, begin=begin, kernel=kernel)
+    def own(q, k, v, mask_inputs, table, sink, begin, kernel):
+        return attend(q, k, v, mask_inputs, how, table, sink, **told, begin=begin, kernel=kernel)
 
     return checkpoint_name(
-        over_mesh(own, q, k, v, reading.sight, table, sink, *kernel), "attention"
+        over_mesh(own, q, k, v, layer_inputs.mask_inputs, table, sink, *kernel), "attention"
     )

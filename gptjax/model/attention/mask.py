@@ -17,7 +17,7 @@ from gptjax.model.config import Layer
 from gptjax.weights.einsum import wide_einsum
 
 
-class Sight(NamedTuple):
+class MaskInputs(NamedTuple):
     """What decides who sees whom. A query sees the keys of its own segment at its own position or
     before, as far as its layer looks; in an encoder, and where a decoder looks at one, also those
     after it.
@@ -35,7 +35,9 @@ class Sight(NamedTuple):
     prefixes: Int[Array, "B T"] | None = None
 
 
-def visible(sight: Sight, layer: Layer = Layer(), causal: bool = True) -> Bool[Array, "B T S"]:
+def visible(
+    mask_inputs: MaskInputs, layer: Layer = Layer(), causal: bool = True
+) -> Bool[Array, "B T S"]:
     """True where the query may see the key.
 
     Args:
@@ -46,17 +48,20 @@ def visible(sight: Sight, layer: Layer = Layer(), causal: bool = True) -> Bool[A
     Child et al. 2019, Sparse Transformers, arXiv:1904.10509, section 4; sinks: Xiao et al. 2023,
     arXiv:2309.17453.
     """
-    query, key = sight.queries[:, :, None], sight.keys[:, None, :]
+    query, key = mask_inputs.queries[:, :, None], mask_inputs.keys[:, None, :]
     last = (
         query
-        if sight.prefixes is None
+        if mask_inputs.prefixes is None
         else jnp.maximum(
-            query, jnp.where(query < sight.prefixes[:, :, None], sight.prefixes[:, :, None] - 1, -1)
+            query,
+            jnp.where(
+                query < mask_inputs.prefixes[:, :, None], mask_inputs.prefixes[:, :, None] - 1, -1
+            ),
         )
     )
     seen = (key <= last) & (key >= 0) if causal else (key >= 0) & jnp.ones_like(query, bool)
-    if sight.query_segments is not None and sight.key_segments is not None:
-        seen &= sight.query_segments[:, :, None] == sight.key_segments[:, None, :]
+    if mask_inputs.query_segments is not None and mask_inputs.key_segments is not None:
+        seen &= mask_inputs.query_segments[:, :, None] == mask_inputs.key_segments[:, None, :]
     span = layer.span
     match layer.sees:
         case "window":
@@ -71,7 +76,7 @@ def visible(sight: Sight, layer: Layer = Layer(), causal: bool = True) -> Bool[A
 
 
 @dataclass(frozen=True)
-class Scoring:
+class ScoreConfig:
     """How a layer scores the keys that a query sees; no arrays, so that compiled functions can
     depend on it."""
 
@@ -98,8 +103,8 @@ HIDDEN = -1e30
 def scores(
     q: Float[Array, "B T N H"],
     k: Float[Array, "B S K H"],
-    sight: Sight,
-    how: Scoring,
+    mask_inputs: MaskInputs,
+    how: ScoreConfig,
     table: Float[Array, "..."] | None = None,
 ) -> Float[Array, "B K G T S"]:
     """The score of each key for each query, in float32, by key/value head and the queries of its
@@ -116,8 +121,8 @@ def scores(
     if how.cap is not None:
         found = how.cap * jnp.tanh(found / how.cap)
     if how.bias != "none":
-        distance = sight.queries[:, :, None] - sight.keys[:, None, :]
+        distance = mask_inputs.queries[:, :, None] - mask_inputs.keys[:, None, :]
         found = found + by_distance(how.bias, table, distance, how.farthest, how.causal).reshape(
             -1, *found.shape[1:]
         )
-    return jnp.where(visible(sight, how.layer, how.causal)[:, None, None], found, HIDDEN)
+    return jnp.where(visible(mask_inputs, how.layer, how.causal)[:, None, None], found, HIDDEN)

@@ -17,7 +17,7 @@ from flax import linen as nn
 
 from gptjax.core.arrays import Array, Float, Key
 from gptjax.model import positions as place
-from gptjax.model.attention.layer import Reading, attend_in, recalled
+from gptjax.model.attention.layer import LayerInputs, attend_in, with_cache
 from gptjax.model.cache import Cache
 from gptjax.model.config import Layer, ModelConfig
 from gptjax.model.layers import Linear, Norm, residual_std
@@ -34,7 +34,7 @@ class LatentAttention(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        reading: Reading,
+        layer_inputs: LayerInputs,
         cache: Cache | None,
         number: Any,
         key: Key | None,
@@ -55,13 +55,13 @@ class LatentAttention(nn.Module):
                 "query_norm", linear("query_down", "embed", c.width, narrow.query_rank)(x)
             )
             q = linear("query", "latent", narrow.query_rank, c.num_heads, c.query_width)(source)
-        q, turned_q = q[..., : c.heads], q[..., c.heads :]
+        q, turned_q = q[..., : c.head_dim], q[..., c.head_dim :]
         down = linear("latent_down", "embed", c.width, narrow.rank + narrow.rope_width)(x)
         latent, turned_k = (
             latent_norm("latent_norm", down[..., : narrow.rank])[:, :, None],
             down[:, :, None, narrow.rank :],
         )
-        angles = reading.angles[self.layer]
+        angles = layer_inputs.angles[self.layer]
         if angles is not None:
             louder = magnitude(c.scaling_in(self.layer))
             turned_q, turned_k = (
@@ -69,7 +69,7 @@ class LatentAttention(nn.Module):
                 place.rotate(turned_k, angles, louder),
             )
         make_k, make_v = (
-            linear("key", "latent", narrow.rank, c.num_heads, c.heads),
+            linear("key", "latent", narrow.rank, c.num_heads, c.head_dim),
             linear("value", "latent", narrow.rank, c.num_heads, c.value_width),
         )
 
@@ -80,7 +80,7 @@ class LatentAttention(nn.Module):
                 jnp.concatenate([q, turned_q], -1),
                 k,
                 v,
-                reading,
+                layer_inputs,
                 None,
                 cache is not None,
                 key,
@@ -91,8 +91,8 @@ class LatentAttention(nn.Module):
             turned_k = jnp.broadcast_to(turned_k, (*k.shape[:3], narrow.rope_width))
             mixed = mix(q, jnp.concatenate([k, turned_k], -1), v)
         else:
-            cache, turned_k, latent, reading = recalled(
-                c, self.layer, number, cache, reading, turned_k, latent
+            cache, turned_k, latent, layer_inputs = with_cache(
+                c, self.layer, number, cache, layer_inputs, turned_k, latent
             )
             to_k, to_v = (
                 one.weights()[0].reshape(narrow.rank, c.num_heads, -1) for one in (make_k, make_v)

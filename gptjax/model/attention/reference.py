@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from gptjax.core.arrays import Array, Float, Key
-from gptjax.model.attention.mask import Scoring, Sight, scores
+from gptjax.model.attention.mask import MaskInputs, ScoreConfig, scores
 from gptjax.model.layers import dropout
 
 
@@ -14,15 +14,15 @@ def reference(
     q: Float[Array, "B T N H"],
     k: Float[Array, "B S K H"],
     v: Float[Array, "B S K value"],
-    sight: Sight,
-    how: Scoring,
+    mask_inputs: MaskInputs,
+    how: ScoreConfig,
     table: Float[Array, "..."] | None,
     sink: Float[Array, " N"] | None,
     rate: float,
     key: Key | None,
 ) -> Float[Array, "B T N value"]:
     """What `attention.attend` gives, with the scores of all keys for all queries held at once."""
-    found = scores(q, k, sight, how, table)
+    found = scores(q, k, mask_inputs, how, table)
     if sink is not None:
         nobody = jnp.broadcast_to(
             sink.astype(jnp.float32).reshape(1, *found.shape[1:3], 1, 1), (*found.shape[:4], 1)

@@ -7,7 +7,7 @@ import jax
 from gptjax.model.attention.causal_blocks import BLOCKS
 from gptjax.model.attention.kernels import cudnn_lacks, splash_lacks
 from gptjax.model.config import Layer, ModelConfig
-from gptjax.sharding import constrain as spread
+from gptjax.sharding.constrain import axis_size, current_mesh, platform
 
 
 def choose(
@@ -27,7 +27,7 @@ def choose(
     Raises:
       ValueError: the config names an implementation that can't serve this case.
     """
-    here = backend or spread.platform()
+    here = backend or platform()
     if cached:
         return "reference", "decoding with a cache, which the other implementations are not for"
     if config.attention != "auto":
@@ -40,7 +40,7 @@ def choose(
             )
         return config.attention, "the config names it"
     alone = (
-        jax.device_count() == 1 or spread.traced() is not None
+        jax.device_count() == 1 or current_mesh() is not None
     )  # many devices without a mesh: nobody says which part is whose
     if here == "tpu" and alone and _lacks("splash", config, length, layer) is None:
         return "splash", "Pallas' kernel for TPU"
@@ -68,7 +68,7 @@ LONG = 4096
 
 def _lacks(implementation: str, config: ModelConfig, length: int, layer: Layer) -> str | None:
     """What an implementation can't serve in this case, or none."""
-    positions = spread.parts("context")
+    positions = axis_size("context")
     if (
         positions > 1
         and implementation in ("causal_blocks", "cudnn", "blockwise")

@@ -21,9 +21,9 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from gptjax.core.arrays import Array, Float
-from gptjax.model.attention.mask import Sight
-from gptjax.sharding.constrain import ROWS, split, traced
-from gptjax.weights.linear import whole
+from gptjax.model.attention.mask import MaskInputs
+from gptjax.sharding.constrain import ROWS, current_mesh, partition_spec
+from gptjax.weights.linear import all_gather
 
 
 def over_mesh(
@@ -31,48 +31,50 @@ def over_mesh(
     q: Float[Array, "B T N H"],
     k: Float[Array, "B T K H"],
     v: Float[Array, "B T K value"],
-    sight: Sight,
+    mask_inputs: MaskInputs,
     table: Float[Array, "..."] | None,
     sink: Float[Array, " N"] | None,
     kernel: Any = None,
     kernel_spec: Any = None,
 ) -> Float[Array, "B T N value"]:
-    """What `attend(q, k, v, sight, table, sink, begin, kernel)` gives, by every device of the
+    """What `attend(q, k, v, mask_inputs, table, sink, begin, kernel)` gives, by every device of the
     traced mesh for its own part.
 
     Args:
       attend: gets queries of some positions, from `begin` on, and the keys of all.
       kernel: arrays that it needs besides, split as `kernel_spec` says.
     """
-    mesh = traced()
+    mesh = current_mesh()
     heads = ("tensor",) if q.shape[2] % mesh.shape["tensor"] == 0 else ()
     k, v = (repeated(x, q.shape[2], mesh.shape["tensor"] if heads else 1) for x in (k, v))
 
     def where(x, *axes):
-        return None if x is None else split(mesh.shape, x.shape, axes)
+        return None if x is None else partition_spec(mesh.shape, x.shape, axes)
 
     by_head = [where(x, ROWS, ("context",), heads, ()) for x in (q, k, v)]
-    seen = Sight(*(where(x, ROWS, ("context",)) for x in sight))
+    seen = MaskInputs(*(where(x, ROWS, ("context",)) for x in mask_inputs))
     biased = where(table, *((),) * (0 if table is None else table.ndim - 1), heads)
 
     def own(
-        q: Array, k: Array, v: Array, sight: Sight, table: Any, sink: Any, kernel: Any
+        q: Array, k: Array, v: Array, mask_inputs: MaskInputs, table: Any, sink: Any, kernel: Any
     ) -> Array:
         def gather(x):
-            return x if x is None else whole(x, "context", 1)
+            return x if x is None else all_gather(x, "context", 1)
 
         begin = jax.lax.axis_index("context") * q.shape[1]
         if mesh.shape["context"] > 1:
-            k, v, sight = (
+            k, v, mask_inputs = (
                 gather(k),
                 gather(v),
-                sight._replace(keys=gather(sight.keys), key_segments=gather(sight.key_segments)),
+                mask_inputs._replace(
+                    keys=gather(mask_inputs.keys), key_segments=gather(mask_inputs.key_segments)
+                ),
             )
-        return attend(q, k, v, sight, table, sink, begin, kernel)
+        return attend(q, k, v, mask_inputs, table, sink, begin, kernel)
 
     specs = (*by_head, seen, biased, where(sink, heads), P() if kernel is None else kernel_spec)
     return jax.shard_map(own, mesh=mesh, in_specs=specs, out_specs=by_head[0], check_vma=False)(
-        q, k, v, sight, table, sink, kernel
+        q, k, v, mask_inputs, table, sink, kernel
     )
 
 

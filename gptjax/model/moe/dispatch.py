@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from gptjax.core.arrays import Array, Bool, Float, Int
 from gptjax.model.config import Experts, ModelConfig
 from gptjax.model.layers import activate
-from gptjax.sharding.constrain import ROWS, platform, split, traced
-from gptjax.weights.linear import part, whole
+from gptjax.sharding.constrain import ROWS, current_mesh, partition_spec, platform
+from gptjax.weights.linear import all_gather, local_slice
 
 Product = Callable[[Array, Array], Array]
 """(tokens by expert, kernels [E I O]) → each token times its expert's kernel."""
@@ -193,13 +193,13 @@ def mix_over_mesh(
     Source: Lepikhin et al. 2020, GShard, arXiv:2006.16668, section 3.
     """
     mesh, ordered = (
-        traced(),
+        current_mesh(),
         config.experts.capacity is not None,
     )  # a row's earlier tokens take places first, so a row is needed whole
-    tokens = split(mesh.shape, x.shape, (ROWS, ("context", "tensor"), ()))
+    tokens = partition_spec(mesh.shape, x.shape, (ROWS, ("context", "tensor"), ()))
     into, out = (("expert",), ("fsdp",), ("tensor",)), (("expert",), ("tensor",), ("fsdp",))
     cut = {
-        name: split(mesh.shape, kernel.shape, out if name == "down" else into)
+        name: partition_spec(mesh.shape, kernel.shape, out if name == "down" else into)
         for name, kernel in kernels.items()
     }
     positions = [axis for axis in ("context", "tensor") if axis in (tokens[1] or ())]
@@ -209,14 +209,14 @@ def mix_over_mesh(
     def own(x: Array, chosen: Array, weights: Array, kernels: Kernels) -> tuple[Array, Array]:
         kernels = {
             name: (
-                whole(kernel.astype(x.dtype), "fsdp", cut[name].index("fsdp"))
+                all_gather(kernel.astype(x.dtype), "fsdp", cut[name].index("fsdp"))
                 if "fsdp" in cut[name]
                 else kernel
             )
             for name, kernel in kernels.items()
         }
         for axis in reversed(gathered):
-            x, chosen, weights = (whole(array, axis, 1) for array in (x, chosen, weights))
+            x, chosen, weights = (all_gather(array, axis, 1) for array in (x, chosen, weights))
         mixed, dropped = (_sent if ordered else _shared)(
             config, x, chosen, weights, kernels, cut["up"][0] == "expert"
         )
@@ -226,9 +226,9 @@ def mix_over_mesh(
             mixed = (
                 jax.lax.psum_scatter(mixed, axis, scatter_dimension=1, tiled=True)
                 if scattered
-                else part(mixed, axis, 1)
+                else local_slice(mixed, axis, 1)
             )
-            dropped = part(dropped, axis, 1)
+            dropped = local_slice(dropped, axis, 1)
         return mixed, dropped
 
     specs = {
@@ -262,7 +262,7 @@ def _shared(
     """Experts that are here read all tokens that chose them, of whichever device."""
     count, nobody = kernels["up"].shape[0], jnp.zeros(chosen.shape, bool)
     if apart:
-        x, chosen, weights = (whole(array, "expert", 0) for array in (x, chosen, weights))
+        x, chosen, weights = (all_gather(array, "expert", 0) for array in (x, chosen, weights))
         chosen = chosen - jax.lax.axis_index("expert") * count
     brought = by_expert(count, x, chosen, grouped=platform() == "cpu")
     mixed = _weighted(

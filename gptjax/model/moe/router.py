@@ -16,7 +16,7 @@ from gptjax.core.arrays import Array, Bool, Float, Int, Params
 from gptjax.model.config import Experts, ModelConfig
 from gptjax.model.layers import MLP, residual_std
 from gptjax.model.moe.dispatch import mix, mix_over_mesh
-from gptjax.sharding.constrain import traced
+from gptjax.sharding.constrain import current_mesh
 
 
 class MoE(nn.Module):
@@ -33,7 +33,7 @@ class MoE(nn.Module):
         count for nothing there."""
         c, e = self.config, self.config.experts
         routes = route(e, *Router(c, name="router")(x), jnp.broadcast_to(real, x.shape[:2]))
-        mixed, unread = (mix if traced() is None else mix_over_mesh)(
+        mixed, unread = (mix if current_mesh() is None else mix_over_mesh)(
             c, x, routes.chosen, routes.weights, Expert(c, name="experts")()
         )
         if e.shared:
@@ -171,7 +171,7 @@ def _best(e: Experts, scores: Float[Array, "B T E"]) -> Int[Array, "B T k"]:
     return jax.lax.top_k(jax.lax.stop_gradient(scores), e.active)[1]
 
 
-def rebalanced(config: ModelConfig, params: Params, load: Float[Array, "L E"]) -> Params:
+def rebalance(config: ModelConfig, params: Params, load: Float[Array, "L E"]) -> Params:
     """Parameters whose routers' biases moved a step: up for experts with less than the mean load,
     down for those with more.
 
