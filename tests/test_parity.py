@@ -183,13 +183,13 @@ def read(config: ModelConfig, params: Any, batch: Batch) -> Reading:
 def test_logits_are_those_of_transformers(pair: Pair, readings: list[Reading]) -> None:
     for reading in readings:
         with torch.no_grad():
-            theirs = their_logits(pair.theirs, layer_inputs.batch).numpy()
-        difference = np.abs(layer_inputs.logits - theirs).max()
+            theirs = their_logits(pair.theirs, reading.batch).numpy()
+        difference = np.abs(reading.logits - theirs).max()
         print(
-            f"largest difference of a logit {difference:.1e} with {layer_inputs.config.attention}"
+            f"largest difference of a logit {difference:.1e} with {reading.config.attention}"
         )
         assert theirs.std() > 0.3 * pair.config.logit_scale, "flat logits prove nothing"
-        assert difference <= 1e-4, layer_inputs.config
+        assert difference <= 1e-4, reading.config
 
 
 def test_gradients_of_every_parameter_are_those_of_torch(
@@ -197,13 +197,13 @@ def test_gradients_of_every_parameter_are_those_of_torch(
 ) -> None:
     for reading in readings:
         pair.theirs.zero_grad()
-        their_loss(pair.theirs, layer_inputs.batch).backward()
+        their_loss(pair.theirs, reading.batch).backward()
         theirs = in_our_shapes(
             pair.case, {name: weight.grad for name, weight in learned(pair.theirs).items()}
         )
         norms = {}
         for (path, mine), (_, other) in zip(
-            *map(jax.tree_util.tree_leaves_with_path, (layer_inputs.gradients, theirs)), strict=True
+            *map(jax.tree_util.tree_leaves_with_path, (reading.gradients, theirs)), strict=True
         ):
             norms[jax.tree_util.keystr(path)] = (
                 np.linalg.norm(mine - np.asarray(other)),
@@ -221,11 +221,11 @@ def test_gradients_of_every_parameter_are_those_of_torch(
         worst = max(relative, key=relative.get)
         print(
             f"largest relative difference of a gradient {relative[worst]:.1e} at {worst} with"
-            f" {layer_inputs.config.attention}"
+            f" {reading.config.attention}"
         )
         assert all(value <= 1e-4 for value in relative.values()), (
             relative,
-            layer_inputs.config,
+            reading.config,
         )  # a NaN is not less
 
 

@@ -1,4 +1,4 @@
-"""Laws of the ways of writing: each gives what its definition gives by an uncached layer_inputs, token
+"""Laws of the ways of writing: each gives what its definition gives by an uncached reading, token
 by token, without cleverness.
 
 Read `judge` (the model as a table of log-probabilities) and `Slow` (every strategy by brute force),
@@ -61,10 +61,10 @@ def reading(tokens):
 
 @functools.cache
 def judge(ids: tuple[int, ...]) -> np.ndarray:
-    """ln p of every next token after these, by an uncached layer_inputs."""
+    """ln p of every next token after these, by an uncached reading."""
     row = np.zeros((1, CONFIG.context), np.int32)
     row[0, : len(ids)] = ids
-    return np.asarray(layer_inputs(row)[1])[0, len(ids) - 1]
+    return np.asarray(reading(row)[1])[0, len(ids) - 1]
 
 
 @functools.cache
@@ -72,7 +72,7 @@ def states(ids: tuple[int, ...]) -> np.ndarray:
     """The direction of the hidden state of each of these."""
     row = np.zeros((1, CONFIG.context), np.int32)
     row[0, : len(ids)] = ids
-    found = np.asarray(layer_inputs(row)[0])[0, : len(ids)]
+    found = np.asarray(reading(row)[0])[0, : len(ids)]
     return found / np.linalg.norm(found, axis=1, keepdims=True)
 
 

@@ -208,17 +208,17 @@ def _assembled(matrix: Array, spec: P) -> Array:
 def _returned(grad: Array, spec: P, plan: _Plan) -> Array:
     """The sum of a matrix's gradient over all devices that read other tokens, of which each keeps
     its own part."""
-    layer_inputs = {axis for axes in plan.x[:2] for axis in _each(axes)} - (
+    reading = {axis for axes in plan.x[:2] for axis in _each(axes)} - (
         {"tensor"} if plan.gathered else set()
     )
     for dimension, axes in enumerate(spec):
         for axis in (axis for axis in _each(axes) if axis != "tensor"):
-            if axis in layer_inputs:
+            if axis in reading:
                 grad = jax.lax.psum_scatter(grad, axis, scatter_dimension=dimension, tiled=True)
-                layer_inputs.remove(axis)
+                reading.remove(axis)
             else:
                 grad = local_slice(grad, axis, dimension)
-    return jax.lax.psum(grad, tuple(sorted(layer_inputs))) if reading else grad
+    return jax.lax.psum(grad, tuple(sorted(reading))) if reading else grad
 
 
 def _each(axes: Any) -> tuple[str, ...]:
