@@ -485,11 +485,11 @@ def computed(c: ModelConfig) -> dict[str, Any]:
     """What of a config changes the numbers of a forward pass, in one form: two configs with the
     same compute the same."""
     plain = (
-        "vocabulary context width num_layers encoder_layers causal num_heads kv_heads heads hidden"
+        "vocabulary context width num_layers encoder_layers causal num_heads kv_heads head_dim mlp_dim"
         " norm norm_placement norm_epsilon parallel qk_norm "
     )
     plain += (
-        "qk_norm_joint attention_cap attention_sink logit_cap latent activation bias biased tied"
+        "qk_norm_joint attention_cap attention_sink logit_cap latent activation bias qkv_bias_enabled tied"
         " scaled_embedding embedding_norm head_transform logit_bias"
     )
     found = {name: getattr(c, name) for name in plain.split()}
@@ -509,7 +509,7 @@ def computed(c: ModelConfig) -> dict[str, Any]:
             **quiet,
             **({"groups": 1, "active_groups": 1} if e.groups == e.active_groups else {}),
         )
-        found["hidden"] = found["hidden"] if any(layer.dense for layer in c.stack) else None
+        found["mlp_dim"] = found["mlp_dim"] if any(layer.dense for layer in c.stack) else None
     return found
 
 
