@@ -21,7 +21,8 @@ from gptjax.model import smollm
 READ = """
 import pathlib, re, sys, time
 import jax
-from gptjax import interop, model
+from gptjax import formats as interop
+from gptjax import model
 jax.block_until_ready(jax.numpy.ones(8) + 1)
 held = lambda what: int(re.search(what + r":\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text())[1]) * 1024
 before, begin = held("VmRSS"), time.perf_counter()

@@ -4,7 +4,7 @@ itself splits it.
     python benchmarks/startup.py [--config configs/quickstart.py]
 
 The first turn finds an empty compile cache and prepares the data; the others find both as a second
-run does. Prints the time of `import gptjax.cli` alone, of the first line that says something, and
+run does. Prints the time of `import gptjax.cli.main` alone, of the first line that says something, and
 of the whole command up to the end of its first step.
 """
 
@@ -30,7 +30,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         env = {**os.environ, "XDG_CACHE_HOME": folder, "PYTHONPATH": str(paired.ROOT)}
         imports = [
-            _timed([sys.executable, "-c", "import gptjax.cli"], env)[0]
+            _timed([sys.executable, "-c", "import gptjax.cli.main"], env)[0]
             for _ in range(options.turns)
         ]
         for turn in range(options.turns + 1):
@@ -41,7 +41,7 @@ def main() -> None:
                 flush=True,
             )
     print(
-        f"import gptjax.cli: {sorted(imports)[len(imports) // 2]:.2f} s ({min(imports):.2f} to"
+        f"import gptjax.cli.main: {sorted(imports)[len(imports) // 2]:.2f} s ({min(imports):.2f} to"
         f" {max(imports):.2f})"
     )
     middle = {

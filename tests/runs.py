@@ -73,7 +73,8 @@ def assert_same_run(found: Path, wanted: Path, steps: int) -> None:
 
 CHILD = """
 import sys
-from gptjax import backend, cli
+from gptjax.cli import main as cli
+from gptjax.core import backend
 backend._choose_flags = lambda: backend.Choice((), "the parent has none")
 sys.argv[:1] = ["gptjax", "train"]
 cli.console()

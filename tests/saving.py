@@ -81,7 +81,7 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def python(code: str, *args, **options) -> subprocess.Popen:
-    head = "import sys\nfrom gptjax.checkpoint import Run\nrun = Run(sys.argv[1])\n"
+    head = "import sys\nfrom gptjax.runs import Run\nrun = Run(sys.argv[1])\n"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-W", "error", "-c", head + textwrap.dedent(code), *map(str, args)]
     return subprocess.Popen(

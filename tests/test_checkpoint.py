@@ -457,7 +457,7 @@ def test_a_second_trainer_is_refused_by_name_and_a_dead_one_is_replaced(tmp_path
 def test_a_directory_that_cannot_be_written_is_refused_at_the_start(tmp_path):
     code = """
     import os
-    from gptjax.config import ConfigError
+    from gptjax.core.config import ConfigError
     if os.getuid() == 0: os.setuid(65534)  # root may write everywhere
     try:
         with run.lock(): pass

@@ -78,7 +78,7 @@ def run(command: list[str], folder: Path) -> subprocess.CompletedProcess:
 
 SHELL = """
 import contextlib, io, json, sys, traceback
-from gptjax import cli
+from gptjax.cli import main as cli
 answers, sys.stdin = sys.stdout, io.StringIO()
 lines = iter(sys.__stdin__.readline, "")
 for kind, what in map(json.loads, lines):

@@ -167,7 +167,7 @@ def test_the_free_memory_is_that_of_the_host_shared_by_its_devices():
 OUT_OF_MEMORY = """
 import resource, sys
 import jax
-from gptjax import cli
+from gptjax.cli import main as cli
 from gptjax.train import loop
 
 finish = loop.program.build

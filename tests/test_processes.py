@@ -515,8 +515,9 @@ def test_a_port_that_is_taken_is_named(figure):
 SAVER = """
 import os, random, signal, sys, threading, time
 import jax, jax.numpy as jnp
-from gptjax import parallel, processes
-from gptjax.checkpoint import Run, manifest
+from gptjax.core import processes
+from gptjax.sharding import mesh as parallel
+from gptjax.runs import Run, manifest
 path, port, index, victim, seed = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
 processes.join("127.0.0.1:" + port, 2, index, init_timeout=60, heartbeat_timeout=10)
 mesh = parallel.make_mesh(parallel.MeshConfig(fsdp=4))

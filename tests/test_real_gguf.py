@@ -142,7 +142,7 @@ import re, sys, time, jax
 jax.numpy.zeros(3).block_until_ready()
 peak = lambda: 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 before, begun = peak(), time.monotonic()
-from gptjax.interop import gguf
+from gptjax.formats import gguf
 loaded = gguf.load(sys.argv[1])
 seconds = time.monotonic() - begun
 size = sum(leaf.nbytes for leaf in jax.tree.leaves(loaded.params))

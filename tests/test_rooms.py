@@ -286,7 +286,7 @@ def test_slow_packages_are_imported_inside_functions():
 def test_the_door_of_the_command_line_opens_before_jax():
     """CPU flags are chosen before jax is imported, and reading a config or preparing data never
     needs it."""
-    modules = "gptjax, gptjax.cli, gptjax.config, gptjax.backend, gptjax.data, gptjax.checkpoint"
+    modules = "gptjax, gptjax.cli.main, gptjax.core.config, gptjax.core.backend, gptjax.data, gptjax.runs"
     slow = (
         "{'jax', 'flax', 'optax', 'orbax', 'tensorflow', 'tensorflow_datasets', 'tyro',"
         " 'sentencepiece', 'tokenizers'}"

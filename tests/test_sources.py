@@ -271,7 +271,7 @@ def test_a_line_too_long_to_be_read_is_a_bad_record(tmp_path, monkeypatch):
 
 GROWTH = """
 import sys
-from gptjax.config import ConfigError
+from gptjax.core.config import ConfigError
 from gptjax.data import Bytes, DataConfig, SentencePiece, Text, prepare, sources
 import numpy, sentencepiece
 config = DataConfig(source=Text(sys.argv[1]), tokenizer=eval(sys.argv[3]), cache=sys.argv[2])
@@ -639,7 +639,7 @@ def test_what_is_not_prepared_names_the_command_that_prepares_it(prepared, tmp_p
 
 def test_importing_the_module_imports_no_library():
     code = (
-        "import sys, gptjax.data.sources; sys.exit(bool({'tensorflow_datasets', 'tensorflow',"
+        "import sys, gptjax.data.documents.sources; sys.exit(bool({'tensorflow_datasets', 'tensorflow',"
         " 'sentencepiece'} & set(sys.modules)))"
     )
     assert (

@@ -249,7 +249,7 @@ def test_a_file_that_is_cut_short_while_it_is_read_is_named_and_kills_nobody(
     code = """
     import os, sys
     from pathlib import Path
-    from gptjax.config import ConfigError
+    from gptjax.core.config import ConfigError
     from gptjax.data import batch, plan, store
     made = store.open_store(Path(sys.argv[1]))
     layout = plan(made, length=64, rows=8, seed=0)

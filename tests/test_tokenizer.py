@@ -430,7 +430,7 @@ def test_importing_the_module_imports_no_library():
     import subprocess
 
     code = (
-        "import sys, gptjax.data.tokenizer; sys.exit(bool({'sentencepiece', 'tokenizers',"
+        "import sys, gptjax.data.tokenizers.tokenizer; sys.exit(bool({'sentencepiece', 'tokenizers',"
         " 'tensorflow_datasets', 'tensorflow'} & set(sys.modules)))"
     )
     assert (

@@ -1,4 +1,4 @@
-"""Proofs about layer_inputs: who sees whom, what the loss is, and that the gradient is its slope.
+"""Proofs about reading: who sees whom, what the loss is, and that the gradient is its slope.
 (Setting) → Figure or Skipped."""
 
 from __future__ import annotations

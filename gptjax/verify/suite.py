@@ -20,7 +20,7 @@ from gptjax.train.experiment import Experiment
 from gptjax.train.facts import processor
 from gptjax.train.identity import versions
 from gptjax.train.metrics import duration
-from gptjax.verify import layer_inputs, text, training, writing
+from gptjax.verify import reading, text, training, writing
 from gptjax.verify.setting import Figure, Setting, Skipped, make
 
 
@@ -43,12 +43,12 @@ PROOFS = (
     Proof(
         "attention",
         "the attention in use is softmax attention, forward and backward",
-        layer_inputs.attention,
+        reading.attention,
     ),
-    Proof("causal", "no token sees a later one", layer_inputs.causal),
-    Proof("packed", "texts that share a row do not see each other", layer_inputs.packed),
-    Proof("labels", "the loss is −ln p of the next token", layer_inputs.labels),
-    Proof("initial-loss", "before the first step the loss is ln V", layer_inputs.initial_loss),
+    Proof("causal", "no token sees a later one", reading.causal),
+    Proof("packed", "texts that share a row do not see each other", reading.packed),
+    Proof("labels", "the loss is −ln p of the next token", reading.labels),
+    Proof("initial-loss", "before the first step the loss is ln V", reading.initial_loss),
     Proof("cache", "reading with a cache is reading without", writing.cache),
     Proof(
         "decoding", "what is written has the probability that reading gives it", writing.decoding
@@ -59,8 +59,8 @@ PROOFS = (
         "every draw has its own random numbers, and the seed decides them",
         training.randomness,
     ),
-    Proof("gradients", "the gradient is the slope of the loss", layer_inputs.gradients),
-    Proof("bfloat16", "bfloat16 compute is float32 to within its rounding", layer_inputs.bfloat16),
+    Proof("gradients", "the gradient is the slope of the loss", reading.gradients),
+    Proof("bfloat16", "bfloat16 compute is float32 to within its rounding", reading.bfloat16),
     Proof("micro-batches", "a batch in parts is the batch", training.micro_batches),
     Proof("devices", "many devices compute what one does", training.devices),
     Proof("overfit", "a batch can be learned by heart", training.overfit),

@@ -124,7 +124,7 @@ def _prepared(source: Tfds) -> Path:
     configs = sorted({path.parent for path in found})
     command = f"tfds build {source.name} --data_dir={root} --file_format=array_record"
     need = (
-        "where TensorFlow is installed (only preparing needs it; gptjax.data.sources.prepare_tfds"
+        "where TensorFlow is installed (only preparing needs it; gptjax.data.documents.sources.prepare_tfds"
         " needs none for text of your own)"
     )
     require(
