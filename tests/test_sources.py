@@ -272,7 +272,8 @@ def test_a_line_too_long_to_be_read_is_a_bad_record(tmp_path, monkeypatch):
 GROWTH = """
 import sys
 from gptjax.core.config import ConfigError
-from gptjax.data import Bytes, DataConfig, SentencePiece, Text, prepare, sources
+from gptjax.data import Bytes, DataConfig, SentencePiece, Text, prepare
+from gptjax.data.documents import sources
 import numpy, sentencepiece
 config = DataConfig(source=Text(sys.argv[1]), tokenizer=eval(sys.argv[3]), cache=sys.argv[2])
 def peak():  # not getrusage, whose maximum begins with that of the process that started this one
