@@ -185,9 +185,7 @@ def test_logits_are_those_of_transformers(pair: Pair, readings: list[Reading]) -
         with torch.no_grad():
             theirs = their_logits(pair.theirs, reading.batch).numpy()
         difference = np.abs(reading.logits - theirs).max()
-        print(
-            f"largest difference of a logit {difference:.1e} with {reading.config.attention}"
-        )
+        print(f"largest difference of a logit {difference:.1e} with {reading.config.attention}")
         assert theirs.std() > 0.3 * pair.config.logit_scale, "flat logits prove nothing"
         assert difference <= 1e-4, reading.config
 
