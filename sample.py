@@ -1,4 +1,4 @@
-"""Writes text with a trained model: `python sample.py runs/quickstart --prompt "def "`.
+"""Generates text with a trained model: `python sample.py runs/quickstart --prompt "def "`.
 
 The same as `gptjax sample`. In Python: `gptjax.load("runs/quickstart").generate("def ")`.
 """

@@ -1,8 +1,8 @@
-"""Trains an experiment, or goes on where its run stopped: `python train.py configs/quickstart.py`.
+"""Trains an experiment, or resumes its run: `python train.py configs/quickstart.py`.
 
-The same as `gptjax train`. The story: `gptjax/cli.py` reads flags over a config file; `gptjax/train/loop.py` builds, restores,
-loops, evaluates and saves; `gptjax/train/step.py` is one step; `gptjax/objectives.py` is the loss; `gptjax/model/transformer.py`
-is the model.
+The same as `gptjax train`. To follow it down: `gptjax/cli/train.py` reads flags over a config file;
+`gptjax/train/loop.py` builds, restores, steps, evaluates and saves; `gptjax/train/step.py` is one
+step; `gptjax/losses/` holds the losses; `gptjax/model/transformer.py` is the model.
 """
 
 import sys

@@ -1,4 +1,5 @@
-"""Versions, devices and flags of this machine, and what is known to be wrong with them."""
+"""`gptjax doctor`: versions, devices and flags of this machine, and combinations known not to
+work."""
 
 from __future__ import annotations
 
@@ -6,11 +7,13 @@ import os
 import platform
 import shutil
 import sys
+from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
+from gptjax.cli.arguments import describe_flags
+from gptjax.core import backend, config
+from gptjax.core.config import ConfigError
 
 PACKAGES = (
     "jax",
@@ -29,8 +32,35 @@ PACKAGES = (
 )
 
 
+@dataclass(frozen=True)
+class DoctorOptions:
+    """Flags of `doctor`: none."""
+
+
+def doctor_command(args: list[str]) -> None:
+    """Prints versions, devices, flags and known problems.
+
+    Raises:
+      ConfigError: there is a known problem.
+    """
+    chosen = backend.configure()
+    config.cli(
+        DoctorOptions,
+        args,
+        prog="gptjax doctor",
+        description="Prints versions, devices and flags, and combinations known not to work.",
+    )
+    lines, healthy = diagnose(describe_flags(chosen))
+    print("\n".join(lines))
+    if not healthy:
+        raise ConfigError("something above is known not to work; see the lines marked ✗.")
+
+
 def diagnose(flags: str) -> tuple[list[str], bool]:
-    """Gives lines to print, and whether nothing known to be wrong was found."""
+    """Returns lines to print, and whether no known problem was found."""
+    import jax
+    import jax.numpy as jnp
+
     wrong = problems()
     devices = ", ".join(f"{device.device_kind} ({device.platform})" for device in jax.devices())
     free = shutil.disk_usage(Path.home()).free / 2**30
@@ -56,30 +86,29 @@ def diagnose(flags: str) -> tuple[list[str], bool]:
 
 
 def problems() -> list[str]:
-    """What is known not to work, each with what mends it."""
-    found = [
+    """Known problems of this environment, each with its remedy."""
+    wrong = [
         f"{name} is not installed; pip install {name}"
         for name in PACKAGES
         if _version(name) == "missing"
     ]
     if _number("sentencepiece") < (0, 2, 1):
-        found.append("sentencepiece is older than 0.2.1; pip install -U sentencepiece")
+        wrong.append("sentencepiece is older than 0.2.1; pip install -U sentencepiece")
     if _number("jax")[:2] != _number("jaxlib")[:2]:
-        found.append(
+        wrong.append(
             f"jax {_version('jax')} and jaxlib {_version('jaxlib')} differ; pip install -U jax"
             " jaxlib"
         )
     if _number("jax") >= (0, 12) and _number("flax") < (0, 12, 9):
-        found.append(
-            f"flax {_version('flax')} is older than jax {_version('jax')} wants; pip install -U"
-            " flax"
+        wrong.append(
+            f"flax {_version('flax')} is too old for jax {_version('jax')}; pip install -U flax"
         )
     if util.find_spec("tensorflow") and "tensorflow" in sys.modules:
-        found.append(
-            "TensorFlow is imported before SentencePiece, whose training then crashes; do not"
-            " import TensorFlow"
+        wrong.append(
+            "TensorFlow was imported before SentencePiece, which makes SentencePiece's training"
+            " crash; do not import TensorFlow"
         )
-    return found
+    return wrong
 
 
 def _version(name: str) -> str:

@@ -1,0 +1,65 @@
+"""Arguments that several commands read alike: CONFIG, RUN or PRESET, before the flags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gptjax.core import backend, config
+from gptjax.core.config import require
+
+if TYPE_CHECKING:
+    from gptjax.train.experiment import Experiment
+
+
+def first_path(args: list[str], usage: str, needed: str) -> tuple[Path | None, list[str]]:
+    """Splits off the first argument, a path; it is `None` if only help is asked for.
+
+    Raises:
+      ConfigError: the first argument is a flag other than `--help`, or missing.
+    """
+    if args and not args[0].startswith("-"):
+        return Path(args[0]), args[1:]
+    require(
+        "--help" in args or "-h" in args,
+        f"{usage}: the first argument is missing; it needs {needed}.",
+    )
+    return None, args
+
+
+def read_experiment(path: Path) -> tuple[Experiment, Path]:
+    """Reads an experiment from a config file, a run's config.json or a run directory; returns it
+    with the directory of its run."""
+    from gptjax.train.experiment import Experiment
+
+    if path.is_dir():
+        require(
+            (path / "config.json").is_file(),
+            f"{path} holds no config.json, so it is not a run; give a config file or a run"
+            " directory.",
+        )
+        path = path / "config.json"
+    if path.suffix == ".json":
+        return config.load(Experiment, path), path.parent
+    return config.load_python(Experiment, path), Path("runs") / path.stem
+
+
+def experiment_or_preset(path: Path) -> Experiment:
+    """Reads an experiment, or makes one of the name of a preset (`llama-3-8b`)."""
+    if path.exists() or path.suffix in (".py", ".json"):
+        return read_experiment(path)[0]
+    from gptjax.data import DataConfig, LanguageModel, MaskedLanguageModel, SpanCorruption
+    from gptjax.model.presets import preset
+    from gptjax.train.experiment import Experiment
+
+    model = preset(str(path))
+    if model.continues:
+        task = LanguageModel()
+    else:
+        task = SpanCorruption() if model.encoder_layers else MaskedLanguageModel()
+    return Experiment(model=model, data=DataConfig(task=task), batch=1)
+
+
+def describe_flags(chosen: backend.Choice) -> str:
+    """The XLA flags that were set and why, or why none was."""
+    return f"{' '.join(chosen.flags)} ({chosen.reason})" if chosen.flags else chosen.reason

@@ -1,0 +1,55 @@
+"""`gptjax plan`: what a training step, or generation, needs on a machine that is not here."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+
+from gptjax.cli.arguments import experiment_or_preset, first_path
+from gptjax.core import config
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """Flags of `plan` besides those of the experiment."""
+
+    target: str
+    """The machine: v5p:4x8x8, 2*v6e:16x16 (two slices), h100:32x8 (hosts × GPUs), cpu:8. Kinds: v4,
+    v5e, v5p, v6e, tpu7x, a100, h100, b200, cpu."""
+    fast: bool = False
+    """Compile with little optimisation: two to five times faster, without times for TPUs."""
+    search: bool = False
+    """Try meshes, batch sizes and remat policies, and name the fastest that fit."""
+    sampling: bool = False
+    """Plan generation instead of training: cache, largest batch, and the speed that memory
+    bandwidth allows."""
+    length: int | None = None
+    """Tokens of a text, with --sampling; the default is the model's context."""
+    json: bool = False
+    """Print one JSON object; progress goes to standard error."""
+
+
+def plan_command(args: list[str]) -> None:
+    """Compiles a training step for a machine and prints what it needs there; exits with status 3
+    if it does not fit."""
+    os.environ["JAX_PLATFORMS"] = "cpu"  # no device is opened, whatever is here
+    path, flags = first_path(
+        args,
+        "gptjax plan CONFIG|RUN|PRESET --target T",
+        "a config file, a run directory or a preset, for example configs/gpt2_124m.py",
+    )
+    from gptjax.train.experiment import Experiment
+
+    options, experiment = config.cli(
+        PlanOptions,
+        flags,
+        prog="gptjax plan CONFIG|RUN|PRESET",
+        description="Compiles a training step for a machine that is not here and prints what it"
+        " needs there. Exit status: 0 if it fits, 3 if it does not.",
+        base=Experiment() if path is None else experiment_or_preset(path),
+    )
+    from gptjax.plan import command
+
+    if not command.run(experiment, **dataclasses.asdict(options)):
+        raise SystemExit(3)

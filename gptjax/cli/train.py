@@ -1,0 +1,106 @@
+"""`gptjax train`: trains an experiment or resumes its run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gptjax.cli.arguments import describe_flags, first_path, read_experiment
+from gptjax.cli.process import STARTED
+from gptjax.core import backend, config, processes
+from gptjax.core.config import require
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Flags of `train` besides those of the experiment."""
+
+    dir: str | None = None
+    """Run directory. The default is runs/NAME for a config file NAME.py, or the directory of the
+    given config.json."""
+    allow_changes: bool = False
+    """Resume even if the experiment differs from the run's own."""
+    rollback_to: int | None = None
+    """Resume from this earlier checkpoint; later ones are moved aside, not deleted."""
+    cast: bool = False
+    """Resume from a checkpoint with other dtypes, rounding its arrays to this experiment's."""
+    fall_back: bool = True
+    """Resume from the checkpoint before, if the newest is damaged; --no-fall-back stops with the
+    reason instead."""
+    distributed: bool = False
+    """Run as one of several processes. JAX finds the others on TPU pods, Slurm, GKE and MPI;
+    elsewhere give the next three flags."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, where the others connect."""
+    num_processes: int | None = None
+    """Number of processes."""
+    process: int | None = None
+    """Index of this process, from 0."""
+    init_timeout: float = 300.0
+    """Seconds to wait for all processes to connect."""
+    heartbeat_timeout: int = 100
+    """Seconds without a heartbeat after which a process counts as dead."""
+
+
+def train_command(args: list[str]) -> None:
+    """Trains an experiment or resumes its run."""
+    from gptjax.train.guard import abrupt
+
+    with abrupt():
+        _train(args)
+
+
+def _train(args: list[str]) -> None:
+    chosen = backend.configure()
+    path, flags = first_path(
+        args,
+        "gptjax train CONFIG [flags]",
+        "a config file or a run's config.json, for example configs/quickstart.py",
+    )
+    if path and path.exists() and "--distributed" not in flags:
+        print(f"{path}: loading JAX", flush=True)  # which takes seconds
+    from gptjax.train.experiment import Experiment
+
+    experiment, directory = read_experiment(path) if path else (Experiment(), Path("runs/run"))
+    options, experiment = config.cli(
+        TrainOptions,
+        flags,
+        prog="gptjax train CONFIG",
+        description="Trains an experiment, or resumes its run.",
+        base=experiment,
+    )
+    _connect(options)
+    from gptjax.train.loop import train
+
+    train(
+        experiment,
+        Path(options.dir) if options.dir else directory,
+        allow_changes=options.allow_changes,
+        rollback_to=options.rollback_to,
+        cast=options.cast,
+        fall_back=options.fall_back,
+        notes=(describe_flags(chosen),),
+        begun=STARTED,
+    )
+
+
+def _connect(options: TrainOptions) -> None:
+    """Joins the other processes, with --distributed.
+
+    Raises:
+      ConfigError: an address or number of a process is given without --distributed.
+    """
+    if options.distributed:
+        processes.join(
+            options.coordinator,
+            options.num_processes,
+            options.process,
+            init_timeout=options.init_timeout,
+            heartbeat_timeout=options.heartbeat_timeout,
+        )
+        return
+    for name in ("coordinator", "num_processes", "process"):
+        require(
+            getattr(options, name) is None,
+            f"--{name.replace('_', '-')} is for one of several processes; add --distributed.",
+        )
