@@ -1,10 +1,9 @@
-"""Checkpoints against plain files: saving and restoring a state of `--megabytes`, in turns with
-writing and reading the same bytes.
+"""Saving and restoring a checkpoint against writing and reading plain files, in turns.
 
     python benchmarks/checkpoint.py [--megabytes 256]
 
-Both ways end with the bytes on disk (fsync). A checkpoint has Orbax's files and a manifest of
-checksums, which restoring checks.
+Both write to disk (fsync). The checkpoint has Orbax's files and a manifest of checksums, which
+restoring verifies.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Accuracy of classification runs beside a logistic regression over bags of words: `python
-benchmarks/classify.py RUN …`.
+"""Accuracy of classification runs against logistic regression over bags of words.
 
-The regression reads the very texts of the run, and tells the labels of the same held-out ones:
-counts of words, its library's default strength (C = 1), and with them tf-idf of words and pairs of
-words (C = 10). Needs `pip install -e '.[benchmark]'`.
+    python benchmarks/classify.py RUN ...
+
+The regressions are fitted to the training texts of the run and judged on its held-out texts: counts
+of words with the library's default strength (C = 1), and tf-idf of words and word pairs (C = 10).
+Needs `pip install -e '.[benchmark]'`.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""How often a masked language model fills in a hidden token of held-out text rightly: `python
-benchmarks/cloze.py RUN …`.
+"""Accuracy of a masked language model on the hidden tokens of held-out text.
 
-Hidden are the tokens that the run's own evaluation hides (`configs/books_mlm.py`); those that it
-predicts but shows, or shows another for, are left out. Beside the model stand two baselines counted
-on the training tokens: the most frequent token everywhere (unigram), and the most frequent one
-after the token on the left (bigram, from the true text even where that is hidden too).
+    python benchmarks/cloze.py RUN ...
+
+The run's own evaluation chooses the hidden tokens (`configs/books_mlm.py`); tokens that it predicts
+but shows, or replaces by another, are left out. Two baselines are counted on the training tokens:
+the most frequent token (unigram), and the most frequent token after the one on the left (bigram,
+given the true token on the left even if it is hidden).
 """
 
 from __future__ import annotations

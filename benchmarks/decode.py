@@ -1,12 +1,12 @@
-"""Greedy decoding at the shape of SmolLM2-135M against `transformers`, in turns. Weights are
-random: what a token costs does not depend on them.
+"""Greedy decoding at the shape of SmolLM2-135M against `transformers`, in turns.
 
     python benchmarks/decode.py --peer-python ../torch/bin/python
     python benchmarks/decode.py --peer-python ../torch/bin/python --rows 8
 
-A turn is one answer of `--tokens` tokens after a prompt of `--prompt`; what counts is a token of
-all rows, prompt included for both. gptjax runs `generate.generate` on `model.prepare_weights` weights; the
-peer runs `generate` with its cache.
+Weights are random: the cost of a token does not depend on them. A turn is one answer of `--tokens`
+tokens after a prompt of `--prompt`; the figure is the time of a token of all rows, the prompt
+included for both. gptjax runs `generate.generate` on weights from `model.prepare_weights`; the peer
+runs `generate` with its cache.
 """
 
 from __future__ import annotations
@@ -36,8 +36,10 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", default=["float32", "bfloat16"])
     options = parser.parse_args()
     if options.worker:
-        told = json.loads(options.worker)
-        return {"gptjax": _gptjax, "transformers": _transformers}[told.pop("stack")](**told)
+        settings = json.loads(options.worker)
+        work = {"gptjax": _gptjax, "transformers": _transformers}[settings.pop("stack")]
+        work(**settings)
+        return
     job = {"rows": options.rows, "tokens": options.tokens, "prompt": options.prompt}
     ways = {
         f"gptjax {kind}": paired.Way(sys.executable, HERE, dict(stack="gptjax", kind=kind, **job))

@@ -1,14 +1,15 @@
-"""What generation costs: the figures of docs/generation.md. Every comparison is made in turns, and
-given as the median of its ratios.
+"""The cost of generation: the figures of docs/generation.md. Comparisons run in turns; the result
+is the median of the ratios.
 
-    python benchmarks/generation.py constraints --spelling FOLDER    # a token under a constraint
-    against one that is free, 135M parameters python benchmarks/generation.py lookup MODEL
-    # prompt look-up against plain greedy, on a text that repeats its prompt python
-    benchmarks/generation.py cache                            # time and memory of a token with
-    whole, window and 8-bit caches
+    # a token under a constraint against an unconstrained one, 135M parameters
+    python benchmarks/generation.py constraints --spelling FOLDER
+    # prompt look-up against plain greedy decoding, on a text that repeats its prompt
+    python benchmarks/generation.py lookup MODEL
+    # time and memory of a token with full, windowed and 8-bit caches
+    python benchmarks/generation.py cache
 
-FOLDER holds `encoder.json` and `vocab.bpe`; none takes bytes. MODEL is a run, a Hugging Face
-directory or a GGUF file.
+FOLDER holds `encoder.json` and `vocab.bpe`; without it tokens are bytes. MODEL is a run, a Hugging
+Face directory or a GGUF file.
 """
 
 from __future__ import annotations
@@ -184,11 +185,14 @@ def lookup(
         )
 
 
-NOTES = """The committee met on Monday to discuss the new bridge over the river. The bridge will be 240 metres long and will cost 18 million euros. \
-Work on the bridge begins in April and ends two years later. Until then the old ferry will carry cars and bicycles across the river. \
-The committee also discussed the library. The library will stay open until nine in the evening. \
-A new roof for the library will be built in the summer. The next meeting of the committee is on the first of March.
-"""
+NOTES = (
+    "The committee met on Monday to discuss the new bridge over the river. The bridge will be 240"
+    " metres long and will cost 18 million euros. Work on the bridge begins in April and ends two"
+    " years later. Until then the old ferry will carry cars and bicycles across the river. The"
+    " committee also discussed the library. The library will stay open until nine in the evening. A"
+    " new roof for the library will be built in the summer. The next meeting of the committee is on"
+    " the first of March.\n"
+)
 
 
 def cache(turns: int, slots: int = 4096, rows: int = 2) -> None:

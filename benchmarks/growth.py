@@ -1,11 +1,12 @@
-"""How a training step's cost grows with length, width, depth, batch and vocabulary, beside
-PyTorch's: figures, and a plot of each.
+"""How the cost of a training step grows with length, width, depth, batch and vocabulary, against
+PyTorch: figures, and a plot.
 
-    python benchmarks/growth.py --peer-python ../torch/bin/python --plot docs/growth.svg
+    python benchmarks/growth.py --peer-python ../torch/bin/python --plot docs/reports/growth.svg
 
-From one shape, one size at a time is halved and doubled. gptjax and the plain GPT of
-`torch_gpt.py`, eager, both in float32, take turns at each (see `step.py`). The slope is that of ln
-time over ln size between the two largest: 1 is proportional. Needs `pip install -e '.[benchmark]'`.
+Starting from one shape, one size at a time is halved and doubled. gptjax and the plain GPT of
+`torch_gpt.py`, eager, both in float32, take turns at each size (see `step.py`). The slope is that
+of ln time over ln size between the two largest sizes: 1 is proportional. Needs
+`pip install -e '.[benchmark]'`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Time and memory of reading a model of SmolLM2-135M's shape: `python benchmarks/interop.py`.
+"""Time and memory of loading a model of SmolLM2-135M's shape: `python benchmarks/interop.py`.
 
-It makes the directory with random weights (540 MB in float32, or half of it with `--dtype
-bfloat16`), reads it in a process of its own, and prints what that took: seconds, and the most
-memory above what the process held before, as a multiple of the parameters' bytes in float32.
+The script writes a directory of random weights (540 MB in float32, half of it with `--dtype
+bfloat16`), loads it in a process of its own, and prints the seconds that took and the peak memory
+above what the process held before, as a multiple of the parameters' bytes in float32.
 """
 
 from __future__ import annotations
@@ -24,12 +24,16 @@ import jax
 from gptjax import formats as interop
 from gptjax import model
 jax.block_until_ready(jax.numpy.ones(8) + 1)
-held = lambda what: int(re.search(what + r":\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text())[1]) * 1024
+def held(what):
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(re.search(what + r":\\s+(\\d+)", status)[1]) * 1024
 before, begin = held("VmRSS"), time.perf_counter()
 found = interop.load(sys.argv[1])
 jax.block_until_ready(found.params)
-seconds, size = time.perf_counter() - begin, sum(leaf.nbytes for leaf in jax.tree.leaves(found.params))
-print(f"{size / 1e6:.0f} MB of parameters in {seconds:.2f} s; at most {(held('VmHWM') - before) / size:.2f} times that in memory")
+seconds = time.perf_counter() - begin
+size = sum(leaf.nbytes for leaf in jax.tree.leaves(found.params))
+share = (held("VmHWM") - before) / size
+print(f"{size / 1e6:.0f} MB in {seconds:.2f} s; at most {share:.2f} times that in memory")
 """
 
 

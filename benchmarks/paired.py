@@ -1,17 +1,16 @@
-"""Measuring in turns: each way of doing a thing is a process of its own, and they take turns while
-the others wait.
+"""Measuring in turns: each contestant is a process of its own, and they run one after the other
+while the rest wait.
 
-The machine's speed drifts, by half within a minute where others share it, so a figure that stands
-alone says little: what counts is the median of the ratios of turns that stand beside each other,
-with the smallest and the largest. Only the standard library is imported here, because the peer's
-interpreter reads this file too. A worker calls `serve`; the command calls `in_turns`, `told` and
-`write`.
+The speed of a shared machine drifts, by half within a minute, so a single figure says little. The
+result is the median of the ratios of neighbouring turns, with the smallest and the largest. This
+file imports only the standard library, because the peer's interpreter reads it too. A worker calls
+`serve`; the command calls `in_turns`, `told` and `write`.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
+import datetime as dt
 import json
 import os
 import platform
@@ -211,9 +210,13 @@ def machine() -> dict[str, Any]:
         package: metadata.version(package) for package in ("jax", "jaxlib", "flax", "optax")
     }
     return {
-        "date": datetime.date.today().isoformat(), "processor": name[1] if name else platform.processor(), "cores": os.cpu_count(), "instructions": wide,
-        "python": platform.python_version(), **versions,
-    }  # fmt: skip
+        "date": dt.date.today().isoformat(),
+        "processor": name[1] if name else platform.processor(),
+        "cores": os.cpu_count(),
+        "instructions": wide,
+        "python": platform.python_version(),
+        **versions,
+    }
 
 
 def write(out: Path | None, result: Any) -> None:

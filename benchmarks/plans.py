@@ -1,8 +1,9 @@
-"""Prints the plan of every config in configs/large into docs/plans, each by the command in its
-note; names after the flags choose some of them.
+"""Writes the plan of every config in configs/large to docs/reports/plans, by the command in its
+docstring; names after the flags choose some of them.
 
-python benchmarks/plans.py [--fast] [NAME ...]      # needs the extra plan-tpu; minutes of one core
-each, a third of that with --fast
+    python benchmarks/plans.py [--fast] [NAME ...]
+
+Needs the extra plan-tpu, and minutes of one core for each plan; a third of that with --fast.
 """
 
 import contextlib
@@ -34,4 +35,5 @@ if __name__ == "__main__":
         printed = " ".join([*command, *flags]) + f"\n\n{said.getvalue()}"
         print(printed, flush=True)
         if status in (0, 3):
-            (ROOT / "docs" / "plans" / f"{path.stem}.txt").write_text(printed, encoding="utf-8")
+            file = ROOT / "docs" / "reports" / "plans" / f"{path.stem}.txt"
+            file.write_text(printed, encoding="utf-8")

@@ -1,11 +1,12 @@
-"""Re-makes docs/reliability.md, the fault matrix with its measured figures: `python
-benchmarks/reliability.py`.
+"""Writes docs/reports/reliability.md, the fault matrix with its measured figures.
 
-It runs every test that carries `@pytest.mark.row(N)`, the long ones too, a file after another, and
-writes what each recorded as `record_property("figure", …)`. With `--reports FOLDER` it keeps
-pytest's JUnit XML of each file there, and takes what is there already instead of running that file
-again; so it can be interrupted, and a file repeated by deleting its report. Reports of single tests
-may lie there too: of a test that is in several, the newest counts.
+    python benchmarks/reliability.py [--reports FOLDER]
+
+It runs every test marked `@pytest.mark.row(N)`, the long ones too, one file after another, and
+prints the figure that each recorded with `record_property("figure", …)`. With `--reports FOLDER` it
+keeps pytest's JUnit XML of each file there and does not run a file again whose report exists: so it
+can be interrupted, and a file is repeated by deleting its report. Reports of single tests may lie
+there too; of a test in several reports the newest counts.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ import platform
 import subprocess
 import sys
 import tempfile
-import xml.etree.ElementTree as xml
+import xml.etree.ElementTree as ET
 from collections import defaultdict
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "reliability.md"
+PAGE = ROOT / "docs" / "reports" / "reliability.md"
 
 ROWS = {
     "Results that are wrong without a word": {
@@ -225,7 +226,7 @@ def proofs(reports: list[Path]) -> dict[int, list[Proof]]:
     cases = {
         (case.get("classname"), case.get("name")): case
         for report in reports
-        for case in xml.parse(report).iter("testcase")
+        for case in ET.parse(report).iter("testcase")
     }
     for case in cases.values():
         told = [(p.get("name"), p.get("value", "")) for p in case.iter("property")]
@@ -360,7 +361,7 @@ def main() -> int:
         found, date = (
             proofs(reports),
             max(
-                next(xml.parse(report).iter("testsuite")).get("timestamp", "")[:10]
+                next(ET.parse(report).iter("testsuite")).get("timestamp", "")[:10]
                 for report in reports
             ),
         )

@@ -1,11 +1,11 @@
-"""Weak and strong scaling of one config over slices of v5p, from the programs that each slice would
-run; docs/scaling.md shows what it printed.
+"""Weak and strong scaling of one config over slices of v5p, from the program that each slice would
+run; docs/reports/scaling.md shows the output.
 
     python benchmarks/scaling.py configs/large/llama2_7b.py
 
-Programs are compiled with little optimisation: FLOPs and bytes on the wire are those of the whole,
-and time is FLOPs at `plan.PRODUCTS` of the peak, beside the network's time, hidden or not. Needs
-the extra plan-tpu.
+Programs are compiled with little optimisation, which changes neither FLOPs nor bytes sent. Time is
+FLOPs at `plan.PRODUCTS` of the peak, and the network's time beside it, hidden or not. Needs the
+extra plan-tpu.
 """
 
 import dataclasses
@@ -58,11 +58,16 @@ def row(experiment: Experiment, name: str, batch: int, mesh: dict[str, int]) -> 
     low, high = max(products, wires), products + wires
     share = found["flops"]["model"] / target.chip.peak
     cells = [
-        f"{found['devices']:,}", " × ".join(f"{axis} {size}" for axis, size in found["mesh"].items()), f"{batch:,}",
-        f"{found['peak_bytes_per_device'] / 2**30:.1f}", f"{sum(one['bytes_per_device'] for one in found['collectives']) / 1e9:.1f}",
-        f"{1e3 * products:,.0f}", f"{1e3 * wires:,.0f}", f"{share / high:.0%} … {share / low:.0%}",
+        f"{found['devices']:,}",
+        " × ".join(f"{axis} {size}" for axis, size in found["mesh"].items()),
+        f"{batch:,}",
+        f"{found['peak_bytes_per_device'] / 2**30:.1f}",
+        f"{sum(one['bytes_per_device'] for one in found['collectives']) / 1e9:.1f}",
+        f"{1e3 * products:,.0f}",
+        f"{1e3 * wires:,.0f}",
+        f"{share / high:.0%} … {share / low:.0%}",
         f"{sent['kind']} over {' '.join(sent['axes'])}, {1e3 * sent['seconds']:,.0f} ms",
-    ]  # fmt: skip
+    ]
     return f"| {' | '.join(cells)} |"
 
 

@@ -1,11 +1,11 @@
-"""What passes before the first training step: a whole run of one step of a config, split as the run
-itself splits it.
+"""Time to the first training step: a whole run of one step of a config, split as the run itself
+splits it.
 
     python benchmarks/startup.py [--config configs/quickstart.py]
 
-The first turn finds an empty compile cache and prepares the data; the others find both as a second
-run does. Prints the time of `import gptjax.cli.main` alone, of the first line that says something, and
-of the whole command up to the end of its first step.
+The first turn finds an empty compile cache and prepares the data; the others find both, as a second
+run does. Prints the time of `import gptjax.cli.main` alone, of the first line of output, and of the
+whole command up to the end of its first step.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """A training step against PyTorch's: the same GPT, the same optimizer, in turns.
 
-    python benchmarks/step.py --peer-python ../torch/bin/python                       # 4 layers,
-    width 128 python benchmarks/step.py --peer-python ../torch/bin/python --shape middle        # 6
-    layers, width 384 python benchmarks/step.py --peer-python ../torch/bin/python --shape gpt2
-    # GPT-2 124M, 1,024 tokens
+    # 4 layers, width 128; 6 layers, width 384; GPT-2 124M with 1,024 tokens
+    python benchmarks/step.py --peer-python ../torch/bin/python
+    python benchmarks/step.py --peer-python ../torch/bin/python --shape middle
+    python benchmarks/step.py --peer-python ../torch/bin/python --shape gpt2
 
-The peers are a plain GPT (`torch_gpt.py`, with the attention of PyTorch itself) and, for GPT-2,
-`transformers`' GPT2LMHeadModel; each eagerly and through `torch.compile`, in float32 and under
-autocast to bfloat16, with its fused AdamW and clipping. gptjax runs `train.step.train_step` as
-`gptjax train` does. Dropout is 0 everywhere. A turn is a few steps; what counts is a step.
+The peers are a plain GPT (`torch_gpt.py`, with PyTorch's own attention) and, for GPT-2,
+`transformers`' GPT2LMHeadModel; each eager and with `torch.compile`, in float32 and under autocast
+to bfloat16, with fused AdamW and clipping. gptjax runs `train.step.train_step` as `gptjax train`
+does. Dropout is 0 everywhere. A turn is a few steps; the figure is the time of one.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ def main() -> None:
     )
     options = parser.parse_args()
     if options.worker:
-        told = json.loads(options.worker)
-        return {"gptjax": _gptjax, "torch": _torch}[told.pop("stack")](
-            Shape(*told.pop("shape")), **told
-        )
+        settings = json.loads(options.worker)
+        work = {"gptjax": _gptjax, "torch": _torch}[settings.pop("stack")]
+        work(Shape(*settings.pop("shape")), **settings)
+        return
     shape = SHAPES[options.shape]
     told = {"stack": "gptjax", "shape": shape, "micro_batches": options.micro_batches}
     ways = {

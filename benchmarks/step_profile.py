@@ -1,11 +1,11 @@
-"""Where a training step's time goes: `jax.profiler` over one turn of `step.py`, summed by kind of
-operation.
+"""Where the time of a training step goes: `jax.profiler` over one turn of `step.py`, summed by kind
+of operation.
 
     python benchmarks/step_profile.py --shape small
     python benchmarks/step_profile.py --shape gpt2 --out benchmarks/results/profile_gpt2.txt
 
-Milliseconds are of all threads together; a product of oneDNN counts once, though it uses every
-core. The trace itself, for Perfetto or TensorBoard, is left in `--trace`, if that is given.
+Milliseconds are summed over all threads; a oneDNN product counts once, though it uses every core.
+`--trace FOLDER` keeps the trace itself, for Perfetto or TensorBoard.
 """
 
 from __future__ import annotations

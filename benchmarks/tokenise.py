@@ -1,10 +1,9 @@
-"""Tokenising: documents through the tokenizer against the library below it, in turns in one
-process.
+"""Tokenising documents against the library underneath, in turns in one process.
 
     python benchmarks/tokenise.py [FOLDER]
 
-FOLDER holds the text (its .py or .txt files); none is the standard library of this Python. Prints
-characters a second of both.
+FOLDER holds the text (its .py or .txt files); the default is the standard library of this Python.
+Prints characters per second of both.
 """
 
 from __future__ import annotations

@@ -1,25 +1,27 @@
 """A plain GPT in PyTorch with nanoGPT's CPU settings on tiny Shakespeare: the peer of
 `configs/shakespeare_char.py`.
 
-    python benchmarks/torch_gpt.py input.txt                 # the whole job, as a user of PyTorch
-    would run it python benchmarks/torch_gpt.py input.txt --steps 200 --compile
+    # the whole job, as a user of PyTorch would run it
+    python benchmarks/torch_gpt.py input.txt
+    python benchmarks/torch_gpt.py input.txt --steps 200 --compile
 
 Written for this comparison from the paper's description: 4 pre-norm layers, width 128, 4 heads, 64
 characters, batch 12, 2,000 steps of AdamW, evaluation over 20 random batches of both splits every
 250 steps. Prints the wall time from process start, the loss over all validation characters in
-blocks of 64, and milliseconds a step.
+blocks of 64, and milliseconds per step.
 """
 
 import argparse
 import math
 import time
+from pathlib import Path
 
 BEGUN = time.monotonic()
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 T, D, N, L, B = 64, 128, 4, 4, 12
 
@@ -44,9 +46,9 @@ class Block(nn.Module):
             y.view(rows, length, self.heads, width // self.heads).transpose(1, 2)
             for y in self.qkv(self.norm1(x)).split(width, dim=2)
         )
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out(mixed.transpose(1, 2).reshape(rows, length, width))
-        return x + self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh"))
+        return x + self.down(functional.gelu(self.up(self.norm2(x)), approximate="tanh"))
 
 
 class GPT(nn.Module):
@@ -72,8 +74,8 @@ class GPT(nn.Module):
         x = self.tokens(ids) + self.places.weight[None, : ids.shape[1]]
         for block in self.blocks:
             x = block(x)
-        logits = F.linear(self.norm(x), self.tokens.weight)
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        logits = functional.linear(self.norm(x), self.tokens.weight)
+        return functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
 def main():
@@ -85,7 +87,7 @@ def main():
     parser.add_argument("--seed", type=int, default=1337)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
-    text = open(args.text, encoding="utf-8").read()
+    text = Path(args.text).read_text(encoding="utf-8")
     symbols = {c: i for i, c in enumerate(sorted(set(text)))}
     ids = torch.from_numpy(np.array([symbols[c] for c in text], np.int64))
     cut = int(0.9 * len(ids))

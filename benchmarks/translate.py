@@ -1,10 +1,11 @@
-"""BLEU of translation runs over their held-out pairs, beside copying and retrieval: `python
-benchmarks/translate.py RUN …`.
+"""BLEU of translation runs over their held-out pairs, against copying and retrieval.
 
-Each English text that was held out is translated once, greedily or with `--beams`; all of its
-translations in the data are references. Copying answers with the English text itself; retrieval
-with the translation of the training text that is nearest by tf-idf of its words and pairs of words
-(cosine, case ignored). Needs `pip install -e '.[benchmark]'`.
+    python benchmarks/translate.py RUN ...
+
+Each held-out English text is translated once, greedily or with `--beams`; all of its translations
+in the data are references. Copying answers with the English text itself; retrieval answers with the
+translation of the training text that is nearest by tf-idf of words and word pairs (cosine, case
+ignored). Needs `pip install -e '.[benchmark]'`.
 
 Source: Papineni et al. 2002; Post 2018, arXiv:1804.08771, whose sacrebleu counts, with its
 tokenizer for Chinese.

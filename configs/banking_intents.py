@@ -1,4 +1,4 @@
-"""An encoder of one layer tells which of 77 things a customer of a bank wants: 10,003 questions to
+r"""An encoder of one layer tells which of 77 things a customer of a bank wants: 10,003 questions to
 learn from, 3,080 held out (banking77).
 
 Measured on 2026-11-25, one of two shared cores of an AMD EPYC without AVX-512, Python 3.12, other
@@ -7,8 +7,9 @@ work running beside; seeds 0, 1 and 2: accuracy 0.864, 0.869, 0.864, mean **0.86
 better**: logistic regressions like those of `benchmarks/classify.py`, by a script of their own,
 reach 0.889 over counts of words and 0.894 over tf-idf of words and pairs of words.
 
-    python train.py configs/banking_intents.py --data.source.path train.csv --data.source.held-out
-    test.csv --dir runs/banking python benchmarks/classify.py runs/banking
+    python train.py configs/banking_intents.py --data.source.path train.csv \
+        --data.source.held-out test.csv
+    python benchmarks/classify.py runs/banking_intents
 
 Source of the data: Casanueva et al. 2020, arXiv:2003.04807; the model: Vaswani et al. 2017,
 arXiv:1706.03762, its encoder.

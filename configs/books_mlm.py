@@ -12,8 +12,8 @@ time (seed 0). Of 6,217 hidden pieces 20.0, 20.5 and 19.5 % are filled in rightl
 4.040, 4.003 and 4.075; the most frequent piece is right at 1.4 % (unigram, loss 6.114), the most
 frequent one after the true piece on the left at 11.9 %.
 
-    python train.py configs/books_mlm.py --data.source.path ../shared/data/books/books.jsonl.gz
-    --seed 0 --dir runs/books_mlm python benchmarks/cloze.py runs/books_mlm
+    python train.py configs/books_mlm.py --data.source.path books.jsonl.gz --seed 0
+    python benchmarks/cloze.py runs/books_mlm
 
 Source: Devlin et al. 2019, BERT, arXiv:1810.04805; windows: Beltagy et al. 2020, Longformer,
 arXiv:2004.05150.

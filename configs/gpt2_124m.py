@@ -5,8 +5,7 @@ Published by nanoGPT: validation loss about 2.85 on OpenWebText after 600,000 st
 tokens, four days on eight A100. Not run to its end here. GPT-2's vocabulary files (encoder.json and
 vocab.bpe, or vocab.json and merges.txt) go into data/gpt2.
 
-    python train.py configs/gpt2_124m.py --data.source.path openwebtext.jsonl --data.tokenizer.path
-    data/gpt2
+    python train.py configs/gpt2_124m.py --data.source.path openwebtext.jsonl
 
 Source: Radford et al. 2019, Language Models are Unsupervised Multitask Learners; schedule and batch
 as in nanoGPT.

@@ -16,8 +16,8 @@ way to these settings, seed 0 each, were below too: 0.738 at its best and 0.719 
 validation loss is lowest after one or two epochs and rises from there: 9,589 sentences are too few
 to learn what words mean.
 
-    python train.py configs/polarity.py --data.source.path sentence_polarity.tsv --seed 0 --dir
-    runs/polarity python benchmarks/classify.py runs/polarity
+    python train.py configs/polarity.py --data.source.path sentence_polarity.tsv --seed 0
+    python benchmarks/classify.py runs/polarity
 
 Source of the data: Pang and Lee 2005, Seeing Stars; the model: Vaswani et al. 2017,
 arXiv:1706.03762, its encoder.

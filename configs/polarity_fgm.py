@@ -8,8 +8,8 @@ here**. The held-out loss is lower, 0.558, 0.547, 0.561 against 0.585, 0.587, 0.
 length 0.5, seed 0, nothing was learned (accuracy 0.485, loss ln 2): embeddings of 25 tokens begin
 with a length of √(25 · 64) · 0.02 = 0.8 in all.
 
-    python train.py configs/polarity_fgm.py --data.source.path sentence_polarity.tsv --seed 0 --dir
-    runs/polarity_fgm python benchmarks/classify.py runs/polarity_fgm
+    python train.py configs/polarity_fgm.py --data.source.path sentence_polarity.tsv --seed 0
+    python benchmarks/classify.py runs/polarity_fgm
 
 Source: Miyato et al. 2017, arXiv:1605.07725, without its normalised embeddings.
 """

@@ -1,17 +1,18 @@
-"""A ladder of small models over the bytes of Python's standard library, each twice as dear as the
+r"""A ladder of small models over the bytes of Python's standard library, each twice as dear as the
 one before or so: what `gptjax scaling fit` is for.
 
     for step in "16 400" "20 580" "24 780" "28 1020" "32 1280"; do
       set -- $step
-      gptjax train configs/scaling_bytes.py --dir runs/ladder_$1 --model.width $1 --steps $2
-      --schedule.warmup $(($2 / 10))
+      gptjax train configs/scaling_bytes.py --dir runs/ladder_$1 --model.width $1 \
+          --steps $2 --schedule.warmup $(($2 / 10))
     done
-    gptjax train configs/scaling_bytes.py --dir runs/held_out --model.width 56 --steps 4300
-    --schedule.warmup 430 gptjax scaling fit runs/ladder_* --predict runs/held_out
+    gptjax train configs/scaling_bytes.py --dir runs/held_out --model.width 56 \
+        --steps 4300 --schedule.warmup 430
+    gptjax scaling fit runs/ladder_* --predict runs/held_out
 
-Each width reads about 40 bytes for each of its parameters. docs/scaling.md has the losses, the fit,
-and how near its prediction came to the last run, 8.5 times as dear as the largest of the ladder: 5
-% off, and outside its interval.
+Each width reads about 40 bytes for each of its parameters. docs/reports/scaling.md has the losses,
+the fit, and how near its prediction came to the last run, 8.5 times as dear as the largest of the
+ladder: 5 % off, and outside its interval.
 
 Source of the method: OpenAI 2023, GPT-4 Technical Report, arXiv:2303.08774, section 3.1.
 """

@@ -13,8 +13,8 @@ was quieter; losses 1.918, 1.884, 1.907, mean 1.903. With 2,000 steps this confi
 1.673, 1.670 (seed 0: 68.2 s). With GPT-2's block and 2,000 steps (--model.positions learned
 --model.norm layernorm --model.activation gelu --steps 2000) it ends at 1.905, 1.909, 1.910, mean
 1.908: no better than PyTorch's. On 2026-11-26, a machine of the same kind and what was changed
-until then (docs/performance.md), seeds 0, 1, 2: 1.800, 1.803, 1.807, mean 1.803; 37.4, 38.4, 34.4 s
-from process start; the plain PyTorch earlier that day 108.5 s and 1.916 (one run).
+until then (docs/reports/performance.md), seeds 0, 1, 2: 1.800, 1.803, 1.807, mean 1.803; 37.4,
+38.4, 34.4 s from process start; the plain PyTorch earlier that day 108.5 s and 1.916 (one run).
 """
 
 from gptjax.core.backend import fast_bfloat16

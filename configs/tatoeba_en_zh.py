@@ -9,9 +9,8 @@ sentences of this collection differ in a word. Validation loss 2.347, 2.393, 2.3
 % of the held-out translations are predicted token for token; 14 to 16 minutes on one core (seeds 1
 and 2). With 750 steps and dropout 0.1, as this config had it before, a run was stopped at step 230.
 
-    python train.py configs/tatoeba_en_zh.py --data.source.path
-    ../shared/data/tatoeba_cmn_eng/cmn.txt --dir runs/en_zh python benchmarks/translate.py
-    runs/en_zh --beams 4
+    python train.py configs/tatoeba_en_zh.py --data.source.path cmn.txt
+    python benchmarks/translate.py runs/tatoeba_en_zh --beams 4
 
 Source: Vaswani et al. 2017, arXiv:1706.03762, with RoPE, RMSNorm before each part, and Muon.
 """

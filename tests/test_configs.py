@@ -142,7 +142,7 @@ def test_a_large_config_has_the_mesh_of_its_target_and_its_plan_beside_it(path: 
         * mesh.context
         * mesh.tensor
     )
-    kept = path.parents[2] / "docs" / "plans" / f"{path.stem}.txt"
+    kept = path.parents[2] / "docs" / "reports" / "plans" / f"{path.stem}.txt"
     if not kept.exists():
         pytest.skip("not planned yet: benchmarks/plans.py")
     printed = kept.read_text(encoding="utf-8")

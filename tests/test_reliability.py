@@ -53,7 +53,7 @@ def test_every_row_that_a_test_names_is_one_of_the_matrix():
 
 
 def test_the_page_has_every_row_and_no_failure_without_its_reason():
-    page = (ROOT / "docs/reliability.md").read_text()
+    page = (ROOT / "docs/reports/reliability.md").read_text()
     for rows in reliability.ROWS.values():
         for row, (fault, must) in rows.items():
             line = next(

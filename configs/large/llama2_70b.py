@@ -3,8 +3,8 @@
 
     gptjax plan configs/large/llama2_70b.py --target v6e:16x16
 
-Planned, not run here: docs/plans/llama2_70b.txt is what `gptjax plan` prints of it. Your text goes
-into data/text.jsonl, one document a line.
+Planned, not run here: docs/reports/plans/llama2_70b.txt is what `gptjax plan` prints of it. Your
+text goes into data/text.jsonl, one document a line.
 
 Source: Touvron et al. 2023, Llama 2, arXiv:2307.09288, section 2.
 """

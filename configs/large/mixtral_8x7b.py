@@ -3,11 +3,11 @@ such groups; 500,000 steps of 1,048,576 tokens.
 
     gptjax plan configs/large/mixtral_8x7b.py --target v5p:4x4x8
 
-Planned, not run here: docs/plans/mixtral_8x7b.txt is what `gptjax plan` prints of it. Your text
-goes into data/text.jsonl, one document a line. An expert reads at most 1.25 times its fair share of
-a row here, so that what devices send each other has a fixed size; the model's own code drops
-nobody. Rows of 4,096 tokens, not the 32,768 that it can read: the paper does not say which it was
-trained with.
+Planned, not run here: docs/reports/plans/mixtral_8x7b.txt is what `gptjax plan` prints of it. Your
+text goes into data/text.jsonl, one document a line. An expert reads at most 1.25 times its fair
+share of a row here, so that what devices send each other has a fixed size; the model's own code
+drops nobody. Rows of 4,096 tokens, not the 32,768 that it can read: the paper does not say which it
+was trained with.
 
 Source: Jiang et al. 2024, Mixtral of Experts, arXiv:2401.04088, section 2.
 """

@@ -3,11 +3,11 @@ v5p chips: experts over 16 of them, heads and MLPs over 4.
 
     gptjax plan configs/large/moe_1800b.py --target v5p:16x16x16
 
-Planned, not run here: docs/plans/moe_1800b.txt is what `gptjax plan` prints of it. Your text goes
-into data/text.jsonl, one document a line. The shape is what articles ascribe to GPT-4: 120 layers,
-16 experts of about 111 billion parameters each, two for a token, about 13 trillion tokens; nobody
-who knows has confirmed it, and the widths here are ours, chosen to come out at these counts. The
-batch has 8,388,608 tokens.
+Planned, not run here: docs/reports/plans/moe_1800b.txt is what `gptjax plan` prints of it. Your
+text goes into data/text.jsonl, one document a line. The shape is what articles ascribe to GPT-4:
+120 layers, 16 experts of about 111 billion parameters each, two for a token, about 13 trillion
+tokens; nobody who knows has confirmed it, and the widths here are ours, chosen to come out at these
+counts. The batch has 8,388,608 tokens.
 
 Source: Patel and Wong 2023, GPT-4 Architecture, Infrastructure, Training Dataset, Costs, Vision,
 MoE, SemiAnalysis, 10 July 2023.

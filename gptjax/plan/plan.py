@@ -33,7 +33,7 @@ PRODUCTS = 0.6
 
 MARGIN = 0.2
 """Of the predicted time. Against two published runs on TPU v5e and v6e predictions were 15 and 19 %
-too slow (`docs/scaling.md`); GPUs were compared with nothing."""
+too slow (`docs/reports/scaling.md`); GPUs were compared with nothing."""
 
 
 def plan(experiment: Experiment, target: Target, *, fast: bool = False) -> dict[str, Any]:
