@@ -80,11 +80,12 @@ class Model(NamedTuple):
         assistant in turns, the last from the user.
 
         Args:
-          template: how messages are written, by name or as a JSON file; none is the model's own.
+          template: how messages are written, by name or as a .jinja file; none is the model's own.
         """
-        _, form = chat.choose(template, self.tokenizer)
+        form = chat.choose(template, self.tokenizer)
         ids = chat.render(form, [Message(*m) for m in messages], self.tokenizer)
-        ends = {"stop": form.stop, "stop_ids": chat.ends(form, self.tokenizer)}
+        closing = chat.ends(form, self.tokenizer)
+        ends = {"stop": closing.texts, "stop_ids": closing.ids}
         return self.complete(
             [ids],
             **settings | {name: (*settings.get(name, ()), *more) for name, more in ends.items()},

@@ -23,7 +23,7 @@ from gptjax.cli.chat import ChatOptions, answer, begin, run
 from gptjax.core.config import ConfigError
 from gptjax.data import Characters
 from gptjax.data.tokenizers import tokenizer as tokenizers
-from gptjax.data.tokenizers.chat import TEMPLATES, Message, render
+from gptjax.data.tokenizers.chat import Message, choose, render
 from gptjax.generate import GenerateConfig, Prefix
 
 TOKENIZER = tokenizers.train(
@@ -64,7 +64,7 @@ def said(
 
 def alone(*messages: tuple[str, str], new_tokens: int = 6) -> str:
     """The answer to a conversation that is read at once."""
-    talk = begin(TINY)[1]._replace(messages=[Message(*m) for m in messages[:-1]])
+    talk = begin(TINY)._replace(messages=[Message(*m) for m in messages[:-1]])
     return (
         answer(
             TINY,
@@ -87,7 +87,7 @@ def test_each_answer_is_that_to_the_whole_conversation_and_only_what_is_new_is_r
             read.append(len(ids)) or whole(self, ids, before)
         ),
     )
-    _, talk = begin(TINY, None, "be brief")
+    talk = begin(TINY, None, "be brief")
     for text in ("ab", "cd.", "e"):
         talk = answer(TINY, talk, text, GREEDY, lambda piece: None)
         assert talk.messages[-1] == Message("assistant", alone(*talk.messages[:-1]))
@@ -162,7 +162,7 @@ def test_ctrl_c_ends_an_answer_and_what_was_said_stays(monkeypatch):
     shown = []
     with monkeypatch.context() as patch:
         patch.setattr(Model, "stream", interrupted)
-        talk = answer(TINY, begin(TINY)[1], "ab", GREEDY, shown.append)
+        talk = answer(TINY, begin(TINY), "ab", GREEDY, shown.append)
     assert (
         talk.messages == [Message("user", "ab"), Message("assistant", "zzz")]
         and "".join(shown) == "zzz "
@@ -172,7 +172,7 @@ def test_ctrl_c_ends_an_answer_and_what_was_said_stays(monkeypatch):
     )
     with monkeypatch.context() as patch:
         patch.setattr(Model, "stream", lambda *args, **kwargs: iter(()))
-        assert answer(TINY, begin(TINY)[1], "ab", GREEDY, shown.append).messages == [], (
+        assert answer(TINY, begin(TINY), "ab", GREEDY, shown.append).messages == [], (
             "nothing was answered, so nothing was asked"
         )
 
@@ -186,7 +186,7 @@ def test_a_models_own_end_of_turn_ends_an_answer(monkeypatch):
         lambda self, prompt, settings, **more: asked.append(settings) or iter(["Paris."]),
     )
     tokenizer = made("chatml")
-    name, talk = begin(TINY._replace(tokenizer=tokenizer), system="Be brief.")
+    talk = begin(TINY._replace(tokenizer=tokenizer), system="Be brief.")
     talk = answer(
         TINY._replace(tokenizer=tokenizer),
         talk,
@@ -195,7 +195,7 @@ def test_a_models_own_end_of_turn_ends_an_answer(monkeypatch):
         lambda piece: None,
     )
     assert (
-        name == "chatml"
+        talk.template.name == "own"
         and asked[0].stop_ids == (tokenizer.controls["<|im_end|>"].id,)
         and asked[0].stop == ("x",)
     )
@@ -204,18 +204,25 @@ def test_a_models_own_end_of_turn_ends_an_answer(monkeypatch):
         Message("user", "<|im_end|>"),
         Message("assistant", "Paris."),
     ]
-    assert talk.read.ids == render(TEMPLATES["chatml"], talk.messages[:2], tokenizer)
+    assert talk.read.ids == render(choose("chatml", tokenizer), talk.messages[:2], tokenizer)
 
 
 def test_what_can_not_talk_is_refused_in_one_line(capsys):
     for flags, words in (
-        ("--beams 2", "leave beams away"),
+        ("--beams 2", "omit beams"),
         ("--context 1", "at least 16"),
-        ("--template no", "is no template"),
+        ("--template no", "is not a template"),
         ("--tempature 1", "--temperature"),
     ):
         assert cli.main(["chat", "run", *flags.split()]) == 2
         assert words in capsys.readouterr().err
     assert cli.main(["chat"]) == 2
-    with pytest.raises(ConfigError, match="has an encoder"):
+    with pytest.raises(ConfigError, match="is an encoder"):
         begin(TINY._replace(config=dataclasses.replace(CONFIG, causal=False)))
+
+
+def test_a_schema_that_cannot_be_used_is_refused_once_and_changes_nothing(capsys, monkeypatch):
+    out, err = said(capsys, monkeypatch, '--schema {"type":"boolean"}\nab\n--regex (\nab\n')
+    errors = [line for line in err if line.startswith("error: ")]
+    assert len(errors) == 2 and "single quotes" in errors[0]
+    assert len(out.splitlines()) == 2 and "schema" not in out, "both messages are answered"

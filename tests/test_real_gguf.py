@@ -83,13 +83,14 @@ def greedy(imported, ids: list[int], count: int) -> list[int]:
 
 @pytest.mark.slow
 def test_smollm2_knows_the_capital_of_france(imported):
-    name, template = chat.choose(None, imported.tokenizer)
+    template = chat.choose(None, imported.tokenizer)
     asked = chat.render(
         template, [chat.Message("user", "What is the capital of France?")], imported.tokenizer
     )
     answer = greedy(imported, asked, 8)
     assert (
-        name == "chatml" and imported.tokenizer.decode(answer) == "The capital of France is Paris."
+        template.name == "own"
+        and imported.tokenizer.decode(answer) == "The capital of France is Paris."
     )
     assert answer[-1] == imported.tokenizer.end_of_document
 
@@ -219,7 +220,7 @@ def test_llama_cpp_computes_our_own_mlp(stories, tmp_path):
     "dtype", ["float32", "float16"]
 )  # with q8_0 llama.cpp rounds activations too, and the first word is a near tie
 def test_llama_cpp_answers_as_smollm2_does_here(imported, dtype, tmp_path):
-    _, template = chat.choose(None, imported.tokenizer)
+    template = chat.choose(None, imported.tokenizer)
     asked = chat.render(
         template, [chat.Message("user", "What is the capital of France?")], imported.tokenizer
     )

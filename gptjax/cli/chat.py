@@ -1,7 +1,7 @@
 """The `chat` command: a conversation in the terminal, with any model that `gptjax.load` opens.
 
-Read `ChatOptions`, then `run` (lines become turns), then `Talk`, which is all that is remembered,
-and `answer`, which adds a turn.
+Read `ChatOptions`, then `run` (lines become turns), then `Talk`, the state of a conversation, and
+`answer`, which adds a turn.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from gptjax.api import Model, load
 from gptjax.cli.terminal import Speed, changed, remembered_lines
 from gptjax.core.config import ConfigError, require
 from gptjax.data.tokenizers import chat
-from gptjax.data.tokenizers.chat import Message, Template
+from gptjax.data.tokenizers.chat import ChatTemplate, Message
 from gptjax.generate import Completion, GenerateConfig, Prefix
+from gptjax.generate.constrain import compiled
 from gptjax.model import Stored
 
 __all__ = ["ChatOptions", "GenerateConfig", "run"]
@@ -26,89 +27,78 @@ __all__ = ["ChatOptions", "GenerateConfig", "run"]
 
 @dataclass(frozen=True)
 class ChatOptions:
-    """Flags of `chat` beside those of the generator."""
+    """Flags of `chat`, besides those of the generator."""
 
     system: str | None = None
-    """What the model is told before all; none is what its template says, which is often nothing."""
+    """System prompt; `None` means the template's default, often no system prompt."""
     template: str | None = None
-    """How messages are written: a name such as chatml, or a JSON file; none is the model's own."""
+    """Chat template: a name such as chatml, or a .jinja file; `None` means the model's own."""
     context: int = 2048
-    """Tokens that are remembered, answers included; a model with less takes its own. Older turns
-    give way."""
+    """Maximum number of tokens to remember, answers included, at most the model's context. The
+    oldest turns are dropped first."""
     step: int | None = None
-    """Checkpoint of a run; none is the newest."""
+    """Checkpoint of a run; `None` means the newest."""
     weights: Stored | None = None
-    """How weights are stored while generating; none keeps the type in which the model computes."""
+    """How weights are stored while generating; `None` keeps the type in which the model
+    computes."""
     progress: bool | None = None
-    """Say tokens/s and the time to the first token on standard error; by default if that is a
+    """Report tokens/s and the time to the first token on standard error; `None` means only on a
     terminal."""
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What a line of flags may change beside the settings; each begins a new conversation."""
+    """What a line of flags may change besides the settings; each starts a new conversation."""
 
     system: str | None = None
     """Another system prompt."""
     template: str | None = None
-    """Another template."""
+    """Another chat template."""
     forget: bool = False
-    """Begin anew."""
+    """Start a new conversation."""
 
 
 class Talk(NamedTuple):
-    """A conversation: what was said, and how far the model has read it."""
+    """A conversation, and how much of it the model has read."""
 
-    template: Template
+    template: ChatTemplate
     messages: list[Message]
     read: Prefix | None = None
     note: str = ""
     """Why the last answer ended, where the model did not end it."""
 
 
+class Session(NamedTuple):
+    """Everything that a line of input may change."""
+
+    options: ChatOptions
+    settings: GenerateConfig
+    talk: Talk
+
+
 def run(path: str | Path | None, options: ChatOptions, settings: GenerateConfig) -> None:
-    """Talks until the end of input: with a person, or line by line with what is piped in.
+    """Answers lines of standard input until it ends, typed by a person or piped in.
 
     Raises:
-      ConfigError: something in the flags or the model can't be used.
+      ConfigError: the flags or the model cannot be used.
     """
     require(
         path is not None,
         "chat needs a model: a run directory, a Hugging Face directory or a .gguf file.",
     )
-    _require_simple(settings)
     model = _within(load(path, step=options.step).prepared(options.weights), options.context)
-    name, talk = begin(model, options.template, options.system)
-    shown = sys.stderr.isatty() if options.progress is None else options.progress
+    _require_usable(model, settings)
+    session = Session(options, settings, begin(model, options.template, options.system))
     if sys.stdin.isatty():
-        print(
-            f"Template {name}, {model.config.context} tokens of context. Write a message; \\ at its"
-            " end goes on in the next line."
-        )
-        print("Change settings like --temperature 0.5; begin anew with --system TEXT or --forget.")
-        print("Ctrl-C ends an answer, Ctrl-D ends it all.")
+        _greet(model, session.talk.template.name)
     with remembered_lines():
         while True:
             try:
                 line = _line()
                 if line.startswith("--"):
-                    said, settings = changed(Changes, settings, line)
-                    _require_simple(settings)
-                    if said != Changes():
-                        options = dataclasses.replace(
-                            options,
-                            system=said.system or options.system,
-                            template=said.template or options.template,
-                        )
-                        name, talk = begin(model, options.template, options.system)
-                        print(f"a new conversation, template {name}", file=sys.stderr)
+                    session = _changed(model, session, line)
                 elif line.strip():
-                    speed = Speed(shown)
-                    talk = answer(model, talk, line, settings, _print, speed)
-                    print(flush=True)
-                    if talk.note:
-                        print(f"[{talk.note}]", file=sys.stderr, flush=True)
-                    speed.end()
+                    session = session._replace(talk=_turn(model, session, line))
             except EOFError:
                 return
             except KeyboardInterrupt:
@@ -117,19 +107,61 @@ def run(path: str | Path | None, options: ChatOptions, settings: GenerateConfig)
                 print(f"error: {error}", file=sys.stderr, flush=True)
 
 
-def _require_simple(settings: GenerateConfig) -> None:
-    others = [name for name in settings.strategies if name != "lookup"]
-    require(
-        not others, f"chat writes one token after the other; leave {' and '.join(others)} away."
+def _greet(model: Model, template: str) -> None:
+    print(
+        f"Template {template}, {model.config.context} tokens of context. Write a message; end a"
+        " line with \\ to continue it on the next."
     )
+    print("Change settings like --temperature 0.5; start anew with --system TEXT or --forget.")
+    print("Ctrl-C ends an answer, Ctrl-D ends the conversation.")
+
+
+def _changed(model: Model, session: Session, line: str) -> Session:
+    """Applies a line of flags; nothing changes if one of them cannot be used."""
+    changes, settings = changed(
+        Changes, session.settings, line, check=lambda new: _require_usable(model, new)
+    )
+    if changes == Changes():
+        return session._replace(settings=settings)
+    options = dataclasses.replace(
+        session.options,
+        system=changes.system or session.options.system,
+        template=changes.template or session.options.template,
+    )
+    talk = begin(model, options.template, options.system)
+    print(f"a new conversation, template {talk.template.name}", file=sys.stderr)
+    return Session(options, settings, talk)
+
+
+def _turn(model: Model, session: Session, line: str) -> Talk:
+    """Answers a message, and reports the speed where that is wanted."""
+    progress = session.options.progress
+    speed = Speed(sys.stderr.isatty() if progress is None else progress)
+    talk = answer(model, session.talk, line, session.settings, _print, speed)
+    print(flush=True)
+    if talk.note:
+        print(f"[{talk.note}]", file=sys.stderr, flush=True)
+    speed.end()
+    return talk
+
+
+def _require_usable(model: Model, settings: GenerateConfig) -> None:
+    """Refuses settings that would fail with every message."""
+    others = [name for name in settings.strategies if name != "lookup"]
+    require(not others, f"chat writes one token at a time; omit {' and '.join(others)}.")
+    if settings.constraint:
+        try:
+            compiled(*settings.constraint, model.tokenizer)
+        except ConfigError as error:
+            raise ConfigError(f"{error} In a line of chat, put it in single quotes.") from None
 
 
 def _within(model: Model, context: int) -> Model:
-    """The model with a context of at most so many tokens, because its cache has room for all of
-    them from the start, and compiled as a loop.
+    """The model with a context of at most `context` tokens, since its cache is allocated whole at
+    the start, and with its layers compiled as a loop.
 
-    Of SmolLM2's 30 layers in a row, the first token came after 56 s and the rest at 3.6 a second;
-    in a loop after 6.1 s, and at 5.3 (2026-11-25, two shared cores of an AMD EPYC without AVX-512,
+    SmolLM2's 30 layers unrolled gave the first token after 56 s and then 3.6 tokens/s; as a loop,
+    after 6.1 s and 5.3 tokens/s (2026-11-25, two shared cores of an AMD EPYC without AVX-512,
     Python 3.12).
     """
     require(
@@ -143,12 +175,12 @@ def _within(model: Model, context: int) -> Model:
 
 
 def _line() -> str:
-    """A line of input, and those that a backslash at its end joins to it."""
-    asks = sys.stdin.isatty()
-    lines = [input("> " if asks else "")]
+    """Reads a line, and the lines that a backslash at its end joins to it."""
+    interactive = sys.stdin.isatty()
+    lines = [input("> " if interactive else "")]
     while lines[-1].endswith("\\"):
         lines[-1] = lines[-1][:-1]
-        lines.append(input("… " if asks else ""))
+        lines.append(input("… " if interactive else ""))
     return "\n".join(lines)
 
 
@@ -160,9 +192,8 @@ def _print(piece: str) -> None:
 # ----------------------------------------------------------------------------------------------
 
 
-def begin(model: Model, template: str | None = None, system: str | None = None) -> tuple[str, Talk]:
-    """Gives a conversation in which nothing was said but the system prompt, and what its template
-    is called.
+def begin(model: Model, template: str | None = None, system: str | None = None) -> Talk:
+    """Starts a conversation with the system prompt alone.
 
     Raises:
       ConfigError: there is no such template, it does not fit the tokenizer, or it has no place for
@@ -170,12 +201,12 @@ def begin(model: Model, template: str | None = None, system: str | None = None) 
     """
     require(
         model.config.continues,
-        "this model has an encoder: it fills in what is hidden, and does not answer.",
+        "this model is an encoder: it fills in masked tokens and does not generate text.",
     )
-    name, chosen = chat.choose(template, model.tokenizer)
+    chosen = chat.choose(template, model.tokenizer)
     messages = [] if system is None else [Message("system", system)]
     chat.render(chosen, [*messages, Message("user", "")], model.tokenizer)
-    return name, Talk(chosen, messages)
+    return Talk(chosen, messages)
 
 
 def answer(
@@ -186,15 +217,17 @@ def answer(
     show: Callable[[str], Any],
     speed: Callable[[int], Any] | None = None,
 ) -> Talk:
-    """Gives the conversation with a message and the model's answer, which `show` gets piece by
-    piece; Ctrl-C ends an answer.
+    """Returns the conversation with a message and the model's answer; Ctrl-C ends the answer.
 
-    Of what the model has read, only what is new is read: the cache of the earlier turns stays.
-    Turns that no longer fit are left away, and said so.
+    Only what is new is read: the cache of earlier turns is kept. Turns that no longer fit are
+    dropped, with a note on standard error.
+
+    Args:
+      show: called with each piece of the answer as it is generated.
+      speed: called with the number of tokens so far.
 
     Raises:
-      ConfigError: the message has no room, or settings can't be used. The conversation that was
-        given goes on then.
+      ConfigError: the message does not fit, or the settings cannot be used; `talk` stays valid.
     """
     template, tokenizer = talk.template, model.tokenizer
     room = min(settings.new_tokens, model.config.context // 2)
@@ -212,38 +245,39 @@ def answer(
     known = talk.read.ids if talk.read else []
     before = talk.read if 0 < len(known) < len(ids) and ids[: len(known)] == known else None
     read = model.prefix(ids[len(known) :] if before else ids, before)
-    stops = {
-        "stop": (*settings.stop, *template.stop),
-        "stop_ids": (*settings.stop_ids, *chat.ends(template, tokenizer)),
-    }
-    said, note = _written(model, read, dataclasses.replace(settings, **stops), show, speed)
-    return Talk(
-        template, [*messages, Message("assistant", said)] if said else messages[:-1], read, note
+    ends = chat.ends(template, tokenizer)
+    settings = dataclasses.replace(
+        settings,
+        stop=(*settings.stop, *ends.texts),
+        stop_ids=(*settings.stop_ids, *ends.ids),
     )
+    reply, note = _generated(model, read, settings, show, speed)
+    messages = [*messages, Message("assistant", reply)] if reply else messages[:-1]
+    return Talk(template, messages, read, note)
 
 
-def _written(
+def _generated(
     model: Model,
     read: Prefix,
     settings: GenerateConfig,
     show: Callable[[str], Any],
     speed: Callable[[int], Any] | None,
 ) -> tuple[str, str]:
-    """The answer, shown as it is written (what there is of it when someone ends it), and why it
-    ended if the model did not end it."""
-    said, note = "", ""
+    """Returns the answer, as far as it got when Ctrl-C ended it, and why it ended if the model did
+    not end it; shows it piece by piece."""
+    reply, note = "", ""
     try:
         for piece in model.stream([], settings, prefix=read, watch=speed):
             if isinstance(piece, Completion):
-                cut = {
+                reasons = {
                     "length": f"cut after {len(piece.ids)} tokens; --new-tokens N allows more",
                     "time": "cut after --max-seconds",
                 }
-                note = cut.get(piece.reason, "")
+                note = reasons.get(piece.reason, "")
             else:
-                piece = piece if said else piece.lstrip()
-                said += piece
-                show(piece)
+                shown = piece if reply else piece.lstrip()
+                reply += shown
+                show(shown)
     except KeyboardInterrupt:
         note = "ended"
-    return said.rstrip(), note
+    return reply.rstrip(), note

@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,9 +54,17 @@ class NoOptions:
     """A line that has no flags but those of the generator."""
 
 
-def changed(options: type, settings: GenerateConfig, line: str) -> tuple[Any, GenerateConfig]:
+def changed(
+    options: type,
+    settings: GenerateConfig,
+    line: str,
+    check: Callable[[GenerateConfig], None] | None = None,
+) -> tuple[Any, GenerateConfig]:
     """Gives the flags of a line: those of `options`, and the settings with what it changes, which
     is printed.
+
+    Args:
+      check: raises where the new settings cannot be used.
 
     Raises:
       ConfigError: a flag is unknown, or asks for what can't be streamed.
@@ -72,6 +80,8 @@ def changed(options: type, settings: GenerateConfig, line: str) -> tuple[Any, Ge
     require(
         streams(new), "beams, several samples and best_of can't be streamed; leave them away here."
     )
+    if check:
+        check(new)
     for name, (old, value) in config.differences(settings, new).items():
         print(f"{name}: {old} → {value}")
     return found, new

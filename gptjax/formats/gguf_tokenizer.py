@@ -11,6 +11,7 @@ given for.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ import numpy as np
 from gptjax.core.config import require
 from gptjax.data.tokenizers import sentencepieces
 from gptjax.data.tokenizers import tokenizer as tokenizers
-from gptjax.data.tokenizers.spelling import Special
+from gptjax.data.tokenizers.spelling import Special, control_ids
 from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.formats import huggingface_tokenizer
 from gptjax.formats.gguf_file import File, Texts, short
@@ -114,8 +115,14 @@ def read(file: File) -> Tokenizer | None:
         added(i, pieces[i], types[i] in special)
         for i in np.flatnonzero(np.isin(types, (*special, USER))).tolist()
     ]
+    special = _special(file, pieces, types, begins)
+    control = control_ids(
+        described["added_tokens"], special.template, (special.bos, special.eos, *special.ends)
+    )
     return tokenizers.published(
-        "tokenizer.json", json.dumps(described).encode(), _special(file, pieces, types, begins)
+        "tokenizer.json",
+        json.dumps(described).encode(),
+        dataclasses.replace(special, control=control),
     )
 
 
@@ -157,16 +164,8 @@ def _special(file: File, pieces: list[str], types: np.ndarray, begins: bool) -> 
     ends = dict.fromkeys(
         i for i in (named("eot"), named("eom"), *known) if i is not None and i != eos
     )
-    begins = (
-        file.get("tokenizer.ggml.add_bos_token", bool, begins)
-        if "tokenizer.ggml.add_bos_token" in file.fields
-        else begins
-    )
-    template = (
-        file.get("tokenizer.chat_template", str)
-        if "tokenizer.chat_template" in file.fields
-        else None
-    )
+    begins = file.get("tokenizer.ggml.add_bos_token", bool, begins)
+    template = file.get("tokenizer.chat_template", str, "") or None
     return Special(bos, eos, begins and bos is not None, tuple(ends), None, template)
 
 
@@ -233,11 +232,7 @@ def _marked(file: File, pieces: list[str], types: np.ndarray) -> tuple[dict[str,
         f"{file.path}: tokenizer.ggml.unknown_token_id is {unknown}, and there are {len(pieces)}"
         " pieces.",
     )
-    prefix = (
-        file.get("tokenizer.ggml.add_space_prefix", bool, True)
-        if "tokenizer.ggml.add_space_prefix" in file.fields
-        else True
-    )
+    prefix = file.get("tokenizer.ggml.add_space_prefix", bool, True)
     return marked(pieces, scores, np.isin(types, (NORMAL, USER)), unknown, prefix), True
 
 

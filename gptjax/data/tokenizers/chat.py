@@ -1,159 +1,107 @@
-"""Conversations as ids: messages and templates are data, and what a person writes can never become
-a control token.
+"""Conversations as ids: a template writes messages, and nothing that a message says can become a
+control token.
 
-Read `Template` (the form), `TEMPLATES` (the published ones), `render` (messages → ids), then
-`choose` (which template a model wants).
+Read `Message`, `ChatTemplate` and `choose` (which template a model wants), then `parts`
+(messages → ids, the answers apart from what the model reads), `render` and `ends`.
 
-A model's own template is a program in Jinja. It is never run: `recognised` finds by its marks which
-published form it has, and what it says when nobody gives a system prompt; a form that is not known
-is refused by name.
+A model's own template is a program in Jinja, run by `sandbox` so that each character of what it
+writes is known to be its own or a message's. Control tokens are looked for in the former alone.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Literal, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
-from gptjax.core.config import ConfigError, from_dict, nearest, require
+from gptjax.core.config import ConfigError, nearest, require
+from gptjax.data.tokenizers.chat_forms import FORMS
+from gptjax.data.tokenizers.sandbox import Conversation
 from gptjax.data.tokenizers.spelling import Control
 from gptjax.data.tokenizers.tokenizer import Tokenizer
 
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+
 
 class Message(NamedTuple):
-    """What somebody said."""
+    """One message of a conversation."""
 
-    role: Literal["system", "user", "assistant"]
+    role: str
+    """One of `ROLES`."""
     text: str
+    more: Mapping[str, Any] = MappingProxyType({})
+    """Further fields that a template may use, such as `tool_calls` or `reasoning_content`."""
 
 
 @dataclass(frozen=True)
-class Template:
-    """How messages are written for a model.
+class ChatTemplate:
+    """How conversations are written for a model."""
 
-    Each field is a text in which `{text}` is a message, `{system}` the system prompt, `{bos}` and
-    `{eos}` the ids that begin and end documents (nothing, where a tokenizer has none), and any
-    other name in braces the control token of that name; `{~NAME}` is a mark that is a control token
-    in some tokenizers and plain text in others.
+    name: str
+    source: str
+    """In Jinja, with the variables that `transformers` gives to templates."""
+    needs: tuple[str, ...] = ()
+    """Control tokens without which the template cannot be used."""
+
+
+class Part(NamedTuple):
+    """Consecutive ids of a rendered conversation: an answer, or what the model reads before it.
+
+    An answer begins where the prompt for it ends and includes the token that ends it, so the ids
+    to learn are those of parts with an answer.
     """
 
-    user: str
-    """A message of the person."""
-    assistant: str
-    """An answer of the model, with what ends it."""
-    prompt: str = ""
-    """What asks for the next answer; the answer's form begins with it."""
-    begin: str = ""
-    """Before all messages."""
-    system: str = ""
-    """The system prompt as a message of its own; empty where the first message carries it."""
-    first: str = ""
-    """The first message of the person together with `{system}`, where that is no message of its
-    own."""
-    ends: tuple[str, ...] = ()
-    """Control tokens that end an answer, beside the end of a document."""
-    stop: tuple[str, ...] = ()
-    """Texts that end an answer."""
-    default: str | None = None
-    """The system prompt when nobody gives one; none leaves it away."""
-    trim: bool = False
-    """White space around messages is taken off."""
-
-    def __post_init__(self) -> None:
-        for name in (
-            "user",
-            "assistant",
-            *(("first",) if self.first else ()),
-            *(("system",) if self.system else ()),
-        ):
-            require(
-                "{text}" in getattr(self, name),
-                f"the template's {name} has no {{text}}, the place of the message.",
-            )
-        require(
-            not self.first or "{system}" in self.first,
-            "the template's first has no {system}, the place of the system prompt.",
-        )
-        require(
-            self.assistant.startswith(self.prompt),
-            "the template's assistant does not begin with its prompt, which the model goes on"
-            " from.",
-        )
+    ids: list[int]
+    answer: int | None
+    """Number of the assistant's message; `None` means that the model did not write this."""
 
 
-def _headed(header: str, end: str, **more: str | tuple | bool | None) -> Template:
-    """A template whose messages of all three roles are alike: `header` with ROLE, the text,
-    `end`."""
-    turn = {role: header.replace("ROLE", role) for role in ("system", "user", "assistant")}
-    forms = {role: f"{head}{{text}}{end}" for role, head in turn.items()}
-    return Template(**forms, prompt=turn["assistant"], **more)
+class Ends(NamedTuple):
+    """What ends an answer, besides the ids that the tokenizer names itself."""
+
+    ids: tuple[int, ...] = ()
+    texts: tuple[str, ...] = ()
 
 
-_LLAMA_3 = _headed(
-    "{<|start_header_id|>}ROLE{<|end_header_id|>}\n\n",
-    "{<|eot_id|>}",
-    begin="{bos}",
-    ends=("<|eot_id|>", "<|eom_id|>"),
-    trim=True,
-)
-_DATED = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
-_TEKKEN = {"begin": "{bos}", "user": "{[INST]}{text}{[/INST]}", "assistant": "{text}{eos}"}
+# --- which template
+# ----------------------------------------------------------------------------------------------
 
-TEMPLATES: dict[str, Template] = {
-    "chatml": _headed("{<|im_start|>}ROLE\n", "{<|im_end|>}\n", ends=("<|im_end|>",)),
-    "llama-2": Template(
-        first="{bos}{~[INST]} <<SYS>>\n{system}\n<</SYS>>\n\n{text} {~[/INST]}",
-        user="{bos}{~[INST]} {text} {~[/INST]}",
-        assistant=" {text} {eos}",
-        trim=True,
-    ),
-    "llama-3": _LLAMA_3,
-    "llama-3.1": dataclasses.replace(
-        _LLAMA_3, system=_LLAMA_3.system.replace("{text}", _DATED + "{text}"), default=""
-    ),
-    "gemma": Template(
-        begin="{bos}",
-        first="{<start_of_turn>}user\n{system}\n\n{text}{<end_of_turn>}\n",
-        user="{<start_of_turn>}user\n{text}{<end_of_turn>}\n",
-        assistant="{<start_of_turn>}model\n{text}{<end_of_turn>}\n",
-        prompt="{<start_of_turn>}model\n",
-        ends=("<end_of_turn>",),
-        trim=True,
-    ),
-    "mistral-v1": Template(
-        begin="{bos}",
-        first="{~[INST]} {system}\n\n{text} {~[/INST]}",
-        user="{~[INST]} {text} {~[/INST]}",
-        assistant=" {text}{eos}",
-    ),
-    "mistral-v3": Template(
-        begin="{bos}",
-        first="{[INST]} {system}\n\n{text}{[/INST]}",
-        user="{[INST]} {text}{[/INST]}",
-        assistant=" {text}{eos}",
-    ),
-    "mistral-tekken": Template(**_TEKKEN, first="{[INST]}{system}\n\n{text}{[/INST]}"),
-    "mistral-v7": Template(**_TEKKEN, system="{[SYSTEM_PROMPT]}{text}{[/SYSTEM_PROMPT]}"),
-    "phi-3": _headed("{<|ROLE|>}\n", "{<|end|>}\n", ends=("<|end|>",)),
-    "phi-4": _headed("{<|im_start|>}ROLE{<|im_sep|>}", "{<|im_end|>}", ends=("<|im_end|>",)),
-    "zephyr": _headed("{~<|ROLE|>}\n", "{eos}\n"),
-    "plain": Template(
-        system="{text}\n\n",
-        user="User: {text}\n",
-        assistant="Assistant: {text}\n",
-        prompt="Assistant:",
-        stop=("\nUser:",),
-    ),
-}
-"""Sources: OpenAI's ChatML; Meta's pages on prompt formats of Llama 2, 3 and 3.1; Google's on
-Gemma; mistral-common; Microsoft's model cards of Phi-3 and Phi-4; Hugging Face's of Zephyr.
-Differences: Llama 3.1's date is the one that its template has where none is given; Mistral 1 and 3
-and Gemma have no system prompt of their own, it stands before the first message, as in their later
-templates; Llama 2's first message is trimmed by itself, not together with the system prompt."""
+
+def choose(name: str | None, tokenizer: Tokenizer) -> ChatTemplate:
+    """Returns the template of that name or in that `.jinja` file.
+
+    Args:
+      name: `None` means the model's own, called `own`, or `plain` where it has none.
+
+    Raises:
+      ConfigError: there is no such template.
+    """
+    own = tokenizer.special and tokenizer.special.template
+    if name is None and own:
+        return ChatTemplate("own", own)
+    name = name or "plain"
+    if name.endswith((".jinja", ".jinja2")):
+        return ChatTemplate(name, _read(Path(name)))
+    require(
+        name in FORMS,
+        f"{name!r} is not a template; there are {', '.join(FORMS)}, and FILE.jinja"
+        f" (--template).{nearest(name, FORMS)}",
+    )
+    return ChatTemplate(name, *FORMS[name])
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError(
+            f"{path} cannot be read as text; give a file with a template in Jinja, or a name:"
+            f" {', '.join(FORMS)} (--template)."
+        ) from None
 
 
 # --- messages → ids
@@ -161,116 +109,275 @@ templates; Llama 2's first message is trimmed by itself, not together with the s
 
 
 def render(
-    template: Template, messages: Sequence[Message], tokenizer: Tokenizer, *, reply: bool = True
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    tokenizer: Tokenizer,
+    *,
+    reply: bool = True,
+    tools: Sequence[Mapping[str, Any]] = (),
 ) -> list[int]:
-    """Gives the ids of a conversation: texts between control tokens are encoded as text, whatever
-    they say.
+    """Returns the ids of a conversation; see `parts`."""
+    made = parts(template, messages, tokenizer, reply=reply, tools=tools)
+    return [i for part in made for i in part.ids]
+
+
+def parts(
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    tokenizer: Tokenizer,
+    *,
+    reply: bool = True,
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> list[Part]:
+    """Returns the ids of a conversation, answers apart from what the model reads.
+
+    The ids are those of `transformers`, with two differences. What a message says is plain text,
+    control tokens are the template's alone. No token reaches across the border between the prompt
+    for an answer and the answer: the ids that ask for an answer are a prefix of those that have it.
 
     Args:
-      messages: a system prompt or none, then a message of the person and an answer in turns.
       reply: end with what asks the model for an answer.
+      tools: descriptions of functions, as JSON schemas, for templates that offer them.
 
     Raises:
-      ConfigError: the messages are in another order, the template has no place for a system prompt
-        or the tokenizer lacks one of its control tokens.
+      ConfigError: the template refuses the messages, leaves one out, or cannot be followed; or the
+        tokenizer lacks a control token that the template needs.
     """
-    told = [m.text for m in messages if m.role == "system"]
-    turns = [m for m in messages if m.role != "system"]
-    ordered = [m.role for m in messages] == ["system"] * len(told) + ["user", "assistant"] * (
-        len(turns) // 2
-    ) + ["user"] * (len(turns) % 2)
+    _require_usable(template, messages, tokenizer)
+    tokens = _control_tokens(tokenizer)
+    conversation = _conversation(template, messages, tokenizer, tools)
+    text = conversation.text(len(messages), reply)
+    conversation.require_exact(text, reply)
+    _require_whole(messages, conversation, text)
+    cuts, owners = [0], [None]
+    for n, start, end in _answers(messages, conversation, text, _pattern(tokens)):
+        cuts += [start, end]
+        owners += [n, None]
+    pieces = [
+        (place, tokens[piece] if piece in tokens else conversation.stand_ins.shown(piece))
+        for place, (start, end) in enumerate(pairwise([*cuts, len(text)]))
+        for piece in _pattern(tokens).split(text[start:end])
+    ]
+    made = [Part([], owner) for owner in owners]
+    for place, ids in _encoded(pieces, tokenizer):
+        made[place].ids.extend(ids)
+    return [part for part in made if part.ids]
+
+
+def _require_usable(
+    template: ChatTemplate, messages: Sequence[Message], tokenizer: Tokenizer
+) -> None:
+    wrong = [m.role for m in messages if m.role not in ROLES]
     require(
-        ordered and len(told) <= 1,
-        "messages are a system prompt or none, and then user and assistant in turns.",
+        not wrong,
+        f"{wrong and wrong[0]!r} is not the role of a message; there are {', '.join(ROLES)}.",
     )
-    system = told[0] if told else template.default
+    require(bool(messages), "the conversation has no messages; give at least one of the user.")
+    missing = [name for name in template.needs if name not in tokenizer.controls]
     require(
-        system is None or bool(template.system or template.first),
-        "this template has no place for a system prompt; leave it away, or choose another"
-        " (--template).",
-    )
-    parts = _filled(template.begin, tokenizer, "", "")
-    if system is not None and template.system:
-        parts += _filled(
-            template.system, tokenizer, system.strip() if template.trim else system, ""
-        )
-    for n, (role, text) in enumerate(turns):
-        form = (
-            template.first
-            if n == 0 and system is not None and not template.system
-            else getattr(template, role)
-        )
-        parts += _filled(form, tokenizer, text.strip() if template.trim else text, system or "")
-    return _encoded(
-        parts + (_filled(template.prompt, tokenizer, "", "") if reply else []), tokenizer
+        not missing,
+        f"the template {template.name} needs the control token {missing and missing[0]}, which this"
+        f" tokenizer lacks; choose one with --template: {', '.join(FORMS)}.",
     )
 
 
-def _filled(form: str, tokenizer: Tokenizer, text: str, system: str) -> list[str | Control]:
-    """A form with its places filled: control tokens, and text."""
-    special = tokenizer.special
-    known = {"bos": special.bos if special else None, "eos": tokenizer.end_of_document}
-    parts: list[str | Control] = []
-    for n, part in enumerate(_PLACE.split(form)):
-        if n % 2 == 0 or part in ("text", "system"):
-            parts.append({"text": text, "system": system}[part] if n % 2 else part)
-        elif part in known:
-            parts += [] if known[part] is None else [_control(tokenizer, known[part])]
-        else:
-            name = part.removeprefix("~")
-            require(
-                name in tokenizer.controls or part != name,
-                f"the template wants the control token {name}, which this tokenizer lacks;"
-                f" {_CHOOSE}.",
-            )
-            parts.append(tokenizer.controls.get(name, name))
-    return parts
+def _control_tokens(tokenizer: Tokenizer) -> dict[str, Control]:
+    """The tokenizer's control tokens by name; ids without one that begin and end documents have
+    names that no text can have."""
+    names = {control.id for control in tokenizer.controls.values()}
+    bos = tokenizer.special.bos if tokenizer.special else None
+    unnamed = {_BOS: bos, _EOS: tokenizer.end_of_document}
+    return {
+        **tokenizer.controls,
+        **{name: Control(i) for name, i in unnamed.items() if i is not None and i not in names},
+    }
 
 
-_PLACE = re.compile(r"\{([^{}\s]+)\}")
+_BOS, _EOS = "\U0010fffe", "\U0010ffff"
+"""Code points that are not characters."""
 
 
-def _control(tokenizer: Tokenizer, i: int) -> Control:
-    return next((c for c in tokenizer.controls.values() if c.id == i), Control(i))
+def _conversation(
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    tokenizer: Tokenizer,
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> Conversation:
+    tokens = _control_tokens(tokenizer)
+    names = {control.id: name for name, control in tokens.items()}
+    bos = tokenizer.special.bos if tokenizer.special else None
+    special = {"bos_token": names.get(bos), "eos_token": names.get(tokenizer.end_of_document)}
+    variables = {name: token for name, token in special.items() if token is not None}
+    fields = [{"role": m.role, "content": m.text, **m.more} for m in messages]
+    return Conversation(
+        template.source,
+        fields,
+        variables | {"tools": list(tools) or None, "documents": None},
+        reserved="".join(tokens),
+    )
 
 
-def _encoded(parts: list[str | Control], tokenizer: Tokenizer) -> list[int]:
-    """The ids: texts that touch are one text, which has to give way where a control token swallows
-    white space."""
-    ids: list[int] = []
-    text, before = "", None
-    for part in (*parts, None):
-        if isinstance(part, str):
-            text += part
+def _require_whole(messages: Sequence[Message], conversation: Conversation, text: str) -> None:
+    """Refuses a template that leaves out what the user or the system said."""
+    origins = {conversation.stand_ins.origin(c) for c in set(text)}
+    for n, message in enumerate(messages):
+        asked = message.role in ("system", "developer", "user")
+        require(
+            n in origins or not asked or not message.text.strip(),
+            f"the template has no place for message {n + 1}, of the role {message.role}; omit it,"
+            " or choose another template (--template).",
+        )
+
+
+def _answers(
+    messages: Sequence[Message], conversation: Conversation, text: str, controls: re.Pattern
+) -> Iterator[tuple[int, int, int]]:
+    """Yields of each answer the number of its message and where it begins and ends in `text`.
+
+    It begins where a prompt for it would end. Templates that write a prompt in another way than
+    an answer's beginning, for example with an empty thought, have no such place: it begins where
+    the message does.
+    """
+    spans, before = _spans(conversation, text), 0
+    for n, message in enumerate(messages):
+        if message.role != "assistant":
             continue
+        prompt = _written(conversation, text, n, reply=True)
+        if prompt is None and n not in spans:
+            continue
+        first, last = spans.get(n, (prompt, prompt))
+        start = first if prompt is None else prompt
+        if not before <= start <= last:
+            continue
+        closed = _written(conversation, text, n + 1, reply=False)
+        following = min((s for s, _ in spans.values() if s >= last), default=len(text))
+        control = controls.search(text, last, following if closed is None else closed)
+        before = control.end() if control else closed or last
+        yield n, start, before
+
+
+def _written(conversation: Conversation, text: str, count: int, reply: bool) -> int | None:
+    """Length of what the template writes of the first `count` messages alone, if `text` begins
+    with that."""
+    try:
+        beginning = conversation.text(count, reply) if count else ""
+    except ConfigError:
+        return None
+    return len(beginning) if beginning and text.startswith(beginning) else None
+
+
+def _spans(conversation: Conversation, text: str) -> dict[int, tuple[int, int]]:
+    """Of each message that is in `text`, where it begins and ends there."""
+    spans: dict[int, tuple[int, int]] = {}
+    for at, character in enumerate(text):
+        origin = conversation.stand_ins.origin(character)
+        if origin is not None:
+            spans[origin] = (spans.get(origin, (at, at))[0], at + 1)
+    return spans
+
+
+def _pattern(tokens: Mapping[str, Control]) -> re.Pattern:
+    """Finds control tokens, the longest of those that begin at one place."""
+    names = sorted(tokens, key=len, reverse=True)
+    return re.compile("(" + ("|".join(map(re.escape, names)) or "(?!)") + ")")
+
+
+def _encoded(
+    pieces: Sequence[tuple[int, str | Control]], tokenizer: Tokenizer
+) -> Iterator[tuple[int, list[int]]]:
+    """Yields the ids of each piece, with its place.
+
+    Texts between two control tokens are one text, which loses the white space at an edge where the
+    control token swallows it.
+    """
+    run: list[tuple[int, str]] = []
+    before: Control | None = None
+    for place, piece in (*pieces, (0, None)):
+        if isinstance(piece, str):
+            run.append((place, piece))
+            continue
+        texts = [text for _, text in run]
         if before is not None and before.rstrip:
-            text = text.lstrip()
-        if part is not None and part.lstrip:
-            text = text.rstrip()
-        if text:
-            ids += (
-                tokenizer.encode(text) if before is None else tokenizer.encode_after(text)
-            ).tolist()
-        ids += [] if part is None else [part.id]
-        text, before = "", part
+            texts = _stripped(texts)
+        if piece is not None and piece.lstrip:
+            texts = [t[::-1] for t in _stripped([t[::-1] for t in texts[::-1]])][::-1]
+        spelled = _spelled(texts, tokenizer, first=before is None)
+        yield from zip((where for where, _ in run), spelled, strict=True)
+        if piece is not None:
+            yield place, [piece.id]
+        run, before = [], piece
+
+
+def _stripped(texts: list[str]) -> list[str]:
+    """The texts without the white space that the first of them, joined, would begin with."""
+    stripped = list(texts)
+    for n, text in enumerate(texts):
+        stripped[n] = text.lstrip()
+        if stripped[n]:
+            break
+    return stripped
+
+
+def _spelled(texts: list[str], tokenizer: Tokenizer, first: bool) -> list[list[int]]:
+    """The ids of texts that are one text, such that those of each beginning are a prefix of all.
+
+    Args:
+      first: no control token stands before the text.
+    """
+    spell = tokenizer.encode if first else tokenizer.encode_after
+    ids: list[list[int]] = []
+    read, known = "", []
+    for text in texts:
+        whole = spell(read + text).tolist() if text else known
+        if whole[: len(known)] != known:  # a token would reach across: what follows begins anew
+            spell, read, known = tokenizer.encode_after, "", []
+            spaced = tokenizer.token_bytes(spell("a")).startswith(b" ")
+            whole = spell(text.removeprefix(" ") if spaced else text).tolist()
+        ids.append(whole[len(known) :])
+        read, known = read + text, whole
     return ids
 
 
-def ends(template: Template, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """Ids that end an answer, beside those of the tokenizer."""
-    return tuple(
-        tokenizer.controls[name].id for name in template.ends if name in tokenizer.controls
-    )
+# --- the end of an answer, and of the context
+# ----------------------------------------------------------------------------------------------
+
+
+def ends(template: ChatTemplate, tokenizer: Tokenizer) -> Ends:
+    """Returns what a template writes after an answer: a control token, or the text that leads to
+    the user's next message. `Ends()` means that the tokenizer's own ids must do."""
+    probe = [Message("user", "a"), Message("assistant", "b"), Message("user", "c")]
+    tokens = _control_tokens(tokenizer)
+    for count in (3, 2):
+        conversation = _conversation(template, probe[:count], tokenizer)
+        try:
+            text = conversation.text(count, reply=False)
+        except ConfigError:
+            continue
+        spans = _spans(conversation, text)
+        if 1 not in spans:
+            continue
+        end, following = spans[1][1], spans.get(2, (len(text), 0))[0]
+        control = _pattern(tokens).search(text, end, following)
+        if control:
+            ended = tokens[control[0]].id
+            known = (tokenizer.end_of_document, *tokenizer.ends)
+            return Ends(() if ended in known else (ended,))
+        closing = text[end:following].rstrip(" ")
+        return Ends((), (closing,) if closing.strip() else ())
+    return Ends()
 
 
 def fit(
-    template: Template, messages: Sequence[Message], tokenizer: Tokenizer, room: int
+    template: ChatTemplate, messages: Sequence[Message], tokenizer: Tokenizer, room: int
 ) -> tuple[list[int], int]:
-    """Gives the ids of as much of a conversation as has room, and how many of the oldest messages
-    were left away; the system prompt stays.
+    """Returns the ids of as much of a conversation as fits, and how many of the oldest messages
+    were dropped; the system prompt stays.
+
+    Args:
+      room: maximum number of ids.
 
     Raises:
-      ConfigError: the newest message alone has no room.
+      ConfigError: the newest message alone does not fit.
     """
     first = 1 if messages and messages[0].role == "system" else 0
     for dropped in range(0, len(messages) - first, 2):
@@ -281,120 +388,3 @@ def fit(
         f"the message takes {len(ids)} tokens, with the system prompt, and there is room for"
         f" {room}; shorten it, or use more --context or fewer --new-tokens."
     )
-
-
-# --- which template
-# ----------------------------------------------------------------------------------------------
-
-
-def choose(name: str | None, tokenizer: Tokenizer) -> tuple[str, Template]:
-    """Gives a template and what it is called: the named one, or that of a JSON file, or the model's
-    own; without any, `plain`.
-
-    Raises:
-      ConfigError: there is no such template, or the model's own is not known here.
-    """
-    own = tokenizer.special and tokenizer.special.template
-    if name is None:
-        return recognised(own) if own else ("plain", TEMPLATES["plain"])
-    if name.endswith(".json"):
-        return name, _read(Path(name))
-    require(
-        name in TEMPLATES,
-        f"{name!r} is no template; there are {', '.join(TEMPLATES)}, and FILE.json"
-        f" (--template).{nearest(name, TEMPLATES)}",
-    )
-    same = own and _kind(own) == name
-    return recognised(own) if same else (name, TEMPLATES[name])
-
-
-def _read(path: Path) -> Template:
-    """A template of one's own: a JSON object with the fields of `Template`."""
-    try:
-        found = json.loads(path.read_bytes())
-    except OSError:
-        raise ConfigError(
-            f"{path} can't be read; {_CHOOSE}, or a JSON file with the fields of a template."
-        ) from None
-    except (ValueError, RecursionError):
-        raise ConfigError(
-            f"{path} is not JSON; write an object with the fields of a template, at least user and"
-            " assistant."
-        ) from None
-    require(
-        isinstance(found, dict),
-        f"{path} is no JSON object; it needs the fields of a template, at least user and"
-        " assistant.",
-    )
-    try:
-        return from_dict(Template, found)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-
-
-def recognised(jinja: str) -> tuple[str, Template]:
-    """Gives the published template that a Jinja text writes, with its own default system prompt,
-    and what it is called. The text is not run.
-
-    Raises:
-      ConfigError: it is none of those that are known.
-    """
-    name = _kind(jinja)
-    require(
-        name is not None,
-        "the model's chat template is none of those known here (it begins"
-        f" {' '.join(jinja.split())[:60]!r}); {_CHOOSE}.",
-    )
-    template = TEMPLATES[name]
-    said = _DEFAULT.search(_unescaped(jinja)) if name == "chatml" else None
-    return name, dataclasses.replace(template, default=said[1]) if said else template
-
-
-_CHOOSE = f"choose one with --template: {', '.join(TEMPLATES)}"
-_DEFAULT = re.compile(r"<\|im_start\|>system\n([^'\"{}<>]+)<\|im_end\|>")
-"""The literal system prompt in a Jinja text of ChatML."""
-
-MARKS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
-    ("phi-4", ("<|im_start|>", "<|im_sep|>", "<|im_end|>"), ()),
-    ("chatml", ("<|im_start|>", "<|im_end|>"), ("<|im_sep|>",)),
-    (
-        "llama-3.1",
-        ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "Cutting Knowledge Date"),
-        (),
-    ),
-    ("llama-3", ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), ()),
-    ("gemma", ("<start_of_turn>", "<end_of_turn>", "model"), ()),
-    ("llama-2", ("[INST]", "[/INST]", "<<SYS>>"), ()),
-    ("mistral-v7", ("[INST]", "[/INST]", "[SYSTEM_PROMPT]"), ("[SYSTEM_PROMPT] ", "[INST] ")),
-    ("mistral-v1", ("[INST] ", " [/INST]"), ("[SYSTEM_PROMPT]",)),
-    ("mistral-v3", ("[INST] ", "[/INST]"), ("[SYSTEM_PROMPT]", " [/INST]")),
-    ("mistral-tekken", ("[INST]", "[/INST]"), ("[SYSTEM_PROMPT]", "[INST] ", " [/INST]")),
-    ("phi-3", ("<|user|>\n", "<|assistant|>\n", "<|end|>\n"), ()),
-    (
-        "phi-3",
-        (
-            "'<|' + message['role'] + '|>' + '\n' + message['content'] + '<|end|>\n'",
-            "<|assistant|>\n",
-        ),
-        (),
-    ),
-    ("zephyr", ("<|user|>\n", "<|assistant|>", "eos_token"), ("<|end|>",)),
-)
-"""Template → marks that its Jinja text has, and marks that it has not; the first line that holds
-decides."""
-
-
-def _kind(jinja: str) -> str | None:
-    text = _unescaped(jinja)
-    return next(
-        (
-            name
-            for name, has, lacks in MARKS
-            if all(m in text for m in has) and not any(m in text for m in lacks)
-        ),
-        None,
-    )
-
-
-def _unescaped(jinja: str) -> str:
-    return jinja.replace("\\n", "\n").replace('"', "'")

@@ -19,7 +19,7 @@ import numpy as np
 
 from gptjax.core.config import ConfigError, require
 from gptjax.data.tokenizers import sentencepieces
-from gptjax.data.tokenizers.spelling import Control, Ids, Special, Table, in_chunks
+from gptjax.data.tokenizers.spelling import Control, Ids, Special, Table, control_ids, in_chunks
 from gptjax.data.tokenizers.spelling import letters as byte_letters
 
 
@@ -28,8 +28,7 @@ class Published:
     """The tokenizer of a published model, from its Hugging Face files."""
 
     path: str
-    """A folder with tokenizer.json, or with tokenizer.model; tokenizer_config.json beside it is
-    read too."""
+    """A folder with tokenizer.json or tokenizer.model, and tokenizer_config.json beside it."""
 
 
 KINDS = {"tokenizer.json": "Published", "tokenizer.model": "PublishedModel"}
@@ -91,10 +90,11 @@ def read(folder: Path) -> tuple[str, dict[str, bytes]]:
     begins = (
         bool(wants) if wants is not None else name == "tokenizer.model" or _begins(content, bos)
     )
+    template = _template(folder, said)
+    added = _parsed(content, str(folder))["added_tokens"] if name == "tokenizer.json" else []
+    control = control_ids(added, template, (bos, eos, *ends))
     return payload(
-        name,
-        content,
-        Special(bos, eos, begins and bos is not None, ends, None, _template(folder, said)),
+        name, content, Special(bos, eos, begins and bos is not None, ends, control, template)
     )
 
 

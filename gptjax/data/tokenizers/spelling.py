@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, SupportsIndex
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 
@@ -45,8 +45,32 @@ class Special:
     """Ids that no text may yield; none is those that tokenizer.json calls special (or
     tokenizer.model control), but that of the unknown."""
     template: str | None = None
-    """The model's own chat template, in Jinja. It is never run: `chat.recognised` compares it with
-    those that are known."""
+    """The model's own chat template, in Jinja; `chat` runs it in a sandbox."""
+
+
+def control_ids(
+    added: Sequence[Mapping[str, Any]], template: str | None, ends: tuple[int | None, ...]
+) -> tuple[int, ...] | None:
+    """Returns the ids that no text may yield, where a chat template uses tokens that their file
+    does not call special; `None` means the special ones.
+
+    Args:
+      added: added tokens, as in tokenizer.json.
+      ends: ids that begin or end texts and answers.
+    """
+    written = {
+        token["id"]
+        for token in added
+        if template and (token["content"] in template or token["id"] in ends)
+    }
+    special = {token["id"] for token in added if token["special"]}
+    marks = {token["id"] for token in added if _MARK.fullmatch(token["content"])}
+    missing = written & marks - special
+    return tuple(sorted(special | missing)) if missing else None
+
+
+_MARK = re.compile(r"(?=.*\w)(?=.*[^\w\s])\S+")
+"""Letters and signs without white space, such as `<think>`; unlike a word or a line break."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
