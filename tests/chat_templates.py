@@ -155,7 +155,8 @@ THINKING = (
     "{{- call.function.arguments | tojson -}}{{- '}\\n</tool_call>' -}}{%- endfor -%}"
     "{{- '<|im_end|>\\n' -}}"
     "{%- elif m.role == 'tool' -%}"
-    "{{- '<|im_start|>user\\n<tool_response>\\n' ~ m.content ~ '\\n</tool_response><|im_end|>\\n' -}}"
+    "{{- '<|im_start|>user\\n<tool_response>\\n' ~ m.content -}}"
+    "{{- '\\n</tool_response><|im_end|>\\n' -}}"
     "{%- endif -%}{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n<think>\\n' -}}{%- endif -%}"
 )
