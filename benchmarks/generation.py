@@ -29,7 +29,7 @@ import jax  # isort: skip
 import jax.numpy as jnp
 import numpy as np
 
-from gptjax import formats as interop
+from gptjax import formats
 from gptjax import model
 from gptjax.data import GPT2, Bytes
 from gptjax.data.tokenizers import chat
@@ -136,7 +136,7 @@ def lookup(
 ) -> None:
     """Seconds of a whole greedy answer, prompt included, whose text says much of the prompt
     again."""
-    config, params, tokenizer = (interop.load(path) if interop.kind(path) else gptjax.load(path))[
+    config, params, tokenizer = (formats.load(path) if formats.kind(path) else gptjax.load(path))[
         :3
     ]
     if stored:

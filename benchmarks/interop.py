@@ -15,20 +15,19 @@ from pathlib import Path
 
 import numpy as np
 
-from gptjax.formats import Imported, huggingface, layout
+from gptjax.formats import OpenedModel, huggingface, layout
 from gptjax.model import smollm
 
 READ = """
 import pathlib, re, sys, time
 import jax
-from gptjax import formats as interop
-from gptjax import model
+from gptjax import formats, model
 jax.block_until_ready(jax.numpy.ones(8) + 1)
 def held(what):
     status = pathlib.Path("/proc/self/status").read_text()
     return int(re.search(what + r":\\s+(\\d+)", status)[1]) * 1024
 before, begin = held("VmRSS"), time.perf_counter()
-found = interop.load(sys.argv[1])
+found = formats.load(sys.argv[1])
 jax.block_until_ready(found.params)
 seconds = time.perf_counter() - begin
 size = sum(leaf.nbytes for leaf in jax.tree.leaves(found.params))
@@ -51,7 +50,7 @@ def main() -> None:
             at = at.setdefault(folder, {})
         at[name] = np.random.default_rng(0).standard_normal(leaf.shape, np.float32) * 0.02
     with tempfile.TemporaryDirectory() as folder:
-        huggingface.save(Path(folder) / "m", Imported(config, tree, None), options.dtype)
+        huggingface.save(Path(folder) / "m", OpenedModel(config, tree, None), options.dtype)
         for _ in range(options.times):
             print(
                 subprocess.run(

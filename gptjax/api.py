@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jax.sharding import Mesh
 
-from gptjax import formats as interop
 from gptjax import generate
 from gptjax.core import config
 from gptjax.core.arrays import Params
 from gptjax.core.config import ConfigError, require
-from gptjax.data.tasks.tasks import LanguageModel, SequenceToSequence, Task
+from gptjax.data.tasks.tasks import LanguageModel, Task
 from gptjax.data.tokenizers import chat
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.data.tokenizers.chat import Message
@@ -24,6 +24,7 @@ from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.formats import About
 from gptjax.generate import Completion, Draft, GenerateConfig, Labelled, Prefix, SampleConfig
 from gptjax.model import ModelConfig, Stored, prepare_weights
+from gptjax.runs.open import open_model
 
 
 class Model(NamedTuple):
@@ -165,50 +166,15 @@ class Model(NamedTuple):
         return (settings or config.from_dict(GenerateConfig, named),)
 
 
-def load(path: Path | str, step: int | None = None) -> Model:
-    """Opens a run directory, a Hugging Face directory, a GGUF file or one of llama2.c; of a run the
-    optimizer state is not read.
-
-    Args:
-      path: where it is, or the name of a model that a package ships: smollm2.
-      step: the checkpoint of a run to use; none is the newest whole one. Averaged weights are used
-        where the run kept them.
+def load(path: Path | str, step: int | None = None, mesh: Mesh | None = None) -> Model:
+    """Opens a model: see `open_model`, which also documents the arguments.
 
     Raises:
       ConfigError: there is no model, or it has no such checkpoint or no tokenizer.
     """
-    path = interop.located(path)
-    if interop.kind(path) is None:
-        return load_run(path, step)
-    require(step is None, f"{path} is no run, so it has no step {step}; leave it away (--step).")
-    found = interop.load(path)
+    model = open_model(path, step, mesh)
     require(
-        found.tokenizer is not None,
+        model.tokenizer is not None,
         f"{path} has no tokenizer; put its tokenizer.json beside the weights.",
     )
-    return Model(*found, answering(found.config, found.about))
-
-
-def answering(config: ModelConfig, about: About) -> Task:
-    """What an imported model does with a prompt: with an encoder (T5) it answers, after the id with
-    which its files let a decoder begin."""
-    if not config.encoder_layers:
-        return LanguageModel()
-    return SequenceToSequence(
-        begin=int(about.generation.get("decoder_start_token_id", about.pad or 0)), closed=True
-    )
-
-
-def load_run(path: Path, step: int | None = None) -> Model:
-    """Opens a run directory; see `load`."""
-    from gptjax.train import start
-
-    (*found, task), notes = start.restored(path, step), path / NOTES
-    about = About(
-        source=f"run {path.name}", **(json.loads(notes.read_text()) if notes.is_file() else {})
-    )
-    return Model(*found, about, task)
-
-
-NOTES = "about.json"
-"""What a run that was converted from another format keeps of it."""
+    return Model(*model)

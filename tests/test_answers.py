@@ -627,7 +627,7 @@ def test_a_student_that_predicts_as_its_teacher_has_nothing_to_learn():
 
 def test_a_teacher_that_can_not_teach_is_refused(tmp_path):
     told = dataclasses.replace(Experiment(), loss=Loss(distillation=Distillation(str(tmp_path))))
-    with pytest.raises(ConfigError, match="holds no config.json, so it is no run to learn from"):
+    with pytest.raises(ConfigError, match="has no config.json, so it is not a run"):
         teacher.load(told, TOKENIZER)
     for wrong in ({"temperature": 0.0}, {"share": 0.0}):
         with pytest.raises(ConfigError, match="it needs"):

@@ -464,7 +464,7 @@ def test_a_prompt_file_that_is_not_utf8_is_named(run, tmp_path, capsys):
 
 def test_what_is_no_run_is_not_sampled(run, tmp_path, capsys):
     refused(capsys, ["sample", "nothere"], "nothere is not a directory", "give a run directory")
-    refused(capsys, ["sample", str(tmp_path)], "holds no config.json", "give a run directory")
+    refused(capsys, ["sample", str(tmp_path)], "has no config.json", "give a run directory")
     refused(capsys, ["sample"], "first argument is missing", "needs a run")
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun/config.json").write_bytes((run / "config.json").read_bytes())
@@ -475,7 +475,7 @@ def test_what_is_no_run_is_not_sampled(run, tmp_path, capsys):
         "python train.py begun/config.json",
     )
     (tmp_path / "begun/config.json").write_text(json.dumps({"stepz": 1}))
-    refused(capsys, ["sample", "begun"], "stepz", "'steps'")
+    refused(capsys, ["sample", "begun"], "does not describe a model", "give a run directory")
 
 
 @pytest.mark.row(49)

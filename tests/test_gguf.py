@@ -27,7 +27,7 @@ from gptjax.data import Bytes, Characters, SentencePiece
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.data.tokenizers.spelling import Special, letters
 from gptjax.formats import configs, gguf, gguf_file, gguf_models, gguf_tokenizer, layout, llama2c
-from gptjax.formats.imported import About, Imported
+from gptjax.formats.opened import About, OpenedModel
 from gptjax.model import (
     Experts,
     Layer,
@@ -56,14 +56,14 @@ LLAMA = llama(**SHRUNK)
 DATA = Path(__file__).parents[2] / "shared/data"
 
 
-def made(config: ModelConfig, tokenizer=None, **about) -> Imported:
+def made(config: ModelConfig, tokenizer=None, **about) -> OpenedModel:
     """A model of random numbers; nothing is compiled."""
     draw, params = np.random.default_rng(0), {}
     for path, leaf in layout.leaves(config).items():
         *folders, name = path.split("/")
         spot = functools.reduce(lambda at, folder: at.setdefault(folder, {}), folders, params)
         spot[name] = draw.normal(size=leaf.shape).astype(np.float32)
-    return Imported(config, params, tokenizer, About(**about))
+    return OpenedModel(config, params, tokenizer, About(**about))
 
 
 def same(a, b) -> bool:
@@ -669,7 +669,7 @@ def test_nothing_in_a_file_is_run_and_no_name_leads_elsewhere(tmp_path):
 # ----------------------------------------------------------------------------------------------------
 
 
-def llama2c_file(model: Imported) -> bytes:
+def llama2c_file(model: OpenedModel) -> bytes:
     """The format's first version, written from its description."""
     c, p = model.config, model.params
     layers, numbers = (

@@ -17,14 +17,14 @@ from conftest import documents
 from variants import VARIANTS
 
 import gptjax
-from gptjax import formats as interop
+from gptjax import formats
 from gptjax import model
 from gptjax.cli import convert
 from gptjax.cli import main as cli
 from gptjax.core.config import ConfigError
 from gptjax.data import Bytes, Characters, SentencePiece
 from gptjax.data.tokenizers import tokenizer as tokenizers
-from gptjax.formats import About, Imported, configs, huggingface, layout, safetensors
+from gptjax.formats import About, OpenedModel, configs, huggingface, layout, safetensors
 from gptjax.model import (
     Experts,
     Latent,
@@ -40,6 +40,7 @@ from gptjax.model import (
     olmo,
     t5,
 )
+from gptjax.runs.open import open_model
 from gptjax.sharding.mesh import MeshConfig, make_mesh, param_shardings
 
 SMALL = {
@@ -170,9 +171,9 @@ def same(one: Any, other: Any) -> None:
 def test_out_and_in_again_is_bit_equal(name: str, tmp_path: Path) -> None:
     family, config = MODELS[name]
     about = About(family=family, pad=3, generation={"temperature": 0.5}, notes={"made": "here"})
-    interop.save(tmp_path / "m", Imported(config, randomly(config), None, about))
+    formats.save(tmp_path / "m", OpenedModel(config, randomly(config), None, about))
     assert json.loads((tmp_path / "m" / "config.json").read_text())["model_type"] == family
-    found = interop.load(tmp_path / "m")
+    found = formats.load(tmp_path / "m")
     assert configs.computed(found.config) == configs.computed(config)
     same(found.params, randomly(config))
     assert (found.about.family, found.about.pad, found.about.notes) == (family, 3, {"made": "here"})
@@ -204,19 +205,19 @@ def test_every_variant_has_a_family_that_computes_the_same_or_is_refused_with_th
 
 
 def test_a_large_model_is_in_several_files_and_the_same(tmp_path: Path) -> None:
-    whole = Imported(ROPE, randomly(ROPE), None)
+    whole = OpenedModel(ROPE, randomly(ROPE), None)
     huggingface.save(tmp_path / "m", whole, shard=30_000)
     files = sorted(p.name for p in (tmp_path / "m").glob("*.safetensors"))
     assert len(files) > 2 and files[0] == f"model-00001-of-{len(files):05}.safetensors"
-    same(interop.load(tmp_path / "m").params, whole.params)
+    same(formats.load(tmp_path / "m").params, whole.params)
     (tmp_path / "m" / files[1]).unlink()
     with pytest.raises(ConfigError, match=f"{files[1]} can't be read"):
-        interop.load(tmp_path / "m")
+        formats.load(tmp_path / "m")
 
 
 def test_weights_are_rounded_once_to_the_type_that_is_asked_for(tmp_path: Path) -> None:
-    interop.save(tmp_path / "m", Imported(ROPE, randomly(ROPE), None), "bfloat16")
-    found = interop.load(tmp_path / "m").params
+    formats.save(tmp_path / "m", OpenedModel(ROPE, randomly(ROPE), None), "bfloat16")
+    found = formats.load(tmp_path / "m").params
     same(
         found,
         jax.tree.map(
@@ -224,15 +225,15 @@ def test_weights_are_rounded_once_to_the_type_that_is_asked_for(tmp_path: Path) 
         ),
     )
     with pytest.raises(ConfigError, match=r"dtype is 'float8'; .* Did you mean"):
-        interop.save(tmp_path / "n", Imported(ROPE, randomly(ROPE), None), "float8")
+        formats.save(tmp_path / "n", OpenedModel(ROPE, randomly(ROPE), None), "float8")
     with pytest.raises(ConfigError, match="holds something already"):
-        interop.save(tmp_path / "m", Imported(ROPE, randomly(ROPE), None))
+        formats.save(tmp_path / "m", OpenedModel(ROPE, randomly(ROPE), None))
 
 
 def test_parameters_are_read_onto_a_mesh(tmp_path: Path) -> None:
-    interop.save(tmp_path / "m", Imported(ROPE, randomly(ROPE), None))
+    formats.save(tmp_path / "m", OpenedModel(ROPE, randomly(ROPE), None))
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-    found = interop.load(tmp_path / "m", mesh)
+    found = open_model(tmp_path / "m", mesh=mesh)
     same(found.params, randomly(ROPE))
     wanted = param_shardings(
         mesh, model.axes(ROPE), jax.eval_shape(lambda: model.init(ROPE, jax.random.key(0)))
@@ -251,9 +252,9 @@ def test_parameters_are_read_onto_a_mesh(tmp_path: Path) -> None:
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Llama."""
     path = tmp_path_factory.mktemp("saved") / "m"
-    interop.save(
+    formats.save(
         path,
-        Imported(
+        OpenedModel(
             dataclasses.replace(ROPE, num_layers=1),
             randomly(dataclasses.replace(ROPE, num_layers=1)),
             None,
@@ -323,7 +324,7 @@ def test_what_could_change_numbers_is_refused_by_name(
 ) -> None:
     changes, said = REFUSED[name]
     with pytest.raises(ConfigError, match=re.escape(said)) as caught:
-        interop.load(altered(saved, tmp_path / "m", **changes))
+        formats.load(altered(saved, tmp_path / "m", **changes))
     assert "\n" not in str(caught.value)
 
 
@@ -339,7 +340,7 @@ def test_all_tensors_that_are_missing_extra_or_of_another_shape_are_named_at_onc
 
     rewritten(path, change)
     with pytest.raises(ConfigError) as caught:
-        interop.load(path)
+        formats.load(path)
     said = str(caught.value)
     assert "missing: model.layers.0.mlp.up_proj.weight, model.norm.weight" in said
     assert "without a place here: model.layers.0.self_attn.q_proj.bias" in said
@@ -351,11 +352,11 @@ def test_a_tied_output_may_be_there_twice_but_not_be_another(saved: Path, tmp_pa
     with pytest.raises(
         ConfigError, match=r"lm_head.weight that is not its embedding.*tie_word_embeddings to false"
     ):
-        interop.load(path)
+        formats.load(path)
     rewritten(
         path, lambda values: values.update({"lm_head.weight": values["model.embed_tokens.weight"]})
     )
-    assert interop.load(path).config.tied
+    assert formats.load(path).config.tied
 
 
 def test_older_files_are_read_too(tmp_path: Path) -> None:
@@ -363,7 +364,7 @@ def test_older_files_are_read_too(tmp_path: Path) -> None:
     sentences, whose first row we add to the positions."""
     for family in ("gpt2", "bert"):
         config = MODELS[family][1]
-        interop.save(tmp_path / family, Imported(config, randomly(config), None, About(family)))
+        formats.save(tmp_path / family, OpenedModel(config, randomly(config), None, About(family)))
 
     def as_gpt2(values: dict[str, Any]) -> None:
         for name in list(values):
@@ -387,7 +388,7 @@ def test_older_files_are_read_too(tmp_path: Path) -> None:
 
     for family, change in (("gpt2", as_gpt2), ("bert", as_bert)):
         rewritten(tmp_path / family, change)
-        found, wanted = interop.load(tmp_path / family).params, randomly(MODELS[family][1])
+        found, wanted = formats.load(tmp_path / family).params, randomly(MODELS[family][1])
         if family == "bert":
             wanted["positions"]["embedding"] = wanted["positions"]["embedding"] + np.arange(
                 32, dtype=np.float32
@@ -402,7 +403,7 @@ def test_links_of_the_hub_cache_are_followed(saved: Path, tmp_path: Path) -> Non
     for i, file in enumerate(sorted(saved.iterdir())):
         shutil.copy(file, blobs / f"{i:040x}")
         (snapshot / file.name).symlink_to(Path("../../blobs") / f"{i:040x}")
-    same(interop.load(snapshot).params, interop.load(saved).params)
+    same(formats.load(snapshot).params, formats.load(saved).params)
 
 
 # --- tokenizers
@@ -434,8 +435,8 @@ ODD = [
 def test_every_kind_of_tokenizer_spells_as_before(kind: Any, tmp_path: Path) -> None:
     before = tokenizers.train(kind, documents(60))
     config = dataclasses.replace(ROPE, vocab_size=before.vocab_size)
-    interop.save(tmp_path / "m", Imported(config, randomly(config), before))
-    after = interop.load(tmp_path / "m").tokenizer
+    formats.save(tmp_path / "m", OpenedModel(config, randomly(config), before))
+    after = formats.load(tmp_path / "m").tokenizer
     assert (after.vocab_size, after.end_of_document, after.begin_of_document) == (
         before.vocab_size,
         before.end_of_document,
@@ -455,7 +456,7 @@ def test_every_kind_of_tokenizer_spells_as_before(kind: Any, tmp_path: Path) -> 
 def test_padding_of_the_vocabulary_is_taken_off_and_remembered(tmp_path: Path) -> None:
     config = dataclasses.replace(ROPE, vocab_size=257)
     params = randomly(config)
-    interop.save(tmp_path / "m", Imported(config, params, tokenizers.train(Bytes(), ())))
+    formats.save(tmp_path / "m", OpenedModel(config, params, tokenizers.train(Bytes(), ())))
 
     def pad(values: dict[str, Any]) -> None:
         for name in ("model.embed_tokens.weight", "lm_head.weight"):
@@ -464,12 +465,12 @@ def test_padding_of_the_vocabulary_is_taken_off_and_remembered(tmp_path: Path) -
     rewritten(tmp_path / "m", pad)
     data = json.loads((tmp_path / "m" / "config.json").read_text())
     (tmp_path / "m" / "config.json").write_text(json.dumps(data | {"vocab_size": 264}))
-    found = interop.load(tmp_path / "m")
+    found = formats.load(tmp_path / "m")
     assert (found.about.padding, found.config.vocabulary) == (7, 257)
     same(found.params, params)
     (tmp_path / "m" / "config.json").write_text(json.dumps(data | {"vocab_size": 200}))
     with pytest.raises(ConfigError, match="a tokenizer of 257 tokens and a model of 200"):
-        interop.load(tmp_path / "m")
+        formats.load(tmp_path / "m")
 
 
 # --- convert
@@ -482,7 +483,7 @@ def test_a_conversion_proves_itself(
     monkeypatch.chdir(tmp_path)
     config = dataclasses.replace(ROPE, vocab_size=257, num_layers=2)
     convert.write_run(
-        Path("run"), Imported(config, randomly(config), tokenizers.train(Bytes(), ()))
+        Path("run"), OpenedModel(config, randomly(config), tokenizers.train(Bytes(), ()))
     )
     assert cli.main(["convert", "run", "out"]) == 0
     said = capsys.readouterr().out

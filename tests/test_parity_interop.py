@@ -19,11 +19,11 @@ import pytest
 from conftest import documents
 
 import gptjax
-from gptjax import formats as interop
+from gptjax import formats
 from gptjax import model
 from gptjax.data import Bytes, SentencePiece, Side
 from gptjax.data.tokenizers import tokenizer as tokenizers
-from gptjax.formats import Imported
+from gptjax.formats import OpenedModel
 from gptjax.model import ModelConfig
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -167,7 +167,7 @@ def some_ids(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 97, shape).astype(np.int32)
 
 
-def difference(theirs: Any, imported: Imported) -> float:
+def difference(theirs: Any, imported: OpenedModel) -> float:
     """The largest of a logit, over two rows of 33 tokens."""
     c, tokens, side = imported.config, some_ids(2, 33), some_ids(2, 21, seed=1)
     with torch.no_grad():
@@ -221,11 +221,11 @@ def randomly(params: Any, seed: int) -> Any:
 def test_both_ways_compute_the_same(name: str, tmp_path: Path, record_property: Any) -> None:
     theirs = shaken(MODELS[name]())
     theirs.save_pretrained(tmp_path / "theirs")
-    found = interop.load(tmp_path / "theirs")
+    found = formats.load(tmp_path / "theirs")
     first = difference(theirs, found)
 
     ours = found._replace(params=randomly(found.params, seed=2))
-    interop.save(tmp_path / "ours", ours)
+    formats.save(tmp_path / "ours", ours)
     loaded, told = type(theirs).from_pretrained(
         tmp_path / "ours", output_loading_info=True, attn_implementation="eager"
     )
@@ -255,7 +255,7 @@ def test_both_ways_compute_the_same(name: str, tmp_path: Path, record_property: 
     record_property("figure", f"{name} {max(first, second):.1e}")
     assert first <= 1e-4 and second <= 1e-4
 
-    again = interop.load(tmp_path / "ours")
+    again = formats.load(tmp_path / "ours")
     assert again.config == found.config
     jax.tree.map(np.testing.assert_array_equal, again.params, ours.params)
 
@@ -280,7 +280,7 @@ def test_an_exported_directory_writes_the_same_text_in_transformers(
         families.GQA if kind != "bytes" else families.SMALL, vocab_size=tokenizer.vocab_size
     )
     params = randomly(jax.eval_shape(lambda: model.init(config, jax.random.key(0))), seed=3)
-    interop.save(tmp_path / "m", Imported(config, params, tokenizer))
+    formats.save(tmp_path / "m", OpenedModel(config, params, tokenizer))
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "m")
     spelling = transformers.AutoTokenizer.from_pretrained(tmp_path / "m")
     ours = gptjax.load(tmp_path / "m")
@@ -311,7 +311,7 @@ def test_an_exported_encoder_and_decoder_answers_as_in_transformers(tmp_path: Pa
     tokenizer = tokenizers.train(TOKENIZERS["unigram"], documents(60))
     config = replace(encoders.T5, vocab_size=tokenizer.vocab_size)
     params = randomly(jax.eval_shape(lambda: model.init(config, jax.random.key(0))), seed=3)
-    interop.save(tmp_path / "m", Imported(config, params, tokenizer))
+    formats.save(tmp_path / "m", OpenedModel(config, params, tokenizer))
     theirs = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "m")
     written = gptjax.load(tmp_path / "m").complete(PROMPTS, new_tokens=12, temperature=0.0)
     for prompt, done in zip(PROMPTS, written, strict=True):

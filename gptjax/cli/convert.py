@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,17 +17,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gptjax import api, model
-from gptjax import formats as interop
+from gptjax import model
 from gptjax.core import config
 from gptjax.core.config import require
 from gptjax.data import (
     GPT2,
     Bytes,
     Characters,
+    Classification,
     DataConfig,
-    LanguageModel,
-    MaskedLanguageModel,
     Published,
     Records,
     SentencePiece,
@@ -36,9 +33,10 @@ from gptjax.data import (
     Side,
 )
 from gptjax.data.tokenizers import tokenizer as tokenizers
-from gptjax.formats import Imported, gguf, huggingface
+from gptjax.formats import OpenedModel, gguf, huggingface
 from gptjax.model import ModelConfig
 from gptjax.runs import Run
+from gptjax.runs.open import open_model, write_about
 
 TEXT = """The harbour was quiet in the early morning. "Have you seen the boat?" she asked, and nobody answered; 27 gulls sat on the wall.
 def area(radius: float) -> float:
@@ -90,7 +88,7 @@ def convert(
       ConfigError: the model can't be read, or the format has no place for something in it; nothing
         is left at `target` then.
     """
-    found = read(source, options.step)
+    found = open_model(source, options.step)
     kind = options.to or ("gguf" if target.suffix == ".gguf" else "huggingface")
     require(
         (kind == "gguf") == (target.suffix == ".gguf"),
@@ -103,7 +101,7 @@ def convert(
     )
     require(not target.exists(), f"{target} is there already; give a name that is not.")
     write(kind, target, found, options.dtype)
-    copy = read(target)
+    copy = open_model(target)
     same = compare(found, copy)
     limit = options.threshold
     if limit is None:
@@ -131,16 +129,7 @@ def convert(
     return passed
 
 
-def read(path: Path, step: int | None = None) -> Imported:
-    """Reads a model of any format, a run too; it may lack a tokenizer."""
-    path = interop.located(path)
-    if interop.kind(path) is None:
-        return Imported(*api.load_run(path, step)[:4])
-    require(step is None, f"{path} is no run, so it has no step {step}; leave it away (--step).")
-    return interop.load(path)
-
-
-def write(kind: str, path: Path, found: Imported, dtype: str) -> None:
+def write(kind: str, path: Path, found: OpenedModel, dtype: str) -> None:
     """Writes a model in one format."""
     if kind == "gguf":
         gguf.save(path, found, dtype)
@@ -150,22 +139,22 @@ def write(kind: str, path: Path, found: Imported, dtype: str) -> None:
         write_run(path, found)
 
 
-def _note(kind: str, path: Path, found: Imported, facts: Mapping[str, str], dtype: str) -> None:
+def _note(kind: str, path: Path, found: OpenedModel, facts: Mapping[str, str], dtype: str) -> None:
     """Writes what was measured into the model that was written."""
-    notes = {**found.about.notes, **facts}
-    if kind == "gguf":  # its metadata stand before the weights
-        gguf.save(path, found._replace(about=dataclasses.replace(found.about, notes=notes)), dtype)
+    about = dataclasses.replace(found.about, notes={**found.about.notes, **facts})
+    if kind == "gguf":  # its metadata precede the weights
+        gguf.save(path, found._replace(about=about), dtype)
     elif kind == "huggingface":
-        huggingface.write_notes(path, notes)
+        huggingface.write_notes(path, about.notes)
     else:
-        (path / api.NOTES).write_text(_about(found, notes))
+        write_about(path, about)
 
 
 # --- a run of another program's model
 # ----------------------------------------------------------------------------
 
 
-def write_run(path: Path, found: Imported) -> None:
+def write_run(path: Path, found: OpenedModel) -> None:
     """Makes a run directory with the model as its step 0, without an optimizer's state.
 
     Raises:
@@ -177,15 +166,6 @@ def write_run(path: Path, found: Imported) -> None:
         found.tokenizer is not None,
         "the model has no tokenizer, and a run needs one; put its tokenizer.json beside the"
         " weights.",
-    )
-    task = (
-        LanguageModel()
-        if found.config.continues
-        else (
-            api.answering(found.config, found.about)
-            if found.config.encoder_layers
-            else MaskedLanguageModel()
-        )
     )
     folder = path / "tokenizer"
     kinds = {
@@ -199,8 +179,12 @@ def write_run(path: Path, found: Imported) -> None:
         model=found.config,
         data=DataConfig(
             tokenizer=tokenizer,
-            task=task,
-            **({"source": Records("")} if isinstance(task, SequenceToSequence) else {}),
+            task=found.task,
+            **(
+                {"source": Records("")}
+                if isinstance(found.task, SequenceToSequence | Classification)
+                else {}
+            ),
         ),
     )
     tokenizers.save(folder, found.tokenizer)
@@ -208,31 +192,14 @@ def write_run(path: Path, found: Imported) -> None:
     with run.lock():
         run.save(0, {"params": found.params})
     config.save(path / "config.json", experiment)
-    (path / api.NOTES).write_text(_about(found, found.about.notes))
-
-
-def _about(found: Imported, notes: Mapping[str, str]) -> str:
-    a = found.about
-    return (
-        json.dumps(
-            {
-                "family": a.family,
-                "pad": a.pad,
-                "generation": dict(a.generation),
-                "padding": a.padding,
-                "notes": dict(notes),
-            },
-            indent=2,
-        )
-        + "\n"
-    )
+    write_about(path, found.about)
 
 
 # --- the comparison
 # ----------------------------------------------------------------------------------------------
 
 
-def compare(one: Imported, other: Imported) -> Comparison:
+def compare(one: OpenedModel, other: OpenedModel) -> Comparison:
     """Lets both models read the fixed text, whose ids are those of the first; without a tokenizer
     they are drawn at random."""
     c = one.config

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import gptjax
 from gptjax.core.config import require, to_dict
@@ -109,7 +109,8 @@ def prepare(
     same settings.
 
     Args:
-      given: the tokenizer, where `config.tokenizer` is `Given`.
+      given: the tokenizer to use instead of `config.tokenizer`: that of the run that resumes, or of
+        the model that training starts from.
 
     Raises:
       ConfigError: the source, the tokenizer or the split can't be used.
@@ -129,21 +130,20 @@ def prepare(
         *(() if config.task == LanguageModel() else ("task",)),
     )
     settings = {k: v for k, v in to_dict(config).items() if k in stored}
-    chosen = given if isinstance(config.tokenizer, Given) else None
-    settings |= {"given": tokenizers.fingerprint(chosen)} if chosen else {}
-    content, fingerprint = (
-        hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
-        for made_of in (
-            [found.fingerprint, settings],
-            [found.fingerprint, settings, store.FORMAT, gptjax.__version__],
-        )
-    )
+    if given is not None and isinstance(config.tokenizer, Given):
+        settings |= {"given": tokenizers.fingerprint(given)}
+    content = _hash([found.fingerprint, settings])
+    made_of = [found.fingerprint, settings, store.FORMAT, gptjax.__version__]
+    fingerprint = _hash(made_of)
     folder = cache_folder(config) / fingerprint[:32]
+    if given is not None and not _made_with(given, folder, config.tokenizer):
+        fingerprint = _hash([*made_of, tokenizers.fingerprint(given)])
+        folder = cache_folder(config) / fingerprint[:32]
     if not store.is_sealed(folder / "train"):
         draft = folder.with_name(f".making-{folder.name}-{os.getpid()}")
         shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed and had this number
         try:
-            _make(config, found, draft, fingerprint, say, chosen)
+            _make(config, found, draft, fingerprint, say, given)
             if folder.exists() and not store.is_sealed(folder / "train"):
                 shutil.rmtree(folder)  # from before there were seals, or someone deleted a part
             if not folder.exists():
@@ -168,6 +168,20 @@ def prepare(
     return Prepared(
         tokenizer, train, held_out, fingerprint, content, found.passed_over, config.task
     )
+
+
+def _hash(made_of: Any) -> str:
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+
+
+def _made_with(given: Tokenizer, folder: Path, chosen: TokenizerConfig) -> bool:
+    """Whether the text in a folder was, or will be, tokenised with the given tokenizer."""
+    if isinstance(chosen, Given):
+        return True
+    if not store.is_sealed(folder / "train"):
+        return False
+    kept = tokenizers.load(folder / "tokenizer")
+    return tokenizers.fingerprint(kept) == tokenizers.fingerprint(given)
 
 
 def _make(

@@ -13,14 +13,14 @@ from typing import Any
 from gptjax.core.config import ConfigError, nearest, require
 from gptjax.formats import gguf_models, gguf_tokenizer, layout
 from gptjax.formats.gguf_file import File, Kind, Planned, numbers, open_file, write
-from gptjax.formats.imported import About, Imported
+from gptjax.formats.opened import About, OpenedModel
 from gptjax.model import Llama3Scaling
 
 KINDS = {"float32": Kind.F32, "float16": Kind.F16, "bfloat16": Kind.BF16, "q8_0": Kind.Q8_0}
 """Block formats that are written."""
 
 
-def load(path: Path | str, shardings: Any = None) -> Imported:
+def load(path: Path | str, shardings: Any = None) -> OpenedModel:
     """Reads a model, float32, leaf by leaf: no more than the largest is held beside what is done.
 
     Args:
@@ -59,7 +59,7 @@ def load(path: Path | str, shardings: Any = None) -> Imported:
         None if shardings is None else shardings(config),
     )
     # Only now, because what it needs in passing would be held beside the parameters.
-    return Imported(config, params, gguf_tokenizer.read(file), _about(file, rows - used))
+    return OpenedModel(config, params, gguf_tokenizer.read(file), _about(file, rows - used))
 
 
 def _about(file: File, padding: int) -> About:
@@ -81,7 +81,7 @@ NOTES = "gptjax."
 """Keys of `About.notes` begin with it."""
 
 
-def save(path: Path | str, imported: Imported, dtype: str = "float32") -> None:
+def save(path: Path | str, imported: OpenedModel, dtype: str = "float32") -> None:
     """Writes a model that llama.cpp runs, with its tokenizer and chat template.
 
     Args:

@@ -22,8 +22,8 @@ from gptjax.core.config import ConfigError, nearest, require
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.data.tokenizers.tokenizer import GPT2, Published, Tokenizer
 from gptjax.formats import configs, families, huggingface_tokenizer, layout, older, safetensors
-from gptjax.formats.imported import About, Imported
 from gptjax.formats.keys import Keys
+from gptjax.formats.opened import About, OpenedModel
 from gptjax.model import ModelConfig
 
 
@@ -156,7 +156,7 @@ def lies_at(path: Path) -> bool:
 # ----------------------------------------------------------------------------------------------------------
 
 
-def load(path: Path, shardings: Callable[[ModelConfig], Any] | None = None) -> Imported:
+def load(path: Path, shardings: Callable[[ModelConfig], Any] | None = None) -> OpenedModel:
     """Reads a directory; see `interop.load`."""
     for name in FILES:
         _inside(path, name)
@@ -206,7 +206,7 @@ def load(path: Path, shardings: Callable[[ModelConfig], Any] | None = None) -> I
         if isinstance(data.get("gptjax"), dict)
         else {}
     )
-    return Imported(
+    return OpenedModel(
         config,
         params,
         tokenizer,
@@ -374,7 +374,9 @@ def _tokenizer(path: Path, rows: int) -> Tokenizer | None:
 # ---------------------------------------------------------------------------------------------------------
 
 
-def save(path: Path, model: Imported, dtype: str = "float32", shard: int = 5_000_000_000) -> None:
+def save(
+    path: Path, model: OpenedModel, dtype: str = "float32", shard: int = 5_000_000_000
+) -> None:
     """Writes a directory; see `interop.save`. config.json comes last: a directory without it is not
     whole.
 
@@ -428,7 +430,7 @@ def write_notes(path: Path, notes: Mapping[str, str], data: dict[str, Any] | Non
     fresh.replace(path / "config.json")
 
 
-def _ids(model: Imported) -> dict[str, Any]:
+def _ids(model: OpenedModel) -> dict[str, Any]:
     """Where texts begin and end, as their configs say it."""
     tokenizer, found = model.tokenizer, {}
     if tokenizer is not None:

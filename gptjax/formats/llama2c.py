@@ -24,7 +24,7 @@ from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.data.tokenizers.spelling import Special
 from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.formats import gguf_models, gguf_tokenizer, layout
-from gptjax.formats.imported import About, Imported
+from gptjax.formats.opened import About, OpenedModel
 from gptjax.model import ModelConfig
 
 ORDER = (
@@ -38,7 +38,7 @@ LATER = 0x616B3432
 """With what later versions begin."""
 
 
-def load(path: Path | str, shardings: Callable[[ModelConfig], Any] | None = None) -> Imported:
+def load(path: Path | str, shardings: Callable[[ModelConfig], Any] | None = None) -> OpenedModel:
     """Reads NAME.bin, and the tokenizer from `tokenizer.bin` or `tokN.bin` beside it, where N is
     its number of pieces.
 
@@ -95,7 +95,7 @@ def load(path: Path | str, shardings: Callable[[ModelConfig], Any] | None = None
         return found.reshape(shape)
 
     params = layout.read(config, places, take, None if shardings is None else shardings(config))
-    return Imported(
+    return OpenedModel(
         config,
         params,
         _tokenizer(path, config.vocabulary),

@@ -1,5 +1,8 @@
-"""The run directory: its lock, its steps, and the proof that a step is whole. Importing this
-imports neither JAX nor Orbax."""
+"""The run directory: its lock, its checkpoints and the proof that each is intact; and
+`gptjax.runs.open`, which opens a model of any format.
+
+Importing this room imports neither JAX nor Orbax; importing `gptjax.runs.open` does.
+"""
 
 from gptjax.runs.checkpoints import Run, leaves
 from gptjax.runs.manifest import Leaf

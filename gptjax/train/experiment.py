@@ -14,7 +14,6 @@ from gptjax.data.tasks.tasks import (
     SpanCorruption,
     answers,
 )
-from gptjax.data.tokenizers.tokenizer import Given
 from gptjax.generate.settings import SampleConfig
 from gptjax.losses.cross_entropy import Loss
 from gptjax.model.config import ModelConfig
@@ -125,17 +124,6 @@ class Experiment:
                 f"{name} is {getattr(self, name)}; it needs at least 1"
                 f" (--{name.replace('_', '-')}).",
             )
-        given = isinstance(self.data.tokenizer, Given)
-        require(
-            not given or self.start is not None,
-            "data.tokenizer is that of the model that the experiment starts from, and it starts"
-            " from none; name one (--start).",
-        )
-        require(
-            given or self.start is None,
-            f"start is {self.start}, and a model reads text with its own tokenizer; use Given() as"
-            " data.tokenizer.",
-        )
         self._require_task()
         require(0 <= self.seed < 2**31, f"seed is {self.seed}; it needs a number in [0, 2^31).")
         for name in ("skip_norm", "spike_score"):

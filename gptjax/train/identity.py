@@ -1,8 +1,8 @@
 """What a run is: its resolved experiment, its data, and the software it was made with. A resume
 that differs is refused or noted.
 
-Read in this order: `resolve`; `settle`, which compares with what the run directory says and then
-writes it; `versions`.
+Read in this order: `resolve`; `settle`, which compares with what the run directory says; `commit`,
+which writes it; `versions`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,7 @@ from gptjax.data.prepare import Prepared
 from gptjax.data.tasks import tasks
 from gptjax.data.tasks.tasks import Classification
 from gptjax.data.tokenizers import tokenizer as tokenizers
+from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.train import optim, teacher
 from gptjax.train.experiment import FREE, Experiment
 from gptjax.train.start import Start
@@ -54,7 +56,7 @@ def resolve(experiment: Experiment, data: Prepared) -> Experiment:
     )
 
 
-def require_alike(experiment: Experiment, data: Prepared, start: Start | None = None) -> None:
+def require_alike(experiment: Experiment, data: Prepared, start: Start) -> None:
     """Refuses to go on where several processes were given different runs.
 
     Raises:
@@ -70,11 +72,22 @@ def require_alike(experiment: Experiment, data: Prepared, start: Start | None = 
     processes.require_alike(
         {
             "text (data)": data.content[:12],
-            "model to start from (start)": start and start.fingerprint,
+            "model to start from (start)": start.fingerprint,
             **settings,
             **versions(),
         }
     )
+
+
+class Settled(NamedTuple):
+    """An experiment that may train in a run directory. Nothing is written yet."""
+
+    experiment: Experiment
+    """As it will be in config.json."""
+    record: dict[str, Any]
+    """As it will be in identity.json."""
+    notes: list[str]
+    """Lines for the banner: harmless changes since the last start."""
 
 
 def settle(
@@ -84,54 +97,76 @@ def settle(
     *,
     resuming: bool,
     allow: bool,
-    start: Start | None = None,
-) -> list[str]:
-    """Makes sure that the directory holds this very run, writes down what it is, and gives notes
-    about harmless changes.
+    start: Start = Start(),  # noqa: B008 it is immutable
+) -> Settled:
+    """Compares an experiment with the run that the directory holds. Nothing is written: `commit`
+    does that, once the change is known to work.
 
-    A run that goes on keeps the length of its schedule, so `--steps` alone changes no learning
-    rate.
+    A resumed run keeps the length of its schedule, so `--steps` alone changes no learning rate.
+
+    Args:
+      allow: accept changes of what decides the run's numbers, other than its tokenizer.
 
     Raises:
       ConfigError: the directory's run differs in what decides its numbers, and that is not allowed.
     """
-    found: dict[str, Any] = {
+    record: dict[str, Any] = {
         "data": data.content,
         "tokenizer": tokenizers.fingerprint(data.tokenizer),
         "versions": versions(),
         "backend": backend(),
     }
-    found |= {"start": start.fingerprint} if start else {}
-    found |= (
-        {"teacher": teacher_model} if (teacher_model := teacher.fingerprint(experiment)) else {}
+    if start.fingerprint:
+        record["start"] = start.fingerprint
+    if teacher_model := teacher.fingerprint(experiment):
+        record["teacher"] = teacher_model
+    if not resuming:
+        return Settled(_lasting(experiment), record, [])
+    old = _lasting(config.load(Experiment, path / "config.json"))
+    recorded = config.load(dict, path / "identity.json")
+    experiment = _lasting(experiment, old.schedule.steps)
+    changed = config.differences(old, experiment)
+    bound = {name: values for name, values in changed.items() if not name.startswith(FREE)}
+    for name in ("data", "tokenizer", "teacher"):
+        if recorded.get(name) != record.get(name):
+            hashes = recorded.get(name, "")[:12], record.get(name, "")[:12]
+            bound[f"{name} (its content)"] = hashes
+    listed = "; ".join(f"{k} was {a!r}, now {b!r}" for k, (a, b) in list(bound.items())[:5])
+    require(
+        allow or not bound,
+        f"{path} holds another run: {listed}. Use another --dir, or --allow-changes to resume with"
+        " the new values.",
     )
-    notes: list[str] = []
-    if resuming:
-        old, recorded = (
-            _lasting(config.load(Experiment, path / "config.json")),
-            json.loads((path / "identity.json").read_text()),
-        )
-        found |= {"start": recorded["start"]} if "start" in recorded else {}
-        experiment = _lasting(experiment, old.schedule.steps)
-        changed = config.differences(old, experiment)
-        bound = {k: v for k, v in changed.items() if not k.startswith(FREE)}
-        bound |= {
-            f"{k} (its content)": (recorded.get(k, "")[:12], found.get(k, "")[:12])
-            for k in ("data", "tokenizer", "teacher")
-            if recorded.get(k) != found.get(k)
-        }
-        said = "; ".join(f"{k} was {a!r}, now {b!r}" for k, (a, b) in list(bound.items())[:5])
+    _require_tokenizer(path, changed)
+    notes = [*_changes(changed, old, experiment), *_software(recorded, record)]
+    return Settled(_lasting(experiment), record, notes)
+
+
+def _require_tokenizer(path: Path, changed: dict[str, tuple[Any, Any]]) -> None:
+    """Refuses to change a run's tokenizer: its embeddings mean nothing under another."""
+    for name, (old, new) in changed.items():
         require(
-            allow or not bound,
-            f"{path} holds another run: {said}. Use another --dir, or --allow-changes to go on with"
-            " the new values.",
+            not name.startswith("data.tokenizer"),
+            f"{path} was trained with {name} {old!r}, now it is {new!r}; a run's tokenizer never"
+            f" changes: omit --{name.replace('_', '-')}, or use another --dir.",
         )
-        notes = [*_changes(changed, old, experiment), *_software(recorded, found)]
-    experiment = _lasting(experiment)
-    config.save(path / "config.json", experiment)
-    tokenizers.save(path / "tokenizer", data.tokenizer)
-    (path / "identity.json").write_text(json.dumps(found, indent=2) + "\n")
-    return notes
+
+
+def commit(path: Path, settled: Settled, tokenizer: Tokenizer, *, resuming: bool) -> None:
+    """Writes what the run is: `tokenizer/`, `identity.json` and `config.json`, each under its name
+    only once it is complete. A run's tokenizer is written once."""
+    if not resuming:
+        staged = path / ".tokenizer.new"
+        shutil.rmtree(staged, ignore_errors=True)
+        tokenizers.save(staged, tokenizer)
+        shutil.rmtree(path / "tokenizer", ignore_errors=True)  # of a start that saved no step
+        staged.rename(path / "tokenizer")
+    staged = path / ".identity.json.new"
+    staged.write_text(json.dumps(settled.record, indent=2) + "\n")
+    staged.replace(path / "identity.json")
+    staged = path / ".config.json.new"
+    config.save(staged, settled.experiment)
+    staged.replace(path / "config.json")
 
 
 def _lasting(experiment: Experiment, steps: int | None = None) -> Experiment:

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from gptjax import generate
-from gptjax.core import config, faults, processes
+from gptjax.core import faults, processes
 from gptjax.core.arrays import Params
 from gptjax.data.prepare import prepare
 from gptjax.data.tasks import tasks
@@ -77,24 +77,22 @@ def train(
     ):
         mesh = forecast.require_possible(experiment)
         with clock.during("data", "preparing the data"), processes.in_turn("data"):
-            start = starts.of(experiment, path, resuming=bool(run.steps()))
-            data = prepare(experiment.data, say=say, given=start and start.tokenizer)
-        experiment = identity.resolve(starts.adopted(experiment, start), data)
+            resuming = bool(run.steps())
+            start = starts.of(experiment, path, resuming=resuming)
+            experiment, adopted = starts.adopted(experiment, start)
+            data = prepare(experiment.data, say=say, given=start.tokenizer)
+        experiment = identity.resolve(experiment, data)
         attention(experiment, mesh)
         identity.require_alike(experiment, data, start)
-
-        def settle():
-            return identity.settle(
-                experiment, path, data, resuming=bool(run.steps()), allow=allow_changes, start=start
-            )
-
-        changes = processes.by_first("settle", settle)
-        experiment = config.load(Experiment, path / "config.json")
+        settled = identity.settle(
+            experiment, path, data, resuming=resuming, allow=allow_changes, start=start
+        )
+        experiment, changes = settled.experiment, (*adopted, *settled.notes)
         if processes.first():
             clock.keep(path, max(run.steps(), default=0))
         with clock.during("compile", "compiling"):
             built = program.build(
-                experiment, data, planned, mesh, fresh=start is None and not run.steps()
+                experiment, data, planned, mesh, fresh=start.params is None and not resuming
             )
         forecast.require_fits(experiment, built)
         if rollback_to is not None:
@@ -111,8 +109,10 @@ def train(
                     f" {experiment.model.context} tokens and are cut (--model.context)"
                 ),
             )
-        state, resumed = begin(run, built, cast, fall_back, start)
-        del start, settle  # its parameters are in the state now
+        state, resumed = begin(run, built, cast, fall_back, start.params)
+        del start  # its parameters are in the state now
+        if processes.first():
+            identity.commit(path, settled, data.tokenizer, resuming=resuming)
         clock.resumed(resumed or 0)
         with (
             Log(path, resume_step=resumed) if processes.first() else Silent() as log,
@@ -145,7 +145,7 @@ def begin(
     built: program.Program,
     cast: bool = False,
     fall_back: bool = True,
-    start: starts.Start | None = None,
+    params: Params | None = None,
 ) -> tuple[TrainState, int | None]:
     """The newest whole checkpoint and its step, or the initial state, with the parameters of a
     model to start from, and none."""
@@ -156,7 +156,7 @@ def begin(
     )
     if restored is None:
         return (
-            jax.block_until_ready(built.init(start and jax.tree.map(np.asarray, start.params))),
+            jax.block_until_ready(built.init(params and jax.tree.map(np.asarray, params))),
             None,
         )  # from the host, whatever devices the mesh has
     step, trees = restored

@@ -1,89 +1,83 @@
-"""A trained model that another one learns from: found, checked and loaded from its run
-directory."""
+"""The teacher of a distillation: any trained model that reads what the student reads."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 
-from gptjax.core import config
+from jax.sharding import Mesh
+
+from gptjax import formats
 from gptjax.core.config import require
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.data.tokenizers.tokenizer import Tokenizer
+from gptjax.formats import OpenedModel
 from gptjax.losses.cross_entropy import Teacher
+from gptjax.model import ModelConfig
 from gptjax.runs import Run
-from gptjax.train import start
+from gptjax.runs.open import open_model
 from gptjax.train.experiment import Experiment
 
 
 def load(experiment: Experiment, tokenizer: Tokenizer) -> Teacher | None:
-    """The teacher of a resolved experiment, its averaged weights where the run kept them; none
-    without distillation.
-
-    Raises:
-      ConfigError: the directory is no run, has no checkpoint, or its model can't read what this one
-        reads.
-    """
-    told = experiment.loss.distillation
-    if told is None:
+    """Opens the teacher of a resolved experiment; `None` without distillation."""
+    distillation = experiment.loss.distillation
+    if distillation is None:
         return None
-    path, step = _newest(told.run)
-    theirs, ours = config.load(Experiment, path / "config.json"), experiment.model
-    same = tokenizers.fingerprint(tokenizers.load(path / "tokenizer")) == tokenizers.fingerprint(
-        tokenizer
-    )
-    mend = "distil from a run of the same (loss.distillation.run)"
-    require(same, f"the teacher {path} has another tokenizer; {mend}.")
-    for name in ("vocab_size", "classes", "causal"):
-        found, wanted = getattr(theirs.model, name), getattr(ours, name)
-        require(
-            found == wanted,
-            f"the teacher {path} has model.{name} {found}, this model {wanted}; {mend}.",
-        )
-    require(
-        bool(theirs.model.encoder_layers) == bool(ours.encoder_layers),
-        f"of the teacher {path} and this model one has an encoder beside its decoder; {mend}.",
-    )
-    require(
-        theirs.model.context >= ours.context,
-        f"the teacher {path} has a context of {theirs.model.context}, this model {ours.context}; it"
-        " needs as much.",
-    )
-    params = start.weights(path, theirs, step)
-    require(
-        params is not None,
-        f"the teacher {path} has no whole checkpoint; train it first: python train.py"
-        f" {path}/config.json",
-    )
-    return Teacher(theirs.model, params, told)
+    teacher = open_teacher(distillation.run, experiment.model, tokenizer)
+    return Teacher(teacher.config, teacher.params, distillation)
 
 
 def fingerprint(experiment: Experiment) -> str:
-    """sha256 of the teacher's model and of what vouches for its newest checkpoint; empty without
-    distillation."""
-    if experiment.loss.distillation is None:
-        return ""
-    path, step = _newest(experiment.loss.distillation.run)
-    described = json.dumps(
-        json.loads((path / "config.json").read_text())["model"], sort_keys=True
-    ).encode()
-    return hashlib.sha256(
-        described + (path / "checkpoints" / str(step) / "manifest.json").read_bytes()
-    ).hexdigest()
+    """Returns what identifies the teacher of an experiment; empty without distillation."""
+    distillation = experiment.loss.distillation
+    return "" if distillation is None else fingerprint_of(distillation.run)
 
 
-def _newest(run: str) -> tuple[Path, int]:
-    path = Path(run)
-    require(
-        (path / "config.json").is_file(),
-        f"{path} holds no config.json, so it is no run to learn from; name one"
-        " (loss.distillation.run).",
+def open_teacher(
+    path: str, student: ModelConfig, tokenizer: Tokenizer, mesh: Mesh | None = None
+) -> OpenedModel:
+    """Opens a teacher and checks that it reads what the student reads.
+
+    Raises:
+      ConfigError: there is no such model, or its tokenizer, vocabulary, classes, kind of model or
+        context differ.
+    """
+    teacher, fix = open_model(path, mesh=mesh), "choose another (loss.distillation.run)"
+    same = teacher.tokenizer is not None and (
+        tokenizers.fingerprint(teacher.tokenizer) == tokenizers.fingerprint(tokenizer)
     )
-    steps = Run(path).steps()
+    require(same, f"the teacher {path} has another tokenizer; {fix}.")
+    for name in ("vocab_size", "classes", "causal"):
+        has, needed = getattr(teacher.config, name), getattr(student, name)
+        require(
+            has == needed,
+            f"the teacher {path} has model.{name} {has}, this model {needed}; {fix}.",
+        )
     require(
-        bool(steps),
-        f"the teacher {path} has no checkpoint yet; train it first: python train.py"
-        f" {path}/config.json",
+        bool(teacher.config.encoder_layers) == bool(student.encoder_layers),
+        f"only one of the teacher {path} and this model has an encoder; {fix}.",
     )
-    return path, max(steps)
+    require(
+        teacher.config.context >= student.context,
+        f"the teacher {path} has a context of {teacher.config.context}, this model"
+        f" {student.context}; the teacher's must be at least as long.",
+    )
+    return teacher
+
+
+def fingerprint_of(path: str) -> str:
+    """Returns a SHA-256 that identifies a teacher. Of a run no array is read: the manifest of its
+    newest checkpoint vouches for them.
+
+    Raises:
+      ConfigError: there is no such model.
+    """
+    place = formats.located(path)
+    steps = Run(place).steps()
+    if formats.kind(place) is not None or not steps:
+        return open_model(place).fingerprint()
+    described = json.loads((place / "config.json").read_text())["model"]
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    digest.update((place / "checkpoints" / str(max(steps)) / "manifest.json").read_bytes())
+    return digest.hexdigest()

@@ -138,8 +138,8 @@ def verify(
     start = starts.of(
         experiment, run or Path(), resuming=run is not None and (run / "identity.json").is_file()
     )
-    experiment = starts.adopted(experiment, start)
-    setting = make(experiment, prepare(experiment.data, say, start and start.tokenizer), run)
+    experiment, _ = starts.adopted(experiment, start)
+    setting = make(experiment, prepare(experiment.data, say, start.tokenizer), run)
     machine = {
         "devices": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
         "processor": processor(),

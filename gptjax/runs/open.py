@@ -1,0 +1,159 @@
+"""`open_model`: the one way to open a trained model, whatever format it is stored in.
+
+Training, generation, conversion and the Python API all use it. It reads only the parts of a run's
+`config.json` that say what the model is, so it needs nothing of the trainer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from gptjax import formats, model
+from gptjax.core import config
+from gptjax.core.config import require
+from gptjax.data.tasks.tasks import LanguageModel, Task
+from gptjax.data.tokenizers import tokenizer as tokenizers
+from gptjax.data.tokenizers.tokenizer import Tokenizer
+from gptjax.formats import About, OpenedModel
+from gptjax.model import ModelConfig
+from gptjax.runs.checkpoints import Run
+from gptjax.sharding.mesh import param_shardings
+
+
+def open_model(path: Path | str, step: int | None = None, mesh: Mesh | None = None) -> OpenedModel:
+    """Opens a run directory, a Hugging Face directory, a GGUF file, a llama2.c file, or a model
+    that a Python package ships.
+
+    The optimizer state of a run is not read. If the run kept averaged weights, they are returned
+    instead of the latest ones.
+
+    Args:
+      path: where the model is, or the name of a packaged model: smollm2.
+      step: checkpoint of a run; `None` means the newest intact one.
+      mesh: devices that share the parameters, by the rules of their logical axes; `None` means all
+        parameters on the default device.
+
+    Raises:
+      ConfigError: there is no model at `path`, it is damaged, or it has no such checkpoint.
+    """
+    path = formats.located(path)
+    shardings = None if mesh is None else functools.partial(_shardings, mesh)
+    if formats.kind(path) is None:
+        return _open_run(path, step, shardings)
+    require(step is None, f"{path} is not a run, so it has no step {step}; omit --step.")
+    return formats.load(path, shardings)
+
+
+def _shardings(mesh: Mesh, c: ModelConfig) -> Any:
+    """A sharding for each parameter."""
+    return param_shardings(mesh, model.axes(c), model.shapes(c))
+
+
+# --- runs
+# --------------------------------------------------------------------------------------------------------
+
+
+class RunConfig(NamedTuple):
+    """The parts of a run's config.json that say what its model is."""
+
+    model: ModelConfig
+    task: Task
+    averaged: bool
+    """The run keeps an exponential moving average of its weights, as the tree `ema`."""
+
+
+def read_config(run: Path) -> RunConfig:
+    """Reads what a run's config.json says about its model. Nothing else in it is checked.
+
+    Raises:
+      ConfigError: there is no config.json, or it does not describe a model.
+    """
+    needed = (
+        "give a run directory, for example runs/quickstart (python train.py makes one), a Hugging"
+        " Face directory or a .gguf file"
+    )
+    file = run / "config.json"
+    require(run.is_dir(), f"{run} is not a directory; {needed}.")
+    require(file.is_file(), f"{run} has no config.json, so it is not a run; {needed}.")
+    raw = config.load(dict, file)
+    require("model" in raw, f"{file} does not describe a model; {needed}.")
+    task, ema = _at(raw, "data", "task"), _at(raw, "optim", "ema")
+    return RunConfig(
+        config.from_dict(ModelConfig, raw["model"], "model"),
+        LanguageModel() if task is None else config.from_dict(Task, task, "data.task"),
+        averaged=ema is not None,
+    )
+
+
+def _at(value: Any, *keys: str) -> Any:
+    """The value below nested keys; `None` if one of them is absent."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _open_run(run: Path, step: int | None, shardings: Any) -> OpenedModel:
+    c, task, averaged = read_config(run)
+    tree, shapes = "ema" if averaged else "params", model.shapes(c)
+    if shardings is not None:
+        shapes = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            shapes,
+            shardings(c),
+        )
+    checkpoints = Run(run)
+    restored = checkpoints.restore({tree: shapes}, step=step) if checkpoints.steps() else None
+    require(
+        restored is not None,
+        f"{run} has no checkpoint yet; train it first: python train.py {run}/config.json",
+    )
+    return OpenedModel(c, restored[1][tree], read_tokenizer(run), read_about(run), task)
+
+
+def read_tokenizer(run: Path) -> Tokenizer:
+    """Loads a run's tokenizer.
+
+    Raises:
+      ConfigError: it is absent, damaged, or not the one the run was trained with.
+    """
+    tokenizer, recorded = tokenizers.load(run / "tokenizer"), run / "identity.json"
+    require(
+        not recorded.is_file()
+        or config.load(dict, recorded).get("tokenizer") == tokenizers.fingerprint(tokenizer),
+        f"{run / 'tokenizer'} is not the tokenizer that this run was trained with ({recorded} has"
+        " its hash); restore it from a copy.",
+    )
+    return tokenizer
+
+
+NOTES = "about.json"
+"""File in a run that was converted from another format: the rest of what that format said."""
+
+
+def read_about(run: Path) -> About:
+    """Returns where a run's model came from."""
+    notes = run / NOTES
+    kept = config.load(dict, notes) if notes.is_file() else {}
+    unknown = kept.keys() - {field.name for field in dataclasses.fields(About)}
+    require(not unknown, f"{notes} has unknown keys: {', '.join(sorted(unknown))}; remove them.")
+    return About(**{"source": f"run {run.name}", **kept})
+
+
+def write_about(run: Path, about: About) -> None:
+    """Writes what `read_about` reads."""
+    kept = {
+        "family": about.family,
+        "pad": about.pad,
+        "generation": dict(about.generation),
+        "padding": about.padding,
+        "notes": dict(about.notes),
+    }
+    (run / NOTES).write_text(json.dumps(kept, indent=2) + "\n")
