@@ -17,8 +17,7 @@ from conftest import documents
 from variants import VARIANTS
 
 import gptjax
-from gptjax import formats
-from gptjax import model
+from gptjax import formats, model
 from gptjax.cli import convert
 from gptjax.cli import main as cli
 from gptjax.core.config import ConfigError

@@ -19,8 +19,7 @@ import pytest
 from conftest import documents
 
 import gptjax
-from gptjax import formats
-from gptjax import model
+from gptjax import formats, model
 from gptjax.data import Bytes, SentencePiece, Side
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.formats import OpenedModel

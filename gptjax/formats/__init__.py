@@ -74,13 +74,13 @@ def save(path: Path | str, model: OpenedModel, dtype: str = "float32") -> None:
     _module("gguf" if path.suffix == ".gguf" else "huggingface").save(path, model, dtype)
 
 
-def _module(format: Kind) -> Any:
+def _module(name: Kind) -> Any:
     """Returns a format's module, imported when it is first used."""
-    if format == "huggingface":
+    if name == "huggingface":
         from gptjax.formats import huggingface
 
         return huggingface
-    if format == "gguf":
+    if name == "gguf":
         from gptjax.formats import gguf
 
         return gguf

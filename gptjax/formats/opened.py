@@ -54,9 +54,9 @@ class OpenedModel(NamedTuple):
         """Returns the SHA-256 of the parameters: names, dtypes, shapes and bytes."""
         digest = hashlib.sha256()
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
-            leaf = np.ascontiguousarray(leaf)
-            digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
-            digest.update(leaf.data)
+            array = np.ascontiguousarray(leaf)
+            digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+            digest.update(array.data)
         return digest.hexdigest()
 
 
