@@ -53,7 +53,7 @@ def main() -> None:
     for path in paths:
         experiment = config.load(Experiment, path / "config.json")
         require(
-            isinstance(experiment.data.task, data.Classification),
+            experiment.data.task.classes is not None,
             f"{path} is no run of classification (data.task).",
         )
         told = [

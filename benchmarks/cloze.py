@@ -104,7 +104,7 @@ def main() -> None:
     for path in parser.parse_args().runs:
         experiment = config.load(Experiment, path / "config.json")
         require(
-            isinstance(experiment.data.task, data.MaskedLanguageModel),
+            type(experiment.data.task) is data.MaskedLanguageModel,
             f"{path} is no run of a masked language model (data.task).",
         )
         prepared = data.prepare(experiment.data, say=print)

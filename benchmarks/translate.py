@@ -70,7 +70,7 @@ def main() -> None:
     for path in args.runs:
         experiment = config.load(Experiment, path / "config.json")
         require(
-            isinstance(experiment.data.task, data.SequenceToSequence),
+            "exact_match" in experiment.data.task.figures,
             f"{path} is no run of sequence to sequence (data.task).",
         )
         prepared = data.prepare(experiment.data, say=print)

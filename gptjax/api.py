@@ -16,7 +16,7 @@ from gptjax import generate
 from gptjax.core import config
 from gptjax.core.arrays import Params
 from gptjax.core.config import ConfigError, require
-from gptjax.data.tasks.tasks import LanguageModel, Task
+from gptjax.data.tasks import LanguageModel, Task
 from gptjax.data.tokenizers import chat
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.data.tokenizers.chat import Message

@@ -38,7 +38,17 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 import jaxtyping
 
 HOOKED = (
-    *("core.arrays", "api", "data.batches", "data.store", "model", "losses", "sharding", "weights"),
+    *(
+        "core.arrays",
+        "api",
+        "data.batches",
+        "data.rows",
+        "data.store",
+        "model",
+        "losses",
+        "sharding",
+        "weights",
+    ),
     *(
         f"generate.{name}"
         for name in (

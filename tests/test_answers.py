@@ -16,12 +16,12 @@ from gptjax import api, model
 from gptjax.cli import main as cli
 from gptjax.core.config import ConfigError, from_dict, to_dict
 from gptjax.data import (
+    UL2,
     Batch,
     Bytes,
     Characters,
     Classification,
     DataConfig,
-    Denoisers,
     PrefixLanguageModel,
     Records,
     SequenceToSequence,
@@ -34,7 +34,6 @@ from gptjax.data import (
 )
 from gptjax.data.documents import sources
 from gptjax.data.layouts import Piece, filled
-from gptjax.data.tasks import tasks
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.losses import cross_entropy as objectives
 from gptjax.losses.cross_entropy import Distillation, Loss, Teacher, cross_entropy, training
@@ -131,12 +130,12 @@ def test_a_task_and_a_source_that_do_not_fit_are_refused(told, says):
         SequenceToSequence(0, True),
         Classification(("a", "b")),
         PrefixLanguageModel(0.3),
-        Denoisers(),
-        Denoisers((SpanCorruption(), PrefixLanguageModel()), (1.0, 3.0)),
+        UL2(),
+        UL2((SpanCorruption(), PrefixLanguageModel()), (1.0, 3.0)),
     ],
 )
 def test_a_task_is_a_value_of_json(task):
-    source = Records("x.tsv") if isinstance(task, SequenceToSequence | Classification) else Text()
+    source = Records("x.tsv") if task.records else Text()
     config = DataConfig(source=source, task=task)
     assert from_dict(DataConfig, json.loads(json.dumps(to_dict(config)))) == config
 
@@ -180,7 +179,7 @@ def records(tmp_path_factory):
     )
     writer = store.Writer(folder, SIZE + 1)
     for source, target in PAIRS:
-        writer.add(tasks.example(SequenceToSequence(), ids(source), TOKENIZER, ids(target)).ids)
+        writer.add(SequenceToSequence().pair(ids(source), ids(target), TOKENIZER))
     writer.close(num_bytes=1, fingerprint="", facts={})
     return store.open_store(folder)
 
@@ -220,7 +219,7 @@ def test_an_epoch_holds_every_pair_once_with_its_own_source_and_loss_on_its_answ
     wanted = sorted((a.encode(), b.encode()) for a, b in PAIRS)
     for seed in (3, None):
         plan = batches.plan(
-            records, length=64, rows=4, seed=seed, task=SequenceToSequence(), beside=beside
+            records, length=64, rows=4, seed=seed, task=SequenceToSequence(), with_encoder=beside
         )
         every = [
             row
@@ -248,7 +247,7 @@ def _batch(rows) -> Batch:
 @pytest.mark.parametrize("beside", [True, False])
 def test_a_batch_of_pairs_is_a_function_of_the_step_however_it_is_shared(records, beside):
     plan = batches.plan(
-        records, length=64, rows=4, seed=3, task=SequenceToSequence(), beside=beside
+        records, length=64, rows=4, seed=3, task=SequenceToSequence(), with_encoder=beside
     )
     whole, later = (
         batches.batch(records, plan, 5),
@@ -265,7 +264,7 @@ def test_a_batch_of_pairs_is_a_function_of_the_step_however_it_is_shared(records
 @pytest.mark.parametrize("beside", [True, False])
 def test_a_pair_that_is_longer_than_a_row_loses_its_sources_end_first(records, beside):
     plan = batches.plan(
-        records, length=14, rows=2, seed=None, task=SequenceToSequence(), beside=beside
+        records, length=14, rows=2, seed=None, task=SequenceToSequence(), with_encoder=beside
     )
     pairs = [
         pair
@@ -288,39 +287,41 @@ def test_an_answer_may_begin_with_a_token_of_the_tokenizer_and_its_text_have_an_
         lambda text: np.frombuffer(text.encode(), np.uint8).astype(np.int32),
     )
     writer = store.Writer(tmp_path / "train", SIZE + 1)
-    writer.add(tasks.example(task, ids("one"), TOKENIZER, ids("eins")).ids)
+    writer.add(task.pair(ids("one"), ids("eins"), TOKENIZER))
     writer.close(num_bytes=1, fingerprint="", facts={})
     opened = store.open_store(tmp_path / "train")
     found = batches.batch(
-        opened, batches.plan(opened, length=14, rows=1, seed=None, task=task, beside=beside), 0
+        opened,
+        batches.plan(opened, length=14, rows=1, seed=None, task=task, with_encoder=beside),
+        0,
     )
-    read, begin = tasks.asked(task, ids("one").tolist(), TOKENIZER, beside)
+    read, begin = task.prompt(ids("one").tolist(), TOKENIZER, beside)
     assert (read, begin) == (([*b"one", END], [3]) if beside else ([], [*b"one", END, 3]))
     assert found.tokens[0, : len(begin) + 4].tolist() == [*begin, *b"eins"] and found.targets[0][
         found.weights[0] > 0
     ].tolist() == [*b"eins", END]
     assert not beside or found.side.tokens[0, :4].tolist() == read
-    assert tasks.vocabulary(task, TOKENIZER) == SIZE
+    assert task.vocabulary(TOKENIZER) == SIZE
 
 
 @pytest.mark.parametrize("beside", [True, False])
 @pytest.mark.parametrize(
     "task",
-    [PrefixLanguageModel(0.3), Denoisers(), SpanCorruption()],
+    [PrefixLanguageModel(0.3), UL2(), SpanCorruption()],
     ids=lambda task: type(task).__name__,
 )
 def test_a_row_can_be_put_together_from_its_halves_and_fits(task, beside):
     begin, modes = SIZE + task.extra_ids - 1, set()
-    length = batches._raw(task, 40, beside)
-    assert length >= 30 or isinstance(task, Denoisers)
+    length = task.pairs_per_row(40, beside)
+    assert length >= 30 or type(task) is UL2
     shares = []
     for n in range(60):
         ids = np.random.default_rng(n).integers(0, 256, length).astype(np.int32)
-        read, write = tasks.halves(task, ids, SIZE, np.random.default_rng(n))
+        read, write = task.split(ids, SIZE, np.random.default_rng(n))
         assert (
             max(len(read), len(write)) if beside else len(read) + len(write)
         ) <= 40 and begin not in (*read, *write)
-        if isinstance(task, Denoisers):
+        if type(task) is UL2:
             modes.add(int(read[0]) - SIZE - 99)
             read = read[1:]
         spans = np.split(write, np.flatnonzero(write >= SIZE))
@@ -334,27 +335,24 @@ def test_a_row_can_be_put_together_from_its_halves_and_fits(task, beside):
 
 
 def test_denoisers_are_drawn_as_often_as_they_weigh_and_have_their_papers_modes():
-    names = [Denoisers().mode(part) for part in Denoisers().parts]
+    names = [part.mode for part in UL2().parts]
     assert names == [0, 0, 1, 2, 2, 2, 2]
     task, ids = (
-        Denoisers((SpanCorruption(), PrefixLanguageModel()), (1.0, 3.0)),
+        UL2((SpanCorruption(), PrefixLanguageModel()), (1.0, 3.0)),
         np.arange(20, dtype=np.int32),
     )
     drawn = [
-        int(tasks.halves(task, ids, SIZE, np.random.default_rng(n))[0][0]) - SIZE - 99
-        for n in range(400)
+        int(task.split(ids, SIZE, np.random.default_rng(n))[0][0]) - SIZE - 99 for n in range(400)
     ]
     assert abs(np.mean(drawn) - 0.75) < 0.07
     with pytest.raises(ConfigError, match="data.task.weights"):
-        Denoisers(weights=(1.0,))
+        UL2(weights=(1.0,))
 
 
 def test_prefixes_have_their_share_on_average():
     for share in (0.25, 0.5, 0.8):
         ids, task = np.arange(100, dtype=np.int32), PrefixLanguageModel(share)
-        lengths = [
-            len(tasks.halves(task, ids, SIZE, np.random.default_rng(n))[1]) for n in range(400)
-        ]
+        lengths = [len(task.split(ids, SIZE, np.random.default_rng(n))[1]) for n in range(400)]
         assert (
             abs(np.mean(lengths) / 100 - share) < 0.04 and min(lengths) >= 1 and max(lengths) <= 99
         )

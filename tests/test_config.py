@@ -15,12 +15,15 @@ import pytest
 from gptjax.core import config
 from gptjax.core.config import (
     ConfigError,
+    Open,
     cli,
     differences,
+    formerly,
     from_dict,
     load,
     load_python,
     save,
+    stable_dict,
     to_dict,
 )
 from gptjax.data import GPT2, Bytes, Characters, DataConfig, Mixture, SentencePiece, Text, Tfds
@@ -269,8 +272,8 @@ NOT_JSON = {
     "half": (b'{"steps": 1', "is not JSON"),
     "other encoding": (b"\xff\xfe{}", "is not JSON"),
     "Python": (b"experiment = Experiment()", "is not JSON"),
-    "key twice": (b'{"steps": 1, "steps": 2}', "'steps'", "twice"),
-    "key twice below": (b'{"model": {"width": 64, "width": 32}}', "'width'", "twice"),
+    "key twice": (b'{"steps": 1, "steps": 2}', "'steps'", "duplicate"),
+    "key twice below": (b'{"model": {"width": 64, "width": 32}}', "'width'", "duplicate"),
     "NaN": (b'{"skip_norm": NaN}', "NaN", "finite"),
     "-Infinity": (b'{"skip_norm": -Infinity}', "-Infinity", "finite"),
     "1e999": (b'{"skip_norm": 1e999}', "skip_norm", "finite"),
@@ -300,6 +303,112 @@ def test_reading_a_config_json_executes_nothing(tmp_path):
     with pytest.raises(ConfigError):
         load(Experiment, tmp_path / "config.json")
     assert not (tmp_path / "ran").exists()
+
+
+# --- classes from elsewhere, and earlier versions
+# ---------------------------------------------------------------------------------------------
+
+
+class Shape(Open):
+    """A family that others may extend."""
+
+
+@dataclass(frozen=True)
+class Square(Shape):
+    """One of ours."""
+
+    side: int = 1
+
+
+@formerly("Disc", "Round", fields={"r": "radius"}, added=("filled",))
+@dataclass(frozen=True)
+class Circle(Shape):
+    """Another of ours, with a history."""
+
+    radius: int = 1
+    filled: bool = False
+
+
+@dataclass(frozen=True)
+class Star(Shape):
+    """Somebody else's."""
+
+    points: int = 5
+
+
+def split_size(old: dict) -> dict:
+    """Version 1 wrote `size: [shape, scale]`."""
+    if "size" not in old:
+        return old
+    rest = {key: value for key, value in old.items() if key != "size"}
+    return {**rest, "shape": old["size"][0], "scale": old["size"][1]}
+
+
+@formerly(migrate=split_size)
+@dataclass(frozen=True)
+class Drawing:
+    """Holds shapes."""
+
+    shape: Square | Circle | Shape = Square()
+    more: tuple[Square | Circle | Shape, ...] = ()
+    scale: float = 1.0
+
+
+def test_a_class_from_elsewhere_is_written_and_read_where_it_is_handed_in(tmp_path):
+    drawing = Drawing(Star(7), (Square(2), Star(), Circle(3)))
+    save(tmp_path / "a.json", drawing)
+    assert load(Drawing, tmp_path / "a.json", known=(Star,)) == drawing
+    assert load(Drawing, tmp_path / "a.json", known=config.classes_in(drawing)) == drawing
+    with pytest.raises(ConfigError) as caught:
+        load(Drawing, tmp_path / "a.json")
+    one_line(caught.value, "'Star'", "Square, Circle", "Python config file", "known=(Star,)")
+    with pytest.raises(ConfigError) as caught:
+        from_dict(Drawing, {"shape": {"kind": "Sqare"}}, known=(Star,))
+    one_line(caught.value, "'Sqare'", "Did you mean 'Square'?")
+    with pytest.raises(ConfigError, match="kind is 'Options'"):
+        from_dict(Drawing, {"shape": {"kind": "Options"}}, known=(Options,))
+
+
+def test_a_class_from_elsewhere_is_changed_by_flags():
+    base = Drawing(Star())
+    _, changed = cli(Options, ["--shape.points", "6"], prog="test", base=base)
+    assert changed == Drawing(Star(6))
+
+
+def test_a_class_from_elsewhere_in_a_config_file_is_read(tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text(
+        "from dataclasses import dataclass\nfrom gptjax.core.config import Open\n"
+        "from gptjax.data import Bytes, DataConfig, Task\n"
+        "from gptjax.train.experiment import Experiment\n\n"
+        "@dataclass(frozen=True)\nclass Mine(Task):\n    every: int = 2\n\n"
+        "experiment = Experiment(data=DataConfig(task=Mine(3)))\n"
+    )
+    experiment = load_python(Experiment, path)
+    assert experiment.data.task.every == 3 and type(experiment.data.task).__name__ == "Mine"
+
+
+def test_a_class_from_elsewhere_may_not_take_a_name_of_ours():
+    Square = dataclasses.make_dataclass("Square", [], bases=(Shape,), frozen=True)
+    with pytest.raises(ConfigError, match="rename yours"):
+        to_dict(Drawing(Square()))
+
+
+def test_names_and_forms_of_earlier_versions_are_read():
+    assert from_dict(Drawing, {"shape": {"kind": "Disc", "r": 4}}) == Drawing(Circle(4))
+    assert from_dict(Drawing, {"shape": {"kind": "Round", "radius": 4}}) == Drawing(Circle(4))
+    assert from_dict(Drawing, {"size": [{"kind": "Square"}, 2.0]}) == Drawing(Square(), scale=2.0)
+    assert from_dict(Drawing, to_dict(Drawing(Circle(4)))) == Drawing(Circle(4))
+
+
+def test_a_fingerprint_is_made_of_the_oldest_names_and_of_no_later_default():
+    assert stable_dict(Drawing(Circle(4)))["shape"] == {"kind": "Disc", "r": 4}
+    assert stable_dict(Drawing(Circle(4, True)))["shape"] == {
+        "kind": "Disc",
+        "r": 4,
+        "filled": True,
+    }
+    assert to_dict(Drawing(Circle(4)))["shape"] == {"kind": "Circle", "radius": 4, "filled": False}
 
 
 # --- Python files

@@ -17,12 +17,23 @@ import numpy as np
 import pytest
 
 from gptjax.core.config import ConfigError
-from gptjax.data import Bytes, Characters, DataConfig, Text, batch, batches, plan, prepare, store
-from gptjax.data.batches import Batch, permute
+from gptjax.data import (
+    Batch,
+    Bytes,
+    Characters,
+    DataConfig,
+    Text,
+    batch,
+    batches,
+    plan,
+    prepare,
+    store,
+)
+from gptjax.data.permutation import permute
 from gptjax.data.store import Store
 
-PREPARE = sys.modules["gptjax.data.prepare"]
-"""The module, which its function of the same name hides."""
+BUILD = sys.modules["gptjax.data.build"]
+"""The module, whose function has the same name."""
 SHAKESPEARE = Path(__file__).parents[2] / "shared/data/tinyshakespeare/input.txt"
 
 
@@ -241,10 +252,8 @@ def test_arrays_have_the_types_that_the_model_takes(made):
         ("int32", (2, 6)),
         ("float32", (2, 6)),
         *rest,
-        None,
-        None,
-        None,
-    ]  # no side text, perturbation or prefix
+        *[None] * 4,
+    ]  # no side text, perturbation, prefix or columns
 
 
 # --- the permutation
@@ -495,7 +504,7 @@ def test_without_a_folder_data_is_kept_in_the_users_cache(tmp_path, monkeypatch)
 @pytest.mark.parametrize("after", [0, 1])
 def test_a_preparation_that_is_stopped_leaves_nothing_behind(tmp_path, monkeypatch, failure, after):
     config, calls = configured(tmp_path, DOCUMENTS), []
-    tokenise = PREPARE._Half.tokenise
+    tokenise = BUILD.StoreBuilder.tokenise
 
     def stopped(half):
         calls.append(half)
@@ -504,7 +513,7 @@ def test_a_preparation_that_is_stopped_leaves_nothing_behind(tmp_path, monkeypat
         tokenise(half)
 
     with monkeypatch.context() as patched:
-        patched.setattr(PREPARE._Half, "tokenise", stopped)
+        patched.setattr(BUILD.StoreBuilder, "tokenise", stopped)
         with pytest.raises(failure):
             prepare(config)
     assert not list(tmp_path.glob("cache/*")) and not list(tmp_path.glob("cache/.*"))
@@ -582,7 +591,7 @@ def test_stores_of_another_text_or_tokenizer_are_refused(tmp_path):
 
 def test_a_text_that_changes_while_it_is_read_is_refused_and_nothing_is_kept(tmp_path, monkeypatch):
     config = configured(tmp_path, DOCUMENTS)
-    learn = PREPARE.tokenizers.train
+    learn = BUILD.tokenizers.train
 
     def meanwhile(*args):
         Path(config.source.path).write_text(
@@ -590,7 +599,7 @@ def test_a_text_that_changes_while_it_is_read_is_refused_and_nothing_is_kept(tmp
         )
         return learn(*args)
 
-    monkeypatch.setattr(PREPARE.tokenizers, "train", meanwhile)
+    monkeypatch.setattr(BUILD.tokenizers, "train", meanwhile)
     with pytest.raises(ConfigError, match=r"changed while it was read; start again"):
         prepare(config)
     assert not list(tmp_path.glob("cache/*")) and not list(tmp_path.glob("cache/.*"))
@@ -600,9 +609,9 @@ def test_a_text_that_changes_while_it_is_read_is_refused_and_nothing_is_kept(tmp
 def test_a_source_is_read_twice_and_once_more_for_a_tokenizer_that_learns(
     tmp_path, monkeypatch, tokenizer, most
 ):
-    begun, read = [], PREPARE.sources.files.read
+    begun, read = [], BUILD.sources.files.read
     monkeypatch.setattr(
-        PREPARE.sources.files,
+        BUILD.sources.files,
         "read",
         lambda source, *more: (begun.append(source), read(source, *more))[1],
     )

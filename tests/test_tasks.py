@@ -5,13 +5,26 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
+from gptjax.core import config as configs
 from gptjax.core.config import ConfigError
-from gptjax.data import Bytes, LanguageModel, MaskedLanguageModel, SpanCorruption, batches, store
-from gptjax.data.tasks import tasks
+from gptjax.data import (
+    UL2,
+    Bytes,
+    Classification,
+    LanguageModel,
+    MaskedLanguageModel,
+    PrefixLanguageModel,
+    SequenceToSequence,
+    SpanCorruption,
+    Task,
+    batches,
+    store,
+)
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.model import bert, t5
 from gptjax.train.experiment import Experiment
@@ -27,19 +40,19 @@ def some_ids(n: int, seed: int = 0) -> np.ndarray:
 
 def test_a_backward_document_is_the_same_from_its_end():
     ids = some_ids(30)
-    found = tasks.example(LanguageModel(backward=True), ids, TOKENIZER).ids
+    found = LanguageModel(backward=True).example(ids, TOKENIZER)
     assert found[0] == found[-1] == END and (found[1:-1] == ids[::-1]).all()
-    assert (tasks.example(LanguageModel(), ids, TOKENIZER).ids[1:-1] == ids).all()
+    assert (LanguageModel().example(ids, TOKENIZER)[1:-1] == ids).all()
 
 
 def test_a_middle_that_stands_last_can_be_put_back():
     moved = 0
     for n in range(200):
         ids = some_ids(1 + n % 40, n)
-        found = tasks.example(LanguageModel(middle=0.5), ids, TOKENIZER).ids[1:-1]
-        assert (
-            found == tasks.example(LanguageModel(middle=0.5), ids, TOKENIZER).ids[1:-1]
-        ).all(), "it is the document's own"
+        found = LanguageModel(middle=0.5).example(ids, TOKENIZER)[1:-1]
+        assert (found == LanguageModel(middle=0.5).example(ids, TOKENIZER)[1:-1]).all(), (
+            "it is the document's own"
+        )
         if SIZE in found:
             moved += 1
             marks = [int(np.flatnonzero(found == SIZE + i)[0]) for i in range(3)]
@@ -55,7 +68,7 @@ def test_a_middle_that_stands_last_can_be_put_back():
 
 def test_masks_hide_their_share_and_nothing_else_changes():
     task, ids, real = MaskedLanguageModel(0.2), some_ids(20_000), np.arange(20_000) < 15_000
-    shown, chosen = tasks.masked(task, ids, real, SIZE, np.random.default_rng(3))
+    shown, chosen = task.masked(ids, real, SIZE, np.random.default_rng(3))
     assert (shown == ids)[~chosen].all() and not chosen[15_000:].any()
     assert abs(chosen[:15_000].mean() - 0.2) < 0.01
     hidden, same = (shown == SIZE)[chosen].mean(), (shown == ids)[chosen].mean()
@@ -66,7 +79,7 @@ def test_masks_hide_their_share_and_nothing_else_changes():
 @pytest.mark.parametrize("task", [SpanCorruption(), SpanCorruption(0.5, 8.0)])
 def test_spans_can_be_put_back_at_their_marks(task, length):
     ids = some_ids(length)
-    source, target = tasks.corrupted(task, ids, SIZE, np.random.default_rng(1))
+    source, target = task.split(ids, SIZE, np.random.default_rng(1))
     marks = target[target >= SIZE]
     assert (
         (marks == SIZE + np.arange(len(marks))).all()
@@ -100,7 +113,7 @@ def rows(request, tmp_path_factory):
         rows=4,
         seed=7,
         task=request.param,
-        beside=isinstance(request.param, SpanCorruption),
+        with_encoder="encoder-decoder" in request.param.shapes,
     )
 
 
@@ -166,7 +179,7 @@ def test_every_task_trains_saves_and_goes_on(name, tiny_experiment, tmp_path):
     losses = [line["validation_loss"] for line in lines if "validation_loss" in line]
     assert len(losses) == 3 and losses[-1] < losses[0]
     assert all(
-        ("validation_bits_per_byte" in line) == isinstance(task, LanguageModel)
+        ("validation_bits_per_byte" in line) == ("bits_per_byte" in task.figures)
         for line in lines
         if "validation_loss" in line
     )
@@ -179,3 +192,76 @@ def test_a_task_for_another_shape_of_model_is_refused(name):
         match=f"data.task is LanguageModel.*use data.task {type(TRAINED[name][0]).__name__}",
     ):
         Experiment(model=TRAINED[name][1])
+
+
+# --- a task of one's own
+# ---------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class EveryOther(Task):
+    """Predicts the next token at every second position, in rows that also say how many count."""
+
+    every: int = 2
+    """Period of the positions that are predicted."""
+
+    writes: ClassVar[bool] = True
+
+    def rows(self, rows, *, draws, vocab_size, plan):
+        """Drops the other weights."""
+        counted = np.arange(rows.tokens.shape[1]) % self.every == 0
+        weights = rows.weights * counted.astype(np.float32)
+        return rows._replace(weights=weights, columns={"counted": weights.sum(axis=1)})
+
+
+def test_a_task_defined_outside_the_package_trains_and_resumes(tiny_experiment, tmp_path):
+    data = dataclasses.replace(tiny_experiment.data, task=EveryOther())
+    experiment = dataclasses.replace(tiny_experiment, data=data, steps=2)
+    train(experiment, tmp_path)
+    train(dataclasses.replace(experiment, steps=3), tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3]
+    assert 0 < lines[-1]["validation_accuracy"] < 1
+    saved = configs.load(Experiment, tmp_path / "config.json", known=(EveryOther,))
+    assert saved.data.task == EveryOther()
+    with pytest.raises(ConfigError, match=r"'EveryOther'.*Python config file that defines") as no:
+        configs.load(Experiment, tmp_path / "config.json")
+    assert "\n" not in str(no.value)
+
+
+KINDS = (
+    LanguageModel(),
+    MaskedLanguageModel(),
+    SpanCorruption(),
+    PrefixLanguageModel(),
+    UL2(),
+    SequenceToSequence(),
+    Classification(("a", "b")),
+    EveryOther(),
+)
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+@pytest.mark.parametrize("task", KINDS, ids=lambda task: type(task).__name__)
+def test_the_arrays_of_a_batch_are_known_before_there_is_data(task, isolated, tmp_path):
+    border = SIZE + task.extra_ids - 1
+    writer = store.Writer(tmp_path / "train", SIZE + task.extra_ids)
+    for n in range(9):
+        writer.add(np.asarray([*some_ids(9 + n, n), border, *some_ids(5, n)], np.int32))
+    writer.close(num_bytes=1, fingerprint="", facts={})
+    opened = store.open_store(tmp_path / "train")
+
+    def arrays(batch):
+        side = batch.side or (None, None, None)
+        columns = tuple((batch.columns or {}).values())
+        return [
+            a if a is None else (a.shape[1:], a.dtype)
+            for a in (*batch[:5], *side, batch[7], *columns)
+        ]
+
+    for shape in task.shapes:
+        layout = {"isolated": isolated, "with_encoder": shape == "encoder-decoder"}
+        plan = batches.plan(opened, length=48, rows=3, seed=1, task=task, **layout)
+        known = batches.empty(task, length=48, **layout)
+        assert arrays(known) == arrays(batches.batch(opened, plan, 0))
+        assert len(known.tokens) == 1 and not known.weights.any()

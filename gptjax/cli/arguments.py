@@ -48,15 +48,13 @@ def experiment_or_preset(path: Path) -> Experiment:
     """Reads an experiment, or makes one of the name of a preset (`llama-3-8b`)."""
     if path.exists() or path.suffix in (".py", ".json"):
         return read_experiment(path)[0]
-    from gptjax.data import DataConfig, LanguageModel, MaskedLanguageModel, SpanCorruption
+    from gptjax.data import DataConfig
+    from gptjax.data.tasks import default_task
     from gptjax.model.presets import preset
-    from gptjax.train.experiment import Experiment
+    from gptjax.train.experiment import Experiment, shape_of
 
     model = preset(str(path))
-    if model.continues:
-        task = LanguageModel()
-    else:
-        task = SpanCorruption() if model.encoder_layers else MaskedLanguageModel()
+    task = default_task(shape_of(model))
     return Experiment(model=model, data=DataConfig(task=task), batch=1)
 
 

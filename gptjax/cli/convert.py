@@ -24,12 +24,10 @@ from gptjax.data import (
     GPT2,
     Bytes,
     Characters,
-    Classification,
     DataConfig,
     Published,
     Records,
     SentencePiece,
-    SequenceToSequence,
     Side,
 )
 from gptjax.data.tokenizers import tokenizer as tokenizers
@@ -180,11 +178,7 @@ def write_run(path: Path, found: OpenedModel) -> None:
         data=DataConfig(
             tokenizer=tokenizer,
             task=found.task,
-            **(
-                {"source": Records("")}
-                if isinstance(found.task, SequenceToSequence | Classification)
-                else {}
-            ),
+            **({"source": Records("")} if found.task.records else {}),
         ),
     )
     tokenizers.save(folder, found.tokenizer)

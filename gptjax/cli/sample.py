@@ -25,7 +25,6 @@ from gptjax.api import Model, load
 from gptjax.cli.terminal import NoOptions, Speed, changed, remembered_lines, streams
 from gptjax.core import config
 from gptjax.core.config import ConfigError, require
-from gptjax.data.tasks.tasks import answers
 from gptjax.generate import Completion, GenerateConfig
 from gptjax.model import Stored
 
@@ -130,7 +129,7 @@ def _show(
     """One text as it is written. The prompt is printed once it is known to be usable."""
     speed = Speed(shown)
     pieces = model.stream(prompt, settings, **more, watch=speed)
-    if not answers(model.task):
+    if not model.task.answers:
         print(prompt, end="", flush=True)
     try:
         for piece in pieces:
@@ -151,7 +150,7 @@ def _print(
         **more,
         watch=speed if shown else None,
     ):
-        said = done.text if answers(model.task) else f"{done.prompt}{done.text}\n{'─' * 40}"
+        said = done.text if model.task.answers else f"{done.prompt}{done.text}\n{'─' * 40}"
         print(json.dumps(_record(done), ensure_ascii=False) if as_json else said, flush=True)
     speed.end()
 

@@ -1,8 +1,9 @@
-"""Frozen dataclass ↔ JSON ↔ command line, strictly.
+"""Frozen dataclasses to and from JSON and the command line, strictly.
 
-Read in this order: `ConfigError`; `to_dict`, `from_dict` (the strict pair on which all else
-stands); `save`, `load` (JSON files); `load_python` (a config file); `cli` (flags over a default);
-`differences` (two configs compared).
+Read in this order: `ConfigError`; `to_dict` and `from_dict`, on which everything else stands;
+`Open` and `formerly`, for classes defined elsewhere and for names of earlier versions; `save` and
+`load` (JSON files); `load_python` (a Python config file); `cli` (flags over a default);
+`differences`.
 """
 
 from __future__ import annotations
@@ -18,22 +19,23 @@ import runpy
 import traceback
 import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
+Classes = tuple[type, ...]
 
 
 class ConfigError(Exception):
-    """Something the user wrote can't be used. The message is one line: what was found, what is
-    needed, what mends it."""
+    """The user asked for something impossible. The message is one line: what was found, what is
+    needed, and which flag or edit fixes it."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Gives ` Did you mean 'x'?` for the known word that looks most like `word`, or an empty
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.5) -> str:
+    """Returns ` Did you mean 'x'?` for the known word most similar to `word`, or an empty
     string."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
@@ -43,167 +45,287 @@ def require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
-# --- dataclass ↔ plain values
-# ------------------------------------------------------------------------------------
+# --- classes from elsewhere, and names from earlier versions -------------------------------------
+
+
+class Open:
+    """Base of a family of config classes that code outside gptjax may extend.
+
+    A field annotated `A | B | Family`, where `Family` derives from `Open`, also takes any dataclass
+    that derives from `Family`. Such a class is read back only by a caller who passes it as `known`:
+    reading a file never imports code.
+    """
+
+
+class Former(NamedTuple):
+    """How earlier versions wrote a class; see `formerly`."""
+
+    names: tuple[str, ...]
+    fields: Mapping[str, str]
+    added: tuple[str, ...]
+    migrate: Callable[[dict], dict] | None
+
+
+def formerly(
+    *names: str,
+    fields: Mapping[str, str] | None = None,
+    added: tuple[str, ...] = (),
+    migrate: Callable[[dict], dict] | None = None,
+) -> Callable[[type[T]], type[T]]:
+    """Decorates a config class that earlier versions wrote differently, so that their files load.
+
+    Args:
+      names: earlier names of the class, the oldest first.
+      fields: earlier name of a field → its present name.
+      added: fields that earlier versions did not have. While they hold their defaults,
+        `stable_dict` omits them, so that adding a field changes no fingerprint.
+      migrate: turns the JSON object of an earlier version into the present form, for changes that
+        names cannot express. It sees every object of the class, so it returns present ones as
+        they are.
+    """
+
+    def decorate(cls: type[T]) -> type[T]:
+        cls._former = Former(names, fields or {}, added, migrate)  # type: ignore[attr-defined]
+        return cls
+
+    return decorate
+
+
+def _former(cls: type) -> Former:
+    return vars(cls).get("_former", Former((), {}, (), None))  # a subclass does not inherit it
+
+
+# --- dataclass to and from plain values ----------------------------------------------------------
 
 
 def to_dict(config: Any) -> Any:
-    """Gives plain JSON values. A dataclass that stands where several kinds may stand carries its
-    class name as `kind`."""
-    return _plain(config, type(config))
+    """Returns plain JSON values. Where a field takes several classes, the object names its class
+    under `kind`."""
+    return _plain(config, type(config), stable=False)
 
 
-def _plain(value: Any, hint: Any) -> Any:
+def stable_dict(config: Any) -> Any:
+    """Returns `to_dict` under the oldest names, without `added` fields at their defaults.
+
+    Fingerprints are made of it, so that a rename or a new field does not change what a run is.
+    """
+    return _plain(config, type(config), stable=True)
+
+
+def _plain(value: Any, hint: Any, stable: bool) -> Any:
     if dataclasses.is_dataclass(value):
-        hints = _hints(type(value))
-        plain = {
-            f.name: _plain(getattr(value, f.name), hints[f.name]) for f in dataclasses.fields(value)
-        }
-        return {"kind": type(value).__name__, **plain} if len(_kinds(hint)) > 1 else plain
+        return _plain_dataclass(value, hint, stable)
     if isinstance(value, (tuple, list)):
         inner = typing.get_args(hint) or (Any,)
-        hints = (
-            inner
-            if inner[-1] is not Ellipsis and len(inner) == len(value)
-            else (inner[0],) * len(value)
-        )
-        return [_plain(v, h) for v, h in zip(value, hints, strict=True)]
+        fixed = inner[-1] is not Ellipsis and len(inner) == len(value)
+        hints = inner if fixed else (inner[0],) * len(value)
+        return [_plain(v, h, stable) for v, h in zip(value, hints, strict=True)]
     return value
 
 
-def from_dict(cls: type[T], data: Any, where: str = "") -> T:
-    """The inverse of `to_dict`: unknown keys, wrong types and unknown kinds are refused by name.
+def _plain_dataclass(value: Any, hint: Any, stable: bool) -> dict:
+    cls, hints, kinds = type(value), _hints(type(value)), _kinds(hint)
+    former = _former(cls) if stable else Former((), {}, (), None)
+    present_to_former = {present: old for old, present in former.fields.items()}
+    plain = {}
+    if _is_tagged(hint):
+        foreign = cls not in kinds and cls.__name__ in {kind.__name__ for kind in kinds}
+        require(
+            not foreign,
+            f"a class is named {cls.__name__} as one of gptjax is, so a saved config would be"
+            " ambiguous; rename yours.",
+        )
+        plain["kind"] = former.names[0] if former.names else cls.__name__
+    for field in dataclasses.fields(value):
+        inner = getattr(value, field.name)
+        if field.name not in former.added or inner != _default(field):
+            name = present_to_former.get(field.name, field.name)
+            plain[name] = _plain(inner, hints[field.name], stable)
+    return plain
+
+
+def from_dict(cls: type[T], data: Any, where: str = "", known: Classes = ()) -> T:
+    """The inverse of `to_dict`.
+
+    Args:
+      where: dotted path of `data`, for messages.
+      known: classes defined outside gptjax that `data` may name.
 
     Raises:
-      ConfigError: says the key, what was found and what is needed, with the nearest right name.
+      ConfigError: an unknown key, a wrong type or an unknown class; names the key, what was found
+        and what is needed, with the nearest right name.
     """
-    return _parse(cls, data, where)
+    return _parse(cls, data, where, known)
 
 
-def _parse(hint: Any, value: Any, where: str) -> Any:
+def _parse(hint: Any, value: Any, where: str, known: Classes = ()) -> Any:
     name = where or "the config"
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        return _parse(args[0], value, where)
+        return _parse(args[0], value, where, known)
     if hint is Any:
         return value
-    kinds = _kinds(hint)
-    if kinds and isinstance(value, dict):
-        return _parse_dataclass(_choose(kinds, value, name), value, where, len(kinds) > 1)
+    if isinstance(value, dict) and (_kinds(hint) or _families(hint)):
+        cls = _choose(hint, value, name, known) if _is_tagged(hint) else _kinds(hint)[0]
+        return _parse_dataclass(cls, value, where, _is_tagged(hint), known)
     if dataclasses.is_dataclass(hint):
         raise ConfigError(f"{name} is {value!r}; it needs an object of {hint.__name__}'s fields.")
     if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        rest = [a for a in args if a is not type(None)]
-        for option in rest[:-1]:
-            with contextlib.suppress(ConfigError):
-                return _parse(option, value, where)
-        return _parse(rest[-1], value, where)
+        return _parse_union(args, value, where, known)
     if origin is typing.Literal:
         options = ", ".join(repr(a) for a in args)
         if not any(value == a and type(value) is type(a) for a in args):
-            raise ConfigError(
-                f"{name} is {value!r}; it can be"
-                f" {options}.{nearest(value, args) if isinstance(value, str) else ''}"
-            )
+            hint_text = nearest(value, args) if isinstance(value, str) else ""
+            raise ConfigError(f"{name} is {value!r}; it can be {options}.{hint_text}")
         return value
     if origin is tuple:
         require(isinstance(value, (list, tuple)), f"{name} is {value!r}; it needs a list.")
         hints = (args[0],) * len(value) if args[-1] is Ellipsis else args
         require(len(hints) == len(value), f"{name} has {len(value)} values; it needs {len(hints)}.")
-        return tuple(
-            _parse(h, v, f"{where}.{i}") for i, (h, v) in enumerate(zip(hints, value, strict=True))
-        )
+        pairs = enumerate(zip(hints, value, strict=True))
+        return tuple(_parse(inner, v, f"{where}.{i}", known) for i, (inner, v) in pairs)
+    return _parse_scalar(hint, value, name)
+
+
+def _parse_scalar(hint: Any, value: Any, name: str) -> Any:
     if hint is float and type(value) is int:
         value = float(value) if abs(value) < 2**1023 else math.inf
     require(
         type(value) is hint,
-        f"{name} is {value!r}, a {_words(type(value))}; it needs {_words(hint, article=True)}.",
+        f"{name} is {value!r}, {_words(type(value))}; it needs {_words(hint)}.",
     )
-    require(
-        hint is not float or math.isfinite(value), f"{name} is {value!r}; it needs a finite number."
-    )
+    finite = hint is not float or math.isfinite(value)
+    require(finite, f"{name} is {value!r}; it needs a finite number.")
     return value
 
 
-def _parse_dataclass(cls: type, value: dict, where: str, tagged: bool) -> Any:
-    hints, known = _hints(cls), [f.name for f in dataclasses.fields(cls)]
+def _parse_union(args: tuple, value: Any, where: str, known: Classes) -> Any:
+    if value is None and type(None) in args:
+        return None
+    options = [a for a in args if a is not type(None) and a not in _families(a)]
+    for option in options[:-1]:
+        with contextlib.suppress(ConfigError):
+            return _parse(option, value, where, known)
+    return _parse(options[-1], value, where, known)
+
+
+def _parse_dataclass(cls: type, value: dict, where: str, tagged: bool, known: Classes) -> Any:
+    former, fields = _former(cls), dataclasses.fields(cls)
     given = {k: v for k, v in value.items() if not (tagged and k == "kind")}
+    given = former.migrate(given) if former.migrate else given
+    given = {former.fields.get(k, k): v for k, v in given.items()}
+    names = [field.name for field in fields]
     for key in given:
-        if key not in known:  # to look for the nearest takes time
-            raise ConfigError(
-                f"{f'{where}.{key}'.lstrip('.')} is not a setting of"
-                f" {cls.__name__}.{nearest(key, known)}"
-            )
-    for f in dataclasses.fields(cls):
-        optional = (
-            f.default is not dataclasses.MISSING or f.default_factory is not dataclasses.MISSING
-        )
+        if key not in names:  # `nearest` is slow, so it is called only for a wrong key
+            path = f"{where}.{key}".lstrip(".")
+            raise ConfigError(f"{path} is not a setting of {cls.__name__}.{nearest(key, names)}")
+    for field in fields:
         require(
-            f.name in given or optional,
-            f"{where or 'the config'} lacks {f.name!r}, which {cls.__name__} needs.",
+            field.name in given or _default(field) is not dataclasses.MISSING,
+            f"{where or 'the config'} lacks {field.name!r}, which {cls.__name__} needs.",
         )
-    return cls(**{k: _parse(hints[k], v, f"{where}.{k}".lstrip(".")) for k, v in given.items()})
-
-
-def _choose(kinds: list[type], value: dict, name: str) -> type:
-    if len(kinds) == 1:
-        return kinds[0]
-    by_name = {k.__name__: k for k in kinds}
-    kind = value.get("kind")
-    require(
-        isinstance(kind, str) and kind in by_name,
-        f"{name}.kind is {kind!r}; it can be {', '.join(by_name)}.{nearest(str(kind), by_name)}",
+    hints = _hints(cls)
+    return cls(
+        **{k: _parse(hints[k], v, f"{where}.{k}".lstrip("."), known) for k, v in given.items()}
     )
-    return by_name[kind]
+
+
+def _choose(hint: Any, value: dict, name: str, known: Classes) -> type:
+    """The class that an object with `kind` names."""
+    kinds, families = _kinds(hint), tuple(_families(hint))
+    by_name = {former: kind for kind in kinds for former in _former(kind).names}
+    by_name |= {kind.__name__: kind for kind in known if families and issubclass(kind, families)}
+    by_name |= {kind.__name__: kind for kind in kinds}
+    kind = value.get("kind")
+    if isinstance(kind, str) and kind in by_name:
+        return by_name[kind]
+    options = ", ".join(cls.__name__ for cls in kinds)
+    close = nearest(str(kind), by_name, cutoff=0.8 if families else 0.5)
+    if families and isinstance(kind, str) and not close:
+        raise ConfigError(
+            f"{name}.kind is {kind!r}, which is not a class of gptjax ({options}); use the Python"
+            f" config file that defines {kind}, or pass known=({kind},) to config.load."
+        )
+    raise ConfigError(f"{name}.kind is {kind!r}; it can be {options}.{close}")
+
+
+def _options(hint: Any) -> tuple:
+    if typing.get_origin(hint) is Annotated:
+        return _options(typing.get_args(hint)[0])
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return typing.get_args(hint) if union else (hint,)
 
 
 def _kinds(hint: Any) -> list[type]:
-    """The dataclasses that may stand at `hint`."""
-    if typing.get_origin(hint) is Annotated:
-        return _kinds(typing.get_args(hint)[0])
-    options = (
-        typing.get_args(hint)
-        if typing.get_origin(hint) in (typing.Union, types.UnionType)
-        else (hint,)
-    )
-    return [o for o in options if dataclasses.is_dataclass(o)]
+    """The dataclasses that `hint` names."""
+    return [option for option in _options(hint) if dataclasses.is_dataclass(option)]
+
+
+def _families(hint: Any) -> list[type]:
+    """The open families that `hint` names."""
+    return [
+        option
+        for option in _options(hint)
+        if isinstance(option, type) and issubclass(option, Open) and option not in _kinds(option)
+    ]
+
+
+def _is_tagged(hint: Any) -> bool:
+    """Whether an object has to name its class under `kind`."""
+    return len(_kinds(hint)) > 1 or bool(_families(hint))
+
+
+def classes_in(config: Any) -> Classes:
+    """Returns the dataclasses that a config holds: `known`, for reading it back."""
+    if isinstance(config, (tuple, list)):
+        return tuple(cls for value in config for cls in classes_in(value))
+    if not dataclasses.is_dataclass(config):
+        return ()
+    values = tuple(getattr(config, field.name) for field in dataclasses.fields(config))
+    return (type(config), *classes_in(values))
 
 
 def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls, include_extras=True)
 
 
-def _words(kind: Any, article: bool = False) -> str:
-    word = {
-        int: "whole number",
-        float: "number",
+def _default(field: dataclasses.Field) -> Any:
+    """The default of a field, or MISSING."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def _words(kind: Any) -> str:
+    words = {
+        int: "a whole number",
+        float: "a number",
         str: "text",
         bool: "true/false",
         type(None): "null",
-        list: "list",
-        dict: "object",
-    }.get(kind, str(kind))
-    return f"a {word}" if article and kind is not str else word
+        list: "a list",
+        dict: "an object",
+    }
+    return words.get(kind, str(kind))
 
 
-# --- files
-# -------------------------------------------------------------------------------------------------------
+# --- files ---------------------------------------------------------------------------------------
 
 
 def save(path: Path | str, config: Any) -> None:
     """Writes the whole resolved config as JSON."""
-    Path(path).write_text(
-        json.dumps(to_dict(config), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    text = json.dumps(to_dict(config), indent=2, ensure_ascii=False) + "\n"
+    Path(path).write_text(text, encoding="utf-8")
 
 
-def load(cls: type[T], path: Path | str) -> T:
-    """Reads a config that `save` wrote. Nothing in the file is executed.
+def load(cls: type[T], path: Path | str, known: Classes = ()) -> T:
+    """Reads a config that `save` wrote, by this version or an earlier one. Executes nothing.
+
+    Args:
+      known: classes defined outside gptjax that the file may name.
 
     Raises:
-      ConfigError: the file is absent, is not JSON, has a key twice, or does not fit `cls`.
+      ConfigError: the file is absent, is not JSON, has a duplicate key, or does not fit `cls`.
     """
     path = Path(path)
     require(path.is_file(), f"{path} is not there; give a config file or a run's config.json.")
@@ -216,7 +338,7 @@ def load(cls: type[T], path: Path | str) -> T:
             f"{path} is not JSON: {error}. Restore it, or start from a config file again."
         ) from None
     try:
-        return from_dict(cls, data)
+        return from_dict(cls, data, known=known)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 
@@ -224,7 +346,7 @@ def load(cls: type[T], path: Path | str) -> T:
 def _once(pairs: list[tuple[str, Any]]) -> dict:
     seen: dict[str, Any] = {}
     for key, value in pairs:
-        require(key not in seen, f"the key {key!r} stands twice; keep one of them.")
+        require(key not in seen, f"duplicate key {key!r}; keep one of them.")
         seen[key] = value
     return seen
 
@@ -234,7 +356,7 @@ def _no_constant(word: str) -> Any:
 
 
 def load_python(cls: type[T], path: Path | str, name: str = "experiment") -> T:
-    """Runs a Python config file and gives its variable `name`, checked as strictly as JSON.
+    """Runs a Python config file and returns its variable `name`, checked as strictly as JSON.
 
     Raises:
       ConfigError: the file is absent, fails, or does not define `name` as a `cls`.
@@ -245,53 +367,42 @@ def load_python(cls: type[T], path: Path | str, name: str = "experiment") -> T:
         f"{path} is not there; give a config file, for example configs/quickstart.py.",
     )
     try:
-        found = runpy.run_path(str(path)).get(name)
+        config = runpy.run_path(str(path)).get(name)
     except ConfigError:
         raise
-    except TypeError as error:
-        _blame_type(error, path)
-        unknown = re.search(
-            r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error)
-        )
-        if not unknown:
-            raise ConfigError(
-                f"{path} fails in line {_line_in(path, error)} with TypeError:"
-                f" {' '.join(str(error).split())}."
-            ) from error
-        kinds = {k.__name__: k for k in _reachable(cls)}
-        fields = (
-            [f.name for f in dataclasses.fields(kinds[unknown[1]])] if unknown[1] in kinds else []
-        )
-        raise ConfigError(
-            f"{path}: {unknown[2]} is not a setting of {unknown[1]}.{nearest(unknown[2], fields)}"
-        ) from error
-    except (
-        Exception,
-        SystemExit,
-    ) as error:  # whatever the user's file does wrong is theirs to read, in one line
+    except (Exception, SystemExit) as error:  # any mistake in the user's file becomes one line
+        if isinstance(error, TypeError):
+            _explain_type_error(error, path, cls)
         raise ConfigError(
             f"{path} fails in line {_line_in(path, error)} with {type(error).__name__}:"
             f" {' '.join(str(error).split())}."
         ) from error
     require(
-        isinstance(found, cls),
-        f"{path} must define `{name}`, a {cls.__name__}; it defines {type(found).__name__}.",
+        isinstance(config, cls),
+        f"{path} must define `{name}`, a {cls.__name__}; it defines {type(config).__name__}.",
     )
-    return from_dict(cls, to_dict(found))
+    return from_dict(cls, to_dict(config), known=classes_in(config))
 
 
-def _blame_type(error: TypeError, path: Path) -> None:
-    """Where a dataclass's own checks failed over a value of a wrong type, says which setting holds
-    it."""
+def _explain_type_error(error: TypeError, path: Path, cls: type) -> None:
+    """Raises a `ConfigError` if the error is an unknown keyword of a config class, or a value of
+    the wrong type in one."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         value = frame.f_locals.get("self")
         if frame.f_code.co_name == "__post_init__" and dataclasses.is_dataclass(value):
             for name, hint in _hints(type(value)).items():
-                _parse(
-                    hint,
-                    _plain(getattr(value, name), hint),
-                    f"{path}: {type(value).__name__}'s {name}",
-                )
+                plain = _plain(getattr(value, name), hint, stable=False)
+                _parse(hint, plain, f"{path}: {type(value).__name__}'s {name}")
+    unknown = re.search(
+        r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error)
+    )
+    if unknown:
+        kind, keyword = unknown.groups()
+        matches = (c for c in _reachable(cls) if c.__name__ == kind)
+        fields = [f.name for c in matches for f in dataclasses.fields(c)]
+        raise ConfigError(
+            f"{path}: {keyword} is not a setting of {kind}.{nearest(keyword, fields)}"
+        ) from error
 
 
 def _line_in(path: Path, error: BaseException) -> str:
@@ -304,105 +415,91 @@ def _line_in(path: Path, error: BaseException) -> str:
 
 def _reachable(cls: type) -> set[type]:
     """All dataclasses that a value of `cls` may hold."""
-    found, todo = set(), [cls]
+    reached, todo = set(), [cls]
     while todo:
         hint = todo.pop()
-        if dataclasses.is_dataclass(hint) and hint not in found:
-            found.add(hint)
+        if dataclasses.is_dataclass(hint) and hint not in reached:
+            reached.add(hint)
             todo += list(_hints(hint).values())
         todo += [a for a in typing.get_args(hint) if a is not Ellipsis and not isinstance(a, str)]
-    return found
+    return reached
 
 
-# --- command line
-# ------------------------------------------------------------------------------------------------
+# --- command line --------------------------------------------------------------------------------
 
 
 def cli(
     options: type[T], args: list[str], *, prog: str, description: str = "", base: Any = None
 ) -> Any:
-    """Reads flags.
+    """Parses flags.
 
     Args:
       options: a dataclass of the command's own flags.
       args: what the user typed.
-      base: a config whose values flags may change too (`--model.num-layers 6`). Kinds stay as they
-        are.
+      base: a config whose values flags may change too (`--model.num-layers 6`). Classes stay.
 
     Returns:
       The options; with `base`, the pair (options, changed base).
 
     Raises:
-      ConfigError: an unknown flag (with the nearest right one) or a value of a wrong type.
-      SystemExit: `--help` was asked for, which is printed.
+      ConfigError: an unknown flag (with the nearest right one) or a value of the wrong type.
+      SystemExit: `--help` was given, and printed.
     """
     import tyro
 
     hint: Any = options
     if base is not None:
-        fields = [("options", Annotated[options, tyro.conf.arg(name="")], dataclasses.MISSING)]
-        fields += [
-            (
-                "base",
-                Annotated[tyro.conf.FlagConversionOff[type(base)], tyro.conf.arg(name="")],
-                base,
-            )
-        ]
+        unnamed = tyro.conf.arg(name="")
+        base_hint = Annotated[tyro.conf.FlagConversionOff[type(base)], unnamed]
         hint = dataclasses.make_dataclass(
             "Command",
             [
-                (n, h) if d is dataclasses.MISSING else (n, h, dataclasses.field(default=d))
-                for n, h, d in fields
+                ("options", Annotated[options, unnamed]),
+                ("base", base_hint, dataclasses.field(default=base)),
             ],
         )
     hint = tyro.conf.AvoidSubcommands[tyro.conf.FlagCreatePairsOff[hint]]
-    said = io.StringIO()
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(output):
             parsed = tyro.cli(hint, args=args, prog=prog, description=description)
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise ConfigError(_one_line(said.getvalue(), args)) from None
+        raise ConfigError(_one_line(output.getvalue())) from None
     if base is None:
         return parsed
-    return parsed.options, from_dict(type(base), to_dict(parsed.base))
+    return parsed.options, from_dict(
+        type(base), to_dict(parsed.base), known=classes_in(parsed.base)
+    )
 
 
-def _one_line(box: str, args: list[str]) -> str:
-    """tyro draws a box; we say one line."""
+def _one_line(box: str) -> str:
+    """Turns the box that tyro draws around an error into one line."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    lines = (
-        line.strip("╭╮╰╯│|+ ") for line in text.splitlines()[1:]
-    )  # tyro draws with ASCII where the terminal needs it
+    lines = (line.strip("╭╮╰╯│|+ ") for line in text.splitlines()[1:])  # ASCII where it has to be
     parts = [part for part in re.split(r"[─-]{4,}", " ".join(lines)) if part.strip()]
     flags = re.findall(r"--[\w.-]+", " ".join(parts[1:]).replace("--help", ""))
     message = re.sub(r"\s+", " ", parts[0]).strip(" .")
     unknown = re.match(r"Unrecognized options: (\S+)", message)
-    if unknown:
-        word = unknown[1].rstrip(",")
-        close = difflib.get_close_matches(word, flags, n=1, cutoff=0.4) or flags[:1]
-        hint = f" Did you mean '{close[0]}'?" if close else " See --help for all flags."
-        return (
-            f"{word} is not a flag.{hint}"
-            if word.startswith("-")
-            else f"{word!r} was not expected here; flags start with --."
-        )
-    return f"{message}; see --help."
+    if not unknown:
+        return f"{message}; see --help."
+    word = unknown[1].rstrip(",")
+    if not word.startswith("-"):
+        return f"{word!r} was not expected here; flags start with --."
+    close = difflib.get_close_matches(word, flags, n=1, cutoff=0.4) or flags[:1]
+    hint = f"Did you mean '{close[0]}'?" if close else "See --help for all flags."
+    return f"{word} is not a flag. {hint}"
 
 
-# --- comparison
-# --------------------------------------------------------------------------------------------------
+# --- comparison ----------------------------------------------------------------------------------
 
 
 def differences(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
-    """Gives `{dotted field: (old, new)}` for every value in which two configs differ."""
-    return {
-        key: (a.get(key), b.get(key))
-        for a, b in [(dict(_flat(to_dict(old))), dict(_flat(to_dict(new))))]
-        for key in list(a) + [k for k in b if k not in a]
-        if a.get(key) != b.get(key)
-    }
+    """Returns `{dotted field: (old, new)}` for every value in which two configs differ."""
+    a, b = dict(_flat(to_dict(old))), dict(_flat(to_dict(new)))
+    keys = [*a, *(key for key in b if key not in a)]
+    return {key: (a.get(key), b.get(key)) for key in keys if a.get(key) != b.get(key)}
 
 
 def _flat(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,17 +1,20 @@
 """Text becomes a store of tokens, a step number becomes a batch. Computes with numpy alone."""
 
-from gptjax.data.batches import Plan, batch, plan
+from gptjax.data.batches import batch, plan
 from gptjax.data.documents.sources import Document, Mixture, Records, Text, Tfds
 from gptjax.data.layouts import Batch, Side
 from gptjax.data.prepare import DataConfig, Prepared, prepare
-from gptjax.data.tasks.tasks import (
+from gptjax.data.rows import Plan
+from gptjax.data.tasks import (
+    UL2,
     Classification,
-    Denoisers,
     LanguageModel,
     MaskedLanguageModel,
     PrefixLanguageModel,
+    RecordTask,
     SequenceToSequence,
     SpanCorruption,
+    Task,
 )
 from gptjax.data.tokenizers.tokenizer import (
     GPT2,
@@ -25,12 +28,12 @@ from gptjax.data.tokenizers.tokenizer import (
 
 __all__ = [
     "GPT2",
+    "UL2",
     "Batch",
     "Bytes",
     "Characters",
     "Classification",
     "DataConfig",
-    "Denoisers",
     "Document",
     "Given",
     "LanguageModel",
@@ -40,11 +43,13 @@ __all__ = [
     "PrefixLanguageModel",
     "Prepared",
     "Published",
+    "RecordTask",
     "Records",
     "SentencePiece",
     "SequenceToSequence",
     "Side",
     "SpanCorruption",
+    "Task",
     "Text",
     "Tfds",
     "Tokenizer",

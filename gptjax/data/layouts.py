@@ -1,55 +1,57 @@
-"""How texts lie in the rows of a batch: as one line of tokens, or each beside the text that it
-answers.
+"""The arrays of a batch, and how texts are laid out in its rows.
 
-Read `Batch` and `Piece`, then the ways to make a piece (`answer`, `label`), then `filled`, which
-lays pieces into rows.
+Read `Batch` and `Piece`, then the two ways to make a piece (`answer`, `label`), then `filled`,
+which lays pieces out in rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from gptjax.core.arrays import Float, Int, Numbers
+
 
 class Side(NamedTuple):
-    """A text beside the one that is predicted; an encoder reads it."""
+    """The text that an encoder reads, beside the one that is predicted."""
 
-    tokens: Any
-    """int32 [B S]."""
-    positions: Any = None
-    """int32 [B S]: none counts from 0; −1 is padding."""
-    segments: Any = None
-    """int32 [B S]: those of the text that is predicted see the same ones here; none where each row
-    is one."""
+    tokens: Int[Numbers, "B S"]
+    positions: Int[Numbers, "B S"] | None = None
+    """`None` counts from 0; −1 is padding."""
+    segments: Int[Numbers, "B S"] | None = None
+    """A predicted token sees the side tokens of its own segment; `None` lets each row see all of
+    its side."""
 
 
 class Batch(NamedTuple):
-    """B rows of T positions. Everything is [B T]; segments and positions are none where each row is
-    one plain text."""
+    """B rows of T positions: numpy arrays on the host, jax arrays on devices."""
 
-    tokens: Any
-    """int32: what the model reads."""
-    targets: Any
-    """int32: what it should predict at each position."""
-    weights: Any
-    """float32: how much each prediction counts; 0 is padding."""
-    segments: Any = None
-    """int32: positions of different segments do not see each other."""
-    positions: Any = None
-    """int32: place in its piece; −1 is padding."""
+    tokens: Int[Numbers, "B T"]
+    """Input of the model."""
+    targets: Int[Numbers, "B T"]
+    """What each position should predict."""
+    weights: Float[Numbers, "B T"]
+    """How much each prediction counts; 0 is padding."""
+    segments: Int[Numbers, "B T"] | None = None
+    """Positions of different segments do not see each other; `None` makes each row one text."""
+    positions: Int[Numbers, "B T"] | None = None
+    """Place in the segment, −1 is padding; `None` counts from 0."""
     side: Side | None = None
-    """What an encoder reads; none without one."""
-    perturbation: Any = None
-    """float32 [B T D]: added to the embedded tokens, by adversarial training; never here."""
-    prefix: Any = None
-    """int32: the first so many tokens of its piece see each other both ways in a prefix LM; none
-    where there are none."""
+    """What an encoder reads; `None` without one."""
+    perturbation: Float[Numbers, "B T D"] | None = None
+    """Added to the embedded tokens by adversarial training; always `None` in data."""
+    prefix: Int[Numbers, "B T"] | None = None
+    """Length of the bidirectional prefix of each position's segment, for prefix LMs."""
+    columns: dict[str, Float[Numbers, "B ..."] | Int[Numbers, "B ..."]] | None = None
+    """Further arrays with one entry a row, by name, that a loss asks for (advantages, log-
+    probabilities of a reference, …). They are split over devices and micro-batches like rows."""
 
 
 class Piece(NamedTuple):
-    """One example on its way into a row."""
+    """One example, before it is laid out in a row."""
 
     tokens: np.ndarray
     targets: np.ndarray
@@ -59,80 +61,78 @@ class Piece(NamedTuple):
     """What an encoder reads."""
 
 
-def answer(read: np.ndarray, written: np.ndarray, begin: int, beside: bool) -> Piece:
-    """A text and its answer; only the answer counts.
+def answer(read: np.ndarray, written: np.ndarray, begin: int, with_encoder: bool) -> Piece:
+    """Returns a text and its answer as a piece; only the answer is predicted.
 
     Args:
-      begin: stands before the answer.
-      beside: an encoder reads the text; otherwise it stands in the row, as the prefix.
+      begin: id before the answer.
+      with_encoder: an encoder reads the text; otherwise it is the prefix of the piece.
     """
-    if beside:
-        return Piece(
-            np.concatenate([[begin], written])[:-1] if len(written) else written,
-            written,
-            np.ones(len(written)),
-            side=read,
-        )
+    if with_encoder:
+        tokens = np.concatenate([[begin], written])[:-1] if len(written) else written
+        return Piece(tokens, written, np.ones(len(written)), side=read)
     row = np.concatenate([read, [begin], written])
-    return Piece(row[:-1], row[1:], np.repeat([0.0, 1.0], [len(read), len(written)]), len(read))
+    weights = np.repeat([0.0, 1.0], [len(read), len(written)])
+    return Piece(row[:-1], row[1:], weights, prefix=len(read))
 
 
 def label(ids: np.ndarray, first: int) -> Piece:
-    """A text and its label, which its last position predicts.
+    """Returns a text as a piece whose last position predicts its label.
 
     Args:
-      ids: the text's, and `first` + the number of its label.
+      ids: of the text, then `first` + the number of its label.
     """
-    tokens, last = ids[:-1], np.arange(len(ids) - 1) == len(ids) - 2
+    tokens = ids[:-1]
+    last = np.arange(len(tokens)) == len(tokens) - 1
     return Piece(tokens, np.where(last, ids[-1] - first, 0), last)
 
 
 def filled(
     rows: Sequence[Sequence[Piece]], width: int, side_width: int | None = None, packed: bool = True
 ) -> Batch:
-    """Lays pieces into rows, each row's from the left.
+    """Lays pieces out in rows, each row from the left.
 
     Args:
-      width: T, the positions of a row.
-      side_width: S, those of a row that an encoder reads; none has no such rows.
+      width: T, positions of a row.
+      side_width: S, positions of a row of the encoder; `None` without one.
       packed: rows may hold several pieces, which do not see each other.
     """
     shape = (len(rows), width)
     tokens, targets, segments, prefix = np.zeros((4, *shape), np.int32)
     positions, weights = np.full(shape, -1, np.int32), np.zeros(shape, np.float32)
-    side = (
-        None
-        if side_width is None
-        else [np.full((len(rows), side_width), empty, np.int32) for empty in (0, -1, 0)]
-    )
     for row, pieces in enumerate(rows):
-        at, beside = 0, 0
-        for number, piece in enumerate(pieces, 1):
-            here = (row, slice(at, at + len(piece.tokens)))
-            tokens[here], targets[here], weights[here], segments[here], prefix[here] = (
-                *piece[:3],
-                number,
-                piece.prefix,
-            )
-            positions[here] = np.arange(len(piece.tokens))
-            at += len(piece.tokens)
-            if side is not None:
-                here = (row, slice(beside, beside + len(piece.side)))
-                side[0][here], side[1][here], side[2][here] = (
-                    piece.side,
-                    np.arange(len(piece.side)),
-                    number,
-                )
-                beside += len(piece.side)
-    if not packed:
-        segments, side = None, side and [*side[:2], None]
+        start = 0
+        for segment, piece in enumerate(pieces, 1):
+            where = (row, slice(start, start + len(piece.tokens)))
+            tokens[where] = piece.tokens
+            targets[where] = piece.targets
+            weights[where] = piece.weights
+            positions[where] = np.arange(len(piece.tokens))
+            segments[where] = segment
+            prefix[where] = piece.prefix
+            start += len(piece.tokens)
     return Batch(
-        tokens,
-        targets,
-        weights,
-        segments,
-        positions,
-        side and Side(*side),
-        None,
-        prefix if side is None else None,
+        tokens=tokens,
+        targets=targets,
+        weights=weights,
+        segments=segments if packed else None,
+        positions=positions,
+        side=None if side_width is None else _side(rows, side_width, packed),
+        prefix=prefix if side_width is None else None,
     )
+
+
+def _side(rows: Sequence[Sequence[Piece]], width: int, packed: bool) -> Side:
+    """The rows that an encoder reads."""
+    shape = (len(rows), width)
+    tokens, segments = np.zeros((2, *shape), np.int32)
+    positions = np.full(shape, -1, np.int32)
+    for row, pieces in enumerate(rows):
+        start = 0
+        for segment, piece in enumerate(pieces, 1):
+            where = (row, slice(start, start + len(piece.side)))
+            tokens[where] = piece.side
+            positions[where] = np.arange(len(piece.side))
+            segments[where] = segment
+            start += len(piece.side)
+    return Side(tokens, positions, segments if packed else None)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from gptjax.core.arrays import Params
-from gptjax.data.tasks.tasks import LanguageModel, MaskedLanguageModel, SequenceToSequence, Task
+from gptjax.data.tasks import LanguageModel, MaskedLanguageModel, SequenceToSequence, Task
 from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.model import ModelConfig
 

@@ -13,9 +13,8 @@ import numpy as np
 from gptjax import model
 from gptjax.core.arrays import Params
 from gptjax.core.config import require
-from gptjax.data.layouts import filled, label
-from gptjax.data.tasks import tasks
-from gptjax.data.tasks.tasks import Classification
+from gptjax.data.layouts import filled
+from gptjax.data.tasks import Classification
 from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.generate.decode import bucket
 from gptjax.model import ModelConfig
@@ -45,16 +44,14 @@ def classify(
       ConfigError: the model tells no classes.
     """
     require(bool(config.classes), "this model tells no labels; its task is not Classification.")
-    known = tokenizer.vocab_size
     for i in range(0, len(texts), batch):
         these = list(texts[i : i + batch])
-        ids = [
-            tasks.example(task, tokenizer.encode(text), tokenizer, task.labels[0]).ids
-            for text in these
+        examples = [
+            task.labelled(tokenizer.encode(text), task.labels[0], tokenizer) for text in these
         ]
         pieces = [
-            [label(np.concatenate([one[:-1][: config.context], one[-1:]]), known)]
-            for one in ids + [ids[0]] * (batch - len(ids))
+            [task.piece(ids, tokenizer.vocab_size, config.context)]
+            for ids in examples + [examples[0]] * (batch - len(examples))
         ]
         rows = filled(pieces, bucket(max(len(row[0].tokens) for row in pieces), config.context))
         found = np.asarray(_logprobs(config, params, rows))

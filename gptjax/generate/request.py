@@ -18,7 +18,7 @@ import numpy as np
 from gptjax.core.arrays import Keys
 from gptjax.core.config import require
 from gptjax.data import Side
-from gptjax.data.tasks.tasks import LanguageModel, Task, answers, asked, writes
+from gptjax.data.tasks import LanguageModel, Task
 from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.generate.chain import Sampling, Shaping
 from gptjax.generate.constrain import compiled, join
@@ -119,9 +119,9 @@ def ask(
         not config.classes,
         "this model tells labels and does not go on with a text; `classify` gives them.",
     )
-    able = config.causal and writes(task) and (answers(task) or config.continues)
+    able = config.causal and task.writes and (task.answers or config.continues)
     require(able, "this model fills in what is hidden, and does not go on with a text.")
-    require(prefix is None or not answers(task), UNSHARED)
+    require(prefix is None or not task.answers, UNSHARED)
     several = [settings] * len(prompts) if isinstance(settings, SampleConfig) else list(settings)
     require(
         len(several) == len(prompts),
@@ -143,11 +143,8 @@ def ask(
     def spell(prompt: str | Sequence[int], whole: bool = True) -> tuple[list[int], list[int]]:
         """What an encoder reads, and what a decoder does."""
         ids = tokenizer.encode(prompt).tolist() if isinstance(prompt, str) else list(prompt)
-        return (
-            asked(task, ids, tokenizer, beside)
-            if answers(task) or (whole and isinstance(prompt, str))
-            else ([], ids)
-        )
+        whole = whole and isinstance(prompt, str)
+        return task.prompt(ids, tokenizer, beside) if task.answers or whole else ([], ids)
 
     asks = []
     for prompt, s in zip(prompts, full, strict=True):
@@ -166,7 +163,7 @@ def ask(
         )
     for one in asks:
         require(
-            bool(one.prompt) or not answers(task),
+            bool(one.prompt) or not task.answers,
             "the prompt is empty, and this model answers texts; give one (--prompt TEXT).",
         )
         hidden = one.settings.prompt_logprobs and (beside or config.prefix_lm)

@@ -18,7 +18,7 @@ import numpy as np
 
 from gptjax.core.arrays import Params
 from gptjax.core.config import ConfigError, require
-from gptjax.data.tasks.tasks import LanguageModel, Task, answers
+from gptjax.data.tasks import LanguageModel, Task
 from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.generate.decode import Generated, padded, written
 from gptjax.generate.likelihood import token_logprobs
@@ -184,7 +184,7 @@ def shared_prefix(
     Raises:
       ConfigError: it fills the context, or is nothing at all.
     """
-    require(not answers(task), UNSHARED)
+    require(not task.answers, UNSHARED)
     (one,) = ask(config, tokenizer, [text], SampleConfig(), before and before.ids, task)
     return read_prefix(config, params, one.ids, before, int8_cache)
 

@@ -13,13 +13,11 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
 from gptjax.core.config import ConfigError
-from gptjax.data import Batch, Side
-from gptjax.data.tasks.tasks import LanguageModel, answers
+from gptjax.data import Batch, batches
 from gptjax.plan import target as targets
 from gptjax.plan.hlo import Analysis, analyse
 from gptjax.plan.target import Target
@@ -124,17 +122,18 @@ def _compiling(target: Target, fast: bool) -> Iterator[None]:
 
 
 def batch_shapes(experiment: Experiment, mesh: Mesh) -> Batch:
-    """A training batch's arrays as shapes: what `data.batches` would make of the task."""
-    shape = (experiment.batch, experiment.model.context)
-    ints, floats = (
-        jax.ShapeDtypeStruct(shape, kind, sharding=row_sharding(mesh))
-        for kind in (jnp.int32, jnp.float32)
+    """Returns the shapes of a training batch's arrays, as the task lays them out."""
+    row = batches.empty(
+        experiment.data.task,
+        length=experiment.model.context,
+        isolated=experiment.data.isolated,
+        with_encoder=experiment.model.encoder_layers > 0,
     )
-    packed = experiment.data.isolated or not isinstance(experiment.data.task, LanguageModel)
-    side = Side(ints, ints, ints) if experiment.model.encoder_layers else None
-    prefix = ints if answers(experiment.data.task) and side is None else None
-    return Batch(
-        ints, ints, floats, *((ints, ints) if packed else (None, None)), side, None, prefix
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            (experiment.batch, *leaf.shape[1:]), leaf.dtype, sharding=row_sharding(mesh)
+        ),
+        row,
     )
 
 

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from gptjax import formats, model
 from gptjax.core import config
 from gptjax.core.config import require
-from gptjax.data.tasks.tasks import LanguageModel, Task
+from gptjax.data.tasks import LanguageModel, Task, TaskConfig
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.formats import About, OpenedModel
@@ -70,8 +70,11 @@ class RunConfig(NamedTuple):
     """The run keeps an exponential moving average of its weights, as the tree `ema`."""
 
 
-def read_config(run: Path) -> RunConfig:
+def read_config(run: Path, known: config.Classes = ()) -> RunConfig:
     """Reads what a run's config.json says about its model. Nothing else in it is checked.
+
+    Args:
+      known: task classes defined outside gptjax that the file may name.
 
     Raises:
       ConfigError: there is no config.json, or it does not describe a model.
@@ -88,7 +91,9 @@ def read_config(run: Path) -> RunConfig:
     task, ema = _at(raw, "data", "task"), _at(raw, "optim", "ema")
     return RunConfig(
         config.from_dict(ModelConfig, raw["model"], "model"),
-        LanguageModel() if task is None else config.from_dict(Task, task, "data.task"),
+        LanguageModel()
+        if task is None
+        else config.from_dict(TaskConfig, task, "data.task", known=known),
         averaged=ema is not None,
     )
 

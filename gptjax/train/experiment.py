@@ -7,13 +7,7 @@ from dataclasses import dataclass, field
 
 from gptjax.core.config import require
 from gptjax.data.prepare import DataConfig
-from gptjax.data.tasks.tasks import (
-    Classification,
-    LanguageModel,
-    MaskedLanguageModel,
-    SpanCorruption,
-    answers,
-)
+from gptjax.data.tasks import Shape, default_task
 from gptjax.generate.settings import SampleConfig
 from gptjax.losses.cross_entropy import Loss
 from gptjax.model.config import ModelConfig
@@ -145,35 +139,26 @@ class Experiment:
 
     def _require_task(self) -> None:
         """Refuses a task that the model's shape is not for."""
-        shape = "side" if self.model.encoder_layers else "past" if self.model.causal else "all"
         shapes = {
-            "past": "a decoder",
-            "all": "an encoder (--model.causal False)",
-            "side": "an encoder beside a decoder (--model.encoder-layers)",
+            "decoder": "a decoder",
+            "encoder": "an encoder (--model.causal False)",
+            "encoder-decoder": "an encoder and a decoder (--model.encoder-layers)",
         }
-        task, fits = (
-            self.data.task,
-            next(
-                kind.__name__
-                for kind in (LanguageModel, MaskedLanguageModel, SpanCorruption)
-                if shape in kind.reads
-            ),
-        )
-        name, wanted = type(task).__name__, " or ".join(shapes[one] for one in task.reads)
+        task, shape = self.data.task, shape_of(self.model)
+        name = type(task).__name__
         require(
-            shape in task.reads,
-            f"data.task is {name}, for {wanted}, and the model is {shapes[shape]}; use data.task"
-            f" {fits}.",
+            shape in task.shapes,
+            f"data.task is {name}, for {' or '.join(shapes[one] for one in task.shapes)}, and the"
+            f" model is {shapes[shape]}; use data.task {type(default_task(shape)).__name__}.",
         )
         needs = "a task that has one, such as PrefixLanguageModel, or --model.prefix-lm False"
         require(
-            not self.model.prefix_lm or answers(task),
+            not self.model.prefix_lm or task.answers,
             f"data.task is {name}, whose texts have no prefix, and model.prefix_lm is true; use"
             f" {needs}.",
         )
-        labels = self.model.classes is None or isinstance(task, Classification)
         require(
-            labels,
+            self.model.classes is None or task.classes is not None,
             f"data.task is {name} and model.classes {self.model.classes}; use data.task"
             " Classification, or null.",
         )
@@ -189,6 +174,13 @@ class Experiment:
         return self.batch * self.model.context
 
 
+def shape_of(model: ModelConfig) -> Shape:
+    """Returns the shape of a model, by which tasks say whether they fit."""
+    if model.encoder_layers:
+        return "encoder-decoder"
+    return "decoder" if model.causal else "encoder"
+
+
 def guessed(experiment: Experiment) -> Experiment:
     """The experiment with a guess of what only the data know: a vocabulary of the tokenizer's
     settings, or of bytes; two labels."""
@@ -197,8 +189,9 @@ def guessed(experiment: Experiment) -> Experiment:
         config = dataclasses.replace(
             config, vocab_size=getattr(experiment.data.tokenizer, "vocab_size", 257)
         )
-    if isinstance(experiment.data.task, Classification) and not config.classes:
-        config = dataclasses.replace(config, classes=max(2, len(experiment.data.task.labels)))
+    classes = experiment.data.task.classes
+    if classes is not None and not config.classes:
+        config = dataclasses.replace(config, classes=max(2, classes))
     return dataclasses.replace(experiment, model=config)
 
 

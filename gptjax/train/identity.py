@@ -24,8 +24,6 @@ import gptjax
 from gptjax.core import config, processes
 from gptjax.core.config import require
 from gptjax.data.prepare import Prepared
-from gptjax.data.tasks import tasks
-from gptjax.data.tasks.tasks import Classification
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.train import optim, teacher
@@ -39,19 +37,18 @@ def resolve(experiment: Experiment, data: Prepared) -> Experiment:
     Raises:
       ConfigError: the model's vocabulary is smaller than the tokenizer's.
     """
-    task = data.task if isinstance(experiment.data.task, Classification) else experiment.data.task
-    size = tasks.vocabulary(task, data.tokenizer)
+    task = data.task if experiment.data.task.classes == 0 else experiment.data.task
+    size = task.vocabulary(data.tokenizer)
     wanted = experiment.model.vocab_size or size
     require(
         wanted >= size,
         f"model.vocab_size is {wanted}, the tokenizer has {size} tokens; use at least {size}"
         f" (--model.vocab-size {size}).",
     )
-    classes = len(task.labels) if isinstance(task, Classification) else None
     named = dataclasses.replace(experiment.data, task=task)
     return dataclasses.replace(
         experiment,
-        model=dataclasses.replace(experiment.model, vocab_size=wanted, classes=classes),
+        model=dataclasses.replace(experiment.model, vocab_size=wanted, classes=task.classes),
         data=named,
     )
 
@@ -122,7 +119,8 @@ def settle(
         record["teacher"] = teacher_model
     if not resuming:
         return Settled(_lasting(experiment), record, [])
-    old = _lasting(config.load(Experiment, path / "config.json"))
+    known = config.classes_in(experiment)
+    old = _lasting(config.load(Experiment, path / "config.json", known=known))
     recorded = config.load(dict, path / "identity.json")
     experiment = _lasting(experiment, old.schedule.steps)
     changed = config.differences(old, experiment)

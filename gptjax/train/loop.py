@@ -21,8 +21,6 @@ from gptjax import generate
 from gptjax.core import faults, processes
 from gptjax.core.arrays import Params
 from gptjax.data.prepare import prepare
-from gptjax.data.tasks import tasks
-from gptjax.data.tasks.tasks import LanguageModel
 from gptjax.runs import Run
 from gptjax.train import forecast, identity, optim, program, report
 from gptjax.train import start as starts
@@ -312,7 +310,7 @@ class _Watch:
                     text := unless(setting.interrupted, lambda: continued(setting, params, prompt))
                 ) is not None:
                     setting.log.sample(done, prompt, text)
-                    answered = " → " if tasks.answers(setting.experiment.data.task) else ""
+                    answered = " → " if setting.experiment.data.task.answers else ""
                     setting.log.say(
                         "\n".join(f"  │ {line}" for line in (prompt + answered + text).splitlines())
                     )
@@ -413,7 +411,7 @@ def held_out(setting: Setting, params: Params, rows: int | None) -> dict[str, fl
     if found is None:
         return {}
     figures = {f"validation_{name}": value for name, value in found.items()}
-    if not isinstance(setting.experiment.data.task, LanguageModel):
+    if "bits_per_byte" not in setting.experiment.data.task.figures:
         return figures
     predicted = store.header.num_tokens - store.header.num_examples
     return figures | {
@@ -425,7 +423,7 @@ def prompt_of(setting: Setting) -> str | None:
     """What the model goes on with, or answers: a newline where it would be nothing to go on with,
     none where there is nothing to answer."""
     prompt, task = setting.experiment.evaluation.prompt, setting.experiment.data.task
-    if not tasks.writes(task) or (tasks.answers(task) and not prompt):
+    if not task.writes or (task.answers and not prompt):
         return None
     return prompt if prompt or setting.data.tokenizer.end_of_document is not None else "\n"
 

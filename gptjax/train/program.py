@@ -25,7 +25,6 @@ from gptjax.core.config import require
 from gptjax.data import batches
 from gptjax.data.prepare import Prepared
 from gptjax.data.store import Store
-from gptjax.data.tasks.tasks import LanguageModel, SequenceToSequence
 from gptjax.losses.cross_entropy import Loss, Teacher, cross_entropy, training
 from gptjax.model.pipeline import parts_of, require_stages
 from gptjax.sharding.constrain import use_mesh
@@ -283,7 +282,7 @@ def row_plan(
     told = {
         "isolated": experiment.data.isolated,
         "task": experiment.data.task,
-        "beside": experiment.model.encoder_layers > 0,
+        "with_encoder": experiment.model.encoder_layers > 0,
     }
     plan = batches.plan(
         store, length=experiment.model.context, rows=rows or experiment.batch, seed=seed, **told
@@ -353,7 +352,7 @@ def evaluation_batches(
     told = {
         "isolated": experiment.data.isolated,
         "task": experiment.data.task,
-        "beside": experiment.model.encoder_layers > 0,
+        "with_encoder": experiment.model.encoder_layers > 0,
     }
     plan = batches.plan(store, length=experiment.model.context, rows=rows, seed=None, **told)
     return plan.batches_per_epoch, _reader(store, plan, mesh)
@@ -362,7 +361,7 @@ def evaluation_batches(
 def _tells_accuracy(experiment: Experiment) -> bool:
     """Whether evaluation looks at the likeliest tokens too; a plain language model's loss says
     all."""
-    return not isinstance(experiment.data.task, LanguageModel)
+    return "accuracy" in experiment.data.task.figures
 
 
 def evaluate(
@@ -399,7 +398,7 @@ def evaluate(
     figures = {"loss": found["loss"] / weight}
     if _tells_accuracy(experiment):
         figures["accuracy"] = found["correct"] / weight
-    if isinstance(experiment.data.task, SequenceToSequence):
+    if "exact_match" in experiment.data.task.figures:
         figures["exact_match"] = found["exact"] / max(found["pieces"], 1.0)
     return figures
 

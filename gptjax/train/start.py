@@ -41,7 +41,7 @@ def of(experiment: Experiment, run: Path, *, resuming: bool) -> Start:
     if resuming:
         recorded = config.load(dict, run / "identity.json").get("start")
         return Start(
-            read_config(run).model if experiment.start else None,
+            read_config(run, config.classes_in(experiment)).model if experiment.start else None,
             tokenizer=read_tokenizer(run),
             fingerprint=recorded,
         )

@@ -14,7 +14,7 @@ import jax
 
 from gptjax.core import config
 from gptjax.core.config import nearest, require
-from gptjax.data import LanguageModel, prepare
+from gptjax.data import prepare
 from gptjax.train import start as starts
 from gptjax.train.experiment import Experiment
 from gptjax.train.facts import processor
@@ -129,7 +129,8 @@ def verify(
       ConfigError: a name is not a proof's, or the experiment can't be trained.
     """
     begun, chosen = time.monotonic(), choose(only)
-    plain = experiment.model.continues and isinstance(experiment.data.task, LanguageModel)
+    task = experiment.data.task
+    plain = experiment.model.continues and task.writes and not task.answers
     require(
         plain,
         "verify proves models that go on with a text, and this one does not or has an encoder; the"

@@ -1,1 +1,47 @@
-"""Tasks: what is predicted from what."""
+"""Tasks: what is predicted from what. One file each; `task` has the protocol."""
+
+from __future__ import annotations
+
+from gptjax.data.tasks.classification import Classification
+from gptjax.data.tasks.language_model import LanguageModel
+from gptjax.data.tasks.masked import MaskedLanguageModel
+from gptjax.data.tasks.sequence_to_sequence import SequenceToSequence
+from gptjax.data.tasks.spans import UL2, PrefixLanguageModel, SpanCorruption
+from gptjax.data.tasks.task import RecordTask, Shape, Task
+
+__all__ = [
+    "UL2",
+    "Classification",
+    "LanguageModel",
+    "MaskedLanguageModel",
+    "PrefixLanguageModel",
+    "RecordTask",
+    "SequenceToSequence",
+    "Shape",
+    "SpanCorruption",
+    "Task",
+    "TaskConfig",
+    "default_task",
+]
+
+TaskConfig = (
+    LanguageModel
+    | MaskedLanguageModel
+    | SpanCorruption
+    | PrefixLanguageModel
+    | UL2
+    | SequenceToSequence
+    | Classification
+    | Task
+)
+"""A task of gptjax, or one defined elsewhere."""
+
+
+def default_task(shape: Shape) -> Task:
+    """Returns the usual task of text without answers for a model shape."""
+    tasks = {
+        "decoder": LanguageModel(),
+        "encoder": MaskedLanguageModel(),
+        "encoder-decoder": SpanCorruption(),
+    }
+    return tasks[shape]

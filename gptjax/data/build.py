@@ -1,0 +1,141 @@
+"""Builds a tokenizer and the stores of a source.
+
+Read `build`, then `StoreBuilder`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gptjax.core.config import require
+from gptjax.data import store
+from gptjax.data.compressors import Compressors
+from gptjax.data.documents import sources
+from gptjax.data.documents.sources import Document, Source, Survey
+from gptjax.data.split import Split
+from gptjax.data.tasks import Task
+from gptjax.data.tokenizers import tokenizer as tokenizers
+from gptjax.data.tokenizers.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from gptjax.data.prepare import DataConfig
+
+
+def build(
+    folder: Path,
+    config: DataConfig,
+    split: Split,
+    survey: Survey,
+    *,
+    fingerprint: str,
+    given: Tokenizer | None = None,
+) -> str:
+    """Writes `tokenizer/` and a store for each part of the split, and returns a line about them.
+
+    Reads the source once for a tokenizer that learns, and once for the stores.
+
+    Args:
+      survey: an earlier reading of the source, which this one has to equal.
+      given: a finished tokenizer; `None` trains that of the config.
+
+    Raises:
+      ConfigError: the source can't be read, changed since the survey, or leaves a part empty.
+    """
+    begun = time.monotonic()
+    texts = _texts(config.source, config.task, split)
+    tokenizer = given or tokenizers.train(config.tokenizer, texts)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizers.save(folder / "tokenizer", tokenizer)
+    builders = {
+        name: StoreBuilder(folder / name, tokenizer, config.task, compress=name == "validation")
+        for name in split.names
+    }
+    digest = hashlib.sha256()
+    for document in sources.digested(sources.read(config.source), digest):
+        for name, text in split.parts(document).items():
+            if text and name in builders:
+                builders[name].add(document._replace(text=text))
+    require(
+        digest.hexdigest() == survey.fingerprint,
+        "the text (data.source) changed while it was read; start again when nothing writes to it.",
+    )
+    headers = {name: builder.close(fingerprint) for name, builder in builders.items()}
+    for name, header in headers.items():
+        split.require_some(header.num_examples > 0, name)
+        require(
+            header.num_tokens > header.num_examples,
+            f"the {name} text has {header.num_tokens} tokens, so there is nothing to predict; use"
+            " more text (--data.source.path) or another share (--data.validation 0.1).",
+        )
+    train = headers["train"]
+    return (
+        f"tokenised {split.documents:,} documents into {train.num_tokens:,} training tokens"
+        f" ({train.num_bytes / train.num_tokens:.2f} bytes each) in"
+        f" {time.monotonic() - begun:.1f}s"
+    )
+
+
+def _texts(source: Source, task: Task, split: Split) -> Iterator[str]:
+    """The training texts that a tokenizer learns from."""
+    any_text = False
+    for document in sources.read(source):
+        if text := split.parts(document)["train"]:
+            any_text = True
+            yield from task.texts(document._replace(text=text))
+    split.require_some(any_text, "train")
+
+
+class StoreBuilder:
+    """Writes one store. Documents are collected until there are enough for the tokenizer to use all
+    cores."""
+
+    ENOUGH = 2**22
+    """Characters."""
+
+    def __init__(self, path: Path, tokenizer: Tokenizer, task: Task, *, compress: bool):
+        self.tokenizer, self.task = tokenizer, task
+        self.writer = store.Writer(path, tokenizer.vocab_size + task.extra_ids)
+        self.compressors = Compressors() if compress and not task.records else None
+        self.documents: list[Document] = []
+        self.num_bytes = self.waiting = 0
+
+    def add(self, document: Document) -> None:
+        """Takes one document."""
+        self.documents.append(document)
+        self.waiting += len(document.text) + len(document.source or "")
+        if self.waiting >= self.ENOUGH:
+            self.tokenise()
+
+    def tokenise(self) -> None:
+        """Writes the documents that are waiting."""
+        for document in self.documents:
+            content = document.text.encode()
+            self.num_bytes += len(content)
+            if self.compressors:
+                self.compressors.add(content)
+        try:
+            for ids in self.task.examples(self.documents, self.tokenizer):
+                self.writer.add(ids)
+        except Exception as error:
+            error.add_note(f"It happened in {self._culprit()}.")
+            raise
+        self.documents, self.waiting = [], 0
+
+    def _culprit(self) -> str:
+        """The first document that can't be tokenised alone."""
+        for document in self.documents:
+            try:
+                self.tokenizer.encode_all([document.source or document.text, document.text])
+            except Exception:
+                return document.name
+        return f"one of {self.documents[0].name} to {self.documents[-1].name}"
+
+    def close(self, fingerprint: str) -> store.Header:
+        """Writes what is left and seals the store."""
+        self.tokenise()
+        facts = self.compressors.bits_per_byte() if self.compressors else {}
+        return self.writer.close(num_bytes=self.num_bytes, fingerprint=fingerprint, facts=facts)

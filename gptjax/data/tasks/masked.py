@@ -1,0 +1,63 @@
+"""Masked language modelling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from gptjax.core.config import require
+from gptjax.data.layouts import Batch
+from gptjax.data.rows import Plan
+from gptjax.data.tasks.task import Shape, Task
+
+
+@dataclass(frozen=True)
+class MaskedLanguageModel(Task):
+    """Some tokens are predicted from all others; of these, 80 % are masked, 10 % replaced by random
+    tokens and 10 % left as they are.
+
+    Source: Devlin et al. 2019, BERT, arXiv:1810.04805, section 3.1, with new masks in every epoch.
+    """
+
+    share: float = 0.15
+    """Share of the tokens that are predicted."""
+
+    shapes: ClassVar[tuple[Shape, ...]] = ("encoder",)
+
+    def __post_init__(self) -> None:
+        require(0 < self.share < 1, f"data.task.share is {self.share}; it needs a share in (0, 1).")
+
+    @property
+    def extra_ids(self) -> int:
+        """The mask."""
+        return 1
+
+    def rows(
+        self, rows: Batch, *, draws: Iterator[np.random.Generator], vocab_size: int, plan: Plan
+    ) -> Batch:
+        """Masks tokens of each row; their targets are what they were."""
+        masked = [
+            self.masked(ids, weights > 0, vocab_size, draw)
+            for ids, weights, draw in zip(rows.tokens, rows.weights, draws, strict=True)
+        ]
+        shown, chosen = (np.stack(part) for part in zip(*masked, strict=True))
+        weights = chosen.astype(np.float32)
+        return rows._replace(tokens=shown, targets=rows.tokens, weights=weights)
+
+    def masked(
+        self, ids: np.ndarray, real: np.ndarray, vocab_size: int, draw: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns what is shown of a row [T], and the places that are predicted.
+
+        Args:
+          real: places that are not padding.
+          vocab_size: of the tokenizer; this id is the mask.
+        """
+        chosen = real & (draw.random(len(ids)) < self.share)
+        how = draw.random(len(ids))
+        others = draw.integers(0, vocab_size, len(ids), dtype=np.int32)
+        shown = np.where(chosen & (how >= 0.9), others, ids)
+        return np.where(chosen & (how < 0.8), np.int32(vocab_size), shown), chosen

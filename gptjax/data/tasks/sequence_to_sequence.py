@@ -1,0 +1,102 @@
+"""Texts that answer texts: translation, summaries, or a label as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from gptjax.core.config import require
+from gptjax.data.documents.sources import Document
+from gptjax.data.layouts import Piece, answer
+from gptjax.data.store import Store
+from gptjax.data.tasks.task import RecordTask, Shape
+from gptjax.data.tokenizers.tokenizer import Tokenizer
+
+STRETCH = 2**24
+"""Ids that are searched for borders at once, so that memory stays bounded."""
+
+
+@dataclass(frozen=True)
+class SequenceToSequence(RecordTask):
+    """A text is predicted from another: translation, summaries, or a label as text. It needs
+    records of two texts (`Records`).
+
+    An encoder reads the other text; a decoder alone reads it as a prefix, of which nothing is
+    predicted. An example is what is read, an id, and the answer with its end.
+
+    Source: Sutskever et al. 2014, arXiv:1409.3215; labels as text: Raffel et al. 2020, T5,
+    arXiv:1910.10683, section 2.4.
+    """
+
+    begin: int | None = None
+    """The id before an answer, if it is one of the tokenizer's, as T5's padding; `None` adds an id
+    to the vocabulary."""
+    closed: bool = False
+    """The text that is answered ends with the id that ends documents, as T5's does."""
+
+    shapes: ClassVar[tuple[Shape, ...]] = ("encoder-decoder", "decoder")
+    answers: ClassVar[bool] = True
+    writes: ClassVar[bool] = True
+    figures: ClassVar[tuple[str, ...]] = ("accuracy", "exact_match")
+
+    def __post_init__(self) -> None:
+        require(
+            self.begin is None or self.begin >= 0,
+            f"data.task.begin is {self.begin}; it needs an id of the tokenizer, or null.",
+        )
+
+    @property
+    def extra_ids(self) -> int:
+        """The border between a text and its answer."""
+        return 1
+
+    def vocabulary(self, tokenizer: Tokenizer) -> int:
+        """Returns the number of ids that the model has to know."""
+        return tokenizer.vocab_size + (1 if self.begin is None else 0)
+
+    def examples(self, documents: Sequence[Document], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
+        """Yields each record as one example."""
+        answers = tokenizer.encode_all([document.text for document in documents])
+        sources = tokenizer.encode_all([document.source or document.text for document in documents])
+        for source, target in zip(sources, answers, strict=True):
+            yield self.pair(source, target, tokenizer)
+
+    def pair(self, source: np.ndarray, target: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
+        """Returns the ids of a text and its answer as one example."""
+        border, end = [tokenizer.vocab_size], [tokenizer.end_of_document]
+        return np.concatenate([self._read(source, tokenizer), border, target, end]).astype(np.int32)
+
+    def _read(self, ids: Sequence[int] | np.ndarray, tokenizer: Tokenizer) -> list[int]:
+        return [*ids, tokenizer.end_of_document] if self.closed else [*ids]
+
+    def sizes(self, store: Store, with_encoder: bool) -> np.ndarray:
+        """Returns the positions that each example takes of a row [n 1], or of a row of the decoder
+        and one of the encoder [n 2]."""
+        lengths = super().sizes(store, with_encoder)
+        if not with_encoder:
+            return lengths
+        border, borders = store.header.vocab_size - 1, []
+        for first in range(0, len(store.ids), STRETCH):
+            borders.append(first + np.flatnonzero(store.ids[first : first + STRETCH] == border))
+        read = (np.concatenate(borders) - store.offsets[:-1])[:, None]
+        return np.concatenate([lengths - read, read], axis=1)
+
+    def piece(self, ids: np.ndarray, vocab_size: int, width: int, with_encoder: bool) -> Piece:
+        """Returns a record as a piece; what does not fit is cut off the end of its text, and of its
+        answer only where that alone is longer than a row."""
+        border = int(np.flatnonzero(ids == vocab_size)[0])
+        written = ids[border + 1 :][:width]
+        room = width if with_encoder else width - len(written)
+        begin = vocab_size if self.begin is None else self.begin
+        return answer(ids[:border][:room], written, begin, with_encoder)
+
+    def prompt(
+        self, ids: Sequence[int], tokenizer: Tokenizer, with_encoder: bool
+    ) -> tuple[list[int], list[int]]:
+        """Returns the prompt as what is read, and the id before an answer as what is written."""
+        read = self._read(ids, tokenizer)
+        begin = tokenizer.vocab_size if self.begin is None else self.begin
+        return (read, [begin]) if with_encoder else ([], [*read, begin])
