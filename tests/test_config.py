@@ -169,7 +169,7 @@ def test_every_setting_says_what_it_is():
     for cls in config._reachable(Experiment):
         body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body
         for node, after in zip(body, [*body[1:], None], strict=True):
-            if isinstance(node, ast.AnnAssign):
+            if isinstance(node, ast.AnnAssign) and "ClassVar" not in ast.unparse(node.annotation):
                 assert isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant), (
                     f"{cls.__name__}.{node.target.id} has no line under it"
                 )
