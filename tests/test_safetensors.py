@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from gptjax import formats
 from gptjax.core.config import ConfigError
 from gptjax.formats import huggingface, safetensors
-from gptjax.formats.safetensors import File, header, write
+from gptjax.formats.safetensors import DTYPES, File, write
 
 DESCRIBED = {
     "a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
@@ -47,43 +48,42 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "length of 2^63": (raw(DESCRIBED, length=1 << 63), "cut short"),
     "length of 2^64 - 1": (raw(DESCRIBED, length=(1 << 64) - 1), "cut short"),
     "longer than the file": (raw(DESCRIBED, length=500), "cut short"),
-    "empty": (b"", "too few"),
-    "seven bytes": (b"\1\0\0\0\0\0\0", "too few"),
-    "no JSON": (raw("{" + "x" * 40), "no tensor is described"),
-    "not UTF-8": (raw(b'{"\xff": {}}'), "not UTF-8"),
-    "a list": (raw("[1, 2]"), "does not begin"),
-    "begins with a space": (raw(" " + json.dumps(DESCRIBED)), "does not begin"),
-    "something after the end": (raw(json.dumps(DESCRIBED) + "{}"), "follows its end"),
-    "a tensor twice": (raw(TWICE), "is there twice"),
+    "empty": (b"", "cut short"),
+    "seven bytes": (b"\1\0\0\0\0\0\0", "cut short"),
+    "no JSON": (raw("{" + "x" * 40), "invalid JSON"),
+    "not UTF-8": (raw(b'{"\xff": {}}'), "invalid UTF-8"),
+    "a list": (raw("[1, 2]"), "not a safetensors file"),
+    "begins with a space": (raw(" " + json.dumps(DESCRIBED)), "not a safetensors file"),
+    "something after the end": (raw(json.dumps(DESCRIBED) + "{}"), "trailing characters"),
+    "a tensor twice": (raw(TWICE), "invalid offset"),
     "a key twice": (
         raw('{"a": {"dtype": "F32", "dtype": "F16", "shape": [0], "data_offsets": [0, 0]}}', 0),
-        "a key is there twice",
+        "duplicate field",
     ),
-    "no shape": (raw({"a": {"dtype": "F32", "data_offsets": [0, 32]}}), "not described by"),
-    "one key more": (changed(strides=[1, 2]), "not described by"),
-    "unknown type": (changed(dtype="PICKLE"), "has the type"),
-    "negative": (changed(data_offsets=[-24, 0]), "no sound"),
-    "negative shape": (changed(shape=[-2, -3]), "no sound"),
-    "a fraction": (changed(shape=[2.0, 3]), "no sound"),
-    "true as a number": (changed(shape=[True, 6]), "no sound"),
-    "a product beyond 2^64": (changed(shape=[1 << 33, 1 << 33]), "which is"),
+    "no shape": (raw({"a": {"dtype": "F32", "data_offsets": [0, 32]}}), "missing field"),
+    "unknown type": (changed(dtype="PICKLE"), "unknown variant"),
+    "negative": (changed(data_offsets=[-24, 0]), "invalid value"),
+    "negative shape": (changed(shape=[-2, -3]), "invalid value"),
+    "a fraction": (changed(shape=[2.0, 3]), "invalid type"),
+    "true as a number": (changed(shape=[True, 6]), "invalid type"),
+    "a product beyond 2^64": (changed(shape=[1 << 33, 1 << 33]), "overflow"),
     "a product that is 0 modulo 2^64": (
         changed(shape=[1 << 32, 1 << 32], data_offsets=[0, 0]),
-        "which is",
+        "overflow",
     ),
-    "end before begin": (changed(data_offsets=[24, 0]), "which is"),
-    "smaller than its shape": (changed(shape=[2, 4]), "which is"),
+    "end before begin": (changed(data_offsets=[24, 0]), "invalid offset"),
+    "smaller than its shape": (changed(shape=[2, 4]), "invalid shape"),
     "overlap": (
         raw(DESCRIBED | {"b": DESCRIBED["b"] | {"data_offsets": [20, 28]}}, 28),
-        "begins at byte 20",
+        "invalid offset",
     ),
     "hole": (
         raw(DESCRIBED | {"b": DESCRIBED["b"] | {"data_offsets": [28, 36]}}, 36),
-        "begins at byte 28",
+        "invalid offset",
     ),
-    "trailing bytes": (raw(DESCRIBED, 33), "33 follow"),
-    "cut short": (raw(DESCRIBED, 31), "31 follow"),
-    "deeply nested": (raw('{"a":' + "[" * 100_000), "no tensor is described"),
+    "trailing bytes": (raw(DESCRIBED, 33), "not fully covered"),
+    "cut short": (raw(DESCRIBED, 31), "not fully covered"),
+    "deeply nested": (raw('{"a":' + "[" * 100_000), "recursion limit"),
     "nested in a tensor": (
         raw(
             '{"a": {"dtype": "F32", "shape": '
@@ -92,13 +92,13 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
             + ', "data_offsets": [0, 0]}}',
             0,
         ),
-        "characters long",
+        "recursion limit",
     ),
-    "metadata of numbers": (raw(DESCRIBED | {"__metadata__": {"a": 1}}), "metadata"),
-    "a shape of a thousand dimensions": (changed(shape=[1] * 200), "no sound"),
+    "metadata of numbers": (raw(DESCRIBED | {"__metadata__": {"a": 1}}), "expected a string"),
+    "a shape of a thousand dimensions": (changed(shape=[1] * 200), "invalid shape"),
     "a number of 5,000 digits": (
         raw('{"a": {"dtype": "F32", "shape": [' + "9" * 5000 + '], "data_offsets": [0, 0]}}', 0),
-        "characters long",
+        "out of range",
     ),
 }
 
@@ -122,7 +122,7 @@ def test_a_hostile_header_is_refused_at_once_in_little_memory(tmp_path, record_p
         file.truncate(200_000_000)
     (tmp_path / "fifo").mkdir()
     files = {
-        sparse: "are not read",
+        sparse: "a header of 100,000,001 bytes; at most",
         tmp_path / "fifo": "not a regular file",
         tmp_path / "nothere": "No such file",
     }
@@ -132,7 +132,7 @@ def test_a_hostile_header_is_refused_at_once_in_little_memory(tmp_path, record_p
     for file, said in files.items():
         begin = time.process_time()
         with pytest.raises(ConfigError, match=said) as caught:
-            header(file)
+            File(file)
         slowest = max(slowest, time.process_time() - begin)
         assert (
             str(file) in str(caught.value)
@@ -167,8 +167,8 @@ def test_the_largest_header_that_is_read_at_all_costs_little_memory(tmp_path, re
     before, slowest = memory(begin=True), 0.0
     for name in texts:
         begin = time.process_time()
-        with pytest.raises(ConfigError, match="damaged safetensors header"):
-            header(tmp_path / name)
+        with pytest.raises(ConfigError, match="is damaged, or not a safetensors file"):
+            File(tmp_path / name)
         slowest = max(slowest, time.process_time() - begin)
     record_property(
         "figure",
@@ -219,10 +219,10 @@ def fuzz(count: int, path: Path) -> tuple[int, float]:
         path.write_bytes(bytes(content))
         begin = time.process_time()
         try:
-            tensors = header(path)
-            assert sum(
-                t.end - t.begin for t in tensors.values()
-            ) == path.stat().st_size - 8 - int.from_bytes(bytes(content[:8]), "little")
+            file = File(path)
+            sizes = [file.take(name).nbytes for name in file.tensors]
+            begin_of_data = 8 + int.from_bytes(bytes(content[:8]), "little")
+            assert sum(sizes) == path.stat().st_size - begin_of_data
         except ConfigError as error:
             refused += 1
             assert "\n" not in str(error)
@@ -249,7 +249,7 @@ def test_what_is_written_is_read_again(tmp_path):
         "scalar": np.float32(3).reshape(()),
     }
     values |= {"empty": np.zeros((0, 4), np.float32), "Ж": np.ones(5, np.float32)}
-    for dtype, kind in (("float32", "F32"), ("bfloat16", "BF16"), ("float16", "F16")):
+    for dtype in DTYPES:
         file = tmp_path / f"{dtype}.safetensors"
         write(
             file,
@@ -259,21 +259,16 @@ def test_what_is_written_is_read_again(tmp_path):
             {"format": "pt"},
         )
         found = File(file)
-        assert {t.dtype for t in found.tensors.values()} == {
-            kind
-        } and found.tensors.keys() == values.keys()
+        assert {t.dtype for t in found.tensors.values()} == {DTYPES[dtype][0]}
+        assert found.tensors.keys() == values.keys()
         for name, value in values.items():
             np.testing.assert_array_equal(np.asarray(found.take(name)).astype(np.float32), value)
         assert int.from_bytes(file.read_bytes()[:8], "little") % 8 == 0
-    with pytest.raises(ValueError, match="in the place of"):
+    with pytest.raises(ValueError, match="was given instead of"):
         write(tmp_path / "x", {"x": (3, 2)}, [("x", values["x"])], "float32", {})
 
 
 def test_the_library_reads_what_we_write_and_we_what_it_writes(tmp_path):
-    numpy = pytest.importorskip(
-        "safetensors.numpy",
-        reason="compared with safetensors' own library: pip install safetensors",
-    )
     values = {
         f"t{i}": np.random.default_rng(i).normal(size=(i, 3)).astype(np.float32) for i in range(5)
     }
@@ -284,8 +279,8 @@ def test_the_library_reads_what_we_write_and_we_what_it_writes(tmp_path):
         "float32",
         {"format": "pt"},
     )
-    numpy.save_file(values, tmp_path / "theirs", {"format": "pt"})
-    read = numpy.load_file(tmp_path / "ours")
+    save_file(values, tmp_path / "theirs", {"format": "pt"})
+    read = load_file(tmp_path / "ours")
     theirs = File(tmp_path / "theirs")
     for name, value in values.items():
         np.testing.assert_array_equal(read[name], value)
@@ -385,7 +380,7 @@ def test_a_pickled_model_is_refused_and_never_opened(tmp_path, record_property):
     with pytest.raises(ConfigError, match=r"pytorch_model.bin, which can run code"):
         formats.load(tmp_path)
     (tmp_path / "model.safetensors").write_bytes((tmp_path / "pytorch_model.bin").read_bytes())
-    with pytest.raises(ConfigError, match="cut short, or no safetensors"):
+    with pytest.raises(ConfigError, match="cut short, or not a safetensors"):
         formats.load(tmp_path)
     assert not canary.exists()
     record_property(

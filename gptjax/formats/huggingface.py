@@ -384,10 +384,10 @@ def save(
         does.
     """
     known = (
-        f"a Hugging Face directory can have {', '.join(safetensors.NAMES)}"
-        f" (--dtype).{nearest(dtype, safetensors.NAMES)}"
+        f"a Hugging Face directory can have {', '.join(safetensors.DTYPES)}"
+        f" (--dtype).{nearest(dtype, safetensors.DTYPES)}"
     )
-    require(dtype in safetensors.NAMES, f"dtype is {dtype!r}; {known}")
+    require(dtype in safetensors.DTYPES, f"dtype is {dtype!r}; {known}")
     empty = not path.exists() or (path.is_dir() and not any(path.iterdir()))
     require(empty, f"{path} holds something already; give a directory that is not there yet.")
     name = family_of(model.config, model.about.family)
@@ -441,7 +441,7 @@ def _ids(model: OpenedModel) -> dict[str, Any]:
 def _write_tensors(
     path: Path, places: list[layout.Place], params: Any, dtype: str, shard: int
 ) -> None:
-    shapes, size = layout.written(places), safetensors.DTYPES[safetensors.NAMES[dtype]].itemsize
+    shapes, size = layout.written(places), safetensors.DTYPES[dtype][1].itemsize
     files: list[dict[str, tuple[int, ...]]] = [{}]
     room = shard
     for name, shape in shapes.items():

@@ -1,17 +1,15 @@
-"""Safetensors files: a header that is checked before it is believed, tensors by memory map, and a
-writer that holds one tensor.
+"""Safetensors files: read by the `safetensors` library behind a check of the header's size, and
+written one tensor at a time.
 
-Read `header` (what a file must say to be read), then `File`, then `write`. The format is a length,
-so many bytes of JSON that name type, shape and place of each tensor, and the tensors:
-https://github.com/huggingface/safetensors#format. We read it ourselves because a hostile header
-costs the library much memory, and because that leaves it nothing to do.
+A file is eight bytes of length, that many bytes of JSON, and the tensors. The library parses and
+checks the JSON, but accepts up to 100 MB of it, which costs several times that in memory. It writes
+only what is in memory as a whole, hence our own `write`.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import re
 import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,208 +17,83 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from gptjax.core.config import ConfigError, require
 
 LONGEST = 4 << 20
-"""Bytes of a header: about 35,000 tensors, many times what the largest shards have. It bounds what
-a hostile one costs."""
+"""Maximum size of a header, in bytes: about 35,000 tensors, many times what the largest shards
+hold."""
 
-DTYPES: dict[str, np.dtype] = {
-    "F64": np.dtype("<f8"),
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "BF16": np.dtype(jax.numpy.bfloat16),
-    "I64": np.dtype("<i8"),
-    "I32": np.dtype("<i4"),
-    "I16": np.dtype("<i2"),
-    "I8": np.dtype("i1"),
-    "U64": np.dtype("<u8"),
-    "U32": np.dtype("<u4"),
-    "U16": np.dtype("<u2"),
-    "U8": np.dtype("u1"),
-    "BOOL": np.dtype("?"),
+DTYPES = {
+    "float32": ("F32", np.dtype("<f4")),
+    "float16": ("F16", np.dtype("<f2")),
+    "bfloat16": ("BF16", np.dtype(jax.numpy.bfloat16)),
 }
-NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-"""Types that we write."""
+"""Types that are written, and their names in the file."""
 
 
 class Tensor(NamedTuple):
-    """What a header says of one tensor."""
+    """What a header says about one tensor."""
 
     dtype: str
+    """F32, BF16, I64, …"""
     shape: tuple[int, ...]
-    begin: int
-    """Byte of the file."""
-    end: int
-
-
-def header(path: Path) -> dict[str, Tensor]:
-    """Gives the tensors of a file, in the order of their bytes; none of their bytes is read.
-
-    Raises:
-      ConfigError: the file is not there or no regular file, or the header is damaged, or says
-        something else than what lies behind it: every byte behind the header belongs to exactly one
-        tensor.
-    """
-    restore = "get the file again"
-    try:
-        status = path.stat()
-        require(stat.S_ISREG(status.st_mode), f"{path} is not a regular file; {restore}.")
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            room = status.st_size - 8
-            require(
-                room >= 2,
-                f"{path} has {status.st_size} bytes, too few for a safetensors file; {restore}.",
-            )
-            fits = f"{path} says that its header has {length:,} bytes"
-            require(
-                length <= room,
-                f"{fits}, and has {room:,} in all: it is cut short, or no safetensors file;"
-                f" {restore}.",
-            )
-            require(
-                length <= LONGEST,
-                f"{fits}; more than {LONGEST:,} are not read. Split the file into smaller shards.",
-            )
-            raw = file.read(length)
-    except OSError as error:
-        raise ConfigError(f"{path} can't be read: {error.strerror}; {restore}.") from None
-    try:
-        found = _parsed(raw.decode("utf-8"))
-        _check(found, room - length)
-    except (ValueError, RecursionError) as error:
-        what = (
-            "it is not UTF-8"
-            if isinstance(error, UnicodeDecodeError)
-            else " ".join(str(error).split())[:200]
-        )
-        raise ConfigError(f"{path} has a damaged safetensors header: {what}; {restore}.") from None
-    inside = {
-        name: Tensor(t.dtype, t.shape, t.begin + 8 + length, t.end + 8 + length)
-        for name, t in found.items()
-    }
-    return dict(sorted(inside.items(), key=lambda item: (item[1].begin, item[1].end)))
-
-
-_TEXT = r'"([^"\\]*+(?:\\.[^"\\]*+)*+)"'
-MEMBER = re.compile(
-    rf'\s*+{_TEXT}\s*+:\s*+(\{{[^{{}}"]*+(?:{_TEXT}[^{{}}"]*+)*+\}})\s*+([,}}])', re.S
-)
-"""A name and its flat object; possessive, so that no text takes more than one pass."""
-
-
-def _parsed(text: str) -> dict[str, Tensor]:
-    """The header's tensors, member by member, so that no nesting is ever built.
-
-    Raises:
-      ValueError: says what is wrong.
-    """
-    start = text.find("{")
-    if start != 0:
-        raise ValueError("it does not begin with {")
-    found: dict[str, Tensor] = {}
-    if not text[1:].strip(" \t\n\r}"):
-        if text[1:].strip() == "}":
-            return found
-        raise ValueError("it is no JSON object")
-    at, names, last = 1, set(), ","
-    while last == ",":
-        member = MEMBER.match(text, at)
-        if member is None:
-            raise ValueError(f"at character {at} no tensor is described: {text[at : at + 40]!r}")
-        name, last, at = member[1], member[4], member.end()
-        if "\\" in name or not name.isprintable():
-            name = json.loads(f'"{name}"')
-        if name in names:
-            raise ValueError(f"{name[:100]!r} is there twice")
-        names.add(name)
-        if name == "__metadata__":
-            _require_strings(member[2])
-        else:
-            found[name] = _tensor(name[:100], member[2])
-    if text[at:].strip(" "):
-        raise ValueError(f"something follows its end: {text[at : at + 40]!r}")
-    return found
-
-
-def _require_strings(text: str) -> None:
-    if not all(isinstance(value, str) for value in json.loads(text).values()):
-        raise ValueError("its metadata are not all texts")
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object without a key twice."""
-    if len(pairs) != len(found := dict(pairs)):
-        raise ValueError("a key is there twice")
-    return found
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_once)
-
-
-def _tensor(name: str, text: str) -> Tensor:
-    if len(text) > 1000:
-        raise ValueError(f"the description of {name!r} is {len(text)} characters long")
-    described = _DECODER.decode(text)
-    if described.keys() != {"dtype", "shape", "data_offsets"}:
-        raise ValueError(f"{name!r} is not described by dtype, shape and data_offsets")
-    dtype, shape, offsets = described["dtype"], described["shape"], described["data_offsets"]
-    listed = (
-        type(dtype) is str
-        and type(shape) is type(offsets) is list
-        and len(offsets) == 2
-        and len(shape) <= 32
-    )
-    if not (listed and all(type(n) is int and 0 <= n < 2**63 for n in (*shape, *offsets))):
-        raise ValueError(f"{name!r} has no sound dtype, shape and data_offsets")
-    if dtype not in DTYPES:
-        raise ValueError(
-            f"{name!r} has the type {dtype[:20]!r}; those that can be read are {', '.join(DTYPES)}"
-        )
-    size = math.prod(shape) * DTYPES[dtype].itemsize
-    if size != offsets[1] - offsets[0]:
-        raise ValueError(
-            f"{name!r} is {dtype} {shape}, which is {size} bytes, and has {offsets[1] - offsets[0]}"
-        )
-    return Tensor(dtype, tuple(shape), *offsets)
-
-
-def _check(found: Mapping[str, Tensor], room: int) -> None:
-    """Holds the tensors to the bytes behind the header: without holes, without overlaps, to the
-    end."""
-    at = 0
-    for name, tensor in sorted(found.items(), key=lambda item: (item[1].begin, item[1].end)):
-        if tensor.begin != at:
-            raise ValueError(
-                f"{name[:100]!r} begins at byte {tensor.begin}; the tensors before it end at {at}"
-            )
-        at = tensor.end
-    if at != room:
-        raise ValueError(f"its tensors have {at:,} bytes, and {room:,} follow the header")
 
 
 class File:
-    """An open file: `file.tensors` says what is in it, `file.take(name)` gives one tensor."""
+    """An open file: `tensors` lists what is in it, `take(name)` reads one.
+
+    Raises:
+      ConfigError: the file is absent, not a regular file, damaged, or has too long a header.
+    """
 
     def __init__(self, path: Path):
-        self.path, self.tensors = path, header(path)
+        self.path, self._size = path, _checked_size(path)
+        try:
+            self._file = safe_open(path, "numpy")
+        except (SafetensorError, OSError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(
+                f"{path} is damaged, or not a safetensors file: {reason}; get it again."
+            ) from None
+        self.tensors: dict[str, Tensor] = {}
+        for name in self._file.keys():  # noqa: SIM118 it is not a dict
+            described = self._file.get_slice(name)
+            self.tensors[name] = Tensor(described.get_dtype(), tuple(described.get_shape()))
 
     def take(self, name: str) -> np.ndarray:
-        """A view of the file, read as it is used; its pages go when the view goes.
+        """Reads a tensor.
 
         Raises:
-          ConfigError: the tensor is quantised, or the file is shorter than it was.
+          ConfigError: the file is shorter than when it was opened.
         """
-        tensor = self.tensors[name]
-        require(
-            tensor.end <= self.path.stat().st_size,
+        require(  # the library maps the file: reading behind its end would kill the process
+            self.path.stat().st_size == self._size,
             f"{self.path} was cut short while it was read; get the file again.",
         )
-        if not math.prod(tensor.shape):
-            return np.empty(tensor.shape, DTYPES[tensor.dtype])
-        return np.memmap(self.path, DTYPES[tensor.dtype], "r", tensor.begin, tensor.shape)
+        return self._file.get_tensor(name)
+
+
+def _checked_size(path: Path) -> int:
+    """Returns the size of a file whose header is short enough for the library to parse."""
+    try:
+        status = path.stat()
+        require(stat.S_ISREG(status.st_mode), f"{path} is not a regular file; get the file again.")
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise ConfigError(f"{path} can't be read: {error.strerror}; get the file again.") from None
+    length = int.from_bytes(start[:8], "little")
+    broken = f"{path} is cut short, or not a safetensors file; get the file again."
+    require(len(start) == 9 and length <= status.st_size - 8, broken)
+    require(
+        length <= LONGEST,
+        f"{path} has a header of {length:,} bytes; at most {LONGEST:,} are read. Split the file"
+        " into smaller shards.",
+    )
+    require(start[8:] == b"{", broken)
+    return status.st_size
 
 
 def write(
@@ -230,33 +103,27 @@ def write(
     dtype: str,
     metadata: Mapping[str, str],
 ) -> None:
-    """Writes a file, one tensor after another.
+    """Writes a file, holding one tensor at a time.
 
     Args:
-      shapes: of all tensors, in the order in which `values` gives them.
+      shapes: of all tensors, in the order in which `values` yields them.
       dtype: float32, float16 or bfloat16; values are rounded to it.
+
+    Raises:
+      ValueError: `values` yields something else than `shapes` promises.
     """
-    kind, at = DTYPES[NAMES[dtype]], 0
-    described: dict[str, Any] = {"__metadata__": dict(metadata)}
-    for name, shape in shapes.items():
-        size = math.prod(shape) * kind.itemsize
-        described[name] = {
-            "dtype": NAMES[dtype],
-            "shape": list(shape),
-            "data_offsets": [at, at + size],
-        }
-        at += size
-    head = json.dumps(described, ensure_ascii=False, separators=(",", ":")).encode()
+    name, stored = DTYPES[dtype]
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for tensor, shape in shapes.items():
+        begin, end = end, end + math.prod(shape) * stored.itemsize
+        header[tensor] = {"dtype": name, "shape": list(shape), "data_offsets": [begin, end]}
+    head = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
     with path.open("wb") as file:
         file.write(len(head).to_bytes(8, "little") + head)
-        for (wanted, shape), (name, value) in zip(shapes.items(), values, strict=True):
-            if (name, value.shape) != (wanted, shape):
-                raise ValueError(
-                    f"{name} {value.shape} was given in the place of {wanted} {shape}."
-                )
-            file.write(
-                memoryview(
-                    np.ascontiguousarray(value.astype(kind, copy=False)).view(np.uint8).reshape(-1)
-                )
-            )
+        for (tensor, shape), (given, value) in zip(shapes.items(), values, strict=True):
+            if (given, value.shape) != (tensor, shape):
+                raise ValueError(f"{given} {value.shape} was given instead of {tensor} {shape}.")
+            data = np.ascontiguousarray(value.astype(stored, copy=False))
+            file.write(memoryview(data.view(np.uint8).reshape(-1)))
