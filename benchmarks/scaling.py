@@ -15,7 +15,7 @@ from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-from gptjax.core import config
+from gptjax.core import user_config
 from gptjax.plan import target as targets
 from gptjax.plan.plan import plan
 from gptjax.plan.search import rough
@@ -72,7 +72,7 @@ def row(experiment: Experiment, name: str, batch: int, mesh: dict[str, int]) -> 
 
 
 if __name__ == "__main__":
-    chosen = config.load_python(Experiment, Path(sys.argv[1]))
+    chosen = user_config.load_python(Experiment, Path(sys.argv[1]))
     for title, cases in (("weak: two rows a chip", WEAK), ("strong: 1,024 rows", STRONG)):
         columns = (
             "chips",

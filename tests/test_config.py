@@ -12,20 +12,19 @@ from pathlib import Path
 
 import pytest
 
-from gptjax.core import config
+from gptjax.core import config, user_config
 from gptjax.core.config import (
     ConfigError,
     Open,
-    cli,
     differences,
     formerly,
     from_dict,
     load,
-    load_python,
     save,
     stable_dict,
     to_dict,
 )
+from gptjax.core.user_config import cli, load_python
 from gptjax.data import GPT2, Bytes, Characters, DataConfig, Mixture, SentencePiece, Text, Tfds
 from gptjax.generate import SampleConfig
 from gptjax.model import ModelConfig, gpt2, llama, small
@@ -141,7 +140,7 @@ def test_configs_are_frozen_and_hashable():
             )
             == 1
         )
-    reachable = config._reachable(Experiment)
+    reachable = user_config._reachable(Experiment)
     assert {
         Experiment,
         ModelConfig,
@@ -166,7 +165,7 @@ def test_every_setting_says_what_it_is():
     import inspect
     import textwrap
 
-    for cls in config._reachable(Experiment):
+    for cls in user_config._reachable(Experiment):
         body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body
         for node, after in zip(body, [*body[1:], None], strict=True):
             if isinstance(node, ast.AnnAssign) and "ClassVar" not in ast.unparse(node.annotation):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gptjax import data
-from gptjax.core import config
+from gptjax.core import user_config
 from gptjax.plan import target as targets
 from gptjax.sharding.mesh import MeshConfig
 from gptjax.train import metrics
@@ -103,7 +103,7 @@ to compile, and the parts have their own tests."""
     ],
 )
 def test_every_config_builds_steps_evaluates_and_samples(path: Path, tmp_path: Path) -> None:
-    small = shrink(config.load_python(Experiment, path), tmp_path)
+    small = shrink(user_config.load_python(Experiment, path), tmp_path)
     report = train(small, tmp_path / "run")
     assert report.is_file()
     lines = metrics.read(tmp_path / "run")
@@ -129,7 +129,7 @@ def test_a_large_config_has_the_mesh_of_its_target_and_its_plan_beside_it(path: 
     )
     target, experiment = (
         targets.read(command[command.index("--target") + 1]),
-        config.load_python(Experiment, path),
+        user_config.load_python(Experiment, path),
     )
     mesh = experiment.mesh
     assert (

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import gptjax
-from gptjax.core import config
+from gptjax.core import user_config
 from gptjax.data.tokenizers import chat
 from gptjax.data.tokenizers.chat import Message
 from gptjax.sharding.mesh import MeshConfig
@@ -83,7 +83,7 @@ def test_training_goes_on_from_it_and_what_was_trained_talks(tmp_path):
             for i in range(900)
         )
     )
-    experiment = config.load_python(Experiment, ROOT / "configs/smollm2_135m.py")
+    experiment = user_config.load_python(Experiment, ROOT / "configs/smollm2_135m.py")
     data = dataclasses.replace(
         experiment.data,
         source=dataclasses.replace(experiment.data.source, path=str(text)),

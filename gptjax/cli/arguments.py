@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gptjax.core import backend, config
+from gptjax.core import backend, config, user_config
 from gptjax.core.config import require
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def read_experiment(path: Path) -> tuple[Experiment, Path]:
         path = path / "config.json"
     if path.suffix == ".json":
         return config.load(Experiment, path), path.parent
-    return config.load_python(Experiment, path), Path("runs") / path.stem
+    return user_config.load_python(Experiment, path), Path("runs") / path.stem
 
 
 def experiment_or_preset(path: Path) -> Experiment:

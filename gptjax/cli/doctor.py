@@ -12,7 +12,7 @@ from importlib import metadata, util
 from pathlib import Path
 
 from gptjax.cli.arguments import describe_flags
-from gptjax.core import backend, config
+from gptjax.core import backend, user_config
 from gptjax.core.config import ConfigError
 
 PACKAGES = (
@@ -44,7 +44,7 @@ def doctor_command(args: list[str]) -> None:
       ConfigError: there is a known problem.
     """
     chosen = backend.configure()
-    config.cli(
+    user_config.cli(
         DoctorOptions,
         args,
         prog="gptjax doctor",

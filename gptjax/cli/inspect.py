@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 
 from gptjax.cli.arguments import experiment_or_preset, first_path
-from gptjax.core import config
+from gptjax.core import user_config
 from gptjax.core.config import require
 
 
@@ -28,7 +28,7 @@ def inspect_command(args: list[str]) -> None:
         " llama-3-8b",
     )
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    options = config.cli(
+    options = user_config.cli(
         InspectOptions,
         flags,
         prog="gptjax inspect CONFIG|RUN|PRESET",

@@ -23,7 +23,7 @@ from gptjax.cli.process import GARBAGE_THRESHOLD, keep_freed_memory, leave_quick
 from gptjax.cli.scaling import scaling_command
 from gptjax.cli.train import train_command
 from gptjax.cli.verify import verify_command
-from gptjax.core import backend, config, processes
+from gptjax.core import backend, config, processes, user_config
 from gptjax.core.config import ConfigError, require
 
 USAGE = """usage: gptjax COMMAND [...] --help
@@ -131,7 +131,7 @@ def _sample_command(args: list[str]) -> None:
         "gptjax sample RUN [flags]",
         "a run, a Hugging Face directory or a GGUF file, for example runs/quickstart",
     )
-    options, settings = config.cli(
+    options, settings = user_config.cli(
         SampleOptions,
         flags,
         prog="gptjax sample RUN",
@@ -155,7 +155,7 @@ def _chat_command(args: list[str]) -> None:
         "gptjax chat MODEL [flags]",
         "a model: a run directory, a Hugging Face directory or a .gguf file",
     )
-    options, settings = config.cli(
+    options, settings = user_config.cli(
         ChatOptions,
         flags,
         prog="gptjax chat MODEL",
@@ -175,7 +175,7 @@ def _convert_command(args: list[str]) -> None:
     from gptjax.cli.convert import ConvertOptions, convert
 
     paths = [arg for arg in args[:2] if not arg.startswith("-")]
-    options = config.cli(
+    options = user_config.cli(
         ConvertOptions,
         args[len(paths) :],
         prog="gptjax convert SRC DST",

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 
 from gptjax.cli.arguments import experiment_or_preset, first_path
-from gptjax.core import config
+from gptjax.core import user_config
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def plan_command(args: list[str]) -> None:
     )
     from gptjax.train.experiment import Experiment
 
-    options, experiment = config.cli(
+    options, experiment = user_config.cli(
         PlanOptions,
         flags,
         prog="gptjax plan CONFIG|RUN|PRESET",

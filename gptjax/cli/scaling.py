@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import dataclass
 
-from gptjax.core import config
+from gptjax.core import user_config
 from gptjax.core.config import require
 
 
@@ -26,7 +26,7 @@ def scaling_command(args: list[str]) -> None:
     """Fits loss against compute over finished runs, and predicts larger ones."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     count = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
-    options = config.cli(
+    options = user_config.cli(
         ScalingOptions,
         args[count:],
         prog="gptjax scaling fit RUN RUN ...",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gptjax.core import config
+from gptjax.core import config, user_config
 from gptjax.core.config import ConfigError, require
 from gptjax.generate import GenerateConfig
 
@@ -70,7 +70,7 @@ def changed(
       ConfigError: a flag is unknown, or asks for what can't be streamed.
     """
     try:
-        found, new = config.cli(
+        found, new = user_config.cli(
             options, shlex.split(line), prog="", description="Settings.", base=settings
         )
     except ValueError as error:

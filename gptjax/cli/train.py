@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gptjax.cli.arguments import describe_flags, first_path, read_experiment
 from gptjax.cli.process import STARTED
-from gptjax.core import backend, config, processes
+from gptjax.core import backend, processes, user_config
 from gptjax.core.config import require
 
 
@@ -62,7 +62,7 @@ def _train(args: list[str]) -> None:
     from gptjax.train.experiment import Experiment
 
     experiment, directory = read_experiment(path) if path else (Experiment(), Path("runs/run"))
-    options, experiment = config.cli(
+    options, experiment = user_config.cli(
         TrainOptions,
         flags,
         prog="gptjax train CONFIG",

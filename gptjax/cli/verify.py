@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gptjax.cli.arguments import read_experiment
-from gptjax.core import backend, config
+from gptjax.core import backend, user_config
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def verify_command(args: list[str]) -> None:
 
     path = Path(args[0]) if args and not args[0].startswith("-") else None
     experiment, directory = read_experiment(path) if path else (Experiment(), None)
-    options, experiment = config.cli(
+    options, experiment = user_config.cli(
         VerifyOptions,
         args[1:] if path else args,
         prog="gptjax verify [CONFIG|RUN]",

@@ -1,9 +1,8 @@
-"""Frozen dataclasses to and from JSON and the command line, strictly.
+"""Frozen dataclasses to and from JSON, strictly.
 
 Read in this order: `ConfigError`; `to_dict` and `from_dict`, on which everything else stands;
 `Open` and `formerly`, for classes defined elsewhere and for names of earlier versions; `save` and
-`load` (JSON files); `load_python` (a Python config file); `cli` (flags over a default);
-`differences`.
+`load` (JSON files); `differences`. What a user writes (Python files, flags) is in `user_config`.
 """
 
 from __future__ import annotations
@@ -11,12 +10,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
-import io
 import json
 import math
-import re
-import runpy
-import traceback
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -98,10 +93,14 @@ def _former(cls: type) -> Former:
 # --- dataclass to and from plain values ----------------------------------------------------------
 
 
-def to_dict(config: Any) -> Any:
+def to_dict(config: Any, hint: Any = None) -> Any:
     """Returns plain JSON values. Where a field takes several classes, the object names its class
-    under `kind`."""
-    return _plain(config, type(config), stable=False)
+    under `kind`.
+
+    Args:
+      hint: type of the field that holds the value; `None` is the class of the value.
+    """
+    return _plain(config, hint or type(config), stable=False)
 
 
 def stable_dict(config: Any) -> Any:
@@ -124,7 +123,7 @@ def _plain(value: Any, hint: Any, stable: bool) -> Any:
 
 
 def _plain_dataclass(value: Any, hint: Any, stable: bool) -> dict:
-    cls, hints, kinds = type(value), _hints(type(value)), _kinds(hint)
+    cls, hints, kinds = type(value), field_types(type(value)), _kinds(hint)
     former = _former(cls) if stable else Former((), {}, (), None)
     present_to_former = {present: old for old, present in former.fields.items()}
     plain = {}
@@ -224,7 +223,7 @@ def _parse_dataclass(cls: type, value: dict, where: str, tagged: bool, known: Cl
             field.name in given or _default(field) is not dataclasses.MISSING,
             f"{where or 'the config'} lacks {field.name!r}, which {cls.__name__} needs.",
         )
-    hints = _hints(cls)
+    hints = field_types(cls)
     return cls(
         **{k: _parse(hints[k], v, f"{where}.{k}".lstrip("."), known) for k, v in given.items()}
     )
@@ -285,7 +284,8 @@ def classes_in(config: Any) -> Classes:
     return (type(config), *classes_in(values))
 
 
-def _hints(cls: type) -> dict[str, Any]:
+def field_types(cls: type) -> dict[str, Any]:
+    """Returns the type of each field of a config class."""
     return typing.get_type_hints(cls, include_extras=True)
 
 
@@ -353,143 +353,6 @@ def _once(pairs: list[tuple[str, Any]]) -> dict:
 
 def _no_constant(word: str) -> Any:
     raise ConfigError(f"{word} is not a JSON number; write a finite one.")
-
-
-def load_python(cls: type[T], path: Path | str, name: str = "experiment") -> T:
-    """Runs a Python config file and returns its variable `name`, checked as strictly as JSON.
-
-    Raises:
-      ConfigError: the file is absent, fails, or does not define `name` as a `cls`.
-    """
-    path = Path(path)
-    require(
-        path.is_file(),
-        f"{path} is not there; give a config file, for example configs/quickstart.py.",
-    )
-    try:
-        config = runpy.run_path(str(path)).get(name)
-    except ConfigError:
-        raise
-    except (Exception, SystemExit) as error:  # any mistake in the user's file becomes one line
-        if isinstance(error, TypeError):
-            _explain_type_error(error, path, cls)
-        raise ConfigError(
-            f"{path} fails in line {_line_in(path, error)} with {type(error).__name__}:"
-            f" {' '.join(str(error).split())}."
-        ) from error
-    require(
-        isinstance(config, cls),
-        f"{path} must define `{name}`, a {cls.__name__}; it defines {type(config).__name__}.",
-    )
-    return from_dict(cls, to_dict(config), known=classes_in(config))
-
-
-def _explain_type_error(error: TypeError, path: Path, cls: type) -> None:
-    """Raises a `ConfigError` if the error is an unknown keyword of a config class, or a value of
-    the wrong type in one."""
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        value = frame.f_locals.get("self")
-        if frame.f_code.co_name == "__post_init__" and dataclasses.is_dataclass(value):
-            for name, hint in _hints(type(value)).items():
-                plain = _plain(getattr(value, name), hint, stable=False)
-                _parse(hint, plain, f"{path}: {type(value).__name__}'s {name}")
-    unknown = re.search(
-        r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error)
-    )
-    if unknown:
-        kind, keyword = unknown.groups()
-        matches = (c for c in _reachable(cls) if c.__name__ == kind)
-        fields = [f.name for c in matches for f in dataclasses.fields(c)]
-        raise ConfigError(
-            f"{path}: {keyword} is not a setting of {kind}.{nearest(keyword, fields)}"
-        ) from error
-
-
-def _line_in(path: Path, error: BaseException) -> str:
-    """The line of the user's file in which it failed, with its text."""
-    frames = [
-        frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)
-    ]
-    return f"{frames[-1].lineno} ({frames[-1].line})" if frames else "?"
-
-
-def _reachable(cls: type) -> set[type]:
-    """All dataclasses that a value of `cls` may hold."""
-    reached, todo = set(), [cls]
-    while todo:
-        hint = todo.pop()
-        if dataclasses.is_dataclass(hint) and hint not in reached:
-            reached.add(hint)
-            todo += list(_hints(hint).values())
-        todo += [a for a in typing.get_args(hint) if a is not Ellipsis and not isinstance(a, str)]
-    return reached
-
-
-# --- command line --------------------------------------------------------------------------------
-
-
-def cli(
-    options: type[T], args: list[str], *, prog: str, description: str = "", base: Any = None
-) -> Any:
-    """Parses flags.
-
-    Args:
-      options: a dataclass of the command's own flags.
-      args: what the user typed.
-      base: a config whose values flags may change too (`--model.num-layers 6`). Classes stay.
-
-    Returns:
-      The options; with `base`, the pair (options, changed base).
-
-    Raises:
-      ConfigError: an unknown flag (with the nearest right one) or a value of the wrong type.
-      SystemExit: `--help` was given, and printed.
-    """
-    import tyro
-
-    hint: Any = options
-    if base is not None:
-        unnamed = tyro.conf.arg(name="")
-        base_hint = Annotated[tyro.conf.FlagConversionOff[type(base)], unnamed]
-        hint = dataclasses.make_dataclass(
-            "Command",
-            [
-                ("options", Annotated[options, unnamed]),
-                ("base", base_hint, dataclasses.field(default=base)),
-            ],
-        )
-    hint = tyro.conf.AvoidSubcommands[tyro.conf.FlagCreatePairsOff[hint]]
-    output = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(output):
-            parsed = tyro.cli(hint, args=args, prog=prog, description=description)
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise ConfigError(_one_line(output.getvalue())) from None
-    if base is None:
-        return parsed
-    return parsed.options, from_dict(
-        type(base), to_dict(parsed.base), known=classes_in(parsed.base)
-    )
-
-
-def _one_line(box: str) -> str:
-    """Turns the box that tyro draws around an error into one line."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    lines = (line.strip("╭╮╰╯│|+ ") for line in text.splitlines()[1:])  # ASCII where it has to be
-    parts = [part for part in re.split(r"[─-]{4,}", " ".join(lines)) if part.strip()]
-    flags = re.findall(r"--[\w.-]+", " ".join(parts[1:]).replace("--help", ""))
-    message = re.sub(r"\s+", " ", parts[0]).strip(" .")
-    unknown = re.match(r"Unrecognized options: (\S+)", message)
-    if not unknown:
-        return f"{message}; see --help."
-    word = unknown[1].rstrip(",")
-    if not word.startswith("-"):
-        return f"{word!r} was not expected here; flags start with --."
-    close = difflib.get_close_matches(word, flags, n=1, cutoff=0.4) or flags[:1]
-    hint = f"Did you mean '{close[0]}'?" if close else "See --help for all flags."
-    return f"{word} is not a flag. {hint}"
 
 
 # --- comparison ----------------------------------------------------------------------------------
