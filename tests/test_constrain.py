@@ -24,10 +24,11 @@ from gptjax.core.config import ConfigError
 from gptjax.data import GPT2, Bytes, SentencePiece
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.generate import Draft, GenerateConfig
-from gptjax.generate.automaton import LARGEST, chars, compile_expression
-from gptjax.generate.constrain import KINDS, allowed, compiled, follow, join
-from gptjax.generate.grammar import regex
-from gptjax.generate.schema import json_schema
+from gptjax.generate.constraints import KINDS, allowed, compiled, follow, join
+from gptjax.generate.constraints.automaton import compile_language
+from gptjax.generate.constraints.languages import LAST_CODE_POINT, chars
+from gptjax.generate.constraints.patterns import regex
+from gptjax.generate.constraints.tokens import byte_automaton
 
 PERSON = {
     "type": "object",
@@ -356,7 +357,7 @@ PROBES += [
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_a_regex_accepts_what_python_s_accepts(pattern):
-    automaton = compile_expression(regex(pattern))
+    automaton = compile_language(regex(pattern))
     theirs = re.compile(pattern, re.ASCII)
     for probe in PROBES:
         assert automaton.accepts(probe.encode()) == bool(theirs.fullmatch(probe)), probe
@@ -365,8 +366,8 @@ def test_a_regex_accepts_what_python_s_accepts(pattern):
 def test_any_range_of_characters_is_its_utf8():
     draw = np.random.default_rng(0)
     for _ in range(60):
-        low, high = sorted(draw.integers(0, LARGEST + 1, 2).tolist())
-        automaton = compile_expression(chars([(low, high)]))
+        low, high = sorted(draw.integers(0, LAST_CODE_POINT + 1, 2).tolist())
+        automaton = compile_language(chars([(low, high)]))
         for point in {
             low,
             high,
@@ -379,10 +380,10 @@ def test_any_range_of_characters_is_its_utf8():
             0x800,
             0xFFFF,
             0x10000,
-            LARGEST,
-            *draw.integers(0, LARGEST + 1, 20).tolist(),
+            LAST_CODE_POINT,
+            *draw.integers(0, LAST_CODE_POINT + 1, 20).tolist(),
         }:
-            if 0 <= point <= LARGEST and not 0xD800 <= point <= 0xDFFF:
+            if 0 <= point <= LAST_CODE_POINT and not 0xD800 <= point <= 0xDFFF:
                 assert automaton.accepts(chr(point).encode()) == (low <= point <= high), (
                     low,
                     high,
@@ -396,9 +397,7 @@ def test_any_range_of_characters_is_its_utf8():
     [(0, 0), (0, 9), (5, 123), (-7, 3), (-120, -12), (99, 1001), (-1, 1), (1000, 1000)],
 )
 def test_whole_numbers_are_those_of_the_range(low, high):
-    automaton = compile_expression(
-        json_schema({"type": "integer", "minimum": low, "maximum": high})
-    )
+    automaton = byte_automaton("schema", ({"type": "integer", "minimum": low, "maximum": high}))
     for n in range(low - 30, high + 30):
         assert automaton.accepts(str(n).encode()) == (low <= n <= high)
     assert not any(automaton.accepts(text) for text in (b"", b"-", b"-0", b"00", b"1.0"))
@@ -406,13 +405,13 @@ def test_whole_numbers_are_those_of_the_range(low, high):
 
 def test_an_automaton_is_the_smallest():
     assert [
-        len(compile_expression(regex(p)).table)
+        len(compile_language(regex(p)).table)
         for p in ("a|b|c", "(a|b)*abb", "a{5}", "abc|xbc|ybc", "(aa)*|(aaaa)*")
     ] == [2, 4, 6, 4, 2]
 
 
 def test_strings_with_a_pattern_are_escaped():
-    automaton = compile_expression(json_schema({"type": "string", "pattern": '^[a"\\\\]+$'}))
+    automaton = byte_automaton("schema", ({"type": "string", "pattern": '^[a"\\\\]+$'}))
     for text in ("a", '"', "\\", 'a"\\a'):
         assert automaton.accepts(json.dumps(text).encode())
     assert not automaton.accepts(b'"b"') and not automaton.accepts(b'"""')
@@ -437,8 +436,8 @@ def test_one_of_several_is_never_two_of_them():
             {"const": 2},
         ]
     }
-    automaton = compile_expression(
-        json_schema(schema | {"$defs": {"b": part("b", y={"type": "boolean"})}})
+    automaton = byte_automaton(
+        "schema", (schema | {"$defs": {"b": part("b", y={"type": "boolean"})}})
     )
     for value in (
         {"kind": "a", "x": 3},
@@ -456,8 +455,8 @@ def test_one_of_several_is_never_two_of_them():
 
 
 def test_constants_have_the_type_that_is_named():
-    automaton = compile_expression(
-        json_schema({"type": ["integer", "null"], "enum": ["a", 3, 1.5, None, True]})
+    automaton = byte_automaton(
+        "schema", ({"type": ["integer", "null"], "enum": ["a", 3, 1.5, None, True]})
     )
     assert [
         value
@@ -467,7 +466,7 @@ def test_constants_have_the_type_that_is_named():
 
 
 def test_an_object_of_any_kind_is_any_object():
-    automaton = compile_expression(json_schema({"type": "object"}))
+    automaton = byte_automaton("schema", ({"type": "object"}))
     for value in ({}, {"a": 1}, {"a": [1, "x", None], "b": {"c": {}, "d": [[]]}}):
         assert automaton.accepts(json.dumps(value).encode()), value
     for text in ("[]", "1", '{"a"}', '{"a": 1,}', ""):
@@ -476,8 +475,8 @@ def test_an_object_of_any_kind_is_any_object():
 
 def test_many_properties_that_may_be_left_away_make_no_large_automaton():
     names = [f"p{i}" for i in range(40)]
-    automaton = compile_expression(
-        json_schema({"type": "object", "properties": {name: {"type": "boolean"} for name in names}})
+    automaton = byte_automaton(
+        "schema", ({"type": "object", "properties": {name: {"type": "boolean"} for name in names}})
     )
     assert len(automaton.table) < 2000
     for kept in (names, names[::7], names[39:], []):
@@ -485,8 +484,8 @@ def test_many_properties_that_may_be_left_away_make_no_large_automaton():
 
 
 WRONG = {
-    "regex that looks ahead": ({"regex": "a(?=b)"}, "regex has a group of a kind"),
-    "regex with a reference": ({"regex": r"(a)\1"}, r"regex has the escape \\1"),
+    "regex that looks ahead": ({"regex": "a(?=b)"}, "regex looks ahead after its beginning"),
+    "regex with a reference": ({"regex": r"(a)\1"}, "regex refers back to a group"),
     "regex without an end": ({"regex": "(a"}, "has a '\\(' without '\\)'"),
     "regex of too much": ({"regex": "(a{1000}){1000}"}, "repeats too much"),
     "regex of many states": ({"regex": "(a{180}b){180}"}, "more than 20000 states"),
@@ -501,25 +500,21 @@ WRONG = {
     "schema that is no JSON": ({"schema": "{"}, "schema is not JSON"),
     "schema of a type": ({"schema": '{"type": "text"}'}, "the type 'text'; it can be object"),
     "schema with a keyword": (
-        {"schema": '{"type": "number", "minimum": 3}'},
-        "'minimum', which is not known here for number",
+        {"schema": '{"type": "number", "not": {"const": 3}}'},
+        "'not', which is not supported for number",
     ),
     "schema with a far reference": (
         {"schema": '{"$ref": "http://x"}'},
-        "it can refer to places in itself only",
+        "it can refer only to places in itself",
     ),
-    "schema with a missing reference": ({"schema": '{"$ref": "#/a"}'}, "which is not there"),
+    "schema with a missing reference": ({"schema": '{"$ref": "#/a"}'}, "which does not exist"),
     "schema with parts that overlap": (
         {"schema": '{"oneOf": [{"type": "number"}, {"type": "integer"}]}'},
-        "can't be told apart",
+        "not distinguished by type",
     ),
     "schema with properties that are none": (
         {"schema": '{"properties": []}'},
         r"'properties' \[\]; it needs an object",
-    ),
-    "schema with bounds of any number": (
-        {"schema": '{"type": ["integer", "number"], "minimum": 3}'},
-        "'minimum', which is not known here",
     ),
     "regex of many brackets": ({"regex": "(" * 3000 + "a" + ")" * 3000}, "nested too deep"),
     "two at once": ({"regex": "a", "choices": ("b",)}, "regex and choices can't be joined"),

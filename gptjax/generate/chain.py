@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from gptjax.core.arrays import Array, Bool, Float, Int, Keys
 from gptjax.generate import transforms
-from gptjax.generate.constrain import Constraint, allowed, follow
+from gptjax.generate.constraints import Constraint, allowed, follow
 from gptjax.generate.history import History, counts
 
 

@@ -21,7 +21,7 @@ from gptjax.data import Side
 from gptjax.data.tasks import LanguageModel, Task
 from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.generate.chain import Sampling, Shaping
-from gptjax.generate.constrain import compiled, join
+from gptjax.generate.constraints import compiled, join
 from gptjax.generate.decode import bucket, padded
 from gptjax.generate.settings import GenerateConfig, SampleConfig
 from gptjax.model import ModelConfig

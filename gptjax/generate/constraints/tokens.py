@@ -1,0 +1,235 @@
+"""Constraints over tokens: what each token of a vocabulary does in each state of an automaton.
+
+`compiled` turns a JSON schema, regular expression, grammar or list of choices into a
+`TokenAutomaton`. Bytes that no state distinguishes become one symbol, tokens of equal symbols one
+word, and words that begin alike are followed together; so a vocabulary of 50,000 tokens takes
+seconds at most.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gptjax.core.config import ConfigError, require
+from gptjax.data.tokenizers.tokenizer import Tokenizer
+from gptjax.generate.constraints.automaton import TooLarge, compile_language
+from gptjax.generate.constraints.grammar import grammar
+from gptjax.generate.constraints.languages import Automaton, Language, alt, exactly
+from gptjax.generate.constraints.patterns import regex
+from gptjax.generate.constraints.schema import json_schema
+
+DEPTH = 4
+"""How deep a grammar's rule or a schema's reference may nest in itself, size permitting."""
+GROUP = 1 << 23
+"""Pairs of a state and a word that are computed together."""
+
+
+def choices(texts: Sequence[str]) -> Language:
+    """Any one of these texts."""
+    require(bool(texts), "choices is empty; give at least one text (--choices).")
+    return alt(*map(exactly, texts))
+
+
+FLAT: dict[str, Callable[[Any], Language]] = {"regex": regex, "choices": choices}
+NESTED: dict[str, Callable[[Any, int], Language]] = {"schema": json_schema, "grammar": grammar}
+"""Kinds that nest in themselves take a depth."""
+KINDS = (*NESTED, *FLAT)
+"""The settings that constrain an answer."""
+
+
+class TokenAutomaton(NamedTuple):
+    """One constraint for one tokenizer; its arrays are those of `masks.Constraint`."""
+
+    masks: np.ndarray
+    shortest: np.ndarray
+    mask: np.ndarray
+    need: np.ndarray
+    table: np.ndarray
+    least: int
+    """Number of tokens of the shortest answer, without the end-of-document id."""
+
+
+@functools.lru_cache(maxsize=16)
+def compiled(
+    kind: str, source: Any, tokenizer: Tokenizer, banned: frozenset[int] = frozenset()
+) -> TokenAutomaton:
+    """The token automaton of a constraint, cached by source, tokenizer and banned ids.
+
+    Args:
+      kind: one of `KINDS`.
+      banned: ids that are never written; answers must be possible without them.
+
+    Raises:
+      ConfigError: the source is malformed or too large to compile, or no tokens of this tokenizer
+        (that are not banned) spell such a text.
+    """
+    end = tokenizer.end_of_document
+    require(
+        end is not None and end not in banned,
+        f"an answer under a {kind} ends with the end-of-document id, which this tokenizer"
+        f" {'lacks' if end is None else 'has, but it is banned'} (--{kind}).",
+    )
+    automaton = byte_automaton(kind, source)
+    pieces = spell(tokenizer)
+    pieces = np.where(np.isin(np.arange(len(pieces)), [*banned])[:, None], -1, pieces)
+    # bytes that no state distinguishes are one symbol
+    table, symbol = np.unique(automaton.table, axis=1, return_inverse=True)
+    levels, word = _trie(np.where(pieces >= 0, symbol.reshape(-1)[pieces], -1))
+    words = int(word.max()) + 1
+    after = functools.partial(_after, table, levels, words)
+    groups = np.array_split(np.arange(len(table)), -(-len(table) * words // GROUP))
+    following = [
+        np.flatnonzero(np.bincount(to[to >= 0])).tolist()
+        for states in groups
+        for to in after(states)
+    ]
+    distance = _distances(following, automaton.accepting)
+    require(
+        np.isfinite(distance[0]),
+        f"no tokens of this tokenizer{' that are not banned' if banned else ''} spell a text that"
+        f" the {kind} allows (--{kind}).",
+    )
+    masks = _Masks(word, end)
+    for states in groups:
+        steps = np.append(distance, np.inf)[after(states)]
+        masks.add(steps, distance[states], automaton.accepting[states])
+    return TokenAutomaton(*masks.arrays(), automaton.table, int(distance[0]))
+
+
+def byte_automaton(kind: str, source: Any) -> Automaton:
+    """The automaton of a constraint over bytes, nested as deep as its size permits."""
+    try:
+        if kind in FLAT:
+            return compile_language(FLAT[kind](source))
+        for depth in range(DEPTH, 2, -1):
+            with contextlib.suppress(TooLarge):
+                return compile_language(NESTED[kind](source, depth))
+        return compile_language(NESTED[kind](source, 2))
+    except RecursionError:
+        raise ConfigError(f"the {kind} is nested too deep; make it flatter (--{kind}).") from None
+
+
+@functools.lru_cache(maxsize=2)
+def spell(tokenizer: Tokenizer) -> np.ndarray:
+    """The bytes of each token [V bytes] int16, −1 after its end; the width is a power of two."""
+    pieces = [tokenizer.token_bytes([i]) for i in range(tokenizer.vocab_size)]
+    table = np.full((len(pieces), 1 << (max(map(len, pieces)) - 1).bit_length()), -1, np.int16)
+    for row, piece in zip(table, pieces, strict=True):
+        row[: len(piece)] = list(piece)
+    return table
+
+
+class _Level(NamedTuple):
+    """All distinct beginnings of words that have one certain length."""
+
+    before: np.ndarray
+    """The beginning that is one symbol shorter, as its index in the level before."""
+    symbol: np.ndarray
+    """The last symbol."""
+    words: np.ndarray
+    """The words that end at this level."""
+    place: np.ndarray
+    """The index of the beginning that each of them is."""
+
+
+def _trie(pieces: np.ndarray) -> tuple[list[_Level], np.ndarray]:
+    """All beginnings of all words by length, and the word of each token.
+
+    Tokens of the same symbols are one word; −1 marks tokens that spell nothing.
+    """
+    levels, word, count = [], np.full(len(pieces), -1), 0
+    lengths, place = (pieces >= 0).sum(axis=1), np.zeros(len(pieces), np.int64)
+    for i in range(lengths.max()):
+        longer, ending = np.flatnonzero(lengths > i), lengths == i + 1
+        known, place[longer] = np.unique(
+            place[longer] * 256 + pieces[longer, i], return_inverse=True
+        )
+        ends, same = np.unique(place[ending], return_inverse=True)
+        word[ending] = count + same
+        levels.append(_Level(known // 256, known % 256, count + np.arange(len(ends)), ends))
+        count += len(ends)
+    return levels, word
+
+
+def _after(table: np.ndarray, levels: list[_Level], words: int, states: np.ndarray) -> np.ndarray:
+    """The state after each word in each of these states [S words]; −1 where it is not possible."""
+    symbols = table.shape[1]
+    flat = np.append(table, np.full((1, symbols), -1)).astype(np.int32)  # state −1 is the last row
+    after = np.full((len(states), words), -1, np.int32)
+    here = states.astype(np.int32)[:, None]
+    column = np.zeros(1, np.int64)
+    for level in levels:
+        kept = np.flatnonzero(column[level.before] >= 0)
+        here = np.take(
+            flat,
+            here[:, column[level.before[kept]]] * symbols
+            + level.symbol[kept].astype(np.int32)[None],
+        )
+        alive = (here >= 0).any(axis=0)
+        here, column = here[:, alive], np.full(len(level.symbol), -1)
+        column[kept[alive]] = np.arange(here.shape[1])
+        ending = column[level.place]
+        after[:, level.words[ending >= 0]] = here[:, ending[ending >= 0]]
+    return after
+
+
+def _distances(following: list[list[int]], accepting: np.ndarray) -> np.ndarray:
+    """Smallest number of tokens from each state to an accepting one; infinite where impossible."""
+    before: list[list[int]] = [[] for _ in following]
+    for state, others in enumerate(following):
+        for other in others:
+            before[other].append(state)
+    distance = np.where(accepting, 0.0, np.inf)
+    todo = np.flatnonzero(accepting).tolist()
+    for state in todo:  # grows: breadth first
+        for other in before[state]:
+            if distance[other] == np.inf:
+                distance[other] = distance[state] + 1
+                todo.append(other)
+    return distance
+
+
+class _Masks:
+    """Collects the masks of states over words; equal ones are stored once."""
+
+    def __init__(self, word: np.ndarray, end: int) -> None:
+        """Args: `word` is that of each token, −1 for none; `end` is the id that ends an answer."""
+        self.word, self.end = word, end
+        self.known: dict[bytes, int] = {}
+        self.mask: list[int] = []
+        self.need: list[np.ndarray] = []
+
+    def add(self, steps: np.ndarray, distance: np.ndarray, accepting: np.ndarray) -> None:
+        """Adds some states.
+
+        Args:
+          steps: [S words] distances after each word, infinite where it is not possible.
+          distance: [S] distances of the states themselves.
+        """
+        possible = np.isfinite(steps)
+        shorter = possible & (steps < distance[:, None])
+        for row in np.concatenate([possible, shorter, accepting[:, None]], axis=1):
+            key = np.packbits(row).tobytes()
+            self.mask.append(self.known.setdefault(key, len(self.known)))
+        self.need.append(1 + np.where(possible, steps, 0).max(axis=1).astype(np.int32))
+
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """`masks`, `shortest`, `mask` and `need` of a `TokenAutomaton`."""
+        words = int(self.word.max()) + 1
+        rows = np.frombuffer(b"".join(self.known), np.uint8).reshape(len(self.known), -1)
+        flags = np.unpackbits(rows, axis=1)[:, : 2 * words + 1].astype(bool)
+        packed = [self._packed(flags[:, i * words : (i + 1) * words], flags[:, -1]) for i in (0, 1)]
+        return *packed, np.asarray(self.mask, np.int32), np.concatenate(self.need)
+
+    def _packed(self, flags: np.ndarray, accepting: np.ndarray) -> np.ndarray:
+        """Flags of words as bits of tokens."""
+        size = len(self.word)
+        whole = np.zeros((len(flags), -(-size // 32) * 32), bool)
+        whole[:, :size] = np.append(flags, np.zeros((len(flags), 1), bool), axis=1)[:, self.word]
+        whole[:, self.end] = accepting
+        return np.packbits(whole, axis=1, bitorder="little").view("<i4")
