@@ -81,7 +81,6 @@ LONG_FILES = {
     "gptjax/formats/huggingface.py": 495,
     "gptjax/generate/decode.py": 440,
     "gptjax/generate/request.py": 449,
-    "gptjax/generate/schema.py": 441,
     "gptjax/losses/cross_entropy.py": 506,
     "gptjax/model/config.py": 618,
     "gptjax/model/presets.py": 576,

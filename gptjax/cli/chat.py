@@ -19,7 +19,7 @@ from gptjax.core.config import ConfigError, require
 from gptjax.data.tokenizers import chat
 from gptjax.data.tokenizers.chat import ChatTemplate, Message
 from gptjax.generate import Completion, GenerateConfig, Prefix
-from gptjax.generate.constrain import compiled
+from gptjax.generate.constraints import compiled
 from gptjax.model import Stored
 
 __all__ = ["ChatOptions", "GenerateConfig", "run"]
