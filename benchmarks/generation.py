@@ -1,5 +1,5 @@
-"""The cost of generation: the figures of docs/generation.md. Comparisons run in turns; the result
-is the median of the ratios.
+"""The cost of generation: figures of docs/reports/performance.md. Comparisons run in turns; the
+result is the median of the ratios.
 
     # a token under a constraint against an unconstrained one, 135M parameters
     python benchmarks/generation.py constraints --spelling FOLDER
@@ -29,8 +29,7 @@ import jax  # isort: skip
 import jax.numpy as jnp
 import numpy as np
 
-from gptjax import formats
-from gptjax import model
+from gptjax import formats, model
 from gptjax.data import GPT2, Bytes
 from gptjax.data.tokenizers import chat
 from gptjax.data.tokenizers import tokenizer as tokenizers

@@ -17,7 +17,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 from gptjax.core import user_config
 from gptjax.plan import target as targets
-from gptjax.plan.plan import plan
+from gptjax.plan.plan import plan_step
 from gptjax.plan.search import rough
 from gptjax.train.experiment import Experiment
 
@@ -37,9 +37,9 @@ STRONG = [
 
 def row(experiment: Experiment, name: str, batch: int, mesh: dict[str, int]) -> str:
     """One line of a table."""
-    target = targets.read(name)
+    target = targets.parse_target(name)
     placed = dataclasses.replace(experiment.mesh, **({"data": 1, "fsdp": 1, "tensor": 1} | mesh))
-    found = plan(
+    found = plan_step(
         dataclasses.replace(experiment, batch=batch, micro_batch=None, mesh=placed),
         target,
         fast=True,

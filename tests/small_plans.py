@@ -59,9 +59,11 @@ def llama(mesh: dict[str, int], **changed: Any) -> Experiment:
 def golden(case: Case) -> dict[str, Any]:
     """What is kept of a case's plan."""
     from gptjax.plan import target as targets
-    from gptjax.plan.plan import plan
+    from gptjax.plan.plan import plan_step
 
-    facts = plan(llama(case.mesh, **case.changed), targets.read(case.target), fast=True)
+    facts = plan_step(
+        llama(case.mesh, **case.changed), targets.parse_target(case.target), fast=True
+    )
     sent: dict[str, float] = {}
     for row in facts["collectives"]:
         name = f"{row['kind']} over {' '.join(row['axes'])}"

@@ -128,7 +128,7 @@ def test_a_large_config_has_the_mesh_of_its_target_and_its_plan_beside_it(path: 
         if "gptjax plan" in line
     )
     target, experiment = (
-        targets.read(command[command.index("--target") + 1]),
+        targets.parse_target(command[command.index("--target") + 1]),
         user_config.load_python(Experiment, path),
     )
     mesh = experiment.mesh

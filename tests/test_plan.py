@@ -23,8 +23,8 @@ from gptjax.plan import target as targets
 from gptjax.plan.collectives import members, spanned
 from gptjax.plan.compiled import compile_step
 from gptjax.plan.hlo import analyse
-from gptjax.plan.plan import plan, readable
-from gptjax.plan.report import text as printed
+from gptjax.plan.plan import plan_step, readable
+from gptjax.plan.report import format_plan
 from gptjax.plan.text import parse, runs
 from gptjax.sharding.mesh import MeshConfig
 from gptjax.train.experiment import Experiment
@@ -44,8 +44,7 @@ def stored(name: str):
     return analyse((HLO / f"{name}.txt").read_text(encoding="utf-8"), STORED[name][0])
 
 
-# --- programs that are stored
-# ------------------------------------------------------------------------------------
+# --- programs that are stored ---
 
 
 @pytest.mark.parametrize("name", STORED)
@@ -156,8 +155,7 @@ def test_operations_are_named_as_a_reader_knows_them():
     )
 
 
-# --- programs that are compiled here
-# -----------------------------------------------------------------------------
+# --- programs that are compiled here ---
 
 
 def experiment(**changed) -> Experiment:
@@ -201,7 +199,7 @@ def analytic(one: Experiment) -> float:
 def small():
     """The plan of one small step on eight CPU devices."""
     one = experiment(remat="full")
-    return one, plan(one, targets.read("cpu:8"))
+    return one, plan_step(one, targets.parse_target("cpu:8"))
 
 
 def test_flops_are_the_analytic_ones(small):
@@ -233,7 +231,7 @@ def test_a_plan_is_plain_values_and_reads_well(small):
         "step_seconds",
         "mfu",
     } <= facts.keys()
-    lines = printed(facts)
+    lines = format_plan(facts)
     assert (
         facts["fits"]
         and "fits" in lines
@@ -251,19 +249,19 @@ def test_a_target_is_refused_in_a_line_that_mends_it():
         ("cpu:99", "device_count=99"),
     ):
         with pytest.raises(ConfigError, match=word.replace("*", r"\*")):
-            targets.devices(targets.read(wrong))
+            targets.devices(targets.parse_target(wrong))
 
 
 @pytest.mark.parametrize("target", ["v5e:2x4", "h100:1x8"])
 def test_a_missing_compiler_is_named_with_its_extra(target, monkeypatch):
-    monkeypatch.setattr(targets, "_there", lambda package: False)
+    monkeypatch.setattr(targets, "_installed", lambda package: False)
     with pytest.raises(ConfigError, match=r"gptjax\[plan-(tpu|gpu)\]"):
-        targets.devices(targets.read(target))
+        targets.devices(targets.parse_target(target))
 
 
 def test_slices_are_rings_where_they_are_whole_cubes():
     rings = {
-        text: targets.read(text).wrapped
+        text: targets.parse_target(text).wrapped
         for text in ("v5p:4x4x4", "v5p:2x4x4", "v5e:16x16", "v6e:8x16", "h100:2x8")
     }
     assert rings == {
@@ -278,7 +276,9 @@ def test_slices_are_rings_where_they_are_whole_cubes():
 def test_changes_are_tried_from_the_cheapest_to_all_together():
     flags = [
         way.flags
-        for way in search.changes(experiment(mesh={"data": 8}, batch=32), targets.read("cpu:8"))
+        for way in search.changes(
+            experiment(mesh={"data": 8}, batch=32), targets.parse_target("cpu:8")
+        )
     ]
     assert (
         flags[0] == "--mesh.fsdp 8"
@@ -286,14 +286,16 @@ def test_changes_are_tried_from_the_cheapest_to_all_together():
     )
 
 
-# --- sampling
-# ----------------------------------------------------------------------------------------------------
+# --- sampling ---
 
 
 def test_the_largest_batch_fills_what_the_weights_leave(monkeypatch):
     monkeypatch.setattr(targets, "devices", lambda target: [None] * 4)
     model = dataclasses.replace(experiment().model, compute="bfloat16")
-    facts, chip = sampling.sampling(model, targets.read("v5e:2x2")), targets.CHIPS["v5e"]
+    facts, chip = (
+        sampling.plan_sampling(model, targets.parse_target("v5e:2x2")),
+        targets.CHIPS["v5e"],
+    )
     assert facts["cache_bytes_per_text"] == pytest.approx(
         2 * 2 * 2 * 64 * 64, rel=0.05
     )  # keys and values of two layers, two bytes, and positions
@@ -330,8 +332,7 @@ def test_the_exit_status_says_whether_it_fits(monkeypatch, capsys):
     assert "v5e has 2 sides" in capsys.readouterr().err
 
 
-# --- the law of loss and compute
-# ---------------------------------------------------------------------------------
+# --- the law of loss and compute ---
 
 
 def test_a_law_is_found_again_and_its_interval_holds():
@@ -376,12 +377,11 @@ def test_too_few_runs_or_runs_alike_are_refused():
         scaling.fit([scaling.Point("a", 1.0, 2.0)] * 5)
 
 
-# --- programs for machines that are not here
-# ---------------------------------------------------------------------
+# --- programs for machines that are not here ---
 
-TPU = pytest.mark.skipif(not targets._there("libtpu"), reason="needs the extra plan-tpu")
+TPU = pytest.mark.skipif(not targets._installed("libtpu"), reason="needs the extra plan-tpu")
 GPU = pytest.mark.skipif(
-    not targets._there("jax_plugins.xla_cuda13"), reason="needs the extra plan-gpu"
+    not targets._installed("jax_plugins.xla_cuda13"), reason="needs the extra plan-gpu"
 )
 
 
@@ -417,7 +417,7 @@ def hand(one: Experiment, ways: int, twice: bool) -> float:
 def test_a_steps_bytes_on_the_wire_are_those_of_the_hand(name):
     case = CASES[name]
     one = llama(case.mesh, **case.changed)
-    done = compile_step(one, targets.read(case.target), fast=True)
+    done = compile_step(one, targets.parse_target(case.target), fast=True)
     sent = sum(c.times * c.wire for c in done.analysis.collectives)
     assert sent == pytest.approx(hand(one, 8, name.startswith("tpu")), rel=0.02)
 
@@ -427,7 +427,7 @@ def test_a_steps_bytes_on_the_wire_are_those_of_the_hand(name):
 def test_a_tpu_step_computes_and_sends_what_it_should():
     one = llama({"fsdp": 8})
     one = dataclasses.replace(one, loss=Loss())
-    facts = plan(one, targets.read("v5e:2x4"), fast=True)
+    facts = plan_step(one, targets.parse_target("v5e:2x4"), fast=True)
     of_keys = one.tokens_per_step * one.model.num_layers * products_per_key(one.model)
     kernels = (
         11 * of_keys * (one.model.context + 1) / 2
@@ -451,9 +451,9 @@ def test_a_tpu_step_computes_and_sends_what_it_should():
 @pytest.mark.slow
 @TPU
 def test_a_program_too_large_for_a_tpu_is_called_so():
-    facts = plan(
+    facts = plan_step(
         llama({"fsdp": 8}, width=4096, num_layers=48, num_heads=32),
-        targets.read("v5e:2x4"),
+        targets.parse_target("v5e:2x4"),
         fast=True,
     )
     assert not facts["fits"] and facts["peak_bytes_per_device"] > facts["memory_bytes_per_device"]
@@ -462,9 +462,9 @@ def test_a_program_too_large_for_a_tpu_is_called_so():
 @pytest.mark.slow
 @GPU
 def test_a_program_too_large_for_a_gpu_is_called_so_though_its_compiler_takes_it():
-    facts = plan(
+    facts = plan_step(
         llama({"fsdp": 8}, width=8192, num_layers=80, num_heads=64, attention="reference"),
-        targets.read("h100:1x8"),
+        targets.parse_target("h100:1x8"),
         fast=True,
     )
     assert not facts["fits"] and facts["flops"] is not None

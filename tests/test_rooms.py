@@ -115,7 +115,6 @@ LONG_FUNCTIONS = {
     "gptjax/model/config.py:__post_init__": 125,
     "gptjax/model/stack.py:_run": 65,
     "gptjax/model/transformer.py:forward": 69,
-    "gptjax/plan/text.py:_value": 67,
     "gptjax/train/loop.py:train": 95,
     "gptjax/train/report.py:chart": 72,
     "gptjax/train/step.py:train_step": 74,

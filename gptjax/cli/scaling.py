@@ -39,7 +39,7 @@ def scaling_command(args: list[str]) -> None:
     )
     from gptjax.plan import scaling
 
-    facts = scaling.report(
-        scaling.load(args[1:count]), scaling.wanted(options.predict, options.flops)
-    )
-    print(json.dumps(facts, indent=2) if options.json else scaling.text(facts))
+    points = scaling.load_points(args[1:count])
+    wanted = scaling.points_to_predict(options.predict, options.flops)
+    facts = scaling.fit_and_predict(points, wanted)
+    print(json.dumps(facts, indent=2) if options.json else scaling.format_scaling(facts))

@@ -1,5 +1,5 @@
-"""What devices exchange in a compiled program: how much each must send, along which axes of the
-mesh, inside a slice or between slices.
+"""Counts what devices exchange in a compiled program: how much each must send, along which axes of
+the mesh, inside a slice or between slices.
 
 Read `collectives`, then `members` (which devices a group holds).
 """
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gptjax.plan.text import Computation, Instruction, Module, Run, first
+from gptjax.plan.text import Computation, Instruction, Module, Run, first_match
 
 KINDS = (
     "all-gather",
@@ -26,30 +26,30 @@ KINDS = (
 
 
 class Collective(NamedTuple):
-    """One exchange, all turns together."""
+    """An exchange between devices, all its runs together."""
 
     kind: str
     """One of `KINDS`, or `send`: between slices, by the host's network."""
     axes: tuple[str, ...]
-    """Axes of the mesh along which it exchanges, of those longer than 1."""
+    """Mesh axes along which it exchanges, of those longer than 1."""
     group: tuple[int, ...]
     """Numbers of the devices of the first group."""
     times: float
     wire: float
-    """Bytes that each device must send at least, each time."""
+    """Bytes that each device must send at least, per run."""
     shape: tuple[int, ...]
     source: str
 
 
 def collectives(module: Module, runs: dict[str, Run], shape: dict[str, int]) -> list[Collective]:
-    """Every exchange once, however many instructions it is written as.
+    """Returns each exchange once, however many instructions it is written as.
 
-    An asynchronous one stands in the fusion that starts it, in each that it overlaps and in the one
-    that ends it, all of one schedule and with one channel; only starts count. A channel alone tells
-    nothing: calls of one function all have its channels. A reduce-scatter is written for TPUs as a
-    fusion `all-reduce-scatter` around an all-reduce.
+    An asynchronous one appears in the fusion that starts it, in each that it overlaps and in the
+    one that ends it, all of one schedule and with one channel; only starts count. The channel alone
+    is not enough: calls of one function share its channels. A reduce-scatter is written for TPUs
+    as a fusion `all-reduce-scatter` around an all-reduce.
     """
-    found: dict[tuple, list[tuple[bool, Collective]]] = collections.defaultdict(list)
+    groups: dict[tuple, list[tuple[bool, Collective]]] = collections.defaultdict(list)
     for name, run in runs.items():
         where = module.computations[name]
         starts = any(
@@ -59,12 +59,11 @@ def collectives(module: Module, runs: dict[str, Run], shape: dict[str, int]) -> 
         for one in where.values():
             collective = _collective(where, one, name, run.times, module.partitions, shape)
             if collective is not None:
-                channel = first(r"channel_id=(\d+)", one.attributes) or one.name
-                found[run.owner, collective.kind, channel, collective.shape].append(
-                    (starts, collective)
-                )
+                channel = first_match(r"channel_id=(\d+)", one.attributes) or one.name
+                key = (run.owner, collective.kind, channel, collective.shape)
+                groups[key].append((starts, collective))
     counted = []
-    for group in found.values():
+    for group in groups.values():
         begun = [collective for starts, collective in group if starts]
         counted += begun or [collective for _, collective in group]
     return counted
@@ -78,9 +77,18 @@ def _collective(
         for operand in one.operands
         if operand in where and where[operand].shapes
     ]
-    size, dims = sum(part.bytes for part in operands), operands[0].dims if operands else ()
+    size = sum(part.bytes for part in operands)
+    dims = operands[0].dims if operands else ()
     if one.op == "send" and "xla_megascale" in one.attributes:
-        return Collective("send", ("slice",), (), times, size, dims, one.source)
+        return Collective(
+            kind="send",
+            axes=("slice",),
+            group=(),
+            times=times,
+            wire=size,
+            shape=dims,
+            source=one.source,
+        )
     kind = one.op.removesuffix("-start")
     if kind not in KINDS or one.op.endswith("-done"):
         return None
@@ -94,37 +102,46 @@ def _collective(
         "collective-permute": 1,
         "collective-broadcast": 1,
     }.get(kind, others / n)
-    return Collective(kind, spanned(group, shape), group, times, size * sent, dims, one.source)
+    return Collective(
+        kind=kind,
+        axes=spanned(group, shape),
+        group=group,
+        times=times,
+        wire=size * sent,
+        shape=dims,
+        source=one.source,
+    )
 
 
 def members(one: Instruction, count: int) -> tuple[int, ...]:
-    """Numbers of the devices of an instruction's first group, of all `count` of them if it names
-    none.
+    """Returns the devices of an instruction's first group; all `count` of them if it names none.
 
-    XLA writes groups out, as the rows of a reshaped and transposed range, or as axes of a mesh of
-    its own naming.
+    XLA lists groups, or writes them as the rows of a reshaped and transposed range, or as axes of a
+    mesh with names of its own.
     """
     text = one.attributes
-    if pairs := first(r"source_target_pairs=\{(\{[0-9,]*\}(?:,\{[0-9,]*\})*)\}", text):
-        return tuple(int(n) for n in first(r"\{([0-9,]*)\}", pairs).split(","))
-    if written := first(r"replica_groups=\{\{([0-9,]*)\}", text):
+    if pairs := first_match(r"source_target_pairs=\{(\{[0-9,]*\}(?:,\{[0-9,]*\})*)\}", text):
+        return tuple(int(n) for n in first_match(r"\{([0-9,]*)\}", pairs).split(","))
+    if written := first_match(r"replica_groups=\{\{([0-9,]*)\}", text):
         return tuple(int(n) for n in written.split(","))
-    if found := first(r"replica_groups=(\[[0-9,]+\]<=\[[0-9,]+\](?:T\([0-9,]+\))?)", text):
-        groups, size = (int(n) for n in first(r"\[([0-9,]+)\]<=", found).split(","))
+    if rows := first_match(r"replica_groups=(\[[0-9,]+\]<=\[[0-9,]+\](?:T\([0-9,]+\))?)", text):
+        groups, size = (int(n) for n in first_match(r"\[([0-9,]+)\]<=", rows).split(","))
         devices = np.arange(groups * size).reshape(
-            [int(n) for n in first(r"<=\[([0-9,]+)\]", found).split(",")]
+            [int(n) for n in first_match(r"<=\[([0-9,]+)\]", rows).split(",")]
         )
-        if order := first(r"T\(([0-9,]+)\)", found):
+        if order := first_match(r"T\(([0-9,]+)\)", rows):
             devices = devices.transpose([int(n) for n in order.split(",")])
         return tuple(devices.reshape(groups, size)[0].tolist())
-    if mesh := first(r"replica_groups=mesh\[([^\]]*)\]", text):
-        return _named(mesh, first(r"replica_groups=mesh\[[^\]]*\][^{]*\{([^}]*)\}", text) or "")
+    if mesh := first_match(r"replica_groups=mesh\[([^\]]*)\]", text):
+        return _named(
+            mesh, first_match(r"replica_groups=mesh\[[^\]]*\][^{]*\{([^}]*)\}", text) or ""
+        )
     return tuple(range(count))
 
 
 def _named(mesh: str, axes: str) -> tuple[int, ...]:
-    """The first group of a mesh `'a'=8,'b'=4` along `'b'`, or along a part `'a':(2)4` of an axis:
-    behind the first 2, the next 4."""
+    """Returns the first group of a mesh `'a'=8,'b'=4` along `'b'`, or along a part `'a':(2)4` of an
+    axis: behind the first 2, the next 4."""
     sizes = {
         part.split("=")[0].strip().strip("'\""): int(part.split("=")[1])
         for part in mesh.split(",")
@@ -138,14 +155,14 @@ def _named(mesh: str, axes: str) -> tuple[int, ...]:
             pick[list(sizes).index(name)] = slice(None)
             last = name
         elif ":(" in part:
-            before, size = int(first(r":\((\d+)\)", part)), int(first(r"\)(\d+)", part))
+            before, size = int(first_match(r":\((\d+)\)", part)), int(first_match(r"\)(\d+)", part))
             step = sizes[last] // (before * size)
             pick[list(sizes).index(last)] = slice(0, size * step, step)
     return tuple(devices[tuple(pick)].reshape(-1).tolist())
 
 
 def spanned(group: tuple[int, ...], shape: dict[str, int]) -> tuple[str, ...]:
-    """Axes of the mesh along which the devices of a group differ."""
+    """Returns the mesh axes along which the devices of a group differ."""
     if not group or max(group) >= math.prod(shape.values()):
         return ()
     places = np.stack(np.unravel_index(np.asarray(group), tuple(shape.values())))

@@ -1,4 +1,4 @@
-"""What `gptjax plan` does with its flags."""
+"""Runs `gptjax plan`, given its flags."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import Any
 
 import jax
 
-from gptjax.plan import report, sampling, search
-from gptjax.plan import target as targets
-from gptjax.plan.plan import plan
+from gptjax.plan import sampling as generation
+from gptjax.plan import search as ways
+from gptjax.plan.plan import plan_step
+from gptjax.plan.report import format_plan
+from gptjax.plan.target import Target, parse_target
 from gptjax.train.experiment import Experiment, guessed
 
 
@@ -27,14 +29,11 @@ def run(
     length: int | None,
     json: bool,
 ) -> bool:
-    """Plans, prints, and says whether it fits."""
-    machine = targets.read(target)
-    if machine.platform == "cpu" and "host_platform_device_count" not in os.environ.get(
-        "XLA_FLAGS", ""
-    ):
-        with contextlib.suppress(
-            RuntimeError
-        ):  # the CPU is in use already, with the devices that it has
+    """Plans and prints; returns whether the target fits."""
+    machine = parse_target(target)
+    counted = "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if machine.platform == "cpu" and not counted:
+        with contextlib.suppress(RuntimeError):  # the CPU is in use already, with its devices
             jax.config.update("jax_num_cpu_devices", machine.shape[0])
     say = functools.partial(print, file=sys.stderr if json else sys.stdout, flush=True)
     facts, lines = (
@@ -51,35 +50,35 @@ def _json(facts: dict[str, Any]) -> str:
 
 
 def _sampled(
-    experiment: Experiment, machine: targets.Target, length: int | None
+    experiment: Experiment, machine: Target, length: int | None
 ) -> tuple[dict[str, Any], str]:
-    facts = sampling.sampling(guessed(experiment).model, machine, length)
-    return facts, sampling.text(facts)
+    facts = generation.plan_sampling(guessed(experiment).model, machine, length)
+    return facts, generation.format_sampling(facts)
 
 
 def _planned(
-    experiment: Experiment, machine: targets.Target, fast: bool, say: search.Say
+    experiment: Experiment, machine: Target, fast: bool, say: ways.Say
 ) -> tuple[dict[str, Any], str]:
-    facts = plan(experiment, machine, fast=fast)
+    facts = plan_step(experiment, machine, fast=fast)
     if not facts["fits"]:
         say("it does not fit; trying what would:")
         facts["change"] = (
-            search.mend(experiment, machine, say)
+            ways.first_fitting(experiment, machine, say)
             or "none of these is enough: more devices, a smaller model or shorter rows"
         )
-    return facts, report.text(facts)
+    return facts, format_plan(facts)
 
 
 def _searched(
-    experiment: Experiment, machine: targets.Target, fast: bool, say: search.Say
+    experiment: Experiment, machine: Target, fast: bool, say: ways.Say
 ) -> tuple[dict[str, Any], str]:
-    """Searches, then plans the best that was found."""
-    found = search.search(experiment, machine, say)
-    rows = [row for _, row in found]
+    """Searches, then plans the best match."""
+    ranked = ways.search_ways(experiment, machine, say)
+    rows = [row for _, row in ranked]
     if not rows or not rows[0]["fits"]:
         facts, lines = _planned(experiment, machine, True, say)
         return facts | {"search": rows}, f"nothing that was tried fits\n{lines}"
-    best = found[0][0]
-    facts = plan(best.experiment, machine, fast=fast) | {"search": rows, "flags": best.flags}
-    table = "\n".join(search.line(row) for row in rows)
-    return facts, f"{table}\n\nbest         {best.flags}\n{report.text(facts)}"
+    best = ranked[0][0]
+    facts = plan_step(best.experiment, machine, fast=fast) | {"search": rows, "flags": best.flags}
+    table = "\n".join(ways.format_way(row) for row in rows)
+    return facts, f"{table}\n\nbest         {best.flags}\n{format_plan(facts)}"

@@ -137,8 +137,7 @@ def batch_shapes(experiment: Experiment, mesh: Mesh) -> Batch:
     )
 
 
-# --- memory
-# ------------------------------------------------------------------------------------------------------
+# --- memory ---
 
 
 def _memory(

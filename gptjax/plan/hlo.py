@@ -1,9 +1,9 @@
-"""What an optimised program costs, read from its HLO text: FLOPs, memory traffic, collectives,
-kernels, the compiler's own cycles.
+"""Counts the costs of an optimised program from its HLO text: FLOPs, memory traffic, collectives,
+kernels, and the compiler's own cycles.
 
-XLA's `cost_analysis` counts a loop's body once, knows nothing of Pallas kernels and gives nothing
-for GPUs; here loops count as often as they turn. Read `analyse`, then what it calls; `text` reads
-instructions, `collectives` what devices exchange.
+XLA's `cost_analysis` counts the body of a loop once, ignores Pallas kernels and returns nothing for
+GPUs; here loops count with their iterations. Read `analyse`, then what it calls; `text` parses
+instructions, `collectives` counts what devices exchange.
 """
 
 from __future__ import annotations
@@ -16,48 +16,48 @@ import numpy as np
 
 from gptjax.plan import text as hlo
 from gptjax.plan.collectives import Collective, collectives
-from gptjax.plan.text import Computation, Instruction, Module, Run, first
+from gptjax.plan.text import Computation, Instruction, Module, Run, first_match
 
 
 class Operation(NamedTuple):
-    """One instruction of the schedule, all turns together."""
+    """An instruction of the schedule, all its runs together."""
 
     source: str
-    """The traced operation that it comes from."""
+    """Path of the traced operation that it comes from."""
     name: str
     kind: str
-    """`product`, `kernel` (a hand-written one), or `other`."""
+    """`product`, `kernel` (hand-written), or `other`."""
     shape: tuple[int, ...]
-    """Of its first result."""
+    """Shape of its first result."""
     operands: tuple[tuple[int, ...], ...]
     times: float
     flops: float
-    """Of matrix products each time; of a kernel, what it says of itself, or 0."""
+    """FLOPs of matrix products per run; of a kernel, its own estimate, or 0."""
     traffic: float
-    """Bytes to and from the device's memory each time, roughly: operands and results that are not
+    """Bytes to and from the device's memory per run, roughly: operands and results that are not
     fused away."""
     cycles: float
-    """The compiler's own estimate each time; 0 where it gives none."""
+    """The compiler's own estimate per run; 0 without one."""
 
 
 class Analysis(NamedTuple):
-    """One step of one device."""
+    """Costs of one step on one device."""
 
     operations: list[Operation]
-    """Of the schedule, without collectives."""
+    """Operations of the schedule, without collectives."""
     collectives: list[Collective]
     kept: float
-    """Bytes that forward loops stack up for the backward pass; 0 where layers are not a loop."""
+    """Bytes that forward loops stack up for the backward pass; 0 if layers are not a loop."""
     endless: list[str]
-    """Loops whose length could not be told; they count once."""
+    """Loops of unknown length, which count once."""
 
     @property
     def flops(self) -> float:
-        """Of matrix products, hand-written kernels apart."""
+        """FLOPs of matrix products, without hand-written kernels."""
         return self.total("flops", "product")
 
     def total(self, what: str, *kinds: str) -> float:
-        """A figure summed over all operations, or those of some kinds, all turns."""
+        """Sums a field over all runs of all operations, or of those of the given kinds."""
         return sum(
             one.times * getattr(one, what)
             for one in self.operations
@@ -66,7 +66,7 @@ class Analysis(NamedTuple):
 
 
 def analyse(text: str, shape: dict[str, int]) -> Analysis:
-    """Walks the program once, every computation as often as it runs.
+    """Counts the costs of a program.
 
     Args:
       shape: the mesh's axes and their sizes, outermost first.
@@ -83,14 +83,19 @@ def analyse(text: str, shape: dict[str, int]) -> Analysis:
     return Analysis(operations, collectives(module, runs, shape), _kept(module, runs), endless)
 
 
+COLLECTIVES = (
+    *("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all"),
+    *("collective-permute", "collective-broadcast"),
+)
 SILENT = {
-    "parameter", "get-tuple-element", "tuple", "bitcast", "constant", "while", "conditional", "call", "after-all", "partition-id", "replica-id", "iota",
-    "optimization-barrier", "async-start", "async-update", "async-done", "copy-done", "slice-done", "send", "send-done", "recv", "recv-done",
-    *(f"{kind}{end}" for kind in ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast", "ragged-all-to-all")
-      for end in ("", "-start", "-done")),
-}  # fmt: skip
+    *("parameter", "get-tuple-element", "tuple", "bitcast", "constant", "iota", "after-all"),
+    *("while", "conditional", "call", "partition-id", "replica-id", "optimization-barrier"),
+    *("async-start", "async-update", "async-done", "copy-done", "slice-done"),
+    *("send", "send-done", "recv", "recv-done"),
+    *(f"{kind}{end}" for kind in COLLECTIVES for end in ("", "-start", "-done")),
+}
 """Instructions that move or compute nothing themselves, and collectives, which are counted
-apart."""
+separately."""
 
 KERNELS = ("tpu_custom_call", "__cudnn", "__cublas", "triton")
 """Custom calls that compute: Pallas, cuDNN, cuBLAS."""
@@ -98,38 +103,33 @@ KERNELS = ("tpu_custom_call", "__cudnn", "__cublas", "triton")
 
 def _operation(module: Module, where: Computation, one: Instruction, times: float) -> Operation:
     flops = _flops(module, where, one)
-    operands = tuple(
-        where[name].shapes[0].dims for name in one.operands if name in where and where[name].shapes
-    )
-    kind, cycles = (
-        "product" if flops else "other",
-        float(first(r'"estimated_cycles":"(\d+)"', one.attributes) or 0),
-    )
+    kind, name = "product" if flops else "other", one.name
     if one.op == "custom-call" and one.target.startswith(KERNELS):
-        kind, flops = (
-            "kernel",
-            float(first(r'"cost_estimate":\{[^}]*"flops":"(\d+)"', one.attributes) or 0),
-        )
-    name = f"{one.name} {one.target}" if kind == "kernel" else one.name
+        kind, name = "kernel", f"{one.name} {one.target}"
+        estimate = first_match(r'"cost_estimate":\{[^}]*"flops":"(\d+)"', one.attributes)
+        flops = float(estimate or 0)
     return Operation(
-        one.source,
-        name,
-        kind,
-        one.shapes[0].dims if one.shapes else (),
-        operands,
-        times,
-        flops,
-        _traffic(module, where, one),
-        cycles,
+        source=one.source,
+        name=name,
+        kind=kind,
+        shape=one.shapes[0].dims if one.shapes else (),
+        operands=tuple(
+            where[operand].shapes[0].dims
+            for operand in one.operands
+            if operand in where and where[operand].shapes
+        ),
+        times=times,
+        flops=flops,
+        traffic=_traffic(module, where, one),
+        cycles=float(first_match(r'"estimated_cycles":"(\d+)"', one.attributes) or 0),
     )
 
 
-# --- matrix products
-# ---------------------------------------------------------------------------------------------
+# --- matrix products ---
 
 
 def _flops(module: Module, where: Computation, one: Instruction) -> float:
-    """Of the product that an instruction is, or of those inside of it."""
+    """FLOPs of the product that an instruction is, or of those inside it."""
     if one.op == "dot":
         return dot_flops(one, where[one.operands[0]].shapes[0].dims)
     if one.op == "convolution":
@@ -141,25 +141,26 @@ def _flops(module: Module, where: Computation, one: Instruction) -> float:
 
 
 def dot_flops(one: Instruction, left: tuple[int, ...]) -> float:
-    """Two for each multiplication of a product."""
-    contracted = (first(r"lhs_contracting_dims=\{([0-9,]*)\}", one.attributes) or "").split(",")
-    return 2.0 * math.prod(one.shapes[0].dims) * math.prod(left[int(d)] for d in contracted if d)
+    """FLOPs of a matrix product: two for each multiplication."""
+    contracted = first_match(r"lhs_contracting_dims=\{([0-9,]*)\}", one.attributes) or ""
+    sizes = [left[int(dim)] for dim in contracted.split(",") if dim]
+    return 2.0 * math.prod(one.shapes[0].dims) * math.prod(sizes)
 
 
 def convolution_flops(one: Instruction, left: tuple[int, ...], right: tuple[int, ...]) -> float:
-    """Two for each multiplication of a convolution, which is how XLA writes products for TPUs;
-    multiplications with padding are none."""
+    """FLOPs of a convolution, the form in which XLA writes products for TPUs; multiplications with
+    padding are not counted."""
     inputs, kernel, outputs = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", one.attributes).groups()
-    window = dict(
-        part.split("=", 1) for part in (first(r"window=\{([^}]*)\}", one.attributes) or "").split()
-    )
-    groups = int(first(r"feature_group_count=(\d+)", one.attributes) or 1) * int(
-        first(r"batch_group_count=(\d+)", one.attributes) or 1
+    written = first_match(r"window=\{([^}]*)\}", one.attributes) or ""
+    window = dict(part.split("=", 1) for part in written.split())
+    groups = math.prod(
+        int(first_match(rf"{kind}_group_count=(\d+)", one.attributes) or 1)
+        for kind in ("feature", "batch")
     )
     out, total = one.shapes[0].dims, 1.0
     for axis, letter in enumerate(sorted(set(outputs) - {"b", "f"})):
 
-        def of(key, default, axis=axis):
+        def of(key: str, default: int | str, axis: int = axis) -> int | str:
             return window[key].split("x")[axis] if key in window else default
 
         low = int(of("pad", "0_0").split("_")[0])
@@ -167,34 +168,27 @@ def convolution_flops(one: Instruction, left: tuple[int, ...], right: tuple[int,
         total *= _pairs(
             *sizes, int(of("stride", 1)), low, int(of("lhs_dilate", 1)), int(of("rhs_dilate", 1))
         )
-    return (
-        2.0
-        * left[inputs.index("f")]
-        * out[outputs.index("f")]
-        * left[inputs.index("b")]
-        * total
-        / groups
-    )
+    features = left[inputs.index("f")] * out[outputs.index("f")]
+    return 2.0 * features * left[inputs.index("b")] * total / groups
 
 
 def _pairs(
     inputs: int, outputs: int, kernel: int, stride: int, low: int, left: int, right: int
 ) -> int:
-    """Pairs of an output and a kernel position along one axis that meet an input, not padding or a
-    hole."""
+    """Number of pairs of an output and a kernel position along one axis that meet an input, not
+    padding or a hole."""
     at = np.arange(outputs)[:, None] * stride - low + np.arange(kernel)[None] * right
     return int(((at >= 0) & (at <= (inputs - 1) * left) & (at % left == 0)).sum())
 
 
-# --- memory
-# ------------------------------------------------------------------------------------------------------
+# --- memory ---
 
 
 def _traffic(module: Module, where: Computation, one: Instruction) -> float:
     """Bytes of results and operands in the device's main memory; of an operand that is read or
-    written in slices, those."""
+    written in slices, those of the slices."""
 
-    def size(instruction):
+    def size(instruction: Instruction) -> float:
         return sum(shape.bytes for shape in instruction.shapes if shape.space == 0)
 
     total = size(one)
@@ -231,17 +225,15 @@ def _traffic(module: Module, where: Computation, one: Instruction) -> float:
 
 
 def _kept(module: Module, runs: dict[str, Run]) -> float:
-    """Bytes of what forward loops stack up, a slice a turn: the residual streams and whatever else
-    waits for the backward pass."""
+    """Bytes that forward loops stack up, one slice per iteration: the residual streams and whatever
+    else the backward pass needs."""
     total = 0.0
     for name, run in runs.items():
         for loop in module.computations[name].values():
             if loop.op != "while" or "transpose(" in loop.source or run.times > 1:
                 continue
-            turns, body = (
-                hlo.trips(module, module.computations[name], loop),
-                module.computations[loop.called("body")[0]],
-            )
+            turns = hlo.trips(module, module.computations[name], loop)
+            body = module.computations[loop.called("body")[0]]
             root = next(one for one in body.values() if one.root)
             made = (
                 [body[part] for part in root.operands if part in body] if root.op == "tuple" else []

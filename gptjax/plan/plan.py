@@ -1,8 +1,8 @@
-"""Whether a training step fits a machine, how long it takes there and what it is waiting for; as
+"""Plans a training step for a machine: whether it fits, how long it takes and what bounds it, as
 plain values.
 
-Read `plan`, then `timed`. `compiled` makes the program, `report` prints what is found, `mend` looks
-for a change that makes it fit.
+Read `plan_step`, then `timed`. `compiled` makes the program, `report` formats the plan, `search`
+looks for changes that make it fit.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from gptjax.train.experiment import Experiment, guessed
 from gptjax.train.overview import model_facts
 
 KERNELS = 0.5
-"""Share of the peak at which hand-written attention is taken to run on a TPU; nothing here can
+"""Share of the peak that hand-written attention is assumed to reach on a TPU; nothing here can
 measure it."""
 
 PRODUCTS = 0.6
-"""The same of matrix products on GPUs, whose compiler gives no estimates of its own."""
+"""The same for matrix products on GPUs, whose compiler gives no estimates of its own."""
 
 MARGIN = 0.2
-"""Of the predicted time. Against two published runs on TPU v5e and v6e predictions were 15 and 19 %
-too slow (`docs/reports/scaling.md`); GPUs were compared with nothing."""
+"""Relative error of the predicted time. Against two published runs on TPU v5e and v6e predictions
+were 15 and 19 % too slow (`docs/reports/scaling.md`); GPUs were compared with nothing."""
 
 
-def plan(experiment: Experiment, target: Target, *, fast: bool = False) -> dict[str, Any]:
-    """Compiles an experiment's step for a target and says what is to be known of it.
+def plan_step(experiment: Experiment, target: Target, *, fast: bool = False) -> dict[str, Any]:
+    """Compiles an experiment's step for a target and returns its costs.
 
     Returns:
       `fits`; `peak_bytes_per_device` of `memory_bytes_per_device`, and `memory`, its parts;
       `parameters`, `active_parameters`; `flops_per_step` of the model on all devices, and `flops`:
       `model`, `hardware`, `kernels` of one device, and `as_xla_counts`; `collectives`, rows of
       kind, axes, network, times, bytes and seconds; `step_seconds`, `tokens_per_second` and `mfu`,
-      each from full overlap to none (the first is the better), within `margin`, none where no time
-      can be told; `seconds`, what the time is made of, and `bound`, the longest of them; `dearest`,
-      ten operations; `notes`.
+      each from full overlap to none (the first is the better), within `margin`, or `None` if no
+      time can be predicted; `seconds`, the parts of the time, and `bound`, the longest of them;
+      `dearest`, the ten costliest operations; `notes`.
 
     Raises:
       ConfigError: see `compile_step`.
@@ -54,11 +54,9 @@ def plan(experiment: Experiment, target: Target, *, fast: bool = False) -> dict[
     experiment = guessed(experiment)
     done = compile_step(experiment, target, fast=fast)
     limit = target.chip.memory if target.chip else targets.host_bytes() / target.shape[0]
-    facts, shape = (
-        model_facts(experiment.model),
-        {axis: size for axis, size in done.mesh.shape.items() if size > 1},
-    )
-    found = {
+    facts = model_facts(experiment.model)
+    shape = {axis: size for axis, size in done.mesh.shape.items() if size > 1}
+    summary = {
         "target": str(target),
         "chip": target.chip.name if target.chip else "CPU",
         "devices": done.mesh.size,
@@ -74,15 +72,14 @@ def plan(experiment: Experiment, target: Target, *, fast: bool = False) -> dict[
         "flops_per_step": facts["flops_per_token"] * experiment.tokens_per_step,
         "compile_seconds": round(done.seconds, 1),
     }
-    return found | _costs(experiment, target, done, fast) | {"notes": _notes(target, done, fast)}
+    return summary | _costs(experiment, target, done, fast) | {"notes": _notes(target, done, fast)}
 
 
 def _costs(experiment: Experiment, target: Target, done: Compiled, fast: bool) -> dict[str, Any]:
     model, analysis, tokens = experiment.model, done.analysis, experiment.tokens_per_step
     each = flops_per_token(model, model.context) * tokens / done.mesh.size
-    unknown = dict.fromkeys(
-        ("flops", "step_seconds", "tokens_per_second", "mfu", "seconds", "bound")
-    )
+    names = ("flops", "step_seconds", "tokens_per_second", "mfu", "seconds", "bound")
+    unknown = dict.fromkeys(names)
     if analysis is None:
         return unknown | {"collectives": [], "dearest": []}
     kernels = sum(
@@ -105,26 +102,18 @@ def _costs(experiment: Experiment, target: Target, done: Compiled, fast: bool) -
         network: sum(row["seconds"] for row in rows if row["network"] == network)
         for network in dict.fromkeys(row["network"] for row in rows)
     }
-    whole = (
-        6
-        * model.num_layers
-        * products_per_key(model)
-        * (
-            model.context
-            - np.mean([seen(layer, model.context, model.causal) for layer in model.stack])
-        )
-    )
+    attended = np.mean([seen(layer, model.context, model.causal) for layer in model.stack])
+    unseen = 6 * model.num_layers * products_per_key(model) * (model.context - attended)
+    square = each + unseen * tokens / done.mesh.size
 
-    def mfu(flops, step):
+    def mfu(flops: float, step: float) -> float:
         return flops / (step * target.chip.peak)
 
     return known | {
         "step_seconds": [low, high],
         "tokens_per_second": [tokens / low, tokens / high],
         "mfu": [mfu(each, low), mfu(each, high)],
-        "mfu_whole_square": [
-            mfu(each + whole * tokens / done.mesh.size, step) for step in (low, high)
-        ],
+        "mfu_whole_square": [mfu(square, low), mfu(square, high)],
         "margin": MARGIN,
         "seconds": parts,
         "bound": max(parts, key=parts.get),
@@ -132,56 +121,53 @@ def _costs(experiment: Experiment, target: Target, done: Compiled, fast: bool) -
 
 
 def _notes(target: Target, done: Compiled, fast: bool) -> list[str]:
-    found = []
+    notes = []
     if fast and target.platform == "tpu":
-        found.append(
+        notes.append(
             "compiled with little optimisation (--fast): memory within about a tenth, no time"
         )
     if done.analysis is None:
-        found.append(
-            "the compiler refused the program; what it would need is its own figure, of temporaries"
-            " alone where the state fits"
+        notes.append(
+            "the compiler refused the program; the memory needed is its own figure, of temporaries"
+            " alone if the state fits"
         )
     elif done.analysis.endless:
-        found.append(
-            f"{len(done.analysis.endless)} loops have no length that can be told; they count once"
-        )
+        notes.append(f"{len(done.analysis.endless)} loops of unknown length count once")
     if target.platform == "gpu" and done.memory.peak > 0.75 / 0.95 * target.chip.memory:
-        found.append(
+        notes.append(
             "a program gets 75 % of a GPU's memory unless XLA_CLIENT_MEM_FRACTION=0.95 is set"
         )
     if target.platform == "gpu":
-        found.append(
+        notes.append(
             "time on GPUs is a bound by peak, bandwidth and network; it was compared with no run"
         )
     if target.platform == "tpu" and target.chip.clock is None:
-        found.append(
-            "the clock of this TPU is not known; time is a bound by peak, bandwidth and network"
+        notes.append(
+            "the clock of this TPU is unknown; time is a bound by peak, bandwidth and network"
         )
     if target.platform == "cpu":
-        found.append("nothing is known of this CPU's speed; time is not told")
-    return found
+        notes.append("the speed of this CPU is unknown, so no time is predicted")
+    return notes
 
 
-# --- time
-# --------------------------------------------------------------------------------------------------------
+# --- time ---
 
 
 class Times(NamedTuple):
     """Seconds of one device in one step."""
 
     compute: float | None
-    """Of all but kernels and collectives; none where it can't be told."""
+    """All but kernels and collectives; `None` if it can't be predicted."""
     kernels: float
     dearest: list[dict[str, Any]]
 
 
 def timed(model: ModelConfig, target: Target, done: Compiled, fast: bool) -> Times:
-    """Adds up what each operation takes: by the compiler's cycles, or where it gives none by peak
-    and bandwidth.
+    """Adds up the time of each operation, by the compiler's cycles, or without them by peak and
+    bandwidth.
 
     With little optimisation TPU cycles mean nothing; then, and on a CPU, operations are ranked by
-    what they compute and move.
+    FLOPs and bytes.
     """
     chip, analysis = target.chip, done.analysis
     by_cycles = chip is not None and chip.clock is not None and not fast
@@ -199,32 +185,34 @@ def timed(model: ModelConfig, target: Target, done: Compiled, fast: bool) -> Tim
 
     costs: dict[tuple, list[float]] = collections.defaultdict(lambda: [0.0, 0.0])
     for one in analysis.operations:
-        what = costs[readable(one.source) or one.name, one.shape]
-        what[0], what[1] = what[0] + one.times * seconds(one), max(what[1], one.times)
+        row = costs[readable(one.source) or one.name, one.shape]
+        row[0] += one.times * seconds(one)
+        row[1] = max(row[1], one.times)
     for one in analysis.collectives:
-        what = costs[
-            f"{one.kind} over {' '.join(one.axes) or 'one device'}: {readable(one.source)}",
-            one.shape,
-        ]
-        what[0], what[1] = (
-            what[0] + one.times * exchanged(one, target, done.mesh),
-            max(what[1], one.times),
-        )
+        name = f"{one.kind} over {' '.join(one.axes) or 'one device'}: {readable(one.source)}"
+        row = costs[name, one.shape]
+        row[0] += one.times * exchanged(one, target, done.mesh)
+        row[1] = max(row[1], one.times)
     ranked = sorted(costs.items(), key=lambda item: -item[1][0])[:10]
-    told = chip is not None and not (fast and target.platform == "tpu")
+    timed = chip is not None and not (fast and target.platform == "tpu")
     dearest = [
-        {"operation": name, "shape": list(shape), "times": times, "seconds": cost if told else None}
+        {
+            "operation": name,
+            "shape": list(shape),
+            "times": times,
+            "seconds": cost if timed else None,
+        }
         for (name, shape), (cost, times) in ranked
     ]
-    return Times(total("product", "other") if told else None, total("kernel"), dearest)
+    return Times(total("product", "other") if timed else None, total("kernel"), dearest)
 
 
 def kernel_flops(one: Operation, model: ModelConfig) -> float:
-    """FLOPs of one call of a hand-written kernel: what it says of itself, or for attention what it
-    multiplies where a query sees a key.
+    """Returns the FLOPs of one call of a hand-written kernel: its own estimate, or for attention
+    those of the products where a query sees a key.
 
-    Splash attention multiplies twice forward, three times for the queries' gradient and four for
-    that of keys and values; cuDNN five backward.
+    Splash attention has two products forward, three for the gradient of queries and four for that
+    of keys and values; cuDNN has five backward.
     """
     if one.flops:
         return one.flops
@@ -238,39 +226,27 @@ def kernel_flops(one: Operation, model: ModelConfig) -> float:
 
 
 def readable(source: str) -> str:
-    """A traced operation's path without what JAX wraps around it."""
+    """Returns the path of a traced operation without what JAX wraps around it."""
     way = "backward: " if "transpose(" in source else ""
     again = "forward again: " if "rematted" in source else ""
     noise = (
-        "jit(",
-        "jvp(",
-        "transpose(",
-        "while",
-        "body",
-        "eval_jaxpr",
-        "checkpoint",
-        "rematted",
-        "closed_call",
-        "shard_map",
-        "vmap(",
-        "cond",
-        "branch",
+        *("jit(", "jvp(", "transpose(", "vmap(", "while", "body", "cond", "branch"),
+        *("eval_jaxpr", "checkpoint", "rematted", "closed_call", "shard_map"),
     )
-    return (again or way) + "/".join(
-        part for part in source.split("/") if not part.startswith(noise)
-    )
+    parts = [part for part in source.split("/") if not part.startswith(noise)]
+    return (again or way) + "/".join(parts)
 
 
-# --- networks
-# ----------------------------------------------------------------------------------------------------
+# --- networks ---
 
 
 def _collected(target: Target, done: Compiled) -> list[dict[str, Any]]:
-    """Collectives by kind, axes and network, most bytes first."""
+    """Sums up collectives by kind, axes and network, most bytes first."""
     rows: dict[tuple, list[float]] = collections.defaultdict(lambda: [0.0, 0.0, 0.0])
     for one in done.analysis.collectives:
         row = rows[one.kind, one.axes, network(one, target, done.mesh)]
-        row[0], row[1] = row[0] + one.times, row[1] + one.times * one.wire
+        row[0] += one.times
+        row[1] += one.times * one.wire
         row[2] += one.times * exchanged(one, target, done.mesh)
     named = [
         {
@@ -288,33 +264,28 @@ def _collected(target: Target, done: Compiled) -> list[dict[str, Any]]:
 
 
 def network(one: Collective, target: Target, mesh: Any) -> str:
-    """Which wires an exchange goes over: `ici` between a slice's chips, `dcn` between slices,
+    """Returns the network of an exchange: `ici` between chips of a slice, `dcn` between slices,
     `nvlink` in a host, `nic` between hosts."""
     if target.platform == "cpu":
         return "memory"
     if target.platform == "tpu":
         return "dcn" if one.kind == "send" or (target.slices > 1 and "slice" in one.axes) else "ici"
-    return (
-        "nic"
-        if len({mesh.devices.flat[number].process_index for number in one.group}) > 1
-        else "nvlink"
-    )
+    hosts = {mesh.devices.flat[number].process_index for number in one.group}
+    return "nic" if len(hosts) > 1 else "nvlink"
 
 
 def exchanged(one: Collective, target: Target, mesh: Any) -> float:
-    """Seconds of one exchange at full speed of the wires that its group can use at once; latency is
-    not counted."""
+    """Returns the seconds of one exchange at full speed of the links that its group can use at
+    once, without latency."""
     where, chip = network(one, target, mesh), target.chip
     if chip is None:
         return 0.0
     members = [mesh.devices.flat[number] for number in one.group]
     if where == "ici":
-        return one.wire / (
-            chip.link * targets.torus_links(target, [tuple(device.coords) for device in members])
-        )
+        places = [tuple(device.coords) for device in members]
+        return one.wire / (chip.link * targets.torus_links(target, places))
     if where == "nic":
         hosts = collections.Counter(device.process_index for device in members)
-        return one.wire / (
-            chip.network * min(hosts.values())
-        )  # each GPU of a host carries its share on an adapter of its own
+        # each GPU of a host carries its share on an adapter of its own
+        return one.wire / (chip.network * min(hosts.values()))
     return one.wire / (chip.network if where == "dcn" else chip.link)

@@ -1,4 +1,4 @@
-"""A plan as lines to read."""
+"""A plan as text."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 from gptjax.train.metrics import duration, human
 
 
-def text(facts: dict[str, Any]) -> str:
-    """The printed plan."""
+def format_plan(facts: dict[str, Any]) -> str:
+    """Formats a plan for the terminal."""
     mesh = " × ".join(f"{axis} {size}" for axis, size in facts["mesh"].items()) or "one device"
     active = (
         ""
         if facts["active_parameters"] == facts["parameters"]
-        else f", of which {facts['active_parameters']:,} read a token"
+        else f", of which {facts['active_parameters']:,} are active per token"
     )
     lines = [
         f"target       {facts['target']}: {facts['devices']:,} × {facts['chip']}, mesh {mesh}",
@@ -39,10 +39,10 @@ def text(facts: dict[str, Any]) -> str:
         )
         lines += [
             (
-                f"FLOPs        {human(facts['flops_per_step'])} a step of"
+                f"FLOPs        {human(facts['flops_per_step'])} per step of"
                 f" {facts['tokens_per_step']:,} tokens; a device computes {human(flops['model'])}"
-                f" of the model's, {human(flops['hardware'])} with what is computed"
-                f" again{kernels}{counted}"
+                f" of the model's, {human(flops['hardware'])} with rematerialisation{kernels}"
+                f"{counted}"
             ),
             *_network(facts),
             *_times(facts),
@@ -55,7 +55,7 @@ def text(facts: dict[str, Any]) -> str:
 
 
 def gib(size: float) -> str:
-    """Bytes as GiB, three figures."""
+    """Formats bytes as GiB, with three digits."""
     size /= 2**30
     return f"{size:,.2f}" if size < 10 else f"{size:,.1f}"
 
@@ -77,11 +77,8 @@ def _network(facts: dict[str, Any]) -> list[str]:
         where: sum(row["bytes_per_device"] for row in rows if row["network"] == where)
         for where in dict.fromkeys(row["network"] for row in rows)
     }
-    lines = [
-        "network     "
-        f" {', '.join(f'{size / 1e9:,.2f} GB over {where}' for where, size in total.items())}; sent"
-        " by a device in a step"
-    ]
+    sums = ", ".join(f"{size / 1e9:,.2f} GB over {where}" for where, size in total.items())
+    lines = [f"network      {sums}; sent by a device in a step"]
     for row in rows:
         seconds = f", {duration(row['seconds'])}" if row["seconds"] else ""
         way = (

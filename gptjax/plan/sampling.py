@@ -1,5 +1,4 @@
-"""What writing text with a model needs on a machine: the cache, the largest batch, and the speed
-that memory allows."""
+"""Plans generation on a machine: the cache, the largest batch, and the speed that memory allows."""
 
 from __future__ import annotations
 
@@ -13,18 +12,21 @@ from gptjax.plan.target import Target
 from gptjax.train.overview import model_facts
 
 
-def sampling(config: ModelConfig, target: Target, length: int | None = None) -> dict[str, Any]:
-    """Says how many texts of `length` tokens (none: the context) fit beside the weights, and the
-    most tokens a second.
+def plan_sampling(config: ModelConfig, target: Target, length: int | None = None) -> dict[str, Any]:
+    """Returns how many texts of `length` tokens fit beside the weights, and bounds on tokens per
+    second.
 
     Each new token of each text reads the text's cache, and all texts together read the weights
-    once: bytes that must come from memory, so that the rate is a bound, which decoding comes near
-    to while products are small. Weights are split over all devices and held in the compute type; a
-    mixture's experts are read as far as a batch of so many texts is likely to choose them. What
-    devices send is not counted.
+    once. These bytes must come from memory, so the rate is a bound, which decoding approaches while
+    products are small. Weights are split over all devices and held in the compute type; the number
+    of experts read is that which a batch of this size is likely to choose. Communication is not
+    counted.
+
+    Args:
+      length: tokens of a text; `None` means the context.
 
     Raises:
-      ConfigError: nothing is known of the target's memory bandwidth.
+      ConfigError: the target's memory bandwidth is unknown.
     """
     require(
         target.chip is not None,
@@ -70,12 +72,11 @@ def _seconds(
     chip: targets.Chip,
     count: int,
 ) -> float:
-    """The least time of one token for each of so many texts that are half full on average: memory
-    or products, whichever is longer."""
+    """Returns the least time of one token for each of `rows` texts, half full on average: memory or
+    products, whichever is longer."""
     idle = facts["parameters"] - facts["active_parameters"]
-    if (
-        config.experts is not None
-    ):  # the chance that no text chooses an expert, when all are equally likely
+    if config.experts is not None:
+        # the probability that no text chooses an expert, if all are equally likely
         idle *= (1 - config.experts.active / config.experts.count) ** (rows - 1)
     read = (facts["parameters"] - idle) * size + rows * cache / 2
     return max(
@@ -83,14 +84,14 @@ def _seconds(
     )
 
 
-def text(facts: dict[str, Any]) -> str:
-    """A sampling plan as lines to read."""
+def format_sampling(facts: dict[str, Any]) -> str:
+    """Formats a sampling plan for the terminal."""
     lines = [
         f"target       {facts['target']}: {facts['devices']:,} devices",
         f"weights      {gib(facts['weight_bytes'])} GiB over all devices",
         (
-            f"cache        {facts['cache_bytes_per_token']:,} bytes a token,"
-            f" {gib(facts['cache_bytes_per_text'])} GiB a text of {facts['length']:,} tokens"
+            f"cache        {facts['cache_bytes_per_token']:,} bytes per token,"
+            f" {gib(facts['cache_bytes_per_text'])} GiB per text of {facts['length']:,} tokens"
         ),
         f"batch        at most {facts['largest_batch']:,} texts at once",
     ]

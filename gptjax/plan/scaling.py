@@ -1,4 +1,4 @@
-"""How the loss falls with compute, fitted to finished runs, and what it says of a dearer one.
+"""Fits the law by which loss falls with compute to finished runs, and predicts larger ones.
 
 Read `fit` and `predict`; `point` reads a run. Source: OpenAI 2023, GPT-4 Technical Report,
 arXiv:2303.08774, section 3.1, whose law L(C) = a + b · C^−c this is.
@@ -27,7 +27,7 @@ class Point(NamedTuple):
     compute: float
     """FLOPs of the model over all its steps."""
     loss: float
-    """Held-out, nats a token."""
+    """Held-out loss, nats per token."""
 
 
 class Law(NamedTuple):
@@ -41,7 +41,7 @@ class Law(NamedTuple):
     """Sum of squared residuals."""
 
     def __call__(self, compute: float) -> float:
-        """The loss at an amount of compute."""
+        """Returns the loss at an amount of compute."""
         return self.floor + self.scale * (compute / self.unit) ** -self.exponent
 
 
@@ -49,7 +49,7 @@ def point(run: Path) -> Point:
     """Reads compute and held-out loss of a run's last step.
 
     Raises:
-      ConfigError: it is no run, or did not finish with an evaluation.
+      ConfigError: it is not a run, or did not finish with an evaluation.
     """
     require((run / "config.json").is_file(), f"{run} holds no config.json, so it is not a run.")
     experiment = guessed(config.load(Experiment, run / "config.json"))
@@ -69,19 +69,19 @@ def point(run: Path) -> Point:
 
 
 EXPONENTS = np.exp(np.linspace(math.log(0.005), math.log(1.5), 600))
-"""Exponents that are tried; for each, the best floor and scale follow by least squares."""
+"""Exponents to try; for each, the best floor and scale follow by least squares."""
 
 
 def fit(points: list[Point]) -> list[Law]:
-    """The best law of every exponent, best first. The floor is not below 0, nor the scale.
+    """Returns the best law of every exponent, best first. Floor and scale are at least 0.
 
     Raises:
-      ConfigError: fewer than four runs, or runs of nearly one compute.
+      ConfigError: fewer than four runs, or runs of nearly equal compute.
     """
     require(
         len(points) >= 4,
-        f"{len(points)} runs are given, and the law has three numbers to find; it needs at least 4"
-        " runs of different compute.",
+        f"{len(points)} runs are given, and the law has three unknowns; it needs at least 4 runs of"
+        " different compute.",
     )
     compute, loss = np.array([p.compute for p in points]), np.array([p.loss for p in points])
     apart = compute.max() >= 2 * compute.min()
@@ -111,15 +111,15 @@ def fit(points: list[Point]) -> list[Law]:
 
 
 def predict(laws: list[Law], compute: float, count: int) -> tuple[float, float, float]:
-    """The loss at an amount of compute, and an interval that holds it in 95 of 100 cases if the law
-    holds and residuals are normal.
+    """Returns the loss at an amount of compute, and a 95 % interval, given that the law holds and
+    residuals are normal.
 
-    The interval is over all laws that the runs do not refuse (their squared residuals within the F
-    distribution's bound of the best's), widened by one run's own residual.
+    The interval covers all laws that the runs do not reject (squared residuals within the F
+    distribution's bound of the best law's), widened by one run's own residual.
 
     Args:
-      laws: what `fit` gives.
-      count: runs that were fitted.
+      laws: from `fit`.
+      count: number of fitted runs.
     """
     free = count - 3
     noise = laws[0].error / free
@@ -131,24 +131,32 @@ def predict(laws: list[Law], compute: float, count: int) -> tuple[float, float, 
 
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 """97.5 % points of Student's t for 1, 2, … degrees of freedom; their squares are the 95 % points of
-F with 1 and so many."""
+the F distribution with 1 and that many."""
 
 
-def report(points: list[Point], wanted: list[Point]) -> dict[str, Any]:
-    """Fits and predicts; for runs that are finished, beside what they reached.
+def fit_and_predict(points: list[Point], wanted: list[Point]) -> dict[str, Any]:
+    """Fits the law and predicts losses, next to the true ones where they are known.
 
     Args:
-      wanted: what is predicted; a loss that is not a number is not known.
+      wanted: the runs to predict; a loss of NaN is unknown.
     """
     laws = fit(points)
     rows = []
     for one in wanted:
         loss, low, high = predict(laws, one.compute, len(points))
         known = not math.isnan(one.loss)
-        rows.append({
-            "name": one.name, "compute": one.compute, "times_dearest": one.compute / max(p.compute for p in points), "predicted": loss, "interval": [low, high],
-            "loss": one.loss if known else None, "off": (loss - one.loss) / one.loss if known else None, "inside": low <= one.loss <= high if known else None,
-        })  # fmt: skip
+        rows.append(
+            {
+                "name": one.name,
+                "compute": one.compute,
+                "times_dearest": one.compute / max(p.compute for p in points),
+                "predicted": loss,
+                "interval": [low, high],
+                "loss": one.loss if known else None,
+                "off": (loss - one.loss) / one.loss if known else None,
+                "inside": low <= one.loss <= high if known else None,
+            }
+        )
     best = laws[0]
     law = {"floor": best.floor, "scale": best.scale, "exponent": best.exponent, "unit": best.unit}
     return {
@@ -158,19 +166,17 @@ def report(points: list[Point], wanted: list[Point]) -> dict[str, Any]:
     }
 
 
-def text(found: dict[str, Any]) -> str:
-    """A fit as lines to read."""
-    law = found["law"]
-    lines = [
-        f"law          loss = {law['floor']:.4f} + {law['scale']:.4f} · (FLOP /"
-        f" {law['unit']:.3g})^−{law['exponent']:.4f}"
-    ]
+def format_scaling(facts: dict[str, Any]) -> str:
+    """Formats a fit for the terminal."""
+    law = facts["law"]
+    power = f"(FLOP / {law['unit']:.3g})^−{law['exponent']:.4f}"
+    lines = [f"law          loss = {law['floor']:.4f} + {law['scale']:.4f} · {power}"]
     lines += [
         f"run          {row['name']:20}  {row['compute']:.3e} FLOP  loss {row['loss']:.4f}  fitted"
         f" {row['fitted']:.4f}"
-        for row in found["runs"]
+        for row in facts["runs"]
     ]
-    for row in found["predictions"]:
+    for row in facts["predictions"]:
         reached = (
             ""
             if row["loss"] is None
@@ -188,14 +194,14 @@ def text(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def wanted(names: tuple[str, ...], flops: float | None) -> list[Point]:
-    """What is to be predicted: runs by their directories, and an amount of compute."""
-    found = [point(Path(name)) for name in names]
-    return found + ([Point("asked", flops, math.nan)] if flops else [])
+def points_to_predict(names: tuple[str, ...], flops: float | None) -> list[Point]:
+    """Returns the points to predict: runs by their directories, and an amount of compute."""
+    points = [point(Path(name)) for name in names]
+    return points + ([Point("asked", flops, math.nan)] if flops else [])
 
 
-def load(runs: list[str]) -> list[Point]:
-    """The runs, cheapest first.
+def load_points(runs: list[str]) -> list[Point]:
+    """Reads the runs, cheapest first.
 
     Raises:
       ConfigError: see `point`.

@@ -1,7 +1,7 @@
-"""Looks for a change that makes a step fit, or for the quickest of many ways to spread it. Every
-way is compiled.
+"""Looks for a change that makes a step fit, or for the fastest of many ways to split it. Every way
+is compiled.
 
-Read `mend` and `changes`, then `search` and `ways`.
+Read `first_fitting` and `changes`, then `search_ways` and `ways`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from gptjax.core.config import ConfigError
 from gptjax.model import ModelConfig
-from gptjax.plan.plan import PRODUCTS, plan
+from gptjax.plan.plan import PRODUCTS, plan_step
 from gptjax.plan.report import gib
 from gptjax.plan.target import Target, devices
 from gptjax.train.experiment import Experiment
@@ -22,36 +22,38 @@ Say = Callable[[str], None]
 
 
 class Way(NamedTuple):
-    """An experiment, and the flags that make it of the given one."""
+    """An experiment, and the flags that turn the given one into it."""
 
     flags: str
     experiment: Experiment
 
 
-def mend(experiment: Experiment, target: Target, say: Say) -> str | None:
-    """Gives the first of `changes` that fits, by its flags, with its peak; none if none does."""
-    for way, found in _plans(changes(experiment, target), target, say):
-        say(f"  {way.flags}: {gib(found['peak_bytes_per_device'])} GiB")
-        if found["fits"]:
-            return f"{way.flags} fits with {gib(found['peak_bytes_per_device'])} GiB a device"
+def first_fitting(experiment: Experiment, target: Target, say: Say) -> str | None:
+    """Returns the flags of the first of `changes` that fits, with its peak; `None` if none does."""
+    for way, facts in _plans(changes(experiment, target), target, say):
+        peak = gib(facts["peak_bytes_per_device"])
+        say(f"  {way.flags}: {peak} GiB")
+        if facts["fits"]:
+            return f"{way.flags} fits with {peak} GiB per device"
     return None
 
 
 def _plans(ways: Iterable[Way], target: Target, say: Say) -> Iterator[tuple[Way, dict[str, Any]]]:
-    """Each way with its plan, made with little optimisation; says why of those that have none."""
+    """Yields each way with its plan, compiled with little optimisation; reports those refused."""
     for way in ways:
         try:
-            yield way, plan(way.experiment, target, fast=True)
+            yield way, plan_step(way.experiment, target, fast=True)
         except ConfigError as error:
             say(f"  {way.flags}: {error}")
 
 
 def changes(experiment: Experiment, target: Target) -> Iterator[Way]:
-    """Changes of memory that leave the run's numbers alone, the cheapest in time first, each alone
-    and then together.
+    """Yields changes that save memory and keep the run's numbers, the cheapest in time first, each
+    alone and then together.
 
     State over all devices costs bytes on the wire, fewer rows at once the same bytes more often,
-    the loss by parts one more product of the output, and computing blocks again a third more FLOPs.
+    the loss by parts of the vocabulary one more product of the output, and computing blocks again a
+    third more FLOPs.
     """
     count, mesh, model = len(devices(target)), experiment.mesh, experiment.model
     others = count // (mesh.stage * mesh.expert * mesh.context * mesh.tensor * target.slices)
@@ -103,50 +105,50 @@ def _with(experiment: Experiment, **changed: Any) -> Experiment:
     return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, **changed))
 
 
-# --- search
-# ------------------------------------------------------------------------------------------------------
+# --- search ---
 
 
-def search(experiment: Experiment, target: Target, say: Say) -> list[tuple[Way, dict[str, Any]]]:
-    """Plans each of `ways` with little optimisation; gives those that fit, the most tokens a second
-    first, then those that do not, each with a row to tell.
+def search_ways(
+    experiment: Experiment, target: Target, say: Say
+) -> list[tuple[Way, dict[str, Any]]]:
+    """Plans each of `ways` with little optimisation; returns those that fit, the fastest first,
+    then those that do not, each with a row of figures.
 
-    Speed here is only for comparison: what is computed at the share of the peak that products
-    reach, plus what is sent, none of it hidden.
+    Speed here is only for comparison: products at the share of the peak that they reach, plus the
+    network's time, none of it hidden.
     """
     rows = []
-    for way, found in _plans(ways(experiment, target), target, say):
-        row = (
-            {"flags": way.flags}
-            | {name: found[name] for name in ("fits", "peak_bytes_per_device")}
-            | {"tokens_per_second": None, "bytes_per_device": None}
-        )
-        if found["flops"] and target.chip:
-            row["bytes_per_device"] = sum(one["bytes_per_device"] for one in found["collectives"])
-            row["tokens_per_second"] = found["tokens_per_step"] / sum(rough(found, target))
+    for way, facts in _plans(ways(experiment, target), target, say):
+        row = {
+            "flags": way.flags,
+            "fits": facts["fits"],
+            "peak_bytes_per_device": facts["peak_bytes_per_device"],
+            "tokens_per_second": None,
+            "bytes_per_device": None,
+        }
+        if facts["flops"] and target.chip:
+            row["bytes_per_device"] = sum(one["bytes_per_device"] for one in facts["collectives"])
+            row["tokens_per_second"] = facts["tokens_per_step"] / sum(rough(facts, target))
         rows.append((way, row))
-        say(f"  {line(row)}")
-    return sorted(
-        rows,
-        key=lambda found: (
-            not found[1]["fits"],
-            -(found[1]["tokens_per_second"] or 0),
-            found[1]["peak_bytes_per_device"],
-        ),
-    )
+        say(f"  {format_way(row)}")
+    return sorted(rows, key=lambda ranked: _rank(ranked[1]))
 
 
-def rough(found: dict[str, Any], target: Target) -> tuple[float, float]:
-    """Seconds of a step's products at the share of the peak that they reach, and of what it sends,
-    for a plan that tells no time of its own."""
-    return found["flops"]["hardware"] / (PRODUCTS * target.chip.peak), sum(
-        one["seconds"] for one in found["collectives"]
-    )
+def _rank(row: dict[str, Any]) -> tuple:
+    speed = row["tokens_per_second"] or 0
+    return not row["fits"], -speed, row["peak_bytes_per_device"]
+
+
+def rough(facts: dict[str, Any], target: Target) -> tuple[float, float]:
+    """Returns the seconds of a step's products, at the share of the peak that they reach, and of
+    its network, for a plan without times of its own."""
+    products = facts["flops"]["hardware"] / (PRODUCTS * target.chip.peak)
+    return products, sum(one["seconds"] for one in facts["collectives"])
 
 
 def ways(experiment: Experiment, target: Target) -> Iterator[Way]:
-    """Every mesh of `fsdp` with 1, 2, 4 or 8 ways of `tensor`, `expert` where there are experts,
-    half, all and twice the batch, what remat can be."""
+    """Yields every mesh of `fsdp` with `tensor` 1, 2, 4 or 8, and `expert` if there are experts;
+    half, one and two times the batch; every remat policy."""
     count = len(devices(target))
     remats = typing.get_args(typing.get_type_hints(ModelConfig)["remat"])
     experts = experiment.model.experts.count if experiment.model.experts else 1
@@ -181,8 +183,8 @@ def ways(experiment: Experiment, target: Target) -> Iterator[Way]:
                     yield Way(f"{flags} --batch {batch} --model.remat {remat}", changed)
 
 
-def line(row: dict[str, Any]) -> str:
-    """One way of a search, to read."""
+def format_way(row: dict[str, Any]) -> str:
+    """Formats one way of a search."""
     speed = f"{row['tokens_per_second']:12,.0f} tokens/s" if row["tokens_per_second"] else " " * 21
     return (
         f"{'fits' if row['fits'] else 'too large':9}  {gib(row['peak_bytes_per_device']):>7} GiB "

@@ -1,8 +1,8 @@
 """Machines that a program can be compiled for without having them: TPU slices, GPU clusters, this
 machine's CPU.
 
-Read `Target` and `read`; then `devices`, which asks the compilers for stand-ins; `CHIPS` holds what
-the makers say of each chip.
+Read `Target` and `parse_target`; then `devices`, which asks the compilers for stand-ins; `CHIPS`
+holds the published figures of each chip.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from gptjax.core.config import ConfigError, nearest, require
 
 @dataclass(frozen=True)
 class Chip:
-    """One kind of chip. Rates are a second's, of one device as XLA sees it, in one direction."""
+    """A kind of chip. Rates are per second, of one device as XLA sees it, in one direction."""
 
     name: str
     peak: float
     """Dense bfloat16 FLOP/s."""
     memory: float
-    """Bytes that a program may fill."""
+    """Bytes that a program may use."""
     bandwidth: float
     """Bytes/s to and from its memory."""
     link: float
     """Bytes/s of one link to a neighbour (ICI), or of all links inside a host (NVLink)."""
     network: float
-    """Bytes/s to other slices (DCN) or hosts, the device's share of its host's."""
+    """Bytes/s to other slices (DCN) or hosts, the device's share of its host's bandwidth."""
     clock: float | None = None
-    """Cycles/s by which the compiler's own estimates become seconds; none where it gives none, or
-    the clock is not known."""
+    """Cycles/s by which the compiler's own estimates become seconds; `None` without estimates or if
+    the clock is unknown."""
     dimensions: int = 0
-    """Of the torus that joins chips; 0 for GPUs."""
+    """Dimensions of the torus that joins chips; 0 for GPUs."""
     options: tuple[tuple[str, Any], ...] = ()
-    """What libtpu wants to be told of the topology."""
+    """Further arguments that libtpu needs to describe the topology."""
     cores: tuple[int, ...] = ()
-    """Of a GPU: multiprocessors, arithmetic units of each, compute capability (two numbers), shared
-    memory of each, L2 cache, kHz."""
+    """For a GPU: multiprocessors, arithmetic units of each, compute capability (two numbers),
+    shared memory of each, L2 cache, kHz."""
 
 
 GIB = 2**30
@@ -84,60 +84,63 @@ CHIPS = {
 }
 """Sources. TPU peaks and memory bandwidths: Google Cloud's pages of each version; links and DCN:
 jax-ml/scaling-book, `tpus.md` (its 90 GB/s where it also names 100); memory: what libtpu 0.0.52
-says that it may fill, in its refusal of a program that is too large; clock: what the peak implies,
-none for TPU7x, whose peak is of one of a chip's two devices. GPUs: NVIDIA's data sheets of the SXM
-boards, memory as the driver tells it, of which a program gets 95 % (XLA_CLIENT_MEM_FRACTION=0.95;
-JAX takes 75 % if nothing is said); network: one 200 or 400 Gbit/s adapter for each GPU."""
+reports as its limit when it refuses a program that is too large; clock: implied by the peak,
+unknown for TPU7x, whose peak is of one of a chip's two devices. GPUs: NVIDIA's data sheets of the
+SXM boards, memory as the driver reports it, of which a program gets 95 %
+(XLA_CLIENT_MEM_FRACTION=0.95; JAX takes 75 % by default); network: one 200 or 400 Gbit/s adapter
+for each GPU."""
 
 TPUS = tuple(name for name, chip in CHIPS.items() if chip.dimensions)
 
 
 @dataclass(frozen=True)
 class Target:
-    """A machine: so many slices of chips of one kind."""
+    """A machine: one or more slices of chips of one kind."""
 
     kind: str
     """A key of `CHIPS`, or `cpu`."""
     shape: tuple[int, ...]
-    """Of one slice's torus; hosts and GPUs of each; or a number of CPU devices."""
+    """Sides of one slice's torus; hosts and GPUs of each; or the number of CPU devices."""
     slices: int = 1
 
     def __str__(self) -> str:
-        return f"{f'{self.slices}*' if self.slices > 1 else ''}{self.kind}:{'x'.join(map(str, self.shape))}"
+        slices = f"{self.slices}*" if self.slices > 1 else ""
+        return f"{slices}{self.kind}:{'x'.join(map(str, self.shape))}"
 
     @property
     def platform(self) -> str:
-        """As JAX names it."""
+        """JAX's name of the platform."""
         return "cpu" if self.kind == "cpu" else "tpu" if self.kind in TPUS else "gpu"
 
     @property
     def chip(self) -> Chip | None:
-        """What is known of its chips; nothing of a CPU's."""
+        """The kind of its chips; `None` for a CPU."""
         return CHIPS.get(self.kind)
 
     @property
     def wrapped(self) -> tuple[bool, ...]:
-        """Which axes of the torus are rings: those of whole cubes of 4 × 4 × 4, or of a full side
-        of 16 in two dimensions."""
+        """Whether each axis of the torus is a ring: those of whole cubes of 4 × 4 × 4, or a full
+        side of 16 in two dimensions."""
         if self.platform != "tpu":
             return ()
         cubes = len(self.shape) == 3 and all(side % 4 == 0 for side in self.shape)
         return tuple(cubes if len(self.shape) == 3 else side == 16 for side in self.shape)
 
 
-def read(text: str) -> Target:
-    """Reads `v5p:4x8x8`, `2*v6e:16x16` (two slices), `h100:32x8` (hosts × GPUs), `cpu:8`.
+def parse_target(text: str) -> Target:
+    """Parses `v5p:4x8x8`, `2*v6e:16x16` (two slices), `h100:32x8` (hosts × GPUs) or `cpu:8`.
 
     Raises:
-      ConfigError: says what there is.
+      ConfigError: there is no such machine; lists the kinds.
     """
-    found = re.fullmatch(r"(?:(\d+)\*)?([a-z0-9]+):(\d+(?:x\d+)*)", text)
+    match = re.fullmatch(r"(?:(\d+)\*)?([a-z0-9]+):(\d+(?:x\d+)*)", text)
     require(
-        found is not None,
+        match is not None,
         f"target is {text!r}; it needs a kind and a shape, such as v5p:4x8x8, 2*v6e:16x16,"
         " h100:32x8 or cpu:8.",
     )
-    slices, kind, shape = int(found[1] or 1), found[2], tuple(int(n) for n in found[3].split("x"))
+    slices, kind = int(match[1] or 1), match[2]
+    shape = tuple(int(side) for side in match[3].split("x"))
     require(
         kind in CHIPS or kind == "cpu",
         f"target is {text!r}, and {kind!r} is not known; there are {', '.join(CHIPS)},"
@@ -158,7 +161,7 @@ def read(text: str) -> Target:
 
 
 def devices(target: Target) -> list:
-    """Stand-ins for the machine's devices, in the order that `parallel.make_mesh` wants.
+    """Returns stand-ins for the machine's devices, in the order that `make_mesh` needs.
 
     Raises:
       ConfigError: the compiler's package is missing, or it knows no such machine.
@@ -171,7 +174,7 @@ def devices(target: Target) -> list:
         else ("jax_plugins.xla_cuda13", "plan-gpu")
     )
     require(
-        _there(package),
+        _installed(package),
         f"target {target} needs the compiler in {package.split('.')[-1]}; pip install"
         f" 'gptjax[{extra}]'.",
     )
@@ -179,9 +182,9 @@ def devices(target: Target) -> list:
 
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    told = _tpu(target) if target.platform == "tpu" else _gpu(target)
+    topology = _tpu(target) if target.platform == "tpu" else _gpu(target)
     try:
-        return list(topologies.get_topology_desc(**told).devices)
+        return list(topologies.get_topology_desc(**topology).devices)
     except Exception as error:  # whatever the plug-in raises
         raise ConfigError(
             f"target {target} is refused by its compiler: {' '.join(str(error).split())[:200]}"
@@ -189,9 +192,7 @@ def devices(target: Target) -> list:
 
 
 _QUIET = {
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": (
-        "1"
-    ),  # else a second process that plans ends at the first one's lock
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # else a second process stops at the lock of the first
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",  # need not be the topology's
@@ -199,10 +200,10 @@ _QUIET = {
     "TPU_MIN_LOG_LEVEL": "3",
     "TPU_STDERR_LOG_LEVEL": "3",
 }
-"""What keeps libtpu from looking for a TPU, and from telling that it found none."""
+"""Keeps libtpu from looking for a TPU, and from logging that it found none."""
 
 
-def _there(package: str) -> bool:
+def _installed(package: str) -> bool:
     try:
         return importlib.util.find_spec(package) is not None
     except ModuleNotFoundError:
@@ -211,18 +212,16 @@ def _there(package: str) -> bool:
 
 def _tpu(target: Target) -> dict[str, Any]:
     bounds = tuple(min(side, most) for side, most in zip(target.shape, (2, 2, 1), strict=False))
-    told = {
+    topology = {
         "platform": "tpu",
         "topology_name": f"{target.kind}:{'x'.join(map(str, target.shape))}",
         "chips_per_host_bounds": (*bounds, 1)[:3],
     }
     if any(target.wrapped):
-        told["wrap"] = (*target.wrapped, False)[:3]
-    return (
-        told
-        | dict(target.chip.options)
-        | ({"num_slices": target.slices} if target.slices > 1 else {})
-    )
+        topology["wrap"] = (*target.wrapped, False)[:3]
+    if target.slices > 1:
+        topology["num_slices"] = target.slices
+    return topology | dict(target.chip.options)
 
 
 def _gpu(target: Target) -> dict[str, Any]:
@@ -234,17 +233,33 @@ def _gpu(target: Target) -> dict[str, Any]:
 
 
 def gpu_description(chip: Chip) -> str:
-    """A GPU's facts as the text that XLA's compiler reads (`GpuTargetConfigProto`)."""
+    """Returns a GPU's properties as the text that XLA's compiler reads (`GpuTargetConfigProto`)."""
     processors, units, major, minor, shared, cache, kilohertz = chip.cores
     feature = "ACCELERATED_FEATURES" if major >= 9 else "NONE"
     facts = {
-        "threads_per_block_limit": 1024, "threads_per_warp": 32, "shared_memory_per_block": 49152, "shared_memory_per_core": shared,
-        "threads_per_core_limit": 2048, "core_count": processors, "fpus_per_core": units, "block_dim_limit_x": 2**31 - 1, "block_dim_limit_y": 65535,
-        "block_dim_limit_z": 65535, "memory_bandwidth": round(chip.bandwidth), "l2_cache_size": cache, "clock_rate_ghz": kilohertz / 1e6,
-        "device_memory_size": round(chip.memory / 0.95), "shared_memory_per_block_optin": shared - 1024, "registers_per_core_limit": 65536,
-        "registers_per_block_limit": 65536, "thread_dim_limit_x": 1024, "thread_dim_limit_y": 1024, "thread_dim_limit_z": 64,
-        "device_address_bits": 64, "pcie_bandwidth": 2**35,
-    }  # fmt: skip
+        "threads_per_block_limit": 1024,
+        "threads_per_warp": 32,
+        "threads_per_core_limit": 2048,
+        "shared_memory_per_block": 49152,
+        "shared_memory_per_block_optin": shared - 1024,
+        "shared_memory_per_core": shared,
+        "core_count": processors,
+        "fpus_per_core": units,
+        "block_dim_limit_x": 2**31 - 1,
+        "block_dim_limit_y": 65535,
+        "block_dim_limit_z": 65535,
+        "thread_dim_limit_x": 1024,
+        "thread_dim_limit_y": 1024,
+        "thread_dim_limit_z": 64,
+        "registers_per_core_limit": 65536,
+        "registers_per_block_limit": 65536,
+        "l2_cache_size": cache,
+        "clock_rate_ghz": kilohertz / 1e6,
+        "memory_bandwidth": round(chip.bandwidth),
+        "device_memory_size": round(chip.memory / 0.95),
+        "device_address_bits": 64,
+        "pcie_bandwidth": 2**35,
+    }
     words = {
         "device_vendor": "NVIDIA Corporation",
         "name": chip.name,
@@ -283,21 +298,16 @@ def _cpus(count: int) -> list:
 
 
 def host_bytes() -> float:
-    """Memory of this machine."""
+    """Returns the bytes of memory of this machine."""
     return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
 def torus_links(target: Target, places: list[tuple[int, ...]]) -> float:
-    """Links that a device can send over at once to others of a group at these places of the torus:
-    two along each axis that the group spans, one where the axis is no ring."""
-    spans = [len({place[axis] for place in places}) > 1 for axis in range(len(target.shape))]
-    return float(
-        max(
-            1,
-            sum(
-                2 if ring else 1
-                for spanned, ring in zip(spans, target.wrapped, strict=True)
-                if spanned
-            ),
-        )
-    )
+    """Returns the number of links over which a device can send at once to others of a group at
+    these places of the torus: two along each axis that the group spans, one if the axis is no
+    ring."""
+    links = 0
+    for axis, ring in enumerate(target.wrapped):
+        if len({place[axis] for place in places}) > 1:
+            links += 2 if ring else 1
+    return float(max(1, links))

@@ -1,8 +1,8 @@
-"""Optimised HLO text → instructions, and how often each computation runs. What it all costs is
-counted in `hlo`.
+"""Parses optimised HLO text into instructions, and counts how often each computation runs. `hlo`
+counts what they cost.
 
-Read `parse`, then `runs` (every computation's count, loops included), then `trips`, which runs a
-loop's counter by hand.
+Read `parse`, then `runs` (the count of every computation, loops included), then `trips`, which
+evaluates a loop's counters.
 """
 
 from __future__ import annotations
@@ -14,14 +14,19 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 BYTES = {
-    "pred": 1, "s2": 0.25, "u2": 0.25, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "s32": 4, "u32": 4, "s64": 8, "u64": 8,
-    "f8e4m3": 1, "f8e4m3fn": 1, "f8e5m2": 1, "f8e4m3b11fnuz": 1, "bf16": 2, "f16": 2, "f32": 4, "f64": 8, "c64": 8, "c128": 16,
-}  # fmt: skip
-"""Bytes of one element; tokens and other opaque types have none."""
+    **dict.fromkeys(("s2", "u2"), 0.25),
+    **dict.fromkeys(("s4", "u4"), 0.5),
+    **dict.fromkeys(("pred", "s8", "u8", "f8e4m3", "f8e4m3fn", "f8e5m2", "f8e4m3b11fnuz"), 1),
+    **dict.fromkeys(("s16", "u16", "bf16", "f16"), 2),
+    **dict.fromkeys(("s32", "u32", "f32"), 4),
+    **dict.fromkeys(("s64", "u64", "f64", "c64"), 8),
+    "c128": 16,
+}
+"""Bytes per element; tokens and other opaque types have none."""
 
 
 class Shape(NamedTuple):
-    """One array's type."""
+    """The type of one array."""
 
     dtype: str
     dims: tuple[int, ...]
@@ -30,37 +35,39 @@ class Shape(NamedTuple):
 
     @property
     def bytes(self) -> float:
-        """Without the padding of tiles."""
+        """Size without the padding of tiles."""
         return BYTES[self.dtype] * math.prod(self.dims)
 
 
 class Instruction(NamedTuple):
-    """One line of a computation."""
+    """An instruction, one line of a computation."""
 
     name: str
     op: str
     shapes: tuple[Shape, ...]
-    """Of the result; a tuple's parts one after another."""
+    """Shapes of the result; of a tuple, those of its parts in order."""
     operands: tuple[str, ...]
     inside: str
-    """What stands between the parentheses: a constant's value, a parameter's number."""
+    """Text between the parentheses: a constant's value, a parameter's number."""
     attributes: str
     root: bool
 
     def called(self, *keys: str) -> list[str]:
-        """Names of the computations that the attributes name under one of the keys."""
-        found = re.findall(rf"\b(?:{'|'.join(keys)})=\{{?((?:%[^\s,}}]+(?:, )?)+)", self.attributes)
-        return [name for group in found for name in re.findall(r"%([^\s,}]+)", group)]
+        """Names of the computations under the given attribute keys."""
+        groups = re.findall(
+            rf"\b(?:{'|'.join(keys)})=\{{?((?:%[^\s,}}]+(?:, )?)+)", self.attributes
+        )
+        return [name for group in groups for name in re.findall(r"%([^\s,}]+)", group)]
 
     @property
     def source(self) -> str:
-        """The traced operation that it comes from."""
-        return first(r'op_name="([^"]*)"', self.attributes) or ""
+        """Path of the traced operation that it comes from."""
+        return first_match(r'op_name="([^"]*)"', self.attributes) or ""
 
     @property
     def target(self) -> str:
-        """What a custom call calls."""
-        return first(r'custom_call_target="([^"]*)"', self.attributes) or ""
+        """Target of a custom call."""
+        return first_match(r'custom_call_target="([^"]*)"', self.attributes) or ""
 
 
 Computation = dict[str, Instruction]
@@ -74,18 +81,17 @@ class Module(NamedTuple):
     partitions: int
 
 
-def first(pattern: str, text: str) -> str | None:
-    """What the pattern's group matches first, or none."""
-    found = re.search(pattern, text)
-    return found[1] if found else None
+def first_match(pattern: str, text: str) -> str | None:
+    """Returns the group of the pattern's first match, or `None`."""
+    match = re.search(pattern, text)
+    return match[1] if match else None
 
 
-# --- reading
-# -----------------------------------------------------------------------------------------------------
+# --- parsing ---
 
 
 def parse(text: str) -> Module:
-    """Reads what `compiled.as_text()` gives."""
+    """Parses the output of `compiled.as_text()`."""
     computations: dict[str, Computation] = {}
     current, entry = None, ""
     for line in _lines(text):
@@ -96,13 +102,14 @@ def parse(text: str) -> Module:
                 entry = head[2] if head[1] else entry
         elif line == "}" or line.startswith("}, execution_thread"):
             current = None
-        elif found := _instruction(line.strip()):
-            current[found.name] = found
-    return Module(computations, entry, int(first(r"num_partitions=(\d+)", text[:1_000_000]) or 1))
+        elif instruction := _instruction(line.strip()):
+            current[instruction.name] = instruction
+    partitions = first_match(r"num_partitions=(\d+)", text[:1_000_000])
+    return Module(computations, entry, int(partitions or 1))
 
 
 def _lines(text: str) -> Iterator[str]:
-    """Lines; an instruction whose attributes hold line ends, as Pallas' do, is one."""
+    """Yields lines, joining an instruction whose attributes contain line ends, as Pallas' do."""
     held = ""
     for line in text.splitlines():
         if (
@@ -128,21 +135,20 @@ def _instruction(line: str) -> Instruction | None:
         return None
     inside, attributes = _closed(rest[op.end() :])
     return Instruction(
-        head[2],
-        op[1],
-        _shapes(kind),
-        tuple(re.findall(r"%([^\s,()]+)", inside)),
-        inside.strip(),
-        attributes,
-        bool(head[1]),
+        name=head[2],
+        op=op[1],
+        shapes=_shapes(kind),
+        operands=tuple(re.findall(r"%([^\s,()]+)", inside)),
+        inside=inside.strip(),
+        attributes=attributes,
+        root=bool(head[1]),
     )
 
 
 def _type(text: str) -> tuple[str, str]:
-    """The type at the begin of a text, and the rest."""
+    """Splits a text after the type at its start."""
     if text.startswith("("):
-        inside, rest = _closed(text[1:])
-        return inside, rest
+        return _closed(text[1:])
     depth = 0
     for i, letter in enumerate(text):
         depth += (letter in "{[") - (letter in "}]")
@@ -152,48 +158,46 @@ def _type(text: str) -> tuple[str, str]:
 
 
 def _closed(text: str) -> tuple[str, str]:
-    """What stands before the parenthesis that closes one opened before, and what after."""
+    """Splits a text at the parenthesis that closes one opened before it."""
     depth = 1
-    for found in re.finditer(r"[()]", text):
-        depth += 1 if found[0] == "(" else -1
+    for match in re.finditer(r"[()]", text):
+        depth += 1 if match[0] == "(" else -1
         if not depth:
-            return text[: found.start()], text[found.end() :]
+            return text[: match.start()], text[match.end() :]
     return text, ""
 
 
 def _shapes(text: str) -> tuple[Shape, ...]:
-    found = re.findall(r"\b([a-z][a-z0-9]*)\[([0-9,<=]*)\](?:\{([^}]*)\})?", text)
+    arrays = re.findall(r"\b([a-z][a-z0-9]*)\[([0-9,<=]*)\](?:\{([^}]*)\})?", text)
 
-    def number(layout):
-        return int(first(r"S\((\d+)\)", layout) or 0)
+    def space(layout: str) -> int:
+        return int(first_match(r"S\((\d+)\)", layout) or 0)
 
     return tuple(
-        Shape(kind, tuple(int(d.lstrip("<=")) for d in dims.split(",") if d), number(layout))
-        for kind, dims, layout in found
+        Shape(kind, tuple(int(d.lstrip("<=")) for d in dims.split(",") if d), space(layout))
+        for kind, dims, layout in arrays
         if kind in BYTES
     )
 
 
-# --- how often
-# ---------------------------------------------------------------------------------------------------
+# --- counting runs ---
 
 
 class Run(NamedTuple):
-    """How often a computation runs in one step, and whether it is the inside of one fused
-    kernel."""
+    """How often a computation runs in one step."""
 
     times: float
     fused: bool
+    """It is the body of a fused kernel."""
     owner: str
-    """The computation whose schedule it is part of: its own name, or that of what calls the fused
-    kernel."""
+    """The computation whose schedule it is part of: itself, or the caller of the fused kernel."""
 
 
 def runs(module: Module) -> tuple[dict[str, Run], list[str]]:
-    """Every computation that runs, with its count; and the loops whose length could not be told,
-    which count once.
+    """Returns the run count of every computation that runs, and the names of loops of unknown
+    length, which count once.
 
-    Of a conditional every branch counts as run.
+    Every branch of a conditional counts as run.
     """
     times: dict[str, float] = collections.defaultdict(float)
     owners, endless = {}, []
@@ -230,13 +234,29 @@ def runs(module: Module) -> tuple[dict[str, Run], list[str]]:
 
 
 LONGEST = 100_000
-"""Turns after which a loop counts as one whose length can't be told."""
+"""Iterations after which the length of a loop counts as unknown."""
+
+SCALAR_OPS: dict[str, Callable[[int, int], int]] = {
+    "add": int.__add__,
+    "subtract": int.__sub__,
+    "multiply": int.__mul__,
+    "and": int.__and__,
+    "or": int.__or__,
+}
+COMPARISONS: dict[str, Callable[[int, int], bool]] = {
+    "LT": int.__lt__,
+    "LE": int.__le__,
+    "GT": int.__gt__,
+    "GE": int.__ge__,
+    "EQ": int.__eq__,
+    "NE": int.__ne__,
+}
 
 
 def trips(module: Module, around: Computation, loop: Instruction) -> int | None:
-    """The turns of a counted loop: what XLA notes, or else the turns of its integer counters, run
-    here; none if they can't be told."""
-    noted = first(r"known_trip_count[^0-9]*(\d+)", loop.attributes)
+    """Returns the number of iterations of a loop, as noted by XLA or by evaluating its integer
+    counters; `None` if neither is possible."""
+    noted = first_match(r"known_trip_count[^0-9]*(\d+)", loop.attributes)
     if noted:
         return int(noted)
     (condition,), (body,) = loop.called("condition"), loop.called("body")
@@ -249,15 +269,11 @@ def trips(module: Module, around: Computation, loop: Instruction) -> int | None:
         return None
     counters = [i for i, value in enumerate(state) if value is not None]
     for turn in range(LONGEST):
-        goes_on = _value(
-            module,
-            module.computations[condition],
-            _root(module.computations[condition]).name,
-            state,
-        )
-        if goes_on is None:
+        tested = module.computations[condition]
+        continues = _value(module, tested, _root(tested).name, state)
+        if continues is None:
             return None
-        if not goes_on:
+        if not continues:
             return turn
         moved = {
             i: _value(module, module.computations[body], root.operands[i], state) for i in counters
@@ -271,75 +287,54 @@ def _root(computation: Computation) -> Instruction:
     return next((one for one in computation.values() if one.root), list(computation.values())[-1])
 
 
-COMPARE: dict[str, Callable[[int, int], bool]] = {
-    "LT": int.__lt__, "LE": int.__le__, "GT": int.__gt__, "GE": int.__ge__, "EQ": int.__eq__, "NE": int.__ne__,
-}  # fmt: skip
-
-
 def _value(
     module: Module,
     where: Computation,
     name: str,
-    given: list[int | None] | None,
+    state: list[int | None] | None,
     arguments: tuple[int | None, ...] = (),
 ) -> int | None:
-    """The value of an integer or boolean scalar; none where it is neither.
+    """Evaluates an integer or boolean scalar; `None` if it is neither.
 
     Args:
-      given: the loop's tuple, where `where` is a condition or a body.
-      arguments: the parameters, where `where` is a fusion.
+      state: the loop's tuple, if `where` is a condition or a body.
+      arguments: the parameters, if `where` is a fusion.
     """
     one = where.get(name)
     if one is None:
         return None
 
-    def inner(operand):
-        return _value(module, where, operand, given, arguments)
+    def operand(number: int) -> int | None:
+        return _value(module, where, one.operands[number], state, arguments)
 
     match one.op:
         case "constant":
-            return (
-                int(one.inside)
-                if re.fullmatch(r"-?\d+", one.inside)
-                else {"true": 1, "false": 0}.get(one.inside)
-            )
+            booleans = {"true": 1, "false": 0}
+            is_int = re.fullmatch(r"-?\d+", one.inside)
+            return int(one.inside) if is_int else booleans.get(one.inside)
         case "parameter":
             number = int(one.inside)
             return arguments[number] if number < len(arguments) else None
         case "get-tuple-element":
-            source, index = (
-                where.get(one.operands[0]),
-                int(first(r"index=(\d+)", one.attributes) or 0),
-            )
-            return (
-                given[index] if given and source is not None and source.op == "parameter" else None
-            )
+            source = where.get(one.operands[0])
+            index = int(first_match(r"index=(\d+)", one.attributes) or 0)
+            from_state = state and source is not None and source.op == "parameter"
+            return state[index] if from_state else None
         case "copy" | "bitcast" | "convert" | "reshape":
-            return inner(one.operands[0])
-        case "fusion" | "call":
+            return operand(0)
+        case "fusion" | "call" if len(one.operands) < 8:
             called = module.computations[one.called("calls", "to_apply")[0]]
-            return (
-                _value(
-                    module,
-                    called,
-                    _root(called).name,
-                    None,
-                    tuple(inner(operand) for operand in one.operands),
-                )
-                if len(one.operands) < 8
-                else None
-            )
-        case "add" | "subtract" | "multiply" | "and" | "or" | "compare":
-            left, right = (inner(operand) for operand in one.operands)
-            if left is None or right is None:
-                return None
-            if one.op == "compare":
-                return int(COMPARE[first(r"direction=(\w+)", one.attributes) or "LT"](left, right))
-            return {
-                "add": left + right,
-                "subtract": left - right,
-                "multiply": left * right,
-                "and": left & right,
-                "or": left | right,
-            }[one.op]
+            values = tuple(operand(number) for number in range(len(one.operands)))
+            return _value(module, called, _root(called).name, None, values)
+        case "compare":
+            direction = first_match(r"direction=(\w+)", one.attributes) or "LT"
+            return _applied(COMPARISONS[direction], operand(0), operand(1))
+        case op if op in SCALAR_OPS:
+            return _applied(SCALAR_OPS[op], operand(0), operand(1))
     return None
+
+
+def _applied(
+    function: Callable[[int, int], int], left: int | None, right: int | None
+) -> int | None:
+    return None if left is None or right is None else int(function(left, right))

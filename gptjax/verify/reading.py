@@ -37,8 +37,7 @@ ROUNDING = 1e-5
 about a hundred roundings."""
 
 
-# --- who sees whom
-# -----------------------------------------------------------------------------------------------
+# --- who sees whom ---
 
 
 def causal(setting: Setting) -> Figure:
@@ -218,8 +217,7 @@ def by_hand(
     return tuple(np.swapaxes(x if i < 2 else grouped(x), 1, 2) for i, x in enumerate(every_head))
 
 
-# --- the loss
-# ----------------------------------------------------------------------------------------------------
+# --- the loss ---
 
 
 def labels(setting: Setting) -> Figure:
@@ -284,8 +282,7 @@ def initial_loss(setting: Setting) -> Figure:
     )
 
 
-# --- the gradient
-# ------------------------------------------------------------------------------------------------
+# --- the gradient ---
 
 
 STEP = 0.02

@@ -97,8 +97,7 @@ def make(experiment: Experiment, data: Prepared, run: Path | None = None) -> Set
     )
 
 
-# --- the small twin
-# ----------------------------------------------------------------------------------------------
+# --- the small twin ---
 
 
 LAYERS, WIDTH, CONTEXT, ROWS, STEPS, WARMUP = 4, 256, 128, 4, 300, 10
@@ -192,8 +191,7 @@ def without_dropout(c: ModelConfig) -> ModelConfig:
     return dataclasses.replace(c, **dict.fromkeys(DROPOUTS, 0.0))
 
 
-# --- what a proof computes with
-# ----------------------------------------------------------------------------------
+# --- what a proof computes with ---
 
 
 class Functions(NamedTuple):

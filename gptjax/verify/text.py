@@ -72,8 +72,7 @@ def random_texts(count: int) -> list[str]:
     return [one() + (one() if draw.random() < 0.5 else "") for _ in range(count)]
 
 
-# --- batches
-# -----------------------------------------------------------------------------------------------------
+# --- batches ---
 
 
 MOST_IDS = 2_000_000

@@ -59,8 +59,7 @@ def slopes(before: Any, after: Any) -> Any:
     )
 
 
-# --- parts and devices
-# -------------------------------------------------------------------------------------------
+# --- parts and devices ---
 
 
 def micro_batches(setting: Setting) -> Figure:
@@ -133,8 +132,7 @@ def devices(setting: Setting) -> Figure | Skipped:
     )
 
 
-# --- random numbers
-# ----------------------------------------------------------------------------------------------
+# --- random numbers ---
 
 
 def randomness(setting: Setting) -> Figure:
@@ -207,8 +205,7 @@ def _drawn_by_parts(seed: int, steps: int = 4, parts: int = 4) -> np.ndarray:
     )
 
 
-# --- learning
-# ----------------------------------------------------------------------------------------------------
+# --- learning ---
 
 
 OVERFITTED = 0.1
@@ -263,8 +260,7 @@ def unavoidable(batch: Batch) -> float:
     return nats / float(batch.weights.sum())
 
 
-# --- going on
-# ----------------------------------------------------------------------------------------------------
+# --- going on ---
 
 
 def resume(setting: Setting) -> Figure:
