@@ -340,6 +340,32 @@ def test_a_tokenizer_of_marked_pieces_comes_back(prepend, tmp_path):
     assert back.pieces == known.pieces and back.leading_space == known.leading_space == prepend
 
 
+@pytest.mark.parametrize("name", ["GemmaTokenizer", "LlamaTokenizer"])
+def test_marked_pieces_as_transformers_5_saves_them_come_back(name, tmp_path):
+    """It writes spaces by a Metaspace (Llama), or splits at the spaces that are replaced (Gemma)."""
+    gemma = name == "GemmaTokenizer"
+    described = json.loads(published.fallback(("<end>",), prepend=not gemma, first=not gemma))
+    if gemma:
+        described["normalizer"] = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+        described["pre_tokenizer"] = {
+            "type": "Split",
+            "pattern": {"String": " "},
+            "behavior": "MergedWithPrevious",
+            "invert": False,
+        }
+    content = json.dumps(described).encode()
+    known = tokenizers.published("tokenizer.json", content, Special(1, 2, True))
+    back = through(known, tmp_path)
+    for text in TEXTS:
+        if not (name == "LlamaTokenizer" and text.startswith((" ", "▁"))):
+            assert back.encode(text).tolist() == known.encode(text).tolist(), text
+    assert back.pieces == known.pieces and back.leading_space == (not gemma)
+    described["pre_tokenizer"] = {"type": "Metaspace", "replacement": "▁", "split": True}
+    apart = tokenizers.published("tokenizer.json", json.dumps(described).encode(), Special(1, 2))
+    with pytest.raises(ConfigError, match="neither of bytes"):
+        gguf_tokenizer.write(apart, 500)
+
+
 def test_tokenizers_of_our_own_come_back(tmp_path):
     for kind in (Bytes(), SentencePiece(vocab_size=400)):
         known = tokenizers.train(kind, published.TEXTS)

@@ -3,7 +3,9 @@ text, exact bytes."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import random
 import re
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from published import PROSE, TEXTS, byte_level, fallback
 from test_tokenizer import SPECIAL, strings
 
 from gptjax.core.config import ConfigError
-from gptjax.data.tokenizers import published
+from gptjax.data.tokenizers import published, spelling
 from gptjax.data.tokenizers import tokenizer as tok
 from gptjax.data.tokenizers.spelling import PROBE, Special
 
@@ -145,9 +147,9 @@ def test_a_long_text_is_spelled_as_if_it_were_not_cut(made, monkeypatch):
     for tokenizer in made.values():
         whole = tokenizer.encode(text)
         with monkeypatch.context() as patch:
-            patch.setattr(published, "CHUNK", 40)
+            patch.setattr(spelling, "CHUNK", 40)
             np.testing.assert_array_equal(tokenizer.encode(text), whole)
-    monkeypatch.setattr(published, "CHUNK", 40)
+    monkeypatch.setattr(spelling, "CHUNK", 40)
     assert len(published._before_letters(text)) > 20
 
 
@@ -263,3 +265,98 @@ def test_a_sentencepiece_model_gets_its_control_tokens_too(tmp_path):
     assert tokenizer.end_of_document not in tokenizer.encode("</s>")
     tok.save(tmp_path / "saved", tokenizer)
     assert tok.load(tmp_path / "saved").files() == tokenizer.files()
+
+
+FIXTURES = Path(__file__).parent / "fixtures/tokenizers"
+SAVED = json.loads((FIXTURES / "reference.json").read_text())
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_a_tokenizer_that_an_earlier_version_saved_gives_the_same_ids(name):
+    """Tokenizers of every kind, saved by version 0.1.0 at commit 4d3a10e, and hashes of what it
+    made of these texts."""
+    tokenizer, draw = tok.load(FIXTURES / name), random.Random(0)
+    planes = [(0, 0x7F), (0, 0x2FF), (0x2000, 0x30FF), (0, 0xD7FF), (0xE000, 0xFFFF)]
+    planes.append((0x10000, 0x10FFFF))
+    texts = [
+        "".join(chr(draw.randint(*draw.choice(planes))) for _ in range(draw.randint(0, 24)))
+        for _ in range(500)
+    ]
+    hard = ["<|endoftext|> <|im_start|></s><unk> <0x41>", "\u2581 \u2581\u2581a", " lead"]
+    ids, pieces = hashlib.sha256(), hashlib.sha256()
+    for text in [*TEXTS, *texts, *hard, "x\n\n\ny  z\t", ""]:
+        try:
+            spelled = [tokenizer.encode(text).tolist(), tokenizer.encode_after(text).tolist()]
+        except ConfigError:
+            spelled = "ConfigError"
+        ids.update(json.dumps(spelled).encode())
+    for i in range(tokenizer.vocab_size):
+        piece = tokenizer.token_bytes([i])
+        pieces.update(bytes([len(piece)]) + piece)
+    assert SAVED[name] == {
+        "fingerprint": tok.fingerprint(tokenizer),
+        "ids": ids.hexdigest(),
+        "bytes": pieces.hexdigest(),
+        "vocab_size": tokenizer.vocab_size,
+        "begin": tokenizer.begin_of_document,
+        "end": tokenizer.end_of_document,
+        "ends": list(tokenizer.ends),
+    }
+
+
+SLOW = {
+    "GPT2Tokenizer": ("<|endoftext|>", {}),
+    "Qwen2Tokenizer": ("<|im_end|>", {"<|im_start|>": 401, "<|im_end|>": 402, "<tool>": 403}),
+}
+
+
+def slow(path: Path, name: str, **settings: object) -> Path:
+    """A directory without tokenizer.json: vocab.json, merges.txt, and added tokens."""
+    eos, added = SLOW[name]
+    content = json.loads(byte_level(("<|endoftext|>",), split=name == "Qwen2Tokenizer"))
+    model = content["model"]
+    vocabulary = model["vocab"] | {"<|endoftext|>": len(model["vocab"])}
+    added = {token: len(vocabulary) + n for n, token in enumerate(added)}
+    path.mkdir(parents=True)
+    merges = "".join(f"{left} {right}\n" for left, right in model["merges"])
+    (path / "vocab.json").write_text(json.dumps(vocabulary))
+    (path / "merges.txt").write_text("#version: 0.2\n" + merges)
+    decoder = {
+        str(i): {"content": token, "special": token != "<tool>", "normalized": False}
+        for token, i in added.items()
+    }
+    (path / "added_tokens.json").write_text(json.dumps(added))
+    described = {"tokenizer_class": name, "eos_token": eos, "unk_token": "<|endoftext|>"}
+    (path / "tokenizer_config.json").write_text(
+        json.dumps(described | {"added_tokens_decoder": decoder} | settings)
+    )
+    return path
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_a_directory_without_tokenizer_json_is_what_its_class_says(name, tmp_path):
+    pytest.importorskip("torch", reason="transformers' tokenizers come with torch here")
+    transformers = pytest.importorskip("transformers")
+    folder = slow(tmp_path / name, name)
+    ours = tok.train(tok.Published(str(folder)), [])
+    theirs = transformers.AutoTokenizer.from_pretrained(str(folder))
+    texts = [*TEXTS[:60], "x 123456 <tool>y", "e\u0301 DON'T\n\n  a\r\n", *strings(100)]
+    for text in (t for t in texts if not any(name in t for name in ours.controls)):
+        expected = theirs.encode(text, add_special_tokens=False)
+        assert ours.encode(text).tolist() == expected, text
+    assert ours.end_of_document == theirs.eos_token_id
+    names = ["<|endoftext|>", *(t for t in SLOW[name][1] if t != "<tool>")]
+    assert ours.controls.keys() == set(names)
+    assert [ours.controls[t].id for t in names] == theirs.convert_tokens_to_ids(names)
+
+
+def test_a_directory_whose_class_is_not_known_is_refused(tmp_path):
+    folder = slow(tmp_path / "clip", "GPT2Tokenizer", tokenizer_class="CLIPTokenizer")
+    with pytest.raises(ConfigError, match="class 'CLIPTokenizer' and no tokenizer.json.*Qwen2"):
+        tok.train(tok.Published(str(folder)), [])
+    folder = slow(tmp_path / "spaced", "GPT2Tokenizer", add_prefix_space=True)
+    with pytest.raises(ConfigError, match="add_prefix_space"):
+        tok.train(tok.Published(str(folder)), [])
+    (folder / "merges.txt").unlink()
+    with pytest.raises(ConfigError, match="no tokenizer"):
+        tok.train(tok.Published(str(folder)), [])

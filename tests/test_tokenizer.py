@@ -238,6 +238,15 @@ def test_a_text_too_small_names_the_size_that_fits():
             tok.train(tok.SentencePiece(vocab_size=size, algorithm=algorithm), [TEXT]).vocab_size
             == size
         )
+    draw = random.Random(0)
+    words = ["".join(chr(0x4E00 + draw.randrange(700)) for _ in range(2)) for _ in range(400)]
+    chinese = ["".join(words[int(400 * draw.random() ** 2)] for _ in range(1500))]
+    with pytest.raises(ConfigError, match=r"--data\.tokenizer\.vocab-size") as caught:
+        tok.train(tok.SentencePiece(algorithm="unigram"), chinese)
+    size = int(re.search(r"vocab-size (\d+)", str(caught.value))[1])
+    assert tok.train(tok.SentencePiece(size, "unigram"), chinese).vocab_size == size, (
+        "a smaller vocabulary keeps fewer characters, and the advice counts with that"
+    )
     for texts in ([], [""], ["\n\n"], ["short"]):
         with pytest.raises(ConfigError, match="training text is"):
             tok.train(tok.SentencePiece(), texts)

@@ -13,17 +13,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+import re
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from gptjax.core.config import require
-from gptjax.data.tokenizers import sentencepieces
+from gptjax.data.tokenizers import json_form, published, sentencepieces
 from gptjax.data.tokenizers import tokenizer as tokenizers
+from gptjax.data.tokenizers.json_form import GPT2_PATTERN, QWEN2_PATTERN
 from gptjax.data.tokenizers.spelling import Special, control_ids
 from gptjax.data.tokenizers.tokenizer import Tokenizer
-from gptjax.formats import huggingface_tokenizer
 from gptjax.formats.gguf_file import File, Texts, short
 
 NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
@@ -47,7 +47,6 @@ class Cut(NamedTuple):
     """A text begins with the id for that, unless the file says otherwise."""
 
 
-_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _CASELESS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _LOWER, _UPPER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]", r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
@@ -57,10 +56,10 @@ _CASED = (
 )
 
 CUTS = (
-    Cut(("gpt-2", "phi-2", "olmo", "mpt", "gigachat", "exaone4"), (_WORDS,)),
+    Cut(("gpt-2", "phi-2", "olmo", "mpt", "gigachat", "exaone4"), (GPT2_PATTERN,)),
     Cut(
         ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"),
-        (r"\p{N}", _WORDS),
+        (r"\p{N}", GPT2_PATTERN),
     ),
     Cut(
         ("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "lfm2"),
@@ -69,10 +68,10 @@ CUTS = (
         begins=True,
     ),
     Cut(("dbrx", "smaug-bpe"), (_CASELESS + r"\p{N}{1,3}" + _REST,)),
-    Cut(("qwen2", "deepseek-r1-qwen", "megrez"), (_CASELESS + r"\p{N}" + _REST,), composed=True),
-    Cut(("stablelm2",), (_CASELESS + r"\p{N}" + _REST,)),
+    Cut(("qwen2", "deepseek-r1-qwen", "megrez"), (QWEN2_PATTERN,), composed=True),
+    Cut(("stablelm2",), (QWEN2_PATTERN,)),
     Cut(("tekken",), (_CASED,), whole=True, begins=True),
-    Cut(("default",), (r"[\p{P}\$\+<=>\^~\|]+", _WORDS, r"\p{N}+", r"[0-9][0-9][0-9]")),
+    Cut(("default",), (r"[\p{P}\$\+<=>\^~\|]+", GPT2_PATTERN, r"\p{N}+", r"[0-9][0-9][0-9]")),
 )
 """Sources: the tokenizers of GPT-2, SmolLM, Llama 3, Qwen 2, StableLM 2 and Mistral NeMo;
 llama.cpp's default."""
@@ -112,7 +111,7 @@ def read(file: File) -> Tokenizer | None:
     described, begins = (_byte_level if kind == "gpt2" else _marked)(file, pieces, types)
     special = CONTROL, UNKNOWN
     described["added_tokens"] = [
-        added(i, pieces[i], types[i] in special)
+        json_form.added(i, pieces[i], bool(types[i] in special))
         for i in np.flatnonzero(np.isin(types, (*special, USER))).tolist()
     ]
     special = _special(file, pieces, types, begins)
@@ -185,29 +184,10 @@ def _byte_level(file: File, pieces: list[str], types: np.ndarray) -> tuple[dict[
         good,
         f"{file.path} has a merge of pieces that tokenizer.ggml.tokens lacks; the file is damaged.",
     )
-    splits = [
-        {"type": "Split", "pattern": {"Regex": p}, "behavior": "Isolated", "invert": False}
-        for p in cut.patterns
-    ]
-    level = {
-        "type": "ByteLevel",
-        "add_prefix_space": False,
-        "trim_offsets": True,
-        "use_regex": False,
-    }
-    model = {
-        "type": "BPE",
-        "vocab": {p: i for i, p in enumerate(pieces)},
-        "merges": merges,
-        "ignore_merges": cut.whole,
-    }
-    described = {
-        "version": "1.0",
-        "normalizer": {"type": "NFC"} if cut.composed else None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*splits, level]},
-        "decoder": level | {"use_regex": True},
-        "model": model,
-    }
+    vocabulary = {p: i for i, p in enumerate(pieces)}
+    described = json_form.byte_level(
+        vocabulary, merges, cut.patterns, composed=cut.composed, whole_words=cut.whole
+    )
     return described, cut.begins
 
 
@@ -233,68 +213,8 @@ def _marked(file: File, pieces: list[str], types: np.ndarray) -> tuple[dict[str,
         " pieces.",
     )
     prefix = file.get("tokenizer.ggml.add_space_prefix", bool, True)
-    return marked(pieces, scores, np.isin(types, (NORMAL, USER)), unknown, prefix), True
-
-
-def marked(
-    pieces: Sequence[str], scores: np.ndarray, joined: np.ndarray, unknown: int, prefix: bool
-) -> dict[str, Any]:
-    """The tokenizer.json of SentencePiece's kind of BPE, in which the pair is joined first whose
-    union has the best score.
-
-    Args:
-      pieces: spaces are written as ▁, bytes as `<0x0A>`.
-      joined: which of them are joined from others.
-      prefix: a space is put before a text.
-
-    Source: Kudo and Richardson 2018, SentencePiece, arXiv:1808.06226.
-    """
-    ids = {p: i for i, p in enumerate(pieces)}
-    known = {pieces[i] for i in np.flatnonzero(joined).tolist()}
-    merges = [
-        (float(scores[ids[p]]), p[:k], p[k:])
-        for p in known
-        for k in range(1, len(p))
-        if p[:k] in known and p[k:] in known
-    ]
-    merges.sort(key=lambda m: (-m[0], -len(m[1]), ids[m[1]], ids[m[2]]))
-    space = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
-    back = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
-    strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else []
-    fallback = all(f"<0x{b:02X}>" in ids for b in range(256))
-    return {
-        "version": "1.0",
-        "normalizer": {
-            "type": "Sequence",
-            "normalizers": [*([{"type": "Prepend", "prepend": "▁"}] if prefix else []), space],
-        },
-        "pre_tokenizer": None,
-        "decoder": {
-            "type": "Sequence",
-            "decoders": [back, {"type": "ByteFallback"}, {"type": "Fuse"}, *strip],
-        },
-        "model": {
-            "type": "BPE",
-            "vocab": ids,
-            "merges": [[left, right] for _, left, right in merges],
-            "unk_token": pieces[unknown],
-            "fuse_unk": True,
-            "byte_fallback": fallback,
-        },
-    }
-
-
-def added(i: int, piece: str, special: bool) -> dict[str, Any]:
-    """A token that is found in texts before they are cut."""
-    return {
-        "id": i,
-        "content": piece,
-        "single_word": False,
-        "lstrip": False,
-        "rstrip": False,
-        "normalized": False,
-        "special": special,
-    }
+    joined = np.isin(types, (NORMAL, USER))
+    return json_form.joined_by_score(pieces, scores, joined, unknown, prefix), True
 
 
 def _numbers(file: File, key: str, count: int, default: float) -> np.ndarray:
@@ -314,30 +234,26 @@ def _numbers(file: File, key: str, count: int, default: float) -> np.ndarray:
 
 
 def write(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
-    """Gives the metadata of a tokenizer, its vocabulary filled up to `vocab_size`; `read` gives the
-    tokenizer back.
+    """Returns the metadata of a tokenizer, padded to `vocab_size` pieces; `read` is the inverse.
 
     Raises:
-      ConfigError: GGUF can't say how this tokenizer works.
+      ConfigError: GGUF cannot express how this tokenizer works.
     """
     if "tokenizer.model" in tokenizer.payload:
-        found = _of_model(*sentencepieces.described(tokenizer.payload["tokenizer.model"]))
+        metadata = _of_model(sentencepieces.described(tokenizer.payload["tokenizer.model"]))
     else:
-        found = _of_json(json.loads(huggingface_tokenizer.files(tokenizer, 0)["tokenizer.json"]))
-    pieces, types = found["tokens"], found["token_type"]
+        metadata = _of_json(json_form.of_tokenizer(tokenizer))
+    size = len(metadata["tokens"])
     require(
-        len(pieces) <= vocab_size,
-        f"the tokenizer has {len(pieces)} ids and the model {vocab_size}; it needs at least as"
-        " many.",
+        size <= vocab_size,
+        f"the tokenizer has {size} ids and the model {vocab_size}; it needs at least as many.",
     )
-    missing = range(len(pieces), vocab_size)
-    found["tokens"], found["token_type"] = (
-        pieces + [f"{PAD}{i}]" for i in missing],
-        types + [UNUSED for _ in missing],
-    )
-    if "scores" in found:
-        found["scores"] += [-1e4 for _ in missing]
-    return {f"tokenizer.ggml.{key}": value for key, value in (found | _ids(tokenizer)).items()}
+    padding = range(size, vocab_size)
+    metadata["tokens"] = [*metadata["tokens"], *(f"{PAD}{i}]" for i in padding)]
+    metadata["token_type"] = [*metadata["token_type"], *(UNUSED for _ in padding)]
+    if "scores" in metadata:
+        metadata["scores"] = [*metadata["scores"], *(-1e4 for _ in padding)]
+    return {f"tokenizer.ggml.{key}": value for key, value in (metadata | _ids(tokenizer)).items()}
 
 
 def _ids(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -347,29 +263,22 @@ def _ids(tokenizer: Tokenizer) -> dict[str, Any]:
         "eos_token_id": tokenizer.end_of_document,
         "eot_token_id": next(iter(tokenizer.ends), None),
     }
-    return {"add_bos_token": begin is not None} | {
-        key: i for key, i in ids.items() if i is not None
-    }
+    given = {key: i for key, i in ids.items() if i is not None}
+    return {"add_bos_token": begin is not None} | given
 
 
-def _of_bytes(pieces: list[str], merges: list[str], cut: str) -> dict[str, Any]:
-    return {
-        "model": "gpt2",
-        "pre": cut,
-        "tokens": pieces,
-        "token_type": [NORMAL] * len(pieces),
-        "merges": merges,
-    }
-
-
-def _of_model(
-    pieces: list[str], scores: list[float], types: list[int], bpe: bool, prefix: bool
-) -> dict[str, Any]:
-    need = (
-        "GGUF's llama tokenizer joins pieces by pairs; write a Hugging Face directory, or train"
-        " with algorithm='bpe'"
+def _of_model(model: sentencepieces.Described) -> dict[str, Any]:
+    require(
+        model.by_pairs,
+        "the tokenizer chooses pieces by likelihood (unigram), and GGUF's llama tokenizer joins"
+        " pieces by pairs; write a Hugging Face directory, or train with algorithm='bpe'.",
     )
-    require(bpe, f"the tokenizer chooses pieces by likelihood (unigram), and {need}.")
+    return _llama(model.pieces, model.scores, model.types, model.prefix)
+
+
+def _llama(
+    pieces: list[str], scores: list[float], types: list[int], prefix: bool
+) -> dict[str, Any]:
     return {
         "model": "llama",
         "pre": "default",
@@ -387,71 +296,72 @@ def _of_json(described: dict[str, Any]) -> dict[str, Any]:
         f"the tokenizer is of the kind {model.get('type')}, and GGUF's are BPE; write a Hugging"
         " Face directory.",
     )
-    by_id = {i: piece for piece, i in model["vocab"].items()} | {
-        t["id"]: t["content"] for t in added
-    }
-    pieces = [by_id.get(i, f"{PAD}{i}]") for i in range(max(by_id) + 1)]
-    merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
-    patterns = list(_patterns(described.get("pre_tokenizer")))
-    if described.get("pre_tokenizer") and None not in patterns:
-        composed = (described.get("normalizer") or {}).get("type") == "NFC"
-        same = [
-            c
-            for c in CUTS
-            if not merges
-            or (list(c.patterns) == patterns and c.whole == bool(model.get("ignore_merges")))
-        ]
-        same.sort(key=lambda c: c.composed != composed)
-        require(
-            bool(same),
-            "the tokenizer cuts text in a way that has no name in GGUF; write a Hugging Face"
-            " directory.",
-        )
-        found = _of_bytes(pieces, [" ".join(m) for m in merges], same[0].names[0])
+    names = {i: piece for piece, i in model["vocab"].items()}
+    names |= {token["id"]: token["content"] for token in added}
+    pieces = [names.get(i, f"{PAD}{i}]") for i in range(max(names) + 1)]
+    cuts = list(json_form.patterns(described.get("pre_tokenizer")))
+    if described.get("pre_tokenizer") and None not in cuts:
+        metadata = _of_bytes(described, pieces, cuts)
     else:
-        normal = described.get("normalizer") or {}
-        parts = {n.get("type") for n in normal.get("normalizers", [normal])}
-        require(
-            described.get("pre_tokenizer") is None
-            and bool(model.get("byte_fallback"))
-            and "Replace" in parts
-            and parts <= {"Prepend", "Replace"},
-            "the tokenizer is neither of bytes nor of SentencePiece's kind; write a Hugging Face"
-            " directory.",
-        )
-        rank = {left + right: -float(n) for n, (left, right) in reversed(list(enumerate(merges)))}
-        scores = [rank.get(piece, -float(len(merges) + 1)) for piece in pieces]
-        found = _of_model(pieces, scores, [NORMAL] * len(pieces), True, "Prepend" in parts)
-        found["token_type"] = [
-            BYTE if len(p) == 6 and p.startswith("<0x") and p.endswith(">") else NORMAL
-            for p in pieces
-        ]
-        if model.get("unk_token") in model["vocab"]:
-            found["unknown_token_id"] = model["vocab"][model["unk_token"]]
+        metadata = _of_marked(described, pieces)
     for token in added:
+        kind = CONTROL if token["special"] else USER
         unknown = token["content"] == model.get("unk_token")
-        found["token_type"][token["id"]] = (
-            UNKNOWN if unknown else CONTROL if token["special"] else USER
-        )
-    return found
+        metadata["token_type"][token["id"]] = UNKNOWN if unknown else kind
+    return metadata
 
 
-def _patterns(cut: Any) -> Iterable[str | None]:
-    """The patterns by which a pre-tokenizer cuts, one after another; none stands for what is no
-    pattern."""
+def _of_bytes(described: dict[str, Any], pieces: list[str], cuts: list[str]) -> dict[str, Any]:
+    """Byte-level pieces, by the name of how text is cut before they are merged."""
+    model, merges = described["model"], published.merges(described)
+    composed = (described.get("normalizer") or {}).get("type") == "NFC"
+    whole = bool(model.get("ignore_merges"))
+    same = [c for c in CUTS if not merges or (list(c.patterns) == cuts and c.whole == whole)]
+    same.sort(key=lambda c: c.composed != composed)
+    require(
+        bool(same),
+        "the tokenizer cuts text in a way that has no name in GGUF; write a Hugging Face"
+        " directory.",
+    )
+    return {
+        "model": "gpt2",
+        "pre": same[0].names[0],
+        "tokens": pieces,
+        "token_type": [NORMAL] * len(pieces),
+        "merges": [" ".join(pair) for pair in merges],
+    }
+
+
+def _of_marked(described: dict[str, Any], pieces: list[str]) -> dict[str, Any]:
+    """SentencePiece's pieces; earlier merges get better scores."""
+    model, merges = described["model"], published.merges(described)
+    prefix = _space_prefix(described)
+    require(
+        prefix is not None and bool(model.get("byte_fallback")),
+        "the tokenizer is neither of bytes nor of SentencePiece's kind; write a Hugging Face"
+        " directory.",
+    )
+    rank = {left + right: -float(n) for n, (left, right) in reversed(list(enumerate(merges)))}
+    scores = [rank.get(piece, -float(len(merges) + 1)) for piece in pieces]
+    byte = re.compile("<0x[0-9A-F]{2}>")
+    types = [BYTE if byte.fullmatch(piece) else NORMAL for piece in pieces]
+    metadata = _llama(pieces, scores, types, bool(prefix))
+    if model.get("unk_token") in model["vocab"]:
+        metadata["unknown_token_id"] = model["vocab"][model["unk_token"]]
+    return metadata
+
+
+def _space_prefix(described: dict[str, Any]) -> bool | None:
+    """Whether a space is put before a text whose spaces are written as ▁; `None` means that they
+    are not, or that words are cut apart."""
+    normalizer, cut = described.get("normalizer") or {}, described.get("pre_tokenizer")
+    steps = [
+        n.get("type") for n in normalizer.get("normalizers", [normalizer] if normalizer else [])
+    ]
     match cut:
-        case {"type": "Sequence", "pretokenizers": list(inner)}:
-            for one in inner:
-                yield from _patterns(one)
-        case {"type": "Digits"}:
-            yield r"\p{N}" if cut.get("individual_digits") else r"\p{N}+"
-        case {"type": "ByteLevel", "add_prefix_space": False}:
-            yield from (_WORDS,) if cut.get("use_regex", True) else ()
-        case {
-            "type": "Split",
-            "pattern": {"Regex": str(pattern)},
-            "behavior": "Isolated",
-        } if not cut.get("invert"):
-            yield pattern
-        case _:
-            yield None
+        case {"type": "Metaspace", "split": False} if not steps:
+            return cut.get("prepend_scheme") != "never"
+        case None | {"type": "Split", "pattern": {"String": " "}}:  # no space is left to split at
+            spaced = "Replace" in steps and {*steps} <= {"Prepend", "Replace"}
+            return "Prepend" in steps if spaced else None
+    return None

@@ -20,7 +20,7 @@ import numpy as np
 
 from gptjax.core.config import ConfigError, nearest, require
 from gptjax.data.tokenizers import tokenizer as tokenizers
-from gptjax.data.tokenizers.tokenizer import GPT2, Published, Tokenizer
+from gptjax.data.tokenizers.tokenizer import Published, Tokenizer
 from gptjax.formats import configs, families, huggingface_tokenizer, layout, older, safetensors
 from gptjax.formats.keys import Keys
 from gptjax.formats.opened import About, OpenedModel
@@ -357,10 +357,7 @@ def _tokenizer(path: Path, rows: int) -> Tokenizer | None:
     ]
     if not names:
         return None
-    if names == ["vocab.json"]:
-        found = tokenizers.train(GPT2(str(path)), ())
-    else:
-        found = huggingface_tokenizer.fitting(tokenizers.train(Published(str(path)), ()), rows)
+    found = huggingface_tokenizer.fitting(tokenizers.train(Published(str(path)), ()), rows)
     wrong = f"{path} has a tokenizer of {found.vocab_size} tokens and a model of {rows}"
     require(found.vocab_size <= rows, f"{wrong}; get the tokenizer that belongs to the model.")
     return found

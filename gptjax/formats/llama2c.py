@@ -20,16 +20,16 @@ from typing import Any
 import numpy as np
 
 from gptjax.core.config import ConfigError, require
+from gptjax.data.tokenizers import json_form
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.data.tokenizers.spelling import Special
 from gptjax.data.tokenizers.tokenizer import Tokenizer
-from gptjax.formats import gguf_models, gguf_tokenizer, layout
+from gptjax.formats import gguf_models, layout
 from gptjax.formats.opened import About, OpenedModel
 from gptjax.model import ModelConfig
 
 ORDER = (
-    "token_embd attn_norm attn_q attn_k attn_v attn_output ffn_norm ffn_gate ffn_down ffn_up"
-    " output_norm".split()
+    ["token_embd", "attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "ffn_gate", "ffn_down", "ffn_up", "output_norm"]
 )
 """Tensors in the order of the file, those of a layer for all layers one after another; named as in
 GGUF, whose order of rows they share."""
@@ -155,8 +155,8 @@ def _tokenizer(path: Path, vocab_size: int) -> Tokenizer | None:
     pieces[:3] = "<unk>", "<s>", "</s>"
     pieces[3:259] = [f"<0x{b:02X}>" for b in range(256)]
     joined = np.arange(vocab_size) >= 259
-    described = gguf_tokenizer.marked(pieces, np.asarray(scores), joined, 0, prefix=True)
-    described["added_tokens"] = [gguf_tokenizer.added(i, pieces[i], special=True) for i in range(3)]
+    described = json_form.joined_by_score(pieces, np.asarray(scores), joined, 0, prefix=True)
+    described["added_tokens"] = [json_form.added(i, pieces[i], special=True) for i in range(3)]
     return tokenizers.published(
         "tokenizer.json", json.dumps(described).encode(), Special(bos=1, eos=2, begins=True)
     )

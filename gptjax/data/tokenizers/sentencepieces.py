@@ -18,7 +18,24 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from gptjax.core.config import ConfigError, require
-from gptjax.data.tokenizers.spelling import PROBE, Table, at_newlines, in_chunks, utf8
+from gptjax.data.tokenizers.spelling import (
+    PROBE,
+    UNKNOWN_BYTES,
+    Ids,
+    Table,
+    at_newlines,
+    in_chunks,
+    utf8,
+)
+
+SPACE = "\u2581"
+"""How SentencePiece writes a space; a text that has this very character is spelled around it, in
+bytes."""
+NORMAL, UNKNOWN, GIVEN, BYTE = 1, 2, 4, 6
+"""Types of pieces in a .model; `GIVEN` are found before any other, as the line break is in models
+that are learned here."""
+SMALLEST = 320
+"""Smallest vocabulary: 256 bytes, and some pieces."""
 
 
 @dataclass(frozen=True)
@@ -35,36 +52,64 @@ class SentencePiece:
     """Lines of the text, drawn at random with a fixed seed, from which pieces are learned."""
 
     def __post_init__(self) -> None:
-        low, high = 320, 1_000_000
-        size, lines = self.vocab_size, self.sample_lines
         require(
-            low <= size <= high,
-            f"data.tokenizer.vocab_size is {size}; it needs {low} to {high}: pass"
+            SMALLEST <= self.vocab_size <= 1_000_000,
+            f"data.tokenizer.vocab_size is {self.vocab_size}; it needs {SMALLEST} to 1000000: pass"
             " --data.tokenizer.vocab-size N.",
         )
         require(
-            lines > 0,
-            f"data.tokenizer.sample_lines is {lines}; it needs at least 1: pass"
+            self.sample_lines > 0,
+            f"data.tokenizer.sample_lines is {self.sample_lines}; it needs at least 1: pass"
             " --data.tokenizer.sample-lines N.",
         )
 
 
-SPACE = "\u2581"
-"""How SentencePiece writes a space; a text that has this very character is spelled around it, in
-bytes."""
-
-
 def learn(config: SentencePiece, texts: Iterable[str]) -> bytes:
-    """Gives a .model. The same text gives the same bytes."""
+    """Returns a .model; the same text gives the same bytes.
+
+    Raises:
+      ConfigError: the text is empty, or too small for the vocabulary.
+    """
+    lines = _sampled(config, texts)
+    require(any(lines), "the training text is empty; give a text with --data.source.path FILE.")
+    made, fits = _best(config, lines, config.vocab_size)
+    if made is not None:
+        return made
+    while fits >= SMALLEST:
+        made, fewer = _best(config, lines, fits)
+        if made is not None:
+            break
+        fits = min(fewer, fits - 1)
+    enough = f"it has enough for {fits}: pass --data.tokenizer.vocab-size {fits}"
+    if fits < SMALLEST:
+        enough = "it has too little for any: choose Bytes() as data.tokenizer"
+    raise ConfigError(
+        f"the training text is too small for {config.vocab_size} pieces; {enough}, or give more"
+        " text."
+    )
+
+
+def _best(config: SentencePiece, lines: list[str], size: int) -> tuple[bytes | None, int]:
+    """A .model of `size` pieces, half of which may be single characters, or nearly all where the
+    text is too small otherwise; or none, and how many pieces the text may be enough for."""
+    made, fits = _trained(config, lines, size, characters=(size - 259) // 2)
+    if made is not None:
+        return made, size
+    made, more = _trained(config, lines, size, characters=(size - 259) * 9 // 10)
+    return made, max(fits, more)
+
+
+def _trained(
+    config: SentencePiece, lines: list[str], size: int, characters: int
+) -> tuple[bytes | None, int]:
+    """A .model of `size` pieces; or none, and the number of pieces that the trainer could make."""
     import sentencepiece
 
     written = io.BytesIO()
     # Pieces may hold spaces inside and mix letters with signs (`return self.`, `):`): on the
-    # standard library
-    # 3.27 bytes a token at 2,048 pieces against 2.84 with the defaults, for 1.1 s of training
-    # instead of 0.6 s. (Only spaces
-    # inside: 3.04; only signs: 3.01; digits apart: 2.79; space as suffix: 3.18.) 32 characters hold
-    # most indentation.
+    # standard library 3.27 bytes a token at 2,048 pieces against 2.84 with the defaults, for 1.1 s
+    # of training instead of 0.6 s. (Only spaces inside: 3.04; only signs: 3.01; digits apart: 2.79;
+    # space as suffix: 3.18.) 32 characters hold most indentation.
     pieces = {
         "split_by_whitespace": False,
         "split_by_unicode_script": False,
@@ -79,19 +124,20 @@ def learn(config: SentencePiece, texts: Iterable[str]) -> bytes:
         "character_coverage": 1.0,
     }
     special = {"unk_id": 0, "eos_id": 1, "bos_id": -1, "pad_id": -1, "user_defined_symbols": ["\n"]}
-    # The number of threads stands in the file, so it must not follow the machine.
+    # The number of threads is written into the file, so it must not depend on the machine.
     settings = {
         "model_type": config.algorithm,
-        "vocab_size": config.vocab_size,
+        "vocab_size": size,
         "num_threads": 2,
         "minloglevel": 2,
         "max_sentence_length": 1 << 14,
     }
-    lines = _training_lines(config, texts)
-    require(bool(lines), "the training text is empty; give a text with --data.source.path FILE.")
+    parts = _common(lines, characters)
+    if not parts:
+        return None, SMALLEST - 1
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines),
+            sentence_iterator=iter(parts),
             model_writer=written,
             **settings,
             **exact,
@@ -100,29 +146,23 @@ def learn(config: SentencePiece, texts: Iterable[str]) -> bytes:
         )
     except RuntimeError as error:
         fits = re.search(r"value <= (\d+)", str(error))
-        if not fits:
-            raise ConfigError(
-                f"SentencePiece can't learn from the training text: {' '.join(str(error).split())};"
-                " choose Bytes() as data.tokenizer."
-            ) from None
-        enough = f"it has enough for {fits[1]}: pass --data.tokenizer.vocab-size {fits[1]}"
-        if int(fits[1]) < 320:
-            enough = "it has too little for any: choose Bytes() as data.tokenizer"
+        if fits:
+            return None, int(fits[1])
         raise ConfigError(
-            f"the training text is too small for {config.vocab_size} pieces; {enough}, or give more"
-            " text."
+            f"SentencePiece can't learn from the training text: {' '.join(str(error).split())};"
+            " choose Bytes() as data.tokenizer."
         ) from None
-    return written.getvalue()
+    return written.getvalue(), size
 
 
-def _training_lines(
+def _sampled(
     config: SentencePiece, texts: Iterable[str], longest: int = 1000, most: int = 4_000_000
 ) -> list[str]:
-    """Draws lines evenly from all texts in one pass, then keeps the characters that are worth a
-    piece of their own.
+    """Draws lines evenly from all texts in one pass.
 
-    Rare characters (1 in 2,000 together), and those beyond half of the vocabulary, are spelled in
-    bytes. `most` characters in all bound the time of training, lines longer than `longest` are cut.
+    Args:
+      longest: characters at which longer lines are cut.
+      most: characters of all lines together, which bounds the time of training.
     """
     draw, seen, lines = random.Random(0), 0, []
     for text in texts:
@@ -137,16 +177,18 @@ def _training_lines(
                     lines[at] = whole[i : i + longest]
     draw.shuffle(lines)
     ends = np.cumsum([len(line) for line in lines])
-    lines = lines[: max(1, int(np.searchsorted(ends, most, side="right")))]
+    return lines[: max(1, int(np.searchsorted(ends, most, side="right")))]
+
+
+def _common(lines: list[str], most: int) -> list[str]:
+    """The parts of lines whose characters are worth a piece of their own; rare ones (1 in 2,000
+    together), and those beyond the `most` common, are spelled in bytes."""
     counts = collections.Counter("".join(lines))
-    for (
-        reserved
-    ) in f"\0\t\u2585{SPACE}":  # NUL, and the characters that the trainer uses as marks of its own
+    for reserved in f"\0\t\u2585{SPACE}":  # NUL, and the trainer's own marks
         counts.pop(reserved, None)
     total, covered, kept = sum(counts.values()), 0, []
-    for character, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[
-        : (config.vocab_size - 259) // 2
-    ]:
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    for character, count in ranked[:most]:
         if covered > 0.9995 * total:
             break
         kept.append(character)
@@ -156,20 +198,23 @@ def _training_lines(
 
 
 def load(payload: Mapping[str, bytes], name: str) -> Table:
-    """Gives the tokenizer of a .model; `name` is for errors."""
+    """Returns the tokenizer of a .model.
+
+    A .model that keeps all text but its own mark for spaces, as those learned here do, is spelled
+    around that mark, and in chunks.
+
+    Args:
+      name: what error messages call it.
+    """
     model = _processor(payload["tokenizer.model"], name)
 
     def spelled(i: int) -> bytes:
         piece = model.id_to_piece(i)
         if model.is_byte(i):
             return bytes([int(piece[3:5], 16)])
-        return (
-            b""
-            if model.is_control(i)
-            else "\ufffd".encode()
-            if model.is_unknown(i)
-            else piece.replace(SPACE, " ").encode()
-        )
+        if model.is_control(i):
+            return b""
+        return UNKNOWN_BYTES if model.is_unknown(i) else piece.replace(SPACE, " ").encode()
 
     def plain(texts: list[str]) -> list[list[int]]:
         return model.encode(texts, out_type=int, num_threads=min(os.cpu_count() or 1, len(texts)))
@@ -195,33 +240,35 @@ def load(payload: Mapping[str, bytes], name: str) -> Table:
                 for text, ids in zip(texts, plain(texts), strict=True)
             ]
 
-        return Table(
-            "SentencePiece", pieces, end, payload, lambda texts: in_chunks(texts, spell, cut)
-        )
+        def around(texts: list[str]) -> list[Ids]:
+            return in_chunks(texts, spell, cut)
+
+        return Table("SentencePiece", pieces, end, payload, around)
     leading = model.encode("a", out_type=str)[0].startswith(SPACE)
-    return Table(
-        "SentencePiece",
-        pieces,
-        end,
-        payload,
-        lambda texts: in_chunks(texts, plain, lambda t: [t]),
-        leading,
-    )
+
+    def whole(texts: list[str]) -> list[Ids]:
+        return in_chunks(texts, plain, lambda text: [text])
+
+    return Table("SentencePiece", pieces, end, payload, whole, leading_space=leading)
 
 
 def controls(content: bytes, name: str) -> dict[str, int]:
-    """Gives the control tokens of a .model, which no text is spelled with; `name` is for errors."""
+    """Returns the control tokens of a .model by name; no text is spelled with them.
+
+    Args:
+      name: what error messages call the .model.
+    """
     model = _processor(content, name)
     return {model.id_to_piece(i): i for i in range(model.vocab_size()) if model.is_control(i)}
 
 
 class Described(NamedTuple):
-    """What a .model says, for formats that say it in other words."""
+    """The content of a .model, to convert it to other forms."""
 
     pieces: list[str]
     scores: list[float]
     types: list[int]
-    """1 is normal, 2 unknown, 3 control, 4 given by the user, 5 unused, 6 a byte."""
+    """`NORMAL`, `UNKNOWN`, 3 (control), `GIVEN`, 5 (unused) or `BYTE`."""
     by_pairs: bool
     """Pieces are joined by pairs (BPE), not chosen by likelihood."""
     prefix: bool
@@ -229,7 +276,7 @@ class Described(NamedTuple):
 
 
 def described(content: bytes) -> Described:
-    """Takes a .model that `load` has read apart."""
+    """Parses a .model that `load` has read."""
     from sentencepiece import sentencepiece_model_pb2 as proto
 
     model = proto.ModelProto.FromString(content)

@@ -18,6 +18,8 @@ from gptjax.core.config import ConfigError
 Ids = np.ndarray
 """int32 [n]"""
 CONFIG_FILE = "tokenizer_config.json"
+UNKNOWN_BYTES = "\ufffd".encode()
+"""What a piece for the unknown spells."""
 
 
 class Control(NamedTuple):

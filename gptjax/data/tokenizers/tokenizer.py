@@ -18,10 +18,9 @@ from typing import Protocol, SupportsIndex, runtime_checkable
 import numpy as np
 
 from gptjax.core.config import ConfigError, require
-from gptjax.data.tokenizers import gpt2_pieces, sentencepieces
+from gptjax.data.tokenizers import directory, sentencepieces
 from gptjax.data.tokenizers import published as publisheds
-from gptjax.data.tokenizers.gpt2_pieces import GPT2
-from gptjax.data.tokenizers.published import Published
+from gptjax.data.tokenizers.directory import GPT2, Published
 from gptjax.data.tokenizers.sentencepieces import SentencePiece
 from gptjax.data.tokenizers.spelling import CONFIG_FILE, PROBE, Control, Ids, Special, Table, utf8
 
@@ -120,9 +119,9 @@ def train(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     if isinstance(config, Characters):
         return _from_payload("Characters", _learn_characters(config, texts))
     if isinstance(config, GPT2):
-        return _from_payload("GPT2", gpt2_pieces.read(Path(config.path)))
+        return _from_payload("GPT2", directory.read_gpt2(Path(config.path)))
     if isinstance(config, Published):
-        return _from_payload(*publisheds.read(Path(config.path)), name=config.path)
+        return _from_payload(*directory.read(Path(config.path)), name=config.path)
     if config.path is None:
         return _from_payload(
             "SentencePiece", {"tokenizer.model": sentencepieces.learn(config, texts)}
@@ -229,12 +228,8 @@ def _from_payload(
             {},
             lambda texts: [np.frombuffer(utf8(t), np.uint8).astype(np.int32) for t in texts],
         )
-    make = {
-        "Characters": _characters,
-        "SentencePiece": sentencepieces.load,
-        "GPT2": gpt2_pieces.load,
-    }.get(kind, publisheds.load)
-    return make(payload, name)
+    make = {"Characters": _characters, "SentencePiece": sentencepieces.load}
+    return make.get(kind, publisheds.load)(payload, name)
 
 
 # --- characters
