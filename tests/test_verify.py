@@ -71,7 +71,7 @@ def judged(experiment: Experiment, names: Any) -> dict[str, dict]:
     """What the proofs of these names find, with nothing that was compiled before."""
     with fresh():
         setting = settings.make(experiment, prepare(experiment.data))
-        return {proof.name: verify.prove(proof, setting) for proof in verify.choose(names)}
+        return {proof.name: verify.prove(proof, setting) for proof in verify.choose_proofs(names)}
 
 
 @contextlib.contextmanager
@@ -360,7 +360,7 @@ def run(experiment, tmp_path_factory) -> Path:
 def report(experiment, run, said) -> dict:
     """Of all proofs, on eight devices, in bfloat16 where a config may choose."""
     with fresh():
-        return verify.verify(computing(experiment, "bfloat16"), run=run, say=said.append)
+        return verify.run_proofs(computing(experiment, "bfloat16"), run=run, say=said.append)
 
 
 @pytest.mark.slow
@@ -388,7 +388,7 @@ def test_all_proofs_pass_where_nothing_is_wrong_and_are_told(report, said, tmp_p
         and smaller.split(maxsplit=1)[1].split(", ") == report["smaller"]
     )
     # the report says it again, for programs and people
-    verify.write(tmp_path / "new" / "verify.json", report)
+    verify.write_report(tmp_path / "new" / "verify.json", report)
     assert json.loads((tmp_path / "new" / "verify.json").read_text()) == report
     text = (tmp_path / "new" / "verify.txt").read_text()
     assert all(f"pass     {name} " in text for name in NAMES) and text.splitlines()[-1].startswith(

@@ -46,9 +46,9 @@ def verify_command(args: list[str]) -> None:
     is_run = directory and path.suffix != ".py" and (directory / "identity.json").is_file()
     run = directory if is_run else None
     say = functools.partial(print, file=sys.stderr if options.json else sys.stdout, flush=True)
-    report = verify.verify(experiment, run=run, only=options.only, say=say)
+    report = verify.run_proofs(experiment, run=run, only=options.only, say=say)
     file = Path(options.report) if options.report else (run or Path()) / "verify.json"
-    verify.write(file, report)
+    verify.write_report(file, report)
     say(f"\n{verify.verdict(report, file)}")
     if options.json:
         print(json.dumps(report, ensure_ascii=False))

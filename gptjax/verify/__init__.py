@@ -2,7 +2,15 @@
 the proofs themselves."""
 
 from gptjax.verify.setting import Figure, Setting, Skipped
-from gptjax.verify.suite import PROOFS, Proof, choose, prove, verdict, verify, write
+from gptjax.verify.suite import (
+    PROOFS,
+    Proof,
+    choose_proofs,
+    prove,
+    run_proofs,
+    verdict,
+    write_report,
+)
 
 __all__ = [
     "PROOFS",
@@ -10,9 +18,9 @@ __all__ = [
     "Proof",
     "Setting",
     "Skipped",
-    "choose",
+    "choose_proofs",
     "prove",
+    "run_proofs",
     "verdict",
-    "verify",
-    "write",
+    "write_report",
 ]

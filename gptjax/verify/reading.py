@@ -1,5 +1,5 @@
-"""Proofs about reading: who sees whom, what the loss is, and that the gradient is its slope.
-(Setting) → Figure or Skipped."""
+"""Proofs about the forward pass: which token sees which, what the loss is, and that the gradient is
+its slope. (Setting) → Figure or Skipped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gptjax.data import batches
 from gptjax.model.attention.layer import attend, choose
 from gptjax.model.attention.mask import MaskInputs, ScoreConfig
 from gptjax.model.config import Layer, ModelConfig
-from gptjax.verify.setting import (  # fmt: skip
+from gptjax.verify.setting import (
     Figure,
     Setting,
     Skipped,
@@ -33,15 +33,15 @@ from gptjax.verify.setting import (  # fmt: skip
 )
 
 ROUNDING = 1e-5
-"""What two ways of computing the same in float32 may differ by, relative to the largest value:
+"""Allowed difference of two ways of computing the same in float32, relative to the largest value:
 about a hundred roundings."""
 
 
-# --- who sees whom ---
+# --- which token sees which ---
 
 
 def causal(setting: Setting) -> Figure:
-    """Changes one token in all rows: nothing before it may change by a bit, and it must itself be
+    """Changes one token in all rows: nothing before it may change in any bit, and it must itself be
     seen."""
     tokens, (where, piece) = setting.batch.tokens, places(*setting.batch.tokens.shape)
 
@@ -54,12 +54,12 @@ def causal(setting: Setting) -> Figure:
         changed[:, t] = (tokens[:, t] + 1) % setting.exact.vocabulary
         moved = (read(changed) != before).any(axis=-1)
         wrong += int(moved[:, :t].sum()) + int((~moved[:, t : t + 2]).sum())
-    return Figure(wrong, 0, "places that see a later token, or not an earlier one")
+    return Figure(wrong, 0, "positions that see a later token, or miss an earlier one")
 
 
 def packed(setting: Setting) -> Figure:
-    """Reads three texts in one row and each alone; then changes all texts but one, which may not
-    notice by a bit."""
+    """Compares three texts in one row to each alone; then changes all texts but one, which may not
+    change in any bit."""
     tokens = setting.batch.tokens
     rows, length = tokens.shape
     where, piece = packed_places(rows, length)
@@ -95,11 +95,11 @@ def packed(setting: Setting) -> Figure:
 
 
 def attention(setting: Setting) -> Figure:
-    """Compares the attention that serves each kind of layer with softmax attention in float64,
+    """Compares the attention implementation of each kind of layer to softmax attention in float64,
     forward and gradients.
 
-    Rotations and biases by distance are left to other proofs: `cache` and `packed` would not hold
-    if they were wrong in one place only.
+    Rotations and biases by distance are left to other proofs: `cache` and `packed` would fail if
+    they were wrong in one place only.
     """
     c = setting.experiment.model
     length, worst, kinds = min(c.context, 256), 0.0, []
@@ -148,7 +148,7 @@ def _apart_from_hand(c: ModelConfig, layer: Layer, kind: str, length: int) -> fl
 
 
 def seen_by_hand(layer: Layer, query: np.ndarray, key: np.ndarray) -> np.ndarray:
-    """True where a layer lets a query at one position see a key at another of the same text."""
+    """Returns where a layer lets a query at one position see a key of the same text."""
     match layer.sees:
         case "window":
             kept = (query - key < layer.span) | (key < layer.sinks)
@@ -221,8 +221,8 @@ def by_hand(
 
 
 def labels(setting: Setting) -> Figure:
-    """Computes the loss of the longest of the first texts by hand: −ln p(next id), with the ids
-    taken straight from the store."""
+    """Computes the loss of the longest of the first texts by hand: −ln p(next id), with ids taken
+    straight from the store."""
     store, (rows, length) = setting.data.train, setting.batch.tokens.shape
     sizes = np.diff(store.offsets[:1001])
     longest = int(sizes.argmax())
@@ -241,9 +241,8 @@ def labels(setting: Setting) -> Figure:
     wanted = 0.0
     for start in range(0, len(ids) - 1, length):
         row = ids[start : start + length + 1]
-        known = np.zeros(
-            (rows, length), np.int32
-        )  # all rows alike, so that nothing is compiled for this proof alone
+        # of the usual shape, so that nothing is compiled for this proof alone
+        known = np.zeros((rows, length), np.int32)
         known[:, : len(row) - 1] = row[:-1]
         states = setting.functions.hidden(setting.params, known, *places(rows, length))
         logits = np.asarray(setting.functions.logits(setting.params, states[0]), np.float64)[
@@ -256,15 +255,16 @@ def labels(setting: Setting) -> Figure:
     return Figure(
         abs(found - by) / by,
         ROUNDING,
-        f"relative difference of the loss ({found:.4f} nats a token) from −ln p(next id) by hand",
+        f"relative difference of the loss ({found:.4f} nats per token) from −ln p(next id) by hand",
     )
 
 
 def initial_loss(setting: Setting) -> Figure:
-    """The loss before the first step is that of a guess, ln V.
+    """Compares the loss before the first step to that of a guess, ln V.
 
-    Above it by no more than the spread of the initial logits explains: half their variance, and
-    what a tied output makes of a token's own embedding. A twentieth of ln V is allowed besides.
+    It may be higher by what the spread of the initial logits explains: half their variance, and,
+    with a tied output, the product of a token's embedding with itself. A twentieth of ln V is
+    allowed in addition.
     """
     c = setting.exact
     params = setting.functions.init(jax.random.key(setting.small.seed))
@@ -286,18 +286,18 @@ def initial_loss(setting: Setting) -> Figure:
 
 
 STEP = 0.02
-"""Of a finite difference, relative to the spread of a leaf's values: large enough that float32 sees
-the change of the loss."""
+"""Step of a finite difference, relative to the spread of a leaf's values: large enough for float32
+to resolve the change of the loss."""
 
 
 def gradients(setting: Setting) -> Figure:
-    """Compares the gradient with finite differences along random directions, two in every leaf and
+    """Compares the gradient to finite differences along random directions, two in every leaf and
     two through all.
 
-    Four points a direction cancel the second and third order (f′ ≈ (8 f(h) − 8 f(−h) − f(2h) +
-    f(−2h)) / 12h). The error counts relative to the slope that a random direction in that leaf has,
-    √(Σ gradient² · spread²), but at least a hundredth of the largest such slope: a leaf without
-    influence, as the bias of a key, has no gradient but rounding.
+    Four points per direction cancel the second and third order (f′ ≈ (8 f(h) − 8 f(−h) − f(2h) +
+    f(−2h)) / 12h). The error is relative to the slope of a random direction in that leaf,
+    √(Σ gradient² · spread²), and at least to a hundredth of the largest such slope: a leaf without
+    influence, such as the bias of a key, has a gradient of rounding alone.
     """
     params, batch, draw = setting.params, setting.batch, np.random.default_rng(1)
     (_, weight), grads = setting.functions.gradient(params, batch, None)
@@ -328,14 +328,14 @@ def gradients(setting: Setting) -> Figure:
             )
             for i, leaf in enumerate(leaves)
         ]
-        told = sum(float((slopes[i] * direction[i]).sum()) for i in chosen)
-        found = (
+        slope = sum(float((slopes[i] * direction[i]).sum()) for i in chosen)
+        difference_quotient = (
             8 * (loss(direction, STEP) - loss(direction, -STEP))
             - loss(direction, 2 * STEP)
             + loss(direction, -2 * STEP)
         ) / (12 * STEP)
         scale = max(math.sqrt(sum(typical[i] ** 2 for i in chosen)), 0.01 * max(typical), 1e-30)
-        error = abs(found - told) / scale
+        error = abs(difference_quotient - slope) / scale
         errors[name] = max(errors.get(name, 0.0), error if math.isfinite(error) else math.inf)
     worst = max(errors, key=errors.__getitem__)
     return Figure(
@@ -347,12 +347,11 @@ def gradients(setting: Setting) -> Figure:
 
 
 def bfloat16(setting: Setting) -> Figure:
-    """Compares the gradient under bfloat16 compute with that under float32; logits, loss and
+    """Compares the gradient under bfloat16 compute to that under float32; logits, loss and
     gradients must be float32 in both.
 
-    The bound counts roundings: each is 2⁻⁹ of a value at most, a block makes about ten one after
-    another, independent ones add as a root, and what the whole computation makes of them may be
-    twice as much.
+    The bound counts roundings: each is at most 2⁻⁹ of a value, a block makes about ten in a row,
+    independent ones add up as a root, and the computation may amplify them by two.
     """
     if setting.experiment.model.compute == "float32":
         return Skipped("the config computes in float32")
@@ -376,5 +375,5 @@ def bfloat16(setting: Setting) -> Figure:
         apart(found, wanted),
         bound,
         "relative difference of the gradient from float32's; loss"
-        f" {float(total) / float(weight):.4f} nats a token",
+        f" {float(total) / float(weight):.4f} nats per token",
     )

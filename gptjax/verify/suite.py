@@ -1,4 +1,4 @@
-"""All proofs in one table, and the run that times them, prints a line for each, and reports."""
+"""The table of proofs, and `run_proofs`, which runs them, prints a line for each, and reports."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from gptjax.verify.setting import Figure, Setting, Skipped, make
 
 
 class Proof(NamedTuple):
-    """A sentence and what finds out whether it is true."""
+    """A claim and the function that tests it."""
 
     name: str
     claim: str
@@ -33,7 +33,7 @@ class Proof(NamedTuple):
 
 
 PROOFS = (
-    Proof("tokenizer", "text survives the tokenizer", text.tokenizer),
+    Proof("tokenizer", "text survives encoding and decoding", text.tokenizer),
     Proof(
         "data",
         "a batch is a function of the step, and every pair of tokens comes once an epoch",
@@ -49,11 +49,13 @@ PROOFS = (
     Proof("packed", "texts that share a row do not see each other", reading.packed),
     Proof("labels", "the loss is −ln p of the next token", reading.labels),
     Proof("initial-loss", "before the first step the loss is ln V", reading.initial_loss),
-    Proof("cache", "reading with a cache is reading without", writing.cache),
+    Proof("cache", "a forward pass with a cache equals one without", writing.cache),
     Proof(
-        "decoding", "what is written has the probability that reading gives it", writing.decoding
+        "decoding",
+        "generated tokens have the probability that a forward pass gives them",
+        writing.decoding,
     ),
-    Proof("neighbours", "a row is written the same alone and beside others", writing.neighbours),
+    Proof("neighbours", "a row is generated the same alone and in a batch", writing.neighbours),
     Proof(
         "randomness",
         "every draw has its own random numbers, and the seed decides them",
@@ -61,18 +63,20 @@ PROOFS = (
     ),
     Proof("gradients", "the gradient is the slope of the loss", reading.gradients),
     Proof("bfloat16", "bfloat16 compute is float32 to within its rounding", reading.bfloat16),
-    Proof("micro-batches", "a batch in parts is the batch", training.micro_batches),
-    Proof("devices", "many devices compute what one does", training.devices),
+    Proof(
+        "micro-batches", "the sums of micro-batches are those of the batch", training.micro_batches
+    ),
+    Proof("devices", "many devices compute the same as one", training.devices),
     Proof("overfit", "a batch can be learned by heart", training.overfit),
-    Proof("resume", "save, restore, continue is not having stopped, bit for bit", training.resume),
+    Proof("resume", "a resumed run is the uninterrupted run, bit for bit", training.resume),
 )
 
 
-def choose(only: Iterable[str]) -> tuple[Proof, ...]:
-    """Gives the proofs of these names, or all.
+def choose_proofs(only: Iterable[str]) -> tuple[Proof, ...]:
+    """Returns the proofs of these names; all without names.
 
     Raises:
-      ConfigError: a name is not a proof's.
+      ConfigError: there is no proof of a name.
     """
     known, wanted = [proof.name for proof in PROOFS], set(only)
     for name in sorted(wanted):
@@ -84,57 +88,57 @@ def choose(only: Iterable[str]) -> tuple[Proof, ...]:
 
 
 def prove(proof: Proof, setting: Setting) -> dict[str, Any]:
-    """Gives what a proof found, as plain values; a proof that raises has failed. `value` is null
-    where it is not finite."""
+    """Runs a proof and returns its result as plain values; a proof that raises has failed. `value`
+    is null if it is not finite."""
     begun = time.monotonic()
     try:
-        found = proof.prove(setting)
-    except Exception as error:  # whatever goes wrong, the other proofs still say something
-        found = Figure(
-            math.inf, 0, f"raised {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        )
+        result = proof.prove(setting)
+    except Exception as error:  # whatever it is, the other proofs are still worth running
+        message = " ".join(str(error).split())[:300]
+        result = Figure(math.inf, 0, f"raised {type(error).__name__}: {message}")
     facts = {
         "name": proof.name,
         "claim": proof.claim,
         "seconds": round(time.monotonic() - begun, 2),
     }
-    if isinstance(found, Skipped):
-        return facts | {"status": "skipped", "words": found.reason}
-    value = float(found.value)
-    status = "pass" if value <= found.limit else "fail"
+    if isinstance(result, Skipped):
+        return facts | {"status": "skipped", "words": result.reason}
+    value = float(result.value)
+    status = "pass" if value <= result.limit else "fail"
     return facts | {
         "status": status,
         "value": value if math.isfinite(value) else None,
-        "limit": float(found.limit),
-        "words": found.words,
+        "limit": float(result.limit),
+        "words": result.words,
     }
 
 
-def verify(
+def run_proofs(
     experiment: Experiment,
     *,
     run: Path | None = None,
     only: Iterable[str] = (),
     say: Callable[[str], Any] = print,
 ) -> dict[str, Any]:
-    """Runs the proofs over an experiment, says a line for each as it goes, and gives the whole
-    report as plain values.
+    """Runs the proofs over an experiment, prints a line for each, and returns the whole report as
+    plain values.
 
     Args:
       run: the run directory that the experiment was read from; its record of data and tokenizer is
         then compared too.
-      only: names of proofs; none runs all.
+      only: names of proofs; all without names.
+      say: prints a line.
 
     Raises:
-      ConfigError: a name is not a proof's, or the experiment can't be trained.
+      ConfigError: there is no proof of a name, or the experiment can't be trained.
     """
-    begun, chosen = time.monotonic(), choose(only)
+    begun, chosen = time.monotonic(), choose_proofs(only)
     task = experiment.data.task
     plain = experiment.model.continues and task.writes and not task.answers
     require(
         plain,
-        "verify proves models that go on with a text, and this one does not or has an encoder; the"
-        " laws of the tests hold for it.",
+        "verify covers models that continue a text, and this one does not, or has an encoder; the"
+        " laws of the tests cover it.",
     )
     start = starts.of(
         experiment, run or Path(), resuming=run is not None and (run / "identity.json").is_file()
@@ -152,11 +156,11 @@ def verify(
         f" {environment['python']}"
     )
     say(f"smaller  {', '.join(setting.changes) or 'nothing, the config is small enough'}")
-    say("exactly  float32 and no dropout, wherever two ways of computing must agree\n")
+    say("exact    float32 and no dropout, wherever two ways of computing must agree\n")
     results = []
     for number, proof in enumerate(chosen, start=1):
         results.append(prove(proof, setting))
-        say(f"{number:2}/{len(chosen)}  {line(results[-1])}")
+        say(f"{number:2}/{len(chosen)}  {format_result(results[-1])}")
     return {
         "passed": all(result["status"] != "fail" for result in results),
         "seconds": round(time.monotonic() - begun, 2),
@@ -167,8 +171,8 @@ def verify(
     }
 
 
-def line(result: dict[str, Any]) -> str:
-    """One proof's result, to read."""
+def format_result(result: dict[str, Any]) -> str:
+    """Formats the result of one proof."""
     if result["status"] == "skipped":
         return f"skipped  {result['name']:13}  {result['words']}"
     value = math.inf if result["value"] is None else result["value"]
@@ -181,28 +185,27 @@ def line(result: dict[str, Any]) -> str:
 
 
 def verdict(report: dict[str, Any], path: Path) -> str:
-    """The last line: how it went, and what to do."""
-    of = {
+    """Returns the last line: the outcome, and what to do."""
+    names = {
         status: [result["name"] for result in report["proofs"] if result["status"] == status]
         for status in ("pass", "fail", "skipped")
     }
     if report["passed"]:
-        skipped = f", {len(of['skipped'])} skipped" if of["skipped"] else ""
-        return (
-            f"all {len(of['pass'])} proofs pass{skipped}, in {duration(report['seconds'])}; report:"
-            f" {path}"
-        )
+        skipped = f", {len(names['skipped'])} skipped" if names["skipped"] else ""
+        seconds = duration(report["seconds"])
+        return f"all {len(names['pass'])} proofs pass{skipped}, in {seconds}; report: {path}"
     return (
-        f"FAILED: {', '.join(of['fail'])}. Do not trust a run of this config here. `gptjax doctor`"
-        f" names versions known to be wrong; run it again with --only {of['fail'][0]}, and beside"
-        " it --model.compute float32, --model.attention reference or --model.layers unroll, to see"
-        f" where the fault is (docs/verify.md says more); to ask for help, send {path}."
+        f"FAILED: {', '.join(names['fail'])}. Do not trust a run of this config here. `gptjax"
+        f" doctor` names versions known to be wrong. Run it again with --only"
+        f" {names['fail'][0]} and one of"
+        " --model.compute float32, --model.attention reference or --model.layers unroll, to find"
+        f" the fault (docs/verify.md has more); to ask for help, send {path}."
     )
 
 
-def write(path: Path, report: dict[str, Any]) -> None:
+def write_report(path: Path, report: dict[str, Any]) -> None:
     """Writes the report as JSON, and beside it as text."""
-    lines = [f"{line(result)}\n         {result['claim']}" for result in report["proofs"]]
+    lines = [f"{format_result(one)}\n         {one['claim']}" for one in report["proofs"]]
     smaller = f"smaller: {', '.join(report['smaller']) or 'nothing'}"
     where = ", ".join(f"{name} {value}" for name, value in report["environment"].items() if value)
     path.parent.mkdir(parents=True, exist_ok=True)

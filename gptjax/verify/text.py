@@ -20,7 +20,7 @@ STRINGS = 2_000
 
 
 def tokenizer(setting: Setting) -> Figure:
-    """Encodes and decodes texts of the store and, where any text is promised to survive, random
+    """Encodes and decodes texts of the store and, if the tokenizer can represent any text, random
     Unicode; saves and loads the tokenizer."""
     spelled, store = setting.data.tokenizer, setting.data.train
     ends = store.offsets[:21]
@@ -40,9 +40,9 @@ def tokenizer(setting: Setting) -> Figure:
     )
     changed += tokenizers.fingerprint(loaded) != tokenizers.fingerprint(spelled)
     kinds = (
-        "" if lossless else "; only texts of the store, this vocabulary does not hold every text"
+        "" if lossless else "; only texts of the store, since this vocabulary lacks some characters"
     )
-    return Figure(changed, 0, f"of {len(texts):,} texts come back otherwise{kinds}")
+    return Figure(changed, 0, f"of {len(texts):,} texts change{kinds}")
 
 
 def _survives(spelled: Tokenizer, text: str, ids: np.ndarray) -> bool:
@@ -51,17 +51,12 @@ def _survives(spelled: Tokenizer, text: str, ids: np.ndarray) -> bool:
 
 
 def random_texts(count: int) -> list[str]:
-    """Strings of up to 40 characters from all of Unicode but surrogates, most of them from small
-    ranges that normalisation likes to change."""
+    """Returns strings of up to 80 characters from all of Unicode except surrogates, most of them
+    from small ranges that normalisation tends to change."""
     draw = np.random.default_rng(0)
     small = (
-        (0, 0x7F),
-        (0x80, 0x24F),
-        (0x300, 0x36F),
-        (0x2000, 0x206F),
-        (0xFB00, 0xFB4F),
-        (0x4E00, 0x9FFF),
-        (0x1F300, 0x1FAFF),
+        *((0, 0x7F), (0x80, 0x24F), (0x300, 0x36F), (0x2000, 0x206F)),
+        *((0xFB00, 0xFB4F), (0x4E00, 0x9FFF), (0x1F300, 0x1FAFF)),
     )
     ranges = (*small, (0, 0xD7FF), (0xE000, 0x10FFFF))
 
@@ -76,12 +71,12 @@ def random_texts(count: int) -> list[str]:
 
 
 MOST_IDS = 2_000_000
-"""So much of a store is read to its end."""
+"""Number of ids of a store that are read as a whole epoch."""
 
 
 def data(setting: Setting) -> Figure:
-    """Reads a whole epoch with ids that say where they stand: each pair (id, next id) comes once,
-    and real batches hold just those ids."""
+    """Reads a whole epoch of ids that are their own places: each pair (id, next id) must come once,
+    and real batches must hold the ids of these places."""
     experiment, found = setting.experiment, setting.data
     part, numbered = _numbered(found.train)
     plan = batches.plan(
@@ -117,13 +112,13 @@ def data(setting: Setting) -> Figure:
     return Figure(
         wrong,
         0,
-        f"faults in {plan.pairs:,} pairs of ids, each of which comes once an epoch; fingerprint"
+        f"faults in {plan.pairs:,} pairs of ids, each of which comes once per epoch; fingerprint"
         f" {found.fingerprint[:12]}",
     )
 
 
 def _numbered(store: Store) -> tuple[Store, Store]:
-    """The beginning of a store, and the same with ids that are their own places."""
+    """Returns the beginning of a store, and the same with ids that are their own places."""
     ends = store.offsets[: np.searchsorted(store.offsets, MOST_IDS, side="right")]
     ends = ends if len(ends) > 1 else np.asarray([0, MOST_IDS])
     header = dataclasses.replace(store.header, num_tokens=int(ends[-1]), num_examples=len(ends) - 1)
@@ -134,14 +129,13 @@ def _numbered(store: Store) -> tuple[Store, Store]:
 
 
 def _pairs_not_seen_once(numbered: Store, plan: batches.Plan) -> int:
-    """How many pairs of the first epoch are missing, double or not neighbours, or see across the
-    border of a text that is isolated."""
+    """Counts pairs of the first epoch that are missing, double or not neighbours, or that see
+    across the border of an isolated text."""
     times, crooked = np.zeros(len(numbered.ids), np.int64), 0
     begins = numbered.offsets[:-1]
     for number in range(plan.batches_per_epoch):
-        rows = slice(
-            0, plan.rows_per_epoch - number * plan.rows
-        )  # the last batch goes on with the next epoch
+        # the last batch ends with rows of the next epoch
+        rows = slice(0, plan.rows_per_epoch - number * plan.rows)
         tokens, targets, weights, segments, positions = (
             None if leaf is None else leaf[rows]
             for leaf in batches.batch(numbered, plan, number)[:5]
@@ -165,8 +159,8 @@ def _pairs_not_seen_once(numbered: Store, plan: batches.Plan) -> int:
 
 
 def _same_again(part: Store, numbered: Store, plan: batches.Plan, number: int) -> bool:
-    """A batch is the ids at the places that its number gives, whole or in two halves, whatever was
-    read before."""
+    """Whether a batch holds the ids at the places that its number gives, whole or in two halves,
+    whatever was read before."""
     places, first = batches.batch(numbered, plan, number), batches.batch(part, plan, number)
     batches.batch(part, plan, number + 7)
     again = [

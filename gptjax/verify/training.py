@@ -38,7 +38,7 @@ from gptjax.verify.setting import (
     precise,
     without_dropout,
 )
-from gptjax.verify.writing import write
+from gptjax.verify.writing import continue_rows
 
 LONG = 2.0**20
 """A step so long that the old weights vanish in it: what is left is the gradient, to the last
@@ -145,7 +145,7 @@ def randomness(setting: Setting) -> Figure:
         jnp.zeros_like, setting.params
     )  # all tokens equally likely: what is written is the random numbers
     (first, *_), (again, *_), (other, *_) = (
-        write(setting, nothing, np.ones(4, np.float32), seed) for seed in (0, 0, 1)
+        continue_rows(setting, nothing, np.ones(4, np.float32), seed) for seed in (0, 0, 1)
     )
     wrong["rows that draw the same for every token"] = int(
         (first.ids == first.ids[:, :1]).all(axis=1).sum()

@@ -1,5 +1,5 @@
-"""Proofs about writing: the cache forgets nothing and adds nothing, and a row is written as if it
-were alone. (Setting) → Figure."""
+"""Proofs about generation: the cache loses nothing and adds nothing, and a row is generated as if
+it were alone. (Setting) → Figure."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ ROWS = 4
 
 
 def cache(setting: Setting) -> Figure:
-    """Reads ragged rows with a cache, in chunks and token by token, with a false start that is
-    rolled back, against one reading without."""
+    """Compares a forward pass over ragged rows with a cache, in chunks and token by token, with a
+    false start that is rolled back, to one without."""
     tokens, (rows, length) = setting.batch.tokens, setting.batch.tokens.shape
     wanted = np.asarray(setting.functions.hidden(setting.params, tokens, *places(rows, length)))
     width, row = length // 2, np.arange(rows)
@@ -57,16 +57,15 @@ def cache(setting: Setting) -> Figure:
     )
 
 
-def write(
+def continue_rows(
     setting: Setting, params: Any, temperature: np.ndarray, seed: int = 0, only: int | None = None
 ) -> tuple[Generated, np.ndarray, np.ndarray]:
-    """Continues ragged beginnings of the batch's rows [4]: what was written, the prompts and their
-    lengths; `only` one row, alone."""
+    """Continues ragged prompts from the batch's rows [4]; returns the output, the prompts and their
+    lengths. `only` selects one row, alone."""
     length = setting.batch.tokens.shape[1]
     prompt, row = np.resize(setting.batch.tokens, (ROWS, length))[:, : length // 2], np.arange(ROWS)
-    lengths = np.asarray(
-        [length // 2, length // 4 + 1, length // 8, 3 * length // 8]
-    )  # alone, the third is padded to another width than together
+    # alone, the third row is padded to another width than together
+    lengths = np.asarray([length // 2, length // 4 + 1, length // 8, 3 * length // 8])
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), row)
     size = setting.data.tokenizer.vocab_size
     rows = slice(None) if only is None else slice(only, only + 1)
@@ -91,9 +90,9 @@ TEMPERATURES = np.asarray([0, 1, 0, 0.7], np.float32)
 
 
 def decoding(setting: Setting) -> Figure:
-    """Reads what was written once more without a cache: each token has the same ln p, and a greedy
-    one is the likeliest."""
-    out, prompt, lengths = write(setting, setting.params, TEMPERATURES)
+    """Passes generated texts through the model again, without a cache: each token must have the
+    same ln p, and a greedy one must be the most likely."""
+    out, prompt, lengths = continue_rows(setting, setting.params, TEMPERATURES)
     count, size, (rows, length) = (
         out.ids.shape[1],
         setting.data.tokenizer.vocab_size,
@@ -108,22 +107,23 @@ def decoding(setting: Setting) -> Figure:
         logits = np.asarray(setting.functions.logits(setting.params, states[0]), np.float64)[
             lengths[row] - 1 : len(text) - 1, :size
         ]
-        said = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
-        chosen = said[np.arange(count), out.ids[row]]
+        logprobs = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
+        chosen = logprobs[np.arange(count), out.ids[row]]
         apart += [np.abs(chosen - out.logprobs[row]).max()]
-        apart += [(said.max(axis=-1) - chosen).max()] if TEMPERATURES[row] == 0 else []
+        apart += [(logprobs.max(axis=-1) - chosen).max()] if TEMPERATURES[row] == 0 else []
     return Figure(
         np.max(apart),
         1e-4,
-        "nats between ln p of the tokens as written and as read without a cache",
+        "nats between ln p of the tokens when generated and in a forward pass without a cache",
     )
 
 
 def neighbours(setting: Setting) -> Figure:
-    """Writes four rows together and each alone: the same tokens, greedy and sampled."""
-    together = write(setting, setting.params, TEMPERATURES)[0]
+    """Generates four rows together and each alone: the same tokens, greedy and sampled."""
+    together = continue_rows(setting, setting.params, TEMPERATURES)[0]
     alone = [
-        write(setting, setting.params, TEMPERATURES, only=row)[0].ids[0] for row in range(ROWS)
+        continue_rows(setting, setting.params, TEMPERATURES, only=row)[0].ids[0]
+        for row in range(ROWS)
     ]
     return Figure(
         int((np.stack(alone) != together.ids).sum()),
