@@ -52,7 +52,7 @@ HOOKED = (
     *(
         f"generate.{name}"
         for name in (
-            *("chain", "contrastive", "decode", "history", "likelihood", "search"),
+            *("chain", "contrastive", "decode", "engine", "history", "likelihood", "search"),
             *("speculative", "transforms"),
         )
     ),

@@ -143,7 +143,7 @@ def test_longer_prompts_and_answers_of_one_bucket_compile_once():
     greedy = Sampling(
         np.zeros(1, np.float32), np.full(1, CONFIG.vocab_size, np.int32), np.ones(1, np.float32)
     )
-    keys, before = jax.random.split(jax.random.key(0), 1), generate.decode._cache_size()
+    keys, before = jax.random.split(jax.random.key(0), 1), generate.programs()["advance"]
     for length, new in ((3, 4), (5, 6), (7, 8)):
         out = generate.generate(
             config,
@@ -155,4 +155,4 @@ def test_longer_prompts_and_answers_of_one_bucket_compile_once():
             new_tokens=new,
         )
         assert out.lengths.tolist() == [new]
-    assert generate.decode._cache_size() == before + 1
+    assert generate.programs()["advance"] == before + 1

@@ -503,7 +503,8 @@ def test_no_prompt_and_no_setting_compiles_more_than_the_buckets(record_property
     params, draw = weights(config), np.random.default_rng(0)
 
     def compiled() -> tuple[int, int]:
-        return generate.prefill._cache_size(), generate.decode._cache_size()
+        counts = generate.programs()
+        return counts["prefill"], counts["advance"]
 
     def ask(length: int, sample: SampleConfig) -> None:
         generate.complete(config, params, TOKENIZER, ["x" * (length - 1)], sample)

@@ -380,16 +380,10 @@ def test_guidance_writes_the_ids_of_transformers(models: tuple) -> None:
     first, second = (generate.prefill(SMALL, params, *row(p), slots=32) for p in (prompt, negative))
     state = guided(first, second, np.asarray([1.8], np.float32))
     sampling = Sampling(np.zeros(1, np.float32), np.full(1, V, np.int32), np.ones(1, np.float32))
-    state = generate.decode(
-        SMALL,
-        params,
-        state,
-        jax.random.split(jax.random.key(0), 1),
-        sampling,
-        np.full((1, 1), -1, np.int32),
-        np.int32(NEW),
-        np.int32(V),
+    columns = generate.Columns(
+        jax.random.split(jax.random.key(0), 1), sampling, np.full((1, 1), -1, np.int32)
     )
+    state = generate.advance(SMALL, params, generate.fill(state, None, columns), NEW, V)
     assert (
         state.text.history.ids[0, len(prompt) : len(prompt) + NEW].tolist()
         == out[0, len(prompt) :].tolist()

@@ -22,10 +22,11 @@ from gptjax.core.config import ConfigError
 from gptjax.data import Characters
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.generate import Draft, GenerateConfig
+from gptjax.generate.batch import batch_of, room_for
 from gptjax.generate.chain import Sampling
-from gptjax.generate.decode import written
-from gptjax.generate.request import ask, pack
-from gptjax.generate.speculative import Guesses, accept, look_up
+from gptjax.generate.ids import written
+from gptjax.generate.request import requests
+from gptjax.generate.speculative import Guesses, Speculating, accept, look_up
 from gptjax.generate.strategies import open_writer
 
 LETTERS = "abcdefghijk"
@@ -298,6 +299,13 @@ def test_speculation_obeys_penalties_that_look_back_at_guesses():
     assert all(len(one.ids) == 12 for one in plain)
 
 
+def speculated(prompts: list[str], s: GenerateConfig, draft: Draft | None = None) -> Speculating:
+    """The state after all rows have written what they were asked for."""
+    asked = requests(CONFIG, TOKENIZER, prompts, s)
+    batch = batch_of(CONFIG, TOKENIZER, asked, room_for(CONFIG, TOKENIZER, asked), len(asked))
+    return open_writer(CONFIG, PARAMS, batch, None, draft).until(s.new_tokens).state
+
+
 def law_of_pairs(prompt: str, temperature: float) -> np.ndarray:
     """The exact probability of each pair of first tokens [V V]; after the end comes the end."""
 
@@ -350,17 +358,7 @@ def test_the_law_of_speculation_is_that_of_the_model(way, record_property):
             lookup=draft is None,
             seed=seed,
         )
-        state = (
-            open_writer(
-                CONFIG,
-                PARAMS,
-                pack(CONFIG, TOKENIZER, ask(CONFIG, TOKENIZER, [prompt], s), 1),
-                None,
-                draft,
-            )
-            .until(2)
-            .state
-        )
+        state = speculated([prompt], s, draft)
         out = written(state.text, 2)
         real = np.where(np.arange(2)[None] < out.lengths[:, None], out.ids, END)
         np.add.at(pairs, (real[:, 0], real[:, 1]), 1)
@@ -415,17 +413,7 @@ def test_a_repetition_is_written_in_fewer_readings():
     """Greedy text of a small model soon repeats itself; then guesses are kept, and rounds are fewer
     than tokens."""
     s = GenerateConfig(new_tokens=14, temperature=0, lookup=True, draft_tokens=3)
-    state = (
-        open_writer(
-            CONFIG,
-            PARAMS,
-            pack(CONFIG, TOKENIZER, ask(CONFIG, TOKENIZER, PROMPTS, s), 4),
-            None,
-            None,
-        )
-        .until(14)
-        .state
-    )
+    state = speculated(PROMPTS, s)
     texts = [TOKENIZER.decode(row) for row in written(state.text, 14).ids]
     assert int(state.kept.max()) >= 7, texts
     assert (state.kept <= state.guessed).all()
@@ -560,23 +548,19 @@ def test_a_second_turn_goes_on_where_the_first_ended():
         )
 
     sampling = Sampling(np.zeros(1, np.float32), np.full(1, V, np.int32), np.ones(1, np.float32))
-    rest = (
-        jax.random.split(jax.random.key(0), 1),
-        sampling,
-        np.full((1, 4), -1, np.int32),
-        np.int32(5),
-        np.int32(END),
-    )  # the end is never drawn
-    state = generate.decode(
-        CONFIG, PARAMS, generate.prefill(CONFIG, PARAMS, *row(prompt), slots=32), *rest
+    columns = generate.Columns(
+        jax.random.split(jax.random.key(0), 1), sampling, np.full((1, 4), -1, np.int32)
     )
+
+    def answered(state: generate.Decoding) -> generate.Decoding:
+        slots = generate.fill(state, None, columns)
+        # The end is never drawn.
+        return generate.advance(CONFIG, PARAMS, slots, 5, END).decoding
+
+    state = answered(generate.prefill(CONFIG, PARAMS, *row(prompt), slots=32))
     said = np.asarray(state.text.history.ids)[0, : int(state.text.history.length[0])].tolist()
-    state = generate.decode(
-        CONFIG, PARAMS, generate.extend(CONFIG, PARAMS, state, *row(more)), *rest
-    )
-    at_once = generate.decode(
-        CONFIG, PARAMS, generate.prefill(CONFIG, PARAMS, *row(said + more), slots=32), *rest
-    )
+    state = answered(generate.extend(CONFIG, PARAMS, state, *row(more)))
+    at_once = answered(generate.prefill(CONFIG, PARAMS, *row(said + more), slots=32))
     assert len(said) == len(prompt) + 5
     np.testing.assert_array_equal(state.text.history.ids[0, :17], at_once.text.history.ids[0, :17])
 

@@ -1,28 +1,27 @@
-"""A parameter tree becomes text.
+"""Text generation.
 
 `complete` and `stream_text` take and give text; `generate` and `stream` ids. Below them are pure
-functions: `prefill`, `step` and `decode` over a `Decoding`, the transforms of logits,
-`token_logprobs`.
+functions: `admit`, `advance` and `evict` over `Slots`, `prefill` and `step` over a `Decoding`, the
+transforms of logits, `token_logprobs`.
 """
 
+from gptjax.generate.batch import Prefix
 from gptjax.generate.chain import ORDER, Sampling, Shaping, choose, draw, neutral, shape
 from gptjax.generate.decode import (
     Decoding,
-    Generated,
     branch,
-    decode,
     extend,
-    generate,
     prefill,
     step,
-    stream,
 )
+from gptjax.generate.engine import Columns, Slots, admit, advance, evict, fill, programs
 from gptjax.generate.history import History
+from gptjax.generate.ids import Generated, generate, stream
 from gptjax.generate.labels import Labelled, classify
 from gptjax.generate.likelihood import token_logprobs
 from gptjax.generate.rerank import chrf, minimum_risk
 from gptjax.generate.settings import GenerateConfig, SampleConfig
-from gptjax.generate.strategies import Draft, Prefix
+from gptjax.generate.strategies import Draft
 from gptjax.generate.text import (
     Completion,
     astream_text,
@@ -52,6 +51,7 @@ from gptjax.generate.transforms import (
 
 __all__ = [
     "ORDER",
+    "Columns",
     "Completion",
     "Decoding",
     "Draft",
@@ -63,6 +63,9 @@ __all__ = [
     "SampleConfig",
     "Sampling",
     "Shaping",
+    "Slots",
+    "admit",
+    "advance",
     "astream_text",
     "branch",
     "choose",
@@ -70,10 +73,11 @@ __all__ = [
     "classify",
     "complete",
     "completions",
-    "decode",
     "draw",
     "dry",
+    "evict",
     "extend",
+    "fill",
     "forced_tokens",
     "frequency_penalty",
     "generate",
@@ -86,6 +90,7 @@ __all__ = [
     "no_repeat_ngram",
     "prefill",
     "presence_penalty",
+    "programs",
     "repetition_penalty",
     "shape",
     "shared_prefix",

@@ -1,20 +1,19 @@
-"""From prompts to new tokens: `begin` makes room, `read` reads prompts, `decode` writes in one
-compiled loop.
+"""From prompts to new tokens: `prefill` and `extend` read prompts, `step` writes a token.
 
-`Decoding` is all that the loop remembers, and one invariant holds between any two calls: **the
+`Decoding` is the whole state of generation, and one invariant holds between any two calls: **the
 cache has read every token of a row but the last**. So a prompt, its continuation, a second turn, a
-shared prefix and the rows of a beam are one thing: `read` adds tokens, `branch` gives copies of
-rows, `decode` goes on. `generate` and `stream` drive them for ids that are known at once.
+shared prefix and the rows of a beam are one thing: `extend` adds tokens, `branch` copies rows.
+`engine.advance` runs `step` in a compiled loop over rows that requests enter and leave.
 
-Compiled shapes depend on the number of rows and on two buckets (what is read, and the slots of the
-cache, each rounded up to a power of two), on nothing else. A row's tokens depend on its own prompt,
-key and settings, not on its neighbours.
+Compiled shapes depend on the number of rows and on two buckets (the width of what is read, and the
+slots of the cache, each rounded up to a power of two), on nothing else. The tokens of a row depend
+on its own prompt, key and settings, not on its neighbours.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +26,6 @@ from gptjax.generate.chain import ORDER, Sampling, choose, token_keys, track
 from gptjax.generate.history import History
 from gptjax.generate.transforms import guidance
 from gptjax.model import Cache, ModelConfig
-from gptjax.sharding.mesh import to_host
 
 CHUNK = model.AT_ONCE
 """A longer prompt is read in parts of so many tokens, which bounds the memory that attention scores
@@ -114,14 +112,15 @@ def read(
     slots = jnp.where(place < lengths[:, None], length[:, None] + place, ids.shape[1])
     ids = ids.at[jnp.arange(rows)[:, None], slots].set(tokens, mode="drop")
     length = length + lengths
-    cache, _ = read_parts(config, params, state.cache, ids, length - 1, length - 1, width)
+    cache = model.constrain_cache(state.cache)
+    cache, _ = read_parts(config, params, cache, ids, length - 1, length - 1, width)
     text = state.text._replace(
         history=History(ids, length, length),
         limit=limit,
         finished=limit <= 0,
         stopped=jnp.zeros_like(state.text.stopped),
     )
-    return state._replace(text=text, cache=cache)
+    return state._replace(text=text, cache=model.constrain_cache(cache))
 
 
 def read_parts(
@@ -296,135 +295,9 @@ def within(logits: Float[Array, "... V"], vocabulary: Int[Array, ""]) -> Float[A
     return jnp.where(known.reshape((1,) * (logits.ndim - 1) + known.shape), logits, -jnp.inf)
 
 
-def writing(text: Text, until: Int[Array, ""]) -> Bool[Array, " B"]:
+def writing(text: Text, until: Int[Array, ""] | Int[Array, " B"]) -> Bool[Array, " B"]:
     """The rows that are not finished and have written fewer than `until` tokens."""
     return ~text.finished & (text.history.length - text.history.prompt < until)
-
-
-@functools.partial(jax.jit, static_argnames=("config", "order"), donate_argnames="state")
-def decode(
-    config: ModelConfig,
-    params: Params,
-    state: Decoding,
-    keys: Keys,
-    sampling: Sampling,
-    stop: Int[Array, "B stops"],
-    until: Int[Array, ""],
-    vocabulary: Int[Array, ""],
-    order: tuple[str, ...] = ORDER,
-) -> Decoding:
-    """Writes until each row is finished or has `until` tokens. The state that is given is used up;
-    see `step`."""
-
-    def one(state):
-        return step(config, params, state, keys, sampling, stop, vocabulary, order)
-
-    return jax.lax.while_loop(lambda state: jnp.any(writing(state.text, until)), one, state)
-
-
-# --- on the host
-# -------------------------------------------------------------------------------------------------
-
-
-class Generated(NamedTuple):
-    """What came out: the first `lengths[row]` of each row's ids and log-probabilities count."""
-
-    ids: Int[Numbers, "B M"]
-    logprobs: Float[Numbers, "B M"]
-    """ln p of each token under the model itself, before any transform."""
-    lengths: Int[Numbers, " B"]
-    finished: Bool[Numbers, " B"]
-    """The row met a stop token; otherwise it ended at the wanted length."""
-    alternatives: tuple[Int[Numbers, "B M A"], Float[Numbers, "B M A"]] | None = None
-    """The most likely ids at each place and their ln p, if there was room for them."""
-
-
-def generate(*args: Any, **kwargs: Any) -> Generated:
-    """Continues each prompt by at most `new_tokens` tokens, in one compiled loop: the last item of
-    `stream` with a single chunk."""
-    *_, last = stream(*args, **kwargs, chunk=None)
-    return last
-
-
-def stream(
-    config: ModelConfig,
-    params: Params,
-    prompt: Int[Numbers, "B T"],
-    lengths: Int[Numbers, " B"],
-    keys: Keys,
-    *,
-    sampling: Sampling,
-    new_tokens: int,
-    stop: tuple[int, ...] = (),
-    vocabulary: int | None = None,
-    chunk: int | None = 8,
-    int8: bool = False,
-    side: Any = None,
-) -> Iterator[Generated]:
-    """Continues each prompt by at most `new_tokens` tokens; gives what there is after every `chunk`
-    of them.
-
-    Args:
-      prompt: ids, padded at the right with anything; row i holds `lengths[i]` ≥ 1 of them.
-      keys: one random key a row.
-      vocabulary: ids from here on are never drawn; none allows all.
-      chunk: none gives only the end.
-      int8: keys and values are kept in 8 bits, as `model.empty_cache` says.
-      side: what the model's encoder reads for each row, a `data.Side`, where it has one; its width
-        is a compiled shape.
-
-    Raises:
-      ValueError: the model is an encoder, a prompt is empty, or prompt and new tokens together
-        exceed the context.
-    """
-    lengths = np.asarray(lengths)
-    rows, longest = len(lengths), int(lengths.max())
-    if not config.causal:
-        raise ValueError("an encoder does not write: its tokens see later ones.")
-    if lengths.min() < 1:
-        raise ValueError("a prompt is empty; it needs at least one token.")
-    if longest + new_tokens > config.context:
-        raise ValueError(
-            f"a prompt of {longest} tokens and {new_tokens} new ones exceed the context of"
-            f" {config.context}."
-        )
-    tokens = padded(
-        [row[:length] for row, length in zip(np.asarray(prompt), lengths, strict=True)],
-        config.context,
-    )
-    limit = np.full(rows, new_tokens, np.int32)
-    state = prefill(
-        config,
-        params,
-        tokens,
-        lengths.astype(np.int32),
-        limit,
-        slots=bucket(longest + new_tokens, config.context),
-        int8=int8,
-        side=side,
-    )
-    ends = np.broadcast_to(np.asarray(stop or (-1,), np.int32), (rows, max(len(stop), 1)))
-    known = np.int32(config.vocabulary if vocabulary is None else vocabulary)
-    for until in (new_tokens,) if chunk is None else (*range(chunk, new_tokens, chunk), new_tokens):
-        state = decode(config, params, state, keys, sampling, ends, np.int32(until), known)
-        yield written(state.text, until)
-        if np.asarray(state.text.finished).all():
-            return
-
-
-def written(text: Text, most: int) -> Generated:
-    """The answers so far, at most `most` tokens of each, taken to the host."""
-    ids, prompt, length = (to_host(leaf) for leaf in text.history[:3])
-    lengths = np.minimum(length - prompt, most)
-    place = np.minimum(prompt[:, None] + np.arange(most)[None], ids.shape[1] - 1)
-
-    def take(leaf):
-        return np.take_along_axis(
-            to_host(leaf), place.reshape(*place.shape, *(1,) * (leaf.ndim - 2)), axis=1
-        )
-
-    other = text.alternatives and tuple(map(take, text.alternatives))
-    return Generated(take(ids), take(text.logprobs), lengths, to_host(text.stopped), other)
 
 
 def padded(prompts: Sequence[Any], context: int) -> Int[Numbers, "B T"]:

@@ -1,37 +1,32 @@
-"""Text in, text out: prompts become ids, generated ids become text, whole or as a stream of valid
-UTF-8 pieces.
-
-`complete` and `stream_text` are the doors; `_follow` is what both do: let a batch write some tokens
-at a time, and see where rows end.
-"""
+"""Text in, text out: whole completions, or a stream of valid UTF-8 pieces."""
 
 from __future__ import annotations
 
 import asyncio
 import math
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from gptjax.core.arrays import Params
 from gptjax.core.config import ConfigError, require
 from gptjax.data.tasks import LanguageModel, Task
 from gptjax.data.tokenizers.tokenizer import Tokenizer
-from gptjax.generate.decode import Generated, padded, written
+from gptjax.generate.batch import Job, Prefix, Room, batch_of, read_prefix, room_for
+from gptjax.generate.decode import padded
+from gptjax.generate.follow import Answer, follow, until_stop
 from gptjax.generate.likelihood import token_logprobs
-from gptjax.generate.request import UNSHARED, Ask, Pack, answers_each, ask, pack, together
+from gptjax.generate.request import NO_PREFIX, Request, requests
 from gptjax.generate.rerank import minimum_risk
+from gptjax.generate.schedule import Call, Engine, Sealed
 from gptjax.generate.settings import SampleConfig
-from gptjax.generate.stops import Pieces, find_stop
-from gptjax.generate.strategies import Draft, Prefix, best_answers, open_writer, read_prefix
+from gptjax.generate.stops import Pieces
+from gptjax.generate.strategies import Draft, best_answers
 from gptjax.model import ModelConfig
-from gptjax.sharding.mesh import to_host
-
-CHUNK = 8
-"""Tokens that a batch writes before the host looks at them, where it has to."""
+from gptjax.sharding.constrain import use_mesh
 
 
 class Completion(NamedTuple):
@@ -55,8 +50,8 @@ class Completion(NamedTuple):
     """By which beams are ordered: log-probability / length ^ length penalty."""
 
 
-def complete(*args: Any, **kwargs: Any) -> list[Completion]:
-    """Continues every prompt: all that `completions` gives."""
+def complete(*args, **kwargs) -> list[Completion]:
+    """Continues every prompt: all that `completions` yields."""
     return list(completions(*args, **kwargs))
 
 
@@ -72,39 +67,40 @@ def completions(
     task: Task = LanguageModel(),  # noqa: B008 it is frozen
     batch: int = 8,
     watch: Callable[[int], None] | None = None,
+    mesh: Mesh | None = None,
 ) -> Iterator[Completion]:
-    """Continues every prompt, batch by batch, in the order of the prompts; several answers to a
-    prompt come one after the other.
+    """Continues every prompt. Completions come in the order of the prompts, several of one prompt
+    one after the other, each as soon as it and those before it are done.
 
     Args:
       settings: one for all prompts, or one for each.
-      prefix: from `shared_prefix`; the prompts go on from it.
-      draft: a smaller model that guesses for this one: faster, and the same law.
-      task: what the model has learned: to go on with a prompt, or to answer it.
-      batch: rows that are computed together. The texts do not depend on it.
-      watch: is told every few tokens how many there are.
+      prefix: from `shared_prefix`; the prompts continue it.
+      draft: a smaller model that guesses for this one: faster, with the same distribution.
+      task: what the model has been trained for: to continue a prompt, or to answer it.
+      batch: the number of rows that are computed together. The texts do not depend on it.
+      watch: gets the number of tokens written so far, every few tokens.
+      mesh: the devices on which the parameters are placed.
 
     Raises:
-      ConfigError: what `request.ask` refuses, or the model gives NaN.
+      ConfigError: what `request.requests` refuses, or the model gives NaN.
     """
     if not prompts:
         return
-    asks = ask(config, tokenizer, prompts, settings, prefix and prefix.ids, task)
-    _check_beside(config, draft, prefix, asks)
-    size, before = together(asks, batch), 0
-    for i in range(0, len(asks), size):
-        packed = pack(config, tokenizer, asks[i : i + size], size, prefix and prefix.ids)
-        done = _answer(
-            config,
-            params,
-            tokenizer,
-            packed,
-            prefix,
-            draft,
-            watch and (lambda count, before=before: watch(before + count)),
-        )
-        before += sum(len(one.ids) for one in done)
-        yield from done
+    asked = requests(config, tokenizer, prompts, settings, prefix and prefix.ids, task)
+    _check_helpers(config, draft, prefix, asked)
+    call = Call(config, params, tokenizer, prefix, draft, mesh)
+    if asked[0].settings.beams > 1:
+        yield from _search(call, asked, batch, watch)
+        return
+    jobs = [Job(request, sample) for request in asked for sample in range(request.rows)]
+    done: dict[int, Answer] = {}
+    first, wanted = 0, iter(asked)
+    request = next(wanted)
+    for turn in follow(_writer(call, asked, batch), jobs, watch=watch):
+        done |= {number: answer for number, answer in turn.items() if answer.reason}
+        while request and all(n in done for n in range(first, first + request.rows)):
+            yield from _best(call, request, [done.pop(first + n) for n in range(request.rows)])
+            first, request = first + request.rows, next(wanted, None)
 
 
 def stream_text(
@@ -118,47 +114,41 @@ def stream_text(
     draft: Draft | None = None,
     task: Task = LanguageModel(),  # noqa: B008 it is frozen
     watch: Callable[[int], None] | None = None,
+    mesh: Mesh | None = None,
 ) -> Iterator[str | Completion]:
-    """Gives pieces of the text as they are written, each valid UTF-8, and at the end the whole
+    """Yields pieces of the text as they are written, each valid UTF-8, and at the end the whole
     `Completion`.
 
-    Nothing that belongs to a stop text is ever given. What can't be used is refused at once, before
-    the first piece is asked for.
+    No part of a stop text is ever given. What can't be used is refused at once, before the first
+    piece is asked for.
 
     Raises:
       ConfigError: what `complete` refuses, or settings that need more than one answer.
     """
-    asks = ask(config, tokenizer, [prompt], settings, prefix and prefix.ids, task)
-    _check_beside(config, draft, prefix, asks)
-    only = answers_each(asks[0].settings) == 1
+    asked = requests(config, tokenizer, [prompt], settings, prefix and prefix.ids, task)
+    _check_helpers(config, draft, prefix, asked)
     require(
-        only,
-        "beams, several samples and best_of can't be streamed; leave them away (--beams 1"
-        " --num-samples 1 --best-of 0), or use --json.",
+        asked[0].rows == 1,
+        "beams, several samples and best_of can't be streamed; omit them (--beams 1 --num-samples 1"
+        " --best-of 0), or use --json.",
     )
-    return _stream(
-        config,
-        params,
-        tokenizer,
-        pack(config, tokenizer, asks, 1, prefix and prefix.ids),
-        prefix,
-        draft,
-        watch or (lambda _: None),
-    )
+    call = Call(config, params, tokenizer, prefix, draft, mesh)
+    return _stream(call, asked[0], _writer(call, asked, 1), watch)
 
 
 def _stream(
-    config, params, tokenizer, packed: Pack, prefix, draft, watch
+    call: Call, request: Request, writer: Engine | Sealed, watch: Callable[[int], None] | None
 ) -> Iterator[str | Completion]:
-    pieces = Pieces(_stop_texts(packed.asks[0]))
-    for rows in _follow(config, params, tokenizer, packed, prefix, draft, watch):
-        if piece := pieces(rows[0].text, rows[0].reason is not None):
+    pieces = Pieces(request.stop_texts)
+    for turn in follow(writer, [Job(request)], watch=watch, closely=True):
+        answer = turn[0]
+        if piece := pieces(answer.text, answer.reason is not None):
             yield piece
-    yield _completions(config, params, packed, prefix, rows)[0]
+    yield _completion(call, request, answer)
 
 
-async def astream_text(*args: Any, **kwargs: Any) -> AsyncIterator[str | Completion]:
-    """Like `stream_text`, for `async for`: the event loop goes on while the model writes."""
+async def astream_text(*args, **kwargs) -> AsyncIterator[str | Completion]:
+    """Like `stream_text`, for `async for`: the event loop is free while the model writes."""
     pieces = await asyncio.to_thread(stream_text, *args, **kwargs)
     while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
         yield piece
@@ -173,222 +163,149 @@ def shared_prefix(
     task: Task = LanguageModel(),  # noqa: B008 it is frozen
     *,
     int8_cache: bool = False,
+    mesh: Mesh | None = None,
 ) -> Prefix:
-    """Reads a text (or ids) that many prompts begin with, once. Its tokens are its own: none
-    reaches from it into a prompt.
+    """Reads a text (or ids) that many prompts begin with, once. It is tokenized by itself: no token
+    spans its end and a prompt's beginning.
 
     Args:
-      before: a prefix that this one goes on from, as a conversation does; it is used up.
-      int8_cache: as in the settings of the prompts that go on from it.
+      before: a prefix that this one continues, as a conversation does; it is used up.
+      int8_cache: as in the settings of the prompts that continue it.
 
     Raises:
-      ConfigError: it fills the context, or is nothing at all.
+      ConfigError: it fills the context, or is empty.
     """
-    require(not task.answers, UNSHARED)
-    (one,) = ask(config, tokenizer, [text], SampleConfig(), before and before.ids, task)
-    return read_prefix(config, params, one.ids, before, int8_cache)
+    require(not task.answers, NO_PREFIX)
+    (one,) = requests(config, tokenizer, [text], SampleConfig(), before and before.ids, task)
+    with use_mesh(mesh):
+        return read_prefix(config, params, one.ids, before, int8_cache)
 
 
-def _check_beside(
-    config: ModelConfig, draft: Draft | None, prefix: Prefix | None, asks: list[Ask]
+def _check_helpers(
+    config: ModelConfig, draft: Draft | None, prefix: Prefix | None, asked: list[Request]
 ) -> None:
-    kept = asks[0].settings.int8_cache
-    same = prefix is None or prefix.int8 == kept
+    """Refuses a prefix or a draft model that does not fit."""
+    kept = asked[0].settings.int8_cache
     require(
-        same,
+        prefix is None or prefix.int8 == kept,
         f"int8_cache is {kept} and the prefix was read {'without' if kept else 'with'} it; read it"
         f" with the same (prefix(text, int8_cache={kept})).",
     )
     if draft is None:
         return
-    others = asks[0].settings.strategies
+    others = asked[0].settings.strategies
     require(
         not others and prefix is None,
-        f"a draft model can't be joined with {' and '.join(others) or 'a shared prefix'}; leave one"
-        " away (--draft).",
+        f"a draft model can't be joined with {' and '.join(others) or 'a shared prefix'}; omit one"
+        " of them (--draft).",
     )
     have, need = draft.config, config
-    fits = (
-        f"the draft model has a vocabulary of {have.vocabulary} and a context of {have.context},"
-        f" the model {need.vocabulary} and {need.context}"
-    )
     require(
         have.vocabulary == need.vocabulary and have.context >= need.context,
-        f"{fits}; a draft needs the same vocabulary and at least the context.",
+        f"the draft model has a vocabulary of {have.vocabulary} and a context of {have.context},"
+        f" the model {need.vocabulary} and {need.context}; a draft needs the same vocabulary and at"
+        " least the context.",
     )
 
 
-# --- the way of a batch
-# ------------------------------------------------------------------------------------------
+# --- from rows to completions
+# ------------------------------------------------------------------------------------
 
 
-class _Row(NamedTuple):
-    """An answer so far."""
-
-    ids: list[int]
-    logprobs: list[float]
-    text: bytes
-    """Without a stop text."""
-    reason: str | None
-    """None while it is written."""
-    alternatives: list[list[tuple[int, float]]] | None = None
-    score: float | None = None
+def _writer(call: Call, asked: Sequence[Request], batch: int) -> Engine | Sealed:
+    """The rows that write these requests, at most `batch` of them where that is possible."""
+    room = room_for(call.config, call.tokenizer, asked, call.prefix)
+    if call.draft is not None or any(one.settings.strategies for one in asked):
+        return Sealed(call, room, prompts=_prompts(asked, batch), each=asked[0].rows)
+    jobs = sum(one.rows for one in asked)
+    rows = min(batch, 1 << (jobs - 1).bit_length())
+    return Engine(call, room, rows=rows, order=asked[0].settings.order)
 
 
-def _answer(config, params, tokenizer, packed: Pack, prefix, draft, watch) -> list[Completion]:
-    s = packed.settings
-    if s.beams > 1:
-        rows = _search(config, params, tokenizer, packed, prefix)
-        if watch is not None:
-            watch(sum(len(row.ids) for row in rows))
-        return _completions(config, params, packed, prefix, rows)
-    *_, rows = _follow(config, params, tokenizer, packed, prefix, draft, watch)
-    done = _completions(config, params, packed, prefix, rows)
-    groups = [done[i : i + s.best_of] for i in range(0, len(done), s.best_of)] if s.best_of else []
-    return (
-        [
-            group[i]
-            for group in groups
-            for i in minimum_risk([c.text for c in group])[: s.num_samples]
-        ]
-        if groups
-        else done
-    )
+def _prompts(asked: Sequence[Request], batch: int) -> int:
+    """The number of prompts in a batch: as many as make `batch` rows, or the power of two that
+    holds all of them."""
+    most = max(1, batch // asked[0].rows)
+    return most if len(asked) > most else 1 << (len(asked) - 1).bit_length()
 
 
-def _follow(config, params, tokenizer, packed: Pack, prefix, draft, watch) -> Iterator[list[_Row]]:
-    """Lets a batch write: the first token, then `CHUNK` tokens at a time if the host has to look
-    on, else all of them."""
-    asks = [packed.asks[i] for i in packed.prompt[: packed.real * answers_each(packed.settings)]]
-    begun, most, late = time.monotonic(), int(packed.limits.max()), set()
-    looks = watch is not None or any(
-        one.settings.stop or one.settings.max_seconds is not None for one in asks
-    )
-    writer = open_writer(config, params, packed, prefix, draft)
-    for until in (*range(1, most, CHUNK), most) if looks else (most,):
-        writer = writer.until(until)
-        out, over = written(writer.text, most), to_host(writer.text.finished)
-        passed = time.monotonic() - begun
-        late |= {
-            i
-            for i, one in enumerate(asks)
-            if not over[i] and passed > (one.settings.max_seconds or math.inf)
-        }
-        rows = [
-            _row(tokenizer, one, out, i, "time" if i in late else "length" if over[i] else None)
-            for i, one in enumerate(asks)
-        ]
-        if watch is not None:
-            watch(sum(len(row.ids) for row in rows))
-        yield rows
-        if all(row.reason for row in rows):
-            return
-        writer = writer.halt(
-            over
-            | np.asarray([i < len(rows) and rows[i].reason is not None for i in range(len(over))])
+def _best(call: Call, request: Request, found: list[Answer]) -> list[Completion]:
+    """The completions of one request; with `best_of` those that are most like all others."""
+    done = [_completion(call, request, answer) for answer in found]
+    if not request.settings.best_of:
+        return done
+    order = minimum_risk([one.text for one in done])
+    return [done[i] for i in order[: request.settings.num_samples]]
+
+
+def _search(
+    call: Call, asked: list[Request], batch: int, watch: Callable[[int], None] | None
+) -> Iterator[Completion]:
+    """Beam search, batch by batch."""
+    size, written = _prompts(asked, batch), 0
+    room = room_for(call.config, call.tokenizer, asked, call.prefix)
+    for i in range(0, len(asked), size):
+        found = _searched(call, asked[i : i + size], room, size)
+        for request, beams in zip(asked[i : i + size], found, strict=True):
+            written += sum(len(answer.ids) for answer in beams)
+            if watch is not None:
+                watch(written)
+            yield from (_completion(call, request, answer) for answer in beams)
+
+
+def _searched(call: Call, asked: list[Request], room: Room, size: int) -> list[list[Answer]]:
+    """The best answers to each request of one batch."""
+    batch = batch_of(call.config, call.tokenizer, asked, room, size, call.before)
+    with use_mesh(call.mesh):
+        found = best_answers(call.config, call.params, batch, call.prefix)
+
+    def answer(p: int, n: int) -> Answer:
+        if not found.there[p, n]:
+            return Answer(ids=[], logprobs=[], text=b"", reason="none")
+        ids = found.ids[p, n, : found.lengths[p, n]].tolist()
+        kept, text, ends = until_stop(call.tokenizer, asked[p], ids)
+        return Answer(
+            ids=kept,
+            logprobs=found.logprobs[p, n, : len(kept)].tolist(),
+            text=text,
+            reason="stop_string" if ends else "stop" if found.stopped[p, n] else "length",
+            score=float(found.scores[p, n]),
         )
 
-
-def _row(tokenizer: Tokenizer, one: Ask, out: Generated, i: int, otherwise: str | None) -> _Row:
-    """Row i, up to a stop text if there is one; `otherwise` is the reason where nothing stopped
-    it."""
-    length, top = int(out.lengths[i]), one.settings.top_logprobs
-    kept, text, stopped = _until_stop(tokenizer, one, out.ids[i, :length].tolist())
-    reason = "stop_string" if stopped else "stop" if out.finished[i] else otherwise
-    other = None
-    if top:
-        places = zip(
-            *(leaf[i, : len(kept), :top].tolist() for leaf in out.alternatives), strict=True
-        )
-        other = [list(zip(ids, logps, strict=True)) for ids, logps in places]
-    return _Row(kept, out.logprobs[i, : len(kept)].tolist(), text, reason, other)
+    return [[answer(p, n) for n in range(one.settings.num_samples)] for p, one in enumerate(asked)]
 
 
-def _search(config, params, tokenizer, packed: Pack, prefix) -> list[_Row]:
-    found, rows = best_answers(config, params, packed, prefix), []
-    for p, one in enumerate(packed.asks[: packed.real]):
-        for n in range(one.settings.num_samples):
-            if not found.there[p, n]:
-                rows.append(_Row([], [], b"", "none"))
-                continue
-            kept, text, stopped = _until_stop(
-                tokenizer, one, found.ids[p, n, : found.lengths[p, n]].tolist()
-            )
-            reason = "stop_string" if stopped else "stop" if found.stopped[p, n] else "length"
-            rows.append(
-                _Row(
-                    kept,
-                    found.logprobs[p, n, : len(kept)].tolist(),
-                    text,
-                    reason,
-                    score=float(found.scores[p, n]),
-                )
-            )
-    return rows
-
-
-def _until_stop(tokenizer: Tokenizer, one: Ask, ids: list[int]) -> tuple[list[int], bytes, bool]:
-    """The ids up to the one that completes a stop text, the bytes before that text, and whether
-    there is one."""
-    text = tokenizer.token_bytes(ids)
-    # Some tokenizers put a space before each text: it is no part of an answer to nothing.
-    extra = (
-        one.prompt == ""
-        and one.ids
-        and text[:1] == b" "
-        and tokenizer.token_bytes(tokenizer.encode("a"))[:1] == b" "
-    )
-    text = text[1:] if extra else text
-    found = find_stop(text, _stop_texts(one))
-    if found is None:
-        return ids, text, False
-    sizes = np.cumsum([len(tokenizer.token_bytes([i])) for i in ids]) - bool(extra)
-    return ids[: int(np.searchsorted(sizes, found[1])) + 1], text[: found[0]], True
-
-
-def _stop_texts(one: Ask) -> list[bytes]:
-    return [stop.encode() for stop in one.settings.stop]
-
-
-def _completions(
-    config, params, packed: Pack, prefix: Prefix | None, rows: list[_Row]
-) -> list[Completion]:
-    if any(math.isnan(p) for row in rows for p in row.logprobs):
+def _completion(call: Call, request: Request, answer: Answer) -> Completion:
+    if any(math.isnan(p) for p in answer.logprobs):
         raise ConfigError(
             "the model gives NaN: its weights are damaged or its training diverged; sample an"
             " earlier checkpoint (--step N)."
         )
-    asks = [one for one in packed.asks[: packed.real] for _ in range(len(rows) // packed.real)]
-    before = {}
-    if any(one.settings.prompt_logprobs for one in asks):
-        whole = [[*(prefix.ids if prefix else ()), *one.ids] for one in packed.asks]
-        lengths = np.asarray(list(map(len, whole)), np.int32)
-        found = np.asarray(
-            _token_logprobs(
-                config, params, padded(whole, config.context), lengths, packed.vocabulary
-            )
+    before = _prompt_logprobs(call, request) if request.settings.prompt_logprobs else None
+    return Completion(
+        prompt=request.prompt,
+        text=answer.text.decode("utf-8", errors="replace"),
+        ids=answer.ids,
+        logprobs=answer.logprobs,
+        reason=answer.reason,
+        alternatives=answer.alternatives,
+        prompt_logprobs=before,
+        score=answer.score,
+    )
+
+
+def _prompt_logprobs(call: Call, request: Request) -> list[float]:
+    """ln p of each token of the prompt but the first."""
+    ids = [*call.before, *request.ids]
+    with use_mesh(call.mesh):
+        logprobs = _token_logprobs(
+            call.config,
+            call.params,
+            padded([ids], call.config.context),
+            np.int32([len(ids)]),
+            np.int32(call.tokenizer.vocab_size),
         )
-        before = {
-            i: (
-                found[
-                    i // (len(rows) // packed.real), 1 : lengths[i // (len(rows) // packed.real)]
-                ].tolist()
-            )
-            for i in range(len(rows))
-        }
-    return [
-        Completion(
-            one.prompt,
-            row.text.decode("utf-8", errors="replace"),
-            row.ids,
-            row.logprobs,
-            row.reason,
-            row.alternatives,
-            before.get(i) if one.settings.prompt_logprobs else None,
-            row.score,
-        )
-        for i, (one, row) in enumerate(zip(asks, rows, strict=True))
-    ]
+    return np.asarray(logprobs)[0, 1 : len(ids)].tolist()
 
 
 _token_logprobs = jax.jit(token_logprobs, static_argnames="config")

@@ -1,6 +1,16 @@
 """The model: configs and pure functions over them."""
 
-from gptjax.model.cache import AT_ONCE, Cache, CacheGroup, Memory, empty_cache, rollback, take_rows
+from gptjax.model.cache import (
+    AT_ONCE,
+    Cache,
+    CacheGroup,
+    Memory,
+    constrain_cache,
+    empty_cache,
+    insert_rows,
+    rollback,
+    take_rows,
+)
 from gptjax.model.config import (
     Experts,
     Latent,
@@ -63,6 +73,7 @@ __all__ = [
     "axes",
     "bert",
     "classify",
+    "constrain_cache",
     "deepseek",
     "empty_cache",
     "encode",
@@ -73,6 +84,7 @@ __all__ = [
     "gpt2",
     "gpt3",
     "init",
+    "insert_rows",
     "llama",
     "logits_of",
     "look_ahead",

@@ -18,6 +18,7 @@ import numpy as np
 
 from gptjax.core.arrays import Array, Float, Int
 from gptjax.model.config import Layer, ModelConfig
+from gptjax.sharding.constrain import ROWS, constrain
 
 AT_ONCE = 512
 """Tokens that a ring can take at once beside its window, if nothing else is said."""
@@ -163,6 +164,51 @@ def take_rows(cache: Cache, rows: Int[Array, " B"]) -> Cache:
         )
 
     return Cache(tuple(map(moved, cache.groups)), cache.lengths[rows], memory)
+
+
+def insert_rows(
+    cache: Cache, rows: Int[Array, " R"], other: Cache, source: Int[Array, " R"]
+) -> Cache:
+    """The cache whose row `rows[i]` is row `source[i]` of another cache of the same slots.
+
+    A number past the last row inserts nothing. Whatever the rows held before is gone.
+    """
+
+    def by_row(whole: Array, part: Array) -> Array:
+        return whole.at[rows].set(part[source], mode="drop")
+
+    def by_layer(whole: Array, part: Array) -> Array:
+        return whole.at[:, rows].set(part[:, source], mode="drop")
+
+    def inserted(group: CacheGroup, new: CacheGroup) -> CacheGroup:
+        return jax.tree.map(
+            lambda whole, part: (by_row if whole.ndim == 2 else by_layer)(whole, part), group, new
+        )
+
+    memory = cache.memory
+    if memory is not None:
+        new = other.memory
+        memory = Memory(
+            keys=by_layer(memory.keys, new.keys),
+            values=by_layer(memory.values, new.values),
+            positions=by_row(memory.positions, new.positions),
+            segments=None if memory.segments is None else by_row(memory.segments, new.segments),
+        )
+    groups = tuple(map(inserted, cache.groups, other.groups))
+    return Cache(groups, by_row(cache.lengths, other.lengths), memory)
+
+
+def constrain_cache(cache: Cache) -> Cache:
+    """The cache, its rows split over the mesh as those of a batch and its heads over `tensor`, as
+    far as they divide; without a mesh nothing changes."""
+
+    def split(leaf: Array) -> Array:
+        if leaf.ndim == 2:
+            return constrain(leaf, ROWS, ())
+        return constrain(leaf, (), ROWS, ("tensor",), *((),) * (leaf.ndim - 3))
+
+    groups = tuple(jax.tree.map(split, group) for group in cache.groups)
+    return cache._replace(groups=groups, lengths=constrain(cache.lengths, ROWS))
 
 
 def allocate(
