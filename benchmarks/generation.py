@@ -34,8 +34,10 @@ from gptjax.data import GPT2, Bytes
 from gptjax.data.tokenizers import chat
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.data.tokenizers.chat import Message, render
-from gptjax.generate import GenerateConfig, Sampling, decode, prefill
-from gptjax.generate.request import Ask, ask, pack
+from gptjax.generate import Columns, GenerateConfig, Sampling, advance, fill, prefill
+from gptjax.generate.batch import Job, batch_of, room_for
+from gptjax.generate.request import Request, requests
+from gptjax.generate.schedule import Call, Engine
 from gptjax.generate.strategies import open_writer
 
 ITEM = {
@@ -99,18 +101,19 @@ def constraints(
             GenerateConfig(new_tokens=300, temperature=1.0, seed=i, **FORMS[form])
             for i in range(rows)
         ]
-        asked = ask(config, tokenizer, ["The answer: "] * rows, settings)
+        asked = requests(config, tokenizer, ["The answer: "] * rows, settings)
+        room = room_for(config, tokenizer, asked)
+        jobs = {row: Job(request) for row, request in enumerate(asked)}
 
         def run() -> float:
-            writer = open_writer(
-                config, params, pack(config, tokenizer, asked, rows), None, None
-            ).until(1)
-            jax.block_until_ready(writer.state)
+            engine = Engine(Call(config, params, tokenizer), room, rows=rows).admit(jobs)
+            engine = engine.advance(1, pause=False)
+            jax.block_until_ready(engine.slots)
             begun = time.perf_counter()
-            writer = writer.until(count)
-            jax.block_until_ready(writer.state)
+            engine = engine.advance(count - 1, pause=False)
+            jax.block_until_ready(engine.slots)
             seconds = time.perf_counter() - begun
-            steps = int((writer.text.history.length - writer.text.history.prompt).max()) - 1
+            steps = int((engine.text.history.length - engine.text.history.prompt).max()) - 1
             assert steps > count // 2, f"{form}: no answer was longer than {steps}"
             return seconds / steps
 
@@ -148,9 +151,10 @@ def lookup(
 
         def run() -> float:
             begun = time.perf_counter()
-            writer = open_writer(
-                config, params, pack(config, tokenizer, [Ask("", ids, [], settings)], 1), None, None
-            )
+            asked = [Request("", ids, settings)]
+            room = room_for(config, tokenizer, asked)
+            batch = batch_of(config, tokenizer, asked, room, 1)
+            writer = open_writer(config, params, batch, None, None)
             written[more.get("draft_tokens", 0)] = jax.block_until_ready(writer.until(count).state)
             return time.perf_counter() - begun
 
@@ -226,9 +230,8 @@ def cache(turns: int, slots: int = 4096, rows: int = 2) -> None:
             copy = jax.block_until_ready(jax.tree.map(jnp.copy, state))
             begun = time.perf_counter()
             keys, stop = jax.random.split(jax.random.key(0), rows), np.full((rows, 1), -1, np.int32)
-            jax.block_until_ready(
-                decode(config, params, copy, keys, greedy, stop, np.int32(16), np.int32(256))
-            )
+            slots = fill(copy, None, Columns(keys, greedy, stop))
+            jax.block_until_ready(advance(config, params, slots, 16, 256))
             return (time.perf_counter() - begun) / 16
 
         ways[name] = run

@@ -9,7 +9,6 @@ rings there.
 from __future__ import annotations
 
 import dataclasses
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +21,7 @@ from gptjax import generate, model
 from gptjax.core.config import ConfigError
 from gptjax.data import Bytes
 from gptjax.data.tokenizers import tokenizer as tokenizers
-from gptjax.generate import GenerateConfig
+from gptjax.generate import GenerateConfig, decode
 from gptjax.model import Layer
 from gptjax.model.cache import quantise_vectors
 
@@ -166,9 +165,7 @@ def test_every_way_of_writing_is_the_same_with_rings_and_prompts_in_parts(way, m
         (8, "unroll"),
         (512, "auto"),
     ):  # the same on a CPU, but another program, so that neither is taken for the other
-        monkeypatch.setattr(
-            sys.modules["gptjax.generate.decode"], "CHUNK", chunk
-        )  # the package has a function of this name
+        monkeypatch.setattr(decode, "CHUNK", chunk)
         config = dataclasses.replace(CONFIG, layers=layers)
         assert shapes(config, at_once=chunk)[0][1] == (12 if chunk == 8 else 64)
         found.append(generate.complete(config, weights(CONFIG), TOKENIZER, PROMPTS, settings))

@@ -10,7 +10,6 @@ import dataclasses
 import json
 import math
 import shutil
-import sys
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +33,8 @@ from gptjax.data import Batch, batches, prepare
 from gptjax.data.tasks import task
 from gptjax.data.tokenizers import spelling
 from gptjax.data.tokenizers import tokenizer as tokenizers
+from gptjax.generate import decode as decoder
+from gptjax.generate import engine
 from gptjax.losses import cross_entropy as objectives
 from gptjax.runs import Run, payload
 from gptjax.sharding.mesh import MeshConfig, place_batch
@@ -44,7 +45,6 @@ from gptjax.verify import training
 
 ROOT = Path(__file__).parents[1]
 NAMES = [proof.name for proof in verify.PROOFS]
-decoder: Any = sys.modules["gptjax.generate.decode"]  # the package's own `decode` is the function
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +80,10 @@ def fresh():
     learns in fewer steps."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(settings, "STEPS", 100)
-        for compiled in (decoder.prefill, decoder.decode):
+        for compiled in (decoder.prefill, engine._advance):
             compiled.clear_cache()
         yield
-        for compiled in (decoder.prefill, decoder.decode):
+        for compiled in (decoder.prefill, engine._advance):
             compiled.clear_cache()
 
 
