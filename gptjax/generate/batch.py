@@ -303,12 +303,15 @@ def automaton_of(
     """The constraint of a request, if it has one.
 
     Raises:
-      ConfigError: the shortest answer that it allows is longer than the room.
+      ConfigError: no text fits the constraint without banned ids, or the shortest answer is longer
+        than the room.
     """
     constraint = request.settings.constraint
     if constraint is None:
         return None
-    automaton, room = compiled(*constraint, tokenizer), limit_of(config, request, before)
+    s, room = request.settings, limit_of(config, request, before)
+    other = set(range(tokenizer.vocab_size)) - set(s.allowed) if s.allowed else set()
+    automaton = compiled(*constraint, tokenizer, frozenset({*s.banned, *other}))
     require(
         automaton.least <= room,
         f"the {constraint[0]} needs at least {automaton.least} tokens and there is room for {room};"

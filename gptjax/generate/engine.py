@@ -5,9 +5,10 @@ Prompts are read beside the rows that are writing (`decode.prefill`), then `admi
 free rows; `advance` writes tokens in every row, in one compiled loop; `evict` ends rows. Nothing
 here knows a request, a tokenizer or a clock: `schedule` decides who enters when.
 
-The shapes of `Slots` never change, so the number of compiled programs is bounded: one `advance`
-(and one more for each power of two of constraint states), an `admit` for each power of two of rows,
-and a `prefill` for each power of two of rows and of tokens. `programs` counts them.
+The shapes of `Slots` change only when the tables of constraints double, so the number of compiled
+programs is bounded: one `advance` for each size of the tables, an `admit` for each of these and
+each power of two of rows, and a `prefill` for each power of two of rows and of tokens. `programs`
+counts them.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ def fill(
     """
     decoding = reading if source is None else branch(reading, source)
     if constraint is not None:
-        decoding = _with_states(decoding, jnp.asarray(constraint.start))
+        # A copy: `advance` uses up the decoding, and the columns keep the constraint.
+        decoding = _with_states(decoding, jnp.array(constraint.start, copy=True))
     return Slots(decoding, with_constraint(columns, constraint))
 
 
@@ -87,7 +89,8 @@ def admit(
       reading: P prompts that have been read, with as many slots as the rows have.
       source: which of the prompts goes to each row; several rows may share one.
       columns: what the new requests ask for, R rows without constraint.
-      constraint: of all rows, the old ones too, whose tables may have been laid out anew.
+      constraint: of all rows; the states of those that are writing must still be valid in it, see
+        `constraints.insert`.
     """
     return Slots(*_admit(slots.decoding, slots.columns, rows, reading, source, columns, constraint))
 
@@ -102,7 +105,7 @@ def _admit(
     new: Columns,
     constraint: Constraint | None,
 ) -> tuple[Decoding, Columns]:
-    states, old = decoding.text.history.state, _constraint(columns)
+    states = decoding.text.history.state
     cache = model.insert_rows(decoding.cache, rows, reading.cache, source)
     text = jax.tree.map(
         lambda whole, part: whole.at[rows].set(part[source], mode="drop"),
@@ -116,7 +119,7 @@ def _admit(
     )
     if constraint is not None:
         start = jnp.asarray(constraint.start)
-        states = (states + start - old.start).at[rows].set(start[rows], mode="drop")
+        states = states.at[rows].set(start[rows], mode="drop")
     decoding = decoding._replace(text=text, cache=model.constrain_cache(cache))
     return _with_states(decoding, states), with_constraint(columns, constraint)
 
@@ -197,11 +200,6 @@ def _with_states(decoding: Decoding, states: Int[Array, " B"] | None) -> Decodin
     """The decoding whose rows stand at these states of their constraints."""
     history = decoding.text.history._replace(state=states)
     return decoding._replace(text=decoding.text._replace(history=history))
-
-
-def _constraint(columns: Columns) -> Constraint | None:
-    shaping = columns.sampling.shaping
-    return None if shaping is None else shaping.constraint
 
 
 def with_constraint(columns: Columns, constraint: Constraint | None) -> Columns:

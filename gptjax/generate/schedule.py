@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -27,7 +26,7 @@ from gptjax.generate.batch import (
     read_prompts,
 )
 from gptjax.generate.chain import ORDER
-from gptjax.generate.constraints import Constraint, TokenAutomaton, join
+from gptjax.generate.constraints import Constraint, Place, insert, unconstrained
 from gptjax.generate.decode import Decoding, Text
 from gptjax.generate.engine import Slots
 from gptjax.generate.request import Request
@@ -53,42 +52,6 @@ class Call(NamedTuple):
         return [] if self.prefix is None else self.prefix.ids
 
 
-class Tables(NamedTuple):
-    """The automata of several constraints side by side."""
-
-    automata: tuple[TokenAutomaton | None, ...]
-    """`None`, for rows without a constraint, is the first."""
-    joined: Constraint
-    """On the device; its `start` has an entry for each of the automata."""
-    starts: np.ndarray
-    """The same `start` on the host."""
-
-    def rows(self, automata: Sequence[TokenAutomaton | None], limits: Sequence[int]) -> Constraint:
-        """The constraint of rows with these automata and limits."""
-        place = {id(one): i for i, one in enumerate(self.automata)}
-        start = self.starts[[place[id(one)] for one in automata]]
-        return self.joined._replace(start=start, limit=np.asarray(limits, np.int32))
-
-
-def laid_out(
-    tables: Tables | None, automata: Sequence[TokenAutomaton | None], tokenizer: Tokenizer
-) -> Tables:
-    """Tables that hold these automata, in few sizes: powers of two.
-
-    Those of rows that have left stay as long as there is room for them without a larger size.
-    """
-    needed = {id(one): one for one in (None, *automata)}
-    known = {} if tables is None else {id(one): one for one in tables.automata}
-    if needed.keys() <= known.keys():
-        return tables
-    every = tuple((known | needed).values())
-    joined = join(every, tokenizer, [0] * len(every))
-    if tables is not None and len(joined.need) > len(tables.joined.need):
-        every = tuple(needed.values())
-        joined = join(every, tokenizer, [0] * len(every))
-    return Tables(every, jax.device_put(joined), np.asarray(joined.start))
-
-
 class Reading(NamedTuple):
     """Prompts that have been read, a row each."""
 
@@ -111,11 +74,10 @@ class Engine(NamedTuple):
     """Order of the transforms; see `chain.shape`."""
     slots: Slots | None = None
     """`None` before the first job."""
-    automata: tuple[TokenAutomaton | None, ...] = ()
-    """The constraint of each row."""
-    limits: tuple[int, ...] = ()
-    """The most tokens of each row's answer."""
-    tables: Tables | None = None
+    constraint: Constraint | None = None
+    """Of all rows, if a request may have one."""
+    places: Sequence[Place | None] = ()
+    """Where the constraint of each row stands in its tables."""
     reading: Reading | None = None
     """The prompts read last, while further answers to them may wait for a row."""
 
@@ -138,17 +100,24 @@ class Engine(NamedTuple):
         Raises:
           ConfigError: the constraint of a job needs more tokens than there is room for.
         """
-        config, before = self.call.config, self.call.before
-        automata = list(self.automata or [None] * self.rows)
-        limits = list(self.limits or [0] * self.rows)
-        for row, job in jobs.items():
-            automata[row] = automaton_of(config, self.call.tokenizer, job.request, before)
-            limits[row] = limit_of(config, job.request, before)
-        changed = self._replace(automata=tuple(automata), limits=tuple(limits))
+        changed = self
         if self.room.constrained:
-            changed = changed._replace(tables=laid_out(self.tables, automata, self.call.tokenizer))
+            for row, job in jobs.items():
+                changed = changed._constrain(row, job.request)
         changed = changed._read(list(jobs.values()))
         return changed._fill(jobs) if self.slots is None else changed._enter(jobs)
+
+    def _constrain(self, row: int, request: Request) -> Engine:
+        """Puts the constraint of a request into its row of the tables."""
+        call = self.call
+        constraint, places = insert(
+            self.constraint or unconstrained(self.rows, call.tokenizer),
+            row,
+            automaton_of(call.config, call.tokenizer, request, call.before),
+            limit_of(call.config, request, call.before),
+            self.places or [None] * self.rows,
+        )
+        return self._replace(constraint=constraint, places=places)
 
     def _read(self, jobs: Sequence[Job]) -> Engine:
         """Reads the prompts of the jobs, each once, unless they have just been read."""
@@ -180,7 +149,7 @@ class Engine(NamedTuple):
                 reading.state,
                 None if own else np.asarray(source, np.int32),
                 self._columns([jobs.get(row, spare) for row in range(self.rows)]),
-                self._constraint(),
+                self.constraint,
             )
             if not own:
                 free = np.asarray([row not in jobs for row in range(self.rows)])
@@ -200,16 +169,13 @@ class Engine(NamedTuple):
                 self.reading.state,
                 source,
                 self._columns(entering),
-                self._constraint(),
+                self.constraint,
             )
         return self._replace(slots=slots)
 
     def _columns(self, jobs: Sequence[Job]) -> engine.Columns:
         call = self.call
         return columns(call.config, call.tokenizer, jobs, self.room, call.before)
-
-    def _constraint(self) -> Constraint | None:
-        return self.tables and self.tables.rows(self.automata, self.limits)
 
     def advance(self, steps: int, *, pause: bool) -> Engine:
         """Writes up to `steps` tokens in every row; with `pause` only until a row ends."""
