@@ -12,10 +12,18 @@ reliability = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(reliability)
 
 REPORT = """<testsuites><testsuite timestamp="2026-01-02T03:04:05">
-<testcase name="test_a"><properties><property name="row" value="1"/><property name="figure" value="200 of 200"/></properties></testcase>
-<testcase name="test_b"><properties><property name="row" value="1"/><property name="row" value="5"/></properties></testcase>
-<testcase name="test_c"><properties><property name="row" value="7"/><property name="figure" value="a lie"/></properties><failure message="x"/></testcase>
-<testcase name="test_d"><properties><property name="row" value="24"/></properties><skipped message="needs root"/></testcase>
+<testcase name="test_a"><properties>
+  <property name="row" value="1"/><property name="figure" value="200 of 200"/>
+</properties></testcase>
+<testcase name="test_b"><properties>
+  <property name="row" value="1"/><property name="row" value="5"/>
+</properties></testcase>
+<testcase name="test_c"><properties>
+  <property name="row" value="7"/><property name="figure" value="a lie"/>
+</properties><failure message="x"/></testcase>
+<testcase name="test_d"><properties>
+  <property name="row" value="24"/>
+</properties><skipped message="needs root"/></testcase>
 <testcase name="test_e"/>
 {many}</testsuite></testsuites>"""
 
@@ -28,10 +36,10 @@ def test_a_row_shows_the_figures_of_its_tests_and_what_failed_or_was_skipped(tmp
     (tmp_path / "report.xml").write_text(
         REPORT.format(many="".join(case.format(i) for i in range(7)))
     )
-    found = reliability.proofs([tmp_path / "report.xml"])
+    proofs = reliability.proofs([tmp_path / "report.xml"])
     rows = {
         int(line.split("|")[1]): line.split("|")[4].strip()
-        for line in reliability.table(found)
+        for line in reliability.table(proofs)
         if re.match(r"\| \d", line)
     }
     assert list(rows) == list(range(1, 72)), "every row of the matrix stands there once"
