@@ -7,28 +7,30 @@ Read `LANGUAGES`: constraints, each with a judge that knows nothing of automata.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import json
 import re
-import tempfile
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from variants import ROPE
+from walks import SPELLERS, speller, walk
 
 from gptjax import generate, model
 from gptjax.core.config import ConfigError
-from gptjax.data import GPT2, Bytes, SentencePiece
-from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.generate import Draft, GenerateConfig
-from gptjax.generate.constraints import KINDS, allowed, compiled, follow, join
-from gptjax.generate.constraints.automaton import compile_language
-from gptjax.generate.constraints.languages import LAST_CODE_POINT, chars
-from gptjax.generate.constraints.patterns import regex
-from gptjax.generate.constraints.tokens import byte_automaton
+from gptjax.generate.constraints import (
+    KINDS,
+    allowed,
+    compiled,
+    follow,
+    insert,
+    join,
+    unconstrained,
+)
+from gptjax.generate.constraints.masks import FREE
 
 PERSON = {
     "type": "object",
@@ -99,32 +101,6 @@ LANGUAGES = {
         lambda text: text in ("yes", "no", "yes, but no", "é"),
     ),
 }
-
-PROSE = "".join(
-    f"def f{i}(x): return x + {i * i}  # né {{}} [] yes no (1+2)-3 2026-01-{i % 28 + 1:02} null"
-    " true\n"
-    for i in range(400)
-)
-SPELLERS = ("bytes", "SentencePiece", "BPE")
-
-
-@functools.cache
-def speller(name: str):
-    """A tokenizer of each kind; those with merges have learned tokens that reach over the borders
-    of the constraints."""
-    if name == "bytes":
-        return tokenizers.train(Bytes(), [])
-    if name == "SentencePiece":
-        return tokenizers.train(SentencePiece(vocab_size=400), [PROSE])
-    from tokenizers import ByteLevelBPETokenizer
-
-    learned = ByteLevelBPETokenizer()
-    learned.train_from_iterator(
-        [PROSE], vocab_size=400, special_tokens=["<|endoftext|>"], show_progress=False
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        learned.save_model(folder)
-        return tokenizers.train(GPT2(folder), [])
 
 
 def untrained(tokenizer, seed: int = 0, **changes):
@@ -285,238 +261,79 @@ def test_beams_of_a_small_language_are_all_of_it():
     assert [one.score for one in done[:3]] == sorted((one.score for one in done[:3]), reverse=True)
 
 
-# --- the languages
-# -----------------------------------------------------------------------------------------------
-
-PATTERNS = [
-    *(
-        "",
-        "a",
-        "abc",
-        "a|b|",
-        "a*b+c?",
-        "(ab)*c",
-        "[a-c]{2,3}",
-        "[^a]",
-        ".",
-        r"\d+\.\d{2}",
-        r"a{2}",
-        r"a{0}b",
-        r"a{,2}",
-        r"a{2,}",
-        "(a|b)*abb",
-        r"\w\W\s\S\D",
-    ),
-    *(
-        r"[\d_-]+",
-        r"\[\]\\",
-        r"[\]]",
-        "é|😀+",
-        "[à-ü]",
-        "[a-😀]",
-        r"\x41\u00e9\t",
-        "^ab$",
-        "(?:a|bc)+?",
-        "a.c",
-    ),
-]
-PROBES = [
-    "",
-    *map("".join, itertools.product("ab", repeat=2)),
-    *map("".join, itertools.product("abc", repeat=3)),
-    "abb",
-    "ababc",
-    "bb",
-    "aabb",
-    "12.34",
-    "1.2",
-    "a-_ 0",
-]
-PROBES += [
-    "_-1",
-    "[]\\",
-    "]",
-    "é",
-    "😀",
-    "😀😀",
-    "ü",
-    "ſ",
-    "Aé\t",
-    "a\nc",
-    "\n",
-    "A!\t!x",
-    "a",
-    "b",
-    "c",
-    "aaaa",
-    "bcbca",
-    "\x00",
-    "\U0010ffff",
-]
+# --- a running batch ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pattern", PATTERNS)
-def test_a_regex_accepts_what_python_s_accepts(pattern):
-    automaton = compile_language(regex(pattern))
-    theirs = re.compile(pattern, re.ASCII)
-    for probe in PROBES:
-        assert automaton.accepts(probe.encode()) == bool(theirs.fullmatch(probe)), probe
+def test_rows_of_a_running_batch_change_their_constraints_independently():
+    """A table that rows enter and leave answers as one that holds a row's automaton alone."""
+    tokenizer, draw = speller("BPE"), np.random.default_rng(0)
+    sources = ["[ab]{3}", r"\d+", "x{60}", "(yes|no)*", "[a-f]{9}!", "", "q{200}"]
+    automata = [compiled("regex", source, tokenizer) for source in sources]
+    running, places = unconstrained(4, tokenizer), [None] * 4
+    state, held = np.zeros(4, np.int32), [None] * 4
+    shapes = set()
+    for _ in range(40):
+        row = int(draw.integers(4))
+        held[row] = None if draw.random() < 0.2 else automata[draw.integers(len(automata))]
+        running, places = insert(running, row, held[row], 500, places)
+        state[row] = running.start[row]
+        shapes.add((running.table.shape, running.masks.shape))
+        mine = np.asarray(may(running, state, np.zeros(4, np.int32), tokenizer.vocab_size))
+        tokens = [int(draw.choice(np.flatnonzero(allowed_row))) for allowed_row in mine]
+        for i, automaton in enumerate(held):
+            alone = join([automaton], tokenizer, [500])
+            offset = places[i].state if places[i] else FREE
+            own = alone.start + state[i] - offset if automaton else alone.start
+            assert (
+                may(alone, own, np.zeros(1, np.int32), tokenizer.vocab_size)[0] == mine[i]
+            ).all()
+        keep = [token != tokenizer.end_of_document for token in tokens]
+        state = np.where(keep, after(running, state, jnp.asarray(tokens)), state)
+    assert len(shapes) <= 2
 
 
-def test_any_range_of_characters_is_its_utf8():
-    draw = np.random.default_rng(0)
-    for _ in range(60):
-        low, high = sorted(draw.integers(0, LAST_CODE_POINT + 1, 2).tolist())
-        automaton = compile_language(chars([(low, high)]))
-        for point in {
-            low,
-            high,
-            low - 1,
-            high + 1,
-            0,
-            0x7F,
-            0x80,
-            0x7FF,
-            0x800,
-            0xFFFF,
-            0x10000,
-            LAST_CODE_POINT,
-            *draw.integers(0, LAST_CODE_POINT + 1, 20).tolist(),
-        }:
-            if 0 <= point <= LAST_CODE_POINT and not 0xD800 <= point <= 0xDFFF:
-                assert automaton.accepts(chr(point).encode()) == (low <= point <= high), (
-                    low,
-                    high,
-                    point,
-                )
-        assert not automaton.accepts(b"\xff") and not automaton.accepts(b"\xed\xa0\x80")
+def test_equal_automata_share_their_place():
+    tokenizer = speller("bytes")
+    one, other = (compiled("regex", source, tokenizer) for source in ("a{30}", "b{30}"))
+    both = join([one, None, other, one], tokenizer, [40] * 4)
+    assert both.start[0] == both.start[3] != both.start[2] and both.start[1] == FREE
+    assert len(both.table) == 256 and len(both.masks) == 64
 
 
-@pytest.mark.parametrize(
-    ("low", "high"),
-    [(0, 0), (0, 9), (5, 123), (-7, 3), (-120, -12), (99, 1001), (-1, 1), (1000, 1000)],
-)
-def test_whole_numbers_are_those_of_the_range(low, high):
-    automaton = byte_automaton("schema", ({"type": "integer", "minimum": low, "maximum": high}))
-    for n in range(low - 30, high + 30):
-        assert automaton.accepts(str(n).encode()) == (low <= n <= high)
-    assert not any(automaton.accepts(text) for text in (b"", b"-", b"-0", b"00", b"1.0"))
+# --- tokens and bytes ---------------------------------------------------------------------------
 
 
-def test_an_automaton_is_the_smallest():
-    assert [
-        len(compile_language(regex(p)).table)
-        for p in ("a|b|c", "(a|b)*abb", "a{5}", "abc|xbc|ybc", "(aa)*|(aaaa)*")
-    ] == [2, 4, 6, 4, 2]
-
-
-def test_strings_with_a_pattern_are_escaped():
-    automaton = byte_automaton("schema", ({"type": "string", "pattern": '^[a"\\\\]+$'}))
-    for text in ("a", '"', "\\", 'a"\\a'):
-        assert automaton.accepts(json.dumps(text).encode())
-    assert not automaton.accepts(b'"b"') and not automaton.accepts(b'"""')
-
-
-def test_one_of_several_is_never_two_of_them():
-    """Parts are told apart by type, by constants, or by a property that both require."""
-
-    def part(kind, **more):
-        return {
-            "type": "object",
-            "properties": {"kind": {"const": kind}, **more},
-            "required": ["kind"],
-        }
-
-    schema = {
-        "oneOf": [
-            part("a", x={"type": "integer"}),
-            {"$ref": "#/$defs/b"},
-            {"type": ["string", "null"]},
-            {"enum": [1, True]},
-            {"const": 2},
-        ]
-    }
-    automaton = byte_automaton(
-        "schema", (schema | {"$defs": {"b": part("b", y={"type": "boolean"})}})
+@pytest.mark.parametrize("name", LANGUAGES)
+@pytest.mark.parametrize("kind", SPELLERS)
+def test_random_answers_are_valid_and_finished_in_time(name, kind):
+    """With tokens of several characters, of parts of one, and single bytes."""
+    (settings, valid), tokenizer = LANGUAGES[name], speller(kind)
+    automaton, draw = (
+        compiled(*GenerateConfig(**settings).constraint, tokenizer),
+        np.random.default_rng(0),
     )
-    for value in (
-        {"kind": "a", "x": 3},
-        {"kind": "b"},
-        {"kind": "b", "y": True},
-        "text",
-        None,
-        1,
-        2,
-        True,
-    ):
-        assert automaton.accepts(json.dumps(value).encode()), value
-    for value in ({"kind": "b", "x": 3}, {"kind": "c"}, {}, False, 3):
-        assert not automaton.accepts(json.dumps(value).encode()), value
+    for i in range(50):
+        room = automaton.least + int(draw.integers(3) if i % 2 else draw.integers(90))
+        answer = walk(automaton, tokenizer, room, draw).decode()
+        assert valid(answer), answer
 
 
-def test_constants_have_the_type_that_is_named():
-    automaton = byte_automaton(
-        "schema", ({"type": ["integer", "null"], "enum": ["a", 3, 1.5, None, True]})
+def test_banned_tokens_are_not_needed_for_an_answer():
+    tokenizer = speller("BPE")
+    digits = frozenset(
+        i for i in range(tokenizer.vocab_size) if re.search(rb"\d", tokenizer.token_bytes([i]))
     )
-    assert [
-        value
-        for value in ("a", 3, 1.5, None, True)
-        if automaton.accepts(json.dumps(value).encode())
-    ] == [3, None]
-
-
-def test_an_object_of_any_kind_is_any_object():
-    automaton = byte_automaton("schema", ({"type": "object"}))
-    for value in ({}, {"a": 1}, {"a": [1, "x", None], "b": {"c": {}, "d": [[]]}}):
-        assert automaton.accepts(json.dumps(value).encode()), value
-    for text in ("[]", "1", '{"a"}', '{"a": 1,}', ""):
-        assert not automaton.accepts(text.encode())
-
-
-def test_many_properties_that_may_be_left_away_make_no_large_automaton():
-    names = [f"p{i}" for i in range(40)]
-    automaton = byte_automaton(
-        "schema", ({"type": "object", "properties": {name: {"type": "boolean"} for name in names}})
-    )
-    assert len(automaton.table) < 2000
-    for kept in (names, names[::7], names[39:], []):
-        assert automaton.accepts(json.dumps(dict.fromkeys(kept, True)).encode())
+    assert compiled("regex", r"\d+|no", tokenizer).least == 1
+    automaton = compiled("regex", r"\d+|no", tokenizer, digits)
+    assert {walk(automaton, tokenizer, 9, np.random.default_rng(i)) for i in range(20)} == {b"no"}
+    with pytest.raises(ConfigError, match="that are not banned spell a text that the regex allows"):
+        compiled("regex", r"\d+", tokenizer, digits)
+    with pytest.raises(ConfigError, match="which this tokenizer has, but it is banned"):
+        compiled("regex", "a", tokenizer, frozenset({tokenizer.end_of_document}))
 
 
 WRONG = {
-    "regex that looks ahead": ({"regex": "a(?=b)"}, "regex looks ahead after its beginning"),
-    "regex with a reference": ({"regex": r"(a)\1"}, "regex refers back to a group"),
-    "regex without an end": ({"regex": "(a"}, "has a '\\(' without '\\)'"),
-    "regex of too much": ({"regex": "(a{1000}){1000}"}, "repeats too much"),
-    "regex of many states": ({"regex": "(a{180}b){180}"}, "more than 20000 states"),
-    "regex of nothing": ({"regex": "[^\\x00-\\U0010ffff]"}, "matches no text at all"),
-    "grammar without a root": ({"grammar": 'a ::= "b"'}, "no rule 'root'"),
-    "grammar that lacks a rule": (
-        {"grammar": "root ::= other"},
-        "no rule 'other', which 'root' needs",
-    ),
-    "grammar that does not end": ({"grammar": 'root ::= "a" root'}, "matches no text at all"),
-    "grammar that is none": ({"grammar": "hello"}, "grammar has 'hello'"),
-    "schema that is no JSON": ({"schema": "{"}, "schema is not JSON"),
-    "schema of a type": ({"schema": '{"type": "text"}'}, "the type 'text'; it can be object"),
-    "schema with a keyword": (
-        {"schema": '{"type": "number", "not": {"const": 3}}'},
-        "'not', which is not supported for number",
-    ),
-    "schema with a far reference": (
-        {"schema": '{"$ref": "http://x"}'},
-        "it can refer only to places in itself",
-    ),
-    "schema with a missing reference": ({"schema": '{"$ref": "#/a"}'}, "which does not exist"),
-    "schema with parts that overlap": (
-        {"schema": '{"oneOf": [{"type": "number"}, {"type": "integer"}]}'},
-        "not distinguished by type",
-    ),
-    "schema with properties that are none": (
-        {"schema": '{"properties": []}'},
-        r"'properties' \[\]; it needs an object",
-    ),
-    "regex of many brackets": ({"regex": "(" * 3000 + "a" + ")" * 3000}, "nested too deep"),
+    "a malformed constraint": ({"regex": "(a"}, "has a '\\(' without '\\)'"),
     "two at once": ({"regex": "a", "choices": ("b",)}, "regex and choices can't be joined"),
     "more than the room": (
         {"regex": "a{50}", "new_tokens": 20},
@@ -526,7 +343,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_constraint_that_can_not_be_kept_is_refused_by_name(name):
+def test_a_constraint_that_cannot_be_kept_is_refused_by_name(name):
     settings, words = WRONG[name]
     tokenizer = speller("bytes")
     with pytest.raises(ConfigError, match=words):

@@ -300,7 +300,7 @@ def _by_first(
     automaton = compile_language(make(given, f"{where}.items"))
     quote = [Byte(frozenset({0x22}))] if kind == "string" else []
     start = int(automaton.table[0, 0x22]) if quote else 0
-    other = frozenset(range(256)).subtract(*_CLASSES)
+    other = frozenset(range(256)).difference(*_CLASSES)
     return [
         language
         for values in [*_CLASSES, other]

@@ -5,7 +5,7 @@ after one; both work inside a compiled loop. An answer always ends in time: wher
 left, only those on a shortest way to an end are allowed.
 
 On the host, `join` puts the automata of a whole batch side by side, and `insert` gives one row of a
-running batch another automaton. Tables grow by powers of two, so that compiled programs are reused.
+running batch another automaton. Tables grow by factors of four, so that few programs are compiled.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from gptjax.generate.constraints.tokens import TokenAutomaton, spell
 
 FREE = 0
 """The state of a row without a constraint: every token is allowed, and it stays there."""
-LEAST_STATES = 64
-LEAST_MASKS = 16
+LEAST_STATES = 256
+LEAST_MASKS = 64
 
 
 class Constraint(NamedTuple):
@@ -100,7 +100,8 @@ def unconstrained(
     """Tables in which every row is free, with room for other automata.
 
     Args:
-      states: capacity in states; rounded up to a power of two, as is `masks`.
+      states: capacity in states; rounded up to 256 times a power of four.
+      masks: capacity in distinct masks; rounded up to 64 times a power of four.
     """
     spelled = spell(tokenizer)
     num_states, num_masks = _bucket(states, LEAST_STATES), _bucket(masks, LEAST_MASKS)
@@ -147,7 +148,7 @@ def insert(
     """Gives one row of a running batch another automaton; the states of all other rows stay valid.
 
     The row must then begin in `constraint.start[row]`. Tables on a device stay there: only the
-    automaton's own rows are sent, padded to a power of two.
+    automaton's own rows are sent, padded to such a size too.
 
     Args:
       automaton: `None` frees the row.
@@ -249,5 +250,7 @@ def _grown(constraint: Constraint, states: int, masks: int) -> Constraint:
 
 
 def _bucket(size: int, least: int) -> int:
-    """The smallest power of two that holds `size`, at least `least`."""
-    return max(least, 1 << (size - 1).bit_length())
+    """The smallest of `least` times a power of four that holds `size`."""
+    while least < size:
+        least *= 4
+    return least

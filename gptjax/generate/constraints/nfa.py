@@ -23,6 +23,13 @@ from gptjax.generate.constraints.languages import (
 )
 
 _WORD = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
+_KINDS = {
+    "word": _WORD,
+    "other": frozenset(range(0x80)) - _WORD,
+    "wide": frozenset(range(0x80, 0x100)),
+}
+"""Kinds of bytes around a word border. Engines disagree on which characters outside ASCII belong to
+words, so next to these there is neither a border nor its opposite."""
 
 
 def num_states(language: Language) -> int:
@@ -131,7 +138,7 @@ _AND = {
 }
 """Demands on what follows, taken together; pairs that contradict each other are absent.
 
-"other" is a byte outside words or the end of the text.
+"other" is an ASCII byte outside words or the end of the text.
 """
 
 
@@ -158,7 +165,8 @@ def resolve_anchors(nfa: Nfa, start: int, end: int) -> tuple[Nfa, int, int]:
             if new is not None:
                 resolved.free[here].append(number(other, before, new))
         for values, other in nfa.moves[state]:
-            for kind, part in (("word", values & _WORD), ("other", values - _WORD)):
+            for kind, members in _KINDS.items():
+                part = values & members
                 if part and demand in ("any", kind):
                     resolved.moves[here].append((part, number(other, kind, "any")))
         if state == end and demand != "word":
@@ -172,5 +180,7 @@ def _after_anchor(kind: str, before: str, demand: str) -> str | None:
         return demand if before == "start" else None
     if kind == "$":
         return _AND.get((demand, "end"))
+    if before == "wide":
+        return None
     changes = kind == "b"
     return _AND.get((demand, "other" if (before == "word") == changes else "word"))

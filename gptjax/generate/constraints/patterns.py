@@ -11,7 +11,7 @@ import re
 
 from gptjax.generate.constraints.automaton import compile_language, intersect, subtract
 from gptjax.generate.constraints.languages import ANY_TEXT, EMPTY, Anchor, Language, alt, seq
-from gptjax.generate.constraints.reader import Reader
+from gptjax.generate.constraints.reader import QUANTIFIER, Reader
 
 _REFUSED_GROUPS = {
     "?<=": "looks behind",
@@ -67,25 +67,20 @@ class _RegexReader(Reader):
         if self.depth:
             return self.sequence()
         anchored = self.peek() == "^" or self.peek(2) == "\\A"
-        inner = self._ahead() or self.sequence()
-        return seq(EMPTY if anchored else self.around, inner, self.around)
+        return seq(EMPTY if anchored else self.around, self._conditional(anchored))
 
-    def _ahead(self) -> Language | None:
-        """The sequence after look-aheads that stand at the beginning; `None` without one."""
+    def _conditional(self, anchored: bool) -> Language:
+        """A sequence with the look-aheads at its beginning, and what may follow a match."""
         start = self.at
         self.match(r"\^|\\A")
         opening = self.match(r"\(\?([=!])")
         if not opening:
             self.at = start
-            return None
-        self.require(
-            self.around is EMPTY or self.at > start + len(opening[0]),
-            "looks ahead without '^' before it",
-        )
+            return seq(self.sequence(), self.around)
+        self.require(anchored or self.around is EMPTY, "looks ahead without '^' before it")
         condition = seq(self.group(), ANY_TEXT)
-        rest = seq(self._ahead() or self.sequence(), self.around)
         holds = intersect if opening[1] == "=" else subtract
-        return holds(rest, condition)
+        return holds(self._conditional(anchored), condition)
 
     def group(self) -> Language:
         if self.match(r"\?#[^)]*\)"):
@@ -129,6 +124,8 @@ class _RegexReader(Reader):
             self.require(
                 self.peek() != "+", "has a possessive repetition, which changes what it matches"
             )
+            again = QUANTIFIER.match(self.source, self.at)
+            self.require(again is None, "repeats a repetition; put it in a group")
         return repeated
 
     def closes_late(self) -> bool:
@@ -152,7 +149,8 @@ class _RegexReader(Reader):
             )
             escaped = self.escape()
             return self.literal(escaped) if isinstance(escaped, str) else self.characters(escaped)
-        self.require(one not in "*+?", f"has {one!r} with nothing to repeat before it")
+        quantifier = QUANTIFIER.match(self.source, self.at - 1)
+        self.require(quantifier is None, f"has {one!r} with nothing to repeat before it")
         return self.literal(one)
 
     def _anchor(self, kind: str) -> Language:

@@ -30,7 +30,7 @@ _CONTROLS = {"n": "\n", "t": "\t", "r": "\r", "f": "\f", "v": "\v", "0": "\0", "
 _CODE_POINT = re.compile(
     r"x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|[xu]\{([0-9A-Fa-f]{1,6})\}"
 )
-_QUANTIFIER = re.compile(r"[*+?]|\{(\d+)?(,(\d+)?)?\}")
+QUANTIFIER = re.compile(r"[*+?]|\{(\d+)?(,(\d+)?)?\}")
 MAX_REPEAT = 10_000
 _MANY_RANGES = 16
 """A class of more ranges is minimised once, before it is repeated."""
@@ -121,7 +121,7 @@ class Reader:
     def repetition(self, part: Language) -> Language:
         """The part with the `*`, `+`, `?` or `{m,n}` that may follow it."""
         self.skip_spaces()
-        match = _QUANTIFIER.match(self.source, self.at)
+        match = QUANTIFIER.match(self.source, self.at)
         if not match or match[0] in ("{}", "{,}"):
             return part
         self.at = match.end()

@@ -204,9 +204,6 @@ class SchemaReader:
                 f"{where} has {key!r}, which is not supported"
                 f"{' for ' + ' or '.join(kinds) if kinds else ''}; remove it (--schema).",
             )
-        require(
-            bool(kinds), f"{where} allows no type; give one of {', '.join(KEYWORDS)} (--schema)."
-        )
         if "number" in kinds:
             kinds = [kind for kind in kinds if kind != "integer"]
         return alt(*(self._of_type(kind, flat, where, inside) for kind in kinds))
