@@ -70,11 +70,11 @@ def written(folder, name: str = "pairs.jsonl", pairs=PAIRS):
 )
 def test_records_of_every_form_are_the_same_pairs(tmp_path, name, fields):
     odd = [*PAIRS[:5], ("Ünï, two", "“x” 好")]
-    found = list(sources.read(Records(written(tmp_path, name, odd), *fields)))
+    found = list(sources.read_documents(Records(written(tmp_path, name, odd), *fields)))
     assert [(d.source, d.text) for d in found] == odd
     held = [
         d.held_out
-        for d in sources.read(
+        for d in sources.read_documents(
             Records(
                 written(tmp_path, name, odd),
                 *fields,
@@ -104,7 +104,7 @@ def test_records_of_every_form_are_the_same_pairs(tmp_path, name, fields):
 def test_a_record_that_can_not_be_read_is_named(tmp_path, name, content, fields, says):
     (tmp_path / name).write_text(content)
     with pytest.raises(ConfigError, match=says):
-        list(sources.read(Records(str(tmp_path / name), *fields)))
+        list(sources.read_documents(Records(str(tmp_path / name), *fields)))
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,6 @@ def refused(value: object, *words: str) -> None:
 
 
 # --- there and back
-# ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("experiment", KINDS.values(), ids=KINDS)
@@ -175,7 +174,6 @@ def test_every_setting_says_what_it_is():
 
 
 # --- what is refused
-# ---------------------------------------------------------------------------------------------
 
 WRONG = {
     "unknown key": ({"stepz": 1}, "stepz", "Experiment", "'steps'"),
@@ -305,7 +303,6 @@ def test_reading_a_config_json_executes_nothing(tmp_path):
 
 
 # --- classes from elsewhere, and earlier versions
-# ---------------------------------------------------------------------------------------------
 
 
 class Shape(Open):
@@ -411,7 +408,6 @@ def test_a_fingerprint_is_made_of_the_oldest_names_and_of_no_later_default():
 
 
 # --- Python files
-# ------------------------------------------------------------------------------------------------
 
 PYTHON = {
     "unknown keyword": ("experiment = Experiment(stepz=3)", "stepz", "Experiment", "'steps'"),
@@ -467,7 +463,6 @@ def test_a_config_file_that_is_not_there_is_named(tmp_path):
 
 
 # --- command line
-# ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -622,7 +617,6 @@ def test_help_lists_every_flag_with_its_default(capsys):
 
 
 # --- comparison
-# --------------------------------------------------------------------------------------------------
 
 
 def test_differences_name_each_changed_value_old_and_new():

@@ -109,7 +109,6 @@ def equal(a: Batch, b: Batch) -> bool:
 
 
 # --- the batch of a step
-# -----------------------------------------------------------------------------------------
 
 
 def test_a_batch_depends_on_the_step_alone(tmp_path):
@@ -199,7 +198,6 @@ def test_the_stream_of_rows_does_not_depend_on_the_batch_size(made):
 
 
 # --- pieces of documents in a row
-# --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("length", "rows", "seed"), SHAPES)
@@ -257,7 +255,6 @@ def test_arrays_have_the_types_that_the_model_takes(made):
 
 
 # --- the permutation
-# ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("key", [(0, 0), (2**31 - 1, 12345)])
@@ -289,7 +286,6 @@ def test_permute_of_a_part_is_the_part_of_permute():
 
 
 # --- from a text to stores
-# ---------------------------------------------------------------------------------------
 
 
 def letters(count: int, seed: int = 0) -> str:
@@ -355,6 +351,34 @@ def test_a_document_is_held_out_for_its_text_alone(tmp_path):
 def test_equal_documents_are_held_out_together(tmp_path):
     found = prepare(configured(tmp_path, [*DOCUMENTS[:60], *DOCUMENTS[:60]], validation=0.3))
     assert not set(texts(found, found.train)) & set(texts(found, found.validation))
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_share_held_out_is_one_of_bytes_where_documents_differ_much(tmp_path, share, seed):
+    sizes = [40_000, 9000, *[20 + 3 * n for n in range(100)]]
+    documents = [letters(size, seed * 1000 + n) for n, size in enumerate(sizes)]
+    said = []
+    found = prepare(configured(tmp_path, documents, validation=share), said.append)
+    held_out = found.validation.header.num_bytes
+    total = held_out + found.train.header.num_bytes
+    most = max(len(text.encode()) for text in texts(found, found.validation))
+    assert share / 2 * total <= held_out <= max(2 * share * total, share * total + most)
+    assert "of the bytes are held out" not in said[-1] or share == 0.3
+    again = prepare(configured(tmp_path, documents[::-1], validation=share))
+    assert set(texts(again, again.validation)) == set(texts(found, found.validation))
+
+
+def test_a_share_that_no_document_fits_is_said(tmp_path):
+    documents, said = [letters(1000, n) for n in range(3)], []
+    for share in np.linspace(0.02, 0.9, 12):
+        config = configured(tmp_path, documents, validation=float(share), split="documents")
+        try:
+            found = prepare(config, said.append)
+        except ConfigError:
+            continue
+        held_out = found.validation.header.num_bytes / 3000
+        assert ("of the bytes are held out" in said[-1]) == (held_out > 2 * share)
 
 
 @pytest.mark.parametrize("documents", [[letters(1000)], DOCUMENTS[:49]])
@@ -451,7 +475,6 @@ def test_the_packers_measure_the_held_out_text(tmp_path):
 
 
 # --- prepared once
-# -----------------------------------------------------------------------------------------------
 
 
 def test_a_second_call_opens_what_the_first_one_made(tmp_path):
@@ -531,7 +554,6 @@ def test_the_remains_of_a_killed_preparation_do_not_stop_the_next(tmp_path):
 
 
 # --- damaged or changed
-# --------------------------------------------------------------------------------------------
 
 
 def test_prepared_data_that_was_damaged_later_is_refused(tmp_path):
@@ -609,10 +631,10 @@ def test_a_text_that_changes_while_it_is_read_is_refused_and_nothing_is_kept(tmp
 def test_a_source_is_read_twice_and_once_more_for_a_tokenizer_that_learns(
     tmp_path, monkeypatch, tokenizer, most
 ):
-    begun, read = [], BUILD.sources.files.read
+    begun, read = [], BUILD.sources.read_text_files
     monkeypatch.setattr(
-        BUILD.sources.files,
-        "read",
+        BUILD.sources,
+        "read_text_files",
         lambda source, *more: (begun.append(source), read(source, *more))[1],
     )
     config = configured(tmp_path, DOCUMENTS, tokenizer=tokenizer)

@@ -158,7 +158,6 @@ def test_a_store_that_is_read_as_another_is_refused(tmp_path, record_property):
 
 
 # --- ids outside the vocabulary
-# ----------------------------------------------------------------------------------
 
 
 OUTSIDE = [(15, 15), (15, 16), (15, 65535), (2**17, 2**17), (2**17, -1), (2**17, 2**31 - 1)]
@@ -237,7 +236,6 @@ def test_what_the_tokenizer_gives_is_checked_before_it_is_stored(tmp_path):
 
 
 # --- cut short while it is open
-# ----------------------------------------------------------------------------------
 
 
 @pytest.mark.row(48)

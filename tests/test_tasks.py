@@ -195,7 +195,6 @@ def test_a_task_for_another_shape_of_model_is_refused(name):
 
 
 # --- a task of one's own
-# ---------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)

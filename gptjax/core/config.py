@@ -40,7 +40,7 @@ def require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
-# --- classes from elsewhere, and names from earlier versions -------------------------------------
+# --- classes from elsewhere, and names from earlier versions
 
 
 class Open:
@@ -90,7 +90,7 @@ def _former(cls: type) -> Former:
     return vars(cls).get("_former", Former((), {}, (), None))  # a subclass does not inherit it
 
 
-# --- dataclass to and from plain values ----------------------------------------------------------
+# --- dataclass to and from plain values
 
 
 def to_dict(config: Any, hint: Any = None) -> Any:
@@ -309,7 +309,7 @@ def _words(kind: Any) -> str:
     return words.get(kind, str(kind))
 
 
-# --- files ---------------------------------------------------------------------------------------
+# --- files
 
 
 def save(path: Path | str, config: Any) -> None:
@@ -355,7 +355,7 @@ def _no_constant(word: str) -> Any:
     raise ConfigError(f"{word} is not a JSON number; write a finite one.")
 
 
-# --- comparison ----------------------------------------------------------------------------------
+# --- comparison
 
 
 def differences(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:

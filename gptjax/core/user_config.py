@@ -28,7 +28,7 @@ from gptjax.core.config import (
 
 T = TypeVar("T")
 
-# --- Python files --------------------------------------------------------------------------------
+# --- Python files
 
 
 def load_python(cls: type[T], path: Path | str, name: str = "experiment") -> T:
@@ -101,7 +101,7 @@ def _reachable(cls: type) -> set[type]:
     return reached
 
 
-# --- command line --------------------------------------------------------------------------------
+# --- command line
 
 
 def cli(

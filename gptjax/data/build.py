@@ -55,7 +55,7 @@ def build(
         for name in split.names
     }
     digest = hashlib.sha256()
-    for document in sources.digested(sources.read(config.source), digest):
+    for document in sources.digested(sources.read_documents(config.source), digest):
         for name, text in split.parts(document).items():
             if text and name in builders:
                 builders[name].add(document._replace(text=text))
@@ -71,18 +71,24 @@ def build(
             f"the {name} text has {header.num_tokens} tokens, so there is nothing to predict; use"
             " more text (--data.source.path) or another share (--data.validation 0.1).",
         )
-    train = headers["train"]
-    return (
+    train, seconds = headers["train"], time.monotonic() - begun
+    summary = (
         f"tokenised {split.documents:,} documents into {train.num_tokens:,} training tokens"
-        f" ({train.num_bytes / train.num_tokens:.2f} bytes each) in"
-        f" {time.monotonic() - begun:.1f}s"
+        f" ({train.num_bytes / train.num_tokens:.2f} bytes each) in {seconds:.1f}s"
+    )
+    share = 1 - train.num_bytes / sum(header.num_bytes for header in headers.values())
+    if split.is_met(share):
+        return summary
+    return (
+        f"{summary}; {share:.0%} of the bytes are held out, not {split.share:.0%}, because whole"
+        " documents are (--data.split tail divides them)"
     )
 
 
 def _texts(source: Source, task: Task, split: Split) -> Iterator[str]:
     """The training texts that a tokenizer learns from."""
     any_text = False
-    for document in sources.read(source):
+    for document in sources.read_documents(source):
         if text := split.parts(document)["train"]:
             any_text = True
             yield from task.texts(document._replace(text=text))

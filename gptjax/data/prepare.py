@@ -21,7 +21,7 @@ from gptjax.data import store
 from gptjax.data.build import build
 from gptjax.data.documents import sources
 from gptjax.data.documents.sources import Records, Source, Survey, Text
-from gptjax.data.split import Split
+from gptjax.data.split import Census, Split
 from gptjax.data.tasks import LanguageModel, Task, TaskConfig
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.data.tokenizers.tokenizer import Given, SentencePiece, Tokenizer, TokenizerConfig
@@ -113,14 +113,23 @@ def prepare(
     Raises:
       ConfigError: the source, the tokenizer or the split can't be used.
     """
-    survey = sources.survey(config.source, labels=config.task.classes == 0)
+    census = Census() if config.validation and config.split != "tail" else None
+    survey = sources.survey(
+        config.source, labels=config.task.classes == 0, visit=census and census.add
+    )
     config = replace(config, task=config.task.resolve(survey.labels))
     if bad := survey.passed_over:
         say(
             f"passed over {len(bad)} bad record{'s' * (len(bad) > 1)}, which"
             f" --data.source.max-bad-records allows; the first: {bad[0]}"
         )
+    if names := survey.left_out:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        say(f"left out {len(names)} binary files: {', '.join(names[:3])}{more}")
+    split = Split.of(config.split, config.validation, config.source, survey.documents, census)
     settings = _settings(config)
+    if split.largest is not None:
+        settings["largest"] = split.largest
     if given is not None and isinstance(config.tokenizer, Given):
         settings["given"] = tokenizers.fingerprint(given)
     made_of = [survey.fingerprint, settings]
@@ -131,7 +140,6 @@ def prepare(
     if given is not None and not _made_with(given, folder, config.tokenizer):
         fingerprint = _digest([*made_of, tokenizers.fingerprint(given)])
         folder = cache_folder(config) / fingerprint[:32]
-    split = Split.of(config.split, config.validation, config.source, survey.documents)
     if not store.is_sealed(folder / "train"):
         _build_beside(folder, config, survey, split, fingerprint, say, given)
     tokenizer = tokenizers.load(folder / "tokenizer")

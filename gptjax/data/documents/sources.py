@@ -1,8 +1,7 @@
-"""What a config can name as its text: files, a data set, a mixture of these, or records of two
-texts.
+"""The text sources of a config: files, a data set, a mixture of these, or records of two texts.
 
-Read `Mixture` (`Text`, `Records` and `Tfds` have files of their own), then `read`, which gives
-their documents one at a time; then `survey`.
+Read `Mixture` (`Text`, `Records` and `Tfds` have files of their own), then `read_documents`, which
+yields their documents one at a time; then `survey`.
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from gptjax.core.config import require
-from gptjax.data.documents import files, records, tfds
-from gptjax.data.documents.files import Document, Text
-from gptjax.data.documents.records import Records
-from gptjax.data.documents.tfds import Tfds, prepare_tfds
+from gptjax.data.documents.document import Document
+from gptjax.data.documents.records import Records, read_records
+from gptjax.data.documents.text import Text, read_text_files
+from gptjax.data.documents.tfds import Tfds, prepare_tfds, read_tfds
 
 __all__ = [
     "Document",
@@ -29,7 +28,7 @@ __all__ = [
     "Tfds",
     "digested",
     "prepare_tfds",
-    "read",
+    "read_documents",
     "survey",
 ]
 
@@ -63,49 +62,75 @@ class Mixture:
 
 
 Source = Text | Records | Tfds | Mixture
+Listener = Callable[[str], Any]
 
 
-def read(source: Source, pass_over: Callable[[str], Any] = str) -> Iterator[Document]:
-    """Gives every document that isn't empty, in an order that is always the same.
+def read_documents(
+    source: Source, pass_over: Listener = str, leave_out: Listener = str
+) -> Iterator[Document]:
+    """Yields every document that isn't empty, in an order that is always the same.
 
     Args:
-      pass_over: is told of each record that a source's quota lets pass.
+      pass_over: called with each record that a source's quota lets pass.
+      leave_out: called with the name of each file of a folder that is binary.
 
     Raises:
       ConfigError: something can't be read, or there is no document at all. It is raised on the way,
         not at the call.
     """
     if isinstance(source, Mixture):
-        return _read_mixture(source, pass_over)
+        return _read_mixture(source, pass_over, leave_out)
     if isinstance(source, Records):
-        return records.read(source, pass_over)
-    return files.read(source, pass_over) if isinstance(source, Text) else tfds.read(source)
+        return read_records(source, pass_over)
+    if isinstance(source, Text):
+        return read_text_files(source, pass_over, leave_out)
+    return read_tfds(source)
 
 
 class Survey(NamedTuple):
-    """What one reading of a source tells of it."""
+    """What one reading of a source finds out."""
 
     fingerprint: str
     """The sha256, in hex, of all documents with their names."""
     documents: int
+    """Number of documents."""
     passed_over: tuple[str, ...]
-    """Where each record lies that could not be read, and why."""
+    """Place and defect of each record that could not be read."""
+    left_out: tuple[str, ...] = ()
+    """Names of binary files."""
     labels: tuple[str, ...] = ()
     """The different answers of records, sorted, where they were asked for."""
 
 
-def survey(source: Source, labels: bool = False) -> Survey:
-    """Reads the whole source, which tells what it is."""
-    digest, bad, count, found = hashlib.sha256(), [], 0, set()
-    for document in digested(read(source, bad.append), digest):
+def survey(
+    source: Source, labels: bool = False, visit: Callable[[Document], Any] | None = None
+) -> Survey:
+    """Reads the whole source.
+
+    Args:
+      labels: collect the different answers.
+      visit: called with each document.
+    """
+    digest, passed_over, left_out = hashlib.sha256(), [], []
+    count, answers = 0, set()
+    documents = read_documents(source, passed_over.append, left_out.append)
+    for document in digested(documents, digest):
         count += 1
         if labels:
-            found.add(document.text)
-    return Survey(digest.hexdigest(), count, tuple(bad), tuple(sorted(found)))
+            answers.add(document.text)
+        if visit:
+            visit(document)
+    return Survey(
+        fingerprint=digest.hexdigest(),
+        documents=count,
+        passed_over=tuple(passed_over),
+        left_out=tuple(left_out),
+        labels=tuple(sorted(answers)),
+    )
 
 
 def digested(documents: Iterable[Document], digest: Any) -> Iterator[Document]:
-    """Gives the documents as they come, and takes each into a hash."""
+    """Yields the documents as they come, and adds each to a hash."""
     for document in documents:
         content = document.text.encode()
         digest.update(f"{document.name}\n{len(content)}\n".encode("utf-8", "surrogateescape"))
@@ -117,8 +142,8 @@ def digested(documents: Iterable[Document], digest: Any) -> Iterator[Document]:
         yield document
 
 
-def _read_mixture(mixture: Mixture, pass_over: Callable[[str], Any]) -> Iterator[Document]:
-    readers = [read(source, pass_over) for source in mixture.sources]
+def _read_mixture(mixture: Mixture, pass_over: Listener, leave_out: Listener) -> Iterator[Document]:
+    readers = [read_documents(source, pass_over, leave_out) for source in mixture.sources]
     shares = [weight / sum(mixture.weights) for weight in mixture.weights]
     given = [0] * len(readers)
     while True:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from gptjax.core.config import ConfigError, require
-from gptjax.data.documents import files
-from gptjax.data.documents.files import Document, Text
+from gptjax.data.documents.document import Document
+from gptjax.data.documents.text import Text, read_text_files
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def _import_tfds() -> Any:
     return tensorflow_datasets
 
 
-def read(source: Tfds) -> Iterator[Document]:
+def read_tfds(source: Tfds) -> Iterator[Document]:
     """Gives every record whose text isn't empty, in order.
 
     Raises:
@@ -124,8 +124,8 @@ def _prepared(source: Tfds) -> Path:
     configs = sorted({path.parent for path in found})
     command = f"tfds build {source.name} --data_dir={root} --file_format=array_record"
     need = (
-        "where TensorFlow is installed (only preparing needs it; gptjax.data.documents.sources.prepare_tfds"
-        " needs none for text of your own)"
+        "where TensorFlow is installed (only preparing needs it;"
+        " gptjax.data.documents.tfds.prepare_tfds needs none for text of your own)"
     )
     require(
         bool(found),
@@ -167,7 +167,8 @@ def prepare_tfds(source: Text, data_dir: Path | str, name: str) -> Path:
         def _split_generators(self, dl_manager: Any) -> dict:
             return {
                 "train": (
-                    (i, {"text": document.text}) for i, document in enumerate(files.read(source))
+                    (i, {"text": document.text})
+                    for i, document in enumerate(read_text_files(source))
                 )
             }
 

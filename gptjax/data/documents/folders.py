@@ -1,0 +1,57 @@
+"""The files of a folder that a pattern names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from gptjax.core.config import ConfigError
+
+
+def files_below(folder: Path, pattern: str) -> list[tuple[str, Path]]:
+    """Returns (name relative to the folder, path) of files that match, sorted by name.
+
+    Hidden files and folders are left out. Links are followed, to files and to folders alike, except
+    to a folder that holds the link, which would never end.
+
+    Raises:
+      ConfigError: a folder can't be read.
+    """
+    patterns = [part for part in pattern.split("/") if part not in ("", ".")]
+    try:
+        return sorted(
+            (name, path)
+            for name, path in _walk(folder, "", ())
+            if _matches(name.split("/"), patterns)
+        )
+    except OSError as error:
+        raise ConfigError(
+            f"{error.filename} can't be read ({error.strerror}); mend that, or pass another folder"
+            " with --data.source.path."
+        ) from None
+
+
+def _walk(folder: Path, prefix: str, above: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    for entry in os.scandir(folder):
+        if entry.name.startswith("."):
+            continue
+        name = prefix + entry.name
+        if entry.is_dir():
+            yield from _walk(folder / entry.name, f"{name}/", (*above, real))
+        elif entry.is_file():
+            yield name, folder / entry.name
+
+
+def _matches(parts: Sequence[str], patterns: Sequence[str]) -> bool:
+    """Whether a path matches a glob pattern, in which `**` stands for any number of folders."""
+    if not patterns:
+        return not parts
+    first, *rest = patterns
+    if first == "**":
+        return any(_matches(parts[i:], rest or ["*"]) for i in range(len(parts)))
+    return bool(parts) and fnmatchcase(parts[0], first) and _matches(parts[1:], rest)

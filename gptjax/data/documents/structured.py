@@ -1,0 +1,273 @@
+"""Rows of structured files: JSON lines, a JSON array, CSV, other tables, Parquet.
+
+Read `format_of`, then `read_rows`, which yields the wanted fields of each row whatever the format.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, NamedTuple
+
+from gptjax.core.config import ConfigError, nearest, require
+from gptjax.data.documents.opening import bare_name, opened
+
+Format = Literal["auto", "text", "jsonl", "json", "csv", "tsv", "parquet"]
+
+LINE = 2**24
+"""Bytes (16 MiB). A longer row can't be read: half of it is not JSON, and all of it may not fit
+into memory."""
+
+
+class Row(NamedTuple):
+    """The wanted fields of a row."""
+
+    number: int
+    """Its line, or its place from 1 where rows have no lines."""
+    values: tuple[str, ...]
+    defect: str
+    """What is wrong with it; empty if nothing is."""
+
+
+def format_of(path: Path, encoding: str, otherwise: Format = "text") -> Format:
+    """Returns the format of a file, by its name and for .json by its beginning."""
+    name = bare_name(path)
+    for suffixes, kind in (
+        ((".jsonl", ".ndjson"), "jsonl"),
+        ((".csv",), "csv"),
+        ((".parquet",), "parquet"),
+    ):
+        if name.endswith(suffixes):
+            return kind
+    if not name.endswith(".json"):
+        return otherwise
+    with opened(path, encoding) as stream:
+        start = stream.read(2**16).removeprefix(b"\xef\xbb\xbf").lstrip()
+    if re.match(rb"\[\s*[{\]]", start):
+        return "json"
+    lines = start.split(b"\n", 2)
+    is_record = lines[0].startswith(b"{") and lines[0].rstrip().endswith(b"}")
+    return "jsonl" if is_record and len(lines) > 1 and lines[1][:1] == b"{" else otherwise
+
+
+def read_rows(
+    path: Path, kind: Format, fields: Sequence[str], encoding: str, *, numbers: bool = False
+) -> Iterator[Row]:
+    """Yields the text of `fields` in each row.
+
+    Args:
+      fields: names, or in a table without names numbers from 1. `a.b` is field b of field a.
+      numbers: whole numbers, true and false are taken as text.
+
+    Raises:
+      ConfigError: the file can't be read, or its columns lack a field; on the way, not at the call.
+    """
+    if kind == "parquet":
+        yield from _parquet(path, fields, numbers)
+        return
+    with opened(path, encoding) as stream:
+        if kind == "jsonl":
+            for number, line in lines_of(stream):
+                yield Row(number, *_from_json(line, fields, numbers))
+        elif kind == "json":
+            for number, item in enumerate(_items(stream, path), 1):
+                yield Row(number, *_from_json(item, fields, numbers))
+        else:
+            yield from _table(path, stream, fields, names=kind == "csv")
+
+
+# --- JSON
+
+
+def lines_of(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Yields (number, line) of lines that aren't blank; of a line longer than `LINE`, its first
+    `LINE` + 1 bytes."""
+    for number in itertools.count(1):  # ends lines at \n only; str.splitlines also does at U+2028
+        line = rest = stream.readline(LINE + 1)
+        while len(rest) > LINE and not rest.endswith(b"\n"):
+            rest = stream.readline(LINE + 1)
+        if not line:
+            return
+        line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+        if line.strip():
+            yield number, line
+
+
+def _items(stream: BinaryIO, path: Path) -> Iterator[bytes]:
+    """The source of each item of a JSON array, read piece by piece.
+
+    Borders of items are found by counting brackets outside of strings.
+    """
+    depth, quoted, item = 0, False, bytearray()
+    token = re.compile(rb'\\.|["\[\]{},]', re.DOTALL)
+    rest = b""
+    while chunk := stream.read(2**16):
+        chunk, begin = rest + chunk, 0
+        escapes = len(chunk) - len(chunk.rstrip(b"\\"))
+        rest = chunk[-1:] if escapes % 2 else b""
+        chunk = chunk[: len(chunk) - len(rest)]
+        for match in token.finditer(chunk):
+            mark = match[0]
+            if mark == b'"':
+                quoted = not quoted
+            if quoted or mark == b'"' or mark[:1] == b"\\":
+                continue
+            if mark in b"[{":
+                depth += 1
+                begin = match.end() if depth == 1 else begin
+            ends = depth == 1 and mark in b",]"
+            depth -= mark in b"]}"
+            if ends:
+                item += chunk[begin : match.start()]
+                if item.strip():
+                    yield bytes(item.strip())
+                item, begin = bytearray(), match.end()
+                if depth == 0:
+                    return
+        if depth and len(item) <= LINE:
+            item += chunk[begin:]
+    raise ConfigError(f"{path} ends inside a JSON array; fetch it again.")
+
+
+def _from_json(source: bytes, fields: Sequence[str], numbers: bool) -> tuple[tuple[str, ...], str]:
+    """The texts of an object's fields, and what is wrong with it."""
+    nothing = ("",) * len(fields)
+    if len(source) > LINE:
+        return nothing, f"is longer than {LINE >> 20} MiB"
+    try:
+        value = json.loads(source.decode("utf-8"), object_pairs_hook=_once)
+    except UnicodeDecodeError as error:
+        byte = f"byte 0x{source[error.start]:02x} at offset {error.start} of the line"
+        return nothing, f"is not UTF-8 ({byte})"
+    except RecursionError:
+        return nothing, "is nested too deeply"
+    except ValueError as error:
+        return nothing, f"is not JSON ({error})"
+    if not isinstance(value, dict):
+        return nothing, f"is not a JSON object but a {type(value).__name__}"
+    texts = []
+    for field in fields:
+        text, defect = _text_at(value, field, numbers)
+        if defect:
+            return nothing, defect
+        texts.append(text)
+    return tuple(texts), ""
+
+
+def _text_at(value: dict, field: str, numbers: bool) -> tuple[str, str]:
+    """The text of a field, and what is wrong with it."""
+    found: Any = value
+    for name in [field] if field in value else field.split("."):
+        if not isinstance(found, dict) or name not in found:
+            names = ", ".join(map(repr, list(value)[:10])) or "none"
+            return "", f"has no field {field!r} (it has {names}; --data.source.field chooses one)"
+        found = found[name]
+    return _as_text(found, field, numbers)
+
+
+def _as_text(value: Any, field: str, numbers: bool) -> tuple[str, str]:
+    if numbers and isinstance(value, int):
+        return json.dumps(value), ""
+    if not isinstance(value, str):
+        return "", f"has no text in {field!r} but a {type(value).__name__}"
+    lone = re.search("[\ud800-\udfff]", value)
+    if lone:
+        place = f"at character {lone.start()} of {field!r}"
+        return "", f"has a lone surrogate, U+{ord(lone[0]):04X}, {place}"
+    return value, ""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"duplicate key {next(k for k in keys if keys.count(k) > 1)!r}")
+    return values
+
+
+# --- tables
+
+
+def _table(path: Path, stream: BinaryIO, fields: Sequence[str], names: bool) -> Iterator[Row]:
+    """Rows of a CSV file, whose first line names its columns, or of columns between tabs."""
+    csv.field_size_limit(LINE)
+    text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+    rows = (
+        csv.reader(text, strict=True)
+        if names
+        else csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE)
+    )
+    try:
+        columns = _columns(path, fields, next(rows, []) if names else None)
+        for row in filter(None, rows):
+            if len(row) <= max(columns):
+                short = f"has {len(row)} columns and column {max(columns) + 1} is wanted"
+                yield Row(rows.line_num, ("",) * len(fields), short)
+            else:
+                yield Row(rows.line_num, tuple(row[column] for column in columns), "")
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise ConfigError(
+            f"{path} is not UTF-8 (byte 0x{byte:02x} after line {rows.line_num}); pass its encoding"
+            " with --data.source.encoding NAME."
+        ) from None
+    except csv.Error as error:
+        raise ConfigError(
+            f"{path}:{rows.line_num} is no line of a table ({error}); mend it, or pass another"
+            " file with --data.source.path FILE."
+        ) from None
+    finally:
+        text.detach()  # whoever opened the stream closes it
+
+
+def _columns(path: Path, fields: Sequence[str], header: list[str] | None) -> tuple[int, ...]:
+    """Places of the fields in a row: by name where the first line has names, else by number."""
+    if header is not None:
+        require_columns(path, fields, header)
+        return tuple(map(header.index, fields))
+    for field in fields:
+        require(
+            field.isascii() and field.isdigit() and int(field) > 0,
+            f"{path} has no names of columns, so {field!r} is none; give their numbers, from 1"
+            " (--data.source.source 1 --data.source.target 2, or --data.source.field 1).",
+        )
+    return tuple(int(field) - 1 for field in fields)
+
+
+def require_columns(path: Path, fields: Sequence[str], names: Sequence[str]) -> None:
+    """Refuses a table without one of the fields."""
+    for field in fields:
+        has = ", ".join(map(repr, names[:10])) or "none"
+        require(
+            field in names,
+            f"{path} has no column {field!r} (it has {has}); name one with --data.source.field, or"
+            " --data.source.source and target; or read it as plain text with --data.source.format"
+            f" text.{nearest(field, names)}",
+        )
+
+
+def _parquet(path: Path, fields: Sequence[str], numbers: bool) -> Iterator[Row]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise ConfigError(f"reading {path} needs pyarrow; run `pip install pyarrow`.") from None
+    try:
+        with parquet.ParquetFile(path) as file:
+            require_columns(path, fields, file.schema_arrow.names)
+            number = 0
+            for batch in file.iter_batches(batch_size=1024, columns=list(fields)):
+                for values in batch.to_pylist():
+                    number += 1
+                    pairs = [_as_text(values[field], field, numbers) for field in fields]
+                    defect = next((defect for _, defect in pairs if defect), "")
+                    yield Row(number, tuple(text for text, _ in pairs), defect)
+    except (ArrowException, OSError) as error:
+        raise ConfigError(
+            f"{path} can't be read as Parquet ({' '.join(str(error).split())}); fetch it again, or"
+            " pass another with --data.source.path FILE."
+        ) from None
