@@ -48,6 +48,8 @@ DOORS = {
     "optax": ("train/", "losses/"),
     "orbax": ("runs/",),
     "tensorflow_datasets": ("data/documents/tfds.py",),
+    "pyarrow": ("data/documents/",),
+    "charset_normalizer": ("data/documents/encodings.py",),
     "sentencepiece": ("data/tokenizers/",),
     "tokenizers": ("data/tokenizers/",),
     "jinja2": ("data/tokenizers/",),

@@ -24,11 +24,11 @@ class Tfds:
     """`name`, `name/config` or `name/config:1.0.0` in `data_dir`, or a folder that holds
     dataset_info.json."""
     split: str = "train"
-    """Which part, for example `train` or `train[:10%]`."""
+    """Split, for example `train` or `train[:10%]`."""
     field: str = "text"
     """The feature that has the text."""
     data_dir: str | None = None
-    """Where prepared data sets are; without it, where TensorFlow Datasets puts them."""
+    """Folder of prepared data sets; `None` is the one of TensorFlow Datasets."""
 
 
 def _import_tfds() -> Any:
@@ -43,7 +43,7 @@ def _import_tfds() -> Any:
 
 
 def read_tfds(source: Tfds) -> Iterator[Document]:
-    """Gives every record whose text isn't empty, in order.
+    """Yields every record whose text isn't empty, in order.
 
     Raises:
       ConfigError: the data set is absent, can't be read here, or has no text; on the way, not at
@@ -53,61 +53,65 @@ def read_tfds(source: Tfds) -> Iterator[Document]:
     builder = tfds.builder_from_directory(_prepared(source))
     features = builder.info.features
     known = sorted(features) if isinstance(features, tfds.features.FeaturesDict) else []
-    wanted = f"choose one with --data.source.field: {', '.join(known)}"
-    require(source.field in known, f"{source.name} has no field {source.field!r}; {wanted}.")
-    splits = ", ".join(builder.info.splits)
-    try:
-        records = builder.as_data_source(source.split)
-    except NotImplementedError:
-        command = (
-            f"tfds convert_format --dataset_version_dir={builder.data_dir}"
-            " --out_file_format=array_record"
-        )
-        found = (
-            f"{source.name} is prepared as {builder.info.file_format.value}, which needs TensorFlow"
-        )
-        raise ConfigError(f"{found}; where that is installed, run `{command}`.") from None
-    except (ValueError, KeyError):
-        raise ConfigError(
-            f"{source.name} has no split {source.split!r}; choose one with --data.source.split:"
-            f" {splits}."
-        ) from None
-    found = False
+    hint = f"choose one with --data.source.field: {', '.join(known)}"
+    require(source.field in known, f"{source.name} has no field {source.field!r}; {hint}.")
+    records = _records(builder, source)
+    any_text = False
     for index in range(len(records)):
-        try:
-            text = records[index][source.field]
-        except (RuntimeError, OSError, ValueError) as error:
-            found = (
-                f"record {index} of {source.name}:{source.split} can't be read"
-                f" ({' '.join(str(error).split())})"
-            )
-            raise ConfigError(
-                f"{found}; fetch or prepare {builder.data_dir} again, or pass --data.source.name"
-                " NAME."
-            ) from None
-        require(
-            isinstance(text, (bytes, str)),
-            f"{source.name} has no text in {source.field!r} but {type(text).__name__}; {wanted}.",
-        )
-        try:
-            text = text.decode("utf-8") if isinstance(text, bytes) else text
-        except UnicodeDecodeError as error:
-            raise ConfigError(
-                f"{source.name}:{source.split}:{index} is not UTF-8 at byte {error.start} of"
-                f" {source.field!r}; {wanted}."
-            ) from None
+        text = _text(records, index, source, builder, hint)
         if text:
-            found = True
+            any_text = True
             yield Document(text, f"{builder.name}:{source.split}:{index}")
-    flags = "--data.source.name NAME or --data.source.split SPLIT"
     require(
-        found, f"{source.name}:{source.split} is empty; give a source that has text with {flags}."
+        any_text,
+        f"{source.name}:{source.split} is empty; give a source that has text with"
+        " --data.source.name NAME or --data.source.split SPLIT.",
     )
 
 
+def _records(builder: Any, source: Tfds) -> Any:
+    """The records of a split, by index."""
+    try:
+        return builder.as_data_source(source.split)
+    except NotImplementedError:
+        raise ConfigError(
+            f"{source.name} is prepared as {builder.info.file_format.value}, which needs"
+            " TensorFlow; where that is installed, run `tfds convert_format"
+            f" --dataset_version_dir={builder.data_dir} --out_file_format=array_record`."
+        ) from None
+    except (ValueError, KeyError):
+        raise ConfigError(
+            f"{source.name} has no split {source.split!r}; choose one with --data.source.split:"
+            f" {', '.join(builder.info.splits)}."
+        ) from None
+
+
+def _text(records: Any, index: int, source: Tfds, builder: Any, hint: str) -> str:
+    """The text of a record."""
+    try:
+        text = records[index][source.field]
+    except (RuntimeError, OSError, ValueError) as error:
+        raise ConfigError(
+            f"record {index} of {source.name}:{source.split} can't be read"
+            f" ({' '.join(str(error).split())}); fetch or prepare {builder.data_dir} again, or pass"
+            " --data.source.name NAME."
+        ) from None
+    require(
+        isinstance(text, (bytes, str)),
+        f"{source.name} has no text in {source.field!r} but {type(text).__name__}; {hint}.",
+    )
+    try:
+        return text.decode("utf-8") if isinstance(text, bytes) else text
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{source.name}:{source.split}:{index} is not UTF-8 at byte {error.start} of"
+            f" {source.field!r}; {hint}."
+        ) from None
+
+
 def _prepared(source: Tfds) -> Path:
-    """Finds the folder with dataset_info.json. Only files are looked at: builder classes would
-    import TensorFlow."""
+    """The folder with dataset_info.json. Only files are looked at: builder classes would import
+    TensorFlow."""
     if "/" in source.name and (Path(source.name) / "dataset_info.json").is_file():
         return Path(source.name)
     root = Path(
@@ -115,38 +119,34 @@ def _prepared(source: Tfds) -> Path:
     ).expanduser()
     name, _, version = source.name.partition(":")
     folder = root / name
-    found = [
+    matches = [
         path.parent
         for pattern in ("*", "*/*")
         for path in folder.glob(f"{pattern}/dataset_info.json")
         if version in ("", path.parent.name)
     ]
-    configs = sorted({path.parent for path in found})
-    command = f"tfds build {source.name} --data_dir={root} --file_format=array_record"
-    need = (
-        "where TensorFlow is installed (only preparing needs it;"
-        " gptjax.data.documents.tfds.prepare_tfds needs none for text of your own)"
-    )
     require(
-        bool(found),
-        f"{source.name} is not prepared in {root}; run `{command}` {need}, or pass"
-        " --data.source.data-dir DIR.",
+        bool(matches),
+        f"{source.name} is not prepared in {root}; run `tfds build {source.name}"
+        f" --data_dir={root} --file_format=array_record` where TensorFlow is installed (only"
+        " preparing needs it; gptjax.data.documents.tfds.prepare_tfds needs none for text of your"
+        " own), or pass --data.source.data-dir DIR.",
     )
+    configs = sorted({path.parent for path in matches})
     names = ", ".join(f"{name}/{config.name}" for config in configs)
     require(
         len(configs) == 1,
         f"{source.name} has several configs in {root}; choose one with --data.source.name:"
         f" {names}.",
     )
-    return max(found, key=lambda path: [int(number) for number in re.findall(r"\d+", path.name)])
+    return max(matches, key=lambda path: [int(part) for part in re.findall(r"\d+", path.name)])
 
 
 def prepare_tfds(source: Text, data_dir: Path | str, name: str) -> Path:
     """Writes the documents of `source`, in their order, as the split `train` of a data set with the
-    feature `text`.
+    feature `text`, and returns its folder.
 
-    Gives its folder, which any program reads with `tfds.builder_from_directory`. TensorFlow is not
-    needed.
+    Any program reads it with `tfds.builder_from_directory`. TensorFlow is not needed.
 
     Raises:
       ConfigError: the name is not lower_case, is taken, or the source can't be read.
@@ -162,7 +162,7 @@ def prepare_tfds(source: Text, data_dir: Path | str, name: str) -> Path:
     tfds = _import_tfds()
 
     class Documents(tfds.dataset_builders.AdhocBuilder, skip_registration=True):
-        """The original asks whether its input is a `tf.data.Dataset`, and so imports TensorFlow."""
+        """Replaces the original, which imports TensorFlow to check the type of its input."""
 
         def _split_generators(self, dl_manager: Any) -> dict:
             return {
