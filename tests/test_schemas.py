@@ -67,6 +67,10 @@ SCHEMAS = PYDANTIC | {
     },
     "anyOf beside others": model(a={"type": "integer"})
     | {"anyOf": [{"required": ["b"]}, {"properties": {"a": {"maximum": 3}}}]},
+    "JSON inside a text": {"type": "string", "contentSchema": model(a={"type": "integer"})},
+    "numbers of OpenAPI": model(
+        i={"type": "integer", "format": "int32"}, x={"type": "number", "format": "float"}
+    ),
     "every format": model(
         **{
             name.replace("-", "_"): {"type": "string", "format": name}
@@ -218,7 +222,7 @@ REFUSED = {
     "if": ({"if": {}, "then": {}}, "'if', which is not supported"),
     "an unknown format": (
         {"type": "string", "format": "iri"},
-        "the format 'iri', which is not supported; known are base64url",
+        "the format 'iri', which is not supported; known are base64",
     ),
     "a far reference": ({"$ref": "http://x"}, "it can refer only to places in itself"),
     "a missing reference": ({"$ref": "#/a"}, "'#/a', which does not exist"),

@@ -4,10 +4,10 @@ Read in this order: `languages`, the expressions; `automaton`, how they become a
 `grammar` and `schema`, the three syntaxes; `tokens`, automata over a tokenizer's ids; `masks`,
 their tables on the device.
 
-Why not a library, by random answers under 18 ordinary Pydantic schemas: `outlines-core` 0.2.14 gives
-valid ones for 9 (it ignores bounds of numbers, `multipleOf`, `uniqueItems`, patterns with lengths)
-and bounds neither time nor memory (`(a{1000}){1000}`); `llguidance` 1.9.1 does for 16, but computes
-each mask on the host, which a compiled loop cannot call. These modules do for all 18.
+Why not a library, measured by random answers under 18 ordinary Pydantic schemas: `outlines-core`
+0.2.14 gives valid ones for 9 (it ignores bounds of numbers, `multipleOf`, `uniqueItems`, patterns
+with lengths) and bounds neither time nor memory (`(a{1000}){1000}`); `llguidance` 1.9.1 does for
+16, but computes each mask on the host, which a compiled loop cannot call. These modules do for 18.
 """
 
 from gptjax.generate.constraints.masks import (

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gptjax.core.config import require
-from gptjax.generate.constraints import scalars
+from gptjax.generate.constraints import numbers, strings
 from gptjax.generate.constraints.automaton import compile_language, intersect, subtract
 from gptjax.generate.constraints.languages import (
     ANY_TEXT,
@@ -109,7 +109,7 @@ def json_object(
         if pair is not NOTHING:
             parts.append((pair, name in required))
     free = _free_pairs(reader, given, list(named), where, inside)
-    low, high = scalars.bounds(given, "minProperties", "maxProperties", where)
+    low, high = strings.bounds(given, "minProperties", "maxProperties", where)
     require(
         low <= len(parts) + (free is not NOTHING),
         f"{where} has 'minProperties' {low}, but names that are written freely might be equal; name"
@@ -176,7 +176,7 @@ def _free_pairs(
         pairs.append((key, extra))
     return alt(
         *(
-            seq(scalars.quoted(key), COLON, reader.language(schema, f"{where}.*", inside))
+            seq(strings.quoted(key), COLON, reader.language(schema, f"{where}.*", inside))
             for key, schema in pairs
             if key is not NOTHING
         )
@@ -193,7 +193,7 @@ def _name_text(reader: SchemaReader, schema: Any, where: str, inside: tuple[str,
     require(
         not unknown, f"{where}.propertyNames has {unknown!r}, which is not supported (--schema)."
     )
-    return scalars.string_text(given, f"{where}.propertyNames") if given else ANY_TEXT
+    return strings.string_text(given, f"{where}.propertyNames") if given else ANY_TEXT
 
 
 # --- arrays -------------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ def array(
     prefix, items = given.get("prefixItems", []), given.get("items")
     if isinstance(items, list):  # drafts before 2020-12
         prefix, items = items, given.get("additionalItems")
-    low, high = scalars.bounds(given, "minItems", "maxItems", where)
+    low, high = strings.bounds(given, "minItems", "maxItems", where)
     if given.get("uniqueItems") is True and (high is None or high > 1):
         require(not prefix, f"{where} has 'uniqueItems' beside 'prefixItems' (--schema).")
         return _distinct_items(reader, items, low, high, where, inside)
@@ -293,9 +293,9 @@ def _by_first(
     )
     given = {key: value for key, value in flat.items() if key != "type"}
     make = {
-        "string": scalars.string,
-        "integer": scalars.integer,
-        "number": functools.partial(scalars.number, exponent=False),
+        "string": strings.string,
+        "integer": numbers.integer,
+        "number": functools.partial(numbers.number, exponent=False),
     }[kind]
     automaton = compile_language(make(given, f"{where}.items"))
     quote = [Byte(frozenset({0x22}))] if kind == "string" else []

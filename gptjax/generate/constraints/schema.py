@@ -12,7 +12,7 @@ import json
 from typing import Any
 
 from gptjax.core.config import require
-from gptjax.generate.constraints import scalars
+from gptjax.generate.constraints import numbers, strings
 from gptjax.generate.constraints.containers import COLON, array, json_object, listed, literal
 from gptjax.generate.constraints.languages import NOTHING, Language, alt, exactly, seq
 from gptjax.generate.constraints.merging import Schema, both, merge
@@ -35,7 +35,14 @@ _ANNOTATIONS = {
     "contentMediaType",
     "contentEncoding",
 }
-_OF_NUMBERS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
+_OF_NUMBERS = (
+    "minimum",
+    "maximum",
+    "exclusiveMinimum",
+    "exclusiveMaximum",
+    "multipleOf",
+    "format",
+)
 KEYWORDS: dict[str, tuple[str, ...]] = {
     "object": (
         "properties",
@@ -47,7 +54,7 @@ KEYWORDS: dict[str, tuple[str, ...]] = {
         "maxProperties",
     ),
     "array": ("items", "prefixItems", "additionalItems", "minItems", "maxItems", "uniqueItems"),
-    "string": ("minLength", "maxLength", "pattern", "format"),
+    "string": ("minLength", "maxLength", "pattern", "format", "contentSchema"),
     "integer": _OF_NUMBERS,
     "number": _OF_NUMBERS,
     "boolean": (),
@@ -215,12 +222,14 @@ class SchemaReader:
                 return json_object(self, given, where, inside)
             case "array":
                 return array(self, given, where, inside)
+            case "string" if "contentSchema" in given:
+                return strings.quoted(self.language(given["contentSchema"], where, inside))
             case "string":
-                return scalars.string(given, where)
+                return strings.string(given, where)
             case "integer":
-                return scalars.integer(given, where)
+                return numbers.integer(given, where)
             case "number":
-                return scalars.number(given, where)
+                return numbers.number(given, where)
             case "boolean":
                 return alt(exactly("true"), exactly("false"))
             case _:
@@ -229,8 +238,8 @@ class SchemaReader:
     def _anything(self, depth: int) -> Language:
         """Any JSON value, arrays and objects nested at most `depth` deep."""
         flat = (
-            scalars.string({}, ""),
-            scalars.number({}, ""),
+            strings.string({}, ""),
+            numbers.number({}, ""),
             exactly("true"),
             exactly("false"),
             exactly("null"),
@@ -238,7 +247,7 @@ class SchemaReader:
         if depth <= 1:
             return alt(*flat, exactly("{}"), exactly("[]"))
         inner = self._anything(depth - 1)
-        pair = seq(scalars.string({}, ""), COLON, inner)
+        pair = seq(strings.string({}, ""), COLON, inner)
         return alt(
             *flat,
             seq(exactly("["), listed(inner, 0, None), exactly("]")),
