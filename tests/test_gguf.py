@@ -212,6 +212,92 @@ def test_missing_and_wrong_and_unknown_tensors_are_named(tmp_path):
         assert part in str(said.value)
 
 
+# --- metadata
+# ----------------------------------------------------------------------------------------------------
+
+
+def described(arch: str, config: ModelConfig, **changes) -> ModelConfig:
+    """The config that metadata describe, after changes; `None` leaves a key out."""
+    fields = gguf_models.metadata(arch, config)
+    fields |= {f"{arch}.{key}": value for key, value in changes.items()}
+    fields = {key: value for key, value in fields.items() if value is not None}
+    file = gguf_file.File(Path("m.gguf"), {"general.architecture": arch, **fields}, {})
+    return gguf_models.describe(file, config.vocabulary)
+
+
+def all_keys() -> list[str]:
+    """Every key that the `gguf` package knows below an architecture's name."""
+    groups = [c for c in vars(published_gguf.Keys).values() if isinstance(c, type)]
+    groups += [c for group in groups for c in vars(group).values() if isinstance(c, type)]
+    names = {v for group in groups for v in vars(group).values() if isinstance(v, str)}
+    return sorted(n.removeprefix("{arch}.") for n in names if n.startswith("{arch}."))
+
+
+@pytest.mark.parametrize("arch", ["llama", "qwen3", "olmo2", "gemma2", "gemma3", "gpt2"])
+def test_every_key_of_an_architecture_is_computed_harmless_or_refused_by_name(arch):
+    config, num_refused = dataclasses.replace(MODELS[arch], rope_scaling=None), 0
+    plain = configs.computed(described(arch, config))
+    of_experts = {"expert_used_count", "expert_feed_forward_length"}  # without expert_count
+    for key in [*all_keys(), "rope.scale_linear", "no.such.key"]:
+        for value in (3, 0.37):
+            try:
+                again = configs.computed(described(arch, config, **{key: value}))
+            except ConfigError as error:
+                num_refused += key in str(error)
+            else:
+                ignored = again == plain and key not in {"block_count", *of_experts}
+                assert not ignored or key in gguf_models.HARMLESS, (key, value)
+    assert num_refused > 150
+
+
+@pytest.mark.parametrize("key", gguf_models.NEUTRAL)
+def test_a_key_at_its_neutral_value_changes_nothing(key):
+    plain = described("llama", LLAMA)
+    for value in gguf_models.NEUTRAL[key]:
+        assert described("llama", LLAMA, **{key: value}) == plain
+
+
+def test_windows_are_read_as_their_architecture_places_them():
+    span = {"attention.sliding_window": 8}
+    olmo3 = dataclasses.replace(MODELS["olmo2"], num_layers=8, rope_scaling=YarnScaling(4.0, 16))
+    local = Layer("window", 8, rope_scaled=False)
+    assert described("olmo2", olmo3, **span).pattern == (local, local, local, Layer())
+    listed = {"attention.sliding_window_pattern": np.array([True, False] * 4)}
+    assert described("olmo2", olmo3, **span, **listed).pattern == (local, Layer())
+    near = Layer("window", 8, rope_base=1e4, rope_scaled=False)
+    gemma3 = dataclasses.replace(MODELS["gemma3"], num_layers=8)
+    every = {"attention.sliding_window_pattern": 2}
+    assert described("gemma3", gemma3, **span, **every).pattern == (near, Layer())
+    with pytest.raises(ConfigError, match=r"llama.attention.sliding_window = 8"):
+        described("llama", LLAMA, **span)
+
+
+def test_rope_is_stretched_as_the_metadata_say():
+    older = described("llama", LLAMA, **{"rope.scale_linear": 4.0})
+    assert older.rope_scaling == LinearScaling(4.0)
+    assert described("llama", LLAMA, **{"rope.scaling.factor": 4.0}) == older
+    yarn = {
+        "rope.scaling.type": "yarn",
+        "rope.scaling.factor": 4.0,
+        "rope.scaling.original_context_length": 16,
+        "rope.scaling.attn_factor": 0.5,
+        "rope.scaling.yarn_beta_fast": 16.0,
+    }
+    magnitude = 0.5 * (0.1 * math.log(4.0) + 1)
+    wanted = YarnScaling(4.0, 16, fast=16.0, magnitude=magnitude)
+    assert described("llama", LLAMA, **yarn).rope_scaling == wanted
+    with pytest.raises(ConfigError, match=r"llama.rope.scaling.attn_factor = 0.5"):
+        described("llama", LLAMA, **{"rope.scaling.attn_factor": 0.5})
+
+
+def test_a_part_of_a_split_file_is_refused_as_such(tmp_path):
+    fields = {**gguf_models.metadata("llama", LLAMA), "split.count": 2, "split.no": 0}
+    planned = [gguf_file.Planned("token_embd.weight", (61, 32), Kind.F32)]
+    gguf_file.write(tmp_path / "a.gguf", "llama", fields, planned, [np.zeros((61, 32))])
+    with pytest.raises(ConfigError, match=r"part 1 of 2 .* merge"):
+        gguf.load(tmp_path / "a.gguf")
+
+
 # --- block formats
 # -----------------------------------------------------------------------------------------------
 

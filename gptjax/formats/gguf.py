@@ -1,6 +1,7 @@
 """GGUF files: llama.cpp's models, read into ours and written from ours.
 
 Read `load`, then `save`. The file itself is in `gguf_file`, architectures are in `gguf_models`,
+names of tensors in `gguf_tensors`,
 tokenizers in `gguf_tokenizer`.
 """
 
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gptjax.core.config import ConfigError, nearest, require
-from gptjax.formats import gguf_models, gguf_tokenizer, layout
+from gptjax.formats import gguf_models, gguf_tensors, gguf_tokenizer, layout
 from gptjax.formats.gguf_file import File, Kind, Planned, numbers, open_file, write
 from gptjax.formats.opened import About, OpenedModel
 from gptjax.model import Llama3Scaling
@@ -31,6 +32,12 @@ def load(path: Path | str, shardings: Any = None) -> OpenedModel:
       ConfigError: the file is damaged, or its model or tokenizer does what ours does not.
     """
     file = open_file(path)
+    num_parts = file.get("split.count", int, 1)
+    require(
+        num_parts <= 1,
+        f"{path} is part {file.get('split.no', int, 0) + 1} of {num_parts} of a split model; merge"
+        " the parts first (llama-gguf-split --merge).",
+    )
     table, pieces = file.tensors.get("token_embd.weight"), gguf_tokenizer.size(file)
     require(
         table is not None and len(table.shape) == 2,
@@ -49,7 +56,7 @@ def load(path: Path | str, shardings: Any = None) -> OpenedModel:
         f"{path} says that its model has {config.num_layers} layers of width {config.width}, and"
         " its tensors say otherwise; get it again.",
     )
-    places = gguf_models.places(file.fields["general.architecture"], config)
+    places = gguf_tensors.places(file.fields["general.architecture"], config)
     shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
     layout.require_all(places, shapes, str(path), rows - used, unused=(r"rope_freqs\.weight",))
     params = layout.read(
@@ -105,7 +112,7 @@ def save(path: Path | str, imported: OpenedModel, dtype: str = "float32") -> Non
     except ConfigError:
         config = gguf_models.in_window(config)
         arch = gguf_models.architecture(config, about.family)
-    places = gguf_models.places(arch, config)
+    places = gguf_tensors.places(arch, config)
     planned = [
         Planned(name, shape, _kind(name, shape, KINDS[dtype]))
         for name, shape in layout.written(places).items()

@@ -1,9 +1,8 @@
-"""GGUF's architectures: their metadata and a `ModelConfig`, in both directions, and the names of
-their tensors.
+"""GGUF's architectures: metadata to `ModelConfig` and back.
 
-Read `BASES` (what an architecture is), `describe` (metadata → config), `metadata` (config →
-metadata) and `architecture`, which chooses for a model of ours the one whose metadata, read back,
-gives the same model. Then `entries`: which of their tensors are which of our leaves.
+Read `BASES` (what an architecture is), `describe` (metadata to config), `metadata` (config to
+metadata) and `architecture`, which chooses for a model the one whose metadata, read back, gives the
+same model. The tensors are in `gguf_tensors`.
 
 Sources: llama.cpp's architectures and the models that they were made for, named at
 `gptjax.model.presets`.
@@ -11,17 +10,18 @@ Sources: llama.cpp's architectures and the models that they were made for, named
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gptjax.core.config import ConfigError, nearest, require
-from gptjax.formats import configs, layout
+from gptjax.core.config import nearest, require
+from gptjax.formats import configs
 from gptjax.formats.gguf_file import File, Kind, Tensor, numbers, short
-from gptjax.formats.layout import Entry, Place
 from gptjax.model import Experts, Layer, LinearScaling, Llama3Scaling, ModelConfig, YarnScaling
+from gptjax.model.config import RopeScaling
 from gptjax.model.rope_scaling import frequencies
 
 LLAMA = ModelConfig(positions="rope", norm="rmsnorm", activation="swiglu", bias=False)
@@ -47,15 +47,117 @@ LARGEST = {"gemma2": 46, "gemma3": 62}
 metadata does not say it."""
 
 
-# --- metadata → config
-# -------------------------------------------------------------------------------------------
+# --- metadata to config --------------------------------------------------------------------------
+
+HARMLESS = {
+    "vocab_size",
+    "tensor_data_layout",
+    "rope.scaling.finetuned",
+    "rope.scaling.original_context_length",
+    "attention.layer_norm_epsilon",
+    "attention.layer_norm_rms_epsilon",
+    "pooling_type",
+}
+"""Keys that change nothing in the architectures that are known here. (Of the two epsilons, only the
+one of the architecture's norm counts.)"""
+
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "attention.causal": (True,),
+    "attention.clamp_kqv": (0.0,),
+    "attention.max_alibi_bias": (0.0,),
+    "attention.scale": (0.0,),
+    "attention.shared_kv_layers": (0,),
+    "attention.sliding_window": (0,),
+    "attn_logit_softcapping": (0.0,),
+    "embedding_scale": (0.0, 1.0),
+    "expert_count": (0,),
+    "expert_gating_func": (0, 1),
+    "expert_group_count": (0, 1),
+    "expert_group_used_count": (0, 1),
+    "expert_shared_count": (0,),
+    "expert_shared_feed_forward_length": (0,),
+    "expert_used_count": (0,),
+    "expert_weights_norm": (True,),
+    "expert_weights_scale": (0.0, 1.0),
+    "final_logit_softcapping": (0.0,),
+    "leading_dense_block_count": (0,),
+    "logit_scale": (0.0, 1.0),
+    "nextn_predict_layers": (0,),
+    "residual_scale": (0.0, 1.0),
+    "rope.scaling.alpha": (0.0, 1.0),
+    "rope.scaling.attn_factor": (0.0, 1.0),
+    "rope.scaling.yarn_attn_factor": (0.0, 1.0),
+    "rope.scaling.yarn_ext_factor": (-1.0, 1.0),
+    "rope.scaling.yarn_log_multiplier": (0.0,),
+}
+"""Values at which further keys change nothing."""
+
+
+class Metadata:
+    """The metadata of an architecture. Every key must be taken by name, so that none is ignored."""
+
+    def __init__(self, file: File, arch: str):
+        self.file, self.arch = file, arch
+        keys = (key for key in file.fields if key.startswith(f"{arch}."))
+        self._left = {key.removeprefix(f"{arch}.") for key in keys}
+
+    def has(self, key: str) -> bool:
+        """Whether the file has a key."""
+        return f"{self.arch}.{key}" in self.file.fields
+
+    def take(self, key: str, kind: type | tuple[type, ...], default: Any = None) -> Any:
+        """Returns a value of a type; `default` if the key is absent.
+
+        Raises:
+          ConfigError: it is of another type, or absent without a default.
+        """
+        self._left.discard(key)
+        return self.file.get(f"{self.arch}.{key}", kind, default)
+
+    def number(self, key: str, default: int | None = None, most: int = 1 << 24) -> int:
+        """Returns an integer in [0, most]."""
+        value = self.take(key, int, default)
+        require(
+            0 <= value <= most,
+            f"{self.file.path}: {self.arch}.{key} is {value}, which no model has; it can be at most"
+            f" {most}.",
+        )
+        return value
+
+    def real(self, key: str, default: float | None = None) -> float:
+        """Returns a finite number."""
+        value = float(self.take(key, (int, float), default))
+        require(math.isfinite(value), f"{self.file.path}: {self.arch}.{key} is {value}.")
+        return value
+
+    def finish(self) -> None:
+        """Refuses keys that nothing took and that may change what the model computes.
+
+        Raises:
+          ConfigError: names each with its value.
+        """
+        unknown = {
+            f"{self.arch}.{key}": short(self.file.fields[f"{self.arch}.{key}"])
+            for key in sorted(self._left - HARMLESS)
+            if not _is_neutral(key, self.file.fields[f"{self.arch}.{key}"])
+        }
+        listed = ", ".join(f"{key} = {value}" for key, value in list(unknown.items())[:10])
+        require(
+            not unknown,
+            f"{self.file.path} has {listed}, which may change what the model computes and is not"
+            " known here; use another version of the model.",
+        )
+
+
+def _is_neutral(key: str, value: Any) -> bool:
+    return isinstance(value, bool | int | float) and value in NEUTRAL.get(key, ())
 
 
 def describe(file: File, vocab_size: int) -> ModelConfig:
-    """Gives the config that a file's metadata describes.
+    """Returns the config that a file's metadata describes.
 
     Raises:
-      ConfigError: it is of an architecture, or has a trait, that is not known here.
+      ConfigError: its architecture is unknown, or it has a key or value that is not known here.
     """
     arch = file.get("general.architecture", str)
     require(
@@ -63,122 +165,140 @@ def describe(file: File, vocab_size: int) -> ModelConfig:
         f"{file.path} is of the architecture {short(arch)}; known are"
         f" {', '.join(BASES)}.{nearest(arch[:40], BASES)}",
     )
-
-    def known(key):
-        return f"{arch}.{key}" in file.fields
-
-    def number(key: str, default: int | None = None, most: int = 1 << 24) -> int:
-        found = file.get(f"{arch}.{key}", int, default)
-        require(
-            0 <= found <= most,
-            f"{file.path}: {arch}.{key} is {found}, which no model has; it can be at most {most}.",
-        )
-        return found
-
-    def real(key, default=None):
-        return float(file.get(f"{arch}.{key}", (int, float), default))
-
-    base, width, num_heads = BASES[arch], number("embedding_length"), number("attention.head_count")
-    head_width = number("attention.key_length", width // max(num_heads, 1))
-    require(
-        number("attention.value_length", head_width) == head_width,
-        f"{file.path} has values of another width than keys, which is not known here.",
-    )
-    changes = {
-        "vocab_size": vocab_size,
-        "context": number("context_length"),
-        "width": width,
-        "num_layers": number("block_count", most=1 << 10),
-        "num_heads": num_heads,
-        "num_kv_heads": number("attention.head_count_kv", num_heads),
-        "head_width": None if head_width * num_heads == width else head_width,
-        "feed_forward": number("feed_forward_length"),
-        "norm_epsilon": real(
-            "attention.layer_norm_epsilon"
-            if base.norm == "layernorm"
-            else "attention.layer_norm_rms_epsilon"
-        ),
-        "tied": "output.weight" not in file.tensors,
-        "qkv_bias": (
-            True
-            if not base.qkv_bias_enabled and "blk.0.attn_q.bias" in file.tensors
-            else base.qkv_bias
-        ),
-    }
+    base, fields = BASES[arch], Metadata(file, arch)
+    changes = _sizes(fields, base) | {"vocab_size": vocab_size}
+    changes["tied"] = "output.weight" not in file.tensors
+    if not base.qkv_bias_enabled and "blk.0.attn_q.bias" in file.tensors:
+        changes["qkv_bias"] = True
     if base.positions == "rope":
-        changes |= {
-            "rope_base": real("rope.freq_base", base.rope_base),
-            "rope_share": number("rope.dimension_count", head_width) / head_width,
-        }
-        changes |= {
-            "rope_scaling": _scaling(
-                file, arch, number("rope.dimension_count", head_width), changes["rope_base"]
-            )
-        }
-    if known("expert_count") and number("expert_count"):
-        of_expert = number("expert_feed_forward_length", changes["feed_forward"])
-        changes |= {
-            "experts": Experts(
-                count=number("expert_count"), active=number("expert_used_count"), width=of_expert
-            )
-        }
-    for cap, key in (
-        ("attention_cap", "attn_logit_softcapping"),
-        ("logit_cap", "final_logit_softcapping"),
-    ):
-        if known(key) and arch == "gemma2":
-            changes[cap] = real(key)
-    if (
-        known("attention.sliding_window")
-        and number("attention.sliding_window")
-        and arch in ("phi3", "gemma2", "gemma3")
-    ):
-        changes |= {
-            "pattern": _windows(
-                arch, number("attention.sliding_window"), real("rope.freq_base_swa", 10_000.0)
-            )
-        }
+        changes |= _rope(fields, base, changes["width"] // max(changes["num_heads"], 1))
+    changes |= _experts(fields, changes["feed_forward"]) | _caps(fields)
     if changes["num_layers"] == LARGEST.get(arch):
-        changes |= {"attention_scale": (width / num_heads) ** -0.5}
-    return replace(base, **changes)
+        changes["attention_scale"] = (changes["width"] / changes["num_heads"]) ** -0.5
+    config = replace(base, **changes)
+    if arch in WINDOWS and fields.has("attention.sliding_window"):
+        config = _windowed(fields, config)
+    fields.finish()
+    return config
 
 
-def _windows(arch: str, span: int, base: float) -> tuple[Layer, ...]:
-    if arch == "gemma3":
-        return (Layer("window", span, rope_base=base, rope_scaled=False),) * 5 + (Layer(),)
-    return (Layer("window", span), Layer()) if arch == "gemma2" else (Layer("window", span),)
+def _sizes(fields: Metadata, base: ModelConfig) -> dict[str, Any]:
+    width, num_heads = fields.number("embedding_length"), fields.number("attention.head_count")
+    head_dim = fields.number("attention.key_length", width // max(num_heads, 1))
+    require(
+        fields.number("attention.value_length", head_dim) == head_dim,
+        f"{fields.file.path} has values of another width than keys, which is not known here.",
+    )
+    norm = "layer_norm_epsilon" if base.norm == "layernorm" else "layer_norm_rms_epsilon"
+    return {
+        "context": fields.number("context_length"),
+        "width": width,
+        "num_layers": fields.number("block_count", most=1 << 10),
+        "num_heads": num_heads,
+        "num_kv_heads": fields.number("attention.head_count_kv", num_heads),
+        "head_width": None if head_dim * num_heads == width else head_dim,
+        "feed_forward": fields.number("feed_forward_length"),
+        "norm_epsilon": fields.real(f"attention.{norm}"),
+    }
 
 
-def _scaling(file: File, arch: str, turned: int, base: float) -> Any:
-    """How RoPE is stretched: Llama 3's way stands in a tensor, wave by wave, of which the whole
-    factor is read and the rest known."""
-    kind = file.get(f"{arch}.rope.scaling.type", str, "none")
-    factor = float(file.get(f"{arch}.rope.scaling.factor", (int, float), 1.0))
-    waves = file.tensors.get("rope_freqs.weight")
+def _experts(fields: Metadata, feed_forward: int) -> dict[str, Any]:
+    count, active = fields.number("expert_count", 0), fields.number("expert_used_count", 0)
+    width = fields.number("expert_feed_forward_length", feed_forward)
+    return {"experts": Experts(count=count, active=active, width=width)} if count else {}
+
+
+def _caps(fields: Metadata) -> dict[str, float]:
+    """Soft caps of scores and logits, in the architectures that have them; 0 is none."""
+    caps = {
+        name: fields.real(key) for name, key in CAPS.get(fields.arch, {}).items() if fields.has(key)
+    }
+    return {name: cap for name, cap in caps.items() if cap}
+
+
+CAPS = {
+    "gemma2": {
+        "attention_cap": "attn_logit_softcapping",
+        "logit_cap": "final_logit_softcapping",
+    },
+    "gemma3": {"logit_cap": "final_logit_softcapping"},
+}
+
+WINDOWS = {"phi3": 0, "gemma2": 2, "gemma3": 6, "olmo2": 4}
+"""Every how many layers one sees everything, if the file does not say; 0: none does."""
+
+
+def _windowed(fields: Metadata, c: ModelConfig) -> ModelConfig:
+    """The config with windows in the layers that have them."""
+    span, arch = fields.number("attention.sliding_window"), fields.arch
+    base = fields.real("rope.freq_base_swa", 10_000.0) if arch == "gemma3" else None
+    key = "attention.sliding_window_pattern"
+    pattern = fields.take(key, (int, np.ndarray), WINDOWS[arch])
+    if not span:
+        return c
+    local = Layer("window", span, rope_base=base, rope_scaled=arch not in ("gemma3", "olmo2"))
+    if isinstance(pattern, int):
+        require(0 <= pattern <= c.num_layers, f"{fields.file.path}: {arch}.{key} is {pattern}.")
+        period = (local,) * (pattern - 1) + (Layer(),) if pattern else (local,)
+        return replace(c, pattern=period)
+    require(
+        len(pattern) == c.num_layers,
+        f"{fields.file.path}: {arch}.{key} has {len(pattern)} values for {c.num_layers} layers.",
+    )
+    return configs.patterned(c, [local if has else Layer() for has in pattern])
+
+
+def _rope(fields: Metadata, base: ModelConfig, head_dim: int) -> dict[str, Any]:
+    head_dim = fields.number("attention.key_length", head_dim)
+    rotary_dim = fields.number("rope.dimension_count", head_dim)
+    theta = fields.real("rope.freq_base", base.rope_base)
+    return {
+        "rope_base": theta,
+        "rope_share": rotary_dim / max(head_dim, 1),
+        "rope_scaling": _scaling(fields, rotary_dim, theta),
+    }
+
+
+def _scaling(fields: Metadata, rotary_dim: int, base: float) -> RopeScaling | None:
+    """How RoPE is stretched. Llama 3's way is a tensor, one factor a wave: the whole factor is read
+    from it, the rest is known."""
+    factor = fields.real("rope.scale_linear", 1.0)  # the older key
+    factor = fields.real("rope.scaling.factor", factor) or 1.0
+    kind, path = fields.take("rope.scaling.type", str, "linear"), fields.file.path
+    longer = [name for name in fields.file.tensors if "rope_factors" in name]
+    require(
+        kind in ("none", "linear", "yarn") and not longer and factor > 0,
+        f"{path} stretches RoPE by {short(longer[0] if longer else kind)}, factor {factor}; none,"
+        " linear and yarn are known, with a positive factor.",
+    )
+    waves = fields.file.tensors.get("rope_freqs.weight")
     if waves is not None:
-        found = waves if isinstance(waves, np.ndarray) else numbers(file, waves)
-        guess = Llama3Scaling(round(float(found.max()), 3))
-        same = found.shape == (turned // 2,) and np.allclose(
-            found, stretch(guess, turned, base), rtol=1e-4
+        factors = waves if isinstance(waves, np.ndarray) else numbers(fields.file, waves)
+        guess = Llama3Scaling(round(float(factors.max()), 3))
+        same = factors.shape == (rotary_dim // 2,) and np.allclose(
+            factors, stretch(guess, rotary_dim, base), rtol=1e-4
         )
         require(
-            same,
-            f"{file.path}: rope_freqs.weight stretches RoPE otherwise than Llama 3 does, which is"
-            " not known here.",
+            same and factor == 1.0,
+            f"{path}: rope_freqs.weight stretches RoPE otherwise than Llama 3 does, which is not"
+            " known here.",
         )
         return guess
-    longer = [name for name in file.tensors if "rope_factors" in name]
-    require(
-        kind in ("none", "linear", "yarn") and not longer,
-        f"{file.path} stretches RoPE by {short(longer[0] if longer else kind)}; none, linear and"
-        " yarn are known.",
-    )
-    if kind == "linear":
-        return LinearScaling(factor)
-    return (
-        YarnScaling(factor, file.get(f"{arch}.rope.scaling.original_context_length", int))
-        if kind == "yarn"
-        else None
+    if kind == "yarn":
+        return _yarn(fields, factor)
+    return LinearScaling(factor) if kind == "linear" and factor != 1.0 else None
+
+
+def _yarn(fields: Metadata, factor: float) -> YarnScaling:
+    louder = 1.0
+    for key in ("rope.scaling.attn_factor", "rope.scaling.yarn_attn_factor"):
+        louder *= fields.real(key, 1.0) or 1.0
+    return YarnScaling(
+        factor,
+        original=fields.number("rope.scaling.original_context_length"),
+        fast=fields.real("rope.scaling.yarn_beta_fast", 32.0),
+        slow=fields.real("rope.scaling.yarn_beta_slow", 1.0),
+        magnitude=None if louder == 1.0 else louder * (0.1 * math.log(factor) + 1),
     )
 
 
@@ -217,7 +337,11 @@ def metadata(arch: str, c: ModelConfig) -> dict[str, Any]:
             "rope.scaling.factor": float(c.rope_scaling.factor),
         }
     if isinstance(c.rope_scaling, YarnScaling):
-        fields |= {"rope.scaling.original_context_length": c.rope_scaling.original}
+        fields |= {
+            "rope.scaling.original_context_length": c.rope_scaling.original,
+            "rope.scaling.yarn_beta_fast": float(c.rope_scaling.fast),
+            "rope.scaling.yarn_beta_slow": float(c.rope_scaling.slow),
+        }
     if c.experts is not None:
         fields |= {"expert_count": c.experts.count, "expert_used_count": c.experts.active}
         fields |= {
@@ -225,16 +349,14 @@ def metadata(arch: str, c: ModelConfig) -> dict[str, Any]:
                 "expert_feed_forward_length" if arch == "qwen3moe" else "feed_forward_length"
             ): c.expert_width
         }
-    for cap, key in (
-        (c.attention_cap, "attn_logit_softcapping"),
-        (c.logit_cap, "final_logit_softcapping"),
-    ):
-        if cap is not None:
-            fields[key] = float(cap)
-    if c.stack[0].sees == "window":
-        fields["attention.sliding_window"] = c.stack[0].span
-        if c.stack[0].rope_base is not None:
-            fields["rope.freq_base_swa"] = float(c.stack[0].rope_base)
+    for cap, key in CAPS.get(arch, {}).items():
+        if getattr(c, cap) is not None:
+            fields[key] = float(getattr(c, cap))
+    local = next((layer for layer in c.stack if layer.sees == "window"), None)
+    if local is not None and arch in WINDOWS:
+        fields["attention.sliding_window"] = local.span
+        if arch == "gemma3":
+            fields["rope.freq_base_swa"] = float(local.rope_base or c.rope_base)
     return {f"{arch}.{key}": value for key, value in fields.items()}
 
 
@@ -276,117 +398,3 @@ def in_window(c: ModelConfig) -> ModelConfig:
     }
     span = spans.pop() if len(spans) == 1 else None
     return c if span is None else replace(c, context=min(c.context, span))
-
-
-# --- tensors
-# -----------------------------------------------------------------------------------------------------
-
-
-def _norms(theirs: str, ours: str) -> tuple[Entry, ...]:
-    return Entry(f"{theirs}.weight", (f"{ours}/scale",), "d", "d"), Entry(
-        f"{theirs}.bias", (f"{ours}/bias",), "d", "d"
-    )
-
-
-def _linear(theirs: str, *ours: str) -> tuple[Entry, ...]:
-    """A linear layer of the MLP; several of ours lie below each other."""
-    joined = "o" if len(ours) > 1 else ""
-    kernels, biases = (
-        tuple(f"layers/{path}/{leaf}" for path in ours) for leaf in ("kernel", "bias")
-    )
-    return Entry(f"blk.{{i}}.{theirs}.weight", kernels, "o i", "i o", joined), Entry(
-        f"blk.{{i}}.{theirs}.bias", biases, "o", "o", joined
-    )
-
-
-def _heads(theirs: str, *ours: str, order: tuple[int, ...] = ()) -> tuple[Entry, ...]:
-    """A linear layer that gives heads."""
-    joined, turned = "n" if len(ours) > 1 else "", {"h": order} if order else {}
-    kernels, biases = (
-        tuple(f"layers/attention/{path}/{leaf}" for path in ours) for leaf in ("kernel", "bias")
-    )
-    weight = Entry(f"blk.{{i}}.{theirs}.weight", kernels, "(n h) d", "d n h", joined, turned)
-    return weight, Entry(f"blk.{{i}}.{theirs}.bias", biases, "(n h)", "n h", joined, turned)
-
-
-def entries(arch: str, c: ModelConfig) -> list[Entry]:
-    """Gives what the tensors of an architecture are; those that a model does not have are left out
-    by `layout.places`.
-
-    The RoPE of Llama and Arcee turns neighbours there and halves here: number 2k + j of a query or
-    key head is our number k + j · half.
-    """
-    inside = (
-        ("attention_norm", "attn_norm"),
-        ("mlp_norm", "ffn_norm"),
-        ("attention_out_norm", "post_attention_norm"),
-        ("mlp_out_norm", "post_ffw_norm"),
-    )
-    if arch == "olmo2":
-        inside = ("attention_norm", "post_attention_norm"), ("mlp_norm", "post_ffw_norm")
-    joint = "w" if c.qk_norm_joint else "h"
-    half, head = c.rotary_dim // 2, np.arange(c.head_dim)
-    head[: 2 * half] = head[: 2 * half].reshape(2, half).T.ravel()
-    order = tuple(head.tolist()) if arch in ("llama", "arcee") else ()
-    if arch in ("gpt2", "phi3"):
-        attention = _heads("attn_qkv", "query", "key", "value")
-    else:
-        attention = (
-            *_heads("attn_q", "query", order=order),
-            *_heads("attn_k", "key", order=order),
-            *_heads("attn_v", "value"),
-        )
-
-    def expert(theirs, ours):
-        return Entry(
-            f"blk.{{i}}.ffn_{theirs}_exps.weight",
-            (f"layers/moe/experts/{ours}/kernel",),
-            "e o i",
-            "e i o",
-        )
-
-    return [
-        Entry("token_embd.weight", ("embedding/embedding",), "v d", "v d"),
-        Entry("position_embd.weight", ("positions/embedding",), "c d", "c d"),
-        *_norms("output_norm", "norm"),
-        Entry("output.weight", ("head/kernel",), "v d", "d v"),
-        *(
-            entry
-            for ours, theirs in inside
-            for entry in _norms(f"blk.{{i}}.{theirs}", f"layers/{ours}")
-        ),
-        *attention,
-        Entry("blk.{i}.attn_output.weight", ("layers/attention/out/kernel",), "d (n h)", "n h d"),
-        Entry("blk.{i}.attn_output.bias", ("layers/attention/out/bias",), "d", "d"),
-        *(
-            Entry(
-                f"blk.{{i}}.attn_{x}_norm.weight",
-                (f"layers/attention/{ours}_norm/scale",),
-                joint,
-                joint,
-            )
-            for x, ours in (("q", "query"), ("k", "key"))
-        ),
-        *(
-            _linear("ffn_up", "mlp/gate", "mlp/up")
-            if arch == "phi3"
-            else (*_linear("ffn_gate", "mlp/gate"), *_linear("ffn_up", "mlp/up"))
-        ),
-        *_linear("ffn_down", "mlp/down"),
-        Entry("blk.{i}.ffn_gate_inp.weight", ("layers/moe/router/kernel",), "e d", "d e"),
-        *(expert(name, name) for name in ("gate", "up", "down")),
-    ]
-
-
-def places(arch: str, c: ModelConfig) -> list[Place]:
-    """Gives what each tensor of a model is.
-
-    Raises:
-      ConfigError: a parameter has no place in this architecture.
-    """
-    try:
-        return layout.places(c, entries(arch, c))
-    except (ValueError, OverflowError, TypeError) as error:  # jax's, where sizes are absurd
-        raise ConfigError(
-            f"as GGUF's architecture {arch}, {' '.join(str(error).split())[:300]}"
-        ) from None

@@ -24,7 +24,7 @@ from gptjax.data.tokenizers import json_form
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.data.tokenizers.spelling import Special
 from gptjax.data.tokenizers.tokenizer import Tokenizer
-from gptjax.formats import gguf_models, layout
+from gptjax.formats import gguf_models, gguf_tensors, layout
 from gptjax.formats.opened import About, OpenedModel
 from gptjax.model import ModelConfig
 
@@ -77,7 +77,7 @@ def load(path: Path | str, shardings: Callable[[ModelConfig], Any] | None = None
         "feed_forward": hidden,
     }
     config = dataclasses.replace(gguf_models.BASES["llama"], **shape, tied=vocab > 0)
-    places = gguf_models.places("llama", config)
+    places = gguf_tensors.places("llama", config)
     offsets, end = _offsets(config, layout.written(places))
     require(
         size == end,
