@@ -34,8 +34,7 @@ from saving import (
 from gptjax.core.config import ConfigError
 from gptjax.runs import Run, leaves, lock, manifest
 
-# --- what is restored is what was saved
-# ---------------------------------------------------------------------------
+# --- what is restored is what was saved -----------------------------------------------------------
 
 
 def test_a_training_state_comes_back_bit_for_bit(tmp_path):
@@ -150,8 +149,7 @@ def test_leaves_are_listed_without_reading_arrays(tmp_path):
             leaves(tmp_path, **wrong)
 
 
-# --- what does not fit is refused
-# ---------------------------------------------------------------------------------
+# --- what does not fit is refused -----------------------------------------------------------------
 
 
 @pytest.mark.row(14)
@@ -212,8 +210,7 @@ def test_an_unknown_format_is_refused_and_not_skipped(tmp_path):
         run.restore(shapes(state()))
 
 
-# --- damage
-# -------------------------------------------------------------------------------------------------------
+# --- damage ---------------------------------------------------------------------------------------
 
 
 def truncate(folder):
@@ -297,8 +294,7 @@ def test_stray_names_are_ignored_with_a_note(tmp_path, record_property):
     record_property("figure", "5 of 5 stray names ignored with one note, the newest step unchanged")
 
 
-# --- which steps stay
-# ---------------------------------------------------------------------------------------------
+# --- which steps stay -----------------------------------------------------------------------------
 
 
 @pytest.mark.row(10)
@@ -422,8 +418,7 @@ def test_every_file_and_folder_of_a_step_is_brought_to_the_disk(tmp_path, monkey
     assert {str(p) for p in folder.rglob("*")} | {str(folder)} <= synced
 
 
-# --- one trainer, and its end
-# -------------------------------------------------------------------------------------
+# --- one trainer, and its end ---------------------------------------------------------------------
 
 
 def test_saving_needs_the_lock(tmp_path):

@@ -26,7 +26,16 @@ from gptjax.core.config import ConfigError
 from gptjax.data import Bytes, Characters, SentencePiece
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.data.tokenizers.spelling import Special, letters
-from gptjax.formats import configs, gguf, gguf_file, gguf_models, gguf_tokenizer, layout, llama2c
+from gptjax.formats import (
+    equivalence,
+    gguf,
+    gguf_file,
+    gguf_models,
+    gguf_tokenizer,
+    gguf_writer,
+    layout,
+    llama2c,
+)
 from gptjax.formats.opened import About, OpenedModel
 from gptjax.model import (
     Experts,
@@ -72,8 +81,7 @@ def same(a, b) -> bool:
     )
 
 
-# --- out and in
-# --------------------------------------------------------------------------------------------------
+# --- out and in -----------------------------------------------------------------------------------
 
 MODELS = {
     "llama": LLAMA,
@@ -103,7 +111,7 @@ def test_what_is_written_is_read_back_bit_for_bit(name, tmp_path):
     model = made(MODELS[name], family=name, notes={"threshold": "1e-4"})
     gguf.save(tmp_path / "a.gguf", model)
     back = gguf.load(tmp_path / "a.gguf")
-    assert configs.computed(back.config) == configs.computed(model.config)
+    assert equivalence.computed(back.config) == equivalence.computed(model.config)
     assert back.about.family == name.split("_")[0].replace("llama3", "llama").replace(
         "mixtral", "llama"
     )
@@ -177,11 +185,11 @@ def test_a_model_without_an_architecture_is_refused_by_what_differs(tmp_path):
 )
 def test_absurd_sizes_are_refused_before_anything_is_made_of_them(key, value, tmp_path):
     fields = {**gguf_models.metadata("llama", LLAMA), f"llama.{key}": value}
-    gguf_file.write(
+    gguf_writer.write(
         tmp_path / "a.gguf",
         "llama",
         fields,
-        [gguf_file.Planned("token_embd.weight", (61, 32), Kind.F32)],
+        [gguf_writer.Planned("token_embd.weight", (61, 32), Kind.F32)],
         [np.zeros((61, 32))],
     )
     with pytest.raises(ConfigError):
@@ -192,10 +200,10 @@ def test_missing_and_wrong_and_unknown_tensors_are_named(tmp_path):
     file = written(tmp_path)
     fields = {**gguf_models.metadata("llama", LLAMA), "llama.feed_forward_length": 96}
     planned = [
-        gguf_file.Planned(t.name.replace("blk.1.attn_q.", "blk.1.attn_x."), t.shape, t.kind)
+        gguf_writer.Planned(t.name.replace("blk.1.attn_q.", "blk.1.attn_x."), t.shape, t.kind)
         for t in file.tensors.values()
     ]
-    gguf_file.write(
+    gguf_writer.write(
         tmp_path / "b.gguf",
         "llama",
         fields,
@@ -212,8 +220,7 @@ def test_missing_and_wrong_and_unknown_tensors_are_named(tmp_path):
         assert part in str(said.value)
 
 
-# --- metadata
-# ----------------------------------------------------------------------------------------------------
+# --- metadata -------------------------------------------------------------------------------------
 
 
 def described(arch: str, config: ModelConfig, **changes) -> ModelConfig:
@@ -236,12 +243,12 @@ def all_keys() -> list[str]:
 @pytest.mark.parametrize("arch", ["llama", "qwen3", "olmo2", "gemma2", "gemma3", "gpt2"])
 def test_every_key_of_an_architecture_is_computed_harmless_or_refused_by_name(arch):
     config, num_refused = dataclasses.replace(MODELS[arch], rope_scaling=None), 0
-    plain = configs.computed(described(arch, config))
+    plain = equivalence.computed(described(arch, config))
     of_experts = {"expert_used_count", "expert_feed_forward_length"}  # without expert_count
     for key in [*all_keys(), "rope.scale_linear", "no.such.key"]:
         for value in (3, 0.37):
             try:
-                again = configs.computed(described(arch, config, **{key: value}))
+                again = equivalence.computed(described(arch, config, **{key: value}))
             except ConfigError as error:
                 num_refused += key in str(error)
             else:
@@ -292,14 +299,13 @@ def test_rope_is_stretched_as_the_metadata_say():
 
 def test_a_part_of_a_split_file_is_refused_as_such(tmp_path):
     fields = {**gguf_models.metadata("llama", LLAMA), "split.count": 2, "split.no": 0}
-    planned = [gguf_file.Planned("token_embd.weight", (61, 32), Kind.F32)]
-    gguf_file.write(tmp_path / "a.gguf", "llama", fields, planned, [np.zeros((61, 32))])
+    planned = [gguf_writer.Planned("token_embd.weight", (61, 32), Kind.F32)]
+    gguf_writer.write(tmp_path / "a.gguf", "llama", fields, planned, [np.zeros((61, 32))])
     with pytest.raises(ConfigError, match=r"part 1 of 2 .* merge"):
         gguf.load(tmp_path / "a.gguf")
 
 
-# --- block formats
-# -----------------------------------------------------------------------------------------------
+# --- block formats --------------------------------------------------------------------------------
 
 
 def read_block(kind: str, raw: bytes) -> list[float]:
@@ -373,8 +379,7 @@ def test_blocks_are_read_as_their_format_is_described(kind, tmp_path):
     assert np.array_equal(found, published_gguf.dequantize(raw, Kind[kind]))
 
 
-# --- tokenizers
-# --------------------------------------------------------------------------------------------------
+# --- tokenizers -----------------------------------------------------------------------------------
 
 TEXTS = (
     "It isn't 12345 years, I'LL say.  He\n\n jumps   over",
@@ -388,11 +393,11 @@ TEXTS = (
 def through(tokenizer, tmp_path, vocab_size=None):
     """The tokenizer of a file into which this one was written."""
     fields = gguf_tokenizer.write(tokenizer, vocab_size or tokenizer.vocab_size)
-    gguf_file.write(
+    gguf_writer.write(
         tmp_path / "t.gguf",
         "llama",
         fields,
-        [gguf_file.Planned("x", (1,), Kind.F32)],
+        [gguf_writer.Planned("x", (1,), Kind.F32)],
         [np.zeros(1)],
     )
     return gguf_tokenizer.read(gguf_file.open_file(tmp_path / "t.gguf"))
@@ -481,8 +486,8 @@ def byte_file(tmp_path, **fields) -> gguf_file.File:
         "token_type": [1] * 259 + [3],
     } | fields
     own = {f"tokenizer.ggml.{key}": value for key, value in own.items() if value is not None}
-    gguf_file.write(
-        tmp_path / "b.gguf", "llama", own, [gguf_file.Planned("x", (1,), Kind.F32)], [np.zeros(1)]
+    gguf_writer.write(
+        tmp_path / "b.gguf", "llama", own, [gguf_writer.Planned("x", (1,), Kind.F32)], [np.zeros(1)]
     )
     return gguf_file.open_file(tmp_path / "b.gguf")
 
@@ -548,8 +553,7 @@ def test_a_padded_vocabulary_is_recorded_and_taken_off(tmp_path):
     assert np.array_equal(back.params["head"]["kernel"], model.params["head"]["kernel"][:, :257])
 
 
-# --- damaged and hostile files
-# -----------------------------------------------------------------------------------
+# --- damaged and hostile files --------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -765,11 +769,11 @@ def test_nothing_in_a_file_is_run_and_no_name_leads_elsewhere(tmp_path):
     )
     assert gguf.load(inside / "a.gguf").tokenizer.special.template == template
     for name in ("../canary", str(canary), "~/canary", "a\0b"):
-        gguf_file.write(
+        gguf_writer.write(
             inside / "b.gguf",
             "llama",
             {"general.name": name, **gguf_models.metadata("llama", LLAMA)},
-            [gguf_file.Planned(name, (1,), Kind.F32)],
+            [gguf_writer.Planned(name, (1,), Kind.F32)],
             [np.zeros(1)],
         )
         with pytest.raises(ConfigError):
@@ -777,8 +781,7 @@ def test_nothing_in_a_file_is_run_and_no_name_leads_elsewhere(tmp_path):
     assert {p.name for p in tmp_path.rglob("*")} == {"inside", "a.gguf", "b.gguf"}
 
 
-# --- llama2.c
-# ----------------------------------------------------------------------------------------------------
+# --- llama2.c -------------------------------------------------------------------------------------
 
 
 def llama2c_file(model: OpenedModel) -> bytes:
@@ -831,7 +834,7 @@ def test_a_llama2c_file_is_read(tied, tmp_path):
     model = made(llama(**SHRUNK, tied=tied))
     (tmp_path / "a.bin").write_bytes(llama2c_file(model))
     back = llama2c.load(tmp_path / "a.bin")
-    assert configs.computed(back.config) == configs.computed(model.config)
+    assert equivalence.computed(back.config) == equivalence.computed(model.config)
     assert same(back.params, model.params) and back.tokenizer is None
 
 

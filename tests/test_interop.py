@@ -23,7 +23,7 @@ from gptjax.cli import main as cli
 from gptjax.core.config import ConfigError
 from gptjax.data import Bytes, Characters, SentencePiece
 from gptjax.data.tokenizers import tokenizer as tokenizers
-from gptjax.formats import About, OpenedModel, configs, huggingface, layout, safetensors
+from gptjax.formats import About, OpenedModel, equivalence, huggingface, layout, safetensors
 from gptjax.model import (
     Experts,
     Latent,
@@ -173,7 +173,7 @@ def test_out_and_in_again_is_bit_equal(name: str, tmp_path: Path) -> None:
     formats.save(tmp_path / "m", OpenedModel(config, randomly(config), None, about))
     assert json.loads((tmp_path / "m" / "config.json").read_text())["model_type"] == family
     found = formats.load(tmp_path / "m")
-    assert configs.computed(found.config) == configs.computed(config)
+    assert equivalence.computed(found.config) == equivalence.computed(config)
     same(found.params, randomly(config))
     assert (found.about.family, found.about.pad, found.about.notes) == (family, 3, {"made": "here"})
     assert config.causal is (found.about.generation.get("temperature") == 0.5)
@@ -205,7 +205,7 @@ def test_every_variant_has_a_family_that_computes_the_same_or_is_refused_with_th
 
 def test_a_large_model_is_in_several_files_and_the_same(tmp_path: Path) -> None:
     whole = OpenedModel(ROPE, randomly(ROPE), None)
-    huggingface.save(tmp_path / "m", whole, shard=30_000)
+    huggingface.save(tmp_path / "m", whole, shard_bytes=30_000)
     files = sorted(p.name for p in (tmp_path / "m").glob("*.safetensors"))
     assert len(files) > 2 and files[0] == f"model-00001-of-{len(files):05}.safetensors"
     same(formats.load(tmp_path / "m").params, whole.params)
@@ -243,8 +243,7 @@ def test_parameters_are_read_onto_a_mesh(tmp_path: Path) -> None:
     assert all(jax.tree.leaves(placed)), placed
 
 
-# --- what is refused
-# ---------------------------------------------------------------------------------------------
+# --- what is refused ------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -286,8 +285,32 @@ def rewritten(path: Path, change: Any) -> None:
     )
 
 
+HARMLESS = {
+    "directionality": "bidi",
+    "pooler_fc_size": 768,
+    "pooler_type": "first_token_transform",
+    "unsloth_version": "2025.1",
+    "unsloth_fixed": True,
+    "max_length": 512,
+    "do_sample": True,
+    "temperature": 0.6,
+    "repetition_penalty": 1.1,
+    "chunk_size_feed_forward": 0,
+    "pruned_heads": {},
+    "quantization_config": None,
+}
+"""Of published configs; none changes what a forward pass computes."""
+
+
+def test_keys_that_change_no_number_are_passed_over(saved: Path, tmp_path: Path) -> None:
+    same(
+        formats.load(altered(saved, tmp_path / "m", **HARMLESS)).params, formats.load(saved).params
+    )
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "unknown family": ({"model_type": "lama"}, "Did you mean 'llama'"),
+    "pruned heads": ({"pruned_heads": {"0": [1]}}, "'pruned_heads'"),
     "unknown key": ({"head_temperature": 0.7}, "'head_temperature': 0.7"),
     "two unknown keys": ({"b_key": [1], "a_key": True}, "'a_key': True, 'b_key'"),
     "quantised": ({"quantization_config": {"quant_method": "fp8"}}, "'quantization_config'"),
@@ -325,6 +348,14 @@ def test_what_could_change_numbers_is_refused_by_name(
     with pytest.raises(ConfigError, match=re.escape(said)) as caught:
         formats.load(altered(saved, tmp_path / "m", **changes))
     assert "\n" not in str(caught.value)
+
+
+def test_the_unused_bias_in_published_t5_files_is_passed_over(tmp_path: Path) -> None:
+    config = MODELS["t5"][1]
+    formats.save(tmp_path / "m", OpenedModel(config, randomly(config), None))
+    name = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
+    rewritten(tmp_path / "m", lambda values: values.update({name: np.ones((32, 4), np.float32)}))
+    same(formats.load(tmp_path / "m").params, randomly(config))
 
 
 def test_all_tensors_that_are_missing_extra_or_of_another_shape_are_named_at_once(
@@ -405,8 +436,7 @@ def test_links_of_the_hub_cache_are_followed(saved: Path, tmp_path: Path) -> Non
     same(formats.load(snapshot).params, formats.load(saved).params)
 
 
-# --- tokenizers
-# --------------------------------------------------------------------------------------------------
+# --- tokenizers -----------------------------------------------------------------------------------
 
 ODD = [
     "",
@@ -472,8 +502,7 @@ def test_padding_of_the_vocabulary_is_taken_off_and_remembered(tmp_path: Path) -
         formats.load(tmp_path / "m")
 
 
-# --- convert
-# -----------------------------------------------------------------------------------------------------
+# --- convert --------------------------------------------------------------------------------------
 
 
 def test_a_conversion_proves_itself(

@@ -259,8 +259,7 @@ def test_both_ways_compute_the_same(name: str, tmp_path: Path, record_property: 
     jax.tree.map(np.testing.assert_array_equal, again.params, ours.params)
 
 
-# --- text
-# --------------------------------------------------------------------------------------------------------
+# --- text -----------------------------------------------------------------------------------------
 
 TOKENIZERS = {
     "bytes": Bytes(),

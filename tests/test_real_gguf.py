@@ -60,8 +60,7 @@ def test_stories260k_says_what_its_reference_says(stories):
     assert imported.tokenizer.encode(reference["greedy_text"]).tolist() == ids[1:]
 
 
-# --- SmolLM2
-# -----------------------------------------------------------------------------------------------------
+# --- SmolLM2 --------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -162,8 +161,7 @@ print(seconds, (peak() - before) / size)
     assert share <= 1.3 and seconds <= 30  # 10 on an idle machine
 
 
-# --- llama.cpp
-# ---------------------------------------------------------------------------------------------------
+# --- llama.cpp ------------------------------------------------------------------------------------
 
 
 def in_llama_cpp(path: Path, prompt: list[int], count: int) -> tuple[list[int], np.ndarray]:

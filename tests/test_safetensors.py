@@ -295,8 +295,7 @@ def test_a_file_that_is_cut_short_after_it_was_opened_is_an_error(tmp_path):
         file.take("x")
 
 
-# --- names that lead elsewhere
-# -----------------------------------------------------------------------------------
+# --- names that lead elsewhere --------------------------------------------------------------------
 
 CONFIG = {
     "model_type": "llama",

@@ -161,8 +161,7 @@ def test_a_run_that_was_interrupted_ends_in_the_bits_of_one_that_was_not_and_nee
     assert isinstance(again.config, ModelConfig) and again.task == LanguageModel()
 
 
-# --- a resume that is refused, and a text that grew
-# ---------------------------------------------------------------------------------------------
+# --- a resume that is refused, and a text that grew -----------------------------------------------
 
 
 def contents(run: Path) -> dict[str, bytes]:

@@ -148,8 +148,7 @@ def _note(kind: str, path: Path, found: OpenedModel, facts: Mapping[str, str], d
         write_about(path, about)
 
 
-# --- a run of another program's model
-# ----------------------------------------------------------------------------
+# --- a run of another program's model -------------------------------------------------------------
 
 
 def write_run(path: Path, found: OpenedModel) -> None:
@@ -189,8 +188,7 @@ def write_run(path: Path, found: OpenedModel) -> None:
     write_about(path, found.about)
 
 
-# --- the comparison
-# ----------------------------------------------------------------------------------------------
+# --- the comparison -------------------------------------------------------------------------------
 
 
 def compare(one: OpenedModel, other: OpenedModel) -> Comparison:

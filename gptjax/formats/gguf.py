@@ -13,7 +13,8 @@ from typing import Any
 
 from gptjax.core.config import ConfigError, nearest, require
 from gptjax.formats import gguf_models, gguf_tensors, gguf_tokenizer, layout
-from gptjax.formats.gguf_file import File, Kind, Planned, numbers, open_file, write
+from gptjax.formats.gguf_file import File, Kind, numbers, open_file
+from gptjax.formats.gguf_writer import Planned, write
 from gptjax.formats.opened import About, OpenedModel
 from gptjax.model import Llama3Scaling
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +34,7 @@ COUNT = 1 << 16
 SLAB = 1 << 16
 """Numbers that are read at a time: their temporaries stay in a core's cache."""
 
-_SCALARS = {
+SCALARS = {
     0: "B",
     1: "b",
     2: "H",
@@ -47,7 +47,7 @@ _SCALARS = {
     11: "q",
     12: "d",
 }
-_FLOAT, _STRING, _LIST = 6, 8, 9
+FLOAT, STRING, LIST = 6, 8, 9
 _BLOCKS = frozenset(kind.value for kind in Kind)
 
 
@@ -121,8 +121,7 @@ class Texts(NamedTuple):
         return found
 
 
-# --- reading
-# -----------------------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------
 
 
 class _Header:
@@ -167,26 +166,24 @@ class _Header:
     def value(self, key: str) -> Any:
         """A metadata value, its type first."""
         kind = self.take("I", key)
-        if kind == _STRING:
+        if kind == STRING:
             return self.text(key, HEADER)
-        if kind in _SCALARS:
-            found = self.take(_SCALARS[kind], key)
+        if kind in SCALARS:
+            found = self.take(SCALARS[kind], key)
             return (
-                float(str(np.float32(found))) if kind == _FLOAT else found
+                float(str(np.float32(found))) if kind == FLOAT else found
             )  # 1e-05, not 9.999999747378752e-06
-        if kind != _LIST:
+        if kind != LIST:
             raise self.wrong(f"{key} is of the unknown type {kind}")
         inner, count = self.take("IQ", key)
-        if inner == _STRING:
+        if inner == STRING:
             return self.texts(key, count)
-        if inner not in _SCALARS:
+        if inner not in SCALARS:
             raise self.wrong(f"{key} is a list of the type {inner}, which no model has")
         start = self.skip(
-            count * struct.calcsize("<" + _SCALARS[inner]), f"{key}, a list of {count} numbers,"
+            count * struct.calcsize("<" + SCALARS[inner]), f"{key}, a list of {count} numbers,"
         )
-        return np.frombuffer(
-            self.data[start : self.at], np.dtype(_SCALARS[inner]).newbyteorder("<")
-        )
+        return np.frombuffer(self.data[start : self.at], np.dtype(SCALARS[inner]).newbyteorder("<"))
 
     def texts(self, key: str, count: int) -> Texts:
         self.strings += count
@@ -336,81 +333,3 @@ def short(value: Any) -> str:
         return f"a list of {value.count if isinstance(value, Texts) else len(value)}"
     said = repr(value)
     return said if len(said) <= 80 else f"{said[:76]}…{said[0]}"
-
-
-# --- writing
-# -----------------------------------------------------------------------------------------------------
-
-
-class Planned(NamedTuple):
-    """A tensor that is to be written."""
-
-    name: str
-    shape: tuple[int, ...]
-    kind: Kind
-
-
-def write(
-    path: Path | str,
-    architecture: str,
-    fields: Mapping[str, Any],
-    planned: Sequence[Planned],
-    values: Iterable[np.ndarray],
-) -> None:
-    """Writes a file, one tensor in memory at a time. It has its name only once it is whole.
-
-    Args:
-      fields: whole numbers (32 bits), true or false, numbers (32 bits), texts, or lists of one of
-        these.
-      values: of the planned tensors, in their order.
-    """
-    path = Path(path)
-    beside = path.with_name(path.name + ".part")
-    named = {"general.architecture": architecture, **fields}
-    head = b"GGUF" + struct.pack("<IQQ", 3, len(planned), len(named))
-    head += b"".join(
-        _packed(key) + struct.pack("<I", _kind(value)) + _packed(value)
-        for key, value in named.items()
-    )
-    at = 0
-    for t in planned:
-        block, size = gguf.GGML_QUANT_SIZES[t.kind]
-        head += _packed(t.name) + struct.pack(
-            f"<I{len(t.shape)}QIQ", len(t.shape), *t.shape[::-1], t.kind, at
-        )
-        at += _aligned(math.prod(t.shape) // block * size)
-    try:
-        with beside.open("wb") as file:
-            file.write(head.ljust(_aligned(len(head)), b"\0"))
-            for t, value in zip(planned, values, strict=True):
-                data = gguf.quantize(np.ascontiguousarray(value, np.float32), t.kind).tobytes()
-                file.write(data.ljust(_aligned(len(data)), b"\0"))
-        beside.rename(path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def _aligned(size: int) -> int:
-    return -(-size // 32) * 32
-
-
-_KINDS = {bool: 7, int: 4, float: _FLOAT, str: _STRING, list: _LIST}
-
-
-def _kind(value: Any) -> int:
-    return _KINDS[type(value)]
-
-
-def _packed(value: Any) -> bytes:
-    """A value without its type. Whole numbers in a list have a sign."""
-    if isinstance(value, str):
-        return struct.pack("<Q", len(value.encode())) + value.encode()
-    if not isinstance(value, list):
-        return struct.pack("<" + _SCALARS[_kind(value)], value)
-    kind = 5 if value and type(value[0]) is int else _kind(value[0]) if value else _STRING
-    numbers = (
-        b"".join(map(_packed, value))
-        if kind == _STRING
-        else struct.pack(f"<{len(value)}{_SCALARS[kind]}", *value)
-    )
-    return struct.pack("<IQ", kind, len(value)) + numbers

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from gptjax.core.config import nearest, require
-from gptjax.formats import configs
+from gptjax.formats import configs, equivalence
 from gptjax.formats.gguf_file import File, Kind, Tensor, numbers, short
 from gptjax.model import Experts, Layer, LinearScaling, Llama3Scaling, ModelConfig, YarnScaling
 from gptjax.model.config import RopeScaling
@@ -307,8 +307,7 @@ def stretch(scaling: Llama3Scaling, width: int, base: float) -> np.ndarray:
     return np.asarray(frequencies(width, base, None) / frequencies(width, base, scaling))
 
 
-# --- config → metadata
-# -------------------------------------------------------------------------------------------
+# --- config to metadata ---------------------------------------------------------------------------
 
 
 def metadata(arch: str, c: ModelConfig) -> dict[str, Any]:
@@ -383,7 +382,7 @@ def architecture(c: ModelConfig, preferred: str | None = None) -> str:
         *([preferred] if preferred in BASES else []),
         *(arch for arch in BASES if arch != "phi3"),
     ]
-    return configs.same_again(c, names, again, "GGUF architecture")
+    return equivalence.first_equivalent(c, names, again, "GGUF architecture")
 
 
 TELLING = {"output.weight": lambda c: not c.tied, "blk.0.attn_q.bias": lambda c: c.qkv_bias_enabled}

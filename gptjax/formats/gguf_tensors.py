@@ -14,111 +14,117 @@ from gptjax.formats.layout import Entry, Place
 from gptjax.model import ModelConfig
 
 
-def _norms(theirs: str, ours: str) -> tuple[Entry, ...]:
-    return Entry(f"{theirs}.weight", (f"{ours}/scale",), "d", "d"), Entry(
-        f"{theirs}.bias", (f"{ours}/bias",), "d", "d"
-    )
-
-
-def _linear(theirs: str, *ours: str) -> tuple[Entry, ...]:
-    """A linear layer of the MLP; several of ours lie below each other."""
-    joined = "o" if len(ours) > 1 else ""
-    kernels, biases = (
-        tuple(f"layers/{path}/{leaf}" for path in ours) for leaf in ("kernel", "bias")
-    )
-    return Entry(f"blk.{{i}}.{theirs}.weight", kernels, "o i", "i o", joined), Entry(
-        f"blk.{{i}}.{theirs}.bias", biases, "o", "o", joined
-    )
-
-
-def _heads(theirs: str, *ours: str, order: tuple[int, ...] = ()) -> tuple[Entry, ...]:
-    """A linear layer that gives heads."""
-    joined, turned = "n" if len(ours) > 1 else "", {"h": order} if order else {}
-    kernels, biases = (
-        tuple(f"layers/attention/{path}/{leaf}" for path in ours) for leaf in ("kernel", "bias")
-    )
-    weight = Entry(f"blk.{{i}}.{theirs}.weight", kernels, "(n h) d", "d n h", joined, turned)
-    return weight, Entry(f"blk.{{i}}.{theirs}.bias", biases, "(n h)", "n h", joined, turned)
-
-
 def entries(arch: str, c: ModelConfig) -> list[Entry]:
-    """Gives what the tensors of an architecture are; those that a model does not have are left out
-    by `layout.places`.
+    """Returns the tensors of an architecture. `layout.places` leaves out those that a model does
+    not have."""
+    norms = NORMS_REORDERED if arch == "olmo2" else NORMS
+    return [
+        Entry("token_embd.weight", ("embedding/embedding",), "v d", "v d"),
+        Entry("position_embd.weight", ("positions/embedding",), "c d", "c d"),
+        *_norm("output_norm", "norm"),
+        Entry("output.weight", ("head/kernel",), "v d", "d v"),
+        *(e for ours, theirs in norms for e in _norm(f"blk.{{i}}.{theirs}", f"layers/{ours}")),
+        *_attention(arch, c),
+        *_mlp(arch),
+        Entry("blk.{i}.ffn_gate_inp.weight", ("layers/moe/router/kernel",), "e d", "d e"),
+        *(_experts(name) for name in ("gate", "up", "down")),
+    ]
 
-    The RoPE of Llama and Arcee turns neighbours there and halves here: number 2k + j of a query or
-    key head is our number k + j · half.
-    """
-    inside = (
-        ("attention_norm", "attn_norm"),
-        ("mlp_norm", "ffn_norm"),
-        ("attention_out_norm", "post_attention_norm"),
-        ("mlp_out_norm", "post_ffw_norm"),
-    )
-    if arch == "olmo2":
-        inside = ("attention_norm", "post_attention_norm"), ("mlp_norm", "post_ffw_norm")
-    joint = "w" if c.qk_norm_joint else "h"
-    half, head = c.rotary_dim // 2, np.arange(c.head_dim)
-    head[: 2 * half] = head[: 2 * half].reshape(2, half).T.ravel()
-    order = tuple(head.tolist()) if arch in ("llama", "arcee") else ()
+
+NORMS = (
+    ("attention_norm", "attn_norm"),
+    ("mlp_norm", "ffn_norm"),
+    ("attention_out_norm", "post_attention_norm"),
+    ("mlp_out_norm", "post_ffw_norm"),
+)
+NORMS_REORDERED = (("attention_norm", "post_attention_norm"), ("mlp_norm", "post_ffw_norm"))
+"""Our norms of a layer, and theirs."""
+
+
+def _attention(arch: str, c: ModelConfig) -> tuple[Entry, ...]:
+    order = _neighbours(c) if arch in ("llama", "arcee") else ()
     if arch in ("gpt2", "phi3"):
-        attention = _heads("attn_qkv", "query", "key", "value")
+        inputs = _heads("attn_qkv", "query", "key", "value")
     else:
-        attention = (
+        inputs = (
             *_heads("attn_q", "query", order=order),
             *_heads("attn_k", "key", order=order),
             *_heads("attn_v", "value"),
         )
+    axes = "w" if c.qk_norm_joint else "h"
+    query, key = (
+        Entry(f"blk.{{i}}.attn_{x}_norm.weight", (f"layers/attention/{name}/scale",), axes, axes)
+        for x, name in (("q", "query_norm"), ("k", "key_norm"))
+    )
+    out = "layers/attention/out"
+    return (
+        *inputs,
+        Entry("blk.{i}.attn_output.weight", (f"{out}/kernel",), "d (n h)", "n h d"),
+        Entry("blk.{i}.attn_output.bias", (f"{out}/bias",), "d", "d"),
+        query,
+        key,
+    )
 
-    def expert(theirs, ours):
-        return Entry(
-            f"blk.{{i}}.ffn_{theirs}_exps.weight",
-            (f"layers/moe/experts/{ours}/kernel",),
-            "e o i",
-            "e i o",
-        )
 
-    return [
-        Entry("token_embd.weight", ("embedding/embedding",), "v d", "v d"),
-        Entry("position_embd.weight", ("positions/embedding",), "c d", "c d"),
-        *_norms("output_norm", "norm"),
-        Entry("output.weight", ("head/kernel",), "v d", "d v"),
-        *(
-            entry
-            for ours, theirs in inside
-            for entry in _norms(f"blk.{{i}}.{theirs}", f"layers/{ours}")
-        ),
-        *attention,
-        Entry("blk.{i}.attn_output.weight", ("layers/attention/out/kernel",), "d (n h)", "n h d"),
-        Entry("blk.{i}.attn_output.bias", ("layers/attention/out/bias",), "d", "d"),
-        *(
-            Entry(
-                f"blk.{{i}}.attn_{x}_norm.weight",
-                (f"layers/attention/{ours}_norm/scale",),
-                joint,
-                joint,
-            )
-            for x, ours in (("q", "query"), ("k", "key"))
-        ),
-        *(
-            _linear("ffn_up", "mlp/gate", "mlp/up")
-            if arch == "phi3"
-            else (*_linear("ffn_gate", "mlp/gate"), *_linear("ffn_up", "mlp/up"))
-        ),
-        *_linear("ffn_down", "mlp/down"),
-        Entry("blk.{i}.ffn_gate_inp.weight", ("layers/moe/router/kernel",), "e d", "d e"),
-        *(expert(name, name) for name in ("gate", "up", "down")),
-    ]
+def _neighbours(c: ModelConfig) -> tuple[int, ...]:
+    """The order of a head's numbers where RoPE turns neighbours instead of halves: number 2k + j is
+    our number k + j · half."""
+    half, head = c.rotary_dim // 2, np.arange(c.head_dim)
+    head[: 2 * half] = head[: 2 * half].reshape(2, half).T.ravel()
+    return tuple(head.tolist())
+
+
+def _mlp(arch: str) -> tuple[Entry, ...]:
+    if arch == "phi3":
+        up = _linear("ffn_up", "mlp/gate", "mlp/up")
+    else:
+        up = (*_linear("ffn_gate", "mlp/gate"), *_linear("ffn_up", "mlp/up"))
+    return (*up, *_linear("ffn_down", "mlp/down"))
+
+
+def _experts(name: str) -> Entry:
+    ours = (f"layers/moe/experts/{name}/kernel",)
+    return Entry(f"blk.{{i}}.ffn_{name}_exps.weight", ours, "e o i", "e i o")
+
+
+def _norm(theirs: str, ours: str) -> tuple[Entry, ...]:
+    return (
+        Entry(f"{theirs}.weight", (f"{ours}/scale",), "d", "d"),
+        Entry(f"{theirs}.bias", (f"{ours}/bias",), "d", "d"),
+    )
+
+
+def _linear(theirs: str, *ours: str) -> tuple[Entry, ...]:
+    """A linear layer of the MLP; several of ours lie one below the other."""
+    joined = "o" if len(ours) > 1 else ""
+    kernels = tuple(f"layers/{path}/kernel" for path in ours)
+    biases = tuple(f"layers/{path}/bias" for path in ours)
+    return (
+        Entry(f"blk.{{i}}.{theirs}.weight", kernels, "o i", "i o", joined),
+        Entry(f"blk.{{i}}.{theirs}.bias", biases, "o", "o", joined),
+    )
+
+
+def _heads(theirs: str, *ours: str, order: tuple[int, ...] = ()) -> tuple[Entry, ...]:
+    """A linear layer whose outputs are heads; several of ours lie one below the other."""
+    joined, orders = "n" if len(ours) > 1 else "", {"h": order} if order else {}
+    kernels = tuple(f"layers/attention/{path}/kernel" for path in ours)
+    biases = tuple(f"layers/attention/{path}/bias" for path in ours)
+    return (
+        Entry(f"blk.{{i}}.{theirs}.weight", kernels, "(n h) d", "d n h", joined, orders),
+        Entry(f"blk.{{i}}.{theirs}.bias", biases, "(n h)", "n h", joined, orders),
+    )
 
 
 def places(arch: str, c: ModelConfig) -> list[Place]:
-    """Gives what each tensor of a model is.
+    """Returns the tensors of a model with their parts in our tree.
 
     Raises:
-      ConfigError: a parameter has no place in this architecture.
+      ConfigError: a parameter has no tensor in this architecture.
     """
     try:
         return layout.places(c, entries(arch, c))
-    except (ValueError, OverflowError, TypeError) as error:  # jax's, where sizes are absurd
+    except (ValueError, OverflowError, TypeError) as error:  # jax's, for absurd sizes
         raise ConfigError(
             f"as GGUF's architecture {arch}, {' '.join(str(error).split())[:300]}"
         ) from None

@@ -9,20 +9,45 @@ from typing import Any
 from gptjax.core.config import require
 from gptjax.model import Layer, LinearScaling, Llama3Scaling, ModelConfig, NTKScaling, YarnScaling
 
-HARMLESS = {
-    *("architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "_name_or_path", "auto_map", "transformers.js_config", "gptjax"),
-    *("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "sep_token_id", "cls_token_id", "decoder_start_token_id", "task_specific_params"),
-    *("use_cache", "initializer_range", "initializer_factor", "_attn_implementation", "_attn_implementation_autoset", "attn_implementation"),
-    *("cache_implementation",),
-    *("attention_dropout", "embd_pdrop", "attn_pdrop", "resid_pdrop", "hidden_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout_rate"),
-    *("classifier_dropout", "output_past", "gradient_checkpointing", "id2label", "label2id", "num_labels", "n_ctx", "output_router_logits", "torchscript"),
-    *("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout", "reorder_and_upcast_attn"),
-    *("router_aux_loss_coef", "router_jitter_noise", "aux_loss_alpha", "seq_aux", "ep_size", "num_nextn_predict_layers", "num_mtp_layers", "pretraining_tp"),
-    *("is_llama_config", "is_encoder_decoder", "return_dict", "output_hidden_states", "output_attentions", "use_bfloat16", "problem_type", "tokenizer_class"),
-    *("max_window_layers", "model_parallel", "predict_special_tokens", "finetuning_task"),
+_PROVENANCE = {
+    "architectures", "model_type", "auto_map", "transformers_version", "transformers.js_config",
+    "torch_dtype", "dtype", "gptjax", "name_or_path", "finetuning_task", "task_specific_params",
+    "tokenizer_class", "language", "license", "is_llama_config", "is_encoder_decoder",
 }  # fmt: skip
-"""Keys that change no number of a forward pass, or only those of training, or that another key
-makes good for."""
+_TOKENS = {
+    "bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "sep_token_id", "cls_token_id",
+    "mask_token_id", "decoder_start_token_id",
+}  # fmt: skip
+_GENERATION = {
+    "max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups",
+    "diversity_penalty", "temperature", "top_k", "top_p", "typical_p", "repetition_penalty",
+    "length_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids",
+    "num_return_sequences", "return_dict_in_generate", "output_scores", "forced_bos_token_id",
+    "forced_eos_token_id", "remove_invalid_values", "exponential_decay_length_penalty",
+    "suppress_tokens", "begin_suppress_tokens", "max_new_tokens", "prefix",
+}  # fmt: skip
+_TRAINING = {
+    "initializer_range", "initializer_factor", "attention_dropout", "embd_pdrop", "attn_pdrop",
+    "resid_pdrop", "hidden_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob",
+    "dropout_rate", "classifier_dropout", "activation_dropout", "gradient_checkpointing",
+    "output_router_logits", "router_aux_loss_coef", "router_jitter_noise", "aux_loss_alpha",
+    "seq_aux", "ep_size", "num_nextn_predict_layers", "num_mtp_layers", "pretraining_tp",
+}  # fmt: skip
+_HEADS = {"id2label", "label2id", "num_labels", "problem_type", "directionality"}
+"""Of tasks that read a model without writing text, such as classification."""
+_EXECUTION = {
+    "use_cache", "cache_implementation", "attn_implementation", "chunk_size_feed_forward",
+    "output_attentions", "output_hidden_states", "return_dict", "use_return_dict", "torchscript",
+    "use_bfloat16", "tf_legacy_loss", "model_parallel", "output_past", "reorder_and_upcast_attn",
+    "predict_special_tokens", "n_ctx", "max_window_layers", "_name_or_path",
+    "_attn_implementation", "_attn_implementation_autoset", "_flash_attn_2_enabled",
+}  # fmt: skip
+HARMLESS = _PROVENANCE | _TOKENS | _GENERATION | _TRAINING | _HEADS | _EXECUTION
+"""Keys that do not change what a forward pass computes, or that repeat another key."""
+
+HARMLESS_PREFIXES = ("pooler_", "summary_", "unsloth_")
+"""Further keys: of heads that are not read (BERT's pooler, GPT-2's summary), and of a trainer."""
+
 OFF = {
     "is_decoder",
     "add_cross_attention",
@@ -31,7 +56,7 @@ OFF = {
     "rope_interleaved",
     "use_mrope",
 }
-"""Keys that say false of what another architecture has."""
+"""Keys that are harmless while they are false: each turns a trait of another architecture on."""
 
 
 class Keys:
@@ -76,26 +101,24 @@ class Keys:
         )
 
     def finish(self) -> None:
-        """Refuses what nobody asked for.
+        """Refuses keys that nothing took and that may change what the model computes.
 
         Raises:
-          ConfigError: names every key that is unknown and not null.
+          ConfigError: names each with its value.
         """
-
-        def off(key, value):
-            return value is None or (value is False and key in OFF)
-
-        unknown = {
-            key: value
-            for key, value in self.left.items()
-            if key not in HARMLESS and not off(key, value)
-        }
-        said = ", ".join(f"{key!r}: {str(value)[:60]}" for key, value in sorted(unknown.items()))
+        unknown = {key: value for key, value in self.left.items() if not _is_harmless(key, value)}
+        listed = ", ".join(f"{key!r}: {str(value)[:60]}" for key, value in sorted(unknown.items()))
         require(
             not unknown,
-            f"{self.where} says {said}, which may change what the model computes and is not known"
-            " here; remove it if it does not.",
+            f"{self.where} has {listed}, which may change what the model computes and is not known"
+            " here; remove it from the file if it does not.",
         )
+
+
+def _is_harmless(key: str, value: Any) -> bool:
+    absent = value is None or value == [] or value == {}
+    off = key in OFF and value is False
+    return absent or off or key in HARMLESS or key.startswith(HARMLESS_PREFIXES)
 
 
 ACTIVATIONS = {
@@ -120,8 +143,7 @@ def activation(keys: Keys, key: str, default: str) -> Any:
     return ACTIVATIONS[value]
 
 
-# --- RoPE
-# --------------------------------------------------------------------------------------------------------
+# --- RoPE -----------------------------------------------------------------------------------------
 
 
 def rope(keys: Keys, context: int, theta: float = 10_000.0) -> dict[str, Any]:
@@ -170,7 +192,7 @@ def scaling(keys: Keys, kind: str, context: int) -> Any:
             (keys.take("mscale", None), keys.take("mscale_all_dim", None)),
         )
         if louder is None and all(both):
-            louder = louder_by(factor, both[0]) / louder_by(factor, both[1])
+            louder = yarn_magnitude(factor, both[0]) / yarn_magnitude(factor, both[1])
         found = YarnScaling(factor, original, fast, slow, louder)
     else:
         require(
@@ -182,7 +204,7 @@ def scaling(keys: Keys, kind: str, context: int) -> Any:
     return found
 
 
-def louder_by(factor: float, weight: float) -> float:
+def yarn_magnitude(factor: float, weight: float) -> float:
     """YaRN's growth of attention for a context that is `factor` times longer."""
     return 0.1 * weight * math.log(factor) + 1 if factor > 1 else 1.0
 

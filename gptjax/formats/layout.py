@@ -119,8 +119,7 @@ def _instances(config: ModelConfig, entry: Entry) -> Iterator[tuple[str, str, tu
             )
 
 
-# --- one tensor
-# --------------------------------------------------------------------------------------------------
+# --- one tensor -----------------------------------------------------------------------------------
 
 
 def _groups(axes: str) -> list[str]:
@@ -179,8 +178,7 @@ def there(place: Place, parts: Sequence[np.ndarray]) -> np.ndarray:
     return value.reshape(their_shape(place))
 
 
-# --- whole models
-# ------------------------------------------------------------------------------------------------
+# --- whole models ---------------------------------------------------------------------------------
 
 
 def require_all(
@@ -223,8 +221,8 @@ def require_all(
     ]
     require(
         not said,
-        f"the tensors of {where} are not those of its config.json; {'; '.join(said)}. Restore the"
-        " file, or mend config.json.",
+        f"the tensors of {where} are not those that its config describes; {'; '.join(said)}. Get"
+        " the file again.",
     )
 
 

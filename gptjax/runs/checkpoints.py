@@ -64,8 +64,7 @@ class Run:
         """
         return self._lock
 
-    # --- saving
-    # --------------------------------------------------------------------------------------------------
+    # --- saving -----------------------------------------------------------------------------------
 
     def prepare(self) -> None:
         """Imports what saving needs, in a thread, so that nobody waits for it, neither at the start
@@ -292,8 +291,7 @@ class Run:
             (self.checkpoints / str(step)).rename(aside)
         manifests.sync_folder(self.checkpoints)
 
-    # --- reading
-    # -------------------------------------------------------------------------------------------------
+    # --- reading ----------------------------------------------------------------------------------
 
     def steps(self) -> list[int]:
         """Lists, from the disk, the steps that were committed and whose manifest is intact, oldest
@@ -398,8 +396,7 @@ class Run:
             for tree, (wanted, structure) in named.items()
         }
 
-    # --- the rest
-    # ------------------------------------------------------------------------------------------------
+    # --- the rest ---------------------------------------------------------------------------------
 
     def _newest(self, most: int | None, tried: dict[int, str]) -> int | None:
         """The newest step that was not tried; listed anew each time, since a trainer may delete

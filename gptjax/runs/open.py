@@ -57,8 +57,7 @@ def _shardings(mesh: Mesh, c: ModelConfig) -> Any:
     return param_shardings(mesh, model.axes(c), model.shapes(c))
 
 
-# --- runs
-# ------------------------------------------------------------------------------------------------
+# --- runs -----------------------------------------------------------------------------------------
 
 
 class RunConfig(NamedTuple):

@@ -1,0 +1,112 @@
+"""config.json of DeepSeek V2 and V3 as our config, and back: latent attention and experts."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from gptjax.core.config import require
+from gptjax.formats.configs import llama, llama_json
+from gptjax.formats.keys import Keys, yarn_magnitude
+from gptjax.model import Experts, Latent, Layer, ModelConfig
+
+
+def deepseek(keys: Keys) -> ModelConfig:
+    """Translates the config.json of V2 and V3."""
+    experts = _experts(keys, third=keys.data["model_type"] == "deepseek_v3")
+    content_dim, rope_dim = keys.number("qk_nope_head_dim"), keys.number("qk_rope_head_dim")
+    keys.same("num_key_value_heads", None, keys.data["num_attention_heads"])
+    keys.take("head_dim", None)
+    keys.take("qk_head_dim", None)
+    num_dense = keys.number("first_k_dense_replace", 0)
+    keys.same("moe_layer_freq", 1)
+    scaling = {**(keys.data.get("rope_parameters") or {}), **(keys.data.get("rope_scaling") or {})}
+    keys.data = {**keys.data, "num_key_value_heads": None, "head_dim": content_dim}
+    c = llama(keys)
+    magnitude = 1.0
+    if c.rope_scaling and scaling.get("mscale_all_dim"):
+        magnitude = yarn_magnitude(scaling["factor"], scaling["mscale_all_dim"])
+    latent = Latent(
+        rank=keys.number("kv_lora_rank"),
+        query_rank=keys.number("q_lora_rank", None),
+        rope_width=rope_dim,
+        value_width=keys.number("v_head_dim"),
+    )
+    return dataclasses.replace(
+        c,
+        latent=latent,
+        experts=experts,
+        first=(Layer(dense=True),) * num_dense,
+        attention_scale=(content_dim + rope_dim) ** -0.5 * magnitude**2,
+    )
+
+
+def _experts(keys: Keys, third: bool) -> Experts:
+    """The experts: V3 scores them by sigmoids, in groups, and balances them by biases."""
+    groups, active_groups = keys.number("n_group", None), keys.number("topk_group", None)
+    experts = Experts(
+        count=keys.number("n_routed_experts"),
+        active=keys.number("num_experts_per_tok"),
+        width=keys.number("moe_intermediate_size"),
+        shared=keys.number("n_shared_experts"),
+        normalised=bool(keys.take("norm_topk_prob", third)),
+        scale=float(keys.take("routed_scaling_factor")),
+        balance=1e-4,
+    )
+    if third:
+        keys.same("scoring_func", "sigmoid")
+        keys.same("topk_method", "noaux_tc")
+        keys.same("rope_interleave", True)
+        return dataclasses.replace(
+            experts,
+            scores="sigmoid",
+            groups=groups or 1,
+            active_groups=active_groups or 1,
+            bias_step=1e-3,
+        )
+    ungrouped = ["group_limited_greedy"] if groups == active_groups else []
+    keys.same("scoring_func", "softmax")
+    keys.same("topk_method", "greedy", *ungrouped)
+    require(
+        not experts.normalised,
+        f"{keys.where} has 'norm_topk_prob': true, with which V2's routers are not computed by"
+        " `transformers` either.",
+    )
+    return experts
+
+
+def deepseek_json(c: ModelConfig) -> dict[str, Any]:
+    """The inverse of `deepseek`."""
+    e, latent, data = c.experts, c.latent, llama_json(c)
+    del data["head_dim"]
+    magnitude = math.sqrt(c.scale * math.sqrt(c.query_width))
+    if data["rope_scaling"] and magnitude > 1:
+        weight = (magnitude - 1) / (0.1 * math.log(data["rope_scaling"]["factor"]))
+        data["rope_scaling"] |= {"mscale": weight, "mscale_all_dim": weight}
+    dense = (i for i, layer in enumerate(c.stack) if c.sparse(layer))
+    attention = {
+        "qk_nope_head_dim": c.head_dim,
+        "qk_rope_head_dim": latent.rope_width,
+        "v_head_dim": c.value_width,
+        "num_key_value_heads": c.num_heads,
+        "kv_lora_rank": latent.rank,
+        "q_lora_rank": latent.query_rank,
+    }
+    routing = {
+        "n_group": e.groups,
+        "topk_group": e.active_groups,
+        "norm_topk_prob": e.normalised,
+        "routed_scaling_factor": e.scale,
+        "n_shared_experts": e.shared,
+        "n_routed_experts": e.count,
+        "num_experts_per_tok": e.active,
+        "moe_intermediate_size": c.expert_width,
+        "first_k_dense_replace": next(dense, c.num_layers),
+        "moe_layer_freq": 1,
+        "scoring_func": e.scores,
+        "topk_method": "greedy",
+    }
+    if e.scores == "sigmoid":
+        routing |= {"topk_method": "noaux_tc", "num_nextn_predict_layers": 0, "num_mtp_layers": 0}
+    return data | attention | routing
