@@ -77,10 +77,6 @@ FORBIDDEN = {
 FILE_LINES = 400
 LONG_FILES = {
     "gptjax/data/tokenizers/published.py": 419,
-    "gptjax/formats/configs.py": 534,
-    "gptjax/formats/gguf_file.py": 416,
-    "gptjax/formats/gguf_tokenizer.py": 462,
-    "gptjax/formats/huggingface.py": 495,
     "gptjax/losses/cross_entropy.py": 506,
     "gptjax/model/config.py": 618,
     "gptjax/model/presets.py": 576,
@@ -99,10 +95,6 @@ LONG_FUNCTIONS = {
     "gptjax/data/documents/tfds.py:read": 61,
     "gptjax/data/prepare.py:_make": 73,
     "gptjax/data/prepare.py:prepare": 68,
-    "gptjax/formats/gguf_models.py:describe": 90,
-    "gptjax/formats/gguf_models.py:entries": 67,
-    "gptjax/formats/huggingface.py:load": 63,
-    "gptjax/formats/llama2c.py:load": 63,
     "gptjax/generate/search.py:_extend_group": 65,
     "gptjax/generate/speculative.py:_round": 74,
     "gptjax/losses/cross_entropy.py:cross_entropy": 77,

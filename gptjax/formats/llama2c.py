@@ -29,13 +29,24 @@ from gptjax.formats.opened import About, OpenedModel
 from gptjax.model import ModelConfig
 
 ORDER = (
-    ["token_embd", "attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "ffn_gate", "ffn_down", "ffn_up", "output_norm"]
+    "token_embd",
+    "attn_norm",
+    "attn_q",
+    "attn_k",
+    "attn_v",
+    "attn_output",
+    "ffn_norm",
+    "ffn_gate",
+    "ffn_down",
+    "ffn_up",
+    "output_norm",
 )
-"""Tensors in the order of the file, those of a layer for all layers one after another; named as in
-GGUF, whose order of rows they share."""
+"""Tensors in the order of the file, each for all layers in turn. They have GGUF's names, whose
+order of rows they share."""
+
 NUMBERS = ("width", "MLP width", "layers", "heads", "key/value heads", "vocabulary", "context")
 LATER = 0x616B3432
-"""With what later versions begin."""
+"""First number of later versions of the format."""
 
 
 def load(path: Path | str, shardings: Callable[[ModelConfig], Any] | None = None) -> OpenedModel:
@@ -43,40 +54,10 @@ def load(path: Path | str, shardings: Callable[[ModelConfig], Any] | None = None
     its number of pieces.
 
     Raises:
-      ConfigError: it is no such file, or a damaged one.
+      ConfigError: it is not such a file, or a damaged one.
     """
     path = Path(path)
-    require(path.is_file(), f"{path} is not there; give a llama2.c file.")
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(28)
-    require(len(head) == 28, f"{path} has {size} bytes, too few for a llama2.c file; get it again.")
-    numbers = struct.unpack("<7i", head)
-    require(
-        numbers[0] != LATER,
-        f"{path} is of a later version of llama2.c's format; export it with --version 0.",
-    )
-    width, hidden, layers, heads, kv_heads, vocab, context = numbers
-    sound = all(0 < n <= 1 << 24 for n in (*numbers[:5], abs(vocab), context)) and layers <= 1 << 10
-    described = ", ".join(f"{name} {n}" for name, n in zip(NUMBERS, numbers, strict=True))
-    sound = sound and width % heads == 0 and width // heads % 2 == 0 and heads % kv_heads == 0
-    require(sound, f"{path} is no llama2.c file: it begins with {described}, which no model has.")
-    least = 4 * width * (abs(vocab) + layers * (3 * hidden + 2 * width))
-    require(
-        size >= least,
-        f"{path} has {size:,} bytes, and with {described} it needs more than {least:,}; get it"
-        " again.",
-    )
-    shape = {
-        "vocab_size": abs(vocab),
-        "context": context,
-        "width": width,
-        "num_layers": layers,
-        "num_heads": heads,
-        "num_kv_heads": kv_heads,
-        "feed_forward": hidden,
-    }
-    config = dataclasses.replace(gguf_models.BASES["llama"], **shape, tied=vocab > 0)
+    config, size, described = _header(path)
     places = gguf_tensors.places("llama", config)
     offsets, end = _offsets(config, layout.written(places))
     require(
@@ -86,21 +67,55 @@ def load(path: Path | str, shardings: Callable[[ModelConfig], Any] | None = None
 
     def take(name: str) -> np.ndarray:
         offset, shape = offsets[name]
-        found = np.fromfile(path, "<f4", math.prod(shape), offset=offset)
-        finite = found.size == math.prod(shape) and bool(np.isfinite(found).all())
+        values = np.fromfile(path, "<f4", math.prod(shape), offset=offset)
         require(
-            finite,
+            values.size == math.prod(shape) and bool(np.isfinite(values).all()),
             f"{path}: {name} is cut short, or has numbers that are not finite; get it again.",
         )
-        return found.reshape(shape)
+        return values.reshape(shape)
 
     params = layout.read(config, places, take, None if shardings is None else shardings(config))
-    return OpenedModel(
-        config,
-        params,
-        _tokenizer(path, config.vocabulary),
-        About(source=f"llama2.c file {path.name}"),
+    tokenizer = _tokenizer(path, config.vocabulary)
+    return OpenedModel(config, params, tokenizer, About(source=f"llama2.c file {path.name}"))
+
+
+def _header(path: Path) -> tuple[ModelConfig, int, str]:
+    """Reads the config; returns the file's size and the seven numbers in words too."""
+    require(path.is_file(), f"{path} does not exist; give a llama2.c file.")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(28)
+    require(len(head) == 28, f"{path} has {size} bytes, too few for a llama2.c file; get it again.")
+    numbers = struct.unpack("<7i", head)
+    require(
+        numbers[0] != LATER,
+        f"{path} is of a later version of llama2.c's format; export it with --version 0.",
     )
+    width, mlp_dim, layers, heads, kv_heads, vocab, context = numbers
+    described = ", ".join(f"{name} {n}" for name, n in zip(NUMBERS, numbers, strict=True))
+    sound = all(0 < n <= 1 << 24 for n in (*numbers[:5], abs(vocab), context)) and layers <= 1 << 10
+    sound = sound and width % heads == 0 and width // heads % 2 == 0 and heads % kv_heads == 0
+    require(
+        sound, f"{path} is not a llama2.c file: it begins with {described}, which no model has."
+    )
+    least = 4 * width * (abs(vocab) + layers * (3 * mlp_dim + 2 * width))
+    require(
+        size >= least,
+        f"{path} has {size:,} bytes, and with {described} it needs more than {least:,}; get it"
+        " again.",
+    )
+    config = dataclasses.replace(
+        gguf_models.BASES["llama"],
+        vocab_size=abs(vocab),
+        context=context,
+        width=width,
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        feed_forward=mlp_dim,
+        tied=vocab > 0,
+    )
+    return config, size, described
 
 
 def _offsets(
