@@ -933,14 +933,14 @@ def test_a_run_counts_the_records_that_it_left_out(quiet, records, tmp_path, cap
 def test_a_record_that_can_not_be_tokenised_is_named_beside_the_error_itself(
     quiet, records, tmp_path, monkeypatch
 ):
-    original = spelling.Table.encode_all
+    original = spelling.Tokenizer.encode_all
 
     def broken(self, texts):
         if any("document 14 " in text for text in texts):
             raise ValueError("no such word")
         return original(self, texts)
 
-    monkeypatch.setattr(spelling.Table, "encode_all", broken)
+    monkeypatch.setattr(spelling.Tokenizer, "encode_all", broken)
     source = Text(str(records), max_bad_records=1)
     with pytest.raises(ValueError, match="no such word") as error:
         prepare(dataclasses.replace(quiet.data, source=source, cache=str(tmp_path)))

@@ -231,9 +231,9 @@ def batch_by_the_count_of_calls(patch):
 
 
 def tokenizer_that_normalises(patch):
-    honest = spelling.Table.encode_all
+    honest = spelling.Tokenizer.encode_all
     patch.setattr(
-        spelling.Table,
+        spelling.Tokenizer,
         "encode_all",
         lambda self, texts: honest(self, [unicodedata.normalize("NFC", text) for text in texts]),
     )

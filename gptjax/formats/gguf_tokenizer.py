@@ -1,12 +1,10 @@
-"""The tokenizer in a GGUF file's metadata, as the `tokenizer.json` that a published tokenizer is
-made of, and back.
+"""Converts the tokenizer in a GGUF file's metadata to tokenizer.json, and any tokenizer to metadata.
 
-Read `read` (metadata → tokenizer), its two kinds `_byte_level` and `_marked`, then `write`
+Read `read` (metadata → tokenizer), with its two kinds `_byte_level` and `_marked`, then `write`
 (tokenizer → metadata).
 
-Metadata holds pieces, merges or scores, and the *name* of how text is cut before pieces are merged
-(`tokenizer.ggml.pre`); what a name means is the table `CUTS`, by the tokenizers that the names were
-given for.
+Metadata has pieces, merges or scores, and the *name* of how text is cut before pieces are merged
+(`tokenizer.ggml.pre`); `CUTS` says what a name means.
 """
 
 from __future__ import annotations
@@ -29,22 +27,23 @@ from gptjax.formats.gguf_file import File, Texts, short
 NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """`tokenizer.ggml.token_type`."""
 PAD = "[PAD"
-"""How pieces begin that only fill a padded vocabulary."""
+"""Beginning of pieces that only pad the vocabulary."""
 
 
 class Cut(NamedTuple):
-    """How text is cut before pieces are merged, for the names that mean the same."""
+    """One way to cut text before pieces are merged, and its names."""
 
     names: tuple[str, ...]
-    """The first is the one that is written."""
+    """`write` uses the first."""
     patterns: tuple[str, ...]
-    """Each cuts what the one before has left into matches and the rest."""
+    """Regular expressions, applied in order; each cuts the results of the one before into matches
+    and the rest."""
     composed: bool = False
-    """Unicode is composed (NFC) first."""
+    """Unicode is normalised to NFC first."""
     whole: bool = False
     """A word that is a piece stays whole, whatever the merges say."""
     begins: bool = False
-    """A text begins with the id for that, unless the file says otherwise."""
+    """Texts begin with `bos`, unless the file says otherwise."""
 
 
 _CASELESS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
@@ -87,7 +86,7 @@ ENDS = (
     "</s>",
     "<eos>",
 )
-"""Control tokens after which an answer is over, whether a file says so or not."""
+"""Control tokens that end an answer, even if the file does not say so."""
 
 
 # --- metadata → tokenizer
@@ -95,10 +94,10 @@ ENDS = (
 
 
 def read(file: File) -> Tokenizer | None:
-    """Gives the tokenizer of a file; none where it has none.
+    """Returns the tokenizer of a file, or `None` if it has none.
 
     Raises:
-      ConfigError: it is of a kind that is not known here, or its lists do not fit together.
+      ConfigError: it is of an unsupported kind, or its lists contradict each other.
     """
     if "tokenizer.ggml.model" not in file.fields:
         return None
@@ -106,7 +105,7 @@ def read(file: File) -> Tokenizer | None:
     kind = file.get("tokenizer.ggml.model", str)
     require(
         kind in ("gpt2", "llama"),
-        f"{file.path} has a tokenizer of the kind {short(kind)}; 'gpt2' and 'llama' can be read.",
+        f"{file.path} has a tokenizer of the kind {short(kind)}; supported are 'gpt2' and 'llama'.",
     )
     described, begins = (_byte_level if kind == "gpt2" else _marked)(file, pieces, types)
     special = CONTROL, UNKNOWN
@@ -126,37 +125,36 @@ def read(file: File) -> Tokenizer | None:
 
 
 def size(file: File) -> int | None:
-    """Gives the number of a file's pieces, those that only fill its vocabulary left out; none where
-    it has no tokenizer."""
+    """Returns the number of a file's pieces without padding, or `None` if it has no tokenizer."""
     return len(_pieces(file)[0]) if "tokenizer.ggml.model" in file.fields else None
 
 
 def _pieces(file: File) -> tuple[list[str], np.ndarray]:
-    """The pieces, and what each is."""
+    """The pieces, and the type of each."""
     pieces = file.get("tokenizer.ggml.tokens", Texts).decoded()
     types = _numbers(file, "tokenizer.ggml.token_type", len(pieces), NORMAL)
     while pieces and types[len(pieces) - 1] == UNUSED and pieces[-1].startswith(PAD):
         pieces.pop()
     require(
         len(set(pieces)) == len(pieces) > 0,
-        f"{file.path} has a piece twice in tokenizer.ggml.tokens, or none; the file is damaged.",
+        f"{file.path} has duplicate pieces in tokenizer.ggml.tokens, or none; the file is damaged.",
     )
     return pieces, types[: len(pieces)]
 
 
 def _special(file: File, pieces: list[str], types: np.ndarray, begins: bool) -> Special:
-    """What the file says of ids that begin and end a text."""
+    """The ids that begin and end texts and answers, and the chat template."""
 
     def named(key: str) -> int | None:
         if f"tokenizer.ggml.{key}_token_id" not in file.fields:
             return None
-        found = file.get(f"tokenizer.ggml.{key}_token_id", int)
+        i = file.get(f"tokenizer.ggml.{key}_token_id", int)
         require(
-            0 <= found < len(pieces),
-            f"{file.path}: tokenizer.ggml.{key}_token_id is {found}, and there are {len(pieces)}"
+            0 <= i < len(pieces),
+            f"{file.path}: tokenizer.ggml.{key}_token_id is {i}, and there are {len(pieces)}"
             " pieces.",
         )
-        return found
+        return i
 
     bos, eos = named("bos"), named("eos")
     known = [i for i, piece in enumerate(pieces) if piece in ENDS and types[i] == CONTROL]
@@ -174,7 +172,7 @@ def _byte_level(file: File, pieces: list[str], types: np.ndarray) -> tuple[dict[
     cut = next((c for c in CUTS if name in c.names), None)
     require(
         cut is not None,
-        f"{file.path} cuts text as {short(name)}; known are"
+        f"{file.path} cuts text as {short(name)}; supported are"
         f" {', '.join(n for c in CUTS for n in c.names)}.",
     )
     merges = [_pair(merge) for merge in file.get("tokenizer.ggml.merges", Texts).decoded()]
@@ -218,15 +216,15 @@ def _marked(file: File, pieces: list[str], types: np.ndarray) -> tuple[dict[str,
 
 
 def _numbers(file: File, key: str, count: int, default: float) -> np.ndarray:
-    """A list with a number for each piece; without it the default for all."""
+    """A list with one number for each piece; `default` for all if the file has none."""
     if key not in file.fields:
         return np.full(count, default)
-    found = file.get(key, np.ndarray)
+    numbers = file.get(key, np.ndarray)
     require(
-        len(found) == count,
-        f"{file.path}: {key} has {len(found)} numbers for {count} pieces; the file is damaged.",
+        len(numbers) == count,
+        f"{file.path}: {key} has {len(numbers)} numbers for {count} pieces; the file is damaged.",
     )
-    return found
+    return numbers
 
 
 # --- tokenizer → metadata

@@ -218,7 +218,7 @@ def _conversation(
 
 
 def _require_whole(messages: Sequence[Message], conversation: Conversation, text: str) -> None:
-    """Refuses a template that leaves out what the user or the system said."""
+    """Refuses a template that leaves out a message of the user or the system."""
     origins = {conversation.stand_ins.origin(c) for c in set(text)}
     for n, message in enumerate(messages):
         asked = message.role in ("system", "developer", "user")

@@ -20,7 +20,7 @@ _FIRST = "{% if loop.first and system is not none %}"
 
 
 def _alike(header: str, end: str, content: str = "{{ m.content }}", begin: str = "") -> str:
-    """A template whose messages of all roles are alike: `header` with ROLE, what is said, `end`."""
+    """A template whose messages of all roles are alike: `header` with ROLE, the content, `end`."""
     message = header.replace("ROLE", "{{ m.role }}") + content + end
     prompt = header.replace("ROLE", "assistant")
     return (

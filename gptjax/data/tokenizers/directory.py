@@ -1,6 +1,6 @@
 """Tokenizers in the files of a directory, as Hugging Face and OpenAI lay them out.
 
-Read `Published` and `GPT2`, what a config names; then `read`, any published tokenizer, with
+Read the configs `Published` and `GPT2`; then `read_directory` (any published tokenizer) with
 `_content` (its pieces) and `_special` (what begins and ends texts); then `read_gpt2`. Nothing in a
 directory is executed.
 """
@@ -46,7 +46,7 @@ SLOW = {
 how they cut text, and whether they compose Unicode first."""
 
 
-def read(folder: Path) -> tuple[str, dict[str, bytes]]:
+def read_directory(folder: Path) -> tuple[str, dict[str, bytes]]:
     """Returns the kind and the files of the tokenizer in a Hugging Face directory.
 
     Raises:

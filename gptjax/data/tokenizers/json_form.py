@@ -15,7 +15,7 @@ import numpy as np
 
 from gptjax.data.tokenizers import sentencepieces
 from gptjax.data.tokenizers.sentencepieces import SPACE
-from gptjax.data.tokenizers.spelling import Table, letters
+from gptjax.data.tokenizers.spelling import Tokenizer, letters
 
 END = "<|endoftext|>"
 """Name of the id that ends a document, in tokenizers that give it none."""
@@ -142,7 +142,7 @@ def _with_spaces(model: dict[str, Any], prefix: bool) -> dict[str, Any]:
 
 
 def added(i: int, content: str, special: bool, **flags: bool) -> dict[str, Any]:
-    """Describes a token that is found in texts before they are cut."""
+    """Describes a token that is matched in texts before they are cut."""
     plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     return {"id": i, "content": content, **plain, "special": special} | flags
 
@@ -158,7 +158,7 @@ def of_files(payload: Mapping[str, bytes]) -> dict[str, Any]:
     return described | {"added_tokens": ends}
 
 
-def of_tokenizer(tokenizer: Table) -> dict[str, Any]:
+def of_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
     """Describes a tokenizer of any kind; of those made here, the id that ends a document also
     stands before each."""
     if tokenizer.special is not None and "tokenizer.json" in tokenizer.payload:
@@ -178,7 +178,7 @@ def of_tokenizer(tokenizer: Table) -> dict[str, Any]:
     return described if tokenizer.special is not None else _ended(described, tokenizer)
 
 
-def end_name(tokenizer: Table) -> str | None:
+def end_name(tokenizer: Tokenizer) -> str | None:
     """Returns the name of the token that ends a document; `None` where there is none."""
     if tokenizer.end_of_document is None:
         return None
@@ -188,7 +188,7 @@ def end_name(tokenizer: Table) -> str | None:
     return model.pieces[tokenizer.end_of_document]
 
 
-def _ended(described: dict[str, Any], tokenizer: Table) -> dict[str, Any]:
+def _ended(described: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
     """The same with the token that ends documents, put before each text."""
     name, end = end_name(tokenizer), tokenizer.end_of_document
     if name is None:

@@ -2,7 +2,7 @@
 SentencePiece `tokenizer.model`, with their control tokens named.
 
 A control token is an id that means something to the model (`<|im_start|>`) and spells nothing: no
-text is ever encoded as one. Read `payload` and `load`, then `_of_json` and `_Speller`.
+text is ever encoded as one. Read `payload` and `from_files`, then `_of_json` and `_Speller`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,14 @@ import numpy as np
 from gptjax.core.config import ConfigError, require
 from gptjax.data.tokenizers import json_form, sentencepieces, spelling
 from gptjax.data.tokenizers.sentencepieces import SPACE
-from gptjax.data.tokenizers.spelling import UNKNOWN_BYTES, Control, Ids, Special, Table, in_chunks
+from gptjax.data.tokenizers.spelling import (
+    UNKNOWN_BYTES,
+    Control,
+    Ids,
+    Special,
+    Tokenizer,
+    in_chunks,
+)
 
 KINDS = {"tokenizer.json": "Published", "tokenizer.model": "PublishedModel"}
 NEED = "give a folder with the tokenizer.json or tokenizer.model of a published model"
@@ -36,7 +43,7 @@ def payload(name: str, content: bytes, special: Special) -> tuple[str, dict[str,
     return KINDS[name], {name: content, "special.json": (json.dumps(vars(special)) + "\n").encode()}
 
 
-def load(files: Mapping[str, bytes], name: str) -> Table:
+def from_files(files: Mapping[str, bytes], name: str) -> Tokenizer:
     """Returns the tokenizer of what `payload` returned, or of GPT-2's vocab.json and merges.txt.
 
     Args:
@@ -125,8 +132,8 @@ def begins_with(content: bytes, bos: int | None) -> bool:
 # ----------------------------------------------------------------------------------------------
 
 
-def _of_model(files: Mapping[str, bytes], special: Special, name: str) -> Table:
-    table = sentencepieces.load(files, name)
+def _of_model(files: Mapping[str, bytes], special: Special, name: str) -> Tokenizer:
+    table = sentencepieces.from_model(files, name)
     controls = {
         piece: Control(i)
         for piece, i in sentencepieces.controls(files["tokenizer.model"], name).items()
@@ -151,7 +158,7 @@ def _of_json(
     described: dict[str, Any],
     special: Special,
     name: str,
-) -> Table:
+) -> Tokenizer:
     added = {t["id"]: t for t in described["added_tokens"]}
     names = {i: piece for piece, i in vocabulary(described).items()}
     names |= {i: token["content"] for i, token in added.items()}
@@ -176,7 +183,7 @@ def _of_json(
     def spell(texts: list[str]) -> list[Ids]:
         return in_chunks(texts, speller.ids, cut)
 
-    return Table(
+    return Tokenizer(
         kind=kind,
         pieces=tuple(pieces),
         end_of_document=special.eos,
@@ -265,7 +272,7 @@ def _unspeakable(described: dict[str, Any], hidden: set[str]) -> dict[str, Any]:
     name, and no merge makes it.
 
     The library has a switch against special tokens in texts (`encode_special_tokens`), but pieces
-    of a vocabulary that happen to be called like one are found nevertheless: all those of Unigram,
+    of a vocabulary with the name of one are matched all the same: all those of Unigram,
     and whole words where `ignore_merges` is set.
     """
     secret = secrets.token_hex(16)

@@ -175,7 +175,7 @@ class Traced(str):
         return self._stand_ins.shown(self)
 
     def _saying(self, text: str) -> Traced:
-        """Returns `text` as if the message that this string begins with had said it."""
+        """Returns `text` as text of the message that this string begins with."""
         return self._stand_ins.hide(text, self._stand_ins.origin(str.__getitem__(self, 0)) or 0)
 
     def _cut(self, start: int, end: int) -> Traced:
@@ -269,13 +269,13 @@ class Traced(str):
         return [line[: len(text)] for line, text in zip(lines, bare, strict=True)]
 
     def partition(self, sep: str) -> tuple[Traced, Traced, Traced]:
-        before, found, _ = self._shown().partition(shown(sep))
-        at, end = len(before), len(before) + len(found)
+        before, separator, _ = self._shown().partition(shown(sep))
+        at, end = len(before), len(before) + len(separator)
         return self._cut(0, at), self._cut(at, end), self._cut(end, len(self))
 
     def rpartition(self, sep: str) -> tuple[Traced, Traced, Traced]:
-        before, found, _ = self._shown().rpartition(shown(sep))
-        at, end = len(before), len(before) + len(found)
+        before, separator, _ = self._shown().rpartition(shown(sep))
+        at, end = len(before), len(before) + len(separator)
         return self._cut(0, at), self._cut(at, end), self._cut(end, len(self))
 
     def replace(self, old: str, new: str, count: SupportsIndex = -1) -> Traced:

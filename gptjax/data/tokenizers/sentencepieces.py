@@ -1,7 +1,6 @@
 """SentencePiece: pieces learned from the training text, or read from a .model file.
 
-Read `SentencePiece`, then `learn` (texts → a .model), then `load` (a .model → a table and a way to
-spell).
+Read `SentencePiece`, then `learn` (texts → a .model), then `from_model` (a .model → a tokenizer).
 """
 
 from __future__ import annotations
@@ -22,17 +21,16 @@ from gptjax.data.tokenizers.spelling import (
     PROBE,
     UNKNOWN_BYTES,
     Ids,
-    Table,
+    Tokenizer,
     at_newlines,
     in_chunks,
     utf8,
 )
 
 SPACE = "\u2581"
-"""How SentencePiece writes a space; a text that has this very character is spelled around it, in
-bytes."""
+"""How SentencePiece writes a space; this character itself, in a text, is spelled in bytes."""
 NORMAL, UNKNOWN, GIVEN, BYTE = 1, 2, 4, 6
-"""Types of pieces in a .model; `GIVEN` are found before any other, as the line break is in models
+"""Types of pieces in a .model; `GIVEN` are matched before any other, as the line break is in models
 that are learned here."""
 SMALLEST = 320
 """Smallest vocabulary: 256 bytes, and some pieces."""
@@ -40,16 +38,16 @@ SMALLEST = 320
 
 @dataclass(frozen=True)
 class SentencePiece:
-    """Pieces learned from the training text, or a .model file that exists."""
+    """Pieces learned from the training text, or an existing .model file."""
 
     vocab_size: int = 2048
-    """Number of ids, among them 256 bytes for all that the pieces can't spell."""
+    """Number of ids, 256 of them for the bytes of whatever the pieces cannot spell."""
     algorithm: Literal["bpe", "unigram"] = "bpe"
-    """How pieces are chosen: by merging pairs (fast), or by likelihood (slower)."""
+    """How pieces are learned: by merging pairs (fast), or by likelihood (slower)."""
     path: str | None = None
     """A SentencePiece .model to use instead of training one."""
     sample_lines: int = 60_000
-    """Lines of the text, drawn at random with a fixed seed, from which pieces are learned."""
+    """Number of lines, drawn at random with a fixed seed, from which pieces are learned."""
 
     def __post_init__(self) -> None:
         require(
@@ -197,7 +195,7 @@ def _common(lines: list[str], most: int) -> list[str]:
     return [part for line in lines for part in run.findall(line)]
 
 
-def load(payload: Mapping[str, bytes], name: str) -> Table:
+def from_model(payload: Mapping[str, bytes], name: str) -> Tokenizer:
     """Returns the tokenizer of a .model.
 
     A .model that keeps all text but its own mark for spaces, as those learned here do, is spelled
@@ -243,13 +241,22 @@ def load(payload: Mapping[str, bytes], name: str) -> Table:
         def around(texts: list[str]) -> list[Ids]:
             return in_chunks(texts, spell, cut)
 
-        return Table("SentencePiece", pieces, end, payload, around)
+        return Tokenizer(
+            "SentencePiece", pieces, end_of_document=end, payload=payload, spell=around
+        )
     leading = model.encode("a", out_type=str)[0].startswith(SPACE)
 
     def whole(texts: list[str]) -> list[Ids]:
         return in_chunks(texts, plain, lambda text: [text])
 
-    return Table("SentencePiece", pieces, end, payload, whole, leading_space=leading)
+    return Tokenizer(
+        "SentencePiece",
+        pieces,
+        end_of_document=end,
+        payload=payload,
+        spell=whole,
+        leading_space=leading,
+    )
 
 
 def controls(content: bytes, name: str) -> dict[str, int]:
@@ -276,7 +283,7 @@ class Described(NamedTuple):
 
 
 def described(content: bytes) -> Described:
-    """Parses a .model that `load` has read."""
+    """Parses a .model that `from_model` has read."""
     from sentencepiece import sentencepiece_model_pb2 as proto
 
     model = proto.ModelProto.FromString(content)
