@@ -1,4 +1,4 @@
-"""Converts the tokenizer in a GGUF file's metadata to tokenizer.json, and any tokenizer to metadata.
+"""Converts the tokenizer of a GGUF file to tokenizer.json, and any tokenizer to GGUF metadata.
 
 Read `read` (metadata → tokenizer), with its two kinds `_byte_level` and `_marked`, then `write`
 (tokenizer → metadata).
