@@ -529,7 +529,7 @@ def test_a_file_says_for_itself_whether_a_text_begins_with_an_id(tmp_path):
     [
         ({"pre": "falcon-9"}, "cuts text as 'falcon-9'"),
         ({"model": "bert"}, "kind 'bert'"),
-        ({"tokens": ["a", "a"], "token_type": None}, "a piece twice"),
+        ({"tokens": ["a", "a"], "token_type": None}, "duplicate pieces"),
         ({"token_type": [1, 1]}, "has 2 numbers for 260 pieces"),
         ({"merges": ["q zz"]}, "a merge of pieces"),
         ({"eos_token_id": 260}, "eos_token_id is 260"),

@@ -10,7 +10,7 @@ import io
 import os
 import random
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -34,6 +34,8 @@ NORMAL, UNKNOWN, GIVEN, BYTE = 1, 2, 4, 6
 that are learned here."""
 SMALLEST = 320
 """Smallest vocabulary: 256 bytes, and some pieces."""
+Speller = Callable[[list[str]], list[list[int]]]
+"""Returns the ids of texts."""
 
 
 @dataclass(frozen=True)
@@ -198,65 +200,59 @@ def _common(lines: list[str], most: int) -> list[str]:
 def from_model(payload: Mapping[str, bytes], name: str) -> Tokenizer:
     """Returns the tokenizer of a .model.
 
-    A .model that keeps all text but its own mark for spaces, as those learned here do, is spelled
-    around that mark, and in chunks.
-
     Args:
       name: what error messages call it.
     """
     model = _processor(payload["tokenizer.model"], name)
-
-    def spelled(i: int) -> bytes:
-        piece = model.id_to_piece(i)
-        if model.is_byte(i):
-            return bytes([int(piece[3:5], 16)])
-        if model.is_control(i):
-            return b""
-        return UNKNOWN_BYTES if model.is_unknown(i) else piece.replace(SPACE, " ").encode()
+    pieces = tuple(_spelled(model, i) for i in range(model.vocab_size()))
 
     def plain(texts: list[str]) -> list[list[int]]:
         return model.encode(texts, out_type=int, num_threads=min(os.cpu_count() or 1, len(texts)))
 
-    pieces = tuple(spelled(i) for i in range(model.vocab_size()))
-    end = model.eos_id() if model.eos_id() >= 0 else None
-    marked = [model.piece_to_id(f"<0x{b:02X}>") for b in SPACE.encode()]
-    own = model.piece_to_id("\n") != model.unk_id() and all(model.is_byte(i) for i in marked)
     probe = PROBE.replace(SPACE, "")
-    if own and b"".join(pieces[i] for i in plain([probe])[0]).decode(errors="replace") == probe:
-
-        def cut(text: str) -> list[str]:
-            return [
-                part
-                for chunk in at_newlines(text)
-                for part in re.split(f"({SPACE})", chunk)
-                if part
-            ]
-
-        def spell(texts: list[str]) -> list[list[int]]:
-            return [
-                marked if text == SPACE else ids
-                for text, ids in zip(texts, plain(texts), strict=True)
-            ]
-
-        def around(texts: list[str]) -> list[Ids]:
-            return in_chunks(texts, spell, cut)
-
-        return Tokenizer(
-            "SentencePiece", pieces, end_of_document=end, payload=payload, spell=around
-        )
-    leading = model.encode("a", out_type=str)[0].startswith(SPACE)
-
-    def whole(texts: list[str]) -> list[Ids]:
-        return in_chunks(texts, plain, lambda text: [text])
-
+    probed = b"".join(pieces[i] for i in plain([probe])[0]).decode(errors="replace")
+    mark = [model.piece_to_id(f"<0x{b:02X}>") for b in SPACE.encode()]
+    newline = model.piece_to_id("\n") != model.unk_id()
+    exact = newline and all(model.is_byte(i) for i in mark) and probed == probe
+    spell = _exact(plain, mark) if exact else _whole(plain)
     return Tokenizer(
         "SentencePiece",
         pieces,
-        end_of_document=end,
+        end_of_document=model.eos_id() if model.eos_id() >= 0 else None,
         payload=payload,
-        spell=whole,
-        leading_space=leading,
+        spell=spell,
+        leading_space=not exact and model.encode("a", out_type=str)[0].startswith(SPACE),
     )
+
+
+def _spelled(model: Any, i: int) -> bytes:
+    """What an id spells."""
+    piece = model.id_to_piece(i)
+    if model.is_byte(i):
+        return bytes([int(piece[3:5], 16)])
+    if model.is_control(i):
+        return b""
+    return UNKNOWN_BYTES if model.is_unknown(i) else piece.replace(SPACE, " ").encode()
+
+
+def _exact(plain: Speller, mark: list[int]) -> Callable[[list[str]], list[Ids]]:
+    """Spells texts, in chunks, with a model that keeps everything but its own mark for spaces, as
+    those learned here do; the mark itself is spelled in bytes, `mark`."""
+
+    def cut(text: str) -> list[str]:
+        chunks = at_newlines(text)
+        return [part for chunk in chunks for part in re.split(f"({SPACE})", chunk) if part]
+
+    def spell(texts: list[str]) -> list[list[int]]:
+        spelled = zip(texts, plain(texts), strict=True)
+        return [mark if text == SPACE else ids for text, ids in spelled]
+
+    return lambda texts: in_chunks(texts, spell, cut)
+
+
+def _whole(plain: Speller) -> Callable[[list[str]], list[Ids]]:
+    """Spells texts uncut, with a model that may change them."""
+    return lambda texts: in_chunks(texts, plain, lambda text: [text])
 
 
 def controls(content: bytes, name: str) -> dict[str, int]:
