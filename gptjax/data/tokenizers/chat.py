@@ -208,7 +208,7 @@ def _conversation(
     bos = tokenizer.special.bos if tokenizer.special else None
     special = {"bos_token": names.get(bos), "eos_token": names.get(tokenizer.end_of_document)}
     variables = {name: token for name, token in special.items() if token is not None}
-    fields = [{"role": m.role, "content": m.text, **m.more} for m in messages]
+    fields = [{**m.more, "role": m.role, "content": m.text} for m in messages]
     return Conversation(
         template.source,
         fields,
