@@ -14,8 +14,8 @@ from variants import ROPE
 
 from gptjax import generate, model
 from gptjax.generate import Sampling
-from gptjax.model.decoding import eight_bits
-from gptjax.weights.products import BLOCK, product, streamed
+from gptjax.weights import Quantized, dense, multiply, quantize
+from gptjax.weights.narrow import BLOCK, streamed
 
 CONFIG = dataclasses.replace(ROPE, num_kv_heads=2, num_layers=2, tied=True, compute="float32")
 PARAMS = model.init(CONFIG, jax.random.key(0))
@@ -27,17 +27,10 @@ def logits(config, params, tokens):
     return model.unembed(config, params, model.forward(config, params, tokens).hidden)
 
 
-def widened(tree):
-    """The stored weights as float32 kernels."""
-    if not isinstance(tree, dict):
-        return jnp.stack(tree) if isinstance(tree, tuple) else tree
-    if "scale" in tree and "kernel" in tree:
-        kernel, scale = widened(tree["kernel"]), widened(tree["scale"])
-        lead = 1 if isinstance(tree["kernel"], tuple) else 0
-        inputs = tuple(range(lead, kernel.ndim - scale.ndim + lead))
-        return {"kernel": kernel.astype(jnp.float32) * jnp.expand_dims(scale, inputs)}
-    found = {name: widened(leaf) for name, leaf in tree.items()}
-    return found | ({"kernel": found["kernel"].astype(jnp.float32)} if "kernel" in found else {})
+def widened(params):
+    """The stored weights as a tree of float32 arrays, stacked."""
+    arrays = jax.tree.map(dense, params, is_leaf=lambda leaf: isinstance(leaf, Quantized))
+    return arrays | {"layers": jax.tree.map(lambda *layers: jnp.stack(layers), *arrays["layers"])}
 
 
 @pytest.mark.parametrize("stored", ["float32", "bfloat16", "int8"])
@@ -76,10 +69,8 @@ def test_stored_weights_are_as_small_as_their_type_says():
 
 def test_eight_bits_are_off_by_half_a_unit_at_most():
     kernel = jax.random.normal(jax.random.key(1), (64, 3, 8))
-    found = eight_bits(kernel)
-    assert jnp.all(
-        jnp.abs(found["kernel"] * found["scale"][None] - kernel) <= 0.5001 * found["scale"][None]
-    )
+    found = quantize(kernel)
+    assert jnp.all(jnp.abs(dense(found) - kernel) <= 0.5001 * found.scales)
 
 
 @pytest.mark.parametrize("rows", [1, 3])
@@ -90,7 +81,7 @@ def test_narrow_products_are_products(rows, inputs):
         jax.random.randint(jax.random.key(3), (inputs, 40), -127, 127, jnp.int8),
     )
     right = np.asarray(x) @ np.asarray(kernel, np.float32)
-    np.testing.assert_allclose(product(x, kernel), right, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(multiply(Quantized(kernel), x), right, rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(streamed(x[0], kernel), right[0], rtol=1e-4, atol=1e-3)
 
 
@@ -100,7 +91,7 @@ def test_a_large_narrow_kernel_is_widened_in_blocks():
         jax.random.normal(jax.random.key(2), (3, 1021)),
         jax.random.randint(jax.random.key(3), (1021, 5 * BLOCK // 1021 // 2), -127, 127, jnp.int8),
     )
-    compiled = jax.jit(product).lower(x, kernel).compile()
+    compiled = jax.jit(lambda x, kernel: multiply(Quantized(kernel), x)).lower(x, kernel).compile()
     np.testing.assert_allclose(
         compiled(x, kernel), np.asarray(x) @ np.asarray(kernel, np.float32), rtol=1e-4, atol=2e-2
     )
@@ -114,7 +105,7 @@ def test_a_narrow_product_holds_no_wide_kernel():
     x, kernel = jnp.ones((1, 256)), jnp.ones((256, 256), jnp.int8)
 
     def loop(x, kernel):
-        return jax.lax.fori_loop(0, 9, lambda _, x: product(x, kernel) / 256, x)
+        return jax.lax.fori_loop(0, 9, lambda _, x: multiply(Quantized(kernel), x) / 256, x)
 
     compiled = (
         jax.jit(loop)
@@ -129,7 +120,7 @@ def test_gradients_of_products_transpose_no_activations():
     rows had two dimensions."""
     x, kernel = jnp.ones((3, 40, 16)), jnp.ones((16, 24))
     text = (
-        jax.jit(jax.grad(lambda kernel: jnp.tanh(product(jnp.tanh(x), kernel)).sum()))
+        jax.jit(jax.grad(lambda kernel: jnp.tanh(multiply(kernel, jnp.tanh(x))).sum()))
         .lower(kernel)
         .compile()
         .as_text()

@@ -16,6 +16,7 @@ from gptjax import model
 from gptjax.core.arrays import Array, Float, Key, Params
 from gptjax.core.config import require
 from gptjax.model import ModelConfig
+from gptjax.weights.weight import dense
 
 Objective = Callable[
     [Params, Any, Key | None], tuple[Float[Array, ""], Float[Array, ""], dict[str, Array]]
@@ -329,6 +330,7 @@ def losses_in_parts(
     if parts == 1:
         return token_losses(model.unembed(config, params, hidden), targets, smoothing, z)
     hidden, kernel, bias = model.to_output(config, params, hidden)
+    kernel = dense(kernel).astype(hidden.dtype)
     size, tokens = -(-kernel.shape[1] // parts), kernel.shape[1]
 
     def filled(x):

@@ -1,4 +1,4 @@
-"""Weights as decoding reads them: once a token, so what costs is their bytes and their order, not
+"""Weights as decoding reads them: once a token, so that their bytes and their order cost, not
 arithmetic."""
 
 from __future__ import annotations
@@ -7,83 +7,73 @@ import dataclasses
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 
-from gptjax.core.arrays import Array, Float, Params
+from gptjax.core.arrays import Params
 from gptjax.core.backend import fast_bfloat16
 from gptjax.model.config import ModelConfig
+from gptjax.model.transformer import roles
+from gptjax.weights.weight import Role, Weight, quantize, transposed
 
-Stored = Literal["float32", "bfloat16", "int8"]
+Stored = Literal["float32", "bfloat16", "int8", "int4"]
+"""`int8` has a scale for each output, `int4` one for each output and `GROUP` inputs."""
+
+GROUP = 32
+"""Inputs that share a scale of int4, where it divides them."""
 
 
 def prepare_weights(
     config: ModelConfig, params: Params, stored: Stored | None = None
 ) -> tuple[ModelConfig, Params]:
-    """Gives the same model with its weights in a narrower type, each layer's apart, and an output
-    of its own for tied embeddings.
+    """Gives the same model with `Quantized` kernels, the parameters of each layer apart, and an
+    output of its own for tied embeddings.
 
-    Only for generation: what comes out can't be trained, saved or exported. Models with experts,
-    latent attention or an encoder beside their decoder, and those that predict several tokens, are
-    given back as they are.
+    Only for generation: the result can't be trained, saved or exported. Embeddings stay as they
+    are, since a token reads a row of them, and so do routers.
 
     Args:
-      stored: int8 keeps matrices in 8 bits with a scale for each output. None stays with the type
-        that the model computes in, and gives the model back as it is on anything but a CPU, and on
-        a CPU with fast products of bfloat16 if it computes in that.
+      stored: type of the kernels. `None` means the type that the model computes in, and gives the
+        model back as it is on anything but a CPU, and on a CPU with fast bfloat16 products if it
+        computes in that.
     """
     on_cpu = jax.default_backend() == "cpu"
     if stored is None and (not on_cpu or config.compute == "bfloat16" and fast_bfloat16()):
         return config, params
-    stored = stored or config.compute
-    if (
-        config.experts is not None
-        or config.latent is not None
-        or config.encoder_layers
-        or config.ahead
-    ):
-        return config, params
-    config = dataclasses.replace(
-        config, compute="float32" if on_cpu else config.compute, layers="unroll"
-    )
-    found = dict(params)
+    stored, params = stored or config.compute, dict(params)
     if config.tied and not config.classes:
-        config, found["head"] = (
-            dataclasses.replace(config, tied=False),
-            {"kernel": params["embedding"]["embedding"].T},
-        )
-    layers = [
-        _narrowed(jax.tree.map(lambda leaf, n=n: leaf[n], params["layers"]), stored)
-        for n in range(config.num_layers)
-    ]
-    found["layers"] = jax.tree.map(lambda *leaves: leaves, *layers)
-    return config, {
-        name: tree if name == "layers" else _narrowed(tree, stored) for name, tree in found.items()
-    }
+        params["head"] = {"kernel": transposed(params["embedding"]["embedding"])}
+        config = dataclasses.replace(config, tied=False)
+    if stored != "float32":
+        params = _mapped(params, roles(config), stored)
+    params["layers"] = _apart(params["layers"], config.mixed)
+    if "encoder" in params:
+        params["encoder"] = params["encoder"] | {
+            "layers": _apart(params["encoder"]["layers"], mixed=False)
+        }
+    compute = "float32" if on_cpu else config.compute
+    return dataclasses.replace(config, compute=compute, layers="unroll"), params
 
 
-def _narrowed(tree: Any, stored: Stored, name: str = "") -> Any:
-    """The same tree with narrow kernels; embeddings, norms and biases stay."""
-    if not isinstance(tree, dict):
-        return tree
-    if "kernel" not in tree:  # embeddings too stay as they are: a token reads a row of them
-        return {key: _narrowed(leaf, stored, key) for key, leaf in tree.items()}
-    inputs = tuple(range(2 if name == "out" else 1))  # attention's output reads heads
-    return tree | (
-        eight_bits(tree["kernel"], inputs)
-        if stored == "int8"
-        else {"kernel": jnp.asarray(tree["kernel"], stored)}
-    )
+def _mapped(tree: Any, role: Any, stored: Stored) -> Any:
+    """The tree with every kernel in the stored type; what is no plain array stays."""
+    if isinstance(role, Role):
+        return _narrowed(tree, role, stored) if hasattr(tree, "astype") else tree
+    return {name: _mapped(tree[name], role[name], stored) for name in tree}
 
 
-def eight_bits(kernel: Float[Array, "..."], inputs: tuple[int, ...] = (0,)) -> dict[str, Array]:
-    """The kernel in whole numbers from −127 to 127, and what each output is multiplied by; off by
-    half of that at most.
+def _narrowed(weight: Weight, role: Role, stored: Stored) -> Weight:
+    if role.inputs == 0 or role.exact:
+        return weight
+    if stored != "int4":
+        return quantize(weight, stored, role=role)
+    inputs = weight.shape[role.stacked + role.inputs - 1]
+    return quantize(weight, stored, role=role, group=GROUP if inputs % GROUP == 0 else inputs)
 
-    Source: Dettmers et al. 2022, LLM.int8(), arXiv:2208.07339, section 3.1 (one scale an output),
-    for weights alone.
-    """
-    scale = jnp.maximum(jnp.max(jnp.abs(kernel), axis=inputs) / 127, 1e-30)
-    return {
-        "kernel": jnp.round(kernel / jnp.expand_dims(scale, inputs)).astype(jnp.int8),
-        "scale": scale,
-    }
+
+def _apart(layers: Params, mixed: bool) -> Any:
+    """A tuple of the layers of each stack: a slice of a stack would be copied for every token."""
+    if isinstance(layers, tuple):
+        return layers
+    if mixed:
+        return {kind: _apart(stack, mixed=False) for kind, stack in layers.items()}
+    count = jax.tree.leaves(layers)[0].shape[0]
+    return tuple(jax.tree.map(lambda leaf, n=n: leaf[n], layers) for n in range(count))

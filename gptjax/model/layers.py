@@ -1,105 +1,118 @@
-"""Linear, norm, MLP and dropout: the layers that do not know about positions.
+"""Linear, table, norm, MLP and dropout: the layers that do not know about positions.
 
-Every parameter is made with its logical axis names beside it (`nn.with_partitioning`);
-`transformer.axes` reads them.
+Every parameter is made by `parameter`, with its logical axis names and its role beside it;
+`transformer.axes` and `transformer.roles` read them.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax import struct
 from jax.ad_checkpoint import checkpoint_name
 
-from gptjax.core.arrays import Array, Float, Key
+from gptjax.core.arrays import Array, Float, Int, Key
 from gptjax.model.config import ModelConfig
-from gptjax.weights.linear import WIDE, products
-from gptjax.weights.products import as_computed
+from gptjax.weights.embed import embed
+from gptjax.weights.linear import Names, linears
+from gptjax.weights.weight import Role, Weight
+
+
+class Declared(nn.LogicallyPartitioned):
+    """Linen's box around a new parameter: the logical names of its dimensions, and its role."""
+
+    role: Role = struct.field(default=Role(), pytree_node=False)
+
+
+def parameter(
+    module: nn.Module,
+    name: str,
+    init: Callable[..., Array],
+    shape: tuple[int, ...],
+    axes: Names,
+    role: Role = Role(),
+) -> Weight:
+    """A parameter of a module: the weight, of any kind, that its tree holds, or while parameters
+    are initialised a new float32 array."""
+    if module.has_variable("params", name):
+        return module.get_variable("params", name)
+
+    def make(key: Key) -> Declared:
+        return Declared(init(key, shape, jnp.float32), axes, role=role)
+
+    return module.param(name, make)
+
+
+def normal(std: float) -> Callable[..., Array]:
+    """Initialises with this standard deviation, which may be 0."""
+    return nn.initializers.normal(std) if std else nn.initializers.zeros
 
 
 class Linear(nn.Module):
-    """Contracts the last `len(inputs)` dimensions of x with a kernel [*inputs *outputs].
-
-    The one place where a weight meets an activation: adapters and quantisation scales will be read
-    here.
-    """
+    """Contracts the last `len(inputs)` dimensions of x with a kernel [*inputs *outputs]."""
 
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    axes: tuple[str | None, ...]
+    axes: Names
     std: float
     bias: bool
-    dtype: Any
 
     @nn.compact
-    def weights(self) -> tuple[Array, Array | None, Array | None]:
-        """The kernel as a matrix [inputs outputs] and the bias as a row [outputs], in the compute
-        type, and the scale of each column of an int8 kernel.
-
-        A kernel that is stored narrower than the compute type stays so; see `decoding.prepared`.
-        """
-        init = nn.initializers.normal(self.std) if self.std else nn.initializers.zeros
-        kernel = self.param(
-            "kernel",
-            nn.with_partitioning(init, self.axes),
-            (*self.inputs, *self.outputs),
-            jnp.float32,
-        )
-        matrix = as_computed(
-            kernel.reshape(math.prod(self.inputs), math.prod(self.outputs)), self.dtype
-        )
-        scale = (
-            self.get_variable("params", "scale").reshape(-1)
-            if self.has_variable("params", "scale")
-            else None
-        )
+    def weights(self) -> tuple[Weight, Float[Array, "..."] | None]:
+        """The kernel and the bias [*outputs]."""
+        count = len(self.inputs)
+        role = Role(inputs=count, decays=True)
+        shape = (*self.inputs, *self.outputs)
+        kernel = parameter(self, "kernel", normal(self.std), shape, self.axes, role)
         if not self.bias:
-            return matrix, None, scale
-        zeros = nn.with_partitioning(nn.initializers.zeros, self.axes[len(self.inputs) :])
-        return (
-            matrix,
-            self.param("bias", zeros, self.outputs, jnp.float32).reshape(-1).astype(self.dtype),
-            scale,
-        )
+            return kernel, None
+        zeros = nn.initializers.zeros
+        return kernel, parameter(self, "bias", zeros, self.outputs, self.axes[count:])
 
-    def __call__(self, x: Array) -> Array:
-        return together(x.reshape(*x.shape[: x.ndim - len(self.inputs)], -1), (self,))[0]
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        return together(x, (self,))[0]
 
 
 def together(
-    x: Float[Array, "... I"], layers: tuple[Linear, ...], joined: bool = False
-) -> list[Array]:
+    x: Float[Array, "..."], layers: tuple[Linear, ...], joined: bool = False
+) -> list[Float[Array, "..."]]:
     """What each layer makes of the same x.
 
     Args:
-      joined: by one product with their kernels side by side: on a CPU, one large product is faster
-        than three small ones. Not of kernels that are stored for decoding, where to put them side
-        by side would cost as much as to read them.
+      joined: multiply their kernels side by side, as `weights.linears` does.
     """
-    kernels, biases, scales = zip(*(layer.weights() for layer in layers), strict=True)
-    names = tuple((layer.axes[0], layer.axes[len(layer.inputs)]) for layer in layers)
-    if joined and kernels[0].dtype == x.dtype:
-        ends = list(itertools.accumulate(kernel.shape[1] for kernel in kernels))
-        found = jnp.split(
-            products(x, (jnp.concatenate(kernels, axis=1),), names[:1], (1,))[0], ends[:-1], axis=-1
-        )
-    else:
-        units = (
-            math.prod(layer.inputs[1:] if layer.axes[0] in WIDE else layer.outputs[1:])
-            for layer in layers
-        )
-        found = products(x, kernels, names, tuple(units), scales=scales)
-    added = (
-        y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
-        for y, bias in zip(found, biases, strict=True)
-    )
+    kernels, biases = zip(*(layer.weights() for layer in layers), strict=True)
+    names = [layer.axes for layer in layers]
+    outputs = linears(x, kernels, names=names, inputs=len(layers[0].inputs), joined=joined)
     return [
-        y.reshape(*x.shape[:-1], *layer.outputs) for y, layer in zip(added, layers, strict=True)
+        y
+        if bias is None
+        else y + bias.astype(y.dtype).reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
+        for y, bias in zip(outputs, biases, strict=True)
     ]
+
+
+class Table(nn.Module):
+    """Looks up rows of a table [count width], in the compute type."""
+
+    count: int
+    width: int
+    axis: str
+    std: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        names = (self.axis, "embed")
+        table = parameter(
+            self, "embedding", normal(self.std), (self.count, self.width), names, Role(decays=True)
+        )
+        return embed(table, ids, self.dtype, names)
 
 
 class Norm(nn.Module):
@@ -117,12 +130,7 @@ class Norm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         vector = (1,) * (x.ndim - 1) + (self.width,)
-        scale = self.param(
-            "scale",
-            nn.with_partitioning(nn.initializers.ones, (self.axis,)),
-            (self.width,),
-            jnp.float32,
-        )
+        scale = parameter(self, "scale", nn.initializers.ones, (self.width,), (self.axis,))
         y = x.astype(jnp.float32)
         if self.kind == "layernorm":
             y = y - y.mean(-1, keepdims=True)
@@ -132,12 +140,8 @@ class Norm(nn.Module):
             * scale.reshape(vector)
         )
         if self.bias and self.kind == "layernorm":
-            y = y + self.param(
-                "bias",
-                nn.with_partitioning(nn.initializers.zeros, (self.axis,)),
-                (self.width,),
-                jnp.float32,
-            ).reshape(vector)
+            bias = parameter(self, "bias", nn.initializers.zeros, (self.width,), (self.axis,))
+            y = y + bias.reshape(vector)
         return y.astype(x.dtype)
 
 
@@ -167,7 +171,6 @@ class MLP(nn.Module):
                 ("embed", "mlp"),
                 c.init_std,
                 c.bias,
-                c.compute,
                 name=name,
             )
 
@@ -182,7 +185,6 @@ class MLP(nn.Module):
             ("mlp", "embed"),
             residual_std(c),
             c.bias,
-            c.compute,
             name="down",
         )(hidden)
 

@@ -8,6 +8,8 @@ windows or positions; where some have experts and some have not, there are two, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -200,25 +202,19 @@ def _at(tree: Params, index: int) -> Params:
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
-def _apart(tree: Params) -> list[Params]:
-    """The parameters of each layer; those that are made for decoding are tuples of layers already.
+def _apart(stack: Params | tuple[Params, ...]) -> Sequence[Params]:
+    """The parameters of each layer.
 
     Split at once, since then the stack's gradient is one concatenation; that of a slice for each
     layer is a sum of as many padded stacks.
     """
-
-    def made(leaf):
-        return isinstance(leaf, tuple)
-
-    def split(leaf):
-        return (
-            leaf
-            if made(leaf)
-            else [jnp.squeeze(part, 0) for part in jax.lax.split(leaf, (1,) * len(leaf))]
-        )
-
-    leaves, kind = jax.tree.flatten(tree, is_leaf=made)
-    return [kind.unflatten(layer) for layer in zip(*map(split, leaves), strict=True)]
+    if isinstance(stack, tuple):  # prepared for decoding
+        return stack
+    leaves, tree = jax.tree.flatten(stack)
+    split = (
+        [jnp.squeeze(part, 0) for part in jax.lax.split(leaf, (1,) * len(leaf))] for leaf in leaves
+    )
+    return [tree.unflatten(layer) for layer in zip(*split, strict=True)]
 
 
 def scanned(config: ModelConfig, backend: str | None = None) -> bool:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -33,11 +34,12 @@ from gptjax.model.attention.layer import LayerInputs
 from gptjax.model.attention.mask import MaskInputs
 from gptjax.model.cache import Cache, Memory, allocate, empty_cache
 from gptjax.model.config import Layer, ModelConfig
-from gptjax.model.layers import Linear, activate, dropout, norm
+from gptjax.model.layers import Declared, Linear, Table, activate, dropout, norm
 from gptjax.model.stack import Block, init_stack, run, scanned
 from gptjax.sharding.constrain import ROWS, constrain_residual
-from gptjax.weights.linear import embed, products
-from gptjax.weights.products import as_computed
+from gptjax.weights.embed import embed
+from gptjax.weights.linear import linear
+from gptjax.weights.weight import Role, Weight, transposed
 
 __all__ = [
     "Cache",
@@ -51,6 +53,7 @@ __all__ = [
     "init",
     "logits_of",
     "look_ahead",
+    "roles",
     "scanned",
     "shapes",
     "to_output",
@@ -71,6 +74,10 @@ class Output(NamedTuple):
     over tokens: `load` [L E], `dropped` [L]."""
 
 
+Roles = Any
+"""A tree like the parameters whose leaves are `weights.Role`."""
+
+
 def init(config: ModelConfig, key: Key) -> Params:
     """Gives the initial parameters, float32. Layers are stacked: each leaf below `layers` has a
     leading dimension L."""
@@ -85,21 +92,28 @@ def shapes(config: ModelConfig) -> Params:
 def axes(config: ModelConfig) -> Axes:
     """Gives the logical axis names of every parameter's dimensions; stacked layers begin with
     `layers`."""
+    return _declared(config, lambda box, stack: ("layers", *box.names) if stack else box.names)
+
+
+def roles(config: ModelConfig) -> Roles:
+    """Gives the role of every parameter: how many dimensions are stacked, how many are inputs of a
+    product, and whether weight decay shrinks it."""
+
+    def role(box: Declared, stack: bool) -> Role:
+        return box.role._replace(stacked=box.role.stacked + stack)
+
+    return _declared(config, role)
+
+
+def _declared(config: ModelConfig, of: Callable[[Declared, bool], Any]) -> Any:
+    """A tree like the parameters of what a function gives of each box; its second argument says
+    whether the parameter lies in a stack of layers."""
     boxed = jax.eval_shape(functools.partial(_boxed, config), jax.random.key(0))
-    names = jax.tree.map(
-        lambda box: box.names, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, box: of(box, any(key.key in ("layers", "ahead") for key in path)),
+        boxed,
+        is_leaf=lambda leaf: isinstance(leaf, Declared),
     )
-
-    def stacked(tree: Axes) -> Axes:
-        def deeper(part):
-            return jax.tree.map(
-                lambda n: ("layers", *n), part, is_leaf=lambda leaf: isinstance(leaf, tuple)
-            )
-
-        stacks = {name: deeper(tree[name]) for name in ("layers", "ahead") if name in tree}
-        return tree | stacks | ({"encoder": stacked(tree["encoder"])} if "encoder" in tree else {})
-
-    return stacked(names)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -116,7 +130,7 @@ def _boxed(config: ModelConfig, key: Key) -> Params:
         table = config.init_std * jax.random.normal(
             jax.random.fold_in(key, 5), (config.t5_buckets, config.num_heads)
         )
-        params["distances"] = {"bias": nn.Partitioned(table, ("buckets", "heads"))}
+        params["distances"] = {"bias": Declared(table, ("buckets", "heads"))}
     layer_inputs = _layer_inputs(config, nn.meta.unbox(params), mask_inputs)
 
     params |= {
@@ -155,7 +169,7 @@ def _boxed(config: ModelConfig, key: Key) -> Params:
             "norm": norm(config).init(key, x)["params"],
         }
     if config.logit_bias:
-        params["logits"] = {"bias": nn.Partitioned(jnp.zeros((config.vocabulary,)), ("vocab",))}
+        params["logits"] = {"bias": Declared(jnp.zeros((config.vocabulary,)), ("vocab",))}
     if config.encoder_layers:
         beside = _boxed(config.encoder, jax.random.fold_in(key, 7))
         params["encoder"] = {name: beside[name] for name in _ENCODERS_OWN if name in beside}
@@ -166,26 +180,18 @@ _ENCODERS_OWN = ("positions", "distances", "embedding_norm", "layers", "norm")
 """What an encoder does not share with its decoder."""
 
 
-def _embedding(config: ModelConfig, count: int, axis: str) -> nn.Embed:
-    make = nn.with_partitioning(nn.initializers.normal(config.init_std), (axis, "embed"))
-    return nn.Embed(count, config.width, embedding_init=make, dtype=config.compute)
+def _embedding(config: ModelConfig, count: int, axis: str) -> Table:
+    return Table(count, config.width, axis, config.init_std, config.compute)
 
 
 def _head(config: ModelConfig) -> Linear:
-    return Linear(
-        (config.width,),
-        (config.vocabulary,),
-        ("embed", "vocab"),
-        config.init_std,
-        False,
-        config.compute,
-    )
+    names = ("embed", "vocab")
+    return Linear((config.width,), (config.vocabulary,), names, config.init_std, bias=False)
 
 
 def _classes(config: ModelConfig) -> Linear:
-    return Linear(
-        (config.width,), (config.classes,), ("embed", None), config.init_std, True, config.compute
-    )
+    names = ("embed", None)
+    return Linear((config.width,), (config.classes,), names, config.init_std, bias=True)
 
 
 def _ahead(config: ModelConfig) -> ModelConfig:
@@ -201,14 +207,8 @@ def _ahead(config: ModelConfig) -> ModelConfig:
 
 
 def _transform(config: ModelConfig) -> Linear:
-    return Linear(
-        (config.width,),
-        (config.width,),
-        ("embed", None),
-        config.init_std,
-        config.bias,
-        config.compute,
-    )
+    names = ("embed", None)
+    return Linear((config.width,), (config.width,), names, config.init_std, config.bias)
 
 
 def _biased_by_distance(config: ModelConfig) -> bool:
@@ -272,10 +272,14 @@ def encode(
         config.encoder, own, side.tokens, positions=positions, segments=side.segments, key=key
     ).hidden
 
-    def remember(weights):
-        return CrossAttention(config).apply({"params": weights}, states, method="remember")
+    def remember(layer: Params) -> tuple[Array, Array]:
+        weights = {"params": layer["cross"]}
+        return CrossAttention(config).apply(weights, states, method="remember")
 
-    keys, values = jax.vmap(remember)(params["layers"]["cross"])
+    if isinstance(params["layers"], tuple):  # prepared for decoding
+        keys, values = map(jnp.stack, zip(*map(remember, params["layers"]), strict=True))
+    else:
+        keys, values = jax.vmap(remember)(params["layers"])
     return Memory(keys, values, positions, side.segments)
 
 
@@ -404,7 +408,7 @@ def _enter(
 ) -> Array:
     """The residual stream's beginning: what tokens, and positions where they are added, embed
     as."""
-    x = embed(params["embedding"]["embedding"].astype(config.compute), tokens)
+    x = embed(params["embedding"]["embedding"], tokens, config.compute)
     if config.scaled_embedding:
         x = x * jnp.asarray(math.sqrt(config.width), x.dtype)
     if perturbation is not None:
@@ -424,20 +428,14 @@ def unembed(
     config: ModelConfig, params: Params, hidden: Float[Array, "... D"]
 ) -> Float[Array, "... V"]:
     """Gives the logits of the next token, or in an encoder of the token itself; float32."""
-    return logits_of(
-        config,
-        *to_output(config, params, hidden),
-        None if config.tied else params["head"].get("scale"),
-    )
+    return logits_of(config, *to_output(config, params, hidden))
 
 
 def to_output(
     config: ModelConfig, params: Params, hidden: Float[Array, "... D"]
-) -> tuple[
-    Float[Array, "... D"], Float[Array, "D V"] | Int[Array, "D V"], Float[Array, " V"] | None
-]:
-    """What `logits_of` makes logits of: hidden states as the output reads them, its kernel and its
-    bias. Columns may be left out of both."""
+) -> tuple[Float[Array, "... D"], Weight, Float[Array, " V"] | None]:
+    """The arguments of `logits_of`: hidden states as the output reads them, its kernel [D V] and its
+    bias [V]. Columns may be left out of both."""
     if config.head_transform:
         hidden = activate(
             config.activation,
@@ -446,35 +444,20 @@ def to_output(
         hidden = norm(config).apply({"params": params["transform"]["norm"]}, hidden)
     if config.logit_scale != 1.0:
         hidden = hidden * jnp.asarray(config.logit_scale, hidden.dtype)
-    kernel = params["embedding"]["embedding"].T if config.tied else params["head"]["kernel"]
-    return (
-        hidden,
-        as_computed(kernel, config.compute),
-        params["logits"]["bias"] if config.logit_bias else None,
+    kernel = (
+        transposed(params["embedding"]["embedding"]) if config.tied else params["head"]["kernel"]
     )
+    return hidden, kernel, params["logits"]["bias"] if config.logit_bias else None
 
 
 def logits_of(
     config: ModelConfig,
     hidden: Float[Array, "... D"],
-    kernel: Float[Array, "D V"] | Int[Array, "D V"],
+    kernel: Weight,
     bias: Float[Array, " V"] | None,
-    scale: Float[Array, " V"] | None = None,
 ) -> Float[Array, "... V"]:
-    """The logits of the tokens whose columns are given; float32.
-
-    Args:
-      scale: of the columns of a kernel that is stored in 8 bits.
-    """
-    (logits,) = products(
-        hidden,
-        (kernel,),
-        (("embed", "vocab"),),
-        (1,),
-        scales=(scale,),
-        rows=(*ROWS, "stage"),
-        exact=True,
-    )
+    """The logits of the tokens whose columns are given; float32."""
+    logits = linear(hidden, kernel, names=("embed", "vocab"), rows=(*ROWS, "stage"), wide=True)
     if bias is not None:
         logits = logits + bias.reshape((1,) * (logits.ndim - 1) + (-1,))
     return (

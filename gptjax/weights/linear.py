@@ -1,279 +1,256 @@
-"""Activations times weights, where the devices of a mesh share both: what is sent, and when, is
-written here and not left to XLA.
+"""The product of an activation with a weight of any kind, on one device or on a mesh.
 
-A weight is gathered for each product from the devices that share it, in the type in which it is
-used, and its gradient goes back to them summed by a reduce-scatter; nothing gathered is kept for
-the backward pass. Positions that `tensor` splits between blocks are gathered before a product with
-columns that it splits, and scattered after one with rows that it splits.
-
-Sources: Rajbhandari et al. 2020, ZeRO, arXiv:1910.02054, section 5.3; Korthikanti et al. 2022,
-arXiv:2205.05198, section 4.2.2.
+Read `linear` and `linears`, which every layer calls, then `multiply`: one rule for each kind of
+weight. Experts, which have a kernel each, use `contract` and `ragged`; latent attention's per-head
+products use `contract`.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
+import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh
-from jax.sharding import PartitionSpec as P
+import numpy as np
 
 from gptjax.core.arrays import Array, Float, Int
-from gptjax.sharding.constrain import ROWS, current_mesh, partition_spec
-from gptjax.weights.products import product
+from gptjax.sharding.constrain import ROWS, current_mesh, platform
+from gptjax.weights.einsum import wide_einsum
+from gptjax.weights.narrow import narrow
+from gptjax.weights.sharded import WIDE, Matrix, sharded_products
+from gptjax.weights.weight import Adapted, Quantized, Weight, dense
 
-Names = tuple[str | None, str | None]
-"""What a matrix's rows and columns are, by the logical names of parameters: `embed`, `heads`,
-`mlp`, …"""
-
-WIDE = ("vocab", "heads", "kv_heads", "mlp")
-"""What `tensor` splits."""
+Names = tuple[str | None, ...]
+"""The logical name of each dimension of a weight: `embed`, `heads`, `mlp`, …"""
 
 
-def products(
-    x: Float[Array, "... I"],
-    matrices: tuple[Float[Array, "I _"] | Int[Array, "I _"], ...],
-    names: tuple[Names, ...],
-    units: tuple[int, ...],
+def linear(
+    x: Float[Array, "..."],
+    weight: Weight,
     *,
-    scales: tuple[Float[Array, " _"] | None, ...] | None = None,
+    names: Names,
+    inputs: int = 1,
     rows: Sequence[str] = ROWS,
-    exact: bool = False,
-) -> tuple[Float[Array, "... _"], ...]:
-    """x times each matrix.
+    wide: bool = False,
+) -> Float[Array, "..."]:
+    """Multiplies x [… *inputs] with a weight [*inputs *outputs]; gives [… *outputs].
 
     Args:
-      units: how many columns of each belong together, as those of a head do, or rows, where rows
-        are wide.
-      scales: of the columns of matrices that are stored in 8 bits, for decoding.
-      rows: the axes that split B.
-      exact: the products in float32.
+      inputs: number of the weight's dimensions that are summed over.
+      rows: mesh axes that split the first dimension of x.
+      wide: sum and give in float32 what would have the type of x.
     """
-    mesh = current_mesh()
-    if (
-        mesh is None or x.ndim != 3 or matrices[0].dtype != x.dtype
-    ):  # the last two: a few states of a text that is written
-        return tuple(
-            product(x, matrix, scale, wide=exact)
-            for matrix, scale in zip(matrices, scales or (None,) * len(matrices), strict=True)
-        )
-    return _products(
-        mesh,
-        _plan(mesh, x.shape, matrices, names, units, tuple(rows)),
-        jnp.float32 if exact else x.dtype,
-        x,
-        matrices,
-    )
+    return linears(x, (weight,), names=(names,), inputs=inputs, rows=rows, wide=wide)[0]
 
 
-class _Plan(NamedTuple):
-    """Where everything lies."""
+def linears(
+    x: Float[Array, "..."],
+    weights: Sequence[Weight],
+    *,
+    names: Sequence[Names],
+    inputs: int = 1,
+    rows: Sequence[str] = ROWS,
+    wide: bool = False,
+    joined: bool = False,
+) -> list[Float[Array, "..."]]:
+    """Multiplies the same x with each weight; on a mesh x is gathered once for all of them.
 
-    x: P
-    matrices: tuple[P, ...]
-    out: tuple[P, ...]
-    gathered: bool
-    """Positions are gathered over `tensor` before the products."""
-    summed: bool
-    """Rows are split over `tensor`, so that the products of its devices are parts of a sum."""
-    scattered: bool
-    """Their sum is scattered over positions."""
-
-
-def _plan(
-    mesh: AbstractMesh,
-    shape: tuple[int, ...],
-    matrices: tuple[Array, ...],
-    names: tuple[Names, ...],
-    units: tuple[int, ...],
-    rows: tuple[str, ...],
-) -> _Plan:
-    cut = []
-    for matrix, both, unit in zip(matrices, names, units, strict=True):
-        wanted = [
-            ("tensor",) if name in WIDE else ("fsdp", "expert") if name == "embed" else ()
-            for name in both
+    Args:
+      joined: multiply arrays side by side as one: on a CPU one large product is faster than three
+        small ones.
+    """
+    if any(isinstance(weight, Adapted) for weight in weights):
+        bases = [weight.base if isinstance(weight, Adapted) else weight for weight in weights]
+        settings = {"inputs": inputs, "rows": rows, "wide": wide}
+        outputs = linears(x, bases, names=names, **settings, joined=joined)
+        return [
+            y + adapter_product(x, weight, names=named, **settings)
+            if isinstance(weight, Adapted)
+            else y
+            for y, weight, named in zip(outputs, weights, names, strict=True)
         ]
-        cut.append(
-            partition_spec(
-                mesh.shape,
-                [
-                    size // unit if name in WIDE else size
-                    for size, name in zip(matrix.shape, both, strict=True)
-                ],
-                wanted,
-            )
-        )
-    between, inside = (
-        partition_spec(mesh.shape, shape, (rows, positions, ()))
-        for positions in (("context", "tensor"), ("context",))
-    )
-    scattered = between != inside
-    if names[0][0] in WIDE:
-        summed = cut[0][0] == "tensor"
-        x = P(*inside[:2], "tensor") if summed else inside
-        return _Plan(
-            x, tuple(cut), (between if summed else inside,), False, summed, summed and scattered
-        )
-    gathered = scattered and any(spec[1] == "tensor" for spec in cut)
-    outs = tuple(P(*inside[:2], spec[1] if spec[1] == "tensor" else None) for spec in cut)
-    return _Plan(
-        between,
-        tuple(cut),
-        outs if gathered or not scattered else (between,) * len(cut),
-        gathered,
-        False,
-        False,
-    )
+    lead = x.shape[: x.ndim - inputs]
+    outputs = _products(x.reshape(*lead, -1), weights, names, inputs, rows, wide, joined)
+    return [
+        y.reshape(*lead, *weight.shape[inputs:]) for y, weight in zip(outputs, weights, strict=True)
+    ]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _products(
-    mesh: AbstractMesh, plan: _Plan, kind: Any, x: Array, matrices: tuple[Array, ...]
-) -> tuple[Array, ...]:
-    def own(x: Array, matrices: tuple[Array, ...]) -> tuple[Array, ...]:
-        x = all_gather(x, "tensor", 1) if plan.gathered else x
-        out = tuple(
-            jnp.matmul(x, _assembled(matrix, spec), preferred_element_type=kind)
-            for matrix, spec in zip(matrices, plan.matrices, strict=True)
-        )
-        if plan.scattered:
-            return tuple(
-                jax.lax.psum_scatter(y, "tensor", scatter_dimension=1, tiled=True) for y in out
-            )
-        return tuple(jax.lax.psum(y, "tensor") for y in out) if plan.summed else out
-
-    return jax.shard_map(
-        own, mesh=mesh, in_specs=(plan.x, plan.matrices), out_specs=plan.out, check_vma=False
-    )(x, matrices)
-
-
-def _forward(
-    mesh: AbstractMesh, plan: _Plan, kind: Any, x: Array, matrices: tuple[Array, ...]
-) -> tuple[tuple[Array, ...], tuple]:
-    return _products(mesh, plan, kind, x, matrices), (x, matrices)
-
-
-def _backward(
-    mesh: AbstractMesh, plan: _Plan, kind: Any, kept: tuple, back: tuple[Array, ...]
-) -> tuple[Array, tuple[Array, ...]]:
-    """To x: the products with the turned matrices, summed where several devices have columns. To
-    each matrix: its sum over all tokens."""
-
-    def own(
-        x: Array, matrices: tuple[Array, ...], back: tuple[Array, ...]
-    ) -> tuple[Array, tuple[Array, ...]]:
-        if plan.gathered:
-            x = all_gather(x, "tensor", 1)
-        if plan.scattered:
-            back = tuple(all_gather(y, "tensor", 1) for y in back)
-        parts, alike, grads = [], [], []
-        for matrix, spec, y in zip(matrices, plan.matrices, back, strict=True):
-            y = y.astype(x.dtype)
-            (parts if spec[1] == "tensor" else alike).append(
-                jnp.matmul(y, _assembled(matrix, spec).T)
-            )
-            grads.append(_returned(jnp.einsum("bti,bto->io", x, y), spec, plan))
-        to_x = sum(parts[1:], parts[0]) if parts else None
-        if parts and plan.gathered:
-            to_x = jax.lax.psum_scatter(to_x, "tensor", scatter_dimension=1, tiled=True)
-            alike = [local_slice(y, "tensor", 1) for y in alike]
-        elif parts:
-            to_x = jax.lax.psum(to_x, "tensor")
-        both = [*([] if to_x is None else [to_x]), *alike]
-        return sum(both[1:], both[0]), tuple(grads)
-
-    specs = {
-        "in_specs": (plan.x, plan.matrices, plan.out),
-        "out_specs": (plan.x, plan.matrices),
-        "check_vma": False,
-    }
-    return jax.shard_map(own, mesh=mesh, **specs)(*kept, back)
-
-
-_products.defvjp(_forward, _backward)
-
-
-def _assembled(matrix: Array, spec: P) -> Array:
-    """A matrix, gathered from the devices that share it but for `tensor`."""
-    for dimension, axes in enumerate(spec):
-        for axis in reversed(_each(axes)):
-            matrix = matrix if axis == "tensor" else all_gather(matrix, axis, dimension)
-    return matrix
-
-
-def _returned(grad: Array, spec: P, plan: _Plan) -> Array:
-    """The sum of a matrix's gradient over all devices that read other tokens, of which each keeps
-    its own part."""
-    reading = {axis for axes in plan.x[:2] for axis in _each(axes)} - (
-        {"tensor"} if plan.gathered else set()
-    )
-    for dimension, axes in enumerate(spec):
-        for axis in (axis for axis in _each(axes) if axis != "tensor"):
-            if axis in reading:
-                grad = jax.lax.psum_scatter(grad, axis, scatter_dimension=dimension, tiled=True)
-                reading.remove(axis)
-            else:
-                grad = local_slice(grad, axis, dimension)
-    return jax.lax.psum(grad, tuple(sorted(reading))) if reading else grad
-
-
-def _each(axes: Any) -> tuple[str, ...]:
-    return (axes,) if isinstance(axes, str) else axes or ()
-
-
-def all_gather(x: Array, axis: str, dimension: int) -> Array:
-    """What all devices along an axis have, side by side."""
-    return jax.lax.all_gather(x, axis, axis=dimension, tiled=True)
-
-
-def local_slice(x: Array, axis: str, dimension: int) -> Array:
-    """This device's own part of what all devices along an axis have."""
-    size = x.shape[dimension] // jax.lax.axis_size(axis)
-    return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(axis) * size, size, dimension)
-
-
-# --- look-up
-# -----------------------------------------------------------------------------------------------------
-
-
-def embed(table: Float[Array, "V D"], ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-    """The rows of a table that is shared as a matrix is; where `tensor` splits the rows, each
-    device gives those that it has."""
+    x: Float[Array, "... I"],
+    weights: Sequence[Weight],
+    names: Sequence[Names],
+    inputs: int,
+    rows: Sequence[str],
+    wide: bool,
+    joined: bool,
+) -> Sequence[Float[Array, "... O"]]:
+    """The products of the same x with weights, none of which is adapted; their outputs are
+    flattened."""
     mesh = current_mesh()
-    if mesh is None:
-        return jnp.take(table, ids, axis=0)
-    spec = partition_spec(mesh.shape, table.shape, (("tensor",), ("fsdp", "expert")))
-    between, inside = (
-        partition_spec(mesh.shape, ids.shape, (ROWS, positions))
-        for positions in (("context", "tensor"), ("context",))
+    on_mesh = mesh is not None and x.ndim == 3  # else: a few states of a text that is written
+    arrays = all(isinstance(weight, jax.Array | np.ndarray) for weight in weights)
+    if not arrays or not (on_mesh or joined):
+        return [multiply(weight, x, wide=wide) for weight in weights]
+    matrices = [weight.astype(x.dtype).reshape(x.shape[-1], -1) for weight in weights]
+    if joined:
+        ends = list(itertools.accumulate(matrix.shape[1] for matrix in matrices))
+        beside, named = jnp.concatenate(matrices, axis=1), (names[0][0], names[0][inputs])
+        (whole,) = _products(x, (beside,), (named,), 1, rows, wide, joined=False)
+        return jnp.split(whole, ends[:-1], axis=-1)
+    placed = [
+        Matrix(matrix, (named[0], named[inputs]), _unit(weight.shape, named, inputs))
+        for matrix, weight, named in zip(matrices, weights, names, strict=True)
+    ]
+    return sharded_products(mesh, x, placed, rows, jnp.float32 if wide else x.dtype)
+
+
+def _unit(shape: tuple[int, ...], names: Names, inputs: int) -> int:
+    """How many neighbouring rows or columns of the matrix stay on one device, as those of a head
+    do."""
+    return math.prod(shape[1:inputs] if names[0] in WIDE else shape[inputs + 1 :])
+
+
+# --- one rule for each kind of weight
+# -----------------------------------------------------------------------------
+
+
+@functools.singledispatch
+def multiply(
+    weight: Weight, x: Float[Array, "... I"], *, wide: bool = False
+) -> Float[Array, "... O"]:
+    """Multiplies x with a weight [*inputs *outputs], of which both inputs and outputs are flattened.
+
+    Register a rule here to add a kind of weight. This one is that of arrays. On a CPU it flattens x
+    to rows, because XLA's CPU backend transposes one operand of the weight's gradient value by
+    value if rows have two dimensions.
+
+    Args:
+      wide: give float32 instead of x's type.
+    """
+    inputs = x.shape[-1]
+    matrix = dense(weight).reshape(inputs, -1).astype(x.dtype)
+    flat = x.reshape(-1, inputs) if _one_cpu() else x
+    y = wide_einsum("...i,io->...o", flat, matrix) if wide else jnp.matmul(flat, matrix)
+    return y.reshape(*x.shape[:-1], matrix.shape[1])
+
+
+@multiply.register
+def _(weight: Quantized, x: Float[Array, "... I"], *, wide: bool = False) -> Float[Array, "... O"]:
+    """Scales of whole columns multiply the product, those of groups the kernel."""
+    inputs, scales = x.shape[-1], _scales_by_column(weight, x.shape[-1])
+    by_column = scales is not None and len(scales) == 1
+    values = weight.values.reshape(inputs, -1)
+    if weight.offsets is not None or (scales is None and weight.scales is not None):
+        return multiply(dense(weight), x, wide=wide)
+    if _one_cpu() and values.dtype != x.dtype:
+        y = narrow(x.reshape(-1, inputs), values, None if by_column else scales)
+        y = y.reshape(*x.shape[:-1], -1)
+    elif scales is None or by_column:
+        y = multiply(values, x, wide=wide)
+    else:
+        return multiply(dense(weight), x, wide=wide)
+    if by_column:
+        y = y * scales.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+    return y.astype(jnp.float32 if wide else x.dtype)
+
+
+def _scales_by_column(weight: Quantized, inputs: int) -> Float[Array, "groups O"] | None:
+    """The scales as a matrix with a row for each group of consecutive inputs; `None` where they
+    are not of that form."""
+    if weight.scales is None:
+        return None
+    number = next(n for n in range(1, 9) if math.prod(weight.shape[:n]) == inputs)
+    groups, sizes = weight.scales.shape[:number], weight.shape[:number]
+    consecutive = all(
+        groups[i] == sizes[i] or math.prod(groups[i + 1 :]) == 1 for i in range(number)
     )
-    wide = spec[0] == "tensor"
+    if weight.scales.shape[number:] != weight.shape[number:] or not consecutive:
+        return None
+    return weight.scales.reshape(math.prod(groups), -1)
 
-    def own(table: Array, ids: Array) -> Array:
-        table = _assembled(table, spec)
-        if not wide:
-            return jnp.take(table, ids, axis=0)
-        at = ids - jax.lax.axis_index("tensor") * table.shape[0]
-        here = (at >= 0) & (at < table.shape[0])
-        found = jnp.where(
-            here[..., None],
-            jnp.take(table, jnp.where(here, at, 0), axis=0),
-            jnp.zeros((), table.dtype),
-        )
-        return (
-            jax.lax.psum(found, "tensor")
-            if between == inside
-            else jax.lax.psum_scatter(found, "tensor", scatter_dimension=1, tiled=True)
-        )
 
-    return jax.shard_map(
-        own,
-        mesh=mesh,
-        in_specs=(spec, inside if wide else between),
-        out_specs=P(*between, None),
-        check_vma=False,
-    )(table, ids)
+def _one_cpu() -> bool:
+    """Rows may be flattened: on a mesh those that are split over two axes would have to be moved
+    first."""
+    return platform() == "cpu" and current_mesh() is None
+
+
+def adapter_product(
+    x: Float[Array, "..."],
+    weight: Adapted,
+    *,
+    names: Names,
+    inputs: int = 1,
+    rows: Sequence[str] = ROWS,
+    wide: bool = False,
+) -> Float[Array, "..."]:
+    """What an adapter adds to the product with its base: scale · (x · a) · b, row by row where
+    each row has an adapter of its own."""
+    if weight.rows is None:
+        of_a, of_b = (*names[:inputs], None), (None, *names[inputs:])
+        inner = linear(x, weight.a, names=of_a, inputs=inputs, rows=rows)
+        return weight.scale * linear(inner, weight.b, names=of_b, rows=rows, wide=wide)
+    lead, rank = x.shape[: x.ndim - inputs], weight.a.shape[-1]
+    a, b = adapters_of_rows(weight, x.dtype)
+    a, b = a.reshape(len(a), -1, rank), b.reshape(len(b), rank, -1)
+    inner = jnp.einsum("b...i,bir->b...r", x.reshape(*lead, -1), a)
+    y = jnp.einsum("b...r,bro->b...o", inner, b)
+    return weight.scale * y.astype(jnp.float32 if wide else x.dtype).reshape(
+        *lead, *weight.shape[inputs:]
+    )
+
+
+def adapters_of_rows(
+    weight: Adapted, dtype: Any
+) -> tuple[Float[Array, "B ..."], Float[Array, "B ..."]]:
+    """Both factors of each row's adapter; zeros for a row that has none."""
+    a, b = (
+        jnp.take(x, jnp.maximum(weight.rows, 0), axis=0).astype(dtype) for x in (weight.a, weight.b)
+    )
+    return a * (weight.rows >= 0).astype(dtype).reshape(-1, *(1,) * (a.ndim - 1)), b
+
+
+# --- kernels with further dimensions
+# ------------------------------------------------------------------------------
+
+
+def contract(spec: str, x: Float[Array, "..."], weight: Weight) -> Float[Array, "..."]:
+    """`jnp.einsum` of an activation and a weight, in the activation's type.
+
+    For weights of which a product needs more than a matrix: one kernel for each expert, or a
+    kernel that is contracted over its outputs.
+    """
+    if isinstance(weight, Adapted) and weight.rows is not None:
+        return contract(spec, x, weight.base) + _contract_rows(spec, x, weight)
+    if isinstance(weight, Quantized) and _one_cpu():  # as in `narrow`
+        x, weight = jax.lax.optimization_barrier((x, weight))
+    return jnp.einsum(spec, x, dense(weight).astype(x.dtype))
+
+
+def _contract_rows(spec: str, x: Array, weight: Adapted) -> Array:
+    """What the adapters of the rows add to `contract`, where x begins with rows and the kernel has
+    no batch dimensions and one of inputs."""
+    of_x, rest = spec.split(",")
+    kernel, of_y = rest.split("->")
+    row, source, outputs = of_x[0], kernel[0], kernel[1:]
+    if row in kernel or len(kernel) != weight.a.ndim + weight.b.ndim - 4:
+        raise ValueError("experts can't have an adapter for each row; merge it, or leave them out.")
+    a, b = adapters_of_rows(weight, x.dtype)
+    factors = f"{of_x},{row}{source}R,{row}R{outputs}->{of_y}"
+    return weight.scale * jnp.einsum(factors, x, a, b)
+
+
+def ragged(
+    x: Float[Array, "pairs I"], weight: Weight, counts: Int[Array, " E"]
+) -> Float[Array, "pairs O"]:
+    """Multiplies tokens that are sorted by expert with their experts' kernels [E I O].
+
+    Args:
+      counts: number of tokens of each expert.
+    """
+    return jax.lax.ragged_dot(x, dense(weight).astype(x.dtype), counts)

@@ -33,7 +33,6 @@ class CrossAttention(nn.Module):
                 ("embed", axis, "head"),
                 c.init_std,
                 c.qkv_bias_enabled,
-                c.compute,
             )
 
         self.query, self.key, self.value = (
@@ -47,7 +46,6 @@ class CrossAttention(nn.Module):
             ("heads", "head", "embed"),
             residual_std(c),
             c.bias,
-            c.compute,
         )
 
     def remember(

@@ -23,7 +23,7 @@ from gptjax.model.attention.select import choose
 from gptjax.model.attention.sharded import over_mesh
 from gptjax.model.cache import Cache, Memory, update
 from gptjax.model.config import Layer, ModelConfig
-from gptjax.model.layers import Linear, Norm, residual_std, together
+from gptjax.model.layers import Linear, Norm, parameter, residual_std, together
 from gptjax.model.rope_scaling import magnitude
 from gptjax.sharding.constrain import ROWS, axis_size, constrain, current_mesh, platform
 
@@ -138,7 +138,6 @@ class Attention(nn.Module):
                 ("embed", axis, "head"),
                 c.init_std,
                 c.qkv_bias_enabled,
-                c.compute,
                 name=name,
             )
 
@@ -157,12 +156,7 @@ class Attention(nn.Module):
         if cache is not None:
             cache, k, v, layer_inputs = with_cache(c, self.layer, number, cache, layer_inputs, k, v)
         sink = (
-            self.param(
-                "sink",
-                nn.with_partitioning(nn.initializers.zeros, ("heads",)),
-                (c.num_heads,),
-                jnp.float32,
-            )
+            parameter(self, "sink", nn.initializers.zeros, (c.num_heads,), ("heads",))
             if c.attention_sink
             else None
         )
@@ -178,7 +172,6 @@ class Attention(nn.Module):
             ("heads", "head", "embed"),
             residual_std(c),
             c.bias,
-            c.compute,
             name="out",
         )
         return out(mixed), cache

@@ -22,6 +22,7 @@ from gptjax.model.cache import Cache
 from gptjax.model.config import Layer, ModelConfig
 from gptjax.model.layers import Linear, Norm, residual_std
 from gptjax.model.rope_scaling import magnitude
+from gptjax.weights.linear import contract
 
 
 class LatentAttention(nn.Module):
@@ -43,7 +44,7 @@ class LatentAttention(nn.Module):
 
         def linear(name: str, source: str, inputs: int, *outputs: int) -> Linear:
             axes = (source, "heads", "head") if len(outputs) == 2 else (source, "latent")
-            return Linear((inputs,), outputs, axes, c.init_std, False, c.compute, name=name)
+            return Linear((inputs,), outputs, axes, c.init_std, False, name=name)
 
         def latent_norm(name: str, x: Array) -> Array:
             return Norm("rmsnorm", x.shape[-1], c.norm_epsilon, False, "latent", name=name)(x)
@@ -94,20 +95,16 @@ class LatentAttention(nn.Module):
             cache, turned_k, latent, layer_inputs = with_cache(
                 c, self.layer, number, cache, layer_inputs, turned_k, latent
             )
-            to_k, to_v = (
-                one.weights()[0].reshape(narrow.rank, c.num_heads, -1) for one in (make_k, make_v)
-            )
-            q = jnp.einsum("btnh,rnh->btnr", q, to_k)
-            mixed = jnp.einsum(
-                "btnr,rnh->btnh", mix(q, jnp.concatenate([latent, turned_k], -1), latent), to_v
-            )
+            (to_k, _), (to_v, _) = make_k.weights(), make_v.weights()
+            q = contract("btnh,rnh->btnr", q, to_k)
+            mixed = mix(q, jnp.concatenate([latent, turned_k], -1), latent)
+            mixed = contract("btnr,rnh->btnh", mixed, to_v)
         out = Linear(
             (c.num_heads, c.value_width),
             (c.width,),
             ("heads", "head", "embed"),
             residual_std(c),
             c.bias,
-            c.compute,
             name="out",
         )
         return out(mixed), cache

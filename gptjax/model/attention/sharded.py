@@ -22,8 +22,8 @@ from jax.sharding import PartitionSpec as P
 
 from gptjax.core.arrays import Array, Float
 from gptjax.model.attention.mask import MaskInputs
+from gptjax.sharding.collectives import all_gather
 from gptjax.sharding.constrain import ROWS, current_mesh, partition_spec
-from gptjax.weights.linear import all_gather
 
 
 def over_mesh(

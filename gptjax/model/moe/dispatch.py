@@ -6,6 +6,7 @@ Read `mix`, then `by_row` and `by_expert` (two ways to bring tokens to their exp
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,13 +16,15 @@ import jax.numpy as jnp
 from gptjax.core.arrays import Array, Bool, Float, Int
 from gptjax.model.config import Experts, ModelConfig
 from gptjax.model.layers import activate
+from gptjax.sharding.collectives import all_gather, local_slice
 from gptjax.sharding.constrain import ROWS, current_mesh, partition_spec, platform
-from gptjax.weights.linear import all_gather, local_slice
+from gptjax.weights.linear import contract, ragged
+from gptjax.weights.weight import Weight, dense
 
-Product = Callable[[Array, Array], Array]
+Product = Callable[[Array, Weight], Array]
 """(tokens by expert, kernels [E I O]) → each token times its expert's kernel."""
 
-Kernels = dict[str, Array]
+Kernels = dict[str, Weight]
 """`up`, `down` and perhaps `gate` of every expert."""
 
 
@@ -116,9 +119,7 @@ def by_row(e: Experts, x: Float[Array, "B T D"], chosen: Int[Array, "B T k"]) ->
 
     tokens = jax.vmap(bring)(x, slots).reshape(rows, e.count, places, width)
 
-    def product(x, kernels):
-        return jnp.einsum("becd,edf->becf", x, kernels.astype(x.dtype))
-
+    product = functools.partial(contract, "becd,edf->becf")
     return Brought(tokens, product, collect, dropped.reshape(rows, length, e.active))
 
 
@@ -159,16 +160,11 @@ def by_expert(
 
     nobody = jnp.zeros((rows, length, active), bool)
     if not grouped:
-        return Brought(
-            tokens,
-            lambda x, kernels: jax.lax.ragged_dot(x, kernels.astype(x.dtype), counts),
-            collect,
-            nobody,
-        )
+        return Brought(tokens, functools.partial(ragged, counts=counts), collect, nobody)
     whose = jnp.minimum(jnp.searchsorted(ends, jnp.arange(num_groups), side="right"), count - 1)
 
-    def product(x, kernels):
-        return jnp.einsum("nbd,ndf->nbf", x, kernels[whose].astype(x.dtype))
+    def product(x: Array, kernels: Weight) -> Array:
+        return contract("nbd,ndf->nbf", x, jax.tree.map(lambda leaf: leaf[whose], kernels))
 
     return Brought(tokens.reshape(num_groups, size, width), product, collect, nobody)
 
@@ -198,6 +194,7 @@ def mix_over_mesh(
     )  # a row's earlier tokens take places first, so a row is needed whole
     tokens = partition_spec(mesh.shape, x.shape, (ROWS, ("context", "tensor"), ()))
     into, out = (("expert",), ("fsdp",), ("tensor",)), (("expert",), ("tensor",), ("fsdp",))
+    kernels = {name: dense(kernel) for name, kernel in kernels.items()}
     cut = {
         name: partition_spec(mesh.shape, kernel.shape, out if name == "down" else into)
         for name, kernel in kernels.items()

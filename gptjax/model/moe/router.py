@@ -14,9 +14,11 @@ from flax import linen as nn
 
 from gptjax.core.arrays import Array, Bool, Float, Int, Params
 from gptjax.model.config import Experts, ModelConfig
-from gptjax.model.layers import MLP, residual_std
+from gptjax.model.layers import MLP, normal, parameter, residual_std
 from gptjax.model.moe.dispatch import mix, mix_over_mesh
 from gptjax.sharding.constrain import current_mesh
+from gptjax.weights.linear import Names, contract
+from gptjax.weights.weight import Role, Weight
 
 
 class MoE(nn.Module):
@@ -58,12 +60,12 @@ class Router(nn.Module):
         self, x: Float[Array, "B T D"]
     ) -> tuple[Float[Array, "B T E"], Float[Array, " E"] | None]:
         c, count = self.config, self.config.experts.count
-        make = nn.with_partitioning(nn.initializers.normal(c.init_std), ("embed", "experts"))
-        logits = x.astype(jnp.float32) @ self.param("kernel", make, (c.width, count), jnp.float32)
-        zeros = nn.with_partitioning(nn.initializers.zeros, ("experts",))
-        return logits, (
-            self.param("bias", zeros, (count,), jnp.float32) if c.experts.bias_step else None
-        )
+        names, role = ("embed", "experts"), Role(inputs=1, decays=True, exact=True)
+        kernel = parameter(self, "kernel", normal(c.init_std), (c.width, count), names, role)
+        logits = contract("btd,de->bte", x.astype(jnp.float32), kernel)
+        if not c.experts.bias_step:
+            return logits, None
+        return logits, parameter(self, "bias", nn.initializers.zeros, (count,), ("experts",))
 
 
 class Expert(nn.Module):
@@ -72,7 +74,7 @@ class Expert(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self) -> dict[str, Float[Array, "E I O"]]:
+    def __call__(self) -> dict[str, Weight]:
         c, width = self.config, self.config.expert_width
 
         def into(name):
@@ -95,16 +97,16 @@ class Expert(nn.Module):
 
 
 class Kernels(nn.Module):
-    """One kernel for each expert [E I O]."""
+    """One kernel for each expert: a weight [E I O]."""
 
     shape: tuple[int, int, int]
-    axes: tuple[str, ...]
+    axes: Names
     std: float
 
     @nn.compact
-    def __call__(self) -> Float[Array, "E I O"]:
-        init = nn.initializers.normal(self.std) if self.std else nn.initializers.zeros
-        return self.param("kernel", nn.with_partitioning(init, self.axes), self.shape, jnp.float32)
+    def __call__(self) -> Weight:
+        role = Role(stacked=1, inputs=1, decays=True)
+        return parameter(self, "kernel", normal(self.std), self.shape, self.axes, role)
 
 
 # --- the choice
