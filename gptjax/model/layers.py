@@ -23,10 +23,14 @@ from gptjax.weights.linear import Names, linears
 from gptjax.weights.weight import Role, Weight
 
 
+PLAIN = Role()
+"""Multiplies no activation, and does not decay."""
+
+
 class Declared(nn.LogicallyPartitioned):
     """Linen's box around a new parameter: the logical names of its dimensions, and its role."""
 
-    role: Role = struct.field(default=Role(), pytree_node=False)
+    role: Role = struct.field(default=PLAIN, pytree_node=False)
 
 
 def parameter(
@@ -35,7 +39,7 @@ def parameter(
     init: Callable[..., Array],
     shape: tuple[int, ...],
     axes: Names,
-    role: Role = Role(),
+    role: Role = PLAIN,
 ) -> Weight:
     """A parameter of a module: the weight, of any kind, that its tree holds, or while parameters
     are initialised a new float32 array."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -177,6 +177,8 @@ def _(weight: Adapted) -> Weight:
 # --- quantisation
 # -------------------------------------------------------------------------------------------------
 
+MATRIX = Role(inputs=1)
+
 Kind = Literal["int8", "int4", "bfloat16"]
 """Types that `quantize` stores numbers in."""
 
@@ -187,7 +189,7 @@ def quantize(
     weight: Float[Array, "..."],
     kind: Kind = "int8",
     *,
-    role: Role = Role(inputs=1),
+    role: Role = MATRIX,
     group: int | None = None,
 ) -> Quantized:
     """Rounds an array to a narrow type, with a scale for each output, or each output and `group`
