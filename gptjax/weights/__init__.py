@@ -1,7 +1,7 @@
 """Weights as values: what is stored, and how an activation is multiplied by it.
 
-Read `weight` (the kinds), `linear` (the product), `embed` (the look-up), `adapters` (LoRA). `sharded`
-and `narrow` are how a mesh and a CPU compute a product.
+Read `weight` (the kinds), `linear` (the product), `embed` (the look-up), `adapters` (LoRA).
+`sharded` and `narrow` are how a mesh and a CPU compute a product.
 """
 
 from gptjax.weights.adapters import Adapter, Adapters, attach, lora, merge, side_by_side

@@ -123,7 +123,7 @@ def _unit(shape: tuple[int, ...], names: Names, inputs: int) -> int:
 def multiply(
     weight: Weight, x: Float[Array, "... I"], *, wide: bool = False
 ) -> Float[Array, "... O"]:
-    """Multiplies x with a weight [*inputs *outputs], of which both inputs and outputs are flattened.
+    """Multiplies x with a weight [*inputs *outputs]; x and the result have these flattened.
 
     Register a rule here to add a kind of weight. This one is that of arrays. On a CPU it flattens x
     to rows, because XLA's CPU backend transposes one operand of the weight's gradient value by

@@ -20,8 +20,8 @@ def narrow(
     kernel: Float[Array, "I O"] | Int[Array, "I O"],
     scales: Float[Array, "groups O"] | None = None,
 ) -> Float[Array, "C O"]:
-    """Rows times the kernel, in float32: a single row is `streamed`; for more, the kernel is widened
-    to float32 each time.
+    """Rows times the kernel, in float32: a single row is `streamed`; for more, the kernel is
+    widened to float32 each time.
 
     A kernel of more than `BLOCK` numbers is written and read in blocks of columns, one after the
     other: XLA puts each kernel in its own order before it multiplies, and a large one would go

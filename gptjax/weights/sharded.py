@@ -1,5 +1,5 @@
-"""Activations times arrays that the devices of a mesh share: what is sent, and when, is written here
-and not left to XLA.
+"""Activations times arrays that the devices of a mesh share: what is sent, and when, is written
+here and not left to XLA.
 
 A weight is gathered for each product from the devices that share it, in the type in which it is
 used, and its gradient goes back to them summed by a reduce-scatter; nothing gathered is kept for

@@ -1,11 +1,12 @@
-"""Weights as values. A parameter tree holds a weight at each leaf: an array, or a pytree that stands
-in its place.
+"""Weights as values. A parameter tree holds a weight at each leaf: an array, or a pytree that
+stands in its place.
 
     Array | Quantized | Adapted | any other registered pytree with a `shape`
 
 What differs between kinds is one rule each of `weights.linear.multiply` (the product with an
-activation), and, where it is asked for, of `dense` (the array itself). Leaves of every kind may have
-further leading dimensions, such as layers, over which they are stacked, sliced and scanned alike.
+activation), and, where it is asked for, of `dense` (the array itself). Leaves of every kind may
+have further leading dimensions, such as layers, over which they are stacked, sliced and scanned
+alike.
 """
 
 from __future__ import annotations
