@@ -22,6 +22,11 @@ TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 61, (4, 6), np.int32))
 KINDS = ("gqa", "experts_every_second", "experts_by_group", "deepseek", "beside_an_encoder_t5")
 
 
+def few(names, among) -> list:
+    """All of `among` as parameters; those that are not in `names` are slow."""
+    return [name if name in names else pytest.param(name, marks=pytest.mark.slow) for name in among]
+
+
 @functools.cache
 def params_of(config):
     return model.init(dataclasses.replace(config, init_std=0.2), jax.random.key(0))
@@ -82,9 +87,10 @@ def as_arrays(params):
 # ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "stored"), [("gqa", "int4"), *((name, "int8") for name in KINDS)])
-def test_every_model_reads_quantised_weights_as_the_arrays_that_they_stand_for(name, stored):
+@pytest.mark.parametrize("name", few(("gqa", "experts_by_group", "deepseek"), KINDS))
+def test_every_model_reads_quantised_weights_as_the_arrays_that_they_stand_for(name):
     config = VARIANTS[name]
+    stored = "int4" if name == "gqa" else "int8"
     prepared, params = model.prepare_weights(config, params_of(config), stored)
     leaves = jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, Quantized))
     assert sum(isinstance(leaf, Quantized) for leaf in leaves) >= 5 * config.num_layers
@@ -158,7 +164,7 @@ def adapters_of(config, seed=1, **settings):
     return jax.tree.map(lambda leaf: 0.1 * jax.random.normal(next(keys), leaf.shape), zero)
 
 
-@pytest.mark.parametrize("name", ["gpt2", *KINDS])
+@pytest.mark.parametrize("name", few(("gpt2", "deepseek"), ("gpt2", *KINDS)))
 def test_a_zero_adapter_changes_no_bit_and_merged_is_unmerged(name):
     config, params = VARIANTS[name], params_of(VARIANTS[name])
     zero = weights.lora(params, model.roles(config), jax.random.key(1), rank=4, targets=".*")
@@ -173,7 +179,9 @@ def test_a_zero_adapter_changes_no_bit_and_merged_is_unmerged(name):
     close(cached_logits(config, adapted), wanted, 1e-4)
 
 
-@pytest.mark.parametrize("name", ["gqa", "deepseek", "beside_an_encoder_t5", "scanned"])
+@pytest.mark.parametrize(
+    "name", few(("gqa", "deepseek"), ("gqa", "deepseek", "beside_an_encoder_t5", "scanned"))
+)
 def test_each_row_is_read_with_its_own_adapter_as_alone(name):
     config, params, roles = VARIANTS[name], params_of(VARIANTS[name]), model.roles(VARIANTS[name])
     settings = {"rank": 3, "targets": "embedding.*|((?!.*experts).*)kernel"}
@@ -188,8 +196,7 @@ def test_each_row_is_read_with_its_own_adapter_as_alone(name):
         close(cached[row], wanted, 1e-4)
 
 
-@pytest.mark.parametrize("layers", ["scan", "unroll"])
-@pytest.mark.parametrize("stored", [None, "int8"])
+@pytest.mark.parametrize(("layers", "stored"), [("scan", None), ("unroll", "int8")])
 def test_gradients_of_adapters_are_those_of_the_merged_weights(layers, stored):
     config = dataclasses.replace(ROPE, layers=layers)
     params, roles = params_of(ROPE), model.roles(config)
@@ -281,7 +288,7 @@ def test_parameters_are_initialised_while_a_mesh_is_traced():
     jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
 
-@pytest.mark.parametrize("name", sorted(VARIANTS))
+@pytest.mark.parametrize("name", few(("gqa", *KINDS), VARIANTS))
 def test_roles_say_what_names_say(name):
     """Names end in what they are, and only attention's output reads two dimensions."""
 

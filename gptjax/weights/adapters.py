@@ -81,7 +81,9 @@ def lora(
     return adapters
 
 
-def attach(params: Params, adapters: Adapters, rows: Int[Array, " B"] | None = None) -> Params:
+def attach(
+    params: Params, adapters: Adapters | Adapter, rows: Int[Array, " B"] | None = None
+) -> Params:
     """The parameter tree in which every weight that has an adapter is `Adapted`.
 
     Args:

@@ -164,9 +164,9 @@ def _backward(
             x = all_gather(x, "tensor", 1)
         if plan.scattered:
             grads = tuple(all_gather(y, "tensor", 1) for y in grads)
+        grads = tuple(y.astype(x.dtype) for y in grads)
         split, whole, to_matrices = [], [], []
         for matrix, spec, y in zip(matrices, plan.matrices, grads, strict=True):
-            y = y.astype(x.dtype)
             to_x = jnp.matmul(y, gather_shards(matrix, spec, keep="tensor").T)
             (split if spec[1] == "tensor" else whole).append(to_x)
             to_matrix = jnp.einsum("bti,bto->io", x, y)
