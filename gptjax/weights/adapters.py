@@ -18,9 +18,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gptjax.core.arrays import Array, Float, Int, Key, Params
+from gptjax.core.arrays import Int, Key, Params
 from gptjax.core.config import require
-from gptjax.weights.weight import Adapted, Role, Weight, dense
+from gptjax.weights.weight import Adapted, Leaf, Role, Weight, dense
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["a", "b"], meta_fields=["scale"])
@@ -29,10 +29,10 @@ class Adapter:
     """The factors of one weight's low-rank product, stacked as the weight is; with several
     adapters, they are a dimension A after the stacked ones."""
 
-    a: Float[Array, "... R"]
-    """[… *inputs R]"""
-    b: Float[Array, "..."]
-    """[… R *outputs]"""
+    a: Leaf
+    """float32 [… *inputs R]"""
+    b: Leaf
+    """float32 [… R *outputs]"""
     scale: float = 1.0
 
 

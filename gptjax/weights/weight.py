@@ -14,12 +14,12 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 
-from gptjax.core.arrays import Array, Float, Int
+from gptjax.core.arrays import Array, Float
 
 
 @runtime_checkable
@@ -50,6 +50,10 @@ class Role(NamedTuple):
     by default."""
 
 
+Leaf = Any
+"""A field that holds arrays. JAX also rebuilds pytrees with other leaves: shapes, specs, `None`."""
+
+
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["values", "scales", "offsets"],
@@ -64,12 +68,12 @@ class Quantized:
     slice of it and a transpose are those of each leaf.
     """
 
-    values: Array
+    values: Leaf
     """[…] of int8, int4 or a narrow float."""
-    scales: Float[Array, "..."] | None = None
-    """Divides `values` into blocks. `None` means 1."""
-    offsets: Float[Array, "..."] | None = None
-    """Divides `values` into blocks. `None` means 0."""
+    scales: Leaf = None
+    """float32 […]: divides `values` into blocks. `None` means 1."""
+    offsets: Leaf = None
+    """float32 […]: divides `values` into blocks. `None` means 0."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -91,15 +95,15 @@ class Adapted:
     Source: Hu et al. 2021, LoRA, arXiv:2106.09685, section 4.1.
     """
 
-    base: Weight
-    """[*inputs *outputs]"""
-    a: Float[Array, "... R"]
-    """[*inputs R], or [A *inputs R]."""
-    b: Float[Array, "..."]
-    """[R *outputs], or [A R *outputs]."""
+    base: Leaf
+    """A weight [*inputs *outputs]."""
+    a: Leaf
+    """float32 [*inputs R], or [A *inputs R]."""
+    b: Leaf
+    """float32 [R *outputs], or [A R *outputs]."""
     scale: float = 1.0
-    rows: Int[Array, "... B"] | None = None
-    """The adapter of each row; −1 selects the base alone. `None` means one adapter for all rows."""
+    rows: Leaf = None
+    """int32 [B]: the adapter of each row; −1 selects the base alone. `None` means one adapter for all rows."""
 
     @property
     def shape(self) -> tuple[int, ...]:
