@@ -330,7 +330,6 @@ def losses_in_parts(
     if parts == 1:
         return token_losses(model.unembed(config, params, hidden), targets, smoothing, z)
     hidden, kernel, bias = model.to_output(config, params, hidden)
-    kernel = dense(kernel).astype(hidden.dtype)
     size, tokens = -(-kernel.shape[1] // parts), kernel.shape[1]
 
     def filled(x):
@@ -338,7 +337,10 @@ def losses_in_parts(
             *x.shape[:-1], parts, size
         )
 
-    kernels, biases = jnp.moveaxis(filled(kernel), 1, 0), None if bias is None else filled(bias)
+    kernels, biases = (
+        jnp.moveaxis(filled(dense(kernel).astype(hidden.dtype)), 1, 0),
+        None if bias is None else filled(bias),
+    )
     wide = hidden.astype(
         jnp.float32
     )  # its gradient is a sum over parts, and is added up in this type

@@ -103,7 +103,8 @@ class Adapted:
     """float32 [R *outputs], or [A R *outputs]."""
     scale: float = 1.0
     rows: Leaf = None
-    """int32 [B]: the adapter of each row; −1 selects the base alone. `None` means one adapter for all rows."""
+    """int32 [B]: the adapter of each row; −1 selects the base alone. `None` means one adapter for
+    all rows."""
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -188,10 +188,8 @@ def mix_over_mesh(
 
     Source: Lepikhin et al. 2020, GShard, arXiv:2006.16668, section 3.
     """
-    mesh, ordered = (
-        current_mesh(),
-        config.experts.capacity is not None,
-    )  # a row's earlier tokens take places first, so a row is needed whole
+    # with a capacity a row's earlier tokens take places first, so a row is needed whole
+    mesh, ordered = current_mesh(), config.experts.capacity is not None
     tokens = partition_spec(mesh.shape, x.shape, (ROWS, ("context", "tensor"), ()))
     into, out = (("expert",), ("fsdp",), ("tensor",)), (("expert",), ("tensor",), ("fsdp",))
     kernels = {name: dense(kernel) for name, kernel in kernels.items()}
@@ -228,12 +226,13 @@ def mix_over_mesh(
             dropped = local_slice(dropped, axis, 1)
         return mixed, dropped
 
-    specs = {
-        "in_specs": (tokens, tokens, tokens, cut),
-        "out_specs": (tokens, tokens),
-        "check_vma": False,
-    }
-    return jax.shard_map(own, mesh=mesh, **specs)(x, chosen, weights, kernels)
+    return jax.shard_map(
+        own,
+        mesh=mesh,
+        in_specs=(tokens, tokens, tokens, cut),
+        out_specs=(tokens, tokens),
+        check_vma=False,
+    )(x, chosen, weights, kernels)
 
 
 def _sent(
