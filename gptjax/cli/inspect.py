@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gptjax.cli.arguments import experiment_or_preset, first_path
 from gptjax.core import user_config
-from gptjax.core.config import require
+from gptjax.core.config import ConfigError
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,8 @@ def inspect_command(args: list[str]) -> None:
         prog="gptjax inspect CONFIG|RUN|PRESET",
         description="Prints parameters, FLOPs and memory, without allocating anything.",
     )
-    require(
-        path is not None, "inspect needs a config file, a run directory or the name of a preset."
-    )
+    if path is None:
+        raise ConfigError("inspect needs a config file, a run directory or the name of a preset.")
     from gptjax.train.overview import overview, table
 
     facts = overview(experiment_or_preset(path))

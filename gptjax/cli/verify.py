@@ -43,8 +43,9 @@ def verify_command(args: list[str]) -> None:
         f" {', '.join(proof.name for proof in verify.PROOFS)}.",
         base=experiment,
     )
-    is_run = directory and path.suffix != ".py" and (directory / "identity.json").is_file()
-    run = directory if is_run else None
+    run = directory if path is not None and path.suffix != ".py" else None
+    if run is not None and not (run / "identity.json").is_file():
+        run = None
     say = functools.partial(print, file=sys.stderr if options.json else sys.stdout, flush=True)
     report = verify.run_proofs(experiment, run=run, only=options.only, say=say)
     file = Path(options.report) if options.report else (run or Path()) / "verify.json"
