@@ -168,7 +168,9 @@ def _parse(hint: Any, value: Any, where: str, known: Classes = ()) -> Any:
         cls = _choose(hint, value, name, known) if _is_tagged(hint) else _kinds(hint)[0]
         return _parse_dataclass(cls, value, where, _is_tagged(hint), known)
     if dataclasses.is_dataclass(hint):
-        raise ConfigError(f"{name} is {value!r}; it needs an object of {hint.__name__}'s fields.")
+        raise ConfigError(
+            f"{name} is {value!r}; it needs an object of {_kinds(hint)[0].__name__}'s fields."
+        )
     if origin in (typing.Union, types.UnionType):
         return _parse_union(args, value, where, known)
     if origin is typing.Literal:
@@ -257,7 +259,11 @@ def _options(hint: Any) -> tuple:
 
 def _kinds(hint: Any) -> list[type]:
     """The dataclasses that `hint` names."""
-    return [option for option in _options(hint) if dataclasses.is_dataclass(option)]
+    return [
+        option
+        for option in _options(hint)
+        if isinstance(option, type) and dataclasses.is_dataclass(option)
+    ]
 
 
 def _families(hint: Any) -> list[type]:

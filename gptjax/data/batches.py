@@ -28,7 +28,7 @@ def plan(
     rows: int,
     seed: int | None,
     isolated: bool = True,
-    task: Task = LanguageModel(),  # noqa: B008 it is frozen
+    task: Task = LanguageModel(),
     with_encoder: bool = False,
 ) -> Plan:
     """Plans batches of `rows` rows with `length` positions each.

@@ -130,9 +130,10 @@ def _side(rows: Sequence[Sequence[Piece]], width: int, packed: bool) -> Side:
     for row, pieces in enumerate(rows):
         start = 0
         for segment, piece in enumerate(pieces, 1):
-            where = (row, slice(start, start + len(piece.side)))
-            tokens[where] = piece.side
-            positions[where] = np.arange(len(piece.side))
+            read = () if piece.side is None else piece.side
+            where = (row, slice(start, start + len(read)))
+            tokens[where] = read
+            positions[where] = np.arange(len(read))
             segments[where] = segment
-            start += len(piece.side)
+            start += len(read)
     return Side(tokens, positions, segments if packed else None)

@@ -1,4 +1,4 @@
-"""Which whole examples share a row."""
+"""Packs whole examples into rows."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ class Packing(NamedTuple):
     order: np.ndarray
     """int64: examples in the order in which they lie in rows."""
     firsts: np.ndarray
-    """int64."""
+    """int64: place in `order` of each row's first example, then the number of examples."""
     cut: int
-    """Examples that are longer than a row, and lose their end."""
+    """Number of examples that are longer than a row, and lose their end."""
 
 
 def pack(sizes: np.ndarray, order: np.ndarray, room: int) -> Packing:
-    """Fills row after row with examples in their order; one that does not fit any more begins the
-    next row.
+    """Fills row after row with examples in their order; one that no longer fits begins the next
+    row.
 
     Args:
-      sizes: [n k]: what each example takes of each of k kinds of places, of which a row has `room`.
+      sizes: [n k]: positions that each example takes of each of k kinds of rows (that of the
+        decoder, that of the encoder).
+      room: positions of a row of each kind.
     """
     firsts, used = [0], [0] * sizes.shape[1]
     for number, size in enumerate(np.minimum(sizes[order], room).tolist()):
@@ -32,5 +34,7 @@ def pack(sizes: np.ndarray, order: np.ndarray, room: int) -> Packing:
             firsts.append(number)
             used = size
     return Packing(
-        order, np.asarray([*firsts, len(order)], np.int64), int((sizes > room).any(axis=1).sum())
+        order=order,
+        firsts=np.asarray([*firsts, len(order)], np.int64),
+        cut=int((sizes > room).any(axis=1).sum()),
     )

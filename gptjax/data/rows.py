@@ -130,6 +130,8 @@ def packed(
     Raises:
       ConfigError: as `cut`.
     """
+    if plan.packing is None:
+        raise ValueError("the plan cuts rows; it does not pack examples.")
     order, firsts, _ = plan.packing
     pieces = []
     for row in at.row:

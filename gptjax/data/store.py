@@ -1,5 +1,5 @@
-"""Tokenised examples on disk: flat, read piece by piece, with a header that knows what it was made
-of and a seal that proves it.
+"""Tokenised examples on disk: flat, read piece by piece, with a header that says what they were
+made of and a seal that proves it.
 
 A store is a folder: `header.json`, `ids.bin` (all examples one after another), `offsets.bin` (where
 each begins, int64), and `store.sha256` (the hashes of these; `sha256sum -c` reads it). Read
@@ -23,30 +23,32 @@ from gptjax.core.config import ConfigError, require
 FORMAT = 1
 SEAL = "store.sha256"
 SEALED = ("header.json", "ids.bin", "offsets.bin")
+AT_ONCE = 2**30
+"""Bytes read at once; Linux reads at most 2 GiB."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a store holds, and of what it was made."""
+    """The contents of a store, and what they were made of."""
 
     dtype: str
     vocab_size: int
     num_tokens: int
     num_examples: int
     num_bytes: int
-    """UTF-8 bytes of the text behind the ids: bits per byte divide by it."""
+    """UTF-8 bytes of the text behind the ids; bits per byte divide by it."""
     fingerprint: str
     """Hash of source, tokenizer and settings."""
     facts: dict[str, Any]
-    """What else is worth knowing, for example bits per byte of gzip and xz."""
+    """Further figures, for example bits per byte of gzip and xz."""
     format: int = FORMAT
 
 
 class Tokens:
     """The ids of a store: `tokens[a:b]` reads that part of the file, every id of it.
 
-    It is read, not mapped into memory: the kernel ends a process that touches a mapped file which
-    someone cut short.
+    The file is read, not mapped into memory: the kernel kills a process that touches a mapped file
+    which was truncated.
     """
 
     def __init__(self, path: Path, dtype: str, count: int):
@@ -61,8 +63,8 @@ class Tokens:
         first, last, _ = part.indices(self._count)
         begin, end = first * self.dtype.itemsize, max(first, last) * self.dtype.itemsize
         content = b"".join(
-            os.pread(self._file, min(2**30, end - at), at) for at in range(begin, end, 2**30)
-        )  # Linux reads at most 2 GiB at once
+            os.pread(self._file, min(AT_ONCE, end - at), at) for at in range(begin, end, AT_ONCE)
+        )
         if len(content) != end - begin:
             size, wanted = os.fstat(self._file).st_size, self._count * self.dtype.itemsize
             raise ConfigError(
@@ -72,7 +74,7 @@ class Tokens:
         return np.frombuffer(content, self.dtype)
 
     def digest(self) -> str:
-        """Gives the sha256 of the whole file, in hex."""
+        """Returns the sha256 of the whole file, in hex."""
         with open(self._file, "rb", closefd=False) as file:
             file.seek(0)
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -83,18 +85,19 @@ class Store(NamedTuple):
 
     header: Header
     ids: Tokens | np.ndarray
-    """Whatever gives an array of ids for `ids[a:b]`."""
+    """Anything that returns an array of ids for `ids[a:b]`."""
     offsets: np.ndarray
+    """int64 [num_examples + 1]."""
     path: Path | None = None
-    """Its folder, if it lies on the disk."""
+    """Its folder, if it is on disk."""
 
 
 # --- writing
 
 
 class Writer:
-    """Writes a store example by example, in memory bounded by the largest and eight bytes for
-    each."""
+    """Writes a store example by example. Memory is bounded by the largest example and eight bytes
+    for each."""
 
     def __init__(self, path: Path, vocab_size: int):
         path.mkdir(parents=True)
@@ -102,7 +105,7 @@ class Writer:
         self.offsets = [0]
         self._dtype = np.dtype(np.uint16 if vocab_size <= 2**16 else np.int32)
         self._digest = hashlib.sha256()
-        self._file = open(path / "ids.bin", "wb")
+        self._file = open(path / "ids.bin", "wb")  # noqa: SIM115 it is closed by `close`
         weakref.finalize(self, self._file.close)
 
     def add(self, ids: np.ndarray) -> None:
@@ -123,42 +126,47 @@ class Writer:
         self.offsets.append(self.offsets[-1] + len(ids))
 
     def close(self, *, num_bytes: int, fingerprint: str, facts: dict[str, Any]) -> Header:
-        """Writes what stands beside the ids, the seal last."""
+        """Writes header and offsets, and the seal last."""
         self._file.close()
-        offsets = np.asarray(self.offsets, np.int64).tobytes()
         header = Header(
-            self._dtype.name,
-            self.vocab_size,
-            self.offsets[-1],
-            len(self.offsets) - 1,
-            num_bytes,
-            fingerprint,
-            facts,
+            dtype=self._dtype.name,
+            vocab_size=self.vocab_size,
+            num_tokens=self.offsets[-1],
+            num_examples=len(self.offsets) - 1,
+            num_bytes=num_bytes,
+            fingerprint=fingerprint,
+            facts=facts,
         )
         described = json.dumps(asdict(header), indent=2).encode()
+        offsets = np.asarray(self.offsets, np.int64).tobytes()
         (self.path / "offsets.bin").write_bytes(offsets)
         (self.path / "header.json").write_bytes(described)
-        hashes = (
-            hashlib.sha256(described).hexdigest(),
-            self._digest.hexdigest(),
-            hashlib.sha256(offsets).hexdigest(),
-        )
         (self.path / SEAL).write_text(
-            "".join(f"{digest}  {name}\n" for digest, name in zip(hashes, SEALED, strict=True))
+            "".join(_seal(described, self._digest.hexdigest(), offsets)), encoding="utf-8"
         )
         return header
+
+
+def _seal(described: bytes, ids_digest: str, offsets: bytes) -> list[str]:
+    """A line with the hash of each sealed file."""
+    digests = (
+        hashlib.sha256(described).hexdigest(),
+        ids_digest,
+        hashlib.sha256(offsets).hexdigest(),
+    )
+    return [f"{digest}  {name}\n" for digest, name in zip(digests, SEALED, strict=True)]
 
 
 # --- reading
 
 
 def is_sealed(path: Path) -> bool:
-    """Says whether a store was written to its end."""
+    """Whether a store was written completely."""
     return (path / SEAL).is_file()
 
 
 def open_store(path: Path) -> Store:
-    """Opens a store for layer_inputs, after hashing all of it.
+    """Opens a store, after hashing all of it.
 
     Raises:
       ConfigError: files are missing, of another format, not as long as the header says, or changed.
@@ -171,6 +179,21 @@ def open_store(path: Path) -> Store:
         raise ConfigError(
             f"the token store {path} is damaged ({' '.join(str(error).split())}); {again}."
         ) from None
+    _check_header(header, path, again)
+    ids = Tokens(path / "ids.bin", header.dtype, header.num_tokens)
+    offsets = (path / "offsets.bin").read_bytes()
+    sealed = (path / SEAL).read_text("utf-8", "replace") if is_sealed(path) else ""
+    lines = _seal(described, ids.digest(), offsets)
+    for name, line in zip(SEALED, lines, strict=True):
+        require(
+            line in sealed,
+            f"{path / name} is not the file that {path / SEAL} vouches for; {again}.",
+        )
+    return Store(header, ids, np.frombuffer(offsets, np.int64), path)
+
+
+def _check_header(header: Header, path: Path, again: str) -> None:
+    """Refuses a header that cannot be, or that the sizes of files contradict."""
     counts = (header.num_tokens, header.num_examples, header.num_bytes, header.vocab_size)
     require(
         all(type(count) is int and count >= 0 for count in counts),
@@ -184,25 +207,12 @@ def open_store(path: Path) -> Store:
         header.dtype in ("uint16", "int32"),
         f"the token store {path} says dtype {header.dtype!r}; {again}.",
     )
-    for name, size in (
-        ("ids.bin", header.num_tokens * np.dtype(header.dtype).itemsize),
-        ("offsets.bin", 8 * (header.num_examples + 1)),
-    ):
-        found = (path / name).stat().st_size if (path / name).is_file() else None
-        require(found == size, f"{path / name} has {found} bytes, its header says {size}; {again}.")
-    ids, offsets = (
-        Tokens(path / "ids.bin", header.dtype, header.num_tokens),
-        (path / "offsets.bin").read_bytes(),
-    )
-    hashes = (
-        hashlib.sha256(described).hexdigest(),
-        ids.digest(),
-        hashlib.sha256(offsets).hexdigest(),
-    )
-    sealed = (path / SEAL).read_bytes() if is_sealed(path) else b""
-    for name, digest in zip(SEALED, hashes, strict=True):
+    sizes = {
+        "ids.bin": header.num_tokens * np.dtype(header.dtype).itemsize,
+        "offsets.bin": 8 * (header.num_examples + 1),
+    }
+    for name, size in sizes.items():
+        actual = (path / name).stat().st_size if (path / name).is_file() else None
         require(
-            f"{digest}  {name}\n".encode() in sealed,
-            f"{path / name} is not the file that {path / SEAL} vouches for; {again}.",
+            actual == size, f"{path / name} has {actual} bytes, its header says {size}; {again}."
         )
-    return Store(header, ids, np.frombuffer(offsets, np.int64), path)

@@ -37,12 +37,14 @@ class Row(NamedTuple):
 def format_of(path: Path, encoding: str, otherwise: Format = "text") -> Format:
     """Returns the format of a file, by its name and for .json by its beginning."""
     name = bare_name(path)
-    for suffixes, kind in (
-        ((".jsonl", ".ndjson"), "jsonl"),
-        ((".csv",), "csv"),
-        ((".parquet",), "parquet"),
-    ):
-        if name.endswith(suffixes):
+    formats: dict[str, Format] = {
+        ".jsonl": "jsonl",
+        ".ndjson": "jsonl",
+        ".csv": "csv",
+        ".parquet": "parquet",
+    }
+    for suffix, kind in formats.items():
+        if name.endswith(suffix):
             return kind
     if not name.endswith(".json"):
         return otherwise

@@ -54,4 +54,4 @@ def _middle_last(ids: np.ndarray, first_mark: int) -> np.ndarray:
 def _draw(ids: np.ndarray, salt: int = 0) -> np.random.Generator:
     """Random numbers that depend on the document alone (its first 1,024 ids)."""
     content = np.ascontiguousarray(ids, np.int32).tobytes()[:4096].ljust(4, b"\0")
-    return np.random.default_rng([salt, *np.frombuffer(content, np.uint32)])
+    return np.random.default_rng([salt, *np.frombuffer(content, np.uint32).tolist()])

@@ -39,9 +39,10 @@ class MaskedLanguageModel(Task):
         self, rows: Batch, *, draws: Iterator[np.random.Generator], vocab_size: int, plan: Plan
     ) -> Batch:
         """Masks tokens of each row; their targets are what they were."""
+        tokens, real = np.asarray(rows.tokens), np.asarray(rows.weights) > 0
         masked = [
-            self.masked(ids, weights > 0, vocab_size, draw)
-            for ids, weights, draw in zip(rows.tokens, rows.weights, draws, strict=True)
+            self.masked(ids, where, vocab_size, draw)
+            for ids, where, draw in zip(tokens, real, draws, strict=True)
         ]
         shown, chosen = (np.stack(part) for part in zip(*masked, strict=True))
         weights = chosen.astype(np.float32)

@@ -58,9 +58,10 @@ class SplitTask(Task):
         """Splits each row; with an encoder the rows of the decoder are only as wide as what is
         written."""
         begin = vocab_size + self.extra_ids - 1
+        tokens, real = np.asarray(rows.tokens), np.asarray(rows.weights) > 0
         pieces = []
-        for ids, weights, draw in zip(rows.tokens, rows.weights, draws, strict=True):
-            read, written = self.split(ids[weights > 0], vocab_size, draw)
+        for ids, where, draw in zip(tokens, real, draws, strict=True):
+            read, written = self.split(ids[where], vocab_size, draw)
             pieces.append([answer(read, written, begin, plan.with_encoder)])
         if plan.with_encoder:
             return filled(pieces, self.sizes(plan.length)[1], plan.width, packed=False)
