@@ -1,14 +1,14 @@
-"""GPT-2 124M from scratch on your own JSON lines, with GPT-2's vocabulary: the recipe that
-reproduces GPT-2 on OpenWebText.
+"""GPT-2 124M from scratch on JSON lines of your own, with GPT-2's vocabulary: nanoGPT's recipe,
+which reproduces GPT-2 on OpenWebText.
 
 Published by nanoGPT: validation loss about 2.85 on OpenWebText after 600,000 steps of 491,520
-tokens, four days on eight A100. Not run to its end here. GPT-2's vocabulary files (encoder.json and
-vocab.bpe, or vocab.json and merges.txt) go into data/gpt2.
+tokens, four days on eight A100s. This config has not been run to its end. Put GPT-2's vocabulary
+files (encoder.json and vocab.bpe, or vocab.json and merges.txt) into data/gpt2.
 
     python train.py configs/gpt2_124m.py --data.source.path openwebtext.jsonl
 
 Source: Radford et al. 2019, Language Models are Unsupervised Multitask Learners; schedule and batch
-as in nanoGPT.
+size from nanoGPT.
 """
 
 from gptjax.data import GPT2, DataConfig, Text

@@ -1,7 +1,7 @@
-"""A small Llama shape (RoPE, RMSNorm, SwiGLU, grouped queries, untied output) on any text; Python's
-standard library if none is named.
+"""A small Llama (RoPE, RMSNorm, SwiGLU, grouped-query attention, untied output) on any text; by
+default on the Python standard library.
 
-Source of the shape: Touvron et al. 2023, Llama 2, arXiv:2307.09288, shrunk.
+Source of the architecture: Touvron et al. 2023, Llama 2, arXiv:2307.09288.
 """
 
 from gptjax.data import DataConfig, SentencePiece, Text

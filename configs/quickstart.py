@@ -1,20 +1,24 @@
-"""A GPT learns Python in about three minutes on two CPU cores, from the source of the interpreter's
-own standard library.
+"""A GPT that learns Python in about three minutes on two CPU cores, from the source of the
+interpreter's own standard library.
 
-2.2M parameters, SentencePiece of 2,048 pieces, 128 tokens of context. Measured on 2026-11-26, two
-shared cores of an AMD EPYC with AVX-512, from an empty clone, one run each: Python 3.12, 500 steps
-in 2m 23s (3m 09s with installation), 1.81 bits per byte on 27 held-out files, gzip -9 2.12, xz -9
-1.86; Python 3.11, 300 steps in 2m 09s (2m 52s), 1.92, gzip 2.12, xz 1.87. The library is read
-without its generated tables (encodings, pydoc_data): with them a 5 % split had gzip at 1.82 and xz
-at 1.43, because the tables repeat each other, and AdamW ended at 2.11. Muon was chosen from five
-short runs judged on the same held-out files: with 256 tokens of context, 300 steps and one seed,
-Muon at 6e-3 reached 2.00 and AdamW at 3e-3, the only rate tried, 2.43, for a fifth more time a
-step. jaxlib 0.10 (Python 3.11) has no fast bfloat16 products on a CPU, so there it computes in
-float32 and takes fewer steps; so it does on processors without bfloat16 instructions, which are
-slower: two shared cores of an AMD EPYC without AVX-512, Python 3.12, 2026-11-25, one run: 4m 07s
-with start and evaluations, 1.93 bits per byte (gzip -9 2.12, xz -9 1.86); Python 3.11, from an
-empty clone, two runs: 4m 18s and 4m 50s with installation, steps 2m 50s and 3m 00s, 1.92 (2.12,
-1.87).
+2.2M parameters, SentencePiece with 2,048 pieces, context 128. One run each, from an empty clone:
+
+    machine (two shared cores)   Python  steps  time   with install  bits per byte  gzip -9  xz -9
+    AMD EPYC, AVX-512            3.12    500    2m 23s  3m 09s       1.81           2.12     1.86
+    AMD EPYC, AVX-512            3.11    300    2m 09s  2m 52s       1.92           2.12     1.87
+    AMD EPYC, no AVX-512         3.12    300    4m 07s  -            1.93           2.12     1.86
+    AMD EPYC, no AVX-512         3.11    300    -       4m 18s       1.92           2.12     1.87
+    AMD EPYC, no AVX-512         3.11    300    -       4m 50s       1.92           2.12     1.87
+
+AVX-512: 2026-11-26. No AVX-512: 2026-11-25; 4m 07s includes start-up and evaluations, and the steps
+alone of the last two rows took 2m 50s and 3m 00s. The first row holds out 27 files.
+
+jaxlib 0.10 (Python 3.11) has no fast bfloat16 products on CPUs, and some processors have no
+bfloat16 instructions; there the config computes in float32 and takes fewer steps. The library is
+read without its generated tables (encodings, pydoc_data), which repeat each other: with them, a 5 %
+split had gzip at 1.82 and xz at 1.43, and AdamW ended at 2.11. Muon was chosen from five short runs
+on the same held-out files: with context 256, 300 steps and one seed, Muon at 6e-3 reached 2.00 and
+AdamW at 3e-3, the only rate tried, 2.43; Muon takes a fifth more time per step.
 """
 
 from gptjax.core.backend import fast_bfloat16

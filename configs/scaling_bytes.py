@@ -1,5 +1,5 @@
-r"""A ladder of small models over the bytes of Python's standard library, each twice as dear as the
-one before or so: what `gptjax scaling fit` is for.
+r"""A ladder of small models over the bytes of Python's standard library, each about twice as
+expensive as the one before, for `gptjax scaling fit`.
 
     for step in "16 400" "20 580" "24 780" "28 1020" "32 1280"; do
       set -- $step
@@ -10,9 +10,9 @@ one before or so: what `gptjax scaling fit` is for.
         --steps 4300 --schedule.warmup 430
     gptjax scaling fit runs/ladder_* --predict runs/held_out
 
-Each width reads about 40 bytes for each of its parameters. docs/reports/scaling.md has the losses,
-the fit, and how near its prediction came to the last run, 8.5 times as dear as the largest of the
-ladder: 5 % off, and outside its interval.
+Each width reads about 40 bytes per parameter. docs/reports/scaling.md has the losses, the fit, and
+its prediction of the last run, which costs 8.5 times as much as the largest of the ladder: it was 5
+% off, and outside its interval.
 
 Source of the method: OpenAI 2023, GPT-4 Technical Report, arXiv:2303.08774, section 3.1.
 """

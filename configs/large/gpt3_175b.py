@@ -1,12 +1,12 @@
-"""GPT-3 175B from nothing on 1,024 TPU v5p chips: heads and MLPs over 4 of them, rows and state
-over 256 such groups; 95,000 steps of 3,145,728 tokens.
+"""GPT-3 175B from scratch on 1,024 TPU v5p chips: tensor parallelism over 4, FSDP over 256; 95,000
+steps of 3,145,728 tokens.
 
     gptjax plan configs/large/gpt3_175b.py --target v5p:8x8x16
 
-Planned, not run here: docs/reports/plans/gpt3_175b.txt is what `gptjax plan` prints of it. Your
-text goes into data/text.jsonl, one document a line. GPT-2's vocabulary files go into data/gpt2. The
-paper read 300 billion tokens in batches of 3.2 million, with layers that see a band in turn with
-dense ones; all layers are dense here.
+Planned, not run: docs/reports/plans/gpt3_175b.txt is the output of `gptjax plan`. Put your text
+into data/text.jsonl, one document per line. Put GPT-2's vocabulary files into data/gpt2. The paper
+read 300 billion tokens in batches of 3.2 million, with alternating banded and dense attention; all
+layers are dense here.
 
 Source: Brown et al. 2020, Language Models are Few-Shot Learners, arXiv:2005.14165, table 2.1 and
 section 2.

@@ -1,10 +1,10 @@
-"""Llama 2 70B from nothing on 256 TPU v6e chips, rows and state over all of them: 500,000 steps of
-4,194,304 tokens, the paper's batch.
+"""Llama 2 70B from scratch on 256 TPU v6e chips, FSDP over all of them: 500,000 steps of 4,194,304
+tokens, the paper's batch.
 
     gptjax plan configs/large/llama2_70b.py --target v6e:16x16
 
-Planned, not run here: docs/reports/plans/llama2_70b.txt is what `gptjax plan` prints of it. Your
-text goes into data/text.jsonl, one document a line.
+Planned, not run: docs/reports/plans/llama2_70b.txt is the output of `gptjax plan`. Put your text
+into data/text.jsonl, one document per line.
 
 Source: Touvron et al. 2023, Llama 2, arXiv:2307.09288, section 2.
 """

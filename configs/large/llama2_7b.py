@@ -1,11 +1,11 @@
-"""Llama 2 7B from nothing on 64 TPU v5p chips, rows and state over all of them: 500,000 steps of
-524,288 tokens.
+"""Llama 2 7B from scratch on 64 TPU v5p chips, FSDP over all of them: 500,000 steps of 524,288
+tokens.
 
     gptjax plan configs/large/llama2_7b.py --target v5p:4x4x4
 
-Planned, not run here: docs/reports/plans/llama2_7b.txt is what `gptjax plan` prints of it. Your
-text goes into data/text.jsonl, one document a line. The paper trained on two trillion tokens in
-batches of four million; this batch is what fills 64 chips with two rows each.
+Planned, not run: docs/reports/plans/llama2_7b.txt is the output of `gptjax plan`. Put your text
+into data/text.jsonl, one document per line. The paper trained on two trillion tokens in batches of
+four million; this batch fills 64 chips with two rows each.
 
 Source: Touvron et al. 2023, Llama 2, arXiv:2307.09288, section 2.
 """

@@ -1,13 +1,12 @@
-"""Mixtral 8x7B from nothing on 128 TPU v5p chips: an expert on each of 8, rows and state over 16
-such groups; 500,000 steps of 1,048,576 tokens.
+"""Mixtral 8x7B from scratch on 128 TPU v5p chips: expert parallelism over 8, FSDP over 16; 500,000
+steps of 1,048,576 tokens.
 
     gptjax plan configs/large/mixtral_8x7b.py --target v5p:4x4x8
 
-Planned, not run here: docs/reports/plans/mixtral_8x7b.txt is what `gptjax plan` prints of it. Your
-text goes into data/text.jsonl, one document a line. An expert reads at most 1.25 times its fair
-share of a row here, so that what devices send each other has a fixed size; the model's own code
-drops nobody. Rows of 4,096 tokens, not the 32,768 that it can read: the paper does not say which it
-was trained with.
+Planned, not run: docs/reports/plans/mixtral_8x7b.txt is the output of `gptjax plan`. Put your text
+into data/text.jsonl, one document per line. An expert takes at most 1.25 times its fair share of a
+row here, so that messages between devices have a fixed size; the original drops no token. Rows of
+4,096 tokens, not the maximum of 32,768: the paper does not say which length it was trained with.
 
 Source: Jiang et al. 2024, Mixtral of Experts, arXiv:2401.04088, section 2.
 """

@@ -1,13 +1,13 @@
-"""A mixture of 16 experts with 1.8 trillion parameters, of which 0.26 read a token, on 4,096 TPU
-v5p chips: experts over 16 of them, heads and MLPs over 4.
+"""A mixture of 16 experts with 1.8 trillion parameters, 0.26 trillion of them active per token, on
+4,096 TPU v5p chips: expert parallelism over 16, tensor parallelism over 4.
 
     gptjax plan configs/large/moe_1800b.py --target v5p:16x16x16
 
-Planned, not run here: docs/reports/plans/moe_1800b.txt is what `gptjax plan` prints of it. Your
-text goes into data/text.jsonl, one document a line. The shape is what articles ascribe to GPT-4:
-120 layers, 16 experts of about 111 billion parameters each, two for a token, about 13 trillion
-tokens; nobody who knows has confirmed it, and the widths here are ours, chosen to come out at these
-counts. The batch has 8,388,608 tokens.
+Planned, not run: docs/reports/plans/moe_1800b.txt is the output of `gptjax plan`. Put your text
+into data/text.jsonl, one document per line. The shape is what articles ascribe to GPT-4: 120
+layers, 16 experts of about 111 billion parameters each, two per token, about 13 trillion tokens; it
+was never confirmed, and the widths here are ours, chosen to come out at these counts. The batch has
+8,388,608 tokens.
 
 Source: Patel and Wong 2023, GPT-4 Architecture, Infrastructure, Training Dataset, Costs, Vision,
 MoE, SemiAnalysis, 10 July 2023.
