@@ -22,9 +22,9 @@ from gptjax import data, model
 from gptjax.core import config
 from gptjax.core.config import require
 from gptjax.data.prepare import Prepared
-from gptjax.losses.cross_entropy import token_losses
+from gptjax.losses import token_losses
 from gptjax.sharding.mesh import make_mesh
-from gptjax.train import program
+from gptjax.train.sources import evaluation_batches
 from gptjax.train.experiment import Experiment
 
 
@@ -42,9 +42,7 @@ class Cloze(NamedTuple):
 def cloze(experiment: Experiment, prepared: Prepared, params: dict) -> Cloze:
     """Reads the held-out text once, hidden as at the run's own evaluation."""
     prior, after = counted(prepared.train.ids[:], prepared.train.header.vocab_size)
-    count, batch = program.evaluation_batches(
-        experiment, prepared.validation, make_mesh(experiment.mesh)
-    )
+    count, batch = evaluation_batches(experiment, prepared.validation, make_mesh(experiment.mesh))
     found = []
     for number in range(count):
         rows = batch(number)

@@ -128,7 +128,7 @@ def _gptjax(shape: Shape, compute: str, micro_batches: int = 1, **changes: Any) 
 
     from gptjax import model
     from gptjax.data import Batch
-    from gptjax.losses.cross_entropy import Loss, training
+    from gptjax.losses import CrossEntropy
     from gptjax.train import optim, step
 
     config = model.ModelConfig(
@@ -144,7 +144,7 @@ def _gptjax(shape: Shape, compute: str, micro_batches: int = 1, **changes: Any) 
     rate = optim.learning_rate(optim.Schedule(), 1e-3, 1000)
     optimizer = optim.build(optim.AdamW(), rate)
     told = {
-        "objective": training(config, Loss()),
+        "loss": CrossEntropy().build(config),
         "optimizer": optimizer,
         "rate": rate,
         "seed": 0,
@@ -159,15 +159,15 @@ def _gptjax(shape: Shape, compute: str, micro_batches: int = 1, **changes: Any) 
     batch = Batch(ids[:, :-1], ids[:, 1:], np.ones((shape.rows, shape.length), np.float32))
     batch = jax.tree.map(jnp.asarray, batch)
     begun = time.perf_counter()
-    compiled = jax.jit(one, donate_argnums=0).lower(state, batch).compile()
+    compiled = jax.jit(one, donate_argnums=0).lower(state, {}, batch).compile()
     seconds = time.perf_counter() - begun
-    state, first = compiled(state, batch)
+    state, first = compiled(state, {}, batch)
 
     def turn() -> float:
         nonlocal state
         begun = time.perf_counter()
         for _ in range(shape.steps):
-            state, metrics = compiled(state, batch)
+            state, metrics = compiled(state, {}, batch)
         metrics["loss"].block_until_ready()
         return (time.perf_counter() - begun) / shape.steps
 

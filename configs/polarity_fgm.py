@@ -16,7 +16,7 @@ Source: Miyato et al. 2017, arXiv:1605.07725, without its normalised embeddings.
 """
 
 from gptjax.data import Classification, DataConfig, Records, SentencePiece
-from gptjax.losses.cross_entropy import FGM, Loss
+from gptjax.losses import FGM
 from gptjax.model import ModelConfig
 from gptjax.train.experiment import Evaluation, Experiment
 from gptjax.train.optim import AdamW, Schedule
@@ -42,7 +42,7 @@ experiment = Experiment(
         residual_dropout=0.3,
         compute="float32",
     ),
-    loss=Loss(adversarial=FGM(size=0.05)),
+    loss=FGM(size=0.05),
     optim=AdamW(peak=2e-3, weight_decay=5.0, beta2=0.98, ema=0.98),
     schedule=Schedule("linear", warmup=30, floor=0.0),
     evaluation=Evaluation(every=140),

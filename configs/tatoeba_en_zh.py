@@ -18,7 +18,7 @@ Source: Vaswani et al. 2017, arXiv:1706.03762, with RoPE, RMSNorm before each pa
 
 from gptjax.data import DataConfig, Records, SentencePiece, SequenceToSequence
 from gptjax.generate import SampleConfig
-from gptjax.losses.cross_entropy import Loss
+from gptjax.losses import CrossEntropy
 from gptjax.model import ModelConfig
 from gptjax.train.experiment import Evaluation, Experiment
 from gptjax.train.optim import Muon, Schedule
@@ -44,7 +44,7 @@ experiment = Experiment(
         residual_dropout=0.2,
         compute="float32",
     ),
-    loss=Loss(label_smoothing=0.1),
+    loss=CrossEntropy(label_smoothing=0.1),
     optim=Muon(peak=1e-2, weight_decay=0.1, beta2=0.98),
     schedule=Schedule("linear", warmup=30, floor=0.0),
     evaluation=Evaluation(

@@ -18,10 +18,10 @@ from gptjax.data import (
     Side,
     SpanCorruption,
 )
-from gptjax.losses.cross_entropy import Loss
+from gptjax.losses import CrossEntropy
 from gptjax.model import ModelConfig
 from gptjax.sharding.mesh import MeshConfig, make_mesh, place_batch
-from gptjax.train import optim, program, step
+from gptjax.train import optim, placement, program, step
 from gptjax.train.experiment import Experiment
 
 ROWS, STEPS = 8, 10
@@ -48,7 +48,7 @@ def experiment_of(config: ModelConfig, mesh: MeshConfig, **changes) -> Experimen
         "schedule": optim.Schedule(warmup=0),
         "steps": STEPS,
         "batch": ROWS,
-        "loss": Loss(),
+        "loss": CrossEntropy(),
     } | changes
     return Experiment(model=dataclasses.replace(config, init_std=0.1), mesh=mesh, **told)
 
@@ -101,7 +101,7 @@ def trained(
     """The state after some steps, and the loss of each."""
     experiment = experiment_of(config, MeshConfig(**mesh or {}), **changes)
     made = make_mesh(experiment.mesh, jax.devices()[:devices])
-    program.require_divides(experiment, made)
+    placement.require_divides(experiment, made)
 
     def placed(number):
         return place_batch(batch_of(config, number), made, ROWS)
@@ -111,13 +111,13 @@ def trained(
     )
     compiled = program.lowered(experiment, made, shapes).compile()
     optimizer = optim.build(experiment.optim, lambda number: 1e-3)
-    begun, where = step.init(weights_of(config), optimizer), program.abstract(experiment, made)
+    begun, where = step.init(weights_of(config), optimizer), placement.abstract(experiment, made)[0]
     state = jax.tree.map(
         lambda leaf, place: jax.device_put(np.asarray(leaf), place.sharding), begun, where
     )
     losses = []
     for number in range(steps):
-        state, told = compiled(state, placed(number), None)
+        state, told = compiled(state, {}, placed(number))
         losses.append(float(told["loss"]))
     return jax.device_get(state), losses
 
@@ -132,7 +132,7 @@ def apart(found, wanted) -> tuple[float, float]:
 
     def trees(state):
         return [
-            state.params,
+            state.trainable,
             *(
                 getattr(part, name)
                 for part in state.opt_state

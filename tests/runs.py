@@ -43,7 +43,7 @@ def fingerprint(path: Path, at: int) -> str:
     """sha256 of all parameters and optimizer state of a step, read back from the disk."""
     experiment = config.load(Experiment, path / "config.json")
     state = abstract_state(experiment)
-    found = Run(path).restore({"params": state.params, "opt_state": state.opt_state}, step=at)
+    found = Run(path).restore({"params": state.trainable, "opt_state": state.opt_state}, step=at)
     assert found is not None and found[0] == at
     digest = hashlib.sha256()
     for where, leaf in jax.tree_util.tree_leaves_with_path(found[1]):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gptjax.data import Bytes, DataConfig, Text
-from gptjax.losses.cross_entropy import Loss
+from gptjax.losses import CrossEntropy
 from gptjax.model import ModelConfig
 from gptjax.sharding.mesh import MeshConfig
 from gptjax.train.experiment import Experiment
@@ -49,7 +49,7 @@ def llama(mesh: dict[str, int], **changed: Any) -> Experiment:
     data = DataConfig(source=Text("none.txt"), tokenizer=Bytes(), isolated=False)
     return Experiment(
         model=ModelConfig(**model),
-        loss=Loss(vocab_parts=4),
+        loss=CrossEntropy(vocab_parts=4),
         data=data,
         mesh=MeshConfig(**mesh),
         batch=8,

@@ -35,8 +35,8 @@ from gptjax.data import (
 from gptjax.data.documents import sources
 from gptjax.data.layouts import Piece, filled
 from gptjax.data.tokenizers import tokenizer as tokenizers
+from gptjax.losses import CrossEntropy, Distillation
 from gptjax.losses import cross_entropy as objectives
-from gptjax.losses.cross_entropy import Distillation, Loss, Teacher, cross_entropy, training
 from gptjax.model import ModelConfig
 from gptjax.train import identity, teacher
 from gptjax.train.experiment import Experiment
@@ -551,7 +551,7 @@ def packed_batch() -> Batch:
 
 def test_further_targets_are_those_of_the_same_piece_that_count():
     batch = packed_batch()
-    for by, (targets, weights) in enumerate(objectives._further(batch, 8), 1):
+    for by, (targets, weights) in enumerate(objectives.further_targets(batch, 8), 1):
         for t in range(12):
             inside = t + by < 12 and PIECE[0][t] == PIECE[0][t + by]
             assert (
@@ -567,16 +567,20 @@ def test_further_tokens_add_their_losses_and_decoding_does_without():
     config, batch = dataclasses.replace(PLAIN, ahead=2), packed_batch()
     params = weights_of(config)
     bare = {name: leaf for name, leaf in params.items() if name != "ahead"}
-    plain, weight, _ = cross_entropy(PLAIN)(bare, batch, None)
-    total, same, sums = cross_entropy(config, Loss(ahead=0.5))(params, batch, None)
+    plain, weight, _ = CrossEntropy().build(PLAIN)(bare, {}, batch, None)
+    total, same, sums = CrossEntropy(ahead=0.5).build(config)(params, {}, batch, None)
     assert float(total) == pytest.approx(float(plain + 0.5 * sums["ahead"]), rel=1e-6) and float(
         weight
     ) == float(same)
     half = [jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], batch) for i in (0, 1)]
     assert float(sums["ahead"]) == pytest.approx(
-        sum(float(cross_entropy(config)(params, part, None)[2]["ahead"]) for part in half), rel=1e-5
+        sum(
+            float(CrossEntropy().build(config)(params, {}, part, None)[2]["ahead"]) for part in half
+        ),
+        rel=1e-5,
     )
-    told, _, _ = cross_entropy(config, auxiliary=False)(params, batch, None)
+    held_out = CrossEntropy().build(config).held_out()
+    told, _, _ = held_out(params, {}, batch, None)
     assert float(told) == pytest.approx(float(plain), rel=1e-6)
     changed = jax.tree.map(lambda leaf: leaf, params) | {
         "ahead": jax.tree.map(jnp.zeros_like, params["ahead"])
@@ -598,9 +602,7 @@ def test_a_student_that_predicts_as_its_teacher_has_nothing_to_learn():
     )
 
     def objective(p):
-        return training(PLAIN, Loss(distillation=told), Teacher(PLAIN, params, told))(
-            p, batch, None
-        )[0]
+        return told.build(PLAIN, teacher=PLAIN)(p, {"teacher": params}, batch, None)[0]
 
     total, slope = jax.jit(jax.value_and_grad(objective))(params)
     assert (
@@ -615,16 +617,16 @@ def test_a_student_that_predicts_as_its_teacher_has_nothing_to_learn():
     p, q = (np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in logits)
     wanted = 4 * ((p * np.log(p / q)).sum(-1) * np.asarray(batch.weights)).sum()
     assert float(objective(other)) == pytest.approx(wanted, rel=1e-4)
-    half = training(PLAIN, Loss(), Teacher(PLAIN, params, dataclasses.replace(told, share=0.25)))(
-        other, batch, None
-    )[0]
+    quarter = dataclasses.replace(told, share=0.25).build(PLAIN, teacher=PLAIN)
+    half = quarter(other, {"teacher": params}, batch, None)[0]
     assert float(half) == pytest.approx(
-        0.25 * wanted + 0.75 * float(cross_entropy(PLAIN)(other, batch, None)[0]), rel=1e-4
+        0.25 * wanted + 0.75 * float(CrossEntropy().build(PLAIN)(other, {}, batch, None)[0]),
+        rel=1e-4,
     )
 
 
 def test_a_teacher_that_can_not_teach_is_refused(tmp_path):
-    told = dataclasses.replace(Experiment(), loss=Loss(distillation=Distillation(str(tmp_path))))
+    told = dataclasses.replace(Experiment(), loss=Distillation(str(tmp_path)))
     with pytest.raises(ConfigError, match="has no config.json, so it is not a run"):
         teacher.load(told, TOKENIZER)
     for wrong in ({"temperature": 0.0}, {"share": 0.0}):
@@ -702,7 +704,7 @@ def test_a_student_learns_from_a_run_which_is_part_of_what_it_is(tiny_experiment
     train(dataclasses.replace(tiny_experiment, steps=10), master)
     told = dataclasses.replace(
         tiny_experiment,
-        loss=Loss(distillation=Distillation(str(master), share=0.7)),
+        loss=Distillation(str(master), share=0.7),
         model=dataclasses.replace(tiny_experiment.model, num_layers=1),
     )
     train(dataclasses.replace(told, steps=10), student)

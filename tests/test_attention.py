@@ -19,7 +19,7 @@ import pytest
 
 from gptjax import model
 from gptjax.data import Batch
-from gptjax.losses.cross_entropy import cross_entropy
+from gptjax.losses import CrossEntropy
 from gptjax.model import Layer, ModelConfig, cost, positions
 from gptjax.model.attention import biases as distances
 from gptjax.model.attention import causal_blocks as causal
@@ -274,7 +274,7 @@ def test_a_bfloat16_step_has_few_products_of_float32(implementation):
     ints, floats = (jax.ShapeDtypeStruct((B, T), kind) for kind in (jnp.int32, jnp.float32))
 
     def total(params, batch):
-        return cross_entropy(config)(params, batch, None)[0]
+        return CrossEntropy().build(config)(params, {}, batch, None)[0]
 
     text = str(jax.make_jaxpr(jax.grad(total))(params, Batch(ints, ints, floats, ints, ints)))
     products = [line.split("=")[0] for line in text.splitlines() if "dot_general[" in line]
@@ -333,7 +333,7 @@ def temporary_bytes(implementation: str, length: int) -> int:
     batch = Batch(ints, ints, floats, ints, ints)
 
     def total(params, batch):
-        return cross_entropy(config)(params, batch, None)[0]
+        return CrossEntropy().build(config)(params, {}, batch, None)[0]
 
     return (
         jax.jit(jax.grad(total)).lower(params, batch).compile().memory_analysis().temp_size_in_bytes

@@ -34,7 +34,7 @@ from gptjax.core import config, faults
 from gptjax.core.config import ConfigError
 from gptjax.data import Batch, Characters, Text, prepare
 from gptjax.data.tokenizers import spelling
-from gptjax.losses.cross_entropy import cross_entropy
+from gptjax.losses import CrossEntropy
 from gptjax.model import init
 from gptjax.runs import Run
 from gptjax.sharding.mesh import MeshConfig
@@ -115,7 +115,7 @@ def bits(tree) -> bytes:
 
 
 def test_without_the_variable_nothing_of_a_fault_is_in_the_program():
-    assert faults.planned() == () and faults.in_gradients(()) is None
+    assert faults.planned() == () and faults.in_gradients((), len, 0) is len
     assert faults.in_batches((), bits) is bits
 
 
@@ -346,12 +346,12 @@ def test_a_longer_run_keeps_its_learning_rates_unless_a_flag_stretches_them(
 def test_a_step_with_a_nan_gradient_changes_nothing_and_the_next_is_taken(quiet, figure):
     """The first step, one inside the warm-up, one behind it."""
     built, bad = built_with(quiet, "nan_grad@1,nan_grad@3,nan_grad@12"), {1, 3, 12}
-    state, skipped = built.init(), []
+    state, skipped = built.init()[0], []
     for number in range(1, 14):
-        before = jax.device_get((state.params, state.opt_state))
-        state, found = built.step(state, built.batch(number - 1))
+        before = jax.device_get((state.trainable, state.opt_state))
+        state, found = built.step(state, built.models, built.batch(number - 1, state))
         skipped += [number] * int(found["skipped"])
-        assert (bits((state.params, state.opt_state)) == bits(before)) == (number in bad)
+        assert (bits((state.trainable, state.opt_state)) == bits(before)) == (number in bad)
         assert int(state.step) == number and np.isfinite(found["loss"])
     assert skipped == sorted(bad)
     figure(
@@ -421,9 +421,9 @@ def test_a_huge_finite_gradient_is_skipped_and_forgotten(quiet, figure):
     after, moments = [], []
     for words in ("", "scale_grad@10"):
         built = built_with(quiet, words)
-        state = built.init()
+        state = built.init()[0]
         for number in range(30):
-            state, found = built.step(state, built.batch(number))
+            state, found = built.step(state, built.models, built.batch(number, state))
             assert int(found["skipped"]) == (bool(words) and number == 9)
         after.append(float(found["loss"]))
         moments.append(max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(state.opt_state)))
@@ -509,29 +509,29 @@ def test_a_label_that_is_no_class_never_counts_as_one(wrong, figure):
     quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     params, objective = (
         quick(functools.partial(init, ROPE))(jax.random.key(0)),
-        quick(cross_entropy(ROPE)),
+        quick(CrossEntropy().build(ROPE)),
     )
     weights = np.ones((4, 16), np.float32)
     weights[:, 5:9] = 0
     kept, marked = Batch(tokens, targets, weights), targets.copy()
     marked[:, 5:9] = wrong
-    loss, weight, _ = objective(params, kept, None)
-    found, same, _ = objective(params, kept._replace(targets=marked), None)
+    loss, weight, _ = objective(params, {}, kept, None)
+    found, same, _ = objective(params, {}, kept._replace(targets=marked), None)
     error = abs(float(found / same) - float(loss / weight))
     assert error <= 1e-6 and float(same) == 48
 
     optimizer = optim.build(AdamW(), lambda step: 1e-3)
     before = step.init(params, optimizer)
     told = {
-        "objective": cross_entropy(ROPE),
+        "loss": CrossEntropy().build(ROPE),
         "optimizer": optimizer,
         "rate": lambda step: 1e-3,
         "seed": 0,
         "dropout": False,
     }
     counted = kept._replace(targets=marked, weights=np.ones_like(weights))
-    after, said = quick(functools.partial(step.train_step, **told))(before, counted)
-    assert int(said["skipped"]) == 1 and bits(after.params) == bits(before.params)
+    after, said = quick(functools.partial(step.train_step, **told))(before, {}, counted)
+    assert int(said["skipped"]) == 1 and bits(after.trainable) == bits(before.trainable)
     figure(
         f"left out: the loss differs by {error:.0e} from that of the kept labels; counted: the step"
         " is skipped"
@@ -1167,13 +1167,13 @@ def test_ten_steps_on_any_mesh_are_those_of_one_device(quiet, figure):
                             jax.tree.map(lambda leaf: leaf.sharding, built.state),
                         )
                         if found
-                        else built.init()
+                        else built.init()[0]
                     ),
                     [],
                 )
                 found.setdefault("begun", jax.device_get(state))
                 for number in range(10):
-                    state, said = built.step(state, built.batch(number))
+                    state, said = built.step(state, built.models, built.batch(number, state))
                     losses.append(float(said["loss"]))
                 found[count, tuple(mesh)] = losses, jax.device_get(state)
     begun = found.pop("begun")

@@ -26,7 +26,7 @@ from gptjax import model
 from gptjax.data import Batch, Bytes, DataConfig, Prepared, Side, store
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.generate import Sampling, generate
-from gptjax.losses.cross_entropy import cross_entropy, token_losses
+from gptjax.losses import CrossEntropy, token_losses
 from gptjax.model import Experts, ModelConfig, layers
 from gptjax.model.attention import mask
 from gptjax.model.moe import router as moe
@@ -647,7 +647,7 @@ def gradients(config: ModelConfig):
     """(sum of losses, gradients) of `batch_of`, by jax itself."""
 
     def total(params, batch):
-        return cross_entropy(config)(params, batch, None)[0]
+        return CrossEntropy().build(config)(params, {}, batch, None)[0]
 
     return jax.device_get(
         jax.value_and_grad(total)(weights(config), jax.tree.map(jnp.asarray, batch_of(config)))
@@ -711,17 +711,17 @@ def one_step(config: ModelConfig, micro_batches: int):
     @quick
     def run(params, batch):
         told = {
-            "objective": cross_entropy(config),
+            "loss": CrossEntropy().build(config),
             "optimizer": optimizer,
             "rate": rate,
             "seed": 0,
             "micro_batches": micro_batches,
             "dropout": False,
         }
-        return step.train_step(step.init(params, optimizer), batch, **told)
+        return step.train_step(step.init(params, optimizer), {}, batch, **told)
 
     state, metrics = jax.device_get(run(weights(config), batch_of(config)))
-    return state.params, metrics
+    return state.trainable, metrics
 
 
 IN_PARTS = ("gpt2", "llama")
@@ -759,7 +759,10 @@ def test_the_gradient_is_the_slope_of_the_loss(name):
     enough."""
     config = VARIANTS[name]
     _, grads = gradients(unrolled(config))
-    batch, total = batch_of(config), jax.jit(lambda p, b: cross_entropy(config)(p, b, None)[0])
+    batch, total = (
+        batch_of(config),
+        jax.jit(lambda p, b: CrossEntropy().build(config)(p, {}, b, None)[0]),
+    )
     norm = math.sqrt(
         sum(float(np.square(g, dtype=np.float64).sum()) for g in jax.tree.leaves(grads))
     )
@@ -837,7 +840,7 @@ def steps_of(name: str, mesh: MeshConfig, data: Prepared, count: int = 3):
     )
     state, losses = jax.tree.unflatten(jax.tree.structure(built.state), state), []
     for i in range(count):
-        state, metrics = built.step(state, built.batch(i))
+        state, metrics = built.step(state, built.models, built.batch(i, state))
         losses.append(float(metrics["loss"]))
     return jax.device_get(state), losses
 
@@ -1075,7 +1078,7 @@ def test_labels_of_another_shape_are_refused_not_broadcast(field, wrong, record_
     batch = Batch(jnp.zeros((B, T), jnp.int32), jnp.zeros((B, T), jnp.int32), jnp.ones((B, T)))
     batch = batch._replace(**{field: jnp.zeros(wrong, getattr(batch, field).dtype)})
     with pytest.raises(ValueError, match="one shape") as error:
-        cross_entropy(PLAIN)(weights(PLAIN), batch, None)
+        CrossEntropy().build(PLAIN)(weights(PLAIN), batch, None)
     assert str((B, T)) in str(error.value) and str(wrong) in str(error.value)
     record_property(
         "figure", "[B 1], [T], [B T 1] and [1 T] refused when the step is traced, with both shapes"

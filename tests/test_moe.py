@@ -13,7 +13,7 @@ import pytest
 
 from gptjax import model
 from gptjax.data import Batch
-from gptjax.losses.cross_entropy import cross_entropy, summary
+from gptjax.losses import CrossEntropy
 from gptjax.model import Experts, Layer, ModelConfig
 from gptjax.model.moe import router as moe
 from gptjax.train import optim, step
@@ -285,12 +285,12 @@ def trained(config: ModelConfig, params, steps: int, micro_batches: int = 1):
         else None
     )
     told = {
-        "objective": cross_entropy(config),
+        "loss": CrossEntropy().build(config),
         "optimizer": optimizer,
         "rate": rate,
         "seed": 0,
         "dropout": False,
-        "settle": settle,
+        "post_update": settle,
         "micro_batches": micro_batches,
     }
     run, state, metrics = (
@@ -299,7 +299,7 @@ def trained(config: ModelConfig, params, steps: int, micro_batches: int = 1):
         [],
     )
     for _ in range(steps):
-        state, found = run(state, batch())
+        state, found = run(state, {}, batch())
         metrics.append(jax.device_get(found))
     return state, metrics
 
@@ -312,7 +312,8 @@ def test_the_bias_moves_by_its_step_against_the_load_and_evens_it():
     params["layers"]["moe"]["router"]["bias"] = jnp.asarray([[0.5, 0, 0, 0]], jnp.float32)
     state, metrics = trained(config, params, 40)
     moves = (
-        state.params["layers"]["moe"]["router"]["bias"] - params["layers"]["moe"]["router"]["bias"]
+        state.trainable["layers"]["moe"]["router"]["bias"]
+        - params["layers"]["moe"]["router"]["bias"]
     )
     np.testing.assert_allclose(moves / 0.02, np.round(moves / 0.02), atol=1e-3)
     assert metrics[0]["expert_load_max"] > 2.5 > 1.7 > metrics[-1]["expert_load_max"]
@@ -340,15 +341,15 @@ def test_metrics_say_how_busy_experts_are_and_how_much_was_dropped():
 def test_the_losses_that_balance_are_added_in_training_and_not_in_evaluation():
     config = of(dataclasses.replace(EXPERTS, balance=0.3, router_z=0.2))
     params, b = weights(config), jax.tree.map(jnp.asarray, batch())
-    total, weight, sums = cross_entropy(config)(params, b, None)
-    plain, _, nothing = cross_entropy(config, auxiliary=False)(params, b, None)
+    loss = CrossEntropy().build(config)
+    total, weight, sums = loss(params, {}, b, None)
+    plain, _, nothing = loss.held_out()(params, {}, b, None)
     assert float(total - plain) == pytest.approx(
         float(0.3 * sums["balance"] + 0.2 * sums["router_z"]), rel=1e-3
     )
-    found = summary(sums, weight)
-    assert nothing == {} == summary({}, weight) and float(found["balance_loss"]) * 2 * float(
-        weight
-    ) == pytest.approx(float(sums["balance"]), rel=1e-5)
+    assert nothing == {} == loss.held_out().metrics()
+    mean = loss.metrics()["balance_loss"](sums, weight)
+    assert float(mean) * 2 * float(weight) == pytest.approx(float(sums["balance"]), rel=1e-5)
 
 
 # --- which layers

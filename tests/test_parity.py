@@ -22,7 +22,7 @@ from gptjax import model
 from gptjax.data import Batch, Side
 from gptjax.formats import layout
 from gptjax.generate import Sampling, generate
-from gptjax.losses import cross_entropy as objectives
+from gptjax.losses import CrossEntropy
 from gptjax.model import ModelConfig
 from gptjax.train import optim
 from gptjax.train.step import init as first_state
@@ -170,7 +170,7 @@ def readings(pair: Pair) -> list[Reading]:
 
 def read(config: ModelConfig, params: Any, batch: Batch) -> Reading:
     def mean(params: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        total, weight, _ = objectives.cross_entropy(config)(params, batch, None)
+        total, weight, _ = CrossEntropy().build(config)(params, {}, batch, None)
         memory = model.encode(config, params, batch.side)
         return total / weight, model.unembed(
             config, params, model.forward(config, params, batch.tokens, memory=memory).hidden
@@ -231,10 +231,8 @@ def test_ten_adamw_steps_lose_what_torch_loses(pair: Pair) -> None:
     settings = optim.AdamW(peak=1e-3, weight_decay=0.1, clip_norm=1.0)
     rate = optim.learning_rate(optim.Schedule(kind="constant", warmup=0), settings.peak, 10)
     optimizer = optim.build(settings, rate)
-    objective = objectives.cross_entropy(pair.config)
-    step = jax.jit(
-        functools.partial(train_step, objective=objective, optimizer=optimizer, rate=rate, seed=0)
-    )
+    loss = CrossEntropy().build(pair.config)
+    step = jax.jit(functools.partial(train_step, loss=loss, optimizer=optimizer, rate=rate, seed=0))
     state, theirs = first_state(pair.params, optimizer), copy.deepcopy(pair.theirs)
     groups = [
         {
@@ -249,7 +247,7 @@ def test_ten_adamw_steps_lose_what_torch_loses(pair: Pair) -> None:
     losses, norms = [], []
     for i in range(10):
         batch = some_batch(32, seed=i % 3)
-        state, metrics = step(state, batch)
+        state, metrics = step(state, {}, batch)
         adamw.zero_grad()
         loss = their_loss(theirs, batch)
         loss.backward()

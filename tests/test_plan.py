@@ -15,7 +15,7 @@ from gptjax.cli import main as cli
 from gptjax.core import config
 from gptjax.core.config import ConfigError
 from gptjax.data import Bytes, DataConfig, Text
-from gptjax.losses.cross_entropy import Loss
+from gptjax.losses import CrossEntropy
 from gptjax.model import ModelConfig, flops_per_token
 from gptjax.model.cost import products_per_key
 from gptjax.plan import sampling, scaling, search
@@ -426,7 +426,7 @@ def test_a_steps_bytes_on_the_wire_are_those_of_the_hand(name):
 @TPU
 def test_a_tpu_step_computes_and_sends_what_it_should():
     one = llama({"fsdp": 8})
-    one = dataclasses.replace(one, loss=Loss())
+    one = dataclasses.replace(one, loss=CrossEntropy())
     facts = plan_step(one, targets.parse_target("v5e:2x4"), fast=True)
     of_keys = one.tokens_per_step * one.model.num_layers * products_per_key(one.model)
     kernels = (

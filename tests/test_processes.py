@@ -110,9 +110,9 @@ def test_two_processes_with_two_devices_train_as_one_with_four_and_stop_together
     on_devices(4, monkeypatch)
     data = prepare(sharded.data)
     built = program.build(identity.resolve(sharded, data), data)
-    state, wanted = built.init(), {}
+    state, wanted = built.init()[0], {}
     for step in found:
-        state, said = built.step(state, built.batch(step - 1))
+        state, said = built.step(state, built.models, built.batch(step - 1, state))
         wanted[step] = float(said["loss"])
     error = furthest(found, wanted)
     assert error <= 1e-6

@@ -14,7 +14,7 @@ from meshes import apart, batch_of, trained, weights_of
 from variants import ROPE, VARIANTS
 
 from gptjax.core.config import ConfigError
-from gptjax.losses.cross_entropy import Loss, cross_entropy, losses_in_parts
+from gptjax.losses import CrossEntropy, losses_in_parts
 from gptjax.model import Experts, Layer, ModelConfig
 from gptjax.model.attention import kernels
 from gptjax.model.attention.layer import attend
@@ -29,7 +29,7 @@ from gptjax.sharding.mesh import (
     row_sharding,
     with_mesh,
 )
-from gptjax.train import optim, program, step
+from gptjax.train import optim, placement, step
 
 PLAIN = dataclasses.replace(ROPE, num_kv_heads=2, num_layers=4, layers="scan", context=16)
 SENT = dataclasses.replace(PLAIN, experts=Experts(count=4, active=2, width=16, capacity=1.5))
@@ -188,7 +188,7 @@ def test_the_step_runs_under_pmap():
     optimizer = optim.build(optim.AdamW(epsilon=1e-4), rate)
     begun = step.init(jax.tree.map(jnp.asarray, weights_of(SMALL)), optimizer)
     told = {
-        "objective": cross_entropy(SMALL),
+        "loss": CrossEntropy().build(SMALL),
         "optimizer": optimizer,
         "rate": rate,
         "seed": 0,
@@ -198,11 +198,11 @@ def test_the_step_runs_under_pmap():
     mapped = jax.pmap(
         functools.partial(step.train_step, **told, axis="rows"),
         axis_name="rows",
-        in_axes=(None, 0),
+        in_axes=(None, None, 0),
         devices=jax.devices()[:2],
     )
-    state, metrics = mapped(begun, halves)
-    wanted, alike = jax.jit(functools.partial(step.train_step, **told))(begun, batch)
+    state, metrics = mapped(begun, {}, halves)
+    wanted, alike = jax.jit(functools.partial(step.train_step, **told))(begun, {}, batch)
     assert (
         float(metrics["loss"][0])
         == float(metrics["loss"][1])
@@ -275,7 +275,7 @@ def test_the_loss_by_parts_of_the_vocabulary_is_the_loss():
             {"mesh": {"fsdp": 2}},
         ),
         "the optimizer on the host": ({}, {"mesh": {"fsdp": 2, "offload_optimizer": True}}),
-        "parts of the vocabulary": ({}, {"mesh": {"fsdp": 2}, "loss": Loss(vocab_parts=3)}),
+        "parts of the vocabulary": ({}, {"mesh": {"fsdp": 2}, "loss": CrossEntropy(vocab_parts=3)}),
     }.values(),
     ids=str,
 )
@@ -444,4 +444,4 @@ def test_a_mesh_that_the_model_does_not_fit_is_refused_with_what_does(mesh, chan
 
     experiment = experiment_of(dataclasses.replace(PLAIN, **changes), MeshConfig(**mesh))
     with pytest.raises(ConfigError, match=words):
-        program.require_divides(experiment, make_mesh(experiment.mesh))
+        placement.require_divides(experiment, make_mesh(experiment.mesh))

@@ -26,11 +26,11 @@ from gptjax.cli import main as cli
 from gptjax.core import config
 from gptjax.core.config import ConfigError
 from gptjax.data import Batch, DataConfig, Text, prepare
-from gptjax.losses.cross_entropy import cross_entropy
+from gptjax.losses import CrossEntropy, FunctionLoss
 from gptjax.model import small
 from gptjax.runs import Run
 from gptjax.sharding.mesh import MeshConfig, make_mesh
-from gptjax.train import loop, optim, program, step
+from gptjax.train import loop, optim, placement, program, step
 from gptjax.train.experiment import Experiment
 from gptjax.train.loop import train
 from gptjax.train.norm import gradient_norm
@@ -140,17 +140,16 @@ def a_batch(seed: int = 0) -> Batch:
 
 
 def poisoned(value: float):
-    """An objective whose gradient is `value` times too large wherever the batch's first weight is
+    """A loss whose gradient is `value` times too large wherever the batch's first weight is
     2."""
-    plain = cross_entropy(CONFIG)
+    plain = CrossEntropy().build(CONFIG)
 
-    def objective(params, batch, key):
-        total, weight, more = plain(
-            params, batch._replace(weights=jnp.ones_like(batch.weights)), key
-        )
+    def loss(params, frozen, batch, key):
+        counted = batch._replace(weights=jnp.ones_like(batch.weights))
+        total, weight, more = plain(params, frozen, counted, key)
         return total * jnp.where(batch.weights[0, 0] == 2, value, 1.0), weight, more
 
-    return objective
+    return FunctionLoss(loss)
 
 
 @functools.cache
@@ -158,7 +157,7 @@ def skipping_step(value: float, micro_batches: int = 1):
     rate = optim.learning_rate(Schedule(warmup=3), 1e-2, 20)
     optimizer = optim.build(AdamW(peak=1e-2, ema=0.9), rate)
     told = {
-        "objective": poisoned(value),
+        "loss": poisoned(value),
         "optimizer": optimizer,
         "rate": rate,
         "seed": 0,
@@ -193,18 +192,20 @@ def test_a_bad_batch_changes_nothing_and_the_next_is_taken(value, micro_batches,
         if i == bad:
             batch.weights[0, 0] = 2
         before = state
-        state, found = advance(state, batch)
-        same = bits((state.params, state.opt_state)) == bits((before.params, before.opt_state))
+        state, found = advance(state, {}, batch)
+        same = bits((state.trainable, state.opt_state)) == bits(
+            (before.trainable, before.opt_state)
+        )
         assert int(found["skipped"]) == (i == bad) and same == (i == bad)
         assert int(state.step) == i + 1
         assert np.isfinite(found["loss"]) or i == bad
     assert all(
         np.isfinite(leaf).all() and np.abs(leaf).max() < 1e6
-        for leaf in map(np.asarray, jax.tree.leaves((state.params, state.opt_state)))
+        for leaf in map(np.asarray, jax.tree.leaves((state.trainable, state.opt_state)))
     )
 
 
-def with_moments(monkeypatch, in_place: bool, objective, params):
+def with_moments(monkeypatch, in_place: bool, loss, params):
     """Jitted init and step of AdamW, whose moments are written over the old ones, or as Optax has
     it."""
     with monkeypatch.context() as patch:
@@ -212,7 +213,7 @@ def with_moments(monkeypatch, in_place: bool, objective, params):
             patch.setattr(optim, "in_place", lambda adam, config: adam)
         optimizer = optim.build(AdamW(peak=1e-2), lambda step: 1e-2)
     told = {
-        "objective": objective,
+        "loss": loss,
         "optimizer": optimizer,
         "rate": lambda step: 1e-2,
         "seed": 0,
@@ -243,7 +244,7 @@ def test_moments_that_are_written_over_the_old_ones_are_adams(monkeypatch):
         for i in range(5):
             batch = a_batch(i)
             batch.weights[0, 0] = 1 + (i == 3)
-            state, _ = advance(state, batch)
+            state, _ = advance(state, {}, batch)
         ends.append(state)
     assert bits(ends[0]) == bits(ends[1])
 
@@ -252,9 +253,9 @@ def test_moments_that_are_written_over_the_old_ones_are_adams(monkeypatch):
     jax.default_backend() != "cpu", reason="other backends write parameters and moments in one pass"
 )
 def test_moments_that_are_written_over_the_old_ones_need_no_memory_beside_them(monkeypatch):
-    def objective(params, x, key):
+    def loss(params, frozen, batch, key):
         return (
-            sum(jnp.square(x @ leaf["kernel"]).sum() for leaf in params.values()),
+            sum(jnp.square(batch.weights @ leaf["kernel"]).sum() for leaf in params.values()),
             jnp.ones(()),
             {},
         )
@@ -264,10 +265,10 @@ def test_moments_that_are_written_over_the_old_ones_need_no_memory_beside_them(m
         init, advance = with_moments(
             monkeypatch,
             in_place,
-            objective,
+            FunctionLoss(loss),
             lambda: {f"{n}": {"kernel": jnp.ones((256, 256))} for n in range(8)},
         )
-        compiled = advance.lower(init(), jnp.ones((4, 256))).compile(
+        compiled = advance.lower(init(), {}, Batch(*jnp.ones((3, 4, 256)))).compile(
             compiler_options={"xla_backend_optimization_level": 2}
         )
         temporary[in_place] = compiled.memory_analysis().temp_size_in_bytes / (4 * 256 * 256)
@@ -352,14 +353,14 @@ def split(optimizer, experiment):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda o: type(o).__name__)
 def test_the_state_of_every_optimizer_is_split_with_its_parameters(optimizer, tiny_experiment):
     experiment = split(optimizer, tiny_experiment)
-    state = program.abstract(experiment, make_mesh(experiment.mesh))
+    state, _ = placement.abstract(experiment, make_mesh(experiment.mesh))
     kernel = ("layers", "mlp", "up", "kernel")
     beside = [
         leaf
         for where, leaf in jax.tree_util.tree_leaves_with_path(state.opt_state)
         if _ends(where, kernel) and leaf.shape == (2, 32, 96)
     ]
-    assert "fsdp" in tuple(state.params["layers"]["mlp"]["up"]["kernel"].sharding.spec)
+    assert "fsdp" in tuple(state.trainable["layers"]["mlp"]["up"]["kernel"].sharding.spec)
     assert all("fsdp" in tuple(leaf.sharding.spec) for leaf in beside)
     assert beside or isinstance(optimizer, Adafactor), (
         "state of a parameter's shape lies where the parameter lies"
@@ -373,9 +374,10 @@ def test_every_optimizer_trains_a_model_that_is_split(
 ):
     experiment = split(optimizer, tiny_experiment)
     built = program.build(experiment, prepare(experiment.data))
-    state, batch, losses = built.init(), built.batch(0), []
+    state, losses = built.init()[0], []
+    batch = built.batch(0, state)
     for _ in range(25):
-        state, found = built.step(state, batch)
+        state, found = built.step(state, {}, batch)
         losses.append(float(found["loss"]))
         assert not int(found["skipped"])
     assert losses[-1] < 0.85 * losses[0], losses
@@ -482,7 +484,7 @@ def test_a_batch_read_in_parts_trains_the_same(quick_compilation):
     begun = jax.jit(lambda: step.init(model.init(CONFIG, jax.random.key(0)), optimizer))()
     for parts in (1, 2):
         told = {
-            "objective": cross_entropy(CONFIG),
+            "loss": CrossEntropy().build(CONFIG),
             "optimizer": optimizer,
             "rate": rate,
             "seed": 0,
@@ -493,8 +495,10 @@ def test_a_batch_read_in_parts_trains_the_same(quick_compilation):
         for i in range(4):
             batch = a_batch(i)
             batch.weights[i, 3:] = 0  # the parts do not weigh the same
-            state, found = advance(state, batch)
-        results.append((jax.device_get(state.params), float(found["loss"]), float(found["weight"])))
+            state, found = advance(state, {}, batch)
+        results.append(
+            (jax.device_get(state.trainable), float(found["loss"]), float(found["weight"]))
+        )
     (a, loss, weight), (b, same_loss, same_weight) = results
     assert loss == pytest.approx(same_loss, rel=1e-5) and weight == same_weight
     jax.tree.map(

@@ -121,22 +121,20 @@ def flat_scores(patch):
 def step_left_out_of_the_key(patch):
     honest = step.train_step
 
-    def forgetful(state, batch, **told):
-        new, metrics = honest(state._replace(step=jnp.zeros_like(state.step)), batch, **told)
+    def forgetful(state, *args, **told):
+        new, metrics = honest(state._replace(step=jnp.zeros_like(state.step)), *args, **told)
         return new._replace(step=state.step + 1), metrics
 
     patch.setattr(step, "train_step", forgetful)
 
 
 def part_left_out_of_the_key(patch):
-    honest = step._gradients
-    patch.setattr(
-        step,
-        "_gradients",
-        lambda params, batch, key, objective, parts: honest(
-            params, batch, key, lambda p, b, _: objective(p, b, key), parts
-        ),
-    )
+    honest = step._summed
+
+    def same_key(gradients, objective, trainable, batch, key, parts):
+        return honest(gradients, lambda t, b, _: objective(t, b, key), trainable, batch, key, parts)
+
+    patch.setattr(step, "_summed", same_key)
 
 
 def token_left_out_of_the_key(patch):
@@ -144,16 +142,16 @@ def token_left_out_of_the_key(patch):
 
 
 def mean_of_means(patch):
-    honest = step._gradients
+    honest = step._summed
 
-    def means(params, batch, key, objective, parts):
-        def mean(params, part, key):
-            total, weight, more = objective(params, part, key)
-            return total / weight, jnp.ones(()), more
+    def means(gradients, objective, trainable, batch, key, parts):
+        def mean(trainable, part, key):
+            total, (weight, more) = objective(trainable, part, key)
+            return total / weight, (jnp.ones(()), more)
 
-        return honest(params, batch, key, mean, parts)
+        return honest(gradients, mean, trainable, batch, key, parts)
 
-    patch.setattr(step, "_gradients", means)
+    patch.setattr(step, "_summed", means)
 
 
 def stale_cache_slot(patch):
@@ -292,7 +290,7 @@ def rows_lost_on_the_way(patch):
         weights[0] = 0
         return honest(batch._replace(weights=weights), mesh, rows)
 
-    patch.setattr("gptjax.train.program.place_batch", lossy)
+    patch.setattr("gptjax.train.sources.place_batch", lossy)
 
 
 class Defect(NamedTuple):

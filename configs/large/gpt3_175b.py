@@ -13,7 +13,7 @@ section 2.
 """
 
 from gptjax.data import GPT2, DataConfig, Text
-from gptjax.losses.cross_entropy import Loss
+from gptjax.losses import CrossEntropy
 from gptjax.model import gpt3
 from gptjax.sharding.mesh import MeshConfig
 from gptjax.train.experiment import Evaluation, Experiment
@@ -28,7 +28,7 @@ experiment = Experiment(
         isolated=False,
     ),
     model=gpt3("175b", vocab_size=50_304, residual_dropout=0.0, compute="bfloat16", remat="full"),
-    loss=Loss(vocab_parts=8),
+    loss=CrossEntropy(vocab_parts=8),
     optim=AdamW(peak=6e-5, weight_decay=0.1, beta2=0.95, clip_norm=1.0),
     schedule=Schedule("cosine", warmup=2000, floor=0.1),
     mesh=MeshConfig(fsdp=256, tensor=4),

@@ -11,7 +11,7 @@ Source: Touvron et al. 2023, Llama 2, arXiv:2307.09288, section 2.
 """
 
 from gptjax.data import DataConfig, SentencePiece, Text
-from gptjax.losses.cross_entropy import Loss
+from gptjax.losses import CrossEntropy
 from gptjax.model import llama
 from gptjax.sharding.mesh import MeshConfig
 from gptjax.train.experiment import Evaluation, Experiment
@@ -26,7 +26,7 @@ experiment = Experiment(
         isolated=False,
     ),
     model=llama("7b", compute="bfloat16", remat="full"),
-    loss=Loss(vocab_parts=8),
+    loss=CrossEntropy(vocab_parts=8),
     optim=AdamW(peak=3e-4, weight_decay=0.1, beta2=0.95, clip_norm=1.0),
     schedule=Schedule("cosine", warmup=2000, floor=0.1),
     mesh=MeshConfig(fsdp=64),

@@ -11,7 +11,7 @@ Source: Grattafiori et al. 2024, The Llama 3 Herd of Models, arXiv:2407.21783, s
 """
 
 from gptjax.data import DataConfig, SentencePiece, Text
-from gptjax.losses.cross_entropy import Loss
+from gptjax.losses import CrossEntropy
 from gptjax.model import llama
 from gptjax.sharding.mesh import MeshConfig
 from gptjax.train.experiment import Evaluation, Experiment
@@ -26,7 +26,7 @@ experiment = Experiment(
         isolated=False,
     ),
     model=llama("3-405b", compute="bfloat16", remat="full"),
-    loss=Loss(vocab_parts=8),
+    loss=CrossEntropy(vocab_parts=8),
     optim=AdamW(peak=8e-5, weight_decay=0.1, beta2=0.95, clip_norm=1.0),
     schedule=Schedule("cosine", warmup=2000, floor=0.1),
     mesh=MeshConfig(fsdp=256, tensor=8),

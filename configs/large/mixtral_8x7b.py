@@ -12,7 +12,7 @@ Source: Jiang et al. 2024, Mixtral of Experts, arXiv:2401.04088, section 2.
 """
 
 from gptjax.data import DataConfig, SentencePiece, Text
-from gptjax.losses.cross_entropy import Loss
+from gptjax.losses import CrossEntropy
 from gptjax.model import Experts, mixtral
 from gptjax.sharding.mesh import MeshConfig
 from gptjax.train.experiment import Evaluation, Experiment
@@ -33,7 +33,7 @@ experiment = Experiment(
         compute="bfloat16",
         remat="full",
     ),
-    loss=Loss(vocab_parts=8),
+    loss=CrossEntropy(vocab_parts=8),
     optim=AdamW(peak=3e-4, weight_decay=0.1, beta2=0.95, clip_norm=1.0),
     schedule=Schedule("cosine", warmup=2000, floor=0.1),
     mesh=MeshConfig(fsdp=16, expert=8),

@@ -14,7 +14,7 @@ MoE, SemiAnalysis, 10 July 2023.
 """
 
 from gptjax.data import DataConfig, SentencePiece, Text
-from gptjax.losses.cross_entropy import Loss
+from gptjax.losses import CrossEntropy
 from gptjax.model import Experts, ModelConfig
 from gptjax.sharding.mesh import MeshConfig
 from gptjax.train.experiment import Evaluation, Experiment
@@ -44,7 +44,7 @@ experiment = Experiment(
         compute="bfloat16",
         remat="full",
     ),
-    loss=Loss(vocab_parts=8),
+    loss=CrossEntropy(vocab_parts=8),
     optim=AdamW(peak=6e-5, weight_decay=0.1, beta2=0.95, clip_norm=1.0),
     schedule=Schedule("cosine", warmup=2000, floor=0.1),
     mesh=MeshConfig(fsdp=64, expert=16, tensor=4),

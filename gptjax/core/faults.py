@@ -79,41 +79,49 @@ def planned() -> tuple[Fault, ...]:
     return tuple(found)
 
 
-def in_gradients(faults: tuple[Fault, ...]) -> Callable[[Any, Any], Any] | None:
-    """Gives a function (finished steps, gradients) → gradients to compile into the step, or none if
-    no fault is of that sort."""
+def in_gradients(faults: tuple[Fault, ...], gradients: Callable, finished: Any) -> Callable:
+    """Wraps a gradient function (see `train.step.Gradients`) in those faults that spoil gradients;
+    without any it is returned as it is.
+
+    Args:
+      finished: number of finished steps, traced.
+    """
     mine = [fault for fault in faults if fault.kind in GRADIENTS or fault.kind == "stall"]
     if not mine:
-        return None
+        return gradients
+    import jax
+
+    def spoiled(*args: Any) -> Any:
+        outputs, grads = gradients(*args)
+        for fault in mine:
+            if fault.kind == "stall":
+                jax.debug.callback(_stall, finished, fault=fault)
+            else:
+                grads = _scaled(grads, finished, fault)
+        return outputs, grads
+
+    return spoiled
+
+
+def _scaled(grads: Any, finished: Any, fault: Fault) -> Any:
     import jax
     import jax.numpy as jnp
 
-    def spoil(finished: Any, grads: Any) -> Any:
-        for fault in mine:
-            if fault.kind == "stall":
-                jax.debug.callback(
-                    lambda finished, fault=fault: (
-                        _sleep() if finished + 1 == fault.step and _here(fault) else None
-                    ),
-                    finished,
-                )
-                continue
-            hit = (
-                finished + 1 >= fault.step
-                if fault.kind == "nan_from"
-                else finished + 1 == fault.step
-            )
-            grads = jax.tree.map(
-                lambda g, hit=hit, fault=fault: jnp.where(hit, g * GRADIENTS[fault.kind], g), grads
-            )
-        return grads
-
-    return spoil
+    forever = fault.kind == "nan_from"
+    hit = finished + 1 >= fault.step if forever else finished + 1 == fault.step
+    return jax.tree.map(lambda g: jnp.where(hit, g * GRADIENTS[fault.kind], g), grads)
 
 
-def in_batches(faults: tuple[Fault, ...], read: Callable[[int], Any]) -> Callable[[int], Any]:
-    """Gives `read` (finished steps → batch), with those faults that happen while a batch is
-    read."""
+def _stall(finished: Any, fault: Fault) -> None:
+    if finished + 1 == fault.step and _here(fault):
+        _sleep()
+
+
+def in_batches(
+    faults: tuple[Fault, ...], source: Callable[[int, Any], Any]
+) -> Callable[[int, Any], Any]:
+    """Wraps a source of batches (finished steps, state) in those faults that happen while a batch
+    is read."""
     mine = {
         fault.step: fault
         for fault in faults
@@ -121,9 +129,9 @@ def in_batches(faults: tuple[Fault, ...], read: Callable[[int], Any]) -> Callabl
     }
     slow = [fault for fault in faults if fault.kind == "slow"]
     if not mine and not slow:
-        return read
+        return source
 
-    def spoiled(finished: int) -> Any:
+    def spoiled(finished: int, state: Any) -> Any:
         if any(finished + 1 >= fault.step and _here(fault) for fault in slow):
             time.sleep(0.05)
         fault = mine.get(finished + 1)
@@ -135,7 +143,7 @@ def in_batches(faults: tuple[Fault, ...], read: Callable[[int], Any]) -> Callabl
                     _sleep()
                 case "term" | "kill":
                     os.kill(os.getpid(), signal.SIGTERM if fault.kind == "term" else signal.SIGKILL)
-        return read(finished)
+        return source(finished, state)
 
     return spoiled
 

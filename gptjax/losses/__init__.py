@@ -1,1 +1,39 @@
-"""Losses: what training minimises."""
+"""Losses: what training minimises. `loss.py` defines the interface; other files hold the kinds."""
+
+from gptjax.losses.adversarial import FGM, FreeLB
+from gptjax.losses.cross_entropy import CrossEntropy, PredictionLoss, predict
+from gptjax.losses.distillation import Distillation
+from gptjax.losses.loss import (
+    Frozen,
+    FunctionLoss,
+    Loss,
+    LossConfig,
+    Metrics,
+    Reduction,
+    per_weight,
+    ratio,
+)
+from gptjax.losses.tokens import losses_in_parts, token_losses
+
+LossKind = CrossEntropy | Distillation | FGM | FreeLB | LossConfig
+"""A loss of gptjax, or one defined elsewhere."""
+
+__all__ = [
+    "FGM",
+    "CrossEntropy",
+    "Distillation",
+    "FreeLB",
+    "Frozen",
+    "FunctionLoss",
+    "Loss",
+    "LossConfig",
+    "LossKind",
+    "Metrics",
+    "PredictionLoss",
+    "Reduction",
+    "losses_in_parts",
+    "per_weight",
+    "predict",
+    "ratio",
+    "token_losses",
+]

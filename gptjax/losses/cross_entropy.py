@@ -1,11 +1,13 @@
-"""(params, batch, key) → (sum, weight, metrics). Sums, never means: micro-batches and devices with
-unequal weights then average rightly."""
+"""Cross-entropy of a batch's targets, and the base of all losses of one forward pass.
+
+Read `CrossEntropy` (the settings), `PredictionLoss` (one forward pass, then sums), and
+`CrossEntropyLoss`.
+"""
 
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,104 +15,40 @@ import jax
 import jax.numpy as jnp
 
 from gptjax import model
-from gptjax.core.arrays import Array, Float, Key, Params
+from gptjax.core.arrays import Array, Float, Int, Key, Params
 from gptjax.core.config import require
+from gptjax.data.layouts import Batch
+from gptjax.losses.loss import (
+    Frozen,
+    Loss,
+    LossConfig,
+    Metrics,
+    Reduction,
+    Sum,
+    Weight,
+    per_weight,
+    ratio,
+)
+from gptjax.losses.tokens import losses_in_parts, token_losses
 from gptjax.model import ModelConfig
-from gptjax.weights.weight import dense
-
-Objective = Callable[
-    [Params, Any, Key | None], tuple[Float[Array, ""], Float[Array, ""], dict[str, Array]]
-]
 
 
 @dataclass(frozen=True)
-class FGM:
-    """Half of the loss is at embedded tokens that are moved a step up its slope.
-
-    Source: Miyato et al. 2017, arXiv:1605.07725, section 3, without its normalised embeddings.
-    """
-
-    size: float = 1.0
-    """Length of a row's step, over all of its embedded tokens."""
-
-    def __post_init__(self) -> None:
-        require(self.size > 0, f"loss.adversarial.size is {self.size}; it needs a positive length.")
-
-
-@dataclass(frozen=True)
-class FreeLB:
-    """The loss is the mean over steps up its slope, from a random place near the embedded tokens.
-    Source: Zhu et al. 2020, arXiv:1909.11764, algorithm 1."""
-
-    steps: int = 3
-    """Places at which the loss is taken."""
-    size: float = 0.1
-    """Length of a row's step."""
-    radius: float = 0.2
-    """No place is farther from the embedded tokens of a row; the first is up to so far."""
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "size", "radius"):
-            require(
-                getattr(self, name) > 0,
-                f"loss.adversarial.{name} is {getattr(self, name)}; it needs a positive number.",
-            )
-
-
-@dataclass(frozen=True)
-class Distillation:
-    """A part of the loss is how far the predictions are from those of a trained model with the same
-    tokenizer.
-
-    Source: Hinton et al. 2015, arXiv:1503.02531, section 2: KL(teacher ‖ student) of softened
-    predictions, times the temperature squared.
-    """
-
-    run: str
-    """The teacher's run directory; its newest checkpoint is read."""
-    temperature: float = 2.0
-    """Logits of both are divided by it."""
-    share: float = 0.5
-    """Weight of this part; what is left to 1 is that of the targets."""
-
-    def __post_init__(self) -> None:
-        require(
-            self.temperature > 0,
-            f"loss.distillation.temperature is {self.temperature}; it needs a positive number.",
-        )
-        require(
-            0 < self.share <= 1,
-            f"loss.distillation.share is {self.share}; it needs a share in (0, 1].",
-        )
-
-
-class Teacher(NamedTuple):
-    """A trained model whose predictions are learned."""
-
-    config: ModelConfig
-    params: Params
-    told: Distillation
-
-
-@dataclass(frozen=True)
-class Loss:
-    """What training makes small besides −ln p(target). Evaluation is without it."""
+class CrossEntropy(LossConfig):
+    """−ln p(target), with the extra terms of training. Evaluation uses plain cross-entropy."""
 
     label_smoothing: float = 0.0
-    """Share of a target that all tokens have in equal parts. Source: Szegedy et al. 2016,
-    arXiv:1512.00567, section 7."""
+    """Share of each target's probability that is spread over the whole vocabulary. Source: Szegedy
+    et al. 2016, arXiv:1512.00567, section 7."""
     z: float = 0.0
     """Weight of the squared log-sum-exp of the logits. Source: Chowdhery et al. 2022, PaLM,
     arXiv:2204.02311, section 5."""
-    adversarial: FGM | FreeLB | None = None
-    """Nudges of the embedded tokens that make the loss larger."""
     ahead: float = 1.0
-    """Weight of each further token that a model with `ahead` predicts besides the next one."""
-    distillation: Distillation | None = None
-    """A trained model to learn from."""
+    """Weight of each further token that a model with multi-token prediction (`model.ahead`)
+    predicts."""
     vocab_parts: int = 1
-    """Parts of the vocabulary whose logits are held at once, one after the other; memory falls, the
-    loss is the same to rounding."""
+    """Parts of the vocabulary whose logits are computed one after the other. More parts need less
+    memory; the loss is the same up to rounding."""
 
     def __post_init__(self) -> None:
         require(
@@ -121,290 +59,228 @@ class Loss:
         require(
             self.vocab_parts >= 1, f"loss.vocab_parts is {self.vocab_parts}; it needs at least 1."
         )
-        whole = self.vocab_parts == 1 or self.distillation is None
-        require(
-            whole,
-            f"loss.vocab_parts is {self.vocab_parts}, and loss.distillation needs the logits of all"
-            " tokens at once; leave it at 1.",
-        )
         require(self.ahead >= 0, f"loss.ahead is {self.ahead}; it needs 0 or more.")
 
-
-def training(config: ModelConfig, loss: Loss, teacher: Teacher | None = None) -> Objective:
-    """What a run with these settings makes small."""
-    plain = cross_entropy(config, loss, teacher=teacher)
-    match loss.adversarial:
-        case FGM(size):
-            return adversarial(plain, steps=1, size=size, radius=size, around=True)
-        case FreeLB(steps, size, radius):
-            return adversarial(plain, steps=steps, size=size, radius=radius)
-    return plain
+    def build(self, config: ModelConfig) -> CrossEntropyLoss:
+        """Returns the training loss of a model."""
+        return CrossEntropyLoss(config, self)
 
 
-def cross_entropy(
-    config: ModelConfig,
-    loss: Loss = Loss(),
-    *,
-    auxiliary: bool = True,
-    accuracy: bool = False,
-    teacher: Teacher | None = None,  # noqa: B008 it is frozen
-) -> Objective:
-    """The weighted sum of −ln p(target), in nats, over all positions of a batch; the key turns
-    dropout on.
+class Prediction(NamedTuple):
+    """One forward pass over a batch."""
 
-    A weight of 0 is how a position is left out, whatever its target is. An unknown target that
-    counts makes the sum NaN.
+    output: model.Output
+    logits: Float[Array, "B T V"] | None
+    """`None` where the loss computes them in parts of the vocabulary."""
 
-    Args:
-      loss: smoothing, z and further tokens are of this function, adversarial training is
-        `adversarial`'s.
-      auxiliary: add the losses with which layers of experts keep themselves balanced, and those of
-        further tokens.
-      accuracy: tell how much weight the likeliest tokens have that are the targets (`correct`), and
-        how many pieces are all correct (`exact`, of `pieces`).
-      teacher: a model to learn from too.
+
+class PredictionLoss(Loss):
+    """A loss of one forward pass: how well it fits the targets, plus weighted terms.
+
+    A wrapper can change `fit` without a second pass.
     """
 
-    in_parts = loss.vocab_parts > 1 and not accuracy and not config.classes
+    def predict(self, params: Params, batch: Batch, key: Key | None) -> Prediction:
+        """Runs the model."""
+        raise NotImplementedError
 
-    def objective(
-        params: Params, batch: Any, key: Key | None
-    ) -> tuple[Array, Array, dict[str, Array]]:
+    def fit(
+        self, params: Params, frozen: Frozen, batch: Batch, prediction: Prediction
+    ) -> tuple[Sum, Metrics]:
+        """Returns the summed loss of the targets, and further sums."""
+        raise NotImplementedError
+
+    def extra(
+        self, params: Params, batch: Batch, prediction: Prediction, key: Key | None
+    ) -> tuple[list[tuple[float, Sum]], Metrics]:
+        """Returns further terms of the loss as (weight, sum), and further sums."""
+        return [], {}
+
+    def __call__(
+        self, params: Params, frozen: Frozen, batch: Batch, key: Key | None
+    ) -> tuple[Sum, Weight, Metrics]:
+        """Sums over all positions. A position of weight 0 is left out, whatever its target is; an
+        unknown target that counts makes the sum NaN.
+
+        Raises:
+          ValueError: tokens, targets and weights have different shapes.
+        """
         if batch.targets.shape != batch.tokens.shape or batch.weights.shape != batch.tokens.shape:
             shapes = (
                 f"tokens {batch.tokens.shape}, targets {batch.targets.shape}, weights"
                 f" {batch.weights.shape}"
             )
             raise ValueError(f"a batch needs one shape [B T] for all: {shapes}.")
-        out = read(config, params, batch, key)
-        logits = None if in_parts else predictions(config, params, batch, out)
+        prediction = self.predict(params, batch, key)
+        total, sums = self.fit(params, frozen, batch, prediction)
+        weight = jnp.sum(batch.weights)
+        terms, more = self.extra(params, batch, prediction, key)
+        for factor, term in terms:
+            total = total + factor * term
+        return total, weight, {**sums, **more}
 
-        def counted(losses, weights=batch.weights):
-            return jnp.sum(jnp.where(weights == 0, 0.0, losses * weights))
 
-        lost = functools.partial(losses_in_parts, config, params, loss.vocab_parts)
-        told = batch.targets, loss.label_smoothing, loss.z
-        total, weight, sums = (
-            counted(lost(out.hidden, *told) if in_parts else token_losses(logits, *told)),
-            jnp.sum(batch.weights),
-            {},
+@dataclass(frozen=True)
+class CrossEntropyLoss(PredictionLoss):
+    """The weighted sum of −ln p(target), in nats.
+
+    Metrics: `ahead_loss`, of all further tokens, per token; of models with experts `balance_loss`
+    (1 is perfect) and `router_z_loss` of the mean layer, `expert_load_max` and `expert_load_min`,
+    the load of the busiest and the idlest expert of any layer relative to a fair share, and
+    `dropped_share` of all expert choices. On held-out data `accuracy`, the share of targets that
+    are the most likely token, and `exact_match`, the share of segments all of whose targets are.
+    """
+
+    model: ModelConfig
+    settings: CrossEntropy = CrossEntropy()
+    training: bool = True
+    """Add the terms of training: experts' balance and further tokens."""
+    figures: tuple[str, ...] = ()
+    """Held-out figures that need the most likely tokens."""
+
+    def metrics(self) -> Mapping[str, Reduction]:
+        """See the class."""
+        found: dict[str, Reduction] = {
+            name: reduction for name, reduction in _FIGURES.items() if name in self.figures
+        }
+        if self.training and self.model.ahead:
+            found["ahead_loss"] = per_weight("ahead")
+        if self.training and self.model.experts is not None:
+            found |= _EXPERTS
+        return found
+
+    def held_out(self, figures: tuple[str, ...] = ()) -> Loss:
+        """Plain cross-entropy."""
+        known = tuple(name for name in figures if name in _FIGURES)
+        plain = CrossEntropy(vocab_parts=self.settings.vocab_parts)
+        return CrossEntropyLoss(self.model, plain, training=False, figures=known)
+
+    @property
+    def _in_parts(self) -> bool:
+        return self.settings.vocab_parts > 1 and not self.figures and not self.model.classes
+
+    def predict(self, params: Params, batch: Batch, key: Key | None) -> Prediction:
+        """Runs the model; logits of the whole vocabulary only where they are needed."""
+        output = read(self.model, params, batch, key)
+        whole = None if self._in_parts else predictions(self.model, params, batch, output)
+        return Prediction(output, whole)
+
+    def fit(
+        self, params: Params, frozen: Frozen, batch: Batch, prediction: Prediction
+    ) -> tuple[Sum, Metrics]:
+        """Returns the loss of the targets, and the sums that `figures` need."""
+        smoothing, z = self.settings.label_smoothing, self.settings.z
+        if prediction.logits is None:
+            losses = self._losses(params)(prediction.output.hidden, batch.targets, smoothing, z)
+        else:
+            losses = token_losses(prediction.logits, batch.targets, smoothing, z)
+        return counted(losses, batch), _correct(prediction.logits, batch) if self.figures else {}
+
+    def extra(
+        self, params: Params, batch: Batch, prediction: Prediction, key: Key | None
+    ) -> tuple[list[tuple[float, Sum]], Metrics]:
+        """Returns the terms of further tokens and of experts' balance."""
+        terms: list[tuple[float, Sum]] = []
+        sums: Metrics = {}
+        if self.training and self.model.ahead:
+            sums["ahead"] = self._ahead(params, batch, prediction.output, key)
+            terms.append((self.settings.ahead, sums["ahead"]))
+        aux = prediction.output.aux
+        if self.training and aux:
+            for name in ("balance", "router_z"):
+                sums[name] = jnp.sum(aux[name] * batch.weights[None])
+                terms.append((getattr(self.model.experts, name), sums[name]))
+            sums |= {name: aux[name] for name in ("load", "dropped")}
+        return terms, sums
+
+    def _losses(self, params: Params) -> Callable:
+        return functools.partial(losses_in_parts, self.model, params, self.settings.vocab_parts)
+
+    def _ahead(self, params: Params, batch: Batch, output: model.Output, key: Key | None) -> Sum:
+        """Returns the summed loss of the tokens after the target, without smoothing."""
+        own = None if key is None else jax.random.fold_in(key, self.model.num_layers + 2)
+        states = model.look_ahead(
+            self.model, params, output.hidden, batch.positions, batch.segments, batch.prefix, own
         )
-        if teacher is not None:
-            sums["teacher"] = counted(_from_teacher(teacher, batch, logits))
-            total = (1 - teacher.told.share) * total + teacher.told.share * sums["teacher"]
-        if accuracy:
-            sums |= _correct(logits, batch)
-        if auxiliary and config.ahead:
-            further = zip(
-                _further(batch, config.ahead),
-                _look_ahead(config, params, batch, out.hidden, key),
-                strict=True,
-            )
-            sums["ahead"] = sum(
-                counted(lost(hidden, targets), weights) for (targets, weights), hidden in further
-            )
-            total = total + loss.ahead * sums["ahead"]
-        if auxiliary and out.aux:
-            sums |= {
-                name: jnp.sum(out.aux[name] * batch.weights[None])
-                for name in ("balance", "router_z")
-            }
-            total = (
-                total
-                + config.experts.balance * sums["balance"]
-                + config.experts.router_z * sums["router_z"]
-            )
-            sums |= {name: out.aux[name] for name in ("load", "dropped")}
-        return total, weight, sums
+        further = zip(further_targets(batch, self.model.ahead), states, strict=True)
+        losses = self._losses(params)
+        return sum(_weighted(losses(hidden, to), weights) for (to, weights), hidden in further)
 
-    return objective
+
+def counted(losses: Float[Array, "B T"], batch: Batch) -> Sum:
+    """Returns the weighted sum; what has weight 0 is left out even if it is NaN."""
+    return _weighted(losses, batch.weights)
+
+
+def _weighted(losses: Float[Array, "B T"], weights: Float[Array, "B T"]) -> Sum:
+    return jnp.sum(jnp.where(weights == 0, 0.0, losses * weights))
+
+
+# --- the forward pass of a batch
 
 
 def predict(
-    config: ModelConfig, params: Params, batch: Any, key: Key | None
+    config: ModelConfig, params: Params, batch: Batch, key: Key | None
 ) -> tuple[Float[Array, "B T V"], model.Output]:
-    """Logits of every position of a batch, and what `forward` gives."""
-    out = read(config, params, batch, key)
-    return predictions(config, params, batch, out), out
+    """Returns the logits of every position of a batch, and the output of `forward`."""
+    output = read(config, params, batch, key)
+    return predictions(config, params, batch, output), output
 
 
-def read(config: ModelConfig, params: Params, batch: Any, key: Key | None) -> model.Output:
-    """Reads a batch."""
-    memory = model.encode(
+def read(config: ModelConfig, params: Params, batch: Batch, key: Key | None) -> model.Output:
+    """Runs `forward` on a batch, with its encoder if it has one."""
+    own = None if key is None else jax.random.fold_in(key, config.num_layers + 1)
+    return model.forward(
         config,
         params,
-        batch.side,
-        key=None if key is None else jax.random.fold_in(key, config.num_layers + 1),
+        batch.tokens,
+        positions=batch.positions,
+        segments=batch.segments,
+        memory=model.encode(config, params, batch.side, key=own),
+        perturbation=batch.perturbation,
+        prefix=batch.prefix,
+        key=key,
     )
-    told = {
-        "positions": batch.positions,
-        "segments": batch.segments,
-        "memory": memory,
-        "perturbation": batch.perturbation,
-        "prefix": batch.prefix,
-    }
-    return model.forward(config, params, batch.tokens, **told, key=key)
 
 
 def predictions(
-    config: ModelConfig, params: Params, batch: Any, out: model.Output
+    config: ModelConfig, params: Params, batch: Batch, output: model.Output
 ) -> Float[Array, "B T V"]:
-    """Logits of every position of a batch that was read."""
+    """Returns the logits of every position: of classes for a classifier, else of tokens."""
     if config.classes:
-        return model.classify(config, params, out.hidden, batch.positions, batch.segments)
-    return model.unembed(config, params, out.hidden)
+        return model.classify(config, params, output.hidden, batch.positions, batch.segments)
+    return model.unembed(config, params, output.hidden)
 
 
-def summary(sums: dict[str, Array], weight: Float[Array, ""]) -> dict[str, Array]:
-    """What an objective's metrics, summed over all parts of a batch, mean: one number each, over
-    all layers of experts.
-
-    Returns:
-      `teacher_loss` and `ahead_loss` (of all further tokens) a token; `balance_loss` (1 is perfect)
-      and `router_z_loss` of the mean layer; `expert_load_max` and `_min`, the load of the busiest
-      and the idlest expert of any layer relative to a fair share; `dropped_share` of all choices.
-      Nothing without these.
-    """
-    means = {
-        f"{name}_loss": sums[name] / jnp.maximum(weight, 1e-6)
-        for name in ("teacher", "ahead")
-        if name in sums
-    }
-    if "load" not in sums:
-        return means
-    load, layers = sums["load"], sums["load"].shape[0]
-    fair = load / jnp.maximum(load.mean(-1, keepdims=True), 1e-6)
-    means |= {
-        f"{name}_loss": sums[name] / jnp.maximum(weight * layers, 1e-6)
-        for name in ("balance", "router_z")
-    }
-    dropped = sums["dropped"].sum() / jnp.maximum(load.sum(), 1e-6)
-    return means | {
-        "expert_load_max": fair.max(),
-        "expert_load_min": fair.min(),
-        "dropped_share": dropped,
-    }
+# --- metrics
 
 
-def token_losses(
-    logits: Float[Array, "B T V"], targets: Array, smoothing: float = 0.0, z: float = 0.0
-) -> Float[Array, "B T"]:
-    """−ln softmax(logits)[target] of each position, in float32; NaN where the target is no class,
-    which indexing would clamp or wrap.
+def _correct(logits: Float[Array, "B T V"], batch: Batch) -> Metrics:
+    """Returns the weight of positions whose most likely token is the target (`correct`), the number
+    of segments all of whose targets are (`exact`), and of all segments (`pieces`)."""
+    right = jnp.argmax(logits, axis=-1) == batch.targets
+    counts = batch.weights > 0
+    segment = jnp.zeros_like(batch.targets) if batch.segments is None else batch.segments
 
-    Args:
-      smoothing: share of the target that all tokens have in equal parts.
-      z: weight of the squared log-sum-exp.
-    """
-    known, total = (targets >= 0) & (targets < logits.shape[-1]), jax.nn.logsumexp(logits, axis=-1)
-    chosen = jnp.take_along_axis(logits, jnp.where(known, targets, 0)[:, :, None], axis=-1)[:, :, 0]
-    return _lost(known, total, chosen, logits.mean(-1), smoothing, z)
+    def any_in_segment(flags: Array, segment: Array) -> Array:
+        return jax.ops.segment_max(flags.astype(jnp.int32), segment, segment.shape[0] + 1)
 
-
-def _lost(
-    known: Array, total: Array, chosen: Array, mean: Array, smoothing: float, z: float
-) -> Float[Array, "B T"]:
-    """The loss of a position by its log-sum-exp, its target's logit and the mean of all; NaN where
-    the target is not known."""
-    chosen = (1 - smoothing) * chosen + smoothing * mean if smoothing else chosen
-    losses = jnp.where(known, total - chosen, jnp.nan)
-    return losses + z * jnp.square(total) if z else losses
-
-
-def losses_in_parts(
-    config: ModelConfig,
-    params: Params,
-    parts: int,
-    hidden: Float[Array, "B T D"],
-    targets: Array,
-    smoothing: float = 0.0,
-    z: float = 0.0,
-) -> Float[Array, "B T"]:
-    """What `token_losses` gives of the hidden states' logits, of which only those of one part of
-    the vocabulary are held at a time.
-
-    A running log-sum-exp goes over the parts, and the backward pass makes each part's logits once
-    more. Parts of the vocabulary, not of the positions, so that the gradient of the output's kernel
-    is summed over the devices once and not once a part.
-    """
-    if parts == 1:
-        return token_losses(model.unembed(config, params, hidden), targets, smoothing, z)
-    hidden, kernel, bias = model.to_output(config, params, hidden)
-    size, tokens = -(-kernel.shape[1] // parts), kernel.shape[1]
-
-    def filled(x):
-        return jnp.pad(x, (*((0, 0),) * (x.ndim - 1), (0, parts * size - tokens))).reshape(
-            *x.shape[:-1], parts, size
-        )
-
-    kernels, biases = (
-        jnp.moveaxis(filled(dense(kernel).astype(hidden.dtype)), 1, 0),
-        None if bias is None else filled(bias),
-    )
-    wide = hidden.astype(
-        jnp.float32
-    )  # its gradient is a sum over parts, and is added up in this type
-
-    @jax.checkpoint
-    def add(running: tuple[Array, ...], part: tuple[Any, ...]) -> tuple[tuple[Array, ...], None]:
-        (most, total, chosen, summed), (kernel, bias, begin) = running, part
-        logits = model.logits_of(config, wide.astype(hidden.dtype), kernel, bias)
-        number = (begin + jnp.arange(size))[None, None]
-        seen = jnp.where(number < tokens, logits, -jnp.inf)
-        higher = jnp.maximum(most, jax.lax.stop_gradient(seen.max(-1)))
-        total = total * jnp.exp(most - higher) + jnp.exp(seen - higher[..., None]).sum(-1)
-        chosen = chosen + jnp.where(number == targets[..., None], logits, 0.0).sum(-1)
-        return (
-            higher,
-            total,
-            chosen,
-            summed + jnp.where(number < tokens, logits, 0.0).sum(-1),
-        ), None
-
-    zeros = jnp.zeros(targets.shape)
-    found = jax.lax.scan(
-        add,
-        (jnp.full(targets.shape, -jnp.inf), zeros, zeros, zeros),
-        (kernels, biases, size * jnp.arange(parts)),
-    )[0]
-    most, total, chosen, summed = found
-    return _lost(
-        (targets >= 0) & (targets < tokens),
-        most + jnp.log(total),
-        chosen,
-        summed / tokens,
-        smoothing,
-        z,
-    )
-
-
-# --- what else is told, or made small
-# ----------------------------------------------------------------------------
-
-
-def _correct(logits: Float[Array, "B T V"], batch: Any) -> dict[str, Array]:
-    """Weight of the positions whose likeliest token is the target; pieces all of whose tokens are,
-    which greedy decoding would write; all pieces."""
-    right, counts = jnp.argmax(logits, axis=-1) == batch.targets, batch.weights > 0
-    piece = jnp.zeros_like(batch.targets) if batch.segments is None else batch.segments
-    by_piece = jax.vmap(
-        lambda what, piece: jax.ops.segment_max(
-            what.astype(jnp.int32), piece, batch.targets.shape[1] + 1
-        )
-    )
-    there, wrong = by_piece(counts, piece) > 0, by_piece(counts & ~right, piece) > 0
+    present = jax.vmap(any_in_segment)(counts, segment) > 0
+    wrong = jax.vmap(any_in_segment)(counts & ~right, segment) > 0
     return {
         "correct": jnp.sum(batch.weights * right),
-        "exact": jnp.sum(there & ~wrong),
-        "pieces": jnp.sum(there),
+        "exact": jnp.sum(present & ~wrong),
+        "pieces": jnp.sum(present),
     }
 
 
-def _further(batch: Any, ahead: int) -> list[tuple[Array, Array]]:
-    """Targets and weights of the token after the target, the one after that, and so on; beyond a
-    piece's end nothing counts."""
+def further_targets(
+    batch: Batch, ahead: int
+) -> list[tuple[Int[Array, "B T"], Float[Array, "B T"]]]:
+    """Returns targets and weights of the token after the target, the one after that, and so on; the
+    weight is 0 beyond the end of a segment."""
 
-    def shifted(x, by):
+    def shifted(x: Array, by: int) -> Array:
         return jnp.pad(x[:, by:], ((0, 0), (0, min(by, x.shape[1]))))
 
     found = []
@@ -413,98 +289,35 @@ def _further(batch: Any, ahead: int) -> list[tuple[Array, Array]]:
         if batch.segments is not None:
             weights = weights * (shifted(batch.segments, by) == batch.segments)
         if batch.positions is not None:
-            weights = (
-                weights
-                * (shifted(batch.positions, by) == batch.positions + by)
-                * (batch.positions >= 0)
-            )
+            same_text = shifted(batch.positions, by) == batch.positions + by
+            weights = weights * same_text * (batch.positions >= 0)
         found.append((shifted(batch.targets, by), weights))
     return found
 
 
-def _look_ahead(
-    config: ModelConfig, params: Params, batch: Any, hidden: Float[Array, "B T D"], key: Key | None
-) -> list[Float[Array, "B T D"]]:
-    own = None if key is None else jax.random.fold_in(key, config.num_layers + 2)
-    return model.look_ahead(
-        config, params, hidden, batch.positions, batch.segments, batch.prefix, own
-    )
+def _of_mean_layer(name: str) -> Reduction:
+    def reduce(sums: Mapping[str, Any], weight: Any) -> Any:
+        return sums[name] / (weight * sums["load"].shape[0])
+
+    return reduce
 
 
-def _from_teacher(
-    teacher: Teacher, batch: Any, logits: Float[Array, "B T V"]
-) -> Float[Array, "B T"]:
-    """KL(teacher ‖ student) at the temperature, times its square; the teacher reads the tokens as
-    they are."""
-    heat = teacher.told.temperature
-    theirs = predict(
-        teacher.config,
-        jax.lax.stop_gradient(teacher.params),
-        batch._replace(perturbation=None),
-        None,
-    )[0]
-    wanted, found = jax.nn.log_softmax(theirs / heat), jax.nn.log_softmax(logits / heat)
-    return heat**2 * (jnp.exp(wanted) * (wanted - found)).sum(-1)
+def _fair_load(sums: Mapping[str, Any]) -> Any:
+    """Each expert's load relative to the mean of its layer [L E]."""
+    return sums["load"] / jnp.maximum(sums["load"].mean(-1, keepdims=True), 1e-6)
 
 
-# --- adversarial training
-# ----------------------------------------------------------------------------------------
+_FIGURES: dict[str, Reduction] = {
+    "accuracy": per_weight("correct"),
+    "exact_match": ratio("exact", "pieces"),
+}
 
-
-def adversarial(
-    objective: Objective, *, steps: int, size: float, radius: float, around: bool = False
-) -> Objective:
-    """The objective's mean over `steps` perturbations of each row's embedded tokens, each a step of length
-    `size` up the slope from the last.
-
-    A row is nudged by its own slope, so that a batch can be read in any parts. Each perturbation costs a
-    gradient more.
-
-    Args:
-      radius: no perturbation of a row is longer.
-      around: the first perturbation is from nowhere and where it began counts too (FGM); otherwise from a
-        random place (FreeLB), with a key.
-    """
-
-    def nudged(
-        params: Params, batch: Any, key: Key | None
-    ) -> tuple[Array, Array, dict[str, Array]]:
-        shape, fixed = (
-            (*batch.tokens.shape, params["embedding"]["embedding"].shape[1]),
-            jax.lax.stop_gradient(params),
-        )
-        slope = jax.grad(
-            lambda perturbation: objective(fixed, batch._replace(perturbation=perturbation), key)[0]
-        )
-        perturbation, found = jnp.zeros(shape), []
-        if around:
-            found.append(objective(params, batch, key))
-        elif key is not None:
-            draw = jax.random.uniform(jax.random.fold_in(key, _NUDGES), shape, minval=-1.0)
-            perturbation = radius * draw / math.sqrt(math.prod(shape[1:]))
-        for i in range(steps):
-            if around or i:
-                perturbation = _within(perturbation + size * _unit(slope(perturbation)), radius)
-            found.append(
-                objective(
-                    params, batch._replace(perturbation=jax.lax.stop_gradient(perturbation)), key
-                )
-            )
-        return jax.tree.map(lambda *parts: sum(parts) / len(parts), *found)
-
-    return nudged
-
-
-_NUDGES = 2**20
-"""Sets the randomness of perturbations apart from that of layers."""
-
-
-def _unit(x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-    """Each row divided by its length."""
-    return x / jnp.maximum(jnp.sqrt(jnp.square(x).sum((1, 2), keepdims=True)), 1e-12)
-
-
-def _within(x: Float[Array, "B T D"], radius: float) -> Float[Array, "B T D"]:
-    """Each row shortened to at most `radius`."""
-    length = jnp.sqrt(jnp.square(x).sum((1, 2), keepdims=True))
-    return x * jnp.minimum(1.0, radius / jnp.maximum(length, 1e-12))
+_EXPERTS: dict[str, Reduction] = {
+    "balance_loss": _of_mean_layer("balance"),
+    "router_z_loss": _of_mean_layer("router_z"),
+    "expert_load_max": lambda sums, weight: _fair_load(sums).max(),
+    "expert_load_min": lambda sums, weight: _fair_load(sums).min(),
+    "dropped_share": lambda sums, weight: (
+        sums["dropped"].sum() / jnp.maximum(sums["load"].sum(), 1e-6)
+    ),
+}

@@ -22,7 +22,7 @@ from gptjax.plan import target as targets
 from gptjax.plan.hlo import Analysis, analyse
 from gptjax.plan.target import Target
 from gptjax.sharding.mesh import bytes_per_device, num_row_shards, row_sharding
-from gptjax.train import program
+from gptjax.train import placement, program
 from gptjax.train.experiment import Experiment, guessed
 from gptjax.train.overview import activation_bytes
 
@@ -71,12 +71,14 @@ def compile_step(experiment: Experiment, target: Target, *, fast: bool = False) 
       ConfigError: the target's compiler is not here, or mesh, batch and devices do not fit each
         other.
     """
-    experiment, mesh, state = program.laid_out(
+    experiment, mesh, state, frozen = placement.lay_out(
         guessed(experiment), target.chip and target.chip.memory, targets.devices(target)
     )
     batch = batch_shapes(experiment, mesh)
     own = Memory(
-        *map(bytes_per_device, (state.params, (state.opt_state, state.step), batch)), 0.0, 0.0
+        *map(bytes_per_device, ((state.trainable, frozen), (state.opt_state, state.step), batch)),
+        0.0,
+        0.0,
     )
     begun = time.process_time()
     try:

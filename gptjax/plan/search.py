@@ -74,7 +74,7 @@ def changes(experiment: Experiment, target: Target) -> Iterator[Way]:
         Way(f"--micro-batch {n}", dataclasses.replace(experiment, micro_batch=n))
         for n in dict.fromkeys(fewer[-1:] + fewer[:1])
     ]
-    if experiment.loss.vocab_parts == 1 and experiment.loss.distillation is None:
+    if getattr(experiment.loss, "vocab_parts", None) == 1:
         known.append(
             Way(
                 "--loss.vocab-parts 8",

@@ -24,6 +24,7 @@ from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.formats import About, OpenedModel
 from gptjax.model import ModelConfig
+from gptjax.runs import frozen
 from gptjax.runs.checkpoints import Run
 from gptjax.sharding.mesh import param_shardings
 
@@ -113,13 +114,13 @@ def _open_run(run: Path, step: int | None, shardings: Any) -> OpenedModel:
             shapes,
             shardings(c),
         )
-    checkpoints = Run(run)
-    restored = checkpoints.restore({tree: shapes}, step=step) if checkpoints.steps() else None
+    steps = Run(run).steps()
+    params = frozen.restore_params(run, shapes, tree=tree, step=step) if steps else None
     require(
-        restored is not None,
+        params is not None,
         f"{run} has no checkpoint yet; train it first: python train.py {run}/config.json",
     )
-    return OpenedModel(c, restored[1][tree], read_tokenizer(run), read_about(run), task)
+    return OpenedModel(c, params, read_tokenizer(run), read_about(run), task)
 
 
 def read_tokenizer(run: Path) -> Tokenizer:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Any
 
-from gptjax.core.config import require
+from gptjax.core.config import formerly, require
 from gptjax.data.prepare import DataConfig
 from gptjax.data.tasks import Shape, default_task
 from gptjax.generate.settings import SampleConfig
-from gptjax.losses.cross_entropy import Loss
+from gptjax.losses import CrossEntropy, LossKind
 from gptjax.model.config import ModelConfig
 from gptjax.model.presets import small
 from gptjax.sharding.mesh import MeshConfig
@@ -65,6 +66,22 @@ class Checkpoints:
         )
 
 
+def _migrate(plain: dict[str, Any]) -> dict[str, Any]:
+    """Reads an experiment of an earlier version: one loss with switches was what is now one loss
+    inside another."""
+    loss = plain.get("loss")
+    if not isinstance(loss, dict) or "kind" in loss:
+        return plain
+    plainest = {k: v for k, v in loss.items() if k not in ("adversarial", "distillation")}
+    nested = {"kind": "CrossEntropy", **plainest}
+    if loss.get("distillation"):
+        nested = {"kind": "Distillation", **loss["distillation"], "inner": nested}
+    if loss.get("adversarial"):
+        nested = {**loss["adversarial"], "inner": nested}
+    return {**plain, "loss": nested}
+
+
+@formerly(added=("freeze",), migrate=_migrate)
 @dataclass(frozen=True)
 class Experiment:
     """A whole run: model, data, optimizer, length. A run's `config.json` is this value,
@@ -77,8 +94,11 @@ class Experiment:
     """The architecture."""
     data: DataConfig = field(default_factory=DataConfig)
     """The text."""
-    loss: Loss = field(default_factory=Loss)
-    """What is made small."""
+    loss: LossKind = field(default_factory=CrossEntropy)
+    """The loss that training minimises."""
+    freeze: tuple[str, ...] = ()
+    """Patterns of weights that do not train, such as `embedding` or `layers/attention/*`; `gptjax
+    inspect` lists the paths."""
     optim: OptimConfig = field(default_factory=AdamW)
     """The optimizer."""
     schedule: Schedule = field(default_factory=Schedule)
@@ -204,6 +224,7 @@ FREE = (
         "model.remat_names",
         "model.stage_parts",
         "loss.vocab_parts",
+        "loss.inner.vocab_parts",
     ),
 )
 """What a resumed run may change: length, observation, and how the same numbers are computed."""

@@ -18,13 +18,14 @@ from gptjax.core import config, processes
 from gptjax.core.config import ConfigError
 from gptjax.core.processes import Votes
 from gptjax.data.prepare import Prepared
+from gptjax.losses import Frozen
 from gptjax.model import flops_per_token
 from gptjax.model.attention.layer import choose
 from gptjax.model.transformer import scanned
 from gptjax.runs import Run
 from gptjax.sharding.constrain import use_mesh
 from gptjax.sharding.mesh import describe_mesh
-from gptjax.train import goodput, program
+from gptjax.train import goodput, placement, program
 from gptjax.train.experiment import Experiment
 from gptjax.train.goodput import Clock
 from gptjax.train.identity import backend, versions
@@ -43,6 +44,7 @@ class Setting(NamedTuple):
     log: Log
     clock: Clock
     interrupted: Votes
+    frozen: Frozen
 
 
 def attention(experiment: Experiment, mesh: Mesh) -> list[tuple[str, str]]:
@@ -69,8 +71,11 @@ def attention(experiment: Experiment, mesh: Mesh) -> list[tuple[str, str]]:
 def banner(setting: Setting, state: TrainState, notes: tuple[str, ...]) -> str:
     """Says on which machine what is about to be trained, and from which step."""
     experiment, built = setting.experiment, setting.program
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     devices = jax.devices()
+    parameters, idle = (
+        sum(leaf.size for leaf in jax.tree.leaves(tree))
+        for tree in ((state.trainable, setting.frozen.get("params")), setting.frozen.get("params"))
+    )
     among = f" in {processes.count()} processes" if processes.several() else ""
     train, held_out = setting.data.train.header, setting.data.validation
     lines = [
@@ -84,6 +89,7 @@ def banner(setting: Setting, state: TrainState, notes: tuple[str, ...]) -> str:
             f"model       {human(parameters)} parameters, {experiment.model.compute} compute,"
             f" layers {'scanned' if scanned(experiment.model) else 'unrolled'}"
         ),
+        *([_frozen_line(setting, idle, parameters)] if idle else []),
         *(
             f"attention   {implementation}: {reason}"
             for implementation, reason in attention(experiment, built.mesh)
@@ -98,7 +104,7 @@ def banner(setting: Setting, state: TrainState, notes: tuple[str, ...]) -> str:
         (
             f"step        {human(experiment.tokens_per_step)} tokens,"
             f" {human(flops_per_token(experiment.model, experiment.model.context) * experiment.tokens_per_step)}FLOP;"
-            f" state {program.state_bytes(built.state) / 2**20:.0f} MiB, temporary"
+            f" state {placement.total_bytes(built.state) / 2**20:.0f} MiB, temporary"
             f" {built.temporary_bytes / 2**20:.0f} MiB"
         ),
         (
@@ -119,6 +125,15 @@ def banner(setting: Setting, state: TrainState, notes: tuple[str, ...]) -> str:
     return "\n".join(lines)
 
 
+def _frozen_line(setting: Setting, frozen: int, parameters: int) -> str:
+    count = len(jax.tree.leaves(setting.frozen["params"]))
+    weights = count + len(jax.tree.leaves(setting.program.state.trainable))
+    return (
+        f"frozen      {count} of {weights} weights, {human(frozen)} of {human(parameters)}"
+        f" parameters ({' '.join(setting.experiment.freeze)})"
+    )
+
+
 def facts(setting: Setting, state: TrainState) -> dict[str, Any]:
     """Gives what the report says of the whole run, over all its starts."""
     experiment, path = setting.experiment, setting.path
@@ -134,7 +149,9 @@ def facts(setting: Setting, state: TrainState) -> dict[str, Any]:
         "name": path.name,
         "config": config.to_dict(experiment),
         "environment": versions() | backend() | {"processor": processor()},
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        "parameters": sum(
+            leaf.size for leaf in jax.tree.leaves((state.trainable, setting.frozen.get("params")))
+        ),
         "tokens": int(state.step) * experiment.tokens_per_step,
         "seconds": {"total": sum(seconds.values()), **seconds},
         "goodput": {

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from gptjax.core.config import ConfigError, require
 from gptjax.sharding.mesh import bytes_per_device, make_mesh, num_row_shards
-from gptjax.train import program
+from gptjax.train import placement, program
 from gptjax.train.experiment import Experiment, guessed
 
 
@@ -32,12 +32,13 @@ def require_possible(experiment: Experiment) -> Mesh:
       ConfigError: with the numbers, and the flags that change them.
     """
     try:
-        experiment, mesh, state = program.laid_out(guessed(experiment), free_bytes())
+        layout = placement.lay_out(guessed(experiment), free_bytes())
     except OverflowError:
         raise ConfigError(
             "a size of the model is beyond 2,147,483,647, which no device can count to;"
             f" {_smaller_model(experiment)}."
         ) from None
+    experiment, mesh, state, frozen = layout
     config = experiment.model
     rows = experiment.batch // experiment.micro_batches // num_row_shards(mesh)
     residuals = (
@@ -49,8 +50,8 @@ def require_possible(experiment: Experiment) -> Mesh:
     )
     _require_room(
         experiment,
-        bytes_per_device(state),
-        max(bytes_per_device(state.params), residuals),
+        bytes_per_device((state, frozen)),
+        max(bytes_per_device(state.trainable), residuals),
         "at least ",
     )
     return mesh
@@ -62,7 +63,9 @@ def require_fits(experiment: Experiment, built: program.Program) -> None:
     Raises:
       ConfigError: with the numbers, and the flags that change them.
     """
-    _require_room(experiment, bytes_per_device(built.state), built.temporary_bytes, "")
+    _require_room(
+        experiment, bytes_per_device((built.state, built.frozen)), built.temporary_bytes, ""
+    )
 
 
 def _require_room(experiment: Experiment, state: int, beside: int, least: str) -> None:

@@ -26,6 +26,7 @@ from gptjax.core.config import require
 from gptjax.data.prepare import Prepared
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.data.tokenizers.tokenizer import Tokenizer
+from gptjax.runs import frozen
 from gptjax.train import optim, teacher
 from gptjax.train.experiment import FREE, Experiment
 from gptjax.train.start import Start
@@ -115,8 +116,7 @@ def settle(
     }
     if start.fingerprint:
         record["start"] = start.fingerprint
-    if teacher_model := teacher.fingerprint(experiment):
-        record["teacher"] = teacher_model
+    record |= teacher.fingerprints(experiment)
     if not resuming:
         return Settled(_lasting(experiment), record, [])
     known = config.classes_in(experiment)
@@ -125,7 +125,7 @@ def settle(
     experiment = _lasting(experiment, old.schedule.steps)
     changed = config.differences(old, experiment)
     bound = {name: values for name, values in changed.items() if not name.startswith(FREE)}
-    for name in ("data", "tokenizer", "teacher"):
+    for name in ("data", "tokenizer", *experiment.loss.models):
         if recorded.get(name) != record.get(name):
             hashes = recorded.get(name, "")[:12], record.get(name, "")[:12]
             bound[f"{name} (its content)"] = hashes
@@ -165,6 +165,20 @@ def commit(path: Path, settled: Settled, tokenizer: Tokenizer, *, resuming: bool
     staged = path / ".config.json.new"
     config.save(staged, settled.experiment)
     staged.replace(path / "config.json")
+
+
+def require_frozen(path: Path) -> None:
+    """Refuses to resume with other frozen weights than the run's own.
+
+    Raises:
+      ConfigError: `RUN/frozen` is absent or was replaced.
+    """
+    recorded = config.load(dict, path / "identity.json").get("frozen", "")
+    require(
+        recorded == frozen.fingerprint(path),
+        f"{path}/frozen holds other weights than this run was trained with; restore it from a copy,"
+        " or start a new run (--dir).",
+    )
 
 
 def _lasting(experiment: Experiment, steps: int | None = None) -> Experiment:

@@ -8,22 +8,21 @@ which it calls them.
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from gptjax import generate
 from gptjax.core import faults, processes
 from gptjax.core.arrays import Params
 from gptjax.data.prepare import prepare
-from gptjax.runs import Run
-from gptjax.train import forecast, identity, optim, program, report
+from gptjax.runs import Run, frozen
+from gptjax.train import forecast, identity, program, report, saved
 from gptjax.train import start as starts
+from gptjax.train.evaluate import evaluate
 from gptjax.train.experiment import Experiment
 from gptjax.train.facts import Setting, attention, banner, facts, utilisation
 from gptjax.train.goodput import Clock
@@ -107,9 +106,11 @@ def train(
                     f" {experiment.model.context} tokens and are cut (--model.context)"
                 ),
             )
-        state, resumed = begin(run, built, cast, fall_back, start.params)
+        state, rest, resumed = saved.begin(path, run, built, cast, fall_back, start.params)
         del start  # its parameters are in the state now
         if processes.first():
+            record = {**settled.record, **frozen.record(path, experiment.freeze)}
+            settled = settled._replace(record=record)
             identity.commit(path, settled, data.tokenizer, resuming=resuming)
         clock.resumed(resumed or 0)
         with (
@@ -117,7 +118,7 @@ def train(
             interruptible() as asked,
         ):
             setting = Setting(
-                experiment, path, data, built, run, log, clock, processes.Votes(asked)
+                experiment, path, data, built, run, log, clock, processes.Votes(asked), rest
             )
             log.say(
                 banner(
@@ -138,30 +139,6 @@ def _mark() -> str:
     return "" if processes.first() else f".{processes.index()}"
 
 
-def begin(
-    run: Run,
-    built: program.Program,
-    cast: bool = False,
-    fall_back: bool = True,
-    params: Params | None = None,
-) -> tuple[TrainState, int | None]:
-    """The newest whole checkpoint and its step, or the initial state, with the parameters of a
-    model to start from, and none."""
-    restored = run.restore(
-        {"params": built.state.params, "opt_state": built.state.opt_state},
-        cast=cast,
-        fall_back=fall_back,
-    )
-    if restored is None:
-        return (
-            jax.block_until_ready(built.init(params and jax.tree.map(np.asarray, params))),
-            None,
-        )  # from the host, whatever devices the mesh has
-    step, trees = restored
-    number = jax.device_put(np.int32(step), built.state.step.sharding)
-    return TrainState(number, trees["params"], trees["opt_state"]), step
-
-
 # --- the loop
 # ----------------------------------------------------------------------------------------------------
 
@@ -180,13 +157,13 @@ def _loop(setting: Setting, state: TrainState) -> TrainState:
         return state  # it is saved; one more step would leave this evaluation out for good
     for done in range(int(state.step) + 1, experiment.steps + 1):
         try:
-            batch = watch.read(done, pending)
+            batch = watch.read(state, done, pending)
         except Exception as error:
             kept = watch.give_up(state, pending)
             error.add_note(f"It happened while the batch of step {done} was read; {kept}.")
             raise
         with watch.pace.waiting():
-            state, metrics = built.step(state, batch)
+            state, metrics = built.step(state, setting.frozen, batch)
         if pending:
             watch.see(*pending)
             setting.run.prepare()
@@ -217,11 +194,11 @@ class _Watch:
         self.pace, self.slow = Pace(), -1  # the process that was last said to hold the others up
         self.known: set[str] = set()  # what was done before, and so is compiled
 
-    def read(self, done: int, pending: tuple[int, Any] | None) -> Any:
+    def read(self, state: TrainState, done: int, pending: tuple[int, Any] | None) -> Any:
         """The batch of a step."""
         clock = self.setting.clock
         clock.turn("data", f"reading the batch of step {done}")
-        batch = self.setting.program.batch(done - 1)
+        batch = self.setting.program.batch(done - 1, state)
         busy = (
             pending is not None and not pending[1]["loss"].is_ready()
         )  # then nobody waited for the batch
@@ -288,7 +265,7 @@ class _Watch:
 
     def evaluate(self, state: TrainState, done: int) -> dict[str, float]:
         """Held-out loss and a sample, both printed; nothing if the run is interrupted meanwhile."""
-        setting, params = self.setting, weights(state)
+        setting, params = self.setting, saved.weights(state, self.setting.frozen)
         rows = None if done == setting.experiment.steps else setting.experiment.evaluation.rows
         with self._pause("evaluation", f"evaluating step {done}"):
             figures = unless(setting.interrupted, lambda: held_out(setting, params, rows)) or {}
@@ -338,7 +315,7 @@ class _Watch:
         with self._pause("checkpoint", f"saving step {done}"):
             self.setting.clock.saving()
             self.setting.log.flush()
-            self.setting.run.save(done, trees(state), figures)
+            self.setting.run.save(done, saved.trees(state), figures)
         self.saved = done
 
     def give_up(self, state: TrainState, pending: tuple[int, Any] | None) -> str:
@@ -378,27 +355,9 @@ def _require_progress(in_a_row: int, done: int, setting: Setting) -> None:
         )
 
 
-def trees(state: TrainState) -> dict[str, Any]:
-    """What a checkpoint holds of a state: all of it but the step, which names the checkpoint, and
-    the averaged weights once more by themselves."""
-    average = optim.averaged(state.opt_state)
-    return {"params": state.params, "opt_state": state.opt_state} | (
-        {} if average is None else {"ema": average}
-    )
-
-
-def weights(state: TrainState) -> Params:
-    """What evaluation and sampling use: the averaged weights where there are some."""
-    average = optim.averaged(state.opt_state)
-    return state.params if average is None else average
-
-
 def held_out(setting: Setting, params: Params, rows: int | None) -> dict[str, float]:
-    """Validation loss in nats per predicted token, with what else `program.evaluate` tells; of a
-    language model also in bits per byte of the text behind the tokens.
-
-    Nothing if the run is interrupted meanwhile.
-    """
+    """Returns the held-out figures, each with the prefix `validation_`; nothing without held-out
+    data, or if the run is interrupted meanwhile."""
     store = setting.data.validation
     if store is None:
         return {}
@@ -407,16 +366,10 @@ def held_out(setting: Setting, params: Params, rows: int | None) -> dict[str, fl
         setting.clock.beat()
         return setting.interrupted()
 
-    found = program.evaluate(setting.program, setting.experiment, store, params, rows, stop)
-    if found is None:
-        return {}
-    figures = {f"validation_{name}": value for name, value in found.items()}
-    if "bits_per_byte" not in setting.experiment.data.task.figures:
-        return figures
-    predicted = store.header.num_tokens - store.header.num_examples
-    return figures | {
-        "validation_bits_per_byte": found["loss"] / math.log(2) * predicted / store.header.num_bytes
-    }
+    figures = evaluate(
+        setting.program, setting.experiment, store, params, setting.frozen, rows, stop
+    )
+    return {f"validation_{name}": value for name, value in (figures or {}).items()}
 
 
 def prompt_of(setting: Setting) -> str | None:

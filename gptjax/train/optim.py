@@ -7,17 +7,16 @@ learning rate → clip weights → average weights.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from gptjax.core.arrays import Array, Int, Params
+from gptjax.core.arrays import Array, Params
 from gptjax.core.config import require
-from gptjax.sharding.constrain import platform
 from gptjax.train import spikes
-from gptjax.train.norm import gradient_norm
+from gptjax.train.updates import average, clip_norm, clip_weights, in_place, scale_by_rate
 
 
 @dataclass(frozen=True)
@@ -206,9 +205,8 @@ def learning_rate(schedule: Schedule, peak: float, steps: int) -> optax.Schedule
 
     def rate(step: Array) -> Array:
         rising = (step + 1) / (schedule.warmup + 1)
-        return peak * jnp.where(
-            step < schedule.warmup, rising, then(jnp.maximum(step - schedule.warmup, 0))
-        )
+        fallen = then(jnp.maximum(step - schedule.warmup, 0))
+        return peak * jnp.where(step < schedule.warmup, rising, fallen)
 
     return rate
 
@@ -230,7 +228,7 @@ def build(config: OptimConfig, rate: optax.Schedule) -> optax.GradientTransforma
         if config.weight_decay
         else []
     )
-    chain += [optax.scale_by_learning_rate(rate)]
+    chain += [scale_by_rate(rate)]
     chain += [clip_weights(config.clip_weights)] if config.clip_weights else []
     chain += [average(config.ema)] if config.ema else []
     return optax.chain(*chain)
@@ -263,51 +261,6 @@ def _direction(config: OptimConfig) -> optax.GradientTransformation:
     raise TypeError(f"{config!r} is not an optimizer.")
 
 
-class Moments(NamedTuple):
-    """State of `in_place`: Adam's, under the names that Optax gives it."""
-
-    count: Int[Array, ""]
-    mu: Params
-    nu: Params
-
-
-def in_place(
-    adam: optax.GradientTransformation, config: AdamW
-) -> optax.GradientTransformationExtraArgs:
-    """Optax's Adam with its direction read from the new moments alone, which can then be written
-    over the old ones.
-
-    Of old moments that are read for the direction too, XLA keeps copies until it is made. For the
-    same reason moments stay as they are here, not in `train_step`, where the caller tells that a
-    step is not `sound`.
-    """
-
-    def init(params: Params) -> Moments:
-        return Moments(*adam.init(params))
-
-    def update(
-        grads: Params,
-        state: Moments,
-        params: Params = None,
-        *,
-        sound: Array | bool = True,
-        **_: Any,
-    ) -> tuple[Params, Moments]:
-        found = Moments(*adam.update(grads, optax.ScaleByAdamState(*state))[1])
-        found = jax.tree.map(lambda new, old: jnp.where(sound, new, old), found, state)
-        found = (
-            jax.lax.optimization_barrier(found) if platform() == "cpu" else found
-        )  # other backends write all three in one pass
-        count = optax.safe_increment(state.count)
-        mean, square = (
-            optax.tree.bias_correction(found.mu, config.beta1, count),
-            optax.tree.bias_correction(found.nu, config.beta2, count),
-        )
-        return jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + config.epsilon), mean, square), found
-
-    return optax.GradientTransformationExtraArgs(init, update)
-
-
 def _muon(config: Muon) -> optax.GradientTransformation:
     """Stacked kernels are matrices of their inputs and outputs: query, key and value read `embed`,
     `out` writes it."""
@@ -336,62 +289,3 @@ def _muon(config: Muon) -> optax.GradientTransformation:
         consistent_rms=0.2,
         muon_weight_dimension_numbers=dimensions,
     )
-
-
-def clip_norm(limit: float) -> optax.GradientTransformationExtraArgs:
-    """Scales gradients of a larger norm down to it. Source: Pascanu et al. 2013, arXiv:1211.5063.
-
-    By one factor, where Optax divides: a quotient is written out before the two moments read it, a
-    product is made again for each.
-    """
-
-    def update(
-        grads: Params, state: Any, params: Params = None, *, norm: Array | None = None, **_: Any
-    ) -> tuple[Params, Any]:
-        factor = jnp.minimum(
-            1.0, limit / jnp.maximum(gradient_norm(grads) if norm is None else norm, 1e-30)
-        )
-        return jax.tree.map(lambda g: g * factor.astype(g.dtype), grads), state
-
-    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
-
-
-def clip_weights(limit: float) -> optax.GradientTransformation:
-    """Changes updates so that every updated weight lies within ± limit."""
-
-    def update(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
-        return jax.tree.map(lambda u, p: jnp.clip(p + u, -limit, limit) - p, updates, params), state
-
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
-
-
-class Average(NamedTuple):
-    """State of `average`: the running average of the weights."""
-
-    ema: Any
-
-
-def average(decay: float) -> optax.GradientTransformation:
-    """Keeps a running average of the weights, updates unchanged. Source: Polyak and Juditsky 1992;
-    its exponential form."""
-
-    def update(updates: Any, state: Average, params: Any) -> tuple[Any, Average]:
-        return updates, Average(
-            jax.tree.map(
-                lambda e, p, u: decay * e + (1 - decay) * (p + u), state.ema, params, updates
-            )
-        )
-
-    return optax.GradientTransformation(
-        lambda params: Average(jax.tree.map(jnp.copy, params)), update
-    )
-
-
-def averaged(opt_state: Any) -> Any | None:
-    """The averaged weights in an optimizer state, or none."""
-    found = [
-        s
-        for s in jax.tree.leaves(opt_state, is_leaf=lambda s: isinstance(s, Average))
-        if isinstance(s, Average)
-    ]
-    return found[0].ema if found else None

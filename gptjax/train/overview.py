@@ -15,10 +15,11 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 
 from gptjax import model
+from gptjax.core.trees import partition, trains
 from gptjax.data import Batch, Side
-from gptjax.losses.cross_entropy import cross_entropy
+from gptjax.losses import CrossEntropy
 from gptjax.model import ModelConfig, flops_per_token
-from gptjax.train import optim, step
+from gptjax.train import optim, placement, step
 from gptjax.train.experiment import Experiment, guessed
 from gptjax.train.metrics import human
 
@@ -109,20 +110,20 @@ def overview(experiment: Experiment) -> dict[str, Any]:
     """
     config = guessed(experiment).model
     facts = model_facts(config)
-    optimizer = optim.build(
-        experiment.optim,
-        optim.learning_rate(experiment.schedule, experiment.optim.peak, experiment.steps),
+    shapes = model.shapes(config)
+    trainable, _ = partition(shapes, trains(shapes, experiment.freeze))
+    state = jax.eval_shape(
+        lambda params: step.init(params, placement.optimizer(experiment)), trainable
     )
-    state = jax.eval_shape(lambda params: step.init(params, optimizer), model.shapes(config))
     rows = experiment.batch // experiment.micro_batches
     return facts | {
         "flops_per_step": facts["flops_per_token"] * experiment.tokens_per_step,
         "tokens_per_step": experiment.tokens_per_step,
         "rows_at_once": rows,
         "bytes": {
-            "parameters": _bytes(state.params),
+            "parameters": _bytes(shapes),
             "optimizer": _bytes(state.opt_state),
-            "gradients": _bytes(state.params),
+            "gradients": _bytes(trainable),
             "activations": activation_bytes(config, rows),
             "cache_per_token": facts["cache_per_token"],
         },
@@ -147,9 +148,11 @@ def activation_bytes(config: ModelConfig, rows: int) -> int:
         ints, ints, floats, ints, ints, Side(ints, ints, ints) if config.encoder_layers else None
     )
 
+    loss = CrossEntropy().build(config)
+
     def kept(params: Any, batch: Any) -> Any:
         key = jax.random.key(0) if config.uses_dropout else None
-        return jax.vjp(lambda params: cross_entropy(config)(params, batch, key)[0], params)[1]
+        return jax.vjp(lambda params: loss(params, {}, batch, key)[0], params)[1]
 
     program = jax.make_jaxpr(kept)(params, batch).jaxpr
     given = set(program.invars)

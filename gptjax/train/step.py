@@ -1,4 +1,4 @@
-"""One training step: (state, batch) → (state, metrics), pure, compiled whole."""
+"""One training step, pure and compiled whole: (state, frozen, batch) → (state, metrics)."""
 
 from __future__ import annotations
 
@@ -9,31 +9,51 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gptjax.core.arrays import Array, Int, Params
-from gptjax.losses.cross_entropy import Objective, summary
+from gptjax.core.arrays import Array, Int, Key, Params
+from gptjax.core.trees import combine, trainable_part
+from gptjax.data.layouts import Batch
+from gptjax.losses import Frozen, Loss, Metrics
 from gptjax.train import spikes
 from gptjax.train.norm import gradient_norm
-from gptjax.train.optim import Moments
+from gptjax.train.updates import Moments
+
+Objective = Callable[[Params, Batch, Key | None], tuple[Array, tuple[Array, Metrics]]]
+"""(trainable, batch, key) → sum, (weight, metrics): the loss as a function of what trains."""
+
+Gradients = Callable[
+    [Objective, Params, Batch, Key | None], tuple[tuple[Array, tuple[Array, Metrics]], Params]
+]
+"""(objective, trainable, batch, key) → what the objective returns, and its summed gradients."""
 
 
 class TrainState(NamedTuple):
-    """All that training remembers. Batches and random keys are functions of `step`."""
+    """Everything that training changes. Batches and random keys are functions of `step`."""
 
     step: Int[Array, ""]
-    params: Params
-    opt_state: Any
+    """Number of finished steps."""
+    trainable: Params
+    """The weights that train; `None` in place of each that is frozen."""
+    opt_state: optax.OptState
 
 
-def init(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step."""
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+def init(trainable: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    """Returns the state before the first step."""
+    return TrainState(jnp.zeros((), jnp.int32), trainable, optimizer.init(trainable))
+
+
+def default_gradients(
+    objective: Objective, trainable: Params, batch: Batch, key: Key | None
+) -> tuple[tuple[Array, tuple[Array, Metrics]], Params]:
+    """Differentiates the sum over the whole batch."""
+    return jax.value_and_grad(objective, has_aux=True)(trainable, batch, key)
 
 
 def train_step(
     state: TrainState,
-    batch: Any,
+    frozen: Frozen,
+    batch: Batch,
     *,
-    objective: Objective,
+    loss: Loss,
     optimizer: optax.GradientTransformation,
     rate: optax.Schedule,
     seed: int,
@@ -41,96 +61,121 @@ def train_step(
     skip_norm: float = jnp.inf,
     skip_score: float = jnp.inf,
     dropout: bool = True,
-    settle: Callable[[Params, dict[str, Array]], Params] | None = None,
-    fault: Callable[[Array, Params], Params] | None = None,
+    post_update: Callable[[Params, Metrics], Params] | None = None,
+    gradients: Gradients = default_gradients,
     axis: str | None = None,
 ) -> tuple[TrainState, dict[str, Array]]:
-    """Reads one batch and improves the parameters once.
+    """Takes one optimizer step on one batch.
 
-    A step whose loss or gradient norm is not finite, whose norm is not below `skip_norm`, or whose
-    `spikes.score` is not below `skip_score`, changes neither parameters nor optimizer state; it is
-    still counted in `step`, so the next batch is another one.
+    A step is skipped if no weight of its batch counts, its loss or gradient norm is not finite, the
+    norm is not below `skip_norm`, or `spikes.score` is not below `skip_score`. It then changes
+    neither parameters nor optimizer state, but counts in `step`, so that the next batch is another
+    one.
 
     Args:
-      micro_batches: the batch is read in this many equal parts, whose sums are added; memory falls,
-        the result does not change.
-      settle: changes the new parameters by the sums that the objective reports (balancing of
-        experts without a loss).
-      fault: changes the gradients, given how many steps are finished; only drills have one.
-      axis: name of a mapped axis over whose parts of the batch all is summed (`jax.pmap`,
-        `jax.shard_map`); on a mesh XLA does that unasked.
+      frozen: weights that do not train, see `losses.Frozen`; `{}` if there are none.
+      micro_batches: number of equal parts in which the batch is processed. Their sums are added up:
+        memory falls, the result stays the same.
+      post_update: changes the updated parameters by the summed metrics (balancing of experts
+        without a loss).
+      gradients: differentiates the objective of a micro-batch, for example clipping each example.
+      axis: name of a mapped axis over whose parts of the batch everything is summed (`jax.pmap`,
+        `jax.shard_map`). On a mesh XLA does that by itself.
 
     Returns:
-      The new state, and `loss` (nats a token), `weight` (tokens that count), `gradient_norm`,
-      `spike` (its score), `learning_rate`, `skipped` (0 or 1), and what `objectives.summary` makes
-      of the objective's sums.
+      The new state, and `loss` (nats per token), `weight` (tokens that count), `gradient_norm`,
+      `spike` (its score), `learning_rate`, `skipped` (0 or 1), and the metrics of the loss.
     """
     key = jax.random.fold_in(jax.random.key(seed), state.step) if dropout else None
-    found = _gradients(state.params, batch, key, objective, micro_batches)
-    (total, (weight, sums)), grads = found if axis is None else jax.lax.psum(found, axis)
-    share = 1.0 / jnp.maximum(weight, 1e-6)
-    loss, grads = total * share, jax.tree.map(lambda g: g * share, grads)
-    grads = grads if fault is None else fault(state.step, grads)
+    batch = loss.foresee(combine(frozen, state.trainable), frozen, batch)
+    objective = _objective(loss, frozen)
+    outputs = _summed(gradients, objective, state.trainable, batch, key, micro_batches)
+    (total, (weight, sums)), grads = outputs if axis is None else jax.lax.psum(outputs, axis)
+    share = 1.0 / jnp.where(weight > 0, weight, 1.0)
+    mean, grads = total * share, jax.tree.map(lambda g: g * share, grads)
     norm = gradient_norm(grads)
-    spike = spikes.score(state.opt_state, loss, norm)
-    sound = jnp.isfinite(loss) & jnp.isfinite(norm) & (norm < skip_norm) & (spike < skip_score)
+    spike = spikes.score(state.opt_state, mean, norm)
+    finite = jnp.isfinite(mean) & jnp.isfinite(norm)
+    sound = (weight > 0) & finite & (norm < skip_norm) & (spike < skip_score)
+    facts = {"step": state.step, "loss": mean, "norm": norm, "sound": sound}
+    new = _updated(state, frozen, grads, sums, optimizer, post_update, facts)
+    metrics = {name: reduction(sums, weight) for name, reduction in loss.metrics().items()}
+    metrics |= {"loss": jnp.where(weight > 0, mean, jnp.nan), "weight": weight}
+    metrics |= {"gradient_norm": norm, "spike": spike, "learning_rate": rate(state.step)}
+    return new, metrics | {"skipped": 1 - sound.astype(jnp.int32)}
+
+
+def _updated(
+    state: TrainState,
+    frozen: Frozen,
+    grads: Params,
+    sums: Metrics,
+    optimizer: optax.GradientTransformation,
+    post_update: Callable[[Params, Metrics], Params] | None,
+    facts: dict[str, Array],
+) -> TrainState:
+    """Applies the optimizer; a step that is not `sound` changes `step` alone.
+
+    Args:
+      facts: what transformations may know of the step: `step`, `loss`, `norm`, `sound`.
+    """
     updates, opt_state = optax.with_extra_args_support(optimizer).update(
-        grads, state.opt_state, state.params, loss=loss, norm=norm, sound=sound
+        grads, state.opt_state, state.trainable, **facts
     )
-    moved = optax.apply_updates(state.params, updates)
-    moved = moved if settle is None else settle(moved, sums)
-
-    def keep(new, old):
-        return jnp.where(sound, new, old)  # selection, not multiplication: 0 · NaN is NaN
-
-    def done(part):
-        return isinstance(part, Moments)
-
-    opt_state = jax.tree.map(
-        lambda new, old: new if done(new) else keep(new, old),
-        opt_state,
-        state.opt_state,
-        is_leaf=done,
-    )
-    new = TrainState(state.step + 1, jax.tree.map(keep, moved, state.params), opt_state)
-    metrics = {
-        "loss": loss,
-        "weight": weight,
-        "gradient_norm": norm,
-        "spike": spike,
-        "learning_rate": rate(state.step),
-        "skipped": 1 - sound.astype(jnp.int32),
-        **summary(sums, weight),
-    }
-    return new, metrics
+    updated = optax.apply_updates(state.trainable, updates)
+    if post_update is not None:
+        updated = trainable_part(post_update(combine(frozen, updated), sums), updated)
+    sound = facts["sound"]
+    kept = _where(sound, (updated, opt_state), (state.trainable, state.opt_state))
+    return TrainState(state.step + 1, *kept)
 
 
-def _gradients(
-    params: Params, batch: Any, key: Any, objective: Objective, micro_batches: int
-) -> tuple[tuple[Array, Any], Params]:
-    """Sums of losses, of weights and metrics, and of gradients over the batch, part by part."""
+def _objective(loss: Loss, frozen: Frozen) -> Objective:
+    """Returns a loss as a function of what trains."""
 
-    def total(params: Params, part: Any, key: Any) -> tuple[Array, tuple[Array, dict[str, Array]]]:
-        loss, weight, sums = objective(params, part, key)
-        return loss, (weight, sums)
+    def objective(
+        trainable: Params, part: Batch, key: Key | None
+    ) -> tuple[Array, tuple[Array, Metrics]]:
+        total, weight, sums = loss(combine(frozen, trainable), frozen, part, key)
+        return total, (weight, sums)
 
-    value_and_grad = jax.value_and_grad(total, has_aux=True)
+    return objective
+
+
+def _where(sound: Array, new: Any, old: Any) -> Any:
+    """Selects (a product would make NaN of 0 · NaN). `Moments` have done so themselves."""
+
+    def select(new: Any, old: Any) -> Any:
+        return new if isinstance(new, Moments) else jnp.where(sound, new, old)
+
+    return jax.tree.map(select, new, old, is_leaf=lambda part: isinstance(part, Moments))
+
+
+def _summed(
+    gradients: Gradients,
+    objective: Objective,
+    trainable: Params,
+    batch: Batch,
+    key: Key | None,
+    micro_batches: int,
+) -> tuple[tuple[Array, tuple[Array, Metrics]], Params]:
+    """Adds up losses, weights, metrics and gradients over the micro-batches."""
     if micro_batches == 1:
-        return value_and_grad(params, batch, key)
+        return gradients(objective, trainable, batch, key)
 
     def add(sums: Any, numbered: Any) -> tuple[Any, None]:
         part, i = numbered
-        found = value_and_grad(params, part, None if key is None else jax.random.fold_in(key, i))
-        return jax.tree.map(jnp.add, sums, found), None
+        own = None if key is None else jax.random.fold_in(key, i)
+        return jax.tree.map(jnp.add, sums, gradients(objective, trainable, part, own)), None
 
     parts = jax.tree.map(lambda x: x.reshape(micro_batches, -1, *x.shape[1:]), batch)
-    shapes = jax.eval_shape(value_and_grad, params, jax.tree.map(lambda x: x[0], parts), key)
+    first = jax.tree.map(lambda x: x[0], parts)
+    shapes = jax.eval_shape(lambda: gradients(objective, trainable, first, key))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     return jax.lax.scan(add, zeros, (parts, jnp.arange(micro_batches)))[0]
 
 
-def evaluate_step(params: Params, batch: Any, *, objective: Objective) -> dict[str, Array]:
-    """Sums over one batch, without dropout: `loss` in nats, `weight`, and what the objective
-    tells."""
-    loss, weight, sums = objective(params, batch, None)
-    return {"loss": loss, "weight": weight, **sums}
+def evaluate_step(params: Params, frozen: Frozen, batch: Batch, *, loss: Loss) -> Metrics:
+    """Returns sums over one batch, without dropout: `loss` in nats, `weight`, and the loss's."""
+    total, weight, sums = loss(params, frozen, batch, None)
+    return {"loss": total, "weight": weight, **sums}

@@ -1,4 +1,5 @@
-"""The teacher of a distillation: any trained model that reads what the student reads."""
+"""The other models that a loss needs, such as a teacher: trained models that read what the trained
+one reads."""
 
 from __future__ import annotations
 
@@ -12,26 +13,25 @@ from gptjax.core.config import require
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.formats import OpenedModel
-from gptjax.losses.cross_entropy import Teacher
 from gptjax.model import ModelConfig
 from gptjax.runs import Run
 from gptjax.runs.open import open_model
 from gptjax.train.experiment import Experiment
 
 
-def load(experiment: Experiment, tokenizer: Tokenizer) -> Teacher | None:
-    """Opens the teacher of a resolved experiment; `None` without distillation."""
-    distillation = experiment.loss.distillation
-    if distillation is None:
-        return None
-    teacher = open_teacher(distillation.run, experiment.model, tokenizer)
-    return Teacher(teacher.config, teacher.params, distillation)
+def load(
+    experiment: Experiment, tokenizer: Tokenizer, mesh: Mesh | None = None
+) -> dict[str, OpenedModel]:
+    """Opens the models that a resolved experiment's loss needs, by name."""
+    return {
+        name: open_teacher(path, experiment.model, tokenizer, mesh)
+        for name, path in experiment.loss.models.items()
+    }
 
 
-def fingerprint(experiment: Experiment) -> str:
-    """Returns what identifies the teacher of an experiment; empty without distillation."""
-    distillation = experiment.loss.distillation
-    return "" if distillation is None else fingerprint_of(distillation.run)
+def fingerprints(experiment: Experiment) -> dict[str, str]:
+    """Returns what identifies each model that an experiment's loss needs."""
+    return {name: fingerprint_of(path) for name, path in experiment.loss.models.items()}
 
 
 def open_teacher(
@@ -43,7 +43,7 @@ def open_teacher(
       ConfigError: there is no such model, or its tokenizer, vocabulary, classes, kind of model or
         context differ.
     """
-    teacher, fix = open_model(path, mesh=mesh), "choose another (loss.distillation.run)"
+    teacher, fix = open_model(path, mesh=mesh), "choose another (--loss.run)"
     same = teacher.tokenizer is not None and (
         tokenizers.fingerprint(teacher.tokenizer) == tokenizers.fingerprint(tokenizer)
     )

@@ -23,7 +23,7 @@ from gptjax.core import config
 from gptjax.core.arrays import Params
 from gptjax.core.config import ConfigError, require
 from gptjax.data import Batch, Prepared, batches
-from gptjax.losses.cross_entropy import cross_entropy
+from gptjax.losses import CrossEntropy
 from gptjax.model import Experts, Latent, ModelConfig
 from gptjax.model.attention.layer import choose
 from gptjax.model.config import DROPOUTS
@@ -32,6 +32,7 @@ from gptjax.train import program
 from gptjax.train.experiment import Experiment
 from gptjax.train.identity import resolve
 from gptjax.train.optim import SGD, Lion, OptimConfig
+from gptjax.train.sources import row_plan
 
 
 class Setting(NamedTuple):
@@ -89,7 +90,7 @@ def make(experiment: Experiment, data: Prepared, run: Path | None = None) -> Set
     )
     small, changes = shrink(experiment)
     exact = without_dropout(dataclasses.replace(small.model, compute="float32"))
-    plan = program.row_plan(small, data.train, seed=small.seed)
+    plan = row_plan(small, data.train, seed=small.seed)
     batch = filled(batches.batch(data.train, plan, 0))
     build = functools.cache(lambda wanted: program.build(wanted, data))
     return Setting(
@@ -229,7 +230,7 @@ def compiled(c: ModelConfig) -> Functions:
         return model.unembed(c, params, states)
 
     def loss(params, batch, key):
-        return cross_entropy(c)(params, batch, key)[:2]
+        return CrossEntropy().build(c)(params, {}, batch, key)[:2]
 
     functions = init, hidden, cached, logits, loss, jax.value_and_grad(loss, has_aux=True)
     return Functions(*(jax.jit(precise(function)) for function in functions))

@@ -11,6 +11,7 @@ import hashlib
 import io
 import math
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,11 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptjax.data import Batch
-from gptjax.losses.cross_entropy import cross_entropy
+from gptjax.losses import CrossEntropy, Frozen, FunctionLoss
 from gptjax.runs import Run
 from gptjax.runs import manifest as manifests
 from gptjax.sharding.mesh import describe_mesh
-from gptjax.train import loop, optim, program, step
+from gptjax.train import optim, program, saved, step
 from gptjax.train.optim import SGD, Schedule
 from gptjax.verify.reading import ROUNDING
 from gptjax.verify.setting import (
@@ -75,7 +76,7 @@ def micro_batches(setting: Setting) -> Figure:
     rate = optim.learning_rate(Schedule("constant", warmup=0), LONG, 10)
     optimizer = optim.build(descent(), rate)
     told = {
-        "objective": cross_entropy(setting.exact),
+        "loss": CrossEntropy().build(setting.exact),
         "optimizer": optimizer,
         "rate": rate,
         "seed": 0,
@@ -83,11 +84,11 @@ def micro_batches(setting: Setting) -> Figure:
         "dropout": False,
     }
     state, metrics = jax.jit(precise(functools.partial(step.train_step, **told)))(
-        step.init(setting.params, optimizer), batch
+        step.init(setting.params, optimizer), {}, batch
     )
     loss = difference(metrics["loss"], total / weight)
     found = apart(
-        slopes(setting.params, state.params),
+        slopes(setting.params, state.trainable),
         jax.tree.map(lambda g: np.asarray(g) / float(weight), grads),
     )
     return Figure(
@@ -117,11 +118,11 @@ def devices(setting: Setting) -> Figure | Skipped:
     with jax.default_matmul_precision("highest"):
         built = setting.build(twin)
     begun = step.init(setting.params, optim.build(descent(), lambda _: LONG))
-    state, metrics = built.step(placed(begun, built), built.batch(0))
+    state, metrics = built.step(placed(begun, built), built.models, built.batch(0, begun))
     (total, weight), grads = setting.functions.gradient(setting.params, setting.batch, None)
     loss = difference(metrics["loss"], total / weight)
     found = apart(
-        slopes(setting.params, state.params),
+        slopes(setting.params, state.trainable),
         jax.tree.map(lambda g: np.asarray(g) / float(weight), grads),
     )
     return Figure(
@@ -175,7 +176,7 @@ def _drawn_by_parts(seed: int, steps: int = 4, parts: int = 4) -> np.ndarray:
     rate = optim.learning_rate(Schedule("constant", warmup=0), 1.0, 10)
     optimizer = optim.build(SGD(peak=1.0, momentum=0.0, clip_norm=None), rate)
 
-    def objective(params: Any, batch: Batch, key: Any) -> Any:
+    def objective(params: Any, frozen: Frozen, batch: Batch, key: Any) -> Any:
         return (
             jnp.sum(params["probe"] * batch.weights[0]) * jax.random.uniform(key, ()),
             jnp.asarray(1 / parts),
@@ -183,7 +184,7 @@ def _drawn_by_parts(seed: int, steps: int = 4, parts: int = 4) -> np.ndarray:
         )
 
     told = {
-        "objective": objective,
+        "loss": FunctionLoss(objective),
         "optimizer": optimizer,
         "rate": rate,
         "seed": seed,
@@ -198,7 +199,9 @@ def _drawn_by_parts(seed: int, steps: int = 4, parts: int = 4) -> np.ndarray:
     return np.stack(
         [
             -np.asarray(
-                run(begun._replace(step=jnp.asarray(number, jnp.int32)), batch)[0].params["probe"]
+                run(begun._replace(step=jnp.asarray(number, jnp.int32)), {}, batch)[0].trainable[
+                    "probe"
+                ]
             )
             for number in range(steps)
         ]
@@ -226,11 +229,12 @@ def overfit(setting: Setting) -> Figure:
         weights=setting.batch.weights
         * (np.arange(length) < max(8, 2 * setting.exact.width // rows)).astype(np.float32)
     )
-    batch, least = built.batch(0), unavoidable(some)
-    batch = batch._replace(weights=jax.device_put(some.weights, batch.weights.sharding))
+    least = unavoidable(some)
     state, loss, done = begin(setting, built), math.inf, 0
+    batch = built.batch(0, state)
+    batch = batch._replace(weights=jax.device_put(some.weights, batch.weights.sharding))
     for done in range(1, setting.small.steps + 1):
-        state, metrics = built.step(state, batch)
+        state, metrics = built.step(state, built.models, batch)
         if done % 10 == 0 and (loss := float(metrics["loss"]) - least) <= OVERFITTED:
             break
     return Figure(
@@ -271,11 +275,11 @@ def resume(setting: Setting) -> Figure:
     with tempfile.TemporaryDirectory(prefix="gptjax-verify-") as folder:
         run = Run(folder)
         with run.lock():
-            run.save(3, loop.trees(state))
+            run.save(3, saved.trees(state))
             run.wait()
         state, more = _train(built, state, 3)
         with contextlib.redirect_stdout(io.StringIO()):
-            resumed = loop.begin(Run(folder), built)[0]
+            resumed = saved.begin(Path(folder), Run(folder), built)[0]
     wanted, found = digests(state), digests(_train(built, resumed, 3)[0])
     if skipped + more:
         return Figure(skipped + more, 0, "of 6 steps had no finite loss and gradient")
@@ -322,7 +326,7 @@ def _train(
     """The state after `count` more steps, and how many of them were skipped."""
     skipped = 0
     for number in range(int(state.step), int(state.step) + count):
-        state, metrics = built.step(state, built.batch(number))
+        state, metrics = built.step(state, built.models, built.batch(number, state))
         skipped += int(metrics["skipped"])
     return state, skipped
 

@@ -1,0 +1,71 @@
+"""What a run keeps of its training state, and how it begins or resumes from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from gptjax.core.arrays import Params
+from gptjax.core.trees import combine
+from gptjax.losses import Frozen
+from gptjax.runs import Run, frozen
+from gptjax.train import identity
+from gptjax.train.program import Program
+from gptjax.train.step import TrainState
+from gptjax.train.updates import averaged
+
+
+def trees(state: TrainState) -> dict[str, Any]:
+    """Returns what a checkpoint holds: all of the state but the step, which names the checkpoint,
+    and the averaged weights once more by themselves."""
+    average = averaged(state.opt_state)
+    return {"params": state.trainable, "opt_state": state.opt_state} | (
+        {} if average is None else {"ema": average}
+    )
+
+
+def weights(state: TrainState, frozen: Frozen) -> Params:
+    """Returns all parameters for evaluation and sampling, averaged where there is an average."""
+    average = averaged(state.opt_state)
+    return combine(frozen, state.trainable if average is None else average)
+
+
+def begin(
+    path: Path,
+    run: Run,
+    built: Program,
+    cast: bool = False,
+    fall_back: bool = True,
+    params: Params | None = None,
+) -> tuple[TrainState, Frozen, int | None]:
+    """Returns state, frozen weights and step of the newest intact checkpoint; or the initial state
+    and `None`.
+
+    Args:
+      params: initial parameters; `None` means random ones.
+
+    Raises:
+      ConfigError: a checkpoint does not fit, or the run's frozen weights were replaced.
+    """
+    restored = run.restore(
+        {"params": built.state.trainable, "opt_state": built.state.opt_state},
+        cast=cast,
+        fall_back=fall_back,
+    )
+    if restored is None:
+        host = params and jax.tree.map(np.asarray, params)  # it may lie on other devices
+        state, rest = jax.block_until_ready(built.init(host))
+        if "params" in rest:
+            frozen.save(path, rest["params"])
+        return state, rest, None
+    step, trees = restored
+    number = jax.device_put(np.int32(step), built.state.step.sharding)
+    state = TrainState(number, trees["params"], trees["opt_state"])
+    if "params" not in built.frozen:
+        return state, built.models, step
+    identity.require_frozen(path)
+    own = frozen.restore(path, built.frozen["params"])
+    return state, {**built.models, "params": own}, step
