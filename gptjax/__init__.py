@@ -3,17 +3,22 @@ says the rest."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from jax.sharding import Mesh
+
     from gptjax.api import Model
+    from gptjax.sharding.mesh import MeshConfig
 
 
-def load(path: Any, step: int | None = None) -> Model:
+def load(path: Path | str, step: int | None = None, mesh: MeshConfig | Mesh | None = None) -> Model:
     """Opens a run directory, a Hugging Face directory or a GGUF file:
     `gptjax.load("runs/quickstart").generate("def ")`. See `gptjax.api.load`."""
     from gptjax.api import load
 
-    return load(path, step)
+    return load(path, step, mesh)

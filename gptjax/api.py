@@ -1,10 +1,11 @@
-"""The Python door: `gptjax.load(path)` gives a model with `.config, .params, .tokenizer,
-.generate(…)` and `.chat(…)`."""
+"""The Python interface: `gptjax.load(path)` opens a model, whose methods generate text.
+
+A `Model` has `.config, .params, .tokenizer, .generate(…), .complete(…), .stream(…), .chat(…)`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,8 +24,10 @@ from gptjax.data.tokenizers.chat import Message
 from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.formats import About
 from gptjax.generate import Completion, Draft, GenerateConfig, Labelled, Prefix, SampleConfig
+from gptjax.generate.settings import plain
 from gptjax.model import ModelConfig, Stored, prepare_weights
 from gptjax.runs.open import open_model
+from gptjax.sharding.mesh import MeshConfig, make_mesh
 
 
 class Model(NamedTuple):
@@ -34,13 +37,18 @@ class Model(NamedTuple):
     params: Params
     tokenizer: Tokenizer
     about: About = About()
-    """What its files say beside: where it came from, settings of generation."""
+    """What its files say besides: where it came from, settings of generation."""
     task: Task = LanguageModel()
-    """What it has learned: to go on with a prompt, or to answer it."""
+    """What it has been trained for: to continue a prompt, or to answer it."""
+    mesh: Mesh | None = None
+    """The devices on which its parameters are placed; `None` is one device."""
 
     def generate(self, prompt: str = "", **settings: Any) -> str:
-        """Continues a prompt; `settings` are those of `GenerateConfig`, and `prefix` and `draft` of
-        `complete`."""
+        """Continues a prompt.
+
+        Args:
+          settings: fields of `GenerateConfig`, and `prefix` and `draft` of `complete`.
+        """
         return self.complete([prompt], **settings)[0].text
 
     def complete(
@@ -54,21 +62,25 @@ class Model(NamedTuple):
         Args:
           settings: one for all prompts, or one for each; or their fields by name in `more`.
           more: also `prefix`, from `self.prefix(text)`; `draft`, a smaller model with the same
-            tokenizer; `batch`, rows at a time.
+            tokenizer; `batch`, the number of rows that are computed together.
         """
-        return generate.complete(
-            *self[:3], prompts, *self._settings(settings, more), **more, task=self.task
-        )
+        return list(self.each(prompts, settings, **more))
 
     def each(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[str | Sequence[int]],
         settings: SampleConfig | Sequence[SampleConfig] | None = None,
         **more: Any,
     ) -> Iterator[Completion]:
-        """Like `complete`, but gives each batch when it is done."""
+        """Like `complete`, but yields each completion as soon as it and those before it are
+        done."""
         return generate.completions(
-            *self[:3], prompts, *self._settings(settings, more), **more, task=self.task
+            *self[:3],
+            prompts,
+            self._settings(settings, more),
+            **more,
+            task=self.task,
+            mesh=self.mesh,
         )
 
     def chat(
@@ -81,16 +93,15 @@ class Model(NamedTuple):
         assistant in turns, the last from the user.
 
         Args:
-          template: how messages are written, by name or as a .jinja file; none is the model's own.
+          template: how messages are written, by name or as a .jinja file; `None` is the model's
+            own.
         """
         form = chat.choose(template, self.tokenizer)
         ids = chat.render(form, [Message(*m) for m in messages], self.tokenizer)
         closing = chat.ends(form, self.tokenizer)
-        ends = {"stop": closing.texts, "stop_ids": closing.ids}
-        return self.complete(
-            [ids],
-            **settings | {name: (*settings.get(name, ()), *more) for name, more in ends.items()},
-        )[0].text.strip()
+        settings["stop"] = (*settings.get("stop", ()), *closing.texts)
+        settings["stop_ids"] = (*settings.get("stop_ids", ()), *closing.ids)
+        return self.complete([ids], **settings)[0].text.strip()
 
     def stream(
         self, prompt: str | Sequence[int], settings: SampleConfig | None = None, **more: Any
@@ -98,20 +109,30 @@ class Model(NamedTuple):
         """Continues a prompt piece by piece, each valid UTF-8; the last item is the whole
         `Completion`."""
         return generate.stream_text(
-            *self[:3], prompt, *self._settings(settings, more), **more, task=self.task
+            *self[:3],
+            prompt,
+            self._settings(settings, more),
+            **more,
+            task=self.task,
+            mesh=self.mesh,
         )
 
     def astream(
-        self, prompt: str, settings: SampleConfig | None = None, **more: Any
+        self, prompt: str | Sequence[int], settings: SampleConfig | None = None, **more: Any
     ) -> AsyncIterator[str | Completion]:
         """Like `stream`, for `async for`."""
         return generate.astream_text(
-            *self[:3], prompt, *self._settings(settings, more), **more, task=self.task
+            *self[:3],
+            prompt,
+            self._settings(settings, more),
+            **more,
+            task=self.task,
+            mesh=self.mesh,
         )
 
     def classify(self, texts: Sequence[str], batch: int = 8) -> list[Labelled]:
-        """Gives the likeliest label of each text, with ln p of all, if that is what the model has
-        learned."""
+        """Returns the likeliest label of each text, with ln p of all labels, if the model was
+        trained to classify."""
         return list(generate.classify(*self[:3], self.task, texts, batch))
 
     def prefix(
@@ -121,21 +142,33 @@ class Model(NamedTuple):
         prefix=model.prefix(beginning))`.
 
         Args:
-          before: a prefix from which this one goes on, and which is used up.
-          int8_cache: as in the settings of the prompts that go on from it; a prefix that goes on
-            from another is kept like that one.
+          before: a prefix that this one continues, and which is used up.
+          int8_cache: as in the settings of the prompts that continue it; a prefix that continues
+            another is kept like that one.
         """
-        return generate.shared_prefix(*self[:3], text, before, self.task, int8_cache=int8_cache)
+        return generate.shared_prefix(
+            *self[:3], text, before, self.task, int8_cache=int8_cache, mesh=self.mesh
+        )
 
     def prepared(self, stored: Stored | None = None) -> Model:
-        """The same model for generation alone, its weights stored as `model.prepare_weights` says."""
+        """The same model for generation alone, its weights stored as `prepare_weights` says; on a
+        mesh the weights stay as they are.
+
+        Raises:
+          ConfigError: the weights of a model on a mesh are to be stored otherwise.
+        """
+        if self.mesh is not None:
+            require(
+                stored is None,
+                f"weights are stored as {stored} on one device only; omit --weights or --mesh.",
+            )
+            return self
         config, params = prepare_weights(self.config, self.params, stored)
         return self._replace(config=config, params=params)
 
-    def _settings(self, settings: Any, more: dict[str, Any]) -> tuple[Any]:
-        """The settings, and what is left in `more` as `generate` takes it."""
-        if isinstance(more.get("draft"), Model):
-            draft = more["draft"]
+    def _settings(self, settings: Any, more: dict[str, Any]) -> Any:
+        """The settings; `more` keeps what is not a setting, as `generate` takes it."""
+        if isinstance(draft := more.get("draft"), Model):
             same = tokenizers.fingerprint(draft.tokenizer) == tokenizers.fingerprint(self.tokenizer)
             require(
                 same,
@@ -143,38 +176,56 @@ class Model(NamedTuple):
                 " (--draft RUN).",
             )
             more["draft"] = Draft(draft.config, draft.params)
-        fields = {f.name for f in dataclasses.fields(GenerateConfig)} & set(more)
-        named = {name: more.pop(name) for name in fields}
-        named = {
-            name: value.tolist() if isinstance(value, np.generic | np.ndarray) else value
-            for name, value in named.items()
-        }
-        named = {
-            name: json.dumps(value) if isinstance(value, dict) else value
-            for name, value in named.items()
-        }  # a schema
+        names = [field.name for field in dataclasses.fields(GenerateConfig)]
+        named = {name: _plain(name, more.pop(name)) for name in names if name in more}
         require(
             not (named and settings),
             f"give settings, or {', '.join(sorted(named))} by name, not both.",
         )
-        unknown = set(more) - {"prefix", "draft", "batch", "watch"}
-        for name in unknown:
-            raise ConfigError(
-                f"{name} is not a setting of"
-                f" GenerateConfig.{config.nearest(name, [f.name for f in dataclasses.fields(GenerateConfig)])}"
-            )
-        return (settings or config.from_dict(GenerateConfig, named),)
+        for name in set(more) - {"prefix", "draft", "batch", "watch"}:
+            hint = config.suggestion(GenerateConfig, name, names)
+            raise ConfigError(f"{name} is not a setting of GenerateConfig.{hint}")
+        return settings or config.from_dict(GenerateConfig, named)
 
 
-def load(path: Path | str, step: int | None = None, mesh: Mesh | None = None) -> Model:
-    """Opens a model: see `open_model`, which also documents the arguments.
+def _plain(name: str, value: Any) -> Any:
+    """A setting as JSON could hold it: numpy's numbers, a schema as a dict and a lone text where
+    several are possible are taken too."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    return plain(name, value)
+
+
+def load(path: Path | str, step: int | None = None, mesh: MeshConfig | Mesh | None = None) -> Model:
+    """Opens a run directory, a Hugging Face directory, a GGUF file, a llama2.c file, or a model
+    that a Python package ships.
+
+    Args:
+      path: where it is, or the name of a packaged model: smollm2.
+      step: checkpoint of a run; `None` is the newest intact one.
+      mesh: devices that share the weights and the cache: `tensor` splits heads, MLP and vocabulary,
+        `fsdp` weights and rows, `data` rows, `expert` experts and rows. `None` is one device.
 
     Raises:
-      ConfigError: there is no model, or it has no such checkpoint or no tokenizer.
+      ConfigError: there is no model, or it has no such checkpoint or no tokenizer, or the mesh does
+        not fit the devices.
     """
-    model = open_model(path, step, mesh)
+    devices = mesh if isinstance(mesh, Mesh) else mesh and _devices(mesh)
+    model = open_model(path, step, devices)
     require(
         model.tokenizer is not None,
         f"{path} has no tokenizer; put its tokenizer.json beside the weights.",
     )
-    return Model(*model)
+    return Model(**model._asdict(), mesh=devices)
+
+
+def _devices(mesh: MeshConfig) -> Mesh | None:
+    """The devices of a mesh that generation can use; `None` where no axis is set."""
+    for name in ("slices", "stage", "context", "offload_optimizer", "rules"):
+        value, default = getattr(mesh, name), getattr(MeshConfig(), name)
+        require(
+            value == default,
+            f"mesh.{name} is {value}, and generation uses only the axes data, fsdp, expert and"
+            f" tensor; omit --mesh.{name.replace('_', '-')}.",
+        )
+    return make_mesh(mesh) if mesh.given else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from gptjax.data.tokenizers.chat import ChatTemplate, Message
 from gptjax.generate import Completion, GenerateConfig, Prefix
 from gptjax.generate.constraints import compiled
 from gptjax.model import Stored
+from gptjax.sharding.mesh import MeshConfig
 
 __all__ = ["ChatOptions", "GenerateConfig", "run"]
 
@@ -41,6 +42,8 @@ class ChatOptions:
     weights: Stored | None = None
     """How weights are stored while generating; `None` keeps the type in which the model
     computes."""
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    """Devices that share the model. Without any --mesh flag it is on one device."""
     progress: bool | None = None
     """Report tokens/s and the time to the first token on standard error; `None` means only on a
     terminal."""
@@ -86,7 +89,9 @@ def run(path: str | Path | None, options: ChatOptions, settings: GenerateConfig)
         path is not None,
         "chat needs a model: a run directory, a Hugging Face directory or a .gguf file.",
     )
-    model = _within(load(path, step=options.step).prepared(options.weights), options.context)
+    model = _within(
+        load(path, options.step, options.mesh).prepared(options.weights), options.context
+    )
     _require_usable(model, settings)
     session = Session(options, settings, begin(model, options.template, options.system))
     if sys.stdin.isatty():

@@ -14,7 +14,7 @@ import stat
 import sys
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,9 @@ from gptjax.cli.terminal import NoOptions, Speed, changed, remembered_lines, str
 from gptjax.core import config
 from gptjax.core.config import ConfigError, require
 from gptjax.generate import Completion, GenerateConfig
+from gptjax.generate.settings import plain
 from gptjax.model import Stored
+from gptjax.sharding.mesh import MeshConfig
 
 __all__ = ["GenerateConfig", "SampleOptions", "run"]
 
@@ -58,6 +60,8 @@ class SampleOptions:
     """Texts that are written together; they do not depend on it."""
     json: bool = False
     """One JSON object a line: prompt, text, ids, logprobs, reason."""
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    """Devices that share the model. Without any --mesh flag it is on one device."""
     progress: bool | None = None
     """Say tokens/s and the time to the first token on standard error; by default if that is a
     terminal."""
@@ -86,7 +90,7 @@ def run(path: Path | None, options: SampleOptions, settings: GenerateConfig) -> 
     """
     require(path is not None, "sample needs a run directory, for example runs/quickstart.")
     asked = [] if options.interactive else _asked(options, settings)
-    model = load(path, step=options.step).prepared(options.weights)
+    model = load(path, options.step, options.mesh).prepared(options.weights)
     if model.config.classes:
         require(
             not (options.interactive or options.out),
@@ -104,7 +108,9 @@ def run(path: Path | None, options: SampleOptions, settings: GenerateConfig) -> 
             )
         return
     more: dict[str, Any] = (
-        {"draft": load(options.draft).prepared(options.weights)} if options.draft else {}
+        {"draft": load(options.draft, mesh=options.mesh).prepared(options.weights)}
+        if options.draft
+        else {}
     )
     if options.prefix:
         more["prefix"] = model.prefix(options.prefix, int8_cache=settings.int8_cache)
@@ -313,11 +319,7 @@ def _parsed(line: str, where: str, settings: GenerateConfig) -> _Asked:
     require(
         usable, f'{where} has no text in \'prompt\'; write an object like {{"prompt": "def "}}.'
     )
-    own = {
-        name: json.dumps(value) if isinstance(value, dict) else value
-        for name, value in found.items()
-        if name != "prompt"
-    }  # a schema
+    own = {name: plain(name, value) for name, value in found.items() if name != "prompt"}
     try:
         return _Asked(
             found["prompt"], config.from_dict(GenerateConfig, {**config.to_dict(settings), **own})

@@ -34,6 +34,13 @@ def nearest(word: str, known: Iterable[str], cutoff: float = 0.5) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
+def suggestion(cls: type, key: str, names: Iterable[str]) -> str:
+    """Returns ` Did you mean 'x'?` for the setting that an unknown key may mean: what the class's
+    `SYNONYMS` say, where it has them, else the nearest name."""
+    synonym = getattr(cls, "SYNONYMS", {}).get(key)
+    return f" Did you mean {synonym!r}?" if synonym else nearest(key, names)
+
+
 def require(condition: bool, message: str) -> None:
     """Raises `ConfigError(message)` unless `condition` holds."""
     if not condition:
@@ -219,7 +226,9 @@ def _parse_dataclass(cls: type, value: dict, where: str, tagged: bool, known: Cl
     for key in given:
         if key not in names:  # `nearest` is slow, so it is called only for a wrong key
             path = f"{where}.{key}".lstrip(".")
-            raise ConfigError(f"{path} is not a setting of {cls.__name__}.{nearest(key, names)}")
+            raise ConfigError(
+                f"{path} is not a setting of {cls.__name__}.{suggestion(cls, key, names)}"
+            )
     for field in fields:
         require(
             field.name in given or _default(field) is not dataclasses.MISSING,

@@ -13,6 +13,7 @@ import re
 import runpy
 import traceback
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -142,7 +143,8 @@ def cli(
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise ConfigError(_one_line(output.getvalue())) from None
+        synonyms = getattr(type(base), "SYNONYMS", {})
+        raise ConfigError(_one_line(output.getvalue(), synonyms)) from None
     if base is None:
         return parsed
     return parsed.options, from_dict(
@@ -150,8 +152,12 @@ def cli(
     )
 
 
-def _one_line(box: str) -> str:
-    """Turns the box that tyro draws around an error into one line."""
+def _one_line(box: str, synonyms: Mapping[str, str]) -> str:
+    """Turns the box that tyro draws around an error into one line.
+
+    Args:
+      synonyms: other names of flags, and their own.
+    """
     text = re.sub(r"\x1b\[[0-9;]*m", "", box)
     lines = (line.strip("╭╮╰╯│|+ ") for line in text.splitlines()[1:])  # ASCII where it has to be
     parts = [part for part in re.split(r"[─-]{4,}", " ".join(lines)) if part.strip()]
@@ -163,6 +169,8 @@ def _one_line(box: str) -> str:
     word = unknown[1].rstrip(",")
     if not word.startswith("-"):
         return f"{word!r} was not expected here; flags start with --."
+    synonym = synonyms.get(word.removeprefix("--").replace("-", "_"))
+    flags = [f"--{synonym.replace('_', '-')}"] if synonym else flags
     close = difflib.get_close_matches(word, flags, n=1, cutoff=0.4) or flags[:1]
     hint = f"Did you mean '{close[0]}'?" if close else "See --help for all flags."
     return f"{word} is not a flag. {hint}"

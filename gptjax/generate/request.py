@@ -66,7 +66,7 @@ def requests(
     prompts: Sequence[str | Sequence[int]],
     settings: SampleConfig | Sequence[SampleConfig],
     prefix: Sequence[int] | None = None,
-    task: Task = LanguageModel(),  # noqa: B008 it is frozen
+    task: Task = LanguageModel(),
 ) -> list[Request]:
     """Encodes prompts; each begins as documents do in training, or follows the prefix. A prompt
     given as ids is taken as it is.

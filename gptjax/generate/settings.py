@@ -7,9 +7,11 @@ they meet, in `request`.
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from gptjax.core.config import require
 from gptjax.generate.chain import ORDER
@@ -51,6 +53,22 @@ def _at_least(value: float, least: float) -> bool:
 class GenerateConfig(SampleConfig):
     """How text is generated, in full. Each prompt of a call may have its own, but for the strategy
     and the order."""
+
+    SYNONYMS: ClassVar[Mapping[str, str]] = {
+        "do_sample": "temperature",
+        "eos_token_id": "stop_ids",
+        "json_schema": "schema",
+        "max_length": "new_tokens",
+        "max_new_tokens": "new_tokens",
+        "max_tokens": "new_tokens",
+        "n": "num_samples",
+        "n_predict": "new_tokens",
+        "no_repeat_ngram_size": "no_repeat_ngram",
+        "num_beams": "beams",
+        "num_return_sequences": "num_samples",
+        "stop_token_ids": "stop_ids",
+    }
+    """Names of other programs, for the hint where one of them is used."""
 
     # --- fewer candidates ---
     min_p: float = 0.0
@@ -264,6 +282,15 @@ class GenerateConfig(SampleConfig):
             or self.constraint is not None
             or any(getattr(self, f.name) != f.default for f in fields(self) if f.name in _SHAPING)
         )
+
+
+def plain(name: str, value: Any) -> Any:
+    """A setting as `config.from_dict` reads it: a schema may be given as an object, and one text
+    where several are possible."""
+    if name == "schema" and isinstance(value, dict):
+        return json.dumps(value)
+    several = name in ("stop", "choices", "dry_breakers")
+    return [value] if several and isinstance(value, str) else value
 
 
 _RANGES = (

@@ -64,7 +64,7 @@ def completions(
     *,
     prefix: Prefix | None = None,
     draft: Draft | None = None,
-    task: Task = LanguageModel(),  # noqa: B008 it is frozen
+    task: Task = LanguageModel(),
     batch: int = 8,
     watch: Callable[[int], None] | None = None,
     mesh: Mesh | None = None,
@@ -112,7 +112,7 @@ def stream_text(
     *,
     prefix: Prefix | None = None,
     draft: Draft | None = None,
-    task: Task = LanguageModel(),  # noqa: B008 it is frozen
+    task: Task = LanguageModel(),
     watch: Callable[[int], None] | None = None,
     mesh: Mesh | None = None,
 ) -> Iterator[str | Completion]:
@@ -160,7 +160,7 @@ def shared_prefix(
     tokenizer: Tokenizer,
     text: str | Sequence[int],
     before: Prefix | None = None,
-    task: Task = LanguageModel(),  # noqa: B008 it is frozen
+    task: Task = LanguageModel(),
     *,
     int8_cache: bool = False,
     mesh: Mesh | None = None,
