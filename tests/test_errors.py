@@ -445,6 +445,7 @@ SAMPLES = {
     "another step": ("--step 7", "no step 7", "2"),
     "a long prompt": (f"--prompt {'x' * 40}", "a prompt has 41 tokens", "context is 32", "shorten"),
     "a missing prompt file": ("--prompt-file nothere", "nothere is not there", "--prompt-file"),
+    "flag of another program": ("--max-tokens 5", "--max-tokens is not a flag", "'--new-tokens'"),
     "unknown flag": ("--temprature 1", "--temprature is not a flag", "'--temperature'"),
 }
 

@@ -164,6 +164,14 @@ def test_a_line_of_json_has_settings_of_its_own(capsys, home):
     assert [one["ids"] for one in found] == alone
 
 
+def test_one_stop_text_of_a_line_needs_no_list(capsys, home):
+    (whole,) = TINY.complete(["ab"], PLAIN)
+    line = {"prompt": "ab", "stop": whole.text[3]}
+    (home / "p.jsonl").write_text(json.dumps(line) + "\n")
+    (found,) = said(capsys, prompt_file="p.jsonl", json=True).splitlines()
+    assert json.loads(found)["text"] == whole.text.split(whole.text[3])[0]
+
+
 BAD = {
     "no JSON": ('{"prompt": ', "p.jsonl:1 is not JSON"),
     "no prompt": ('{"text": "x"}', "p.jsonl:1 has no text in 'prompt'"),
@@ -171,9 +179,13 @@ BAD = {
         '{"prompt": "x", "top_q": 1}',
         "p.jsonl:1: top_q is not a setting of GenerateConfig. Did you mean 'top_p'",
     ),
-    "a wrong schema": (
+    "a schema for a tokenizer without an end": (
         '{"prompt": "x", "schema": {"type": "text"}}',
-        "the schema has the type 'text'",
+        "an answer under a schema ends with the end-of-document id, which this tokenizer lacks",
+    ),
+    "a name of another program": (
+        '{"prompt": "x", "max_tokens": 5}',
+        "max_tokens is not a setting of GenerateConfig. Did you mean 'new_tokens'",
     ),
     "a wrong value": ('{"prompt": "x", "top_p": 0}', "p.jsonl:1: top_p is 0.0"),
     "nothing": ("\n", "p.jsonl is empty"),
@@ -306,7 +318,7 @@ def test_settings_may_be_named_and_wrong_names_are_refused():
             {"temprature": 1},
             "temprature is not a setting of GenerateConfig. Did you mean 'temperature'",
         ),
-        ({"stop": "x"}, "stop is 'x'; it needs a list"),
+        ({"stop": 5}, "stop is 5; it needs a list"),
     ):
         with pytest.raises(ConfigError, match=words):
             TINY.generate("ab", **wrong)
