@@ -37,7 +37,7 @@ from gptjax.cli import main as cli
 from gptjax.core import config
 from gptjax.core.config import ConfigError
 from gptjax.generate import SampleConfig
-from gptjax.runs import Run, leaves, manifest
+from gptjax.runs import Run, leaves, manifest, steps
 from gptjax.train import metrics
 from gptjax.train.loop import train
 
@@ -233,6 +233,7 @@ def test_a_second_trainer_leaves_at_once_and_touches_nothing(
 
 KILLED_IN_RMTREE = """
     import os, signal
+    from gptjax.runs import steps
     unlink = os.unlink
     def dying(*args, **options):
         global left
@@ -245,7 +246,7 @@ KILLED_IN_RMTREE = """
             run = Run(f"{sys.argv[1]} {turn}", keep_newest=1, keep_best=0)
             with run.lock():
                 os.unlink = dying
-                run._retain(max(run.steps()))
+                steps.retain(run.checkpoints, max(run.steps()), 1, 0)
         assert os.waitpid(child, 0)[1] == signal.SIGKILL
 """
 
@@ -267,7 +268,7 @@ def test_a_kill_while_steps_are_deleted_leaves_no_half_step(tmp_path, record_pro
         run = Run(path)
         for step in run.steps():
             manifest.verify(run.checkpoints / str(step))
-        assert 4 in run.steps() and run._strays() == []
+        assert 4 in run.steps() and steps.strays(run.checkpoints) == []
         remains += any(run.checkpoints.glob(".trash-*"))
         with run.lock():
             assert not list(run.checkpoints.glob(".*"))
@@ -519,13 +520,13 @@ def test_rolling_back_trains_the_same_steps_again_and_keeps_the_old_ones_aside(
     for step, why in ((5, "has no step 5; it has 4, 6, 9, 12"), (6, "6 is damaged")):
         assert cli.main([*told, "--rollback-to", str(step)]) == 2
         assert why in (said := capsys.readouterr().err) and "--rollback-to" in said
-    assert Run(path)._folders() == [4, 6, 9, 12], "nothing is moved by a refused rollback"
+    assert steps.folders(Run(path).checkpoints) == [4, 6, 9, 12], "nothing is moved by a refused rollback"
     os.truncate(max(files_below(path / "checkpoints/12"), key=lambda f: f.stat().st_size), 10)
     assert cli.main([*told, "--no-fall-back"]) == 2
     assert (
         "12 is damaged" in (said := capsys.readouterr().err)
         and "--no-fall-back" in said
-        and Run(path)._folders() == [4, 6, 9, 12]
+        and steps.folders(Run(path).checkpoints) == [4, 6, 9, 12]
     )
     record_property(
         "figure",

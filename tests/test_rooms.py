@@ -79,7 +79,6 @@ LONG_FILES = {
     "gptjax/model/config.py": 618,
     "gptjax/model/presets.py": 576,
     "gptjax/model/transformer.py": 520,
-    "gptjax/runs/checkpoints.py": 492,
     "gptjax/train/loop.py": 487,
     "gptjax/train/metrics.py": 527,
     "gptjax/train/report.py": 597,

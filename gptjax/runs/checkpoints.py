@@ -1,44 +1,56 @@
-"""A run directory's steps: saved in the background, committed by one rename, verified before they
-are read.
+"""Saves and restores the steps of a run: written in the background, committed by one rename,
+verified before they are read.
 
-Read in this order: `Run.save` and `_commit` (how a step comes to exist), `_publish` and `_retain`
-(which steps stay), `restore`; `leaves` answers questions about a step without touching an array.
+Read `Run.save` and `Run._commit`, then `Run.restore`. `steps` lists, keeps and deletes steps,
+`manifest` proves that one is intact, `payload` is the door to Orbax. Of several processes each
+writes and reads its own shards; the first decides which step counts.
 
-Of several processes each writes and reads its own shards; the first alone decides which step
-counts, and tells the others.
-
-`checkpoints/STEP/` holds one Orbax folder for each tree (`params/`, `opt_state/`, …) and the
-manifest. Whatever begins with a dot is not a step: `.saving-*` is being written, `.trash-*` is
-being deleted, `.replaced-*` is the old of a step being replaced.
+Orbax's `CheckpointManager` was tried in place of this module: it leaves the temporary folder of a
+failed save behind, silently drops a save of an older step, takes an empty folder for the newest
+step and does not notice readers, so all of that would have to be written around it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import itertools
-import math
 import shutil
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gptjax.core import processes
 from gptjax.core.config import ConfigError, require
 from gptjax.runs import lock as locks
 from gptjax.runs import manifest as manifests
 from gptjax.runs import payload
-from gptjax.runs.manifest import Damaged, Leaf, Manifest
+from gptjax.runs import steps as on_disk
+from gptjax.runs.manifest import Damaged, Leaf
+
+Trees = Mapping[str, Any]
+"""Name of each saved tree (`params`, `opt_state`, …) to the tree."""
+
+METADATA_BYTES = 1_000_000
+"""Room that a step needs besides its arrays."""
+
+
+class Pending(NamedTuple):
+    """A step that is being written."""
+
+    step: int
+    metrics: dict[str, float]
+    leaves: dict[str, tuple[Leaf, ...]]
+    num_bytes: int
+    folder: Path
 
 
 class Run:
-    """The checkpoints of one run directory. Reading needs no lock and changes nothing; saving needs
+    """The checkpoints of a run directory. Reading needs no lock and changes nothing; saving needs
     `with run.lock():`.
 
     Args:
-      keep_newest: so many of the latest steps stay; None keeps all.
-      keep_best: so many of the steps with the lowest `validation_loss` stay besides.
+      keep_newest: number of most recent steps to keep; `None` keeps all.
+      keep_best: number of further steps to keep, those with the lowest `validation_loss`.
     """
 
     def __init__(self, path: Path | str, *, keep_newest: int | None = 2, keep_best: int = 1):
@@ -56,37 +68,34 @@ class Run:
         self._failure: OSError | None = None
 
     def lock(self) -> locks.Lock:
-        """Gives a context in which this process is the run's only trainer. Entering cleans up after
-        one that died, leaving waits for the last save.
+        """Returns a context in which this process is the run's only trainer. Entering cleans up
+        after a trainer that died, leaving waits for the last save.
 
         Raises:
-          ConfigError: on entering; another process trains here, or the directory can't be written.
+          ConfigError: on entering: another process trains here, or the directory can't be written.
         """
         return self._lock
 
-    # --- saving -----------------------------------------------------------------------------------
+    # --- saving ----------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Imports what saving needs, in a thread, so that nobody waits for it, neither at the start
-        nor at the first save. May be called often."""
+        """Imports what saving needs in a thread, so that neither the start nor the first save waits
+        for it. Further calls do nothing."""
         if self._importing is None:
             self._importing = threading.Thread(target=payload.orbax, name="import", daemon=True)
             self._importing.start()
 
-    def save(
-        self, step: int, trees: dict[str, Any], metrics: dict[str, float] | None = None
-    ) -> None:
-        """Copies the trees to the host, then returns; writing and committing go on in the
+    def save(self, step: int, trees: Trees, metrics: Mapping[str, float] | None = None) -> None:
+        """Copies the trees to the host and returns; they are written and committed in the
         background.
 
-        The arrays may be donated or changed at once. A save that is still going on is waited for
-        first. At the end of the process a pending save is finished; if it fails then, the exit
-        status is 1.
+        The arrays may be donated or changed at once. A save in progress is waited for first. When
+        the process ends, a pending save is finished; if that fails, the exit status is 1.
 
         Raises:
-          OSError: this save or the one before failed; says what is needed. Earlier steps are
+          OSError: this save or the previous one failed; says what is needed. Earlier steps are
             intact.
-          ConfigError: a tree's keys are ambiguous.
+          ConfigError: the keys of a tree are ambiguous.
         """
         self._need_lock()
         self._join()
@@ -97,87 +106,68 @@ class Run:
             all(tree.isidentifier() for tree in named),
             f"the trees to save are {list(named)}; use plain names.",
         )
-        size = sum(
-            leaf.size * leaf.dtype.itemsize for leaves in named.values() for leaf in leaves.values()
+        pending = Pending(
+            step,
+            metrics={name: float(value) for name, value in (metrics or {}).items()},
+            # Hashed now, before Orbax's threads take the cores.
+            leaves={tree: manifests.summarize(leaves) for tree, leaves in named.items()},
+            num_bytes=sum(
+                leaf.size * leaf.dtype.itemsize
+                for leaves in named.values()
+                for leaf in leaves.values()
+            ),
+            folder=self.checkpoints / f".saving-{step}",
         )
-        numbers = {name: float(value) for name, value in (metrics or {}).items()}
-        summaries = {
-            tree: manifests.summarize(leaves) for tree, leaves in named.items()
-        }  # before Orbax's threads take the cores
-        folder = self.checkpoints / f".saving-{step}"
-        if trouble := processes.by_first("room", lambda: self._make_room(step, size)):
-            raise OSError(trouble)
+        if failure := processes.by_first("room", lambda: self._make_room(pending)):
+            raise OSError(failure)
         try:
-            writer = payload.start_writing(folder, named)
+            writer = payload.start_writing(pending.folder, named)
         except Exception as error:
-            raise self._failed(step, size, error) from error
+            raise self._failed(pending, error) from error
         self._thread = threading.Thread(
-            target=self._commit,
-            args=(writer, folder, step, numbers, summaries, size),
-            name=f"save-{step}",
+            target=self._commit, args=(writer, pending), name=f"save-{step}"
         )
         self._thread.start()
         if not locks.finish_at_exit(self._finish):
             self._join()
 
-    def _make_room(self, step: int, size: int) -> str | None:
-        """Why a step of so many bytes can't be saved, if that is known beforehand: TensorStore is
-        loud when it fails half way."""
+    def _make_room(self, pending: Pending) -> str | None:
+        """Says why a step can't be saved, if the disk is known to be too full: TensorStore prints a
+        lot when it fails halfway."""
         self._discard()
-        full = shutil.disk_usage(self.checkpoints).free < size + 1_000_000  # 1 MB for metadata
-        return (
-            str(self._failed(step, size, OSError(errno.ENOSPC, "the disk is full")))
-            if full
-            else None
-        )
+        if shutil.disk_usage(self.checkpoints).free >= pending.num_bytes + METADATA_BYTES:
+            return None
+        return str(self._failed(pending, OSError(errno.ENOSPC, "the disk is full")))
 
-    def _commit(
-        self,
-        writer: Any,
-        folder: Path,
-        step: int,
-        metrics: dict[str, float],
-        trees: dict[str, tuple[Leaf, ...]],
-        size: int,
-    ) -> None:
-        """Runs in the background."""
+    def _commit(self, writer: Any, pending: Pending) -> None:
+        """Waits for the writer, then makes a step of what it wrote. Runs in the background."""
         try:
             writer.wait_until_finished()
-            shards = processes.gather(
-                "shards",
-                manifests.written_by(folder, processes.index()) if processes.several() else {},
-            )
-        except BaseException as error:  # told at the next save, or at the end
-            self._failure = self._failed(step, size, error)
+            index = processes.index()
+            mine = manifests.written_by(pending.folder, index) if processes.several() else {}
+            shards = processes.gather("shards", mine)
+        except BaseException as error:  # raised at the next save, or at the end
+            self._failure = self._failed(pending, error)
             return
         finally:
             payload.close(writer)
-        known = {name: tuple(found) for part in shards for name, found in part.items()}
-        trouble = processes.by_first(
-            "commit", lambda: self._seal(folder, step, metrics, trees, known, size)
-        )
-        self._failure = OSError(trouble) if trouble else None
+        hashed = {name: tuple(entry) for shard in shards for name, entry in shard.items()}
+        failure = processes.by_first("commit", lambda: self._seal(pending, hashed))
+        self._failure = OSError(failure) if failure else None
 
-    def _seal(
-        self,
-        folder: Path,
-        step: int,
-        metrics: dict[str, float],
-        trees: dict[str, tuple[Leaf, ...]],
-        known: dict,
-        size: int,
-    ) -> str | None:
-        """Makes a step of what was written; says what went wrong. Of several processes only the
-        first comes here."""
+    def _seal(self, pending: Pending, hashed: dict[str, tuple]) -> str | None:
+        """Adds the manifest, gives the step its name and deletes what need not be kept; says what
+        failed. Of several processes only the first calls it."""
+        folder, step = pending.folder, pending.step
         try:
             folder.mkdir(exist_ok=True)  # trees without a single array write nothing
-            manifest = manifests.describe(folder, step, metrics, trees, known)
+            manifest = manifests.describe(folder, step, pending.metrics, pending.leaves, hashed)
             manifests.write(folder, manifest)
-            self._publish(folder, manifest)
+            on_disk.publish(self.checkpoints, folder, manifest)
         except BaseException as error:
-            return str(self._failed(step, size, error))
+            return str(self._failed(pending, error))
         try:
-            self._retain(step)
+            on_disk.retain(self.checkpoints, step, self._keep_newest, self._keep_best)
         except OSError as error:
             return (
                 f"step {step} was saved, but older steps can't be deleted from {self.checkpoints}:"
@@ -185,67 +175,8 @@ class Run:
             )
         return None
 
-    def _publish(self, folder: Path, manifest: Manifest) -> None:
-        """Gives the folder its final name. A step that is there already stays if it is whole and
-        holds the same bits."""
-        final, old = (
-            self.checkpoints / str(manifest.step),
-            self.checkpoints / f".replaced-{manifest.step}",
-        )
-        if final.exists():
-            with contextlib.suppress(Damaged, ConfigError):
-                there = manifests.verify(final)
-                known = all(
-                    leaf.crc32 is not None for leaves in manifest.trees.values() for leaf in leaves
-                )
-                if known and (there.trees, there.metrics) == (manifest.trees, manifest.metrics):
-                    shutil.rmtree(folder)
-                    return
-            shutil.rmtree(old, ignore_errors=True)
-            final.rename(
-                old
-            )  # from here to the next rename a crash leaves `old`, which `locks.clean` puts back
-        folder.rename(final)
-        manifests.sync_folder(self.checkpoints)
-        shutil.rmtree(old, ignore_errors=True)
-
-    def _retain(self, step: int) -> None:
-        """Deletes steps older than `step`, which was just committed, that are neither among the
-        newest nor among the best.
-
-        Newer ones are left alone: they are there only if they were found damaged, so they may not
-        displace a good one.
-        """
-        if self._keep_newest is None:
-            return
-        found = [s for s in self.steps() if s <= step]
-        keep = {*found[-self._keep_newest :], *self._best(found)[: self._keep_best]}
-        for s in (s for s in found if s not in keep):
-            with locks.unread(self.checkpoints / str(s) / manifests.NAME) as unread:
-                if unread:  # one that is being read goes with the next save
-                    trash = self.checkpoints / f".trash-{s}"
-                    shutil.rmtree(trash, ignore_errors=True)
-                    (self.checkpoints / str(s)).rename(
-                        trash
-                    )  # at once gone for readers; a kill in rmtree leaves no half step
-                    shutil.rmtree(trash, ignore_errors=True)
-
-    def _best(self, steps: list[int]) -> list[int]:
-        """Sorts the steps with a finite `validation_loss` by it, best first."""
-        losses = {}
-        for step in steps:
-            with contextlib.suppress(Damaged, ConfigError):
-                losses[step] = manifests.read(self.checkpoints / str(step)).metrics.get(
-                    "validation_loss"
-                )
-        return sorted(
-            (s for s, loss in losses.items() if loss is not None and math.isfinite(loss)),
-            key=lambda s: (losses[s], s),
-        )
-
     def wait(self) -> int | None:
-        """Blocks until the pending save is committed and gives the newest step that is then on
-        disk.
+        """Blocks until the pending save is committed; returns the newest step on disk.
 
         Raises:
           OSError: the save failed.
@@ -254,8 +185,8 @@ class Run:
         return processes.by_first("newest", lambda: next(reversed(self.steps()), None))
 
     def rollback(self, step: int) -> list[int]:
-        """Moves the steps after `step` to `checkpoints/rolled-back-N/`, so that training can go on
-        from `step`; gives what it moved.
+        """Moves the steps after `step` to `checkpoints/rolled-back-N/`, so that training can resume
+        from `step`; returns the moved ones.
 
         Raises:
           ConfigError: there is no such step, or it is damaged. Nothing is moved then.
@@ -265,9 +196,10 @@ class Run:
         return processes.by_first("rollback", lambda: self._roll_back(step))
 
     def _roll_back(self, step: int) -> list[int]:
+        present = on_disk.folders(self.checkpoints)
+        listed = on_disk.listed(self.checkpoints)
         require(
-            step in self._folders(),
-            f"{self.path} has no step {step}; it has {self._listed()} (--rollback-to).",
+            step in present, f"{self.path} has no step {step}; it has {listed} (--rollback-to)."
         )
         try:
             manifests.verify(self.checkpoints / str(step))
@@ -276,164 +208,125 @@ class Run:
                 f"{self.path}/checkpoints/{step} is damaged: {damage}. Choose another step"
                 " (--rollback-to)."
             ) from None
-        newer = [s for s in self._folders() if s > step]
-        self._set_aside(newer, "rolled-back")
-        return newer
+        later = [other for other in present if other > step]
+        on_disk.set_aside(self.checkpoints, later, "rolled-back")
+        return later
 
-    def _set_aside(self, steps: Iterable[int], why: str) -> None:
-        for step in steps:
-            aside = next(
-                p
-                for n in itertools.count(1)
-                if not (p := self.checkpoints / f"{why}-{n}" / str(step)).exists()
-            )
-            aside.parent.mkdir(exist_ok=True)
-            (self.checkpoints / str(step)).rename(aside)
-        manifests.sync_folder(self.checkpoints)
-
-    # --- reading ----------------------------------------------------------------------------------
+    # --- restoring -------------------------------------------------------------------------------
 
     def steps(self) -> list[int]:
-        """Lists, from the disk, the steps that were committed and whose manifest is intact, oldest
+        """Lists the steps on disk that were committed and whose manifest is intact, oldest
         first."""
-        found = []
-        for step in self._folders():
-            with contextlib.suppress(Damaged):
-                manifests.read(self.checkpoints / str(step))
-                found.append(step)
-        return found
+        return on_disk.committed(self.checkpoints)
 
     def best(self) -> int | None:
-        """Gives the step with the lowest `validation_loss`."""
-        return next(iter(self._best(self.steps())), None)
+        """Returns the step with the lowest `validation_loss`."""
+        return next(iter(on_disk.by_loss(self.checkpoints, self.steps())), None)
 
     def restore(
         self,
-        abstract: dict[str, Any],
+        abstract: Trees,
         *,
         step: int | None = None,
         fall_back: bool = True,
         cast: bool = False,
         say: Callable[[str], Any] = print,
     ) -> tuple[int, dict[str, Any]] | None:
-        """Reads the newest whole step (or `step`), bit for bit as it was saved; None if there is no
-        step at all.
+        """Reads the newest intact step up to `step`, bit for bit as it was saved; `None` if there
+        is no step at all.
 
         Only the trees in `abstract` are verified and read. A trainer moves damaged steps to
         `checkpoints/damaged-N/`; a reader leaves them.
 
         Args:
-          abstract: for each tree that is wanted, a tree of `jax.ShapeDtypeStruct`; where one has no
-            sharding, the default device.
-          fall_back: a damaged step gives way to the next older one, and `say` is told why;
-            otherwise it is an error.
-          cast: arrays that were saved with another dtype are rounded to that of `abstract`;
-            otherwise they are an error.
+          abstract: for each wanted tree, a tree of `jax.ShapeDtypeStruct`; leaves without a
+            sharding go to the default device.
+          step: where to start; it has to exist. `None` means the newest.
+          fall_back: replace a damaged step by the next older one and `say` why; otherwise it is an
+            error.
+          cast: round arrays of another dtype to that of `abstract`; otherwise they are an error.
 
         Raises:
-          ConfigError: the step is absent or does not fit `abstract`, or there are steps and none is
-            whole.
+          ConfigError: the step is absent or does not fit `abstract`, or no step is intact.
         """
         self._join()
         say = say if processes.first() else lambda line: None
-        tried: dict[int, str] = {}
-        if strays := self._strays():
-            say(f"{self.path}/checkpoints: ignoring {', '.join(strays)}, which no step is called.")
+        if strays := on_disk.strays(self.checkpoints):
+            say(f"{self.path}/checkpoints: ignoring {', '.join(strays)}, which are not steps.")
         require(
-            step is None or step in self._folders(),
-            f"{self.path} has no step {step}; it has {self._listed()}.",
+            step is None or step in on_disk.folders(self.checkpoints),
+            f"{self.path} has no step {step}; it has {on_disk.listed(self.checkpoints)}.",
         )
-        while (newest := processes.by_first("step", lambda: self._newest(step, tried))) is not None:
+        damaged: dict[int, str] = {}
+        while (newest := self._newest(step, damaged)) is not None:
             folder = self.checkpoints / str(newest)
             try:
                 with locks.shared(folder / manifests.NAME):
                     trees = self._read(folder, abstract, cast)
-                if self._lock.held and processes.first():
-                    self._set_aside(tried, "damaged")
-                return newest, trees
             except Damaged as damage:
                 if step is None and not folder.exists():
-                    continue
-                tried[newest] = str(damage)
-                message = f"{self.path}/checkpoints/{newest} is damaged: {damage}"
-                require(
-                    fall_back,
-                    f"{message}. Choose another step (--rollback-to), or let the one before be used"
-                    " (leave out --no-fall-back).",
-                )
-                say(f"{message}; looking for an older step.")
-        reasons = "; ".join(f"{s}: {why}" for s, why in tried.items())
-        require(not tried, f"{self.path} has no whole step: {reasons}. Start in another directory.")
+                    continue  # a trainer deleted it meanwhile
+                damaged[newest] = str(damage)
+                self._report(newest, damage, fall_back, say)
+                continue
+            if self._lock.held and processes.first():
+                on_disk.set_aside(self.checkpoints, damaged, "damaged")
+            return newest, trees
+        reasons = "; ".join(f"{step}: {reason}" for step, reason in damaged.items())
+        require(
+            not damaged, f"{self.path} has no whole step: {reasons}. Start in another directory."
+        )
         return None
 
-    def _read(self, folder: Path, abstract: dict[str, Any], cast: bool) -> dict[str, Any]:
+    def _newest(self, most: int | None, damaged: Mapping[int, str]) -> int | None:
+        """The newest step that is not known to be damaged; listed anew each time, since a trainer
+        may delete steps meanwhile."""
+
+        def candidates() -> int | None:
+            present = on_disk.folders(self.checkpoints)
+            steps = (s for s in present if s not in damaged and (most is None or s <= most))
+            return max(steps, default=None)
+
+        return processes.by_first("step", candidates)
+
+    def _report(self, step: int, damage: Damaged, fall_back: bool, say: Callable) -> None:
+        message = f"{self.path}/checkpoints/{step} is damaged: {damage}"
+        require(
+            fall_back,
+            f"{message}. Choose another step (--rollback-to), or let the previous one be used"
+            " (omit --no-fall-back).",
+        )
+        say(f"{message}; looking for an older step.")
+
+    def _read(self, folder: Path, abstract: Trees, cast: bool) -> dict[str, Any]:
         named = {tree: manifests.named(value) for tree, value in abstract.items()}
+        wanted = {tree: leaves for tree, (leaves, _) in named.items()}
         manifest = manifests.read(folder)
-        for tree, (wanted, _) in named.items():
+        for tree, leaves in wanted.items():
             require(
                 tree in manifest.trees,
                 f"step {manifest.step} of {self.path} has no {tree!r}; it has"
                 f" {', '.join(manifest.trees)}.",
             )
-            manifests.require_same(manifest.step, tree, manifest.trees[tree], wanted, cast=cast)
-        saved = {tree: {leaf.path: leaf.dtype for leaf in manifest.trees[tree]} for tree in named}
-        with (
-            manifests.checked_together(folder, abstract)
-            if processes.several()
-            else manifests.checked(folder, abstract)
-        ):
-            arrays = payload.read(
-                folder, {tree: wanted for tree, (wanted, _) in named.items()}, saved
-            )
-        for tree, (wanted, _) in named.items():
-            manifests.require_same(
-                manifest.step, tree, manifest.trees[tree], arrays[tree]
-            )  # JAX without x64 makes int64 an int32
+            manifests.require_same(manifest.step, tree, manifest.trees[tree], leaves, cast=cast)
+        dtypes = {tree: {leaf.path: leaf.dtype for leaf in manifest.trees[tree]} for tree in wanted}
+        check = manifests.checked_together if processes.several() else manifests.checked
+        with check(folder, abstract):
+            arrays = payload.read(folder, wanted, dtypes)
+        trees = {}
+        for tree, (leaves, structure) in named.items():
+            # Again, since JAX without x64 makes an int32 of an int64.
+            manifests.require_same(manifest.step, tree, manifest.trees[tree], arrays[tree])
+            read = arrays[tree]
             if cast:
-                arrays[tree] = {n: leaf.astype(wanted[n].dtype) for n, leaf in arrays[tree].items()}
-        return {
-            tree: structure.unflatten([arrays[tree][name] for name in wanted])
-            for tree, (wanted, structure) in named.items()
-        }
+                read = {name: leaf.astype(leaves[name].dtype) for name, leaf in read.items()}
+            trees[tree] = structure.unflatten([read[name] for name in leaves])
+        return trees
 
-    # --- the rest ---------------------------------------------------------------------------------
-
-    def _newest(self, most: int | None, tried: dict[int, str]) -> int | None:
-        """The newest step that was not tried; listed anew each time, since a trainer may delete
-        what a reader is about to read."""
-        return max(
-            (s for s in self._folders() if s not in tried and (most is None or s <= most)),
-            default=None,
-        )
-
-    def _folders(self) -> list[int]:
-        """What looks like a step: a decimal name without leading zeros, and something inside."""
-        try:
-            places = [
-                p
-                for p in self.checkpoints.iterdir()
-                if p.name.isascii() and p.name.isdecimal() and str(int(p.name)) == p.name
-            ]
-            return sorted(int(p.name) for p in places if p.is_dir() and any(p.iterdir()))
-        except FileNotFoundError:
-            return []
-
-    def _strays(self) -> list[str]:
-        known = {str(step) for step in self._folders()}
-        names = (
-            sorted(p.name for p in self.checkpoints.iterdir()) if self.checkpoints.is_dir() else []
-        )
-        return [
-            n
-            for n in names
-            if n not in known and not n.startswith((".", "rolled-back-", "damaged-"))
-        ]
-
-    def _listed(self) -> str:
-        return ", ".join(map(str, self.steps())) or "none yet"
+    # --- waiting and failing ---------------------------------------------------------------------
 
     def _finish(self) -> OSError | None:
-        """Waits for a pending save and gives the failure that nobody has been told of."""
+        """Waits for a pending save and returns the failure that has not been raised yet."""
         if self._thread is not None:
             self._thread.join()
         return self._failure
@@ -443,6 +336,7 @@ class Run:
             raise RuntimeError("Changing a run needs its lock: with run.lock(): …")
 
     def _join(self, patience: float | None = None) -> None:
+        """Waits for a pending save, at most `patience` seconds, and raises its failure."""
         if self._thread is not None:
             self._thread.join(patience)
             self._thread = None
@@ -450,19 +344,16 @@ class Run:
         if failure is not None:
             raise failure
 
-    def _failed(self, step: int, size: int, error: BaseException) -> OSError:
-        """Removes what the failed save left and gives the error for the user."""
+    def _failed(self, pending: Pending, error: BaseException) -> OSError:
+        """Removes what a failed save left and returns the error for the user."""
         free = shutil.disk_usage(self.checkpoints).free if self.checkpoints.exists() else 0
         self._discard()
-        why = (
-            error.strerror
-            if isinstance(error, OSError) and error.strerror
-            else (str(error).splitlines() or [type(error).__name__])[0][:200]
-        )
-        room = f"it needs {size / 1e6:.1f} MB, {free / 1e6:.1f} MB are free"
+        reason = error.strerror if isinstance(error, OSError) else None
+        reason = reason or (str(error).splitlines() or [type(error).__name__])[0][:200]
         return OSError(
-            f"step {step} could not be saved in {self.checkpoints}: {why} ({room}). Earlier steps"
-            " are intact."
+            f"step {pending.step} could not be saved in {self.checkpoints}: {reason} (it needs"
+            f" {pending.num_bytes / 1e6:.1f} MB, {free / 1e6:.1f} MB are free). Earlier steps are"
+            " intact."
         )
 
     def _discard(self) -> None:
@@ -471,7 +362,7 @@ class Run:
 
 
 def leaves(path: Path | str, step: int | None = None, tree: str = "params") -> list[Leaf]:
-    """Gives name, shape and dtype of each array of a saved tree, from the newest step or `step`,
+    """Returns name, shape and dtype of each array of a saved tree, from the newest step or `step`,
     without reading an array.
 
     Raises:
@@ -480,7 +371,10 @@ def leaves(path: Path | str, step: int | None = None, tree: str = "params") -> l
     run = Run(path)
     steps = run.steps()
     require(bool(steps), f"{path} holds no checkpoint; train first.")
-    require(step is None or step in steps, f"{path} has no step {step}; it has {run._listed()}.")
+    require(
+        step is None or step in steps,
+        f"{path} has no step {step}; it has {on_disk.listed(run.checkpoints)}.",
+    )
     manifest = manifests.read(run.checkpoints / str(steps[-1] if step is None else step))
     require(
         tree in manifest.trees,

@@ -1,5 +1,5 @@
-"""One trainer to a run directory: the lock, what a dead trainer left, and what a living one must
-finish before it ends."""
+"""One trainer per run directory: the lock, cleaning up after a trainer that died, and finishing a
+save before the process ends."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from gptjax.core import processes
 from gptjax.core.config import ConfigError
 
 PATIENCE = 5.0
-"""Seconds for which a process of several that failed waits for a pending save, which needs the
-others."""
+"""Seconds for which one of several processes, after a failure, waits for a pending save, which
+needs the others too."""
 
 
 class Lock:
-    """Holds `path/lock`, which names process, host and time. The kernel frees it when the process
-    dies, however it dies.
+    """Holds `path/lock`, which names process, host and time. The kernel releases it when the
+    process dies, however it dies.
 
     Of several processes that train together the first holds it for all.
 
-    Not a generator: one that is still open when Python ends runs its last lines in a world without
-    modules.
+    Not a generator: if one is still open when Python exits, its last lines run after modules are
+    gone.
     """
 
     def __init__(self, path: Path, finish: Callable[[float | None], Any]):
@@ -60,7 +60,7 @@ class Lock:
         except OSError as failure:
             if error is None:
                 raise
-            error.add_note(str(failure))  # what came first is what the user should read first
+            error.add_note(str(failure))  # the user should read the first error first
         finally:
             file, self._file, self.held = self._file, None, False
             if file is not None:
@@ -82,9 +82,8 @@ def _acquire(path: Path) -> int:
             f" {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode(),
             0,
         )
-        probe = (
-            path / "checkpoints" / f".saving-probe-{os.getpid()}"
-        )  # this folder may belong to someone else than the lock does
+        # The folder may have another owner than the lock.
+        probe = path / "checkpoints" / f".saving-probe-{os.getpid()}"
         probe.mkdir(exist_ok=True)
         probe.rmdir()
     except BlockingIOError:
@@ -109,8 +108,8 @@ def _unwritable(path: Path, error: OSError) -> ConfigError:
 
 @contextlib.contextmanager
 def shared(file: Path) -> Iterator[None]:
-    """Keeps a trainer from deleting the step of this manifest while we read it. Where files can't
-    be locked, reading goes on without."""
+    """Keeps a trainer from deleting the step of this manifest while it is read. Where files can't
+    be locked, it is read without."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             fcntl.flock(stack.enter_context(open(file, "rb")), fcntl.LOCK_SH)
@@ -119,7 +118,7 @@ def shared(file: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def unread(file: Path) -> Iterator[bool]:
-    """Says whether nobody reads the step of this manifest, and keeps it so."""
+    """Yields whether no process reads the step of this manifest, and keeps readers out."""
     with open(file, "rb") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -132,7 +131,7 @@ def unread(file: Path) -> Iterator[bool]:
 
 
 def clean(checkpoints: Path) -> None:
-    """Removes what a dead trainer left half written or half deleted, and puts back a step that it
+    """Removes what a dead trainer left half written or half deleted, and restores a step that it
     was about to replace."""
     for place in checkpoints.glob(".replaced-*"):
         final = checkpoints / place.name.removeprefix(".replaced-")
@@ -144,14 +143,14 @@ def clean(checkpoints: Path) -> None:
 
 
 def finish_at_exit(finish: Callable[[], Exception | None]) -> bool:
-    """Makes the end of the process call `finish`, and fail with what it gives; False if this Python
-    has no way to.
+    """Makes the end of the process call `finish`, and fail if that returns an error; returns False
+    if this Python cannot.
 
-    Only for a lock that is never left: leaving it waits anyway. Once the main thread has ended,
-    Python refuses new work to thread pools, which Orbax needs until the last; `atexit` and the
-    joining of threads come too late. Hooks run last in, first out, so this one must follow that of
-    concurrent.futures. Python 3.12.0 to 3.12.2 refuse even new threads there (CPython issue
-    113964): then the save is lost, and the status says so.
+    It matters only for a lock that is never left: leaving it waits anyway. Once the main thread has
+    ended, Python refuses new work for thread pools, which Orbax needs to the end; `atexit` and the
+    joining of threads come too late. Hooks run last in, first out, so this one must be registered
+    after that of concurrent.futures. Python 3.12.0 to 3.12.2 refuse even new threads there (CPython
+    issue 113964): the save is lost then, and the exit status says so.
     """
     register = getattr(threading, "_register_atexit", None)
     if register is not None and finish not in _finishing:

@@ -1,11 +1,11 @@
-"""What a saved step holds, and the proof that it still holds it.
+"""The manifest of a saved step: what it holds, and the hashes that prove it unchanged.
 
-Read in this order: `named` (a tree becomes names and leaves) and `nested`, its way to Orbax;
-`Manifest`; `describe` and `write` (at a save); `read`, `checked` and `verify` (at a restore);
-`require_same` (what the file holds against what the caller wants).
+Read in this order: `named` (a tree to names and leaves) and `nested` (names to Orbax's tree);
+`Manifest`; `describe` and `write`, when saving; `read`, `checked` and `verify`, when restoring;
+`require_same`, which compares what is saved with what is wanted.
 
-Orbax 0.12 has no checksum of its payload: of 150 random bit flips all 150 came back as wrong
-weights without a word. So a step carries `manifest.json`, with the size and SHA-256 of every file,
+Orbax 0.12 has no checksum of its payload: all of 150 random bit flips came back as wrong weights,
+silently. So a step carries `manifest.json`, with the size and SHA-256 of every file,
 and `manifest.sha256`, with the hash of the manifest (`sha256sum -c` reads it).
 """
 
@@ -30,11 +30,11 @@ NAME, SEAL = "manifest.json", "manifest.sha256"
 
 
 class Damaged(Exception):
-    """A step on disk is not what was saved. The message says which file and why."""
+    """A step on disk differs from what was saved. The message names the file and the reason."""
 
 
 class Leaf(NamedTuple):
-    """One saved array. `crc32` is that of its bytes in C order; none where no process held all of
+    """One saved array. `crc32` is of its bytes in C order; `None` if no process held all of
     them."""
 
     path: str
@@ -44,7 +44,7 @@ class Leaf(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """What a step on disk is made of."""
+    """The contents of a step on disk."""
 
     step: int
     metrics: dict[str, float | None]  # a value that is not finite is None: JSON has no NaN
@@ -57,15 +57,15 @@ class Manifest(NamedTuple):
 
 
 def named(tree: Any) -> tuple[dict[str, Any], Any]:
-    """Gives ({"layers/attention/query": leaf}, structure): the keys, fields and indices on the way
-    to each leaf, and the way back.
+    """Returns the leaves of a tree by name, such as `layers/attention/query`, and the structure to
+    rebuild it.
 
-    Optimizer states nest NamedTuples with and without arrays in them, for which Orbax has no stable
-    form; names have.
+    Optimizer states nest NamedTuples with and without arrays, for which Orbax has no stable form;
+    names are stable.
 
     Raises:
-      ConfigError: two leaves would have one name in Orbax, which joins keys by dots and keeps the
-        last without a word.
+      ConfigError: two leaves would have the same name in Orbax, which joins keys by dots and keeps
+        the last silently.
     """
     import jax
 
@@ -78,7 +78,7 @@ def named(tree: Any) -> tuple[dict[str, Any], Any]:
         other = seen.setdefault(name.replace("/", "."), shown)
         require(
             other == shown,
-            f"the leaves {other} and {shown} would be saved under one name; rename one of them.",
+            f"the leaves {other} and {shown} would be saved under the same name; rename one of them.",
         )
         leaves[name] = leaf
     for shown, (path, _) in zip(seen.values(), pairs, strict=True):
@@ -93,8 +93,8 @@ def named(tree: Any) -> tuple[dict[str, Any], Any]:
 
 
 def nested(leaves: dict[str, Any]) -> dict[str, Any]:
-    """Gives the nested dicts that the names of `named` describe: an ordinary tree for any reader of
-    Orbax."""
+    """Returns the nested dicts that the names of `named` describe: an ordinary tree for any reader
+    of Orbax."""
     tree: dict[str, Any] = {}
     for name, leaf in leaves.items():
         *folders, last = name.split("/")
@@ -106,15 +106,15 @@ def nested(leaves: dict[str, Any]) -> dict[str, Any]:
 
 
 def summarize(leaves: dict[str, Any]) -> tuple[Leaf, ...]:
-    """Gives shape, dtype and checksum of each array, reading all their bytes."""
+    """Returns shape, dtype and checksum of each array, reading all their bytes."""
     return tuple(
         Leaf(name, tuple(leaf.shape), str(leaf.dtype), crc32(leaf)) for name, leaf in leaves.items()
     )
 
 
 def crc32(array: Any) -> int | None:
-    """The CRC-32 of an array's bytes, in C order; none where this process does not hold all of
-    them."""
+    """Returns the CRC-32 of an array's bytes in C order; `None` if this process does not hold all
+    of them."""
     import numpy as np
 
     if not (getattr(array, "is_fully_addressable", True) or array.is_fully_replicated):
@@ -125,11 +125,11 @@ def crc32(array: Any) -> int | None:
 def require_same(
     step: int, tree: str, saved: Iterable[Leaf], wanted: dict[str, Any], *, cast: bool = False
 ) -> None:
-    """Compares what a step holds with the arrays that the caller expects; nothing is cast or left
-    out silently.
+    """Compares what a step holds with the arrays that the caller wants; nothing is cast or omitted
+    silently.
 
     Args:
-      cast: another dtype is welcome.
+      cast: accept another dtype.
 
     Raises:
       ConfigError: names up to 20 leaves that are missing, unknown, or of another shape or dtype.
@@ -160,7 +160,7 @@ def require_same(
 
 def written_by(folder: Path, process: int) -> dict[str, tuple[int, str]]:
     """Hashes the files below `folder` that one of several processes wrote (Orbax gives each a
-    folder), and brings them to the disk."""
+    folder), and flushes them to disk."""
     names = sorted(
         str(p.relative_to(folder))
         for p in folder.glob(f"*/ocdbt.process_{process}/**/*")
@@ -176,7 +176,7 @@ def describe(
     trees: dict[str, tuple[Leaf, ...]],
     known: dict[str, tuple[int, str]] | None = None,
 ) -> Manifest:
-    """Hashes every file below `folder` and brings it to the disk.
+    """Hashes every file below `folder` and flushes it to disk.
 
     Args:
       known: files that other processes wrote and hashed.
@@ -190,7 +190,7 @@ def describe(
 
 
 def write(folder: Path, manifest: Manifest) -> None:
-    """Writes the manifest and its seal and brings them and all folders to the disk."""
+    """Writes the manifest and its seal, and flushes them and all folders to disk."""
     text = json.dumps({"version": VERSION, **manifest._asdict()}, allow_nan=False).encode() + b"\n"
     for name, content in ((NAME, text), (SEAL, _seal(text))):
         with open(folder / name, "wb") as file:
@@ -202,7 +202,7 @@ def write(folder: Path, manifest: Manifest) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Brings the names in a folder to the disk; without it a rename may be lost with the power."""
+    """Flushes the names in a folder to disk; without it a power failure may undo a rename."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -241,7 +241,7 @@ def read(folder: Path) -> Manifest:
     """Reads a step's manifest.
 
     Raises:
-      Damaged: it is absent or changed.
+      Damaged: it is absent or has changed.
       ConfigError: a newer gptjax wrote it.
     """
     try:
@@ -270,17 +270,17 @@ def read(folder: Path) -> Manifest:
 
 
 LARGE = 2**20
-"""Bytes. Files below are metadata: a reader that trusts a wrong one may fail in any way, so they
-are checked before it starts."""
+"""Bytes. Smaller files are metadata, and a reader that trusts wrong metadata may fail in any way,
+so they are checked before it starts."""
 
 
 @contextlib.contextmanager
 def checked_together(folder: Path, trees: Iterable[str] | None = None) -> Iterator[Manifest]:
-    """Like `checked`, for several processes, which all read this step: each hashes a share of the
-    large files, all before anything is read.
+    """Like `checked`, for several processes that all read this step: each hashes a share of the
+    large files, before any process reads.
 
     Raises:
-      Damaged: on entering, on all processes alike.
+      Damaged: on entering, on all processes.
     """
     manifest, damage = None, None
     try:
@@ -288,8 +288,8 @@ def checked_together(folder: Path, trees: Iterable[str] | None = None) -> Iterat
             pass
     except Damaged as error:
         damage = str(error)
-    if found := next(filter(None, processes.gather("checked", damage)), None):
-        raise Damaged(found)
+    if first := next(filter(None, processes.gather("checked", damage)), None):
+        raise Damaged(first)
     yield manifest
 
 
@@ -297,18 +297,17 @@ def checked_together(folder: Path, trees: Iterable[str] | None = None) -> Iterat
 def checked(
     folder: Path, trees: Iterable[str] | None = None, share: tuple[int, int] = (0, 1)
 ) -> Iterator[Manifest]:
-    """Checks every file of `trees` (default: all) against the manifest while the caller reads them;
-    what was read counts after leaving.
+    """Checks every file of `trees` (default: all) against the manifest while the caller reads
+    them. What was read is valid once the context is left.
 
-    Sizes and small files are checked on entering. The large ones are hashed beside the layer_inputs,
-    which costs little where a core is free: hashing runs at 1.8 GB/s, about as fast as Orbax reads.
+    Sizes and small files are checked on entering. Large files are hashed while they are read, which
+    costs little if a core is free: hashing runs at 1.8 GB/s, about as fast as Orbax reads.
 
     Args:
-      share: (i, n): of the large files only the i-th of n shares.
+      share: (i, n): check only the i-th of n shares of the large files.
 
     Raises:
-      Damaged: on entering or leaving; names the first file that differs, whatever the reading came
-        to.
+      Damaged: on entering or leaving; names the first file that differs, even if reading failed.
     """
     manifest = read(folder)
     wanted = set(manifest.trees if trees is None else trees)
@@ -331,14 +330,13 @@ def checked(
         key=lambda name: (-files[name][0], name),
     )
     mine, loads = [], [0] * share[1]
-    for name in large:  # the next largest to whom has least
+    for name in large:  # the next largest goes to the smallest share
         i = loads.index(min(loads))
         loads[i] += files[name][0]
         mine += [name] if i == share[0] else []
     files = {name: known for name, known in files.items() if name in mine or name not in large}
-    with concurrent.futures.ThreadPoolExecutor(
-        min(8, os.cpu_count() or 1)
-    ) as pool:  # hashing leaves the interpreter free
+    # Threads suffice, since hashing releases the interpreter lock.
+    with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         waiting = {name: pool.submit(_try_measure, folder / name) for name in mine}
         _require_unchanged(
             files, {name: _try_measure(folder / name) for name in files if name not in waiting}

@@ -12,10 +12,10 @@ from gptjax.runs import manifest as manifests
 
 
 def start_writing(folder: Path, trees: dict[str, dict[str, Any]]) -> Any:
-    """Copies the arrays to the host and starts to write them; gives the object to wait on."""
+    """Copies the arrays to the host and starts writing them; returns the object to wait on."""
     ocp = orbax()
     trees = _with_bytes(trees)
-    # With folders made in the background, a failed save blocks the end of the process for 20
+    # If folders are created in the background, a failed save blocks the end of the process for 20
     # minutes.
     options = ocp.AsyncOptions(create_directories_asynchronously=False)
     writer = ocp.AsyncCheckpointer(_handler(ocp, trees), async_options=options)
@@ -37,10 +37,8 @@ def start_writing(folder: Path, trees: dict[str, dict[str, Any]]) -> Any:
 
 
 def close(writer: Any) -> None:
-    """Ends the threads of a writer."""
-    with contextlib.suppress(
-        Exception
-    ):  # its errors were raised before, by what called for the closing
+    """Ends a writer's threads."""
+    with contextlib.suppress(Exception):  # its errors were raised before
         writer.close()
 
 
@@ -51,10 +49,10 @@ def read(
     import jax
 
     ocp = orbax()
-    here = jax.numpy.zeros(()).sharding
+    default = jax.numpy.zeros(()).sharding
 
     def place(leaf: Any) -> Any:
-        return getattr(leaf, "sharding", None) or here
+        return getattr(leaf, "sharding", None) or default
 
     as_saved = {
         t: {
@@ -66,35 +64,34 @@ def read(
     full = _with_bytes(as_saved)
     args = {}
     for tree, leaves in full.items():
-        how = {
+        restore_args = {
             n: ocp.ArrayRestoreArgs(restore_type=jax.Array, sharding=leaf.sharding)
             for n, leaf in leaves.items()
         }
         args[tree] = ocp.args.PyTreeRestore(
-            manifests.nested(leaves), restore_args=manifests.nested(how)
+            manifests.nested(leaves), restore_args=manifests.nested(restore_args)
         )
     restored: Any = {}
     if args:
         with contextlib.closing(ocp.Checkpointer(_handler(ocp, full))) as reader:
             restored = reader.restore(folder, args=ocp.args.Composite(**args))
-    found = {tree: manifests.named(restored[tree])[0] if tree in full else {} for tree in trees}
+    arrays = {tree: manifests.named(restored[tree])[0] if tree in full else {} for tree in trees}
     for tree, leaves in as_saved.items():
-        found[tree] |= {
+        arrays[tree] |= {
             n: jax.numpy.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
             for n, leaf in leaves.items()
             if not leaf.size
         }
-    return found
+    return arrays
 
 
 def orbax() -> Any:
-    """Imports Orbax late, since it takes a second, and keeps its log off the terminal: its errors
-    reach us as exceptions."""
+    """Imports Orbax when it is needed, since that takes a second, and keeps its log off the
+    terminal: its errors reach us as exceptions."""
     import orbax.checkpoint
 
-    logging.getLogger("absl").addFilter(
-        _not_from_orbax
-    )  # not before the import, in which absl makes its logger
+    # After the import, in which absl creates its logger.
+    logging.getLogger("absl").addFilter(_not_from_orbax)
     return orbax.checkpoint
 
 
@@ -110,7 +107,7 @@ def _handler(ocp: Any, trees: Any) -> Any:
 
 
 def _with_bytes(trees: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Leaves out what Orbax refuses: arrays without elements, and trees without arrays, such as the
+    """Omits what Orbax refuses: arrays without elements, and trees without arrays, such as the
     state of plain SGD."""
     full = {
         tree: {name: leaf for name, leaf in leaves.items() if leaf.size}
