@@ -78,7 +78,7 @@ def named(tree: Any) -> tuple[dict[str, Any], Any]:
         other = seen.setdefault(name.replace("/", "."), shown)
         require(
             other == shown,
-            f"the leaves {other} and {shown} would be saved under the same name; rename one of them.",
+            f"the leaves {other} and {shown} would have the same name when saved; rename one.",
         )
         leaves[name] = leaf
     for shown, (path, _) in zip(seen.values(), pairs, strict=True):
