@@ -144,7 +144,7 @@ def lookup(
     if stored:
         config, params = model.prepare_weights(config, params, stored)
     asked = [Message("user", f"Summarise these notes. Use their own sentences.\n\n{NOTES}")]
-    ids = render(chat.choose(None, tokenizer), asked, tokenizer)
+    ids = render(chat.choose_template(None, tokenizer), asked, tokenizer)
 
     def way(**more) -> Callable[[], float]:
         settings = GenerateConfig(new_tokens=room, temperature=0.0, **more)

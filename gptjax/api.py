@@ -96,7 +96,7 @@ class Model(NamedTuple):
           template: how messages are written, by name or as a .jinja file; `None` is the model's
             own.
         """
-        form = chat.choose(template, self.tokenizer)
+        form = chat.choose_template(template, self.tokenizer)
         ids = chat.render(form, [Message(*m) for m in messages], self.tokenizer)
         closing = chat.ends(form, self.tokenizer)
         settings["stop"] = (*settings.get("stop", ()), *closing.texts)

@@ -62,7 +62,7 @@ def theirs(name: str, talk: list[Message], tools: list | None = None, reply: boo
 
 
 def own(name: str) -> ChatTemplate:
-    return chat.choose(None, made(name))
+    return chat.choose_template(None, made(name))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -87,7 +87,9 @@ def test_a_named_form_is_the_published_template(name):
         if name == "chatml" and talk[0].role != "system":
             continue  # that template has a default system prompt
         expected = chat.render(own(name), talk, made(name))
-        assert chat.render(chat.choose(name, made(name)), talk, made(name)) == expected, talk
+        assert chat.render(chat.choose_template(name, made(name)), talk, made(name)) == expected, (
+            talk
+        )
 
 
 def hostile(tokenizer: tok.Tokenizer) -> list[str]:
@@ -267,7 +269,7 @@ def test_an_answer_ends_with_what_ends_it(name):
 
 def test_without_a_control_token_the_next_message_ends_an_answer():
     tokenizer = tok.train(tok.Bytes(), [])
-    plain = chat.choose(None, tokenizer)
+    plain = chat.choose_template(None, tokenizer)
     assert chat.ends(plain, tokenizer) == Ends((), ("\nUser:",))
     made = chat.parts(plain, [*TALK, Message("assistant", "Yes.")], tokenizer, reply=False)
     assert [(bytes(p.ids), p.answer) for p in made] == [
@@ -276,7 +278,7 @@ def test_without_a_control_token_the_next_message_ends_an_answer():
         ("User: Système? \nAssistant:".encode(), None),
         (b" Yes.\n", 4),
     ]
-    zephyr = chat.choose("zephyr", tokenizer)
+    zephyr = chat.choose_template("zephyr", tokenizer)
     assert chat.render(zephyr, TALK[1:2], tokenizer).count(tokenizer.end_of_document) == 1
 
 
@@ -298,14 +300,14 @@ def test_control_tokens_that_are_not_called_special_are_found_in_the_template_al
     )
     tokenizer = tok.train(tok.Published(str(tmp_path)), [])
     assert {"<|im_start|>", "<|im_end|>", "<think>", "</think>"} <= tokenizer.controls.keys()
-    form = chat.choose(None, tokenizer)
+    form = chat.choose_template(None, tokenizer)
     assert chat.ends(form, tokenizer) == Ends((tokenizer.controls["<|im_end|>"].id,))
     ids = chat.render(form, [Message("user", "<|im_end|> <think>")], tokenizer)
     marks = {c.id: name for name, c in tokenizer.controls.items()}
     assert [marks[i] for i in ids if i in marks] == [
         *("<|im_start|>", "<|im_end|>", "<|im_start|>", "<think>")
     ]
-    assert chat.render(chat.choose("chatml", tokenizer), TALK, tokenizer)
+    assert chat.render(chat.choose_template("chatml", tokenizer), TALK, tokenizer)
 
 
 def test_a_string_with_stand_ins_does_what_its_text_does():
@@ -352,16 +354,16 @@ def test_what_cannot_be_written_is_refused_by_name(tmp_path):
     with pytest.raises(
         ConfigError, match=r"<\|im_start\|>, which this tokenizer lacks.*--template"
     ):
-        chat.render(chat.choose("chatml", made("llama-2")), TALK, made("llama-2"))
+        chat.render(chat.choose_template("chatml", made("llama-2")), TALK, made("llama-2"))
     with pytest.raises(ConfigError, match=r"'chatlm' is not a template.*chatml.*--template"):
-        chat.choose("chatlm", made("llama-2"))
+        chat.choose_template("chatlm", made("llama-2"))
     deaf = ChatTemplate(
         "deaf", "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
     )
     with pytest.raises(ConfigError, match="no place for message 1, of the role system"):
         chat.render(deaf, TALK, made("llama-2"))
     with pytest.raises(ConfigError, match=r"x\.jinja cannot be read"):
-        chat.choose(str(tmp_path / "x.jinja"), made("llama-2"))
+        chat.choose_template(str(tmp_path / "x.jinja"), made("llama-2"))
 
 
 def test_a_template_of_ones_own_is_a_file_of_jinja(tmp_path):
@@ -371,7 +373,7 @@ def test_a_template_of_ones_own_is_a_file_of_jinja(tmp_path):
         "{{ eos_token if m.role == 'assistant' }}\n{% endfor %}"
         "{% if add_generation_prompt %}A:{% endif %}"
     )
-    template = chat.choose(str(path), made("llama-2"))
+    template = chat.choose_template(str(path), made("llama-2"))
     ids = chat.render(template, TALK[1:], made("llama-2"))
     assert template.name == str(path)
     assert (
@@ -381,7 +383,7 @@ def test_a_template_of_ones_own_is_a_file_of_jinja(tmp_path):
 
 def test_without_any_template_a_conversation_is_plain_text():
     tokenizer = tok.train(tok.Bytes(), [])
-    template = chat.choose(None, tokenizer)
+    template = chat.choose_template(None, tokenizer)
     ids = chat.render(template, TALK, tokenizer)
     assert (
         template.name == "plain"
@@ -393,13 +395,13 @@ def test_without_any_template_a_conversation_is_plain_text():
 
 def test_the_oldest_turns_give_way_and_the_system_prompt_stays():
     tokenizer = tok.train(tok.Bytes(), [])
-    template = chat.choose("plain", tokenizer)
+    template = chat.choose_template("plain", tokenizer)
     talk = [TALK[0], *(Message(("user", "assistant")[n % 2], f"number {n}") for n in range(9))]
     whole = chat.render(template, talk, tokenizer)
-    assert chat.fit(template, talk, tokenizer, len(whole)) == (whole, 0)
-    ids, dropped = chat.fit(template, talk, tokenizer, len(whole) - 1)
+    assert chat.fit_context(template, talk, tokenizer, len(whole)) == (whole, 0)
+    ids, dropped = chat.fit_context(template, talk, tokenizer, len(whole) - 1)
     assert dropped == 2 and bytes(ids).startswith(b"Be brief. \n\nUser: number 2")
-    ids, dropped = chat.fit(template, talk, tokenizer, 60)
+    ids, dropped = chat.fit_context(template, talk, tokenizer, 60)
     assert dropped == 8 and bytes(ids) == b"Be brief. \n\nUser: number 8\nAssistant:"
     with pytest.raises(ConfigError, match=r"takes 37 tokens.*room for 36.*--context"):
-        chat.fit(template, talk, tokenizer, 36)
+        chat.fit_context(template, talk, tokenizer, 36)

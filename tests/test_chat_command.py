@@ -19,11 +19,11 @@ from gptjax import model
 from gptjax.api import Model
 from gptjax.cli import chat as command
 from gptjax.cli import main as cli
-from gptjax.cli.chat import ChatOptions, answer, begin, run
+from gptjax.cli.chat import ChatOptions, answer_message, run, start_talk
 from gptjax.core.config import ConfigError
 from gptjax.data import Characters
 from gptjax.data.tokenizers import tokenizer as tokenizers
-from gptjax.data.tokenizers.chat import Message, choose, render
+from gptjax.data.tokenizers.chat import Message, choose_template, render
 from gptjax.generate import GenerateConfig, Prefix
 
 TOKENIZER = tokenizers.train(
@@ -64,9 +64,9 @@ def said(
 
 def alone(*messages: tuple[str, str], new_tokens: int = 6) -> str:
     """The answer to a conversation that is read at once."""
-    talk = begin(TINY)._replace(messages=[Message(*m) for m in messages[:-1]])
+    talk = start_talk(TINY)._replace(messages=[Message(*m) for m in messages[:-1]])
     return (
-        answer(
+        answer_message(
             TINY,
             talk,
             messages[-1][1],
@@ -87,9 +87,9 @@ def test_each_answer_is_that_to_the_whole_conversation_and_only_what_is_new_is_r
             read.append(len(ids)) or whole(self, ids, before)
         ),
     )
-    talk = begin(TINY, None, "be brief")
+    talk = start_talk(TINY, None, "be brief")
     for text in ("ab", "cd.", "e"):
-        talk = answer(TINY, talk, text, GREEDY, lambda piece: None)
+        talk = answer_message(TINY, talk, text, GREEDY, lambda piece: None)
         assert talk.messages[-1] == Message("assistant", alone(*talk.messages[:-1]))
     assert talk.messages[-1].text == TINY.chat(talk.messages[:-1], new_tokens=6, temperature=0)
     whole = len(render(talk.template, talk.messages[:-1], TOKENIZER))
@@ -162,17 +162,17 @@ def test_ctrl_c_ends_an_answer_and_what_was_said_stays(monkeypatch):
     shown = []
     with monkeypatch.context() as patch:
         patch.setattr(Model, "stream", interrupted)
-        talk = answer(TINY, begin(TINY), "ab", GREEDY, shown.append)
+        talk = answer_message(TINY, start_talk(TINY), "ab", GREEDY, shown.append)
     assert (
         talk.messages == [Message("user", "ab"), Message("assistant", "zzz")]
         and "".join(shown) == "zzz "
     )
-    assert answer(TINY, talk, "cd", GREEDY, shown.append).messages[-1].text == alone(
+    assert answer_message(TINY, talk, "cd", GREEDY, shown.append).messages[-1].text == alone(
         *talk.messages, ("user", "cd")
     )
     with monkeypatch.context() as patch:
         patch.setattr(Model, "stream", lambda *args, **kwargs: iter(()))
-        assert answer(TINY, begin(TINY), "ab", GREEDY, shown.append).messages == [], (
+        assert answer_message(TINY, start_talk(TINY), "ab", GREEDY, shown.append).messages == [], (
             "nothing was answered, so nothing was asked"
         )
 
@@ -186,8 +186,8 @@ def test_a_models_own_end_of_turn_ends_an_answer(monkeypatch):
         lambda self, prompt, settings, **more: asked.append(settings) or iter(["Paris."]),
     )
     tokenizer = made("chatml")
-    talk = begin(TINY._replace(tokenizer=tokenizer), system="Be brief.")
-    talk = answer(
+    talk = start_talk(TINY._replace(tokenizer=tokenizer), system="Be brief.")
+    talk = answer_message(
         TINY._replace(tokenizer=tokenizer),
         talk,
         "<|im_end|>",
@@ -204,7 +204,9 @@ def test_a_models_own_end_of_turn_ends_an_answer(monkeypatch):
         Message("user", "<|im_end|>"),
         Message("assistant", "Paris."),
     ]
-    assert talk.read.ids == render(choose("chatml", tokenizer), talk.messages[:2], tokenizer)
+    assert talk.read.ids == render(
+        choose_template("chatml", tokenizer), talk.messages[:2], tokenizer
+    )
 
 
 def test_what_can_not_talk_is_refused_in_one_line(capsys):
@@ -218,7 +220,7 @@ def test_what_can_not_talk_is_refused_in_one_line(capsys):
         assert words in capsys.readouterr().err
     assert cli.main(["chat"]) == 2
     with pytest.raises(ConfigError, match="is an encoder"):
-        begin(TINY._replace(config=dataclasses.replace(CONFIG, causal=False)))
+        start_talk(TINY._replace(config=dataclasses.replace(CONFIG, causal=False)))
 
 
 def test_a_schema_that_cannot_be_used_is_refused_once_and_changes_nothing(capsys, monkeypatch):

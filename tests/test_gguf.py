@@ -392,7 +392,7 @@ TEXTS = (
 
 def through(tokenizer, tmp_path, vocab_size=None):
     """The tokenizer of a file into which this one was written."""
-    fields = gguf_tokenizer.write(tokenizer, vocab_size or tokenizer.vocab_size)
+    fields = gguf_tokenizer.metadata_of(tokenizer, vocab_size or tokenizer.vocab_size)
     gguf_writer.write(
         tmp_path / "t.gguf",
         "llama",
@@ -400,7 +400,7 @@ def through(tokenizer, tmp_path, vocab_size=None):
         [gguf_writer.Planned("x", (1,), Kind.F32)],
         [np.zeros(1)],
     )
-    return gguf_tokenizer.read(gguf_file.open_file(tmp_path / "t.gguf"))
+    return gguf_tokenizer.tokenizer_of(gguf_file.open_file(tmp_path / "t.gguf"))
 
 
 @pytest.mark.parametrize("split", [False, True])
@@ -454,7 +454,7 @@ def test_marked_pieces_as_transformers_5_saves_them_come_back(name, tmp_path):
     described["pre_tokenizer"] = {"type": "Metaspace", "replacement": "▁", "split": True}
     apart = tokenizers.published("tokenizer.json", json.dumps(described).encode(), Special(1, 2))
     with pytest.raises(ConfigError, match="neither of bytes"):
-        gguf_tokenizer.write(apart, 500)
+        gguf_tokenizer.metadata_of(apart, 500)
 
 
 def test_tokenizers_of_our_own_come_back(tmp_path):
@@ -466,7 +466,7 @@ def test_tokenizers_of_our_own_come_back(tmp_path):
         assert [back.encode(t).tolist() for t in TEXTS] == [known.encode(t).tolist() for t in TEXTS]
         assert back.end_of_document == known.end_of_document
     with pytest.raises(ConfigError, match="neither of bytes"):
-        gguf_tokenizer.write(tokenizers.train(Characters(), published.TEXTS), 100)
+        gguf_tokenizer.metadata_of(tokenizers.train(Characters(), published.TEXTS), 100)
 
 
 def ending(template: str | None = None):
@@ -503,7 +503,7 @@ def byte_file(tmp_path, **fields) -> gguf_file.File:
     ],
 )
 def test_digits_are_cut_as_the_name_says(cut, spelled, tmp_path):
-    tokenizer = gguf_tokenizer.read(byte_file(tmp_path, pre=cut, bos_token_id=259))
+    tokenizer = gguf_tokenizer.tokenizer_of(byte_file(tmp_path, pre=cut, bos_token_id=259))
     assert [tokenizer.pieces[i].decode() for i in tokenizer.encode("12 1")] == spelled
     assert (tokenizer.begin_of_document is None) == (cut != "llama-bpe")
     assert tokenizer.ends == (259,) and "<|endoftext|>" in tokenizer.controls
@@ -511,13 +511,13 @@ def test_digits_are_cut_as_the_name_says(cut, spelled, tmp_path):
 
 def test_a_file_says_for_itself_whether_a_text_begins_with_an_id(tmp_path):
     assert (
-        gguf_tokenizer.read(
+        gguf_tokenizer.tokenizer_of(
             byte_file(tmp_path, pre="llama-bpe", bos_token_id=259, add_bos_token=False)
         ).begin_of_document
         is None
     )
     assert (
-        gguf_tokenizer.read(
+        gguf_tokenizer.tokenizer_of(
             byte_file(tmp_path, pre="gpt-2", bos_token_id=259, add_bos_token=True)
         ).begin_of_document
         == 259
@@ -538,7 +538,7 @@ def test_a_file_says_for_itself_whether_a_text_begins_with_an_id(tmp_path):
 )
 def test_lists_that_do_not_fit_together_are_refused(fields, said, tmp_path):
     with pytest.raises(ConfigError, match=said):
-        gguf_tokenizer.read(byte_file(tmp_path, **{"pre": "gpt-2"} | fields))
+        gguf_tokenizer.tokenizer_of(byte_file(tmp_path, **{"pre": "gpt-2"} | fields))
 
 
 def test_a_padded_vocabulary_is_recorded_and_taken_off(tmp_path):
@@ -724,7 +724,7 @@ def test_any_damage_gives_a_model_or_one_clear_error(tmp_path, figure, count):
             file = gguf_file.open_file(tmp_path / "b.gguf")
             gguf_models.describe(file, tokenizer.vocab_size)
             if n % 20 == 0:
-                gguf_tokenizer.read(file)
+                gguf_tokenizer.tokenizer_of(file)
         except ConfigError as error:
             refused += 1
             assert "\n" not in str(error) and len(str(error)) < 1000, str(error)

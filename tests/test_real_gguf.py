@@ -82,7 +82,7 @@ def greedy(imported, ids: list[int], count: int) -> list[int]:
 
 @pytest.mark.slow
 def test_smollm2_knows_the_capital_of_france(imported):
-    template = chat.choose(None, imported.tokenizer)
+    template = chat.choose_template(None, imported.tokenizer)
     asked = chat.render(
         template, [chat.Message("user", "What is the capital of France?")], imported.tokenizer
     )
@@ -218,7 +218,7 @@ def test_llama_cpp_computes_our_own_mlp(stories, tmp_path):
     "dtype", ["float32", "float16"]
 )  # with q8_0 llama.cpp rounds activations too, and the first word is a near tie
 def test_llama_cpp_answers_as_smollm2_does_here(imported, dtype, tmp_path):
-    template = chat.choose(None, imported.tokenizer)
+    template = chat.choose_template(None, imported.tokenizer)
     asked = chat.render(
         template, [chat.Message("user", "What is the capital of France?")], imported.tokenizer
     )

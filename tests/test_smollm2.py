@@ -42,7 +42,7 @@ def test_it_knows_the_capital_of_france(model):
 
 
 def test_no_message_becomes_a_control_token(model):
-    tokenizer, template = model.tokenizer, chat.choose(None, model.tokenizer)
+    tokenizer, template = model.tokenizer, chat.choose_template(None, model.tokenizer)
     hidden, draw = {c.id for c in tokenizer.controls.values()}, random.Random(0)
     names = list(tokenizer.controls)
     hard = [

@@ -1,7 +1,7 @@
 """The `chat` command: a conversation in the terminal, with any model that `gptjax.load` opens.
 
 Read `ChatOptions`, then `run` (lines become turns), then `Talk`, the state of a conversation, and
-`answer`, which adds a turn.
+`answer_message`, which adds a turn.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def run(path: str | Path | None, options: ChatOptions, settings: GenerateConfig)
         load(path, options.step, options.mesh).prepared(options.weights), options.context
     )
     _require_usable(model, settings)
-    session = Session(options, settings, begin(model, options.template, options.system))
+    session = Session(options, settings, start_talk(model, options.template, options.system))
     if sys.stdin.isatty():
         _greet(model, session.talk.template.name)
     with remembered_lines():
@@ -133,7 +133,7 @@ def _changed(model: Model, session: Session, line: str) -> Session:
         system=changes.system or session.options.system,
         template=changes.template or session.options.template,
     )
-    talk = begin(model, options.template, options.system)
+    talk = start_talk(model, options.template, options.system)
     print(f"a new conversation, template {talk.template.name}", file=sys.stderr)
     return Session(options, settings, talk)
 
@@ -142,7 +142,7 @@ def _turn(model: Model, session: Session, line: str) -> Talk:
     """Answers a message, and reports the speed where that is wanted."""
     progress = session.options.progress
     speed = Speed(sys.stderr.isatty() if progress is None else progress)
-    talk = answer(model, session.talk, line, session.settings, _print, speed)
+    talk = answer_message(model, session.talk, line, session.settings, _print, speed)
     print(flush=True)
     if talk.note:
         print(f"[{talk.note}]", file=sys.stderr, flush=True)
@@ -197,7 +197,7 @@ def _print(piece: str) -> None:
 # ----------------------------------------------------------------------------------------------
 
 
-def begin(model: Model, template: str | None = None, system: str | None = None) -> Talk:
+def start_talk(model: Model, template: str | None = None, system: str | None = None) -> Talk:
     """Starts a conversation with the system prompt alone.
 
     Raises:
@@ -208,13 +208,13 @@ def begin(model: Model, template: str | None = None, system: str | None = None) 
         model.config.continues,
         "this model is an encoder: it fills in masked tokens and does not generate text.",
     )
-    chosen = chat.choose(template, model.tokenizer)
+    chosen = chat.choose_template(template, model.tokenizer)
     messages = [] if system is None else [Message("system", system)]
     chat.render(chosen, [*messages, Message("user", "")], model.tokenizer)
     return Talk(chosen, messages)
 
 
-def answer(
+def answer_message(
     model: Model,
     talk: Talk,
     text: str,
@@ -237,7 +237,7 @@ def answer(
     template, tokenizer = talk.template, model.tokenizer
     room = min(settings.new_tokens, model.config.context // 2)
     messages = [*talk.messages, Message("user", text)]
-    ids, dropped = chat.fit(template, messages, tokenizer, model.config.context - room)
+    ids, dropped = chat.fit_context(template, messages, tokenizer, model.config.context - room)
     if dropped:
         first = 1 if messages[0].role == "system" else 0
         messages = messages[:first] + messages[first + dropped :]

@@ -39,7 +39,7 @@ def load(path: Path | str, shardings: Any = None) -> OpenedModel:
         f"{path} is part {file.get('split.no', int, 0) + 1} of {num_parts} of a split model; merge"
         " the parts first (llama-gguf-split --merge).",
     )
-    table, pieces = file.tensors.get("token_embd.weight"), gguf_tokenizer.size(file)
+    table, pieces = file.tensors.get("token_embd.weight"), gguf_tokenizer.num_pieces(file)
     require(
         table is not None and len(table.shape) == 2,
         f"{path} has no table token_embd.weight, so it is no language model.",
@@ -67,7 +67,7 @@ def load(path: Path | str, shardings: Any = None) -> OpenedModel:
         None if shardings is None else shardings(config),
     )
     # Only now, because what it needs in passing would be held beside the parameters.
-    return OpenedModel(config, params, gguf_tokenizer.read(file), _about(file, rows - used))
+    return OpenedModel(config, params, gguf_tokenizer.tokenizer_of(file), _about(file, rows - used))
 
 
 def _about(file: File, padding: int) -> About:
@@ -132,7 +132,7 @@ def save(path: Path | str, imported: OpenedModel, dtype: str = "float32") -> Non
     }
     fields |= gguf_models.metadata(arch, config)
     if tokenizer is not None:
-        fields |= gguf_tokenizer.write(tokenizer, config.vocabulary)
+        fields |= gguf_tokenizer.metadata_of(tokenizer, config.vocabulary)
         if tokenizer.special is not None and tokenizer.special.template:
             fields["tokenizer.chat_template"] = tokenizer.special.template
     if about.pad is not None:

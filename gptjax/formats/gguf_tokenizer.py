@@ -1,7 +1,7 @@
 """Converts the tokenizer of a GGUF file to tokenizer.json, and any tokenizer to GGUF metadata.
 
-Read `read` (metadata → tokenizer), with its two kinds `_byte_level` and `_marked`, then `write`
-(tokenizer → metadata).
+Read `tokenizer_of` (metadata → tokenizer), with its two kinds `_byte_level` and `_marked`, then
+`metadata_of` (tokenizer → metadata).
 
 Metadata has pieces, merges or scores, and the *name* of how text is cut before pieces are merged
 (`tokenizer.ggml.pre`); `CUTS` says what a name means.
@@ -34,7 +34,7 @@ class Cut(NamedTuple):
     """One way to cut text before pieces are merged, and its names."""
 
     names: tuple[str, ...]
-    """`write` uses the first."""
+    """`metadata_of` uses the first."""
     patterns: tuple[str, ...]
     """Regular expressions, applied in order; each cuts the results of the one before into matches
     and the rest."""
@@ -93,7 +93,7 @@ ENDS = (
 # ----------------------------------------------------------------------------------------
 
 
-def read(file: File) -> Tokenizer | None:
+def tokenizer_of(file: File) -> Tokenizer | None:
     """Returns the tokenizer of a file, or `None` if it has none.
 
     Raises:
@@ -124,7 +124,7 @@ def read(file: File) -> Tokenizer | None:
     )
 
 
-def size(file: File) -> int | None:
+def num_pieces(file: File) -> int | None:
     """Returns the number of a file's pieces without padding, or `None` if it has no tokenizer."""
     return len(_pieces(file)[0]) if "tokenizer.ggml.model" in file.fields else None
 
@@ -231,8 +231,8 @@ def _numbers(file: File, key: str, count: int, default: float) -> np.ndarray:
 # ----------------------------------------------------------------------------------------
 
 
-def write(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
-    """Returns the metadata of a tokenizer, padded to `vocab_size` pieces; `read` is the inverse.
+def metadata_of(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
+    """Returns the metadata of a tokenizer, padded to `vocab_size` pieces; `tokenizer_of` is the inverse.
 
     Raises:
       ConfigError: GGUF cannot express how this tokenizer works.

@@ -1,7 +1,7 @@
 """Conversations as ids: a template writes messages, and nothing that a message says can become a
 control token.
 
-Read `Message`, `ChatTemplate` and `choose` (which template a model wants), then `parts`
+Read `Message`, `ChatTemplate` and `choose_template` (which template a model wants), then `parts`
 (messages → ids, the answers apart from what the model reads), `render` and `ends`.
 
 A model's own template is a program in Jinja, run by `sandbox` so that each character of what it
@@ -71,7 +71,7 @@ class Ends(NamedTuple):
 # ----------------------------------------------------------------------------------------------
 
 
-def choose(name: str | None, tokenizer: Tokenizer) -> ChatTemplate:
+def choose_template(name: str | None, tokenizer: Tokenizer) -> ChatTemplate:
     """Returns the template of that name or in that `.jinja` file.
 
     Args:
@@ -367,7 +367,7 @@ def ends(template: ChatTemplate, tokenizer: Tokenizer) -> Ends:
     return Ends()
 
 
-def fit(
+def fit_context(
     template: ChatTemplate, messages: Sequence[Message], tokenizer: Tokenizer, room: int
 ) -> tuple[list[int], int]:
     """Returns the ids of as much of a conversation as fits, and how many of the oldest messages

@@ -14,7 +14,7 @@ import datetime as dt
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, ClassVar, SupportsIndex
 
@@ -155,6 +155,15 @@ class StandIns:
         return self._letters[key]
 
 
+def _asks(method: str) -> Callable[..., Any]:
+    """A method of `Traced` that answers for the text it stands for."""
+
+    def ask(self: Traced, *args: Any) -> Any:
+        return getattr(self._shown(), method)(*map(shown, args))
+
+    return ask
+
+
 class Traced(str):
     """A string with stand-ins that compares, searches and splits like the text that it stands for.
 
@@ -195,15 +204,6 @@ class Traced(str):
     def __hash__(self) -> int:
         return hash(self._shown())
 
-    def __eq__(self, other: object) -> bool:
-        return self._shown() == shown(other)
-
-    def __ne__(self, other: object) -> bool:
-        return self._shown() != shown(other)
-
-    def __contains__(self, part: object) -> bool:
-        return shown(part) in self._shown()
-
     def __getitem__(self, key: SupportsIndex | slice) -> Traced:
         return Traced(str.__getitem__(self, key), self._stand_ins)
 
@@ -216,26 +216,9 @@ class Traced(str):
     def __radd__(self, other: str) -> Traced:
         return Traced(str.__add__(other, self), self._stand_ins)
 
-    def startswith(self, prefix: Any, *where: Any) -> bool:
-        return self._shown().startswith(shown(prefix), *where)
-
-    def endswith(self, suffix: Any, *where: Any) -> bool:
-        return self._shown().endswith(shown(suffix), *where)
-
-    def find(self, part: str, *where: Any) -> int:
-        return self._shown().find(shown(part), *where)
-
-    def rfind(self, part: str, *where: Any) -> int:
-        return self._shown().rfind(shown(part), *where)
-
-    def index(self, part: str, *where: Any) -> int:
-        return self._shown().index(shown(part), *where)
-
-    def count(self, part: str, *where: Any) -> int:
-        return self._shown().count(shown(part), *where)
-
-    def isspace(self) -> bool:
-        return self._shown().isspace()
+    __eq__, __ne__, __contains__ = _asks("__eq__"), _asks("__ne__"), _asks("__contains__")
+    startswith, endswith, isspace = _asks("startswith"), _asks("endswith"), _asks("isspace")
+    find, rfind, index, count = _asks("find"), _asks("rfind"), _asks("index"), _asks("count")
 
     def strip(self, chars: str | None = None) -> Traced:
         return self.rstrip(chars).lstrip(chars)
