@@ -26,27 +26,30 @@ ANSWER = (
     " endif %}"
 )
 DATED = (
-    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set told = messages[0]['content'] |"
-    " trim %}{% set turns = messages[1:] %}{% else %}{% set told = '' %}{% set turns = messages"
-    " %}{% endif %}{{ '<|start_header_id|>system<|end_header_id|>\\n\\n' }}{{ 'Cutting Knowledge"
-    " Date: December 2023\\nToday Date: 26 Jul 2024\\n\\n' + told + '<|eot_id|>' }}{% for m in"
-    " turns %}" + HEADERS + "{% endfor %}" + ANSWER
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}"
+    "{% set system = messages[0]['content'] | trim %}{% set turns = messages[1:] %}"
+    "{% else %}{% set system = '' %}{% set turns = messages %}{% endif %}"
+    "{{ '<|start_header_id|>system<|end_header_id|>\\n\\n' }}"
+    "{{ 'Cutting Knowledge Date: December 2023\\nToday Date: 26 Jul 2024\\n\\n' + system }}"
+    "{{ '<|eot_id|>' }}{% for m in turns %}" + HEADERS + "{% endfor %}" + ANSWER
 )
 GEMMA = (
-    "{{ bos_token }}{% set told = '' %}{% set turns = messages %}{% if messages[0]['role'] =="
-    " 'system' %}{% set told = messages[0]['content'] + '\\n\\n' %}{% set turns = messages[1:] %}{%"
-    " endif %}{% for m in turns %}{{ '<start_of_turn>' + ('model' if m['role'] == 'assistant' else"
-    " m['role']) + '\\n' + (told if loop.first else '') + m['content'] | trim + '<end_of_turn>\\n'"
-    " }}{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"
+    "{{ bos_token }}{% set system = '' %}{% set turns = messages %}"
+    "{% if messages[0]['role'] == 'system' %}"
+    "{% set system = messages[0]['content'] + '\\n\\n' %}{% set turns = messages[1:] %}"
+    "{% endif %}{% for m in turns %}"
+    "{{ '<start_of_turn>' + ('model' if m['role'] == 'assistant' else m['role']) + '\\n' }}"
+    "{{ (system if loop.first else '') + m['content'] | trim + '<end_of_turn>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"
 )
 SPLIT = (
     "{% if messages[0]['role'] == 'system' %}{% set turns = messages[1:] %}{% else %}{% set turns ="
     " messages %}{% endif %}"
 )
 LLAMA_2 = (
-    SPLIT + "{% for m in turns %}{% set said = '<<SYS>>\\n' + messages[0]['content'] +"
+    SPLIT + "{% for m in turns %}{% set content = '<<SYS>>\\n' + messages[0]['content'] +"
     " '\\n<</SYS>>\\n\\n' + m['content'] | trim if loop.first and messages[0]['role'] == 'system'"
-    " else m['content'] | trim %}{% if m['role'] == 'user' %}{{ bos_token + '[INST] ' + said + '"
+    " else m['content'] | trim %}{% if m['role'] == 'user' %}{{ bos_token + '[INST] ' + content + '"
     " [/INST]' }}{% else %}{{ ' ' + m['content'] | trim + ' ' + eos_token }}{% endif %}{%"
     " endfor %}"
 )
@@ -56,8 +59,8 @@ def mistral(before: str, after: str, space: str) -> str:
     system = "messages[0]['content'] + '\\n\\n' if loop.first and messages[0]['role'] == 'system'"
     return (
         "{{ bos_token }}" + SPLIT + "{% for m in turns %}"
-        f"{{% set told = {system} else '' %}}"
-        f"{{% if m['role'] == 'user' %}}{{{{ '{before}' + told + m['content'] + '{after}' }}}}"
+        f"{{% set system = {system} else '' %}}"
+        f"{{% if m['role'] == 'user' %}}{{{{ '{before}' + system + m['content'] + '{after}' }}}}"
         f"{{% else %}}{{{{ '{space}' + m['content'] + eos_token }}}}{{% endif %}}{{% endfor %}}"
     )
 
@@ -123,7 +126,7 @@ DEFAULT = (
 )
 """ChatML with BOS, and a default system prompt with an apostrophe, from a variable."""
 THINKING = (
-    "{%- macro said(content) -%}{%- if content is string -%}{{- content -}}{%- else -%}"
+    "{%- macro text_of(content) -%}{%- if content is string -%}{{- content -}}{%- else -%}"
     "{%- for part in content -%}{{- part.text -}}{%- endfor -%}{%- endif -%}{%- endmacro -%}"
     "{%- if tools -%}<|im_start|>system\n"
     "{%- if messages[0].role == 'system' -%}{{- messages[0].content + '\\n\\n' -}}{%- endif -%}"
@@ -138,9 +141,9 @@ THINKING = (
     "{%- endfor -%}"
     "{%- for m in messages -%}"
     "{%- if m.role == 'user' -%}"
-    "{{- '<|im_start|>user\\n' + said(m.content) + '<|im_end|>\\n' -}}"
+    "{{- '<|im_start|>user\\n' + text_of(m.content) + '<|im_end|>\\n' -}}"
     "{%- elif m.role == 'assistant' -%}"
-    "{%- set content = said(m.content) -%}{%- set thought = '' -%}"
+    "{%- set content = text_of(m.content) -%}{%- set thought = '' -%}"
     "{%- if m.reasoning_content is string -%}{%- set thought = m.reasoning_content -%}"
     "{%- elif '</think>' in content -%}"
     "{%- set thought = content.split('</think>')[0].rstrip('\\n').split('<think>')[-1]"
@@ -170,7 +173,7 @@ HEADLESS = (
     + "{% endgeneration %}{% endfor %}"
     + PROMPT
 )
-"""An empty system header; checks the order, cuts and trims what is said, marks answers."""
+"""An empty system header; checks the order, cuts and trims contents, marks answers."""
 DATED_TODAY = (
     "{{ '<|im_start|>system\\nToday is ' + strftime_now('%d %B %Y') + '.' }}"
     "{% if messages[0]['role'] == 'system' %}{{ ' ' + messages[0]['content'] | trim }}{% endif %}"
@@ -180,7 +183,7 @@ DATED_TODAY = (
     + "{% endfor %}"
     + PROMPT
 )
-"""Writes the date, and goes on to the next message where one is empty."""
+"""Writes the date, and skips empty messages."""
 IM = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 BYTES |= {
     "default": (IM, DEFAULT),

@@ -53,7 +53,7 @@ def home(monkeypatch, tmp_path) -> Path:
     return tmp_path
 
 
-def said(
+def outputs(
     capsys, monkeypatch, lines: str, settings: GenerateConfig = GREEDY, **options
 ) -> tuple[str, list[str]]:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
@@ -99,7 +99,7 @@ def test_each_answer_is_that_to_the_whole_conversation_and_only_what_is_new_is_r
 
 
 def test_lines_that_are_piped_in_are_answered_one_by_one(capsys, monkeypatch):
-    out, err = said(
+    out, err = outputs(
         capsys,
         monkeypatch,
         "ab\n\n--new-tokens 3 --seed 1\ncd\\\nef\n--top-p 0\n--beams 2\n--tempature"
@@ -114,8 +114,8 @@ def test_lines_that_are_piped_in_are_answered_one_by_one(capsys, monkeypatch):
     last = alone(
         ("system", "a."), ("user", "ab"), ("assistant", fourth), ("user", "ab"), new_tokens=3
     )  # after a template that can't be used
-    assert said_of(out) == said_of(
-        "\n".join([first, "new_tokens: 6 → 3", "seed: 0 → 1", second, third, fourth, last, ""])
+    assert lines_of(out) == lines_of(
+        f"{first}\nnew_tokens: 6 → 3\nseed: 0 → 1\n{second}\n{third}\n{fourth}\n{last}\n"
     )
     assert sum("cut after" in line for line in err) == 5
     errors = [line.partition("error: ")[2] for line in err if "error: " in line]
@@ -130,30 +130,30 @@ def test_lines_that_are_piped_in_are_answered_one_by_one(capsys, monkeypatch):
     assert sum("a new conversation" in line for line in err) == 2
 
 
-def said_of(out: str) -> list[str]:
+def lines_of(out: str) -> list[str]:
     """Lines without the white space around them, which answers lose when they are remembered, not
     when they are shown."""
     return [line.strip() for line in out.splitlines() if line.strip()]
 
 
-def test_the_oldest_turns_give_way_and_that_is_said(capsys, monkeypatch):
+def test_the_oldest_turns_give_way_and_a_note_says_so(capsys, monkeypatch):
     lines = "".join(f"{c * 30}\n" for c in "abcd")
-    _, err = said(capsys, monkeypatch, lines, system="be brief")
+    _, err = outputs(capsys, monkeypatch, lines, system="be brief")
     assert any(
         "the 2 oldest messages are forgotten: the context is 128 tokens" in line for line in err
     )
-    _, err = said(capsys, monkeypatch, f"{'a' * 200}\nab\n")
+    _, err = outputs(capsys, monkeypatch, f"{'a' * 200}\nab\n")
     assert (
         "takes 217 tokens" in err[0]
         and "--context" in err[0]
         and len(err) == 2
         and "cut after 6 tokens" in err[1]
     )
-    _, err = said(capsys, monkeypatch, f"{'a' * 40}\nab\n", context=40)
+    _, err = outputs(capsys, monkeypatch, f"{'a' * 40}\nab\n", context=40)
     assert "room for 34" in err[0], "a shorter context counts"
 
 
-def test_ctrl_c_ends_an_answer_and_what_was_said_stays(monkeypatch):
+def test_ctrl_c_ends_an_answer_and_its_beginning_stays(monkeypatch):
     def interrupted(*args, **kwargs):
         yield " zz"
         yield "z "
@@ -224,7 +224,7 @@ def test_what_can_not_talk_is_refused_in_one_line(capsys):
 
 
 def test_a_schema_that_cannot_be_used_is_refused_once_and_changes_nothing(capsys, monkeypatch):
-    out, err = said(capsys, monkeypatch, '--schema {"type":"boolean"}\nab\n--regex (\nab\n')
+    out, err = outputs(capsys, monkeypatch, '--schema {"type":"boolean"}\nab\n--regex (\nab\n')
     errors = [line for line in err if line.startswith("error: ")]
     assert len(errors) == 2 and "single quotes" in errors[0]
     assert len(out.splitlines()) == 2 and "schema" not in out, "both messages are answered"

@@ -186,7 +186,7 @@ def directory(path: Path, content: bytes, **files: object) -> tok.Tokenizer:
 def test_a_directory_says_what_begins_and_ends_texts(tmp_path):
     content = FILES["gpt2"][0]
     ids = {c: tokenizers.Tokenizer.from_str(content.decode()).token_to_id(c) for c in CONTROLS}
-    said = {
+    settings = {
         "bos_token": "<|im_start|>",
         "eos_token": {"content": "<|endoftext|>"},
         "chat_template": "{{ x }}",
@@ -194,7 +194,7 @@ def test_a_directory_says_what_begins_and_ends_texts(tmp_path):
     first = directory(
         tmp_path / "a",
         content,
-        tokenizer_config=said,
+        tokenizer_config=settings,
         generation_config={"eos_token_id": [ids["<|endoftext|>"], ids["<|im_end|>"]]},
     )
     assert (first.begin_of_document, first.end_of_document, first.ends) == (
@@ -203,7 +203,9 @@ def test_a_directory_says_what_begins_and_ends_texts(tmp_path):
         (ids["<|im_end|>"],),
     )
     assert first.special.template == "{{ x }}"
-    second = directory(tmp_path / "b", content, tokenizer_config=said | {"add_bos_token": False})
+    second = directory(
+        tmp_path / "b", content, tokenizer_config=settings | {"add_bos_token": False}
+    )
     assert second.begin_of_document is None and second.special.bos == ids["<|im_start|>"]
     content = byte_level(CONTROLS, split=False)
     third = directory(
@@ -352,7 +354,7 @@ def test_a_directory_without_tokenizer_json_is_what_its_class_says(name, tmp_pat
 
 def test_a_directory_whose_class_is_not_known_is_refused(tmp_path):
     folder = slow(tmp_path / "clip", "GPT2Tokenizer", tokenizer_class="CLIPTokenizer")
-    with pytest.raises(ConfigError, match="class 'CLIPTokenizer' and no tokenizer.json.*Qwen2"):
+    with pytest.raises(ConfigError, match=r"class 'CLIPTokenizer' and no tokenizer\.json.*Qwen2"):
         tok.train(tok.Published(str(folder)), [])
     folder = slow(tmp_path / "spaced", "GPT2Tokenizer", add_prefix_space=True)
     with pytest.raises(ConfigError, match="add_prefix_space"):

@@ -439,8 +439,8 @@ def test_importing_the_module_imports_no_library():
     import subprocess
 
     code = (
-        "import sys, gptjax.data.tokenizers.tokenizer; sys.exit(bool({'sentencepiece', 'tokenizers',"
-        " 'tensorflow_datasets', 'tensorflow'} & set(sys.modules)))"
+        "import sys, gptjax.data.tokenizers.chat; sys.exit(bool({'sentencepiece', 'tokenizers',"
+        " 'jinja2', 'tensorflow_datasets', 'tensorflow'} & set(sys.modules)))"
     )
     assert (
         subprocess.run(

@@ -232,7 +232,8 @@ def _numbers(file: File, key: str, count: int, default: float) -> np.ndarray:
 
 
 def metadata_of(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
-    """Returns the metadata of a tokenizer, padded to `vocab_size` pieces; `tokenizer_of` is the inverse.
+    """Returns the metadata of a tokenizer, padded to `vocab_size` pieces, from which
+    `tokenizer_of` returns the tokenizer.
 
     Raises:
       ConfigError: GGUF cannot express how this tokenizer works.

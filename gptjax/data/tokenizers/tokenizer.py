@@ -104,27 +104,27 @@ def published(name: str, content: bytes, special: Special) -> Tokenizer:
     return _from_payload(*published_files.payload(name, content, special))
 
 
-def save(dir: Path | str, tokenizer: Tokenizer) -> None:
-    """Writes `tokenizer.files()` into `dir`, the file with the hashes of the others last."""
-    Path(dir).mkdir(parents=True, exist_ok=True)
+def save(folder: Path | str, tokenizer: Tokenizer) -> None:
+    """Writes `tokenizer.files()` into `folder`, the file with the hashes of the others last."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
     for name, content in sorted(tokenizer.files().items(), key=lambda item: item[0] == CONFIG_FILE):
-        Path(dir, name).write_bytes(content)
+        Path(folder, name).write_bytes(content)
 
 
-def load(dir: Path | str) -> Tokenizer:
+def load(folder: Path | str) -> Tokenizer:
     """Reads what `save` wrote. Nothing in it is executed, and no other file is needed.
 
     Raises:
       ConfigError: a file is absent or not what was saved; the message names it.
     """
-    restore = f"restore it from a copy of {dir}"
+    restore = f"restore it from a copy of {folder}"
 
     def read(name: str) -> bytes:
         require(
-            Path(dir, name).is_file(),
-            f"{Path(dir, name)} is not there, so the tokenizer can't be read; {restore}.",
+            Path(folder, name).is_file(),
+            f"{Path(folder, name)} is not there, so the tokenizer can't be read; {restore}.",
         )
-        return Path(dir, name).read_bytes()
+        return Path(folder, name).read_bytes()
 
     try:
         described = json.loads(read(CONFIG_FILE))
@@ -132,18 +132,18 @@ def load(dir: Path | str) -> Tokenizer:
         hashes = dict(described["sha256"])
     except (ValueError, RecursionError, KeyError, TypeError):
         raise ConfigError(
-            f"{Path(dir, CONFIG_FILE)} does not describe a tokenizer; {restore}."
+            f"{Path(folder, CONFIG_FILE)} does not describe a tokenizer; {restore}."
         ) from None
     for name, content in payload.items():
         same = hashes.get(name) == hashlib.sha256(content).hexdigest()
         require(
             same,
-            f"{Path(dir, name)} is not the file that was saved (its sha256 differs from"
+            f"{Path(folder, name)} is not the file that was saved (its sha256 differs from"
             f" {CONFIG_FILE}); {restore}.",
         )
-    tokenizer = _from_payload(described["kind"], payload, name=str(dir))
+    tokenizer = _from_payload(described["kind"], payload, name=str(folder))
     same = described == json.loads(tokenizer.files()[CONFIG_FILE])
-    require(same, f"{Path(dir, CONFIG_FILE)} does not describe the files beside it; {restore}.")
+    require(same, f"{Path(folder, CONFIG_FILE)} does not describe the files beside it; {restore}.")
     return tokenizer
 
 
