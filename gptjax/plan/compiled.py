@@ -1,7 +1,7 @@
-"""Compiles the very step that `gptjax train` runs, for a machine that is not here, and reads memory
-and costs off the result.
+"""Compiles the step that `gptjax train` runs for a machine that is not here, and returns its memory
+and costs.
 
-Read `compile_step`; `Refused` is the answer of a compiler that finds the program too large.
+Read `compile_step`; `_refused` handles a compiler that finds the program too large.
 """
 
 from __future__ import annotations
@@ -36,27 +36,27 @@ class Memory(NamedTuple):
     activations: float
     """What the forward pass keeps for the backward pass."""
     temporaries: float
-    """All else that is there when most is: gradients, gathered weights, what products work on."""
+    """All else at the peak: gradients, gathered weights, buffers of products."""
 
     @property
     def peak(self) -> float:
-        """All together."""
+        """Their sum."""
         return sum(self)
 
 
 class Compiled(NamedTuple):
-    """A step, compiled; or, where it is too large, what the compiler said of it."""
+    """A compiled step, or the memory that the compiler reports for one that is too large."""
 
     mesh: Mesh
     memory: Memory
     analysis: Analysis | None
-    """None where the compiler refused the program."""
+    """`None` if the compiler refused the program."""
     seconds: float
-    """Of all cores together, to trace and compile."""
+    """CPU time of all cores to trace and compile."""
     counted: float | None
-    """FLOPs as XLA counts them, every loop once; none where it does not say."""
+    """FLOPs as XLA counts them, every loop once; `None` if it gives no count."""
     text: str
-    """Of the optimised program; empty where there is none."""
+    """HLO of the optimised program; empty if there is none."""
 
 
 def compile_step(experiment: Experiment, target: Target, *, fast: bool = False) -> Compiled:
@@ -68,8 +68,8 @@ def compile_step(experiment: Experiment, target: Target, *, fast: bool = False) 
         same, memory within a tenth or so, no cycles.
 
     Raises:
-      ConfigError: the target's compiler is not here, or mesh, batch and devices do not fit each
-        other.
+      ConfigError: the target's compiler is not installed, or mesh, batch and devices contradict
+        each other.
     """
     experiment, mesh, state, frozen = placement.lay_out(
         guessed(experiment), target.chip and target.chip.memory, targets.devices(target)
@@ -83,7 +83,7 @@ def compile_step(experiment: Experiment, target: Target, *, fast: bool = False) 
     begun = time.process_time()
     try:
         lowered = program.lowered(experiment, mesh, batch)
-    except ValueError as error:  # an implementation of attention that is named and can't serve
+    except ValueError as error:  # the chosen implementation of attention does not apply
         raise ConfigError(str(error)) from None
     try:
         with _compiling(target, fast):
@@ -105,8 +105,10 @@ def compile_step(experiment: Experiment, target: Target, *, fast: bool = False) 
 
 @contextlib.contextmanager
 def _compiling(target: Target, fast: bool) -> Iterator[None]:
-    """Inside, XLA compiles for a machine that is not here, which can't read a program back from
-    jax's cache on disk; and optimises less, if so told."""
+    """Within this context XLA compiles for an absent machine, with less optimisation if `fast`.
+
+    JAX's cache on disk is off: programs for absent machines cannot be read back from it.
+    """
     if target.platform == "cpu":
         yield
         return
@@ -143,15 +145,16 @@ def batch_shapes(experiment: Experiment, mesh: Mesh) -> Batch:
 
 
 def _memory(
-    own: Memory, told: Any, analysis: Analysis, experiment: Experiment, mesh: Mesh
+    own: Memory, reported: Any, analysis: Analysis, experiment: Experiment, mesh: Mesh
 ) -> Memory:
-    """Splits what the compiler's peak holds besides state and batch, by the stacks that forward
-    loops write; where layers are unrolled, by what JAX asks to be kept of a device's rows."""
-    peak = getattr(told, "peak_memory_in_bytes", 0)
-    if (
-        not peak or next(iter(mesh.devices.flat)).platform == "cpu"
-    ):  # whose peak leaves temporaries out
-        peak = told.argument_size_in_bytes + told.temp_size_in_bytes
+    """Splits the compiler's peak, beyond state and batch, into activations and temporaries.
+
+    Activations are the stacks that forward loops write; if layers are unrolled, an estimate of what
+    JAX keeps of a device's rows.
+    """
+    peak = getattr(reported, "peak_memory_in_bytes", 0)
+    if not peak or next(iter(mesh.devices.flat)).platform == "cpu":  # its peak excludes temporaries
+        peak = reported.argument_size_in_bytes + reported.temp_size_in_bytes
     beside = max(0.0, float(peak) - own.peak)
     kept = analysis.kept
     if not kept:
@@ -164,14 +167,13 @@ def _memory(
 
 
 def _refused(own: Memory, error: Exception) -> Memory:
-    """What a TPU's compiler says it would need. Any other error is not about memory, and goes
-    on."""
-    said = " ".join(str(error).split())
-    if "RESOURCE_EXHAUSTED" not in said:
+    """Returns the memory that a TPU's compiler says it would need; raises other errors again."""
+    message = " ".join(str(error).split())
+    if "RESOURCE_EXHAUSTED" not in message:
         raise error
     sizes = [
         float(n) * 2 ** {"K": 10, "M": 20, "G": 30, "T": 40}[unit]
-        for n, unit in re.findall(r"\(?([0-9.]+)([KMGT])i?B?\)?", said)
+        for n, unit in re.findall(r"\(?([0-9.]+)([KMGT])i?B?\)?", message)
     ]
     needed = max(sizes, default=0.0)
     return own._replace(temporaries=max(0.0, needed - own.peak))

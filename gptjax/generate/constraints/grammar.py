@@ -16,8 +16,10 @@ from gptjax.generate.constraints.reader import Reader
 _RULE = re.compile(r"\s*([A-Za-z][\w-]*)\s*::=\s*(.*)", re.DOTALL)
 
 
-def grammar(rules: str, depth: int) -> Language:
-    """The texts of a GBNF grammar's rule `root`: `name ::= "text" [class] other (…) | …`.
+def grammar(rules: str, depth: int) -> tuple[Language, bool]:
+    """The texts of a GBNF grammar's rule `root`, and whether it nests deeper than `depth`.
+
+    Rules are written `name ::= "text" [class] other (…) | …`.
 
     Args:
       depth: number of times that a rule may contain itself.
@@ -38,7 +40,8 @@ def grammar(rules: str, depth: int) -> Language:
         "root" in bodies,
         "the grammar has no rule 'root', with which it begins; write: root ::= … (--grammar).",
     )
-    return _Rules(bodies, depth).language("root", ())
+    reader = _Rules(bodies, depth)
+    return reader.language("root", ()), reader.nests
 
 
 class _Rules:
@@ -47,6 +50,7 @@ class _Rules:
     def __init__(self, bodies: dict[str, str], depth: int) -> None:
         self.bodies, self.depth = bodies, depth
         self.known: dict[tuple, Language] = {}
+        self.nests = False
 
     def language(self, name: str, inside: tuple[str, ...]) -> Language:
         """The texts of a rule; `inside` are the rules that led to it."""
@@ -56,6 +60,7 @@ class _Rules:
             " (--grammar).",
         )
         if inside.count(name) > self.depth:
+            self.nests = True
             return NOTHING
         key = name, tuple(sorted(inside))
         if key not in self.known:

@@ -39,7 +39,7 @@ NUMBER_FORMATS = {
 INTEGER_DIGITS = 19
 """Digits of a whole number that has no bound: enough for 64 bits."""
 NUMBER_DIGITS = 15
-"""Digits before and after the point: so many are exact in double precision."""
+"""Digits before and after the point; double precision represents this many exactly."""
 _MAX_BOUND_DIGITS = 100
 _MAX_RESIDUES = 5_000
 

@@ -78,10 +78,11 @@ _PYTHON: dict[str, type | tuple[type, ...]] = {
 }
 
 
-def json_schema(schema: Schema | bool | str, depth: int) -> Language:
-    """The JSON texts that are valid against a schema, given as an object or as its text.
+def json_schema(schema: Schema | bool | str, depth: int) -> tuple[Language, bool]:
+    """The JSON texts that are valid against a schema, and whether it nests deeper than `depth`.
 
     Args:
+      schema: an object, or its text.
       depth: how deep a reference may nest in itself, and values of any kind in each other.
 
     Raises:
@@ -92,7 +93,8 @@ def json_schema(schema: Schema | bool | str, depth: int) -> Language:
             schema = json.loads(schema)
         except (ValueError, RecursionError) as error:
             require(False, f"the schema is not JSON: {error}; correct it (--schema).")
-    return SchemaReader(schema, depth).language(schema, "the schema", ())
+    reader = SchemaReader(schema, depth)
+    return reader.language(schema, "the schema", ()), reader.nests
 
 
 class SchemaReader:
@@ -100,6 +102,7 @@ class SchemaReader:
 
     def __init__(self, root: Any, depth: int) -> None:
         self.root, self.depth = root, depth
+        self.nests = False
 
     def language(self, schema: Any, where: str, inside: tuple[str, ...]) -> Language:
         """The JSON texts that are valid against a part of the schema."""
@@ -146,6 +149,7 @@ class SchemaReader:
         if "$ref" in schema:
             name = schema["$ref"]
             if inside.count(name) >= self.depth:
+                self.nests = True
                 return None, inside
             inside = (*inside, name)
             parts.append((self.referenced(name, where), inside))
@@ -245,6 +249,7 @@ class SchemaReader:
             exactly("null"),
         )
         if depth <= 1:
+            self.nests = True
             return alt(*flat, exactly("{}"), exactly("[]"))
         inner = self._anything(depth - 1)
         pair = seq(strings.string({}, ""), COLON, inner)

@@ -8,7 +8,6 @@ seconds at most.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -25,7 +24,7 @@ from gptjax.generate.constraints.schema import json_schema
 
 DEPTH = 4
 """How deep a grammar's rule or a schema's reference may nest in itself, size permitting."""
-GROUP = 1 << 23
+GROUP = 1 << 20
 """Pairs of a state and a word that are computed together."""
 
 
@@ -36,8 +35,11 @@ def choices(texts: Sequence[str]) -> Language:
 
 
 FLAT: dict[str, Callable[[Any], Language]] = {"regex": regex, "choices": choices}
-NESTED: dict[str, Callable[[Any, int], Language]] = {"schema": json_schema, "grammar": grammar}
-"""Kinds that nest in themselves take a depth."""
+NESTED: dict[str, Callable[[Any, int], tuple[Language, bool]]] = {
+    "schema": json_schema,
+    "grammar": grammar,
+}
+"""Kinds that nest in themselves take a depth, and say whether it made a difference."""
 KINDS = (*NESTED, *FLAT)
 """The settings that constrain an answer."""
 
@@ -82,22 +84,21 @@ def compiled(
     levels, word = _trie(np.where(pieces >= 0, symbol.reshape(-1)[pieces], -1))
     words = int(word.max()) + 1
     after = functools.partial(_after, table, levels, words)
-    groups = np.array_split(np.arange(len(table)), -(-len(table) * words // GROUP))
-    following = [
-        np.flatnonzero(np.bincount(to[to >= 0])).tolist()
-        for states in groups
-        for to in after(states)
-    ]
+    groups = np.array_split(_alike(table), -(-len(table) * words // GROUP))
+    following: list[list[int]] = [[]] * len(table)
+    for states in groups:
+        for state, to in zip(states, after(states), strict=True):
+            following[state] = np.flatnonzero(np.bincount(to[to >= 0])).tolist()
     distance = _distances(following, automaton.accepting)
     require(
         np.isfinite(distance[0]),
         f"no tokens of this tokenizer{' that are not banned' if banned else ''} spell a text that"
         f" the {kind} allows (--{kind}).",
     )
-    masks = _Masks(word, end)
+    masks = _Masks(len(table), word, end)
     for states in groups:
         steps = np.append(distance, np.inf)[after(states)]
-        masks.add(steps, distance[states], automaton.accepting[states])
+        masks.add(states, steps, distance[states], automaton.accepting[states])
     return TokenAutomaton(*masks.arrays(), automaton.table, int(distance[0]))
 
 
@@ -106,10 +107,13 @@ def byte_automaton(kind: str, source: Any) -> Automaton:
     try:
         if kind in FLAT:
             return compile_language(FLAT[kind](source))
-        for depth in range(DEPTH, 2, -1):
-            with contextlib.suppress(TooLarge):
-                return compile_language(NESTED[kind](source, depth))
-        return compile_language(NESTED[kind](source, 2))
+        for depth in range(DEPTH, 1, -1):
+            language, nests = NESTED[kind](source, depth)
+            try:
+                return compile_language(language)
+            except TooLarge:
+                if depth == 2 or not nests:
+                    raise
     except RecursionError:
         raise ConfigError(f"the {kind} is nested too deep; make it flatter (--{kind}).") from None
 
@@ -156,6 +160,12 @@ def _trie(pieces: np.ndarray) -> tuple[list[_Level], np.ndarray]:
     return levels, word
 
 
+def _alike(table: np.ndarray) -> np.ndarray:
+    """All states, those together in which the same symbols may come, so that words die together."""
+    possible = np.packbits(table >= 0, axis=1)
+    return np.lexsort(possible.T)
+
+
 def _after(table: np.ndarray, levels: list[_Level], words: int, states: np.ndarray) -> np.ndarray:
     """The state after each word in each of these states [S words]; −1 where it is not possible."""
     symbols = table.shape[1]
@@ -197,15 +207,16 @@ def _distances(following: list[list[int]], accepting: np.ndarray) -> np.ndarray:
 class _Masks:
     """Collects the masks of states over words; equal ones are stored once."""
 
-    def __init__(self, word: np.ndarray, end: int) -> None:
+    def __init__(self, size: int, word: np.ndarray, end: int) -> None:
         """Args: `word` is that of each token, −1 for none; `end` is the id that ends an answer."""
         self.word, self.end = word, end
         self.known: dict[bytes, int] = {}
-        self.mask: list[int] = []
-        self.need: list[np.ndarray] = []
+        self.mask, self.need = np.zeros(size, np.int32), np.zeros(size, np.int32)
 
-    def add(self, steps: np.ndarray, distance: np.ndarray, accepting: np.ndarray) -> None:
-        """Adds some states.
+    def add(
+        self, states: np.ndarray, steps: np.ndarray, distance: np.ndarray, accepting: np.ndarray
+    ) -> None:
+        """Sets the masks of some of the `size` states.
 
         Args:
           steps: [S words] distances after each word, infinite where it is not possible.
@@ -213,10 +224,10 @@ class _Masks:
         """
         possible = np.isfinite(steps)
         shorter = possible & (steps < distance[:, None])
-        for row in np.concatenate([possible, shorter, accepting[:, None]], axis=1):
-            key = np.packbits(row).tobytes()
-            self.mask.append(self.known.setdefault(key, len(self.known)))
-        self.need.append(1 + np.where(possible, steps, 0).max(axis=1).astype(np.int32))
+        rows = np.concatenate([possible, shorter, accepting[:, None]], axis=1)
+        for state, row in zip(states, np.packbits(rows, axis=1), strict=True):
+            self.mask[state] = self.known.setdefault(row.tobytes(), len(self.known))
+        self.need[states] = 1 + np.where(possible, steps, 0).max(axis=1)
 
     def arrays(self) -> tuple[np.ndarray, ...]:
         """`masks`, `shortest`, `mask` and `need` of a `TokenAutomaton`."""
@@ -224,7 +235,7 @@ class _Masks:
         rows = np.frombuffer(b"".join(self.known), np.uint8).reshape(len(self.known), -1)
         flags = np.unpackbits(rows, axis=1)[:, : 2 * words + 1].astype(bool)
         packed = [self._packed(flags[:, i * words : (i + 1) * words], flags[:, -1]) for i in (0, 1)]
-        return *packed, np.asarray(self.mask, np.int32), np.concatenate(self.need)
+        return *packed, self.mask, self.need
 
     def _packed(self, flags: np.ndarray, accepting: np.ndarray) -> np.ndarray:
         """Flags of words as bits of tokens."""
