@@ -617,6 +617,7 @@ def test_a_library_without_sources_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(standard_library.sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path)})
     refused(Text(), "no .py files", "--data.source.path")
     (tmp_path / "old.py").write_bytes(b"# coding: latin-1 \xe9")
+    (tmp_path / "empty.py").write_text("")
     (tmp_path / "new.py").write_text("x")
     assert list(read(Text())) == [Document("x", "new.py")]
 

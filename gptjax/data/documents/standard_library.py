@@ -19,15 +19,17 @@ like Python."""
 
 
 def read_standard_library() -> Iterator[Document]:
-    """Yields each source file, sorted by name."""
+    """Yields each source file that isn't empty, sorted by name."""
     root = Path(sysconfig.get_paths()["stdlib"])
     any_file = False
     for name in sorted(_sources(root)):
         try:
-            yield Document((root / name).read_bytes().decode("utf-8"), name)
-            any_file = True
+            text = (root / name).read_bytes().decode("utf-8")
         except (UnicodeDecodeError, OSError):  # a few sources are in another encoding, on purpose
             continue
+        if text:
+            any_file = True
+            yield Document(text, name)
     require(
         any_file,
         f"{root} has no .py files (this Python packs its library otherwise); give a text with"
