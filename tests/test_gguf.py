@@ -625,7 +625,7 @@ HOSTILE = {
     ),
     "a key twice": (
         head(fields=2) + (text("a") + struct.pack("<IB", UINT8, 1)) * 2,
-        "'a' stands twice",
+        "duplicate key 'a'",
     ),
     "an alignment of 0": (
         head(fields=1) + text("general.alignment") + struct.pack("<II", 4, 0),
@@ -649,7 +649,7 @@ HOSTILE = {
     ),
     "a tensor twice": (
         padded(head(tensors=2) + tensor() + tensor(offset=128), 256),
-        "'x' stands twice",
+        "duplicate tensor 'x'",
     ),
     "tensors on each other": (
         padded(head(tensors=2) + tensor() + tensor("y"), 256),

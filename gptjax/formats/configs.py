@@ -1,8 +1,7 @@
-"""A family's config.json as our config, and back.
+"""config.json of Llama and the families that vary it, as our config and back.
 
-Read `keys.Keys` (every key of theirs must be asked for, so that none is ignored), `llama` with
-`llama_json` (the pair that most families vary), then `computed` (what of a config changes numbers)
-by which `same_again` finds the family that fits.
+Read `keys.Keys` (every key must be taken, so that none is ignored), then `llama` with `llama_json`.
+DeepSeek is in `deepseek`, families older than Llama are in `older`.
 """
 
 from __future__ import annotations
@@ -20,14 +19,12 @@ from gptjax.model.presets import LLAMA
 
 
 def llama(keys: Keys) -> ModelConfig:
-    """What most families after Llama have in common."""
+    """Translates what most families after Llama have in common."""
     context = keys.number("max_position_embeddings", 2048)
-    width, num_heads, head_width = (
-        keys.number("hidden_size"),
-        keys.number("num_attention_heads"),
-        keys.number("head_dim", None),
-    )
-    found = dict(
+    width, num_heads = keys.number("hidden_size"), keys.number("num_attention_heads")
+    head_dim = keys.number("head_dim", None)
+    config = dataclasses.replace(
+        LLAMA,
         vocab_size=keys.number("vocab_size"),
         context=context,
         width=width,
@@ -35,7 +32,7 @@ def llama(keys: Keys) -> ModelConfig:
         num_layers=keys.number("num_hidden_layers"),
         num_heads=num_heads,
         num_kv_heads=keys.number("num_key_value_heads", None),
-        head_width=None if head_width is None or head_width * num_heads == width else head_width,
+        head_width=None if head_dim is None or head_dim * num_heads == width else head_dim,
         norm_epsilon=float(keys.take("rms_norm_eps", 1e-6)),
         tied=bool(keys.take("tie_word_embeddings", False)),
         **rope(keys, context),
@@ -43,7 +40,7 @@ def llama(keys: Keys) -> ModelConfig:
     keys.same("hidden_act", "silu")
     keys.same("attention_bias", False)
     keys.same("mlp_bias", False)
-    return dataclasses.replace(LLAMA, **found)
+    return config
 
 
 def llama_json(c: ModelConfig) -> dict[str, Any]:
@@ -66,10 +63,10 @@ def llama_json(c: ModelConfig) -> dict[str, Any]:
 
 
 def arcee(keys: Keys) -> ModelConfig:
-    """Llama with a plain MLP, whose nonlinearity is ReLU² as a rule."""
-    found = activation(keys, "hidden_act", "relu2")
-    keys.data = {**keys.data, "hidden_act": "silu"}
-    return dataclasses.replace(llama(keys), activation=found)
+    """Llama with a plain MLP, usually of ReLU²."""
+    own = activation(keys, "hidden_act", "relu2")
+    keys.data = {**keys.data, "hidden_act": "silu"}  # as `llama` requires
+    return dataclasses.replace(llama(keys), activation=own)
 
 
 def arcee_json(c: ModelConfig) -> dict[str, Any]:
@@ -77,8 +74,12 @@ def arcee_json(c: ModelConfig) -> dict[str, Any]:
     return llama_json(c) | {"hidden_act": OURS.get(c.activation)}
 
 
+def _without(data: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in data.items() if key not in keys}
+
+
 def patterned(c: ModelConfig, layers: Sequence[Layer]) -> ModelConfig:
-    """The config with these layers, as the shortest pattern that repeats."""
+    """Returns the config with these layers, as the shortest pattern that repeats."""
     period = next(
         n
         for n in range(1, len(layers) + 1)
@@ -88,12 +89,12 @@ def patterned(c: ModelConfig, layers: Sequence[Layer]) -> ModelConfig:
 
 
 def window_of(c: ModelConfig) -> int | None:
-    """The span of the layers with a window."""
+    """Returns the span of the layers that have a window."""
     return next((layer.span for layer in c.stack if layer.sees == "window"), None)
 
 
 def kinds_of(c: ModelConfig) -> list[str]:
-    """What each layer sees, in their words."""
+    """Returns what each layer sees, in their words."""
     return ["full_attention" if layer.sees == "all" else "sliding_attention" for layer in c.stack]
 
 
@@ -136,11 +137,8 @@ def qwen2(keys: Keys) -> ModelConfig:
 
 
 def _windows(keys: Keys, c: ModelConfig) -> ModelConfig:
-    used, window, begin = (
-        keys.take("use_sliding_window", False),
-        keys.number("sliding_window", None),
-        keys.number("max_window_layers", 28),
-    )
+    used, window = keys.take("use_sliding_window", False), keys.number("sliding_window", None)
+    begin = keys.number("max_window_layers", 28)
     kinds = keys.take("layer_types", None) or [
         "sliding_attention" if used and i >= begin else "full_attention"
         for i in range(c.num_layers)
@@ -151,13 +149,9 @@ def _windows(keys: Keys, c: ModelConfig) -> ModelConfig:
 def _by_kind(keys: Keys, c: ModelConfig, kinds: Any, local: Layer | None) -> ModelConfig:
     """The config with the layers that `layer_types` names."""
     known = {"full_attention": Layer()} | ({} if local is None else {"sliding_attention": local})
-    fine = (
-        isinstance(kinds, list)
-        and len(kinds) == c.num_layers
-        and all(kind in known for kind in kinds)
-    )
+    valid = isinstance(kinds, list) and len(kinds) == c.num_layers
     require(
-        fine,
+        valid and all(kind in known for kind in kinds),
         f"{keys.where} has layer_types {str(kinds)[:80]}; it needs {c.num_layers} of"
         f" {', '.join(known)}.",
     )
@@ -167,12 +161,7 @@ def _by_kind(keys: Keys, c: ModelConfig, kinds: Any, local: Layer | None) -> Mod
 def qwen2_json(c: ModelConfig) -> dict[str, Any]:
     """The inverse of `qwen2`."""
     window = window_of(c)
-    said = {
-        key: value
-        for key, value in llama_json(c).items()
-        if key not in ("head_dim", "attention_bias")
-    }
-    return said | {
+    return _without(llama_json(c), "head_dim", "attention_bias") | {
         "use_sliding_window": window is not None,
         "sliding_window": window,
         "layer_types": kinds_of(c),
@@ -193,7 +182,7 @@ def qwen3_json(c: ModelConfig) -> dict[str, Any]:
 def qwen3_moe(keys: Keys) -> ModelConfig:
     """Qwen 3 with experts in every `decoder_sparse_step`-th layer but those of
     `mlp_only_layers`."""
-    step, plain = keys.number("decoder_sparse_step", 1), keys.take("mlp_only_layers", None) or []
+    step, dense = keys.number("decoder_sparse_step", 1), keys.take("mlp_only_layers", None) or []
     experts = Experts(
         count=keys.number("num_experts", keys.number("num_local_experts", 128)),
         active=keys.number("num_experts_per_tok"),
@@ -202,30 +191,23 @@ def qwen3_moe(keys: Keys) -> ModelConfig:
         balance=0.001,
     )
     c = dataclasses.replace(qwen3(keys), experts=experts)
-    return patterned(
-        c,
-        [
-            dataclasses.replace(layer, dense=i in plain or (i + 1) % step != 0)
-            for i, layer in enumerate(c.stack)
-        ],
-    )
+    layers = [
+        dataclasses.replace(layer, dense=i in dense or (i + 1) % step != 0)
+        for i, layer in enumerate(c.stack)
+    ]
+    return patterned(c, layers)
 
 
 def qwen3_moe_json(c: ModelConfig) -> dict[str, Any]:
     """The inverse of `qwen3_moe`."""
-    e = c.experts
-    said = {
-        "num_experts": e.count,
-        "num_experts_per_tok": e.active,
+    return _without(qwen3_json(c), "layer_types") | {
+        "num_experts": c.experts.count,
+        "num_experts_per_tok": c.experts.active,
         "moe_intermediate_size": c.expert_width,
-        "norm_topk_prob": e.normalised,
+        "norm_topk_prob": c.experts.normalised,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [i for i, layer in enumerate(c.stack) if layer.dense],
     }
-    plain = [i for i, layer in enumerate(c.stack) if layer.dense]
-    return (
-        {k: v for k, v in qwen3_json(c).items() if k != "layer_types"}
-        | said
-        | {"decoder_sparse_step": 1, "mlp_only_layers": plain}
-    )
 
 
 def olmo2(keys: Keys) -> ModelConfig:
@@ -238,27 +220,20 @@ def olmo2(keys: Keys) -> ModelConfig:
 
 def phi3(keys: Keys) -> ModelConfig:
     """Llama with fused tensors, and a window in every layer, if any."""
-    keys.number(
-        "original_max_position_embeddings", None
-    )  # of a stretched RoPE, which says it again
+    keys.number("original_max_position_embeddings", None)  # of a stretched RoPE, which repeats it
     return mistral(keys)
 
 
 def phi3_json(c: ModelConfig) -> dict[str, Any]:
-    """The inverse of `phi3`; its padding must be said, since its default lies in a vocabulary of
-    32,000."""
-    said = {
-        key: value
-        for key, value in mistral_json(c).items()
-        if key not in ("head_dim", "attention_bias")
-    }
-    return said | ({"partial_rotary_factor": c.rope_share} if c.rope_share != 1 else {})
+    """The inverse of `phi3`."""
+    data = _without(mistral_json(c), "head_dim", "attention_bias")
+    return data | ({"partial_rotary_factor": c.rope_share} if c.rope_share != 1 else {})
 
 
 def gemma2(keys: Keys) -> ModelConfig:
     """Sandwich norms, caps, windows in every second layer."""
     window = keys.number("sliding_window", 4096)
-    keys.same("sliding_window_size", None, window)  # published configs say it twice
+    keys.same("sliding_window_size", None, window)  # published configs repeat it
     return _gemma(keys, Layer("window", window), every=2)
 
 
@@ -303,13 +278,11 @@ def gemma2_json(c: ModelConfig) -> dict[str, Any]:
 
 
 def gemma3(keys: Keys) -> ModelConfig:
-    """Gemma 2 with normalised heads in the place of caps; layers with a window turn with a base of
-    their own and are not stretched."""
+    """Gemma 2 with normalised heads instead of caps; RoPE of layers with a window has a base of its
+    own and is not stretched."""
     both = keys.take("rope_parameters", None) or {}
-    base, window = (
-        float(keys.take("rope_local_base_freq", 10_000.0)),
-        keys.number("sliding_window", 4096),
-    )
+    base = float(keys.take("rope_local_base_freq", 10_000.0))
+    window = keys.number("sliding_window", 4096)
     if "sliding_attention" in both:
         near = Keys(both["sliding_attention"], f"rope_parameters in {keys.where}")
         base = float(near.take("rope_theta", base))

@@ -1,14 +1,14 @@
-"""A GGUF file: its header, read strictly and in bounded memory, and its tensors, one at a time.
+"""Reads GGUF files: the header, strictly and in bounded memory, and the tensors, one at a time.
 
-Read `open_file` (the header), `Tensor` and `numbers`, then `write`.
+Read `open_file`, which reads the header, then `numbers`, which reads a tensor.
 
-The package `gguf` knows the block formats. Its reader is not used: it makes an array of every
-string of the vocabulary (5 s and 150 MB for 49,152 tokens, on two shared cores of an AMD EPYC,
-2026-11-25), and believes every count that a file names. Tensors are read with plain reads and not
-through a memory map, since a map of a file that is cut short meanwhile ends the process.
+The package `gguf` dequantises blocks. Its reader is not used: it makes an array of every string of
+the vocabulary (5 s and 150 MB for 49,152 tokens on two shared cores of an AMD EPYC, 2026-11-25) and
+trusts every count in the file. Tensors are read with plain reads instead of a memory map, since
+reading a map of a file that was cut short kills the process.
 
-Source: the format's specification, ggml's docs/gguf.md, version 3; version 2 differs in nothing
-that is read here.
+Source: the format's specification, ggml's docs/gguf.md, version 3; what is read here is the same in
+version 2.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from gguf import GGMLQuantizationType as Kind
 from gptjax.core.config import ConfigError, require
 
 HEADER = 32 << 20
-"""Bytes that a header may have; a vocabulary of 440,000 merges needs 11 million."""
+"""Maximum size of a header, in bytes; a vocabulary of 440,000 merges needs 11 million."""
 STRINGS = 1 << 20
-"""Strings that all lists of a header may have."""
+"""Maximum number of strings in all lists of a header."""
 COUNT = 1 << 16
-"""Keys, or tensors, that a file may have."""
+"""Maximum number of keys, and of tensors."""
 SLAB = 1 << 16
-"""Numbers that are read at a time: their temporaries stay in a core's cache."""
+"""Numbers read at a time: their temporaries fit into a core's cache."""
 
 SCALARS = {
     0: "B",
@@ -52,42 +52,41 @@ _BLOCKS = frozenset(kind.value for kind in Kind)
 
 
 class Tensor(NamedTuple):
-    """Where a tensor lies."""
+    """The place of a tensor."""
 
     name: str
     shape: tuple[int, ...]
-    """As numpy has it: the file's, backwards."""
+    """In numpy's order, the reverse of the file's."""
     kind: Kind
     offset: int
     """Its first byte in the file."""
 
 
 class File(NamedTuple):
-    """What a header says."""
+    """The contents of a header."""
 
     path: Path
     fields: Mapping[str, Any]
-    """Metadata: numbers, texts, numpy arrays; lists of texts as `Texts`."""
+    """Metadata: numbers, strings, numpy arrays; lists of strings as `Texts`."""
     tensors: Mapping[str, Tensor]
 
     def get(self, key: str, kind: type | tuple[type, ...], default: Any = None) -> Any:
-        """A field of a type; without the field the default.
+        """Returns a field of a type; the default if it is absent.
 
         Raises:
-          ConfigError: it is of another type, or it is absent and there is no default.
+          ConfigError: it is of another type, or absent without a default.
         """
         if key not in self.fields and default is not None:
             return default
-        if key not in self.fields:
-            raise ConfigError(
-                f"{self.path} lacks {key!r}, so that the model can't be built; get it again, or"
-                " convert it again."
-            )
+        require(
+            key in self.fields,
+            f"{self.path} lacks {key!r}, so the model can't be built; get it again, or convert it"
+            " again.",
+        )
         value = self.fields[key]
         kinds = kind if isinstance(kind, tuple) else (kind,)
-        good = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
         require(
-            good,
+            isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool)),
             f"{self.path}: {key} is {short(value)}; it needs"
             f" {' or '.join(k.__name__ for k in kinds)}.",
         )
@@ -95,37 +94,37 @@ class File(NamedTuple):
 
 
 class Texts(NamedTuple):
-    """A list of texts, decoded when asked for."""
+    """A list of strings, decoded on demand."""
 
     data: bytes
     count: int
     where: str
 
     def decoded(self) -> list[str]:
-        """The texts.
+        """Returns the strings.
 
         Raises:
           ConfigError: one is not UTF-8.
         """
-        found, at = [], 0
+        texts, at = [], 0
         for n in range(self.count):
             (length,) = struct.unpack_from("<Q", self.data, at)
             at += 8
             try:
-                found.append(self.data[at : at + length].decode())
+                texts.append(self.data[at : at + length].decode())
             except UnicodeDecodeError:
                 raise ConfigError(
                     f"{self.where}, number {n}, is not UTF-8; the file is damaged."
                 ) from None
             at += length
-        return found
+        return texts
 
 
 # --- reading --------------------------------------------------------------------------------------
 
 
 class _Header:
-    """Takes a header's values one after another, none from beyond its end."""
+    """Takes a header's values one after another, never beyond its end."""
 
     def __init__(self, path: Path, data: bytes, whole: bool) -> None:
         self.path, self.data, self.whole, self.at, self.strings = path, data, whole, 0, 0
@@ -136,7 +135,7 @@ class _Header:
         )
 
     def skip(self, size: int, what: str) -> int:
-        """Passes over `size` bytes and gives where they begin."""
+        """Skips `size` bytes and returns where they begin."""
         if size > len(self.data) - self.at:
             raise self.wrong(
                 f"{what} of {size} bytes reaches past"
@@ -146,14 +145,13 @@ class _Header:
         return self.at - size
 
     def take(self, form: str, what: str) -> Any:
-        """One number, or several."""
-        found = struct.unpack_from(
-            "<" + form, self.data, self.skip(struct.calcsize("<" + form), what)
-        )
-        return found[0] if len(found) == 1 else found
+        """Takes one number, or several."""
+        begin = self.skip(struct.calcsize("<" + form), what)
+        values = struct.unpack_from("<" + form, self.data, begin)
+        return values[0] if len(values) == 1 else values
 
     def text(self, what: str, most: int) -> str:
-        """A text of at most so many bytes."""
+        """Takes a string of at most `most` bytes."""
         length = self.take("Q", what)
         if length > most:
             raise self.wrong(f"{what} has {length} bytes, more than {most}")
@@ -164,15 +162,14 @@ class _Header:
             raise self.wrong(f"{what} is not UTF-8") from None
 
     def value(self, key: str) -> Any:
-        """A metadata value, its type first."""
+        """Takes a metadata value, which its type precedes."""
         kind = self.take("I", key)
         if kind == STRING:
             return self.text(key, HEADER)
         if kind in SCALARS:
-            found = self.take(SCALARS[kind], key)
-            return (
-                float(str(np.float32(found))) if kind == FLOAT else found
-            )  # 1e-05, not 9.999999747378752e-06
+            value = self.take(SCALARS[kind], key)
+            # The shortest decimal: 1e-05, not 9.999999747378752e-06.
+            return float(str(np.float32(value))) if kind == FLOAT else value
         if kind != LIST:
             raise self.wrong(f"{key} is of the unknown type {kind}")
         inner, count = self.take("IQ", key)
@@ -186,31 +183,27 @@ class _Header:
         return np.frombuffer(self.data[start : self.at], np.dtype(SCALARS[inner]).newbyteorder("<"))
 
     def texts(self, key: str, count: int) -> Texts:
+        """Takes a list of strings, without decoding them."""
         self.strings += count
         if self.strings > STRINGS:
             raise self.wrong(
                 f"{key} is a list of {count} texts, and all lists together may have {STRINGS}"
             )
-        start, size, at, end, unpack = (
-            self.at,
-            len(self.data),
-            self.at,
-            len(self.data) - 8,
-            struct.Struct("<Q").unpack_from,
-        )
-        for _ in range(count):  # not with `take`: half a million times
-            at += 8 + unpack(self.data, at)[0] if at <= end else size + 1
-            if at > size:
+        start, at, last = self.at, self.at, len(self.data) - 8
+        length_at = struct.Struct("<Q").unpack_from
+        for _ in range(count):  # inlined, since it may run half a million times
+            at = at + 8 + length_at(self.data, at)[0] if at <= last else len(self.data) + 1
+            if at > len(self.data):
                 raise self.wrong(f"{key}, a list of {count} texts, reaches past the end")
         self.at = at
         return Texts(self.data[start:at], count, f"{self.path}: {key}")
 
 
 def open_file(path: Path | str) -> File:
-    """Reads a header: at most 32 MiB, whatever it says.
+    """Reads a header, at most 32 MiB of it.
 
     Raises:
-      ConfigError: it is damaged, or says what can't be; one line that names the key or tensor.
+      ConfigError: it is damaged or impossible; names the key or tensor in one line.
     """
     path = Path(path)
     require(path.is_file(), f"{path} is not there; give a .gguf file.")
@@ -236,7 +229,7 @@ def open_file(path: Path | str) -> File:
     for _ in range(num_fields):
         key = head.text("a key", 1024)
         if key in fields:
-            raise head.wrong(f"the key {short(key)} stands twice")
+            raise head.wrong(f"duplicate key {short(key)}")
         fields[key] = head.value(short(key))
     return File(
         path, fields, _tensors(head, num_tensors, fields.get("general.alignment", 32), size)
@@ -244,13 +237,13 @@ def open_file(path: Path | str) -> File:
 
 
 def _tensors(head: _Header, count: int, alignment: Any, size: int) -> dict[str, Tensor]:
-    """The table of tensors, which lie in its order without holes, each at a multiple of the
+    """The table of tensors. They lie in its order without holes, each at a multiple of the
     alignment, up to the end of the file."""
     if type(alignment) is not int or not 8 <= alignment <= 1 << 16 or alignment & (alignment - 1):
         raise head.wrong(
             f"general.alignment is {short(alignment)}, not a power of two from 8 to 65536"
         )
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for _ in range(count):
         name = head.text("a tensor's name", 256)
         if not name.isprintable():
@@ -260,8 +253,8 @@ def _tensors(head: _Header, count: int, alignment: Any, size: int) -> dict[str, 
             raise head.wrong(f"tensor {short(name)} has {dims} dimensions, not 1 to 4")
         shape = tuple(head.take("Q", short(name)) for _ in range(dims))[::-1]
         kind, offset = head.take("IQ", short(name))
-        if name in found:
-            raise head.wrong(f"the tensor {short(name)} stands twice")
+        if name in tensors:
+            raise head.wrong(f"duplicate tensor {short(name)}")
         if kind not in _BLOCKS:
             raise head.wrong(f"tensor {short(name)} is of the unknown type {kind}")
         if min(shape) < 1 or shape[-1] % gguf.GGML_QUANT_SIZES[Kind(kind)][0]:
@@ -269,43 +262,40 @@ def _tensors(head: _Header, count: int, alignment: Any, size: int) -> dict[str, 
                 f"tensor {short(name)} has the shape {list(shape)}, which its type"
                 f" {Kind(kind).name} can't have"
             )
-        found[name] = Tensor(name, shape, Kind(kind), offset)
+        tensors[name] = Tensor(name, shape, Kind(kind), offset)
     base, at = -(-head.at // alignment) * alignment, 0
-    for name, tensor in found.items():
+    for name, tensor in tensors.items():
         if tensor.offset != at:
             raise head.wrong(
                 f"tensor {short(name)} begins at {tensor.offset}, where {at} is the end of the one"
                 " before"
             )
         block, block_bytes = gguf.GGML_QUANT_SIZES[tensor.kind]
-        end = (
-            base + at + math.prod(tensor.shape) // block * block_bytes
-        )  # Python's whole numbers don't overflow
+        end = base + at + math.prod(tensor.shape) // block * block_bytes
         if end > size:
             raise head.wrong(
                 f"tensor {short(name)} of the shape {list(tensor.shape)} ends at byte {end}, and"
                 f" the file at {size}"
             )
-        found[name] = tensor._replace(offset=base + at)
+        tensors[name] = tensor._replace(offset=base + at)
         at = -(-(end - base) // alignment) * alignment
     if size - base > at:
         raise head.wrong(f"{size - base - at} bytes follow the last tensor")
-    return found
+    return tensors
 
 
 def numbers(file: File, tensor: Tensor) -> np.ndarray:
-    """Gives a tensor as float32; of what is stored, only a part is held at a time.
+    """Reads a tensor as float32, holding only a part of the stored bytes at a time.
 
     Raises:
-      ConfigError: the block format is unknown, the file has become shorter, or a number is not
-        finite.
+      ConfigError: the block format is unknown, the file became shorter, or a number is not finite.
     """
     size, block = math.prod(tensor.shape), gguf.GGML_QUANT_SIZES[tensor.kind]
-    found = np.empty(size, np.float32)
+    values = np.empty(size, np.float32)
     with file.path.open("rb") as data, np.errstate(all="ignore"):
         data.seek(tensor.offset)
         for start in range(0, size, SLAB):
-            part = found[start : start + SLAB]
+            part = values[start : start + SLAB]
             raw = data.read(len(part) // block[0] * block[1])
             require(
                 len(raw) == len(part) // block[0] * block[1],
@@ -318,18 +308,18 @@ def numbers(file: File, tensor: Tensor) -> np.ndarray:
                     f"{file.path}: {tensor.name!r} is stored as {tensor.kind.name}, which can't be"
                     " read; take another quantisation."
                 ) from None
-            # The sum of finite numbers is finite, but where one is beyond 1e33.
+            # The sum of finite numbers is finite unless one is beyond 1e33.
             require(
                 bool(np.isfinite(part.sum())),
                 f"{file.path}: {tensor.name!r} has numbers that are not finite; the file is"
                 " damaged.",
             )
-    return found.reshape(tensor.shape)
+    return values.reshape(tensor.shape)
 
 
 def short(value: Any) -> str:
-    """A value for a message: one line, not long."""
+    """Returns a value for a message: one short line."""
     if isinstance(value, (Texts, np.ndarray)):
         return f"a list of {value.count if isinstance(value, Texts) else len(value)}"
-    said = repr(value)
-    return said if len(said) <= 80 else f"{said[:76]}…{said[0]}"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:76]}…{text[0]}"

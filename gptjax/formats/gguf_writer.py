@@ -1,7 +1,7 @@
-"""Writes GGUF files, one tensor in memory at a time.
+"""Writes GGUF files, holding one tensor in memory at a time.
 
-`gguf.GGUFWriter` is not used: it refuses an empty list, which a tokenizer of bytes needs (llama.cpp
-wants the key of its merges).
+`gguf.GGUFWriter` is not used: it refuses an empty list, which the merges of a tokenizer of bytes
+are (llama.cpp needs the key).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gptjax.formats.gguf_file import FLOAT, LIST, SCALARS, STRING
 
 
 class Planned(NamedTuple):
-    """A tensor that is to be written."""
+    """A tensor to write."""
 
     name: str
     shape: tuple[int, ...]
@@ -34,60 +34,64 @@ def write(
     planned: Sequence[Planned],
     values: Iterable[np.ndarray],
 ) -> None:
-    """Writes a file, one tensor in memory at a time. It has its name only once it is whole.
+    """Writes a file. It gets its name only once it is complete.
 
     Args:
-      fields: whole numbers (32 bits), true or false, numbers (32 bits), texts, or lists of one of
-        these.
+      fields: metadata: integers (32 bits), booleans, floats (32 bits), strings, or lists of these.
       values: of the planned tensors, in their order.
     """
     path = Path(path)
-    beside = path.with_name(path.name + ".part")
-    named = {"general.architecture": architecture, **fields}
-    head = b"GGUF" + struct.pack("<IQQ", 3, len(planned), len(named))
-    head += b"".join(
-        _packed(key) + struct.pack("<I", _kind(value)) + _packed(value)
-        for key, value in named.items()
-    )
-    at = 0
-    for t in planned:
-        block, size = gguf.GGML_QUANT_SIZES[t.kind]
-        head += _packed(t.name) + struct.pack(
-            f"<I{len(t.shape)}QIQ", len(t.shape), *t.shape[::-1], t.kind, at
-        )
-        at += _aligned(math.prod(t.shape) // block * size)
+    part = path.with_name(path.name + ".part")
     try:
-        with beside.open("wb") as file:
-            file.write(head.ljust(_aligned(len(head)), b"\0"))
+        with part.open("wb") as file:
+            file.write(_padded(_header({"general.architecture": architecture, **fields}, planned)))
             for t, value in zip(planned, values, strict=True):
-                data = gguf.quantize(np.ascontiguousarray(value, np.float32), t.kind).tobytes()
-                file.write(data.ljust(_aligned(len(data)), b"\0"))
-        beside.rename(path)
+                blocks = gguf.quantize(np.ascontiguousarray(value, np.float32), t.kind)
+                file.write(_padded(blocks.tobytes()))
+        part.rename(path)
     finally:
-        beside.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
+
+
+def _header(fields: Mapping[str, Any], planned: Sequence[Planned]) -> bytes:
+    """The counts, the metadata and the table of tensors."""
+    parts = [b"GGUF", struct.pack("<IQQ", 3, len(planned), len(fields))]
+    for key, value in fields.items():
+        parts += [_packed(key), struct.pack("<I", _TYPES[type(value)]), _packed(value)]
+    offset = 0
+    for t in planned:
+        block, block_bytes = gguf.GGML_QUANT_SIZES[t.kind]
+        num_dims = len(t.shape)
+        described = struct.pack(f"<I{num_dims}QIQ", num_dims, *t.shape[::-1], t.kind, offset)
+        parts += [_packed(t.name), described]
+        offset += _aligned(math.prod(t.shape) // block * block_bytes)
+    return b"".join(parts)
 
 
 def _aligned(size: int) -> int:
     return -(-size // 32) * 32
 
 
-_KINDS = {bool: 7, int: 4, float: FLOAT, str: STRING, list: LIST}
+def _padded(data: bytes) -> bytes:
+    return data.ljust(_aligned(len(data)), b"\0")
 
 
-def _kind(value: Any) -> int:
-    return _KINDS[type(value)]
+_TYPES = {bool: 7, int: 4, float: FLOAT, str: STRING, list: LIST}
+_SIGNED = 5
+"""Type of integers in a list."""
 
 
 def _packed(value: Any) -> bytes:
-    """A value without its type. Whole numbers in a list have a sign."""
+    """A value without its type."""
     if isinstance(value, str):
         return struct.pack("<Q", len(value.encode())) + value.encode()
     if not isinstance(value, list):
-        return struct.pack("<" + SCALARS[_kind(value)], value)
-    kind = 5 if value and type(value[0]) is int else _kind(value[0]) if value else STRING
-    numbers = (
-        b"".join(map(_packed, value))
-        if kind == STRING
-        else struct.pack(f"<{len(value)}{SCALARS[kind]}", *value)
-    )
-    return struct.pack("<IQ", kind, len(value)) + numbers
+        return struct.pack("<" + SCALARS[_TYPES[type(value)]], value)
+    kind = _TYPES[type(value[0])] if value else STRING
+    if kind == _TYPES[int]:
+        kind = _SIGNED
+    if kind == STRING:
+        items = b"".join(map(_packed, value))
+    else:
+        items = struct.pack(f"<{len(value)}{SCALARS[kind]}", *value)
+    return struct.pack("<IQ", kind, len(value)) + items

@@ -1,5 +1,5 @@
-"""A config.json whose every key must be asked for, and RoPE in their words, which all families
-share."""
+"""The keys of a config.json, of which every one must be taken, and RoPE in their words, which all
+families share."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from gptjax.core.config import require
 from gptjax.model import Layer, LinearScaling, Llama3Scaling, ModelConfig, NTKScaling, YarnScaling
+from gptjax.model.config import RopeScaling
 
 _PROVENANCE = {
     "architectures", "model_type", "auto_map", "transformers_version", "transformers.js_config",
@@ -60,13 +61,17 @@ OFF = {
 
 
 class Keys:
-    """A config.json from which every key is taken by name."""
+    """The keys of a config.json. Every one must be taken by name, so that none is ignored.
+
+    Args:
+      where: the file, for messages.
+    """
 
     def __init__(self, data: dict[str, Any], where: str):
         self.data, self.where, self.left = data, where, dict(data)
 
     def take(self, key: str, *default: Any) -> Any:
-        """The value of a key; its default where it is absent.
+        """Returns the value of a key; its default if it is absent.
 
         Raises:
           ConfigError: it is absent and has no default.
@@ -79,19 +84,24 @@ class Keys:
         return self.data[key] if key in self.data else default[0]
 
     def number(self, key: str, *default: Any) -> Any:
-        """A whole number, or none where that is the default."""
+        """Returns an integer, or `None` if that is the default.
+
+        Raises:
+          ConfigError: it is something else.
+        """
         value = self.take(key, *default)
-        fine = (type(value) is int and 0 <= value < 2**31) or (
-            value is None and default[:1] == (None,)
+        allowed_none = value is None and default[:1] == (None,)
+        require(
+            allowed_none or (type(value) is int and 0 <= value < 2**31),
+            f"{self.where} has {key!r}: {value!r}; it needs a whole number.",
         )
-        require(fine, f"{self.where} has {key!r}: {value!r}; it needs a whole number.")
         return value
 
     def same(self, key: str, *allowed: Any) -> None:
         """Takes a key whose only values are those allowed; the first is the default.
 
         Raises:
-          ConfigError: it has another value, which ours can't compute.
+          ConfigError: it has another value, which ours cannot compute.
         """
         value = self.take(key, allowed[0])
         require(
@@ -129,12 +139,16 @@ ACTIVATIONS = {
     "relu2": "relu2",
     "silu": "silu",
 }
-"""Theirs, and ours."""
+"""Theirs to ours."""
 OURS = {"gelu": "gelu_new", "gelu_exact": "gelu", "relu": "relu", "relu2": "relu2", "silu": "silu"}
 
 
 def activation(keys: Keys, key: str, default: str) -> Any:
-    """Our word for their activation."""
+    """Returns our name of their activation.
+
+    Raises:
+      ConfigError: we do not have it.
+    """
     value = keys.take(key, default)
     require(
         value in ACTIVATIONS,
@@ -143,57 +157,42 @@ def activation(keys: Keys, key: str, default: str) -> Any:
     return ACTIVATIONS[value]
 
 
-# --- RoPE -----------------------------------------------------------------------------------------
+# --- RoPE ----------------------------------------------------------------------------------------
 
 
 def rope(keys: Keys, context: int, theta: float = 10_000.0) -> dict[str, Any]:
-    """Our fields of RoPE, from either of the two forms that their configs have had."""
-    given = keys.take("rope_parameters", None) or {}
-    stretched = keys.take("rope_scaling", None) or {}
-    found = Keys({**given, **stretched}, f"rope_scaling in {keys.where}")
-    base = keys.take("rope_theta", theta)
-    base, share = (
-        found.take("rope_theta", base),
-        found.take("partial_rotary_factor", keys.take("partial_rotary_factor", 1.0)),
-    )
-    kind = found.take("rope_type", found.take("type", "default"))
-    found.left.pop("type", None)
+    """Returns our fields of RoPE, from either of the two forms that their configs have had."""
+    newer, older = keys.take("rope_parameters", None), keys.take("rope_scaling", None)
+    inner = Keys({**(newer or {}), **(older or {})}, f"rope_scaling in {keys.where}")
+    base = inner.take("rope_theta", keys.take("rope_theta", theta))
+    share = inner.take("partial_rotary_factor", keys.take("partial_rotary_factor", 1.0))
+    kind = inner.take("rope_type", inner.take("type", "default"))
+    inner.left.pop("type", None)
     return {
         "rope_base": float(base),
         "rope_share": float(share),
-        "rope_scaling": scaling(found, kind, context),
+        "rope_scaling": scaling(inner, kind, context),
     }
 
 
-def scaling(keys: Keys, kind: str, context: int) -> Any:
-    """How RoPE is stretched."""
-    found: Any = None
+def scaling(keys: Keys, kind: str, context: int) -> RopeScaling | None:
+    """Returns how RoPE is stretched.
+
+    Raises:
+      ConfigError: in a way that is not known here.
+    """
+    result: RopeScaling | None = None
     if kind == "linear":
-        found = LinearScaling(float(keys.take("factor")))
+        result = LinearScaling(float(keys.take("factor")))
     elif kind == "llama3":
-        original, fast, slow = (
-            keys.number("original_max_position_embeddings"),
-            keys.take("high_freq_factor"),
-            keys.take("low_freq_factor"),
-        )
-        found = Llama3Scaling(float(keys.take("factor")), original, float(fast), float(slow))
-    elif kind == "yarn":
-        factor, original = (
+        result = Llama3Scaling(
             float(keys.take("factor")),
-            keys.number("original_max_position_embeddings", context),
+            original=keys.number("original_max_position_embeddings"),
+            fast=float(keys.take("high_freq_factor")),
+            slow=float(keys.take("low_freq_factor")),
         )
-        fast, slow = (
-            float(keys.take("beta_fast", None) or 32),
-            float(keys.take("beta_slow", None) or 1),
-        )
-        keys.same("truncate", True)
-        louder, both = (
-            keys.take("attention_factor", None),
-            (keys.take("mscale", None), keys.take("mscale_all_dim", None)),
-        )
-        if louder is None and all(both):
-            louder = yarn_magnitude(factor, both[0]) / yarn_magnitude(factor, both[1])
-        found = YarnScaling(factor, original, fast, slow, louder)
+    elif kind == "yarn":
+        result = _yarn(keys, context)
     else:
         require(
             kind == "default",
@@ -201,25 +200,40 @@ def scaling(keys: Keys, kind: str, context: int) -> Any:
             " 'yarn'.",
         )
     keys.finish()
-    return found
+    return result
+
+
+def _yarn(keys: Keys, context: int) -> YarnScaling:
+    keys.same("truncate", True)
+    factor, magnitude = float(keys.take("factor")), keys.take("attention_factor", None)
+    weights = keys.take("mscale", None), keys.take("mscale_all_dim", None)
+    if magnitude is None and all(weights):
+        magnitude = yarn_magnitude(factor, weights[0]) / yarn_magnitude(factor, weights[1])
+    return YarnScaling(
+        factor,
+        original=keys.number("original_max_position_embeddings", context),
+        fast=float(keys.take("beta_fast", None) or 32),
+        slow=float(keys.take("beta_slow", None) or 1),
+        magnitude=magnitude,
+    )
 
 
 def yarn_magnitude(factor: float, weight: float) -> float:
-    """YaRN's growth of attention for a context that is `factor` times longer."""
+    """Returns YaRN's factor of rotated queries and keys for a context `factor` times longer."""
     return 0.1 * weight * math.log(factor) + 1 if factor > 1 else 1.0
 
 
 def rope_json(config: ModelConfig, layer: Layer | None = None) -> dict[str, Any]:
-    """RoPE in their older words, which all programs read: rope_theta and rope_scaling."""
+    """Returns RoPE in their older form, which all programs read: rope_theta and rope_scaling."""
     layer = layer or config.stack[-1]
-    base, stretch = layer.rope_base or config.rope_base, None
+    base, data = layer.rope_base or config.rope_base, None
     match config.scaling_in(layer):
         case LinearScaling(factor):
-            stretch = {"rope_type": "linear", "factor": factor}
+            data = {"rope_type": "linear", "factor": factor}
         case NTKScaling(factor):
             base *= factor ** (config.rotary_dim / max(config.rotary_dim - 2, 1))
         case Llama3Scaling(factor, original, fast, slow):
-            stretch = {
+            data = {
                 "rope_type": "llama3",
                 "factor": factor,
                 "original_max_position_embeddings": original,
@@ -227,12 +241,12 @@ def rope_json(config: ModelConfig, layer: Layer | None = None) -> dict[str, Any]
                 "low_freq_factor": slow,
             }
         case YarnScaling(factor, original, fast, slow, magnitude):
-            stretch = {
+            data = {
                 "rope_type": "yarn",
                 "factor": factor,
                 "original_max_position_embeddings": original,
                 "beta_fast": fast,
                 "beta_slow": slow,
             }
-            stretch |= {} if magnitude is None else {"attention_factor": magnitude}
-    return {"rope_theta": base, "rope_scaling": stretch}
+            data |= {} if magnitude is None else {"attention_factor": magnitude}
+    return {"rope_theta": base, "rope_scaling": data}

@@ -1,11 +1,11 @@
-"""Which of their tensors is which of our leaves, in both directions by one description.
+"""Which tensor of another program is which of our leaves, in both directions from one description.
 
 Read `Entry`, then `places` (the entries of a model, one for each tensor), then `read` (their
-tensors become our tree) and `tensors` (our tree becomes their tensors).
+tensors to our tree) and `tensors` (our tree to their tensors).
 
-A layout is written as in Einstein sums: ours `d n h`, theirs `(n h) d`: the same letters in another
-order, and in parentheses those that lie in one dimension. Both directions are made of it: taken
-apart, turned, put together.
+A layout is written as in Einstein sums, for example ours `d n h`, theirs `(n h) d`: the same
+letters in another order, and in parentheses those that share a dimension. Both directions follow
+from it: split, transpose, join.
 """
 
 from __future__ import annotations
@@ -25,121 +25,121 @@ from gptjax.core.config import require
 from gptjax.model import ModelConfig
 
 VOCABULARY = "v"
-"""The letter of the tokens; their tensors may have more rows than ours, which no token uses."""
+"""The letter of tokens. Their tensors may have more rows than ours: padding that no token uses."""
 
 
 class Entry(NamedTuple):
-    """A tensor of theirs, or one for each layer (`{i}` in its name) and expert (`{e}`), and what it
-    is made of."""
+    """A tensor of theirs, or one for each layer (`{i}` in its name) and expert (`{e}`), and the
+    leaves it is made of."""
 
     theirs: str
-    """Their name: `model.layers.{i}.self_attn.q_proj.weight`."""
+    """Their name, such as `model.layers.{i}.self_attn.q_proj.weight`."""
     ours: tuple[str, ...]
-    """Paths of our leaves: `layers/attention/query/kernel`; several lie side by side in one
+    """Paths of our leaves, such as `layers/attention/query/kernel`; several are joined in one
     tensor."""
     their_axes: str
-    """`(n h) d`"""
+    """For example `(n h) d`."""
     our_axes: str
-    """`d n h`, without layers and experts."""
+    """For example `d n h`, without layers and experts."""
     joined: str = ""
-    """The letter along which several of ours lie side by side."""
+    """The letter along which several of ours are concatenated."""
     order: Mapping[str, tuple[int, ...]] = {}
-    """Letters whose numbers they order otherwise: number k of theirs is number order[k] of ours."""
+    """Letters that they order otherwise: their number k is our number order[k]."""
     plus: float = 0.0
-    """Ours is theirs plus this."""
+    """Our values are theirs plus this."""
     folded: str = ""
-    """A table of theirs whose first row is added to ours; it is written as zeros, two rows."""
+    """A table of theirs whose first row is added to ours; it is written as two rows of zeros."""
 
 
 class Place(NamedTuple):
-    """One tensor of theirs, and where its parts stand in our tree."""
+    """One tensor of theirs, and the parts of our tree that it holds."""
 
     name: str
     entry: Entry
     parts: tuple[tuple[str, tuple[int, ...]], ...]
-    """(path, index of the layer and expert) of each part."""
+    """(path, index of layer and expert) of each part."""
     shapes: tuple[tuple[int, ...], ...]
     """Of the parts."""
 
 
 @functools.lru_cache(maxsize=16)
 def leaves(config: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
-    """Gives shape and type of each of a model's leaves, by its path."""
-    tree = model.shapes(config)
-    return {
-        "/".join(key.key for key in path): leaf
-        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
-    }
+    """Returns shape and type of each of a model's leaves by its path, `/` between keys."""
+    return _by_path(model.shapes(config))
+
+
+def _by_path(tree: Any) -> dict[str, Any]:
+    pairs = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {"/".join(key.key for key in path): leaf for path, leaf in pairs}
 
 
 def places(config: ModelConfig, entries: Sequence[Entry]) -> list[Place]:
-    """Gives a place for each tensor of theirs that this model has; entries whose leaves it lacks
-    have none.
+    """Returns the tensors of a model; entries whose leaves it lacks have none.
 
     Raises:
-      ValueError: the entries leave out a leaf, or a part of one; the family's table is wrong.
+      ValueError: the entries omit a leaf or part of one, so the family's table is wrong.
     """
-    known, found = leaves(config), []
+    known, result = leaves(config), []
     for entry in entries:
-        for name, prefixes, index in _instances(config, entry):
+        for name, prefix, index in _instances(config, entry):
             paths = [
-                path.replace("layers/", prefixes, 1) if "{i}" in entry.theirs else path
+                path.replace("layers/", prefix, 1) if "{i}" in entry.theirs else path
                 for path in entry.ours
             ]
             if all(path in known for path in paths):
                 shapes = tuple(known[path].shape[len(index) :] for path in paths)
-                found.append(Place(name, entry, tuple((path, index) for path in paths), shapes))
+                result.append(Place(name, entry, tuple((path, index) for path in paths), shapes))
     covered = dict.fromkeys(known, 0)
-    for place in found:
+    for place in result:
         for (path, _), shape in zip(place.parts, place.shapes, strict=True):
             covered[path] += math.prod(shape)
-    wrong = [path for path, count in covered.items() if count != math.prod(known[path].shape)]
-    if wrong:
-        raise ValueError(f"no tensor of this family is {', '.join(wrong)}.")
-    return found
+    missing = [path for path, size in covered.items() if size != math.prod(known[path].shape)]
+    if missing:
+        raise ValueError(f"no tensor of this family is {', '.join(missing)}.")
+    return result
 
 
 def _instances(config: ModelConfig, entry: Entry) -> Iterator[tuple[str, str, tuple[int, ...]]]:
-    """Name, prefix of our paths, index for each layer and expert of an entry."""
+    """Yields name, prefix of our paths and index for each layer and expert of an entry."""
     if "{i}" not in entry.theirs:
         yield entry.theirs, "", ()
         return
     stack = config.encoder.stack if entry.ours[0].startswith("encoder/") else config.stack
-    seen = {False: 0, True: 0}
+    num_before = {False: 0, True: 0}
     for i, layer in enumerate(stack):
         sparse = config.sparse(layer)
-        prefix = ("layers/sparse/" if sparse else "layers/dense/") if config.mixed else "layers/"
-        row = seen[sparse] if config.mixed else i
-        seen[sparse] += 1
-        for e in range(config.experts.count) if "{e}" in entry.theirs and sparse else (None,):
-            yield (
-                entry.theirs.replace("{i}", str(i)).replace("{e}", str(e)),
-                prefix,
-                (row,) if e is None else (row, e),
-            )
+        prefix, row = "layers/", i
+        if config.mixed:  # dense and sparse layers are stacked apart
+            prefix, row = f"layers/{'sparse' if sparse else 'dense'}/", num_before[sparse]
+        num_before[sparse] += 1
+        name = entry.theirs.replace("{i}", str(i))
+        if "{e}" in name and sparse:
+            for e in range(config.experts.count):
+                yield name.replace("{e}", str(e)), prefix, (row, e)
+        else:
+            yield name, prefix, (row,)
 
 
-# --- one tensor -----------------------------------------------------------------------------------
+# --- one tensor ----------------------------------------------------------------------------------
 
 
 def _groups(axes: str) -> list[str]:
-    """`(n h) d` as ["nh", "d"]."""
+    """Splits `(n h) d` into ["nh", "d"]."""
     return [group.strip("()").replace(" ", "") for group in re.findall(r"\([^)]*\)|\S+", axes)]
 
 
 def _sizes(place: Place) -> dict[str, int]:
     """The size of each letter in their tensor."""
-    letters = place.entry.our_axes.split()
+    entry, letters = place.entry, place.entry.our_axes.split()
     sizes = dict(zip(letters, place.shapes[0], strict=True))
-    if place.entry.joined:
-        sizes[place.entry.joined] = sum(
-            shape[letters.index(place.entry.joined)] for shape in place.shapes
-        )
+    if entry.joined:
+        axis = letters.index(entry.joined)
+        sizes[entry.joined] = sum(shape[axis] for shape in place.shapes)
     return sizes
 
 
 def their_shape(place: Place, padding: int = 0) -> tuple[int, ...]:
-    """The shape of their tensor, with so many rows more than our vocabulary."""
+    """Returns the shape of their tensor, with `padding` more rows than our vocabulary."""
     sizes = _sizes(place)
     return tuple(
         math.prod(sizes[letter] for letter in group) + padding * (group == VOCABULARY)
@@ -147,82 +147,81 @@ def their_shape(place: Place, padding: int = 0) -> tuple[int, ...]:
     )
 
 
-def here(place: Place, part: int, theirs: np.ndarray) -> np.ndarray:
-    """Their tensor as one of our parts: a view, unless numbers are ordered otherwise or moved."""
+def from_theirs(place: Place, part: int, theirs: np.ndarray) -> np.ndarray:
+    """Returns one of our parts of their tensor: a view, unless they order its numbers otherwise."""
     entry, sizes, groups = place.entry, _sizes(place), _groups(place.entry.their_axes)
     for axis, group in enumerate(groups):
         if group == VOCABULARY:
-            theirs = theirs[(slice(None),) * axis + (slice(sizes[VOCABULARY]),)]
+            theirs = _along(theirs, axis, 0, sizes[VOCABULARY])
     order = "".join(groups)
     value = theirs.reshape([sizes[letter] for letter in order])
     for letter, theirs_to_ours in entry.order.items():
         value = value.take(np.argsort(theirs_to_ours), axis=order.index(letter))
     if entry.joined:
-        ends = np.cumsum(
-            [0, *(shape[entry.our_axes.split().index(entry.joined)] for shape in place.shapes)]
-        )
-        value = value[
-            (slice(None),) * order.index(entry.joined) + (slice(ends[part], ends[part + 1]),)
-        ]
+        axis = entry.our_axes.split().index(entry.joined)
+        ends = np.cumsum([0, *(shape[axis] for shape in place.shapes)])
+        value = _along(value, order.index(entry.joined), ends[part], ends[part + 1])
     return value.transpose([order.index(letter) for letter in entry.our_axes.split()])
 
 
-def there(place: Place, parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Our parts as their tensor, the inverse of `here`."""
+def _along(value: np.ndarray, axis: int, begin: int, end: int) -> np.ndarray:
+    """A range of an axis, as a view."""
+    return value[(slice(None),) * axis + (slice(begin, end),)]
+
+
+def to_theirs(place: Place, parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns their tensor of our parts, the inverse of `from_theirs`."""
     entry, order = place.entry, "".join(_groups(place.entry.their_axes))
     letters = entry.our_axes.split()
-    turned = [part.transpose([letters.index(letter) for letter in order]) for part in parts]
-    value = np.concatenate(turned, axis=order.index(entry.joined)) if entry.joined else turned[0]
+    transposed = [part.transpose([letters.index(letter) for letter in order]) for part in parts]
+    value = transposed[0]
+    if entry.joined:
+        value = np.concatenate(transposed, axis=order.index(entry.joined))
     for letter, theirs_to_ours in entry.order.items():
         value = value.take(np.asarray(theirs_to_ours), axis=order.index(letter))
     return value.reshape(their_shape(place))
 
 
-# --- whole models ---------------------------------------------------------------------------------
+# --- whole models --------------------------------------------------------------------------------
 
 
 def require_all(
     places: Sequence[Place],
-    found: Mapping[str, tuple[int, ...]],
+    shapes: Mapping[str, tuple[int, ...]],
     where: str,
     padding: int = 0,
     unused: Sequence[str] = (),
 ) -> None:
-    """Holds the tensors of a file to those that the model needs.
+    """Compares the tensors of a file with those that the model needs.
 
     Args:
-      found: the shape of each tensor that is there.
-      unused: patterns of names that may be there and are not needed.
+      shapes: of each tensor in the file.
+      where: the file, for the message.
+      padding: number of rows that their vocabulary has more than ours.
+      unused: patterns of names that may be present and are not needed.
 
     Raises:
-      ConfigError: names every tensor that is missing, has no place or has another shape.
+      ConfigError: names every tensor that is missing, unknown or of another shape.
     """
     wanted = {place.name: their_shape(place, padding) for place in places}
     folded = {place.entry.folded for place in places if place.entry.folded}
-    missing = sorted(({*wanted, *folded}) - found.keys())
-    extra = sorted(
+    missing = sorted({*wanted, *folded} - shapes.keys())
+    unknown = sorted(
         name
-        for name in found.keys() - wanted.keys() - folded
+        for name in shapes.keys() - wanted.keys() - folded
         if not any(re.fullmatch(pattern, name) for pattern in unused)
     )
     wrong = [
-        f"{name} {list(found[name])}, which should be {list(shape)}"
+        f"{name} {list(shapes[name])}, which should be {list(shape)}"
         for name, shape in sorted(wanted.items())
-        if found.get(name, shape) != shape
+        if shapes.get(name, shape) != shape
     ]
-    said = [
-        f"{kind}: {_listed(names)}"
-        for kind, names in (
-            ("missing", missing),
-            ("without a place here", extra),
-            ("of another shape", wrong),
-        )
-        if names
-    ]
+    kinds = {"missing": missing, "without a place here": unknown, "of another shape": wrong}
+    listed = "; ".join(f"{kind}: {_listed(names)}" for kind, names in kinds.items() if names)
     require(
-        not said,
-        f"the tensors of {where} are not those that its config describes; {'; '.join(said)}. Get"
-        " the file again.",
+        not listed,
+        f"the tensors of {where} are not those that its config describes; {listed}. Get the file"
+        " again.",
     )
 
 
@@ -237,72 +236,58 @@ def read(
     take: Callable[[str], np.ndarray],
     shardings: Any = None,
 ) -> Params:
-    """Our tree, of their tensors, float32: leaf by leaf, so that no more than one leaf is held
-    beside what is done.
+    """Returns our tree of their tensors, in float32. It is built leaf by leaf, so that at most one
+    leaf is held in memory besides the placed ones.
 
     Args:
-      take: name of one of their tensors → its values, best a view of a mapped file.
-      shardings: a tree of shardings on which the leaves are placed; none is the default device.
+      take: maps the name of one of their tensors to its values, ideally a view of a mapped file.
+      shardings: a tree of shardings for the leaves; `None` means the default device.
     """
-    shapes, by_leaf = leaves(config), {}
+    parts_of: dict[str, list[tuple[Place, int, tuple[int, ...]]]] = {}
     for place in places:
         for part, (path, index) in enumerate(place.parts):
-            by_leaf.setdefault(path, []).append((place, part, index))
-    targets = (
-        {}
-        if shardings is None
-        else {
-            "/".join(key.key for key in path): s
-            for path, s in jax.tree_util.tree_flatten_with_path(shardings)[0]
-        }
-    )
-
+            parts_of.setdefault(path, []).append((place, part, index))
+    targets = {} if shardings is None else _by_path(shardings)
     tree: Params = {}
-    for path, shape in sorted(
-        shapes.items(), key=lambda item: -item[1].size
-    ):  # the largest first, when least is held
-        leaf = np.empty(shape.shape, np.float32)
-        for place, part, index in by_leaf[path]:
-            leaf[index] = here(place, part, take(place.name))
+    # The largest first, while the fewest others are held.
+    for path, described in sorted(leaves(config).items(), key=lambda item: -item[1].size):
+        leaf = np.empty(described.shape, np.float32)
+        for place, part, index in parts_of[path]:
+            leaf[index] = from_theirs(place, part, take(place.name))
             if place.entry.plus:
                 leaf[index] += place.entry.plus
             if place.entry.folded:
                 leaf[index] += take(place.entry.folded)[0].astype(np.float32)
         *folders, name = path.split("/")
-        spot = functools.reduce(lambda at, folder: at.setdefault(folder, {}), folders, tree)
-        spot[name] = _placed(leaf, targets.get(path))
-        del leaf  # not to be held beside the next
+        parent = functools.reduce(lambda node, key: node.setdefault(key, {}), folders, tree)
+        parent[name] = _placed(leaf, targets.get(path))
+        del leaf  # before the next is made
     return tree
 
 
 def _placed(leaf: np.ndarray, sharding: Any) -> jax.Array:
-    """The leaf on its devices; done when this returns, so that the host's copy can go."""
-    return jax.block_until_ready(
-        jax.numpy.array(leaf) if sharding is None else jax.device_put(leaf, sharding)
-    )
+    """The leaf on its devices. Waits, so that the host's copy can be freed."""
+    array = jax.numpy.array(leaf) if sharding is None else jax.device_put(leaf, sharding)
+    return jax.block_until_ready(array)
 
 
 def tensors(params: Params, places: Sequence[Place]) -> Iterator[tuple[str, np.ndarray]]:
-    """Their tensors, of our tree, one at a time in the order of `written`."""
-    flat = {
-        "/".join(key.key for key in path): leaf
-        for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
-    }
+    """Yields their tensors of our tree one at a time, in the order of `written`."""
+    flat = _by_path(params)
     for place in places:
-        value = there(place, [np.asarray(flat[path][index]) for path, index in place.parts])
-        yield (
-            place.name,
-            value - np.asarray(place.entry.plus, value.dtype) if place.entry.plus else value,
-        )
+        value = to_theirs(place, [np.asarray(flat[path][index]) for path, index in place.parts])
+        if place.entry.plus:
+            value = value - np.asarray(place.entry.plus, value.dtype)
+        yield place.name, value
         if place.entry.folded:
             yield place.entry.folded, np.zeros((2, value.shape[1]), value.dtype)
 
 
 def written(places: Sequence[Place]) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of what `tensors` gives, in its order."""
-    found: dict[str, tuple[int, ...]] = {}
+    """Returns names and shapes of what `tensors` yields, in its order."""
+    shapes: dict[str, tuple[int, ...]] = {}
     for place in places:
-        shape = found[place.name] = their_shape(place)
+        shape = shapes[place.name] = their_shape(place)
         if place.entry.folded:
-            found[place.entry.folded] = (2, shape[1])
-    return found
+            shapes[place.entry.folded] = (2, shape[1])
+    return shapes
