@@ -1,7 +1,7 @@
-"""Which tensor of each family of models is which of our leaves. One table a family, read both ways
-by `layout`.
+"""Which tensor of a family of models is which of our leaves: one table per family, which `layout`
+reads both ways.
 
-Read `LLAMA` first: most families are it with other norms or another MLP.
+Read `LLAMA` first: most families are Llama with other norms or another MLP.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from gptjax.model import ModelConfig
 def linear(
     theirs: str, ours: str | tuple[str, ...], their_axes: str, our_axes: str, **more
 ) -> tuple[Entry, ...]:
-    """A linear layer's kernel and its bias, which only some models have. Their axes are those of
-    the kernel; the bias has its outputs."""
+    """Returns the kernel of a linear layer and its bias, which only some models have. The axes are
+    those of the kernel; the bias has its outputs."""
     paths = (ours,) if isinstance(ours, str) else ours
     groups = re.findall(r"\([^)]*\)|\S+", their_axes)
-    inputs_first = (
-        our_axes.split()[0] in groups[0]
-    )  # their Conv1D holds [in out], their Linear [out in]
+    # Their Conv1D has [in out], their Linear [out in].
+    inputs_first = our_axes.split()[0] in groups[0]
     outputs = groups[1] if inputs_first else groups[0]
     letters = [letter for letter in our_axes.split() if letter in outputs]
     kept = {
@@ -48,9 +47,10 @@ def linear(
 
 
 def norm(theirs: str, ours: str, plus: float = 0.0) -> tuple[Entry, ...]:
-    """A norm's scale, and its bias where it has one."""
-    return Entry(f"{theirs}.weight", (f"{ours}/scale",), "d", "d", plus=plus), Entry(
-        f"{theirs}.bias", (f"{ours}/bias",), "d", "d"
+    """Returns the scale of a norm, and its bias if it has one."""
+    return (
+        Entry(f"{theirs}.weight", (f"{ours}/scale",), "d", "d", plus=plus),
+        Entry(f"{theirs}.bias", (f"{ours}/bias",), "d", "d"),
     )
 
 
@@ -62,7 +62,7 @@ def heads(
     v: str = "v_proj",
     out: str = "o_proj",
 ) -> tuple[Entry, ...]:
-    """Query, key, value and output of an attention, a layer each."""
+    """Returns query, key, value and output of an attention, one layer each."""
     return (
         *linear(f"{theirs}.{q}", f"{ours}/query", "(n h) d", "d n h"),
         *linear(f"{theirs}.{k}", f"{ours}/key", "(k h) d", "d k h"),
@@ -74,7 +74,7 @@ def heads(
 def mlp(
     theirs: str, ours: str, gate: str = "gate_proj", up: str = "up_proj", down: str = "down_proj"
 ) -> tuple[Entry, ...]:
-    """A gated MLP, or a plain one, which has no gate."""
+    """Returns a gated MLP, or a plain one, which has no gate."""
     return (
         *linear(f"{theirs}.{gate}", f"{ours}/gate", "f d", "d f"),
         *linear(f"{theirs}.{up}", f"{ours}/up", "f d", "d f"),
@@ -93,11 +93,11 @@ SANDWICH = {
     "mlp_norm": "pre_feedforward_layernorm",
     "mlp_out_norm": "post_feedforward_layernorm",
 }
-"""Our norms, and theirs."""
+"""Our norms to theirs."""
 
 
 def around(norms: dict[str, str], plus: float = 0.0) -> tuple[Entry, ...]:
-    """Embedding, output and all norms; Gemma's scales are written without the one that is added."""
+    """Returns embedding, output and all norms. Gemma's scales are stored minus one."""
     each = [
         entry
         for ours, theirs in norms.items()
@@ -118,7 +118,7 @@ MLP = mlp(f"{LAYER}.mlp", "layers/mlp")
 
 
 def experts(where: str, gate: str, up: str, down: str) -> tuple[Entry, ...]:
-    """A router and its experts, a tensor each."""
+    """Returns a router and its experts, one tensor each."""
     return (
         Entry(f"{where}.gate.weight", ("layers/moe/router/kernel",), "e d", "d e"),
         Entry(f"{where}.gate.e_score_correction_bias", ("layers/moe/router/bias",), "e", "e"),
@@ -148,7 +148,7 @@ PHI3 = (
 
 
 def deepseek(config: ModelConfig) -> tuple[Entry, ...]:
-    """Latent attention; they turn neighbours of a head together, we its halves."""
+    """The tensors of V2 and V3. Their RoPE rotates neighbours of a head, ours its halves."""
     narrow, where = config.latent, f"{LAYER}.self_attn"
     half = narrow.rope_width // 2
     pairs = [n for i in range(half) for n in (i, half + i)]
@@ -245,8 +245,7 @@ BERT = (
 
 
 def _t5_half(theirs: str, ours: str, last: int) -> tuple[Entry, ...]:
-    """The encoder or the decoder. The first layer holds the bias that all layers of the half
-    use."""
+    """The encoder or the decoder. Its first layer holds the bias that all its layers use."""
     block, where = f"{theirs}.block.{{i}}.layer", f"{ours}layers"
     return (
         *heads(f"{block}.0.SelfAttention", f"{where}/attention", "q", "k", "v", "o"),
@@ -265,8 +264,7 @@ def _t5_half(theirs: str, ours: str, last: int) -> tuple[Entry, ...]:
 
 
 def t5(config: ModelConfig) -> tuple[Entry, ...]:
-    """Both kinds of T5: the gated MLP's two halves are wi_0 and wi_1, the plain one's only part is
-    wi."""
+    """Returns the tensors of both kinds of T5: a gated MLP has wi_0 and wi_1, a plain one wi."""
     cross = "decoder.block.{i}.layer.1"
     all_of_it = (
         Entry("shared.weight", ("embedding/embedding",), "v d", "v d"),

@@ -19,18 +19,17 @@ from gptjax.formats.opened import About, OpenedModel
 from gptjax.model import Llama3Scaling
 
 KINDS = {"float32": Kind.F32, "float16": Kind.F16, "bfloat16": Kind.BF16, "q8_0": Kind.Q8_0}
-"""Block formats that are written."""
+"""Formats that are written."""
 
 
 def load(path: Path | str, shardings: Any = None) -> OpenedModel:
-    """Reads a model, float32, leaf by leaf: no more than the largest is held beside what is done.
+    """Reads a model in float32, leaf by leaf: at most one leaf is held besides the placed ones.
 
     Args:
-      shardings: config → a tree of shardings on which the parameters are placed; none is the
-        default device.
+      shardings: maps the config to a tree of shardings; `None` means the default device.
 
     Raises:
-      ConfigError: the file is damaged, or its model or tokenizer does what ours does not.
+      ConfigError: the file is damaged, or its model or tokenizer does something that ours does not.
     """
     file = open_file(path)
     num_parts = file.get("split.count", int, 1)
@@ -66,7 +65,7 @@ def load(path: Path | str, shardings: Any = None) -> OpenedModel:
         lambda name: numbers(file, file.tensors[name]),
         None if shardings is None else shardings(config),
     )
-    # Only now, because what it needs in passing would be held beside the parameters.
+    # The tokenizer last, since its temporaries would be held besides the parameters.
     return OpenedModel(config, params, gguf_tokenizer.tokenizer_of(file), _about(file, rows - used))
 
 
@@ -86,18 +85,19 @@ def _about(file: File, padding: int) -> About:
 
 
 NOTES = "gptjax."
-"""Keys of `About.notes` begin with it."""
+"""Prefix of the keys of `About.notes`."""
 
 
-def save(path: Path | str, imported: OpenedModel, dtype: str = "float32") -> None:
+def save(path: Path | str, model: OpenedModel, dtype: str = "float32") -> None:
     """Writes a model that llama.cpp runs, with its tokenizer and chat template.
 
     Args:
       dtype: of matrices: float32, float16, bfloat16 or q8_0, which has 8 bits for each number and a
-        scale for 32 of them (rows that 32 does not divide are float16 then). Vectors, learned
-        positions and routers stay float32. A model whose layers all have the same window, which
-        llama.cpp's Llama has not, is written with a context as long as the window: there it is the
-        same.
+        scale for each 32 (rows that 32 does not divide become float16). Vectors, learned positions
+        and routers stay float32.
+
+    A model whose layers all have the same window, which llama.cpp's Llama cannot have, is written
+    with a context as long as the window; within it, both are the same.
 
     Raises:
       ConfigError: llama.cpp has no architecture for the model, or no tokenizer like its own.
@@ -107,7 +107,7 @@ def save(path: Path | str, imported: OpenedModel, dtype: str = "float32") -> Non
         f"GGUF files are not written as {dtype!r}; it can be"
         f" {', '.join(KINDS)}.{nearest(dtype, KINDS)}",
     )
-    config, about, tokenizer = imported.config, imported.about, imported.tokenizer
+    config, about, tokenizer = model.config, model.about, model.tokenizer
     try:
         arch = gguf_models.architecture(config, about.family)
     except ConfigError:
@@ -118,13 +118,11 @@ def save(path: Path | str, imported: OpenedModel, dtype: str = "float32") -> Non
         Planned(name, shape, _kind(name, shape, KINDS[dtype]))
         for name, shape in layout.written(places).items()
     ]
-    values = (value for _, value in layout.tensors(imported.params, places))
+    values = (value for _, value in layout.tensors(model.params, places))
     if isinstance(config.rope_scaling, Llama3Scaling):
         stretch = gguf_models.stretch(config.rope_scaling, config.rotary_dim, config.rope_base)
-        planned, values = (
-            [Planned("rope_freqs.weight", stretch.shape, Kind.F32), *planned],
-            itertools.chain([stretch], values),
-        )
+        planned = [Planned("rope_freqs.weight", stretch.shape, Kind.F32), *planned]
+        values = itertools.chain([stretch], values)
     fields = {
         "general.name": about.source or "gptjax",
         "general.file_type": FILE_TYPES[dtype],
@@ -147,7 +145,7 @@ def save(path: Path | str, imported: OpenedModel, dtype: str = "float32") -> Non
 
 
 FILE_TYPES = {"float32": 0, "float16": 1, "q8_0": 7, "bfloat16": 32}
-"""How `general.file_type` names what most tensors are."""
+"""`general.file_type` for the type of most tensors."""
 
 
 def _kind(name: str, shape: tuple[int, ...], wanted: Kind) -> Kind:

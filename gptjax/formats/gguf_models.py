@@ -11,6 +11,7 @@ Sources: llama.cpp's architectures and the models that they were made for, named
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,11 +41,11 @@ BASES: dict[str, ModelConfig] = {
     "gemma3": replace(GEMMA, norm_placement="sandwich", qk_norm=True, rope_base=1e6),
     "gpt2": ModelConfig(),
 }
-"""What all models of an architecture have in common."""
+"""What all models of an architecture share."""
 
 LARGEST = {"gemma2": 46, "gemma3": 62}
-"""Layers of those Gemmas that divide queries by another root than that of the head's width;
-metadata does not say it."""
+"""Number of layers of the Gemmas that scale scores by another root than that of the head's width,
+which the metadata does not say."""
 
 
 # --- metadata to config --------------------------------------------------------------------------
@@ -303,7 +304,7 @@ def _yarn(fields: Metadata, factor: float) -> YarnScaling:
 
 
 def stretch(scaling: Llama3Scaling, width: int, base: float) -> np.ndarray:
-    """How many times longer each wave becomes."""
+    """Returns how many times longer each wave becomes."""
     return np.asarray(frequencies(width, base, None) / frequencies(width, base, scaling))
 
 
@@ -311,8 +312,8 @@ def stretch(scaling: Llama3Scaling, width: int, base: float) -> np.ndarray:
 
 
 def metadata(arch: str, c: ModelConfig) -> dict[str, Any]:
-    """Gives the metadata of a model as one of an architecture; what there is no key for is left
-    out."""
+    """Returns the metadata of a model as one of an architecture, without what it has no key for."""
+    epsilon = "layer_norm_epsilon" if c.norm == "layernorm" else "layer_norm_rms_epsilon"
     fields: dict[str, Any] = {
         "context_length": c.context,
         "embedding_length": c.width,
@@ -320,16 +321,16 @@ def metadata(arch: str, c: ModelConfig) -> dict[str, Any]:
         "feed_forward_length": c.mlp_dim,
         "attention.head_count": c.num_heads,
         "attention.head_count_kv": c.kv_heads,
-        (
-            "attention.layer_norm_epsilon"
-            if c.norm == "layernorm"
-            else "attention.layer_norm_rms_epsilon"
-        ): float(c.norm_epsilon),
+        f"attention.{epsilon}": float(c.norm_epsilon),
         "vocab_size": c.vocabulary,
     }
     if c.positions == "rope":
-        fields |= {"rope.freq_base": float(c.rope_base), "rope.dimension_count": c.rotary_dim}
-        fields |= {"attention.key_length": c.head_dim, "attention.value_length": c.head_dim}
+        fields |= {
+            "rope.freq_base": float(c.rope_base),
+            "rope.dimension_count": c.rotary_dim,
+            "attention.key_length": c.head_dim,
+            "attention.value_length": c.head_dim,
+        }
     if isinstance(c.rope_scaling, LinearScaling | YarnScaling):
         fields |= {
             "rope.scaling.type": "yarn" if isinstance(c.rope_scaling, YarnScaling) else "linear",
@@ -342,11 +343,11 @@ def metadata(arch: str, c: ModelConfig) -> dict[str, Any]:
             "rope.scaling.yarn_beta_slow": float(c.rope_scaling.slow),
         }
     if c.experts is not None:
-        fields |= {"expert_count": c.experts.count, "expert_used_count": c.experts.active}
+        width = "expert_feed_forward_length" if arch == "qwen3moe" else "feed_forward_length"
         fields |= {
-            (
-                "expert_feed_forward_length" if arch == "qwen3moe" else "feed_forward_length"
-            ): c.expert_width
+            "expert_count": c.experts.count,
+            "expert_used_count": c.experts.active,
+            width: c.expert_width,
         }
     for cap, key in CAPS.get(arch, {}).items():
         if getattr(c, cap) is not None:
@@ -360,40 +361,37 @@ def metadata(arch: str, c: ModelConfig) -> dict[str, Any]:
 
 
 def architecture(c: ModelConfig, preferred: str | None = None) -> str:
-    """Gives the architecture that a model of ours is written as: one whose metadata, read back,
-    computes the same.
+    """Returns the architecture that a model is written as: one whose metadata, read back, computes
+    the same.
 
-    Phi-3's joins tensors that Llama's has apart, and is only taken if preferred.
+    Phi-3 is used only if preferred: it joins tensors that are separate in Llama.
 
     Raises:
-      ConfigError: there is none; says in what the nearest differs.
+      ConfigError: there is none; names the closest one and in what it differs.
     """
 
     def again(arch: str) -> ModelConfig:
-        tensors = {name: Tensor(name, (), Kind.F32, 0) for name, has in TELLING.items() if has(c)}
+        tensors = {name: Tensor(name, (), Kind.F32, 0) for name, has in TRAITS.items() if has(c)}
         if isinstance(c.rope_scaling, Llama3Scaling):
             tensors["rope_freqs.weight"] = stretch(c.rope_scaling, c.rotary_dim, c.rope_base)
-        return describe(
-            File(Path("the file"), {"general.architecture": arch, **metadata(arch, c)}, tensors),
-            c.vocabulary,
-        )
+        fields = {"general.architecture": arch, **metadata(arch, c)}
+        return describe(File(Path("the file"), fields, tensors), c.vocabulary)
 
-    names = [
-        *([preferred] if preferred in BASES else []),
-        *(arch for arch in BASES if arch != "phi3"),
-    ]
+    names = [arch for arch in BASES if arch != "phi3"]
+    names = [preferred, *names] if preferred in BASES else names
     return equivalence.first_equivalent(c, names, again, "GGUF architecture")
 
 
-TELLING = {"output.weight": lambda c: not c.tied, "blk.0.attn_q.bias": lambda c: c.qkv_bias_enabled}
-"""Tensors whose presence says something that metadata does not."""
+TRAITS: dict[str, Callable[[ModelConfig], bool]] = {
+    "output.weight": lambda c: not c.tied,
+    "blk.0.attn_q.bias": lambda c: c.qkv_bias_enabled,
+}
+"""Tensors whose presence shows a trait that metadata does not."""
 
 
 def in_window(c: ModelConfig) -> ModelConfig:
-    """The same model with a context as long as its window, where all layers have the same: within
+    """Returns the model with a context as long as its window, if all layers have the same: within
     it, they see everything."""
-    spans = {
-        layer.span if layer.sees == "window" and not layer.sinks else None for layer in c.stack
-    }
-    span = spans.pop() if len(spans) == 1 else None
-    return c if span is None else replace(c, context=min(c.context, span))
+    spans = {layer.span for layer in c.stack if layer.sees == "window" and not layer.sinks}
+    every = all(layer.sees == "window" and not layer.sinks for layer in c.stack)
+    return replace(c, context=min(c.context, *spans)) if every and len(spans) == 1 else c

@@ -16,25 +16,24 @@ from gptjax.model import ModelConfig
 
 
 class Family(NamedTuple):
-    """An architecture of theirs."""
+    """An architecture of `transformers`."""
 
     architecture: str
-    """The class that loads it."""
+    """Name of its class."""
     read: Callable[[Keys], ModelConfig]
     write: Callable[[ModelConfig], dict[str, Any]]
     entries: tuple[layout.Entry, ...] | Callable[[ModelConfig], tuple[layout.Entry, ...]]
     prefix: str = "model."
-    """What stands before names in a model with a head; a file without one lacks it."""
+    """Prefix of names in a model with a head; files of bare models lack it."""
     output: str = "lm_head.weight"
-    """The tensor that is the embedding again where the two are tied."""
+    """Name of the output, which repeats the embedding if the two are tied."""
     unused: tuple[str, ...] = ()
-    """Patterns of tensors that are no part of what ours computes."""
+    """Patterns of tensors that a forward pass does not use."""
 
     def places(self, config: ModelConfig) -> list[layout.Place]:
-        """Their tensors of a model."""
-        return layout.places(
-            config, self.entries(config) if callable(self.entries) else self.entries
-        )
+        """Returns the tensors of a model."""
+        entries = self.entries(config) if callable(self.entries) else self.entries
+        return layout.places(config, entries)
 
 
 _SECOND_TOKEN = (r"model\.layers\.{last}\..*",)
@@ -106,29 +105,23 @@ FAMILIES = {
         ),
     ),
 }
-"""By their `model_type`. SmolLM2 is a Llama, Pythia a GPT-NeoX."""
+"""By `model_type`. SmolLM2 is a Llama, Pythia a GPT-NeoX."""
 
 
 def family_of(config: ModelConfig, preferred: str | None = None) -> str:
-    """Names the family that computes what a config computes: the first whose config.json, read
-    again, is the same.
+    """Returns the family that computes what a config computes: the first whose config.json, read
+    back, computes the same.
 
     Raises:
-      ConfigError: there is none; says in what the nearest one differs.
+      ConfigError: there is none; names the closest one and in what it differs.
     """
 
     def again(name: str) -> ModelConfig:
-        keys = Keys(
-            dict(model_type=name, **json.loads(json.dumps(FAMILIES[name].write(config)))),
-            f"a config.json of {name}",
-        )
-        found = FAMILIES[name].read(keys)
+        data = json.loads(json.dumps(FAMILIES[name].write(config)))
+        keys = Keys({"model_type": name, **data}, f"a config.json of {name}")
+        result = FAMILIES[name].read(keys)
         keys.finish()
-        return found
+        return result
 
-    return equivalence.first_equivalent(
-        config,
-        [*([preferred] if preferred in FAMILIES else []), *FAMILIES],
-        again,
-        "family of Hugging Face models",
-    )
+    names = [preferred, *FAMILIES] if preferred in FAMILIES else FAMILIES
+    return equivalence.first_equivalent(config, names, again, "family of Hugging Face models")

