@@ -52,7 +52,16 @@ HOOKED = (
     *(
         f"generate.{name}"
         for name in (
-            *("chain", "contrastive", "decode", "engine", "history", "likelihood", "search"),
+            *(
+                "chain",
+                "contrastive",
+                "decode",
+                "beams",
+                "engine",
+                "history",
+                "likelihood",
+                "search",
+            ),
             *("speculative", "transforms"),
         )
     ),

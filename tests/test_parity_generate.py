@@ -23,8 +23,9 @@ from test_parity import in_our_shapes
 from gptjax import generate
 from gptjax.data import Side
 from gptjax.generate import History, Sampling, neutral
+from gptjax.generate.beams import EARLY, Comparison, answers, start_beams
 from gptjax.generate.history import counts
-from gptjax.generate.search import EARLY, Comparison, answers, search, spread
+from gptjax.generate.search import search
 from gptjax.model import ModelConfig
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -317,7 +318,7 @@ def our_beams(
         search(
             config,
             params,
-            spread(state, np.zeros(3, np.int32), beams),
+            start_beams(state, np.zeros(3, np.int32), beams),
             sampling,
             how,
             np.full((3, 1), stop, np.int32),

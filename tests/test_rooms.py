@@ -91,8 +91,6 @@ LONG_FUNCTIONS = {
     "gptjax/data/documents/tfds.py:read": 61,
     "gptjax/data/prepare.py:_make": 73,
     "gptjax/data/prepare.py:prepare": 68,
-    "gptjax/generate/search.py:_extend_group": 65,
-    "gptjax/generate/speculative.py:_round": 74,
     "gptjax/model/attention/layer.py:__call__": 61,
     "gptjax/model/attention/mla.py:__call__": 80,
     "gptjax/model/config.py:__post_init__": 125,

@@ -1,9 +1,7 @@
 """Beam search, plain and diverse: the likeliest whole answers instead of one token after another,
 in one compiled loop.
 
-Read `Beams` (what the loop remembers), `search` (the loop), `_extend_group` (one step of one
-group), `answers` (what came out). P prompts with K beams each are B = P · K rows; G groups share
-the K beams of a prompt evenly.
+`beams` holds the state. Read `search` (the loop), then `_extend_group` (one step of one group).
 """
 
 from __future__ import annotations
@@ -13,115 +11,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from gptjax import model
-from gptjax.core.arrays import Array, Bool, Float, Int, Numbers, Params
+from gptjax.core.arrays import Array, Bool, Float, Int, Params
+from gptjax.generate.beams import WORST, Beams, Comparison, Done, Running
 from gptjax.generate.chain import ORDER, Sampling, shape, track
-from gptjax.generate.decode import Decoding, branch, peek, within
+from gptjax.generate.decode import peek, within
 from gptjax.generate.history import History
 from gptjax.model import Cache, ModelConfig
-
-WORST = -1e9
-"""The score of a beam that is not there; finite, so that sums and differences of it are numbers."""
-
-EARLY = ("no", "yes", "never")
-"""When a prompt is done, once it has as many whole answers as beams: `yes` at once; `no` when the
-best running beam, at its present length, is worse than all of them; `never` when it is worse at any
-length that it can still reach."""
-
-
-class Running(NamedTuple):
-    """The unfinished answers of each prompt and group, best first."""
-
-    ids: Int[Array, "P G K S"]
-    logprobs: Float[Array, "P G K S"]
-    scores: Float[Array, "P G K"]
-    """Sum of ln p after the transforms."""
-    states: Int[Array, "P G K"]
-    """Where each stands in its constraint, if there is one."""
-
-
-class Done(NamedTuple):
-    """The best whole answers of each prompt and group so far, best first."""
-
-    ids: Int[Array, "P G K S"]
-    logprobs: Float[Array, "P G K S"]
-    scores: Float[Array, "P G K"]
-    """Sum of ln p after the transforms, divided by length to the power of the length penalty."""
-    lengths: Int[Array, "P G K"]
-    """With the prompt, without the stop token."""
-    stopped: Bool[Array, "P G K"]
-    there: Bool[Array, "P G K"]
-
-
-class Beams(NamedTuple):
-    """Everything that the loop remembers."""
-
-    running: Running
-    done: Done
-    cache: Cache
-    prompt: Int[Array, " P"]
-    length: Int[Array, " P"]
-    limit: Int[Array, " P"]
-    open: Bool[Array, "P G"]
-    """A better answer may still come."""
-
-
-class Comparison(NamedTuple):
-    """How answers are compared; one value a prompt."""
-
-    length_penalty: Float[Array, " P"]
-    """Scores are divided by length to this power: 0 favours short answers, 1 compares means, more
-    favours long ones."""
-    early: Int[Array, " P"]
-    """Index into `EARLY`."""
-    diversity: Float[Array, " P"]
-    """How much a token loses for each beam of an earlier group that took it at the same step."""
-
-
-@functools.partial(jax.jit, static_argnames=("beams", "groups"))
-def spread(state: Decoding, start: Int[Array, " P"], beams: int, groups: int = 1) -> Beams:
-    """K equal beams for each row that `prefill` made; of each group only the first has a chance at
-    first, lest all do the same.
-
-    Args:
-      start: where the answers begin in a constraint.
-    """
-    prompts = state.text.limit.shape[0]
-    state = branch(state, jnp.repeat(jnp.arange(prompts), beams))
-    shape = (prompts, groups, beams // groups)
-
-    def grouped(leaf):
-        return leaf.reshape(*shape, *leaf.shape[1:])
-
-    history, worst = state.text.history, jnp.full(shape, WORST)
-    states = jnp.broadcast_to(start[:, None, None], shape)
-    running = Running(
-        grouped(history.ids), grouped(state.text.logprobs), worst.at[:, :, 0].set(0.0), states
-    )
-    done = Done(
-        jnp.zeros_like(running.ids),
-        jnp.zeros_like(running.logprobs),
-        worst,
-        grouped(history.length),
-        jnp.zeros(shape, bool),
-        jnp.zeros(shape, bool),
-    )
-
-    def first(leaf):
-        return leaf[::beams]
-
-    limit = first(state.text.limit)
-    return Beams(
-        running,
-        done,
-        state.cache,
-        first(history.prompt),
-        first(history.length),
-        limit,
-        jnp.broadcast_to((limit > 0)[:, None], shape[:2]),
-    )
 
 
 @functools.partial(jax.jit, static_argnames=("config", "order"), donate_argnames="state")
@@ -135,9 +32,9 @@ def search(
     vocabulary: Int[Array, ""],
     order: tuple[str, ...] = ORDER,
 ) -> Beams:
-    """Searches until no prompt can do better. The state that is given is used up.
+    """Searches until no prompt can do better. `state` is used up.
 
-    Log-probabilities, not logits, go through the transforms, and are not normalised after;
+    Log-probabilities, not logits, go through the transforms, and are not normalised afterwards;
     `sampling` has a row for each beam.
 
     Source: Wu et al. 2016, arXiv:1609.08144, section 7, with length^penalty for its length term;
@@ -145,182 +42,230 @@ def search(
     steers the choice here and does not enter the scores.
     """
 
-    def one(state):
-        return _step(config, params, state, sampling, settings, stop, vocabulary, order)
+    def one(state: Beams) -> Beams:
+        logp, shaped, cache = _scores(config, params, state, sampling, stop, vocabulary, order)
+        return _step(state._replace(cache=cache), logp, shaped, sampling, settings, stop)
 
-    return jax.lax.while_loop(lambda state: jnp.any(state.open), one, state)
+    return jax.lax.while_loop(lambda state: jnp.any(state.unfinished), one, state)
 
 
-def _step(config, params, state, sampling, settings, stop, vocabulary, order) -> Beams:
-    prompts, groups, size, slots = state.running.ids.shape
+def _scores(
+    config: ModelConfig,
+    params: Params,
+    state: Beams,
+    sampling: Sampling,
+    stop: Int[Array, "P stops"],
+    vocabulary: Int[Array, ""],
+    order: tuple[str, ...],
+) -> tuple[Float[Array, "P G K V"], Float[Array, "P G K V"], Cache]:
+    """ln p of every next token of every beam under the model and after the transforms."""
+    prompts, groups, size, _ = state.running.ids.shape
     beams = groups * size
-
-    def wide(leaf):
-        return jnp.repeat(leaf, beams, axis=0)
-
-    history = History(
-        state.running.ids.reshape(-1, slots),
-        wide(state.prompt),
-        wide(state.length),
-        state.running.states.reshape(-1),
-    )
-    logits, cache = peek(config, params, state.cache, history, wide(jnp.any(state.open, axis=1)))
+    active = jnp.repeat(jnp.any(state.unfinished, axis=1), beams)
+    history = _history(state)
+    logits, cache = peek(config, params, state.cache, history, active)
     logp = jax.nn.log_softmax(within(logits, vocabulary), axis=-1)
     keys = jax.random.split(jax.random.key(0), prompts * beams)  # nothing is drawn
-    shaped = shape(logp, sampling, history, keys, wide(stop), order)
+    shaped = shape(logp, sampling, history, keys, jnp.repeat(stop, beams, axis=0), order)
+    by_beam = (prompts, groups, size, -1)
+    return logp.reshape(by_beam), shaped.reshape(by_beam), cache
 
-    def by_beam(leaf):
-        return leaf.reshape(prompts, groups, size, -1)
 
-    taken, extended = jnp.zeros((prompts, logp.shape[-1])), []
+def _history(state: Beams) -> History:
+    """The running beams as rows."""
+    _, groups, size, slots = state.running.ids.shape
+    return History(
+        ids=state.running.ids.reshape(-1, slots),
+        prompt=jnp.repeat(state.prompt, groups * size),
+        length=jnp.repeat(state.length, groups * size),
+        state=state.running.states.reshape(-1),
+    )
+
+
+def _step(
+    state: Beams,
+    logp: Float[Array, "P G K V"],
+    shaped: Float[Array, "P G K V"],
+    sampling: Sampling,
+    settings: Comparison,
+    stop: Int[Array, "P stops"],
+) -> Beams:
+    """Extends every group by one token, one group after another, and reorders the cache."""
+    prompts, groups, size, vocabulary = logp.shape
+    taken, extended = jnp.zeros((prompts, vocabulary)), []
     for g in range(groups):
-        group = jax.tree.map(
-            lambda leaf, g=g: leaf[:, g],
-            (state.running, state.done, state.open, by_beam(logp), by_beam(shaped)),
+        group = _Group(
+            running=jax.tree.map(lambda leaf, g=g: leaf[:, g], state.running),
+            done=jax.tree.map(lambda leaf, g=g: leaf[:, g], state.done),
+            unfinished=state.unfinished[:, g],
+            logp=logp[:, g],
+            shaped=shaped[:, g],
+            penalty=settings.diversity[:, None] * taken,
         )
-        extended.append(
-            _extend_group(*group, state, settings, stop, settings.diversity[:, None] * taken)
-        )
-        taken = (
-            taken
-            + jax.nn.one_hot(extended[-1].taken, taken.shape[1]).sum(axis=1) * group[2][:, None]
-        )
+        extended.append(_extend_group(group, state, settings, stop))
+        counts = jax.nn.one_hot(extended[-1].taken, vocabulary).sum(axis=1)
+        taken = taken + counts * group.unfinished[:, None]
     new = jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *extended)
     rows = (jnp.arange(prompts * groups) * size).reshape(prompts, groups, 1) + new.parent
-    running = new.running._replace(states=state.running.states.reshape(-1)[rows])
-    states = track(
-        sampling, history._replace(state=running.states.reshape(-1)), new.token.reshape(-1)
+    states = state.running.states.reshape(-1)[rows]
+    after = track(
+        sampling, _history(state)._replace(state=states.reshape(-1)), new.token.reshape(-1)
     )
-    running = running if states is None else running._replace(states=states.reshape(rows.shape))
-    length = state.length + jnp.any(state.open, axis=1)
     return Beams(
-        running,
-        new.done,
-        model.take_rows(cache, rows.reshape(-1)),
-        state.prompt,
-        length,
-        state.limit,
-        new.open,
+        running=new.running._replace(states=states if after is None else after.reshape(rows.shape)),
+        done=new.done,
+        cache=model.take_rows(state.cache, rows.reshape(-1)),
+        prompt=state.prompt,
+        length=state.length + jnp.any(state.unfinished, axis=1),
+        limit=state.limit,
+        unfinished=new.unfinished,
     )
+
+
+class _Group(NamedTuple):
+    """One group of every prompt before a step. Fields of `running` and `done` are [P K …]."""
+
+    running: Running
+    done: Done
+    unfinished: Bool[Array, " P"]
+    logp: Float[Array, "P K V"]
+    """ln p of each next token under the model."""
+    shaped: Float[Array, "P K V"]
+    """The same after the transforms."""
+    penalty: Float[Array, "P V"]
+    """For tokens that earlier groups took."""
 
 
 class _Extended(NamedTuple):
-    """One step of one group."""
+    """One group of every prompt after a step."""
 
     running: Running
     parent: Int[Array, "P K"]
+    """The beam that each running beam extends."""
     token: Int[Array, "P K"]
     """The last of each running beam."""
     taken: Int[Array, "P K"]
-    """The last of the best candidates, whether they go on or are whole answers now."""
+    """The last of the best candidates, whether they run on or are whole answers now."""
     done: Done
-    open: Bool[Array, " P"]
+    unfinished: Bool[Array, " P"]
+
+
+class _Candidates(NamedTuple):
+    """The best extensions of the beams of one group, best first; C of them."""
+
+    parent: Int[Array, "P C"]
+    token: Int[Array, "P C"]
+    chosen: Float[Array, "P C"]
+    """Score less the diversity penalty."""
+    scores: Float[Array, "P C"]
+    ids: Int[Array, "P C S"]
+    logprobs: Float[Array, "P C S"]
+    stopped: Bool[Array, "P C"]
+    """The token is a stop token."""
+    ends: Bool[Array, "P C"]
+    """It is a whole answer, by a stop token or at its limit."""
 
 
 def _extend_group(
-    running, done, open, logp, shaped, state: Beams, settings: Comparison, stop, penalty
+    group: _Group, state: Beams, settings: Comparison, stop: Int[Array, "P stops"]
 ) -> _Extended:
-    prompts, size, vocabulary = shaped.shape
-    count = state.length - state.prompt + 1
-    total = running.scores[:, :, None] + shaped
-    most = min(
-        max(2, 1 + stop.shape[1]) * size, size * vocabulary
-    )  # so many that enough go on if all stop ids are among them
-    chosen, index = jax.lax.top_k((total - penalty[:, None, :]).reshape(prompts, -1), most)
+    """Extends the beams of a group by one token."""
+    size, count = group.shaped.shape[1], state.length - state.prompt + 1
+    found = _candidates(group, state, stop, count)
+    unfinished_scores = jnp.where(found.ends, WORST, 0.0)
+    _, best = jax.lax.top_k(unfinished_scores + found.chosen, size)
+    running = Running(
+        ids=_pick(found.ids, best),
+        logprobs=_pick(found.logprobs, best),
+        scores=_pick(unfinished_scores + found.scores, best),
+        states=group.running.states,
+    )
+    done = _collect(group, found, settings, state.length, count)
+    return _Extended(
+        running=running,
+        parent=_pick(found.parent, best),
+        token=_pick(found.token, best),
+        taken=found.token[:, :size],
+        done=done,
+        unfinished=_may_improve(group, running, done, state, settings, count),
+    )
+
+
+def _candidates(
+    group: _Group, state: Beams, stop: Int[Array, "P stops"], count: Int[Array, " P"]
+) -> _Candidates:
+    """The best pairs of a beam and a next token: so many that enough run on if all stop ids are
+    among them."""
+    prompts, size, vocabulary = group.shaped.shape
+    total = group.running.scores[:, :, None] + group.shaped
+    most = min(max(2, 1 + stop.shape[1]) * size, size * vocabulary)
+    penalised = (total - group.penalty[:, None, :]).reshape(prompts, -1)
+    chosen, index = jax.lax.top_k(penalised, most)
     parent, token = index // vocabulary, index % vocabulary
+    stopped = jnp.any(token[:, :, None] == stop[:, None, :], axis=-1)
+    rows, places = jnp.arange(prompts)[:, None], jnp.arange(most)[None]
 
-    def pick(leaf, at):
-        return jnp.take_along_axis(leaf, at.reshape(*at.shape, *(1,) * (leaf.ndim - 2)), axis=1)
+    def written(leaf: Array, new: Array) -> Array:
+        at = jnp.where(stopped, leaf.shape[-1], state.length[:, None])
+        return _pick(leaf, parent).at[rows, places, at].set(new, mode="drop")
 
-    value, own = (
-        jnp.take_along_axis(leaf.reshape(prompts, -1), index, axis=1) for leaf in (total, logp)
-    )
-    hit = jnp.any(token[:, :, None] == stop[:, None, :], axis=-1)
-    ends = hit | (count >= state.limit)[:, None]
-
-    row, place = jnp.arange(prompts)[:, None], jnp.arange(most)[None]
-
-    def written(leaf, new):
-        return (
-            pick(leaf, parent)
-            .at[row, place, jnp.where(hit, leaf.shape[-1], state.length[:, None])]
-            .set(new, mode="drop")
-        )
-
-    ids, logprobs = written(running.ids, token), written(running.logprobs, own)
-
-    _, best = jax.lax.top_k(jnp.where(ends, WORST, 0.0) + chosen, size)
-    going = Running(
-        pick(ids, best),
-        pick(logprobs, best),
-        pick(jnp.where(ends, WORST, 0.0) + value, best),
-        running.states,
+    own = jnp.take_along_axis(group.logp.reshape(prompts, -1), index, axis=1)
+    return _Candidates(
+        parent=parent,
+        token=token,
+        chosen=chosen,
+        scores=jnp.take_along_axis(total.reshape(prompts, -1), index, axis=1),
+        ids=written(group.running.ids, token),
+        logprobs=written(group.running.logprobs, own),
+        stopped=stopped,
+        ends=stopped | (count >= state.limit)[:, None],
     )
 
-    full = jnp.all(done.there, axis=1)
-    new = (
-        ends
-        & (place < size)
-        & (value > WORST / 2)
-        & (open & ~(full & (settings.early == 1)))[:, None]
+
+def _collect(
+    group: _Group,
+    found: _Candidates,
+    settings: Comparison,
+    length: Int[Array, " P"],
+    count: Int[Array, " P"],
+) -> Done:
+    """The best whole answers, those among the first K candidates included."""
+    size = group.shaped.shape[1]
+    full = jnp.all(group.done.there, axis=1)
+    new = found.ends & (jnp.arange(found.ends.shape[1])[None] < size)
+    new &= found.scores > WORST / 2
+    new &= (group.unfinished & ~(full & (settings.early == 1)))[:, None]
+    lengths = (count.astype(jnp.float32) ** settings.length_penalty)[:, None]
+    whole = Done(
+        ids=found.ids,
+        logprobs=found.logprobs,
+        scores=jnp.where(new, found.scores / lengths, WORST),
+        lengths=length[:, None] + ~found.stopped,
+        stopped=found.stopped,
+        there=new,
     )
-    scores = jnp.where(
-        new, value / (count.astype(jnp.float32) ** settings.length_penalty)[:, None], WORST
-    )
-    lengths = state.length[:, None] + ~hit
-    found = Done(ids, logprobs, scores, lengths, hit, new)
-    both = jax.tree.map(lambda old, more: jnp.concatenate([old, more], axis=1), done, found)
-    done = jax.tree.map(lambda leaf: pick(leaf, jax.lax.top_k(both.scores, size)[1]), both)
-
-    reach = jnp.where(
-        (settings.early == 2) & (settings.length_penalty > 0), state.limit, count
-    ).astype(jnp.float32)
-    possible = jnp.max(going.scores, axis=1) / reach**settings.length_penalty
-    full = jnp.all(done.there, axis=1)
-    better = (~full | (possible > jnp.min(done.scores, axis=1))) & (
-        jnp.max(going.scores, axis=1) > WORST / 2
-    )
-    still = open & better & ~(full & (settings.early == 1)) & (count < state.limit)
-    return _Extended(going, pick(parent, best), pick(token, best), token[:, :size], done, still)
+    both = jax.tree.map(lambda old, more: jnp.concatenate([old, more], axis=1), group.done, whole)
+    _, best = jax.lax.top_k(both.scores, size)
+    return jax.tree.map(lambda leaf: _pick(leaf, best), both)
 
 
-class Answers(NamedTuple):
-    """The whole answers of each prompt, best first; the first `lengths` tokens of each count."""
+def _may_improve(
+    group: _Group,
+    running: Running,
+    done: Done,
+    state: Beams,
+    settings: Comparison,
+    count: Int[Array, " P"],
+) -> Bool[Array, " P"]:
+    """Whether a running beam may still become one of the best whole answers; see `EARLY`."""
+    full, best = jnp.all(done.there, axis=1), jnp.max(running.scores, axis=1)
+    never = (settings.early == 2) & (settings.length_penalty > 0)
+    reach = jnp.where(never, state.limit, count).astype(jnp.float32)
+    better = ~full | (best / reach**settings.length_penalty > jnp.min(done.scores, axis=1))
+    better &= best > WORST / 2
+    return group.unfinished & better & ~(full & (settings.early == 1)) & (count < state.limit)
 
-    ids: Int[Numbers, "P N M"]
-    logprobs: Float[Numbers, "P N M"]
-    """ln p of each token under the model itself."""
-    lengths: Int[Numbers, "P N"]
-    scores: Float[Numbers, "P N"]
-    stopped: Bool[Numbers, "P N"]
-    there: Bool[Numbers, "P N"]
-    """False where so many answers are not possible."""
 
-
-def answers(state: Beams, best: int) -> Answers:
-    """The `best` answers of each prompt among all groups, taken to the host."""
-
-    def flat(leaf):
-        return np.asarray(leaf).reshape(leaf.shape[0], -1, *leaf.shape[3:])
-
-    ids, logprobs, scores, lengths, stopped, there = map(flat, state.done)
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :best]
-    prompt, most = np.asarray(state.prompt), int(np.asarray(state.limit).max())
-    place = np.minimum(prompt[:, None, None] + np.arange(most)[None, None], ids.shape[-1] - 1)
-
-    def pick(leaf):
-        return np.take_along_axis(leaf, order, axis=1)
-
-    def take(leaf):
-        return np.take_along_axis(
-            np.take_along_axis(leaf, order[:, :, None], axis=1), place, axis=2
-        )
-
-    return Answers(
-        take(ids),
-        take(logprobs),
-        pick(lengths) - prompt[:, None],
-        pick(scores),
-        pick(stopped),
-        pick(there),
-    )
+def _pick(leaf: Array, at: Int[Array, "P C"]) -> Array:
+    """The entries of the second axis at these places."""
+    return jnp.take_along_axis(leaf, at.reshape(*at.shape, *(1,) * (leaf.ndim - 2)), axis=1)

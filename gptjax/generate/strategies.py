@@ -15,10 +15,11 @@ import numpy as np
 
 from gptjax.core.arrays import Params
 from gptjax.generate.batch import Batch, Prefix, read_prompts, side_of
+from gptjax.generate.beams import EARLY, Answers, Comparison, answers, start_beams
 from gptjax.generate.contrastive import Contrast, contrast, open_contrast
 from gptjax.generate.decode import Decoding, Text, branch, bucket, guided, padded, prefill
 from gptjax.generate.engine import Slots, advance, fill
-from gptjax.generate.search import EARLY, Answers, Comparison, answers, search, spread
+from gptjax.generate.search import search
 from gptjax.generate.speculative import Setting, Speculating, speculate
 from gptjax.model import ModelConfig
 
@@ -166,7 +167,7 @@ def best_answers(
     beams = search(
         config,
         params,
-        spread(reading, start, s.beams, s.beam_groups),
+        start_beams(reading, start, s.beams, s.beam_groups),
         batch.columns.sampling,
         settings,
         batch.columns.stop[:: s.beams],
