@@ -81,7 +81,7 @@ def read_text_files(
         call.
     """
     if source.path is None:
-        yield from read_standard_library()
+        yield from (document for document in read_standard_library() if document.text)
         return
     path, any_text, structured = Path(source.path), False, False
     quota = Quota(source.max_bad_records, pass_over)
