@@ -25,7 +25,18 @@ from gptjax.core.config import (
     to_dict,
 )
 from gptjax.core.user_config import cli, load_python
-from gptjax.data import GPT2, Bytes, Characters, DataConfig, Mixture, SentencePiece, Text, Tfds
+from gptjax.data import (
+    GPT2,
+    Bytes,
+    Characters,
+    Classification,
+    DataConfig,
+    Mixture,
+    Records,
+    SentencePiece,
+    Text,
+    Tfds,
+)
 from gptjax.generate import SampleConfig
 from gptjax.model import ModelConfig, gpt2, llama, small
 from gptjax.sharding.mesh import MeshConfig
@@ -109,7 +120,7 @@ def test_a_saved_config_is_plain_json_in_which_no_field_is_left_out(tmp_path):
 
     save(tmp_path / "config.json", KINDS["limits"])
     text = (tmp_path / "config.json").read_text(encoding="utf-8")
-    walk(KINDS["limits"], json.loads(text, parse_constant=lambda word: pytest.fail(word)))
+    walk(KINDS["limits"], json.loads(text, parse_constant=pytest.fail))
 
 
 def test_a_field_that_is_left_out_has_its_default():
@@ -385,9 +396,9 @@ def test_a_class_from_elsewhere_in_a_config_file_is_read(tmp_path):
 
 
 def test_a_class_from_elsewhere_may_not_take_a_name_of_ours():
-    Square = dataclasses.make_dataclass("Square", [], bases=(Shape,), frozen=True)
+    other = dataclasses.make_dataclass("Square", [], bases=(Shape,), frozen=True)
     with pytest.raises(ConfigError, match="rename yours"):
-        to_dict(Drawing(Square()))
+        to_dict(Drawing(other()))
 
 
 def test_names_and_forms_of_earlier_versions_are_read():
@@ -531,6 +542,34 @@ def test_kinds_stay_when_their_values_change():
     assert type(changed.optim) is Muon and changed.optim == Muon(peak=3e-4)
     assert changed.data.source == dataclasses.replace(base.data.source, weights=(1.0, 2.0, 3.0))
     assert changed.data.tokenizer == GPT2("other")
+
+
+KINDS_BY_FLAG = {
+    "--optim sgd": ("optim", SGD()),
+    "--optim=lion --optim.peak 1e-4": ("optim", Lion(peak=1e-4)),
+    "--optim.peak 0.5 --optim SGD": ("optim", SGD(peak=0.5)),
+    "--data.tokenizer bytes": ("data", DataConfig(tokenizer=Bytes())),
+    "--data.tokenizer gpt2 --data.tokenizer.path d": ("data", DataConfig(tokenizer=GPT2("d"))),
+    "--data.source tfds --data.source.name lm1b": ("data", DataConfig(source=Tfds("lm1b"))),
+    "--data.source records --data.source.path x.tsv --data.task classification": (
+        "data",
+        DataConfig(source=Records("x.tsv"), task=Classification()),
+    ),
+}
+
+
+@pytest.mark.parametrize("typed", KINDS_BY_FLAG)
+def test_a_flag_chooses_the_class_of_a_field_that_takes_several(typed):
+    field, wanted = KINDS_BY_FLAG[typed]
+    options, changed = flags(*typed.split(), "--steps", "7", "--force")
+    assert getattr(changed, field) == wanted and changed.steps == 7 and options.force
+    assert differences(dataclasses.replace(Experiment(steps=7), **{field: wanted}), changed) == {}
+
+
+def test_a_class_that_is_unknown_or_lacks_a_value_is_refused():
+    refused_flags(("--optim is 'sgdd'", "Did you mean 'sgd'?"), "--optim", "sgdd")
+    refused_flags(("data.source", "'name'", "Tfds"), "--data.source", "tfds")
+    refused_flags(("Classification", "needs records"), "--data.task", "classification")
 
 
 def test_a_whole_number_is_enough_for_a_number():

@@ -8,6 +8,7 @@ import gzip
 import json
 import lzma
 import os
+import re
 import shutil
 import sys
 from itertools import pairwise
@@ -22,6 +23,7 @@ from gptjax.data import (
     Bytes,
     Characters,
     DataConfig,
+    Published,
     Text,
     batch,
     batches,
@@ -551,6 +553,39 @@ def test_the_remains_of_a_killed_preparation_do_not_stop_the_next(tmp_path):
     shutil.copytree(made, made.with_name(f".making-{made.name}-{os.getpid()}"))
     shutil.rmtree(made)
     assert texts(prepare(config), prepare(config).train)
+
+
+# --- text that a tokenizer cannot write
+
+
+def published_for(folder: Path, text: str) -> Published:
+    """A published tokenizer that knows the characters of a text, and drops all others."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made.train_from_iterator([text] * 50, trainers.BpeTrainer(vocab_size=100))
+    folder.mkdir()
+    made.save(str(folder / "tokenizer.json"))
+    return Published(str(folder))
+
+
+def test_text_that_a_tokenizer_loses_is_measured_refused_and_left_out_of_bits_per_byte(tmp_path):
+    tokenizer = published_for(tmp_path / "tokenizer", "the quick brown fox jumps")
+    text = "深度学习 the fox 数据 " * 500
+    config = configured(tmp_path, text, tokenizer=tokenizer)
+    with pytest.raises(ConfigError, match=r"cannot write \d+\.\d\d% of the text \(深 度") as caught:
+        prepare(config)
+    allowed = float(re.search(r"--data\.max-lost (\S+?)\.?$", str(caught.value))[1])
+    said = []
+    found = prepare(dataclasses.replace(config, max_lost=allowed), said.append)
+    lost = len("深度学习数据".encode()) / len("深度学习thefox数据".encode())
+    assert found.train.header.facts["lost"] == pytest.approx(lost, abs=0.01)
+    whole = len(text[: int(0.9 * len(text))].encode())
+    assert found.train.header.num_bytes == pytest.approx((1 - lost) * whole, rel=0.01)
+    assert sum("cannot write" in line for line in said) == 1
+    covered = configured(tmp_path, "the brown fox jumps " * 500, tokenizer=tokenizer)
+    assert "lost" not in prepare(covered).train.header.facts
 
 
 # --- damaged or changed

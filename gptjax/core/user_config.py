@@ -1,6 +1,7 @@
 """What a user writes: a Python config file, and flags on the command line.
 
-Read `load_python` and `cli`; both end in the strict parser of `config`.
+Read `load_python` and `cli`; both end in the strict parser of `config`. A flag changes a value
+(`--optim.peak 0.1`) or, where a field takes several classes, chooses one (`--optim sgd`).
 """
 
 from __future__ import annotations
@@ -113,7 +114,8 @@ def cli(
     Args:
       options: a dataclass of the command's own flags.
       args: what the user typed.
-      base: a config whose values flags may change too (`--model.num-layers 6`). Classes stay.
+      base: a config that flags may change too: its values (`--model.num-layers 6`), and the class
+        of a field that takes several (`--optim sgd`), which then has its defaults.
 
     Returns:
       The options; with `base`, the pair (options, changed base).
@@ -126,6 +128,7 @@ def cli(
 
     hint: Any = options
     if base is not None:
+        base, args = _choose_kinds(base, args)
         unnamed = tyro.conf.arg(name="")
         base_hint = Annotated[tyro.conf.FlagConversionOff[type(base)], unnamed]
         hint = dataclasses.make_dataclass(
@@ -150,6 +153,72 @@ def cli(
     return parsed.options, from_dict(
         type(base), to_dict(parsed.base), known=classes_in(parsed.base)
     )
+
+
+def _choose_kinds(base: Any, args: list[str]) -> tuple[Any, list[str]]:
+    """Returns `base` with the classes that flags name, and the other flags.
+
+    A required field of a new class keeps the value that the old one has under its name; otherwise
+    its own flag has to give it.
+    """
+    plain, rest = to_dict(base), []
+    words = [word for arg in args for word in _split_flag(arg)]
+    changed, at = False, 0
+    while at < len(words):
+        kinds = _kinds_at(type(base), words[at])
+        name = words[at + 1].replace("-", "").replace("_", "").lower() if words[at + 1 :] else ""
+        if not kinds:
+            rest.append(words[at])
+            at += 1
+            continue
+        require(
+            name in kinds,
+            f"{words[at]} is {name!r}; it can be {', '.join(kinds)}.{nearest(name, kinds)}",
+        )
+        _replace(plain, words[at], kinds[name], words)
+        changed, at = True, at + 2
+    if not changed:
+        return base, args
+    return from_dict(type(base), plain, known=classes_in(base)), rest
+
+
+def _split_flag(arg: str) -> list[str]:
+    """`--name=value` as two words."""
+    return arg.split("=", 1) if re.match(r"--[\w.-]+=", arg) else [arg]
+
+
+def _keys(flag: str) -> list[str]:
+    return flag.removeprefix("--").replace("-", "_").split(".")
+
+
+def _kinds_at(cls: type, flag: str) -> dict[str, type]:
+    """The classes, by lower-case name, that the field of a flag takes; none if it takes one."""
+    hint: Any = cls
+    for key in _keys(flag) if flag.startswith("--") else ():
+        if not (isinstance(hint, type) and dataclasses.is_dataclass(hint)):
+            return {}
+        hint = field_types(hint).get(key)
+    options = [option for option in typing.get_args(hint) if dataclasses.is_dataclass(option)]
+    return {kind.__name__.lower(): kind for kind in options} if len(options) > 1 else {}
+
+
+def _replace(plain: dict, flag: str, kind: type, words: list[str]) -> None:
+    """Puts the defaults of a class into the plain values of a config."""
+    *above, last = _keys(flag)
+    for key in above:
+        plain = plain[key]
+    old, new = plain[last], {"kind": kind.__name__}
+    for field in dataclasses.fields(kind):
+        required = (
+            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        )
+        own_flag = f"{flag}.{field.name}".replace("_", "-")
+        flags = [word.replace("_", "-") for word in words]
+        if required and own_flag in flags[:-1]:
+            new[field.name] = words[flags.index(own_flag) + 1]
+        elif required and old.get(field.name) is not None:
+            new[field.name] = old[field.name]
+    plain[last] = new
 
 
 def _one_line(box: str, synonyms: Mapping[str, str]) -> str:

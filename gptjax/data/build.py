@@ -9,11 +9,12 @@ import hashlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gptjax.core.config import require
 from gptjax.data import store
 from gptjax.data.compressors import Compressors
+from gptjax.data.coverage import Coverage
 from gptjax.data.documents import sources
 from gptjax.data.documents.sources import Document, Source, Survey
 from gptjax.data.split import Split
@@ -106,6 +107,7 @@ class StoreBuilder:
         self.tokenizer, self.task = tokenizer, task
         self.writer = store.Writer(path, tokenizer.vocab_size + task.extra_ids)
         self.compressors = Compressors() if compress and not task.records else None
+        self.coverage = Coverage(tokenizer)
         self.documents: list[Document] = []
         self.num_bytes = self.waiting = 0
 
@@ -126,6 +128,8 @@ class StoreBuilder:
         try:
             for ids in self.task.examples(self.documents, self.tokenizer):
                 self.writer.add(ids)
+            for document in self.documents:
+                self.coverage.add(self.task.texts(document))
         except Exception as error:
             error.add_note(f"It happened in {self._culprit()}.")
             raise
@@ -143,5 +147,8 @@ class StoreBuilder:
     def close(self, fingerprint: str) -> store.Header:
         """Writes what is left and seals the store."""
         self.tokenise()
-        facts = self.compressors.bits_per_byte() if self.compressors else {}
-        return self.writer.close(num_bytes=self.num_bytes, fingerprint=fingerprint, facts=facts)
+        facts: dict[str, Any] = self.compressors.bits_per_byte() if self.compressors else {}
+        if lost := self.coverage.lost():
+            facts |= {"lost": lost, "lost characters": self.coverage.examples()}
+        written = round(self.num_bytes * (1 - lost))  # the bytes that the ids spell
+        return self.writer.close(num_bytes=written, fingerprint=fingerprint, facts=facts)

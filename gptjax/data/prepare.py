@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import gptjax
 from gptjax.core.config import require, stable_dict
@@ -44,6 +44,8 @@ class DataConfig:
     documents if there are 50 or more."""
     isolated: bool = True
     """Documents that share a row do not see each other."""
+    max_lost: float = 0.01
+    """Largest share of the text that may consist of characters which the tokenizer cannot write."""
     cache: str | None = None
     """Folder of prepared data; `None` is the user's cache folder."""
 
@@ -151,6 +153,8 @@ def prepare(
             f"the token store {opened.path} is of another text or tokenizer; delete the folder"
             f" {folder}, it is made again.",
         )
+    facts = max((opened.header.facts for opened in stores.values()), key=_lost)
+    _require_covered(facts, config.max_lost, say)
     return Prepared(
         tokenizer=tokenizer,
         train=stores["train"],
@@ -160,6 +164,25 @@ def prepare(
         passed_over=survey.passed_over,
         task=config.task,
     )
+
+
+def _lost(facts: dict[str, Any]) -> float:
+    """The share of a store's text that the tokenizer cannot write."""
+    return facts.get("lost", 0.0)
+
+
+def _require_covered(facts: dict[str, Any], most: float, say: Callable[[str], None]) -> None:
+    """Refuses a text of which the tokenizer loses too much."""
+    lost = _lost(facts)
+    if not lost:
+        return
+    loss = f"the tokenizer cannot write {lost:.2%} of the text ({facts['lost characters']})"
+    require(
+        lost <= most,
+        f"{loss}; use another data.tokenizer, or allow the loss with --data.max-lost"
+        f" {min(1.0, 1.1 * lost):.2g}.",
+    )
+    say(f"{loss}; bits per byte are those of the rest")
 
 
 def _settings(config: DataConfig) -> dict:

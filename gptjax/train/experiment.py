@@ -216,7 +216,7 @@ def guessed(experiment: Experiment) -> Experiment:
 
 
 FREE = (
-    *("steps", "evaluation.", "checkpoints.", "log_every", "watchdog", "data.cache"),
+    *("steps", "evaluation.", "checkpoints.", "log_every", "watchdog", "data.cache", "data.max_lost"),
     *(
         "mesh.",
         "model.layers",

@@ -76,7 +76,7 @@ class Task(Open):
     # --- documents to examples
 
     def texts(self, document: Document) -> tuple[str, ...]:
-        """Returns the texts of a document that the tokenizer learns from."""
+        """Returns the texts of a document that are tokenised."""
         return (document.text,) if document.source is None else (document.source, document.text)
 
     def examples(self, documents: Sequence[Document], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
