@@ -161,7 +161,7 @@ def prepare_tfds(source: Text, data_dir: Path | str, name: str) -> Path:
     )
     tfds = _import_tfds()
 
-    class Documents(tfds.dataset_builders.AdhocBuilder, skip_registration=True):  # pyright: ignore
+    class Documents(tfds.dataset_builders.AdhocBuilder, skip_registration=True):  # pyright: ignore[reportGeneralTypeIssues, reportCallIssue]
         """Replaces the original, which imports TensorFlow to check the type of its input."""
 
         def _split_generators(self, dl_manager: Any) -> dict:
