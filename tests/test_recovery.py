@@ -520,7 +520,9 @@ def test_rolling_back_trains_the_same_steps_again_and_keeps_the_old_ones_aside(
     for step, why in ((5, "has no step 5; it has 4, 6, 9, 12"), (6, "6 is damaged")):
         assert cli.main([*told, "--rollback-to", str(step)]) == 2
         assert why in (said := capsys.readouterr().err) and "--rollback-to" in said
-    assert steps.folders(Run(path).checkpoints) == [4, 6, 9, 12], "nothing is moved by a refused rollback"
+    assert steps.folders(Run(path).checkpoints) == [4, 6, 9, 12], (
+        "nothing is moved by a refused rollback"
+    )
     os.truncate(max(files_below(path / "checkpoints/12"), key=lambda f: f.stat().st_size), 10)
     assert cli.main([*told, "--no-fall-back"]) == 2
     assert (

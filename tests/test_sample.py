@@ -48,7 +48,9 @@ def home(monkeypatch, tmp_path) -> Path:
     monkeypatch.setattr(
         sample,
         "load",
-        lambda path, step=None, mesh=None: TINY._replace(params=weights(1)) if str(path) == "other" else TINY,
+        lambda path, step=None, mesh=None: (
+            TINY._replace(params=weights(1)) if str(path) == "other" else TINY
+        ),
     )
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))

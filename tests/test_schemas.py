@@ -36,6 +36,13 @@ SCHEMAS = PYDANTIC | {
         "propertyNames": {"maxLength": 2, "pattern": "^[a-z]+$"},
         "additionalProperties": {"type": "boolean"},
     },
+    "names that match nothing": {
+        "type": "object",
+        "properties": {"ok": {"type": "integer"}, "No": {"type": "integer"}},
+        "propertyNames": {"pattern": "^[a-z]*$"},
+        "patternProperties": {"^q": {"type": "null"}},
+        "additionalProperties": {"type": "boolean"},
+    },
     "properties and others": {
         "type": "object",
         "properties": {"a": {"const": 1}, "b": {"const": 2}},
@@ -255,6 +262,12 @@ REFUSED = {
         {"type": "array", "uniqueItems": True, "items": {"enum": [1, 2]}, "minItems": 3},
         "matches no text at all",
     ),
+    "a pattern that looks behind": (
+        {"type": "string", "pattern": "(?<=a)b"},
+        "the pattern looks behind, which a finite automaton cannot do",
+    ),
+    "a huge minimum": ({"type": "string", "minLength": 10**9}, "it is too large to compile"),
+    "a huge maximum": ({"type": "string", "pattern": "a*", "maxLength": 10**9}, "repeats too much"),
     "too many items": (
         {"type": "array", "maxItems": 9000, "items": model(a={"type": "integer"})},
         "use shorter repetitions, fewer items or flatter nesting",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +31,7 @@ from gptjax.generate.constraints.languages import (
     seq,
     some,
 )
-from gptjax.generate.constraints.patterns import regex
+from gptjax.generate.constraints.patterns import matches, regex
 
 if TYPE_CHECKING:
     from gptjax.generate.constraints.schema import SchemaReader
@@ -86,7 +85,7 @@ def counted(
         if count >= low:
             ends.add(here)
         if count >= low - 1:
-            more = listed(last, max(low - count, 0, 1), None if high is None else high - count)
+            more = listed(last, 1, None if high is None else high - count)
             edges.append((here, seq(COMMA if count else EMPTY, more), end))
     return Graph(tuple(edges), frozenset(ends))
 
@@ -132,14 +131,17 @@ def _named(
     wrong = [name for name in required if not isinstance(name, str)]
     require(not wrong, f"{where} requires {wrong}; names are texts (--schema).")
     constants = reader.constants(given.get("propertyNames", True), where, inside)
-    names = dict.fromkeys([*properties, *required, *(constants or ())])
-    if constants is not None:
-        lacking = [name for name in required if name not in constants]
-        require(not lacking, f"{where} requires {lacking}, which propertyNames lacks (--schema).")
-        names = {name: None for name in names if name in constants}
+    if constants is None:
+        automaton = compile_language(_name_text(reader, given, where, inside))
     named = {}
-    for name in names:
-        matching = [schema for pattern, schema in patterns.items() if re.search(pattern, name)]
+    for name in dict.fromkeys([*properties, *required, *(constants or ())]):
+        allowed = name in constants if constants is not None else automaton.accepts(name.encode())
+        if not allowed:
+            require(
+                name not in required, f"{where} requires {name!r}, which propertyNames forbids."
+            )
+            continue
+        matching = [schema for pattern, schema in patterns.items() if matches(pattern, name)]
         own = [properties[name]] if name in properties else []
         named[name] = own + matching or [given.get("additionalProperties", True)]
     return named
@@ -158,7 +160,7 @@ def _free_pairs(
     extra = given.get("additionalProperties", not closed)
     if extra is False and "patternProperties" not in given:
         return NOTHING
-    allowed = _name_text(reader, given.get("propertyNames", True), where, inside)
+    allowed = _name_text(reader, given, where, inside)
     if allowed is NOTHING:
         return NOTHING
     if named:
@@ -183,17 +185,20 @@ def _free_pairs(
     )
 
 
-def _name_text(reader: SchemaReader, schema: Any, where: str, inside: tuple[str, ...]) -> Language:
-    """The texts that may be names, where they are not constants."""
+def _name_text(
+    reader: SchemaReader, given: Mapping[str, Any], where: str, inside: tuple[str, ...]
+) -> Language:
+    """The texts that `propertyNames` allows; none if they are constants."""
+    schema = given.get("propertyNames", True)
     if reader.constants(schema, where, inside) is not None:
         return NOTHING
     flat, _ = reader.flat(schema, f"{where}.propertyNames", inside)
-    given = {key: value for key, value in (flat or {}).items() if key != "type"}
-    unknown = ", ".join(sorted(set(given) - {"minLength", "maxLength", "pattern", "format"}))
+    rules = {key: value for key, value in (flat or {}).items() if key != "type"}
+    unknown = ", ".join(sorted(set(rules) - {"minLength", "maxLength", "pattern", "format"}))
     require(
         not unknown, f"{where}.propertyNames has {unknown!r}, which is not supported (--schema)."
     )
-    return strings.string_text(given, f"{where}.propertyNames") if given else ANY_TEXT
+    return strings.string_text(rules, f"{where}.propertyNames") if rules else ANY_TEXT
 
 
 # --- arrays -------------------------------------------------------------------------------------

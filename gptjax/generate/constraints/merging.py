@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
 from gptjax.core.config import require
+from gptjax.generate.constraints.patterns import matches
 
 Schema = dict[str, Any]
 
@@ -58,7 +58,7 @@ def _closed(schema: Schema, other: Schema) -> Schema:
     foreign = {
         name: extra
         for name in other.get("properties", {})
-        if name not in named and not any(re.search(pattern, name) for pattern in patterns)
+        if name not in named and not any(matches(pattern, name) for pattern in patterns)
     }
     return {**schema, "properties": {**named, **foreign}} if foreign else schema
 

@@ -7,6 +7,7 @@ or depends on how an engine searches (atomic groups, possessive repetition) is r
 
 from __future__ import annotations
 
+import functools
 import re
 
 from gptjax.generate.constraints.automaton import compile_language, intersect, subtract
@@ -42,10 +43,17 @@ def regex(pattern: str, anywhere: bool = False) -> Language:
     Raises:
       ConfigError: the pattern is malformed, or uses what a finite automaton cannot follow.
     """
-    reader = _RegexReader(pattern, "regex", "--regex")
+    named = ("pattern", "--schema") if anywhere else ("regex", "--regex")
+    reader = _RegexReader(pattern, *named)
     reader.around = ANY_TEXT if anywhere else EMPTY
     language = reader.whole()
     return compile_language(language) if reader.has_anchors else language
+
+
+@functools.lru_cache(maxsize=256)
+def matches(pattern: str, name: str) -> bool:
+    """Whether a text contains a match of a regular expression."""
+    return compile_language(regex(pattern, anywhere=True)).accepts(name.encode())
 
 
 class _RegexReader(Reader):

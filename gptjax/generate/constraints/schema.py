@@ -18,43 +18,23 @@ from gptjax.generate.constraints.languages import NOTHING, Language, alt, exactl
 from gptjax.generate.constraints.merging import Schema, both, merge
 
 _ANNOTATIONS = {
-    "title",
-    "description",
-    "default",
-    "examples",
-    "example",
-    "$schema",
-    "$id",
-    "$comment",
-    "$defs",
-    "definitions",
-    "deprecated",
-    "readOnly",
-    "writeOnly",
-    "discriminator",
-    "contentMediaType",
+    "title", "description", "default", "examples", "example", "$schema", "$id", "$comment", "$defs",
+    "definitions", "deprecated", "readOnly", "writeOnly", "discriminator", "contentMediaType",
     "contentEncoding",
-}
+}  # fmt: skip
+_OF_OBJECTS = (
+    "properties", "required", "additionalProperties", "patternProperties", "propertyNames",
+    "minProperties", "maxProperties",
+)  # fmt: skip
+_OF_ARRAYS = ("items", "prefixItems", "additionalItems", "minItems", "maxItems", "uniqueItems")
+_OF_STRINGS = ("minLength", "maxLength", "pattern", "format", "contentSchema")
 _OF_NUMBERS = (
-    "minimum",
-    "maximum",
-    "exclusiveMinimum",
-    "exclusiveMaximum",
-    "multipleOf",
-    "format",
-)
+    "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "format",
+)  # fmt: skip
 KEYWORDS: dict[str, tuple[str, ...]] = {
-    "object": (
-        "properties",
-        "required",
-        "additionalProperties",
-        "patternProperties",
-        "propertyNames",
-        "minProperties",
-        "maxProperties",
-    ),
-    "array": ("items", "prefixItems", "additionalItems", "minItems", "maxItems", "uniqueItems"),
-    "string": ("minLength", "maxLength", "pattern", "format", "contentSchema"),
+    "object": _OF_OBJECTS,
+    "array": _OF_ARRAYS,
+    "string": _OF_STRINGS,
     "integer": _OF_NUMBERS,
     "number": _OF_NUMBERS,
     "boolean": (),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gptjax.core.config import require
-from gptjax.generate.constraints.automaton import compile_language, intersect
+from gptjax.generate.constraints.automaton import MAX_STATES, compile_language, intersect
 from gptjax.generate.constraints.languages import (
     ANY_CHARACTER,
     ANY_TEXT,
@@ -111,7 +111,8 @@ def _has_lengths(automaton: Automaton, low: int, high: int | None) -> bool:
     if (automaton.table[:, 0x80:] >= 0).any():
         return False
     states = np.asarray([0])
-    for length in range((low if high is None else high) + 1):
+    longest = low if high is None else min(high, len(automaton.table))
+    for length in range(longest + 1):
         if automaton.accepting[states].any() and length < low:
             return False
         states = np.unique(automaton.table[states])
@@ -149,5 +150,9 @@ def bounds(given: dict[str, Any], low: str, high: str, where: str) -> tuple[int,
         fits and (most is None or most >= least),
         f"{where} has {low} {least!r} and {high} {most!r}; they need whole numbers from 0, the"
         " second no smaller (--schema).",
+    )
+    require(
+        least <= MAX_STATES,
+        f"{where} has {low} {least}; above {MAX_STATES} it is too large to compile (--schema).",
     )
     return least, most

@@ -99,7 +99,7 @@ def compiled(
     for states in groups:
         steps = np.append(distance, np.inf)[after(states)]
         masks.add(states, steps, distance[states], automaton.accepting[states])
-    return TokenAutomaton(*masks.arrays(), automaton.table, int(distance[0]))
+    return masks.automaton(automaton.table, int(distance[0]))
 
 
 def byte_automaton(kind: str, source: Any) -> Automaton:
@@ -107,13 +107,14 @@ def byte_automaton(kind: str, source: Any) -> Automaton:
     try:
         if kind in FLAT:
             return compile_language(FLAT[kind](source))
-        for depth in range(DEPTH, 1, -1):
+        for depth in range(DEPTH, 2, -1):
             language, nests = NESTED[kind](source, depth)
             try:
                 return compile_language(language)
             except TooLarge:
-                if depth == 2 or not nests:
+                if not nests:
                     raise
+        return compile_language(NESTED[kind](source, 2)[0])
     except RecursionError:
         raise ConfigError(f"the {kind} is nested too deep; make it flatter (--{kind}).") from None
 
@@ -229,13 +230,19 @@ class _Masks:
             self.mask[state] = self.known.setdefault(row.tobytes(), len(self.known))
         self.need[states] = 1 + np.where(possible, steps, 0).max(axis=1)
 
-    def arrays(self) -> tuple[np.ndarray, ...]:
-        """`masks`, `shortest`, `mask` and `need` of a `TokenAutomaton`."""
+    def automaton(self, table: np.ndarray, least: int) -> TokenAutomaton:
+        """The token automaton, once all states have been added."""
         words = int(self.word.max()) + 1
         rows = np.frombuffer(b"".join(self.known), np.uint8).reshape(len(self.known), -1)
         flags = np.unpackbits(rows, axis=1)[:, : 2 * words + 1].astype(bool)
-        packed = [self._packed(flags[:, i * words : (i + 1) * words], flags[:, -1]) for i in (0, 1)]
-        return *packed, self.mask, self.need
+        return TokenAutomaton(
+            masks=self._packed(flags[:, :words], flags[:, -1]),
+            shortest=self._packed(flags[:, words : 2 * words], flags[:, -1]),
+            mask=self.mask,
+            need=self.need,
+            table=table,
+            least=least,
+        )
 
     def _packed(self, flags: np.ndarray, accepting: np.ndarray) -> np.ndarray:
         """Flags of words as bits of tokens."""
