@@ -143,9 +143,9 @@ def traced() -> Calls:
         experiment = identity.resolve(dataclasses.replace(Experiment(), data=settings), data)
         with calls.recorded(step=False):
             built = program.build(experiment, data)
-        state, *frozen = built.init(None) if hasattr(built, "models") else [built.init(None)]
+        state, frozen = built.init(None)
         with calls.recorded(step=True):
-            built.step(state, *frozen, built.batch(0, *([state] if frozen else [])))
+            built.step(state, frozen, built.batch(0, state))
     return calls
 
 

@@ -1,10 +1,9 @@
-"""Every command that README and docs show runs, shrunk where it is long: README's by default, those
-of docs/ with `-m slow`.
+"""Every command, Python example and link of the pages works. Commands and examples of README and
+CONTRIBUTING run by default, shrunk where they are long; those of docs/ with `-m slow`.
 
-The two lines that make environments are run by CI.
-
-The first run and the first sample are processes of their own, as a user starts them. All else is
-given to one process that has imported jax already (`SHELL`), which saves three seconds a command.
+CI runs the two lines that make environments. The first run and the first sample are processes of
+their own, as a user starts them. Everything else runs in one process that has imported jax already
+(`SHELL`), which saves three seconds per command.
 """
 
 from __future__ import annotations
@@ -23,20 +22,29 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-TINY = (
-    "--model.width 32 --model.num-heads 4 --model.num-layers 1 --model.context 32 --batch 2 --steps"
-    " 2 --evaluation.every 2 --evaluation.rows 2 --evaluation.sample.new-tokens 4"
-    " --data.source.path tiny.txt --data.validation 0.3 --data.split tail"
-).split()
+GUIDES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+"""Pages whose commands and examples run. Reports show what was run once."""
+PAGES = [*GUIDES, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs/reports").glob("*.md"))]
+TINY = [
+    *("--model.width", "32", "--model.num-heads", "4", "--model.num-layers", "1"),
+    *("--model.context", "32", "--batch", "2", "--steps", "2", "--evaluation.every", "2"),
+    *("--evaluation.rows", "2", "--evaluation.sample.new-tokens", "4"),
+    *("--data.source.path", "tiny.txt", "--data.validation", "0.3", "--data.split", "tail"),
+]
+
+
+NOT_HERE = ("python3 -m venv", "git ", "pre-commit ", ".ci/run", "ruff ", "pyright", "python -m ")
+"""Commands that make environments, or that CI runs."""
 
 
 def blocks(kind: str) -> list[tuple[Path, str]]:
-    """Each block of code of a kind, and its page."""
+    """Returns each block of code of a kind, with its page."""
     return [
         (page, block)
-        for page in PAGES
-        for block in re.findall(rf"```{kind}\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
+        for page in GUIDES
+        for block in re.findall(
+            rf"```{kind}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL
+        )
     ]
 
 
@@ -47,13 +55,13 @@ def commands() -> list[tuple[Path, str]]:
         for line in block.splitlines()
         if line.strip()
     ]
-    return [(page, line) for page, line in lines if not line.startswith("python3 -m venv")]
+    return [(page, line) for page, line in lines if not line.startswith(NOT_HERE)]
 
 
-def cases(found: list[tuple[Path, str]]) -> list:
+def cases(examples: list[tuple[Path, str]]) -> list:
     return [
-        pytest.param(text, marks=() if page.stem == "README" else pytest.mark.slow)
-        for page, text in found
+        pytest.param(text, marks=pytest.mark.slow if page.parent.name == "docs" else ())
+        for page, text in examples
     ]
 
 
@@ -85,7 +93,7 @@ for kind, what in map(json.loads, lines):
     out, err, status = io.StringIO(), io.StringIO(), 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            status = cli.main(what) if kind == "command" else exec(what, {"__name__": "__main__"}) or 0
+            status = cli.main(what) if kind == "command" else exec(what, {"__name__": "main"}) or 0
         except Exception:
             status = traceback.print_exc() or 1
     print(json.dumps([status, out.getvalue(), err.getvalue()]), file=answers, flush=True)
@@ -146,10 +154,10 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder,
     )
     assert made.returncode == 0, made.stderr
-    told = run(
+    sampled = run(
         ["python", "sample.py", "runs/quickstart", "--prompt", "def ", "--new-tokens", "4"], folder
     )
-    assert told.returncode == 0 and told.stdout, told.stderr
+    assert sampled.returncode == 0 and sampled.stdout, sampled.stderr
     return folder
 
 
@@ -161,7 +169,7 @@ def test_every_command_of_the_pages_runs(command: str, ask: Callable) -> None:
     if words[0] == "pip" or "configs/smollm2_135m.py" in words:
         pytest.skip("its model comes with a package; test_smollm2 trains it")
     if words[:2] == ["gptjax", "chat"]:
-        words[2] = "runs/quickstart"  # with what the first line of the README made
+        words[2] = "runs/quickstart"  # the run that README's first line made
         words += ["--template", "plain"] if "--template" not in words else []
     if words[1] == "sample.py":
         words += ["--new-tokens", "4"]
@@ -171,14 +179,10 @@ def test_every_command_of_the_pages_runs(command: str, ask: Callable) -> None:
     elif words[1].endswith("train.py") and words[2].endswith(".json"):
         words[words.index("--steps") + 1] = "4"
     elif words[1].endswith("train.py"):
-        own = [flag for flag, value in zip(words, words[1:], strict=False) if flag.startswith("--")]
-        pairs = [TINY[i : i + 2] for i in range(0, len(TINY), 2)]
-        words += [
-            word
-            for pair in pairs
-            if pair[0] not in own or pair[0].startswith(("--model", "--steps"))
-            for word in pair
-        ]
+        own = [word for word in words if word.startswith("--")]
+        for flag, value in zip(TINY[::2], TINY[1::2], strict=True):
+            if flag not in own or flag.startswith(("--model", "--steps")):
+                words += [flag, value]
         words += ["--data.tokenizer.vocab-size", "330"] if "quickstart" in command else []
         words += ["--dir", f"runs/{abs(hash(command))}"] if "--dir" not in words else []
     done = ask("command", words[1:] if words[0] == "gptjax" else [Path(words[1]).stem, *words[2:]])
@@ -190,3 +194,47 @@ def test_every_python_example_of_the_pages_runs(code: str, ask: Callable) -> Non
     done = ask("python", code.replace("new_tokens=50", "new_tokens=5"))
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+
+
+def anchors(page: Path) -> set[str]:
+    """Returns the anchors that a forge makes of a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {
+        re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_link_leads_to_a_file_and_heading(page: Path) -> None:
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if target.startswith(("http://", "https://")):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            broken.append(target)
+    assert not broken
+
+
+def test_every_config_and_document_that_a_page_names_is_there() -> None:
+    missing = [
+        f"{page.name}: {name}"
+        for page in GUIDES
+        for name in re.findall(
+            r"\b(?:configs|docs|benchmarks|tests)/[\w/]+\.\w+", page.read_text(encoding="utf-8")
+        )
+        if not (ROOT / name).exists()
+    ]
+    assert not missing
+
+
+def test_readme_is_short_before_its_tables() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Features")[0]
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    assert len(prose.split()) < 900
+
+
+def test_readme_names_every_config() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert not [path.name for path in (ROOT / "configs").glob("*.py") if path.name not in text]
