@@ -433,7 +433,7 @@ def test_settings_that_leave_nothing_are_refused():
     with pytest.raises(ConfigError, match="beams and lookup can't be joined"):
         GenerateConfig(beams=2, lookup=True)
     with pytest.raises(
-        ConfigError, match="top_logprobs is 2; it needs to be left away with --beams"
+        ConfigError, match="top_logprobs is 2; it needs to be omitted with --beams"
     ):
         GenerateConfig(beams=2, top_logprobs=2)
 

@@ -1,8 +1,7 @@
 """The `sample` command: prompts from the command line, a file or a person; text to the terminal, or
 JSON lines to a file.
 
-Read `SampleOptions`, then `run` (what there is to do), then the ways to do it: `_show`, `_print`,
-`_write`, `_converse`.
+Read `SampleOptions`, then `run`, then the ways to do it: `_show`, `_print`, `_write`, `_converse`.
 """
 
 from __future__ import annotations
@@ -35,94 +34,81 @@ __all__ = ["GenerateConfig", "SampleOptions", "run"]
 
 @dataclass(frozen=True)
 class SampleOptions:
-    """Flags of `sample` beside those of the generator."""
+    """Flags of `sample`, besides those of `GenerateConfig`."""
 
     prompt: tuple[str, ...] = ()
-    """One or several prompts; none, and nothing on standard input, begins a new document."""
+    """One or several prompts; without any, and with nothing on standard input, the text begins a
+    new document."""
     prompt_file: str | None = None
-    """Read prompts from a file, one a line, or in a .jsonl file objects with `prompt` and any
+    """Read prompts from a file, one per line, or from a .jsonl file of objects with `prompt` and any
     settings; `-` is standard input."""
     prefix: str = ""
-    """A text with which all prompts begin; it is read once."""
+    """Text with which all prompts begin; it is read once."""
     out: str | None = None
-    """Write JSON lines to this file; one that is there already goes on after its last whole
-    line."""
+    """Write JSON lines to this file; an existing file is continued after its last whole line."""
     interactive: bool = False
-    """Ask for prompts, and remember them; a line of flags changes settings."""
+    """Ask for prompts; a line of flags changes settings."""
     draft: str | None = None
-    """A run of a smaller model with the same tokenizer, which guesses tokens: faster, and the same
-    law."""
+    """Run of a smaller model with the same tokenizer, which guesses tokens: faster, with the same
+    distribution."""
     step: int | None = None
-    """Checkpoint to use; none is the newest."""
+    """Checkpoint to use; `None` is the newest."""
     weights: Stored | None = None
-    """How weights are stored while generating; none keeps the type in which the model computes."""
+    """Type in which weights are stored while generating; `None` is the type in which the model
+    computes."""
     batch: int = 8
-    """Texts that are written together; they do not depend on it."""
+    """Number of rows that are computed together; the texts do not depend on it."""
     json: bool = False
-    """One JSON object a line: prompt, text, ids, logprobs, reason."""
+    """One JSON object per line: prompt, text, ids, logprobs, reason."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
     """Devices that share the model. Without any --mesh flag it is on one device."""
     progress: bool | None = None
-    """Say tokens/s and the time to the first token on standard error; by default if that is a
+    """Report tokens/s and the time to the first token on standard error; by default if that is a
     terminal."""
 
     def __post_init__(self) -> None:
         require(self.batch >= 1, f"batch is {self.batch}; it needs at least 1 (--batch).")
         require(
             not (self.out and self.interactive),
-            "out and interactive can't be joined; leave one away (--out, --interactive).",
+            "out and interactive can't be joined; omit one of them (--out, --interactive).",
         )
 
 
-class _Asked(NamedTuple):
-    """A prompt, and how to answer it."""
+class _Prompt(NamedTuple):
+    """A prompt and its settings."""
 
-    prompt: str
+    text: str
     settings: GenerateConfig
 
 
 def run(path: Path | None, options: SampleOptions, settings: GenerateConfig) -> None:
-    """Does what the flags say.
+    """Runs the command.
 
     Raises:
-      ConfigError: something in them, in the files that they name or in a prompt can't be used;
-        nothing was printed of that prompt.
+      ConfigError: a flag, a file that it names or a prompt can't be used; nothing of that prompt
+        was printed.
     """
     require(path is not None, "sample needs a run directory, for example runs/quickstart.")
-    asked = [] if options.interactive else _asked(options, settings)
+    prompts = [] if options.interactive else _prompts(options, settings)
     model = load(path, options.step, options.mesh).prepared(options.weights)
     if model.config.classes:
-        require(
-            not (options.interactive or options.out),
-            "a model that tells labels prints them; leave away --out and --interactive (--json for"
-            " all of them).",
-        )
-        for found in model.classify([a.prompt for a in asked], options.batch):
-            print(
-                (
-                    json.dumps(found._asdict(), ensure_ascii=False)
-                    if options.json
-                    else f"{found.label}\t{found.text}"
-                ),
-                flush=True,
-            )
+        _print_labels(model, prompts, options)
         return
-    more: dict[str, Any] = (
-        {"draft": load(options.draft, mesh=options.mesh).prepared(options.weights)}
-        if options.draft
-        else {}
-    )
+    more: dict[str, Any] = {}
+    if options.draft:
+        draft = load(options.draft, mesh=options.mesh)
+        more["draft"] = draft.prepared(options.weights)
     if options.prefix:
         more["prefix"] = model.prefix(options.prefix, int8_cache=settings.int8_cache)
     shown = sys.stderr.isatty() if options.progress is None else options.progress
     if options.interactive:
         _converse(model, settings, more, shown)
     elif options.out:
-        _write(model, asked, Path(options.out), more | {"batch": options.batch}, shown)
-    elif len(asked) == 1 and not options.json and streams(asked[0].settings):
-        _show(model, *asked[0], more, shown)
+        _write(model, prompts, Path(options.out), more | {"batch": options.batch}, shown)
+    elif len(prompts) == 1 and not options.json and streams(prompts[0].settings):
+        _show(model, *prompts[0], more, shown)
     else:
-        _print(model, asked, options.json, more | {"batch": options.batch}, shown)
+        _print(model, prompts, options.json, more | {"batch": options.batch}, shown)
 
 
 # --- to the terminal
@@ -132,7 +118,7 @@ def run(path: Path | None, options: SampleOptions, settings: GenerateConfig) -> 
 def _show(
     model: Model, prompt: str, settings: GenerateConfig, more: dict[str, Any], shown: bool
 ) -> None:
-    """One text as it is written. The prompt is printed once it is known to be usable."""
+    """Prints one text as it is written. The prompt is printed once it is known to be usable."""
     speed = Speed(shown)
     pieces = model.stream(prompt, settings, **more, watch=speed)
     if not model.task.answers:
@@ -146,54 +132,58 @@ def _show(
     speed.end()
 
 
+def _print_labels(model: Model, prompts: list[_Prompt], options: SampleOptions) -> None:
+    require(
+        not (options.interactive or options.out),
+        "a model that classifies prints labels; omit --out and --interactive (--json prints the"
+        " probabilities of all labels).",
+    )
+    for one in model.classify([prompt.text for prompt in prompts], options.batch):
+        line = json.dumps(one._asdict(), ensure_ascii=False)
+        print(line if options.json else f"{one.label}\t{one.text}", flush=True)
+
+
 def _print(
-    model: Model, asked: list[_Asked], as_json: bool, more: dict[str, Any], shown: bool
+    model: Model, prompts: list[_Prompt], as_json: bool, more: dict[str, Any], shown: bool
 ) -> None:
     speed = Speed(shown)
     for done in model.each(
-        [a.prompt for a in asked],
-        [a.settings for a in asked],
+        [one.text for one in prompts],
+        [one.settings for one in prompts],
         **more,
         watch=speed if shown else None,
     ):
-        said = done.text if model.task.answers else f"{done.prompt}{done.text}\n{'─' * 40}"
-        print(json.dumps(_record(done), ensure_ascii=False) if as_json else said, flush=True)
+        text = done.text if model.task.answers else f"{done.prompt}{done.text}\n{'─' * 40}"
+        print(json.dumps(_record(done), ensure_ascii=False) if as_json else text, flush=True)
     speed.end()
 
 
 def _record(done: Completion) -> dict[str, Any]:
-    """All that was asked for."""
+    """The fields that were asked for."""
     return {name: value for name, value in done._asdict().items() if value is not None}
 
 
 # --- to a file
-# ---------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 
 
-def _write(model: Model, asked: list[_Asked], out: Path, more: dict[str, Any], shown: bool) -> None:
-    """Appends a line for each answer; what is there already is checked, and not written again."""
-    each = asked[0].settings.num_samples
-    marks = _marks(model, asked, more)
-    known = (
-        _known(
-            out,
-            [(a.prompt, mark) for a, mark in zip(asked, marks, strict=True) for _ in range(each)],
-        )
-        // each
-    )
-    rest, speed = asked[known:], Speed(shown)
+def _write(
+    model: Model, prompts: list[_Prompt], out: Path, more: dict[str, Any], shown: bool
+) -> None:
+    """Appends a line for each answer; lines that are there already are checked and kept."""
+    each = prompts[0].settings.num_samples
+    marks = _marks(model, prompts, more)
+    pairs = [(one.text, mark) for one, mark in zip(prompts, marks, strict=True)]
+    known = _known(out, [pair for pair in pairs for _ in range(each)]) // each
+    rest, speed = prompts[known:], Speed(shown)
     with out.open("rb+" if out.exists() else "wb") as file:
         file.truncate(_end_of_line(out, known * each))
         file.seek(0, os.SEEK_END)
-        answers = (
-            model.each(
-                [a.prompt for a in rest],
-                [a.settings for a in rest],
-                **more,
-                watch=speed if shown else None,
-            )
-            if rest
-            else iter(())
+        answers = model.each(
+            [one.text for one in rest],
+            [one.settings for one in rest] or None,
+            **more,
+            watch=speed if shown else None,
         )
         for n, done in enumerate(answers):
             line = {
@@ -207,23 +197,23 @@ def _write(model: Model, asked: list[_Asked], out: Path, more: dict[str, Any], s
     speed.end()
 
 
-def _marks(model: Model, asked: list[_Asked], more: dict[str, Any]) -> list[str]:
-    """For each prompt a short hash of all else that its answer depends on: weights, settings,
+def _marks(model: Model, prompts: list[_Prompt], more: dict[str, Any]) -> list[str]:
+    """A short hash for each prompt of everything else that its answer depends on: weights, settings,
     prefix."""
     weights = 0
     for leaf in jax.tree.leaves(model.params):
         weights = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), weights)
     rest = [weights, more["prefix"].ids if "prefix" in more else [], "draft" in more]
     known: dict[GenerateConfig, str] = {}
-    for settings in {a.settings for a in asked}:
+    for settings in {one.settings for one in prompts}:
         known[settings] = hashlib.sha256(
             json.dumps([*rest, config.to_dict(settings)]).encode()
         ).hexdigest()[:12]
-    return [known[a.settings] for a in asked]
+    return [known[one.settings] for one in prompts]
 
 
 def _known(out: Path, wanted: list[tuple[str, str]]) -> int:
-    """How many whole lines the file has, all of them answers to these prompts.
+    """The number of whole lines of the file, all of them answers to these prompts.
 
     Raises:
       ConfigError: a line answers something else.
@@ -231,8 +221,8 @@ def _known(out: Path, wanted: list[tuple[str, str]]) -> int:
     lines = out.read_bytes().split(b"\n")[:-1] if out.exists() else []
     for n, line in enumerate(lines):
         try:
-            found = json.loads(line)
-            same = n < len(wanted) and (found["prompt"], found["mark"]) == wanted[n]
+            answer = json.loads(line)
+            same = n < len(wanted) and (answer["prompt"], answer["mark"]) == wanted[n]
         except (ValueError, KeyError, TypeError):
             same = False
         require(
@@ -254,11 +244,11 @@ def _end_of_line(out: Path, count: int) -> int:
 
 
 def _converse(model: Model, settings: GenerateConfig, more: dict[str, Any], shown: bool) -> None:
-    """Reads prompts until the end of input. Ctrl-C ends an answer, or forgets the line."""
+    """Reads prompts until the end of input. Ctrl-C ends an answer, or drops the line."""
     if sys.stdin.isatty():
         print(
             "Write a prompt, or change settings like --temperature 0.5. Ctrl-C ends an answer,"
-            " Ctrl-D ends it all."
+            " Ctrl-D quits."
         )
     with remembered_lines():
         while True:
@@ -277,18 +267,18 @@ def _converse(model: Model, settings: GenerateConfig, more: dict[str, Any], show
 
 
 # --- prompts
-# -----------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 
 
-def _asked(options: SampleOptions, settings: GenerateConfig) -> list[_Asked]:
+def _prompts(options: SampleOptions, settings: GenerateConfig) -> list[_Prompt]:
     if options.prompt_file == "-" or (
         not options.prompt and options.prompt_file is None and not sys.stdin.isatty() and _waiting()
     ):
         return [
-            _Asked(line, settings) for _, line in _lines(sys.stdin.buffer.read(), "standard input")
-        ] or [_Asked("", settings)]
+            _Prompt(line, settings) for _, line in _lines(sys.stdin.buffer.read(), "standard input")
+        ] or [_Prompt("", settings)]
     if options.prompt_file is None:
-        return [_Asked(prompt, settings) for prompt in options.prompt or ("",)]
+        return [_Prompt(prompt, settings) for prompt in options.prompt or ("",)]
     file = Path(options.prompt_file)
     require(
         file.is_file(),
@@ -302,34 +292,34 @@ def _asked(options: SampleOptions, settings: GenerateConfig) -> list[_Asked]:
         (
             _parsed(line, f"{file}:{n}", settings)
             if file.suffix == ".jsonl"
-            else _Asked(line, settings)
+            else _Prompt(line, settings)
         )
         for n, line in lines
     ]
 
 
-def _parsed(line: str, where: str, settings: GenerateConfig) -> _Asked:
+def _parsed(line: str, where: str, settings: GenerateConfig) -> _Prompt:
     try:
-        found = json.loads(line)
+        fields = json.loads(line)
     except (ValueError, RecursionError):
         raise ConfigError(
             f'{where} is not JSON; write one object a line, like {{"prompt": "def "}}.'
         ) from None
-    usable = isinstance(found, dict) and isinstance(found.get("prompt"), str)
+    usable = isinstance(fields, dict) and isinstance(fields.get("prompt"), str)
     require(
         usable, f'{where} has no text in \'prompt\'; write an object like {{"prompt": "def "}}.'
     )
-    own = {name: plain(name, value) for name, value in found.items() if name != "prompt"}
+    own = {name: plain(name, value) for name, value in fields.items() if name != "prompt"}
     try:
-        return _Asked(
-            found["prompt"], config.from_dict(GenerateConfig, {**config.to_dict(settings), **own})
+        return _Prompt(
+            fields["prompt"], config.from_dict(GenerateConfig, {**config.to_dict(settings), **own})
         )
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
 
 
 def _waiting() -> bool:
-    """Something was piped in: a regular file or a pipe, not an empty terminal-less start."""
+    """Whether standard input is a file or a pipe."""
     try:
         mode = os.fstat(sys.stdin.fileno()).st_mode
     except (OSError, ValueError):
@@ -338,7 +328,7 @@ def _waiting() -> bool:
 
 
 def _lines(data: bytes, name: str) -> Iterator[tuple[int, str]]:
-    """The lines that are not empty, and their numbers."""
+    """The lines that are not empty, with their numbers."""
     try:
         lines = data.decode("utf-8").split("\n")
     except UnicodeDecodeError as error:

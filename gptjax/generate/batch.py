@@ -186,7 +186,7 @@ def columns(
     room: Room,
     before: Sequence[int] = (),
 ) -> Columns:
-    """What each job asks for, a row each, without its constraint.
+    """The columns of each job, a row each, without its constraint.
 
     Args:
       before: ids of the shared prefix.
@@ -341,7 +341,7 @@ class Batch(NamedTuple):
 
     @property
     def keys_and_sampling(self) -> tuple[Keys, Sampling]:
-        """What every strategy draws with."""
+        """The arguments of every strategy that draws."""
         return self.columns.keys, self.columns.sampling
 
     def column(self, name: str, dtype: type) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""The transforms in order, and the choice of a token at their end.
+"""The chain of transforms in their order, and the choice of a token at its end.
 
-`Sampling` holds the settings of all rows. Where its `shaping` is none, only top-k, top-p and
+`Sampling` holds the settings of all rows. If its `shaping` is `None`, only top-k, top-p and
 temperature are in the program; that is the one way in which settings change what is compiled. Each
 transform runs only if some row asks for it.
 """
@@ -20,8 +20,8 @@ from gptjax.generate.history import History, counts
 
 
 class Shaping(NamedTuple):
-    """All that shapes a row's next token beside temperature, top-k and top-p; see the transform of
-    the same name."""
+    """Everything that shapes a row's next token besides temperature, top-k and top-p; see the
+    transform of the same name."""
 
     min_p: Float[Array, " B"]
     typical_p: Float[Array, " B"]
@@ -29,13 +29,13 @@ class Shaping(NamedTuple):
     xtc_probability: Float[Array, " B"]
     xtc_threshold: Float[Array, " B"]
     repetition_penalty: Float[Array, " B"]
-    """Of ids in the prompt and in what was written."""
+    """Of ids in the prompt and in the answer."""
     presence_penalty: Float[Array, " B"]
-    """Of ids in what was written."""
+    """Of ids in the answer."""
     frequency_penalty: Float[Array, " B"]
-    """Of ids in what was written."""
+    """Of ids in the answer."""
     penalty_window: Int[Array, " B"]
-    """The three penalties look at this many last tokens; 0 is all."""
+    """Number of last tokens that the three penalties look at; 0 is all."""
     dry_multiplier: Float[Array, " B"]
     dry_base: Float[Array, " B"]
     dry_allowed_length: Int[Array, " B"]
@@ -47,7 +47,7 @@ class Shaping(NamedTuple):
     forced: Int[Array, "B M"]
     """The id of token number i of the answer; −1 is free."""
     constraint: Constraint | None = None
-    """None if no row has one."""
+    """`None` if no row has one."""
 
 
 class Sampling(NamedTuple):
@@ -56,11 +56,11 @@ class Sampling(NamedTuple):
     temperature: Float[Array, " B"]
     """0 takes the most likely token; 1 samples the model's own distribution."""
     top_k: Int[Array, " B"]
-    """Only this many most likely tokens; V changes nothing."""
+    """Number of most likely tokens to keep; V changes nothing."""
     top_p: Float[Array, " B"]
-    """Only the most likely tokens up to this much probability; 1 changes nothing."""
+    """Probability mass of the most likely tokens to keep; 1 changes nothing."""
     shaping: Shaping | None = None
-    """The rest; none if no row asks for any of it."""
+    """The rest; `None` if no row asks for any of it."""
 
 
 def neutral(rows: int, vocabulary: int, forced: int = 1) -> Shaping:
@@ -88,13 +88,13 @@ def neutral(rows: int, vocabulary: int, forced: int = 1) -> Shaping:
 
 
 class _Link(NamedTuple):
-    """One transform in the chain: which rows ask for it, and what it does."""
+    """One transform of the chain."""
 
     asked: Callable[[Sampling, int], Bool[Array, " B"]] | None
-    """None: it costs nothing and always runs."""
+    """The rows that ask for it. `None` means that it costs nothing and always runs."""
     change: Callable[[Array, Sampling, History, Keys], Array]
     plain: bool = False
-    """It is there without `shaping` too."""
+    """It is part of the chain without `shaping` too."""
 
 
 def _penalties(logits: Array, sampling: Sampling, history: History, _: Keys) -> Array:
@@ -122,8 +122,7 @@ def _xtc(logits: Array, sampling: Sampling, _: History, keys: Keys) -> Array:
 
 
 def _open(s: Sampling) -> Bool[Array, " B"]:
-    """Rows in which it matters what is left beside the likeliest token: not those at temperature 0,
-    if nothing else shapes them."""
+    """Rows in which truncation matters: not those at temperature 0 that nothing else shapes."""
     return (s.temperature > 0) | (s.shaping is not None)
 
 
@@ -169,8 +168,8 @@ LINKS: dict[str, _Link] = {
 }
 
 ORDER = tuple(LINKS)
-"""As in llama.cpp; no-repeat-n-gram, which it lacks, stands with the other looks back. Constraint,
-bias and minimum come before, forced tokens after."""
+"""As in llama.cpp; no-repeat-n-gram, which it lacks, comes with the others that look back.
+Constraint, bias and minimum come before the chain, forced tokens after it."""
 
 
 def shape(
@@ -181,12 +180,12 @@ def shape(
     stop: Int[Array, "B stops"],
     order: tuple[str, ...] = ORDER,
 ) -> Float[Array, "B V"]:
-    """The whole chain. Where the chain would leave a row nothing, the row keeps what stood before
-    it; a constraint holds always.
+    """Applies the whole chain. A row of which the chain would leave nothing keeps its logits from
+    before it; a constraint always holds.
 
     Args:
-      keys: of the tokens that are chosen next; only XTC's coin looks at them.
-      stop: ids that end a row, for the minimum of new tokens; −1 is none.
+      keys: of the tokens that are chosen next; only XTC uses them.
+      stop: ids that end a row, for the minimum of new tokens; −1 matches none.
       order: names of `LINKS`; static.
     """
     size, s, written = logits.shape[1], sampling.shaping, history.length - history.prompt
@@ -219,12 +218,12 @@ def shape(
 def _unless_nothing(
     logits: Float[Array, "B V"], before: Float[Array, "B V"]
 ) -> Float[Array, "B V"]:
-    """The logits, but in rows of which nothing is left those from before."""
+    """The logits; in rows of which nothing is left, those from before."""
     return jnp.where(jnp.any(jnp.isfinite(logits), axis=-1, keepdims=True), logits, before)
 
 
 def track(sampling: Sampling, history: History, token: Int[Array, " B"]) -> Int[Array, " B"] | None:
-    """Where each row stands in its constraint after one more token; none if nothing is
+    """The state of each row in its constraint after one more token; `None` if nothing is
     constrained."""
     constraint = sampling.shaping and sampling.shaping.constraint
     return constraint and follow(constraint, history.state, token)
@@ -238,7 +237,7 @@ def choose(
     stop: Int[Array, "B stops"],
     order: tuple[str, ...] = ORDER,
 ) -> Int[Array, " B"]:
-    """Each row's next token: `draw` from what `shape` leaves."""
+    """Chooses each row's next token: `draw` from what `shape` leaves."""
     return draw(shape(logits, sampling, history, keys, stop, order), sampling.temperature, keys)
 
 
@@ -262,12 +261,12 @@ def draw(
 def probabilities(
     logits: Float[Array, "B V"], temperature: Float[Array, " B"]
 ) -> Float[Array, "B V"]:
-    """The law by which `draw` draws."""
+    """The distribution from which `draw` draws."""
     best = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1], dtype=logits.dtype)
     return jnp.where((temperature > 0)[:, None], jax.nn.softmax(logits, axis=-1), best)
 
 
 def token_keys(keys: Keys, number: Int[Array, " B"]) -> Keys:
-    """The key of each row's token of that number. Token i of a row is a function of its row's key
-    and i, whoever draws it and when."""
+    """The key of each row's token of that number: a function of the row's key and the number,
+    whichever loop draws it."""
     return jax.vmap(jax.random.fold_in)(keys, number)

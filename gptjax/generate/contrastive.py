@@ -1,5 +1,5 @@
 """Contrastive search: of the likeliest tokens, the one whose hidden state is least like those
-before it. Deterministic.
+before it. It is deterministic.
 
 `open_contrast` reads the prompts, `contrast` is the compiled loop. The cache holds K copies of each
 row, one for each candidate.
@@ -22,8 +22,7 @@ from gptjax.model import Cache, ModelConfig
 
 
 class Contrasting(NamedTuple):
-    """Everything that the loop remembers. Unlike in `Decoding`, the cache has read the last token
-    too."""
+    """The state of the loop. Unlike in `Decoding`, the cache has read the last token too."""
 
     text: Text
     cache: Cache
@@ -31,16 +30,16 @@ class Contrasting(NamedTuple):
     logits: Float[Array, "B V"]
     """Of the next token."""
     seen: Float[Array, "B S D"]
-    """Hidden state of each token that was read, of length 1."""
+    """The direction of the hidden state of each token that was read: vectors of length 1."""
 
 
 class Contrast(NamedTuple):
-    """How candidates are compared; one value a row."""
+    """How candidates are compared; one value per row."""
 
     alpha: Float[Array, " B"]
     """Weight of being unlike what came before, in [0, 1]; 0 is greedy."""
     count: Int[Array, " B"]
-    """Candidates, at most K."""
+    """Number of candidates, at most K."""
 
 
 @functools.partial(
@@ -59,7 +58,7 @@ def open_contrast(
     int8: bool = False,
     side: Any = None,
 ) -> Contrasting:
-    """Reads ragged prompts into new rows, and keeps every hidden state; side texts as in
+    """Reads ragged prompts into new rows and keeps every hidden state; side texts as in
     `prefill`."""
     rows, width = prompt.shape
     state = begin(config, rows, slots, alternatives, int8)
@@ -90,7 +89,7 @@ def contrast(
     vocabulary: Int[Array, ""],
     order: tuple[str, ...] = ORDER,
 ) -> Contrasting:
-    """Writes until each row is finished or has `until` tokens. The state that is given is used up.
+    """Writes until each row is finished or has `until` tokens. `state` is used up.
 
     Each candidate v is worth (1 − α) · p(v) − α · max over the tokens before of the cosine of their
     hidden states.
@@ -137,6 +136,6 @@ def _step(config, params, state, keys, sampling, settings, stop, vocabulary, ord
 
 
 def _direction(hidden: Float[Array, "B T D"] | Float[Array, "B D"]) -> Float[Array, "..."]:
-    """Each vector, float32, at length 1."""
+    """Each vector in float32, scaled to length 1."""
     hidden = hidden.astype(jnp.float32)
     return hidden / jnp.maximum(jnp.linalg.norm(hidden, axis=-1, keepdims=True), 1e-12)

@@ -28,20 +28,20 @@ from gptjax.generate.transforms import guidance
 from gptjax.model import Cache, ModelConfig
 
 CHUNK = model.AT_ONCE
-"""A longer prompt is read in parts of so many tokens, which bounds the memory that attention scores
-need."""
+"""Longer prompts are read in parts of this many tokens, which bounds the memory of attention
+scores."""
 
 
 class Text(NamedTuple):
-    """What the rows say so far. S slots hold prompt and answer, each token at its own position."""
+    """The tokens of all rows so far. S slots hold prompt and answer, each token at its position."""
 
     history: History
     limit: Int[Array, " B"]
-    """Most tokens to write after the prompt."""
+    """Maximum number of tokens to write after the prompt."""
     logprobs: Float[Array, "B S"]
     """ln p of each written token under the model itself, before any transform."""
     alternatives: tuple[Int[Array, "B S A"], Float[Array, "B S A"]] | None
-    """The ids of the most likely tokens at each place and their ln p; none if not asked for."""
+    """The ids of the most likely tokens at each place and their ln p; `None` if not asked for."""
     finished: Bool[Array, " B"]
     stopped: Bool[Array, " B"]
     """The row met a stop token; it is not part of the text."""
@@ -52,14 +52,14 @@ class Guide(NamedTuple):
 
     cache: Cache
     pending: Int[Array, " B"]
-    """The token that the cache has not read."""
+    """The token that the cache has not read yet."""
     positions: Int[Array, " B"]
-    """Where it stands."""
+    """Its position."""
     scale: Float[Array, " B"]
 
 
 class Decoding(NamedTuple):
-    """Everything that the loop remembers."""
+    """The state of the decoding loop."""
 
     text: Text
     cache: Cache
@@ -100,11 +100,11 @@ def read(
     lengths: Int[Array, " B"],
     limit: Int[Array, " B"],
 ) -> Decoding:
-    """Adds tokens (padded at the right) to each row; what is written from here on is a new answer
-    of at most `limit` tokens.
+    """Adds tokens (padded at the right) to each row, as the prompt of a new answer of at most
+    `limit` tokens.
 
     Long input is read in parts of `CHUNK` tokens; a prefix LM, whose tokens see each other, reads
-    it whole, into rows that are new.
+    it whole, into new rows.
     """
     ids, _, length, _ = state.text.history
     rows, width = tokens.shape
@@ -132,11 +132,16 @@ def read_parts(
     prefix: Int[Array, " B"],
     width: int,
 ) -> tuple[Cache, Float[Array, "B wide D"]]:
-    """Reads what the cache has not read of each row, up to `end`, in parts of `CHUNK` tokens;
-    `width` is the most that there can be.
+    """Reads the tokens of each row that the cache has not read, up to `end`, in parts of `CHUNK`
+    tokens.
 
-    A prefix LM, whose first `prefix` tokens see each other, reads all at once, into rows that are
-    new.
+    A prefix LM, whose first `prefix` tokens see each other, reads all at once, into new rows.
+
+    Args:
+      width: the maximum number of unread tokens; static.
+
+    Returns:
+      The cache, and the hidden states of the tokens read, padded at the right.
     """
     first, size = cache.lengths, width if config.prefix_lm else min(width, CHUNK)
 
@@ -169,21 +174,20 @@ def prefill(
     int8: bool = False,
     side: Any = None,
 ) -> Decoding:
-    """Reads ragged prompts into new rows, and side texts where the model has an encoder for
-    them."""
+    """Reads ragged prompts into new rows, and side texts if the model has an encoder for them."""
     state = begin(config, prompt.shape[0], slots, alternatives, int8)
     state = state._replace(cache=state.cache._replace(memory=model.encode(config, params, side)))
     return read(config, params, state, prompt, lengths, limit)
 
 
 extend = jax.jit(read, static_argnames="config", donate_argnames="state")
-"""`read`, compiled; the state that is given is used up."""
+"""`read`, compiled; `state` is used up."""
 
 
 @jax.jit
 def branch(state: Decoding, rows: Int[Array, " B"]) -> Decoding:
-    """The state whose row i is the old row `rows[i]`: several samples of one prompt, or several
-    prompts after one prefix."""
+    """Returns the state whose row i is the old row `rows[i]`: several samples of one prompt, or
+    several prompts after one prefix."""
     text = jax.tree.map(lambda leaf: leaf[rows], state.text)
     guide = state.guide and Guide(
         model.take_rows(state.guide.cache, rows), *(leaf[rows] for leaf in state.guide[1:])
@@ -192,7 +196,7 @@ def branch(state: Decoding, rows: Int[Array, " B"]) -> Decoding:
 
 
 def guided(state: Decoding, negative: Decoding, scale: Float[Numbers, " B"]) -> Decoding:
-    """The state whose logits are moved away from those after `negative`, the same rows with
+    """Returns the state whose logits are moved away from those after `negative`, the same rows with
     negative prompts."""
     history = negative.text.history
     pending = jnp.take_along_axis(history.ids, history.length[:, None] - 1, axis=1)[:, 0]
@@ -202,7 +206,7 @@ def guided(state: Decoding, negative: Decoding, scale: Float[Numbers, " B"]) -> 
 def peek(
     config: ModelConfig, params: Params, cache: Cache, history: History, active: Bool[Array, " B"]
 ) -> tuple[Float[Array, "B V"], Cache]:
-    """Reads each row's last token and gives the logits of the next; rows that are not active read
+    """Reads each row's last token and returns the logits of the next; rows that are not active read
     nothing."""
     last = jnp.take_along_axis(history.ids, history.length[:, None] - 1, axis=1)
     positions = jnp.where(active, history.length - 1, -1)[:, None]
@@ -258,11 +262,11 @@ def step(
     vocabulary: Int[Array, ""],
     order: tuple[str, ...] = ORDER,
 ) -> Decoding:
-    """Writes the next token of each row that is not finished. Pure: `decode` is this in a loop.
+    """Writes the next token of each row that is not finished; `engine.advance` runs it in a loop.
 
     Args:
-      keys: one key a row; token number i is drawn with `fold_in(key, i)`.
-      stop: ids that end a row; −1 is none.
+      keys: one key per row; token number i is drawn with `fold_in(key, i)`.
+      stop: ids that end a row; −1 matches none.
       vocabulary: ids from here on (padding of the embedding) are never drawn.
     """
     text, cache, guide = state
@@ -290,7 +294,7 @@ def step(
 
 
 def within(logits: Float[Array, "... V"], vocabulary: Int[Array, ""]) -> Float[Array, "... V"]:
-    """The logits with those of ids from `vocabulary` on at -inf."""
+    """The logits, those of ids from `vocabulary` on at -inf."""
     known = jnp.arange(logits.shape[-1]) < vocabulary
     return jnp.where(known.reshape((1,) * (logits.ndim - 1) + known.shape), logits, -jnp.inf)
 

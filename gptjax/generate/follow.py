@@ -38,7 +38,7 @@ class Answer(NamedTuple):
 
 
 class _Seat(NamedTuple):
-    """Who writes in a row."""
+    """The job that writes in a row."""
 
     number: int
     """The job's number."""
@@ -106,7 +106,7 @@ def _look(text: Text, tokenizer: Tokenizer, seats: dict[int, _Seat]) -> dict[int
     answers = {}
     for row, seat in seats.items():
         request, span = seat.job.request, slice(int(prompt[row]), int(length[row]))
-        kept, said, ends = until_stop(tokenizer, request, ids[row, span].tolist())
+        kept, shown, ends = until_stop(tokenizer, request, ids[row, span].tolist())
         otherwise = "length" if finished[row] else "time" if seat.late else None
         alternatives = None
         if top := request.settings.top_logprobs:
@@ -115,7 +115,7 @@ def _look(text: Text, tokenizer: Tokenizer, seats: dict[int, _Seat]) -> dict[int
         answers[row] = Answer(
             ids=kept,
             logprobs=logprobs[row, span][: len(kept)].tolist(),
-            text=said,
+            text=shown,
             reason="stop_string" if ends else "stop" if stopped[row] else otherwise,
             alternatives=alternatives,
         )

@@ -1,7 +1,6 @@
-"""What each row has read and written so far, how often each id stands in it, and where its end has
-stood before.
+"""The tokens of each row so far: how often each id occurs, and where the row's end occurred before.
 
-Penalties, no-repeat-n-gram, DRY and prompt look-up all look back through these three.
+Penalties, no-repeat-n-gram, DRY and prompt look-up are all made of these.
 """
 
 from __future__ import annotations
@@ -15,40 +14,38 @@ from gptjax.core.arrays import Array, Bool, Int
 
 
 class History(NamedTuple):
-    """The tokens of each row, its prompt first. Only the first `length` count; past them stands
+    """The tokens of each row, its prompt first. Only the first `length` count; the rest is
     anything."""
 
     ids: Int[Array, "B S"]
     prompt: Int[Array, " B"]
-    """Tokens that were read before writing began."""
+    """Number of tokens that were read before writing began."""
     length: Int[Array, " B"]
-    """Tokens in all."""
+    """Number of tokens in all."""
     state: Int[Array, " B"] | None = None
-    """Where the answer stands in its constraint; none if nothing is constrained."""
+    """The state of the answer in its constraint; `None` if nothing is constrained."""
 
 
 def counts(history: History, size: int, first: Int[Array, " B"]) -> Int[Array, "B {size}"]:
-    """How often each of `size` ids stands in each row, from place `first` on."""
+    """Counts each of `size` ids in each row, from place `first` on."""
     rows, slots = history.ids.shape
     place = jnp.arange(slots)[None]
     counted = (place >= first[:, None]) & (place < history.length[:, None])
-    found = jnp.where(counted, history.ids, size)
-    return (
-        jnp.zeros((rows, size), jnp.int32).at[jnp.arange(rows)[:, None], found].add(1, mode="drop")
-    )
+    ids = jnp.where(counted, history.ids, size)
+    return jnp.zeros((rows, size), jnp.int32).at[jnp.arange(rows)[:, None], ids].add(1, mode="drop")
 
 
 def repeats(
     history: History, barrier: Bool[Array, "B V"] | None = None, most: int | None = None
 ) -> Int[Array, "B S"]:
-    """How many tokens just before each place are the row's last tokens; −1 from the row's end on.
+    """The number of tokens just before each place that equal the row's last tokens; −1 from the
+    row's end on.
 
-    Where it is m at place j, the last m tokens have stood before, and the token at j came after
-    them.
+    If it is m at place j, the last m tokens occur before j too, and the token at j came after them.
 
     Args:
       barrier: ids at which a match ends; they are never part of it.
-      most: matches are counted up to this length.
+      most: maximum length of a match.
     """
     slots = history.ids.shape[1]
     place, end = jnp.arange(slots)[None], history.length[:, None]

@@ -1,4 +1,4 @@
-"""Labels of texts, by a model that tells classes."""
+"""Labels of texts, by a model that classifies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gptjax.model import ModelConfig
 
 
 class Labelled(NamedTuple):
-    """A text and what it is taken for."""
+    """A text and its likeliest label."""
 
     text: str
     label: str
@@ -37,13 +37,13 @@ def classify(
     texts: Sequence[str],
     batch: int = 8,
 ) -> Iterator[Labelled]:
-    """Gives the likeliest label of each text; what is longer than the context is cut off its end,
-    as in training.
+    """Yields the likeliest label of each text; longer texts than the context are cut at the end, as
+    in training.
 
     Raises:
-      ConfigError: the model tells no classes.
+      ConfigError: the model was not trained to classify.
     """
-    require(bool(config.classes), "this model tells no labels; its task is not Classification.")
+    require(bool(config.classes), "this model has no labels; its task is not Classification.")
     for i in range(0, len(texts), batch):
         these = list(texts[i : i + batch])
         examples = [

@@ -1,4 +1,4 @@
-"""How likely a model finds a text. Pure and differentiable: `jax.grad` of what stands here trains a
+"""The log-probability of a text under a model. Pure and differentiable: its `jax.grad` trains a
 model on its own answers."""
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ def token_logprobs(
     lengths: Int[Array, " B"],
     vocabulary: Int[Array, ""] | None = None,
 ) -> Float[Array, "B T"]:
-    """ln p of each token given those before it; 0 for the first of a row, which follows nothing,
-    and from `lengths` on.
+    """Returns ln p of each token given those before it; 0 for the first of a row, which follows
+    nothing, and from `lengths` on.
 
     Args:
-      vocabulary: ids from here on (padding of the embedding) have no probability; none gives all
-        some.
+      vocabulary: ids from here on (padding of the embedding) have no probability; `None` means
+        that all ids have some.
     """
     place = jnp.arange(tokens.shape[1])[None]
     positions = jnp.where(place < lengths[:, None], place, -1)

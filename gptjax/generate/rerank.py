@@ -1,5 +1,4 @@
-"""Minimum Bayes risk: of several answers, the one that is most like all others. Pure functions of
-texts."""
+"""Minimum Bayes risk: of several answers, the one that is most like all others."""
 
 from __future__ import annotations
 
@@ -12,11 +11,12 @@ import numpy as np
 def minimum_risk(
     texts: Sequence[str], utility: Callable[[str, str], float] | None = None
 ) -> list[int]:
-    """Orders texts by their mean utility, each of the others taken as the truth; the first is the
-    choice. Ties keep their order.
+    """Orders texts by their mean utility with each of the others as the reference, best first.
+
+    Ties keep their order.
 
     Args:
-      utility: (text, truth) → how good the text is; none is `chrf`.
+      utility: (text, reference) → how good the text is; `None` is `chrf`.
 
     Source: Eikema & Aziz 2020, Is MAP Decoding All You Need?, arXiv:2005.10283, section 7.
     """
@@ -34,11 +34,11 @@ def minimum_risk(
 
 
 def chrf(text: str, truth: str, most: int = 6, beta: float = 2.0) -> float:
-    """How much two texts share in sequences of 1 to `most` characters: the F-score of mean
-    precision and mean recall.
+    """The F-score of two texts over sequences of 1 to `most` characters, from mean precision and
+    mean recall.
 
-    Recall counts `beta` times. White space counts too, other than in the paper. Two empty texts are
-    alike (1).
+    Recall counts `beta` times. White space counts too, unlike in the paper. Two empty texts score
+    1.
 
     Source: Popović 2015, chrF, Proceedings of the Tenth Workshop on Statistical Machine
     Translation.

@@ -1,4 +1,4 @@
-"""Who writes when: jobs wait for free rows, enter, write in turns, and leave.
+"""Continuous batching on the host: jobs enter free rows, write together, and leave.
 
 `Engine` is the host's side of `engine.Slots`: any job can enter any free row while others write.
 `Sealed` is the same for the strategies that own their batch. `follow.follow` drives either.

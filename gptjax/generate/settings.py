@@ -1,8 +1,7 @@
-"""How text is generated, as frozen values: `SampleConfig` is what an evaluation needs,
-`GenerateConfig` is everything.
+"""Settings of generation: `SampleConfig` is enough for an evaluation, `GenerateConfig` has all.
 
-A wrong value is refused here by its name; what depends on a tokenizer or a model is refused where
-they meet, in `request`.
+A wrong value is refused here by its name; settings that depend on a tokenizer or a model are
+checked in `request`.
 """
 
 from __future__ import annotations
@@ -19,16 +18,16 @@ from gptjax.generate.chain import ORDER
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """How text is sampled."""
+    """Settings of sampling."""
 
     new_tokens: int = 128
-    """Most tokens to write; a full context ends the text earlier."""
+    """Maximum number of tokens to write; a full context ends the text earlier."""
     temperature: float = 0.8
-    """0 always takes the most likely token; 1 is the model's own distribution."""
+    """0 always takes the most likely token; 1 samples the model's own distribution."""
     top_k: int = 0
-    """Only this many most likely tokens; 0 is all of them."""
+    """Number of most likely tokens to choose from; 0 is all of them."""
     top_p: float = 0.95
-    """Only the most likely tokens up to this much probability; 1 is all of them."""
+    """Choose from the most likely tokens up to this probability mass; 1 is all of them."""
     seed: int = 0
     """The same seed, prompt and settings give the same text."""
 
@@ -51,7 +50,7 @@ def _at_least(value: float, least: float) -> bool:
 
 @dataclass(frozen=True)
 class GenerateConfig(SampleConfig):
-    """How text is generated, in full. Each prompt of a call may have its own, but for the strategy
+    """All settings of generation. Each prompt of a call may have its own, except for the strategy
     and the order."""
 
     SYNONYMS: ClassVar[Mapping[str, str]] = {
@@ -72,13 +71,13 @@ class GenerateConfig(SampleConfig):
 
     # --- fewer candidates ---
     min_p: float = 0.0
-    """Only tokens with at least this share of the most likely one's probability; 0 is off."""
+    """Minimum probability, as a share of the most likely token's; 0 is off."""
     typical_p: float = 1.0
-    """Only the tokens of most typical surprise up to this much probability; 1 is off."""
+    """Choose from the tokens of most typical surprise up to this probability mass; 1 is off."""
     top_n_sigma: float = 0.0
-    """Only logits within so many standard deviations of the largest; 0 is off."""
+    """Maximum distance from the largest logit, in standard deviations; 0 is off."""
     xtc_probability: float = 0.0
-    """How often top choices are excluded (XTC); 0 is off."""
+    """Probability with which top choices are excluded (XTC); 0 is off."""
     xtc_threshold: float = 0.1
     """Probability from which a token is a top choice; only the least likely of them stays."""
 
@@ -86,19 +85,19 @@ class GenerateConfig(SampleConfig):
     repetition_penalty: float = 1.0
     """Divides the logits of tokens in prompt and answer; 1 is off."""
     presence_penalty: float = 0.0
-    """Taken from the logit of each token in the answer; 0 is off."""
+    """Subtracted from the logit of each token that is in the answer; 0 is off."""
     frequency_penalty: float = 0.0
-    """Taken from the logit of each token for each time that it stands in the answer; 0 is off."""
+    """Subtracted from the logit of a token for each time that it is in the answer; 0 is off."""
     penalty_window: int = 0
-    """These three look at so many last tokens; 0 is all."""
+    """Number of last tokens that these three penalties look at; 0 is all."""
     no_repeat_ngram: int = 0
-    """No sequence of so many tokens is written twice; 0 is off."""
+    """Length in tokens of sequences that are never written twice; 0 is off."""
     dry_multiplier: float = 0.0
     """Penalty of a token that prolongs a repetition (DRY); 0 is off."""
     dry_base: float = 1.75
     """Each further token of a repetition multiplies the penalty by this."""
     dry_allowed_length: int = 2
-    """Repetitions shorter than so many tokens are free."""
+    """Repetitions shorter than this many tokens have no penalty."""
     dry_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
     """A repetition ends at a token that has one of these."""
 
@@ -108,7 +107,7 @@ class GenerateConfig(SampleConfig):
     banned: tuple[int, ...] = ()
     """Ids that are never written."""
     allowed: tuple[int, ...] = ()
-    """The only ids that may be written; none is all."""
+    """The only ids that may be written; empty is all."""
     forced: tuple[tuple[int, int], ...] = ()
     """Pairs of a token's number in the answer, from 0, and the id that it must be."""
     order: tuple[str, ...] = ORDER
@@ -126,36 +125,36 @@ class GenerateConfig(SampleConfig):
 
     # --- the end ---
     min_new_tokens: int = 0
-    """No stop token before so many tokens."""
+    """Number of tokens before which no stop token is written."""
     stop: tuple[str, ...] = ()
     """Texts at which the answer ends; they are not part of it."""
     stop_ids: tuple[int, ...] = ()
     """Ids at which the answer ends, besides the end of a document."""
     max_seconds: float | None = None
-    """The answer ends after so much time, compiling included; none is no limit."""
+    """Time limit of an answer, compiling included; `None` is no limit."""
 
     # --- what comes out ---
     num_samples: int = 1
-    """Answers for each prompt; with beams, the best so many."""
+    """Number of answers to each prompt; with beams, the best ones."""
     best_of: int = 0
-    """Draw so many answers and keep the `num_samples` that are most like all others (minimum Bayes
-    risk); 0 is off."""
+    """Number of answers to draw, of which the `num_samples` that are most like all others are kept
+    (minimum Bayes risk); 0 is off."""
     top_logprobs: int = 0
-    """Also give so many most likely tokens at each place."""
+    """Number of most likely tokens to return at each place."""
     prompt_logprobs: bool = False
-    """Also give the log-probability of each token of the prompt."""
+    """Also return the log-probability of each token of the prompt."""
 
     # --- the strategy ---
     guidance: float = 1.0
-    """Move away from what would follow the negative prompt (classifier-free guidance); 1 is off."""
+    """Scale of classifier-free guidance away from the negative prompt; 1 is off."""
     negative_prompt: str = ""
-    """What guidance moves away from; nothing is the model without a prompt."""
+    """The prompt that guidance moves away from; empty is the model without a prompt."""
     beams: int = 1
-    """Search for the likeliest answer with so many beams instead of sampling; 1 is off."""
+    """Number of beams, to search for the likeliest answer instead of sampling; 1 is off."""
     beam_groups: int = 1
-    """Groups of beams that must differ (diverse beam search)."""
+    """Number of groups of beams that must differ (diverse beam search)."""
     diversity: float = 0.5
-    """What a token loses for each beam of an earlier group that took it."""
+    """Penalty of a token for each beam of an earlier group that took it."""
     length_penalty: float = 1.0
     """Beams are compared by log-probability / length to this power; larger favours longer
     answers."""
@@ -163,12 +162,12 @@ class GenerateConfig(SampleConfig):
     """Beam search ends at the first whole answers (yes), when better ones are unlikely (no), or
     impossible (never)."""
     contrastive_alpha: float = 0.0
-    """Contrastive search among `top_k` candidates with this weight of being unlike what came
-    before; 0 is off."""
+    """Contrastive search among `top_k` candidates: the weight of being unlike the text before; 0 is
+    off."""
     lookup: bool = False
-    """Guess tokens from earlier text and check many at once: faster, and the same law."""
+    """Guess tokens from earlier text and check many at once: faster, with the same distribution."""
     draft_tokens: int = 5
-    """Guesses checked at once, with look-up or a draft model."""
+    """Number of guesses checked at once, with look-up or a draft model."""
     int8_cache: bool = False
     """Keep keys and values in 8 bits: a quarter of the memory (half of it in bfloat16), and
     slightly other logits."""
@@ -254,7 +253,7 @@ class GenerateConfig(SampleConfig):
                 ("top_logprobs", 0),
                 ("xtc_probability", 0.0),
             ):
-                self._check(name, getattr(self, name) == off, "to be left away with --beams")
+                self._check(name, getattr(self, name) == off, "to be omitted with --beams")
 
     @property
     def strategies(self) -> list[str]:

@@ -32,8 +32,8 @@ class Draft(NamedTuple):
 
 
 class Writer(NamedTuple):
-    """A state that has a `text`, and the function that lets each row write until it has so many
-    tokens."""
+    """A state that has a `text`, and the function that lets each row write until it has a given
+    number of tokens."""
 
     state: Any
     advance: Callable[[Any, np.ndarray], Any]

@@ -1,8 +1,9 @@
-"""Pure changes of logits, one function each. Every setting is an array with one value a row, so no
-setting compiles anything again.
+"""Transforms of logits, one pure function each. Every setting is an array with one value per row,
+so that other settings recompile nothing.
 
 First those that look only at the logits, then those that look back at the row's history, then those
-that name ids. A setting at its neutral value gives back the very bits. `chain` puts them in order.
+that name ids. With a setting at its neutral value the logits are bit-for-bit unchanged. `chain`
+applies them in order.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from gptjax.generate.history import History, repeats
 
 
 def temperature(logits: Float[Array, "B V"], value: Float[Array, " B"]) -> Float[Array, "B V"]:
-    """Divides by the temperature; below 1 the likely become likelier. A row at 0 is left as it is:
-    `choose` takes its maximum."""
+    """Divides by the temperature; below 1 the likely become likelier. A row at 0 is
+    unchanged: `draw` takes its maximum."""
     return logits / jnp.where(value > 0, value, 1.0)[:, None]
 
 
@@ -88,9 +89,9 @@ def xtc(
     logits: Float[Array, "B V"], threshold: Float[Array, " B"], struck: Bool[Array, " B"]
 ) -> Float[Array, "B V"]:
     """Excludes the top choices: of the tokens at `threshold` or more only the least likely stays.
-    Rows not `struck` stay as they are.
+    Rows not `struck` are unchanged.
 
-    Which rows are struck is the caller's coin. With fewer than two such tokens nothing changes.
+    The caller draws which rows are struck. With fewer than two such tokens nothing changes.
     Ties at the least likely all stay.
 
     Source: P. E. Weidmann 2024, Exclude Top Choices, oobabooga/text-generation-webui pull request
@@ -133,7 +134,7 @@ def _keep(kept: Bool[Array, "B V"], logits: Float[Array, "B V"]) -> Float[Array,
     return jnp.where(kept, logits, -jnp.inf)
 
 
-# --- with a look back
+# --- of the history
 # --------------------------------------------------------------------------------------------
 
 
@@ -152,7 +153,7 @@ def repetition_penalty(
 def presence_penalty(
     logits: Float[Array, "B V"], seen: Int[Array, "B V"], penalty: Float[Array, " B"]
 ) -> Float[Array, "B V"]:
-    """Takes the penalty from the logit of each id that was seen; 0 changes nothing.
+    """Subtracts the penalty from the logit of each id that was seen; 0 changes nothing.
 
     Source: OpenAI, API reference, `presence_penalty`.
     """
@@ -162,7 +163,7 @@ def presence_penalty(
 def frequency_penalty(
     logits: Float[Array, "B V"], seen: Int[Array, "B V"], penalty: Float[Array, " B"]
 ) -> Float[Array, "B V"]:
-    """Takes the penalty from the logit of each id as often as it was seen; 0 changes nothing.
+    """Subtracts the penalty from the logit of each id as often as it was seen; 0 changes nothing.
 
     Source: OpenAI, API reference, `frequency_penalty`.
     """
@@ -177,19 +178,19 @@ def dry(
     allowed: Int[Array, " B"],
     breakers: Bool[Array, "B V"],
 ) -> Float[Array, "B V"]:
-    """Makes tokens unlikely that would prolong a repetition: by multiplier · base^(length −
-    allowed).
+    """Subtracts multiplier · base^(length − allowed) from the logits of tokens that would prolong a
+    repetition.
 
-    The length is that of the longest end of the row which the token followed before; below
-    `allowed` nothing happens. A repetition never reaches across a breaker, and breakers are never
-    made unlikely. A multiplier of 0 changes nothing.
+    The length is that of the longest end of the row that the token followed before; below
+    `allowed` nothing changes. A repetition never spans a breaker, and breakers have no penalty. A
+    multiplier of 0 changes nothing.
 
     Source: P. E. Weidmann 2024, DRY, oobabooga/text-generation-webui pull request 5677.
     """
     rows, size = logits.shape
     matched = repeats(history, breakers)
-    nobody = jnp.full((rows, size), -1, jnp.int32)
-    longest = nobody.at[jnp.arange(rows)[:, None], jnp.where(matched > 0, history.ids, size)].max(
+    unseen = jnp.full((rows, size), -1, jnp.int32)
+    longest = unseen.at[jnp.arange(rows)[:, None], jnp.where(matched > 0, history.ids, size)].max(
         matched, mode="drop"
     )
     power = jnp.minimum(
@@ -203,8 +204,7 @@ def dry(
 def no_repeat_ngram(
     logits: Float[Array, "B V"], history: History, size: Int[Array, " B"]
 ) -> Float[Array, "B V"]:
-    """Forbids tokens that would write a sequence of `size` ids which stands in the row already; 0
-    changes nothing.
+    """Forbids tokens that would repeat a sequence of `size` ids of the row; 0 changes nothing.
 
     Source: Paulus et al. 2017, A Deep Reinforced Model for Abstractive Summarization,
     arXiv:1705.04304, section 2.5.
@@ -220,7 +220,7 @@ def no_repeat_ngram(
     return _keep(~banned, logits)
 
 
-# --- with ids that are named
+# --- of named ids
 # -------------------------------------------------------------------------------------
 
 
@@ -235,7 +235,7 @@ def min_new_tokens(
     least: Int[Array, " B"],
     stop: Int[Array, "B stops"],
 ) -> Float[Array, "B V"]:
-    """Forbids the ids that stop a row (−1 is none) until it has written `least` tokens."""
+    """Forbids the ids that stop a row (−1 matches none) until it has written `least` tokens."""
     rows, size = logits.shape
     early = (written < least)[:, None] & (stop >= 0)
     banned = (
@@ -249,7 +249,7 @@ def min_new_tokens(
 def forced_tokens(
     logits: Float[Array, "B V"], written: Int[Array, " B"], forced: Int[Array, "B M"]
 ) -> Float[Array, "B V"]:
-    """Leaves only the id that is forced as the next token, with logit 0; −1 forces nothing."""
+    """Keeps only the id that is forced as the next token, with logit 0; −1 forces nothing."""
     most = forced.shape[1]
     wanted = jnp.take_along_axis(forced, jnp.minimum(written, most - 1)[:, None], axis=1)
     wanted = jnp.where(written[:, None] < most, wanted, -1)
