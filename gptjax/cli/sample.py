@@ -40,8 +40,8 @@ class SampleOptions:
     """One or several prompts; without any, and with nothing on standard input, the text begins a
     new document."""
     prompt_file: str | None = None
-    """Read prompts from a file, one per line, or from a .jsonl file of objects with `prompt` and any
-    settings; `-` is standard input."""
+    """Read prompts from a file, one per line, or from a .jsonl file of objects with `prompt` and
+    any settings; `-` is standard input."""
     prefix: str = ""
     """Text with which all prompts begin; it is read once."""
     out: str | None = None
@@ -198,8 +198,8 @@ def _write(
 
 
 def _marks(model: Model, prompts: list[_Prompt], more: dict[str, Any]) -> list[str]:
-    """A short hash for each prompt of everything else that its answer depends on: weights, settings,
-    prefix."""
+    """A short hash for each prompt of everything else that its answer depends on: weights,
+    settings, prefix."""
     weights = 0
     for leaf in jax.tree.leaves(model.params):
         weights = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), weights)
