@@ -30,6 +30,7 @@ from gptjax.losses import CrossEntropy, token_losses
 from gptjax.model import Experts, ModelConfig, layers
 from gptjax.model.attention import mask
 from gptjax.model.moe import router as moe
+from gptjax.sharding.constrain import use_mesh
 from gptjax.sharding.mesh import MeshConfig, ShardingRules, make_mesh, param_shardings
 from gptjax.train import optim, program, step
 from gptjax.train.experiment import Experiment
@@ -617,6 +618,141 @@ def test_a_model_is_told_what_its_shape_needs(name):
                 sampling=greedy(config, B),
                 new_tokens=1,
             )
+
+
+# --- both ends of forward
+# ----------------------------------------------------------------------------------------
+
+
+@functools.cache
+def forwarded(config: ModelConfig, observe: tuple[str, ...] = (), intervene=None):
+    """A forward pass over two rows without padding."""
+    tokens, params = jnp.asarray(tokens_of(config, shape=(2, T))), weights(config)
+    memory = model.encode(config, params, whole_side(config, 2))
+    return model.forward(
+        config, params, tokens, memory=memory, observe=observe, intervene=intervene
+    )
+
+
+def unchanged(name, layer, x):
+    return x
+
+
+def test_observing_and_identical_interventions_change_no_bit(variant):
+    plain, watched = forwarded(variant), forwarded(variant, tuple(model.ACTIVATIONS))
+    assert_same_bits((watched.hidden, watched.aux), (plain.hidden, plain.aux))
+    same = forwarded(variant, (), unchanged)
+    assert_same_bits((same.hidden, same.aux), (plain.hidden, plain.aux))
+    assert plain.observed == {}
+    assert_same_bits(watched.observed["hidden"], plain.hidden)
+    layers = variant.num_layers
+    assert watched.observed["stream"].shape == (layers, *plain.hidden.shape)
+    sparse = sum(variant.sparse(layer) for layer in variant.stack)
+    for name, count in (("mlp", layers - sparse), ("router", sparse), ("attention_out", layers)):
+        assert (name in watched.observed) == (count > 0)
+        assert count == 0 or len(watched.observed[name]) == count
+
+
+def test_a_run_patched_with_its_own_activations_is_itself(variant):
+    names = ("stream", "attention", "attention_out", "mlp_out")
+    own = forwarded(variant, tuple(model.ACTIVATIONS))
+
+    def patched(name, layer, x):
+        return own.observed[name][layer] if name in names else x
+
+    assert_same_bits(forwarded(variant, (), patched).hidden, own.hidden)
+
+    def silenced(name, layer, x):
+        return jnp.where(layer == 0, 0.0, x).astype(x.dtype) if name == "mlp_out" else x
+
+    assert difference(forwarded(variant, (), silenced).hidden, own.hidden) > 1e-4
+
+
+def test_soft_embeddings_of_ids_are_the_ids(variant):
+    params, tokens = weights(variant), jnp.asarray(tokens_of(variant, shape=(2, T)))
+    memory = model.encode(variant, params, whole_side(variant, 2))
+    index = jnp.asarray([[3, 0, T - 1, -1], [5, 6, -1, -1]])
+    known = jnp.take_along_axis(tokens, jnp.maximum(index, 0), axis=1)
+    blank = tokens.at[jnp.arange(2)[:, None], jnp.where(index >= 0, index, T)].set(0, mode="drop")
+    soft = model.Soft(model.embed_tokens(variant, params, known), index)
+    found = model.forward(variant, params, blank, memory=memory, soft=soft).hidden
+    assert_same_bits(found, forwarded(variant).hidden)
+
+
+@pytest.mark.parametrize("name", ["llama", "local_and_global", "experts_every_second"])
+def test_a_scanned_stack_observes_what_an_unrolled_one_does(name):
+    scanned, unrolled = (
+        forwarded(dataclasses.replace(VARIANTS[name], layers=layers), tuple(model.ACTIVATIONS))
+        for layers in ("scan", "unroll")
+    )
+    assert scanned.observed.keys() == unrolled.observed.keys()
+    assert tree_difference(scanned.observed, unrolled.observed) < 1e-5
+
+
+@pytest.mark.parametrize("mesh", [{"data": 2, "stage": 2, "tensor": 2}, {"data": 2, "fsdp": 4}])
+def test_a_mesh_observes_what_one_device_does(mesh):
+    names, tokens = tuple(model.ACTIVATIONS), jnp.asarray(tokens_of(ROPE))
+    wanted = model.forward(ROPE, weights(ROPE), tokens, observe=names).observed
+    with use_mesh(make_mesh(MeshConfig(**mesh))):
+        found = jax.jit(
+            lambda params, tokens: model.forward(ROPE, params, tokens, observe=names).observed
+        )(weights(ROPE), tokens)
+    assert tree_difference(found, wanted) < 1e-5
+
+
+def test_an_unknown_activation_is_refused_with_the_names_that_there_are():
+    with pytest.raises(ValueError, match=r"no activation; there are embedding, stream, .*'stream'"):
+        model.forward(ROPE, weights(ROPE), jnp.zeros((1, 2), int), observe=("streem",))
+
+
+FRAMED = dataclasses.replace(
+    PLAIN,
+    frames=model.FrameEncoder(
+        channels=5,
+        context=12,
+        width=24,
+        num_layers=3,
+        num_heads=3,
+        norm="rmsnorm",
+        positions="rope",
+    ),
+)
+"""A decoder of width 32 beside an encoder of width 24, whose layers, norm and positions differ."""
+
+
+def framed(values, tokens, positions=None, **settings):
+    frames = model.Frames(values, positions)
+    return model.forward(FRAMED, weights(FRAMED), tokens, frames=frames, **settings).hidden
+
+
+def test_every_frame_is_read_and_padding_is_not():
+    tokens = jnp.asarray(tokens_of(FRAMED, shape=(2, 6)))
+    values = jax.random.normal(jax.random.key(0), (2, 12, 5))
+    slopes = jax.grad(lambda values: jnp.square(framed(values, tokens)).sum())(values)
+    assert jnp.abs(slopes).max(-1).min() > 0
+    positions = jnp.where(jnp.arange(12) < 8, jnp.arange(12), -1)[None].repeat(2, axis=0)
+    padded = framed(values.at[:, 8:].set(9.0), tokens, positions)
+    assert difference(padded, framed(values[:, :8], tokens)) < 1e-5
+
+
+def test_texts_about_frames_are_written_behind_a_cache():
+    tokens = jnp.asarray(tokens_of(FRAMED, shape=(2, 6)))
+    values = jax.random.normal(jax.random.key(0), (2, 12, 5))
+    memory = model.encode(FRAMED, weights(FRAMED), frames=model.Frames(values))
+    cache, where = model.empty_cache(FRAMED, 2, 6), jnp.arange(6)[None].repeat(2, axis=0)
+    outputs = []
+    for part in (slice(0, 4), slice(4, 6)):
+        out = model.forward(
+            FRAMED,
+            weights(FRAMED),
+            tokens[:, part],
+            positions=where[:, part],
+            memory=memory,
+            cache=cache,
+        )
+        cache = out.cache
+        outputs.append(out.hidden)
+    assert difference(jnp.concatenate(outputs, 1), framed(values, tokens)) < 1e-5
 
 
 # --- gradients, micro-batches

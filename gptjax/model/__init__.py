@@ -1,5 +1,6 @@
 """The model: configs and pure functions over them."""
 
+from gptjax.model.activations import ACTIVATIONS
 from gptjax.model.cache import (
     AT_ONCE,
     Cache,
@@ -13,6 +14,7 @@ from gptjax.model.cache import (
 )
 from gptjax.model.config import (
     Experts,
+    FrameEncoder,
     Latent,
     Layer,
     LinearScaling,
@@ -24,6 +26,8 @@ from gptjax.model.config import (
 from gptjax.model.cost import flops_per_token
 from gptjax.model.decoding import Stored, prepare_weights
 from gptjax.model.moe.router import rebalance
+from gptjax.model.output import classify, logits_of, to_output, unembed
+from gptjax.model.parameters import axes, init, roles, shapes
 from gptjax.model.presets import (
     bert,
     deepseek,
@@ -42,25 +46,23 @@ from gptjax.model.presets import (
     vaswani,
 )
 from gptjax.model.transformer import (
+    Frames,
     Output,
-    axes,
-    classify,
+    Soft,
+    embed_tokens,
     encode,
     forward,
-    init,
-    logits_of,
     look_ahead,
-    roles,
-    shapes,
-    to_output,
-    unembed,
 )
 
 __all__ = [
+    "ACTIVATIONS",
     "AT_ONCE",
     "Cache",
     "CacheGroup",
     "Experts",
+    "FrameEncoder",
+    "Frames",
     "Latent",
     "Layer",
     "LinearScaling",
@@ -69,6 +71,7 @@ __all__ = [
     "ModelConfig",
     "NTKScaling",
     "Output",
+    "Soft",
     "Stored",
     "YarnScaling",
     "axes",
@@ -76,6 +79,7 @@ __all__ = [
     "classify",
     "constrain_cache",
     "deepseek",
+    "embed_tokens",
     "empty_cache",
     "encode",
     "flops_per_token",

@@ -221,6 +221,47 @@ class Experts:
         )
 
 
+@dataclass(frozen=True)
+class FrameEncoder:
+    """An encoder of continuous inputs, such as log-mel frames or image patches, with a shape of its
+    own. Its states are projected to the decoder's width, and each block of the decoder attends to
+    them. Initialisation, dropout, compute type and ways to run are the decoder's.
+
+    Source: Radford et al. 2022, Whisper, arXiv:2212.04356, section 2.2, without its convolutions.
+    """
+
+    channels: int = 80
+    """Numbers in one frame."""
+    context: int = 1500
+    """Maximum number of frames."""
+    width: int = 256
+    """Width of the residual stream."""
+    num_layers: int = 4
+    """Number of blocks."""
+    num_heads: int = 4
+    """Number of attention heads."""
+    feed_forward: int | None = None
+    """Width inside the MLP; `None` means the default for this width."""
+    positions: Literal["learned", "sinusoidal", "rope", "alibi", "t5", "none"] = "sinusoidal"
+    """How the encoder knows where a frame stands."""
+    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    """Normalisation of the residual stream and of the output."""
+    norm_placement: Literal["pre", "post", "sandwich", "reordered"] = "pre"
+    """Where norms are placed, as in the decoder."""
+    activation: Literal["gelu", "gelu_exact", "relu", "relu2", "silu", "swiglu", "geglu"] = "gelu"
+    """The MLP's nonlinearity."""
+    bias: bool = True
+    """Biases in linear layers and in LayerNorm."""
+    causal: bool = False
+    """Frames see earlier frames only."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.channels > 0,
+            f"model.frames.channels is {self.channels}; it needs at least 1.",
+        )
+
+
 DROPOUTS = ("embedding_dropout", "attention_dropout", "residual_dropout", "stochastic_depth")
 """Settings that are shares of something to leave out in training."""
 
@@ -241,6 +282,9 @@ class ModelConfig:
     encoder_layers: int = 0
     """Blocks of an encoder that reads a side text, to which each of the `num_layers` blocks
     attends; 0 is none."""
+    frames: FrameEncoder | None = None
+    """An encoder of continuous inputs, to which each of the `num_layers` blocks attends; `None` has
+    none."""
     causal: bool = True
     """Tokens see those before them; false is an encoder (BERT), whose tokens see all of their text
     and which does not write."""
@@ -440,15 +484,22 @@ class ModelConfig:
             f"model.encoder_layers is {self.encoder_layers}; it needs 0 or more.",
         )
         require(
-            not self.encoder_layers
+            not (self.encoder_layers and self.frames),
+            "model.frames and model.encoder_layers are both an encoder beside the decoder; use one"
+            " (--model.encoder-layers 0).",
+        )
+        if self.frames is not None:
+            _ = self.frame_encoder  # refuses what its config refuses
+        require(
+            not self.has_encoder
             or (
                 self.causal
                 and self.experts is None
                 and self.latent is None
                 and self.parallel == "none"
             ),
-            "model.encoder_layers makes an encoder beside a decoder: it goes without experts,"
-            " latent and parallel, and with causal.",
+            "model.encoder_layers or model.frames makes an encoder beside a decoder: no experts,"
+            " latent or parallel, and causal.",
         )
         require(
             (self.causal and not self.prefix_lm)
@@ -471,7 +522,7 @@ class ModelConfig:
             f"model.classes is {self.classes}; it needs at least 2, or null.",
         )
         require(
-            not self.classes or not (self.encoder_layers or self.ahead),
+            not self.classes or not (self.has_encoder or self.ahead),
             "model.classes is for a decoder or an encoder alone, which predicts nothing else.",
         )
         require(
@@ -514,7 +565,24 @@ class ModelConfig:
     @property
     def continues(self) -> bool:
         """It is a decoder alone, which goes on with a text."""
-        return self.causal and not self.encoder_layers
+        return self.causal and not self.has_encoder
+
+    @property
+    def has_encoder(self) -> bool:
+        """An encoder of a side text, or of frames, stands beside the decoder."""
+        return self.encoder_layers > 0 or self.frames is not None
+
+    @property
+    def frame_encoder(self) -> ModelConfig:
+        """The encoder of `frames` as a model config; it has no use for a vocabulary."""
+        shape = {
+            one.name: getattr(self.frames, one.name)
+            for one in dataclasses.fields(self.frames)
+            if one.name != "channels"
+        }
+        shared = (*DROPOUTS, "init_std", "residual_init", "compute", "attention", "layers")
+        shared += ("remat", "remat_names", "norm_epsilon")
+        return ModelConfig(vocab_size=1, **shape, **{name: getattr(self, name) for name in shared})
 
     @property
     def encoder(self) -> ModelConfig:

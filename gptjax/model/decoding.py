@@ -11,7 +11,7 @@ import jax
 from gptjax.core.arrays import Params
 from gptjax.core.backend import fast_bfloat16
 from gptjax.model.config import ModelConfig
-from gptjax.model.transformer import roles
+from gptjax.model.parameters import roles
 from gptjax.weights.weight import Role, Weight, quantize, transposed
 
 Stored = Literal["float32", "bfloat16", "int8", "int4"]
@@ -36,7 +36,7 @@ def prepare_weights(
         computes in that.
     """
     on_cpu = jax.default_backend() == "cpu"
-    if stored is None and (not on_cpu or config.compute == "bfloat16" and fast_bfloat16()):
+    if stored is None and (not on_cpu or (config.compute == "bfloat16" and fast_bfloat16())):
         return config, params
     stored, params = stored or config.compute, dict(params)
     if config.tied and not config.classes:

@@ -14,14 +14,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
-from jax.ad_checkpoint import checkpoint_name
 
 from gptjax.core.arrays import Array, Float, Int, Key
+from gptjax.model.activations import Observed, Probe
 from gptjax.model.config import ModelConfig
 from gptjax.weights.embed import embed
 from gptjax.weights.linear import Names, linears
 from gptjax.weights.weight import Role, Weight
-
 
 PLAIN = Role()
 """Multiplies no activation, and does not decay."""
@@ -165,7 +164,9 @@ class MLP(nn.Module):
     width: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    def __call__(
+        self, x: Float[Array, "B T D"], probe: Probe, seen: Observed
+    ) -> tuple[Float[Array, "B T D"], Observed]:
         c = self.config
 
         def up(name: str) -> Linear:
@@ -179,10 +180,8 @@ class MLP(nn.Module):
             )
 
         *gate, risen = together(x, (up("gate"), up("up")) if c.gated else (up("up"),))
-        hidden = checkpoint_name(
-            activate(c.activation, gate[0]) * risen if gate else activate(c.activation, risen),
-            "mlp",
-        )
+        hidden = activate(c.activation, gate[0]) * risen if gate else activate(c.activation, risen)
+        hidden, seen = probe.saved("mlp", hidden, seen)
         return Linear(
             (self.width,),
             (c.width,),
@@ -190,7 +189,7 @@ class MLP(nn.Module):
             residual_std(c),
             c.bias,
             name="down",
-        )(hidden)
+        )(hidden), seen
 
 
 def activate(kind: str, x: Array) -> Array:

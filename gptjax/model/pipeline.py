@@ -24,9 +24,9 @@ from gptjax.model.attention.layer import LayerInputs
 from gptjax.model.config import ModelConfig
 from gptjax.sharding.constrain import ROWS, axis_size, constrain, constrain_residual
 
-Stage = Callable[[Params, Any, Array, Array], tuple[Array, dict[str, Array]]]
+Stage = Callable[[Params, Any, Array, Array], tuple[Array, Any]]
 """(its layers, what goes through, number of the stage, number of the part) → the next residual
-stream, and what layers of experts tell."""
+stream, and its layers' `stack.LayerOutputs`."""
 
 
 def require_stages(config: ModelConfig, stages: int) -> None:
@@ -50,7 +50,7 @@ def require_stages(config: ModelConfig, stages: int) -> None:
         " use --mesh.stage 1.",
     )
     require(
-        not config.encoder_layers,
+        not config.has_encoder,
         f"mesh.stage is {stages}, and the model has an encoder beside its decoder; use"
         " --mesh.stage 1.",
     )
@@ -76,8 +76,8 @@ def run_in_stages(
     x: Array,
     layer_inputs: LayerInputs,
     key: Key | None,
-) -> tuple[Array, None, dict[str, Array]]:
-    """What `stack.run` gives, by the stages of the traced mesh.
+) -> tuple[Array, None, Any]:
+    """What `stack.run_stack` gives, by the stages of the traced mesh.
 
     Args:
       run: reads x through a part of the model's layers.
@@ -96,16 +96,14 @@ def run_in_stages(
     apart, tree = jax.tree.flatten((layer_inputs.mask_inputs, turns))
     fixed = [leaf if alike(leaf) else None for leaf in apart]
 
-    def stage(
-        layers: Params, carried: tuple, number: Array, piece: Array
-    ) -> tuple[Array, dict[str, Array]]:
+    def stage(layers: Params, carried: tuple, number: Array, piece: Array) -> tuple[Array, Any]:
         x, *moving = carried
         moving = iter(moving)
         mask_inputs, turns = jax.tree.unflatten(
             tree, [next(moving) if leaf is None else leaf for leaf in fixed]
         )
         own = None if key is None else jax.random.fold_in(key, piece)
-        x, _, told = run(
+        x, _, outputs = run(
             config,
             part,
             number * part.num_layers,
@@ -117,17 +115,17 @@ def run_in_stages(
             None,
             own,
         )
-        return x, told
+        return x, outputs
 
-    x, told = through_stages(
+    x, outputs = through_stages(
         config, stage, layers, (x, *(leaf for leaf in apart if not alike(leaf)))
     )
-    return constrain_residual(x), None, told
+    return constrain_residual(x), None, outputs
 
 
 def through_stages(
     config: ModelConfig, stage: Stage, layers: Params, carried: Any
-) -> tuple[Array, dict[str, Array]]:
+) -> tuple[Array, Any]:
     """Sends a batch through all stages.
 
     Args:
@@ -163,23 +161,25 @@ def through_stages(
         moved = jax.tree.map(
             lambda leaf, new: along(jnp.roll(leaf, 1, axis=0).at[0].set(new)), carried, feed
         )
-        x, told = every(weights, moved, numbers, jnp.clip(number - numbers, 0, count - 1))
+        x, outputs = every(weights, moved, numbers, jnp.clip(number - numbers, 0, count - 1))
         flat, tree = jax.tree.flatten(moved)
-        return jax.tree.unflatten(tree, [x, *flat[1:]]), (x[-1], told)
+        return jax.tree.unflatten(tree, [x, *flat[1:]]), (x[-1], outputs)
 
     begin = jax.tree.map(
         lambda leaf: along(jnp.broadcast_to(leaf[:1], (stages, *leaf.shape[1:]))), waiting
     )
-    _, (ready, told) = jax.lax.scan(turn, begin, jnp.arange(count + stages - 1))
+    _, (ready, outputs) = jax.lax.scan(turn, begin, jnp.arange(count + stages - 1))
     x = jnp.swapaxes(ready[stages - 1 :], 0, 1).reshape(rows, *ready.shape[2:])
     when = jnp.arange(count)[:, None] + numbers[None]
-    return x, {name: _collected(name, leaf[when, numbers[None]]) for name, leaf in told.items()}
+    return x, jax.tree_util.tree_map_with_path(
+        lambda path, leaf: _collected(path[-1].key, leaf[when, numbers[None]]), outputs
+    )
 
 
-def _collected(name: str, told: Array) -> Array:
-    """What each stage told of each part [parts stages layers …], as `transformer.Output.aux` has
-    it."""
-    _, stages, layers = told.shape[:3]
+def _collected(name: str, output: Array) -> Array:
+    """One output of all layers [L …], of what each stage gave of each part [parts stages layers …]:
+    summed over parts where it is a sum over tokens, else with its rows [B …] in order."""
+    _, stages, layers = output.shape[:3]
     if name in ("load", "dropped"):
-        return told.sum(0).reshape(stages * layers, *told.shape[3:])
-    return jnp.moveaxis(told, 0, 3).reshape(stages * layers, -1, told.shape[4])
+        return output.sum(0).reshape(stages * layers, *output.shape[3:])
+    return jnp.moveaxis(output, 0, 3).reshape(stages * layers, -1, *output.shape[4:])

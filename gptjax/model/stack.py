@@ -1,21 +1,23 @@
 """The layers one after another, from one stacked parameter tree: unrolled, or as a compiled loop
 over repeats of the pattern.
 
-Read `Block` (one layer), then `run`. Layers with the same parameters are one stack, whatever their
-windows or positions; where some have experts and some have not, there are two, `dense` and
+Read `Block` (one layer), then `run_stack`. Layers with the same parameters are one stack, whatever
+their windows or positions; where some have experts and some have not, there are two, `dense` and
 `sparse`, each in the order of depth.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.ad_checkpoint import checkpoint_name
 
-from gptjax.core.arrays import Array, Key, Params
+from gptjax.core.arrays import Array, Float, Int, Key, Params
+from gptjax.model.activations import Observed, Probe
 from gptjax.model.attention.cross import CrossAttention
 from gptjax.model.attention.layer import Attention, LayerInputs
 from gptjax.model.attention.mla import LatentAttention
@@ -26,6 +28,18 @@ from gptjax.model.moe.router import MoE
 from gptjax.model.pipeline import run_in_stages
 from gptjax.model.remat import kept
 from gptjax.sharding.constrain import axis_size, constrain_residual, platform
+
+State = tuple[Array, Cache | None]
+"""What goes from layer to layer: the residual stream [B T D] and the cache."""
+
+
+class LayerOutputs(NamedTuple):
+    """What a layer gives besides its state; of several layers, stacked by name over those that
+    have it."""
+
+    aux: dict[str, Array]
+    """Its part of `transformer.Output.aux`."""
+    observed: Observed
 
 
 class Block(nn.Module):
@@ -41,165 +55,247 @@ class Block(nn.Module):
     layer: Layer
 
     @nn.compact
-    def __call__(self, x, layer_inputs, cache=None, number=0, key=None):
-        c = self.config
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        layer_inputs: LayerInputs,
+        cache: Cache | None = None,
+        number: int | Int[Array, ""] = 0,
+        key: Key | None = None,
+    ) -> tuple[Float[Array, "B T D"], Cache | None, LayerOutputs]:
+        c, probe = self.config, layer_inputs.probe._replace(layer=number)
         for_attention, after_attention, after_mlp = (
             (None,) * 3 if key is None else jax.random.split(key, 3)
         )
-        attention = (Attention if c.latent is None else LatentAttention)(
-            c, self.layer, name="attention"
-        )
+        x, seen = probe.saved("stream", x, {})
 
-        def mlp(x):
-            if c.sparse(self.layer):
-                return MoE(c, name="moe")(x, layer_inputs.mask_inputs.queries >= 0)
-            return MLP(c, c.mlp_dim, name="mlp")(x), {}
-
-        def before(branch, x):
+        def before(branch: str, x: Array) -> Array:
             return norm(c, f"{branch}_norm")(x) if c.norm_placement in ("pre", "sandwich") else x
 
-        def added(branch, y, key):
+        def added(branch: str, y: Array, key: Key | None, seen: Observed) -> tuple[Array, Observed]:
             if c.norm_placement in ("sandwich", "reordered"):
-                y = norm(
-                    c, f"{branch}_out_norm" if c.norm_placement == "sandwich" else f"{branch}_norm"
-                )(y)
-            return skip_rows(
-                dropout(y, c.residual_dropout, key),
-                c.stochastic_depth,
-                (number + 1) / c.num_layers,
-                key,
-            )
+                name = "out_norm" if c.norm_placement == "sandwich" else "norm"
+                y = norm(c, f"{branch}_{name}")(y)
+            depth = (number + 1) / c.num_layers
+            y = skip_rows(dropout(y, c.residual_dropout, key), c.stochastic_depth, depth, key)
+            return probe(f"{branch}_out", y, seen)
 
-        def after(branch, x):
+        def after(branch: str, x: Array) -> Array:
             return norm(c, f"{branch}_norm")(x) if c.norm_placement == "post" else x
 
         for_mixing = before("attention", x)
-        mixed, cache = attention(for_mixing, layer_inputs, cache, number, for_attention)
+        attention = (Attention if c.latent is None else LatentAttention)(
+            c, self.layer, name="attention"
+        )
+        mixed, cache, seen = attention(for_mixing, layer_inputs, cache, number, for_attention, seen)
         if c.parallel != "none":
             for_mlp = for_mixing if c.parallel == "shared" else before("mlp", x)
-            changed, told = mlp(for_mlp)
-            return (
-                x + added("attention", mixed, after_attention) + added("mlp", changed, after_mlp),
-                cache,
-                told,
-            )
-        x = after("attention", x + added("attention", mixed, after_attention))
-        if c.encoder_layers:
+            changed, aux, seen = self.mlp(for_mlp, layer_inputs, probe, seen)
+            mixed, seen = added("attention", mixed, after_attention, seen)
+            changed, seen = added("mlp", changed, after_mlp, seen)
+            return x + mixed + changed, cache, LayerOutputs(aux, seen)
+        mixed, seen = added("attention", mixed, after_attention, seen)
+        x = after("attention", x + mixed)
+        if c.has_encoder:
             for_cross, after_cross = (
                 (None,) * 2 if key is None else jax.random.split(jax.random.fold_in(key, 3))
             )
-            found = CrossAttention(c, name="cross")(
-                before("cross", x), layer_inputs, number, for_cross
-            )
-            x = after("cross", x + added("cross", found, after_cross))
-        changed, told = mlp(before("mlp", x))
-        return after("mlp", x + added("mlp", changed, after_mlp)), cache, told
+            cross = CrossAttention(c, name="cross")
+            read = cross(before("cross", x), layer_inputs, number, for_cross)
+            read, seen = added("cross", read, after_cross, seen)
+            x = after("cross", x + read)
+        changed, aux, seen = self.mlp(before("mlp", x), layer_inputs, probe, seen)
+        changed, seen = added("mlp", changed, after_mlp, seen)
+        return after("mlp", x + changed), cache, LayerOutputs(aux, seen)
+
+    def mlp(
+        self, x: Float[Array, "B T D"], layer_inputs: LayerInputs, probe: Probe, seen: Observed
+    ) -> tuple[Float[Array, "B T D"], dict[str, Array], Observed]:
+        """The MLP, or the experts in its place."""
+        c = self.config
+        if c.sparse(self.layer):
+            real = layer_inputs.mask_inputs.queries >= 0
+            return MoE(c, name="moe")(x, real, probe, seen)
+        y, seen = MLP(c, c.mlp_dim, name="mlp")(x, probe, seen)
+        return y, {}, seen
 
 
 def init_stack(config: ModelConfig, key: Key, x: Array, layer_inputs: LayerInputs) -> Params:
     """Initial parameters of all layers, each leaf with a leading dimension L, in Linen's boxes."""
     keys = jax.random.split(key, config.num_layers)
-    kinds, stacks = _kinds(config), {}
-    for kind in sorted(set(kinds)):
-        numbers = [n for n, one in enumerate(kinds) if one == kind]
+    slots, stacks = _slots(config), {}
+    for kind in sorted({slot.kind for slot in slots}):
+        own = [slot for slot in slots if slot.kind == kind]
 
-        def one_block(key, layer=config.stack[numbers[0]]):
+        def one_block(key: Key, layer: Layer = own[0].layer) -> Params:
             return Block(config, layer).init(key, x, layer_inputs)["params"]
 
-        stacks[kind] = jax.vmap(one_block)(keys[jnp.asarray(numbers)] if config.mixed else keys)
-    return stacks if config.mixed else stacks[kinds[0]]
+        numbers = jnp.asarray([slot.number for slot in own])
+        stacks[kind] = jax.vmap(one_block)(keys[numbers] if config.mixed else keys)
+    return stacks if config.mixed else stacks[slots[0].kind]
 
 
-def _kinds(config: ModelConfig) -> list[str]:
-    """Which stack holds each layer."""
-    return ["sparse" if config.sparse(layer) else "dense" for layer in config.stack]
+# --- the stack
+# ----------------------------------------------------------------------------------------
 
 
-def run(
+class _Slot(NamedTuple):
+    """One layer of a model, and where its parameters lie."""
+
+    number: int
+    """Its depth."""
+    layer: Layer
+    kind: str
+    """The stack that holds its parameters."""
+    index: int
+    """Its place in that stack."""
+
+
+def _slots(config: ModelConfig) -> list[_Slot]:
+    """All layers in the order of depth."""
+    slots, counts = [], Counter()
+    for number, layer in enumerate(config.stack):
+        kind = "sparse" if config.sparse(layer) else "dense"
+        slots.append(_Slot(number, layer, kind, counts[kind]))
+        counts[kind] += 1
+    return slots
+
+
+def run_stack(
     config: ModelConfig,
-    layers: Params,
-    x: Array,
+    layers: Params | tuple[Params, ...],
+    x: Float[Array, "B T D"],
     layer_inputs: LayerInputs,
     cache: Cache | None,
     key: Key | None,
-) -> tuple[Array, Cache | None, dict[str, Array]]:
-    """Reads x through all layers; gives what comes out, the cache, and what layers of experts tell,
-    stacked."""
+) -> tuple[Float[Array, "B T D"], Cache | None, LayerOutputs]:
+    """Reads x through all layers; gives the result, the cache, and the layers' other outputs."""
     if cache is None and axis_size("stage") > 1:
-        return run_in_stages(_run, config, layers, x, layer_inputs, key)
-    return _run(config, config, 0, layers, x, layer_inputs, cache, key)
+        return run_in_stages(run_part, config, layers, x, layer_inputs, key)
+    return run_part(config, config, 0, layers, x, layer_inputs, cache, key)
 
 
-def _run(
+def run_part(
     config: ModelConfig,
     part: ModelConfig,
-    before: int | Array,
-    layers: Params,
-    x: Array,
+    offset: int | Int[Array, ""],
+    layers: Params | tuple[Params, ...],
+    x: Float[Array, "B T D"],
     layer_inputs: LayerInputs,
     cache: Cache | None,
     key: Key | None,
-) -> tuple[Array, Cache | None, dict[str, Array]]:
-    """Reads x through the layers of `part` of a model, which stand after so many others."""
-    kinds = _kinds(part)
-    stacks = layers if part.mixed else {kinds[0]: layers}
+) -> tuple[Float[Array, "B T D"], Cache | None, LayerOutputs]:
+    """Reads x through consecutive layers of a model: those before the pattern, then the repeats of
+    the pattern, then those that are left. Only the repeats can be a compiled loop.
 
-    def block(layer, state, weights, number):
-        number = before + number
-        layer_key = None if key is None else jax.random.fold_in(key, number)
-        x = checkpoint_name(state[0], "stream")
-        x, cache, told = Block(config, layer).apply(
-            {"params": weights}, x, layer_inputs, state[1], number, layer_key
+    Args:
+      part: the config of these layers as a model of their own.
+      offset: number of layers before them.
+    """
+    slots = _slots(part)
+    stacks = layers if part.mixed else {slots[0].kind: layers}
+    block = _block(config, offset, layer_inputs, key)
+    begin, period = min(len(part.first), len(slots)), len(part.pattern)
+    repeats = (len(slots) - begin) // period if scanned(config) else 0
+    end = begin + repeats * period
+
+    state, first = _unrolled(block, slots[:begin], stacks, (x, cache))
+    state, repeated = _scanned(block, slots[begin:end], period, stacks, state)
+    state, last = _unrolled(block, slots[end:], stacks, state)
+    outputs = [*first, *repeated, *last]
+    aux = _by_name([output.aux for output in outputs], jnp.concatenate)
+    observed = _by_name([output.observed for output in outputs], jnp.concatenate)
+    return *state, LayerOutputs(aux, observed)
+
+
+ReadLayer = Callable[[Layer, State, Params, int | Int[Array, ""]], tuple[State, LayerOutputs]]
+"""(layer, state, its parameters, its number in the part) → the next state, and its outputs."""
+
+
+def _block(
+    config: ModelConfig, offset: int | Int[Array, ""], layer_inputs: LayerInputs, key: Key | None
+) -> ReadLayer:
+    """The function that reads the state through one layer, with the config's rematerialisation."""
+
+    def block(
+        layer: Layer, state: State, weights: Params, number: int | Int[Array, ""]
+    ) -> tuple[State, LayerOutputs]:
+        number, (x, cache) = offset + number, state
+        own_key = None if key is None else jax.random.fold_in(key, number)
+        x, cache, outputs = Block(config, layer).apply(
+            {"params": weights}, x, layer_inputs, cache, number, own_key
         )
-        return (constrain_residual(x), cache), told
+        return (constrain_residual(x), cache), outputs
 
-    if config.remat != "none":
-        block = jax.checkpoint(
-            block, policy=kept(config), prevent_cse=not scanned(config), static_argnums=0
+    if config.remat == "none":
+        return block
+    return jax.checkpoint(
+        block, policy=kept(config), prevent_cse=not scanned(config), static_argnums=0
+    )
+
+
+def _unrolled(
+    block: ReadLayer, slots: Sequence[_Slot], stacks: dict[str, Any], state: State
+) -> tuple[State, list[LayerOutputs]]:
+    """Reads the state through layers one by one; outputs of each have a leading dimension 1."""
+    apart = {kind: _apart(stacks[kind]) for kind in {slot.kind for slot in slots}}
+    outputs = []
+    for slot in slots:
+        state, output = block(slot.layer, state, apart[slot.kind][slot.index], slot.number)
+        outputs.append(jax.tree.map(lambda leaf: leaf[None], output))
+    return state, outputs
+
+
+def _scanned(
+    block: ReadLayer, slots: Sequence[_Slot], period: int, stacks: dict[str, Any], state: State
+) -> tuple[State, list[LayerOutputs]]:
+    """Reads the state through repeats of a pattern of layers in a compiled loop; the outputs of all
+    are stacked."""
+    if not slots:
+        return state, []
+    repeats, pattern = len(slots) // period, slots[:period]
+    begins = {kind: _first(pattern, kind) for kind in {slot.kind for slot in pattern}}
+
+    def by_repeat(stack: Params, begin: int, count: int) -> Params:
+        return jax.tree.map(
+            lambda leaf: leaf[begin : begin + repeats * count].reshape(
+                repeats, count, *leaf.shape[1:]
+            ),
+            stack,
         )
 
-    def unrolled(state, begin, end):
-        heard = []
-        apart = {kind: _apart(stacks[kind]) for kind in set(kinds[begin:end])}
-        for number in range(begin, end):
-            weights = apart[kinds[number]][kinds[:number].count(kinds[number])]
-            state, told = block(part.stack[number], state, weights, number)
-            heard.append(jax.tree.map(lambda leaf: leaf[None], told))
-        return state, heard
+    parts = {
+        kind: by_repeat(stacks[kind], begin, sum(slot.kind == kind for slot in pattern))
+        for kind, begin in begins.items()
+    }
 
-    def repeat(state, weights_and_begin):
-        (weights, number), heard = weights_and_begin, []
-        for i, layer in enumerate(part.pattern):
-            kind = kinds[begin + i]
-            state, told = block(
-                layer, state, _at(weights[kind], kinds[begin : begin + i].count(kind)), number + i
-            )
-            heard += [told] if told else []
-        return state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *heard) if heard else {}
+    def repeat(state: State, inputs: tuple[dict[str, Params], Array]) -> tuple[State, LayerOutputs]:
+        (weights, number), outputs = inputs, []
+        for i, slot in enumerate(pattern):
+            index = slot.index - begins[slot.kind]
+            own = jax.tree.map(lambda leaf, index=index: leaf[index], weights[slot.kind])
+            state, output = block(slot.layer, state, own, number + i)
+            outputs.append(output)
+        aux = _by_name([output.aux for output in outputs], jnp.stack)
+        observed = _by_name([output.observed for output in outputs], jnp.stack)
+        return state, LayerOutputs(aux, observed)
 
-    period, begin = len(part.pattern), min(len(part.first), part.num_layers)
-    repeats = (part.num_layers - begin) // period if scanned(config) else 0
-    state, heard = unrolled((x, cache), 0, begin)
-    if repeats:
-        parts = {}
-        for kind in set(kinds[begin : begin + period]):
-            skipped, each = kinds[:begin].count(kind), kinds[begin : begin + period].count(kind)
-            parts[kind] = jax.tree.map(
-                lambda leaf, a=skipped, n=each: leaf[a : a + repeats * n].reshape(
-                    repeats, n, *leaf.shape[1:]
-                ),
-                stacks[kind],
-            )
-        state, told = jax.lax.scan(repeat, state, (parts, begin + period * jnp.arange(repeats)))
-        heard.append(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), told))
-    state, rest = unrolled(state, begin + repeats * period, part.num_layers)
-    heard = [told for told in heard + rest if told]
-    return *state, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *heard) if heard else {}
+    numbers = slots[0].number + period * jnp.arange(repeats)
+    state, outputs = jax.lax.scan(repeat, state, (parts, numbers))
+    return state, [jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), outputs)]
 
 
-def _at(tree: Params, index: int) -> Params:
-    """The parameters of one layer."""
-    return jax.tree.map(lambda leaf: leaf[index], tree)
+def _first(slots: Sequence[_Slot], kind: str) -> int:
+    """The place in its stack of the first layer of a kind."""
+    return next(slot.index for slot in slots if slot.kind == kind)
+
+
+def _by_name(
+    outputs: Sequence[dict[str, Array]], join: Callable[[list[Array]], Array]
+) -> dict[str, Array]:
+    """Joins outputs of the same name, in order; a layer need not have all of them."""
+    names = dict.fromkeys(name for output in outputs for name in output)
+    return {name: join([output[name] for output in outputs if name in output]) for name in names}
 
 
 def _apart(stack: Params | tuple[Params, ...]) -> Sequence[Params]:

@@ -1,64 +1,30 @@
-"""The model as pure functions of a frozen config and a parameter tree: `init, shapes, axes, encode,
-forward, unembed, empty_cache`.
+"""The model as pure functions of a frozen config and a parameter tree: `encode`, `forward`,
+`look_ahead`. Linen lives behind them.
 
-Linen lives behind them. Parameters are one tree for every way of running it:
-
-    embedding/embedding [V D]   positions/embedding [context D]   distances/bias [buckets N]
-    layers/… [L …]   norm/…   head/kernel [D V]
-
-A classifier has classes/kernel [D classes] and classes/bias instead of an output; blocks that
-predict further tokens are stacked in ahead/….
-
-An encoder beside a decoder has positions, distances, layers and norm of its own below `encoder`.
-Where only some layers have experts, the two kinds are stacked apart: layers/dense/… and
-layers/sparse/….
+Read `forward`. What its parameters are is in `parameters`, what is made of its hidden states in
+`output`.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
-from gptjax.core.arrays import Array, Axes, Float, Int, Key, Params
+from gptjax.core.arrays import Array, Float, Int, Key, Params
 from gptjax.model import positions as place
-from gptjax.model.attention.biases import slopes
+from gptjax.model.activations import Intervention, Observed, Probe, require_known
 from gptjax.model.attention.cross import CrossAttention
-from gptjax.model.attention.layer import LayerInputs
 from gptjax.model.attention.mask import MaskInputs
-from gptjax.model.cache import Cache, Memory, allocate, empty_cache
-from gptjax.model.config import Layer, ModelConfig
-from gptjax.model.layers import Declared, Linear, Table, activate, dropout, norm
-from gptjax.model.stack import Block, init_stack, run, scanned
-from gptjax.sharding.constrain import ROWS, constrain_residual
+from gptjax.model.cache import Cache, Memory, allocate
+from gptjax.model.config import ModelConfig
+from gptjax.model.layers import dropout, norm
+from gptjax.model.parameters import ahead_config, frame_projections, layer_inputs_of, table
+from gptjax.model.stack import Block, run_stack
+from gptjax.sharding.constrain import constrain_residual
 from gptjax.weights.embed import embed
-from gptjax.weights.linear import linear
-from gptjax.weights.weight import Role, Weight, transposed
-
-__all__ = [
-    "Cache",
-    "Memory",
-    "Output",
-    "axes",
-    "classify",
-    "empty_cache",
-    "encode",
-    "forward",
-    "init",
-    "logits_of",
-    "look_ahead",
-    "roles",
-    "scanned",
-    "shapes",
-    "to_output",
-    "unembed",
-]
 
 
 class Output(NamedTuple):
@@ -67,193 +33,183 @@ class Output(NamedTuple):
     hidden: Float[Array, "B T D"]
     """Final hidden states, normalised; `unembed` turns them into logits."""
     cache: Cache | None
-    """The cache that has read these tokens too; none if none was given."""
+    """The cache that has read these tokens too; `None` if none was given."""
     aux: dict[str, Array]
-    """What layers of experts tell, stacked by layer; empty without experts. For each token, so that
-    an objective weighs them as it weighs its own losses: `balance` and `router_z` [L B T]. As sums
+    """Outputs of layers of experts, stacked by layer; empty without experts. For each token, so
+    that a loss weighs them as it weighs its own terms: `balance` and `router_z` [L B T]. As sums
     over tokens: `load` [L E], `dropped` [L]."""
+    observed: Observed
+    """The activations that `observe` names; `activations.ACTIVATIONS` has their shapes."""
 
 
-Roles = Any
-"""A tree like the parameters whose leaves are `weights.Role`."""
+class Soft(NamedTuple):
+    """Embeddings that take the place of some tokens': image patches, learned prompts."""
+
+    embeddings: Float[Array, "B P D"]
+    """As `embed_tokens` gives them."""
+    index: Int[Array, "B P"]
+    """The place in its row of the token that each replaces; −1 replaces none."""
 
 
-def init(config: ModelConfig, key: Key) -> Params:
-    """Gives the initial parameters, float32. Layers are stacked: each leaf below `layers` has a
-    leading dimension L."""
-    return nn.meta.unbox(_boxed(config, key))
+class Frames(NamedTuple):
+    """Continuous inputs of an encoder: log-mel frames, image patches."""
+
+    values: Float[Array, "B F C"]
+    positions: Int[Array, "B F"] | None = None
+    """`None` counts from 0; −1 marks padding."""
 
 
-def shapes(config: ModelConfig) -> Params:
-    """Gives the shapes and types of the parameters; nothing is allocated."""
-    return jax.eval_shape(functools.partial(init, config), jax.random.key(0))
-
-
-def axes(config: ModelConfig) -> Axes:
-    """Gives the logical axis names of every parameter's dimensions; stacked layers begin with
-    `layers`."""
-    return _declared(config, lambda box, stack: ("layers", *box.names) if stack else box.names)
-
-
-def roles(config: ModelConfig) -> Roles:
-    """Gives the role of every parameter: how many dimensions are stacked, how many are inputs of a
-    product, and whether weight decay shrinks it."""
-
-    def role(box: Declared, stack: bool) -> Role:
-        return box.role._replace(stacked=box.role.stacked + stack)
-
-    return _declared(config, role)
-
-
-def _declared(config: ModelConfig, of: Callable[[Declared, bool], Any]) -> Any:
-    """A tree like the parameters of what a function gives of each box; its second argument says
-    whether the parameter lies in a stack of layers."""
-    boxed = jax.eval_shape(functools.partial(_boxed, config), jax.random.key(0))
-    return jax.tree_util.tree_map_with_path(
-        lambda path, box: of(box, any(key.key in ("layers", "ahead") for key in path)),
-        boxed,
-        is_leaf=lambda leaf: isinstance(leaf, Declared),
-    )
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _boxed(config: ModelConfig, key: Key) -> Params:
-    """Parameters in Linen's boxes that hold the axis names. Compiled, and so traced once, though a
-    start asks for shapes, axes and values by turns."""
-    keys = iter(jax.random.split(key, 5))
-    config = dataclasses.replace(
-        config, attention="reference"
-    )  # the one position below is no case for any other
-    x, where = jnp.zeros((1, 1, config.width), config.compute), jnp.zeros((1, 1), jnp.int32)
-    mask_inputs, params = MaskInputs(where, where), {}
-    if _biased_by_distance(config):
-        table = config.init_std * jax.random.normal(
-            jax.random.fold_in(key, 5), (config.t5_buckets, config.num_heads)
-        )
-        params["distances"] = {"bias": Declared(table, ("buckets", "heads"))}
-    layer_inputs = _layer_inputs(config, nn.meta.unbox(params), mask_inputs)
-
-    params |= {
-        "embedding": (
-            _embedding(config, config.vocabulary, "vocab").init(next(keys), where)["params"]
-        ),
-        "layers": init_stack(config, next(keys), x, layer_inputs),
-    }
-    final = next(keys)
-    if config.norm_placement != "post":
-        params["norm"] = norm(config).init(final, x)["params"]
-    if config.positions == "learned":
-        params["positions"] = _embedding(config, config.context, "context").init(next(keys), where)[
-            "params"
-        ]
-    if config.ahead:
-        further = _ahead(config)
-        params["ahead"] = init_stack(
-            further,
-            jax.random.fold_in(key, 8),
-            x,
-            _layer_inputs(further, nn.meta.unbox(params), mask_inputs),
-        )
-    if config.classes:
-        params["classes"] = _classes(config).init(jax.random.fold_in(key, 9), x)["params"]
-        config = dataclasses.replace(
-            config, tied=True, head_transform=False, logit_bias=False
-        )  # no output over tokens
-    if not config.tied:
-        params["head"] = _head(config).init(next(keys), x)["params"]
-    if config.embedding_norm:
-        params["embedding_norm"] = norm(config).init(key, x)["params"]
-    if config.head_transform:
-        params["transform"] = {
-            "linear": _transform(config).init(jax.random.fold_in(key, 6), x)["params"],
-            "norm": norm(config).init(key, x)["params"],
-        }
-    if config.logit_bias:
-        params["logits"] = {"bias": Declared(jnp.zeros((config.vocabulary,)), ("vocab",))}
-    if config.encoder_layers:
-        beside = _boxed(config.encoder, jax.random.fold_in(key, 7))
-        params["encoder"] = {name: beside[name] for name in _ENCODERS_OWN if name in beside}
-    return params
-
-
-_ENCODERS_OWN = ("positions", "distances", "embedding_norm", "layers", "norm")
-"""What an encoder does not share with its decoder."""
-
-
-def _embedding(config: ModelConfig, count: int, axis: str) -> Table:
-    return Table(count, config.width, axis, config.init_std, config.compute)
-
-
-def _head(config: ModelConfig) -> Linear:
-    names = ("embed", "vocab")
-    return Linear((config.width,), (config.vocabulary,), names, config.init_std, bias=False)
-
-
-def _classes(config: ModelConfig) -> Linear:
-    names = ("embed", None)
-    return Linear((config.width,), (config.classes,), names, config.init_std, bias=True)
-
-
-def _ahead(config: ModelConfig) -> ModelConfig:
-    """The blocks that predict further tokens, as a stack of their own."""
-    return dataclasses.replace(
-        config,
-        num_layers=config.ahead,
-        pattern=(config.ahead_layer,),
-        first=(),
-        experts=None,
-        ahead=0,
-    )
-
-
-def _transform(config: ModelConfig) -> Linear:
-    names = ("embed", None)
-    return Linear((config.width,), (config.width,), names, config.init_std, config.bias)
-
-
-def _biased_by_distance(config: ModelConfig) -> bool:
-    return any(config.positions_in(layer) == "t5" for layer in config.stack)
-
-
-def _layer_inputs(
+def forward(
     config: ModelConfig,
     params: Params,
-    mask_inputs: MaskInputs,
-    slots: tuple[Array, ...] | None = None,
+    tokens: Int[Array, "B T"],
+    *,
+    positions: Int[Array, "#B T"] | None = None,
+    segments: Int[Array, "B T"] | None = None,
     memory: Memory | None = None,
-) -> LayerInputs:
-    """Makes of positions what the layers need, once for all of them."""
+    frames: Frames | None = None,
+    cache: Cache | None = None,
+    soft: Soft | None = None,
+    perturbation: Float[Array, "B T D"] | None = None,
+    prefix: Int[Array, "B T"] | None = None,
+    observe: tuple[str, ...] = (),
+    intervene: Intervention | None = None,
+    key: Key | None = None,
+) -> Output:
+    """Reads tokens and gives their final hidden states.
 
-    def angles(layer: Layer) -> Array | None:
-        if config.positions_in(layer) != "rope":
-            return None
-        return place.turns(
-            mask_inputs.queries,
-            config.rotary_dim,
-            layer.rope_base or config.rope_base,
-            config.scaling_in(layer),
+    Args:
+      tokens: ids in [0, V); out-of-range ids are the caller's to refuse.
+      positions: where each token stands; `None` counts from 0. With a cache it is needed, and −1
+        marks padding.
+      segments: tokens of different segments do not see each other; not together with a cache.
+      memory: the result of `encode`, for a model with an encoder beside its decoder; `None` takes
+        the cache's.
+      frames: what such an encoder reads, where `memory` is not given.
+      cache: what was read before; the tokens see it and are added to it.
+      soft: embeddings that replace those of some tokens.
+      perturbation: added to the embedded tokens.
+      prefix: how many tokens of its piece, from the first, a prefix LM lets see each other; all of
+        these are read at once. Another model ignores it.
+      observe: names of activations to return; see `activations.ACTIVATIONS`.
+      intervene: a pure function (name, layer, x) → x that is applied to every named activation of
+        the decoder. Neither of both changes the compiled program where it is not given.
+      key: dropout's randomness; `None` turns dropout off.
+
+    Raises:
+      ValueError: arguments that this model has no use for, or an unknown name.
+    """
+    require_known(observe)
+    if frames is not None:
+        memory = encode(config, params, frames=frames, key=key)
+    if cache is not None and memory is None:
+        memory = cache.memory
+    _check(config, positions, segments, memory, cache)
+    if positions is None:
+        positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
+    probe = Probe(tuple(observe), intervene)
+    prefix = prefix if config.prefix_lm else None
+    slots = None
+    if cache is None:
+        mask_inputs = MaskInputs(positions, positions, segments, segments, prefix)
+    else:  # each layer looks at its own group of the cache
+        cache, slots = allocate(cache, positions)
+        mask_inputs = MaskInputs(positions, positions, prefixes=prefix)
+    layer_inputs = layer_inputs_of(config, params, mask_inputs, slots, memory, probe)
+
+    x = embed_tokens(config, params, tokens)
+    if soft is not None:
+        x = _replaced(x, soft)
+    if perturbation is not None:
+        x = x + perturbation.astype(x.dtype)
+    x = _positioned(config, params, x, positions, _entrance_key(config, key))
+    x, seen = probe("embedding", x, {})
+    x, cache, outputs = run_stack(config, params["layers"], x, layer_inputs, cache, key)
+    hidden, seen = probe("hidden", _normalised(config, params, x), seen)
+    return Output(hidden, cache, outputs.aux, outputs.observed | seen)
+
+
+def _check(
+    config: ModelConfig,
+    positions: Array | None,
+    segments: Array | None,
+    memory: Memory | None,
+    cache: Cache | None,
+) -> None:
+    if cache is not None and (positions is None or segments is not None):
+        raise ValueError("forward with a cache needs positions and takes no segments.")
+    if cache is not None and not config.causal:
+        raise ValueError("an encoder's tokens see later ones: it has no use for a cache.")
+    if (memory is not None) != config.has_encoder:
+        raise ValueError(
+            "a decoder beside an encoder needs memory, the result of `encode`; another model takes"
+            " none."
         )
 
-    tables = {"alibi": slopes(config.num_heads)} | (
-        {"t5": params["distances"]["bias"]} if _biased_by_distance(config) else {}
-    )
-    return LayerInputs(
-        mask_inputs, {layer: angles(layer) for layer in config.stack}, tables, slots, memory
-    )
+
+# --- what enters the layers, and what leaves them
+# ----------------------------------------------------------------------------------------
+
+
+def embed_tokens(
+    config: ModelConfig, params: Params, tokens: Int[Array, "B T"]
+) -> Float[Array, "B T D"]:
+    """The embeddings of tokens, scaled as the model scales them, without positions."""
+    x = embed(params["embedding"]["embedding"], tokens, config.compute)
+    return x * jnp.asarray(math.sqrt(config.width), x.dtype) if config.scaled_embedding else x
+
+
+def _replaced(x: Float[Array, "B T D"], soft: Soft) -> Float[Array, "B T D"]:
+    index = jnp.where(soft.index >= 0, soft.index, x.shape[1])  # past the end: dropped
+    rows = jnp.arange(x.shape[0])[:, None]
+    return x.at[rows, index].set(soft.embeddings.astype(x.dtype), mode="drop")
+
+
+def _positioned(
+    config: ModelConfig, params: Params, x: Float[Array, "B T D"], positions: Array, key: Key | None
+) -> Float[Array, "B T D"]:
+    """The beginning of the residual stream: x with positions, where they are added to it."""
+    if config.positions == "learned":
+        x = x + table(config, config.context, "context").apply(
+            {"params": params["positions"]}, positions
+        )
+    if config.positions == "sinusoidal":
+        x = x + place.sinusoidal(positions, config.width).astype(x.dtype)
+    if config.embedding_norm:
+        x = norm(config).apply({"params": params["embedding_norm"]}, x)
+    return constrain_residual(dropout(x, config.embedding_dropout, key))
+
+
+def _entrance_key(config: ModelConfig, key: Key | None) -> Key | None:
+    return None if key is None else jax.random.fold_in(key, config.num_layers)
+
+
+def _normalised(config: ModelConfig, params: Params, x: Array) -> Array:
+    return norm(config).apply({"params": params["norm"]}, x) if "norm" in params else x
+
+
+# --- encoders
+# ----------------------------------------------------------------------------------------
 
 
 def encode(
-    config: ModelConfig, params: Params, side: Any, *, key: Key | None = None
+    config: ModelConfig,
+    params: Params,
+    side: Any = None,
+    *,
+    frames: Frames | None = None,
+    key: Key | None = None,
 ) -> Memory | None:
-    """Reads the side text into what the decoder attends to; a model without an encoder has none.
+    """Reads a side text or frames into the keys and values that the decoder attends to; a model
+    without an encoder has none.
 
     Args:
-      side: a `data.Side`: tokens [B S], positions, segments; none has none.
-      key: dropout's randomness; none turns dropout off.
+      side: a `data.Side`: tokens [B S], positions, segments; for a model with `encoder_layers`.
+      frames: for a model with `frames`.
+      key: dropout's randomness; `None` turns dropout off.
 
     Raises:
-      ValueError: a side text was given to a model without an encoder, or none to one with an
-        encoder.
+      ValueError: what is given is not what the model's encoder reads.
     """
     if (side is not None) != (config.encoder_layers > 0):
         raise ValueError(
@@ -261,16 +217,47 @@ def encode(
             if side is not None
             else "this model's encoder needs a side text."
         )
+    if (frames is not None) != (config.frames is not None):
+        raise ValueError(
+            "this model has no encoder of frames."
+            if frames is not None
+            else "this model's encoder needs frames."
+        )
+    if frames is not None:
+        return _encode_frames(config, params, frames, key)
     if side is None:
         return None
     own = {"embedding": params["embedding"], **params["encoder"]}
-    count = jnp.arange(side.tokens.shape[1], dtype=jnp.int32)[None]
-    positions = (
-        jnp.broadcast_to(count, side.tokens.shape) if side.positions is None else side.positions
-    )
+    positions = _counted(side.tokens.shape, side.positions)
     states = forward(
         config.encoder, own, side.tokens, positions=positions, segments=side.segments, key=key
     ).hidden
+    return _remembered(config, params, states, positions, side.segments)
+
+
+def _encode_frames(config: ModelConfig, params: Params, frames: Frames, key: Key | None) -> Memory:
+    """Projects frames to the encoder's width, reads them, and projects to the decoder's width."""
+    encoder, own = config.frame_encoder, params["frames"]
+    into, out_of = frame_projections(config)
+    positions = _counted(frames.values.shape[:2], frames.positions)
+    x = into.apply({"params": own["input"]}, frames.values.astype(config.compute))
+    x = _positioned(encoder, own, x, positions, _entrance_key(encoder, key))
+    layer_inputs = layer_inputs_of(encoder, own, MaskInputs(positions, positions))
+    x, _, _ = run_stack(encoder, own["layers"], x, layer_inputs, None, key)
+    states = out_of.apply({"params": own["output"]}, _normalised(encoder, own, x))
+    return _remembered(config, params, states, positions, None)
+
+
+def _counted(shape: tuple[int, ...], positions: Array | None) -> Int[Array, "B S"]:
+    """The positions, or where there are none a count from 0 in each row."""
+    count = jnp.arange(shape[1], dtype=jnp.int32)[None]
+    return jnp.broadcast_to(count, shape) if positions is None else positions
+
+
+def _remembered(
+    config: ModelConfig, params: Params, states: Array, positions: Array, segments: Array | None
+) -> Memory:
+    """Every decoder layer's keys and values of an encoder's hidden states."""
 
     def remember(layer: Params) -> tuple[Array, Array]:
         weights = {"params": layer["cross"]}
@@ -280,82 +267,11 @@ def encode(
         keys, values = map(jnp.stack, zip(*map(remember, params["layers"]), strict=True))
     else:
         keys, values = jax.vmap(remember)(params["layers"])
-    return Memory(keys, values, positions, side.segments)
+    return Memory(keys, values, positions, segments)
 
 
-def forward(
-    config: ModelConfig,
-    params: Params,
-    tokens: Int[Array, "B T"],
-    *,
-    positions: Int[Array, "B T"] | None = None,
-    segments: Int[Array, "B T"] | None = None,
-    memory: Memory | None = None,
-    cache: Cache | None = None,
-    perturbation: Float[Array, "B T D"] | None = None,
-    prefix: Int[Array, "B T"] | None = None,
-    key: Key | None = None,
-) -> Output:
-    """Reads tokens and gives their final hidden states.
-
-    Args:
-      tokens: ids in [0, V); out-of-range ids are the caller's to refuse.
-      positions: where each token stands; none counts from 0. With a cache it is needed, and −1
-        marks padding.
-      segments: tokens of different segments do not see each other; not together with a cache.
-      memory: what `encode` gives, for a model with an encoder beside its decoder; none takes the
-        cache's.
-      cache: what was read before; the tokens see it and are added to it.
-      perturbation: added to the embedded tokens.
-      prefix: how many tokens of its piece, from the first, a prefix LM lets see each other; all of
-        these are read at once. Another model sees none of it.
-      key: dropout's randomness; none turns dropout off.
-    """
-    if cache is not None and (positions is None or segments is not None):
-        raise ValueError("forward with a cache needs positions and takes no segments.")
-    if cache is not None and not config.causal:
-        raise ValueError("an encoder's tokens see later ones: it has no use for a cache.")
-    if cache is not None and memory is None:
-        memory = cache.memory
-    if (memory is not None) != (config.encoder_layers > 0):
-        raise ValueError(
-            "a decoder beside an encoder needs memory, what `encode` gives; another model takes"
-            " none."
-        )
-    if positions is None:
-        positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
-    slots = None
-    if cache is None:
-        mask_inputs = MaskInputs(
-            positions, positions, segments, segments, prefix if config.prefix_lm else None
-        )
-    else:
-        cache, slots = allocate(cache, positions)
-        mask_inputs = MaskInputs(
-            positions, positions, prefixes=prefix if config.prefix_lm else None
-        )  # each layer looks at its own group
-
-    x = _enter(
-        config,
-        params,
-        tokens,
-        positions,
-        perturbation,
-        None if key is None else jax.random.fold_in(key, config.num_layers),
-    )
-    x, cache, told = run(
-        config,
-        params["layers"],
-        x,
-        _layer_inputs(config, params, mask_inputs, slots, memory),
-        cache,
-        key,
-    )
-    return Output(_leave(config, params, x), cache, told)
-
-
-def _leave(config: ModelConfig, params: Params, x: Array) -> Array:
-    return norm(config).apply({"params": params["norm"]}, x) if "norm" in params else x
+# --- further tokens
+# ----------------------------------------------------------------------------------------
 
 
 def look_ahead(
@@ -374,130 +290,19 @@ def look_ahead(
     2, whose heads read states before the final norm, and whose next-token head has such a block
     too.
     """
-    further, (layer, *_) = _ahead(config), _ahead(config).stack
+    further, (layer, *_) = ahead_config(config), ahead_config(config).stack
     if positions is None:
         positions = jnp.arange(hidden.shape[1], dtype=jnp.int32)[None]
-    layer_inputs = _layer_inputs(
+    layer_inputs = layer_inputs_of(
         further,
         params,
         MaskInputs(positions, positions, segments, segments, prefix if config.prefix_lm else None),
     )
-    found = []
+    outputs = []
     for number in range(config.ahead):
-        own = None if key is None else jax.random.fold_in(key, number)
+        own_key = None if key is None else jax.random.fold_in(key, number)
         weights = jax.tree.map(lambda leaf, number=number: leaf[number], params["ahead"])
-        found.append(
-            _leave(
-                config,
-                params,
-                Block(further, layer).apply(
-                    {"params": weights}, hidden, layer_inputs, None, number, own
-                )[0],
-            )
-        )
-    return found
-
-
-def _enter(
-    config: ModelConfig,
-    params: Params,
-    tokens: Array,
-    positions: Array,
-    perturbation: Array | None,
-    key: Key | None,
-) -> Array:
-    """The residual stream's beginning: what tokens, and positions where they are added, embed
-    as."""
-    x = embed(params["embedding"]["embedding"], tokens, config.compute)
-    if config.scaled_embedding:
-        x = x * jnp.asarray(math.sqrt(config.width), x.dtype)
-    if perturbation is not None:
-        x = x + perturbation.astype(x.dtype)
-    if config.positions == "learned":
-        x = x + _embedding(config, config.context, "context").apply(
-            {"params": params["positions"]}, positions
-        )
-    if config.positions == "sinusoidal":
-        x = x + place.sinusoidal(positions, config.width).astype(x.dtype)
-    if config.embedding_norm:
-        x = norm(config).apply({"params": params["embedding_norm"]}, x)
-    return constrain_residual(dropout(x, config.embedding_dropout, key))
-
-
-def unembed(
-    config: ModelConfig, params: Params, hidden: Float[Array, "... D"]
-) -> Float[Array, "... V"]:
-    """Gives the logits of the next token, or in an encoder of the token itself; float32."""
-    return logits_of(config, *to_output(config, params, hidden))
-
-
-def to_output(
-    config: ModelConfig, params: Params, hidden: Float[Array, "... D"]
-) -> tuple[Float[Array, "... D"], Weight, Float[Array, " V"] | None]:
-    """The arguments of `logits_of`: hidden states as the output reads them, its kernel [D V] and its
-    bias [V]. Columns may be left out of both."""
-    if config.head_transform:
-        hidden = activate(
-            config.activation,
-            _transform(config).apply({"params": params["transform"]["linear"]}, hidden),
-        )
-        hidden = norm(config).apply({"params": params["transform"]["norm"]}, hidden)
-    if config.logit_scale != 1.0:
-        hidden = hidden * jnp.asarray(config.logit_scale, hidden.dtype)
-    kernel = (
-        transposed(params["embedding"]["embedding"]) if config.tied else params["head"]["kernel"]
-    )
-    return hidden, kernel, params["logits"]["bias"] if config.logit_bias else None
-
-
-def logits_of(
-    config: ModelConfig,
-    hidden: Float[Array, "... D"],
-    kernel: Weight,
-    bias: Float[Array, " V"] | None,
-) -> Float[Array, "... V"]:
-    """The logits of the tokens whose columns are given; float32."""
-    logits = linear(hidden, kernel, names=("embed", "vocab"), rows=(*ROWS, "stage"), wide=True)
-    if bias is not None:
-        logits = logits + bias.reshape((1,) * (logits.ndim - 1) + (-1,))
-    return (
-        logits
-        if config.logit_cap is None
-        else config.logit_cap * jnp.tanh(logits / config.logit_cap)
-    )
-
-
-def classify(
-    config: ModelConfig,
-    params: Params,
-    hidden: Float[Array, "B T D"],
-    positions: Int[Array, "B T"] | None = None,
-    segments: Int[Array, "B T"] | None = None,
-) -> Float[Array, "B T classes"]:
-    """Gives at each position the logits of the class of its text, float32; a text is all tokens of
-    a segment, padding is none.
-
-    With `pool` `last` they are told from the position itself, so that only a text's last one knows
-    all of it.
-
-    Sources: first: Devlin et al. 2019, BERT, arXiv:1810.04805, section 4, without its pooler; last:
-    Radford et al. 2018, GPT, section 3.2.
-    """
-    if config.pool != "last":
-        rows, length = hidden.shape[:2]
-        positions = (
-            jnp.broadcast_to(jnp.arange(length)[None], (rows, length))
-            if positions is None
-            else positions
-        )
-        counted = (positions >= 0)[:, None, :] & (
-            True if segments is None else segments[:, :, None] == segments[:, None, :]
-        )
-        counted = (
-            counted & (positions == 0)[:, None, :]
-            if config.pool == "first"
-            else jnp.broadcast_to(counted, (rows, length, length))
-        )
-        share = counted / jnp.maximum(counted.sum(-1, keepdims=True), 1)
-        hidden = jnp.einsum("bts,bsd->btd", share.astype(hidden.dtype), hidden)
-    return _classes(config).apply({"params": params["classes"]}, hidden).astype(jnp.float32)
+        block = Block(further, layer)
+        x, _, _ = block.apply({"params": weights}, hidden, layer_inputs, None, number, own_key)
+        outputs.append(_normalised(config, params, x))
+    return outputs

@@ -21,7 +21,7 @@ from gptjax.data.prepare import Prepared
 from gptjax.losses import Frozen
 from gptjax.model import flops_per_token
 from gptjax.model.attention.layer import choose
-from gptjax.model.transformer import scanned
+from gptjax.model.stack import scanned
 from gptjax.runs import Run
 from gptjax.sharding.constrain import use_mesh
 from gptjax.sharding.mesh import describe_mesh

@@ -13,6 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from gptjax.core.arrays import Array, Float, Int, Key
 from gptjax.model import positions as place
+from gptjax.model.activations import Observed, Probe
 from gptjax.model.attention.blockwise import blockwise
 from gptjax.model.attention.causal_blocks import causal_blocks
 from gptjax.model.attention.kernels import cudnn, splash, split_splash
@@ -76,7 +77,7 @@ def attend(
 
 
 # --- the layer
-# ---------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------
 
 
 class LayerInputs(NamedTuple):
@@ -91,6 +92,8 @@ class LayerInputs(NamedTuple):
     """Where the tokens go on each group of the cache."""
     memory: Memory | None = None
     """What an encoder has read."""
+    probe: Probe = Probe()
+    """Which activations are observed or changed."""
 
 
 def with_cache(
@@ -127,8 +130,9 @@ class Attention(nn.Module):
         cache: Cache | None,
         number: Any,
         key: Key | None,
-    ) -> tuple[Float[Array, "B T D"], Cache | None]:
-        c = self.config
+        seen: Observed,
+    ) -> tuple[Float[Array, "B T D"], Cache | None, Observed]:
+        c, probe = self.config, layer_inputs.probe._replace(layer=number)
 
         def linear(name: str, heads: int, axis: str) -> Linear:
             return Linear(
@@ -159,12 +163,11 @@ class Attention(nn.Module):
             if c.attention_sink
             else None
         )
-        q, k, v = (
-            checkpoint_name(q, "query"),
-            checkpoint_name(k, "key"),
-            checkpoint_name(v, "value"),
-        )
+        q, seen = probe.saved("query", q, seen)
+        k, seen = probe.saved("key", k, seen)
+        v, seen = probe.saved("value", v, seen)
         mixed = attend_in(c, self.layer, q, k, v, layer_inputs, sink, cache is not None, key)
+        mixed, seen = probe("attention", mixed, seen)
         out = Linear(
             (c.num_heads, c.head_dim),
             (c.width,),
@@ -173,7 +176,7 @@ class Attention(nn.Module):
             c.bias,
             name="out",
         )
-        return out(mixed), cache
+        return out(mixed), cache, seen
 
 
 def head_norm(

@@ -17,6 +17,7 @@ from flax import linen as nn
 
 from gptjax.core.arrays import Array, Float, Key
 from gptjax.model import positions as place
+from gptjax.model.activations import Observed
 from gptjax.model.attention.layer import LayerInputs, attend_in, with_cache
 from gptjax.model.cache import Cache
 from gptjax.model.config import Layer, ModelConfig
@@ -39,8 +40,10 @@ class LatentAttention(nn.Module):
         cache: Cache | None,
         number: Any,
         key: Key | None,
-    ) -> tuple[Float[Array, "B T D"], Cache | None]:
+        seen: Observed,
+    ) -> tuple[Float[Array, "B T D"], Cache | None, Observed]:
         c, narrow = self.config, self.config.latent
+        probe = layer_inputs.probe._replace(layer=number)
 
         def linear(name: str, source: str, inputs: int, *outputs: int) -> Linear:
             axes = (source, "heads", "head") if len(outputs) == 2 else (source, "latent")
@@ -75,30 +78,26 @@ class LatentAttention(nn.Module):
         )
 
         def mix(q: Array, k: Array, v: Array) -> Array:
-            return attend_in(
-                c,
-                self.layer,
-                jnp.concatenate([q, turned_q], -1),
-                k,
-                v,
-                layer_inputs,
-                None,
-                cache is not None,
-                key,
-            )
+            cached = cache is not None
+            return attend_in(c, self.layer, q, k, v, layer_inputs, None, cached, key)
 
         if cache is None:
             k, v = make_k(latent[:, :, 0]), make_v(latent[:, :, 0])
             turned_k = jnp.broadcast_to(turned_k, (*k.shape[:3], narrow.rope_width))
-            mixed = mix(q, jnp.concatenate([k, turned_k], -1), v)
+            q, k = jnp.concatenate([q, turned_q], -1), jnp.concatenate([k, turned_k], -1)
+            q, seen = probe("query", q, seen)
+            k, seen = probe("key", k, seen)
+            v, seen = probe("value", v, seen)
+            mixed = mix(q, k, v)
         else:
             cache, turned_k, latent, layer_inputs = with_cache(
                 c, self.layer, number, cache, layer_inputs, turned_k, latent
             )
             (to_k, _), (to_v, _) = make_k.weights(), make_v.weights()
             q = contract("btnh,rnh->btnr", q, to_k)
-            mixed = mix(q, jnp.concatenate([latent, turned_k], -1), latent)
-            mixed = contract("btnr,rnh->btnh", mixed, to_v)
+            q, k = jnp.concatenate([q, turned_q], -1), jnp.concatenate([latent, turned_k], -1)
+            mixed = contract("btnr,rnh->btnh", mix(q, k, latent), to_v)
+        mixed, seen = probe("attention", mixed, seen)
         out = Linear(
             (c.num_heads, c.value_width),
             (c.width,),
@@ -107,4 +106,4 @@ class LatentAttention(nn.Module):
             c.bias,
             name="out",
         )
-        return out(mixed), cache
+        return out(mixed), cache, seen

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from gptjax.core.arrays import Array, Bool, Float, Int, Params
+from gptjax.model.activations import Observed, Probe
 from gptjax.model.config import Experts, ModelConfig
 from gptjax.model.layers import MLP, normal, parameter, residual_std
 from gptjax.model.moe.dispatch import mix, mix_over_mesh
@@ -29,24 +30,28 @@ class MoE(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B T D"], real: Bool[Array, "#B T"]
-    ) -> tuple[Float[Array, "B T D"], dict[str, Array]]:
+        self, x: Float[Array, "B T D"], real: Bool[Array, "#B T"], probe: Probe, seen: Observed
+    ) -> tuple[Float[Array, "B T D"], dict[str, Array], Observed]:
         """Gives the sum, and the layer's part of `transformer.Output.aux`; tokens that are not real
         count for nothing there."""
         c, e = self.config, self.config.experts
-        routes = route(e, *Router(c, name="router")(x), jnp.broadcast_to(real, x.shape[:2]))
+        logits, bias = Router(c, name="router")(x)
+        logits, seen = probe("router", logits, seen)
+        routes = route(e, logits, bias, jnp.broadcast_to(real, x.shape[:2]))
         mixed, unread = (mix if current_mesh() is None else mix_over_mesh)(
             c, x, routes.chosen, routes.weights, Expert(c, name="experts")()
         )
         if e.shared:
-            mixed = mixed + MLP(c, e.shared * c.expert_width, name="shared")(x)
+            shared, _ = MLP(c, e.shared * c.expert_width, name="shared")(x, Probe(), {})
+            mixed = mixed + shared
         dropped = (unread & routes.real[:, :, None]).sum().astype(jnp.float32)
-        return mixed, {
+        aux = {
             "balance": routes.balance,
             "router_z": routes.z,
             "load": routes.load,
             "dropped": dropped,
         }
+        return mixed, aux, seen
 
 
 class Router(nn.Module):

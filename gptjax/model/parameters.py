@@ -1,0 +1,228 @@
+"""The parameters of a model: initial values, shapes, logical axes and roles, from a config alone.
+
+    embedding/embedding [V D]   positions/embedding [context D]   distances/bias [buckets N]
+    layers/… [L …]   norm/…   head/kernel [D V]
+
+A classifier has classes/kernel [D classes] and classes/bias instead of an output; blocks that
+predict further tokens are stacked in ahead/….
+
+An encoder of a side text has positions, distances, layers and norm of its own below `encoder`; one
+of frames has them below `frames`, with its input and output. Where only some layers have experts,
+the two kinds are stacked apart: layers/dense/… and layers/sparse/….
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from gptjax.core.arrays import Array, Axes, Key, Params
+from gptjax.model import positions as place
+from gptjax.model.activations import Probe
+from gptjax.model.attention.biases import slopes
+from gptjax.model.attention.layer import LayerInputs
+from gptjax.model.attention.mask import MaskInputs
+from gptjax.model.cache import Memory
+from gptjax.model.config import Layer, ModelConfig
+from gptjax.model.layers import Declared, Linear, Table, norm
+from gptjax.model.stack import init_stack
+from gptjax.weights.weight import Role
+
+Roles = Any
+"""A tree like the parameters whose leaves are `weights.Role`."""
+
+
+def init(config: ModelConfig, key: Key) -> Params:
+    """Gives the initial parameters, float32. Layers are stacked: each leaf below `layers` has a
+    leading dimension L."""
+    return nn.meta.unbox(_boxed(config, key))
+
+
+def shapes(config: ModelConfig) -> Params:
+    """Gives the shapes and types of the parameters; nothing is allocated."""
+    return jax.eval_shape(functools.partial(init, config), jax.random.key(0))
+
+
+def axes(config: ModelConfig) -> Axes:
+    """Gives the logical axis names of every parameter's dimensions; stacked layers begin with
+    `layers`."""
+    return _declared(config, lambda box, stack: ("layers", *box.names) if stack else box.names)
+
+
+def roles(config: ModelConfig) -> Roles:
+    """Gives the role of every parameter: how many dimensions are stacked, how many are inputs of a
+    product, and whether weight decay shrinks it."""
+
+    def role(box: Declared, stack: bool) -> Role:
+        return box.role._replace(stacked=box.role.stacked + stack)
+
+    return _declared(config, role)
+
+
+def _declared(config: ModelConfig, of: Callable[[Declared, bool], Any]) -> Any:
+    """A tree like the parameters of what a function gives of each box; its second argument says
+    whether the parameter lies in a stack of layers."""
+    boxed = jax.eval_shape(functools.partial(_boxed, config), jax.random.key(0))
+    return jax.tree_util.tree_map_with_path(
+        lambda path, box: of(box, any(key.key in ("layers", "ahead") for key in path)),
+        boxed,
+        is_leaf=lambda leaf: isinstance(leaf, Declared),
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _boxed(config: ModelConfig, key: Key) -> Params:
+    """Parameters in Linen's boxes that hold the axis names. Compiled, and so traced once, though a
+    start asks for shapes, axes and values by turns."""
+    keys = iter(jax.random.split(key, 5))
+    config = dataclasses.replace(
+        config, attention="reference"
+    )  # the one position below is no case for any other
+    x, where = jnp.zeros((1, 1, config.width), config.compute), jnp.zeros((1, 1), jnp.int32)
+    mask_inputs, params = MaskInputs(where, where), {}
+    if biased_by_distance(config):
+        buckets = config.init_std * jax.random.normal(
+            jax.random.fold_in(key, 5), (config.t5_buckets, config.num_heads)
+        )
+        params["distances"] = {"bias": Declared(buckets, ("buckets", "heads"))}
+    layer_inputs = layer_inputs_of(config, nn.meta.unbox(params), mask_inputs)
+
+    params |= {
+        "embedding": (table(config, config.vocabulary, "vocab").init(next(keys), where)["params"]),
+        "layers": init_stack(config, next(keys), x, layer_inputs),
+    }
+    final = next(keys)
+    if config.norm_placement != "post":
+        params["norm"] = norm(config).init(final, x)["params"]
+    if config.positions == "learned":
+        params["positions"] = table(config, config.context, "context").init(next(keys), where)[
+            "params"
+        ]
+    if config.ahead:
+        further = ahead_config(config)
+        params["ahead"] = init_stack(
+            further,
+            jax.random.fold_in(key, 8),
+            x,
+            layer_inputs_of(further, nn.meta.unbox(params), mask_inputs),
+        )
+    if config.classes:
+        params["classes"] = class_head(config).init(jax.random.fold_in(key, 9), x)["params"]
+        config = dataclasses.replace(
+            config, tied=True, head_transform=False, logit_bias=False
+        )  # no output over tokens
+    if not config.tied:
+        params["head"] = head(config).init(next(keys), x)["params"]
+    if config.embedding_norm:
+        params["embedding_norm"] = norm(config).init(key, x)["params"]
+    if config.head_transform:
+        params["transform"] = {
+            "linear": head_transform(config).init(jax.random.fold_in(key, 6), x)["params"],
+            "norm": norm(config).init(key, x)["params"],
+        }
+    if config.logit_bias:
+        params["logits"] = {"bias": Declared(jnp.zeros((config.vocabulary,)), ("vocab",))}
+    if config.encoder_layers:
+        beside = _boxed(config.encoder, jax.random.fold_in(key, 7))
+        params["encoder"] = {name: beside[name] for name in ENCODERS_OWN if name in beside}
+    if config.frames is not None:
+        params["frames"] = _frame_encoder(config, jax.random.fold_in(key, 10))
+    return params
+
+
+def _frame_encoder(config: ModelConfig, key: Key) -> Params:
+    """Parameters of the encoder of frames, in Linen's boxes."""
+    encoder = config.frame_encoder
+    beside, keys = _boxed(encoder, key), jax.random.split(jax.random.fold_in(key, 11))
+    params = {name: beside[name] for name in ENCODERS_OWN if name in beside}
+    for name, layer, own in zip(("input", "output"), frame_projections(config), keys, strict=True):
+        x = jnp.zeros((1, 1, *layer.inputs), config.compute)
+        params[name] = layer.init(own, x)["params"]
+    return params
+
+
+ENCODERS_OWN = ("positions", "distances", "embedding_norm", "layers", "norm")
+"""What an encoder does not share with its decoder."""
+
+
+def table(config: ModelConfig, count: int, axis: str) -> Table:
+    return Table(count, config.width, axis, config.init_std, config.compute)
+
+
+def head(config: ModelConfig) -> Linear:
+    names = ("embed", "vocab")
+    return Linear((config.width,), (config.vocabulary,), names, config.init_std, bias=False)
+
+
+def class_head(config: ModelConfig) -> Linear:
+    names = ("embed", None)
+    return Linear((config.width,), (config.classes,), names, config.init_std, bias=True)
+
+
+def ahead_config(config: ModelConfig) -> ModelConfig:
+    """The blocks that predict further tokens, as a stack of their own."""
+    return dataclasses.replace(
+        config,
+        num_layers=config.ahead,
+        pattern=(config.ahead_layer,),
+        first=(),
+        experts=None,
+        ahead=0,
+    )
+
+
+def head_transform(config: ModelConfig) -> Linear:
+    names = ("embed", None)
+    return Linear((config.width,), (config.width,), names, config.init_std, config.bias)
+
+
+def frame_projections(config: ModelConfig) -> tuple[Linear, Linear]:
+    """Into the encoder of frames, from their channels, and out of it, to the decoder's width."""
+    frames, std = config.frames, config.init_std
+    return (
+        Linear((frames.channels,), (frames.width,), (None, "embed"), std, bias=True),
+        Linear((frames.width,), (config.width,), ("embed", None), std, bias=True),
+    )
+
+
+def biased_by_distance(config: ModelConfig) -> bool:
+    return any(config.positions_in(layer) == "t5" for layer in config.stack)
+
+
+def layer_inputs_of(
+    config: ModelConfig,
+    params: Params,
+    mask_inputs: MaskInputs,
+    slots: tuple[Array, ...] | None = None,
+    memory: Memory | None = None,
+    probe: Probe | None = None,
+) -> LayerInputs:
+    """What all layers need of the positions, computed once."""
+
+    def angles(layer: Layer) -> Array | None:
+        if config.positions_in(layer) != "rope":
+            return None
+        return place.turns(
+            mask_inputs.queries,
+            config.rotary_dim,
+            layer.rope_base or config.rope_base,
+            config.scaling_in(layer),
+        )
+
+    tables = {"alibi": slopes(config.num_heads)} | (
+        {"t5": params["distances"]["bias"]} if biased_by_distance(config) else {}
+    )
+    return LayerInputs(
+        mask_inputs=mask_inputs,
+        angles={layer: angles(layer) for layer in config.stack},
+        tables=tables,
+        slots=slots,
+        memory=memory,
+        probe=Probe() if probe is None else probe,
+    )
