@@ -636,6 +636,7 @@ IN_PYTHON = {
     "model.rope_scaling",
     "model.latent",
     "model.experts",
+    "model.frames",
     "loss.adversarial",
     "loss.distillation",
 }

@@ -31,7 +31,7 @@ from gptjax.model import Experts, ModelConfig, layers
 from gptjax.model.attention import mask
 from gptjax.model.moe import router as moe
 from gptjax.sharding.constrain import use_mesh
-from gptjax.sharding.mesh import MeshConfig, ShardingRules, make_mesh, param_shardings
+from gptjax.sharding.mesh import MeshConfig, ShardingRules, make_mesh, param_shardings, replicated
 from gptjax.train import optim, program, step
 from gptjax.train.experiment import Experiment
 
@@ -693,10 +693,12 @@ def test_a_scanned_stack_observes_what_an_unrolled_one_does(name):
 def test_a_mesh_observes_what_one_device_does(mesh):
     names, tokens = tuple(model.ACTIVATIONS), jnp.asarray(tokens_of(ROPE))
     wanted = model.forward(ROPE, weights(ROPE), tokens, observe=names).observed
-    with use_mesh(make_mesh(MeshConfig(**mesh))):
+    made = make_mesh(MeshConfig(**mesh))
+    placed = jax.device_put((weights(ROPE), tokens), replicated(made))
+    with use_mesh(made):
         found = jax.jit(
             lambda params, tokens: model.forward(ROPE, params, tokens, observe=names).observed
-        )(weights(ROPE), tokens)
+        )(*placed)
     assert tree_difference(found, wanted) < 1e-5
 
 

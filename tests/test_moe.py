@@ -15,6 +15,7 @@ from gptjax import model
 from gptjax.data import Batch
 from gptjax.losses import CrossEntropy
 from gptjax.model import Experts, Layer, ModelConfig
+from gptjax.model.activations import Probe
 from gptjax.model.moe import router as moe
 from gptjax.train import optim, step
 
@@ -69,7 +70,8 @@ REAL = jnp.ones((B, T), bool)
 
 
 def mixed(config: ModelConfig, x, real=REAL):
-    return moe.MoE(config).apply({"params": layer_of(config)}, x, real)
+    y, told, _ = moe.MoE(config).apply({"params": layer_of(config)}, x, real, Probe(), {})
+    return y, told
 
 
 def mlp(params, x, which=...) -> np.ndarray:
@@ -141,7 +143,7 @@ def test_all_ways_to_bring_tokens_to_experts_are_one(name, monkeypatch):
 
     def both_ways(config):
         out, back = jax.vjp(
-            lambda params, x: moe.MoE(config).apply({"params": params}, x, REAL)[0],
+            lambda params, x: moe.MoE(config).apply({"params": params}, x, REAL, Probe(), {})[0],
             layer_of(config),
             tokens(),
         )

@@ -76,9 +76,7 @@ FORBIDDEN = {
 
 FILE_LINES = 400
 LONG_FILES = {
-    "gptjax/model/config.py": 618,
     "gptjax/model/presets.py": 576,
-    "gptjax/model/transformer.py": 520,
     "gptjax/train/loop.py": 487,
     "gptjax/train/metrics.py": 527,
     "gptjax/train/report.py": 597,
@@ -91,11 +89,8 @@ LONG_FUNCTIONS = {
     "gptjax/data/documents/tfds.py:read": 61,
     "gptjax/data/prepare.py:_make": 73,
     "gptjax/data/prepare.py:prepare": 68,
-    "gptjax/model/attention/layer.py:__call__": 61,
-    "gptjax/model/attention/mla.py:__call__": 80,
-    "gptjax/model/config.py:__post_init__": 125,
-    "gptjax/model/stack.py:_run": 65,
-    "gptjax/model/transformer.py:forward": 69,
+    "gptjax/model/attention/mla.py:__call__": 74,
+    "gptjax/model/transformer.py:forward": 68,
     "gptjax/train/loop.py:train": 97,
     "gptjax/train/report.py:chart": 72,
 }

@@ -1,7 +1,7 @@
 """Every architectural choice of a model as one frozen value.
 
-Read `Layer` (how one layer may differ from the next), then `ModelConfig`; the small classes between
-them are choices that not every model makes. Published shapes are in `presets`.
+Read `ModelConfig`; the small classes that its fields hold are in `config_parts`, what it refuses in
+`config_checks`, and published shapes in `presets`.
 """
 
 from __future__ import annotations
@@ -10,260 +10,32 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from gptjax.core.config import require
+from gptjax.model.config_checks import DROPOUTS, check_model
+from gptjax.model.config_parts import (
+    Experts,
+    FrameEncoder,
+    Latent,
+    Layer,
+    LinearScaling,
+    Llama3Scaling,
+    NTKScaling,
+    RopeScaling,
+    YarnScaling,
+)
 
-
-@dataclass(frozen=True)
-class Layer:
-    """What sets one layer of the pattern apart. The default sees everything and is as the model
-    says."""
-
-    sees: Literal["all", "window", "chunk", "strided", "fixed"] = "all"
-    """Which earlier tokens a token sees: all; the last `span`, itself included; those of its own
-    chunk of `span` positions; the last `span` and every `span`-th before them (strided); its own
-    chunk and the last `summary` of every chunk before it (fixed)."""
-    span: int | None = None
-    """Tokens of a window, a chunk or a stride."""
-    summary: int = 1
-    """Tokens at the end of a chunk that later chunks see, where `sees` is `fixed`."""
-    sinks: int = 0
-    """The first so many tokens of a text stay visible, whatever the window or chunk."""
-    positions: Literal["rope", "alibi", "t5", "none"] | None = None
-    """How this layer's attention knows where tokens stand; none is as the model."""
-    rope_base: float | None = None
-    """RoPE's base in this layer; none is the model's."""
-    rope_scaled: bool = True
-    """The model's `rope_scaling` holds in this layer."""
-    dense: bool = False
-    """A plain MLP in a model of experts."""
-
-    def __post_init__(self) -> None:
-        require(
-            (self.sees == "all") == (self.span is None),
-            f"a layer that sees {self.sees!r} has span {self.span}; `all` has none, the others need"
-            " one.",
-        )
-        require(
-            self.span is None or self.span >= 1,
-            f"a layer's span is {self.span}; it needs at least 1 token.",
-        )
-        require(
-            self.sees != "fixed" or 1 <= self.summary <= self.span,
-            f"a layer's summary is {self.summary}; it needs 1 to its span of {self.span}.",
-        )
-        require(self.sinks >= 0, f"a layer's sinks are {self.sinks}; it needs 0 or more tokens.")
-        require(
-            not self.sinks or self.sees in ("window", "chunk"),
-            f"a layer that sees {self.sees!r} has sinks; only a window or a chunk has use for"
-            " them.",
-        )
-        require(
-            self.rope_base is None or self.rope_base > 0,
-            f"a layer's rope_base is {self.rope_base}; it needs a positive number.",
-        )
-
-
-@dataclass(frozen=True)
-class LinearScaling:
-    """RoPE at positions divided by `factor`. Source: Chen et al. 2023, Position Interpolation,
-    arXiv:2306.15595."""
-
-    factor: float = 1.0
-    """How many times longer the context becomes."""
-
-
-@dataclass(frozen=True)
-class NTKScaling:
-    """RoPE with a larger base: the slowest wave is `factor` times longer, the fastest unchanged.
-    Source: bloc97 2023, NTK-aware scaled RoPE."""
-
-    factor: float = 1.0
-    """How many times longer the context becomes."""
-
-
-@dataclass(frozen=True)
-class YarnScaling:
-    """Slow waves as in `LinearScaling`, fast ones unchanged, a ramp between. Source: Peng et al.
-    2023, YaRN, arXiv:2309.00071, section 3."""
-
-    factor: float = 1.0
-    """How many times longer the context becomes."""
-    original: int = 4096
-    """Context before, in tokens."""
-    fast: float = 32.0
-    """Waves with more turns than this in the original context are unchanged."""
-    slow: float = 1.0
-    """Waves with fewer turns than this are stretched by the whole factor."""
-    magnitude: float | None = None
-    """Rotated queries and keys are multiplied by it; none is 0.1 · ln(factor) + 1."""
-
-
-@dataclass(frozen=True)
-class Llama3Scaling:
-    """As YaRN with a ramp over frequency, without the magnitude. Source: Grattafiori et al. 2024,
-    arXiv:2407.21783; Llama 3.1's code."""
-
-    factor: float = 8.0
-    """How many times longer the context becomes."""
-    original: int = 8192
-    """Context before, in tokens."""
-    fast: float = 4.0
-    """Waves with more turns than this in the original context are unchanged."""
-    slow: float = 1.0
-    """Waves with fewer turns than this are stretched by the whole factor."""
-
-
-RopeScaling = LinearScaling | NTKScaling | YarnScaling | Llama3Scaling
-
-
-@dataclass(frozen=True)
-class Latent:
-    """Multi-head latent attention: the cache holds one narrow latent and one rotated key a token,
-    for all heads.
-
-    A head's query and key are `head_width` unrotated and `rope_width` rotated numbers side by side.
-
-    Source: DeepSeek-AI 2024, DeepSeek-V2, arXiv:2405.04434, section 2.1.
-    """
-
-    rank: int = 512
-    """Width of the latent from which keys and values are made."""
-    query_rank: int | None = None
-    """Width of the latent from which queries are made; none makes them of the residual stream."""
-    rope_width: int = 64
-    """Rotated part of a head's query; the rotated part of the key is shared by all heads."""
-    value_width: int | None = None
-    """Width of a head's value; none is the head's width."""
-
-    def __post_init__(self) -> None:
-        for name in ("rank", "query_rank", "rope_width", "value_width"):
-            value = getattr(self, name)
-            require(
-                value is None or value > 0, f"model.latent.{name} is {value}; it needs at least 1."
-            )
-        require(
-            self.rope_width % 2 == 0,
-            f"model.latent.rope_width is {self.rope_width} and RoPE turns pairs; it needs an even"
-            " width.",
-        )
-
-
-@dataclass(frozen=True)
-class Experts:
-    """A mixture of experts in place of the MLP: each token is read by `active` of `count` MLPs,
-    which a router chooses.
-
-    Sources: Shazeer et al. 2017, arXiv:1701.06538; Fedus et al. 2022, Switch Transformers,
-    arXiv:2101.03961; sigmoid scores, shared experts, groups and balancing without a loss:
-    DeepSeek-AI 2024, DeepSeek-V3, arXiv:2412.19437, section 2.1.2.
-    """
-
-    count: int = 8
-    """Experts to choose from."""
-    active: int = 2
-    """Experts that read a token."""
-    width: int | None = None
-    """Width inside one expert; none is the MLP's."""
-    shared: int = 0
-    """Experts that read every token besides; together they are one MLP of so many times the
-    width."""
-    scores: Literal["softmax", "sigmoid"] = "softmax"
-    """How the router's numbers become weights: shares of one, or each for itself."""
-    normalised: bool = True
-    """The weights of the chosen experts are divided by their sum."""
-    scale: float = 1.0
-    """The weights are multiplied by it."""
-    groups: int = 1
-    """Experts stand in so many groups of equal size."""
-    active_groups: int = 1
-    """A token's experts come from so many groups, those with the best two experts."""
-    capacity: float | None = None
-    """An expert reads at most this many times its fair share of a row's tokens and later ones are
-    dropped; none drops nobody."""
-    balance: float = 0.01
-    """Weight of the loss that is 1 when all experts are read equally."""
-    router_z: float = 0.0
-    """Weight of the squared log-sum-exp of the router's numbers."""
-    bias_step: float = 0.0
-    """Each step moves a bias of each expert's score by so much towards equal load; it chooses but
-    does not weigh."""
-
-    def __post_init__(self) -> None:
-        for name in ("count", "active", "groups", "active_groups", "scale"):
-            require(
-                getattr(self, name) > 0,
-                f"model.experts.{name} is {getattr(self, name)}; it needs a positive number.",
-            )
-        for name in ("shared", "balance", "router_z", "bias_step"):
-            require(
-                getattr(self, name) >= 0,
-                f"model.experts.{name} is {getattr(self, name)}; it needs 0 or more.",
-            )
-        for name in ("width", "capacity"):
-            value = getattr(self, name)
-            require(
-                value is None or value > 0,
-                f"model.experts.{name} is {value}; it needs a positive number, or null.",
-            )
-        require(
-            self.count % self.groups == 0,
-            f"model.experts.count is {self.count}, which {self.groups} groups do not divide; use a"
-            " multiple.",
-        )
-        require(
-            self.active_groups <= self.groups,
-            f"model.experts.active_groups is {self.active_groups}; there are {self.groups} groups.",
-        )
-        choice = self.count // self.groups * self.active_groups
-        require(
-            self.active <= choice,
-            f"model.experts.active is {self.active}; a token can choose among {choice}.",
-        )
-
-
-@dataclass(frozen=True)
-class FrameEncoder:
-    """An encoder of continuous inputs, such as log-mel frames or image patches, with a shape of its
-    own. Its states are projected to the decoder's width, and each block of the decoder attends to
-    them. Initialisation, dropout, compute type and ways to run are the decoder's.
-
-    Source: Radford et al. 2022, Whisper, arXiv:2212.04356, section 2.2, without its convolutions.
-    """
-
-    channels: int = 80
-    """Numbers in one frame."""
-    context: int = 1500
-    """Maximum number of frames."""
-    width: int = 256
-    """Width of the residual stream."""
-    num_layers: int = 4
-    """Number of blocks."""
-    num_heads: int = 4
-    """Number of attention heads."""
-    feed_forward: int | None = None
-    """Width inside the MLP; `None` means the default for this width."""
-    positions: Literal["learned", "sinusoidal", "rope", "alibi", "t5", "none"] = "sinusoidal"
-    """How the encoder knows where a frame stands."""
-    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
-    """Normalisation of the residual stream and of the output."""
-    norm_placement: Literal["pre", "post", "sandwich", "reordered"] = "pre"
-    """Where norms are placed, as in the decoder."""
-    activation: Literal["gelu", "gelu_exact", "relu", "relu2", "silu", "swiglu", "geglu"] = "gelu"
-    """The MLP's nonlinearity."""
-    bias: bool = True
-    """Biases in linear layers and in LayerNorm."""
-    causal: bool = False
-    """Frames see earlier frames only."""
-
-    def __post_init__(self) -> None:
-        require(
-            self.channels > 0,
-            f"model.frames.channels is {self.channels}; it needs at least 1.",
-        )
-
-
-DROPOUTS = ("embedding_dropout", "attention_dropout", "residual_dropout", "stochastic_depth")
-"""Settings that are shares of something to leave out in training."""
+__all__ = [
+    "DROPOUTS",
+    "Experts",
+    "FrameEncoder",
+    "Latent",
+    "Layer",
+    "LinearScaling",
+    "Llama3Scaling",
+    "ModelConfig",
+    "NTKScaling",
+    "RopeScaling",
+    "YarnScaling",
+]
 
 
 @dataclass(frozen=True)
@@ -409,137 +181,7 @@ class ModelConfig:
     divide them, up to four a stage."""
 
     def __post_init__(self) -> None:
-        for name in ("context", "width", "num_layers", "num_heads"):
-            require(
-                getattr(self, name) > 0,
-                f"model.{name} is {getattr(self, name)}; it needs at least 1.",
-            )
-        for name in ("vocab_size", "num_kv_heads", "head_width", "feed_forward", "stage_parts"):
-            value = getattr(self, name)
-            require(
-                value is None or value > 0,
-                f"model.{name} is {value}; it needs at least 1, or null.",
-            )
-        for name in DROPOUTS:
-            require(
-                0 <= getattr(self, name) < 1,
-                f"model.{name} is {getattr(self, name)}; it needs a share in [0, 1).",
-            )
-        for name in ("rope_base", "norm_epsilon", "init_std", "logit_scale"):
-            require(
-                getattr(self, name) > 0,
-                f"model.{name} is {getattr(self, name)}; it needs a positive number.",
-            )
-        for name in ("attention_scale", "attention_cap", "logit_cap"):
-            value = getattr(self, name)
-            require(
-                value is None or value > 0,
-                f"model.{name} is {value}; it needs a positive number, or null.",
-            )
-        require(
-            len(self.pattern) > 0,
-            "model.pattern is empty; it needs at least one layer, which is then repeated.",
-        )
-        if self.head_width is None:
-            near = self.num_heads * max(1, round(self.width / self.num_heads))
-            require(
-                self.width % self.num_heads == 0,
-                f"model.width is {self.width}, which {self.num_heads} heads do not divide; use a"
-                f" multiple (--model.width {near}), or set --model.head-width.",
-            )
-        require(
-            self.num_heads % self.kv_heads == 0,
-            f"model.num_heads is {self.num_heads}, which {self.kv_heads} key/value heads do not"
-            " divide; use a divisor (--model.num-kv-heads 1).",
-        )
-        require(
-            self.positions != "rope" or self.latent is not None or self.head_dim % 2 == 0,
-            f"a head is {self.head_dim} wide and RoPE turns pairs; it needs an even width"
-            f" (--model.head-width {self.head_dim + 1}).",
-        )
-        require(
-            self.rotary_dim % 2 == 0 and 0 < self.rope_share <= 1,
-            f"model.rope_share {self.rope_share} of a head of {self.head_dim} is {self.rotary_dim}"
-            " and RoPE turns pairs; it needs an even part (--model.rope-share 1).",
-        )
-        require(
-            self.t5_buckets >= 4
-            and self.t5_buckets % 2 == 0
-            and self.t5_distance > self.t5_buckets,
-            f"model.t5_buckets is {self.t5_buckets} up to a distance of {self.t5_distance}; it"
-            " needs an even number of at least 4, and a greater distance.",
-        )
-        require(
-            self.qk_norm or not self.qk_norm_joint,
-            "model.qk_norm_joint says how heads are normalised; it needs --model.qk-norm.",
-        )
-        require(
-            self.latent is None
-            or (self.num_kv_heads is None and not self.qk_norm and not self.attention_sink),
-            "model.latent makes keys of one latent for all heads: it goes without num_kv_heads,"
-            " qk_norm and attention_sink.",
-        )
-        require(
-            self.encoder_layers >= 0,
-            f"model.encoder_layers is {self.encoder_layers}; it needs 0 or more.",
-        )
-        require(
-            not (self.encoder_layers and self.frames),
-            "model.frames and model.encoder_layers are both an encoder beside the decoder; use one"
-            " (--model.encoder-layers 0).",
-        )
-        if self.frames is not None:
-            _ = self.frame_encoder  # refuses what its config refuses
-        require(
-            not self.has_encoder
-            or (
-                self.causal
-                and self.experts is None
-                and self.latent is None
-                and self.parallel == "none"
-            ),
-            "model.encoder_layers or model.frames makes an encoder beside a decoder: no experts,"
-            " latent or parallel, and causal.",
-        )
-        require(
-            (self.causal and not self.prefix_lm)
-            or all(layer.sees in ("all", "window", "chunk") for layer in self.stack),
-            "a strided or fixed layer looks back only; with --model.causal False or prefix_lm a"
-            " layer sees all, a window or a chunk.",
-        )
-        require(
-            not self.prefix_lm or self.continues,
-            "model.prefix_lm is for a decoder alone: it goes without encoder_layers, and with"
-            " causal.",
-        )
-        require(self.ahead >= 0, f"model.ahead is {self.ahead}; it needs 0 or more tokens.")
-        require(
-            not self.ahead or self.continues,
-            "model.ahead is for a decoder alone: it goes without encoder_layers, and with causal.",
-        )
-        require(
-            self.classes is None or self.classes >= 2,
-            f"model.classes is {self.classes}; it needs at least 2, or null.",
-        )
-        require(
-            not self.classes or not (self.has_encoder or self.ahead),
-            "model.classes is for a decoder or an encoder alone, which predicts nothing else.",
-        )
-        require(
-            not self.head_transform or not self.gated,
-            f"model.head_transform is one linear layer and {self.activation!r} is gated; use an"
-            " activation such as gelu_exact.",
-        )
-        require(
-            self.parallel == "none" or self.norm_placement == "pre",
-            f"model.parallel is {self.parallel!r} with norms placed {self.norm_placement!r}; it"
-            " needs --model.norm-placement pre.",
-        )
-        require(
-            self.positions != "sinusoidal" or self.width % 2 == 0,
-            f"model.width is {self.width} and sinusoidal positions come in pairs; it needs an even"
-            f" width (--model.width {self.width + 1}).",
-        )
+        check_model(self)
 
     @property
     def kv_heads(self) -> int:

@@ -94,16 +94,18 @@ def _boxed(config: ModelConfig, key: Key) -> Params:
     layer_inputs = layer_inputs_of(config, nn.meta.unbox(params), mask_inputs)
 
     params |= {
-        "embedding": (table(config, config.vocabulary, "vocab").init(next(keys), where)["params"]),
+        "embedding": (
+            embedding_table(config, config.vocabulary, "vocab").init(next(keys), where)["params"]
+        ),
         "layers": init_stack(config, next(keys), x, layer_inputs),
     }
     final = next(keys)
     if config.norm_placement != "post":
         params["norm"] = norm(config).init(final, x)["params"]
     if config.positions == "learned":
-        params["positions"] = table(config, config.context, "context").init(next(keys), where)[
-            "params"
-        ]
+        params["positions"] = embedding_table(config, config.context, "context").init(
+            next(keys), where
+        )["params"]
     if config.ahead:
         further = ahead_config(config)
         params["ahead"] = init_stack(
@@ -151,7 +153,7 @@ ENCODERS_OWN = ("positions", "distances", "embedding_norm", "layers", "norm")
 """What an encoder does not share with its decoder."""
 
 
-def table(config: ModelConfig, count: int, axis: str) -> Table:
+def embedding_table(config: ModelConfig, count: int, axis: str) -> Table:
     return Table(count, config.width, axis, config.init_std, config.compute)
 
 

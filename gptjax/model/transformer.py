@@ -21,7 +21,12 @@ from gptjax.model.attention.mask import MaskInputs
 from gptjax.model.cache import Cache, Memory, allocate
 from gptjax.model.config import ModelConfig
 from gptjax.model.layers import dropout, norm
-from gptjax.model.parameters import ahead_config, frame_projections, layer_inputs_of, table
+from gptjax.model.parameters import (
+    ahead_config,
+    embedding_table,
+    frame_projections,
+    layer_inputs_of,
+)
 from gptjax.model.stack import Block, run_stack
 from gptjax.sharding.constrain import constrain_residual
 from gptjax.weights.embed import embed
@@ -170,7 +175,7 @@ def _positioned(
 ) -> Float[Array, "B T D"]:
     """The beginning of the residual stream: x with positions, where they are added to it."""
     if config.positions == "learned":
-        x = x + table(config, config.context, "context").apply(
+        x = x + embedding_table(config, config.context, "context").apply(
             {"params": params["positions"]}, positions
         )
     if config.positions == "sinusoidal":
