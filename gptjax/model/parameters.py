@@ -154,15 +154,18 @@ ENCODERS_OWN = ("positions", "distances", "embedding_norm", "layers", "norm")
 
 
 def embedding_table(config: ModelConfig, count: int, axis: str) -> Table:
+    """A table of embeddings: of tokens, or of learned positions."""
     return Table(count, config.width, axis, config.init_std, config.compute)
 
 
 def head(config: ModelConfig) -> Linear:
+    """The output over tokens, where it is not tied to the embedding."""
     names = ("embed", "vocab")
     return Linear((config.width,), (config.vocabulary,), names, config.init_std, bias=False)
 
 
 def class_head(config: ModelConfig) -> Linear:
+    """The output over classes."""
     names = ("embed", None)
     return Linear((config.width,), (config.classes,), names, config.init_std, bias=True)
 
@@ -180,6 +183,7 @@ def ahead_config(config: ModelConfig) -> ModelConfig:
 
 
 def head_transform(config: ModelConfig) -> Linear:
+    """The linear layer before the output (BERT)."""
     names = ("embed", None)
     return Linear((config.width,), (config.width,), names, config.init_std, config.bias)
 
@@ -194,6 +198,7 @@ def frame_projections(config: ModelConfig) -> tuple[Linear, Linear]:
 
 
 def biased_by_distance(config: ModelConfig) -> bool:
+    """Whether some layers' attention has T5's bias."""
     return any(config.positions_in(layer) == "t5" for layer in config.stack)
 
 
