@@ -530,7 +530,7 @@ def test_a_conversion_proves_itself(
     )
     assert "NOT the same model" in capsys.readouterr().out
     for words, said in (
-        (["out", "out"], "there already"),
+        (["out", "out"], "exists already"),
         (["nothere", "x"], "give a run directory"),
         (["out"], "it needs what to read and what to write"),
         (["out", "x.gguf", "--to", "run"], "names that end with .gguf"),

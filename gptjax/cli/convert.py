@@ -1,7 +1,7 @@
-"""A model from one format to another, with the proof that it is still the same model.
+"""Converts a model from one format to another, and proves that it is still the same model.
 
-Read `convert`: load, write, load what was written, compare what both compute, write that down
-beside the weights.
+Read `convert`: it opens the model, writes it, opens the copy, compares what both compute, and notes
+the result beside the weights.
 """
 
 from __future__ import annotations
@@ -29,20 +29,29 @@ from gptjax.data import (
     Records,
     SentencePiece,
     Side,
+    Text,
 )
 from gptjax.data.tokenizers import tokenizer as tokenizers
+from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.formats import OpenedModel, gguf, huggingface
 from gptjax.model import ModelConfig
 from gptjax.runs import Run
 from gptjax.runs.open import open_model, write_about
 
-TEXT = """The harbour was quiet in the early morning. "Have you seen the boat?" she asked, and nobody answered; 27 gulls sat on the wall.
+TEXT = """\
+The harbour was quiet in the early morning. "Have you seen the boat?" she asked, and nobody \
+answered; 27 gulls sat on the wall.
 def area(radius: float) -> float:
     return 3.14159 * radius ** 2  # not exact
 
-Zwölf Boxkämpfer jagen Viktor quer über den großen Deich. Où est la gare ? 東京は今日も雨です。 1,000,000 + 42 = 1,000,042.
+Zwölf Boxkämpfer jagen Viktor quer über den großen Deich. Où est la gare ? \
+東京は今日も雨です。 1,000,000 + 42 = 1,000,042.
 """
-"""On which a model and its copy are compared: prose, numbers, code, other languages."""
+"""Text on which a model and its copy are compared: prose, numbers, code, several languages."""
+
+THRESHOLDS = {"float32": 1e-6, "float16": 1e-4}
+"""Maximum divergence by dtype, in nats per token; that of all others is `OTHER_THRESHOLD`."""
+OTHER_THRESHOLD = 1e-2
 
 
 @dataclass(frozen=True)
@@ -50,43 +59,42 @@ class ConvertOptions:
     """Flags of `convert`."""
 
     to: Literal["huggingface", "gguf", "run"] | None = None
-    """Format to write; none is GGUF for a name that ends with .gguf, else a Hugging Face
+    """Format to write. `None` writes GGUF if the name ends with .gguf, else a Hugging Face
     directory."""
     dtype: str = "float32"
     """Type of the weights: float32, bfloat16, float16; in GGUF also q8_0. A run is always
     float32."""
     threshold: float | None = None
-    """Most mean KL divergence, in nats a token, of the copy from the model; above it the exit
-    status is 1. None is by dtype: 1e-6 in float32, 1e-4 in float16, 1e-2 in others."""
+    """Maximum mean KL divergence of the copy from the model, in nats per token; above it the exit
+    status is 1. `None` depends on the dtype: 1e-6 in float32, 1e-4 in float16, 1e-2 in others."""
     step: int | None = None
-    """Checkpoint of a run; none is the newest."""
+    """Checkpoint of a run; `None` means the newest."""
 
 
 class Comparison(NamedTuple):
-    """What a copy computes against its model."""
+    """How much a copy differs from its model."""
 
     difference: float
-    """The largest of a logit."""
+    """Largest absolute difference of a logit."""
     divergence: float
-    """Mean of KL(model ‖ copy) in nats a token."""
+    """Mean of KL(model ‖ copy), in nats per token."""
     agreement: float
-    """Share of tokens after which both find the same token most likely."""
-    spelled: bool
+    """Share of positions at which both find the same token most likely."""
+    same_ids: bool
     """Both tokenizers give the text the same ids; true without tokenizers."""
-    tokens: int
+    num_tokens: int
 
 
 def convert(
     source: Path, target: Path, options: ConvertOptions, say: Callable[[str], Any] = print
 ) -> bool:
-    """Writes the model at `source` to `target`, compares the two, and says whether they are as
-    close as the threshold wants.
+    """Writes the model at `source` to `target` and compares the two; returns whether they are as
+    close as the threshold requires.
 
     Raises:
-      ConfigError: the model can't be read, or the format has no place for something in it; nothing
-        is left at `target` then.
+      ConfigError: the model can't be read, or the format cannot express something in it; nothing is
+        left at `target` then.
     """
-    found = open_model(source, options.step)
     kind = options.to or ("gguf" if target.suffix == ".gguf" else "huggingface")
     require(
         (kind == "gguf") == (target.suffix == ".gguf"),
@@ -95,31 +103,31 @@ def convert(
     )
     require(
         kind != "run" or options.dtype == "float32",
-        f"dtype is {options.dtype!r} and a run keeps float32; leave it away (--dtype).",
+        f"dtype is {options.dtype!r}, and a run keeps float32; omit --dtype.",
     )
-    require(not target.exists(), f"{target} is there already; give a name that is not.")
-    write(kind, target, found, options.dtype)
-    copy = open_model(target)
-    same = compare(found, copy)
-    limit = options.threshold
-    if limit is None:
-        limit = {"float32": 1e-6, "float16": 1e-4}.get(options.dtype, 1e-2)
+    require(not target.exists(), f"{target} exists already; give another name.")
+    original = open_model(source, options.step)
+    write(kind, target, original, options.dtype)
+    result = compare(original, open_model(target))
     facts = {
-        "converted from": found.about.source or str(source),
+        "converted from": original.about.source or str(source),
         "weights": options.dtype,
-        "compared over": f"{same.tokens} tokens of a fixed text",
-        "largest difference of a logit": f"{same.difference:.2e}",
-        "mean KL divergence": f"{same.divergence:.2e} nats",
-        "same most likely next token": f"{same.agreement:.1%}",
+        "compared over": f"{result.num_tokens} tokens of a fixed text",
+        "largest difference of a logit": f"{result.difference:.2e}",
+        "mean KL divergence": f"{result.divergence:.2e} nats",
+        "same most likely next token": f"{result.agreement:.1%}",
     }
-    if found.about.padding:
-        facts["rows of padding taken off the vocabulary"] = str(found.about.padding)
+    if original.about.padding:
+        facts["rows of padding removed from the vocabulary"] = str(original.about.padding)
     for name, value in facts.items():
         say(f"{name}: {value}")
-    _note(kind, target, found, facts, options.dtype)
-    if not same.spelled:
-        say("the two tokenizers spell the text differently")
-    passed = same.divergence <= limit and same.spelled  # a NaN is not less
+    _note(kind, target, original, facts, options.dtype)
+    if not result.same_ids:
+        say("the two tokenizers encode the text differently")
+    limit = options.threshold
+    if limit is None:
+        limit = THRESHOLDS.get(options.dtype, OTHER_THRESHOLD)
+    passed = result.divergence <= limit and result.same_ids  # false for NaN
     say(
         f"{target}: {'the same model within' if passed else 'NOT the same model by'} a threshold of"
         f" {limit:.0e} nats"
@@ -127,32 +135,29 @@ def convert(
     return passed
 
 
-def write(kind: str, path: Path, found: OpenedModel, dtype: str) -> None:
+def write(kind: str, path: Path, model: OpenedModel, dtype: str) -> None:
     """Writes a model in one format."""
     if kind == "gguf":
-        gguf.save(path, found, dtype)
+        gguf.save(path, model, dtype)
     elif kind == "huggingface":
-        huggingface.save(path, found, dtype)
+        huggingface.save(path, model, dtype)
     else:
-        write_run(path, found)
+        write_run(path, model)
 
 
-def _note(kind: str, path: Path, found: OpenedModel, facts: Mapping[str, str], dtype: str) -> None:
-    """Writes what was measured into the model that was written."""
-    about = dataclasses.replace(found.about, notes={**found.about.notes, **facts})
+def _note(kind: str, path: Path, model: OpenedModel, facts: Mapping[str, str], dtype: str) -> None:
+    """Adds the measurements to the written model."""
+    about = dataclasses.replace(model.about, notes={**model.about.notes, **facts})
     if kind == "gguf":  # its metadata precede the weights
-        gguf.save(path, found._replace(about=about), dtype)
+        gguf.save(path, model._replace(about=about), dtype)
     elif kind == "huggingface":
         huggingface.write_notes(path, about.notes)
     else:
         write_about(path, about)
 
 
-# --- a run of another program's model -------------------------------------------------------------
-
-
-def write_run(path: Path, found: OpenedModel) -> None:
-    """Makes a run directory with the model as its step 0, without an optimizer's state.
+def write_run(path: Path, model: OpenedModel) -> None:
+    """Makes a run directory with the model as its step 0, without optimizer state.
 
     Raises:
       ConfigError: the model has no tokenizer, which a run needs.
@@ -160,7 +165,7 @@ def write_run(path: Path, found: OpenedModel) -> None:
     from gptjax.train.experiment import Experiment
 
     require(
-        found.tokenizer is not None,
+        model.tokenizer is not None,
         "the model has no tokenizer, and a run needs one; put its tokenizer.json beside the"
         " weights.",
     )
@@ -171,47 +176,45 @@ def write_run(path: Path, found: OpenedModel) -> None:
         "SentencePiece": SentencePiece(path=str(folder / "tokenizer.model")),
         "GPT2": GPT2(str(folder)),
     }
-    tokenizer = kinds.get(found.tokenizer.kind, Published(str(folder)))
-    experiment = Experiment(
-        model=found.config,
-        data=DataConfig(
-            tokenizer=tokenizer,
-            task=found.task,
-            **({"source": Records("")} if found.task.records else {}),
-        ),
-    )
-    tokenizers.save(folder, found.tokenizer)
+    tokenizer = kinds.get(model.tokenizer.kind, Published(str(folder)))
+    source = Records("") if model.task.records else Text()
+    data = DataConfig(source=source, tokenizer=tokenizer, task=model.task)
+    tokenizers.save(folder, model.tokenizer)
     run = Run(path)
     with run.lock():
-        run.save(0, {"params": found.params})
-    config.save(path / "config.json", experiment)
-    write_about(path, found.about)
+        run.save(0, {"params": model.params})
+    config.save(path / "config.json", Experiment(model=model.config, data=data))
+    write_about(path, model.about)
 
 
-# --- the comparison -------------------------------------------------------------------------------
+# --- the comparison ------------------------------------------------------------------------------
 
 
 def compare(one: OpenedModel, other: OpenedModel) -> Comparison:
-    """Lets both models read the fixed text, whose ids are those of the first; without a tokenizer
-    they are drawn at random."""
-    c = one.config
+    """Compares the logits of two models over the fixed text, encoded by the first; without
+    tokenizers, over random ids."""
     if one.tokenizer is None or other.tokenizer is None:
-        ids, spelled = np.random.default_rng(0).integers(0, c.vocabulary, 128), True
+        ids = np.random.default_rng(0).integers(0, one.config.vocabulary, 128)
+        same_ids = True
     else:
-        ids = one.tokenizer.encode(_spellable(one.tokenizer))
-        spelled = np.array_equal(ids, other.tokenizer.encode(_spellable(one.tokenizer)))
-    ids = np.asarray(ids[: min(c.context, 512)], np.int32)[None]
+        text = _encodable(one.tokenizer)
+        ids = one.tokenizer.encode(text)
+        same_ids = np.array_equal(ids, other.tokenizer.encode(text))
+    length = min(one.config.context, other.config.context, 512)
+    ids = np.asarray(ids[:length], np.int32)[None]
     first, second = (np.asarray(_logits(m.config, m.params, ids), np.float64) for m in (one, other))
     p, q = (x - np.logaddexp.reduce(x, axis=-1, keepdims=True) for x in (first, second))
-    divergence = (np.exp(p) * (p - q)).sum(-1).mean()
-    agreement = (first.argmax(-1) == second.argmax(-1)).mean()
     return Comparison(
-        float(np.abs(first - second).max()), float(divergence), float(agreement), spelled, ids.size
+        difference=float(np.abs(first - second).max()),
+        divergence=float((np.exp(p) * (p - q)).sum(-1).mean()),
+        agreement=float((first.argmax(-1) == second.argmax(-1)).mean()),
+        same_ids=same_ids,
+        num_tokens=ids.size,
     )
 
 
-def _spellable(tokenizer: tokenizers.Tokenizer) -> str:
-    """The text; of a vocabulary of characters all that it has, again and again."""
+def _encodable(tokenizer: Tokenizer) -> str:
+    """The text; for a vocabulary of characters, what it has of it, or else all its characters."""
     if tokenizer.kind != "Characters":
         return TEXT
     known = {piece.decode() for piece in tokenizer.pieces}
@@ -220,8 +223,8 @@ def _spellable(tokenizer: tokenizers.Tokenizer) -> str:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _logits(c: ModelConfig, params: Any, ids: jax.Array) -> jax.Array:
-    """Of every token of the text; an encoder beside a decoder reads the text too."""
+    """Logits [T V] of a text [1 T]; an encoder beside a decoder reads the text too."""
     c = dataclasses.replace(c, attention="reference", compute="float32")
-    where = jnp.arange(ids.shape[1], dtype=jnp.int32)[None]
-    memory = model.encode(c, params, Side(ids, where) if c.encoder_layers else None)
+    positions = jnp.arange(ids.shape[1], dtype=jnp.int32)[None]
+    memory = model.encode(c, params, Side(ids, positions) if c.encoder_layers else None)
     return model.unembed(c, params, model.forward(c, params, ids, memory=memory).hidden)[0]

@@ -1,8 +1,8 @@
-"""What a run is: its resolved experiment, its data, and the software it was made with. A resume
-that differs is refused or noted.
+"""The identity of a run: its resolved experiment, its data, and the software it was made with. A
+resume with another one is refused, or the difference is noted.
 
-Read in this order: `resolve`; `settle`, which compares with what the run directory says; `commit`,
-which writes it; `versions`.
+Read in this order: `resolve`; `settle`, which compares with the run directory; `commit`, which
+writes to it; `versions`.
 """
 
 from __future__ import annotations
@@ -33,32 +33,31 @@ from gptjax.train.start import Start
 
 
 def resolve(experiment: Experiment, data: Prepared) -> Experiment:
-    """Fills in what only the data knows: the size of the vocabulary, and the labels of classes.
+    """Fills in what only the data knows: the vocabulary size, and the labels of classes.
 
     Raises:
       ConfigError: the model's vocabulary is smaller than the tokenizer's.
     """
     task = data.task if experiment.data.task.classes == 0 else experiment.data.task
     size = task.vocabulary(data.tokenizer)
-    wanted = experiment.model.vocab_size or size
+    vocab_size = experiment.model.vocab_size or size
     require(
-        wanted >= size,
-        f"model.vocab_size is {wanted}, the tokenizer has {size} tokens; use at least {size}"
+        vocab_size >= size,
+        f"model.vocab_size is {vocab_size}, the tokenizer has {size} tokens; use at least {size}"
         f" (--model.vocab-size {size}).",
     )
-    named = dataclasses.replace(experiment.data, task=task)
     return dataclasses.replace(
         experiment,
-        model=dataclasses.replace(experiment.model, vocab_size=wanted, classes=task.classes),
-        data=named,
+        model=dataclasses.replace(experiment.model, vocab_size=vocab_size, classes=task.classes),
+        data=dataclasses.replace(experiment.data, task=task),
     )
 
 
 def require_alike(experiment: Experiment, data: Prepared, start: Start) -> None:
-    """Refuses to go on where several processes were given different runs.
+    """Refuses to train if several processes were given different runs.
 
     Raises:
-      ConfigError: names the process, and what differs.
+      ConfigError: names the process and the difference.
     """
 
     def digest(value):
@@ -95,7 +94,7 @@ def settle(
     *,
     resuming: bool,
     allow: bool,
-    start: Start = Start(),  # noqa: B008 it is immutable
+    start: Start = Start(),
 ) -> Settled:
     """Compares an experiment with the run that the directory holds. Nothing is written: `commit`
     does that, once the change is known to work.
@@ -182,12 +181,11 @@ def require_frozen(path: Path) -> None:
 
 
 def _lasting(experiment: Experiment, steps: int | None = None) -> Experiment:
-    """The experiment with its schedule's length written out: its own, or `steps`, or that of the
-    run."""
+    """The experiment with an explicit length of its schedule: its own, else `steps`, else that of
+    the run."""
     steps = experiment.schedule.steps or steps or experiment.steps
-    return dataclasses.replace(
-        experiment, schedule=dataclasses.replace(experiment.schedule, steps=steps)
-    )
+    schedule = dataclasses.replace(experiment.schedule, steps=steps)
+    return dataclasses.replace(experiment, schedule=schedule)
 
 
 def _changes(changed: dict[str, tuple[Any, Any]], old: Experiment, new: Experiment) -> list[str]:
@@ -201,46 +199,40 @@ def _changes(changed: dict[str, tuple[Any, Any]], old: Experiment, new: Experime
             " rates from here on are those of the new length"
         )
     elif new.steps > schedule.steps:
-        last = float(
-            optim.learning_rate(schedule, new.optim.peak, new.steps)(jnp.asarray(schedule.steps))
-        )
-        stretch = f"--schedule.steps {new.steps} --allow-changes stretches it"
+        rate = optim.learning_rate(schedule, new.optim.peak, new.steps)
         notes.append(
-            f"the {schedule.kind} schedule keeps its {schedule.steps} steps and stays at {last:.1e}"
-            f" from there; {stretch}"
+            f"the {schedule.kind} schedule keeps its {schedule.steps} steps and stays at"
+            f" {float(rate(jnp.asarray(schedule.steps))):.1e} from there;"
+            f" --schedule.steps {new.steps} --allow-changes stretches it"
         )
     return notes
 
 
-def _software(recorded: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """What may change the last bits though the run is the same."""
-    old, new = (
-        {**side.get("versions", {}), **side.get("backend", {})} for side in (recorded, found)
-    )
-    other = [
-        f"{k} {old.get(k)} → {new.get(k)}"
-        for k in [*old, *(k for k in new if k not in old)]
-        if old.get(k) != new.get(k)
+def _software(recorded: dict[str, Any], record: dict[str, Any]) -> list[str]:
+    """A note on software and devices that may change the last bits of the same run."""
+    old = {**recorded.get("versions", {}), **recorded.get("backend", {})}
+    new = {**record["versions"], **record["backend"]}
+    changed = [
+        f"{name} {old.get(name)} → {new.get(name)}"
+        for name in dict.fromkeys([*old, *new])
+        if old.get(name) != new.get(name)
     ]
-    return (
-        [f"not bitwise from here, since the run was made with others: {', '.join(other)}"]
-        if other
-        else []
-    )
+    if not changed:
+        return []
+    return [f"not bitwise from here, since the run was made with others: {', '.join(changed)}"]
 
 
 def versions() -> dict[str, str]:
-    """Of Python and the packages that decide numbers."""
+    """Returns the versions of Python and of the packages that decide numbers."""
     names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    return {"gptjax": gptjax.__version__, "python": platform.python_version()} | {
-        name: metadata.version(name) for name in names
-    }
+    packages = {name: metadata.version(name) for name in names}
+    return {"gptjax": gptjax.__version__, "python": platform.python_version(), **packages}
 
 
 def backend() -> dict[str, str]:
-    """Devices and compiler flags, which decide numbers too."""
-    devices, processes = jax.devices(), jax.process_count()
-    among = f" in {processes} processes" if processes > 1 else ""
+    """Returns devices and compiler flags, which decide numbers too."""
+    devices, num_processes = jax.devices(), jax.process_count()
+    among = f" in {num_processes} processes" if num_processes > 1 else ""
     return {
         "devices": f"{len(devices)} × {devices[0].device_kind}{among}",
         "flags": os.environ.get("XLA_FLAGS", ""),
