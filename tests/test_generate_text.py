@@ -432,10 +432,16 @@ def test_settings_that_leave_nothing_are_refused():
         write(["x"], allowed=(1, 2), banned=(1, 2))
     with pytest.raises(ConfigError, match="beams and lookup can't be joined"):
         GenerateConfig(beams=2, lookup=True)
-    with pytest.raises(
-        ConfigError, match="top_logprobs is 2; it needs to be omitted with --beams"
-    ):
+    with pytest.raises(ConfigError, match="top_logprobs is 2; it needs to be omitted with --beams"):
         GenerateConfig(beams=2, top_logprobs=2)
+
+
+def test_a_constraint_that_banned_tokens_can_not_meet_is_refused():
+    digits = tuple(b"0123456789")
+    with pytest.raises(ConfigError, match="that are not banned spell a text that the regex allows"):
+        write(["x"], regex="[0-9]+", banned=digits, new_tokens=20)
+    (done,) = write(["x"], regex="[0-9]+|no", banned=digits, new_tokens=20)
+    assert done.text == "no"
 
 
 def test_named_tokens_come_or_do_not():
