@@ -24,8 +24,8 @@ from gptjax.core.config import require
 from gptjax.data.prepare import Prepared
 from gptjax.losses import token_losses
 from gptjax.sharding.mesh import make_mesh
-from gptjax.train.sources import evaluation_batches
 from gptjax.train.experiment import Experiment
+from gptjax.train.sources import evaluation_batches
 
 
 class Cloze(NamedTuple):

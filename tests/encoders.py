@@ -112,8 +112,7 @@ def build_marian(c: ModelConfig) -> Any:
     )
 
 
-# --- the original Transformer, which is no family of `interop`
-# ---------------------------------------------------
+# --- the original Transformer, which is no family of `interop` ---
 
 
 def _half(theirs: str, ours: str) -> tuple[Entry, ...]:

@@ -59,8 +59,7 @@ class Case:
     """Our norm scales are theirs plus this."""
 
 
-# --- their models
-# ------------------------------------------------------------------------------------------------
+# --- their models ---
 
 
 def build_gpt2(c: ModelConfig) -> Any:
@@ -258,8 +257,7 @@ def build_deepseek(c: ModelConfig) -> Any:
     return transformers.DeepseekV3ForCausalLM(transformers.DeepseekV3Config(**told))
 
 
-# --- their weights by the names of their files
-# -------------------------------------------------------------------
+# --- their weights by the names of their files ---
 
 
 def as_saved(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -282,8 +280,7 @@ def as_saved(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return found
 
 
-# --- the cases
-# ---------------------------------------------------------------------------------------------------
+# --- the cases ---
 
 GQA = replace(LLAMA, num_kv_heads=2)
 LOCAL = Layer("window", 8)
@@ -399,6 +396,6 @@ CASES = (
         DEEPSEEK,
         build_deepseek,
         tables.deepseek,
-        REFERENCE + (("auto", "scan", 36),),
+        (*REFERENCE, ("auto", "scan", 36)),
     ),
 )

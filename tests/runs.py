@@ -47,7 +47,7 @@ def fingerprint(path: Path, at: int) -> str:
     assert found is not None and found[0] == at
     digest = hashlib.sha256()
     for where, leaf in jax.tree_util.tree_leaves_with_path(found[1]):
-        leaf = np.asarray(leaf)
+        leaf = np.asarray(leaf)  # noqa: PLW2901
         digest.update(
             f"{jax.tree_util.keystr(where)} {leaf.dtype} {leaf.shape}".encode() + leaf.tobytes()
         )

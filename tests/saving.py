@@ -96,7 +96,11 @@ def python(code: str, *args, **options) -> subprocess.Popen:
 
 SAVES = """
     import jax, jax.numpy as jnp
-    def tree(step): return {"w": jnp.full((300, 1000), step, jnp.float32), "v": jnp.arange(step, step + 9)}
+    def tree(step):
+        return {
+            "w": jnp.full((300, 1000), step, jnp.float32),
+            "v": jnp.arange(step, step + 9),
+        }
 """
 
 

@@ -45,8 +45,7 @@ from gptjax.train.loop import train
 TOKENIZER = tokenizers.train(Bytes(), [])
 SIZE, END = TOKENIZER.vocab_size, TOKENIZER.end_of_document
 
-# --- records
-# -----------------------------------------------------------------------------------------------------
+# --- records ---
 
 PAIRS = [(f"source {n} " + "s" * (n % 7), f"t{n}" + "t" * (n % 5)) for n in range(60)]
 
@@ -166,8 +165,7 @@ def _examples(opened) -> list[np.ndarray]:
     ]
 
 
-# --- rows
-# --------------------------------------------------------------------------------------------------------
+# --- rows ---
 
 
 @pytest.fixture(scope="module")
@@ -345,7 +343,7 @@ def test_denoisers_are_drawn_as_often_as_they_weigh_and_have_their_papers_modes(
         int(task.split(ids, SIZE, np.random.default_rng(n))[0][0]) - SIZE - 99 for n in range(400)
     ]
     assert abs(np.mean(drawn) - 0.75) < 0.07
-    with pytest.raises(ConfigError, match="data.task.weights"):
+    with pytest.raises(ConfigError, match=r"data.task.weights"):
         UL2(weights=(1.0,))
 
 
@@ -358,8 +356,7 @@ def test_prefixes_have_their_share_on_average():
         )
 
 
-# --- prefixes
-# ----------------------------------------------------------------------------------------------------
+# --- prefixes ---
 
 
 def weights_of(config: ModelConfig, spread: float = 0.2):
@@ -448,14 +445,13 @@ def test_an_answer_is_written_as_its_prefix_lm_would_predict_it():
 
 
 def test_a_prefix_lm_needs_a_task_with_prefixes():
-    with pytest.raises(ConfigError, match="model.prefix_lm is true"):
+    with pytest.raises(ConfigError, match=r"model.prefix_lm is true"):
         Experiment(model=PREFIX)
     with pytest.raises(ConfigError, match="decoder alone"):
         dataclasses.replace(PREFIX, encoder_layers=1)
 
 
-# --- labels
-# ------------------------------------------------------------------------------------------------------
+# --- labels ---
 
 LABELS = dataclasses.replace(PLAIN, classes=3, positions="sinusoidal")
 
@@ -527,7 +523,7 @@ def test_labels_of_the_data_become_classes_and_weigh_once_each(tmp_path):
         rows[0].targets[0][rows[0].weights[0] > 0][0],
     )
     assert label == int(int(text.split()[-1]) % 3 == 0)
-    with pytest.raises(ConfigError, match="has the label 'few', which is not in data.task.labels"):
+    with pytest.raises(ConfigError, match=r"has the label 'few', which is not in data.task.labels"):
         prepare(dataclasses.replace(config, task=Classification(("many", "none"))))
 
 
@@ -540,8 +536,7 @@ def test_accuracy_counts_the_likeliest_and_pieces_that_are_all_likeliest():
     assert {k: float(v) for k, v in found.items()} == {"correct": 4, "exact": 2, "pieces": 3}
 
 
-# --- further tokens
-# ----------------------------------------------------------------------------------------------
+# --- further tokens ---
 
 
 def packed_batch() -> Batch:
@@ -590,8 +585,7 @@ def test_further_tokens_add_their_losses_and_decoding_does_without():
     )
 
 
-# --- a teacher
-# ---------------------------------------------------------------------------------------------------
+# --- a teacher ---
 
 
 def test_a_student_that_predicts_as_its_teacher_has_nothing_to_learn():
@@ -627,15 +621,14 @@ def test_a_student_that_predicts_as_its_teacher_has_nothing_to_learn():
 
 def test_a_teacher_that_can_not_teach_is_refused(tmp_path):
     told = dataclasses.replace(Experiment(), loss=Distillation(str(tmp_path)))
-    with pytest.raises(ConfigError, match="has no config.json, so it is not a run"):
+    with pytest.raises(ConfigError, match=r"has no config.json, so it is not a run"):
         teacher.load(told, TOKENIZER)
     for wrong in ({"temperature": 0.0}, {"share": 0.0}):
         with pytest.raises(ConfigError, match="it needs"):
             Distillation("run", **wrong)
 
 
-# --- whole runs
-# --------------------------------------------------------------------------------------------------
+# --- whole runs ---
 
 SHAPE = {"context": 48, "width": 32, "num_layers": 1, "num_heads": 2, "feed_forward": 64}
 RUNS = {
@@ -716,7 +709,7 @@ def test_a_student_learns_from_a_run_which_is_part_of_what_it_is(tiny_experiment
     losses = [one for one in losses if one is not None]
     assert len(losses) == 10 and losses[-1] < losses[0]
     train(dataclasses.replace(tiny_experiment, steps=20), master)
-    with pytest.raises(ConfigError, match="teacher .its content. was"):
+    with pytest.raises(ConfigError, match=r"teacher .its content. was"):
         train(dataclasses.replace(told, steps=20), student)
     with pytest.raises(ConfigError, match="another tokenizer"):
         other = dataclasses.replace(told.data, tokenizer=Characters())

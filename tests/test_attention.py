@@ -320,8 +320,7 @@ def test_blockwise_dropout_keeps_the_expectation():
     assert float(jnp.abs(mean - plain).max()) < 0.15
 
 
-# --- cost
-# --------------------------------------------------------------------------------------------------------
+# --- cost ---
 
 
 def temporary_bytes(implementation: str, length: int) -> int:
@@ -353,8 +352,7 @@ def test_blockwise_trains_8192_tokens_in_a_quarter_of_the_references_memory(reco
     assert ours <= 2.2 * half, "its memory grows faster than the row"
 
 
-# --- other people's kernels
-# --------------------------------------------------------------------------------------
+# --- other people's kernels ---
 
 
 @pytest.mark.slow
@@ -412,8 +410,7 @@ def test_a_model_with_splash_lowers_for_tpu(backward):
     assert lowered.count("tpu_custom_call") == config.num_layers * kernels_per_layer
 
 
-# --- the dispatcher
-# ----------------------------------------------------------------------------------------------
+# --- the dispatcher ---
 
 
 def test_attention_says_why_it_was_chosen():

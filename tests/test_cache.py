@@ -140,8 +140,7 @@ def test_what_a_ring_can_not_do_is_refused_by_name(read):
         model.rollback(cache, jnp.asarray([7]))
 
 
-# --- generation
-# --------------------------------------------------------------------------------------------------
+# --- generation ---
 
 
 PROMPTS = ["The cat sat on the mat and looked at the moon.", "abcabcabcabcabcabcabc", "x", ""]

@@ -88,8 +88,7 @@ def test_the_canaries_sing_if_anyone_lets_them(canary):
     os.rmdir(canary.folder)
 
 
-# --- where they are put
-# ------------------------------------------------------------------------------------------
+# --- where they are put ---
 
 
 def in_file(name: str, kind: str) -> Callable[[Path, Canary], None]:
@@ -263,8 +262,7 @@ def test_no_canary_of_a_text_sings(canary, tmp_path, record_property):
     )
 
 
-# --- the compile cache
-# -------------------------------------------------------------------------------------------
+# --- the compile cache ---
 
 
 @pytest.mark.row(71)

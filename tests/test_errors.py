@@ -123,8 +123,7 @@ def one_line(status: int, said: str, words: tuple[str, ...]) -> None:
     assert status == 2, said
 
 
-# --- train: the config
-# -------------------------------------------------------------------------------------------
+# --- train: the config ---
 
 FLAGS = {
     "heads that do not divide the width": (
@@ -312,8 +311,7 @@ def test_a_config_that_is_not_there_is_named(tmp_path, capsys):
     refused(capsys, ["inspect"], "first argument is missing", "config")
 
 
-# --- train: the data
-# ---------------------------------------------------------------------------------------------
+# --- train: the data ---
 
 DATA = {
     "empty": ("a.txt", b"", "a.txt is empty", "--data.source.path"),
@@ -384,8 +382,7 @@ def test_a_held_out_text_without_a_prediction_is_refused_before_the_first_step(
     )
 
 
-# --- a run directory
-# ---------------------------------------------------------------------------------------------
+# --- a run directory ---
 
 
 def test_a_run_directory_is_not_overwritten_by_another_run(run, home, capsys):
@@ -425,8 +422,7 @@ def test_a_text_that_changed_under_a_run_is_another_run(run, home, capsys):
         (home / "text.txt").write_text(TEXT)
 
 
-# --- sample
-# ------------------------------------------------------------------------------------------------------
+# --- sample ---
 
 SAMPLES = {
     "below nothing": (
@@ -493,8 +489,7 @@ def test_another_tokenizer_in_a_run_is_refused(run, tmp_path, capsys, record_pro
     record_property("figure", "a whole tokenizer of another run refused too")
 
 
-# --- the command itself
-# ------------------------------------------------------------------------------------------
+# --- the command itself ---
 
 
 def test_an_unknown_command_is_named_with_the_nearest_right_one(capsys):

@@ -110,8 +110,7 @@ def bits(tree) -> bytes:
     return b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree))
 
 
-# --- the hooks
-# ---------------------------------------------------------------------------------------------------
+# --- the hooks ---
 
 
 def test_without_the_variable_nothing_of_a_fault_is_in_the_program():
@@ -143,8 +142,7 @@ def test_a_fault_of_another_rank_does_not_happen_here(fault):
         read(2)
 
 
-# --- killed, and resumed
-# -----------------------------------------------------------------------------------------
+# --- killed, and resumed ---
 
 
 def kill_at_random(experiment: Experiment, path: Path, seconds: float) -> int:
@@ -197,8 +195,7 @@ def test_a_run_killed_twenty_times_ends_bitwise_as_if_it_had_not_been_killed(
     )
 
 
-# --- another run in the same directory
-# ---------------------------------------------------------------------------
+# --- another run in the same directory ---
 
 OTHER = {
     "seed": (("seed", 0, 7), lambda e, other: dataclasses.replace(e, seed=7)),
@@ -338,8 +335,7 @@ def test_a_longer_run_keeps_its_learning_rates_unless_a_flag_stretches_them(
     figure("28/28 learning rates equal to 0 ulp without the flag; a note with it")
 
 
-# --- steps that go wrong
-# -----------------------------------------------------------------------------------------
+# --- steps that go wrong ---
 
 
 @pytest.mark.row(7)
@@ -538,8 +534,7 @@ def test_a_label_that_is_no_class_never_counts_as_one(wrong, figure):
     )
 
 
-# --- asked to stop
-# -----------------------------------------------------------------------------------------------
+# --- asked to stop ---
 
 
 @pytest.mark.slow
@@ -766,8 +761,7 @@ def test_an_evaluation_that_is_interrupted_once_more_is_made_up_by_the_start_aft
     ]
 
 
-# --- nothing goes on
-# ---------------------------------------------------------------------------------------------
+# --- nothing goes on ---
 
 
 def test_a_process_in_which_nothing_goes_on_is_ended(tmp_path):
@@ -947,8 +941,7 @@ def test_a_record_that_can_not_be_tokenised_is_named_beside_the_error_itself(
     assert error.value.__notes__ == ["It happened in records.jsonl:14."]
 
 
-# --- the disk
-# ----------------------------------------------------------------------------------------------------
+# --- the disk ---
 
 
 @pytest.mark.row(25)
@@ -1009,8 +1002,7 @@ def test_a_directory_that_can_not_be_written_ends_the_start(tiny_experiment, tmp
     )
 
 
-# --- where the time went
-# -----------------------------------------------------------------------------------------
+# --- where the time went ---
 
 
 def test_what_a_process_did_beyond_the_step_where_the_next_one_began_is_lost():
@@ -1123,8 +1115,7 @@ def test_wall_time_and_lost_steps_are_counted_over_three_kills(hard, tmp_path, f
     )
 
 
-# --- devices
-# -----------------------------------------------------------------------------------------------------
+# --- devices ---
 
 MESHES = {
     1: [{"data": 1}],

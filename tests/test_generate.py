@@ -83,8 +83,7 @@ def ragged(count: int = 8) -> list[list[int]]:
     return [draw.integers(0, V, 1 + 2 * i).tolist() for i in range(count)]
 
 
-# --- greedy and sampled
-# ------------------------------------------------------------------------------------------
+# --- greedy and sampled ---
 
 
 @pytest.mark.row(19)
@@ -173,8 +172,7 @@ def test_ids_past_the_vocabulary_are_never_drawn():
     assert (out.ids < 40).all()
 
 
-# --- stop, context
-# -----------------------------------------------------------------------------------------------
+# --- stop, context ---
 
 
 def test_a_row_ends_before_its_stop_token_and_the_others_go_on():

@@ -33,8 +33,7 @@ def spoken(text: str) -> tuple[tuple[int, int], ...]:
     return tuple(enumerate(text.encode()))
 
 
-# --- streams
-# -----------------------------------------------------------------------------------------------------
+# --- streams ---
 
 
 def test_pieces_of_a_stream_are_the_whole_text_and_each_is_utf8():
@@ -109,8 +108,7 @@ def test_a_stream_refuses_before_it_gives_anything():
             generate.stream_text(CONFIG, PARAMS, TOKENIZER, "x", GenerateConfig(**several))
 
 
-# --- the end
-# -----------------------------------------------------------------------------------------------------
+# --- the end ---
 
 
 @pytest.mark.parametrize(
@@ -229,8 +227,7 @@ def test_a_prompt_longer_than_the_context_is_refused():
         write(["x" * CONTEXT])
 
 
-# --- what is reported
-# --------------------------------------------------------------------------------------------
+# --- what is reported ---
 
 
 def test_alternatives_and_prompt_log_probabilities_are_those_of_an_uncached_reading():
@@ -319,8 +316,7 @@ def test_no_prompts_give_no_answers():
     assert write([]) == []
 
 
-# --- settings
-# ----------------------------------------------------------------------------------------------------
+# --- settings ---
 
 VALID = [
     *({"temperature": t} for t in (0, 0.0, 1e-6, 1.0, 100.0)),
@@ -468,8 +464,7 @@ def test_named_tokens_come_or_do_not():
     )
 
 
-# --- neighbours, compilations
-# ------------------------------------------------------------------------------------
+# --- neighbours, compilations ---
 
 KINDS = (
     {"temperature": 0.9},

@@ -433,7 +433,7 @@ def test_a_tokenizer_of_marked_pieces_comes_back(prepend, tmp_path):
 
 @pytest.mark.parametrize("name", ["GemmaTokenizer", "LlamaTokenizer"])
 def test_marked_pieces_as_transformers_5_saves_them_come_back(name, tmp_path):
-    """It writes spaces by a Metaspace (Llama), or splits at the spaces that are replaced (Gemma)."""
+    """Spaces are written by a Metaspace (Llama), or replaced and split at (Gemma)."""
     gemma = name == "GemmaTokenizer"
     described = json.loads(published.fallback(("<end>",), prepend=not gemma, first=not gemma))
     if gemma:

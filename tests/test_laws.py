@@ -91,8 +91,7 @@ def assert_same_bits(found, wanted, message: str = "") -> None:
     )
 
 
-# --- what a law reads with
-# ---------------------------------------------------------------------------------------
+# --- what a law reads with ---
 
 
 def runnable(config: ModelConfig) -> ModelConfig:
@@ -198,8 +197,7 @@ def packed(config: ModelConfig, tokens: np.ndarray) -> np.ndarray:
     )
 
 
-# --- who sees whom
-# -----------------------------------------------------------------------------------------------
+# --- who sees whom ---
 
 
 def reached(config: ModelConfig) -> np.ndarray:
@@ -276,8 +274,7 @@ def test_positions_and_segments_left_out_are_those_of_one_plain_text(name):
     assert difference(bare, plain(config, tokens)) <= 1e-6
 
 
-# --- the cache
-# ---------------------------------------------------------------------------------------------------
+# --- the cache ---
 
 
 def chunk(
@@ -311,8 +308,8 @@ def test_reading_with_a_cache_is_reading_without(writer, record_property):
         model.empty_cache(config, B, config.context, at_once=8),
         0.0,
     )
-    for new, width in SCHEDULE:
-        new = np.asarray(new)
+    for count, width in SCHEDULE:
+        new = np.asarray(count)
         ids, where = chunk(tokens, known, new, width)
         hidden, cache = read_on(config, params, ids, where, cache)
         rows, columns = np.nonzero(where >= 0)
@@ -510,8 +507,7 @@ def test_a_cache_wants_positions_and_no_segments(given):
         model.forward(PLAIN, weights(PLAIN), jnp.zeros((B, T), jnp.int32), **arguments)
 
 
-# --- encoders
-# ----------------------------------------------------------------------------------------------------
+# --- encoders ---
 
 
 BESIDE = ("beside_an_encoder", "beside_an_encoder_t5", "beside_an_encoder_scanned")
@@ -620,8 +616,7 @@ def test_a_model_is_told_what_its_shape_needs(name):
             )
 
 
-# --- both ends of forward
-# ----------------------------------------------------------------------------------------
+# --- both ends of forward ---
 
 
 @functools.cache
@@ -757,8 +752,7 @@ def test_texts_about_frames_are_written_behind_a_cache():
     assert difference(jnp.concatenate(outputs, 1), framed(values, tokens)) < 1e-5
 
 
-# --- gradients, micro-batches
-# ------------------------------------------------------------------------------------
+# --- gradients, micro-batches ---
 
 
 def batch_of(config: ModelConfig, rows: int = 8) -> Batch:
@@ -897,23 +891,20 @@ def test_the_gradient_is_the_slope_of_the_loss(name):
     enough."""
     config = VARIANTS[name]
     _, grads = gradients(unrolled(config))
-    batch, total = (
-        batch_of(config),
-        jax.jit(lambda p, b: CrossEntropy().build(config)(p, {}, b, None)[0]),
-    )
+    batch = batch_of(config)
+    total = jax.jit(lambda p, b: CrossEntropy().build(config)(p, {}, b, None)[0])
     norm = math.sqrt(
         sum(float(np.square(g, dtype=np.float64).sum()) for g in jax.tree.leaves(grads))
     )
     h = 3e-3
     ahead, behind = (
-        total(jax.tree.map(lambda p, g: p + s * h * g / norm, weights(config), grads), batch)
+        total(jax.tree.map(lambda p, g, s=s: p + s * h * g / norm, weights(config), grads), batch)
         for s in (1, -1)
     )
     assert abs((float(ahead) - float(behind)) / (2 * h) / norm - 1) < 0.02
 
 
-# --- devices
-# -----------------------------------------------------------------------------------------------------
+# --- devices ---
 
 
 MESHES = {
@@ -1045,8 +1036,7 @@ def test_a_mesh_splits_what_its_rules_say():
     assert tuple(where["layers"]["mlp"]["up"]["kernel"].spec) == (None, "fsdp", "tensor")
 
 
-# --- initialisation
-# ----------------------------------------------------------------------------------------------
+# --- initialisation ---
 
 
 @functools.cache
@@ -1145,8 +1135,7 @@ def test_compiled_is_eager_and_reaches_nobody_before_it(name):
     assert_same_bits(np.asarray(compiled(weights(config), changed))[:, :7], before[:, :7])
 
 
-# --- dropout
-# -----------------------------------------------------------------------------------------------------
+# --- dropout ---
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
@@ -1205,8 +1194,7 @@ def test_layers_drop_different_values():
     assert difference(*masks) > 0.1
 
 
-# --- shapes
-# ------------------------------------------------------------------------------------------------------
+# --- shapes ---
 
 
 @pytest.mark.row(18)

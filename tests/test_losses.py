@@ -238,7 +238,10 @@ def test_any_loss_is_the_same_in_any_number_of_micro_batches(name):
 
 def test_a_batch_of_which_nothing_counts_is_a_marked_step_that_changes_nothing():
     params, batch = weights_and_rows()
-    rate = lambda step: 1.0  # noqa: E731
+
+    def rate(step):
+        return 1.0
+
     optimizer = optim.build(optim.AdamW(ema=0.9), rate)
     run = jax.jit(functools.partial(
         step.train_step, loss=CrossEntropy().build(PLAIN), optimizer=optimizer, rate=rate, seed=0,

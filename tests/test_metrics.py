@@ -44,8 +44,7 @@ def events_in(run_dir: Path):
     return events
 
 
-# --- metrics.jsonl
-# -----------------------------------------------------------------------------------------------
+# --- metrics.jsonl ---
 
 
 def test_what_was_recorded_is_read_back_exactly(tmp_path):
@@ -105,8 +104,7 @@ def test_a_run_without_lines_reads_as_empty(tmp_path):
     assert metrics.read(tmp_path) == []
 
 
-# --- TensorBoard
-# -------------------------------------------------------------------------------------------------
+# --- TensorBoard ---
 
 
 def test_tensorboard_opens_what_was_recorded(tmp_path):
@@ -156,8 +154,7 @@ def test_a_run_without_tensorboardx_goes_on_and_says_so_once(tmp_path, monkeypat
     assert steps_in(tmp_path) == [1, 2]
 
 
-# --- a full disk
-# -------------------------------------------------------------------------------------------------
+# --- a full disk ---
 
 
 def test_a_full_disk_delays_lines_and_warns_once_a_minute(tmp_path):
@@ -190,8 +187,7 @@ def test_a_run_directory_that_cant_be_made_stops_nothing(tmp_path):
     assert terminal.getvalue().count("warning: ") == 1
 
 
-# --- the terminal
-# ------------------------------------------------------------------------------------------------
+# --- the terminal ---
 
 
 def test_a_terminal_line_is_rewritten_in_place_and_kept_at_an_evaluation(tmp_path, monkeypatch):
@@ -241,8 +237,7 @@ def test_a_terminal_that_cant_print_or_is_gone_stops_nothing(tmp_path):
     assert ascii_only.buffer.getvalue() == b"\\xe9 \\ud800\n"
 
 
-# --- numbers as text
-# ---------------------------------------------------------------------------------------------
+# --- numbers as text ---
 
 
 def test_a_progress_line_fits_in_100_columns():
@@ -315,8 +310,7 @@ def test_durations_never_say_sixty_and_never_shrink():
         last = value
 
 
-# --- running figures
-# ---------------------------------------------------------------------------------------------
+# --- running figures ---
 
 
 def test_a_smoothed_constant_is_that_constant_from_the_first_value():

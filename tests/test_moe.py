@@ -166,8 +166,7 @@ def test_many_tokens_of_one_expert_find_their_places():
     assert sorted(told["load"].tolist()) == [0, 0, 0, B * T]
 
 
-# --- capacity
-# ----------------------------------------------------------------------------------------------------
+# --- capacity ---
 
 
 def test_beyond_its_capacity_an_expert_drops_the_last_tokens_of_a_row_and_they_are_counted():
@@ -194,8 +193,7 @@ def test_dropless_drops_nobody():
     assert mixed(CONFIG, tokens())[1]["dropped"] == 0
 
 
-# --- balance
-# -----------------------------------------------------------------------------------------------------
+# --- balance ---
 
 
 def routes(e: Experts, logits, bias=None, real=None):
@@ -354,8 +352,7 @@ def test_the_losses_that_balance_are_added_in_training_and_not_in_evaluation():
     assert float(mean) * 2 * float(weight) == pytest.approx(float(sums["balance"]), rel=1e-5)
 
 
-# --- which layers
-# ------------------------------------------------------------------------------------------------
+# --- which layers ---
 
 
 def test_every_second_layer_may_have_experts():

@@ -141,8 +141,7 @@ def their_loss(theirs: Any, batch: Batch) -> Any:
     )
 
 
-# --- the laws
-# ----------------------------------------------------------------------------------------------------
+# --- the laws ---
 
 
 class Reading(NamedTuple):

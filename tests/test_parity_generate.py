@@ -173,8 +173,7 @@ def test_a_forced_first_token_is_that_of_transformers() -> None:
     np.testing.assert_array_equal(found, wanted)
 
 
-# --- beams
-# -------------------------------------------------------------------------------------------------------
+# --- beams ---
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -366,7 +365,12 @@ def test_guidance_writes_the_ids_of_transformers(models: tuple) -> None:
     prompt, negative = PROMPTS[2], PROMPTS[1]
     ids, other = (torch.tensor(p[None].astype(np.int64)) for p in (prompt, negative))
     out = theirs.generate(
-        ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=NEW, pad_token_id=V - 1, guidance_scale=1.8,
+        ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        max_new_tokens=NEW,
+        pad_token_id=V - 1,
+        guidance_scale=1.8,
         negative_prompt_ids=other, negative_prompt_attention_mask=torch.ones_like(other),
     )  # fmt: skip
     from gptjax.generate.decode import guided, padded

@@ -214,8 +214,7 @@ def test_a_preset_takes_changes():
     assert presets.llama("3-8b", num_layers=2).stack == presets.llama("3-8b").stack[:2]
 
 
-# --- FLOPs
-# -------------------------------------------------------------------------------------------------------
+# --- FLOPs ---
 
 
 def multiplications(config: ModelConfig, length: int) -> int:

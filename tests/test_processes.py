@@ -87,7 +87,8 @@ def furthest(found: dict[int, float], wanted: dict[int, float]) -> float:
 
 
 def on_devices(count: int, monkeypatch) -> None:
-    monkeypatch.setattr(jax, "devices", lambda *_, found=jax.local_devices(): found[:count])
+    local = jax.local_devices()
+    monkeypatch.setattr(jax, "devices", lambda *_: local[:count])
 
 
 @pytest.mark.slow
@@ -122,8 +123,7 @@ def test_two_processes_with_two_devices_train_as_one_with_four_and_stop_together
     )
 
 
-# --- one process
-# -------------------------------------------------------------------------------------------------
+# --- one process ---
 
 
 def test_one_process_alone_says_and_hears_only_itself():
@@ -190,8 +190,7 @@ def test_the_process_that_never_waits_is_the_one_that_holds_the_others_up():
     )
 
 
-# --- row 22: asked to stop
-# ---------------------------------------------------------------------------------------
+# --- row 22: asked to stop ---
 
 
 @pytest.mark.row(22)
@@ -227,8 +226,7 @@ def test_a_signal_to_one_process_ends_both_with_one_step_and_one_process_goes_on
     )
 
 
-# --- row 33: other devices
-# ---------------------------------------------------------------------------------------
+# --- row 33: other devices ---
 
 
 @pytest.mark.row(33)
@@ -293,8 +291,7 @@ def test_a_checkpoint_split_over_four_devices_goes_on_anywhere(
     )
 
 
-# --- rows 36 to 38: one fails, dies, stalls
-# ----------------------------------------------------------------------
+# --- rows 36 to 38: one fails, dies, stalls ---
 
 
 def until_gone(
@@ -409,8 +406,7 @@ def test_the_watchdog_of_two_processes_is_silent_where_all_goes_well(
     )
 
 
-# --- row 43: a straggler
-# -----------------------------------------------------------------------------------------
+# --- row 43: a straggler ---
 
 
 @pytest.mark.row(43)
@@ -442,8 +438,7 @@ def test_a_process_that_holds_the_others_up_is_named(copied, together, tmp_path,
     )
 
 
-# --- row 42: nobody there
-# ----------------------------------------------------------------------------------------
+# --- row 42: nobody there ---
 
 
 def alone(index: int, port: int, *flags: str) -> tuple[float, int, str]:
@@ -509,8 +504,7 @@ def test_a_port_that_is_taken_is_named(figure):
     figure("a port that is taken is refused at once, with the address")
 
 
-# --- row 39: a death inside a common save
-# ------------------------------------------------------------------------
+# --- row 39: a death inside a common save ---
 
 SAVER = """
 import os, random, signal, sys, threading, time
@@ -530,7 +524,8 @@ run = Run(path)
 with run.lock():
     before = sum(int(line.split()[1]) for line in open("/proc/self/io") if line.startswith("rchar"))
     found = run.restore({{"params": {{"a": shape, "b": shape}}}}, say=lambda _: None)
-    read = sum(int(line.split()[1]) for line in open("/proc/self/io") if line.startswith("rchar")) - before
+    lines = [line for line in open("/proc/self/io") if line.startswith("rchar")]
+    read = sum(int(line.split()[1]) for line in lines) - before
     print("read", read, "from", found and found[0], flush=True)
     begun = found[0] if found else 0
     for step in range(begun + 1, begun + 4):

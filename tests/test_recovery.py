@@ -57,8 +57,7 @@ def hashes(folder: Path) -> dict[str, str]:
     }
 
 
-# --- damaged bytes
-# -----------------------------------------------------------------------------------------------
+# --- damaged bytes ---
 
 
 @pytest.mark.row(1)
@@ -101,7 +100,7 @@ def test_two_hundred_flipped_bits_are_all_detected(tmp_path, record_property):
 @pytest.mark.row(1)
 @pytest.mark.fault
 def test_verifying_costs_at_most_15_percent_of_a_restore(tmp_path, record_property, monkeypatch):
-    """Files are hashed beside the layer_inputs, on a core that must be free, so this is a deadline like
+    """Files are hashed beside the reading, on a core that must be free, so this is a deadline like
     others. In turns, so that other work meets both alike."""
     keys = jax.random.split(jax.random.key(0), 48)
     tree = {"params": {f"w{i}": jax.random.normal(key, (10_000, 64)) for i, key in enumerate(keys)}}
@@ -175,8 +174,7 @@ def test_a_power_cut_that_empties_what_was_not_synced_costs_one_step(
     )
 
 
-# --- two trainers
-# ------------------------------------------------------------------------------------------------
+# --- two trainers ---
 
 
 @pytest.mark.row(2)
@@ -227,8 +225,7 @@ def test_a_second_trainer_leaves_at_once_and_touches_nothing(
         first.communicate()
 
 
-# --- killed while saving or deleting
-# -----------------------------------------------------------------------------
+# --- killed while saving or deleting ---
 
 
 KILLED_IN_RMTREE = """
@@ -309,8 +306,7 @@ def test_kills_while_saving_leave_a_whole_step_and_nothing_half_under_any_retent
     )
 
 
-# --- a full disk
-# -------------------------------------------------------------------------------------------------
+# --- a full disk ---
 
 
 @pytest.fixture
@@ -366,8 +362,7 @@ def test_a_step_that_the_disk_cannot_hold_leaves_the_one_before(
     )
 
 
-# --- what is wanted is not what is there
-# -------------------------------------------------------------------------
+# --- what is wanted is not what is there ---
 
 
 @pytest.mark.row(14)
@@ -379,16 +374,21 @@ def test_every_kind_of_mismatch_is_refused_by_leaf_and_only_asked_for_casts_happ
     def other(leaf, **changes):
         return jax.ShapeDtypeStruct(**{"shape": leaf.shape, "dtype": leaf.dtype, **changes})
 
-    table, query = weights["embed"]["table"], weights["layers"]["attention"]["query"]
+    def with_table(**changed):
+        return {**weights, "embed": {"table": other(table, **changed)}}
+
+    table = weights["embed"]["table"]
+    query = weights["layers"]["attention"]["query"]
     cases = {
-        "embed/table has shape [12, 8], wanted [12, 9]": {**weights, "embed": {"table": other(table, shape=(12, 9))}},
-        "embed/table is float32, wanted bfloat16 (--cast": {**weights, "embed": {"table": other(table, dtype=jnp.bfloat16)}},
-        "embed/table is float32, wanted int8 (--cast": {**weights, "embed": {"table": other(table, dtype=jnp.int8)}},
+        "embed/table has shape [12, 8], wanted [12, 9]": with_table(shape=(12, 9)),
+        "embed/table is float32, wanted bfloat16 (--cast": with_table(dtype=jnp.bfloat16),
+        "embed/table is float32, wanted int8 (--cast": with_table(dtype=jnp.int8),
         "embed/table is only in the checkpoint": {"layers": weights["layers"]},
         "layers/attention/qwery is not in the checkpoint. Did you mean 'layers/attention/query'?": {
-            **weights, "layers": {"attention": {"qwery": query}, "scale": weights["layers"]["scale"]},
+            **weights,
+            "layers": {"attention": {"qwery": query}, "scale": weights["layers"]["scale"]},
         },
-    }  # fmt: skip
+    }
     for said, wanted in cases.items():
         with pytest.raises(ConfigError) as refused:
             run.restore({"params": wanted})
@@ -479,8 +479,7 @@ def test_steps_are_told_apart_by_number_whatever_the_clock_says(
     )
 
 
-# --- rollback and resume as a user types them
-# --------------------------------------------------------------------
+# --- rollback and resume as a user types them ---
 
 
 @pytest.fixture(scope="module")
@@ -594,11 +593,9 @@ def test_a_run_goes_on_with_another_number_of_devices(
     worst, wanted = 0.0, losses(tmp_path / "4")
     for count in (1, 2, 8):
         said = run(tmp_path / str(count), count, 20)
-        assert (
-            "resuming at step 10" in said
-            and f"not bitwise from here, since the run was made with others: devices 4 × cpu → {count} × cpu"
-            in said
-        )
+        devices = f"devices 4 × cpu → {count} × cpu"
+        note = f"not bitwise from here, since the run was made with others: {devices}"
+        assert "resuming at step 10" in said and note in said
         found = losses(tmp_path / str(count))
         assert list(found) == list(wanted)
         worst = max(worst, *(abs(found[step] / wanted[step] - 1) for step in wanted))

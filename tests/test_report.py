@@ -8,7 +8,7 @@ import json
 import math
 import random
 import re
-import xml.etree.ElementTree as ElementTree
+import xml.etree.ElementTree as ET
 
 import pytest
 
@@ -49,7 +49,7 @@ def page_of(run_dir, facts) -> str:
     page = report.write(run_dir, facts).read_text(encoding="utf-8")
     json.loads((run_dir / "report.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
     for drawing in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
-        for element in ElementTree.fromstring(drawing).iter():
+        for element in ET.fromstring(drawing).iter():
             assert not any(
                 "nan" in v or "inf" in v for k, v in element.attrib.items() if k != "aria-label"
             ), element.attrib
@@ -78,8 +78,7 @@ def path(svg: str) -> list[tuple[float, float]]:
     return [(float(x), float(y)) for x, y in re.findall(r"[ML]([\d.-]+) ([\d.-]+)", svg)]
 
 
-# --- the page
-# ----------------------------------------------------------------------------------------------------
+# --- the page ---
 
 
 def test_the_page_says_what_is_known(tmp_path):
@@ -203,8 +202,7 @@ def test_every_metric_that_varies_has_a_chart(tmp_path):
     assert ">Weight<" not in page
 
 
-# --- curves
-# ------------------------------------------------------------------------------------------------------
+# --- curves ---
 
 
 def test_thinning_keeps_spikes_gaps_order_and_the_last_point():
@@ -250,7 +248,7 @@ def test_curves_stay_inside_their_drawing():
             levels={"level": shift} if draw.random() < 0.5 else None,
             zero=draw.random() < 0.5,
         )
-        ElementTree.fromstring(svg)
+        ET.fromstring(svg)
         assert all(0 <= x <= 860 and 0 <= y <= 320 for x, y in path(svg))
 
 

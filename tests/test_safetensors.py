@@ -356,7 +356,7 @@ def test_names_in_an_index_that_lead_elsewhere_are_refused(tmp_path, record_prop
         kept = (home / name).read_bytes() if (home / name).exists() else None
         (home / name).unlink(missing_ok=True)
         (home / name).symlink_to(secret)
-        with pytest.raises(ConfigError, match="is a link to|not a model that can be read"):
+        with pytest.raises(ConfigError, match=r"is a link to|not a model that can be read"):
             formats.load(home)
         (home / name).unlink()
         links += 1

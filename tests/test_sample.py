@@ -63,8 +63,7 @@ def said(capsys, settings: GenerateConfig = PLAIN, path: str = "run", **options)
     return capsys.readouterr().out
 
 
-# --- the terminal
-# ------------------------------------------------------------------------------------------------
+# --- the terminal ---
 
 
 def test_one_prompt_is_streamed_and_several_stand_apart(capsys):
@@ -140,8 +139,7 @@ def test_a_prefix_and_a_draft_change_no_text(capsys):
     assert said(capsys, greedy, prompt=("abcd",), draft="other") == whole
 
 
-# --- prompts
-# -----------------------------------------------------------------------------------------------------
+# --- prompts ---
 
 
 def test_prompts_come_from_a_file_or_from_standard_input(capsys, monkeypatch, home):
@@ -202,8 +200,7 @@ def test_a_line_that_can_not_be_used_is_named(name, capsys, home):
         said(capsys, prompt_file="p.jsonl")
 
 
-# --- to a file
-# ---------------------------------------------------------------------------------------------------
+# --- to a file ---
 
 PROMPTS = tuple("abcdefghij")
 
@@ -259,8 +256,7 @@ def test_a_file_of_other_answers_is_left_alone(capsys, home):
     assert out.read_bytes() == b"hello\n" + whole
 
 
-# --- with a person
-# -----------------------------------------------------------------------------------------------
+# --- with a person ---
 
 
 def test_a_conversation_answers_changes_settings_and_outlives_errors(capsys, monkeypatch):
@@ -306,8 +302,7 @@ def test_ctrl_c_ends_an_answer_and_not_the_conversation(capsys, monkeypatch):
     assert capsys.readouterr().out == "abzzz\n\ncdzzz\n\n"
 
 
-# --- the door in Python
-# ------------------------------------------------------------------------------------------
+# --- the door in Python ---
 
 
 def test_settings_may_be_named_and_wrong_names_are_refused():

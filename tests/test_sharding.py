@@ -54,8 +54,7 @@ def close(
     assert loss <= 1e-6 and state <= 1e-5, (mesh, loss, state)
 
 
-# --- sharded is unsharded
-# ----------------------------------------------------------------------------------------
+# --- sharded is unsharded ---
 
 
 @pytest.fixture(scope="module")
@@ -217,8 +216,7 @@ def test_the_step_runs_under_pmap():
     )
 
 
-# --- memory levers
-# -----------------------------------------------------------------------------------------------
+# --- memory levers ---
 
 
 def test_the_loss_by_parts_of_the_vocabulary_is_the_loss():
@@ -312,14 +310,13 @@ def test_what_a_device_can_not_offload_is_refused():
 
     where = replicated(make_mesh(MeshConfig(fsdp=8)))
     with pytest.raises(
-        ConfigError, match="toy has only device; leave out --mesh.offload-optimizer"
+        ConfigError, match=r"toy has only device; leave out --mesh.offload-optimizer"
     ):
         in_host_memory(where, Small())
     assert in_host_memory(row_sharding(where.mesh), jax.devices()[0]).memory_kind == "pinned_host"
 
 
-# --- attention by each device for itself
-# -------------------------------------------------------------------------
+# --- attention by each device for itself ---
 
 
 @pytest.mark.slow
@@ -384,8 +381,7 @@ def sharded_heads(k, num_heads: int, parts: int) -> list[int]:
     return np.asarray(repeated(k, num_heads, parts)).reshape(-1).astype(int).tolist()
 
 
-# --- meshes and rules
-# --------------------------------------------------------------------------------------------
+# --- meshes and rules ---
 
 
 def test_no_axis_splits_two_dimensions_of_one_parameter():

@@ -432,10 +432,14 @@ from gptjax.data.documents import sources
 import numpy, sentencepiece
 config = DataConfig(source=Text(sys.argv[1]), tokenizer=eval(sys.argv[3]), cache=sys.argv[2])
 def peak():  # not getrusage, whose maximum begins with that of the process that started this one
-    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+    lines = open("/proc/self/status")
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 before = peak()
 try:
-    print(prepare(config).train.header.num_bytes if sys.argv[3] != "None" else sources.survey(config.source).documents)
+    if sys.argv[3] != "None":
+        print(prepare(config).train.header.num_bytes)
+    else:
+        print(sources.survey(config.source).documents)
 except ConfigError as error:
     print(error)
 print((peak() - before) * 1024)
@@ -530,7 +534,7 @@ def test_a_gzip_bomb_stops_at_its_bound_and_half_a_file_is_named(tmp_path, recor
         "fetch it again",
     )
     (tmp_path / "much.txt.gz").write_bytes(gzip.compress(b"again and again\n" * 200_000))
-    assert len(list(read(Text(str(tmp_path / "much.txt.gz"))))[0].text) == 3_200_000, (
+    assert len(next(iter(read(Text(str(tmp_path / "much.txt.gz"))))).text) == 3_200_000, (
         "what is small may be as repetitive as it likes"
     )
 

@@ -101,7 +101,7 @@ def test_any_config_takes_the_shape_and_tokenizer_of_the_model_it_starts_from(ex
 
 
 def test_a_start_from_nothing_is_refused_by_name(experiment, tmp_path):
-    with pytest.raises(ConfigError, match="there is none.*--start"):
+    with pytest.raises(ConfigError, match=r"there is none.*--start"):
         prepare(experiment.data)
     absent = dataclasses.replace(experiment, start=str(tmp_path / "no-such-model"))
     with pytest.raises(ConfigError, match=r"no-such-model is not .*\.gguf"):
@@ -133,7 +133,7 @@ def test_a_name_stands_for_the_file_of_a_package_and_a_folder_of_that_name_for_i
 
 
 @pytest.mark.slow
-def test_a_run_that_was_interrupted_ends_in_the_bits_of_one_that_was_not_and_needs_the_model_no_more(
+def test_an_interrupted_run_ends_in_the_bits_of_another_and_needs_the_model_no_more(
     experiment, tmp_path
 ):
     whole, model = tmp_path / "whole", tmp_path / "model"

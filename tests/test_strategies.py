@@ -93,8 +93,7 @@ def greedy(prompt: str, count: int) -> list[int]:
     return list(ids[len(encoded(prompt)) :])
 
 
-# --- beams
-# -------------------------------------------------------------------------------------------------------
+# --- beams ---
 
 
 class Beam:
@@ -208,8 +207,7 @@ def test_beams_obey_the_transforms():
     )
 
 
-# --- contrastive search
-# ------------------------------------------------------------------------------------------
+# --- contrastive search ---
 
 
 def slow_contrast(prompt: str, alpha: float, candidates: int, new: int) -> list[int]:
@@ -246,8 +244,7 @@ def test_one_candidate_contrasts_with_nothing():
     ]
 
 
-# --- speculative decoding
-# ----------------------------------------------------------------------------------------
+# --- speculative decoding ---
 
 
 @pytest.mark.parametrize(
@@ -419,8 +416,7 @@ def test_a_repetition_is_written_in_fewer_readings():
     assert (state.kept <= state.guessed).all()
 
 
-# --- guidance
-# ----------------------------------------------------------------------------------------------------
+# --- guidance ---
 
 
 def slow_guidance(prompt: str, negative: str, scale: float, new: int) -> list[int]:
@@ -454,8 +450,7 @@ def test_guidance_moves_away_from_the_negative_prompt():
     )
 
 
-# --- several answers
-# ---------------------------------------------------------------------------------------------
+# --- several answers ---
 
 
 def test_several_samples_of_a_prompt_are_those_that_each_would_be_alone():
@@ -495,8 +490,7 @@ def test_the_best_of_several_is_one_of_them_and_least_risky():
     assert [one.text for one in best] == [texts[i] for i in generate.minimum_risk(texts)[:2]]
 
 
-# --- a shared prefix, further turns
-# ------------------------------------------------------------------------------
+# --- a shared prefix, further turns ---
 
 
 def test_a_prefix_read_once_serves_every_prompt():
@@ -565,8 +559,7 @@ def test_a_second_turn_goes_on_where_the_first_ended():
     np.testing.assert_array_equal(state.text.history.ids[0, :17], at_once.text.history.ids[0, :17])
 
 
-# --- what can't be joined
-# ----------------------------------------------------------------------------------------
+# --- what can't be joined ---
 
 WRONG = {
     "a draft with beams": (

@@ -51,8 +51,7 @@ def resolved(experiment):
     )
 
 
-# --- a run
-# -------------------------------------------------------------------------------------------------------
+# --- a run ---
 
 
 def test_training_lowers_the_loss(finished):
@@ -127,8 +126,7 @@ def test_a_finished_run_says_so_and_changes_nothing(finished, tiny_experiment, c
     assert fingerprint(finished, 30) == before and len(losses_of(finished)) == 30
 
 
-# --- bad batches
-# -------------------------------------------------------------------------------------------------
+# --- bad batches ---
 
 
 CONFIG = small("tiny", vocab_size=61, context=32)
@@ -290,8 +288,7 @@ def quick_compilation(monkeypatch):
     )
 
 
-# --- optimizers
-# --------------------------------------------------------------------------------------------------
+# --- optimizers ---
 
 
 OPTIMIZERS = [
@@ -506,8 +503,7 @@ def test_a_batch_read_in_parts_trains_the_same(quick_compilation):
     )
 
 
-# --- samples of a run
-# --------------------------------------------------------------------------------------------
+# --- samples of a run ---
 
 
 def test_a_run_writes_text_in_python(finished):

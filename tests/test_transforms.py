@@ -51,8 +51,7 @@ def plain(temperature=1.0, top_k=V, top_p=1.0, rows=B) -> Sampling:
 QUIET = neutral(B, V, 9)
 
 
-# --- candidates
-# --------------------------------------------------------------------------------------------------
+# --- candidates ---
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 39])
@@ -137,8 +136,7 @@ def test_the_border_is_exact_for_any_floats():
         np.testing.assert_array_equal(found, np.sort(values, axis=1)[:, -k])
 
 
-# --- with a look back
-# --------------------------------------------------------------------------------------------
+# --- with a look back ---
 
 
 def test_counts_are_those_of_what_stands_from_a_place_on():
@@ -255,12 +253,22 @@ def test_penalties_are_taken_from_what_was_seen():
     )
 
 
-# --- the chain
-# ---------------------------------------------------------------------------------------------------
+# --- the chain ---
 
 ACTIVE = {
-    "min_p": 0.1, "typical_p": 0.5, "top_n_sigma": 1.0, "xtc_probability": 1.0, "xtc_threshold": 0.05, "repetition_penalty": 1.5, "presence_penalty": 0.5, "frequency_penalty": 0.5,
-    "dry_multiplier": 0.8, "dry_base": 1.75, "dry_allowed_length": 1, "no_repeat_ngram": 2, "min_new_tokens": 99,
+    "min_p": 0.1,
+    "typical_p": 0.5,
+    "top_n_sigma": 1.0,
+    "xtc_probability": 1.0,
+    "xtc_threshold": 0.05,
+    "repetition_penalty": 1.5,
+    "presence_penalty": 0.5,
+    "frequency_penalty": 0.5,
+    "dry_multiplier": 0.8,
+    "dry_base": 1.75,
+    "dry_allowed_length": 1,
+    "no_repeat_ngram": 2,
+    "min_new_tokens": 99,
 }  # fmt: skip
 """Every setting of a row that asks for everything."""
 
@@ -392,8 +400,7 @@ def test_where_nothing_would_be_left_the_row_keeps_what_it_had():
     assert found.any(axis=1).all() and not found[:, 4:].any()
 
 
-# --- draws
-# -------------------------------------------------------------------------------------------------------
+# --- draws ---
 
 DRAWS = 100_000
 

@@ -87,8 +87,7 @@ def fresh():
             compiled.clear_cache()
 
 
-# --- the defects
-# -------------------------------------------------------------------------------------------------
+# --- the defects ---
 
 
 def off_by_one_mask(patch):
@@ -330,8 +329,7 @@ DEFECTS = (
 )
 
 
-# --- where nothing is wrong
-# ---------------------------------------------------------------------------------------
+# --- where nothing is wrong ---
 
 
 @pytest.fixture(scope="module")
@@ -394,8 +392,7 @@ def test_all_proofs_pass_where_nothing_is_wrong_and_are_told(report, said, tmp_p
     )
 
 
-# --- where something is
-# ------------------------------------------------------------------------------------------
+# --- where something is ---
 
 
 SLOW = (
@@ -446,8 +443,7 @@ def test_every_proof_has_a_defect_that_it_names():
     )
 
 
-# --- the small twin
-# ----------------------------------------------------------------------------------------------
+# --- the small twin ---
 
 
 def shrunk(model_config, **more) -> tuple[Experiment, tuple[str, ...]]:
@@ -531,8 +527,7 @@ def test_what_no_reader_can_know_is_the_entropy_of_what_follows_equal_beginnings
     assert training.unavoidable(batch) == pytest.approx((after_five + after_five_one) / 8)
 
 
-# --- the command
-# -------------------------------------------------------------------------------------------------
+# --- the command ---
 
 
 @pytest.fixture

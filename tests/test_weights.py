@@ -83,8 +83,7 @@ def as_arrays(params):
     return arrays
 
 
-# --- quantised
-# ----------------------------------------------------------------------------------------
+# --- quantised ---
 
 
 @pytest.mark.parametrize("name", few(("gqa", "experts_by_group", "deepseek"), KINDS))
@@ -153,8 +152,7 @@ def test_gradients_pass_through_a_quantised_weight(group):
     close(jax.grad(squared)(x, weight), jax.grad(squared)(x, dense(weight)))
 
 
-# --- adapted
-# ----------------------------------------------------------------------------------------
+# --- adapted ---
 
 
 def adapters_of(config, seed=1, **settings):
@@ -235,8 +233,7 @@ def test_adapters_read_and_learn_on_a_mesh_as_on_one_device():
     jax.tree.map(lambda a, b: close(a, b, 1e-4), found, wanted)
 
 
-# --- from outside
-# ----------------------------------------------------------------------------------------
+# --- from outside ---
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["signs", "size"], meta_fields=[])
@@ -277,8 +274,7 @@ def test_a_kind_of_weight_from_outside_the_package_is_read_and_has_gradients(lay
     assert jnp.abs(found[1]).min() > 0
 
 
-# --- initialisation and roles
-# -------------------------------------------------------------------------------------
+# --- initialisation and roles ---
 
 
 def test_parameters_are_initialised_while_a_mesh_is_traced():

@@ -111,8 +111,7 @@ def run(path: Path | None, options: SampleOptions, settings: GenerateConfig) -> 
         _print(model, prompts, options.json, more | {"batch": options.batch}, shown)
 
 
-# --- to the terminal
-# ---------------------------------------------------------------------------------------------
+# --- to the terminal ---
 
 
 def _show(
@@ -163,8 +162,7 @@ def _record(done: Completion) -> dict[str, Any]:
     return {name: value for name, value in done._asdict().items() if value is not None}
 
 
-# --- to a file
-# -------------------------------------------------------------------------------------------------
+# --- to a file ---
 
 
 def _write(
@@ -239,8 +237,7 @@ def _end_of_line(out: Path, count: int) -> int:
     return sum(len(line) + 1 for line in lines[:count])
 
 
-# --- with a person
-# -----------------------------------------------------------------------------------------------
+# --- with a person ---
 
 
 def _converse(model: Model, settings: GenerateConfig, more: dict[str, Any], shown: bool) -> None:
@@ -266,8 +263,7 @@ def _converse(model: Model, settings: GenerateConfig, more: dict[str, Any], show
                 print(f"error: {error}", file=sys.stderr)
 
 
-# --- prompts
-# -------------------------------------------------------------------------------------------------
+# --- prompts ---
 
 
 def _prompts(options: SampleOptions, settings: GenerateConfig) -> list[_Prompt]:

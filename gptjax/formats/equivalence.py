@@ -16,7 +16,7 @@ FIELDS = """
     norm norm_placement norm_epsilon parallel qk_norm qk_norm_joint attention_cap attention_sink
     logit_cap latent activation bias qkv_bias_enabled tied scaled_embedding embedding_norm
     head_transform logit_bias
-""".split()  # noqa: SIM905 a list would take a line for each
+""".split()
 """Attributes of a config that change a forward pass by themselves."""
 
 

@@ -431,8 +431,7 @@ def small(size: str = "1m", **changes) -> ModelConfig:
     )
 
 
-# --- by name
-# -----------------------------------------------------------------------------------------------------
+# --- by name ---
 
 
 SHAPES: dict[str, dict[str, tuple]] = {

@@ -152,8 +152,7 @@ def _check(
         )
 
 
-# --- what enters the layers, and what leaves them
-# ----------------------------------------------------------------------------------------
+# --- what enters the layers, and what leaves them ---
 
 
 def embed_tokens(
@@ -193,8 +192,7 @@ def _normalised(config: ModelConfig, params: Params, x: Array) -> Array:
     return norm(config).apply({"params": params["norm"]}, x) if "norm" in params else x
 
 
-# --- encoders
-# ----------------------------------------------------------------------------------------
+# --- encoders ---
 
 
 def encode(
@@ -275,8 +273,7 @@ def _remembered(
     return Memory(keys, values, positions, segments)
 
 
-# --- further tokens
-# ----------------------------------------------------------------------------------------
+# --- further tokens ---
 
 
 def look_ahead(

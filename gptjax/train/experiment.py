@@ -216,7 +216,15 @@ def guessed(experiment: Experiment) -> Experiment:
 
 
 FREE = (
-    *("steps", "evaluation.", "checkpoints.", "log_every", "watchdog", "data.cache", "data.max_lost"),
+    *(
+        "steps",
+        "evaluation.",
+        "checkpoints.",
+        "log_every",
+        "watchdog",
+        "data.cache",
+        "data.max_lost",
+    ),
     *(
         "mesh.",
         "model.layers",

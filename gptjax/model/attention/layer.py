@@ -76,8 +76,7 @@ def attend(
     raise ValueError(f"{implementation!r} is not an attention implementation.")
 
 
-# --- the layer
-# ----------------------------------------------------------------------------------------
+# --- the layer ---
 
 
 class LayerInputs(NamedTuple):

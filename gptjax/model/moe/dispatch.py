@@ -169,8 +169,7 @@ def by_expert(
     return Brought(tokens.reshape(num_groups, size, width), product, collect, nobody)
 
 
-# --- on a mesh
-# ----------------------------------------------------------------------------------------
+# --- on a mesh ---
 
 
 def mix_over_mesh(
