@@ -21,7 +21,7 @@ from gptjax.core import config
 from gptjax.core.config import require
 from gptjax.data.store import Store
 from gptjax.data.tokenizers.tokenizer import Tokenizer
-from gptjax.train import metrics
+from gptjax.observe.log import read_metrics
 from gptjax.train.experiment import Experiment
 
 BASELINES = {
@@ -58,7 +58,7 @@ def main() -> None:
         )
         told = [
             line["validation_accuracy"]
-            for line in metrics.read(path)
+            for line in read_metrics(path)
             if "validation_accuracy" in line
         ]
         require(bool(told), f"{path} has no accuracy on held-out text yet; train it to its end.")

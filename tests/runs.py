@@ -16,8 +16,9 @@ import numpy as np
 
 from gptjax import model
 from gptjax.core import config
+from gptjax.observe.log import read_metrics
 from gptjax.runs import Run
-from gptjax.train import metrics, optim, step
+from gptjax.train import optim, step
 from gptjax.train.experiment import Experiment
 
 
@@ -29,7 +30,7 @@ def in_time(seconds: float, limit: float) -> None:
 
 def lines_of(path: Path) -> list[dict]:
     """What metrics.jsonl says of each step; samples left out."""
-    return [line for line in metrics.read(path) if "gradient_norm" in line]
+    return [line for line in read_metrics(path) if "gradient_norm" in line]
 
 
 def losses_of(path: Path) -> dict[int, float]:

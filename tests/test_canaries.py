@@ -29,9 +29,10 @@ from gptjax.core import config
 from gptjax.core.config import ConfigError
 from gptjax.data import Bytes, Characters, DataConfig, Text, prepare, store
 from gptjax.data.tokenizers import tokenizer as tokenizers
+from gptjax.observe import goodput
+from gptjax.observe.log import read_metrics
 from gptjax.runs import Run, manifest
 from gptjax.runs.manifest import Damaged
-from gptjax.train import goodput, metrics
 from gptjax.train.experiment import Experiment
 
 FIXTURE = Path(__file__).parent / "fixtures/checkpoint_1"
@@ -193,7 +194,7 @@ def read_all(run: Path) -> None:
         lambda: Run(run).restore({"params": manifest.nested(shape)}, say=lambda line: None),
         lambda: config.load(Experiment, run / "config.json"),
         lambda: tokenizers.load(run / "tokenizer"),
-        lambda: metrics.read(run),
+        lambda: read_metrics(run),
         lambda: goodput.read(run),
         lambda: manifest.verify(run / "checkpoints/60"),
     ):

@@ -10,9 +10,9 @@ import pytest
 
 from gptjax import data
 from gptjax.core import user_config
+from gptjax.observe.log import read_metrics
 from gptjax.plan import target as targets
 from gptjax.sharding.mesh import MeshConfig
-from gptjax.train import metrics
 from gptjax.train.experiment import Checkpoints, Experiment
 from gptjax.train.loop import train
 
@@ -106,7 +106,7 @@ def test_every_config_builds_steps_evaluates_and_samples(path: Path, tmp_path: P
     small = shrink(user_config.load_python(Experiment, path), tmp_path)
     report = train(small, tmp_path / "run")
     assert report.is_file()
-    lines = metrics.read(tmp_path / "run")
+    lines = read_metrics(tmp_path / "run")
     losses = [line["loss"] for line in lines if "loss" in line]
     assert len(losses) == 3 and all(math.isfinite(loss) for loss in losses)
     assert any("validation_loss" in line for line in lines)

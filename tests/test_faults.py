@@ -36,11 +36,13 @@ from gptjax.data import Batch, Characters, Text, prepare
 from gptjax.data.tokenizers import spelling
 from gptjax.losses import CrossEntropy
 from gptjax.model import init
+from gptjax.observe import goodput, watchdog
+from gptjax.observe.goodput import Stretch
+from gptjax.observe.log import read_metrics
 from gptjax.runs import Run
 from gptjax.sharding.mesh import MeshConfig
-from gptjax.train import goodput, guard, identity, loop, metrics, optim, program, spikes, step
+from gptjax.train import evaluator, identity, optim, program, spikes, step
 from gptjax.train.experiment import Checkpoints, Experiment
-from gptjax.train.goodput import Stretch
 from gptjax.train.loop import train
 from gptjax.train.optim import AdamW, Schedule
 
@@ -561,7 +563,7 @@ def deaf(setting: str, *signals: int) -> tuple[int, list[float], str]:
     starts at once.
     """
     code = (
-        f"import hashlib\nfrom gptjax.train import guard\n{setting}\n    print('now', flush=True)\n"
+        f"import hashlib\nfrom gptjax.observe import watchdog\n{setting}\n    print('now', flush=True)\n"
         "    hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"
     )
     process = subprocess.Popen(
@@ -583,7 +585,9 @@ def deaf(setting: str, *signals: int) -> tuple[int, list[float], str]:
 
 @pytest.mark.row(21)
 def test_a_second_signal_ends_a_process_at_once_whatever_it_computes(figure):
-    status, (_, seconds), err = deaf("with guard.interruptible():", signal.SIGINT, signal.SIGTERM)
+    status, (_, seconds), err = deaf(
+        "with watchdog.interruptible():", signal.SIGINT, signal.SIGTERM
+    )
     assert status == 128 + signal.SIGTERM and err.count("once more ends at once") == 1
     in_time(seconds, 1)
     figure(f"gone {seconds:.2f} s after the second signal")
@@ -592,7 +596,7 @@ def test_a_second_signal_ends_a_process_at_once_whatever_it_computes(figure):
 @pytest.mark.row(21)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_before_the_first_step_ends_the_process_with_one_line(number, figure):
-    status, (seconds,), err = deaf("with guard.abrupt():", number)
+    status, (seconds,), err = deaf("with watchdog.abrupt():", number)
     said = (
         f"interrupted by {number.name} before the first step; nothing is lost, the same command"
         " starts again\n"
@@ -606,7 +610,7 @@ def test_a_signal_before_the_first_step_ends_the_process_with_one_line(number, f
 
 
 def test_a_signal_that_python_sees_unwinds_what_was_begun():
-    with pytest.raises(KeyboardInterrupt) as seen, guard.abrupt():
+    with pytest.raises(KeyboardInterrupt) as seen, watchdog.abrupt():
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)
     assert seen.value.args[0] == signal.SIGTERM
@@ -615,14 +619,14 @@ def test_a_signal_that_python_sees_unwinds_what_was_begun():
 
 def test_work_that_can_not_be_stopped_is_left_behind():
     over, begun = threading.Event(), time.monotonic()
-    assert guard.unless(lambda: False, lambda: 7) == 7
+    assert watchdog.unless(lambda: False, lambda: 7) == 7
     with pytest.raises(ZeroDivisionError):
-        guard.unless(lambda: False, lambda: 1 / 0)
-    assert guard.unless(lambda: True, lambda: time.sleep(0.1) or 8) == 8, (
+        watchdog.unless(lambda: False, lambda: 1 / 0)
+    assert watchdog.unless(lambda: True, lambda: time.sleep(0.1) or 8) == 8, (
         "what ends by itself is waited for"
     )
     assert (
-        guard.unless(lambda: time.monotonic() - begun > 0.3, over.wait) is None
+        watchdog.unless(lambda: time.monotonic() - begun > 0.3, over.wait) is None
         and time.monotonic() - begun < 3
     )
     over.set()
@@ -694,7 +698,7 @@ def test_a_run_that_is_asked_to_stop_at_random_times_ends_in_the_same_bits(hard,
     train(long, path)  # the last signal may have met the last evaluation
     assert_same_run(path, tmp_path / "whole", 300)
     assert len(times) >= 3
-    assert sorted(line["step"] for line in metrics.read(path) if "validation_loss" in line) == list(
+    assert sorted(line["step"] for line in read_metrics(path) if "validation_loss" in line) == list(
         range(10, 301, 10)
     )
     longest, save = max(times)
@@ -729,7 +733,7 @@ def test_an_evaluation_that_an_interruption_left_out_is_made_up(tiny_experiment,
     fault("")
     train(tiny_experiment, tmp_path / "run")
     evaluated = [
-        line["step"] for line in metrics.read(tmp_path / "run") if "validation_loss" in line
+        line["step"] for line in read_metrics(tmp_path / "run") if "validation_loss" in line
     ]
     assert evaluated == [10, 20, 30]
 
@@ -739,13 +743,13 @@ def test_an_evaluation_that_an_interruption_left_out_is_made_up(tiny_experiment,
 def test_an_evaluation_that_is_interrupted_once_more_is_made_up_by_the_start_after(
     tiny_experiment, fault, tmp_path, monkeypatch
 ):
-    path, real = tmp_path / "run", loop.unless
+    path, real = tmp_path / "run", evaluator.unless
     fault("term@10")
     train(tiny_experiment, path)
     fault("")
     with monkeypatch.context() as patched:
         patched.setattr(
-            loop,
+            evaluator,
             "unless",
             lambda interrupted, what: (
                 signal.raise_signal(signal.SIGTERM) or real(interrupted, what)
@@ -754,7 +758,7 @@ def test_an_evaluation_that_is_interrupted_once_more_is_made_up_by_the_start_aft
         train(tiny_experiment, path)
     assert Run(path).steps()[-1] == 10
     train(tiny_experiment, path)
-    assert [line["step"] for line in metrics.read(path) if "validation_loss" in line] == [
+    assert [line["step"] for line in read_metrics(path) if "validation_loss" in line] == [
         10,
         20,
         30,
@@ -769,8 +773,8 @@ def test_a_process_in_which_nothing_goes_on_is_ended(tmp_path):
     code = """
 import sys, threading, time
 from pathlib import Path
-from gptjax.train import goodput, guard
-with goodput.Clock(time.monotonic()) as clock, guard.watchdog(clock, 0.4, Path(sys.argv[1])):
+from gptjax.observe import goodput, watchdog
+with goodput.Clock(time.monotonic()) as clock, watchdog.watchdog(clock, 0.4, Path(sys.argv[1])):
     clock.turn("data", "compiling", watched=False)
     time.sleep(1)
     for number in range(4):
@@ -966,7 +970,7 @@ def test_a_report_that_can_not_be_written_loses_no_training(quiet, tmp_path, mon
     def full(*_):
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr("gptjax.train.report.write", full)
+    monkeypatch.setattr("gptjax.observe.report.write", full)
     train(dataclasses.replace(quiet, steps=2), tmp_path / "run")
     assert (
         "warning: the report can't be written (No space left on device)" in capsys.readouterr().out

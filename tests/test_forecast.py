@@ -172,8 +172,8 @@ from gptjax.train import loop
 
 finish = loop.program.build
 
-def build(*args):
-    built = finish(*args)
+def build(*args, **more):
+    built = finish(*args, **more)
     used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     # from here on the kernel gives 100 MB, whatever was free before
     resource.setrlimit(resource.RLIMIT_AS, (used + 100_000_000,) * 2)

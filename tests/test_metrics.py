@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from gptjax.train import metrics
-from gptjax.train.metrics import Log, Smoothed, Throughput, smooth
+from gptjax.observe import progress
+from gptjax.observe.log import Log, read_metrics
+from gptjax.observe.progress import Smoothed, Throughput, smooth
 
 
 class Terminal(io.StringIO):
@@ -29,7 +30,7 @@ def log_steps(run_dir: Path, steps, resume_step=None) -> None:
 
 
 def steps_in(run_dir: Path) -> list[int]:
-    return [line["step"] for line in metrics.read(run_dir)]
+    return [line["step"] for line in read_metrics(run_dir)]
 
 
 def events_in(run_dir: Path):
@@ -51,11 +52,11 @@ def test_what_was_recorded_is_read_back_exactly(tmp_path):
     values = {"tokens": 7, "loss": 0.1 + 0.2, "learning_rate": 1e-300}
     with Log(tmp_path, resume_step=None, terminal=io.StringIO()) as log:
         log.record(3, values)
-        assert metrics.read(tmp_path) == [
+        assert read_metrics(tmp_path) == [
             {"step": 3, **values}
         ]  # before it is closed: a killed run keeps its lines
         log.sample(3, "a\n\u2028", "b\x85\ud800 <é>")
-    assert metrics.read(tmp_path)[1] == {
+    assert read_metrics(tmp_path)[1] == {
         "step": 3,
         "sample": {"prompt": "a\n\u2028", "text": "b\x85\ud800 <é>"},
     }
@@ -68,7 +69,7 @@ def test_after_a_crash_each_step_stands_once(tmp_path):
     assert steps_in(tmp_path) == list(range(1, 9))
     log_steps(tmp_path, range(6, 11), resume_step=5)
     assert steps_in(tmp_path) == list(range(1, 11))
-    assert all(line["loss"] == 1 / line["step"] for line in metrics.read(tmp_path))
+    assert all(line["loss"] == 1 / line["step"] for line in read_metrics(tmp_path))
     assert {p.name for p in tmp_path.iterdir()} <= {"metrics.jsonl", "log.txt", "tensorboard"}
 
 
@@ -99,9 +100,9 @@ def test_every_line_is_strict_json_even_for_nan(tmp_path):
 
 
 def test_a_run_without_lines_reads_as_empty(tmp_path):
-    assert metrics.read(tmp_path) == []
+    assert read_metrics(tmp_path) == []
     log_steps(tmp_path, [])
-    assert metrics.read(tmp_path) == []
+    assert read_metrics(tmp_path) == []
 
 
 # --- TensorBoard ---
@@ -250,16 +251,16 @@ def test_a_progress_line_fits_in_100_columns():
         "eta": 92.0,
     }
     assert (
-        metrics.progress_line(250, 2000, **usual)
+        progress.progress_line(250, 2000, **usual)
         == "step  250/2000  12%  loss 2.412 (2.450)  lr 9.9e-04  grad 0.71  41.2k tok/s  mfu n/a "
         " eta 1m 32s"
     )
     for step, steps, mfu in [(1, 10, None), (2000, 2000, 0.412), (50_000, 600_000, 0.4)]:
-        assert len(metrics.progress_line(step, steps, mfu=mfu, **usual)) <= 100
+        assert len(progress.progress_line(step, steps, mfu=mfu, **usual)) <= 100
 
 
 def test_a_progress_line_shows_non_finite_values_as_such():
-    line = metrics.progress_line(
+    line = progress.progress_line(
         1,
         2,
         loss=math.nan,
@@ -272,7 +273,7 @@ def test_a_progress_line_shows_non_finite_values_as_such():
 
 
 def test_human_is_short_and_within_half_a_percent():
-    assert [metrics.human(n) for n in (0, 950, 41234, 1.24e6, 999_999)] == [
+    assert [progress.human(n) for n in (0, 950, 41234, 1.24e6, 999_999)] == [
         "0",
         "950",
         "41.2k",
@@ -281,15 +282,15 @@ def test_human_is_short_and_within_half_a_percent():
     ]
     draw = random.Random(0)
     for n in (round(10 ** draw.uniform(0, 17)) for _ in range(500)):
-        text = metrics.human(n)
+        text = progress.human(n)
         power = " kMGTP".find(text[-1]) if text[-1].isalpha() else 0
         assert abs(float(text.rstrip("kMGTP")) * 1000**power - n) <= 0.00501 * n
         assert len(text) <= 5
-    assert metrics.human(math.nan) == "nan"
+    assert progress.human(math.nan) == "nan"
 
 
 def test_durations_never_say_sixty_and_never_shrink():
-    assert [metrics.duration(s) for s in (0.004, 8.4, 42, 92, 7380, 273_600)] == [
+    assert [progress.duration(s) for s in (0.004, 8.4, 42, 92, 7380, 273_600)] == [
         "4ms",
         "8.4s",
         "42s",
@@ -302,7 +303,7 @@ def test_durations_never_say_sixty_and_never_shrink():
     for seconds in (1.013**i / 100 for i in range(1300)):
         words = [
             (float(w.rstrip("mshd")), w.lstrip("0123456789."))
-            for w in metrics.duration(seconds).split()
+            for w in progress.duration(seconds).split()
         ]
         value = sum(n * unit[u] for n, u in words)
         assert value >= last and abs(value - seconds) <= 0.06 * seconds
@@ -351,4 +352,4 @@ def test_throughput_forgets_what_is_older_than_its_window_and_stays_small():
 
 
 def test_memory_is_a_plausible_number_of_bytes():
-    assert 4 * 2**20 < metrics.memory() < 2**45
+    assert 4 * 2**20 < progress.memory() < 2**45

@@ -28,9 +28,11 @@ from runs import CHILD, ends, fingerprint, free_port, in_time, losses_of, start_
 from gptjax.core import processes
 from gptjax.core.config import ConfigError
 from gptjax.data import prepare
+from gptjax.observe import goodput, stragglers
+from gptjax.observe.log import read_metrics
 from gptjax.runs import Run
 from gptjax.sharding.mesh import MeshConfig, local_rows, make_mesh, place_batch, to_host
-from gptjax.train import goodput, identity, metrics, pace, program
+from gptjax.train import identity, program
 from gptjax.train.experiment import Checkpoints
 from gptjax.train.loop import train
 
@@ -176,16 +178,16 @@ def test_the_process_that_never_waits_is_the_one_that_holds_the_others_up():
         ],
         axis=-1,
     )
-    seconds = pace.step_seconds(seen)
+    seconds = stragglers.step_seconds(seen)
     assert np.allclose(seconds, [0.031, 0.031, 0.031, 0.081], atol=4e-3)
-    slowest, ratio = pace.straggler(seconds)
+    slowest, ratio = stragglers.straggler(seconds)
     assert slowest == 3 and ratio == pytest.approx(2.6, abs=0.2)
     assert (
-        pace.straggler(pace.step_seconds(seen[:, :3])) is None
-        and pace.straggler(seconds[3:]) is None
+        stragglers.straggler(stragglers.step_seconds(seen[:, :3])) is None
+        and stragglers.straggler(seconds[3:]) is None
     )
     hidden = np.broadcast_to([[1e-3, 0.999], [51e-3, 0.949]], (20, 2, 2))
-    assert pace.straggler(pace.step_seconds(hidden)) is None, (
+    assert stragglers.straggler(stragglers.step_seconds(hidden)) is None, (
         "50 ms of a second that the devices need anyway hold nobody up"
     )
 
@@ -279,7 +281,7 @@ def test_a_checkpoint_split_over_four_devices_goes_on_anywhere(
     final = {
         name: [
             line["validation_loss"]
-            for line in metrics.read(tmp_path / name)
+            for line in read_metrics(tmp_path / name)
             if "validation_loss" in line
         ][-1]
         for name in ("4", "processes")
@@ -425,7 +427,7 @@ def test_a_process_that_holds_the_others_up_is_named(copied, together, tmp_path,
     assert [status for status, *_ in told] == [0, 0], told
     taken = {
         line["step"]: [line["process_0/step_seconds"], line["process_1/step_seconds"]]
-        for line in metrics.read(path)
+        for line in read_metrics(path)
         if "process_1/step_seconds" in line
     }
     assert set(taken) >= {40, 60, 80, 120, 140, 160}, "logged every twenty steps"

@@ -37,8 +37,8 @@ from gptjax.cli import main as cli
 from gptjax.core import config
 from gptjax.core.config import ConfigError
 from gptjax.generate import SampleConfig
+from gptjax.observe.log import read_metrics
 from gptjax.runs import Run, leaves, manifest, steps
-from gptjax.train import metrics
 from gptjax.train.loop import train
 
 ROOT = Path(__file__).parents[1]
@@ -494,7 +494,7 @@ def trained(tiny_experiment, tmp_path_factory) -> Path:
 
 
 def losses(path: Path) -> dict[int, float]:
-    return {line["step"]: line["loss"] for line in metrics.read(path) if "loss" in line}
+    return {line["step"]: line["loss"] for line in read_metrics(path) if "loss" in line}
 
 
 @pytest.mark.row(16)

@@ -12,7 +12,8 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from gptjax.train import metrics, report
+from gptjax.observe import charts, page, report
+from gptjax.observe.log import Log
 
 FACTS = {
     "name": "quick <start>",
@@ -161,7 +162,7 @@ def test_non_finite_facts_and_foreign_numbers_become_json(tmp_path):
 
 
 def test_samples_are_text_whatever_they_hold(tmp_path):
-    with metrics.Log(tmp_path, resume_step=None, terminal=io.StringIO()) as log:
+    with Log(tmp_path, resume_step=None, terminal=io.StringIO()) as log:
         log.sample(1, EVIL, EVIL)
         log.record(1, {"loss": 1.0, "</svg><script>": 2.0})
     page = page_of(
@@ -189,7 +190,7 @@ def test_only_the_last_step_of_samples_is_open_and_many_are_thinned(tmp_path):
         {},
     )
     steps = [int(s) for s in re.findall(r"<summary>step (\d+)</summary>", page)]
-    assert len(steps) == report.MOST_SAMPLES and steps[0] == 100 and steps[-1] == 1
+    assert len(steps) == page.MOST_SAMPLES and steps[0] == 100 and steps[-1] == 1
     assert (
         page.count("<details open><summary>step 100</summary>") == page.count("<details open>") == 1
     )
@@ -217,15 +218,15 @@ def test_thinning_keeps_spikes_gaps_order_and_the_last_point():
 
 
 def test_a_gap_breaks_the_line():
-    svg = report.chart(
-        [report.Curve("a", [(1, 1.0), (2, 2.0), (3, None), (4, 1.0), (5, 2.0)], "main")], title="a"
+    svg = charts.chart(
+        [charts.Curve("a", [(1, 1.0), (2, 2.0), (3, None), (4, 1.0), (5, 2.0)], "main")], title="a"
     )
     assert re.search(r' d="M[^ML]*L[^ML]*M[^ML]*L[^ML]*"', svg)
 
 
 def test_a_spike_leaves_the_chart_without_flattening_the_rest():
     points = [(i, 1.0 + (i % 10) / 10) for i in range(1000)] + [(1000, 1e9)]
-    svg = report.chart([report.Curve("a", points, "main")], title="a")
+    svg = charts.chart([charts.Curve("a", points, "main")], title="a")
     heights = [y for _, y in path(svg)]
     assert min(heights) == heights[-1] >= 0 and max(heights) - sorted(heights)[1] > 50
     assert "up to 1G" in svg
@@ -242,8 +243,8 @@ def test_curves_stay_inside_their_drawing():
             (draw.randrange(1, 10**9), shift + scale * draw.gauss(0, 1))
             for _ in range(draw.randrange(1, 30))
         ]
-        svg = report.chart(
-            [report.Curve("a", sorted(points), "main")],
+        svg = charts.chart(
+            [charts.Curve("a", sorted(points), "main")],
             title="a",
             levels={"level": shift} if draw.random() < 0.5 else None,
             zero=draw.random() < 0.5,
@@ -257,13 +258,13 @@ def test_ticks_are_few_round_distinct_and_inside():
     for _ in range(500):
         low = draw.choice([0, 1, -1]) * 10 ** draw.uniform(-6, 6)
         high = low + max(10 ** draw.uniform(-6, 6), abs(low) * 1e-3)
-        ticks = report.ticks(low, high, 5)
+        ticks = charts.ticks(low, high, 5)
         assert 2 <= len(ticks) <= 8
         assert all(low - 1e-8 * (high - low) <= t <= high + 1e-8 * (high - low) for t in ticks)
         gap = ticks[1] - ticks[0]
         assert round(gap / 10 ** math.floor(math.log10(gap) + 1e-6), 3) in (1, 2, 2.5, 5)
         if low >= 0 and gap > high / 50:
-            labels = [report._tick(t, ticks) for t in ticks]
+            labels = [charts._tick(t, ticks) for t in ticks]
             assert len(set(labels)) == len(labels) and all(len(label) <= 7 for label in labels), (
                 labels
             )
@@ -283,6 +284,6 @@ def test_the_page_of_a_long_run_stays_small(tmp_path):
 
 
 def test_level_labels_never_lie_on_each_other():
-    places = report._apart([50.0, 49.0, 51.0, 200.0])
+    places = charts._apart([50.0, 49.0, 51.0, 200.0])
     assert all(abs(a - b) >= 12.9 for i, a in enumerate(places) for b in places[:i])
-    assert report._apart([10.0, 100.0]) == [10.0, 100.0]
+    assert charts._apart([10.0, 100.0]) == [10.0, 100.0]

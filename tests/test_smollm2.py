@@ -15,8 +15,8 @@ import gptjax
 from gptjax.core import user_config
 from gptjax.data.tokenizers import chat
 from gptjax.data.tokenizers.chat import Message
+from gptjax.observe.log import read_metrics
 from gptjax.sharding.mesh import MeshConfig
-from gptjax.train import metrics
 from gptjax.train.experiment import Experiment
 from gptjax.train.loop import train
 
@@ -101,6 +101,6 @@ def test_training_goes_on_from_it_and_what_was_trained_talks(tmp_path):
     train(
         dataclasses.replace(small, mesh=MeshConfig(fsdp=8)), tmp_path / "run"
     )  # the tests' eight devices share one copy of it
-    losses = [line["loss"] for line in metrics.read(tmp_path / "run") if "gradient_norm" in line]
+    losses = [line["loss"] for line in read_metrics(tmp_path / "run") if "gradient_norm" in line]
     assert len(losses) == 6 and losses[0] < math.log(49_152) / 2 and losses[-1] < losses[0]
     assert gptjax.load(tmp_path / "run").chat([("user", "Hello")], temperature=0, new_tokens=8)

@@ -30,11 +30,12 @@ from gptjax.losses import CrossEntropy, FunctionLoss
 from gptjax.model import small
 from gptjax.runs import Run
 from gptjax.sharding.mesh import MeshConfig, make_mesh
-from gptjax.train import loop, optim, placement, program, step
+from gptjax.train import optim, placement, program, saved, step
 from gptjax.train.experiment import Experiment
 from gptjax.train.loop import train
 from gptjax.train.norm import gradient_norm
 from gptjax.train.optim import SGD, Adafactor, Adam, AdamW, Lion, Muon, Schedule
+from gptjax.train.updates import averaged
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +123,7 @@ def test_the_validation_loss_is_that_of_the_whole_held_out_text(finished):
 def test_a_finished_run_says_so_and_changes_nothing(finished, tiny_experiment, capsys):
     before = fingerprint(finished, 30)
     train(tiny_experiment, finished)
-    assert "finished already at step 30; --steps 60 goes on" in capsys.readouterr().out
+    assert "finished already at step 30; --steps 60 resumes from there" in capsys.readouterr().out
     assert fingerprint(finished, 30) == before and len(losses_of(finished)) == 30
 
 
@@ -443,9 +444,9 @@ def test_the_average_is_that_of_the_weights_after_each_step():
         params, state = moved(config, 0.3, count)
         wanted = jax.tree.map(lambda e, p: 0.8 * e + 0.2 * np.asarray(p), wanted, params)
         jax.tree.map(
-            functools.partial(np.testing.assert_allclose, rtol=1e-5), optim.averaged(state), wanted
+            functools.partial(np.testing.assert_allclose, rtol=1e-5), averaged(state), wanted
         )
-    assert optim.averaged(moved(SGD(), 0.3)[1]) is None
+    assert averaged(moved(SGD(), 0.3)[1]) is None
 
 
 def test_a_large_gradient_is_scaled_down_to_the_clip_norm():
@@ -526,10 +527,10 @@ def test_the_average_of_a_run_is_what_writes(finished, tmp_path):
     _, opt_state = optimizer.update(
         jax.tree.map(jnp.ones_like, trained.params), state.opt_state, trained.params
     )
-    saved = loop.trees(state._replace(opt_state=opt_state))
+    kept = saved.trees(state._replace(opt_state=opt_state))
     assert (
-        bits(saved["ema"])
-        == bits(loop.weights(state._replace(opt_state=opt_state)))
+        bits(kept["ema"])
+        == bits(saved.weights(state._replace(opt_state=opt_state), {}))
         != bits(trained.params)
     )
     shutil.copytree(finished / "tokenizer", path / "tokenizer")
@@ -539,8 +540,8 @@ def test_the_average_of_a_run_is_what_writes(finished, tmp_path):
     )
     run = Run(path)
     with run.lock():
-        run.save(1, saved)
-    assert bits(gptjax.load(path).params) == bits(saved["ema"])
+        run.save(1, kept)
+    assert bits(gptjax.load(path).params) == bits(kept["ema"])
 
 
 @pytest.mark.slow

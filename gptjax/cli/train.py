@@ -44,7 +44,7 @@ class TrainOptions:
 
 def train_command(args: list[str]) -> None:
     """Trains an experiment or resumes its run."""
-    from gptjax.train.guard import abrupt
+    from gptjax.observe.watchdog import abrupt
 
     with abrupt():
         _train(args)

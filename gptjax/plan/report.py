@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gptjax.train.metrics import duration, human
+from gptjax.observe.progress import duration, human
 
 
 def format_plan(facts: dict[str, Any]) -> str:

@@ -16,8 +16,9 @@ import numpy as np
 from gptjax.core import config
 from gptjax.core.config import ConfigError, require
 from gptjax.model import flops_per_token
+from gptjax.observe.log import read_metrics
+from gptjax.observe.progress import human
 from gptjax.train.experiment import Experiment, guessed
-from gptjax.train.metrics import human, read
 
 
 class Point(NamedTuple):
@@ -53,7 +54,7 @@ def point(run: Path) -> Point:
     """
     require((run / "config.json").is_file(), f"{run} holds no config.json, so it is not a run.")
     experiment = guessed(config.load(Experiment, run / "config.json"))
-    lines = [line for line in read(run) if "validation_loss" in line]
+    lines = [line for line in read_metrics(run) if "validation_loss" in line]
     finished = bool(lines) and lines[-1]["step"] >= experiment.steps
     require(
         finished,

@@ -19,9 +19,9 @@ from gptjax.core.trees import partition, trains
 from gptjax.data import Batch, Side
 from gptjax.losses import CrossEntropy
 from gptjax.model import ModelConfig, flops_per_token
+from gptjax.observe.progress import human
 from gptjax.train import optim, placement, step
 from gptjax.train.experiment import Experiment, guessed
-from gptjax.train.metrics import human
 
 
 def model_facts(config: ModelConfig) -> dict[str, Any]:

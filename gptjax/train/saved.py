@@ -11,6 +11,9 @@ import numpy as np
 from gptjax.core.arrays import Params
 from gptjax.core.trees import combine
 from gptjax.losses import Frozen
+from gptjax.observe.goodput import Clock
+from gptjax.observe.log import Log
+from gptjax.observe.watch import Watch
 from gptjax.runs import Run, frozen
 from gptjax.train import identity
 from gptjax.train.program import Program
@@ -69,3 +72,33 @@ def begin(
     identity.require_frozen(path)
     own = frozen.restore(path, built.frozen["params"])
     return state, {**built.models, "params": own}, step
+
+
+class Saver:
+    """Saves states; writing goes on while the next steps run.
+
+    Args:
+      step: of the checkpoint that the run resumes from.
+    """
+
+    def __init__(self, run: Run, log: Log, clock: Clock, step: int | None):
+        self._run, self._log, self._clock, self._step = run, log, clock, step
+
+    def prepare(self) -> None:
+        """Imports what saving needs, in the background."""
+        self._run.prepare()
+
+    def save(self, state: TrainState, figures: dict[str, float], watch: Watch) -> None:
+        """Begins to save a state, unless it is saved already.
+
+        Args:
+          figures: of its evaluation.
+        """
+        done = int(state.step)
+        if done == self._step:
+            return
+        with watch.pause("checkpoint", f"saving step {done}"):
+            self._clock.saving()
+            self._log.flush()
+            self._run.save(done, trees(state), figures)
+        self._step = done

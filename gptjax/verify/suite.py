@@ -15,11 +15,11 @@ import jax
 from gptjax.core import config
 from gptjax.core.config import nearest, require
 from gptjax.data import prepare
+from gptjax.observe.progress import duration
 from gptjax.train import start as starts
 from gptjax.train.experiment import Experiment
 from gptjax.train.facts import processor
 from gptjax.train.identity import versions
-from gptjax.train.metrics import duration
 from gptjax.verify import reading, text, training, writing
 from gptjax.verify.setting import Figure, Setting, Skipped, make
 

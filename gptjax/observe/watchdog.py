@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from gptjax.core import processes
-from gptjax.train.goodput import Clock
+from gptjax.observe.goodput import Clock
 
 T = TypeVar("T")
 

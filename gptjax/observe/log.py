@@ -1,8 +1,6 @@
-"""What the user sees while training, and what stays on disk.
+"""The log of a run: lines on the terminal, `metrics.jsonl`, `log.txt` and TensorBoard's files.
 
-Read in this order: `Log` (the one thing here that touches the world); `read` (what it wrote);
-`progress_line`, `human`, `duration` (numbers as text); `Smoothed`, `Throughput` (running figures,
-pure); `memory`.
+Read `Log`, which writes them, then `read_metrics` and `history`, which read metrics.jsonl.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, TextIO
 
 FLUSH_EVERY = 10.0  # seconds; what TensorBoard may lose in a crash
 WARN_EVERY = 60.0  # seconds
@@ -329,7 +327,7 @@ def _tag(name: str) -> str:
     return name.replace("_", "/", 1) if name.startswith("validation_") else f"train/{name}"
 
 
-def read(run_dir: Path | str) -> list[dict[str, Any]]:
+def read_metrics(run_dir: Path | str) -> list[dict[str, Any]]:
     """Gives the lines of metrics.jsonl; none if there is no such file. Torn lines are left out."""
     return [line for _, line in _lines(Path(run_dir) / "metrics.jsonl")]
 
@@ -337,7 +335,7 @@ def read(run_dir: Path | str) -> list[dict[str, Any]]:
 def history(path: Path, step: int | None) -> tuple[int, bool]:
     """What the log says of a step that was restored: how many up to it were skipped in a row, and
     whether it was evaluated."""
-    lines = read(path) if step else []
+    lines = read_metrics(path) if step else []
     steps = [line for line in lines if "gradient_norm" in line]
     in_a_row = next(
         (n for n, line in enumerate(reversed(steps)) if not line.get("skipped")), len(steps)
@@ -367,161 +365,3 @@ def _forget(path: Path, last_step: int) -> None:
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
-
-
-# --- numbers as text
-# ---------------------------------------------------------------------------------------------
-
-
-def progress_line(
-    step: int, steps: int, *, loss: float, smoothed: float | None = None, learning_rate: float | None = None,
-    gradient_norm: float | None = None, tokens_per_second: float | None = None, mfu: float | None = None, eta: float | None = None,
-) -> str:  # fmt: skip
-    """Says how training stands, in one line of fewer than 100 columns for usual values.
-
-    Args:
-      mfu: model FLOPs utilisation as a fraction; None, where the device's peak is not known, shows
-        "n/a".
-      eta: seconds.
-    """
-    parts = [f"step {step:>{len(str(steps))}}/{steps}  {100 * step // max(steps, 1):>2}%"]
-    parts.append(
-        f"loss {_figures(loss)}" + ("" if smoothed is None else f" ({_figures(smoothed)})")
-    )
-    if learning_rate is not None:
-        parts.append(f"lr {learning_rate:.1e}")
-    if gradient_norm is not None:
-        parts.append(f"grad {_figures(gradient_norm, 2)}")
-    if tokens_per_second is not None:
-        parts.append(f"{human(tokens_per_second)} tok/s")
-    parts.append("mfu n/a" if mfu is None else f"mfu {100 * mfu:.0f}%")
-    if eta is not None:
-        parts.append(f"eta {duration(eta)}")
-    return "  ".join(parts)
-
-
-def _figures(value: float, decimals: int = 3) -> str:
-    return (
-        f"{value:.1e}"
-        if 1000 <= abs(value) < math.inf
-        else f"{value:.{decimals - (abs(value) >= 9.995)}f}"
-    )
-
-
-def human(n: float) -> str:
-    """A count to three figures: 950, 41.2k, 1.24M."""
-    if not math.isfinite(n):
-        return str(float(n))
-    letters = ["", "k", "M", "G", "T", "P"]
-    while abs(n) >= 999.5 and len(letters) > 1:
-        n, letters = n / 1000, letters[1:]
-    digits = 2 if abs(n) < 9.995 else 1 if abs(n) < 99.95 else 0
-    return f"{n:.{0 if letters[0] == '' and float(n).is_integer() else digits}f}{letters[0]}"
-
-
-def duration(seconds: float) -> str:
-    """A time in its two largest units: 40ms, 8.4s, 42s, 1m 32s, 2h 03m, 3d 04h."""
-    if not math.isfinite(seconds):
-        return "?"
-    if seconds < 9.95:
-        return f"{1000 * seconds:.0f}ms" if 0 < seconds < 0.9995 else f"{seconds:.1f}s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m {whole % 60:02d}s"
-    minutes = round(seconds / 60)
-    if minutes < 24 * 60:
-        return f"{minutes // 60}h {minutes % 60:02d}m"
-    hours = round(seconds / 3600)
-    return f"{hours // 24}d {hours % 24:02d}h"
-
-
-# --- running figures
-# ---------------------------------------------------------------------------------------------
-
-
-class Smoothed(NamedTuple):
-    """An exponential average that starts unbiased: after n equal values it is that value."""
-
-    total: float = 0.0
-    weight: float = 0.0
-
-    @property
-    def value(self) -> float:
-        """The average; NaN before the first finite value."""
-        return self.total / self.weight if self.weight else math.nan
-
-
-def smooth(previous: Smoothed, value: float | None, decay: float) -> Smoothed:
-    """Adds a value. NaN, infinity and None leave the average as it is."""
-    if value is None or not math.isfinite(value):
-        return previous
-    return Smoothed(
-        decay * previous.total + (1 - decay) * value, decay * previous.weight + (1 - decay)
-    )
-
-
-class Throughput(NamedTuple):
-    """Speed over the last `window` seconds of training proper, and what the pauses between cost.
-
-    Begin it after the first step, which compiles: `Throughput().at(now, step, tokens)`.
-    """
-
-    window: float = 30.0  # seconds
-    marks: tuple[tuple[float, int, int], ...] = ()  # (seconds of training, step, tokens)
-    paused: float = 0.0  # seconds
-    pauses: tuple[tuple[str, int, float], ...] = ()  # (what, how many, seconds)
-
-    def at(self, now: float, step: int, tokens: int) -> Throughput:
-        """Notes that `step` and `tokens` in all were reached at the time `now`, in seconds of any
-        one clock."""
-        mark = (now - self.paused, step, tokens)
-        marks = self.marks
-        if (
-            len(marks) > 1 and mark[0] - marks[-2][0] < self.window / 50
-        ):  # keeps the tuple short when steps are
-            marks = marks[:-1]
-        marks += (mark,)
-        while len(marks) > 2 and marks[1][0] <= mark[0] - self.window:
-            marks = marks[1:]
-        return self._replace(marks=marks)
-
-    def pause(self, what: str, seconds: float) -> Throughput:
-        """Notes that an evaluation, a save, … took `seconds`, which are not training."""
-        count, spent = next(((n, s) for w, n, s in self.pauses if w == what), (0, 0.0))
-        rest = tuple(p for p in self.pauses if p[0] != what)
-        return self._replace(
-            paused=self.paused + seconds, pauses=(*rest, (what, count + 1, spent + seconds))
-        )
-
-    @property
-    def tokens_per_second(self) -> float | None:
-        """Over the window; None before there is anything to measure."""
-        return self._rate(2)
-
-    def _rate(self, column: int) -> float | None:
-        if len(self.marks) < 2 or self.marks[-1][0] <= self.marks[0][0]:
-            return None
-        return (self.marks[-1][column] - self.marks[0][column]) / (
-            self.marks[-1][0] - self.marks[0][0]
-        )
-
-    def eta(self, steps: int, **pauses: int) -> float | None:
-        """Seconds for `steps` more and for the pauses still to come: `eta(500, evaluation=2)`. An
-        unmeasured pause counts nothing."""
-        rate = self._rate(1)
-        return (
-            None
-            if not rate
-            else steps / rate
-            + sum(pauses.get(what, 0) * spent / count for what, count, spent in self.pauses)
-        )
-
-
-def memory() -> int:
-    """The most bytes that this process ever held resident."""
-    import resource  # Unix only
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,158 @@
+"""What a run does at each evaluation: the held-out figures, and a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gptjax import generate
+from gptjax.core.arrays import Params
+from gptjax.core.config import ConfigError, require
+from gptjax.data.prepare import Prepared
+from gptjax.losses import Frozen
+from gptjax.observe.goodput import Clock
+from gptjax.observe.log import Log
+from gptjax.observe.watch import Watch
+from gptjax.observe.watchdog import unless
+from gptjax.train import saved
+from gptjax.train.evaluate import evaluate
+from gptjax.train.experiment import Experiment
+from gptjax.train.program import Program
+from gptjax.train.step import TrainState
+
+
+class Evaluator:
+    """Evaluates a state on the held-out text and writes a sample. Both are printed and logged.
+
+    Args:
+      interrupted: whether the run was asked to stop; an evaluation then ends early.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        data: Prepared,
+        program: Program,
+        frozen: Frozen,
+        log: Log,
+        clock: Clock,
+        interrupted: Callable[[], bool],
+    ):
+        self._experiment, self._data, self._program = experiment, data, program
+        self._frozen, self._log, self._clock = frozen, log, clock
+        self._interrupted = interrupted
+        self._prompt = prompt_of(experiment, data)
+
+    def due(self, done: int) -> bool:
+        """Whether a step is followed by an evaluation."""
+        return done == self._experiment.steps or done % self._experiment.evaluation.every == 0
+
+    def evaluate(self, state: TrainState, watch: Watch) -> dict[str, float]:
+        """Returns the held-out figures with the prefix `validation_`; nothing without held-out
+        text, or if the run is interrupted meanwhile."""
+        done, params = int(state.step), saved.weights(state, self._frozen)
+        rows = None if done == self._experiment.steps else self._experiment.evaluation.rows
+        with watch.pause("evaluation", f"evaluating step {done}"):
+            figures = unless(self._interrupted, lambda: self._held_out(params, rows)) or {}
+            self._show(done, figures)
+            if self._prompt is not None and not self._interrupted():
+                self._sample(done, params, self._prompt)
+        return figures
+
+    def make_up(self, state: TrainState, watch: Watch, *, evaluated: bool) -> bool:
+        """Evaluates a restored step, if an interruption left that out; false if it is interrupted
+        once more.
+
+        Args:
+          evaluated: the log has figures of this step.
+        """
+        done = int(state.step)
+        if not done or evaluated or not self.due(done) or self._data.validation is None:
+            return True
+        figures = self.evaluate(state, watch)
+        if figures:
+            self._log.record(done, figures)
+        return bool(figures)
+
+    def _held_out(self, params: Params, rows: int | None) -> dict[str, float]:
+        if self._data.validation is None:
+            return {}
+
+        def stop() -> bool:
+            self._clock.beat()
+            return self._interrupted()
+
+        figures = evaluate(
+            self._program,
+            self._experiment,
+            self._data.validation,
+            params,
+            self._frozen,
+            rows,
+            stop,
+        )
+        return {f"validation_{name}": value for name, value in (figures or {}).items()}
+
+    def _show(self, done: int, figures: dict[str, float]) -> None:
+        if figures:
+            named = {name.removeprefix("validation_"): value for name, value in figures.items()}
+            loss = f"validation loss {named.pop('loss'):.4f}"
+            others = [f"{value:.3f} {name.replace('_', ' ')}" for name, value in named.items()]
+            self._log.progress(f"step {done}: {', '.join([loss, *others])}", keep=True)
+        elif self._data.validation is not None:
+            self._log.say("this evaluation is left out; the same command makes up for it")
+
+    def _sample(self, done: int, params: Params, prompt: str) -> None:
+        """Writes a sample. A prompt that the model cannot take costs the sample, not the run."""
+        try:
+            text = unless(self._interrupted, lambda: self._continuation(params, prompt))
+        except ConfigError as error:
+            self._log.say(f"no sample: {error}")
+            return
+        if text is None:
+            return
+        self._log.sample(done, prompt, text)
+        answered = " → " if self._experiment.data.task.answers else ""
+        lines = (prompt + answered + text).splitlines()
+        self._log.say("\n".join(f"  │ {line}" for line in lines))
+
+    def _continuation(self, params: Params, prompt: str) -> str:
+        """Of several processes all generate, in step."""
+        completions = generate.complete(
+            self._experiment.model,
+            params,
+            self._data.tokenizer,
+            [prompt],
+            self._experiment.evaluation.sample,
+            task=self._experiment.data.task,
+        )
+        return completions[0].text
+
+
+def prompt_of(experiment: Experiment, data: Prepared) -> str | None:
+    """Returns the prompt of samples; `None` if the task writes no text, or has nothing to answer.
+
+    An empty prompt begins a document. Where the tokenizer has no token for that, a newline takes
+    its place, or the first token of the training text if that has no newline.
+
+    Raises:
+      ConfigError: the tokenizer cannot encode the prompt.
+    """
+    prompt, task, tokenizer = experiment.evaluation.prompt, experiment.data.task, data.tokenizer
+    if not task.writes or (task.answers and not prompt):
+        return None
+    if not prompt and tokenizer.end_of_document is None:
+        return "\n" if _encodable(tokenizer, "\n") else tokenizer.decode(data.train.ids[:1])
+    require(
+        _encodable(tokenizer, prompt),
+        f"evaluation.prompt is {prompt!r}, which has characters that are not in the training text;"
+        " use others (--evaluation.prompt).",
+    )
+    return prompt
+
+
+def _encodable(tokenizer: object, text: str) -> bool:
+    try:
+        tokenizer.encode(text)
+    except ConfigError:
+        return False
+    return True
