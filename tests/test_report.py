@@ -12,8 +12,9 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from gptjax.observe import charts, page, report
+from gptjax.observe import charts, report
 from gptjax.observe.log import Log
+from gptjax.observe.page import MOST_SAMPLES
 
 FACTS = {
     "name": "quick <start>",
@@ -190,7 +191,7 @@ def test_only_the_last_step_of_samples_is_open_and_many_are_thinned(tmp_path):
         {},
     )
     steps = [int(s) for s in re.findall(r"<summary>step (\d+)</summary>", page)]
-    assert len(steps) == page.MOST_SAMPLES and steps[0] == 100 and steps[-1] == 1
+    assert len(steps) == MOST_SAMPLES and steps[0] == 100 and steps[-1] == 1
     assert (
         page.count("<details open><summary>step 100</summary>") == page.count("<details open>") == 1
     )
