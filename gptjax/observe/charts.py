@@ -157,7 +157,9 @@ def _tick(value: float, ys: list[float]) -> str:
         return short(value)
     if max(abs(y) for y in ys) < 1e-2:
         return "0" if value == 0 else f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-")
-    return f"{value:.{min(max(0, math.ceil(-math.log10(gap) - 1e-9) + (round(gap / 10 ** math.floor(math.log10(gap)), 6) == 2.5)), 6)}f}"
+    power = 10 ** math.floor(math.log10(gap))
+    decimals = math.ceil(-math.log10(gap) - 1e-9) + (round(gap / power, 6) == 2.5)
+    return f"{value:.{min(max(0, decimals), 6)}f}"
 
 
 def _apart(places: list[float], least: float = 13) -> list[float]:
@@ -170,16 +172,17 @@ def _apart(places: list[float], least: float = 13) -> list[float]:
 
 
 def finite(value: Any) -> float | None:
+    """Returns a finite number as it is, and `None` for everything else."""
     return value if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
 def short(n: float) -> str:
-    """1.90M as 1.9M, for prose."""
+    """Returns 1.90M as 1.9M, for prose."""
     text = human(n)
     return re.sub(r"\.?0+(?=[a-zA-Z]?$)", "", text) if "." in text else text
 
 
 def printable(text: str) -> str:
-    """Characters that neither HTML nor XML may hold as Unicode's pictures of them."""
+    """Replaces characters that neither HTML nor XML may hold by Unicode's pictures of them."""
     pictures = re.sub(r"[\x00-\x08\x0b-\x1f]", lambda m: chr(0x2400 + ord(m[0])), text)
     return re.sub("[\x7f-\x9f\ud800-\udfff\ufffe\uffff]", "\ufffd", pictures)

@@ -40,8 +40,8 @@ class Progress:
         self._smoothed, self._speed = Smoothed(), Throughput()
 
     def measured(self, done: int, values: dict[str, float]) -> dict[str, float]:
-        """Takes in the metrics of a finished step, and returns them with the count of tokens and the
-        speed."""
+        """Takes in the metrics of a finished step, and returns them with the number of tokens and
+        the speed."""
         tokens = done * self._tokens_per_step
         self._smoothed = smooth(self._smoothed, values["loss"], 0.98)
         self._speed = self._speed.at(time.monotonic(), done, tokens)
@@ -78,9 +78,17 @@ class Progress:
 
 
 def progress_line(
-    step: int, steps: int, *, loss: float, smoothed: float | None = None, learning_rate: float | None = None,
-    gradient_norm: float | None = None, tokens_per_second: float | None = None, mfu: float | None = None, eta: float | None = None,
-) -> str:  # fmt: skip
+    step: int,
+    steps: int,
+    *,
+    loss: float,
+    smoothed: float | None = None,
+    learning_rate: float | None = None,
+    gradient_norm: float | None = None,
+    tokens_per_second: float | None = None,
+    mfu: float | None = None,
+    eta: float | None = None,
+) -> str:
     """Says how training stands, in one line of fewer than 100 columns for usual values.
 
     Args:

@@ -1,8 +1,8 @@
 """Finds the process that holds the others up.
 
 All processes take the same time for a step, since each waits for the slowest. What differs is how
-they spend it: the one that holds the others up never waits. Read `Pace`, which measures one process,
-then `Stragglers`, which compares all.
+they spend it: the one that holds the others up never waits. Read `Pace`, which measures one
+process, then `Stragglers`, which compares all.
 """
 
 from __future__ import annotations

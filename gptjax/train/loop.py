@@ -1,7 +1,7 @@
 """Trains an experiment: step, log, evaluate, save.
 
-Read `train`, the whole story of a run, then `_loop`. The other functions stand in the order in which
-`train` calls them. What is called from here is pure, or an observer (see `observe/`).
+Read `train`, the whole story of a run, then `_loop`. The other functions stand in the order in
+which `train` calls them. What is called from here is pure, or an observer (see `observe/`).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def train(
     """Trains an experiment in a run directory, or resumes the run there; returns the path of its
     report.
 
-    However often it is interrupted and resumed, a run ends in the same bits. Where several processes
+    However often it is interrupted and resumed, a run ends in the same bits. If several processes
     train together (`processes.join`), each calls this with the same experiment; the first one
     prints, logs and commits.
 
@@ -195,8 +195,8 @@ def _loop(
 ) -> TrainState:
     """Steps until the end or an interruption, and returns the last state.
 
-    The metrics of a step are fetched while the next one runs, so that the devices never wait for the
-    host.
+    The metrics of a step are fetched while the next one runs, so that the devices never wait for
+    the host.
     """
     experiment, first = plan.experiment, int(state.step)
     in_a_row, evaluated = processes.by_first("history", lambda: history(run.path, first or None))
