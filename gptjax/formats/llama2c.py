@@ -121,21 +121,20 @@ def _header(path: Path) -> tuple[ModelConfig, int, str]:
 def _offsets(
     config: ModelConfig, shapes: dict[str, tuple[int, ...]]
 ) -> tuple[dict[str, tuple[int, tuple[int, ...]]], int]:
-    """Where each tensor begins, and where the file ends. Before an output of its own stands a table
-    of RoPE's waves, which is not needed."""
-    found, at = {}, 28
+    """Where each tensor begins, and where the file ends. A table of RoPE's waves, which is not
+    needed, precedes an output of its own."""
+    offsets, at = {}, 28
     for name in (*ORDER, "waves", *(() if config.tied else ("output",))):
         if name == "waves":
             at += 4 * config.context * config.head_dim
             continue
-        for each in (
-            [f"{name}.weight"]
-            if f"{name}.weight" in shapes
-            else [f"blk.{i}.{name}.weight" for i in range(config.num_layers)]
-        ):
-            found[each] = at, shapes[each]
-            at += 4 * math.prod(shapes[each])
-    return found, at
+        tensors = [f"{name}.weight"]
+        if tensors[0] not in shapes:
+            tensors = [f"blk.{i}.{name}.weight" for i in range(config.num_layers)]
+        for tensor in tensors:
+            offsets[tensor] = at, shapes[tensor]
+            at += 4 * math.prod(shapes[tensor])
+    return offsets, at
 
 
 def _tokenizer(path: Path, vocab_size: int) -> Tokenizer | None:

@@ -225,13 +225,13 @@ def _seal(text: bytes) -> bytes:
 def _versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {}
+    versions = {}
     for package in ("gptjax", "jax", "orbax-checkpoint"):
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:  # gptjax in a checkout that is not installed
-            found[package] = "unknown"
-    return found
+            versions[package] = "unknown"
+    return versions
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -320,11 +320,11 @@ def checked(
     }
     for name, (size, _) in files.items():
         try:
-            found = (folder / name).stat().st_size
+            present = (folder / name).stat().st_size
         except OSError as error:
             raise Damaged(f"{name} can't be read ({error.strerror})") from None
-        if found != size:
-            raise Damaged(f"{name} has {found} bytes instead of {size}")
+        if present != size:
+            raise Damaged(f"{name} has {present} bytes instead of {size}")
     large = sorted(
         (name for name, (size, _) in files.items() if size >= LARGE),
         key=lambda name: (-files[name][0], name),
@@ -358,9 +358,9 @@ def verify(folder: Path, trees: Iterable[str] | None = None) -> Manifest:
 
 
 def _require_unchanged(
-    files: dict[str, tuple[int, str]], found: dict[str, tuple[int, str] | None]
+    files: dict[str, tuple[int, str]], hashes: dict[str, tuple[int, str] | None]
 ) -> None:
-    for name, measured in found.items():
+    for name, measured in hashes.items():
         if measured != files[name]:
             raise Damaged(f"{name} has changed since it was saved")
 
