@@ -60,6 +60,7 @@ def abstract_state(experiment: Experiment) -> step.TrainState:
     optimizer = optim.build(
         experiment.optim,
         optim.learning_rate(experiment.schedule, experiment.optim.peak, experiment.steps),
+        model.roles(experiment.model),
     )
     return jax.eval_shape(
         lambda: step.init(model.init(experiment.model, jax.random.key(0)), optimizer)

@@ -36,6 +36,7 @@ from gptjax.train.loop import train
 from gptjax.train.norm import gradient_norm
 from gptjax.train.optim import SGD, Adafactor, Adam, AdamW, Lion, Muon, Schedule
 from gptjax.train.updates import averaged
+from gptjax.weights import Role
 
 
 @pytest.fixture(scope="module")
@@ -401,9 +402,20 @@ SMALL = {
 }
 
 
+def roles_of(params):
+    """Kernels and embeddings decay; Muon's matrices are kernels, and stacked."""
+
+    def one(path, leaf):
+        kernel = path[-1].key == "kernel"
+        stacked = leaf.ndim - 2 if kernel else 0
+        return Role(stacked, int(kernel), decays=kernel or path[-1].key == "embedding")
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
 def moved(config, gradient, count: int = 1, params=SMALL, peak: float = 0.1):
     """Parameters and state after some steps with the same gradient."""
-    optimizer = optim.build(config, lambda step: peak)
+    optimizer = optim.build(config, lambda step: peak, roles_of(params))
     params = jax.tree.map(jnp.asarray, params)
     state = optimizer.init(params)
     for _ in range(count):
@@ -423,10 +435,10 @@ def test_decay_shrinks_matrices_and_embeddings_alone(kind):
         np.testing.assert_allclose(leaf, share * before, rtol=1e-6)
 
 
-def test_the_decay_mask_is_by_name():
+def test_the_decay_mask_is_by_role():
     names = {
         p[-1].key: decayed
-        for p, decayed in jax.tree_util.tree_leaves_with_path(optim.decayed(SMALL))
+        for p, decayed in jax.tree_util.tree_leaves_with_path(optim.decayed(SMALL, roles_of(SMALL)))
     }
     assert names == {"kernel": True, "embedding": True, "bias": False, "scale": False}
 

@@ -16,6 +16,7 @@ from gptjax import model, weights
 from gptjax.data import Side
 from gptjax.sharding.constrain import use_mesh
 from gptjax.sharding.mesh import MeshConfig, make_mesh, param_shardings
+from gptjax.train import optim
 from gptjax.weights import Quantized, Role, dense, linear, quantize
 
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 61, (4, 6), np.int32))
@@ -296,3 +297,14 @@ def test_roles_say_what_names_say(name):
         assert role.exact == (names[-2:] == ["router", "kernel"])
 
     jax.tree_util.tree_map_with_path(one, model.shapes(VARIANTS[name]), model.roles(VARIANTS[name]))
+
+
+@pytest.mark.parametrize("config", [optim.AdamW(weight_decay=0.5), optim.Muon(weight_decay=0.5)])
+def test_optimizers_take_adapters_whose_weights_decay_as_their_base(config):
+    roles = model.roles(ROPE)
+    adapters = adapters_of(ROPE, rank=2, targets="layers/.*(query|out)/kernel")
+    assert all(jax.tree.leaves(optim.decayed(adapters, roles)))
+    optimizer = optim.build(config, lambda step: 1e-2, roles)
+    still = jax.tree.map(jnp.zeros_like, adapters)
+    updates, _ = optimizer.update(still, optimizer.init(adapters), adapters)
+    jax.tree.map(lambda u, p: close(u, -0.005 * p), updates, adapters)

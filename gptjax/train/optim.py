@@ -6,6 +6,7 @@ learning rate → clip weights → average weights.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +18,10 @@ from gptjax.core.arrays import Array, Params
 from gptjax.core.config import require
 from gptjax.train import spikes
 from gptjax.train.updates import average, clip_norm, clip_weights, in_place, scale_by_rate
+from gptjax.weights import Role
+
+Roles = Any
+"""A tree like the parameters whose leaves are `weights.Role`."""
 
 
 @dataclass(frozen=True)
@@ -211,22 +216,41 @@ def learning_rate(schedule: Schedule, peak: float, steps: int) -> optax.Schedule
     return rate
 
 
-def decayed(params: Params) -> Any:
-    """True for kernels and embeddings, false for norms and biases: what weight decay shrinks."""
+def decayed(params: Params, roles: Roles | None = None) -> Any:
+    """Whether weight decay shrinks each parameter, as its role says."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: path[-1].key in ("kernel", "embedding"), params
+        lambda path, leaf: _role(roles, path, leaf)[0].decays, params
     )
 
 
-def build(config: OptimConfig, rate: optax.Schedule) -> optax.GradientTransformation:
-    """Chains the transformations that the config asks for."""
+def _role(roles: Roles | None, path: tuple, leaf: Any) -> tuple[Role, bool]:
+    """The role of a parameter, and whether it is a whole weight, not a leaf of an adapter or of
+    another kind of weight. Trees of no model, and what no model has, are judged by dimensions."""
+    node, names = roles, [key.key for key in path if hasattr(key, "key")]
+    for name in names:
+        if isinstance(node, Role) or node is None:
+            break
+        node = node.get(name)
+    if node is None:
+        node = Role(stacked=max(leaf.ndim - 2, 0), inputs=1, decays=leaf.ndim >= 2)
+    return node, len(names) == len(path)
+
+
+def build(
+    config: OptimConfig, rate: optax.Schedule, roles: Roles | None = None
+) -> optax.GradientTransformation:
+    """Chains the transformations that the config asks for.
+
+    Args:
+      roles: `model.roles` of the trained model. `None` takes every leaf of two or more dimensions
+        to be a matrix, which decays.
+    """
+    decays = functools.partial(decayed, roles=roles)
     chain: list[Any] = [spikes.watch()]
     chain += [clip_norm(config.clip_norm)] if config.clip_norm else []
-    chain += [_direction(config)]
+    chain += [_direction(config, roles)]
     chain += (
-        [optax.add_decayed_weights(config.weight_decay, mask=decayed)]
-        if config.weight_decay
-        else []
+        [optax.add_decayed_weights(config.weight_decay, mask=decays)] if config.weight_decay else []
     )
     chain += [scale_by_rate(rate)]
     chain += [clip_weights(config.clip_weights)] if config.clip_weights else []
@@ -234,10 +258,10 @@ def build(config: OptimConfig, rate: optax.Schedule) -> optax.GradientTransforma
     return optax.chain(*chain)
 
 
-def _direction(config: OptimConfig) -> optax.GradientTransformation:
+def _direction(config: OptimConfig, roles: Roles | None) -> optax.GradientTransformation:
     match config:
         case Muon():
-            return _muon(config)
+            return _muon(config, roles)
         case AdamW():
             adam = optax.scale_by_adam(
                 config.beta1, config.beta2, config.epsilon, mu_dtype=config.moment
@@ -261,20 +285,17 @@ def _direction(config: OptimConfig) -> optax.GradientTransformation:
     raise TypeError(f"{config!r} is not an optimizer.")
 
 
-def _muon(config: Muon) -> optax.GradientTransformation:
-    """Stacked kernels are matrices of their inputs and outputs: query, key and value read `embed`,
-    `out` writes it."""
+def _muon(config: Muon, roles: Roles | None) -> optax.GradientTransformation:
+    """Matrices of the layers, each layer's and each expert's for itself; the blocks that predict
+    further tokens, and adapters, stay with AdamW."""
     from optax.contrib import MuonDimensionNumbers, muon
 
     def shape(path: tuple, leaf: Any) -> Any:
-        names = [p.key for p in path if p.key != "encoder"]
-        if names[0] != "layers" or names[-1] != "kernel":
+        role, whole = _role(roles, path, leaf)
+        if not (whole and role.stacked and role.inputs) or path[0].key == "ahead":
             return None
-        reads = 2 if names[-2] == "out" else 1
-        dims = tuple(
-            range(2 if "experts" in names else 1, leaf.ndim)
-        )  # each expert's kernel is a matrix of its own
-        return MuonDimensionNumbers(dims[:reads], dims[reads:])
+        dims = tuple(range(role.stacked, leaf.ndim))
+        return MuonDimensionNumbers(dims[: role.inputs], dims[role.inputs :])
 
     def dimensions(tree: Any) -> Any:
         return jax.tree_util.tree_map_with_path(shape, tree)

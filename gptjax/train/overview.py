@@ -33,7 +33,7 @@ def model_facts(config: ModelConfig) -> dict[str, Any]:
       `table`, a row for each leaf.
     """
     shapes = model.shapes(config)
-    axes, decayed = model.axes(config), optim.decayed(shapes)
+    axes, decayed = model.axes(config), optim.decayed(shapes, model.roles(config))
     rows = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
         keys = [key.key for key in path]

@@ -127,7 +127,8 @@ def abstract(
 
 def optimizer(experiment: Experiment) -> optax.GradientTransformation:
     """Builds the optimizer of an experiment."""
-    return optim.build(experiment.optim, learning_rate(experiment))
+    roles = model.roles(experiment.model)
+    return optim.build(experiment.optim, learning_rate(experiment), roles)
 
 
 def learning_rate(experiment: Experiment) -> optax.Schedule:

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gptjax import model
 from gptjax.data import Batch
 from gptjax.losses import CrossEntropy, Frozen, FunctionLoss
 from gptjax.runs import Run
@@ -248,7 +249,8 @@ def begin(setting: Setting, built: program.Program) -> step.TrainState:
         setting.small.schedule, setting.small.optim.peak, setting.small.steps
     )
     params = setting.functions.init(jax.random.key(setting.small.seed))
-    return placed(step.init(params, optim.build(setting.small.optim, rate)), built)
+    optimizer = optim.build(setting.small.optim, rate, model.roles(setting.small.model))
+    return placed(step.init(params, optimizer), built)
 
 
 def unavoidable(batch: Batch) -> float:
