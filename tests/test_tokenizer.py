@@ -205,6 +205,17 @@ def test_characters_know_their_text_alone(made):
         tok.train(tok.Characters(), [""])
 
 
+def test_held_out_characters_that_training_lacks_have_one_id(tmp_path):
+    same = tok.train(tok.Characters(), [TEXT], held_out=[TEXT[:50]])
+    assert same.files() == tok.train(tok.Characters(), [TEXT]).files() and same.unknown is None
+    tokenizer = tok.train(tok.Characters(), ["abc"], held_out=["cab", "cΩ中"])
+    assert tokenizer.encode("aΩb中").tolist() == [0, 3, 1, 3]
+    assert (tokenizer.unknown, tokenizer.end_of_document, tokenizer.vocab_size) == (3, 4, 5)
+    assert tokenizer.decode([0, 3, 4]) == "a\ufffd" and not tok.lossless(tokenizer)
+    tok.save(tmp_path, tokenizer)
+    assert tok.load(tmp_path).encode("Ωc").tolist() == [3, 2]
+
+
 def test_training_twice_gives_the_same_file_and_the_order_of_reading_is_fixed(made):
     for config, name in (
         (tok.SentencePiece(vocab_size=500), "bpe"),

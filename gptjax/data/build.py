@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from gptjax.core.config import require
 from gptjax.data import store
 from gptjax.data.compressors import Compressors
@@ -48,7 +50,8 @@ def build(
     """
     begun = time.monotonic()
     texts = _texts(config.source, config.task, split)
-    tokenizer = given or tokenizers.train(config.tokenizer, texts)
+    held_out = _texts(config.source, config.task, split, part="validation")
+    tokenizer = given or tokenizers.train(config.tokenizer, texts, held_out)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizers.save(folder / "tokenizer", tokenizer)
     builders = {
@@ -77,6 +80,8 @@ def build(
         f"tokenised {split.documents:,} documents into {train.num_tokens:,} training tokens"
         f" ({train.num_bytes / train.num_tokens:.2f} bytes each) in {seconds:.1f}s"
     )
+    if unknown := sum(builder.unknown for builder in builders.values()):
+        summary += f", {unknown:,} held-out characters unknown to the tokenizer"
     share = 1 - train.num_bytes / sum(header.num_bytes for header in headers.values())
     if split.is_met(share):
         return summary
@@ -86,14 +91,14 @@ def build(
     )
 
 
-def _texts(source: Source, task: Task, split: Split) -> Iterator[str]:
-    """The training texts that a tokenizer learns from."""
+def _texts(source: Source, task: Task, split: Split, part: str = "train") -> Iterator[str]:
+    """The texts of one part of the split, as a tokenizer meets them."""
     any_text = False
     for document in sources.read_documents(source):
-        if text := split.parts(document)["train"]:
+        if text := split.parts(document).get(part):
             any_text = True
             yield from task.texts(document._replace(text=text))
-    split.require_some(any_text, "train")
+    split.require_some(any_text or part not in split.names, part)
 
 
 class StoreBuilder:
@@ -109,7 +114,7 @@ class StoreBuilder:
         self.compressors = Compressors() if compress and not task.records else None
         self.coverage = Coverage(tokenizer)
         self.documents: list[Document] = []
-        self.num_bytes = self.waiting = 0
+        self.num_bytes = self.waiting = self.unknown = 0
 
     def add(self, document: Document) -> None:
         """Takes one document."""
@@ -128,6 +133,8 @@ class StoreBuilder:
         try:
             for ids in self.task.examples(self.documents, self.tokenizer):
                 self.writer.add(ids)
+                if self.tokenizer.unknown is not None:
+                    self.unknown += int((np.asarray(ids) == self.tokenizer.unknown).sum())
             for document in self.documents:
                 self.coverage.add(self.task.texts(document))
         except Exception as error:

@@ -171,6 +171,8 @@ def of_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
     elif tokenizer.kind == "Characters":
         vocabulary = {piece.decode() or END: i for i, piece in enumerate(tokenizer.pieces)}
         model = {"type": "BPE", "vocab": vocabulary, "merges": []}
+        if tokenizer.unknown is not None:
+            model["unk_token"] = tokenizer.pieces[tokenizer.unknown].decode()
         # Without a decoder the library puts spaces between tokens.
         described = {"version": "1.0", "decoder": {"type": "Fuse"}, "model": model}
     else:

@@ -71,6 +71,8 @@ class Tokenizer:
     """Of published tokenizers, the ids with a meaning, and the chat template."""
     controls: Mapping[str, Control] = field(default_factory=dict)
     """Control tokens by name: ids that mean something to the model and spell nothing."""
+    unknown: int | None = None
+    """Of characters, the id of those that the training text lacks; `None` refuses them."""
 
     @property
     def begin_of_document(self) -> int | None:

@@ -19,7 +19,15 @@ from gptjax.data.tokenizers import directory, sentencepieces
 from gptjax.data.tokenizers import published as published_files
 from gptjax.data.tokenizers.directory import GPT2, Published
 from gptjax.data.tokenizers.sentencepieces import SentencePiece
-from gptjax.data.tokenizers.spelling import CONFIG_FILE, PROBE, Ids, Special, Tokenizer, utf8
+from gptjax.data.tokenizers.spelling import (
+    CONFIG_FILE,
+    PROBE,
+    UNKNOWN_BYTES,
+    Ids,
+    Special,
+    Tokenizer,
+    utf8,
+)
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,8 @@ class Bytes:
 
 @dataclass(frozen=True)
 class Characters:
-    """The distinct characters of the training text."""
+    """The distinct characters of the training text, and an id for unknown ones if the held-out
+    text has any."""
 
     end_of_document: bool = True
     """Add an id that ends a document."""
@@ -52,11 +61,12 @@ PAYLOAD = {
 PAYLOAD |= {kind: (name, "special.json") for name, kind in published_files.KINDS.items()}
 
 
-def train(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
+def train(config: TokenizerConfig, texts: Iterable[str], held_out: Iterable[str] = ()) -> Tokenizer:
     """Returns the tokenizer that `config` describes.
 
     Args:
       texts: whole documents to learn from; left unread by kinds that learn nothing.
+      held_out: further documents to encode; read by `Characters` alone.
 
     Raises:
       ConfigError: a file is absent or is something else, or the text is too small for the
@@ -69,7 +79,7 @@ def train(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     if isinstance(config, Bytes):
         return _from_payload("Bytes", {})
     if isinstance(config, Characters):
-        return _from_payload("Characters", _learn_characters(config, texts))
+        return _from_payload("Characters", _learn_characters(config, texts, held_out))
     if isinstance(config, GPT2):
         return _from_payload("GPT2", directory.read_gpt2(Path(config.path)))
     if isinstance(config, Published):
@@ -189,7 +199,9 @@ def _bytes(payload: Mapping[str, bytes], name: str) -> Tokenizer:
     return Tokenizer("Bytes", pieces, end_of_document=256, payload={}, spell=spell)
 
 
-def _learn_characters(config: Characters, texts: Iterable[str]) -> dict[str, bytes]:
+def _learn_characters(
+    config: Characters, texts: Iterable[str], held_out: Iterable[str]
+) -> dict[str, bytes]:
     characters: set[str] = set()
     for text in texts:
         utf8(text)
@@ -202,6 +214,8 @@ def _learn_characters(config: Characters, texts: Iterable[str]) -> dict[str, byt
         "characters": "".join(sorted(characters)),
         "end_of_document": config.end_of_document,
     }
+    if any(not characters.issuperset(text) for text in held_out):
+        described["unknown"] = True
     return {"characters.json": (json.dumps(described) + "\n").encode()}
 
 
@@ -209,23 +223,32 @@ def _characters(payload: Mapping[str, bytes], name: str) -> Tokenizer:
     described = json.loads(payload["characters.json"])
     characters, ends = described["characters"], described["end_of_document"]
     known = np.array([ord(c) for c in characters], np.uint32)
+    unknown = len(characters) if described.get("unknown") else None
 
     def ids(text: str) -> Ids:
         codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
         ids = np.minimum(np.searchsorted(known, codes), len(known) - 1)
         wrong = np.flatnonzero(known[ids] != codes)
-        if wrong.size:
+        if wrong.size and unknown is None:
             at = int(wrong[0])
             raise ConfigError(
                 f"the character {text[at]!r} (U+{ord(text[at]):04X}), number {at} of the text, is"
                 f" not among the {len(known)} of the training text; remove it, or train with a"
                 " tokenizer that spells any text: Bytes() or SentencePiece() as data.tokenizer."
             )
+        ids[wrong] = unknown or 0
         return ids.astype(np.int32)
 
     def spell(texts: list[str]) -> list[Ids]:
         return [ids(text) for text in texts]
 
-    pieces = (*(c.encode() for c in characters), *([b""] if ends else []))
-    end = len(characters) if ends else None
-    return Tokenizer("Characters", pieces, end_of_document=end, payload=payload, spell=spell)
+    more = [UNKNOWN_BYTES] if unknown else []
+    pieces = (*(c.encode() for c in characters), *more, *([b""] if ends else []))
+    return Tokenizer(
+        "Characters",
+        pieces,
+        end_of_document=len(pieces) - 1 if ends else None,
+        payload=payload,
+        spell=spell,
+        unknown=unknown,
+    )
