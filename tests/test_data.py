@@ -680,19 +680,19 @@ def test_a_source_is_read_twice_and_once_more_for_a_tokenizer_that_learns(
 
 
 def test_held_out_characters_that_training_lacks_are_counted(tmp_path):
-    (tmp_path / "text.txt").write_text("ab" * 200 + "a中文b中" * 4)
+    (tmp_path / "text.txt").write_text("ab" * 1000 + "ab" * 996 + "中a文中" * 2)
     lines: list[str] = []
     prepared = prepare(
         DataConfig(
             source=Text(str(tmp_path / "text.txt")),
             tokenizer=Characters(),
             split="tail",
-            validation=0.05,
+            validation=0.5,
             cache=str(tmp_path / "cache"),
         ),
         lines.append,
     )
-    assert any("12 held-out characters unknown to the tokenizer" in line for line in lines)
+    assert any("6 held-out characters unknown to the tokenizer" in line for line in lines)
     unknown = prepared.tokenizer.unknown
-    assert (prepared.validation.ids[:] == unknown).sum() == 12
+    assert (prepared.validation.ids[:] == unknown).sum() == 6
     assert unknown not in prepared.train.ids[:]
