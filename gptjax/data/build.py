@@ -75,12 +75,22 @@ def build(
             f"the {name} text has {header.num_tokens} tokens, so there is nothing to predict; use"
             " more text (--data.source.path) or another share (--data.validation 0.1).",
         )
-    train, seconds = headers["train"], time.monotonic() - begun
+    unknown = sum(builder.unknown for builder in builders.values())
+    return _summary(headers, split, unknown, time.monotonic() - begun)
+
+
+def _summary(headers: dict[str, store.Header], split: Split, unknown: int, seconds: float) -> str:
+    """A line about the stores.
+
+    Args:
+      unknown: number of held-out characters that the tokenizer has no id for.
+    """
+    train = headers["train"]
     summary = (
         f"tokenised {split.documents:,} documents into {train.num_tokens:,} training tokens"
         f" ({train.num_bytes / train.num_tokens:.2f} bytes each) in {seconds:.1f}s"
     )
-    if unknown := sum(builder.unknown for builder in builders.values()):
+    if unknown:
         summary += f", {unknown:,} held-out characters unknown to the tokenizer"
     share = 1 - train.num_bytes / sum(header.num_bytes for header in headers.values())
     if split.is_met(share):
