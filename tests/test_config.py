@@ -129,8 +129,8 @@ def test_a_field_that_is_left_out_has_its_default():
 
 
 def test_a_whole_number_is_a_number_but_no_number_is_a_whole_one():
-    found = from_dict(Experiment, {"skip_norm": 3}).skip_norm
-    assert found == 3.0 and type(found) is float
+    result = from_dict(Experiment, {"skip_norm": 3}).skip_norm
+    assert result == 3.0 and type(result) is float
     refused({"steps": 3.0}, "steps", "3.0", "a whole number")
 
 
@@ -613,14 +613,14 @@ def test_a_flag_of_a_wrong_type_is_named():
 
 
 @pytest.mark.parametrize("typed", ["--steps x", "--model.positions ropes", "--stepz 3", "extra"])
-def test_a_terminal_without_utf8_is_told_the_same(typed, monkeypatch):
-    said = []
+def test_a_terminal_without_utf8_shows_the_same_message(typed, monkeypatch):
+    messages = []
     for encoding in ("utf-8", "ascii"):
         monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
         with pytest.raises(ConfigError) as caught:
             flags(*typed.split())
-        said.append(str(caught.value))
-    assert said[0] == said[1] and "---" not in said[1]
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1] and "---" not in messages[1]
 
 
 def test_a_value_that_can_not_be_is_named_whichever_way_it_comes():
@@ -677,15 +677,15 @@ def test_differences_name_each_changed_value_old_and_new():
 
 
 def test_another_kind_is_a_difference_too():
-    found = differences(Experiment(optim=AdamW()), Experiment(optim=SGD()))
+    result = differences(Experiment(optim=AdamW()), Experiment(optim=SGD()))
     assert (
-        found["optim.kind"] == ("AdamW", "SGD")
-        and found["optim.beta1"] == (0.9, None)
-        and found["optim.momentum"] == (None, 0.9)
+        result["optim.kind"] == ("AdamW", "SGD")
+        and result["optim.beta1"] == (0.9, None)
+        and result["optim.momentum"] == (None, 0.9)
     )
 
 
-def test_presets_are_told_from_each_other():
+def test_presets_differ():
     assert differences(Experiment(model=small("tiny")), Experiment(model=small("1m"))).keys() <= {
         f"model.{f.name}" for f in dataclasses.fields(ModelConfig)
     }

@@ -322,8 +322,8 @@ DOCUMENTS = [f"{i}: {letters(5 + i % 37, i)}é" for i in range(200)]
 
 
 def test_held_out_documents_are_never_trained_on_and_none_is_lost(tmp_path):
-    found = prepare(configured(tmp_path, DOCUMENTS, validation=0.2))
-    train, held_out = texts(found, found.train), texts(found, found.validation)
+    result = prepare(configured(tmp_path, DOCUMENTS, validation=0.2))
+    train, held_out = texts(result, result.train), texts(result, result.validation)
     assert not set(train) & set(held_out)
     assert sorted(train + held_out) == sorted(DOCUMENTS)
     assert train == [d for d in DOCUMENTS if d in set(train)], "in their order"
@@ -333,7 +333,7 @@ def test_held_out_documents_are_never_trained_on_and_none_is_lost(tmp_path):
 def test_a_document_is_held_out_for_its_text_alone(tmp_path):
     """Neither its place nor its neighbours matter, and a larger share holds out more of the
     same."""
-    found = {}
+    result = {}
     for name, documents, share in (
         ("all", DOCUMENTS, 0.2),
         ("turned", DOCUMENTS[::-1], 0.2),
@@ -342,17 +342,17 @@ def test_a_document_is_held_out_for_its_text_alone(tmp_path):
     ):
         (tmp_path / name).mkdir()
         prepared = prepare(configured(tmp_path / name, documents, validation=share))
-        found[name] = set(texts(prepared, prepared.validation))
+        result[name] = set(texts(prepared, prepared.validation))
     assert (
-        found["all"] == found["turned"]
-        and found["half"] == found["all"] & set(DOCUMENTS[:100])
-        and found["all"] < found["more"]
+        result["all"] == result["turned"]
+        and result["half"] == result["all"] & set(DOCUMENTS[:100])
+        and result["all"] < result["more"]
     )
 
 
 def test_equal_documents_are_held_out_together(tmp_path):
-    found = prepare(configured(tmp_path, [*DOCUMENTS[:60], *DOCUMENTS[:60]], validation=0.3))
-    assert not set(texts(found, found.train)) & set(texts(found, found.validation))
+    result = prepare(configured(tmp_path, [*DOCUMENTS[:60], *DOCUMENTS[:60]], validation=0.3))
+    assert not set(texts(result, result.train)) & set(texts(result, result.validation))
 
 
 @pytest.mark.parametrize("share", [0.05, 0.3])
@@ -360,34 +360,34 @@ def test_equal_documents_are_held_out_together(tmp_path):
 def test_the_share_held_out_is_one_of_bytes_where_documents_differ_much(tmp_path, share, seed):
     sizes = [40_000, 9000, *[20 + 3 * n for n in range(100)]]
     documents = [letters(size, seed * 1000 + n) for n, size in enumerate(sizes)]
-    said = []
-    found = prepare(configured(tmp_path, documents, validation=share), said.append)
-    held_out = found.validation.header.num_bytes
-    total = held_out + found.train.header.num_bytes
-    most = max(len(text.encode()) for text in texts(found, found.validation))
+    messages = []
+    result = prepare(configured(tmp_path, documents, validation=share), messages.append)
+    held_out = result.validation.header.num_bytes
+    total = held_out + result.train.header.num_bytes
+    most = max(len(text.encode()) for text in texts(result, result.validation))
     assert share / 2 * total <= held_out <= max(2 * share * total, share * total + most)
-    assert "of the bytes are held out" not in said[-1] or share == 0.3
+    assert "of the bytes are held out" not in messages[-1] or share == 0.3
     again = prepare(configured(tmp_path, documents[::-1], validation=share))
-    assert set(texts(again, again.validation)) == set(texts(found, found.validation))
+    assert set(texts(again, again.validation)) == set(texts(result, result.validation))
 
 
-def test_a_share_that_no_document_fits_is_said(tmp_path):
-    documents, said = [letters(1000, n) for n in range(3)], []
+def test_a_share_that_no_document_fits_is_reported(tmp_path):
+    documents, messages = [letters(1000, n) for n in range(3)], []
     for share in np.linspace(0.02, 0.9, 12):
         config = configured(tmp_path, documents, validation=float(share), split="documents")
         try:
-            found = prepare(config, said.append)
+            result = prepare(config, messages.append)
         except ConfigError:
             continue
-        held_out = found.validation.header.num_bytes / 3000
-        assert ("of the bytes are held out" in said[-1]) == (held_out > 2 * share)
+        held_out = result.validation.header.num_bytes / 3000
+        assert ("of the bytes are held out" in messages[-1]) == (held_out > 2 * share)
 
 
 @pytest.mark.parametrize("documents", [[letters(1000)], DOCUMENTS[:49]])
 def test_of_few_documents_the_tail_of_each_is_held_out(tmp_path, documents):
-    found = prepare(configured(tmp_path, documents, validation=0.1))
-    assert texts(found, found.train) == [d[: int(len(d) * 0.9)] for d in documents]
-    assert texts(found, found.validation) == [d[int(len(d) * 0.9) :] for d in documents]
+    result = prepare(configured(tmp_path, documents, validation=0.1))
+    assert texts(result, result.train) == [d[: int(len(d) * 0.9)] for d in documents]
+    assert texts(result, result.validation) == [d[int(len(d) * 0.9) :] for d in documents]
 
 
 @pytest.mark.skipif(
@@ -400,23 +400,23 @@ def test_tiny_shakespeare_is_split_as_everywhere(tmp_path):
         validation=0.1,
         cache=str(tmp_path),
     )
-    found = prepare(config)
-    assert (found.train.header.num_tokens, found.validation.header.num_tokens) == (
+    result = prepare(config)
+    assert (result.train.header.num_tokens, result.validation.header.num_tokens) == (
         1_003_854,
         111_540,
     )
-    assert found.tokenizer.vocab_size == 65
+    assert result.tokenizer.vocab_size == 65
     text = SHAKESPEARE.read_text(encoding="utf-8")
     assert (
-        found.tokenizer.decode(found.train.ids[-100:])
-        + found.tokenizer.decode(found.validation.ids[:100])
+        result.tokenizer.decode(result.train.ids[-100:])
+        + result.tokenizer.decode(result.validation.ids[:100])
         == text[1_003_754:1_003_954]
     )
 
 
 def test_a_share_of_nothing_holds_out_nothing(tmp_path):
-    found = prepare(configured(tmp_path, DOCUMENTS, validation=0.0))
-    assert found.validation is None and texts(found, found.train) == DOCUMENTS
+    result = prepare(configured(tmp_path, DOCUMENTS, validation=0.0))
+    assert result.validation is None and texts(result, result.train) == DOCUMENTS
 
 
 def test_a_share_that_leaves_nothing_is_refused_and_nothing_is_kept(tmp_path):
@@ -436,9 +436,9 @@ def test_a_share_that_leaves_nothing_is_refused_and_nothing_is_kept(tmp_path):
 
 
 def test_the_header_counts_what_the_store_holds(tmp_path):
-    found = prepare(configured(tmp_path, DOCUMENTS, validation=0.2))
-    for held in (found.train, found.validation):
-        documents = texts(found, held)
+    result = prepare(configured(tmp_path, DOCUMENTS, validation=0.2))
+    for held in (result.train, result.validation):
+        documents = texts(result, held)
         encoded = [d.encode() for d in documents]
         assert held.header.num_examples == len(documents) == len(held.offsets) - 1
         assert held.header.num_bytes == sum(map(len, encoded))
@@ -448,13 +448,13 @@ def test_the_header_counts_what_the_store_holds(tmp_path):
         assert (held.header.vocab_size, held.header.dtype, held.header.fingerprint) == (
             257,
             "uint16",
-            found.fingerprint,
+            result.fingerprint,
         )
 
 
 def test_a_large_vocabulary_is_stored_in_four_bytes(tmp_path):
-    found = written(tmp_path / "s", [[0, 99_999]], vocab_size=100_000)
-    assert found.header.dtype == "int32" and found.ids[:].tolist() == [0, 99_999]
+    result = written(tmp_path / "s", [[0, 99_999]], vocab_size=100_000)
+    assert result.header.dtype == "int32" and result.ids[:].tolist() == [0, 99_999]
 
 
 def test_an_id_outside_the_vocabulary_is_not_stored(tmp_path):
@@ -465,33 +465,33 @@ def test_an_id_outside_the_vocabulary_is_not_stored(tmp_path):
 
 def test_the_packers_measure_the_held_out_text(tmp_path):
     text = letters(60_000)
-    found = prepare(configured(tmp_path, text))
+    result = prepare(configured(tmp_path, text))
     tail = text[int(len(text) * 0.9) :].encode()
     wanted = {"gzip -9": len(gzip.compress(tail, 9)), "xz -9": len(lzma.compress(tail, preset=9))}
-    assert found.validation.header.facts.keys() == wanted.keys()
+    assert result.validation.header.facts.keys() == wanted.keys()
     for name, size in wanted.items():
-        assert found.validation.header.facts[name] == pytest.approx(
+        assert result.validation.header.facts[name] == pytest.approx(
             8 * size / len(tail), rel=0.01
         ), name
-    assert found.train.header.facts == {}
+    assert result.train.header.facts == {}
 
 
 # --- prepared once
 
 
 def test_a_second_call_opens_what_the_first_one_made(tmp_path):
-    config, said = configured(tmp_path, DOCUMENTS, validation=0.2), []
-    first = prepare(config, said.append)
+    config, messages = configured(tmp_path, DOCUMENTS, validation=0.2), []
+    first = prepare(config, messages.append)
     assert (
-        len(said) == 1
-        and "200 documents" in said[0]
-        and str(tmp_path / "cache") in said[0]
-        and "\n" not in said[0]
+        len(messages) == 1
+        and "200 documents" in messages[0]
+        and str(tmp_path / "cache") in messages[0]
+        and "\n" not in messages[0]
     )
     times = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*")}
-    second = prepare(config, said.append)
+    second = prepare(config, messages.append)
     assert (
-        len(said) == 1
+        len(messages) == 1
         and {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*")} == times
     )
     assert second.fingerprint == first.fingerprint and second.train.header == first.train.header
@@ -542,9 +542,9 @@ def test_a_preparation_that_is_stopped_leaves_nothing_behind(tmp_path, monkeypat
         with pytest.raises(failure):
             prepare(config)
     assert not list(tmp_path.glob("cache/*")) and not list(tmp_path.glob("cache/.*"))
-    said = []
-    prepare(config, said.append)
-    assert len(said) == 1
+    messages = []
+    prepare(config, messages.append)
+    assert len(messages) == 1
 
 
 def test_the_remains_of_a_killed_preparation_do_not_stop_the_next(tmp_path):
@@ -577,13 +577,13 @@ def test_text_that_a_tokenizer_loses_is_measured_refused_and_left_out_of_bits_pe
     with pytest.raises(ConfigError, match=r"cannot write \d+\.\d\d% of the text \(深 度") as caught:
         prepare(config)
     allowed = float(re.search(r"--data\.max-lost (\S+?)\.?$", str(caught.value))[1])
-    said = []
-    found = prepare(dataclasses.replace(config, max_lost=allowed), said.append)
+    messages = []
+    result = prepare(dataclasses.replace(config, max_lost=allowed), messages.append)
     lost = len("深度学习数据".encode()) / len("深度学习thefox数据".encode())
-    assert found.train.header.facts["lost"] == pytest.approx(lost, abs=0.01)
+    assert result.train.header.facts["lost"] == pytest.approx(lost, abs=0.01)
     whole = len(text[: int(0.9 * len(text))].encode())
-    assert found.train.header.num_bytes == pytest.approx((1 - lost) * whole, rel=0.01)
-    assert sum("cannot write" in line for line in said) == 1
+    assert result.train.header.num_bytes == pytest.approx((1 - lost) * whole, rel=0.01)
+    assert sum("cannot write" in line for line in messages) == 1
     covered = configured(tmp_path, "the brown fox jumps " * 500, tokenizer=tokenizer)
     assert "lost" not in prepare(covered).train.header.facts
 
@@ -604,15 +604,15 @@ def test_prepared_data_that_was_damaged_later_is_refused(tmp_path):
 
 def test_data_without_a_seal_is_made_again(tmp_path):
     """It is from before there were seals, or someone deleted a part."""
-    config, said = configured(tmp_path, DOCUMENTS), []
+    config, messages = configured(tmp_path, DOCUMENTS), []
     folder = tmp_path / "cache" / prepare(config).fingerprint[:32]
     (folder / "train" / store.SEAL).unlink()
-    found = prepare(config, said.append)
-    assert texts(found, found.train) and len(said) == 1 and store.is_sealed(folder / "train")
+    result = prepare(config, messages.append)
+    assert texts(result, result.train) and len(messages) == 1 and store.is_sealed(folder / "train")
 
 
 def test_records_that_were_passed_over_are_counted_and_the_first_is_named(tmp_path):
-    config, said = (
+    config, messages = (
         configured(
             tmp_path, DOCUMENTS, source=Text(str(tmp_path / "text.jsonl"), max_bad_records=5)
         ),
@@ -621,12 +621,12 @@ def test_records_that_were_passed_over_are_counted_and_the_first_is_named(tmp_pa
     with Path(config.source.path).open("a") as file:
         file.write('{"text": \n{"txt": 1}\n')
     for _ in range(2):
-        prepare(config, said.append)
+        prepare(config, messages.append)
         assert (
-            said[0].startswith("passed over 2 bad records")
-            and f"the first: {config.source.path}:201 is not JSON" in said[0]
+            messages[0].startswith("passed over 2 bad records")
+            and f"the first: {config.source.path}:201 is not JSON" in messages[0]
         )
-        said.clear()
+        messages.clear()
 
 
 def test_stores_of_another_text_or_tokenizer_are_refused(tmp_path):

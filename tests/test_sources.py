@@ -170,7 +170,7 @@ def test_twelve_odd_lines_are_read_counted_or_refused_each_by_its_number(tmp_pat
     ]
     counted = sources.survey(Text(str(path), max_bad_records=99))
     assert counted.documents == len(wanted) and [
-        said.split()[0] for said in counted.passed_over
+        message_lines.split()[0] for message_lines in counted.passed_over
     ] == [f"{path}:{n}" for n in bad]
     for allowed, (number, why) in enumerate(bad.items()):
         refused(
@@ -298,8 +298,8 @@ def test_a_field_that_nothing_has_is_an_error_and_a_format_can_be_chosen(tmp_pat
     (tmp_path / "d.json").write_text('[{"text": "a"}, {"text"')
     refused(Text(str(tmp_path / "d.json")), "d.json ends inside a JSON array")
     (tmp_path / "e.tsv").write_text("1\tone\n2\ttwo\n")
-    found = read(Text(str(tmp_path / "e.tsv"), format="tsv", field="2"))
-    assert [d.text for d in found] == ["one", "two"]
+    result = read(Text(str(tmp_path / "e.tsv"), format="tsv", field="2"))
+    assert [d.text for d in result] == ["one", "two"]
 
 
 def test_fields_of_fields_and_whole_numbers_are_read(tmp_path):
@@ -309,8 +309,8 @@ def test_fields_of_fields_and_whole_numbers_are_read(tmp_path):
     assert [d.text for d in read(Text(path, field="m.t"))] == ["here"]
     refused(Text(path, field="m.u"), "no field 'm.u'")
     for field, label in (("label", "3"), ("good", "true")):
-        (found,) = read(sources.Records(path, "m.t", field))
-        assert (found.source, found.text) == ("here", label)
+        (result,) = read(sources.Records(path, "m.t", field))
+        assert (result.source, result.text) == ("here", label)
     refused(sources.Records(path, "m.t", "z"), "no text in 'z' but a float")
 
 
@@ -337,12 +337,12 @@ def test_another_encoding_is_guessed_aloud_and_read_when_it_is_named(encoding, t
         list(read(Text(str(tmp_path / "a.txt"))))
     likely = re.search(r"--data.source.encoding (\S+?)[.,]", str(caught.value))[1]
     for name in (likely, encoding):
-        found = list(read(Text(str(tmp_path / "a.txt"), encoding=name)))
-        assert [d.text for d in found] == [ENCODED[encoding]]
+        result = list(read(Text(str(tmp_path / "a.txt"), encoding=name)))
+        assert [d.text for d in result] == [ENCODED[encoding]]
     lines = json.dumps({"text": ENCODED[encoding]}, ensure_ascii=False) + "\n"
     (tmp_path / "a.jsonl").write_bytes(lines.encode(encoding))
-    found = list(read(Text(str(tmp_path / "a.jsonl"), encoding=encoding)))
-    assert [d.text for d in found] == [ENCODED[encoding]]
+    result = list(read(Text(str(tmp_path / "a.jsonl"), encoding=encoding)))
+    assert [d.text for d in result] == [ENCODED[encoding]]
 
 
 def test_a_wrong_encoding_is_refused(tmp_path):
@@ -358,16 +358,16 @@ def test_binary_files_are_refused_alone_and_left_out_of_a_folder_by_name(tmp_pat
     (tmp_path / "train.bin").write_bytes(tokens)
     refused(Text(str(tmp_path / "train.bin")), "train.bin is binary")
     (tmp_path / "a.txt").write_text("text")
-    found = sources.survey(Text(str(tmp_path)))
-    assert found.documents == 1 and found.left_out == (str(tmp_path / "train.bin"),)
+    result = sources.survey(Text(str(tmp_path)))
+    assert result.documents == 1 and result.left_out == (str(tmp_path / "train.bin"),)
 
 
 def test_files_of_a_folder_that_are_not_text_count_as_bad_records(tmp_path):
     (tmp_path / "a.txt").write_bytes("caf\xe9 au lait".encode("latin-1"))
     (tmp_path / "b.txt").write_text("fine")
     refused(Text(str(tmp_path)), "a.txt is not UTF-8")
-    found = sources.survey(Text(str(tmp_path), max_bad_records=1))
-    assert found.documents == 1 and "a.txt is not UTF-8" in found.passed_over[0]
+    result = sources.survey(Text(str(tmp_path), max_bad_records=1))
+    assert result.documents == 1 and "a.txt is not UTF-8" in result.passed_over[0]
 
 
 @pytest.mark.parametrize("separator", ["<|endoftext|>", "\n\n", "\n"])
@@ -376,9 +376,9 @@ def test_a_separator_divides_a_file_into_documents(separator, tmp_path, monkeypa
     (tmp_path / "a.txt").write_text(separator.join(texts), newline="")
     for size in (text_files.PIECE, 500):
         monkeypatch.setattr(text_files, "PIECE", size)
-        found = list(read(Text(str(tmp_path / "a.txt"), separator=separator)))
-        assert [d.text for d in found] == texts
-    assert len({d.name for d in found}) == len(texts)
+        result = list(read(Text(str(tmp_path / "a.txt"), separator=separator)))
+        assert [d.text for d in result] == texts
+    assert len({d.name for d in result}) == len(texts)
 
 
 # --- in bounded memory
@@ -399,12 +399,12 @@ def test_the_pieces_of_a_long_text_are_the_text(tmp_path, monkeypatch, text):
     content = text.encode()
     for name, pack in (("a.txt", bytes), ("b.txt.gz", gzip.compress)):
         (tmp_path / name).write_bytes(pack(content))
-        found = list(read(Text(str(tmp_path / name))))
-        assert "".join(d.text for d in found) == text and len(found) > 3
-        assert all(len(d.text.encode()) <= 1000 for d in found)
-        starts = [len("".join(d.text for d in found[:i]).encode()) for i in range(len(found))]
-        assert [d.name for d in found] == [name, *(f"{name}@{at}" for at in starts[1:])]
-        assert found[0].text.endswith("\n") or b"\n" not in content[500:1000]
+        result = list(read(Text(str(tmp_path / name))))
+        assert "".join(d.text for d in result) == text and len(result) > 3
+        assert all(len(d.text.encode()) <= 1000 for d in result)
+        starts = [len("".join(d.text for d in result[:i]).encode()) for i in range(len(result))]
+        assert [d.name for d in result] == [name, *(f"{name}@{at}" for at in starts[1:])]
+        assert result[0].text.endswith("\n") or b"\n" not in content[500:1000]
 
 
 def test_a_text_is_cut_only_if_it_is_longer_than_a_piece(tmp_path, monkeypatch):
@@ -453,8 +453,8 @@ def growth(path: Path, cache: Path, tokenizer: str) -> tuple[str, float]:
         command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr
-    said, grown = done.stdout.splitlines()
-    return said, float(grown)
+    message_lines, grown = done.stdout.splitlines()
+    return message_lines, float(grown)
 
 
 def one_line_of(path: Path, size: int) -> Path:
@@ -469,8 +469,12 @@ def one_line_of(path: Path, size: int) -> Path:
 @pytest.mark.row(46)
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
 def test_memory_does_not_grow_with_the_longest_text(name, tmp_path, record_property):
-    said, grown = growth(one_line_of(tmp_path / name, 200 << 20), tmp_path, "None")
-    assert said == "25" if name == "a.txt" else "a.jsonl:1 is longer than 16 MiB" in said
+    message_lines, grown = growth(one_line_of(tmp_path / name, 200 << 20), tmp_path, "None")
+    assert (
+        message_lines == "25"
+        if name == "a.txt"
+        else "a.jsonl:1 is longer than 16 MiB" in message_lines
+    )
     record_property(
         "figure",
         f"{name} of one line of 200 MiB: {'split' if name == 'a.txt' else 'refused by file:line'},"
@@ -494,8 +498,8 @@ def test_a_gigabyte_in_one_line_is_tokenised_in_bounded_memory(
         for _ in range(1 + most // len(words)):
             file.write(words)
     size = (tmp_path / "a.txt").stat().st_size
-    said, grown = growth(tmp_path / "a.txt", tmp_path, tokenizer)
-    assert 0.8 * size < int(said) < size
+    message_lines, grown = growth(tmp_path / "a.txt", tmp_path, tokenizer)
+    assert 0.8 * size < int(message_lines) < size
     record_property(
         "figure",
         f"{size / 1e9:.2f} GB without a newline tokenised by {tokenizer}: memory"
@@ -512,19 +516,19 @@ def test_a_gzip_bomb_stops_at_its_bound_and_half_a_file_is_named(tmp_path, recor
             for _ in range(200):
                 file.write(b"x" * (1 << 20))
         packed = (tmp_path / name).stat().st_size
-        said, grown = growth(tmp_path / name, tmp_path, "None")
+        message_lines, grown = growth(tmp_path / name, tmp_path, "None")
         assert (
             packed < 250_000
-            and f"{tmp_path / name} unpacks to more than 100 times its size" in said
-            and "unpack it yourself" in said
+            and f"{tmp_path / name} unpacks to more than 100 times its size" in message_lines
+            and "unpack it yourself" in message_lines
         )
-        assert int(re.search(r"at least (\d+) MiB", said)[1]) < 100
+        assert int(re.search(r"at least (\d+) MiB", message_lines)[1]) < 100
         assert grown < 1e8
         most = max(most, grown)
     record_property(
         "figure",
         f"2 of 2 files of {packed / 1e3:.0f} kB that unpack to 200 MiB stopped at"
-        f" {re.search(r'at least (.*?),', said)[1]}, memory +{most / 1e6:.0f} MB",
+        f" {re.search(r'at least (.*?),', message_lines)[1]}, memory +{most / 1e6:.0f} MB",
     )
     whole = gzip.compress("".join(PROSE * 300).encode())
     (tmp_path / "half.txt.gz").write_bytes(whole[: len(whole) // 2])
@@ -553,14 +557,14 @@ def test_a_folder_is_read_in_sorted_order_without_hidden_and_binary_files(tmp_pa
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
     jsonl(tmp_path / "d.jsonl", {"text": "D1"}, {"text": "D2"})
-    found = [
+    result = [
         ("Z", "a/z.md"),
         ("B", "b.txt"),
         ("C", "c.txt.gz"),
         ("D1", "d.jsonl:1"),
         ("D2", "d.jsonl:2"),
     ]
-    assert list(read(Text(str(tmp_path)))) == [Document(*pair) for pair in found]
+    assert list(read(Text(str(tmp_path)))) == [Document(*pair) for pair in result]
     assert [d.text for d in read(Text(str(tmp_path), pattern="*.txt"))] == ["B"]
     assert [d.text for d in read(Text(str(tmp_path), pattern="**/*.md"))] == ["Z"]
     refused(
@@ -582,9 +586,9 @@ def test_links_to_files_and_folders_are_followed_and_cycles_end(tmp_path):
     (corpus / "more").symlink_to(other)
     (other / "deep" / "up").symlink_to(other)
     (corpus / "self").symlink_to(corpus)
-    found = [d.name for d in read(Text(str(corpus)))]
-    assert found == ["a.txt", "file.txt", "more/b.txt", "more/deep/c.txt"]
-    assert [d.name for d in read(Text(str(corpus), pattern="more/**/*.txt"))] == found[2:]
+    result = [d.name for d in read(Text(str(corpus)))]
+    assert result == ["a.txt", "file.txt", "more/b.txt", "more/deep/c.txt"]
+    assert [d.name for d in read(Text(str(corpus), pattern="more/**/*.txt"))] == result[2:]
     assert [d.name for d in read(Text(str(corpus), pattern="*/[ab].*"))] == ["more/b.txt"]
 
 

@@ -158,7 +158,8 @@ def test_an_interrupted_run_ends_in_the_bits_of_another_and_needs_the_model_no_m
     with pytest.raises(ConfigError, match=r"start was .*, now .*other"):
         train(dataclasses.replace(experiment, start="other"), whole)
     again = open_model(whole)
-    assert isinstance(again.config, ModelConfig) and again.task == LanguageModel()
+    assert isinstance(again.config, ModelConfig)
+    assert again.task == LanguageModel()
 
 
 # --- a resume that is refused, and a text that grew -----------------------------------------------

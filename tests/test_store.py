@@ -102,7 +102,7 @@ def test_a_header_that_is_not_there_or_is_no_header_is_refused(tmp_path):
 @pytest.mark.row(17)
 def test_a_flipped_bit_anywhere_in_a_store_is_refused(tmp_path, record_property):
     written(tmp_path / "s", 300, 200)
-    files, found = sorted((tmp_path / "s").iterdir()), 0
+    files, result = sorted((tmp_path / "s").iterdir()), 0
     for seed in range(200):
         dice = random.Random(seed)
         file = files[seed % len(files)]
@@ -114,10 +114,10 @@ def test_a_flipped_bit_anywhere_in_a_store_is_refused(tmp_path, record_property)
             )
         )
         refused(tmp_path / "s")
-        found += 1
+        result += 1
         file.write_bytes(content)
     assert len(store.open_store(tmp_path / "s").ids) == 500
-    record_property("figure", f"{found} of 200 flipped bits of a token store refused")
+    record_property("figure", f"{result} of 200 flipped bits of a token store refused")
 
 
 def swap_dtype(path: Path) -> None:
@@ -207,13 +207,13 @@ def test_looking_at_every_id_costs_next_to_nothing(tmp_path, record_property):
 
     made = written(tmp_path / "s", 64 * 1024 + 1, vocab_size=2**17)
     layout = plan(made, length=1024, rows=64, seed=None)
-    found = batch(made, layout, 0)
+    result = batch(made, layout, 0)
     at = np.arange(64 * 1024).reshape(64, 1024)
     best = min(
         _seconds(
             lambda: (
-                require_known(made, found.tokens, at),
-                require_known(made, found.targets, at),
+                require_known(made, result.tokens, at),
+                require_known(made, result.targets, at),
             )
         )
         for _ in range(50)
@@ -239,9 +239,7 @@ def test_what_the_tokenizer_gives_is_checked_before_it_is_stored(tmp_path):
 
 
 @pytest.mark.row(48)
-def test_a_file_that_is_cut_short_while_it_is_read_is_named_and_kills_nobody(
-    tmp_path, record_property
-):
+def test_a_file_truncated_while_it_is_read_is_named_and_kills_no_process(tmp_path, record_property):
     """In a process of its own, which a mapped file would end with SIGBUS."""
     written(tmp_path / "s", 100_000, vocab_size=2**17)
     code = """

@@ -40,29 +40,29 @@ def some_ids(n: int, seed: int = 0) -> np.ndarray:
 
 def test_a_backward_document_is_the_same_from_its_end():
     ids = some_ids(30)
-    found = LanguageModel(backward=True).example(ids, TOKENIZER)
-    assert found[0] == found[-1] == END and (found[1:-1] == ids[::-1]).all()
+    result = LanguageModel(backward=True).example(ids, TOKENIZER)
+    assert result[0] == result[-1] == END and (result[1:-1] == ids[::-1]).all()
     assert (LanguageModel().example(ids, TOKENIZER)[1:-1] == ids).all()
 
 
-def test_a_middle_that_stands_last_can_be_put_back():
+def test_a_middle_moved_last_can_be_put_back():
     moved = 0
     for n in range(200):
         ids = some_ids(1 + n % 40, n)
-        found = LanguageModel(middle=0.5).example(ids, TOKENIZER)[1:-1]
-        assert (found == LanguageModel(middle=0.5).example(ids, TOKENIZER)[1:-1]).all(), (
+        result = LanguageModel(middle=0.5).example(ids, TOKENIZER)[1:-1]
+        assert (result == LanguageModel(middle=0.5).example(ids, TOKENIZER)[1:-1]).all(), (
             "it is the document's own"
         )
-        if SIZE in found:
+        if SIZE in result:
             moved += 1
-            marks = [int(np.flatnonzero(found == SIZE + i)[0]) for i in range(3)]
+            marks = [int(np.flatnonzero(result == SIZE + i)[0]) for i in range(3)]
             prefix, suffix, middle = (
-                found[marks[0] + 1 : marks[1]],
-                found[marks[1] + 1 : marks[2]],
-                found[marks[2] + 1 :],
+                result[marks[0] + 1 : marks[1]],
+                result[marks[1] + 1 : marks[2]],
+                result[marks[2] + 1 :],
             )
-            found = np.concatenate([prefix, middle, suffix])
-        assert (found == ids).all()
+            result = np.concatenate([prefix, middle, suffix])
+        assert (result == ids).all()
     assert 70 < moved < 130
 
 
@@ -117,11 +117,11 @@ def rows(request, tmp_path_factory):
     )
 
 
-def assert_same(found, wanted):
+def assert_same(result, wanted):
     def leaves(batch):
         return [leaf for leaf in (*batch[:5], *(batch.side or ())) if leaf is not None]
 
-    for a, b in zip(leaves(found), leaves(wanted), strict=True):
+    for a, b in zip(leaves(result), leaves(wanted), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -164,15 +164,15 @@ TRAINED = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ("spans", "masked", "backward with middles"))
-def test_every_task_trains_saves_and_goes_on(name, tiny_experiment, tmp_path):
+def test_every_task_trains_saves_and_resumes(name, tiny_experiment, tmp_path):
     task, config = TRAINED[name]
     model = config or tiny_experiment.model
-    told = {
+    changes = {
         "model": model,
         "data": dataclasses.replace(tiny_experiment.data, task=task),
         "checkpoints": dataclasses.replace(tiny_experiment.checkpoints, every=10),
     }
-    experiment = dataclasses.replace(tiny_experiment, **told)
+    experiment = dataclasses.replace(tiny_experiment, **changes)
     train(dataclasses.replace(experiment, steps=20), tmp_path)
     train(experiment, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

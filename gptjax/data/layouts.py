@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Side(NamedTuple):
-    """The text that an encoder reads, beside the one that is predicted."""
+    """The text that an encoder reads."""
 
     tokens: Int[Numbers, "B S"]
     positions: Int[Numbers, "B S"] | None = None

@@ -39,7 +39,7 @@ class Plan(NamedTuple):
     isolated: bool
     """Examples in one row do not see each other."""
     with_encoder: bool
-    """The model has an encoder; without one, a text that is answered stands before its answer."""
+    """The model has an encoder; without one, the text comes before its answer in the row."""
     pairs: int
     """Number of pairs in the store."""
     starts: np.ndarray
@@ -105,7 +105,7 @@ def cut(store: Store, plan: Plan, at: RowNumbers) -> Batch:
 
 
 def _ids_and_next(store: Store, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The ids at increasing places [B T] of a store, and those behind them.
+    """The ids at increasing places [B T] of a store, and the ids after them.
 
     One stretch is read for each row. It holds what lies between two examples too: a few ids.
     """

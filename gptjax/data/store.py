@@ -36,7 +36,7 @@ class Header:
     num_tokens: int
     num_examples: int
     num_bytes: int
-    """UTF-8 bytes of the text behind the ids; bits per byte divide by it."""
+    """UTF-8 bytes of the text that the ids spell; bits per byte divide by it."""
     fingerprint: str
     """Hash of source, tokenizer and settings."""
     facts: dict[str, Any]

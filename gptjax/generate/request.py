@@ -94,7 +94,8 @@ def requests(
     def encode(prompt: str | Sequence[int], whole: bool = True) -> tuple[list[int], list[int]]:
         """The input of the encoder, and that of the decoder."""
         ids = tokenizer.encode(prompt).tolist() if isinstance(prompt, str) else list(prompt)
-        if task.answers or (whole and isinstance(prompt, str)):
+        whole = whole and isinstance(prompt, str)
+        if task.answers or whole:
             return task.prompt(ids, tokenizer, encoder)
         return [], ids
 

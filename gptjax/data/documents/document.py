@@ -36,8 +36,8 @@ class Quota:
         self.count += 1
         require(
             self.count <= self.most,
-            f"{place} {defect}; mend it, or pass --data.source.max-bad-records N (now {self.most})"
-            " to do without.",
+            f"{place} {defect}; fix it, or pass --data.source.max-bad-records N (now {self.most})"
+            " to leave such records out.",
         )
         self.pass_over(f"{place} {defect}")
 

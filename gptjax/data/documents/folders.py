@@ -28,7 +28,7 @@ def files_below(folder: Path, pattern: str) -> list[tuple[str, Path]]:
         )
     except OSError as error:
         raise ConfigError(
-            f"{error.filename} can't be read ({error.strerror}); mend that, or pass another folder"
+            f"{error.filename} can't be read ({error.strerror}); fix that, or pass another folder"
             " with --data.source.path."
         ) from None
 
@@ -48,7 +48,7 @@ def _walk(folder: Path, prefix: str, above: tuple[str, ...]) -> Iterator[tuple[s
 
 
 def _matches(parts: Sequence[str], patterns: Sequence[str]) -> bool:
-    """Whether a path matches a glob pattern, in which `**` stands for any number of folders."""
+    """Whether a path matches a glob pattern, in which `**` matches any number of folders."""
     if not patterns:
         return not parts
     first, *rest = patterns

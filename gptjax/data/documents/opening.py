@@ -61,7 +61,7 @@ def opened(path: Path, encoding: str = "utf-8") -> Iterator[BinaryIO]:
                 " another with --data.source.path FILE."
             ) from None
         raise ConfigError(
-            f"{path} can't be read ({getattr(error, 'strerror', error)}); mend that, or pass"
+            f"{path} can't be read ({getattr(error, 'strerror', error)}); fix that, or pass"
             " another with --data.source.path FILE."
         ) from None
 

@@ -29,7 +29,7 @@ class Records:
     target: str = "2"
     """The field that is the answer: text, or a whole number."""
     held_out: str | None = None
-    """A file of the same kind that is held out as it stands; `None` holds out `data.validation` of
+    """A file of the same kind that is held out as a whole; `None` holds out `data.validation` of
     the records, by their source."""
     max_bad_records: int = 0
     """Records that may be left out because they cannot be read."""

@@ -163,13 +163,13 @@ def _from_json(source: bytes, fields: Sequence[str], numbers: bool) -> tuple[tup
 
 def _text_at(value: dict, field: str, numbers: bool) -> tuple[str, str]:
     """The text of a field, and what is wrong with it."""
-    found: Any = value
+    inner: Any = value
     for name in [field] if field in value else field.split("."):
-        if not isinstance(found, dict) or name not in found:
+        if not isinstance(inner, dict) or name not in inner:
             names = ", ".join(map(repr, list(value)[:10])) or "none"
             return "", f"has no field {field!r} (it has {names}; --data.source.field chooses one)"
-        found = found[name]
-    return _as_text(found, field, numbers)
+        inner = inner[name]
+    return _as_text(inner, field, numbers)
 
 
 def _as_text(value: Any, field: str, numbers: bool) -> tuple[str, str]:
@@ -220,7 +220,7 @@ def _table(path: Path, stream: BinaryIO, fields: Sequence[str], names: bool) -> 
         ) from None
     except csv.Error as error:
         raise ConfigError(
-            f"{path}:{rows.line_num} is no line of a table ({error}); mend it, or pass another"
+            f"{path}:{rows.line_num} is not a line of a table ({error}); fix it, or pass another"
             " file with --data.source.path FILE."
         ) from None
     finally:

@@ -18,7 +18,7 @@ from gptjax.data.tasks.task import Shape, Task
 from gptjax.data.tokenizers.tokenizer import Tokenizer
 
 MARKS = 100
-"""Ids that mark spans, as many as T5 has; the last one stands before the answer."""
+"""Ids that mark spans, as many as T5 has; the last one comes before the answer."""
 
 
 class SplitTask(Task):

@@ -6,7 +6,7 @@ Read `Task`: the attributes, then its methods in the order in which text meets t
 and overrides what differs, often `rows` alone; nothing else in gptjax has to know it.
 
 Ids of a task's own follow those of the tokenizer. Where a text is answered by another, the last of
-them stands before the answer.
+them comes before the answer.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Task(Open):
     figures: ClassVar[tuple[str, ...]] = ("accuracy",)
     """Held-out figures besides the loss: `accuracy` (share of predictions that are the most likely
     token or label), `exact_match` (share of answers that greedy decoding would write),
-    `bits_per_byte` (of the text behind the tokens)."""
+    `bits_per_byte` (of the text that the tokens spell)."""
     default_loss: ClassVar[str] = "CrossEntropy"
     """Name of its usual loss in `gptjax.losses`."""
 
@@ -57,8 +57,8 @@ class Task(Open):
 
     @property
     def classes(self) -> int | None:
-        """Number of classes that it predicts instead of tokens; `None` predicts tokens, 0 has them
-        still to be found in the data."""
+        """Number of classes that it predicts instead of tokens; `None` predicts tokens, 0 takes
+        them from the data."""
         return None
 
     def vocabulary(self, tokenizer: Tokenizer) -> int:
