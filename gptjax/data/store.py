@@ -105,7 +105,7 @@ class Writer:
         self.offsets = [0]
         self._dtype = np.dtype(np.uint16 if vocab_size <= 2**16 else np.int32)
         self._digest = hashlib.sha256()
-        self._file = open(path / "ids.bin", "wb")
+        self._file = open(path / "ids.bin", "wb")  # noqa: SIM115 `close` closes it
         weakref.finalize(self, self._file.close)
 
     def add(self, ids: np.ndarray) -> None:

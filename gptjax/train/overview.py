@@ -108,7 +108,8 @@ def overview(experiment: Experiment) -> dict[str, Any]:
 
     What only the data know is guessed, see `guessed`.
     """
-    config = guessed(experiment).model
+    experiment = guessed(experiment)
+    config = experiment.model
     facts = model_facts(config)
     shapes = model.shapes(config)
     trainable, _ = partition(shapes, trains(shapes, experiment.freeze))
