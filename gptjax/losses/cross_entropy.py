@@ -140,14 +140,14 @@ class CrossEntropyLoss(PredictionLoss):
 
     def metrics(self) -> Mapping[str, Reduction]:
         """See the class."""
-        found: dict[str, Reduction] = {
+        reductions: dict[str, Reduction] = {
             name: reduction for name, reduction in _FIGURES.items() if name in self.figures
         }
         if self.training and self.model.ahead:
-            found["ahead_loss"] = per_weight("ahead")
+            reductions["ahead_loss"] = per_weight("ahead")
         if self.training and self.model.experts is not None:
-            found |= _EXPERTS
-        return found
+            reductions |= _EXPERTS
+        return reductions
 
     def held_out(self, figures: tuple[str, ...] = ()) -> Loss:
         """Plain cross-entropy."""
@@ -283,7 +283,7 @@ def further_targets(
     def shifted(x: Array, by: int) -> Array:
         return jnp.pad(x[:, by:], ((0, 0), (0, min(by, x.shape[1]))))
 
-    found = []
+    shifts = []
     for by in range(1, ahead + 1):
         weights = shifted(batch.weights, by)
         if batch.segments is not None:
@@ -291,8 +291,8 @@ def further_targets(
         if batch.positions is not None:
             same_text = shifted(batch.positions, by) == batch.positions + by
             weights = weights * same_text * (batch.positions >= 0)
-        found.append((shifted(batch.targets, by), weights))
-    return found
+        shifts.append((shifted(batch.targets, by), weights))
+    return shifts
 
 
 def _of_mean_layer(name: str) -> Reduction:

@@ -124,7 +124,7 @@ class Clock:
         self.write()
 
     def beat(self) -> None:
-        """Notes that what the process does goes on."""
+        """Notes progress within the current part."""
         self.turns += 1
 
     def saving(self) -> None:

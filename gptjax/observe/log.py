@@ -163,7 +163,7 @@ class Log:
             if self._clock() - self._warned >= WARN_EVERY:
                 self._warned = self._clock()
                 self._print(
-                    f"warning: logging fails ({error}); training goes on, and the last {WAITING}"
+                    f"warning: logging fails ({error}); training continues, and the last {WAITING}"
                     " lines are kept until there is room."
                 )
 
@@ -280,7 +280,7 @@ class _Events:
                 Event(wall_time=time.time(), step=int(step), **content).SerializeToString()
             )
         except OSError:
-            # its end may be torn; TensorBoard reads up to there and goes on with the next file
+            # its end may be torn; TensorBoard reads up to there and continues with the next file
             self.close()
             raise
 

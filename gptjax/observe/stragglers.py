@@ -50,7 +50,7 @@ class Stragglers:
     """Logs the seconds that each of several processes takes for a step, and warns of a straggler.
 
     Args:
-      seen: seconds [process (own, waited)] of the last steps; it grows while the run goes on.
+      seen: seconds [process (own, waited)] of the last steps; it grows during the run.
     """
 
     def __init__(self, log: Log, seen: Sequence[np.ndarray]):

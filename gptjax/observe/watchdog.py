@@ -1,5 +1,5 @@
 """What guards a run from outside the loop: signals that ask it to end (`abrupt`, `interruptible`,
-`unless`), and a watchdog that ends it when nothing goes on."""
+`unless`), and a watchdog that ends it when it makes no progress."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def interruptible() -> Iterator[Callable[[], bool]]:
             if processes.several():
                 processes.leave(
                     128 + number,
-                    f"process {processes.index()} was told twice to end, and ended at once",
+                    f"process {processes.index()} was asked twice to end, and ended at once",
                 )
             os._exit(128 + number)
         with contextlib.suppress(OSError, ValueError):  # a closed terminal
@@ -203,7 +203,7 @@ def _guard(clock: Clock, limit: float, log: Path, over: threading.Event) -> None
         if idle >= last:
             said = (
                 f"error: {who}no progress for {last:g} s while {clock.doing}; ended (--watchdog)."
-                " The same command goes on from the last checkpoint."
+                " The same command resumes from the last checkpoint."
             )
             with contextlib.suppress(OSError):
                 os.write(2, f"{said}\n".encode())

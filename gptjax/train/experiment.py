@@ -1,4 +1,4 @@
-"""One frozen value that says everything about a run."""
+"""The configuration of a whole run."""
 
 from __future__ import annotations
 
@@ -19,18 +19,16 @@ from gptjax.train.optim import AdamW, OptimConfig, Schedule
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is looked at on the way."""
+    """Evaluations during training."""
 
     every: int = 250
     """Steps between evaluations."""
     rows: int | None = None
-    """Rows of held-out text at each evaluation on the way; none is all of them. The last evaluation
-    reads all."""
+    """Rows of held-out text at each evaluation; `None` means all. The last evaluation uses all."""
     prompt: str = ""
-    """Beginning of the text that the model writes at each evaluation; empty begins a new
-    document."""
+    """Prompt of the sample at each evaluation; an empty one begins a new document."""
     sample: SampleConfig = field(default_factory=SampleConfig)
-    """How it writes."""
+    """Sampling settings."""
 
     def __post_init__(self) -> None:
         require(self.every >= 1, f"evaluation.every is {self.every}; it needs at least 1 step.")
@@ -42,14 +40,14 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """What is kept."""
+    """Which checkpoints are saved and kept."""
 
     every: int | None = None
-    """Steps between checkpoints; none saves at each evaluation."""
+    """Steps between checkpoints; `None` saves at each evaluation."""
     keep_newest: int = 2
-    """So many of the latest stay."""
+    """Number of most recent checkpoints to keep."""
     keep_best: int = 1
-    """So many with the lowest validation loss stay besides."""
+    """Number of checkpoints with the lowest validation loss to keep besides."""
 
     def __post_init__(self) -> None:
         require(
@@ -106,30 +104,30 @@ class Experiment:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     """How devices share the work."""
     evaluation: Evaluation = field(default_factory=Evaluation)
-    """What is looked at on the way."""
+    """Evaluations during training."""
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
-    """What is kept."""
+    """Which checkpoints are saved and kept."""
     steps: int = 1000
-    """Batches to read."""
+    """Number of training steps."""
     batch: int = 16
     """Rows of one batch, over all devices; each row holds `model.context` tokens."""
     micro_batch: int | None = None
     """Rows read at once; a batch is read in batch / micro_batch parts and the result is the same.
     None reads it whole."""
     seed: int = 0
-    """Of initial weights, order of the data and dropout."""
+    """Seed of initial weights, data order and dropout."""
     skip_norm: float = 1e4
     """A step whose gradient norm is above this is skipped and counted."""
     spike_score: float = 8.0
     """A step whose loss or gradient norm lies this many robust deviations above the last 64 is a
     spike, and counted."""
     skip_spikes: bool = False
-    """Skip spikes too."""
+    """Also skip spikes."""
     log_every: int = 10
     """Steps between progress lines."""
     watchdog: float | None = 600.0
     """Seconds without any progress after which the stacks of all threads are written to log.txt;
-    after twice that the run ends. None waits for ever."""
+    after twice that the run ends. `None` disables it."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "log_every"):

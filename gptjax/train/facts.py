@@ -191,8 +191,8 @@ def facts(
 
 
 def _next(experiment: Experiment, path: Path) -> list[str]:
-    """Commands to type next. A longer run stretches a schedule that has ended: a rate at its floor would
-    teach little or nothing."""
+    """Returns commands to type next. A longer run stretches a schedule that has ended: at its floor
+    a rate teaches little or nothing."""
     prompt, steps = experiment.evaluation.prompt, 2 * experiment.steps
     sample = f" --prompt {shlex.quote(prompt)}" if prompt.strip() else ""
     ends = experiment.schedule.kind not in ("constant", "rsqrt")

@@ -1,4 +1,4 @@
-"""What a run needs of devices and memory, told before anything is read or allocated; and what to
+"""Checks a run's need of devices and memory before anything is read or allocated, and says what to
 change where memory runs out.
 
 Read `require_possible` (before the data are read), `require_fits` (after compiling, which tells the
@@ -87,7 +87,7 @@ def _require_room(experiment: Experiment, state: int, beside: int, least: str) -
 
 
 def free_bytes() -> int | None:
-    """The memory that one device may still fill; none where nobody tells. CPU devices share that of
+    """The memory that one device may still fill; `None` if unknown. CPU devices share that of
     the host."""
     devices = jax.local_devices()
     if devices[0].platform == "cpu":

@@ -29,16 +29,16 @@ class Schedule:
     """The learning rate as a share of `peak`, for each step."""
 
     kind: Literal["constant", "linear", "cosine", "rsqrt", "wsd"] = "cosine"
-    """After warm-up: stay; fall in a line; fall along a cosine; fall with 1/√step; or stay and fall
-    in a line at the end."""
+    """After warm-up: constant; linear decay; cosine decay; decay with 1/√step; or constant with a
+    linear decay at the end."""
     warmup: int = 100
-    """Steps that rise from 0 to the peak in a line."""
+    """Steps of linear warm-up from 0 to the peak."""
     floor: float = 0.1
     """Share of the peak where `linear`, `cosine` and `wsd` end."""
     decay_share: float = 0.2
-    """Share of all steps that `wsd` spends falling."""
+    """Share of all steps that `wsd` spends decaying."""
     steps: int | None = None
-    """Its length; none is that of the run at its first start, which stays when the run is made
+    """Its length; `None` means that of the run at its first start, and stays when the run is made
     longer."""
 
     def __post_init__(self) -> None:
@@ -59,7 +59,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Common:
-    """What every optimizer has."""
+    """Settings of every optimizer."""
 
     peak: float = 1e-3
     """Highest learning rate."""
@@ -67,9 +67,9 @@ class Common:
     """Decoupled decay of matrices and embeddings (not of norms and biases), times the learning
     rate."""
     clip_norm: float | None = 1.0
-    """Gradients of a larger norm are scaled down to it."""
+    """Maximum global norm of the gradients; larger ones are scaled down."""
     clip_weights: float | None = None
-    """After each step every weight is brought back into ± this."""
+    """After each step every weight is clipped to ± this."""
     ema: float | None = None
     """Decay of a running average of the weights, which evaluation and sampling then use."""
 
@@ -134,7 +134,7 @@ class SGD(Common):
     momentum: float = 0.9
     """Decay of the running sum of gradients; 0 is plain SGD."""
     nesterov: bool = False
-    """Look one step ahead."""
+    """Nesterov momentum."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What an experiment is made of, told without allocating anything: every parameter, FLOPs, memory.
+"""What an experiment consists of, without allocating anything: every parameter, FLOPs, memory.
 
 Read `model_facts` and `model_table` (of a model alone), then `overview` and `table` (of an
 experiment).
@@ -133,7 +133,7 @@ def overview(experiment: Experiment) -> dict[str, Any]:
 
 def activation_bytes(config: ModelConfig, rows: int) -> int:
     """Gives the bytes that the forward pass keeps for the backward pass, besides the parameters,
-    when so many rows are read at once.
+    when that many rows are processed at once.
 
     That is what JAX asks to be kept. A compiler may keep less, by computing again what is cheap,
     and needs room for what it works on.

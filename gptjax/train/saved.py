@@ -75,7 +75,7 @@ def begin(
 
 
 class Saver:
-    """Saves states; writing goes on while the next steps run.
+    """Saves states; the files are written while the next steps run.
 
     Args:
       step: of the checkpoint that the run resumes from.

@@ -20,11 +20,11 @@ import optax
 from gptjax.core.arrays import Array, Float, Int
 
 WINDOW = 64
-"""Steps that are looked back on; before so many were taken nothing is judged."""
+"""Number of previous steps to compare with; until then nothing is a spike."""
 
 LEAST = (0.05, 0.1)
-"""The spreads of loss (nats) and of ln norm are taken to be at least this: in a quiet stretch a
-small wiggle is no spike."""
+"""Lower bounds of the spread of the loss (nats) and of ln norm: in a quiet stretch a small wiggle is
+no spike."""
 
 
 class Recent(NamedTuple):

@@ -47,17 +47,17 @@ def in_place(
         sound: Array | bool = True,
         **_: Any,
     ) -> tuple[Params, Moments]:
-        found = Moments(*adam.update(grads, optax.ScaleByAdamState(*state))[1])
-        found = jax.tree.map(lambda new, old: jnp.where(sound, new, old), found, state)
-        found = (
-            jax.lax.optimization_barrier(found) if platform() == "cpu" else found
+        moments = Moments(*adam.update(grads, optax.ScaleByAdamState(*state))[1])
+        moments = jax.tree.map(lambda new, old: jnp.where(sound, new, old), moments, state)
+        moments = (
+            jax.lax.optimization_barrier(moments) if platform() == "cpu" else moments
         )  # other backends write all three in one pass
         count = optax.safe_increment(state.count)
         mean, square = (
-            optax.tree.bias_correction(found.mu, config.beta1, count),
-            optax.tree.bias_correction(found.nu, config.beta2, count),
+            optax.tree.bias_correction(moments.mu, config.beta1, count),
+            optax.tree.bias_correction(moments.nu, config.beta2, count),
         )
-        return jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + config.epsilon), mean, square), found
+        return jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + config.epsilon), mean, square), moments
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -149,9 +149,9 @@ def average(decay: float) -> optax.GradientTransformationExtraArgs:
 
 def averaged(opt_state: Any) -> Any | None:
     """The averaged weights in an optimizer state, or none."""
-    found = [
+    averages = [
         s
         for s in jax.tree.leaves(opt_state, is_leaf=lambda s: isinstance(s, Average))
         if isinstance(s, Average)
     ]
-    return found[0].ema if found else None
+    return averages[0].ema if averages else None
