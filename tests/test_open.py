@@ -1,145 +1,138 @@
-"""What a script may hand to training from outside the package: a loss, a source of batches, a
-gradient function."""
+"""Laws of the one door: a model is the same in whatever format it is opened from, on one device or
+on a mesh."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
-from dataclasses import dataclass
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from runs import losses_of
-from variants import PLAIN
 
-from gptjax import model
+from gptjax import formats, model
+from gptjax.cli.convert import write_run
 from gptjax.core import config
 from gptjax.core.config import ConfigError
-from gptjax.data import Batch
-from gptjax.losses import CrossEntropy, Loss, LossConfig, predict, token_losses
-from gptjax.train import optim, step
-from gptjax.train.experiment import Experiment
-from gptjax.train.loop import train
+from gptjax.data import Bytes, LanguageModel, MaskedLanguageModel, SequenceToSequence
+from gptjax.data.tokenizers import tokenizer as tokenizers
+from gptjax.formats import About, OpenedModel
+from gptjax.model import ModelConfig, bert, llama, t5
+from gptjax.runs import Run
+from gptjax.runs.open import open_model
+from gptjax.sharding.mesh import MeshConfig, make_mesh, param_shardings
+
+ROOT = Path(__file__).parents[1]
+SHAPE = {"context": 32, "width": 32, "num_layers": 2, "num_heads": 4, "feed_forward": 64}
+CONFIG = llama(**SHAPE, vocab_size=257, num_kv_heads=2)
+TOKENIZER = tokenizers.train(Bytes(), ())
 
 
-@dataclass(frozen=True)
-class Focal(LossConfig):
-    """Likely targets count less."""
-
-    gamma: float = 2.0
-
-    def build(self, config):
-        return FocalLoss(config, self.gamma)
+def drawn(c: ModelConfig) -> OpenedModel:
+    """A model with random parameters."""
+    params = jax.tree.map(np.asarray, model.init(c, jax.random.key(0)))
+    return OpenedModel(c, params, TOKENIZER, About(notes={"made": "here"}))
 
 
-@dataclass(frozen=True)
-class FocalLoss(Loss):
-    model: model.ModelConfig
-    gamma: float
-
-    def __call__(self, params, frozen, batch, key):
-        losses = token_losses(predict(self.model, params, batch, key)[0], batch.targets)
-        counted = batch.weights * (1 - jnp.exp(-losses)) ** self.gamma * losses
-        return jnp.sum(counted), jnp.sum(batch.weights), {}
-
-    def held_out(self, figures=()):
-        return CrossEntropy().build(self.model).held_out(figures)
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> dict[str, Path]:
+    """One model in every format that is written."""
+    folder, opened = tmp_path_factory.mktemp("written"), drawn(CONFIG)
+    paths = {"run": folder / "run", "huggingface": folder / "hf", "gguf": folder / "m.gguf"}
+    write_run(paths["run"], opened)
+    formats.save(paths["huggingface"], opened)
+    formats.save(paths["gguf"], opened)
+    return paths
 
 
-def by_state(stored):
-    """A source that marks its batches by a weight of the state: half of the tokens count."""
-
-    def source(number, state):
-        batch = stored(number, state)
-        draw = jax.random.fold_in(jax.random.key(number), jnp.abs(state.opt_state[0].values).sum())
-        return batch._replace(
-            weights=batch.weights * (jax.random.uniform(draw, batch.weights.shape) < 0.5)
-        )
-
-    return source
+def assert_equal(one: OpenedModel, other: OpenedModel) -> None:
+    jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
+    assert one.fingerprint() == other.fingerprint()
 
 
-def clipped(objective, trainable, batch, key, limit=1e-2):
-    """Gradients of single rows, each of at most a norm, added up."""
-
-    def of_row(row):
-        return step.default_gradients(
-            objective, trainable, jax.tree.map(lambda x: x[None], row), key
-        )
-
-    outputs, grads = jax.vmap(of_row)(batch)
-    norms = jnp.sqrt(sum(jnp.square(g).sum(range(1, g.ndim)) for g in jax.tree.leaves(grads)))
-    scale = jnp.minimum(1.0, limit / norms)
-    summed = jax.tree.map(lambda g: jnp.tensordot(scale, g, 1), grads)
-    return jax.tree.map(lambda x: x.sum(0), outputs), summed
+@pytest.mark.parametrize("name", ["run", "huggingface", "gguf"])
+def test_a_model_is_the_same_from_every_format(name, written):
+    opened = open_model(written[name])
+    assert_equal(opened, drawn(CONFIG))
+    assert opened.task == LanguageModel()
+    assert opened.about.notes["made"] == "here"
+    text = "one, two: three"
+    np.testing.assert_array_equal(opened.tokenizer.encode(text), TOKENIZER.encode(text))
 
 
-def rows():
-    ids = np.random.default_rng(0).integers(0, PLAIN.vocabulary, (4, 9), np.int32)
-    return Batch(jnp.asarray(ids[:, :-1]), jnp.asarray(ids[:, 1:]), jnp.ones((4, 8)))
+@pytest.mark.parametrize("name", ["run", "huggingface", "gguf"])
+def test_on_a_mesh_parameters_lie_where_their_logical_axes_say(name, written):
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    opened = open_model(written[name], mesh=mesh)
+    assert_equal(opened, drawn(CONFIG))
+    wanted = param_shardings(mesh, model.axes(opened.config), model.shapes(opened.config))
+    placed = jax.tree.map(
+        lambda leaf, sharding: leaf.sharding.is_equivalent_to(sharding, leaf.ndim),
+        opened.params,
+        wanted,
+    )
+    assert all(jax.tree.leaves(placed)), placed
 
 
-@pytest.mark.parametrize("micro_batches", [1, 2])
-def test_each_examples_gradient_can_be_clipped(micro_batches):
-    optimizer = optim.build(optim.SGD(peak=1.0, momentum=0.0, clip_norm=None), lambda number: 1.0)
-    params = jax.jit(functools.partial(model.init, PLAIN))(jax.random.key(0))
-    run = functools.partial(
-        step.train_step, loss=CrossEntropy().build(PLAIN), optimizer=optimizer, seed=0,
-        rate=lambda number: 1.0, dropout=False, gradients=clipped, micro_batches=micro_batches,
-    )  # fmt: skip
-    state, metrics = jax.jit(run)(step.init(params, optimizer), {}, rows())
-    assert float(metrics["gradient_norm"]) <= 4 * 1e-2 / 32 * 1.001 and not int(metrics["skipped"])
-    assert any(map(jnp.any, jax.tree.leaves(jax.tree.map(jnp.subtract, state.trainable, params))))
+def test_averaged_weights_are_opened_where_the_run_kept_them(written, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(written["run"], run)
+    average = jax.tree.map(lambda leaf: leaf / 2, drawn(CONFIG).params)
+    averaging = Run(run)
+    with averaging.lock():
+        averaging.save(3, {"params": drawn(CONFIG).params, "ema": average})
+    data = json.loads((run / "config.json").read_text())
+    data["optim"]["ema"] = 0.9
+    (run / "config.json").write_text(json.dumps(data))
+    assert_equal(open_model(run), drawn(CONFIG)._replace(params=average))
 
 
-@pytest.mark.slow
-def test_a_loss_and_a_source_from_a_script_train_and_resume_to_the_same_bits(
-    tiny_experiment, tmp_path
-):
-    experiment = dataclasses.replace(tiny_experiment, loss=Focal(gamma=1.0), steps=10)
-    kwargs = {"source": by_state}
-    train(experiment, tmp_path / "whole", **kwargs)
-    train(dataclasses.replace(experiment, steps=5), tmp_path / "parts", **kwargs)
-    train(experiment, tmp_path / "parts", **kwargs)
-    assert losses_of(tmp_path / "parts") == losses_of(tmp_path / "whole")
-    file = tmp_path / "whole" / "config.json"
-    assert json.loads(file.read_text())["loss"] == {"kind": "Focal", "gamma": 1.0}
-    assert config.load(Experiment, file, known=(Focal,)).loss == Focal(gamma=1.0)
-    with pytest.raises(ConfigError, match="not a class of gptjax"):
-        config.load(Experiment, file)
+def test_a_step_of_a_run_is_opened_and_another_is_refused(written):
+    assert_equal(open_model(written["run"], step=0), drawn(CONFIG))
+    with pytest.raises(ConfigError, match="has no step 7"):
+        open_model(written["run"], step=7)
+    with pytest.raises(ConfigError, match=r"not a run, so it has no step 0; omit --step"):
+        open_model(written["gguf"], step=0)
 
 
-def test_an_experiment_of_an_earlier_version_is_read():
-    plain = {"label_smoothing": 0.1, "z": 0.0, "ahead": 1.0, "vocab_parts": 1}
-    fgm, teacher = {"kind": "FGM", "size": 0.5}, {"run": "r", "temperature": 2.0, "share": 0.5}
-    for adversarial, distillation in ((None, None), (fgm, None), (None, teacher), (fgm, teacher)):
-        old = config.to_dict(Experiment()) | {
-            "loss": plain | {"adversarial": adversarial, "distillation": distillation}
-        }
-        loss = config.from_dict(Experiment, old).loss
-        for kind, wanted in (("FGM", adversarial), ("Distillation", distillation)):
-            if wanted:
-                assert type(loss).__name__ == kind
-                loss = loss.inner
-        assert loss == CrossEntropy(label_smoothing=0.1)
+@pytest.mark.parametrize("name", ["data", "optim", "schedule"])
+def test_what_a_run_says_of_anything_but_its_model_is_not_needed(name, written, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(written["run"], run)
+    data = config.load(dict, run / "config.json") | {"of another version": {"a": 1}}
+    del data[name]
+    (run / "config.json").write_text(json.dumps(data))
+    assert_equal(open_model(run), drawn(CONFIG))
 
 
-@pytest.mark.parametrize("prompt", ["", "zq"])
-def test_a_prompt_that_cannot_be_encoded_is_refused_before_compiling(
-    prompt, tiny_experiment, tmp_path, monkeypatch
-):
-    from gptjax.data import Characters, DataConfig, Text
+def test_a_model_without_a_task_of_its_own_has_that_of_its_shape(tmp_path):
+    shape = {**SHAPE, "vocab_size": 61}
+    quiet = {"embedding_dropout": 0.0, "attention_dropout": 0.0, "residual_dropout": 0.0}
+    masked, answering = bert("base", **shape, **quiet), t5("small", **shape, **quiet)
+    answering = dataclasses.replace(answering, encoder_layers=2, logit_scale=32**-0.5)
+    for name, c, task in (
+        ("bert", masked, MaskedLanguageModel()),
+        ("t5", answering, SequenceToSequence(begin=0, closed=True)),
+    ):
+        formats.save(tmp_path / name, drawn(c)._replace(tokenizer=None))
+        assert open_model(tmp_path / name).task == task
 
-    text = tmp_path / "dna.txt"
-    text.write_text("acgtta" * 2000)
-    data = DataConfig(Text(str(text)), tokenizer=Characters(), split="tail")
-    evaluation = dataclasses.replace(tiny_experiment.evaluation, prompt=prompt)
-    experiment = dataclasses.replace(tiny_experiment, data=data, evaluation=evaluation)
-    compiled = []
-    monkeypatch.setattr("gptjax.train.program.build", lambda *_: compiled.append(1) or 1 / 0)
-    with pytest.raises(ZeroDivisionError if prompt == "" else ConfigError):
-        train(experiment, tmp_path / "run")
-    assert bool(compiled) == (prompt == "")
+
+def test_opening_a_run_imports_nothing_of_the_trainer(written):
+    program = (
+        "import sys; from gptjax.runs.open import open_model; open_model(sys.argv[1]);"
+        " print([name for name in sys.modules if name.startswith(('gptjax.train', 'optax'))])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(written["run"])],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"
