@@ -20,15 +20,15 @@ from gptjax.verify.setting import (
     Setting,
     Skipped,
     apart,
-    compiled,
+    compile_functions,
     difference,
-    filled,
+    euclidean_norm,
     names,
-    norm,
     packed_places,
     pieces,
     places,
     precise,
+    with_positions,
     without_dropout,
 )
 
@@ -235,7 +235,9 @@ def labels(setting: Setting) -> Figure:
     )
     total, weight = setting.functions.loss(
         setting.params,
-        filled(batches.batch(text, batches.plan(text, length=length, rows=rows, seed=None), 0)),
+        with_positions(
+            batches.batch(text, batches.plan(text, length=length, rows=rows, seed=None), 0)
+        ),
         None,
     )
     wanted = 0.0
@@ -304,7 +306,7 @@ def gradients(setting: Setting) -> Figure:
     leaves, structure = jax.tree.flatten(params)
     slopes = [np.asarray(g, np.float64) / float(weight) for g in jax.tree.leaves(grads)]
     spreads = [float(np.asarray(leaf).std()) for leaf in leaves]
-    typical = [norm(g) * s for g, s in zip(slopes, spreads, strict=True)]
+    typical = [euclidean_norm(g) * s for g, s in zip(slopes, spreads, strict=True)]
 
     def loss(direction: list[Any], h: float) -> float:
         moved = [
@@ -356,7 +358,7 @@ def bfloat16(setting: Setting) -> Figure:
     if setting.experiment.model.compute == "float32":
         return Skipped("the config computes in float32")
     c = without_dropout(setting.small.model)
-    half = compiled(c)
+    half = compile_functions(c)
     (_, weight), wanted = setting.functions.gradient(setting.params, setting.batch, None)
     (total, _), found = half.gradient(setting.params, setting.batch, None)
     logits = jax.eval_shape(

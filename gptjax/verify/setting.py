@@ -1,8 +1,8 @@
-"""What the proofs are about: the user's experiment as it would be trained, and its small twin,
+"""The subject of the proofs: the user's experiment as it would be trained, and its small twin,
 which takes seconds.
 
-Read `Setting`, then `shrink` (the rule by which the twin is made), then what a proof computes with:
-`Functions`, `sharp`, `rows`.
+Read `Setting`, then `shrink` (the rule that makes the twin), then the tools of the proofs:
+`Functions`, `sharp`, `with_positions`.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from gptjax.train.sources import row_plan
 
 
 class Setting(NamedTuple):
-    """All that a proof needs to know. Compiled functions are made anew for every setting, so that
-    none is older than the code it stands for."""
+    """Everything that a proof needs. Functions are compiled anew for every setting, so that none is
+    older than its code."""
 
     experiment: Experiment
     """What the user would train, resolved."""
     data: Prepared
     run: Path | None
-    """The run directory that was asked about."""
+    """The run directory to prove, if any."""
     small: Experiment
     """The same in a size that takes seconds, see `shrink`."""
     changes: tuple[str, ...]
-    """What is smaller, and from what."""
+    """The settings that differ, each as `name old → new`."""
     exact: ModelConfig
     """The small model in float32 and without dropout: two ways of computing it must agree to
     rounding."""
@@ -56,28 +56,28 @@ class Setting(NamedTuple):
     batch: Batch
     """The first rows of the text."""
     functions: Functions
-    """Of `exact`."""
+    """Functions of `exact`."""
     build: Callable[[Experiment], program.Program]
     """Compiles an experiment over the data, once."""
 
 
 class Figure(NamedTuple):
-    """What a proof found. It passes if `value` is at most `limit`."""
+    """The result of a proof. It passes if `value` is at most `limit`."""
 
     value: float
     limit: float
     words: str
-    """What the value is."""
+    """Description of the value."""
 
 
 class Skipped(NamedTuple):
-    """Why a proof says nothing here."""
+    """The reason why a proof does not apply."""
 
     reason: str
 
 
 def make(experiment: Experiment, data: Prepared, run: Path | None = None) -> Setting:
-    """Gives the setting of an experiment over its prepared data.
+    """Returns the setting of an experiment over its prepared data.
 
     Raises:
       ConfigError: model, text and context do not fit each other.
@@ -91,10 +91,19 @@ def make(experiment: Experiment, data: Prepared, run: Path | None = None) -> Set
     small, changes = shrink(experiment)
     exact = without_dropout(dataclasses.replace(small.model, compute="float32"))
     plan = row_plan(small, data.train, seed=small.seed)
-    batch = filled(batches.batch(data.train, plan, 0))
+    batch = with_positions(batches.batch(data.train, plan, 0))
     build = functools.cache(lambda wanted: program.build(wanted, data))
     return Setting(
-        experiment, data, run, small, changes, exact, sharp(exact), batch, compiled(exact), build
+        experiment,
+        data,
+        run,
+        small,
+        changes,
+        exact,
+        sharp(exact),
+        batch,
+        compile_functions(exact),
+        build,
     )
 
 
@@ -105,7 +114,7 @@ LAYERS, WIDTH, CONTEXT, ROWS, STEPS, WARMUP = 4, 256, 128, 4, 300, 10
 
 
 def shrink(experiment: Experiment) -> tuple[Experiment, tuple[str, ...]]:
-    """Gives the same experiment in a size that takes seconds on a CPU, and what was changed.
+    """Returns the same experiment in a size that takes seconds on a CPU, and the changes.
 
     The rule: at most 4 layers, or as many more as the pattern of layers needs to come once, and 128
     positions; every width divided by the smallest whole number that brings the model's to 256 or
@@ -137,7 +146,7 @@ def shrink(experiment: Experiment) -> tuple[Experiment, tuple[str, ...]]:
 
 
 def smaller(c: ModelConfig) -> ModelConfig:
-    """The model by the rule of `shrink`."""
+    """Shrinks a model by the rule of `shrink`."""
     by = -(-c.width // WIDTH)
     even, kinds = (
         (lambda width: max(2, width // by // 2 * 2)),
@@ -165,7 +174,7 @@ def smaller(c: ModelConfig) -> ModelConfig:
 
 
 def _narrower(part: Latent | Experts | None, even: Callable[[int], int]) -> Latent | Experts | None:
-    """The part of a model with its widths made smaller."""
+    """Returns a part of a model with smaller widths."""
     if part is None:
         return None
     widths = [
@@ -177,8 +186,8 @@ def _narrower(part: Latent | Experts | None, even: Callable[[int], int]) -> Late
 
 
 def least_peak(optimizer: OptimConfig, width: int) -> float:
-    """A learning rate by which a model of this width learns a batch in a few hundred steps; one for
-    a long run may be too low for that."""
+    """Returns a learning rate with which a model of this width learns a batch in a few hundred
+    steps; that of a long run may be too low."""
     match optimizer:
         case SGD():
             return 1.0 - optimizer.momentum
@@ -188,16 +197,16 @@ def least_peak(optimizer: OptimConfig, width: int) -> float:
 
 
 def without_dropout(c: ModelConfig) -> ModelConfig:
-    """The same model without dropout."""
+    """Returns the same model without dropout."""
     return dataclasses.replace(c, **dict.fromkeys(DROPOUTS, 0.0))
 
 
-# --- what a proof computes with ---
+# --- tools of the proofs ---
 
 
 class Functions(NamedTuple):
-    """A model, compiled where first called. Products are computed as precisely as the device
-    can."""
+    """Functions of a model, compiled when first called. Products are computed as precisely as the
+    device can."""
 
     init: Callable
     """key → initial params"""
@@ -213,8 +222,8 @@ class Functions(NamedTuple):
     """(params, batch, key) → (total, weight), gradients"""
 
 
-def compiled(c: ModelConfig) -> Functions:
-    """Gives the functions of a model."""
+def compile_functions(c: ModelConfig) -> Functions:
+    """Returns the functions of a model."""
 
     def init(key):
         return model.init(c, key)
@@ -237,8 +246,8 @@ def compiled(c: ModelConfig) -> Functions:
 
 
 def precise(function: Callable) -> Callable:
-    """The same function with float32 products in float32: other devices than CPUs round their
-    inputs if they may."""
+    """Returns the function with float32 products computed in float32: devices other than CPUs round
+    their inputs by default."""
 
     @functools.wraps(function)
     def inner(*args: Any, **kwargs: Any) -> Any:
@@ -249,10 +258,10 @@ def precise(function: Callable) -> Callable:
 
 
 def sharp(c: ModelConfig, seed: int = 0) -> Params:
-    """Weights larger than the initial ones, biases and scales too: attention is sharp, every part
-    changes the result.
+    """Returns weights larger than the initial ones, biases and scales included: attention is sharp,
+    and every part changes the result.
 
-    Still larger ones would measure how far a model amplifies rounding, not whether two ways of
+    Even larger ones would measure how much a model amplifies rounding, not whether two ways of
     computing agree.
     """
     draw = np.random.default_rng(seed)
@@ -275,15 +284,15 @@ def sharp(c: ModelConfig, seed: int = 0) -> Params:
     return jax.tree_util.tree_map_with_path(one, model.shapes(c))
 
 
-def placed(state: Any, built: program.Program) -> Any:
-    """A training state, laid on the devices as a program wants it."""
+def on_devices(state: Any, built: program.Program) -> Any:
+    """Places a training state on the devices of a program."""
     return jax.tree.map(
         lambda leaf, wanted: jax.device_put(np.array(leaf), wanted.sharding), state, built.state
     )
 
 
-def filled(batch: Batch) -> Batch:
-    """The batch with the segments and positions that are meant where they are left out."""
+def with_positions(batch: Batch) -> Batch:
+    """Returns the batch with explicit segments and positions."""
     if batch.positions is not None:
         return batch
     positions = np.where(
@@ -293,17 +302,17 @@ def filled(batch: Batch) -> Batch:
 
 
 def places(rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions and segments [B T] of rows that are one text each."""
+    """Returns positions and segments [B T] of rows of one text each."""
     return np.tile(np.arange(length, dtype=np.int32), (rows, 1)), np.ones((rows, length), np.int32)
 
 
 def pieces(length: int) -> tuple[int, int, int]:
-    """Lengths of three texts that fill a row of `length`."""
+    """Returns the lengths of three texts that fill a row of `length`."""
     return length * 5 // 16, length * 7 // 16, length - length * 5 // 16 - length * 7 // 16
 
 
 def packed_places(rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions and segments [B T] of rows that hold three texts each."""
+    """Returns positions and segments [B T] of rows of three texts each."""
     sizes = pieces(length)
     where = np.concatenate([np.arange(n, dtype=np.int32) for n in sizes])
     return np.tile(where, (rows, 1)), np.tile(
@@ -312,33 +321,33 @@ def packed_places(rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def difference(found: Any, wanted: Any) -> float:
-    """The largest difference, relative to the largest wanted value; infinite where something is not
-    finite."""
+    """Returns the largest difference, relative to the largest wanted value; infinite if anything is
+    not finite."""
     found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
     largest = np.abs(found - wanted).max(initial=0) / max(np.abs(wanted).max(initial=0), 1e-30)
     return float(largest) if np.isfinite(largest) else math.inf
 
 
 def apart(found: Any, wanted: Any) -> float:
-    """The Euclidean distance of two trees, relative to the wanted one; infinite where something is
-    not finite."""
-    distance = norm(
+    """Returns the Euclidean distance of two trees, relative to the wanted one; infinite if anything
+    is not finite."""
+    distance = euclidean_norm(
         jax.tree.map(
             lambda a, b: np.asarray(a, np.float64) - np.asarray(b, np.float64), found, wanted
         )
-    ) / norm(wanted)
+    ) / euclidean_norm(wanted)
     return distance if math.isfinite(distance) else math.inf
 
 
-def norm(tree: Any) -> float:
-    """The Euclidean norm of all leaves."""
+def euclidean_norm(tree: Any) -> float:
+    """Returns the Euclidean norm of all leaves."""
     return math.sqrt(
         sum(float(np.square(np.asarray(leaf, np.float64)).sum()) for leaf in jax.tree.leaves(tree))
     )
 
 
 def names(tree: Any) -> list[str]:
-    """The path of each leaf, in the order of `jax.tree.leaves`."""
+    """Returns the path of each leaf, in the order of `jax.tree.leaves`."""
     return [
         jax.tree_util.keystr(path, simple=True, separator="/")
         for path, _ in jax.tree_util.tree_leaves_with_path(tree)

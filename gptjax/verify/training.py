@@ -33,10 +33,10 @@ from gptjax.verify.setting import (
     Setting,
     Skipped,
     apart,
-    compiled,
+    compile_functions,
     difference,
     names,
-    placed,
+    on_devices,
     precise,
     without_dropout,
 )
@@ -119,7 +119,7 @@ def devices(setting: Setting) -> Figure | Skipped:
     with jax.default_matmul_precision("highest"):
         built = setting.build(twin)
     begun = step.init(setting.params, optim.build(descent(), lambda _: LONG))
-    state, metrics = built.step(placed(begun, built), built.models, built.batch(0, begun))
+    state, metrics = built.step(on_devices(begun, built), built.models, built.batch(0, begun))
     (total, weight), grads = setting.functions.gradient(setting.params, setting.batch, None)
     loss = difference(metrics["loss"], total / weight)
     found = apart(
@@ -159,7 +159,7 @@ def randomness(setting: Setting) -> Figure:
     wrong["tokens that the same seed changes"] = int((first.ids != again.ids).sum())
     rates = {name: getattr(setting.small.model, name) for name in DROPOUTS}
     if any(rates.values()):
-        dropping = compiled(dataclasses.replace(setting.exact, **rates)).loss
+        dropping = compile_functions(dataclasses.replace(setting.exact, **rates)).loss
         one, same, another = (
             float(dropping(setting.params, setting.batch, jax.random.key(seed))[0])
             for seed in (0, 0, 1)
@@ -250,7 +250,7 @@ def begin(setting: Setting, built: program.Program) -> step.TrainState:
     )
     params = setting.functions.init(jax.random.key(setting.small.seed))
     optimizer = optim.build(setting.small.optim, rate, model.roles(setting.small.model))
-    return placed(step.init(params, optimizer), built)
+    return on_devices(step.init(params, optimizer), built)
 
 
 def unavoidable(batch: Batch) -> float:
