@@ -83,8 +83,6 @@ LONG_FILES = {
 FUNCTION_LINES = 60
 LONG_FUNCTIONS = {
     "gptjax/core/processes.py:join": 72,
-    "gptjax/data/documents/tfds.py:read": 61,
-    "gptjax/data/prepare.py:_make": 73,
     "gptjax/data/prepare.py:prepare": 68,
     "gptjax/model/attention/mla.py:__call__": 74,
     "gptjax/model/transformer.py:forward": 68,
@@ -93,13 +91,13 @@ LONG_FUNCTIONS = {
 }
 """Functions that are still too long, with the length that they may not exceed."""
 
-SHARED_NAMES = 148
+SHARED_NAMES = 106
 """Public functions that share their name with one of another module; the goal is 40."""
 
 STEP_LINES = 2000
 """Lines of all functions that one default training step executes, docstrings included."""
 
-SLACK = 400
+SLACK = 150
 """Lines by which a published figure may exceed the measured one."""
 
 
@@ -447,6 +445,18 @@ def test_no_function_is_longer_than_60_lines():
             if length > LONG_FUNCTIONS.get(name, FUNCTION_LINES):
                 over[name] = length
     assert not over, over
+
+
+def test_the_lists_of_what_is_too_long_hold_nothing_else():
+    lengths = {short(p): len(p.read_text(encoding="utf-8").splitlines()) for p in sources()}
+    spans = defaultdict(int)
+    for path in sources():
+        for node in functions(path):
+            name = f"{short(path)}:{node.name}"
+            spans[name] = max(spans[name], node.end_lineno - node.lineno + 1)
+    stale = [name for name in LONG_FILES if lengths.get(name, 0) <= FILE_LINES]
+    stale += [name for name in LONG_FUNCTIONS if spans[name] <= FUNCTION_LINES]
+    assert not stale, f"no longer too long; take them off the lists: {stale}"
 
 
 def test_few_public_functions_share_a_name():
