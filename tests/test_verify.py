@@ -346,6 +346,7 @@ def run(experiment, tmp_path_factory) -> Path:
     with saved.lock():
         saved.save(3, {"params": {"kernel": jnp.ones((300, 200))}})
     config.save(path / "config.json", experiment)
+    tokenizers.save(path / "tokenizer", data.tokenizer)
     (path / "identity.json").write_text(
         json.dumps({"data": data.content, "tokenizer": tokenizers.fingerprint(data.tokenizer)})
     )
