@@ -1,9 +1,9 @@
-"""Keys and values of tokens already read. Each slot remembers the position of its token; −1 means
-nobody.
+"""Keys and values of tokens already read. Each slot holds the position of its token; −1 means an
+empty slot.
 
 Masks come from positions, so ragged prompts, rollback and row gather need no special case. Layers
-that look back equally far share a `Shelf`: those that see everything have a slot for every token,
-those with a window or a chunk a ring of slots for the last tokens.
+that look back equally far share a `CacheGroup`: those that see everything have a slot for every
+token, those with a window or a chunk a ring of slots for the last tokens.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ AT_ONCE = 512
 
 
 class Memory(NamedTuple):
-    """What a decoder attends to of a side text: every decoder layer's keys and values of the
-    encoder's hidden states."""
+    """Every decoder layer's keys and values of an encoder's hidden states."""
 
     keys: Float[Array, "L B S K H"]
     values: Float[Array, "L B S K H"]
@@ -41,7 +40,7 @@ class Memory(NamedTuple):
 )
 @dataclass(frozen=True)
 class CacheGroup:
-    """What layers that look back equally far remember; L of them.
+    """Keys and values of the L layers that look back equally far.
 
     With latent attention, `values` are the latents and `keys` the rotated keys that all heads
     share, as of one head (K is 1).
@@ -57,15 +56,15 @@ class CacheGroup:
     """float32 [L B K S]: what each int8 key is multiplied by; none if keys are no int8."""
     value_scales: Any = None
     sinks: int = 0
-    """The first so many slots keep their tokens; the others are the ring."""
+    """Number of slots at the beginning that keep their tokens; the others are the ring."""
     at_once: int | None = None
-    """In a ring, so many tokens can be read at once, or rolled back; none has a slot for every
-    token."""
+    """In a ring, the maximum number of tokens that are read at once, or rolled back; `None` means
+    a slot for every token."""
 
 
 class Cache(NamedTuple):
-    """What all layers remember of tokens already read. Rows are independent: gather, drop or roll
-    back any of them."""
+    """Keys and values of all layers. Rows are independent: gather, drop or roll back any of
+    them."""
 
     groups: tuple[CacheGroup, ...]
     """In the order in which the stack first needs each."""
@@ -94,8 +93,8 @@ def _places(config: ModelConfig) -> tuple[tuple[tuple[int, int] | None, ...], np
 def empty_cache(
     config: ModelConfig, rows: int, slots: int, *, int8: bool = False, at_once: int = AT_ONCE
 ) -> Cache:
-    """A cache that remembers nobody, with room for `slots` tokens a row; layers with a window keep
-    only what it may still need.
+    """An empty cache with `slots` entries per row; layers with a window keep only what it may
+    still need.
 
     Args:
       int8: keys and values in 8 bits, with a scale for each token and head: each number is off by
@@ -253,7 +252,7 @@ def _slot(group: CacheGroup, number: Int[Array, "B T"]) -> Int[Array, "B T"]:
 
 
 def _number(group: CacheGroup, lengths: Int[Array, " B"]) -> Int[Array, "#B S"]:
-    """Which token each slot holds, in rows that have read so many; in empty slots anything."""
+    """The number of the token in each slot, in rows of these lengths; arbitrary in empty slots."""
     slot = jnp.arange(group.positions.shape[1])[None]
     if group.at_once is None:
         return slot

@@ -44,9 +44,9 @@ class ModelConfig:
     of every compiled function."""
 
     vocab_size: int | None = None
-    """Number of tokens; none takes the tokenizer's. It may be larger (padded), never smaller."""
+    """Vocabulary size; `None` takes the tokenizer's. It may be larger (padded), never smaller."""
     context: int = 256
-    """Most positions that the model can see at once, in tokens."""
+    """Maximum sequence length, in tokens."""
     width: int = 256
     """Width of the residual stream."""
     num_layers: int = 4
@@ -66,13 +66,13 @@ class ModelConfig:
     num_heads: int = 4
     """Number of query heads."""
     num_kv_heads: int | None = None
-    """Number of key/value heads: none is one for each query head (MHA), 1 is MQA, between is
+    """Number of key/value heads: `None` is one per query head (MHA), 1 is MQA, between is
     GQA."""
     head_width: int | None = None
-    """Width of one head; none is width / num_heads."""
+    """Width of one head; `None` means width / num_heads."""
     feed_forward: int | None = None
-    """Width inside the MLP; none is 4 × width, or 8/3 × width rounded up to a multiple of 32 when
-    gated."""
+    """Width inside the MLP; `None` means 4 × width, or 8/3 × width rounded up to a multiple of 32
+    when gated."""
     pattern: tuple[Layer, ...] = (Layer(),)
     """How layers differ; repeated over the depth."""
     first: tuple[Layer, ...] = ()
@@ -87,9 +87,9 @@ class ModelConfig:
     rope_scaling: RopeScaling | None = None
     """How RoPE is stretched to a longer context."""
     t5_buckets: int = 32
-    """Distances that T5's bias tells apart; half of them are single tokens, the rest grow."""
+    """Buckets of T5's bias by distance; half of them are single distances, the rest grow."""
     t5_distance: int = 128
-    """From here on all distances are one to T5's bias."""
+    """Distance from which all are one bucket of T5's bias."""
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
     """Normalisation of the residual stream and before the output."""
     norm_placement: Literal["pre", "post", "sandwich", "reordered"] = "pre"
@@ -106,23 +106,23 @@ class ModelConfig:
     qk_norm_joint: bool = False
     """`qk_norm` takes all heads as one vector (OLMo 2)."""
     attention_scale: float | None = None
-    """Queries are multiplied by it; none is 1/√(width of a query head)."""
+    """Factor of the queries; `None` means 1/√(width of a query head)."""
     attention_cap: float | None = None
     """Scores s become cap · tanh(s / cap)."""
     attention_sink: bool = False
-    """Each head learns a score for looking at nobody."""
+    """Learned attention-sink logit per head (gpt-oss)."""
     logit_cap: float | None = None
     """Logits l become cap · tanh(l / cap)."""
     latent: Latent | None = None
-    """Multi-head latent attention; none has a key and a value for each key/value head."""
+    """Multi-head latent attention (MLA); `None` means plain heads."""
     experts: Experts | None = None
-    """A mixture of experts in every layer that is not `dense`; none has an MLP in all of them."""
+    """A mixture of experts in every layer that is not `dense`; `None` means MLPs everywhere."""
     activation: Literal["gelu", "gelu_exact", "relu", "relu2", "silu", "swiglu", "geglu"] = "gelu"
     """The MLP's nonlinearity; `gelu` is the tanh form of GPT-2, `swiglu` and `geglu` are gated."""
     bias: bool = True
     """Biases in linear layers and in LayerNorm."""
     qkv_bias: bool | None = None
-    """Biases of query, key and value; none is as `bias`."""
+    """Biases of query, key and value; `None` means as `bias`."""
     tied: bool = True
     """The output uses the token embedding."""
     scaled_embedding: bool = False
@@ -135,14 +135,14 @@ class ModelConfig:
     logit_bias: bool = False
     """Each token's logit has a learned bias (BERT)."""
     classes: int | None = None
-    """Number of classes that a linear head tells apart, in the place of an output over tokens; none
-    predicts tokens. The task sets it."""
+    """Number of classes of a linear head in place of the output over tokens; `None` predicts
+    tokens. The task sets it."""
     pool: Literal["mean", "first", "last"] = "mean"
-    """Which hidden state of a text the classes are told from: the mean of all, that of its first
-    token (BERT) or of its last (GPT)."""
+    """Hidden state from which a text is classified: the mean of all, that of its first token
+    (BERT), or of its last (GPT)."""
     ahead: int = 0
-    """Further tokens that are predicted besides the next one in training, each by a block of its
-    own on the final hidden states; decoding does without."""
+    """Number of tokens after the next one that training predicts too (multi-token prediction), each
+    by a block of its own on the final hidden states; decoding omits them."""
     logit_scale: float = 1.0
     """Hidden states are multiplied by it before the output; T5 has 1/√width."""
     embedding_dropout: float = 0.0
@@ -177,8 +177,8 @@ class ModelConfig:
     """What `names` keeps, and `offload` on the host: a block's input, queries, keys, values, what
     attention gives, what is inside the MLP."""
     stage_parts: int | None = None
-    """Parts in which the rows of a device go through the stages of a mesh; none is as many as
-    divide them, up to four a stage."""
+    """Number of micro-batches in which the rows of a device go through the pipeline stages; `None`
+    means the largest divisor of the rows, up to four per stage."""
 
     def __post_init__(self) -> None:
         check_model(self)
@@ -195,7 +195,7 @@ class ModelConfig:
 
     @property
     def stack(self) -> tuple[Layer, ...]:
-        """The layers in order."""
+        """The layers in order of depth."""
         repeats = -(-self.num_layers // len(self.pattern))
         return (*self.first, *self.pattern * repeats)[: self.num_layers]
 
@@ -206,7 +206,7 @@ class ModelConfig:
 
     @property
     def continues(self) -> bool:
-        """It is a decoder alone, which goes on with a text."""
+        """It is a decoder alone, which continues a text."""
         return self.causal and not self.has_encoder
 
     @property
@@ -258,7 +258,7 @@ class ModelConfig:
         )
 
     def positions_in(self, layer: Layer) -> Literal["rope", "alibi", "t5", "none"]:
-        """How the attention of a layer knows where tokens stand."""
+        """Position encoding of a layer's attention."""
         return layer.positions or (
             self.positions if self.positions in ("rope", "alibi", "t5") else "none"
         )
@@ -274,7 +274,7 @@ class ModelConfig:
 
     @property
     def rotary_dim(self) -> int:
-        """Numbers of a head that RoPE turns."""
+        """Number of a head's dimensions that RoPE rotates."""
         return (
             round(self.head_dim * self.rope_share)
             if self.latent is None
@@ -283,7 +283,7 @@ class ModelConfig:
 
     @property
     def scale(self) -> float:
-        """What queries are multiplied by."""
+        """Factor of the queries."""
         return self.query_width**-0.5 if self.attention_scale is None else self.attention_scale
 
     @property
@@ -302,7 +302,7 @@ class ModelConfig:
 
     @property
     def uses_dropout(self) -> bool:
-        """Training draws random numbers."""
+        """Training draws random numbers for dropout."""
         return any(getattr(self, name) > 0 for name in DROPOUTS)
 
     @property

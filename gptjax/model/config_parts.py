@@ -11,8 +11,7 @@ from gptjax.core.config import require
 
 @dataclass(frozen=True)
 class Layer:
-    """What sets one layer of the pattern apart. The default sees everything and is as the model
-    says."""
+    """How one layer of the pattern differs. By default it attends to all tokens."""
 
     sees: Literal["all", "window", "chunk", "strided", "fixed"] = "all"
     """Which earlier tokens a token sees: all; the last `span`, itself included; those of its own
@@ -23,11 +22,11 @@ class Layer:
     summary: int = 1
     """Tokens at the end of a chunk that later chunks see, where `sees` is `fixed`."""
     sinks: int = 0
-    """The first so many tokens of a text stay visible, whatever the window or chunk."""
+    """Number of initial tokens visible from every position, whatever the window or chunk."""
     positions: Literal["rope", "alibi", "t5", "none"] | None = None
-    """How this layer's attention knows where tokens stand; none is as the model."""
+    """Position encoding of this layer's attention; `None` means the model's."""
     rope_base: float | None = None
-    """RoPE's base in this layer; none is the model's."""
+    """RoPE's base in this layer; `None` means the model's."""
     rope_scaled: bool = True
     """The model's `rope_scaling` holds in this layer."""
     dense: bool = False
@@ -65,7 +64,7 @@ class LinearScaling:
     arXiv:2306.15595."""
 
     factor: float = 1.0
-    """How many times longer the context becomes."""
+    """Factor by which the context grows."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ class NTKScaling:
     Source: bloc97 2023, NTK-aware scaled RoPE."""
 
     factor: float = 1.0
-    """How many times longer the context becomes."""
+    """Factor by which the context grows."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class YarnScaling:
     2023, YaRN, arXiv:2309.00071, section 3."""
 
     factor: float = 1.0
-    """How many times longer the context becomes."""
+    """Factor by which the context grows."""
     original: int = 4096
     """Context before, in tokens."""
     fast: float = 32.0
@@ -91,7 +90,7 @@ class YarnScaling:
     slow: float = 1.0
     """Waves with fewer turns than this are stretched by the whole factor."""
     magnitude: float | None = None
-    """Rotated queries and keys are multiplied by it; none is 0.1 · ln(factor) + 1."""
+    """Factor of rotated queries and keys; `None` means 0.1 · ln(factor) + 1."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ class Llama3Scaling:
     arXiv:2407.21783; Llama 3.1's code."""
 
     factor: float = 8.0
-    """How many times longer the context becomes."""
+    """Factor by which the context grows."""
     original: int = 8192
     """Context before, in tokens."""
     fast: float = 4.0
@@ -125,11 +124,11 @@ class Latent:
     rank: int = 512
     """Width of the latent from which keys and values are made."""
     query_rank: int | None = None
-    """Width of the latent from which queries are made; none makes them of the residual stream."""
+    """Width of the queries' latent; `None` projects queries from the residual stream."""
     rope_width: int = 64
     """Rotated part of a head's query; the rotated part of the key is shared by all heads."""
     value_width: int | None = None
-    """Width of a head's value; none is the head's width."""
+    """Width of a head's value; `None` means the head's width."""
 
     def __post_init__(self) -> None:
         for name in ("rank", "query_rank", "rope_width", "value_width"):
@@ -146,8 +145,8 @@ class Latent:
 
 @dataclass(frozen=True)
 class Experts:
-    """A mixture of experts in place of the MLP: each token is read by `active` of `count` MLPs,
-    which a router chooses.
+    """A mixture of experts in place of the MLP: a router sends each token to `active` of `count`
+    MLPs.
 
     Sources: Shazeer et al. 2017, arXiv:1701.06538; Fedus et al. 2022, Switch Transformers,
     arXiv:2101.03961; sigmoid scores, shared experts, groups and balancing without a loss:
@@ -155,34 +154,34 @@ class Experts:
     """
 
     count: int = 8
-    """Experts to choose from."""
+    """Number of experts to choose from."""
     active: int = 2
-    """Experts that read a token."""
+    """Number of experts per token (top-k)."""
     width: int | None = None
-    """Width inside one expert; none is the MLP's."""
+    """Width inside one expert; `None` means the MLP's."""
     shared: int = 0
-    """Experts that read every token besides; together they are one MLP of so many times the
-    width."""
+    """Number of shared experts that read every token; together they are one MLP, as wide as all
+    of them."""
     scores: Literal["softmax", "sigmoid"] = "softmax"
-    """How the router's numbers become weights: shares of one, or each for itself."""
+    """How the router's logits become scores."""
     normalised: bool = True
     """The weights of the chosen experts are divided by their sum."""
     scale: float = 1.0
     """The weights are multiplied by it."""
     groups: int = 1
-    """Experts stand in so many groups of equal size."""
+    """Number of groups of equal size that experts are split into."""
     active_groups: int = 1
-    """A token's experts come from so many groups, those with the best two experts."""
+    """Number of groups that a token's experts come from: those with the best two experts."""
     capacity: float | None = None
-    """An expert reads at most this many times its fair share of a row's tokens and later ones are
-    dropped; none drops nobody."""
+    """Maximum load of an expert per row, as a multiple of its fair share; later tokens are dropped.
+    `None` drops no token."""
     balance: float = 0.01
-    """Weight of the loss that is 1 when all experts are read equally."""
+    """Weight of the load-balancing loss, which is 1 at equal load."""
     router_z: float = 0.0
-    """Weight of the squared log-sum-exp of the router's numbers."""
+    """Weight of the squared log-sum-exp of the router's logits (z-loss)."""
     bias_step: float = 0.0
-    """Each step moves a bias of each expert's score by so much towards equal load; it chooses but
-    does not weigh."""
+    """Step size by which a bias of each expert's score moves towards equal load; it affects the
+    choice of experts, not their weights."""
 
     def __post_init__(self) -> None:
         for name in ("count", "active", "groups", "active_groups", "scale"):

@@ -66,8 +66,8 @@ def classify(
     """Gives at each position the logits of the class of its text, float32; a text is all tokens of
     a segment, padding is none.
 
-    With `pool` `last` they are told from the position itself, so that only a text's last one knows
-    all of it.
+    With `pool` `last` each position is classified from its own state, so only a text's last one has
+    read all of it.
 
     Sources: first: Devlin et al. 2019, BERT, arXiv:1810.04805, section 4, without its pooler; last:
     Radford et al. 2018, GPT, section 3.2.

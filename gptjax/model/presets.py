@@ -486,7 +486,7 @@ SHAPES: dict[str, dict[str, tuple]] = {
         "3-30b-a3b": (48, 2048, 32, 4, 6144, 151_936, False),
         "3-235b-a22b": (94, 4096, 64, 4, 12_288, 151_936, False),
     },
-    "gemma": {  # layers, width, heads, key/value heads, head width, feed-forward, queries are divided by the root of this
+    "gemma": {  # layers, width, heads, key/value heads, head width, feed-forward, 1/scale²
         "2-2b": (26, 2304, 8, 4, 256, 9216, 256),
         "2-9b": (42, 3584, 16, 8, 256, 14_336, 256),
         "2-27b": (46, 4608, 32, 16, 128, 36_864, 144),
@@ -507,7 +507,7 @@ SHAPES: dict[str, dict[str, tuple]] = {
         "2-360m": (32, 960, 15, 5, 2560, 100_000.0),
         "2-1.7b": (24, 2048, 32, 32, 8192, 130_000.0),
     },
-    "deepseek": {  # layers, width, heads, feed-forward, query latent, vocabulary, dense layers before the experts
+    "deepseek": {  # layers, width, heads, feed-forward, query latent, vocabulary, dense first
         "v2-lite": (27, 2048, 16, 10_944, None, 102_400, 1),
         "v3": (61, 7168, 128, 18_432, 1536, 129_280, 3),
     },

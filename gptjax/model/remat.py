@@ -1,4 +1,4 @@
-"""Which values of a block are kept for the backward pass; it computes the others again.
+"""Rematerialisation: the values of a block that are saved for the backward pass.
 
 Source: Chen et al. 2016, Training Deep Nets with Sublinear Memory Cost, arXiv:1604.06174.
 """
@@ -13,7 +13,7 @@ from gptjax.model.config import ModelConfig
 
 
 def kept(config: ModelConfig) -> Any:
-    """The policy of `jax.checkpoint` that `remat` names; none keeps nothing."""
+    """The policy of `jax.checkpoint` that `remat` names; `None` saves nothing."""
     policies = jax.checkpoint_policies
     match config.remat:
         case "dots":
@@ -21,11 +21,10 @@ def kept(config: ModelConfig) -> Any:
         case "names":
             return policies.save_only_these_names(*config.remat_names)
         case "offload":
-            told = {
-                "names_which_can_be_saved": [],
-                "names_which_can_be_offloaded": list(config.remat_names),
-            }
             return policies.save_and_offload_only_these_names(
-                **told, offload_src="device", offload_dst="pinned_host"
+                names_which_can_be_saved=[],
+                names_which_can_be_offloaded=list(config.remat_names),
+                offload_src="device",
+                offload_dst="pinned_host",
             )
     return None

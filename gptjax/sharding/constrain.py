@@ -1,8 +1,7 @@
-"""Where activations lie on the mesh that a program is traced for; on one device, and without a
-mesh, nothing here does anything.
+"""Sharding of activations on the mesh that a program is traced for; without a mesh, or on one
+device, these functions change nothing.
 
-The axes of a mesh are `AXES`. Weights are placed by `parallel.Rules`; what flows between them is
-placed here, by `spread`.
+The axes of a mesh are `AXES`. `mesh.ShardingRules` places weights; `constrain` places activations.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ ROWS = ("slice", "data", "fsdp", "expert")
 
 
 def current_mesh() -> AbstractMesh | None:
-    """The mesh that is traced for; none where there is none, or where each device already computes
-    for itself (inside `shard_map`)."""
-    found = jax.sharding.get_abstract_mesh()
-    return None if found.empty or found.manual_axes or found.size == 1 else found
+    """The mesh that is traced for; `None` without one, and inside `shard_map`, where each device
+    already computes for itself."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty or mesh.manual_axes or mesh.size == 1 else mesh
 
 
 def use_mesh(mesh: Any) -> Any:
-    """A context in which functions are traced for a mesh, whose devices need not be here; none
+    """A context in which functions are traced for a mesh, whose devices need not be present; `None`
     changes nothing."""
     return (
         contextlib.nullcontext()
@@ -44,18 +43,17 @@ def use_mesh(mesh: Any) -> Any:
 
 
 def platform() -> str:
-    """What the program is for: `cpu`, `gpu` or `tpu`; without a mesh, what JAX runs on by
-    default."""
-    found = jax.sharding.get_abstract_mesh()
+    """The platform of the traced program: `cpu`, `gpu` or `tpu`; without a mesh, JAX's default."""
+    mesh = jax.sharding.get_abstract_mesh()
     return (
         jax.default_backend()
-        if found.empty or found.abstract_device is None
-        else found.abstract_device.platform
+        if mesh.empty or mesh.abstract_device is None
+        else mesh.abstract_device.platform
     )
 
 
 def axis_size(*axes: str) -> int:
-    """How many parts these axes of the mesh make together."""
+    """Product of the sizes of these mesh axes."""
     mesh = current_mesh()
     return 1 if mesh is None else math.prod(mesh.shape.get(axis, 1) for axis in axes)
 
@@ -68,7 +66,7 @@ def partition_spec(
     Dimensions choose from left to right. Each takes of its axes, in their order, those that no
     dimension before it took and that divide it.
     """
-    found: list[Any] = []
+    specs: list[Any] = []
     taken: set[str] = set()
     for size, axes in zip(shape, wanted, strict=True):
         here: list[str] = []
@@ -80,8 +78,8 @@ def partition_spec(
             ):
                 here.append(axis)
         taken |= set(here)
-        found.append(here[0] if len(here) == 1 else tuple(here) or None)
-    return P(*found)
+        specs.append(here[0] if len(here) == 1 else tuple(here) or None)
+    return P(*specs)
 
 
 def constrain(x: Array, *axes: Sequence[str]) -> Array:

@@ -1,7 +1,7 @@
 """Mesh from config, logical-axis rules, and placing trees and batches on devices.
 
-Read `MeshConfig` and `make_mesh`, then `Rules` and `shardings`. Where activations lie is said in
-`sharding/constrain.py`.
+Read `MeshConfig` and `make_mesh`, then `Rules` and `shardings`. `sharding/constrain.py` places
+activations.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class ShardingRules:
     context: MeshAxes = ()
     """Learned positions."""
     buckets: MeshAxes = ()
-    """Distances that T5's bias tells apart."""
+    """Buckets of T5's bias by distance."""
     latent: MeshAxes = ()
     """Latents of keys, values or queries."""
     head: MeshAxes = ()
@@ -89,11 +89,11 @@ class MeshConfig:
 
     slices: int | None = None
     """Groups of devices that only a slower network joins (DCN): rows of the batch, nothing else.
-    None asks the devices."""
+    `None` asks the devices."""
     stage: int = 1
     """Layers, through which parts of the batch go one after the other (pipeline)."""
     data: int | None = None
-    """Rows of the batch; none takes all devices that the other axes leave."""
+    """Rows of the batch; `None` takes all devices that the other axes leave."""
     fsdp: int = 1
     """Rows of the batch, and with them parameters, gradients and optimizer state. Where nothing is
     said of the mesh and the state would take more than a quarter of each device, it is all
@@ -135,9 +135,9 @@ def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
       ConfigError: the axes do not fit the number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
-    describe_mesh = len({getattr(device, "slice_index", None) or 0 for device in devices})
+    num_slices = len({getattr(device, "slice_index", None) or 0 for device in devices})
     sizes = {
-        "slice": config.slices or describe_mesh,
+        "slice": config.slices or num_slices,
         "stage": config.stage,
         "data": 1,
         "fsdp": config.fsdp,
@@ -159,9 +159,9 @@ def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
         f" are {len(devices)} devices; change {flags} or --mesh.data.",
     )
     require(
-        sizes["slice"] % describe_mesh == 0,
-        f"mesh.slices is {sizes['slice']}, and the devices are {describe_mesh} slices; use a multiple"
-        f" (--mesh.slices {describe_mesh}).",
+        sizes["slice"] % num_slices == 0,
+        f"mesh.slices is {sizes['slice']}, and the devices are {num_slices} slices; use a multiple"
+        f" (--mesh.slices {num_slices}).",
     )
     inner = tuple(sizes.values())[1:]
     groups = [_arranged(inner, group) for group in _by_slice(devices, sizes["slice"])]

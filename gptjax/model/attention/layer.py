@@ -1,7 +1,7 @@
-"""The implementations of attention, and the layer that projects, attends and projects back.
+"""The attention layer: projects to heads, attends with one of the implementations, projects back.
 
-Read `attend` (the dispatcher), then the implementations, then `Attention`. Who sees whom is in
-`mask_inputs`, which implementation serves in `choice`.
+Read `attend` (the dispatcher), then `Attention`. The mask is in `mask`, the choice of an
+implementation in `select`.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ def attend(
 ) -> Float[Array, "B T N value"]:
     """Softmax attention: each query's mean of the values that it sees, weighted by exp(score).
 
-    Query head n reads key/value head n // (N/K). A query that sees nobody gives a finite,
+    Query head n reads key/value head n // (N/K). A query that sees no key gives a finite,
     meaningless row.
 
     Args:
       how: what a score is, and who sees whom in this layer.
       table: the bias that `how` names.
-      sink: each head's score for looking at nobody, who has the value 0.
+      sink: each head's logit of a virtual key whose value is 0.
       implementation: one that `choose` names. All but `reference` need the tokens of a row in order
         and no cache.
       rate: share of attention weights dropped; needs `key`.
@@ -59,8 +59,8 @@ def attend(
       kernel: splash attention's, where that is so.
 
     Sources: Vaswani et al. 2017, arXiv:1706.03762, section 3.2; groups: Ainslie et al. 2023, GQA,
-    arXiv:2305.13245; a score for
-    nobody: OpenAI 2025, gpt-oss, arXiv:2508.10925, section 2.2.
+    arXiv:2305.13245; attention
+    sinks: OpenAI 2025, gpt-oss, arXiv:2508.10925, section 2.2.
     """
     match implementation:
         case "reference":
@@ -80,15 +80,15 @@ def attend(
 
 
 class LayerInputs(NamedTuple):
-    """What all layers know of the tokens that are read."""
+    """What all layers share about the tokens that are read."""
 
     mask_inputs: MaskInputs
     angles: dict[Layer, Float[Array, "#B T half"] | None]
-    """How far RoPE turns each token in a layer of each kind; none where it does not."""
+    """RoPE's angle of each token in each kind of layer; `None` where the layer has no RoPE."""
     tables: dict[str, Float[Array, "..."]]
     """Biases by distance, by their kind."""
     slots: tuple[Int[Array, "B T"], ...] | None = None
-    """Where the tokens go on each group of the cache."""
+    """The slots of the tokens in each group of the cache."""
     memory: Memory | None = None
     """What an encoder has read."""
     probe: Probe = Probe()

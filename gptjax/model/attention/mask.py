@@ -117,12 +117,12 @@ def scores(
     grouped = q.reshape(rows, length, k.shape[2], heads // k.shape[2], width) * jnp.asarray(
         scale, q.dtype
     )
-    found = wide_einsum("btkgh,bskh->bkgts", grouped, k)
+    logits = wide_einsum("btkgh,bskh->bkgts", grouped, k)
     if how.cap is not None:
-        found = how.cap * jnp.tanh(found / how.cap)
+        logits = how.cap * jnp.tanh(logits / how.cap)
     if how.bias != "none":
         distance = mask_inputs.queries[:, :, None] - mask_inputs.keys[:, None, :]
-        found = found + by_distance(how.bias, table, distance, how.farthest, how.causal).reshape(
-            -1, *found.shape[1:]
+        logits = logits + by_distance(how.bias, table, distance, how.farthest, how.causal).reshape(
+            -1, *logits.shape[1:]
         )
-    return jnp.where(visible(mask_inputs, how.layer, how.causal)[:, None, None], found, HIDDEN)
+    return jnp.where(visible(mask_inputs, how.layer, how.causal)[:, None, None], logits, HIDDEN)

@@ -22,13 +22,13 @@ def reference(
     key: Key | None,
 ) -> Float[Array, "B T N value"]:
     """What `attention.attend` gives, with the scores of all keys for all queries held at once."""
-    found = scores(q, k, mask_inputs, how, table)
+    logits = scores(q, k, mask_inputs, how, table)
     if sink is not None:
-        nobody = jnp.broadcast_to(
-            sink.astype(jnp.float32).reshape(1, *found.shape[1:3], 1, 1), (*found.shape[:4], 1)
+        virtual = jnp.broadcast_to(
+            sink.astype(jnp.float32).reshape(1, *logits.shape[1:3], 1, 1), (*logits.shape[:4], 1)
         )
-        found = jnp.concatenate([found, nobody], axis=-1)
-    weights = jax.nn.softmax(found, axis=-1)[..., : k.shape[1]].astype(v.dtype)
+        logits = jnp.concatenate([logits, virtual], axis=-1)
+    weights = jax.nn.softmax(logits, axis=-1)[..., : k.shape[1]].astype(v.dtype)
     # values first: einsum makes them the right operand, in the order in which a cache holds them;
     # the other way round XLA's CPU backend turns them all
     return jnp.einsum("bskh,bkgts->btkgh", v, dropout(weights, rate, key)).reshape(

@@ -88,7 +88,7 @@ def ranks(
     chosen: Int[Array, " pairs"], count: int
 ) -> tuple[Int[Array, " pairs"], Int[Array, " E"]]:
     """Each pair's place among those of its expert, in their order, and how many each expert has. A
-    choice of `count` or above is nobody's."""
+    choice of `count` or above belongs to no expert."""
     mine = jax.nn.one_hot(chosen, count, dtype=jnp.int32)
     return jnp.take_along_axis(
         jnp.cumsum(mine, axis=0), jnp.minimum(chosen, count - 1)[:, None], axis=1
@@ -96,8 +96,7 @@ def ranks(
 
 
 def by_row(e: Experts, x: Float[Array, "B T D"], chosen: Int[Array, "B T k"]) -> Brought:
-    """Each expert has the same number of places in each row; earlier tokens take them first, so
-    that nobody reads ahead."""
+    """Fixed expert capacity per row, filled in token order so that routing stays causal."""
     rows, length, width = x.shape
     places = min(length, -(-round(e.capacity * e.active * length) // e.count))
     rank, _ = jax.vmap(lambda chosen: ranks(chosen, e.count))(chosen.reshape(rows, -1))
@@ -126,7 +125,7 @@ def by_row(e: Experts, x: Float[Array, "B T D"], chosen: Int[Array, "B T k"]) ->
 def by_expert(
     count: int, x: Float[Array, "B T D"], chosen: Int[Array, "B T k"], *, grouped: bool
 ) -> Brought:
-    """All tokens of a batch stand by expert, as many as there are; nobody is dropped.
+    """Sorts all tokens of a batch by expert; no token is dropped.
 
     Args:
       count: experts here; a choice that is none of them, below 0 or above, brings nothing and gets
@@ -158,15 +157,15 @@ def by_expert(
             .reshape(rows, length, active, width)
         )
 
-    nobody = jnp.zeros((rows, length, active), bool)
+    none_dropped = jnp.zeros((rows, length, active), bool)
     if not grouped:
-        return Brought(tokens, functools.partial(ragged, counts=counts), collect, nobody)
+        return Brought(tokens, functools.partial(ragged, counts=counts), collect, none_dropped)
     whose = jnp.minimum(jnp.searchsorted(ends, jnp.arange(num_groups), side="right"), count - 1)
 
     def product(x: Array, kernels: Weight) -> Array:
         return contract("nbd,ndf->nbf", x, jax.tree.map(lambda leaf: leaf[whose], kernels))
 
-    return Brought(tokens.reshape(num_groups, size, width), product, collect, nobody)
+    return Brought(tokens.reshape(num_groups, size, width), product, collect, none_dropped)
 
 
 # --- on a mesh ---
@@ -182,8 +181,8 @@ def mix_over_mesh(
     """What `mix` gives, by every device of the traced mesh for its own rows and its own experts.
 
     With a capacity, tokens go to the devices of their experts and come back (all-to-all). Without
-    one nobody knows how many go where: the devices that share the experts read each other's tokens
-    (all-gather) and add up what theirs make of them (reduce-scatter).
+    one, the number of tokens for each device is not known: the devices that share the experts read
+    each other's tokens (all-gather) and add up their experts' outputs (reduce-scatter).
 
     Source: Lepikhin et al. 2020, GShard, arXiv:2006.16668, section 3.
     """
@@ -255,7 +254,7 @@ def _shared(
     config: ModelConfig, x: Array, chosen: Array, weights: Array, kernels: Kernels, apart: bool
 ) -> tuple[Array, Array]:
     """Experts that are here read all tokens that chose them, of whichever device."""
-    count, nobody = kernels["up"].shape[0], jnp.zeros(chosen.shape, bool)
+    count, none_dropped = kernels["up"].shape[0], jnp.zeros(chosen.shape, bool)
     if apart:
         x, chosen, weights = (all_gather(array, "expert", 0) for array in (x, chosen, weights))
         chosen = chosen - jax.lax.axis_index("expert") * count
@@ -265,4 +264,4 @@ def _shared(
     )
     return (
         jax.lax.psum_scatter(mixed, "expert", scatter_dimension=0, tiled=True) if apart else mixed
-    ), nobody
+    ), none_dropped

@@ -146,15 +146,15 @@ def route(
     Source: Fedus et al. 2022, arXiv:2101.03961, section 2.2; a row at a time: DeepSeek-V3,
     arXiv:2412.19437, section 2.1.2; z: Zoph et al. 2022, ST-MoE, arXiv:2202.08906, section 2.2.
     """
-    found = jax.nn.softmax(logits, axis=-1) if e.scores == "softmax" else jax.nn.sigmoid(logits)
-    chosen = _best(e, found if bias is None else found + bias[None, None])
-    weights = jnp.take_along_axis(found, chosen, axis=-1)
+    scores = jax.nn.softmax(logits, axis=-1) if e.scores == "softmax" else jax.nn.sigmoid(logits)
+    chosen = _best(e, scores if bias is None else scores + bias[None, None])
+    weights = jnp.take_along_axis(scores, chosen, axis=-1)
     if e.normalised:
         weights = weights / jnp.maximum(weights.sum(-1, keepdims=True), 1e-20)
     among = real.astype(jnp.float32)[:, :, None]
     tokens = jnp.maximum(among.sum(1), 1.0)
     counts = (jax.nn.one_hot(chosen, e.count).sum(2) * among).sum(1)
-    chance = (found / found.sum(-1, keepdims=True) * among).sum(1) / tokens
+    chance = (scores / scores.sum(-1, keepdims=True) * among).sum(1) / tokens
     balance = e.count * (jax.lax.stop_gradient(counts / (e.active * tokens)) * chance).sum(-1)
     z = jnp.square(jax.nn.logsumexp(logits, axis=-1))
     return Routes(
