@@ -43,7 +43,6 @@ def parser(doc: str) -> argparse.ArgumentParser:
 
 
 # --- in a worker
-# -------------------------------------------------------------------------------------------------
 
 
 def serve(once: Callable[[], float], **facts: Any) -> None:
@@ -75,7 +74,6 @@ def serve(once: Callable[[], float], **facts: Any) -> None:
 
 
 # --- in the command
-# ----------------------------------------------------------------------------------------------
 
 
 class Way(NamedTuple):

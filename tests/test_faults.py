@@ -563,7 +563,8 @@ def deaf(setting: str, *signals: int) -> tuple[int, list[float], str]:
     starts at once.
     """
     code = (
-        f"import hashlib\nfrom gptjax.observe import watchdog\n{setting}\n    print('now', flush=True)\n"
+        f"import hashlib\nfrom gptjax.observe import watchdog\n{setting}\n"
+        "    print('now', flush=True)\n"
         "    hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"
     )
     process = subprocess.Popen(

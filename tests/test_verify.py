@@ -154,7 +154,7 @@ def mean_of_means(patch):
 
 
 def stale_cache_slot(patch):
-    honest = transformer.reserve
+    honest = transformer.allocate
 
     def late(cache, positions):
         cache, slots = honest(cache, positions)
@@ -162,7 +162,7 @@ def stale_cache_slot(patch):
             tuple(jnp.maximum(one - 1, 0) for one in slots) if positions.shape[1] == 1 else slots
         )
 
-    patch.setattr(transformer, "reserve", late)
+    patch.setattr(transformer, "allocate", late)
 
 
 def rollback_that_forgets_nothing(patch):

@@ -194,7 +194,6 @@ def _print(piece: str) -> None:
 
 
 # --- a conversation
-# ----------------------------------------------------------------------------------------------
 
 
 def start_talk(model: Model, template: str | None = None, system: str | None = None) -> Talk:

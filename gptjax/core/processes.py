@@ -93,9 +93,12 @@ def join(
     late.start()  # the runtime itself would end in SIGABRT and a stack of C++, without the address
     try:
         jax.distributed.initialize(
-            *given, coordinator_bind_address=bind, initialization_timeout=math.ceil(init_timeout) + 60, heartbeat_timeout_seconds=heartbeat_timeout,
+            *given,
+            coordinator_bind_address=bind,
+            initialization_timeout=math.ceil(init_timeout) + 60,
+            heartbeat_timeout_seconds=heartbeat_timeout,
             cluster_detection_method=None if coordinator is None else "deactivate",
-        )  # fmt: skip
+        )
     except ValueError as error:
         raise ConfigError(
             f"JAX found no cluster here ({error}); give --coordinator HOST:PORT --num-processes N"
@@ -156,7 +159,6 @@ def _give_up(seconds: float, coordinator: str | None) -> None:
 
 
 # --- what they say to each other
-# ---------------------------------------------------------------------------------
 
 
 def several() -> bool:
@@ -275,7 +277,6 @@ class Votes:
 
 
 # --- how they end
-# ------------------------------------------------------------------------------------------------
 
 
 def leave(status: int, said: str) -> None:

@@ -11,12 +11,36 @@ from gptjax.core.config import ConfigError
 from gptjax.formats.keys import rope_json
 from gptjax.model import Experts, Layer, ModelConfig
 
-FIELDS = """
-    vocabulary context width num_layers encoder_layers causal num_heads kv_heads head_dim mlp_dim
-    norm norm_placement norm_epsilon parallel qk_norm qk_norm_joint attention_cap attention_sink
-    logit_cap latent activation bias qkv_bias_enabled tied scaled_embedding embedding_norm
-    head_transform logit_bias
-""".split()
+FIELDS = (
+    "vocabulary",
+    "context",
+    "width",
+    "num_layers",
+    "encoder_layers",
+    "causal",
+    "num_heads",
+    "kv_heads",
+    "head_dim",
+    "mlp_dim",
+    "norm",
+    "norm_placement",
+    "norm_epsilon",
+    "parallel",
+    "qk_norm",
+    "qk_norm_joint",
+    "attention_cap",
+    "attention_sink",
+    "logit_cap",
+    "latent",
+    "activation",
+    "bias",
+    "qkv_bias_enabled",
+    "tied",
+    "scaled_embedding",
+    "embedding_norm",
+    "head_transform",
+    "logit_bias",
+)
 """Attributes of a config that change a forward pass by themselves."""
 
 

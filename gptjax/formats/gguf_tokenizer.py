@@ -90,7 +90,6 @@ ENDS = (
 
 
 # --- metadata → tokenizer
-# ----------------------------------------------------------------------------------------
 
 
 def tokenizer_of(file: File) -> Tokenizer | None:
@@ -228,7 +227,6 @@ def _numbers(file: File, key: str, count: int, default: float) -> np.ndarray:
 
 
 # --- tokenizer → metadata
-# ----------------------------------------------------------------------------------------
 
 
 def metadata_of(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:

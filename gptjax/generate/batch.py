@@ -105,7 +105,6 @@ def limit_of(config: ModelConfig, request: Request, before: Sequence[int]) -> in
 
 
 # --- prompts
-# -------------------------------------------------------------------------------------------------
 
 
 def read_prompts(
@@ -176,7 +175,6 @@ def side_of(room: Room, texts: Sequence[Sequence[int]]) -> Side | None:
 
 
 # --- columns
-# -------------------------------------------------------------------------------------------------
 
 
 def columns(

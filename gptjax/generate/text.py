@@ -209,7 +209,6 @@ def _check_helpers(
 
 
 # --- from rows to completions
-# ------------------------------------------------------------------------------------
 
 
 def _writer(call: Call, asked: Sequence[Request], batch: int) -> Engine | Sealed:

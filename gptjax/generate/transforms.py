@@ -135,7 +135,6 @@ def _keep(kept: Bool[Array, "B V"], logits: Float[Array, "B V"]) -> Float[Array,
 
 
 # --- of the history
-# --------------------------------------------------------------------------------------------
 
 
 def repetition_penalty(
@@ -221,7 +220,6 @@ def no_repeat_ngram(
 
 
 # --- of named ids
-# -------------------------------------------------------------------------------------
 
 
 def logit_bias(logits: Float[Array, "B V"], bias: Float[Array, "B V"]) -> Float[Array, "B V"]:

@@ -136,7 +136,6 @@ def init_stack(config: ModelConfig, key: Key, x: Array, layer_inputs: LayerInput
 
 
 # --- the stack
-# ----------------------------------------------------------------------------------------
 
 
 class _Slot(NamedTuple):

@@ -207,7 +207,6 @@ def _visible(line: str) -> str:
 
 
 # --- files
-# -------------------------------------------------------------------------------------------------------
 
 
 class _Appended:
@@ -222,7 +221,7 @@ class _Appended:
         self._waiting.append(line)
         if self._file is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self._path, "ab", buffering=0)
+            self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115 it stays open
         data = "".join(self._waiting).encode(
             "utf-8", "backslashreplace"
         )  # a lone surrogate becomes a JSON escape

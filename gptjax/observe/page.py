@@ -53,12 +53,22 @@ def page(content: dict[str, Any]) -> str:
         for title, inner in sections
         if inner
     )
+    style = STYLE.read_text(encoding="utf-8")
+    lead = _escape(content["headline"]).replace("held-out", "<span class=whole>held-out</span>")
     return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark"><title>{name} · gptjax</title><style>{STYLE.read_text(encoding="utf-8")}</style></head>
-<body><header><h1>{name}</h1><p class="lead">{_escape(content["headline"]).replace("held-out", "<span class=whole>held-out</span>")}</p>{warnings}</header>
-<main>{body}</main><footer>Written by gptjax. The same figures for programs: report.json; all of them: metrics.jsonl.</footer></body></html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{name} · gptjax</title><style>{style}</style></head>
+<body><header><h1>{name}</h1><p class="lead">{lead}</p>{warnings}</header>
+<main>{body}</main>
+<footer>Written by gptjax. The same figures for programs: report.json; all of them: metrics.jsonl.
+</footer></body></html>
 """
+
+
+def _title(name: str) -> str:
+    return _escape(TITLES.get(name, _words(name).capitalize()))
 
 
 def _curves(content: dict[str, Any]) -> str:
@@ -96,9 +106,7 @@ def _curves(content: dict[str, Any]) -> str:
         "Bits per byte of held-out text", bits, "bits per byte", levels=content.get("baselines", {})
     )
     multiples = "".join(
-        f"<figure><figcaption>{_escape(TITLES.get(n, _words(n).capitalize()))}</figcaption>{svg}</figure>"
-        for n, svg in small
-        if svg
+        f"<figure><figcaption>{_title(n)}</figcaption>{svg}</figure>" for n, svg in small if svg
     )
     return out + (f'<div class="multiples">{multiples}</div>' if multiples else "")
 
@@ -174,8 +182,8 @@ def _time(seconds: dict[str, float]) -> str:
             f' height="22"><title>{_escape(says)}</title></rect>'
         )
         rows.append(
-            "<tr><th><i"
-            f' class="{kind}"></i>{_escape(_words(name))}</th><td>{duration(value)}</td><td>{width:.1f}%</td></tr>'
+            f'<tr><th><i class="{kind}"></i>{_escape(_words(name))}</th>'
+            f"<td>{duration(value)}</td><td>{width:.1f}%</td></tr>"
         )
         x += width
     rows.append(f"<tr class=total><th>total</th><td>{duration(total)}</td><td></td></tr>")

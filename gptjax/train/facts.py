@@ -121,8 +121,10 @@ def _model_rows(experiment: Experiment, built: Program, frozen: Frozen) -> list[
         rows.append(
             (
                 "frozen",
-                f"{len(leaves)} of {total} weights, {human(size)} of {human(parameters)} parameters"
-                f" ({' '.join(experiment.freeze)})",
+                (
+                    f"{len(leaves)} of {total} weights, {human(size)} of {human(parameters)}"
+                    f" parameters ({' '.join(experiment.freeze)})"
+                ),
             )
         )
     return rows

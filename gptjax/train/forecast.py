@@ -83,7 +83,6 @@ def _require_room(experiment: Experiment, state: int, beside: int, least: str) -
 
 
 # --- what there is
-# -----------------------------------------------------------------------------------------------
 
 
 def free_bytes() -> int | None:
@@ -117,7 +116,6 @@ def _host_bytes() -> int | None:
 
 
 # --- what to change
-# ----------------------------------------------------------------------------------------------
 
 
 def _smaller_step(experiment: Experiment) -> str:

@@ -167,8 +167,10 @@ def _cut(experiment: Experiment, built: program.Program) -> tuple[str, ...]:
     if not built.cut:
         return ()
     return (
-        f"{built.cut:,} training examples are longer than a row of {experiment.model.context}"
-        " tokens and are cut (--model.context)",
+        (
+            f"{built.cut:,} training examples are longer than a row of {experiment.model.context}"
+            " tokens and are cut (--model.context)"
+        ),
     )
 
 

@@ -116,7 +116,6 @@ def _unit(shape: tuple[int, ...], names: Names, inputs: int) -> int:
 
 
 # --- one rule for each kind of weight
-# -----------------------------------------------------------------------------
 
 
 @functools.singledispatch
@@ -216,7 +215,6 @@ def adapters_of_rows(
 
 
 # --- kernels with further dimensions
-# ------------------------------------------------------------------------------
 
 
 def contract(spec: str, x: Float[Array, "..."], weight: Weight) -> Float[Array, "..."]:

@@ -113,7 +113,6 @@ class Adapted:
 
 
 # --- the array that a weight stands for
-# ---------------------------------------------------------------------------
 
 
 @functools.singledispatch
@@ -181,7 +180,6 @@ def _(weight: Adapted) -> Weight:
 
 
 # --- quantisation
-# -------------------------------------------------------------------------------------------------
 
 MATRIX = Role(inputs=1)
 

@@ -68,7 +68,6 @@ class Ends(NamedTuple):
 
 
 # --- which template
-# ----------------------------------------------------------------------------------------------
 
 
 def choose_template(name: str | None, tokenizer: Tokenizer) -> ChatTemplate:
@@ -105,7 +104,6 @@ def _read(path: Path) -> str:
 
 
 # --- messages → ids
-# ----------------------------------------------------------------------------------------------
 
 
 def render(
@@ -339,7 +337,6 @@ def _spelled(texts: list[str], tokenizer: Tokenizer, first: bool) -> list[list[i
 
 
 # --- the end of an answer, and of the context
-# ----------------------------------------------------------------------------------------------
 
 
 def ends(template: ChatTemplate, tokenizer: Tokenizer) -> Ends:

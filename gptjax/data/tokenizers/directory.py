@@ -186,7 +186,6 @@ def _text(token: Any) -> str | None:
 
 
 # --- GPT-2
-# ----------------------------------------------------------------------------------------------
 
 NEED_GPT2 = (
     "give a folder with encoder.json and vocab.bpe, or vocab.json and merges.txt, or"

@@ -129,7 +129,6 @@ def begins_with(content: bytes, bos: int | None) -> bool:
 
 
 # --- tokenizer.model
-# ----------------------------------------------------------------------------------------------
 
 
 def _of_model(files: Mapping[str, bytes], special: Special, name: str) -> Tokenizer:
@@ -149,7 +148,6 @@ def _of_model(files: Mapping[str, bytes], special: Special, name: str) -> Tokeni
 
 
 # --- tokenizer.json
-# ----------------------------------------------------------------------------------------------
 
 
 def _of_json(

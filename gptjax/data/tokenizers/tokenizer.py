@@ -188,7 +188,6 @@ def _from_payload(
 
 
 # --- bytes and characters
-# ----------------------------------------------------------------------------------------------
 
 
 def _bytes(payload: Mapping[str, bytes], name: str) -> Tokenizer:
