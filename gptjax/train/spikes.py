@@ -23,8 +23,8 @@ WINDOW = 64
 """Number of previous steps to compare with; until then nothing is a spike."""
 
 LEAST = (0.05, 0.1)
-"""Lower bounds of the spread of the loss (nats) and of ln norm: in a quiet stretch a small wiggle is
-no spike."""
+"""Lower bounds of the spread of the loss (nats) and of ln norm: in a quiet stretch a small
+wiggle is no spike."""
 
 
 class Recent(NamedTuple):
