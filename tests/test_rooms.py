@@ -82,7 +82,7 @@ LONG_FILES = {
 
 FUNCTION_LINES = 60
 LONG_FUNCTIONS = {
-    "gptjax/core/processes.py:join": 72,
+    "gptjax/core/processes.py:join": 75,
     "gptjax/data/prepare.py:prepare": 68,
     "gptjax/model/attention/mla.py:__call__": 74,
     "gptjax/model/transformer.py:forward": 68,
