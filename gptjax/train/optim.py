@@ -225,14 +225,17 @@ def decayed(params: Params, roles: Roles | None = None) -> Any:
 
 def _role(roles: Roles | None, path: tuple, leaf: Any) -> tuple[Role, bool]:
     """The role of a parameter, and whether it is a whole weight, not a leaf of an adapter or of
-    another kind of weight. Trees of no model, and what no model has, are judged by dimensions."""
+    another kind of weight. What has no role is judged by its name."""
     node, names = roles, [key.key for key in path if hasattr(key, "key")]
     for name in names:
         if isinstance(node, Role) or node is None:
             break
         node = node.get(name)
     if node is None:
-        node = Role(stacked=max(leaf.ndim - 2, 0), inputs=1, decays=leaf.ndim >= 2)
+        kernel = names[-1:] == ["kernel"]
+        inputs = 2 if names[-2:-1] == ["out"] else 1
+        stacked = ("layers" in names) + ("experts" in names)
+        node = Role(stacked, kernel * inputs, decays=kernel or names[-1:] == ["embedding"])
     return node, len(names) == len(path)
 
 
@@ -242,8 +245,7 @@ def build(
     """Chains the transformations that the config asks for.
 
     Args:
-      roles: `model.roles` of the trained model. `None` takes every leaf of two or more dimensions
-        to be a matrix, which decays.
+      roles: `model.roles` of the trained model. `None` judges parameters by their names.
     """
     decays = functools.partial(decayed, roles=roles)
     chain: list[Any] = [spikes.watch()]
