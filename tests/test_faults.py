@@ -138,10 +138,10 @@ def test_a_fault_that_is_none_is_refused_by_name(words, said, fault):
 
 def test_a_fault_of_another_rank_does_not_happen_here(fault):
     fault("data_error@2:1, data_error@3:0")
-    read = faults.in_batches(faults.planned(), lambda finished: finished)
-    assert read(1) == 1
+    read = faults.in_batches(faults.planned(), lambda finished, state: finished)
+    assert read(1, None) == 1
     with pytest.raises(OSError, match="the batch of step 3"):
-        read(2)
+        read(2, None)
 
 
 # --- killed, and resumed ---
