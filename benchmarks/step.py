@@ -136,7 +136,7 @@ def _gptjax(shape: Shape, compute: str, micro_batches: int = 1, **changes: Any) 
         context=shape.length,
         width=shape.width,
         num_layers=shape.layers,
-        num_heads=shape.head_dim,
+        num_heads=shape.heads,
         bias=False,
         compute=compute,
         **changes,
