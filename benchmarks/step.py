@@ -191,7 +191,7 @@ def _torch(shape: Shape, how: str, compute: str, model: str) -> None:
             "n_positions": shape.length,
             "n_embd": shape.width,
             "n_layer": shape.layers,
-            "n_head": shape.head_dim,
+            "n_head": shape.heads,
         }
         module = GPT2LMHeadModel(
             GPT2Config(**settings, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False)
@@ -203,7 +203,7 @@ def _torch(shape: Shape, how: str, compute: str, model: str) -> None:
     else:
         from torch_gpt import GPT
 
-        module = GPT(shape.vocabulary, shape.length, shape.width, shape.head_dim, shape.layers)
+        module = GPT(shape.vocabulary, shape.length, shape.width, shape.heads, shape.layers)
         loss_of = module
     run = torch.compile(loss_of) if how == "compile" else loss_of
     optimizer = torch.optim.AdamW(
