@@ -230,7 +230,7 @@ CONFIGS = {
     "twice in JSON": (
         "config.json",
         '{"steps": 1, "steps": 2}',
-        "'steps' stands twice",
+        "duplicate key 'steps'",
         "keep one",
     ),
     "half of a JSON": ("config.json", '{"steps": ', "config.json is not JSON", "Restore"),
@@ -316,8 +316,8 @@ def test_a_config_that_is_not_there_is_named(tmp_path, capsys):
 DATA = {
     "empty": ("a.txt", b"", "a.txt is empty", "--data.source.path"),
     "only a byte order mark": ("a.txt", b"\xef\xbb\xbf", "a.txt is empty", "--data.source.path"),
-    "not UTF-8": ("a.txt", "größer".encode("latin-1"), "a.txt is not UTF-8", "0xf6", "iconv"),
-    "UTF-16": ("a.txt", TEXT.encode("utf-16"), "a.txt is not UTF-8", "UTF-16"),
+    "not UTF-8": ("a.txt", "größer".encode("latin-1"), "a.txt is not UTF-8", "0xf6", "--data.source.encoding cp1252"),
+    "UTF-16": ("a.txt", TEXT.encode("utf-16"), "a.txt is not UTF-8", "--data.source.encoding utf-16"),
     "short": (
         "a.txt",
         b"too short",
@@ -358,7 +358,7 @@ def test_an_empty_folder_is_named(home, tmp_path, capsys):
     refused(
         capsys,
         ["train", str(home / "tiny.py"), "--data.source.path", "folder"],
-        "folder has no text file",
+        "folder has no file that matches",
         "--data.source.pattern",
     )
 

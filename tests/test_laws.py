@@ -1004,10 +1004,10 @@ def test_a_mesh_of_devices_computes_what_one_device_does(
     (wanted, losses), (found, sharded) = alone(name), steps_of(name, MESHES[mesh], prepared)
     record_property("loss_relative_error", difference(sharded, losses))
     record_property(
-        "params_relative_error", tree_difference(found.params, wanted.params, floor=0.1)
+        "params_relative_error", tree_difference(found.trainable, wanted.trainable, floor=0.1)
     )
     assert difference(sharded, losses) <= 1e-6
-    assert tree_difference(found.params, wanted.params, floor=0.1) <= 1e-5
+    assert tree_difference(found.trainable, wanted.trainable, floor=0.1) <= 1e-5
 
 
 def test_weights_begin_the_same_on_any_mesh():
@@ -1204,7 +1204,7 @@ def test_labels_of_another_shape_are_refused_not_broadcast(field, wrong, record_
     batch = Batch(jnp.zeros((B, T), jnp.int32), jnp.zeros((B, T), jnp.int32), jnp.ones((B, T)))
     batch = batch._replace(**{field: jnp.zeros(wrong, getattr(batch, field).dtype)})
     with pytest.raises(ValueError, match="one shape") as error:
-        CrossEntropy().build(PLAIN)(weights(PLAIN), batch, None)
+        CrossEntropy().build(PLAIN)(weights(PLAIN), {}, batch, None)
     assert str((B, T)) in str(error.value) and str(wrong) in str(error.value)
     record_property(
         "figure", "[B 1], [T], [B T 1] and [1 T] refused when the step is traced, with both shapes"
