@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from jax.sharding import Mesh
@@ -17,7 +17,7 @@ from gptjax import generate
 from gptjax.core import config
 from gptjax.core.arrays import Params
 from gptjax.core.config import ConfigError, require
-from gptjax.data.tasks import LanguageModel, Task
+from gptjax.data.tasks import Classification, LanguageModel, Task
 from gptjax.data.tokenizers import chat
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.data.tokenizers.chat import Message
@@ -97,7 +97,8 @@ class Model(NamedTuple):
             own.
         """
         form = chat.choose_template(template, self.tokenizer)
-        ids = chat.render(form, [Message(*m) for m in messages], self.tokenizer)
+        written = [m if isinstance(m, Message) else Message(*m) for m in messages]
+        ids = chat.render(form, written, self.tokenizer)
         closing = chat.ends(form, self.tokenizer)
         settings["stop"] = (*settings.get("stop", ()), *closing.texts)
         settings["stop_ids"] = (*settings.get("stop_ids", ()), *closing.ids)
@@ -133,7 +134,8 @@ class Model(NamedTuple):
     def classify(self, texts: Sequence[str], batch: int = 8) -> list[Labelled]:
         """Returns the likeliest label of each text, with ln p of all labels, if the model was
         trained to classify."""
-        return list(generate.classify(*self[:3], self.task, texts, batch))
+        task = cast(Classification, self.task)  # the only one whose models have classes
+        return list(generate.classify(*self[:3], task, texts, batch))
 
     def prefix(
         self, text: str | Sequence[int], before: Prefix | None = None, *, int8_cache: bool = False

@@ -198,7 +198,11 @@ def _kinds_at(cls: type, flag: str) -> dict[str, type]:
         if not (isinstance(hint, type) and dataclasses.is_dataclass(hint)):
             return {}
         hint = field_types(hint).get(key)
-    options = [option for option in typing.get_args(hint) if dataclasses.is_dataclass(option)]
+    options = [
+        option
+        for option in typing.get_args(hint)
+        if isinstance(option, type) and dataclasses.is_dataclass(option)
+    ]
     return {kind.__name__.lower(): kind for kind in options} if len(options) > 1 else {}
 
 

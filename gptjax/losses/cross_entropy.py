@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from gptjax import model
-from gptjax.core.arrays import Array, Float, Int, Key, Params
+from gptjax.core.arrays import Array, Float, Int, Key, Numbers, Params
 from gptjax.core.config import require
 from gptjax.data.layouts import Batch
 from gptjax.losses.loss import (
@@ -61,7 +61,7 @@ class CrossEntropy(LossConfig):
         )
         require(self.ahead >= 0, f"loss.ahead is {self.ahead}; it needs 0 or more.")
 
-    def build(self, config: ModelConfig) -> CrossEntropyLoss:
+    def build(self, config: ModelConfig, **models: ModelConfig) -> CrossEntropyLoss:
         """Returns the training loss of a model."""
         return CrossEntropyLoss(config, self)
 
@@ -172,8 +172,8 @@ class CrossEntropyLoss(PredictionLoss):
         smoothing, z = self.settings.label_smoothing, self.settings.z
         if prediction.logits is None:
             losses = self._losses(params)(prediction.output.hidden, batch.targets, smoothing, z)
-        else:
-            losses = token_losses(prediction.logits, batch.targets, smoothing, z)
+            return counted(losses, batch), {}  # parts are not for `figures`
+        losses = token_losses(prediction.logits, batch.targets, smoothing, z)
         return counted(losses, batch), _correct(prediction.logits, batch) if self.figures else {}
 
     def extra(
@@ -204,7 +204,8 @@ class CrossEntropyLoss(PredictionLoss):
         )
         further = zip(further_targets(batch, self.model.ahead), states, strict=True)
         losses = self._losses(params)
-        return sum(_weighted(losses(hidden, to), weights) for (to, weights), hidden in further)
+        sums = [_weighted(losses(hidden, to), weights) for (to, weights), hidden in further]
+        return sum(sums[1:], sums[0])
 
 
 def counted(losses: Float[Array, "B T"], batch: Batch) -> Sum:
@@ -212,7 +213,7 @@ def counted(losses: Float[Array, "B T"], batch: Batch) -> Sum:
     return _weighted(losses, batch.weights)
 
 
-def _weighted(losses: Float[Array, "B T"], weights: Float[Array, "B T"]) -> Sum:
+def _weighted(losses: Float[Array, "B T"], weights: Float[Numbers, "B T"]) -> Sum:
     return jnp.sum(jnp.where(weights == 0, 0.0, losses * weights))
 
 
@@ -262,7 +263,7 @@ def _correct(logits: Float[Array, "B T V"], batch: Batch) -> Metrics:
     counts = batch.weights > 0
     segment = jnp.zeros_like(batch.targets) if batch.segments is None else batch.segments
 
-    def any_in_segment(flags: Array, segment: Array) -> Array:
+    def any_in_segment(flags: Numbers, segment: Numbers) -> Array:
         return jax.ops.segment_max(flags.astype(jnp.int32), segment, segment.shape[0] + 1)
 
     present = jax.vmap(any_in_segment)(counts, segment) > 0
@@ -280,7 +281,7 @@ def further_targets(
     """Returns targets and weights of the token after the target, the one after that, and so on; the
     weight is 0 beyond the end of a segment."""
 
-    def shifted(x: Array, by: int) -> Array:
+    def shifted(x: Numbers, by: int) -> Array:
         return jnp.pad(x[:, by:], ((0, 0), (0, min(by, x.shape[1]))))
 
     shifts = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -51,9 +52,10 @@ class Distillation(LossConfig):
         """The teacher."""
         return {"teacher": self.run}
 
-    def build(self, config: ModelConfig, *, teacher: ModelConfig) -> Loss:
+    def build(self, config: ModelConfig, *, teacher: ModelConfig, **models: ModelConfig) -> Loss:
         """Returns the loss; `frozen["teacher"]` holds the teacher's weights."""
-        return DistillationLoss(self.inner.build(config), teacher, self)
+        inner = cast(PredictionLoss, self.inner.build(config))  # of any class, from outside too
+        return DistillationLoss(inner, teacher, self)
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,13 @@ class DistillationLoss(PredictionLoss):
     def fit(
         self, params: Params, frozen: Frozen, batch: Batch, prediction: Prediction
     ) -> tuple[Sum, Metrics]:
-        """Mixes the inner loss of the targets with the divergence."""
+        """Mixes the inner loss of the targets with the divergence.
+
+        Raises:
+          ValueError: the inner loss computes logits in parts.
+        """
+        if prediction.logits is None:
+            raise ValueError("distillation needs the logits of the whole vocabulary at once.")
         total, sums = self.inner.fit(params, frozen, batch, prediction)
         teacher = counted(self._divergence(frozen["teacher"], batch, prediction.logits), batch)
         share = self.settings.share

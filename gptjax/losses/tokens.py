@@ -8,13 +8,16 @@ import jax
 import jax.numpy as jnp
 
 from gptjax import model
-from gptjax.core.arrays import Array, Float, Params
+from gptjax.core.arrays import Array, Float, Int, Numbers, Params
 from gptjax.model import ModelConfig
 from gptjax.weights.weight import dense
 
 
 def token_losses(
-    logits: Float[Array, "B T V"], targets: Array, smoothing: float = 0.0, z: float = 0.0
+    logits: Float[Array, "B T V"],
+    targets: Int[Numbers, "B T"],
+    smoothing: float = 0.0,
+    z: float = 0.0,
 ) -> Float[Array, "B T"]:
     """−ln softmax(logits)[target] of each position, in float32; NaN where the target is no class,
     which indexing would clamp or wrap.
@@ -30,7 +33,7 @@ def token_losses(
 
 
 def _lost(
-    known: Array, total: Array, chosen: Array, mean: Array, smoothing: float, z: float
+    known: Numbers, total: Array, chosen: Array, mean: Array, smoothing: float, z: float
 ) -> Float[Array, "B T"]:
     """The loss of a position by its log-sum-exp, its target's logit and the mean of all; NaN where
     the target is not known."""
@@ -44,7 +47,7 @@ def losses_in_parts(
     params: Params,
     parts: int,
     hidden: Float[Array, "B T D"],
-    targets: Array,
+    targets: Int[Numbers, "B T"],
     smoothing: float = 0.0,
     z: float = 0.0,
 ) -> Float[Array, "B T"]:

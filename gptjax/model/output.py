@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from gptjax.core.arrays import Array, Float, Int, Params
+from gptjax.core.arrays import Array, Float, Int, Numbers, Params
 from gptjax.model.config import ModelConfig
 from gptjax.model.layers import activate, norm
 from gptjax.model.parameters import class_head, head_transform
@@ -60,8 +60,8 @@ def classify(
     config: ModelConfig,
     params: Params,
     hidden: Float[Array, "B T D"],
-    positions: Int[Array, "B T"] | None = None,
-    segments: Int[Array, "B T"] | None = None,
+    positions: Int[Numbers, "B T"] | None = None,
+    segments: Int[Numbers, "B T"] | None = None,
 ) -> Float[Array, "B T classes"]:
     """Gives at each position the logits of the class of its text, float32; a text is all tokens of
     a segment, padding is none.

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gptjax.core.arrays import Array, Float, Int, Key, Params
+from gptjax.core.arrays import Array, Float, Int, Key, Numbers, Params
 from gptjax.model import positions as place
 from gptjax.model.activations import Intervention, Observed, Probe, require_known
 from gptjax.model.attention.cross import CrossAttention
@@ -67,16 +67,16 @@ class Frames(NamedTuple):
 def forward(
     config: ModelConfig,
     params: Params,
-    tokens: Int[Array, "B T"],
+    tokens: Int[Numbers, "B T"],
     *,
-    positions: Int[Array, "#B T"] | None = None,
-    segments: Int[Array, "B T"] | None = None,
+    positions: Int[Numbers, "#B T"] | None = None,
+    segments: Int[Numbers, "B T"] | None = None,
     memory: Memory | None = None,
     frames: Frames | None = None,
     cache: Cache | None = None,
     soft: Soft | None = None,
-    perturbation: Float[Array, "B T D"] | None = None,
-    prefix: Int[Array, "B T"] | None = None,
+    perturbation: Float[Numbers, "B T D"] | None = None,
+    prefix: Int[Numbers, "B T"] | None = None,
     observe: tuple[str, ...] = (),
     intervene: Intervention | None = None,
     key: Key | None = None,
@@ -105,6 +105,9 @@ def forward(
       ValueError: arguments that this model has no use for, or an unknown name.
     """
     require_known(observe)
+    tokens, positions, segments, prefix = jax.tree.map(
+        jnp.asarray, (tokens, positions, segments, prefix)
+    )
     if frames is not None:
         memory = encode(config, params, frames=frames, key=key)
     if cache is not None and memory is None:
@@ -280,9 +283,9 @@ def look_ahead(
     config: ModelConfig,
     params: Params,
     hidden: Float[Array, "B T D"],
-    positions: Array | None,
-    segments: Array | None,
-    prefix: Array | None,
+    positions: Numbers | None,
+    segments: Numbers | None,
+    prefix: Numbers | None,
     key: Key | None,
 ) -> list[Float[Array, "B T D"]]:
     """Hidden states that predict the token after the next one, the one after that, and so on: each
@@ -292,6 +295,7 @@ def look_ahead(
     2, whose heads read states before the final norm, and whose next-token head has such a block
     too.
     """
+    positions, segments, prefix = jax.tree.map(jnp.asarray, (positions, segments, prefix))
     further, (layer, *_) = ahead_config(config), ahead_config(config).stack
     if positions is None:
         positions = jnp.arange(hidden.shape[1], dtype=jnp.int32)[None]

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gptjax.core.arrays import Int, Key, Params
+from gptjax.core.arrays import Array, Int, Key, Params
 from gptjax.core.config import require
 from gptjax.weights.weight import Adapted, Leaf, Role, Weight, dense
 

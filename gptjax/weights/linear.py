@@ -91,13 +91,13 @@ def _products(
 ) -> Sequence[Float[Array, "... O"]]:
     """The products of the same x with weights, none of which is adapted; their outputs are
     flattened."""
-    mesh = current_mesh()
-    on_mesh = mesh is not None and x.ndim == 3  # else: a few states of a text that is written
+    # other dimensions: a few states of a text that is written
+    mesh = current_mesh() if x.ndim == 3 else None
     arrays = all(isinstance(weight, jax.Array | np.ndarray) for weight in weights)
-    if not arrays or not (on_mesh or joined):
+    if not arrays or (mesh is None and not joined):
         return [multiply(weight, x, wide=wide) for weight in weights]
-    matrices = [weight.astype(x.dtype).reshape(x.shape[-1], -1) for weight in weights]
-    if joined:
+    matrices = [dense(weight).astype(x.dtype).reshape(x.shape[-1], -1) for weight in weights]
+    if mesh is None or joined:
         ends = list(itertools.accumulate(matrix.shape[1] for matrix in matrices))
         beside, named = jnp.concatenate(matrices, axis=1), (names[0][0], names[0][inputs])
         (whole,) = _products(x, (beside,), (named,), 1, rows, wide, joined=False)
@@ -153,7 +153,7 @@ def _(weight: Quantized, x: Float[Array, "... I"], *, wide: bool = False) -> Flo
         y = multiply(values, x, wide=wide)
     else:
         return multiply(dense(weight), x, wide=wide)
-    if by_column:
+    if scales is not None and by_column:
         y = y * scales.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
     return y.astype(jnp.float32 if wide else x.dtype)
 

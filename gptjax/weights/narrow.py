@@ -46,11 +46,12 @@ def narrow(
     def block(i: Int[Array, ""], columns: Array) -> Array:
         # the last block begins earlier and repeats some columns
         begin = jnp.minimum(i * width, outputs - width)
-        part = [
-            None if x is None else jax.lax.dynamic_slice_in_dim(x, begin, width, axis=1)
-            for x in (kernel, scales)
-        ]
-        return jax.lax.dynamic_update_slice_in_dim(columns, multiplied(*part), begin, axis=1)
+
+        def part(x: Array) -> Array:
+            return jax.lax.dynamic_slice_in_dim(x, begin, width, axis=1)
+
+        product = multiplied(part(kernel), None if scales is None else part(scales))
+        return jax.lax.dynamic_update_slice_in_dim(columns, product, begin, axis=1)
 
     return jax.lax.fori_loop(
         0, -(-outputs // width), block, jnp.zeros((rows, outputs), jnp.float32)

@@ -143,14 +143,18 @@ def _products(
     )(x, matrices)
 
 
+_Saved = tuple[Array, tuple[Array, ...]]
+"""x and the matrices, for the backward pass."""
+
+
 def _forward(
     mesh: AbstractMesh, plan: _Plan, out_dtype: Any, x: Array, matrices: tuple[Array, ...]
-) -> tuple[tuple[Array, ...], tuple]:
+) -> tuple[tuple[Array, ...], _Saved]:
     return _products(mesh, plan, out_dtype, x, matrices), (x, matrices)
 
 
 def _backward(
-    mesh: AbstractMesh, plan: _Plan, out_dtype: Any, saved: tuple, grads: tuple[Array, ...]
+    mesh: AbstractMesh, plan: _Plan, out_dtype: Any, saved: _Saved, grads: tuple[Array, ...]
 ) -> tuple[Array, tuple[Array, ...]]:
     """The gradient of x: products with the transposed matrices, summed where several devices have
     columns. The gradient of each matrix: its sum over all tokens."""

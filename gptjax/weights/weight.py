@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, cast, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -123,7 +123,7 @@ def dense(weight: Weight) -> Array:
       TypeError: the kind has no rule for it, or each row of the batch has an array of its own.
     """
     if hasattr(weight, "astype"):
-        return weight
+        return cast(Array, weight)
     raise TypeError(f"{type(weight).__name__} has no rule of `weights.dense`; register one.")
 
 
