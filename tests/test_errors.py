@@ -316,8 +316,19 @@ def test_a_config_that_is_not_there_is_named(tmp_path, capsys):
 DATA = {
     "empty": ("a.txt", b"", "a.txt is empty", "--data.source.path"),
     "only a byte order mark": ("a.txt", b"\xef\xbb\xbf", "a.txt is empty", "--data.source.path"),
-    "not UTF-8": ("a.txt", "größer".encode("latin-1"), "a.txt is not UTF-8", "0xf6", "--data.source.encoding cp1252"),
-    "UTF-16": ("a.txt", TEXT.encode("utf-16"), "a.txt is not UTF-8", "--data.source.encoding utf-16"),
+    "not UTF-8": (
+        "a.txt",
+        "größer".encode("latin-1"),
+        "a.txt is not UTF-8",
+        "0xf6",
+        "--data.source.encoding cp1252",
+    ),
+    "UTF-16": (
+        "a.txt",
+        TEXT.encode("utf-16"),
+        "a.txt is not UTF-8",
+        "--data.source.encoding utf-16",
+    ),
     "short": (
         "a.txt",
         b"too short",
