@@ -74,9 +74,11 @@ def main() -> None:
 
 
 def _gptjax(kind: str, rows: int, tokens: int, prompt: int) -> None:
+    from gptjax.cli import process
     from gptjax.core import backend
 
     backend.configure()
+    process.keep_freed_memory()  # as the command does
     import jax
     import numpy as np
 

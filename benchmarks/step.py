@@ -117,9 +117,11 @@ def main() -> None:
 
 
 def _gptjax(shape: Shape, compute: str, micro_batches: int = 1, **changes: Any) -> None:
+    from gptjax.cli import process
     from gptjax.core import backend
 
     backend.configure()
+    process.keep_freed_memory()  # as the command does
     import functools
 
     import jax
