@@ -63,7 +63,11 @@ def trains(params: Params, freeze: tuple[str, ...]) -> Any:
     for pattern in freeze:
         known = any(_matches(name, pattern) for name in names)
         hint = "" if known else nearest(pattern, names)
-        require(known, f"freeze names {pattern!r}, which matches no weight of the model.{hint}")
+        require(
+            known,
+            f"freeze names {pattern!r}, which matches no weight of the model; use a path such as"
+            f" {names[0]!r} (--freeze).{hint}",
+        )
     frozen = [any(_matches(name, pattern) for pattern in freeze) for name in names]
     require(
         not frozen or not all(frozen),
