@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -176,7 +177,7 @@ def _of_json(
         elif piece not in controls:
             pieces[i] = piece.encode() if i in added else spelled(piece)
     leading = b"".join(pieces[i] for i in speller.ids(["a"])[0]).startswith(b" ")
-    cut = _whole if leading or not _cuts_at_lines(described, speller) else _before_letters
+    cut = _whole if leading or not _cuts_between_words(described, speller) else _between_words
 
     def spell(texts: list[str]) -> list[Ids]:
         return in_chunks(texts, speller.ids, cut)
@@ -304,35 +305,34 @@ def _unspeakable(described: dict[str, Any], hidden: set[str]) -> dict[str, Any]:
     }
 
 
-def _cuts_at_lines(described: dict[str, Any], speller: _Speller) -> bool:
-    """Whether a byte-level pre-tokenizer joins nothing across a line break before a letter."""
+def _cuts_between_words(described: dict[str, Any], speller: _Speller) -> bool:
+    """Whether a byte-level pre-tokenizer joins nothing across a space between letters, nor across a
+    line break before a letter."""
     if "ByteLevel" not in _types(described.get("pre_tokenizer")):
         return False
-    whole, first, letter, sign, break_ = speller.ids(["x\nB", "x\n", "B", "x).\nB", "x).\n"])
-    return whole == first + letter and sign == break_ + letter
+    x, spaced, word, line, first, letter, sign, break_ = speller.ids(
+        ["x", "x B", " B", "x\nB", "x\n", "B", "x).\nB", "x).\n"]
+    )
+    return spaced == x + word and line == first + letter and sign == break_ + letter
 
 
 def _whole(text: str) -> list[str]:
     return [text]
 
 
-def _before_letters(text: str) -> list[str]:
-    """Cuts a long text before letters that begin a line: no byte-level pre-tokenizer that passed
-    the probes joins anything across that."""
+def _between_words(text: str) -> list[str]:
+    """Cuts a long text before words that follow a word or begin a line: no byte-level pre-tokenizer
+    that passed the probes joins anything across that. Without such words for sixteen chunks it
+    cuts anywhere, since spelling needs far more memory than the text: the ids there may differ, the
+    text does not."""
     parts, start = [], 0
     while len(text) - start > spelling.CHUNK:
-        end = _line(text, start + spelling.CHUNK, start + 16 * spelling.CHUNK)
+        word = _WORD.search(text, start + spelling.CHUNK, start + 16 * spelling.CHUNK)
+        end = word.start() if word else min(start + 16 * spelling.CHUNK, len(text))
         parts.append(text[start:end])
         start = end
     return [*parts, text[start:]]
 
 
-def _line(text: str, low: int, high: int) -> int:
-    """Where between two places a line begins with a letter after a line that ends visibly, or the
-    later place."""
-    at = low
-    while (at := text.find("\n", at, high)) >= 0:
-        if at + 1 < len(text) and text[at + 1].isalpha() and not text[at - 1].isspace():
-            return at + 1
-        at += 1
-    return min(high, len(text))
+_WORD = re.compile(r"(?<=[^\W\d_])(?= [^\W\d_])|(?<=\S\n)(?=[^\W\d_])")
+"""Before a space between letters, or before a letter that begins a line."""
