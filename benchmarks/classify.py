@@ -51,7 +51,7 @@ def main() -> None:
     )
     paths, found = parser.parse_args().runs, []
     for path in paths:
-        experiment = config.load(Experiment, path / "config.json")
+        experiment = config.load_config(Experiment, path / "config.json")
         require(
             experiment.data.task.classes is not None,
             f"{path} is no run of classification (data.task).",
@@ -65,7 +65,9 @@ def main() -> None:
         found.append(told[-1])
         print(f"{path}: accuracy {told[-1]:.4f}")
     print(f"mean of {len(found)}: accuracy {sum(found) / len(found):.4f}")
-    prepared = data.prepare(config.load(Experiment, paths[0] / "config.json").data, say=print)
+    prepared = data.prepare(
+        config.load_config(Experiment, paths[0] / "config.json").data, say=print
+    )
     train, held_out = (
         examples(store, prepared.tokenizer) for store in (prepared.train, prepared.validation)
     )

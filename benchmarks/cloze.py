@@ -100,7 +100,7 @@ def main() -> None:
     )
     found = []
     for path in parser.parse_args().runs:
-        experiment = config.load(Experiment, path / "config.json")
+        experiment = config.load_config(Experiment, path / "config.json")
         require(
             type(experiment.data.task) is data.MaskedLanguageModel,
             f"{path} is no run of a masked language model (data.task).",

@@ -92,7 +92,11 @@ def constraints(
     spelling: str | None, forms: list[str], turns: int, count: int, rows: int = 8
 ) -> None:
     """Milliseconds of a token of `rows` rows, free and under each kind of constraint."""
-    tokenizer = tokenizers.train(GPT2(spelling), []) if spelling else tokenizers.train(Bytes(), [])
+    tokenizer = (
+        tokenizers.train_tokenizer(GPT2(spelling), [])
+        if spelling
+        else tokenizers.train_tokenizer(Bytes(), [])
+    )
     config = model.smollm("2-135m", vocab_size=-(-tokenizer.vocab_size // 64) * 64, context=512)
     params = weights(config)
 
@@ -138,9 +142,9 @@ def lookup(
 ) -> None:
     """Seconds of a whole greedy answer, prompt included, whose text says much of the prompt
     again."""
-    config, params, tokenizer = (formats.load(path) if formats.kind(path) else gptjax.load(path))[
-        :3
-    ]
+    config, params, tokenizer = (
+        formats.load_model(path) if formats.kind(path) else gptjax.load(path)
+    )[:3]
     if stored:
         config, params = model.prepare_weights(config, params, stored)
     asked = [Message("user", f"Summarise these notes. Use their own sentences.\n\n{NOTES}")]

@@ -27,7 +27,7 @@ def held(what):
     status = pathlib.Path("/proc/self/status").read_text()
     return int(re.search(what + r":\\s+(\\d+)", status)[1]) * 1024
 before, begin = held("VmRSS"), time.perf_counter()
-found = formats.load(sys.argv[1])
+found = formats.load_model(sys.argv[1])
 jax.block_until_ready(found.params)
 seconds = time.perf_counter() - begin
 size = sum(leaf.nbytes for leaf in jax.tree.leaves(found.params))
@@ -43,14 +43,16 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=3)
     options = parser.parse_args()
     config, tree = smollm("2-135m"), {}
-    for path, leaf in layout.leaves(config).items():
+    for path, leaf in layout.leaf_shapes(config).items():
         *folders, name = path.split("/")
         at = tree
         for folder in folders:
             at = at.setdefault(folder, {})
         at[name] = np.random.default_rng(0).standard_normal(leaf.shape, np.float32) * 0.02
     with tempfile.TemporaryDirectory() as folder:
-        huggingface.save(Path(folder) / "m", OpenedModel(config, tree, None), options.dtype)
+        huggingface.save_huggingface(
+            Path(folder) / "m", OpenedModel(config, tree, None), options.dtype
+        )
         for _ in range(options.times):
             print(
                 subprocess.run(

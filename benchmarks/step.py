@@ -144,7 +144,7 @@ def _gptjax(shape: Shape, compute: str, micro_batches: int = 1, **changes: Any) 
         **changes,
     )
     rate = optim.learning_rate(optim.Schedule(), 1e-3, 1000)
-    optimizer = optim.build(optim.AdamW(), rate)
+    optimizer = optim.build_optimizer(optim.AdamW(), rate)
     told = {
         "loss": CrossEntropy().build(config),
         "optimizer": optimizer,

@@ -29,9 +29,12 @@ def main() -> None:
     options = parser.parse_args()
     files = sorted([*options.folder.glob("*.py"), *options.folder.glob("*.txt")])
     texts = [file.read_text(encoding="utf-8", errors="replace") for file in files]
-    tokenizer, size = tokenizers.train(SentencePiece(vocab_size=2048), texts), sum(map(len, texts))
+    tokenizer, size = (
+        tokenizers.train_tokenizer(SentencePiece(vocab_size=2048), texts),
+        sum(map(len, texts)),
+    )
     with tempfile.TemporaryDirectory() as folder:
-        tokenizers.save(Path(folder) / "t", tokenizer)
+        tokenizers.save_tokenizer(Path(folder) / "t", tokenizer)
         bare = sentencepiece.SentencePieceProcessor(
             model_file=str(next((Path(folder) / "t").glob("*.model")))
         )

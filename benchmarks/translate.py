@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--show", type=int, default=3, help="so many answers are printed")
     args, scores = parser.parse_args(), []
     for path in args.runs:
-        experiment = config.load(Experiment, path / "config.json")
+        experiment = config.load_config(Experiment, path / "config.json")
         require(
             "exact_match" in experiment.data.task.figures,
             f"{path} is no run of sequence to sequence (data.task).",

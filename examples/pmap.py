@@ -28,7 +28,7 @@ ROWS, STEPS = 16, 60
 def setup():
     """Returns the initial state and the step, to be mapped over the axis `devices`."""
     rate = optim.learning_rate(optim.Schedule(warmup=5), 1e-2, STEPS)
-    optimizer = optim.build(optim.AdamW(), rate)
+    optimizer = optim.build_optimizer(optim.AdamW(), rate)
     params = jax.jit(functools.partial(model.init, CONFIG))(jax.random.key(0))
     one = functools.partial(
         step.train_step,

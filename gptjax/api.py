@@ -171,7 +171,9 @@ class Model(NamedTuple):
     def _settings(self, settings: Any, more: dict[str, Any]) -> Any:
         """The settings; `more` keeps what is not a setting, as `generate` takes it."""
         if isinstance(draft := more.get("draft"), Model):
-            same = tokenizers.fingerprint(draft.tokenizer) == tokenizers.fingerprint(self.tokenizer)
+            same = tokenizers.hash_tokenizer(draft.tokenizer) == tokenizers.hash_tokenizer(
+                self.tokenizer
+            )
             require(
                 same,
                 "the draft model has another tokenizer; give one that was trained with the same"

@@ -119,11 +119,11 @@ def _half(theirs: str, ours: str) -> tuple[Entry, ...]:
     layer, where = f"model.{theirs}.layers.{{i}}", f"{ours}layers"
     return (
         *tables.heads(f"{layer}.self_attn", f"{where}/attention", out="out_proj"),
-        *tables.norm(f"{layer}.self_attn_layer_norm", f"{where}/attention_norm"),
+        *tables.norm_entries(f"{layer}.self_attn_layer_norm", f"{where}/attention_norm"),
         *tables.heads(f"{layer}.encoder_attn", f"{where}/cross", out="out_proj"),
-        *tables.norm(f"{layer}.encoder_attn_layer_norm", f"{where}/cross_norm"),
+        *tables.norm_entries(f"{layer}.encoder_attn_layer_norm", f"{where}/cross_norm"),
         *tables.mlp(layer, f"{where}/mlp", up="fc1", down="fc2"),
-        *tables.norm(f"{layer}.final_layer_norm", f"{where}/mlp_norm"),
+        *tables.norm_entries(f"{layer}.final_layer_norm", f"{where}/mlp_norm"),
     )
 
 
@@ -149,8 +149,14 @@ T5 = replace(
 
 CASES = (
     Case("bert", bert("base", **SHAPE, **QUIET), build_bert, tables.BERT, REFERENCE + BLOCKWISE),
-    Case("t5", T5, build_t5, tables.t5, REFERENCE + BLOCKWISE),
-    Case("t5_1_1", replace(T5, activation="geglu", logit_scale=1.0), build_t5, tables.t5, SCAN),
+    Case("t5", T5, build_t5, tables.t5_entries, REFERENCE + BLOCKWISE),
+    Case(
+        "t5_1_1",
+        replace(T5, activation="geglu", logit_scale=1.0),
+        build_t5,
+        tables.t5_entries,
+        SCAN,
+    ),
     Case(
         "original_transformer",
         vaswani("base", **SHAPE | {"vocab_size": 98}, **QUIET, encoder_layers=3, qkv_bias=True),

@@ -395,7 +395,7 @@ CASES = (
         "deepseek_v3",
         DEEPSEEK,
         build_deepseek,
-        tables.deepseek,
+        tables.deepseek_entries,
         (*REFERENCE, ("auto", "scan", 36)),
     ),
 )

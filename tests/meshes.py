@@ -110,7 +110,9 @@ def trained(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), placed(0)
     )
     compiled = program.lowered(experiment, made, shapes).compile()
-    optimizer = optim.build(experiment.optim, lambda number: 1e-3, model.roles(experiment.model))
+    optimizer = optim.build_optimizer(
+        experiment.optim, lambda number: 1e-3, model.roles(experiment.model)
+    )
     begun, where = step.init(weights_of(config), optimizer), placement.abstract(experiment, made)[0]
     state = jax.tree.map(
         lambda leaf, place: jax.device_put(np.asarray(leaf), place.sharding), begun, where

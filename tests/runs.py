@@ -42,7 +42,7 @@ def losses_of(path: Path) -> dict[int, float]:
 
 def fingerprint(path: Path, at: int) -> str:
     """sha256 of all parameters and optimizer state of a step, read back from the disk."""
-    experiment = config.load(Experiment, path / "config.json")
+    experiment = config.load_config(Experiment, path / "config.json")
     state = abstract_state(experiment)
     found = Run(path).restore({"params": state.trainable, "opt_state": state.opt_state}, step=at)
     assert found is not None and found[0] == at
@@ -57,7 +57,7 @@ def fingerprint(path: Path, at: int) -> str:
 
 def abstract_state(experiment: Experiment) -> step.TrainState:
     """Shapes of the state that an experiment trains."""
-    optimizer = optim.build(
+    optimizer = optim.build_optimizer(
         experiment.optim,
         optim.learning_rate(experiment.schedule, experiment.optim.peak, experiment.steps),
         model.roles(experiment.model),
@@ -87,7 +87,7 @@ def start(experiment: Experiment, path: Path, *flags: str, fault: str = "") -> s
     """A process that trains, and meets a fault."""
     path.mkdir(parents=True, exist_ok=True)
     given = path.parent / f"{path.name}.json"
-    config.save(given, experiment)
+    config.save_config(given, experiment)
     told = [sys.executable, "-c", CHILD, str(given), "--dir", str(path), *flags]
     return subprocess.Popen(
         told,
@@ -109,7 +109,7 @@ def start_together(
 ) -> list[subprocess.Popen]:
     """Processes that train one run together on this machine, each with so many devices."""
     given = path.parent / f"{path.name}.json"
-    config.save(given, experiment)
+    config.save_config(given, experiment)
     kept = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in flag]
     env = os.environ | {
         "PYTHONUNBUFFERED": "1",

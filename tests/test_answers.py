@@ -42,7 +42,7 @@ from gptjax.train import identity, teacher
 from gptjax.train.experiment import Experiment
 from gptjax.train.loop import train
 
-TOKENIZER = tokenizers.train(Bytes(), [])
+TOKENIZER = tokenizers.train_tokenizer(Bytes(), [])
 SIZE, END = TOKENIZER.vocab_size, TOKENIZER.end_of_document
 
 # --- records ---
@@ -472,9 +472,9 @@ def test_a_label_depends_on_its_own_text_alone_wherever_that_stands(changes):
         hidden = model.forward(
             config, params, batch.tokens, positions=batch.positions, segments=batch.segments
         ).hidden
-        found = np.asarray(model.classify(config, params, hidden, batch.positions, batch.segments))[
-            0
-        ]
+        found = np.asarray(
+            model.class_logits(config, params, hidden, batch.positions, batch.segments)
+        )[0]
         return found[
             sum(map(len, pieces[: [p is text for p in pieces].index(True)])) + len(text) - 1
         ]
@@ -622,7 +622,7 @@ def test_a_student_that_predicts_as_its_teacher_has_nothing_to_learn():
 def test_a_teacher_that_can_not_teach_is_refused(tmp_path):
     told = dataclasses.replace(Experiment(), loss=Distillation(str(tmp_path)))
     with pytest.raises(ConfigError, match=r"has no config.json, so it is not a run"):
-        teacher.load(told, TOKENIZER)
+        teacher.load_teachers(told, TOKENIZER)
     for wrong in ({"temperature": 0.0}, {"share": 0.0}):
         with pytest.raises(ConfigError, match="it needs"):
             Distillation("run", **wrong)

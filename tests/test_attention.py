@@ -113,7 +113,7 @@ def given(
     draw = np.random.default_rng(seed)
     q = draw.standard_normal((B, length, N, H))
     k, v = draw.standard_normal((2, B, length, case.kv_heads, H))
-    table = {"none": None, "alibi": distances.slopes(N), "t5": draw.standard_normal((8, N))}[
+    table = {"none": None, "alibi": distances.alibi_slopes(N), "t5": draw.standard_normal((8, N))}[
         case.bias
     ]
     sink = draw.standard_normal(N) if case.sink else None
@@ -427,17 +427,19 @@ def test_attention_says_why_it_was_chosen():
         (256, False, "tpu"): "reference",
     }
     for (length, cached, backend), wanted in chosen.items():
-        kind, reason = attention.choose(
+        kind, reason = attention.select_attention(
             dataclasses.replace(PLAIN, compute="bfloat16"), length, cached=cached, backend=backend
         )
         assert kind == wanted and reason
-    assert attention.choose(PLAIN, 256, backend="gpu")[0] == "reference", "cuDNN has no float32"
+    assert attention.select_attention(PLAIN, 256, backend="gpu")[0] == "reference", (
+        "cuDNN has no float32"
+    )
 
 
 def test_a_single_tpu_takes_splash(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-    assert attention.choose(PLAIN, 256, backend="tpu")[0] == "splash"
-    assert attention.choose(PLAIN, 250, backend="tpu")[0] == "reference"
+    assert attention.select_attention(PLAIN, 256, backend="tpu")[0] == "splash"
+    assert attention.select_attention(PLAIN, 250, backend="tpu")[0] == "reference"
 
 
 BFLOAT16 = dataclasses.replace(PLAIN, compute="bfloat16")
@@ -493,15 +495,17 @@ REFUSED = {
 def test_an_implementation_that_cannot_serve_a_case_says_so(name):
     config, implementation, length, layer, word = REFUSED[name]
     with pytest.raises(ValueError, match=rf"can't serve .*{word}.*--model\.attention auto"):
-        attention.choose(dataclasses.replace(config, attention=implementation), length, layer)
+        attention.select_attention(
+            dataclasses.replace(config, attention=implementation), length, layer
+        )
 
 
 @pytest.mark.parametrize(("implementation", "home"), [("splash", "tpu"), ("cudnn", "gpu")])
 def test_a_kernel_is_refused_on_another_backend(implementation, home):
     config = dataclasses.replace(BFLOAT16, attention=implementation)
     with pytest.raises(ValueError, match=f"cpu, only {home}"):
-        attention.choose(config, 256, backend="cpu")
-    assert attention.choose(config, 256, backend=home)[0] == implementation
+        attention.select_attention(config, 256, backend="cpu")
+    assert attention.select_attention(config, 256, backend=home)[0] == implementation
 
 
 @pytest.mark.parametrize("name", ["causal_blocks", "blockwise", "splash"])

@@ -25,7 +25,7 @@ from gptjax.generate import GenerateConfig, decode
 from gptjax.model import Layer
 from gptjax.model.cache import quantise_vectors
 
-TOKENIZER = tokenizers.train(Bytes(), [])
+TOKENIZER = tokenizers.train_tokenizer(Bytes(), [])
 LOCAL, GLOBAL = Layer("window", 5), Layer()
 CONFIG = dataclasses.replace(
     ROPE, vocab_size=TOKENIZER.vocab_size, context=64, num_kv_heads=2, pattern=(LOCAL, GLOBAL)

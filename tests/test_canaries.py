@@ -103,8 +103,8 @@ def sealed(name: str, kind: str) -> Callable[[Path, Canary], None]:
     def put(run: Path, canary: Canary) -> None:
         folder, content = run / "checkpoints/60", getattr(canary, kind)
         (folder / name).write_bytes(content)
-        told = manifest.read(folder)
-        manifest.write(
+        told = manifest.read_manifest(folder)
+        manifest.write_manifest(
             folder, told._replace(files={n: manifest._measure(folder / n) for n in told.files})
         )
 
@@ -187,15 +187,15 @@ def read_all(run: Path) -> None:
     """Everything that reads a run directory, each whatever the others say."""
     shape = {
         leaf.path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-        for leaf in manifest.read(FIXTURE / "checkpoints/60").trees["params"]
+        for leaf in manifest.read_manifest(FIXTURE / "checkpoints/60").trees["params"]
     }
     for reading in (
         lambda: gptjax.load(run),
         lambda: Run(run).restore({"params": manifest.nested(shape)}, say=lambda line: None),
-        lambda: config.load(Experiment, run / "config.json"),
-        lambda: tokenizers.load(run / "tokenizer"),
+        lambda: config.load_config(Experiment, run / "config.json"),
+        lambda: tokenizers.load_tokenizer(run / "tokenizer"),
         lambda: read_metrics(run),
-        lambda: goodput.read(run),
+        lambda: goodput.read_goodput(run),
         lambda: manifest.verify(run / "checkpoints/60"),
     ):
         with contextlib.suppress(ConfigError, Damaged, ValueError, OSError):
@@ -254,7 +254,7 @@ def test_no_canary_of_a_text_sings(canary, tmp_path, record_property):
                 with contextlib.suppress(ConfigError, ValueError):
                     store.open_store(made)
                 (made / name).write_bytes(kept)
-    told = tokenizers.train(Bytes(), iter(()))
+    told = tokenizers.train_tokenizer(Bytes(), iter(()))
     for prompt in (canary.template, canary.python, canary.yaml.decode(), "{0.__class__}"):
         assert told.decode(told.encode(prompt)) == prompt, "a prompt is text"
     assert not Path(canary.folder).exists()

@@ -268,7 +268,7 @@ def test_an_answer_ends_with_what_ends_it(name):
 
 
 def test_without_a_control_token_the_next_message_ends_an_answer():
-    tokenizer = tok.train(tok.Bytes(), [])
+    tokenizer = tok.train_tokenizer(tok.Bytes(), [])
     plain = chat.choose_template(None, tokenizer)
     assert chat.ends(plain, tokenizer) == Ends((), ("\nUser:",))
     made = chat.parts(plain, [*TALK, Message("assistant", "Yes.")], tokenizer, reply=False)
@@ -298,7 +298,7 @@ def test_control_tokens_that_are_not_called_special_are_found_in_the_template_al
     (tmp_path / "tokenizer_config.json").write_text(
         json.dumps({"eos_token": "<|endoftext|>", "chat_template": THINKING})
     )
-    tokenizer = tok.train(tok.Published(str(tmp_path)), [])
+    tokenizer = tok.train_tokenizer(tok.Published(str(tmp_path)), [])
     assert {"<|im_start|>", "<|im_end|>", "<think>", "</think>"} <= tokenizer.controls.keys()
     form = chat.choose_template(None, tokenizer)
     assert chat.ends(form, tokenizer) == Ends((tokenizer.controls["<|im_end|>"].id,))
@@ -382,7 +382,7 @@ def test_a_template_of_ones_own_is_a_file_of_jinja(tmp_path):
 
 
 def test_without_any_template_a_conversation_is_plain_text():
-    tokenizer = tok.train(tok.Bytes(), [])
+    tokenizer = tok.train_tokenizer(tok.Bytes(), [])
     template = chat.choose_template(None, tokenizer)
     ids = chat.render(template, TALK, tokenizer)
     assert (
@@ -394,7 +394,7 @@ def test_without_any_template_a_conversation_is_plain_text():
 
 
 def test_the_oldest_turns_give_way_and_the_system_prompt_stays():
-    tokenizer = tok.train(tok.Bytes(), [])
+    tokenizer = tok.train_tokenizer(tok.Bytes(), [])
     template = chat.choose_template("plain", tokenizer)
     talk = [TALK[0], *(Message(("user", "assistant")[n % 2], f"number {n}") for n in range(9))]
     whole = chat.render(template, talk, tokenizer)

@@ -19,14 +19,14 @@ from gptjax import model
 from gptjax.api import Model
 from gptjax.cli import chat as command
 from gptjax.cli import main as cli
-from gptjax.cli.chat import ChatOptions, answer_message, run, start_talk
+from gptjax.cli.chat import ChatOptions, answer_message, run_chat, start_talk
 from gptjax.core.config import ConfigError
 from gptjax.data import Characters
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.data.tokenizers.chat import Message, choose_template, render
 from gptjax.generate import GenerateConfig, Prefix
 
-TOKENIZER = tokenizers.train(
+TOKENIZER = tokenizers.train_tokenizer(
     Characters(end_of_document=False), ["abcdefghijklmnopqrstuvwxyz .:\nUA"]
 )
 CONFIG = dataclasses.replace(ROPE, vocab_size=TOKENIZER.vocab_size, num_layers=1, context=128)
@@ -57,7 +57,7 @@ def outputs(
     capsys, monkeypatch, lines: str, settings: GenerateConfig = GREEDY, **options
 ) -> tuple[str, list[str]]:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
-    run("run", ChatOptions(**options), settings)
+    run_chat("run", ChatOptions(**options), settings)
     out, err = capsys.readouterr()
     return out, err.splitlines()
 

@@ -337,7 +337,9 @@ def test_nothing_is_deleted_before_the_new_step_is_committed(
 ):
     run = saved(tmp_path, 1, keep_newest=1)
     monkeypatch.setattr(
-        manifest, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+        manifest,
+        "write_manifest",
+        lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")),
     )
     with run.lock():
         run.save(2, state(2))

@@ -19,8 +19,8 @@ from gptjax.core.config import (
     differences,
     formerly,
     from_dict,
-    load,
-    save,
+    load_config,
+    save_config,
     stable_dict,
     to_dict,
 )
@@ -97,8 +97,8 @@ def refused(value: object, *words: str) -> None:
 @pytest.mark.parametrize("experiment", KINDS.values(), ids=KINDS)
 def test_what_is_saved_is_loaded_again(experiment, tmp_path):
     assert from_dict(Experiment, to_dict(experiment)) == experiment
-    save(tmp_path / "config.json", experiment)
-    again = load(Experiment, tmp_path / "config.json")
+    save_config(tmp_path / "config.json", experiment)
+    again = load_config(Experiment, tmp_path / "config.json")
     assert again == experiment and hash(again) == hash(experiment)
     assert repr(again) == repr(experiment), "1 and 1.0, True and 1 are equal but not the same"
 
@@ -106,8 +106,8 @@ def test_what_is_saved_is_loaded_again(experiment, tmp_path):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
 def test_every_config_file_is_an_experiment_that_survives_its_json(path, tmp_path):
     experiment = load_python(Experiment, path)
-    save(tmp_path / "config.json", experiment)
-    assert load(Experiment, tmp_path / "config.json") == experiment
+    save_config(tmp_path / "config.json", experiment)
+    assert load_config(Experiment, tmp_path / "config.json") == experiment
 
 
 def test_a_saved_config_is_plain_json_in_which_no_field_is_left_out(tmp_path):
@@ -118,7 +118,7 @@ def test_a_saved_config_is_plain_json_in_which_no_field_is_left_out(tmp_path):
             if dataclasses.is_dataclass(getattr(value, name)):
                 walk(getattr(value, name), plain[name])
 
-    save(tmp_path / "config.json", KINDS["limits"])
+    save_config(tmp_path / "config.json", KINDS["limits"])
     text = (tmp_path / "config.json").read_text(encoding="utf-8")
     walk(KINDS["limits"], json.loads(text, parse_constant=pytest.fail))
 
@@ -296,20 +296,20 @@ def test_a_damaged_config_json_is_refused(name, tmp_path):
     content, *words = NOT_JSON[name]
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(ConfigError) as caught:
-        load(Experiment, tmp_path / "config.json")
+        load_config(Experiment, tmp_path / "config.json")
     one_line(caught.value, *words)
 
 
 def test_a_config_json_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ConfigError) as caught:
-        load(Experiment, tmp_path / "config.json")
+        load_config(Experiment, tmp_path / "config.json")
     one_line(caught.value, str(tmp_path / "config.json"), "is not there")
 
 
 def test_reading_a_config_json_executes_nothing(tmp_path):
     (tmp_path / "config.json").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     with pytest.raises(ConfigError):
-        load(Experiment, tmp_path / "config.json")
+        load_config(Experiment, tmp_path / "config.json")
     assert not (tmp_path / "ran").exists()
 
 
@@ -363,11 +363,11 @@ class Drawing:
 
 def test_a_class_from_elsewhere_is_written_and_read_where_it_is_handed_in(tmp_path):
     drawing = Drawing(Star(7), (Square(2), Star(), Circle(3)))
-    save(tmp_path / "a.json", drawing)
-    assert load(Drawing, tmp_path / "a.json", known=(Star,)) == drawing
-    assert load(Drawing, tmp_path / "a.json", known=config.classes_in(drawing)) == drawing
+    save_config(tmp_path / "a.json", drawing)
+    assert load_config(Drawing, tmp_path / "a.json", known=(Star,)) == drawing
+    assert load_config(Drawing, tmp_path / "a.json", known=config.classes_in(drawing)) == drawing
     with pytest.raises(ConfigError) as caught:
-        load(Drawing, tmp_path / "a.json")
+        load_config(Drawing, tmp_path / "a.json")
     one_line(caught.value, "'Star'", "Square, Circle", "Python config file", "known=(Star,)")
     with pytest.raises(ConfigError) as caught:
         from_dict(Drawing, {"shape": {"kind": "Sqare"}}, known=(Star,))

@@ -25,9 +25,9 @@ from gptjax.generate.constraints import (
     KINDS,
     allowed,
     compiled,
-    follow,
     insert,
-    join,
+    join_automata,
+    next_states,
     unconstrained,
 )
 from gptjax.generate.constraints.masks import FREE
@@ -155,7 +155,7 @@ def test_all_of_a_thousand_answers_are_valid(name, kind, record_property):
     assert len(texts) == 1000 and len(set(texts)) >= (3 if name == "choices" else 100)
 
 
-may, after = jax.jit(allowed, static_argnums=3), jax.jit(follow)
+may, after = jax.jit(allowed, static_argnums=3), jax.jit(next_states)
 
 
 def test_what_is_valid_can_come():
@@ -173,7 +173,7 @@ def test_what_is_valid_can_come():
         settings, valid = LANGUAGES[kind]
         for tokenizer, text in itertools.product(map(speller, SPELLERS), several):
             assert valid(text)
-            whole = join([compiled(kind, settings[kind], tokenizer)], tokenizer, [1000])
+            whole = join_automata([compiled(kind, settings[kind], tokenizer)], tokenizer, [1000])
             for ids in (tokenizer.encode(text).tolist(), one_byte_each(tokenizer, text)):
                 state = jnp.asarray(whole.start)
                 for n, token in enumerate([*ids, tokenizer.end_of_document]):
@@ -281,7 +281,7 @@ def test_rows_of_a_running_batch_change_their_constraints_independently():
         mine = np.asarray(may(running, state, np.zeros(4, np.int32), tokenizer.vocab_size))
         tokens = [int(draw.choice(np.flatnonzero(allowed_row))) for allowed_row in mine]
         for i, automaton in enumerate(held):
-            alone = join([automaton], tokenizer, [500])
+            alone = join_automata([automaton], tokenizer, [500])
             offset = places[i].state if places[i] else FREE
             own = alone.start + state[i] - offset if automaton else alone.start
             assert (
@@ -295,7 +295,7 @@ def test_rows_of_a_running_batch_change_their_constraints_independently():
 def test_equal_automata_share_their_place():
     tokenizer = speller("bytes")
     one, other = (compiled("regex", source, tokenizer) for source in ("a{30}", "b{30}"))
-    both = join([one, None, other, one], tokenizer, [40] * 4)
+    both = join_automata([one, None, other, one], tokenizer, [40] * 4)
     assert both.start[0] == both.start[3] != both.start[2] and both.start[1] == FREE
     assert len(both.table) == 256 and len(both.masks) == 64
 

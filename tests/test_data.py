@@ -648,7 +648,7 @@ def test_stores_of_another_text_or_tokenizer_are_refused(tmp_path):
 
 def test_a_text_that_changes_while_it_is_read_is_refused_and_nothing_is_kept(tmp_path, monkeypatch):
     config = configured(tmp_path, DOCUMENTS)
-    learn = BUILD.tokenizers.train
+    learn = BUILD.tokenizers.train_tokenizer
 
     def meanwhile(*args):
         Path(config.source.path).write_text(
@@ -656,7 +656,7 @@ def test_a_text_that_changes_while_it_is_read_is_refused_and_nothing_is_kept(tmp
         )
         return learn(*args)
 
-    monkeypatch.setattr(BUILD.tokenizers, "train", meanwhile)
+    monkeypatch.setattr(BUILD.tokenizers, "train_tokenizer", meanwhile)
     with pytest.raises(ConfigError, match=r"changed while it was read; start again"):
         prepare(config)
     assert not list(tmp_path.glob("cache/*")) and not list(tmp_path.glob("cache/.*"))

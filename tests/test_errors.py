@@ -490,7 +490,7 @@ def test_what_is_no_run_is_not_sampled(run, tmp_path, capsys):
 def test_another_tokenizer_in_a_run_is_refused(run, tmp_path, capsys, record_property):
     copy = shutil.copytree(run, tmp_path / "copy")
     shutil.rmtree(copy / "tokenizer")
-    tokenizers.save(copy / "tokenizer", tokenizers.train(Characters(), [TEXT]))
+    tokenizers.save_tokenizer(copy / "tokenizer", tokenizers.train_tokenizer(Characters(), [TEXT]))
     refused(
         capsys,
         ["sample", str(copy)],

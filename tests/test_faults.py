@@ -290,7 +290,7 @@ def test_changes_that_are_allowed_are_made(begun, tmp_path, capsys):
     train(dataclasses.replace(experiment, seed=7, steps=3), tmp_path / "run", allow_changes=True)
     assert "seed 0 → 7" in capsys.readouterr().out
     assert (
-        config.load(Experiment, tmp_path / "run/config.json").seed == 7
+        config.load_config(Experiment, tmp_path / "run/config.json").seed == 7
         and len(losses_of(tmp_path / "run")) == 3
     )
 
@@ -518,7 +518,7 @@ def test_a_label_that_is_no_class_never_counts_as_one(wrong, figure):
     error = abs(float(found / same) - float(loss / weight))
     assert error <= 1e-6 and float(same) == 48
 
-    optimizer = optim.build(AdamW(), lambda step: 1e-3)
+    optimizer = optim.build_optimizer(AdamW(), lambda step: 1e-3)
     before = step.init(params, optimizer)
     told = {
         "loss": CrossEntropy().build(ROPE),
@@ -853,7 +853,7 @@ def test_the_watchdog_is_silent_where_all_goes_well(hard, tmp_path, figure):
     )
     _, err = process.communicate(timeout=240)
     assert process.returncode == 0 and "no progress" not in err + (path / "log.txt").read_text()
-    compiling = goodput.read(path).seconds["compile"]
+    compiling = goodput.read_goodput(path).seconds["compile"]
     figure(
         f"0 alarms in 1,000 steps with a limit of {limit:g} s, {compiling:.1f} s of compiling and"
         " 10 evaluations among them"
@@ -971,7 +971,7 @@ def test_a_report_that_can_not_be_written_loses_no_training(quiet, tmp_path, mon
     def full(*_):
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr("gptjax.observe.report.write", full)
+    monkeypatch.setattr("gptjax.observe.report.write_run_report", full)
     train(dataclasses.replace(quiet, steps=2), tmp_path / "run")
     assert (
         "warning: the report can't be written (No space left on device)" in capsys.readouterr().out
@@ -983,7 +983,7 @@ def test_a_report_that_can_not_be_written_loses_no_training(quiet, tmp_path, mon
 def test_a_directory_that_can_not_be_written_ends_the_start(tiny_experiment, tmp_path, figure):
     """Root may write everywhere, unless it gives up that right (capability 1, DAC_OVERRIDE) for the
     program that it becomes."""
-    config.save(tmp_path / "tiny.json", tiny_experiment)
+    config.save_config(tmp_path / "tiny.json", tiny_experiment)
     become = (
         "import ctypes, os, sys; ctypes.CDLL(None).prctl(24, 1, 0, 0, 0); os.execv(sys.executable,"
         " [sys.executable, *sys.argv[1:]])"
@@ -1049,7 +1049,7 @@ def test_every_second_of_a_process_belongs_to_one_part(tmp_path):
             if step_number == 2:
                 clock.saving()
     total = time.monotonic() - begun
-    found = goodput.read(tmp_path)
+    found = goodput.read_goodput(tmp_path)
     assert sum(found.seconds.values()) == pytest.approx(total, rel=0.01)
     assert (
         found.seconds["start"] >= 1
@@ -1067,7 +1067,7 @@ def test_a_torn_record_is_read_around(tmp_path):
             clock.reached(2)
     file = tmp_path / goodput.FILE
     whole = file.read_bytes()
-    assert len(whole) == 2 * goodput.WIDTH and goodput.read(tmp_path)[1:] == (2, 2)
+    assert len(whole) == 2 * goodput.WIDTH and goodput.read_goodput(tmp_path)[1:] == (2, 2)
     for damage in (
         whole[:-100],
         b"\0" * goodput.WIDTH + whole,
@@ -1077,10 +1077,10 @@ def test_a_torn_record_is_read_around(tmp_path):
         b"\xff" * 300,
     ):
         file.write_bytes(damage)
-        assert goodput.read(tmp_path).starts <= 2
+        assert goodput.read_goodput(tmp_path).starts <= 2
         with goodput.Clock(time.monotonic()) as clock:
             clock.keep(tmp_path, 2)
-        assert goodput.read(tmp_path).starts >= 1
+        assert goodput.read_goodput(tmp_path).starts >= 1
 
 
 @pytest.mark.row(44)
@@ -1106,7 +1106,7 @@ def test_wall_time_and_lost_steps_are_counted_over_three_kills(hard, tmp_path, f
         wall += time.monotonic() - begun
         lost += max(0, ends[-1] - resumed)
         assert process.returncode == (-signal.SIGKILL if words else 0), err
-    found, said = goodput.read(path), json.loads((path / "report.json").read_text())
+    found, said = goodput.read_goodput(path), json.loads((path / "report.json").read_text())
     assert found.lost_steps == lost == said["goodput"]["lost_steps"] > 0 and found.starts == 4
     total = sum(found.seconds.values())
     assert abs(total / wall - 1) <= 0.01

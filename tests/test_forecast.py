@@ -88,7 +88,7 @@ def test_the_impossible_is_refused_with_its_numbers_before_data_are_read(
     monkeypatch.setattr(
         "gptjax.train.loop.prepare", lambda *_, **__: pytest.fail("the data were read")
     )
-    config.save(tmp_path / "tiny.json", tiny_experiment)
+    config.save_config(tmp_path / "tiny.json", tiny_experiment)
     slowest = 0.0
     for flags, *words in IMPOSSIBLE.values():
         begun = time.process_time()
@@ -188,7 +188,7 @@ sys.exit(cli.main(["train", *sys.argv[1:]]))
 @pytest.mark.row(51)
 def test_memory_that_runs_out_on_the_way_names_the_flag(tiny_experiment, tmp_path, record_property):
     """The kernel refuses memory to a real process in the middle of its first steps."""
-    config.save(tmp_path / "tiny.json", tiny_experiment)
+    config.save_config(tmp_path / "tiny.json", tiny_experiment)
     command = [
         sys.executable,
         "-c",

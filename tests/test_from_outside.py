@@ -84,7 +84,9 @@ def rows():
 
 @pytest.mark.parametrize("micro_batches", [1, 2])
 def test_each_examples_gradient_can_be_clipped(micro_batches):
-    optimizer = optim.build(optim.SGD(peak=1.0, momentum=0.0, clip_norm=None), lambda number: 1.0)
+    optimizer = optim.build_optimizer(
+        optim.SGD(peak=1.0, momentum=0.0, clip_norm=None), lambda number: 1.0
+    )
     params = jax.jit(functools.partial(model.init, PLAIN))(jax.random.key(0))
     run = functools.partial(
         step.train_step, loss=CrossEntropy().build(PLAIN), optimizer=optimizer, seed=0,
@@ -107,9 +109,9 @@ def test_a_loss_and_a_source_from_a_script_train_and_resume_to_the_same_bits(
     assert losses_of(tmp_path / "parts") == losses_of(tmp_path / "whole")
     file = tmp_path / "whole" / "config.json"
     assert json.loads(file.read_text())["loss"] == {"kind": "Focal", "gamma": 1.0}
-    assert config.load(Experiment, file, known=(Focal,)).loss == Focal(gamma=1.0)
+    assert config.load_config(Experiment, file, known=(Focal,)).loss == Focal(gamma=1.0)
     with pytest.raises(ConfigError, match="not a class of gptjax"):
-        config.load(Experiment, file)
+        config.load_config(Experiment, file)
 
 
 def test_an_experiment_of_an_earlier_version_is_read():

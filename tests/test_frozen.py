@@ -40,7 +40,7 @@ def weights():
 
 def settings(**more):
     rate = optim.learning_rate(optim.Schedule("constant", warmup=0), 1e-2, 10)
-    optimizer = optim.build(optim.AdamW(peak=1e-2), rate)
+    optimizer = optim.build_optimizer(optim.AdamW(peak=1e-2), rate)
     loss = CrossEntropy().build(PLAIN)
     return {"loss": loss, "optimizer": optimizer, "rate": rate, "seed": 0, "dropout": False} | more
 

@@ -16,7 +16,7 @@ from gptjax.data import Bytes
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.generate import Sampling
 
-TOKENIZER = tokenizers.train(Bytes(), [])
+TOKENIZER = tokenizers.train_tokenizer(Bytes(), [])
 CONFIG = dataclasses.replace(ROPE, vocab_size=TOKENIZER.vocab_size, num_kv_heads=2, num_layers=1)
 V, CONTEXT = CONFIG.vocabulary, CONFIG.context
 

@@ -68,7 +68,7 @@ DATA = Path(__file__).parents[2] / "shared/data"
 def made(config: ModelConfig, tokenizer=None, **about) -> OpenedModel:
     """A model of random numbers; nothing is compiled."""
     draw, params = np.random.default_rng(0), {}
-    for path, leaf in layout.leaves(config).items():
+    for path, leaf in layout.leaf_shapes(config).items():
         *folders, name = path.split("/")
         spot = functools.reduce(lambda at, folder: at.setdefault(folder, {}), folders, params)
         spot[name] = draw.normal(size=leaf.shape).astype(np.float32)
@@ -109,8 +109,8 @@ MODELS = {
 @pytest.mark.parametrize("name", MODELS)
 def test_what_is_written_is_read_back_bit_for_bit(name, tmp_path):
     model = made(MODELS[name], family=name, notes={"threshold": "1e-4"})
-    gguf.save(tmp_path / "a.gguf", model)
-    back = gguf.load(tmp_path / "a.gguf")
+    gguf.save_gguf(tmp_path / "a.gguf", model)
+    back = gguf.load_gguf(tmp_path / "a.gguf")
     assert equivalence.computed(back.config) == equivalence.computed(model.config)
     assert back.about.family == name.split("_")[0].replace("llama3", "llama").replace(
         "mixtral", "llama"
@@ -121,7 +121,7 @@ def test_what_is_written_is_read_back_bit_for_bit(name, tmp_path):
 
 def test_llamas_heads_are_in_their_order_of_neighbours(tmp_path):
     model = made(LLAMA)
-    gguf.save(tmp_path / "a.gguf", model)
+    gguf.save_gguf(tmp_path / "a.gguf", model)
     file = gguf_file.open_file(tmp_path / "a.gguf")
     theirs = gguf_file.numbers(file, file.tensors["blk.1.attn_k.weight"]).reshape(2, 4, 2, 32)
     ours = model.params["layers"]["attention"]["key"]["kernel"][1]  # [D K H]
@@ -135,8 +135,8 @@ def test_llamas_heads_are_in_their_order_of_neighbours(tmp_path):
 )
 def test_a_smaller_format_rounds_to_its_precision(dtype, error, tmp_path):
     model = made(LLAMA)
-    gguf.save(tmp_path / "a.gguf", model, dtype)
-    back = gguf.load(tmp_path / "a.gguf").params
+    gguf.save_gguf(tmp_path / "a.gguf", model, dtype)
+    back = gguf.load_gguf(tmp_path / "a.gguf").params
     assert np.array_equal(
         model.params["layers"]["mlp_norm"]["scale"], back["layers"]["mlp_norm"]["scale"]
     )
@@ -157,18 +157,18 @@ def test_a_smaller_format_rounds_to_its_precision(dtype, error, tmp_path):
 
 
 def test_the_same_window_in_all_layers_shortens_the_context(tmp_path):
-    gguf.save(tmp_path / "a.gguf", made(mistral(**SHRUNK, pattern=(Layer("window", 8),))))
-    back = gguf.load(tmp_path / "a.gguf").config
+    gguf.save_gguf(tmp_path / "a.gguf", made(mistral(**SHRUNK, pattern=(Layer("window", 8),))))
+    back = gguf.load_gguf(tmp_path / "a.gguf").config
     assert back.context == 8 and back.stack == (Layer(), Layer())
 
 
 def test_a_model_without_an_architecture_is_refused_by_what_differs(tmp_path):
     with pytest.raises(ConfigError, match="comes nearest and differs in attention_cap"):
-        gguf.save(tmp_path / "a.gguf", made(llama(**SHRUNK, attention_cap=2.0)))
+        gguf.save_gguf(tmp_path / "a.gguf", made(llama(**SHRUNK, attention_cap=2.0)))
     with pytest.raises(ConfigError, match="norm_placement"):
-        gguf.save(tmp_path / "a.gguf", made(llama(**SHRUNK, norm_placement="post")))
+        gguf.save_gguf(tmp_path / "a.gguf", made(llama(**SHRUNK, norm_placement="post")))
     with pytest.raises(ConfigError, match="Did you mean 'float16'"):
-        gguf.save(tmp_path / "a.gguf", made(LLAMA), "flaot16")
+        gguf.save_gguf(tmp_path / "a.gguf", made(LLAMA), "flaot16")
     assert not list(tmp_path.iterdir())
 
 
@@ -185,7 +185,7 @@ def test_a_model_without_an_architecture_is_refused_by_what_differs(tmp_path):
 )
 def test_absurd_sizes_are_refused_before_anything_is_made_of_them(key, value, tmp_path):
     fields = {**gguf_models.metadata("llama", LLAMA), f"llama.{key}": value}
-    gguf_writer.write(
+    gguf_writer.write_gguf(
         tmp_path / "a.gguf",
         "llama",
         fields,
@@ -193,7 +193,7 @@ def test_absurd_sizes_are_refused_before_anything_is_made_of_them(key, value, tm
         [np.zeros((61, 32))],
     )
     with pytest.raises(ConfigError):
-        gguf.load(tmp_path / "a.gguf")
+        gguf.load_gguf(tmp_path / "a.gguf")
 
 
 def test_missing_and_wrong_and_unknown_tensors_are_named(tmp_path):
@@ -203,7 +203,7 @@ def test_missing_and_wrong_and_unknown_tensors_are_named(tmp_path):
         gguf_writer.Planned(t.name.replace("blk.1.attn_q.", "blk.1.attn_x."), t.shape, t.kind)
         for t in file.tensors.values()
     ]
-    gguf_writer.write(
+    gguf_writer.write_gguf(
         tmp_path / "b.gguf",
         "llama",
         fields,
@@ -211,7 +211,7 @@ def test_missing_and_wrong_and_unknown_tensors_are_named(tmp_path):
         [gguf_file.numbers(file, t) for t in file.tensors.values()],
     )
     with pytest.raises(ConfigError) as said:
-        gguf.load(tmp_path / "b.gguf")
+        gguf.load_gguf(tmp_path / "b.gguf")
     for part in (
         "missing: blk.1.attn_q.weight",
         "blk.1.attn_x.weight",
@@ -229,7 +229,7 @@ def described(arch: str, config: ModelConfig, **changes) -> ModelConfig:
     fields |= {f"{arch}.{key}": value for key, value in changes.items()}
     fields = {key: value for key, value in fields.items() if value is not None}
     file = gguf_file.File(Path("m.gguf"), {"general.architecture": arch, **fields}, {})
-    return gguf_models.describe(file, config.vocabulary)
+    return gguf_models.config_from_metadata(file, config.vocabulary)
 
 
 def all_keys() -> list[str]:
@@ -300,9 +300,9 @@ def test_rope_is_stretched_as_the_metadata_say():
 def test_a_part_of_a_split_file_is_refused_as_such(tmp_path):
     fields = {**gguf_models.metadata("llama", LLAMA), "split.count": 2, "split.no": 0}
     planned = [gguf_writer.Planned("token_embd.weight", (61, 32), Kind.F32)]
-    gguf_writer.write(tmp_path / "a.gguf", "llama", fields, planned, [np.zeros((61, 32))])
+    gguf_writer.write_gguf(tmp_path / "a.gguf", "llama", fields, planned, [np.zeros((61, 32))])
     with pytest.raises(ConfigError, match=r"part 1 of 2 .* merge"):
-        gguf.load(tmp_path / "a.gguf")
+        gguf.load_gguf(tmp_path / "a.gguf")
 
 
 # --- block formats --------------------------------------------------------------------------------
@@ -393,7 +393,7 @@ TEXTS = (
 def through(tokenizer, tmp_path, vocab_size=None):
     """The tokenizer of a file into which this one was written."""
     fields = gguf_tokenizer.metadata_of(tokenizer, vocab_size or tokenizer.vocab_size)
-    gguf_writer.write(
+    gguf_writer.write_gguf(
         tmp_path / "t.gguf",
         "llama",
         fields,
@@ -459,14 +459,14 @@ def test_marked_pieces_as_transformers_5_saves_them_come_back(name, tmp_path):
 
 def test_tokenizers_of_our_own_come_back(tmp_path):
     for kind in (Bytes(), SentencePiece(vocab_size=400)):
-        known = tokenizers.train(kind, published.TEXTS)
+        known = tokenizers.train_tokenizer(kind, published.TEXTS)
         back = through(known, tmp_path)
         for text in TEXTS:
             assert back.decode(back.encode(text)) == text
         assert [back.encode(t).tolist() for t in TEXTS] == [known.encode(t).tolist() for t in TEXTS]
         assert back.end_of_document == known.end_of_document
     with pytest.raises(ConfigError, match="neither of bytes"):
-        gguf_tokenizer.metadata_of(tokenizers.train(Characters(), published.TEXTS), 100)
+        gguf_tokenizer.metadata_of(tokenizers.train_tokenizer(Characters(), published.TEXTS), 100)
 
 
 def ending(template: str | None = None):
@@ -486,7 +486,7 @@ def byte_file(tmp_path, **fields) -> gguf_file.File:
         "token_type": [1] * 259 + [3],
     } | fields
     own = {f"tokenizer.ggml.{key}": value for key, value in own.items() if value is not None}
-    gguf_writer.write(
+    gguf_writer.write_gguf(
         tmp_path / "b.gguf", "llama", own, [gguf_writer.Planned("x", (1,), Kind.F32)], [np.zeros(1)]
     )
     return gguf_file.open_file(tmp_path / "b.gguf")
@@ -542,10 +542,10 @@ def test_lists_that_do_not_fit_together_are_refused(fields, said, tmp_path):
 
 
 def test_a_padded_vocabulary_is_recorded_and_taken_off(tmp_path):
-    tokenizer = tokenizers.train(Bytes(), ())
+    tokenizer = tokenizers.train_tokenizer(Bytes(), ())
     model = made(dataclasses.replace(LLAMA, vocab_size=272), tokenizer)
-    gguf.save(tmp_path / "a.gguf", model)
-    back = gguf.load(tmp_path / "a.gguf")
+    gguf.save_gguf(tmp_path / "a.gguf", model)
+    back = gguf.load_gguf(tmp_path / "a.gguf")
     assert (back.config.vocab_size, back.about.padding, back.tokenizer.vocab_size) == (257, 15, 257)
     assert np.array_equal(
         back.params["embedding"]["embedding"], model.params["embedding"]["embedding"][:257]
@@ -563,7 +563,7 @@ def figure(record_property):
 
 
 def written(tmp_path, name="a.gguf") -> gguf_file.File:
-    gguf.save(tmp_path / name, made(LLAMA))
+    gguf.save_gguf(tmp_path / name, made(LLAMA))
     return gguf_file.open_file(tmp_path / name)
 
 
@@ -689,7 +689,7 @@ def test_hostile_headers_are_refused_at_once_in_little_memory(tmp_path, figure):
 def test_any_damage_gives_a_model_or_one_clear_error(tmp_path, figure, count):
     """Flips, cuts and swaps of numbers in header and metadata of a small model."""
     tokenizer = ending()
-    gguf.save(
+    gguf.save_gguf(
         tmp_path / "a.gguf",
         made(dataclasses.replace(LLAMA, vocab_size=tokenizer.vocab_size, num_layers=1), tokenizer),
     )
@@ -722,7 +722,7 @@ def test_any_damage_gives_a_model_or_one_clear_error(tmp_path, figure, count):
         begun = time.monotonic()
         try:
             file = gguf_file.open_file(tmp_path / "b.gguf")
-            gguf_models.describe(file, tokenizer.vocab_size)
+            gguf_models.config_from_metadata(file, tokenizer.vocab_size)
             if n % 20 == 0:
                 gguf_tokenizer.tokenizer_of(file)
         except ConfigError as error:
@@ -746,7 +746,7 @@ def test_numbers_that_are_not_finite_or_gone_are_refused(tmp_path):
     with pytest.raises(
         ConfigError, match=r"blk\.1\.ffn_down\.weight' has numbers that are not finite"
     ):
-        gguf.load(tmp_path / "b.gguf")
+        gguf.load_gguf(tmp_path / "b.gguf")
     file.path.write_bytes(file.path.read_bytes()[: at + 4])  # after its header was read
     with pytest.raises(ConfigError, match="has become shorter"):
         gguf_file.numbers(file, file.tensors["blk.1.ffn_down.weight"])
@@ -763,13 +763,13 @@ def test_nothing_in_a_file_is_run_and_no_name_leads_elsewhere(tmp_path):
         " cycler.__init__.__globals__.os.system('touch " + str(canary) + "') }}{% endfor %}"
     )
     tokenizer = ending(template)
-    gguf.save(
+    gguf.save_gguf(
         inside / "a.gguf",
         made(dataclasses.replace(LLAMA, vocab_size=tokenizer.vocab_size), tokenizer),
     )
-    assert gguf.load(inside / "a.gguf").tokenizer.special.template == template
+    assert gguf.load_gguf(inside / "a.gguf").tokenizer.special.template == template
     for name in ("../canary", str(canary), "~/canary", "a\0b"):
-        gguf_writer.write(
+        gguf_writer.write_gguf(
             inside / "b.gguf",
             "llama",
             {"general.name": name, **gguf_models.metadata("llama", LLAMA)},
@@ -777,7 +777,7 @@ def test_nothing_in_a_file_is_run_and_no_name_leads_elsewhere(tmp_path):
             [np.zeros(1)],
         )
         with pytest.raises(ConfigError):
-            gguf.load(inside / "b.gguf")
+            gguf.load_gguf(inside / "b.gguf")
     assert {p.name for p in tmp_path.rglob("*")} == {"inside", "a.gguf", "b.gguf"}
 
 
@@ -833,7 +833,7 @@ def llama2c_file(model: OpenedModel) -> bytes:
 def test_a_llama2c_file_is_read(tied, tmp_path):
     model = made(llama(**SHRUNK, tied=tied))
     (tmp_path / "a.bin").write_bytes(llama2c_file(model))
-    back = llama2c.load(tmp_path / "a.bin")
+    back = llama2c.load_llama2c(tmp_path / "a.bin")
     assert equivalence.computed(back.config) == equivalence.computed(model.config)
     assert same(back.params, model.params) and back.tokenizer is None
 
@@ -853,9 +853,9 @@ def test_a_damaged_llama2c_file_is_refused(tmp_path):
     ):
         (tmp_path / "a.bin").write_bytes(content)
         with pytest.raises(ConfigError, match=said):
-            llama2c.load(tmp_path / "a.bin")
+            llama2c.load_llama2c(tmp_path / "a.bin")
     (tmp_path / "a.bin").write_bytes(whole)
     for content in (b"", bytes(100), struct.pack("<ifi", 4, 1.0, -1)):
         (tmp_path / "tok61.bin").write_bytes(content)
         with pytest.raises(ConfigError, match="no tokenizer of 61 pieces"):
-            llama2c.load(tmp_path / "a.bin")
+            llama2c.load_llama2c(tmp_path / "a.bin")

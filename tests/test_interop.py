@@ -152,7 +152,7 @@ def randomly(config: ModelConfig, seed: int = 0) -> Any:
     """Parameters, all random. Scales of norms are at least 0.5, where one more or less is exact in
     float32, as Gemma writes them."""
     random, tree = np.random.default_rng(seed), {}
-    for path, leaf in layout.leaves(config).items():
+    for path, leaf in layout.leaf_shapes(config).items():
         drawn = random.normal(size=leaf.shape, scale=0.2).astype(np.float32)
         *folders, name = path.split("/")
         at = tree
@@ -170,9 +170,9 @@ def same(one: Any, other: Any) -> None:
 def test_out_and_in_again_is_bit_equal(name: str, tmp_path: Path) -> None:
     family, config = MODELS[name]
     about = About(family=family, pad=3, generation={"temperature": 0.5}, notes={"made": "here"})
-    formats.save(tmp_path / "m", OpenedModel(config, randomly(config), None, about))
+    formats.save_model(tmp_path / "m", OpenedModel(config, randomly(config), None, about))
     assert json.loads((tmp_path / "m" / "config.json").read_text())["model_type"] == family
-    found = formats.load(tmp_path / "m")
+    found = formats.load_model(tmp_path / "m")
     assert equivalence.computed(found.config) == equivalence.computed(config)
     same(found.params, randomly(config))
     assert (found.about.family, found.about.pad, found.about.notes) == (family, 3, {"made": "here"})
@@ -205,18 +205,18 @@ def test_every_variant_has_a_family_that_computes_the_same_or_is_refused_with_th
 
 def test_a_large_model_is_in_several_files_and_the_same(tmp_path: Path) -> None:
     whole = OpenedModel(ROPE, randomly(ROPE), None)
-    huggingface.save(tmp_path / "m", whole, shard_bytes=30_000)
+    huggingface.save_huggingface(tmp_path / "m", whole, shard_bytes=30_000)
     files = sorted(p.name for p in (tmp_path / "m").glob("*.safetensors"))
     assert len(files) > 2 and files[0] == f"model-00001-of-{len(files):05}.safetensors"
-    same(formats.load(tmp_path / "m").params, whole.params)
+    same(formats.load_model(tmp_path / "m").params, whole.params)
     (tmp_path / "m" / files[1]).unlink()
     with pytest.raises(ConfigError, match=f"{files[1]} can't be read"):
-        formats.load(tmp_path / "m")
+        formats.load_model(tmp_path / "m")
 
 
 def test_weights_are_rounded_once_to_the_type_that_is_asked_for(tmp_path: Path) -> None:
-    formats.save(tmp_path / "m", OpenedModel(ROPE, randomly(ROPE), None), "bfloat16")
-    found = formats.load(tmp_path / "m").params
+    formats.save_model(tmp_path / "m", OpenedModel(ROPE, randomly(ROPE), None), "bfloat16")
+    found = formats.load_model(tmp_path / "m").params
     same(
         found,
         jax.tree.map(
@@ -224,13 +224,13 @@ def test_weights_are_rounded_once_to_the_type_that_is_asked_for(tmp_path: Path) 
         ),
     )
     with pytest.raises(ConfigError, match=r"dtype is 'float8'; .* Did you mean"):
-        formats.save(tmp_path / "n", OpenedModel(ROPE, randomly(ROPE), None), "float8")
+        formats.save_model(tmp_path / "n", OpenedModel(ROPE, randomly(ROPE), None), "float8")
     with pytest.raises(ConfigError, match="holds something already"):
-        formats.save(tmp_path / "m", OpenedModel(ROPE, randomly(ROPE), None))
+        formats.save_model(tmp_path / "m", OpenedModel(ROPE, randomly(ROPE), None))
 
 
 def test_parameters_are_read_onto_a_mesh(tmp_path: Path) -> None:
-    formats.save(tmp_path / "m", OpenedModel(ROPE, randomly(ROPE), None))
+    formats.save_model(tmp_path / "m", OpenedModel(ROPE, randomly(ROPE), None))
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     found = open_model(tmp_path / "m", mesh=mesh)
     same(found.params, randomly(ROPE))
@@ -250,7 +250,7 @@ def test_parameters_are_read_onto_a_mesh(tmp_path: Path) -> None:
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Llama."""
     path = tmp_path_factory.mktemp("saved") / "m"
-    formats.save(
+    formats.save_model(
         path,
         OpenedModel(
             dataclasses.replace(ROPE, num_layers=1),
@@ -276,7 +276,7 @@ def rewritten(path: Path, change: Any) -> None:
     file = safetensors.File(path / "model.safetensors")
     values = {name: np.array(file.take(name)) for name in file.tensors}
     change(values)
-    safetensors.write(
+    safetensors.write_safetensors(
         path / "model.safetensors",
         {name: value.shape for name, value in values.items()},
         values.items(),
@@ -304,7 +304,8 @@ HARMLESS = {
 
 def test_keys_that_change_no_number_are_passed_over(saved: Path, tmp_path: Path) -> None:
     same(
-        formats.load(altered(saved, tmp_path / "m", **HARMLESS)).params, formats.load(saved).params
+        formats.load_model(altered(saved, tmp_path / "m", **HARMLESS)).params,
+        formats.load_model(saved).params,
     )
 
 
@@ -346,16 +347,16 @@ def test_what_could_change_numbers_is_refused_by_name(
 ) -> None:
     changes, said = REFUSED[name]
     with pytest.raises(ConfigError, match=re.escape(said)) as caught:
-        formats.load(altered(saved, tmp_path / "m", **changes))
+        formats.load_model(altered(saved, tmp_path / "m", **changes))
     assert "\n" not in str(caught.value)
 
 
 def test_the_unused_bias_in_published_t5_files_is_passed_over(tmp_path: Path) -> None:
     config = MODELS["t5"][1]
-    formats.save(tmp_path / "m", OpenedModel(config, randomly(config), None))
+    formats.save_model(tmp_path / "m", OpenedModel(config, randomly(config), None))
     name = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
     rewritten(tmp_path / "m", lambda values: values.update({name: np.ones((32, 4), np.float32)}))
-    same(formats.load(tmp_path / "m").params, randomly(config))
+    same(formats.load_model(tmp_path / "m").params, randomly(config))
 
 
 def test_all_tensors_that_are_missing_extra_or_of_another_shape_are_named_at_once(
@@ -370,7 +371,7 @@ def test_all_tensors_that_are_missing_extra_or_of_another_shape_are_named_at_onc
 
     rewritten(path, change)
     with pytest.raises(ConfigError) as caught:
-        formats.load(path)
+        formats.load_model(path)
     said = str(caught.value)
     assert "missing: model.layers.0.mlp.up_proj.weight, model.norm.weight" in said
     assert "without a place here: model.layers.0.self_attn.q_proj.bias" in said
@@ -382,11 +383,11 @@ def test_a_tied_output_may_be_there_twice_but_not_be_another(saved: Path, tmp_pa
     with pytest.raises(
         ConfigError, match=r"lm_head.weight that is not its embedding.*tie_word_embeddings to false"
     ):
-        formats.load(path)
+        formats.load_model(path)
     rewritten(
         path, lambda values: values.update({"lm_head.weight": values["model.embed_tokens.weight"]})
     )
-    assert formats.load(path).config.tied
+    assert formats.load_model(path).config.tied
 
 
 def test_older_files_are_read_too(tmp_path: Path) -> None:
@@ -394,7 +395,9 @@ def test_older_files_are_read_too(tmp_path: Path) -> None:
     sentences, whose first row we add to the positions."""
     for family in ("gpt2", "bert"):
         config = MODELS[family][1]
-        formats.save(tmp_path / family, OpenedModel(config, randomly(config), None, About(family)))
+        formats.save_model(
+            tmp_path / family, OpenedModel(config, randomly(config), None, About(family))
+        )
 
     def as_gpt2(values: dict[str, Any]) -> None:
         for name in list(values):
@@ -418,7 +421,7 @@ def test_older_files_are_read_too(tmp_path: Path) -> None:
 
     for family, change in (("gpt2", as_gpt2), ("bert", as_bert)):
         rewritten(tmp_path / family, change)
-        found, wanted = formats.load(tmp_path / family).params, randomly(MODELS[family][1])
+        found, wanted = formats.load_model(tmp_path / family).params, randomly(MODELS[family][1])
         if family == "bert":
             wanted["positions"]["embedding"] = wanted["positions"]["embedding"] + np.arange(
                 32, dtype=np.float32
@@ -433,7 +436,7 @@ def test_links_of_the_hub_cache_are_followed(saved: Path, tmp_path: Path) -> Non
     for i, file in enumerate(sorted(saved.iterdir())):
         shutil.copy(file, blobs / f"{i:040x}")
         (snapshot / file.name).symlink_to(Path("../../blobs") / f"{i:040x}")
-    same(formats.load(snapshot).params, formats.load(saved).params)
+    same(formats.load_model(snapshot).params, formats.load_model(saved).params)
 
 
 # --- tokenizers -----------------------------------------------------------------------------------
@@ -462,10 +465,10 @@ ODD = [
     ids=str,
 )
 def test_every_kind_of_tokenizer_spells_as_before(kind: Any, tmp_path: Path) -> None:
-    before = tokenizers.train(kind, documents(60))
+    before = tokenizers.train_tokenizer(kind, documents(60))
     config = dataclasses.replace(ROPE, vocab_size=before.vocab_size)
-    formats.save(tmp_path / "m", OpenedModel(config, randomly(config), before))
-    after = formats.load(tmp_path / "m").tokenizer
+    formats.save_model(tmp_path / "m", OpenedModel(config, randomly(config), before))
+    after = formats.load_model(tmp_path / "m").tokenizer
     assert (after.vocab_size, after.end_of_document, after.begin_of_document) == (
         before.vocab_size,
         before.end_of_document,
@@ -485,7 +488,9 @@ def test_every_kind_of_tokenizer_spells_as_before(kind: Any, tmp_path: Path) -> 
 def test_padding_of_the_vocabulary_is_taken_off_and_remembered(tmp_path: Path) -> None:
     config = dataclasses.replace(ROPE, vocab_size=257)
     params = randomly(config)
-    formats.save(tmp_path / "m", OpenedModel(config, params, tokenizers.train(Bytes(), ())))
+    formats.save_model(
+        tmp_path / "m", OpenedModel(config, params, tokenizers.train_tokenizer(Bytes(), ()))
+    )
 
     def pad(values: dict[str, Any]) -> None:
         for name in ("model.embed_tokens.weight", "lm_head.weight"):
@@ -494,12 +499,12 @@ def test_padding_of_the_vocabulary_is_taken_off_and_remembered(tmp_path: Path) -
     rewritten(tmp_path / "m", pad)
     data = json.loads((tmp_path / "m" / "config.json").read_text())
     (tmp_path / "m" / "config.json").write_text(json.dumps(data | {"vocab_size": 264}))
-    found = formats.load(tmp_path / "m")
+    found = formats.load_model(tmp_path / "m")
     assert (found.about.padding, found.config.vocabulary) == (7, 257)
     same(found.params, params)
     (tmp_path / "m" / "config.json").write_text(json.dumps(data | {"vocab_size": 200}))
     with pytest.raises(ConfigError, match="a tokenizer of 257 tokens and a model of 200"):
-        formats.load(tmp_path / "m")
+        formats.load_model(tmp_path / "m")
 
 
 # --- convert --------------------------------------------------------------------------------------
@@ -511,7 +516,7 @@ def test_a_conversion_proves_itself(
     monkeypatch.chdir(tmp_path)
     config = dataclasses.replace(ROPE, vocab_size=257, num_layers=2)
     convert.write_run(
-        Path("run"), OpenedModel(config, randomly(config), tokenizers.train(Bytes(), ()))
+        Path("run"), OpenedModel(config, randomly(config), tokenizers.train_tokenizer(Bytes(), ()))
     )
     assert cli.main(["convert", "run", "out"]) == 0
     said = capsys.readouterr().out

@@ -834,7 +834,7 @@ def descent():
     """Plain steps down the gradient: what they change is the gradient, so that nothing is hidden by
     an optimizer's scaling."""
     rate = optim.learning_rate(optim.Schedule("constant", warmup=0), 1.0, 10)
-    return optim.build(optim.SGD(peak=1.0, momentum=0.0, clip_norm=None), rate), rate
+    return optim.build_optimizer(optim.SGD(peak=1.0, momentum=0.0, clip_norm=None), rate), rate
 
 
 def one_step(config: ModelConfig, micro_batches: int):
@@ -934,7 +934,7 @@ SHARDED_OVER = dict.fromkeys(SHARDED, (ALL,)) | {
 def prepared(tmp_path_factory) -> Prepared:
     """A store of a few short documents."""
     folder: Path = tmp_path_factory.mktemp("store") / "train"
-    draw, tokenizer = np.random.default_rng(2), tokenizers.train(Bytes(), [])
+    draw, tokenizer = np.random.default_rng(2), tokenizers.train_tokenizer(Bytes(), [])
     writer = store.Writer(folder, 61)
     for n in (9, 30, 17, 5, 60, 44, 21, 80, 33, 12) * 4:
         writer.add(draw.integers(0, 61, n).astype(np.int32))
@@ -960,7 +960,7 @@ def steps_of(name: str, mesh: MeshConfig, data: Prepared, count: int = 3):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "jit", quick)
         built = program.build(Experiment(**told), data)
-    optimizer = optim.build(slow, lambda step: 1e-3)
+    optimizer = optim.build_optimizer(slow, lambda step: 1e-3)
     begun = step.init(jax.tree.map(jnp.asarray, weights(config)), optimizer)
     state = jax.tree.map(
         lambda leaf, place: jax.device_put(np.asarray(leaf), place.sharding),

@@ -217,7 +217,7 @@ def test_any_loss_is_the_same_in_any_number_of_micro_batches(name):
     teacher = jax.tree.map(lambda leaf: 2 * leaf, params)
     needs = {"teacher": PLAIN} if "istillation" in name else {}
     loss, rate = LOSSES[name].build(PLAIN, **needs), lambda step: 1.0
-    optimizer = optim.build(optim.SGD(peak=1.0, momentum=0.0, clip_norm=None), rate)
+    optimizer = optim.build_optimizer(optim.SGD(peak=1.0, momentum=0.0, clip_norm=None), rate)
     ends = []
     for parts in (1, 4):
         run = functools.partial(
@@ -242,7 +242,7 @@ def test_a_batch_of_which_nothing_counts_is_a_marked_step_that_changes_nothing()
     def rate(step):
         return 1.0
 
-    optimizer = optim.build(optim.AdamW(ema=0.9), rate)
+    optimizer = optim.build_optimizer(optim.AdamW(ema=0.9), rate)
     run = jax.jit(functools.partial(
         step.train_step, loss=CrossEntropy().build(PLAIN), optimizer=optimizer, rate=rate, seed=0,
         dropout=False,

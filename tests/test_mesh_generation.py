@@ -76,7 +76,7 @@ def test_the_cache_of_a_mesh_is_split_over_rows_and_heads():
 
 def test_a_loaded_model_may_lie_on_a_mesh(tmp_path):
     config = dataclasses.replace(VARIANTS["gqa"], vocab_size=TOKENIZER.vocab_size, num_layers=1)
-    formats.save(tmp_path / "m", OpenedModel(config, weights(config), TOKENIZER))
+    formats.save_model(tmp_path / "m", OpenedModel(config, weights(config), TOKENIZER))
     settings = {"new_tokens": 6, "temperature": 1.0}
     on_mesh = gptjax.load(tmp_path / "m", mesh=MeshConfig(fsdp=2, tensor=2))
     assert dict(on_mesh.mesh.shape)["tensor"] == 2

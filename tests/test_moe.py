@@ -278,7 +278,7 @@ def batch(rows: int = 4) -> Batch:
 
 def trained(config: ModelConfig, params, steps: int, micro_batches: int = 1):
     rate = optim.learning_rate(optim.Schedule("constant", warmup=0), 1e-3, 10)
-    optimizer = optim.build(optim.SGD(peak=1e-3), rate)
+    optimizer = optim.build_optimizer(optim.SGD(peak=1e-3), rate)
     settle = (
         (lambda params, sums: model.rebalance(config, params, sums["load"]))
         if config.experts.bias_step

@@ -29,7 +29,7 @@ from gptjax.sharding.mesh import MeshConfig, make_mesh, param_shardings
 ROOT = Path(__file__).parents[1]
 SHAPE = {"context": 32, "width": 32, "num_layers": 2, "num_heads": 4, "feed_forward": 64}
 CONFIG = llama(**SHAPE, vocab_size=257, num_kv_heads=2)
-TOKENIZER = tokenizers.train(Bytes(), ())
+TOKENIZER = tokenizers.train_tokenizer(Bytes(), ())
 
 
 def drawn(c: ModelConfig) -> OpenedModel:
@@ -44,8 +44,8 @@ def written(tmp_path_factory) -> dict[str, Path]:
     folder, opened = tmp_path_factory.mktemp("written"), drawn(CONFIG)
     paths = {"run": folder / "run", "huggingface": folder / "hf", "gguf": folder / "m.gguf"}
     write_run(paths["run"], opened)
-    formats.save(paths["huggingface"], opened)
-    formats.save(paths["gguf"], opened)
+    formats.save_model(paths["huggingface"], opened)
+    formats.save_model(paths["gguf"], opened)
     return paths
 
 
@@ -103,7 +103,7 @@ def test_a_step_of_a_run_is_opened_and_another_is_refused(written):
 def test_what_a_run_says_of_anything_but_its_model_is_not_needed(name, written, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(written["run"], run)
-    data = config.load(dict, run / "config.json") | {"of another version": {"a": 1}}
+    data = config.load_config(dict, run / "config.json") | {"of another version": {"a": 1}}
     del data[name]
     (run / "config.json").write_text(json.dumps(data))
     assert_equal(open_model(run), drawn(CONFIG))
@@ -118,7 +118,7 @@ def test_a_model_without_a_task_of_its_own_has_that_of_its_shape(tmp_path):
         ("bert", masked, MaskedLanguageModel()),
         ("t5", answering, SequenceToSequence(begin=0, closed=True)),
     ):
-        formats.save(tmp_path / name, drawn(c)._replace(tokenizer=None))
+        formats.save_model(tmp_path / name, drawn(c)._replace(tokenizer=None))
         assert open_model(tmp_path / name).task == task
 
 

@@ -59,7 +59,7 @@ def in_our_shapes(case: Case, values: dict[str, Any], offset: float = 0.0) -> An
 
     entries = case.entries(case.config) if callable(case.entries) else case.entries
     as_it_is = [entry._replace(plus=offset if entry.plus else 0.0, folded="") for entry in entries]
-    tree = layout.read(case.config, layout.places(case.config, as_it_is), take)
+    tree = layout.read_params(case.config, layout.places(case.config, as_it_is), take)
     assert used == named.keys(), f"our tree has no place for {sorted(named.keys() - used)}"
     return tree
 
@@ -229,7 +229,7 @@ def test_gradients_of_every_parameter_are_those_of_torch(
 def test_ten_adamw_steps_lose_what_torch_loses(pair: Pair) -> None:
     settings = optim.AdamW(peak=1e-3, weight_decay=0.1, clip_norm=1.0)
     rate = optim.learning_rate(optim.Schedule(kind="constant", warmup=0), settings.peak, 10)
-    optimizer = optim.build(settings, rate)
+    optimizer = optim.build_optimizer(settings, rate)
     loss = CrossEntropy().build(pair.config)
     step = jax.jit(functools.partial(train_step, loss=loss, optimizer=optimizer, rate=rate, seed=0))
     state, theirs = first_state(pair.params, optimizer), copy.deepcopy(pair.theirs)

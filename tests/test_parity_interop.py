@@ -220,11 +220,11 @@ def randomly(params: Any, seed: int) -> Any:
 def test_both_ways_compute_the_same(name: str, tmp_path: Path, record_property: Any) -> None:
     theirs = shaken(MODELS[name]())
     theirs.save_pretrained(tmp_path / "theirs")
-    found = formats.load(tmp_path / "theirs")
+    found = formats.load_model(tmp_path / "theirs")
     first = difference(theirs, found)
 
     ours = found._replace(params=randomly(found.params, seed=2))
-    formats.save(tmp_path / "ours", ours)
+    formats.save_model(tmp_path / "ours", ours)
     loaded, told = type(theirs).from_pretrained(
         tmp_path / "ours", output_loading_info=True, attn_implementation="eager"
     )
@@ -254,7 +254,7 @@ def test_both_ways_compute_the_same(name: str, tmp_path: Path, record_property: 
     record_property("figure", f"{name} {max(first, second):.1e}")
     assert first <= 1e-4 and second <= 1e-4
 
-    again = formats.load(tmp_path / "ours")
+    again = formats.load_model(tmp_path / "ours")
     assert again.config == found.config
     jax.tree.map(np.testing.assert_array_equal, again.params, ours.params)
 
@@ -273,12 +273,12 @@ PROMPTS = ("The cat sat", "def add(a, b):\n    return", "  Größe 東京", "1. 
 def test_an_exported_directory_writes_the_same_text_in_transformers(
     kind: str, tmp_path: Path
 ) -> None:
-    tokenizer = tokenizers.train(TOKENIZERS[kind], documents(60))
+    tokenizer = tokenizers.train_tokenizer(TOKENIZERS[kind], documents(60))
     config = replace(
         families.GQA if kind != "bytes" else families.SMALL, vocab_size=tokenizer.vocab_size
     )
     params = randomly(jax.eval_shape(lambda: model.init(config, jax.random.key(0))), seed=3)
-    formats.save(tmp_path / "m", OpenedModel(config, params, tokenizer))
+    formats.save_model(tmp_path / "m", OpenedModel(config, params, tokenizer))
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "m")
     spelling = transformers.AutoTokenizer.from_pretrained(tmp_path / "m")
     ours = gptjax.load(tmp_path / "m")
@@ -306,10 +306,10 @@ def test_an_exported_directory_writes_the_same_text_in_transformers(
 
 
 def test_an_exported_encoder_and_decoder_answers_as_in_transformers(tmp_path: Path) -> None:
-    tokenizer = tokenizers.train(TOKENIZERS["unigram"], documents(60))
+    tokenizer = tokenizers.train_tokenizer(TOKENIZERS["unigram"], documents(60))
     config = replace(encoders.T5, vocab_size=tokenizer.vocab_size)
     params = randomly(jax.eval_shape(lambda: model.init(config, jax.random.key(0))), seed=3)
-    formats.save(tmp_path / "m", OpenedModel(config, params, tokenizer))
+    formats.save_model(tmp_path / "m", OpenedModel(config, params, tokenizer))
     theirs = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "m")
     written = gptjax.load(tmp_path / "m").complete(PROMPTS, new_tokens=12, temperature=0.0)
     for prompt, done in zip(PROMPTS, written, strict=True):

@@ -249,14 +249,14 @@ def test_a_target_is_refused_in_a_line_that_mends_it():
         ("cpu:99", "device_count=99"),
     ):
         with pytest.raises(ConfigError, match=word.replace("*", r"\*")):
-            targets.devices(targets.parse_target(wrong))
+            targets.stand_in_devices(targets.parse_target(wrong))
 
 
 @pytest.mark.parametrize("target", ["v5e:2x4", "h100:1x8"])
 def test_a_missing_compiler_is_named_with_its_extra(target, monkeypatch):
     monkeypatch.setattr(targets, "_installed", lambda package: False)
     with pytest.raises(ConfigError, match=r"gptjax\[plan-(tpu|gpu)\]"):
-        targets.devices(targets.parse_target(target))
+        targets.stand_in_devices(targets.parse_target(target))
 
 
 def test_slices_are_rings_where_they_are_whole_cubes():
@@ -290,7 +290,7 @@ def test_changes_are_tried_from_the_cheapest_to_all_together():
 
 
 def test_the_largest_batch_fills_what_the_weights_leave(monkeypatch):
-    monkeypatch.setattr(targets, "devices", lambda target: [None] * 4)
+    monkeypatch.setattr(targets, "stand_in_devices", lambda target: [None] * 4)
     model = dataclasses.replace(experiment().model, compute="bfloat16")
     facts, chip = (
         sampling.plan_sampling(model, targets.parse_target("v5e:2x2")),
@@ -308,7 +308,7 @@ def test_the_largest_batch_fills_what_the_weights_leave(monkeypatch):
 
 
 def test_the_exit_status_says_whether_it_fits(monkeypatch, capsys):
-    monkeypatch.setattr(targets, "devices", lambda target: [None])
+    monkeypatch.setattr(targets, "stand_in_devices", lambda target: [None])
     assert cli.main(["plan", "llama-70b", "--target", "v5e:1x1", "--sampling", "--json"]) == 3
     assert json.loads(capsys.readouterr().out)["largest_batch"] == 0
     assert (
@@ -346,7 +346,7 @@ def test_a_law_is_found_again_and_its_interval_holds():
             scaling.Point(str(c), c, law(c) + draw.normal(0, 0.004))
             for c in (1e11, 2e11, 4e11, 8e11, 1.6e12, 3.2e12)
         ]
-        _, low, high = scaling.predict(scaling.fit(points), 3.2e13, len(points))
+        _, low, high = scaling.predict_loss(scaling.fit(points), 3.2e13, len(points))
         inside += low <= law(3.2e13) <= high
     exact = scaling.fit(
         [scaling.Point(str(c), c, law(c)) for c in (1e11, 2e11, 4e11, 8e11, 1.6e12)]
@@ -358,7 +358,7 @@ def test_a_law_is_found_again_and_its_interval_holds():
 
 
 def test_a_run_that_did_not_finish_is_refused(tmp_path):
-    config.save(tmp_path / "config.json", experiment())
+    config.save_config(tmp_path / "config.json", experiment())
     (tmp_path / "metrics.jsonl").write_text('{"step": 3, "validation_loss": 2.0}\n')
     with pytest.raises(ConfigError, match="no held-out loss at its last step 1000"):
         scaling.point(tmp_path)

@@ -403,8 +403,9 @@ def test_the_watchdog_of_two_processes_is_silent_where_all_goes_well(
         2
     ], told
     figure(
-        f"0 alarms in 1,000 steps with a limit of 5 s, {goodput.read(path).seconds['compile']:.1f}"
-        " s of compiling and 4 evaluations among them"
+        "0 alarms in 1,000 steps with a limit of 5 s,"
+        f" {goodput.read_goodput(path).seconds['compile']:.1f} s of compiling and 4 evaluations"
+        " among them"
     )
 
 
@@ -536,7 +537,7 @@ with run.lock():
         if index == victim and step == begun + 3:
             if seed < 0:
                 manifest.written_by = lambda *_: die()
-                manifest.describe = lambda *_: die()
+                manifest.make_manifest = lambda *_: die()
             else:
                 threading.Timer(random.Random(seed).uniform(0, 0.4), die).start()
         run.save(step, {{"params": {{"a": make(step), "b": make(-step)}}}})

@@ -155,11 +155,11 @@ def test_a_long_text_is_spelled_as_if_it_were_not_cut(made, monkeypatch):
 
 def test_what_is_saved_is_loaded_and_damage_is_named(made, tmp_path):
     for name, tokenizer in made.items():
-        tok.save(tmp_path / name, tokenizer)
-        again = tok.load(tmp_path / name)
-        assert again.files() == tokenizer.files() and tok.fingerprint(again) == tok.fingerprint(
-            tokenizer
-        )
+        tok.save_tokenizer(tmp_path / name, tokenizer)
+        again = tok.load_tokenizer(tmp_path / name)
+        assert again.files() == tokenizer.files() and tok.hash_tokenizer(
+            again
+        ) == tok.hash_tokenizer(tokenizer)
         assert (again.special, again.controls, again.pieces) == (
             tokenizer.special,
             tokenizer.controls,
@@ -171,7 +171,7 @@ def test_what_is_saved_is_loaded_and_damage_is_named(made, tmp_path):
                 content[:30] + bytes([content[30] ^ 1]) + content[31:]
             )
             with pytest.raises(ConfigError, match=re.escape(str(tmp_path / name / file))):
-                tok.load(tmp_path / name)
+                tok.load_tokenizer(tmp_path / name)
             (tmp_path / name / file).write_bytes(content)
 
 
@@ -180,7 +180,7 @@ def directory(path: Path, content: bytes, **files: object) -> tok.Tokenizer:
     (path / "tokenizer.json").write_bytes(content)
     for name, value in files.items():
         (path / f"{name}.json").write_text(json.dumps(value))
-    return tok.train(tok.Published(str(path)), [])
+    return tok.train_tokenizer(tok.Published(str(path)), [])
 
 
 def test_a_directory_says_what_begins_and_ends_texts(tmp_path):
@@ -249,15 +249,17 @@ def test_what_is_no_tokenizer_is_refused_in_one_line(content, tmp_path):
         tok.published("tokenizer.json", content, Special())
     assert "\n" not in str(caught.value)
     with pytest.raises(ConfigError, match="no tokenizer"):
-        tok.train(tok.Published(str(tmp_path)), [])
+        tok.train_tokenizer(tok.Published(str(tmp_path)), [])
     with pytest.raises(ConfigError, match="its eos"):
         tok.published("tokenizer.json", FILES["split"][0], Special(eos=10_000))
 
 
 def test_a_sentencepiece_model_gets_its_control_tokens_too(tmp_path):
-    content = tok.train(tok.SentencePiece(vocab_size=350), TEXTS).files()["tokenizer.model"]
+    content = tok.train_tokenizer(tok.SentencePiece(vocab_size=350), TEXTS).files()[
+        "tokenizer.model"
+    ]
     (tmp_path / "tokenizer.model").write_bytes(content)
-    tokenizer = tok.train(tok.Published(str(tmp_path)), [])
+    tokenizer = tok.train_tokenizer(tok.Published(str(tmp_path)), [])
     assert (
         tokenizer.controls.keys() == {"</s>"}
         and tokenizer.end_of_document == tokenizer.controls["</s>"].id
@@ -265,8 +267,8 @@ def test_a_sentencepiece_model_gets_its_control_tokens_too(tmp_path):
     )
     assert tokenizer.decode(tokenizer.encode("</s> " + PROSE)) == "</s> " + PROSE
     assert tokenizer.end_of_document not in tokenizer.encode("</s>")
-    tok.save(tmp_path / "saved", tokenizer)
-    assert tok.load(tmp_path / "saved").files() == tokenizer.files()
+    tok.save_tokenizer(tmp_path / "saved", tokenizer)
+    assert tok.load_tokenizer(tmp_path / "saved").files() == tokenizer.files()
 
 
 FIXTURES = Path(__file__).parent / "fixtures/tokenizers"
@@ -277,7 +279,7 @@ SAVED = json.loads((FIXTURES / "reference.json").read_text())
 def test_a_tokenizer_that_an_earlier_version_saved_gives_the_same_ids(name):
     """Tokenizers of every kind, saved by version 0.1.0 at commit 4d3a10e, and hashes of what it
     made of these texts."""
-    tokenizer, draw = tok.load(FIXTURES / name), random.Random(0)
+    tokenizer, draw = tok.load_tokenizer(FIXTURES / name), random.Random(0)
     planes = [(0, 0x7F), (0, 0x2FF), (0x2000, 0x30FF), (0, 0xD7FF), (0xE000, 0xFFFF)]
     planes.append((0x10000, 0x10FFFF))
     texts = [
@@ -296,7 +298,7 @@ def test_a_tokenizer_that_an_earlier_version_saved_gives_the_same_ids(name):
         piece = tokenizer.token_bytes([i])
         pieces.update(bytes([len(piece)]) + piece)
     assert SAVED[name] == {
-        "fingerprint": tok.fingerprint(tokenizer),
+        "fingerprint": tok.hash_tokenizer(tokenizer),
         "ids": ids.hexdigest(),
         "bytes": pieces.hexdigest(),
         "vocab_size": tokenizer.vocab_size,
@@ -340,7 +342,7 @@ def test_a_directory_without_tokenizer_json_is_what_its_class_says(name, tmp_pat
     pytest.importorskip("torch", reason="transformers' tokenizers come with torch here")
     transformers = pytest.importorskip("transformers")
     folder = slow(tmp_path / name, name)
-    ours = tok.train(tok.Published(str(folder)), [])
+    ours = tok.train_tokenizer(tok.Published(str(folder)), [])
     theirs = transformers.AutoTokenizer.from_pretrained(str(folder))
     texts = [*TEXTS[:60], "x 123456 <tool>y", "e\u0301 DON'T\n\n  a\r\n", *strings(100)]
     for text in (t for t in texts if not any(name in t for name in ours.controls)):
@@ -355,10 +357,10 @@ def test_a_directory_without_tokenizer_json_is_what_its_class_says(name, tmp_pat
 def test_a_directory_whose_class_is_not_known_is_refused(tmp_path):
     folder = slow(tmp_path / "clip", "GPT2Tokenizer", tokenizer_class="CLIPTokenizer")
     with pytest.raises(ConfigError, match=r"class 'CLIPTokenizer' and no tokenizer\.json.*Qwen2"):
-        tok.train(tok.Published(str(folder)), [])
+        tok.train_tokenizer(tok.Published(str(folder)), [])
     folder = slow(tmp_path / "spaced", "GPT2Tokenizer", add_prefix_space=True)
     with pytest.raises(ConfigError, match="add_prefix_space"):
-        tok.train(tok.Published(str(folder)), [])
+        tok.train_tokenizer(tok.Published(str(folder)), [])
     (folder / "merges.txt").unlink()
     with pytest.raises(ConfigError, match="no tokenizer"):
-        tok.train(tok.Published(str(folder)), [])
+        tok.train_tokenizer(tok.Published(str(folder)), [])

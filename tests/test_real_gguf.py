@@ -37,7 +37,7 @@ def smollm2() -> Path:
 def stories():
     if not STORIES.is_dir():
         pytest.skip("needs ../shared/data/stories260K")
-    return llama2c.load(STORIES / "stories260K.bin"), json.loads(
+    return llama2c.load_llama2c(STORIES / "stories260K.bin"), json.loads(
         (STORIES / "reference.json").read_text()
     )
 
@@ -65,7 +65,7 @@ def test_stories260k_says_what_its_reference_says(stories):
 
 @pytest.fixture(scope="module")
 def imported(smollm2):
-    return gguf.load(smollm2)
+    return gguf.load_gguf(smollm2)
 
 
 def greedy(imported, ids: list[int], count: int) -> list[int]:
@@ -143,7 +143,7 @@ jax.numpy.zeros(3).block_until_ready()
 peak = lambda: 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 before, begun = peak(), time.monotonic()
 from gptjax.formats import gguf
-loaded = gguf.load(sys.argv[1])
+loaded = gguf.load_gguf(sys.argv[1])
 seconds = time.monotonic() - begun
 size = sum(leaf.nbytes for leaf in jax.tree.leaves(loaded.params))
 print(seconds, (peak() - before) / size)
@@ -181,7 +181,7 @@ def in_llama_cpp(path: Path, prompt: list[int], count: int) -> tuple[list[int], 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "q8_0"])
 def test_llama_cpp_writes_the_same_story(stories, dtype, tmp_path):
     imported, reference = stories
-    gguf.save(tmp_path / "a.gguf", imported, dtype)
+    gguf.save_gguf(tmp_path / "a.gguf", imported, dtype)
     found, first = in_llama_cpp(tmp_path / "a.gguf", [1], 64)
     assert found == reference["greedy_ids_from_bos"][1:65]
     ten = reference["first_step_top10"]
@@ -206,7 +206,7 @@ def test_llama_cpp_computes_our_own_mlp(stories, tmp_path):
         config=dataclasses.replace(told.config, activation="relu2"),
         params={**told.params, "layers": layers},
     )
-    gguf.save(tmp_path / "a.gguf", made)
+    gguf.save_gguf(tmp_path / "a.gguf", made)
     found, first = in_llama_cpp(tmp_path / "a.gguf", [1], 24)
     assert found == greedy(made, [1], 24)
     ours = logits(made, [1])[0]
@@ -222,7 +222,7 @@ def test_llama_cpp_answers_as_smollm2_does_here(imported, dtype, tmp_path):
     asked = chat.render(
         template, [chat.Message("user", "What is the capital of France?")], imported.tokenizer
     )
-    gguf.save(tmp_path / "a.gguf", imported, dtype)
+    gguf.save_gguf(tmp_path / "a.gguf", imported, dtype)
     found, _ = in_llama_cpp(tmp_path / "a.gguf", asked, 8)
     assert found == greedy(imported, asked, 8)
 

@@ -182,7 +182,7 @@ def test_a_second_trainer_leaves_at_once_and_touches_nothing(
     tiny_experiment, tmp_path, record_property
 ):
     """As a user would start it: a whole `gptjax train`, imports and all."""
-    config.save(tmp_path / "tiny.json", tiny_experiment)
+    config.save_config(tmp_path / "tiny.json", tiny_experiment)
     path = tmp_path / "run"
     saved(path, 3)
     first = python(
@@ -420,7 +420,7 @@ def test_every_kind_of_mismatch_is_refused_by_leaf_and_only_asked_for_casts_happ
 def test_every_format_there_ever_was_is_read(fixture, record_property):
     assert sum(file.stat().st_size for file in files_below(fixture)) < 50_000
     step = Run(fixture).steps()[-1]
-    for tree in manifest.read(fixture / f"checkpoints/{step}").trees:
+    for tree in manifest.read_manifest(fixture / f"checkpoints/{step}").trees:
         known = leaves(fixture, step, tree)
         names = {leaf.path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in known}
         found = Run(fixture).restore({tree: _nested(names)}, say=pytest.fail)[1][tree]
@@ -512,8 +512,8 @@ def test_rolling_back_trains_the_same_steps_again_and_keeps_the_old_ones_aside(
     for step in (8, 12):
         manifest.verify(path / f"checkpoints/rolled-back-1/{step}")
     assert (
-        manifest.read(path / "checkpoints/12").trees
-        == manifest.read(path / "checkpoints/rolled-back-1/12").trees
+        manifest.read_manifest(path / "checkpoints/12").trees
+        == manifest.read_manifest(path / "checkpoints/rolled-back-1/12").trees
     )
     os.truncate(max(files_below(path / "checkpoints/6"), key=lambda f: f.stat().st_size), 10)
     for step, why in ((5, "has no step 5; it has 4, 6, 9, 12"), (6, "6 is damaged")):

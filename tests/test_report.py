@@ -48,7 +48,7 @@ def make_run(run_dir, losses, samples=(), **more):
 def page_of(run_dir, facts) -> str:
     """The written page, once its form is proven: strict JSON beside it, every SVG well-formed,
     every tag closed."""
-    page = report.write(run_dir, facts).read_text(encoding="utf-8")
+    page = report.write_run_report(run_dir, facts).read_text(encoding="utf-8")
     json.loads((run_dir / "report.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
     for drawing in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
         for element in ET.fromstring(drawing).iter():

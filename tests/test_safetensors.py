@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from gptjax import formats
 from gptjax.core.config import ConfigError
 from gptjax.formats import huggingface, safetensors
-from gptjax.formats.safetensors import DTYPES, File, write
+from gptjax.formats.safetensors import DTYPES, File, write_safetensors
 
 DESCRIBED = {
     "a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
@@ -251,7 +251,7 @@ def test_what_is_written_is_read_again(tmp_path):
     values |= {"empty": np.zeros((0, 4), np.float32), "Ж": np.ones(5, np.float32)}
     for dtype in DTYPES:
         file = tmp_path / f"{dtype}.safetensors"
-        write(
+        write_safetensors(
             file,
             {name: value.shape for name, value in values.items()},
             values.items(),
@@ -265,14 +265,14 @@ def test_what_is_written_is_read_again(tmp_path):
             np.testing.assert_array_equal(np.asarray(found.take(name)).astype(np.float32), value)
         assert int.from_bytes(file.read_bytes()[:8], "little") % 8 == 0
     with pytest.raises(ValueError, match="was given instead of"):
-        write(tmp_path / "x", {"x": (3, 2)}, [("x", values["x"])], "float32", {})
+        write_safetensors(tmp_path / "x", {"x": (3, 2)}, [("x", values["x"])], "float32", {})
 
 
 def test_the_library_reads_what_we_write_and_we_what_it_writes(tmp_path):
     values = {
         f"t{i}": np.random.default_rng(i).normal(size=(i, 3)).astype(np.float32) for i in range(5)
     }
-    write(
+    write_safetensors(
         tmp_path / "ours",
         {name: value.shape for name, value in values.items()},
         values.items(),
@@ -288,7 +288,9 @@ def test_the_library_reads_what_we_write_and_we_what_it_writes(tmp_path):
 
 
 def test_a_file_that_is_cut_short_after_it_was_opened_is_an_error(tmp_path):
-    write(tmp_path / "a", {"x": (1000,)}, [("x", np.ones(1000, np.float32))], "float32", {})
+    write_safetensors(
+        tmp_path / "a", {"x": (1000,)}, [("x", np.ones(1000, np.float32))], "float32", {}
+    )
     file = File(tmp_path / "a")
     os.truncate(tmp_path / "a", 200)
     with pytest.raises(ConfigError, match="cut short while it was read"):
@@ -339,14 +341,16 @@ def test_names_in_an_index_that_lead_elsewhere_are_refused(tmp_path, record_prop
     home.mkdir()
     (home / "config.json").write_text(json.dumps(CONFIG))
     secret = tmp_path / "secret.safetensors"
-    write(secret, {"x": (2,)}, [("x", np.ones(2, np.float32))], "float32", {})
+    write_safetensors(secret, {"x": (2,)}, [("x", np.ones(2, np.float32))], "float32", {})
     for name in NAMES:
         (home / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": name}}))
         with pytest.raises(ConfigError, match="only plain names"):
-            formats.load(home)
+            formats.load_model(home)
     links = 0
     (home / "model.safetensors.index.json").unlink()
-    write(home / "model.safetensors", {"x": (2,)}, [("x", np.ones(2, np.float32))], "float32", {})
+    write_safetensors(
+        home / "model.safetensors", {"x": (2,)}, [("x", np.ones(2, np.float32))], "float32", {}
+    )
     for name in (*huggingface.FILES, "shard.safetensors"):
         (home / "model.safetensors.index.json").unlink(missing_ok=True)
         if name == "shard.safetensors":
@@ -357,7 +361,7 @@ def test_names_in_an_index_that_lead_elsewhere_are_refused(tmp_path, record_prop
         (home / name).unlink(missing_ok=True)
         (home / name).symlink_to(secret)
         with pytest.raises(ConfigError, match=r"is a link to|not a model that can be read"):
-            formats.load(home)
+            formats.load_model(home)
         (home / name).unlink()
         links += 1
         if kept is not None:
@@ -377,10 +381,10 @@ def test_a_pickled_model_is_refused_and_never_opened(tmp_path, record_property):
         b"cposix\nsystem\n(S'touch " + str(canary).encode() + b"'\ntR."
     )
     with pytest.raises(ConfigError, match=r"pytorch_model.bin, which can run code"):
-        formats.load(tmp_path)
+        formats.load_model(tmp_path)
     (tmp_path / "model.safetensors").write_bytes((tmp_path / "pytorch_model.bin").read_bytes())
     with pytest.raises(ConfigError, match="cut short, or not a safetensors"):
-        formats.load(tmp_path)
+        formats.load_model(tmp_path)
     assert not canary.exists()
     record_property(
         "figure", "a pickle beside and in the place of safetensors: refused, 0 canaries"

@@ -19,14 +19,14 @@ from gptjax import model
 from gptjax.api import Model
 from gptjax.cli import main as cli
 from gptjax.cli import sample
-from gptjax.cli.sample import SampleOptions, run
+from gptjax.cli.sample import SampleOptions, run_sample
 from gptjax.core.config import ConfigError
 from gptjax.data import Characters
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.generate import GenerateConfig
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-TOKENIZER = tokenizers.train(Characters(end_of_document=False), [LETTERS])
+TOKENIZER = tokenizers.train_tokenizer(Characters(end_of_document=False), [LETTERS])
 CONFIG = dataclasses.replace(ROPE, vocab_size=TOKENIZER.vocab_size, num_layers=1)
 
 
@@ -59,7 +59,7 @@ def home(monkeypatch, tmp_path) -> Path:
 
 
 def said(capsys, settings: GenerateConfig = PLAIN, path: str = "run", **options) -> str:
-    run(Path(path), SampleOptions(**options), settings)
+    run_sample(Path(path), SampleOptions(**options), settings)
     return capsys.readouterr().out
 
 
@@ -118,16 +118,16 @@ def test_json_of_beams_has_their_score(capsys):
 
 
 def test_progress_says_tokens_and_the_time_to_the_first(capsys):
-    run(Path("run"), SampleOptions(prompt=("ab",), progress=True), PLAIN)
+    run_sample(Path("run"), SampleOptions(prompt=("ab",), progress=True), PLAIN)
     progress = capsys.readouterr().err
     assert (
         progress.startswith("6 tokens in ")
         and ", the first after " in progress
         and progress.endswith(" tokens/s\n")
     )
-    run(Path("run"), SampleOptions(prompt=("ab", "cd"), progress=True), PLAIN)
+    run_sample(Path("run"), SampleOptions(prompt=("ab", "cd"), progress=True), PLAIN)
     assert capsys.readouterr().err.startswith("12 tokens in ")
-    run(Path("run"), SampleOptions(prompt=("ab",)), PLAIN)
+    run_sample(Path("run"), SampleOptions(prompt=("ab",)), PLAIN)
     assert capsys.readouterr().err == ""
 
 
@@ -272,7 +272,7 @@ def test_a_conversation_answers_changes_settings_and_outlives_errors(capsys, mon
         "cd",
     ]
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(lines).encode())))
-    run(Path("run"), SampleOptions(interactive=True), PLAIN)
+    run_sample(Path("run"), SampleOptions(interactive=True), PLAIN)
     out, err = capsys.readouterr()
     texts = [
         TINY.generate(prompt, new_tokens=n, seed=s)
@@ -298,7 +298,7 @@ def test_ctrl_c_ends_an_answer_and_not_the_conversation(capsys, monkeypatch):
 
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"ab\ncd\n")))
     monkeypatch.setattr(Model, "stream", interrupted)
-    run(Path("run"), SampleOptions(interactive=True), PLAIN)
+    run_sample(Path("run"), SampleOptions(interactive=True), PLAIN)
     assert capsys.readouterr().out == "abzzz\n\ncdzzz\n\n"
 
 
@@ -324,7 +324,7 @@ def test_settings_may_be_named_and_wrong_names_are_refused():
 
 
 def test_a_draft_with_another_tokenizer_is_refused():
-    other = tokenizers.train(tokenizers.Characters(), ["abc"])
+    other = tokenizers.train_tokenizer(tokenizers.Characters(), ["abc"])
     with pytest.raises(ConfigError, match="another tokenizer"):
         TINY.generate("ab", draft=TINY._replace(tokenizer=other))
 

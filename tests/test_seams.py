@@ -152,7 +152,7 @@ def test_a_weight_from_outside_is_read_and_trained():
     shape = params["layers"]["mlp"]["up"]["kernel"].shape
     row, column = jax.random.normal(jax.random.key(1), shape[:2]), jnp.ones((shape[0], shape[2]))
     params["layers"]["mlp"]["up"]["kernel"] = Outer(row, column)
-    optimizer = optim.build(optim.SGD(peak=0.1), lambda step: 0.1)
+    optimizer = optim.build_optimizer(optim.SGD(peak=0.1), lambda step: 0.1)
     after, metrics = jax.jit(
         functools.partial(
             step.train_step,
@@ -191,7 +191,7 @@ def test_an_adapter_of_rank_4_trains_and_its_base_stays():
         is_leaf=is_adapted,
     )
     trainable, frozen = partition(adapted, trains)
-    optimizer = optim.build(optim.Adam(peak=3e-2), lambda step: 3e-2)
+    optimizer = optim.build_optimizer(optim.Adam(peak=3e-2), lambda step: 3e-2)
     train = jax.jit(
         functools.partial(
             step.train_step,
@@ -223,7 +223,9 @@ def test_a_saved_experiment_is_read_back_with_the_classes_that_are_handed_in(
 ):
     task = dataclasses.replace(small_experiment.data, task=Copy())
     experiment = dataclasses.replace(small_experiment, loss=Focal(gamma=3.0), data=task)
-    configs.save(tmp_path / "config.json", experiment)
-    assert configs.load(Experiment, tmp_path / "config.json", known=(Focal, Copy)) == experiment
+    configs.save_config(tmp_path / "config.json", experiment)
+    assert (
+        configs.load_config(Experiment, tmp_path / "config.json", known=(Focal, Copy)) == experiment
+    )
     with pytest.raises(ConfigError, match=r"Focal|Copy"):
-        configs.load(Experiment, tmp_path / "config.json")
+        configs.load_config(Experiment, tmp_path / "config.json")

@@ -184,7 +184,7 @@ def test_the_same_program_over_as_many_devices_gives_the_same_bits():
 def test_the_step_runs_under_pmap():
     """On two devices with a batch of unequal weights each, as one device with both."""
     batch, rate = batch_of(SMALL, 0), lambda number: 1e-3
-    optimizer = optim.build(optim.AdamW(epsilon=1e-4), rate)
+    optimizer = optim.build_optimizer(optim.AdamW(epsilon=1e-4), rate)
     begun = step.init(jax.tree.map(jnp.asarray, weights_of(SMALL)), optimizer)
     told = {
         "loss": CrossEntropy().build(SMALL),
@@ -295,7 +295,7 @@ def test_a_smaller_moment_is_kept_in_its_type():
         optim.Muon(moment="bfloat16"),
     ):
         state = jax.eval_shape(
-            optim.build(config, lambda step: 1e-3).init,
+            optim.build_optimizer(config, lambda step: 1e-3).init,
             {"layers": {"up": {"kernel": jax.ShapeDtypeStruct((2, 8, 8), jnp.float32)}}},
         )
         assert "bfloat16" in {str(leaf.dtype) for leaf in jax.tree.leaves(state)}

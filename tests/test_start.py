@@ -60,8 +60,8 @@ def experiment(tmp_path) -> Experiment:
 def test_step_0_is_the_model_and_text_is_read_with_its_tokenizer(experiment, tmp_path):
     start = starts.of(experiment, tmp_path / "run", resuming=False)
     data = prepare(experiment.data, given=start.tokenizer)
-    assert tokenizers.fingerprint(data.tokenizer) == tokenizers.fingerprint(
-        tokenizers.load(MODEL / "tokenizer")
+    assert tokenizers.hash_tokenizer(data.tokenizer) == tokenizers.hash_tokenizer(
+        tokenizers.load_tokenizer(MODEL / "tokenizer")
     )
     resolved = identity.resolve(starts.adopted(experiment, start)[0], data)
     assert resolved.model == dataclasses.replace(start.config, context=12)
@@ -229,12 +229,12 @@ def test_text_that_grew_is_read_with_the_tokenizer_of_the_run(short_run, tmp_pat
     text = tmp_path / "text.txt"
     text.write_text(prose(seed=0) + prose(seed=1))
     source = dataclasses.replace(experiment.data, source=Text(str(text)))
-    before = tokenizers.fingerprint(tokenizers.load(run / "tokenizer"))
+    before = tokenizers.hash_tokenizer(tokenizers.load_tokenizer(run / "tokenizer"))
     train(dataclasses.replace(experiment, data=source, steps=4), run, allow_changes=True)
-    assert tokenizers.fingerprint(open_model(run).tokenizer) == before
+    assert tokenizers.hash_tokenizer(open_model(run).tokenizer) == before
     fresh = prepare(source)
-    assert tokenizers.fingerprint(fresh.tokenizer) != before
-    mine = prepare(source, given=tokenizers.load(run / "tokenizer"))
+    assert tokenizers.hash_tokenizer(fresh.tokenizer) != before
+    mine = prepare(source, given=tokenizers.load_tokenizer(run / "tokenizer"))
     assert mine.train.path != fresh.train.path
-    again = prepare(experiment.data, given=tokenizers.load(run / "tokenizer"))
+    again = prepare(experiment.data, given=tokenizers.load_tokenizer(run / "tokenizer"))
     assert again.train.path == prepare(experiment.data).train.path

@@ -203,7 +203,7 @@ def test_an_id_outside_the_vocabulary_never_reaches_the_model_and_its_place_is_n
 
 @pytest.mark.row(5)
 def test_looking_at_every_id_costs_next_to_nothing(tmp_path, record_property):
-    from gptjax.data.rows import require_known
+    from gptjax.data.rows import require_known_ids
 
     made = written(tmp_path / "s", 64 * 1024 + 1, vocab_size=2**17)
     layout = plan(made, length=1024, rows=64, seed=None)
@@ -212,8 +212,8 @@ def test_looking_at_every_id_costs_next_to_nothing(tmp_path, record_property):
     best = min(
         _seconds(
             lambda: (
-                require_known(made, result.tokens, at),
-                require_known(made, result.targets, at),
+                require_known_ids(made, result.tokens, at),
+                require_known_ids(made, result.targets, at),
             )
         )
         for _ in range(50)

@@ -24,13 +24,13 @@ from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.generate import Draft, GenerateConfig
 from gptjax.generate.batch import batch_of, room_for
 from gptjax.generate.chain import Sampling
-from gptjax.generate.ids import written
+from gptjax.generate.ids import tokens_so_far
 from gptjax.generate.request import requests
 from gptjax.generate.speculative import Guesses, Speculating, accept, look_up
 from gptjax.generate.strategies import open_writer
 
 LETTERS = "abcdefghijk"
-TOKENIZER = tokenizers.train(Characters(), [LETTERS])
+TOKENIZER = tokenizers.train_tokenizer(Characters(), [LETTERS])
 END = TOKENIZER.end_of_document
 V = TOKENIZER.vocab_size
 CONFIG = dataclasses.replace(ROPE, vocab_size=V, num_kv_heads=2, num_layers=1, context=32)
@@ -356,7 +356,7 @@ def test_the_law_of_speculation_is_that_of_the_model(way, record_property):
             seed=seed,
         )
         state = speculated([prompt], s, draft)
-        out = written(state.text, 2)
+        out = tokens_so_far(state.text, 2)
         real = np.where(np.arange(2)[None] < out.lengths[:, None], out.ids, END)
         np.add.at(pairs, (real[:, 0], real[:, 1]), 1)
         kept, guessed = kept + int(state.kept.sum()), guessed + int(state.guessed.sum())
@@ -411,7 +411,7 @@ def test_a_repetition_is_written_in_fewer_readings():
     than tokens."""
     s = GenerateConfig(new_tokens=14, temperature=0, lookup=True, draft_tokens=3)
     state = speculated(PROMPTS, s)
-    texts = [TOKENIZER.decode(row) for row in written(state.text, 14).ids]
+    texts = [TOKENIZER.decode(row) for row in tokens_so_far(state.text, 14).ids]
     assert int(state.kept.max()) >= 7, texts
     assert (state.kept <= state.guessed).all()
 

@@ -30,7 +30,7 @@ from gptjax.model import bert, t5
 from gptjax.train.experiment import Experiment
 from gptjax.train.loop import train
 
-TOKENIZER = tokenizers.train(Bytes(), [])
+TOKENIZER = tokenizers.train_tokenizer(Bytes(), [])
 SIZE, END = TOKENIZER.vocab_size, TOKENIZER.end_of_document
 
 
@@ -221,10 +221,10 @@ def test_a_task_defined_outside_the_package_trains_and_resumes(tiny_experiment, 
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3]
     assert 0 < lines[-1]["validation_accuracy"] < 1
-    saved = configs.load(Experiment, tmp_path / "config.json", known=(EveryOther,))
+    saved = configs.load_config(Experiment, tmp_path / "config.json", known=(EveryOther,))
     assert saved.data.task == EveryOther()
     with pytest.raises(ConfigError, match=r"'EveryOther'.*Python config file that defines") as no:
-        configs.load(Experiment, tmp_path / "config.json")
+        configs.load_config(Experiment, tmp_path / "config.json")
     assert "\n" not in str(no.value)
 
 

@@ -87,13 +87,15 @@ def strings(count: int, seed: int = 0) -> list[str]:
 def made() -> dict[str, tok.Tokenizer]:
     """Every kind that can spell any text, and `Characters`."""
     made = {
-        "bytes": tok.train(tok.Bytes(), []),
-        "characters": tok.train(tok.Characters(), [TEXT]),
-        "bpe": tok.train(tok.SentencePiece(vocab_size=500), [TEXT]),
-        "unigram": tok.train(tok.SentencePiece(vocab_size=400, algorithm="unigram"), [TEXT]),
+        "bytes": tok.train_tokenizer(tok.Bytes(), []),
+        "characters": tok.train_tokenizer(tok.Characters(), [TEXT]),
+        "bpe": tok.train_tokenizer(tok.SentencePiece(vocab_size=500), [TEXT]),
+        "unigram": tok.train_tokenizer(
+            tok.SentencePiece(vocab_size=400, algorithm="unigram"), [TEXT]
+        ),
     }
     if (DATA / "gpt2_bpe").exists():
-        made["gpt2"] = tok.train(tok.GPT2(str(DATA / "gpt2_bpe")), [])
+        made["gpt2"] = tok.train_tokenizer(tok.GPT2(str(DATA / "gpt2_bpe")), [])
     return made
 
 
@@ -187,7 +189,7 @@ def test_lone_surrogates_are_refused_with_their_position(made):
             tokenizer.encode_all(["fine", "bad\ud800"])
     for config in (tok.Characters(), tok.SentencePiece()):
         with pytest.raises(ConfigError, match="surrogate"):
-            tok.train(config, ["\udfff"])
+            tok.train_tokenizer(config, ["\udfff"])
 
 
 def test_characters_know_their_text_alone(made):
@@ -199,21 +201,24 @@ def test_characters_know_their_text_alone(made):
     for text, at in (("Ω", 0), ("def\U0001f642", 3), ("\0", 0)):
         with pytest.raises(ConfigError, match=f"number {at} of the text.*Bytes()"):
             tokenizer.encode(text)
-    without = tok.train(tok.Characters(end_of_document=False), [TEXT])
+    without = tok.train_tokenizer(tok.Characters(end_of_document=False), [TEXT])
     assert without.end_of_document is None and without.vocab_size == len(set(TEXT))
     with pytest.raises(ConfigError, match="no characters"):
-        tok.train(tok.Characters(), [""])
+        tok.train_tokenizer(tok.Characters(), [""])
 
 
 def test_held_out_characters_that_training_lacks_have_one_id(tmp_path):
-    same = tok.train(tok.Characters(), [TEXT], held_out=[TEXT[:50]])
-    assert same.files() == tok.train(tok.Characters(), [TEXT]).files() and same.unknown is None
-    tokenizer = tok.train(tok.Characters(), ["abc"], held_out=["cab", "cΩ中"])
+    same = tok.train_tokenizer(tok.Characters(), [TEXT], held_out=[TEXT[:50]])
+    assert (
+        same.files() == tok.train_tokenizer(tok.Characters(), [TEXT]).files()
+        and same.unknown is None
+    )
+    tokenizer = tok.train_tokenizer(tok.Characters(), ["abc"], held_out=["cab", "cΩ中"])
     assert tokenizer.encode("aΩb中").tolist() == [0, 3, 1, 3]
     assert (tokenizer.unknown, tokenizer.end_of_document, tokenizer.vocab_size) == (3, 4, 5)
     assert tokenizer.decode([0, 3, 4]) == "a\ufffd" and not tok.lossless(tokenizer)
-    tok.save(tmp_path, tokenizer)
-    assert tok.load(tmp_path).encode("Ωc").tolist() == [3, 2]
+    tok.save_tokenizer(tmp_path, tokenizer)
+    assert tok.load_tokenizer(tmp_path).encode("Ωc").tolist() == [3, 2]
 
 
 def test_training_twice_gives_the_same_file_and_the_order_of_reading_is_fixed(made):
@@ -221,10 +226,10 @@ def test_training_twice_gives_the_same_file_and_the_order_of_reading_is_fixed(ma
         (tok.SentencePiece(vocab_size=500), "bpe"),
         (tok.SentencePiece(vocab_size=400, algorithm="unigram"), "unigram"),
     ):
-        again = tok.train(config, iter([TEXT]))
-        assert again.files() == made[name].files() and tok.fingerprint(again) == tok.fingerprint(
-            made[name]
-        )
+        again = tok.train_tokenizer(config, iter([TEXT]))
+        assert again.files() == made[name].files() and tok.hash_tokenizer(
+            again
+        ) == tok.hash_tokenizer(made[name])
 
 
 def test_pieces_hold_indentation_and_newlines_stand_alone(made):
@@ -243,46 +248,48 @@ def test_pieces_hold_indentation_and_newlines_stand_alone(made):
 def test_a_text_too_small_names_the_size_that_fits():
     for algorithm in ("bpe", "unigram"):
         with pytest.raises(ConfigError, match=r"--data\.tokenizer\.vocab-size") as caught:
-            tok.train(tok.SentencePiece(vocab_size=30_000, algorithm=algorithm), [TEXT])
+            tok.train_tokenizer(tok.SentencePiece(vocab_size=30_000, algorithm=algorithm), [TEXT])
         size = int(re.search(r"vocab-size (\d+)", str(caught.value))[1])
         assert (
-            tok.train(tok.SentencePiece(vocab_size=size, algorithm=algorithm), [TEXT]).vocab_size
+            tok.train_tokenizer(
+                tok.SentencePiece(vocab_size=size, algorithm=algorithm), [TEXT]
+            ).vocab_size
             == size
         )
     draw = random.Random(0)
     words = ["".join(chr(0x4E00 + draw.randrange(700)) for _ in range(2)) for _ in range(400)]
     chinese = ["".join(words[int(400 * draw.random() ** 2)] for _ in range(1500))]
     with pytest.raises(ConfigError, match=r"--data\.tokenizer\.vocab-size") as caught:
-        tok.train(tok.SentencePiece(algorithm="unigram"), chinese)
+        tok.train_tokenizer(tok.SentencePiece(algorithm="unigram"), chinese)
     size = int(re.search(r"vocab-size (\d+)", str(caught.value))[1])
-    assert tok.train(tok.SentencePiece(size, "unigram"), chinese).vocab_size == size, (
+    assert tok.train_tokenizer(tok.SentencePiece(size, "unigram"), chinese).vocab_size == size, (
         "a smaller vocabulary keeps fewer characters, and the advice counts with that"
     )
     for texts in ([], [""], ["\n\n"], ["short"]):
         with pytest.raises(ConfigError, match="training text is"):
-            tok.train(tok.SentencePiece(), texts)
+            tok.train_tokenizer(tok.SentencePiece(), texts)
 
 
 def test_text_with_more_characters_than_pieces_still_trains():
     words = ["".join(chr(WORDS.randint(0x4E00, 0x9000)) for _ in range(3)) for _ in range(300)]
     texts = ["".join(words[int(300 * WORDS.random() ** 3)] for _ in range(50)) for _ in range(200)]
-    tokenizer = tok.train(tok.SentencePiece(vocab_size=400), texts)
+    tokenizer = tok.train_tokenizer(tok.SentencePiece(vocab_size=400), texts)
     assert len(set("".join(texts))) > 400 == tokenizer.vocab_size and all(
         tokenizer.decode(tokenizer.encode(t)) == t for t in texts
     )
 
 
 def test_training_is_silent(capfd):
-    tok.train(tok.SentencePiece(vocab_size=400), [TEXT])
+    tok.train_tokenizer(tok.SentencePiece(vocab_size=400), [TEXT])
     with pytest.raises(ConfigError):
-        tok.train(tok.SentencePiece(vocab_size=90_000), [TEXT])
+        tok.train_tokenizer(tok.SentencePiece(vocab_size=90_000), [TEXT])
     assert capfd.readouterr() == ("", "")
 
 
 def test_what_is_saved_is_loaded(made, tmp_path):
     for name, tokenizer in made.items():
-        tok.save(tmp_path / name, tokenizer)
-        again = tok.load(tmp_path / name)
+        tok.save_tokenizer(tmp_path / name, tokenizer)
+        again = tok.load_tokenizer(tmp_path / name)
         assert (
             again.files()
             == tokenizer.files()
@@ -292,26 +299,28 @@ def test_what_is_saved_is_loaded(made, tmp_path):
             tokenizer.vocab_size,
             tokenizer.end_of_document,
         )
-        assert tok.fingerprint(again) == tok.fingerprint(tokenizer)
+        assert tok.hash_tokenizer(again) == tok.hash_tokenizer(tokenizer)
         np.testing.assert_array_equal(again.encode(TEXT), tokenizer.encode(TEXT))
-    assert len({tok.fingerprint(t) for t in made.values()}) == len(made)
+    assert len({tok.hash_tokenizer(t) for t in made.values()}) == len(made)
 
 
 def test_load_does_not_need_where_the_tokenizer_came_from(made, tmp_path):
-    tok.save(tmp_path / "first", made["bpe"])
+    tok.save_tokenizer(tmp_path / "first", made["bpe"])
     copy = tmp_path / "elsewhere.model"
     shutil.move(tmp_path / "first/tokenizer.model", copy)
-    foreign = tok.train(tok.SentencePiece(path=str(copy)), [])
-    tok.save(tmp_path / "second", foreign)
+    foreign = tok.train_tokenizer(tok.SentencePiece(path=str(copy)), [])
+    tok.save_tokenizer(tmp_path / "second", foreign)
     copy.unlink()
-    assert tok.fingerprint(tok.load(tmp_path / "second")) == tok.fingerprint(made["bpe"])
+    assert tok.hash_tokenizer(tok.load_tokenizer(tmp_path / "second")) == tok.hash_tokenizer(
+        made["bpe"]
+    )
 
 
 def test_damage_is_named(made, tmp_path):
     for name, tokenizer in made.items():
         for file in tokenizer.files():
             for damage in ("flip", "cut", "remove"):
-                tok.save(tmp_path / name, tokenizer)
+                tok.save_tokenizer(tmp_path / name, tokenizer)
                 path = tmp_path / name / file
                 content = path.read_bytes()
                 changed = (
@@ -321,14 +330,14 @@ def test_damage_is_named(made, tmp_path):
                 )
                 path.unlink() if damage == "remove" else path.write_bytes(changed)
                 with pytest.raises(ConfigError, match=re.escape(str(path))):
-                    tok.load(tmp_path / name)
+                    tok.load_tokenizer(tmp_path / name)
 
 
 @pytest.mark.row(49)
 def test_a_flipped_bit_anywhere_in_a_tokenizer_is_refused(made, tmp_path, record_property):
     flips = 0
     for name, tokenizer in made.items():
-        tok.save(tmp_path / name, tokenizer)
+        tok.save_tokenizer(tmp_path / name, tokenizer)
         files = sorted((tmp_path / name).iterdir())
         for seed in range(200):
             dice, file = random.Random(seed), files[seed % len(files)]
@@ -340,7 +349,7 @@ def test_a_flipped_bit_anywhere_in_a_tokenizer_is_refused(made, tmp_path, record
                 + content[bit // 8 + 1 :]
             )
             with pytest.raises(ConfigError, match=re.escape(str(tmp_path / name))):
-                tok.load(tmp_path / name)
+                tok.load_tokenizer(tmp_path / name)
             file.write_bytes(content)
             flips += 1
     record_property(
@@ -364,7 +373,7 @@ FOREIGN += ['{"kind": "Bytes", "vocab_size": 9, "end_of_document": 256, "sha256"
 def test_a_foreign_description_is_refused_in_one_line(described, tmp_path):
     (tmp_path / tok.CONFIG_FILE).write_text(described, encoding="latin-1")
     with pytest.raises(ConfigError, match=tok.CONFIG_FILE) as caught:
-        tok.load(tmp_path)
+        tok.load_tokenizer(tmp_path)
     assert "\n" not in str(caught.value)
 
 
@@ -392,7 +401,7 @@ def test_files_that_are_not_vocabularies_are_refused(tmp_path):
         tok.GPT2(str(tmp_path)),
     ):
         with pytest.raises(ConfigError, match=r"--data\.tokenizer\.path"):
-            tok.train(config, [])
+            tok.train_tokenizer(config, [])
     for vocabulary, merges in (
         ("{", ""),
         ("[]", ""),
@@ -403,7 +412,7 @@ def test_files_that_are_not_vocabularies_are_refused(tmp_path):
         (tmp_path / "vocab.json").write_text(vocabulary)
         (tmp_path / "merges.txt").write_text(merges)
         with pytest.raises(ConfigError, match=r"vocab\.json.*--data\.tokenizer\.path"):
-            tok.train(tok.GPT2(str(tmp_path)), [])
+            tok.train_tokenizer(tok.GPT2(str(tmp_path)), [])
 
 
 @needs("gpt2_bpe")
@@ -423,9 +432,9 @@ def test_tiny_shakespeare_has_the_published_number_of_gpt2_tokens(made):
 def test_all_three_forms_of_gpt2s_files_are_one_tokenizer(made, tmp_path):
     shutil.copy(DATA / "gpt2_bpe/hf/tokenizer.json", tmp_path)
     for folder in (DATA / "gpt2_bpe/hf", tmp_path):
-        assert tok.fingerprint(tok.train(tok.GPT2(str(folder)), [])) == tok.fingerprint(
-            made["gpt2"]
-        )
+        assert tok.hash_tokenizer(
+            tok.train_tokenizer(tok.GPT2(str(folder)), [])
+        ) == tok.hash_tokenizer(made["gpt2"])
 
 
 @needs("sentencepiece_models")
@@ -435,7 +444,7 @@ def test_foreign_models_are_followed_to_the_letter_and_known_to_lose(name):
 
     path = str(DATA / f"sentencepiece_models/{name}.model")
     tokenizer, theirs = (
-        tok.train(tok.SentencePiece(path=path), []),
+        tok.train_tokenizer(tok.SentencePiece(path=path), []),
         sentencepiece.SentencePieceProcessor(model_file=path),
     )
     text = "I saw a girl with a telescope."

@@ -68,7 +68,7 @@ def test_a_run_directory_holds_what_it_promises(finished):
         assert (finished / name).stat().st_size > 0, name
     for name in ("tokenizer", "checkpoints", "tensorboard"):
         assert any((finished / name).iterdir()), name
-    assert config.load(Experiment, finished / "config.json").model.vocab_size == 257, (
+    assert config.load_config(Experiment, finished / "config.json").model.vocab_size == 257, (
         "the config is the resolved one"
     )
     evaluated = [line for line in lines_of(finished) if "validation_loss" in line]
@@ -99,7 +99,7 @@ def test_the_validation_loss_is_that_of_the_whole_held_out_text(finished):
     """Computed here row by row, one at a time."""
     found = lines_of(finished)[-1]
     data, trained = (
-        prepare(config.load(Experiment, finished / "config.json").data),
+        prepare(config.load_config(Experiment, finished / "config.json").data),
         gptjax.load(finished),
     )
     ids, width, total, count = data.validation.ids[:], 32, 0.0, 0
@@ -155,7 +155,7 @@ def poisoned(value: float):
 @functools.cache
 def skipping_step(value: float, micro_batches: int = 1):
     rate = optim.learning_rate(Schedule(warmup=3), 1e-2, 20)
-    optimizer = optim.build(AdamW(peak=1e-2, ema=0.9), rate)
+    optimizer = optim.build_optimizer(AdamW(peak=1e-2, ema=0.9), rate)
     told = {
         "loss": poisoned(value),
         "optimizer": optimizer,
@@ -211,7 +211,7 @@ def with_moments(monkeypatch, in_place: bool, loss, params):
     with monkeypatch.context() as patch:
         if not in_place:
             patch.setattr(optim, "in_place", lambda adam, config: adam)
-        optimizer = optim.build(AdamW(peak=1e-2), lambda step: 1e-2)
+        optimizer = optim.build_optimizer(AdamW(peak=1e-2), lambda step: 1e-2)
     told = {
         "loss": loss,
         "optimizer": optimizer,
@@ -312,7 +312,7 @@ def test_every_optimizer_solves_a_small_problem(optimizer):
         draw.standard_normal((64, 8)).astype(np.float32),
         draw.standard_normal((8, 8)).astype(np.float32),
     )
-    chain = optim.build(optimizer, lambda step: optimizer.peak)
+    chain = optim.build_optimizer(optimizer, lambda step: optimizer.peak)
 
     def error(params):
         return jnp.mean(
@@ -415,7 +415,7 @@ def roles_of(params):
 
 def moved(config, gradient, count: int = 1, params=SMALL, peak: float = 0.1):
     """Parameters and state after some steps with the same gradient."""
-    optimizer = optim.build(config, lambda step: peak, roles_of(params))
+    optimizer = optim.build_optimizer(config, lambda step: peak, roles_of(params))
     params = jax.tree.map(jnp.asarray, params)
     state = optimizer.init(params)
     for _ in range(count):
@@ -490,7 +490,7 @@ def test_a_schedule_rises_to_its_peak_and_ends_at_its_floor(kind, warmup):
 
 def test_a_batch_read_in_parts_trains_the_same(quick_compilation):
     results, rate = [], lambda step: 0.5
-    optimizer = optim.build(SGD(peak=0.5), rate)
+    optimizer = optim.build_optimizer(SGD(peak=0.5), rate)
     begun = jax.jit(lambda: step.init(model.init(CONFIG, jax.random.key(0)), optimizer))()
     for parts in (1, 2):
         told = {
@@ -534,7 +534,7 @@ def test_a_run_writes_text_in_python(finished):
 def test_the_average_of_a_run_is_what_writes(finished, tmp_path):
     """What a run with an average saves, and what is loaded of it."""
     trained, path = gptjax.load(finished), tmp_path / "run"
-    optimizer = optim.build(AdamW(peak=1e-2, ema=0.5), lambda step: 1e-2)
+    optimizer = optim.build_optimizer(AdamW(peak=1e-2, ema=0.5), lambda step: 1e-2)
     state = step.init(trained.params, optimizer)
     _, opt_state = optimizer.update(
         jax.tree.map(jnp.ones_like, trained.params), state.opt_state, trained.params
@@ -546,8 +546,8 @@ def test_the_average_of_a_run_is_what_writes(finished, tmp_path):
         != bits(trained.params)
     )
     shutil.copytree(finished / "tokenizer", path / "tokenizer")
-    experiment = config.load(Experiment, finished / "config.json")
-    config.save(
+    experiment = config.load_config(Experiment, finished / "config.json")
+    config.save_config(
         path / "config.json", dataclasses.replace(experiment, optim=AdamW(peak=1e-2, ema=0.5))
     )
     run = Run(path)

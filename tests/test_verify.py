@@ -170,7 +170,7 @@ def rollback_that_forgets_nothing(patch):
 
 
 def dropped_optimizer_leaf(patch):
-    honest = payload.read
+    honest = payload.read_leaves
 
     def forgetful(*args):
         found = honest(*args)
@@ -178,7 +178,7 @@ def dropped_optimizer_leaf(patch):
         found["opt_state"][name] = jnp.zeros_like(found["opt_state"][name])
         return found
 
-    patch.setattr(payload, "read", forgetful)
+    patch.setattr(payload, "read_leaves", forgetful)
 
 
 def label_shifted_in_the_batch(patch):
@@ -345,10 +345,10 @@ def run(experiment, tmp_path_factory) -> Path:
     saved = Run(path)
     with saved.lock():
         saved.save(3, {"params": {"kernel": jnp.ones((300, 200))}})
-    config.save(path / "config.json", experiment)
-    tokenizers.save(path / "tokenizer", data.tokenizer)
+    config.save_config(path / "config.json", experiment)
+    tokenizers.save_tokenizer(path / "tokenizer", data.tokenizer)
     (path / "identity.json").write_text(
-        json.dumps({"data": data.content, "tokenizer": tokenizers.fingerprint(data.tokenizer)})
+        json.dumps({"data": data.content, "tokenizer": tokenizers.hash_tokenizer(data.tokenizer)})
     )
     return path
 
@@ -537,7 +537,7 @@ def command(experiment, tmp_path, monkeypatch, capsys):
     errors."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    config.save(tmp_path / "tiny.json", experiment)
+    config.save_config(tmp_path / "tiny.json", experiment)
 
     def run(*args: str) -> tuple[int, str, str]:
         capsys.readouterr()
@@ -582,7 +582,7 @@ def test_json_is_all_there_is_on_standard_output(command):
 
 
 def test_a_proof_that_raises_has_failed_and_the_others_go_on(command, monkeypatch):
-    monkeypatch.setattr(tokenizers, "fingerprint", lambda tokenizer: 1 / 0)
+    monkeypatch.setattr(tokenizers, "hash_tokenizer", lambda tokenizer: 1 / 0)
     status, out, _ = command("tiny.json", "--only", "tokenizer", "attention")
     assert (
         status == 1

@@ -304,7 +304,7 @@ def test_optimizers_take_adapters_whose_weights_decay_as_their_base(config):
     roles = model.roles(ROPE)
     adapters = adapters_of(ROPE, rank=2, targets="layers/.*(query|out)/kernel")
     assert all(jax.tree.leaves(optim.decayed(adapters, roles)))
-    optimizer = optim.build(config, lambda step: 1e-2, roles)
+    optimizer = optim.build_optimizer(config, lambda step: 1e-2, roles)
     still = jax.tree.map(jnp.zeros_like, adapters)
     updates, _ = optimizer.update(still, optimizer.init(adapters), adapters)
     jax.tree.map(lambda u, p: close(u, -0.005 * p), updates, adapters)

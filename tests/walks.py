@@ -26,9 +26,9 @@ def speller(name: str):
     """A tokenizer of each kind; those with merges have learned tokens that reach over the borders
     of the constraints."""
     if name == "bytes":
-        return tokenizers.train(Bytes(), [])
+        return tokenizers.train_tokenizer(Bytes(), [])
     if name == "SentencePiece":
-        return tokenizers.train(SentencePiece(vocab_size=400), [PROSE])
+        return tokenizers.train_tokenizer(SentencePiece(vocab_size=400), [PROSE])
     from tokenizers import ByteLevelBPETokenizer
 
     learned = ByteLevelBPETokenizer()
@@ -37,7 +37,7 @@ def speller(name: str):
     )
     with tempfile.TemporaryDirectory() as folder:
         learned.save_model(folder)
-        return tokenizers.train(GPT2(folder), [])
+        return tokenizers.train_tokenizer(GPT2(folder), [])
 
 
 def walk(automaton: TokenAutomaton, tokenizer, limit: int, draw: np.random.Generator) -> bytes:

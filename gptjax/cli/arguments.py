@@ -40,7 +40,7 @@ def read_experiment(path: Path) -> tuple[Experiment, Path]:
         )
         path = path / "config.json"
     if path.suffix == ".json":
-        return config.load(Experiment, path), path.parent
+        return config.load_config(Experiment, path), path.parent
     return user_config.load_python(Experiment, path), Path("runs") / path.stem
 
 

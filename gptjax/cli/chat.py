@@ -1,7 +1,7 @@
 """The `chat` command: a conversation in the terminal, with any model that `gptjax.load` opens.
 
-Read `ChatOptions`, then `run` (lines become turns), then `Talk`, the state of a conversation, and
-`answer_message`, which adds a turn.
+Read `ChatOptions`, then `run_chat` (lines become turns), then `Talk`, the state of a conversation,
+and `answer_message`, which adds a turn.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gptjax.generate.constraints import compiled
 from gptjax.model import Stored
 from gptjax.sharding.mesh import MeshConfig
 
-__all__ = ["ChatOptions", "GenerateConfig", "run"]
+__all__ = ["ChatOptions", "GenerateConfig", "run_chat"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Session(NamedTuple):
     talk: Talk
 
 
-def run(path: str | Path | None, options: ChatOptions, settings: GenerateConfig) -> None:
+def run_chat(path: str | Path | None, options: ChatOptions, settings: GenerateConfig) -> None:
     """Answers lines of standard input until it ends, typed by a person or piped in.
 
     Raises:

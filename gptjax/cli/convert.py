@@ -107,7 +107,7 @@ def convert(
     )
     require(not target.exists(), f"{target} exists already; give another name.")
     original = open_model(source, options.step)
-    write(kind, target, original, options.dtype)
+    write_format(kind, target, original, options.dtype)
     result = compare(original, open_model(target))
     facts = {
         "converted from": original.about.source or str(source),
@@ -135,12 +135,12 @@ def convert(
     return passed
 
 
-def write(kind: str, path: Path, model: OpenedModel, dtype: str) -> None:
+def write_format(kind: str, path: Path, model: OpenedModel, dtype: str) -> None:
     """Writes a model in one format."""
     if kind == "gguf":
-        gguf.save(path, model, dtype)
+        gguf.save_gguf(path, model, dtype)
     elif kind == "huggingface":
-        huggingface.save(path, model, dtype)
+        huggingface.save_huggingface(path, model, dtype)
     else:
         write_run(path, model)
 
@@ -149,7 +149,7 @@ def _note(kind: str, path: Path, model: OpenedModel, facts: Mapping[str, str], d
     """Adds the measurements to the written model."""
     about = dataclasses.replace(model.about, notes={**model.about.notes, **facts})
     if kind == "gguf":  # its metadata precede the weights
-        gguf.save(path, model._replace(about=about), dtype)
+        gguf.save_gguf(path, model._replace(about=about), dtype)
     elif kind == "huggingface":
         huggingface.write_notes(path, about.notes)
     else:
@@ -179,11 +179,11 @@ def write_run(path: Path, model: OpenedModel) -> None:
     tokenizer = kinds.get(model.tokenizer.kind, Published(str(folder)))
     source = Records("") if model.task.records else Text()
     data = DataConfig(source=source, tokenizer=tokenizer, task=model.task)
-    tokenizers.save(folder, model.tokenizer)
+    tokenizers.save_tokenizer(folder, model.tokenizer)
     run = Run(path)
     with run.lock():
         run.save(0, {"params": model.params})
-    config.save(path / "config.json", Experiment(model=model.config, data=data))
+    config.save_config(path / "config.json", Experiment(model=model.config, data=data))
     write_about(path, model.about)
 
 

@@ -124,7 +124,7 @@ def _error_line(error: Exception) -> str:
 def _sample_command(args: list[str]) -> None:
     """Generates text with a trained model."""
     backend.configure()
-    from gptjax.cli.sample import GenerateConfig, SampleOptions, run
+    from gptjax.cli.sample import GenerateConfig, SampleOptions, run_sample
 
     path, flags = first_path(
         args,
@@ -142,13 +142,13 @@ def _sample_command(args: list[str]) -> None:
     from gptjax.train.forecast import explained
 
     with explained():
-        run(path, options, settings)
+        run_sample(path, options, settings)
 
 
 def _chat_command(args: list[str]) -> None:
     """Talks with a model."""
     backend.configure()
-    from gptjax.cli.chat import ChatOptions, GenerateConfig, run
+    from gptjax.cli.chat import ChatOptions, GenerateConfig, run_chat
 
     path, flags = first_path(
         args,
@@ -165,7 +165,7 @@ def _chat_command(args: list[str]) -> None:
     from gptjax.train.forecast import explained
 
     with explained():
-        run(path, options, settings)
+        run_chat(path, options, settings)
 
 
 def _convert_command(args: list[str]) -> None:

@@ -51,5 +51,5 @@ def plan_command(args: list[str]) -> None:
     )
     from gptjax.plan import command
 
-    if not command.run(experiment, **dataclasses.asdict(options)):
+    if not command.run_plan(experiment, **dataclasses.asdict(options)):
         raise SystemExit(3)

@@ -1,7 +1,8 @@
 """The `sample` command: prompts from the command line, a file or a person; text to the terminal, or
 JSON lines to a file.
 
-Read `SampleOptions`, then `run`, then the ways to do it: `_show`, `_print`, `_write`, `_converse`.
+Read `SampleOptions`, then `run_sample`, then the ways to do it: `_show`, `_print`, `_write`,
+`_converse`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from gptjax.generate.settings import plain
 from gptjax.model import Stored
 from gptjax.sharding.mesh import MeshConfig
 
-__all__ = ["GenerateConfig", "SampleOptions", "run"]
+__all__ = ["GenerateConfig", "SampleOptions", "run_sample"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class _Prompt(NamedTuple):
     settings: GenerateConfig
 
 
-def run(path: Path | None, options: SampleOptions, settings: GenerateConfig) -> None:
+def run_sample(path: Path | None, options: SampleOptions, settings: GenerateConfig) -> None:
     """Runs the command.
 
     Raises:

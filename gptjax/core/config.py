@@ -1,8 +1,9 @@
 """Frozen dataclasses to and from JSON, strictly.
 
 Read in this order: `ConfigError`; `to_dict` and `from_dict`, on which everything else stands;
-`Open` and `formerly`, for classes defined elsewhere and for names of earlier versions; `save` and
-`load` (JSON files); `differences`. What a user writes (Python files, flags) is in `user_config`.
+`Open` and `formerly`, for classes defined elsewhere and for names of earlier versions;
+`save_config` and `load_config` (JSON files); `differences`. What a user writes (Python files,
+flags) is in `user_config`.
 """
 
 from __future__ import annotations
@@ -254,7 +255,7 @@ def _choose(hint: Any, value: dict, name: str, known: Classes) -> type:
     if families and isinstance(kind, str) and not close:
         raise ConfigError(
             f"{name}.kind is {kind!r}, which is not a class of gptjax ({options}); use the Python"
-            f" config file that defines {kind}, or pass known=({kind},) to config.load."
+            f" config file that defines {kind}, or pass known=({kind},) to load_config."
         )
     raise ConfigError(f"{name}.kind is {kind!r}; it can be {options}.{close}")
 
@@ -327,14 +328,14 @@ def _words(kind: Any) -> str:
 # --- files
 
 
-def save(path: Path | str, config: Any) -> None:
+def save_config(path: Path | str, config: Any) -> None:
     """Writes the whole resolved config as JSON."""
     text = json.dumps(to_dict(config), indent=2, ensure_ascii=False) + "\n"
     Path(path).write_text(text, encoding="utf-8")
 
 
-def load(cls: type[T], path: Path | str, known: Classes = ()) -> T:
-    """Reads a config that `save` wrote, by this version or an earlier one. Executes nothing.
+def load_config(cls: type[T], path: Path | str, known: Classes = ()) -> T:
+    """Reads a config that `save_config` wrote, by this version or an earlier one. Executes nothing.
 
     Args:
       known: classes defined outside gptjax that the file may name.

@@ -1,6 +1,6 @@
 """Builds a tokenizer and the stores of a source.
 
-Read `build`, then `StoreBuilder`.
+Read `build_stores`, then `StoreBuilder`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from gptjax.data.prepare import DataConfig
 
 
-def build(
+def build_stores(
     folder: Path,
     config: DataConfig,
     split: Split,
@@ -51,9 +51,9 @@ def build(
     begun = time.monotonic()
     texts = _texts(config.source, config.task, split)
     held_out = _texts(config.source, config.task, split, part="validation")
-    tokenizer = given or tokenizers.train(config.tokenizer, texts, held_out)
+    tokenizer = given or tokenizers.train_tokenizer(config.tokenizer, texts, held_out)
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizers.save(folder / "tokenizer", tokenizer)
+    tokenizers.save_tokenizer(folder / "tokenizer", tokenizer)
     builders = {
         name: StoreBuilder(folder / name, tokenizer, config.task, compress=name == "validation")
         for name in split.names

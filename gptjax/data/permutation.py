@@ -20,7 +20,7 @@ def permute(index: np.ndarray, count: int, key: tuple[int, int]) -> np.ndarray:
     def network(value: np.ndarray) -> np.ndarray:
         left, right = value >> np.uint64(half), value & mask
         for turn in range(6):
-            left, right = right, left ^ (mix(right, key[0], (key[1] << 3) + turn) & mask)
+            left, right = right, left ^ (splitmix64(right, key[0], (key[1] << 3) + turn) & mask)
         return (left << np.uint64(half)) | right
 
     value = network(index.astype(np.uint64))
@@ -29,7 +29,7 @@ def permute(index: np.ndarray, count: int, key: tuple[int, int]) -> np.ndarray:
     return value.astype(np.int64)
 
 
-def mix(value: np.ndarray, seed: int, salt: int) -> np.ndarray:
+def splitmix64(value: np.ndarray, seed: int, salt: int) -> np.ndarray:
     """Returns a 64-bit hash of value, seed and salt: the finaliser of SplitMix64 (Steele et al.
     2014), applied to each in turn."""
     with np.errstate(over="ignore"):

@@ -1,7 +1,7 @@
 """From a source to a tokenizer and two stores, made once and kept in the user's cache folder under
 a hash of all that made them.
 
-Read `DataConfig`, then `prepare`; `build` makes what is not there yet.
+Read `DataConfig`, then `prepare`; `build_stores` makes what is not there yet.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 import gptjax
 from gptjax.core.config import require, stable_dict
 from gptjax.data import store
-from gptjax.data.build import build
+from gptjax.data.build import build_stores
 from gptjax.data.documents import sources
 from gptjax.data.documents.sources import Records, Source, Survey, Text
 from gptjax.data.split import Census, Split
@@ -133,18 +133,18 @@ def prepare(
     if split.largest is not None:
         settings["largest"] = split.largest
     if given is not None and isinstance(config.tokenizer, Given):
-        settings["given"] = tokenizers.fingerprint(given)
+        settings["given"] = tokenizers.hash_tokenizer(given)
     made_of = [survey.fingerprint, settings]
     content = _digest(made_of)
     made_of += [store.FORMAT, gptjax.__version__]
     fingerprint = _digest(made_of)
     folder = cache_folder(config) / fingerprint[:32]
     if given is not None and not _made_with(given, folder, config.tokenizer):
-        fingerprint = _digest([*made_of, tokenizers.fingerprint(given)])
+        fingerprint = _digest([*made_of, tokenizers.hash_tokenizer(given)])
         folder = cache_folder(config) / fingerprint[:32]
     if not store.is_sealed(folder / "train"):
         _build_beside(folder, config, survey, split, fingerprint, say, given)
-    tokenizer = tokenizers.load(folder / "tokenizer")
+    tokenizer = tokenizers.load_tokenizer(folder / "tokenizer")
     stores = {name: store.open_store(folder / name) for name in split.names}
     for opened in stores.values():
         header = (opened.header.vocab_size, opened.header.fingerprint)
@@ -203,8 +203,8 @@ def _made_with(given: Tokenizer, folder: Path, chosen: TokenizerConfig) -> bool:
         return True
     if not store.is_sealed(folder / "train"):
         return False
-    kept = tokenizers.load(folder / "tokenizer")
-    return tokenizers.fingerprint(kept) == tokenizers.fingerprint(given)
+    kept = tokenizers.load_tokenizer(folder / "tokenizer")
+    return tokenizers.hash_tokenizer(kept) == tokenizers.hash_tokenizer(given)
 
 
 def _build_beside(
@@ -220,7 +220,7 @@ def _build_beside(
     draft = folder.with_name(f".making-{folder.name}-{os.getpid()}")
     shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed and had this number
     try:
-        summary = build(draft, config, split, survey, fingerprint=fingerprint, given=given)
+        summary = build_stores(draft, config, split, survey, fingerprint=fingerprint, given=given)
         if folder.exists() and not store.is_sealed(folder / "train"):
             shutil.rmtree(folder)  # from before there were seals, or a part was deleted
         if not folder.exists():

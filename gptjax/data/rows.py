@@ -1,8 +1,8 @@
 """The two row layouts of a store: one line of tokens that is cut into rows, or whole examples that
 are packed into rows.
 
-Read `Plan`, then `cut` and `packed`. A task chooses between them and turns their rows into what it
-predicts.
+Read `Plan`, then `cut` and `packed_rows`. A task chooses between them and turns their rows into
+what it predicts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from gptjax.core.config import ConfigError
 from gptjax.data.layouts import Batch, Piece
 from gptjax.data.packing import Packing
-from gptjax.data.permutation import mix
+from gptjax.data.permutation import splitmix64
 from gptjax.data.store import Store
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def cut(store: Store, plan: Plan, at: RowNumbers) -> Batch:
     """
     first = at.row * plan.length
     if plan.seed is not None:
-        shifts = mix(at.epoch.astype(np.uint64), plan.seed, 0xA5) % np.uint64(plan.length)
+        shifts = splitmix64(at.epoch.astype(np.uint64), plan.seed, 0xA5) % np.uint64(plan.length)
         first = first - shifts.astype(np.int64)
     pair = first[:, None] + np.arange(plan.length)
     real = (pair >= 0) & (pair < plan.pairs)
@@ -114,12 +114,12 @@ def _ids_and_next(store: Store, place: np.ndarray) -> tuple[np.ndarray, np.ndarr
     begins = np.cumsum([0, *map(len, stretches[:-1])]) - place[:, 0]
     index = place + begins[:, None]
     tokens, targets = ids[index].astype(np.int32), ids[index + 1].astype(np.int32)
-    require_known(store, tokens, place)
-    require_known(store, targets, place + 1)
+    require_known_ids(store, tokens, place)
+    require_known_ids(store, targets, place + 1)
     return tokens, targets
 
 
-def packed(
+def packed_rows(
     store: Store, plan: Plan, at: RowNumbers, piece: Callable[[np.ndarray], Piece]
 ) -> list[list[Piece]]:
     """Reads the packed rows with these numbers.
@@ -144,11 +144,11 @@ def _example(store: Store, i: int) -> np.ndarray:
     """The ids of one example."""
     start = store.offsets[i]
     ids = store.ids[start : store.offsets[i + 1]].astype(np.int32)
-    require_known(store, ids[None], start + np.arange(len(ids))[None])
+    require_known_ids(store, ids[None], start + np.arange(len(ids))[None])
     return ids
 
 
-def require_known(store: Store, ids: np.ndarray, place: np.ndarray) -> None:
+def require_known_ids(store: Store, ids: np.ndarray, place: np.ndarray) -> None:
     """Refuses ids [B T] outside the vocabulary, which devices would silently clamp or wrap."""
     size = store.header.vocab_size
     if ids.min() >= 0 and ids.max() < size:

@@ -1,9 +1,8 @@
 """Models of other programs, read and written: Hugging Face directories, GGUF files, llama2.c files.
 
-A format is a module with `load(path, shardings) -> OpenedModel` and, if we write it,
-`save(path, model, dtype)`. Reading never executes anything. Whatever a file says that could change
-what the model computes is translated, or refused by name. `gptjax.runs.open.open_model` opens these
-and our own runs alike.
+`load_model` and `save_model` choose the format. Reading never executes anything. Whatever a file
+says that could change what the model computes is translated, or refused by name.
+`gptjax.runs.open.open_model` opens these and our own runs alike.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from gptjax.formats.opened import About, OpenedModel, task_of
 from gptjax.formats.packaged import located
 from gptjax.model import ModelConfig
 
-__all__ = ["About", "OpenedModel", "kind", "load", "located", "save"]
+__all__ = ["About", "OpenedModel", "kind", "load_model", "located", "save_model"]
 
 Kind = Literal["huggingface", "gguf", "llama2c"]
 SUFFIXES: dict[str, Kind] = {".gguf": "gguf", ".bin": "llama2c"}
@@ -34,7 +33,9 @@ def kind(path: Path | str) -> Kind | None:
     return "huggingface" if huggingface.lies_at(path) else None
 
 
-def load(path: Path | str, shardings: Callable[[ModelConfig], Any] | None = None) -> OpenedModel:
+def load_model(
+    path: Path | str, shardings: Callable[[ModelConfig], Any] | None = None
+) -> OpenedModel:
     """Reads a model, tensor by tensor.
 
     Args:
@@ -56,11 +57,17 @@ def load(path: Path | str, shardings: Callable[[ModelConfig], Any] | None = None
         f"{path} is not a model that can be read; give a Hugging Face directory (config.json,"
         " *.safetensors) or a .gguf file.",
     )
-    model = _module(chosen).load(path, shardings)
+    if chosen == "huggingface":
+        from gptjax.formats.huggingface import load_huggingface as load
+    elif chosen == "gguf":
+        from gptjax.formats.gguf import load_gguf as load
+    else:
+        from gptjax.formats.llama2c import load_llama2c as load
+    model = load(path, shardings)
     return model._replace(task=task_of(model.config, model.about))
 
 
-def save(path: Path | str, model: OpenedModel, dtype: str = "float32") -> None:
+def save_model(path: Path | str, model: OpenedModel, dtype: str = "float32") -> None:
     """Writes a model: a GGUF file if the path ends with .gguf, else a Hugging Face directory.
 
     Args:
@@ -71,19 +78,11 @@ def save(path: Path | str, model: OpenedModel, dtype: str = "float32") -> None:
       ConfigError: the format cannot express something in this model; names it.
     """
     path = Path(path)
-    _module("gguf" if path.suffix == ".gguf" else "huggingface").save(path, model, dtype)
+    if path.suffix == ".gguf":
+        from gptjax.formats.gguf import save_gguf
 
+        save_gguf(path, model, dtype)
+    else:
+        from gptjax.formats.huggingface import save_huggingface
 
-def _module(name: Kind) -> Any:
-    """Returns a format's module, imported when it is first used."""
-    if name == "huggingface":
-        from gptjax.formats import huggingface
-
-        return huggingface
-    if name == "gguf":
-        from gptjax.formats import gguf
-
-        return gguf
-    from gptjax.formats import llama2c
-
-    return llama2c
+        save_huggingface(path, model, dtype)

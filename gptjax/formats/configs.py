@@ -1,7 +1,7 @@
 """config.json of Llama and the families that vary it, as our config and back.
 
-Read `keys.Keys` (every key must be taken, so that none is ignored), then `llama` with `llama_json`.
-DeepSeek is in `deepseek`, families older than Llama are in `older`.
+Read `keys.Keys` (every key must be taken, so that none is ignored), then `llama_config` with
+`llama_json`. DeepSeek is in `deepseek`, families older than Llama are in `older`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gptjax.model.presets import LLAMA
 # --- Llama and what came of it --------------------------------------------------------------------
 
 
-def llama(keys: Keys) -> ModelConfig:
+def llama_config(keys: Keys) -> ModelConfig:
     """Translates what most families after Llama have in common."""
     context = keys.number("max_position_embeddings", 2048)
     width, num_heads = keys.number("hidden_size"), keys.number("num_attention_heads")
@@ -44,7 +44,7 @@ def llama(keys: Keys) -> ModelConfig:
 
 
 def llama_json(c: ModelConfig) -> dict[str, Any]:
-    """The inverse of `llama`."""
+    """The inverse of `llama_config`."""
     return dict(
         vocab_size=c.vocabulary,
         max_position_embeddings=c.context,
@@ -62,15 +62,15 @@ def llama_json(c: ModelConfig) -> dict[str, Any]:
     )
 
 
-def arcee(keys: Keys) -> ModelConfig:
+def arcee_config(keys: Keys) -> ModelConfig:
     """Llama with a plain MLP, usually of ReLU²."""
     own = activation(keys, "hidden_act", "relu2")
-    keys.data = {**keys.data, "hidden_act": "silu"}  # as `llama` requires
-    return dataclasses.replace(llama(keys), activation=own)
+    keys.data = {**keys.data, "hidden_act": "silu"}  # as `llama_config` requires
+    return dataclasses.replace(llama_config(keys), activation=own)
 
 
 def arcee_json(c: ModelConfig) -> dict[str, Any]:
-    """The inverse of `arcee`."""
+    """The inverse of `arcee_config`."""
     return llama_json(c) | {"hidden_act": OURS.get(c.activation)}
 
 
@@ -98,31 +98,31 @@ def kinds_of(c: ModelConfig) -> list[str]:
     return ["full_attention" if layer.sees == "all" else "sliding_attention" for layer in c.stack]
 
 
-def mistral(keys: Keys) -> ModelConfig:
+def mistral_config(keys: Keys) -> ModelConfig:
     """Llama with a window in every layer, if any."""
     window = keys.number("sliding_window", None)
     return dataclasses.replace(
-        llama(keys), pattern=(Layer() if window is None else Layer("window", window),)
+        llama_config(keys), pattern=(Layer() if window is None else Layer("window", window),)
     )
 
 
 def mistral_json(c: ModelConfig) -> dict[str, Any]:
-    """The inverse of `mistral`."""
+    """The inverse of `mistral_config`."""
     return llama_json(c) | {"sliding_window": window_of(c)}
 
 
-def mixtral(keys: Keys) -> ModelConfig:
+def mixtral_config(keys: Keys) -> ModelConfig:
     """Mistral with experts."""
     experts = Experts(
         count=keys.number("num_local_experts"),
         active=keys.number("num_experts_per_tok"),
         balance=0.02,
     )
-    return dataclasses.replace(mistral(keys), experts=experts)
+    return dataclasses.replace(mistral_config(keys), experts=experts)
 
 
 def mixtral_json(c: ModelConfig) -> dict[str, Any]:
-    """The inverse of `mixtral`."""
+    """The inverse of `mixtral_config`."""
     return mistral_json(c) | {
         "intermediate_size": c.expert_width,
         "num_local_experts": c.experts.count,
@@ -130,10 +130,10 @@ def mixtral_json(c: ModelConfig) -> dict[str, Any]:
     }
 
 
-def qwen2(keys: Keys) -> ModelConfig:
+def qwen2_config(keys: Keys) -> ModelConfig:
     """Llama with biases on query, key and value; layers from `max_window_layers` on may have a
     window."""
-    return dataclasses.replace(_windows(keys, llama(keys)), qkv_bias=True)
+    return dataclasses.replace(_windows(keys, llama_config(keys)), qkv_bias=True)
 
 
 def _windows(keys: Keys, c: ModelConfig) -> ModelConfig:
@@ -159,7 +159,7 @@ def _by_kind(keys: Keys, c: ModelConfig, kinds: Any, local: Layer | None) -> Mod
 
 
 def qwen2_json(c: ModelConfig) -> dict[str, Any]:
-    """The inverse of `qwen2`."""
+    """The inverse of `qwen2_config`."""
     window = window_of(c)
     return _without(llama_json(c), "head_dim", "attention_bias") | {
         "use_sliding_window": window is not None,
@@ -169,17 +169,17 @@ def qwen2_json(c: ModelConfig) -> dict[str, Any]:
     }
 
 
-def qwen3(keys: Keys) -> ModelConfig:
+def qwen3_config(keys: Keys) -> ModelConfig:
     """Llama with normalised heads."""
-    return dataclasses.replace(_windows(keys, llama(keys)), qk_norm=True)
+    return dataclasses.replace(_windows(keys, llama_config(keys)), qk_norm=True)
 
 
 def qwen3_json(c: ModelConfig) -> dict[str, Any]:
-    """The inverse of `qwen3`."""
+    """The inverse of `qwen3_config`."""
     return qwen2_json(c) | {"head_dim": c.head_dim, "attention_bias": False}
 
 
-def qwen3_moe(keys: Keys) -> ModelConfig:
+def qwen3_moe_config(keys: Keys) -> ModelConfig:
     """Qwen 3 with experts in every `decoder_sparse_step`-th layer but those of
     `mlp_only_layers`."""
     step, dense = keys.number("decoder_sparse_step", 1), keys.take("mlp_only_layers", None) or []
@@ -190,7 +190,7 @@ def qwen3_moe(keys: Keys) -> ModelConfig:
         normalised=bool(keys.take("norm_topk_prob", False)),
         balance=0.001,
     )
-    c = dataclasses.replace(qwen3(keys), experts=experts)
+    c = dataclasses.replace(qwen3_config(keys), experts=experts)
     layers = [
         dataclasses.replace(layer, dense=i in dense or (i + 1) % step != 0)
         for i, layer in enumerate(c.stack)
@@ -199,7 +199,7 @@ def qwen3_moe(keys: Keys) -> ModelConfig:
 
 
 def qwen3_moe_json(c: ModelConfig) -> dict[str, Any]:
-    """The inverse of `qwen3_moe`."""
+    """The inverse of `qwen3_moe_config`."""
     return _without(qwen3_json(c), "layer_types") | {
         "num_experts": c.experts.count,
         "num_experts_per_tok": c.experts.active,
@@ -210,27 +210,27 @@ def qwen3_moe_json(c: ModelConfig) -> dict[str, Any]:
     }
 
 
-def olmo2(keys: Keys) -> ModelConfig:
+def olmo2_config(keys: Keys) -> ModelConfig:
     """Llama with norms on what attention and MLP add, and on all query heads and all key heads as
     one vector."""
     return dataclasses.replace(
-        llama(keys), norm_placement="reordered", qk_norm=True, qk_norm_joint=True
+        llama_config(keys), norm_placement="reordered", qk_norm=True, qk_norm_joint=True
     )
 
 
-def phi3(keys: Keys) -> ModelConfig:
+def phi3_config(keys: Keys) -> ModelConfig:
     """Llama with fused tensors, and a window in every layer, if any."""
     keys.number("original_max_position_embeddings", None)  # of a stretched RoPE, which repeats it
-    return mistral(keys)
+    return mistral_config(keys)
 
 
 def phi3_json(c: ModelConfig) -> dict[str, Any]:
-    """The inverse of `phi3`."""
+    """The inverse of `phi3_config`."""
     data = _without(mistral_json(c), "head_dim", "attention_bias")
     return data | ({"partial_rotary_factor": c.rope_share} if c.rope_share != 1 else {})
 
 
-def gemma2(keys: Keys) -> ModelConfig:
+def gemma2_config(keys: Keys) -> ModelConfig:
     """Sandwich norms, caps, windows in every second layer."""
     window = keys.number("sliding_window", 4096)
     keys.same("sliding_window_size", None, window)  # published configs repeat it
@@ -244,7 +244,7 @@ def _gemma(keys: Keys, local: Layer, every: int) -> ModelConfig:
     keys.same("use_bidirectional_attention", False, None)
     keys.data = {"head_dim": 256, "tie_word_embeddings": True, **keys.data, "hidden_act": "silu"}
     c = dataclasses.replace(
-        llama(keys),
+        llama_config(keys),
         activation="geglu",
         norm_placement="sandwich",
         scaled_embedding=True,
@@ -260,7 +260,7 @@ def _gemma(keys: Keys, local: Layer, every: int) -> ModelConfig:
 
 
 def gemma2_json(c: ModelConfig) -> dict[str, Any]:
-    """The inverse of `gemma2`."""
+    """The inverse of `gemma2_config`."""
     scalar = c.scale**-2
     caps = {"attn_logit_softcapping": c.attention_cap, "final_logit_softcapping": c.logit_cap}
     act = {"hidden_act": "gelu_pytorch_tanh", "hidden_activation": "gelu_pytorch_tanh"}
@@ -277,7 +277,7 @@ def gemma2_json(c: ModelConfig) -> dict[str, Any]:
     )
 
 
-def gemma3(keys: Keys) -> ModelConfig:
+def gemma3_config(keys: Keys) -> ModelConfig:
     """Gemma 2 with normalised heads instead of caps; RoPE of layers with a window has a base of its
     own and is not stretched."""
     both = keys.take("rope_parameters", None) or {}
@@ -301,7 +301,7 @@ def gemma3(keys: Keys) -> ModelConfig:
 
 
 def gemma3_json(c: ModelConfig) -> dict[str, Any]:
-    """The inverse of `gemma3`."""
+    """The inverse of `gemma3_config`."""
     local = next((layer for layer in c.stack if layer.sees == "window"), Layer())
     whole = next((layer for layer in c.stack if layer.sees == "all"), Layer())
     return (

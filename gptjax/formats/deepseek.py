@@ -7,12 +7,12 @@ import math
 from typing import Any
 
 from gptjax.core.config import require
-from gptjax.formats.configs import llama, llama_json
+from gptjax.formats.configs import llama_config, llama_json
 from gptjax.formats.keys import Keys, yarn_magnitude
 from gptjax.model import Experts, Latent, Layer, ModelConfig
 
 
-def deepseek(keys: Keys) -> ModelConfig:
+def deepseek_config(keys: Keys) -> ModelConfig:
     """Translates the config.json of V2 and V3."""
     experts = _experts(keys, third=keys.data["model_type"] == "deepseek_v3")
     content_dim, rope_dim = keys.number("qk_nope_head_dim"), keys.number("qk_rope_head_dim")
@@ -23,7 +23,7 @@ def deepseek(keys: Keys) -> ModelConfig:
     keys.same("moe_layer_freq", 1)
     scaling = {**(keys.data.get("rope_parameters") or {}), **(keys.data.get("rope_scaling") or {})}
     keys.data = {**keys.data, "num_key_value_heads": None, "head_dim": content_dim}
-    c = llama(keys)
+    c = llama_config(keys)
     magnitude = 1.0
     if c.rope_scaling and scaling.get("mscale_all_dim"):
         magnitude = yarn_magnitude(scaling["factor"], scaling["mscale_all_dim"])
@@ -77,7 +77,7 @@ def _experts(keys: Keys, third: bool) -> Experts:
 
 
 def deepseek_json(c: ModelConfig) -> dict[str, Any]:
-    """The inverse of `deepseek`."""
+    """The inverse of `deepseek_config`."""
     e, latent, data = c.experts, c.latent, llama_json(c)
     del data["head_dim"]
     magnitude = math.sqrt(c.scale * math.sqrt(c.query_width))

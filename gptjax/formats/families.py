@@ -12,7 +12,7 @@ from gptjax.formats.layout import Entry
 from gptjax.model import ModelConfig
 
 
-def linear(
+def linear_entries(
     theirs: str, ours: str | tuple[str, ...], their_axes: str, our_axes: str, **more
 ) -> tuple[Entry, ...]:
     """Returns the kernel of a linear layer and its bias, which only some models have. The axes are
@@ -46,7 +46,7 @@ def linear(
     )
 
 
-def norm(theirs: str, ours: str, plus: float = 0.0) -> tuple[Entry, ...]:
+def norm_entries(theirs: str, ours: str, plus: float = 0.0) -> tuple[Entry, ...]:
     """Returns the scale of a norm, and its bias if it has one."""
     return (
         Entry(f"{theirs}.weight", (f"{ours}/scale",), "d", "d", plus=plus),
@@ -64,10 +64,10 @@ def heads(
 ) -> tuple[Entry, ...]:
     """Returns query, key, value and output of an attention, one layer each."""
     return (
-        *linear(f"{theirs}.{q}", f"{ours}/query", "(n h) d", "d n h"),
-        *linear(f"{theirs}.{k}", f"{ours}/key", "(k h) d", "d k h"),
-        *linear(f"{theirs}.{v}", f"{ours}/value", "(k h) d", "d k h"),
-        *linear(f"{theirs}.{out}", f"{ours}/out", "d (n h)", "n h d"),
+        *linear_entries(f"{theirs}.{q}", f"{ours}/query", "(n h) d", "d n h"),
+        *linear_entries(f"{theirs}.{k}", f"{ours}/key", "(k h) d", "d k h"),
+        *linear_entries(f"{theirs}.{v}", f"{ours}/value", "(k h) d", "d k h"),
+        *linear_entries(f"{theirs}.{out}", f"{ours}/out", "d (n h)", "n h d"),
     )
 
 
@@ -76,9 +76,9 @@ def mlp(
 ) -> tuple[Entry, ...]:
     """Returns a gated MLP, or a plain one, which has no gate."""
     return (
-        *linear(f"{theirs}.{gate}", f"{ours}/gate", "f d", "d f"),
-        *linear(f"{theirs}.{up}", f"{ours}/up", "f d", "d f"),
-        *linear(f"{theirs}.{down}", f"{ours}/down", "d f", "f d"),
+        *linear_entries(f"{theirs}.{gate}", f"{ours}/gate", "f d", "d f"),
+        *linear_entries(f"{theirs}.{up}", f"{ours}/up", "f d", "d f"),
+        *linear_entries(f"{theirs}.{down}", f"{ours}/down", "d f", "f d"),
     )
 
 
@@ -101,14 +101,14 @@ def around(norms: dict[str, str], plus: float = 0.0) -> tuple[Entry, ...]:
     each = [
         entry
         for ours, theirs in norms.items()
-        for entry in norm(f"{LAYER}.{theirs}", f"layers/{ours}", plus)
+        for entry in norm_entries(f"{LAYER}.{theirs}", f"layers/{ours}", plus)
     ]
     return (
         Entry("model.embed_tokens.weight", ("embedding/embedding",), "v d", "v d"),
         *each,
-        *norm(f"{LAYER}.self_attn.q_norm", "layers/attention/query_norm", plus),
-        *norm(f"{LAYER}.self_attn.k_norm", "layers/attention/key_norm", plus),
-        *norm("model.norm", "norm", plus),
+        *norm_entries(f"{LAYER}.self_attn.q_norm", "layers/attention/query_norm", plus),
+        *norm_entries(f"{LAYER}.self_attn.k_norm", "layers/attention/key_norm", plus),
+        *norm_entries("model.norm", "norm", plus),
         Entry("lm_head.weight", ("head/kernel",), "v d", "d v"),
     )
 
@@ -138,16 +138,16 @@ OLMO2 = (*around(REORDERED), *ATTENTION, *MLP)
 _THREE = tuple(f"layers/attention/{name}" for name in ("query", "key", "value"))
 PHI3 = (
     *around(PRE),
-    *linear(f"{LAYER}.self_attn.qkv_proj", _THREE, "(n h) d", "d n h", joined="n"),
-    *linear(f"{LAYER}.self_attn.o_proj", "layers/attention/out", "d (n h)", "n h d"),
-    *linear(
+    *linear_entries(f"{LAYER}.self_attn.qkv_proj", _THREE, "(n h) d", "d n h", joined="n"),
+    *linear_entries(f"{LAYER}.self_attn.o_proj", "layers/attention/out", "d (n h)", "n h d"),
+    *linear_entries(
         f"{LAYER}.mlp.gate_up_proj", ("layers/mlp/gate", "layers/mlp/up"), "f d", "d f", joined="f"
     ),
-    *linear(f"{LAYER}.mlp.down_proj", "layers/mlp/down", "d f", "f d"),
+    *linear_entries(f"{LAYER}.mlp.down_proj", "layers/mlp/down", "d f", "f d"),
 )
 
 
-def deepseek(config: ModelConfig) -> tuple[Entry, ...]:
+def deepseek_entries(config: ModelConfig) -> tuple[Entry, ...]:
     """The tensors of V2 and V3. Their RoPE rotates neighbours of a head, ours its halves."""
     narrow, where = config.latent, f"{LAYER}.self_attn"
     half = narrow.rope_width // 2
@@ -159,27 +159,27 @@ def deepseek(config: ModelConfig) -> tuple[Entry, ...]:
     query = f"{where}.q_proj" if narrow.query_rank is None else f"{where}.q_b_proj"
     return (
         *(entry for entry in around(PRE) if not entry.theirs.startswith(where)),
-        *linear(
+        *linear_entries(
             query, "layers/attention/query", "(n h) r", "r n h", order={"h": after(config.head_dim)}
         ),
-        *linear(f"{where}.q_a_proj", "layers/attention/query_down", "r d", "d r"),
-        *norm(f"{where}.q_a_layernorm", "layers/attention/query_norm"),
-        *linear(
+        *linear_entries(f"{where}.q_a_proj", "layers/attention/query_down", "r d", "d r"),
+        *norm_entries(f"{where}.q_a_layernorm", "layers/attention/query_norm"),
+        *linear_entries(
             f"{where}.kv_a_proj_with_mqa",
             "layers/attention/latent_down",
             "r d",
             "d r",
             order={"r": after(narrow.rank)},
         ),
-        *norm(f"{where}.kv_a_layernorm", "layers/attention/latent_norm"),
-        *linear(
+        *norm_entries(f"{where}.kv_a_layernorm", "layers/attention/latent_norm"),
+        *linear_entries(
             f"{where}.kv_b_proj",
             ("layers/attention/key", "layers/attention/value"),
             "(n h) r",
             "r n h",
             joined="h",
         ),
-        *linear(f"{where}.o_proj", "layers/attention/out", "d (n h)", "n h d"),
+        *linear_entries(f"{where}.o_proj", "layers/attention/out", "d (n h)", "n h d"),
         *MLP,
         *EXPERTS,
     )
@@ -191,26 +191,26 @@ _H = "transformer.h.{i}"
 GPT2 = (
     Entry("transformer.wte.weight", ("embedding/embedding",), "v d", "v d"),
     Entry("transformer.wpe.weight", ("positions/embedding",), "p d", "p d"),
-    *norm(f"{_H}.ln_1", "layers/attention_norm"),
-    *linear(f"{_H}.attn.c_attn", _THREE, "d (n h)", "d n h", joined="n"),
-    *linear(f"{_H}.attn.c_proj", "layers/attention/out", "(n h) d", "n h d"),
-    *norm(f"{_H}.ln_2", "layers/mlp_norm"),
-    *linear(f"{_H}.mlp.c_fc", "layers/mlp/up", "d f", "d f"),
-    *linear(f"{_H}.mlp.c_proj", "layers/mlp/down", "f d", "f d"),
-    *norm("transformer.ln_f", "norm"),
+    *norm_entries(f"{_H}.ln_1", "layers/attention_norm"),
+    *linear_entries(f"{_H}.attn.c_attn", _THREE, "d (n h)", "d n h", joined="n"),
+    *linear_entries(f"{_H}.attn.c_proj", "layers/attention/out", "(n h) d", "n h d"),
+    *norm_entries(f"{_H}.ln_2", "layers/mlp_norm"),
+    *linear_entries(f"{_H}.mlp.c_fc", "layers/mlp/up", "d f", "d f"),
+    *linear_entries(f"{_H}.mlp.c_proj", "layers/mlp/down", "f d", "f d"),
+    *norm_entries("transformer.ln_f", "norm"),
     Entry("lm_head.weight", ("head/kernel",), "v d", "d v"),
 )
 
 _NEOX = "gpt_neox.layers.{i}"
 GPT_NEOX = (
     Entry("gpt_neox.embed_in.weight", ("embedding/embedding",), "v d", "v d"),
-    *norm(f"{_NEOX}.input_layernorm", "layers/attention_norm"),
-    *norm(f"{_NEOX}.post_attention_layernorm", "layers/mlp_norm"),
-    *linear(f"{_NEOX}.attention.query_key_value", _THREE, "(n h) d", "d n h", joined="h"),
-    *linear(f"{_NEOX}.attention.dense", "layers/attention/out", "d (n h)", "n h d"),
-    *linear(f"{_NEOX}.mlp.dense_h_to_4h", "layers/mlp/up", "f d", "d f"),
-    *linear(f"{_NEOX}.mlp.dense_4h_to_h", "layers/mlp/down", "d f", "f d"),
-    *norm("gpt_neox.final_layer_norm", "norm"),
+    *norm_entries(f"{_NEOX}.input_layernorm", "layers/attention_norm"),
+    *norm_entries(f"{_NEOX}.post_attention_layernorm", "layers/mlp_norm"),
+    *linear_entries(f"{_NEOX}.attention.query_key_value", _THREE, "(n h) d", "d n h", joined="h"),
+    *linear_entries(f"{_NEOX}.attention.dense", "layers/attention/out", "d (n h)", "n h d"),
+    *linear_entries(f"{_NEOX}.mlp.dense_h_to_4h", "layers/mlp/up", "f d", "d f"),
+    *linear_entries(f"{_NEOX}.mlp.dense_4h_to_h", "layers/mlp/down", "d f", "f d"),
+    *norm_entries("gpt_neox.final_layer_norm", "norm"),
     Entry("embed_out.weight", ("head/kernel",), "v d", "d v"),
 )
 
@@ -225,7 +225,7 @@ BERT = (
         "p d",
         folded=f"{_EMBEDDINGS}.token_type_embeddings.weight",
     ),
-    *norm(f"{_EMBEDDINGS}.LayerNorm", "embedding_norm"),
+    *norm_entries(f"{_EMBEDDINGS}.LayerNorm", "embedding_norm"),
     *heads(
         f"{_BERT}.attention",
         "layers/attention",
@@ -234,12 +234,12 @@ BERT = (
         "self.value",
         "output.dense",
     ),
-    *norm(f"{_BERT}.attention.output.LayerNorm", "layers/attention_norm"),
-    *linear(f"{_BERT}.intermediate.dense", "layers/mlp/up", "f d", "d f"),
-    *linear(f"{_BERT}.output.dense", "layers/mlp/down", "d f", "f d"),
-    *norm(f"{_BERT}.output.LayerNorm", "layers/mlp_norm"),
-    *linear("cls.predictions.transform.dense", "transform/linear", "o d", "d o"),
-    *norm("cls.predictions.transform.LayerNorm", "transform/norm"),
+    *norm_entries(f"{_BERT}.attention.output.LayerNorm", "layers/attention_norm"),
+    *linear_entries(f"{_BERT}.intermediate.dense", "layers/mlp/up", "f d", "d f"),
+    *linear_entries(f"{_BERT}.output.dense", "layers/mlp/down", "d f", "f d"),
+    *norm_entries(f"{_BERT}.output.LayerNorm", "layers/mlp_norm"),
+    *linear_entries("cls.predictions.transform.dense", "transform/linear", "o d", "d o"),
+    *norm_entries("cls.predictions.transform.LayerNorm", "transform/norm"),
     Entry("cls.predictions.bias", ("logits/bias",), "v", "v"),
 )
 
@@ -249,11 +249,11 @@ def _t5_half(theirs: str, ours: str, last: int) -> tuple[Entry, ...]:
     block, where = f"{theirs}.block.{{i}}.layer", f"{ours}layers"
     return (
         *heads(f"{block}.0.SelfAttention", f"{where}/attention", "q", "k", "v", "o"),
-        *norm(f"{block}.0.layer_norm", f"{where}/attention_norm"),
+        *norm_entries(f"{block}.0.layer_norm", f"{where}/attention_norm"),
         *mlp(f"{block}.{last}.DenseReluDense", f"{where}/mlp", "wi_0", "wi_1", "wo"),
-        *linear(f"{block}.{last}.DenseReluDense.wi", f"{where}/mlp/up", "f d", "d f"),
-        *norm(f"{block}.{last}.layer_norm", f"{where}/mlp_norm"),
-        *norm(f"{theirs}.final_layer_norm", f"{ours}norm"),
+        *linear_entries(f"{block}.{last}.DenseReluDense.wi", f"{where}/mlp/up", "f d", "d f"),
+        *norm_entries(f"{block}.{last}.layer_norm", f"{where}/mlp_norm"),
+        *norm_entries(f"{theirs}.final_layer_norm", f"{ours}norm"),
         Entry(
             f"{theirs}.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
             (f"{ours}distances/bias",),
@@ -263,7 +263,7 @@ def _t5_half(theirs: str, ours: str, last: int) -> tuple[Entry, ...]:
     )
 
 
-def t5(config: ModelConfig) -> tuple[Entry, ...]:
+def t5_entries(config: ModelConfig) -> tuple[Entry, ...]:
     """Returns the tensors of both kinds of T5: a gated MLP has wi_0 and wi_1, a plain one wi."""
     cross = "decoder.block.{i}.layer.1"
     all_of_it = (
@@ -271,7 +271,7 @@ def t5(config: ModelConfig) -> tuple[Entry, ...]:
         *_t5_half("encoder", "encoder/", 1),
         *_t5_half("decoder", "", 2),
         *heads(f"{cross}.EncDecAttention", "layers/cross", "q", "k", "v", "o"),
-        *norm(f"{cross}.layer_norm", "layers/cross_norm"),
+        *norm_entries(f"{cross}.layer_norm", "layers/cross_norm"),
         Entry("lm_head.weight", ("head/kernel",), "v d", "d v"),
     )
     other = (".wi.",) if config.gated else (".wi_0.", ".wi_1.")

@@ -1,8 +1,7 @@
 """GGUF files: llama.cpp's models, read into ours and written from ours.
 
-Read `load`, then `save`. The file itself is in `gguf_file`, architectures are in `gguf_models`,
-names of tensors in `gguf_tensors`,
-tokenizers in `gguf_tokenizer`.
+Read `load_gguf`, then `save_gguf`. The file itself is in `gguf_file`, architectures are in
+`gguf_models`, names of tensors in `gguf_tensors`, tokenizers in `gguf_tokenizer`.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any
 from gptjax.core.config import ConfigError, nearest, require
 from gptjax.formats import gguf_models, gguf_tensors, gguf_tokenizer, layout
 from gptjax.formats.gguf_file import File, Kind, numbers, open_file
-from gptjax.formats.gguf_writer import Planned, write
+from gptjax.formats.gguf_writer import Planned, write_gguf
 from gptjax.formats.opened import About, OpenedModel
 from gptjax.model import Llama3Scaling
 
@@ -22,7 +21,7 @@ KINDS = {"float32": Kind.F32, "float16": Kind.F16, "bfloat16": Kind.BF16, "q8_0"
 """Formats that are written."""
 
 
-def load(path: Path | str, shardings: Any = None) -> OpenedModel:
+def load_gguf(path: Path | str, shardings: Any = None) -> OpenedModel:
     """Reads a model in float32, leaf by leaf: at most one leaf is held besides the placed ones.
 
     Args:
@@ -49,17 +48,17 @@ def load(path: Path | str, shardings: Any = None) -> OpenedModel:
         used <= rows,
         f"{path} has a tokenizer of {used} ids and a model of {rows}; the file is damaged.",
     )
-    config = gguf_models.describe(file, used)
+    config = gguf_models.config_from_metadata(file, used)
     fits = config.width == table.shape[1] and config.num_layers <= len(file.tensors)
     require(
         fits,
         f"{path} says that its model has {config.num_layers} layers of width {config.width}, and"
         " its tensors say otherwise; get it again.",
     )
-    places = gguf_tensors.places(file.fields["general.architecture"], config)
+    places = gguf_tensors.gguf_places(file.fields["general.architecture"], config)
     shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
     layout.require_all(places, shapes, str(path), rows - used, unused=(r"rope_freqs\.weight",))
-    params = layout.read(
+    params = layout.read_params(
         config,
         places,
         lambda name: numbers(file, file.tensors[name]),
@@ -88,7 +87,7 @@ NOTES = "gptjax."
 """Prefix of the keys of `About.notes`."""
 
 
-def save(path: Path | str, model: OpenedModel, dtype: str = "float32") -> None:
+def save_gguf(path: Path | str, model: OpenedModel, dtype: str = "float32") -> None:
     """Writes a model that llama.cpp runs, with its tokenizer and chat template.
 
     Args:
@@ -113,10 +112,10 @@ def save(path: Path | str, model: OpenedModel, dtype: str = "float32") -> None:
     except ConfigError:
         config = gguf_models.in_window(config)
         arch = gguf_models.architecture(config, about.family)
-    places = gguf_tensors.places(arch, config)
+    places = gguf_tensors.gguf_places(arch, config)
     planned = [
         Planned(name, shape, _kind(name, shape, KINDS[dtype]))
-        for name, shape in layout.written(places).items()
+        for name, shape in layout.tensor_shapes(places).items()
     ]
     values = (value for _, value in layout.tensors(model.params, places))
     if isinstance(config.rope_scaling, Llama3Scaling):
@@ -135,7 +134,7 @@ def save(path: Path | str, model: OpenedModel, dtype: str = "float32") -> None:
             fields["tokenizer.chat_template"] = tokenizer.special.template
     if about.pad is not None:
         fields["tokenizer.ggml.padding_token_id"] = about.pad
-    write(
+    write_gguf(
         path,
         arch,
         fields | {NOTES + key: value for key, value in about.notes.items()},

@@ -87,7 +87,7 @@ class File(NamedTuple):
         kinds = kind if isinstance(kind, tuple) else (kind,)
         require(
             isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool)),
-            f"{self.path}: {key} is {short(value)}; it needs"
+            f"{self.path}: {key} is {abbreviate(value)}; it needs"
             f" {' or '.join(k.__name__ for k in kinds)}.",
         )
         return value
@@ -229,8 +229,8 @@ def open_file(path: Path | str) -> File:
     for _ in range(num_fields):
         key = head.text("a key", 1024)
         if key in fields:
-            raise head.wrong(f"duplicate key {short(key)}")
-        fields[key] = head.value(short(key))
+            raise head.wrong(f"duplicate key {abbreviate(key)}")
+        fields[key] = head.value(abbreviate(key))
     return File(
         path, fields, _tensors(head, num_tensors, fields.get("general.alignment", 32), size)
     )
@@ -241,25 +241,25 @@ def _tensors(head: _Header, count: int, alignment: Any, size: int) -> dict[str, 
     alignment, up to the end of the file."""
     if type(alignment) is not int or not 8 <= alignment <= 1 << 16 or alignment & (alignment - 1):
         raise head.wrong(
-            f"general.alignment is {short(alignment)}, not a power of two from 8 to 65536"
+            f"general.alignment is {abbreviate(alignment)}, not a power of two from 8 to 65536"
         )
     tensors: dict[str, Tensor] = {}
     for _ in range(count):
         name = head.text("a tensor's name", 256)
         if not name.isprintable():
-            raise head.wrong(f"a tensor is called {short(name)}")
-        dims = head.take("I", short(name))
+            raise head.wrong(f"a tensor is called {abbreviate(name)}")
+        dims = head.take("I", abbreviate(name))
         if not 1 <= dims <= 4:
-            raise head.wrong(f"tensor {short(name)} has {dims} dimensions, not 1 to 4")
-        shape = tuple(head.take("Q", short(name)) for _ in range(dims))[::-1]
-        kind, offset = head.take("IQ", short(name))
+            raise head.wrong(f"tensor {abbreviate(name)} has {dims} dimensions, not 1 to 4")
+        shape = tuple(head.take("Q", abbreviate(name)) for _ in range(dims))[::-1]
+        kind, offset = head.take("IQ", abbreviate(name))
         if name in tensors:
-            raise head.wrong(f"duplicate tensor {short(name)}")
+            raise head.wrong(f"duplicate tensor {abbreviate(name)}")
         if kind not in _BLOCKS:
-            raise head.wrong(f"tensor {short(name)} is of the unknown type {kind}")
+            raise head.wrong(f"tensor {abbreviate(name)} is of the unknown type {kind}")
         if min(shape) < 1 or shape[-1] % gguf.GGML_QUANT_SIZES[Kind(kind)][0]:
             raise head.wrong(
-                f"tensor {short(name)} has the shape {list(shape)}, which its type"
+                f"tensor {abbreviate(name)} has the shape {list(shape)}, which its type"
                 f" {Kind(kind).name} can't have"
             )
         tensors[name] = Tensor(name, shape, Kind(kind), offset)
@@ -267,15 +267,15 @@ def _tensors(head: _Header, count: int, alignment: Any, size: int) -> dict[str, 
     for name, tensor in tensors.items():
         if tensor.offset != at:
             raise head.wrong(
-                f"tensor {short(name)} begins at {tensor.offset}, where {at} is the end of the one"
-                " before"
+                f"tensor {abbreviate(name)} begins at {tensor.offset}, where {at} is the end of the"
+                " one before"
             )
         block, block_bytes = gguf.GGML_QUANT_SIZES[tensor.kind]
         end = base + at + math.prod(tensor.shape) // block * block_bytes
         if end > size:
             raise head.wrong(
-                f"tensor {short(name)} of the shape {list(tensor.shape)} ends at byte {end}, and"
-                f" the file at {size}"
+                f"tensor {abbreviate(name)} of the shape {list(tensor.shape)} ends at byte {end},"
+                f" and the file at {size}"
             )
         tensors[name] = tensor._replace(offset=base + at)
         at = -(-(end - base) // alignment) * alignment
@@ -317,7 +317,7 @@ def numbers(file: File, tensor: Tensor) -> np.ndarray:
     return values.reshape(tensor.shape)
 
 
-def short(value: Any) -> str:
+def abbreviate(value: Any) -> str:
     """Returns a value for a message: one short line."""
     if isinstance(value, (Texts, np.ndarray)):
         return f"a list of {value.count if isinstance(value, Texts) else len(value)}"

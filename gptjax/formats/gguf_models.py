@@ -1,8 +1,8 @@
 """GGUF's architectures: metadata to `ModelConfig` and back.
 
-Read `BASES` (what an architecture is), `describe` (metadata to config), `metadata` (config to
-metadata) and `architecture`, which chooses for a model the one whose metadata, read back, gives the
-same model. The tensors are in `gguf_tensors`.
+Read `BASES` (what an architecture is), `config_from_metadata` (metadata to config), `metadata`
+(config to metadata) and `architecture`, which chooses for a model the one whose metadata, read
+back, gives the same model. The tensors are in `gguf_tensors`.
 
 Sources: llama.cpp's architectures and the models that they were made for, named at
 `gptjax.model.presets`.
@@ -20,7 +20,7 @@ import numpy as np
 
 from gptjax.core.config import nearest, require
 from gptjax.formats import configs, equivalence
-from gptjax.formats.gguf_file import File, Kind, Tensor, numbers, short
+from gptjax.formats.gguf_file import File, Kind, Tensor, abbreviate, numbers
 from gptjax.model import Experts, Layer, LinearScaling, Llama3Scaling, ModelConfig, YarnScaling
 from gptjax.model.config import RopeScaling
 from gptjax.model.rope_scaling import frequencies
@@ -138,7 +138,7 @@ class Metadata:
           ConfigError: names each with its value.
         """
         unknown = {
-            f"{self.arch}.{key}": short(self.file.fields[f"{self.arch}.{key}"])
+            f"{self.arch}.{key}": abbreviate(self.file.fields[f"{self.arch}.{key}"])
             for key in sorted(self._left - HARMLESS)
             if not _is_neutral(key, self.file.fields[f"{self.arch}.{key}"])
         }
@@ -154,7 +154,7 @@ def _is_neutral(key: str, value: Any) -> bool:
     return isinstance(value, bool | int | float) and value in NEUTRAL.get(key, ())
 
 
-def describe(file: File, vocab_size: int) -> ModelConfig:
+def config_from_metadata(file: File, vocab_size: int) -> ModelConfig:
     """Returns the config that a file's metadata describes.
 
     Raises:
@@ -163,7 +163,7 @@ def describe(file: File, vocab_size: int) -> ModelConfig:
     arch = file.get("general.architecture", str)
     require(
         arch in BASES,
-        f"{file.path} is of the architecture {short(arch)}; known are"
+        f"{file.path} is of the architecture {abbreviate(arch)}; known are"
         f" {', '.join(BASES)}.{nearest(arch[:40], BASES)}",
     )
     base, fields = BASES[arch], Metadata(file, arch)
@@ -269,8 +269,8 @@ def _scaling(fields: Metadata, rotary_dim: int, base: float) -> RopeScaling | No
     longer = [name for name in fields.file.tensors if "rope_factors" in name]
     require(
         kind in ("none", "linear", "yarn") and not longer and factor > 0,
-        f"{path} stretches RoPE by {short(longer[0] if longer else kind)}, factor {factor}; none,"
-        " linear and yarn are known, with a positive factor.",
+        f"{path} stretches RoPE by {abbreviate(longer[0] if longer else kind)}, factor {factor};"
+        " none, linear and yarn are known, with a positive factor.",
     )
     waves = fields.file.tensors.get("rope_freqs.weight")
     if waves is not None:
@@ -375,7 +375,7 @@ def architecture(c: ModelConfig, preferred: str | None = None) -> str:
         if isinstance(c.rope_scaling, Llama3Scaling):
             tensors["rope_freqs.weight"] = stretch(c.rope_scaling, c.rotary_dim, c.rope_base)
         fields = {"general.architecture": arch, **metadata(arch, c)}
-        return describe(File(Path("the file"), fields, tensors), c.vocabulary)
+        return config_from_metadata(File(Path("the file"), fields, tensors), c.vocabulary)
 
     names = [arch for arch in BASES if arch != "phi3"]
     names = [preferred, *names] if preferred in BASES else names

@@ -1,4 +1,4 @@
-"""Names and layouts of the tensors of GGUF's architectures: `entries`, then `places`.
+"""Names and layouts of the tensors of GGUF's architectures: `entries`, then `gguf_places`.
 
 Source: llama.cpp's architectures, and the models they were made for, named at
 `gptjax.model.presets`.
@@ -116,7 +116,7 @@ def _heads(theirs: str, *ours: str, order: tuple[int, ...] = ()) -> tuple[Entry,
     )
 
 
-def places(arch: str, c: ModelConfig) -> list[Place]:
+def gguf_places(arch: str, c: ModelConfig) -> list[Place]:
     """Returns the tensors of a model with their parts in our tree.
 
     Raises:

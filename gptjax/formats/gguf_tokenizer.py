@@ -22,7 +22,7 @@ from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.data.tokenizers.json_form import GPT2_PATTERN, QWEN2_PATTERN
 from gptjax.data.tokenizers.spelling import Special, control_ids
 from gptjax.data.tokenizers.tokenizer import Tokenizer
-from gptjax.formats.gguf_file import File, Texts, short
+from gptjax.formats.gguf_file import File, Texts, abbreviate
 
 NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """`tokenizer.ggml.token_type`."""
@@ -104,7 +104,8 @@ def tokenizer_of(file: File) -> Tokenizer | None:
     kind = file.get("tokenizer.ggml.model", str)
     require(
         kind in ("gpt2", "llama"),
-        f"{file.path} has a tokenizer of the kind {short(kind)}; supported are 'gpt2' and 'llama'.",
+        f"{file.path} has a tokenizer of the kind {abbreviate(kind)}; supported are 'gpt2' and"
+        " 'llama'.",
     )
     described, begins = (_byte_level if kind == "gpt2" else _marked)(file, pieces, types)
     special = CONTROL, UNKNOWN
@@ -171,7 +172,7 @@ def _byte_level(file: File, pieces: list[str], types: np.ndarray) -> tuple[dict[
     cut = next((c for c in CUTS if name in c.names), None)
     require(
         cut is not None,
-        f"{file.path} cuts text as {short(name)}; supported are"
+        f"{file.path} cuts text as {abbreviate(name)}; supported are"
         f" {', '.join(n for c in CUTS for n in c.names)}.",
     )
     merges = [_pair(merge) for merge in file.get("tokenizer.ggml.merges", Texts).decoded()]

@@ -27,7 +27,7 @@ class Planned(NamedTuple):
     kind: Kind
 
 
-def write(
+def write_gguf(
     path: Path | str,
     architecture: str,
     fields: Mapping[str, Any],

@@ -1,7 +1,8 @@
 """Hugging Face directories, read and written: config.json, safetensors, tokenizer files and
 generation settings.
 
-Read `load`, then `save`. Families are in `huggingface_families`, files in `huggingface_files`.
+Read `load_huggingface`, then `save_huggingface`. Families are in `huggingface_families`, files in
+`huggingface_files`.
 """
 
 from __future__ import annotations
@@ -48,8 +49,10 @@ def lies_at(path: Path) -> bool:
 # --- reading -------------------------------------------------------------------------------------
 
 
-def load(path: Path, shardings: Callable[[ModelConfig], Any] | None = None) -> OpenedModel:
-    """Reads a directory; see `formats.load`."""
+def load_huggingface(
+    path: Path, shardings: Callable[[ModelConfig], Any] | None = None
+) -> OpenedModel:
+    """Reads a directory; see `formats.load_model`."""
     for name in FILES:
         inside(path, name)
     data = read_object(path, "config.json")
@@ -68,7 +71,7 @@ def load(path: Path, shardings: Callable[[ModelConfig], Any] | None = None) -> O
         unused.append(re.escape(family.output))
     shapes = {name: tensor.shape for name, tensor in stored.items()}
     layout.require_all(places, shapes, str(path), padding, unused)
-    params = layout.read(
+    params = layout.read_params(
         config,
         places,
         lambda name: stored[name].take(),
@@ -121,7 +124,9 @@ def _tokenizer(path: Path, num_rows: int) -> Tokenizer | None:
     candidates = ("tokenizer.json", "tokenizer.model", "vocab.json")
     if not any(inside(path, name).is_file() for name in candidates):
         return None
-    tokenizer = huggingface_tokenizer.fitting(tokenizers.train(Published(str(path)), ()), num_rows)
+    tokenizer = huggingface_tokenizer.fitting(
+        tokenizers.train_tokenizer(Published(str(path)), ()), num_rows
+    )
     require(
         tokenizer.vocab_size <= num_rows,
         f"{path} has a tokenizer of {tokenizer.vocab_size} tokens and a model of {num_rows}; get"
@@ -133,11 +138,11 @@ def _tokenizer(path: Path, num_rows: int) -> Tokenizer | None:
 # --- writing -------------------------------------------------------------------------------------
 
 
-def save(
+def save_huggingface(
     path: Path, model: OpenedModel, dtype: str = "float32", shard_bytes: int = 5_000_000_000
 ) -> None:
-    """Writes a directory; see `formats.save`. config.json is written last: a directory without it
-    is not complete.
+    """Writes a directory; see `formats.save_model`. config.json is written last: a directory
+    without it is not complete.
 
     Args:
       shard_bytes: maximum size of a file of tensors.

@@ -37,11 +37,11 @@ class Family(NamedTuple):
 
 
 _SECOND_TOKEN = (r"model\.layers\.{last}\..*",)
-_DEEPSEEK = (deepseek.deepseek, deepseek.deepseek_json, families.deepseek)
+_DEEPSEEK = (deepseek.deepseek_config, deepseek.deepseek_json, families.deepseek_entries)
 FAMILIES = {
     "gpt2": Family(
         "GPT2LMHeadModel",
-        older.gpt2,
+        older.gpt2_config,
         older.gpt2_json,
         families.GPT2,
         "transformer.",
@@ -49,28 +49,34 @@ FAMILIES = {
     ),
     "llama": Family(
         "LlamaForCausalLM",
-        configs.llama,
+        configs.llama_config,
         configs.llama_json,
         families.LLAMA,
         unused=(r".*\.rotary_emb\.inv_freq",),
     ),
-    "arcee": Family("ArceeForCausalLM", configs.arcee, configs.arcee_json, families.LLAMA),
-    "mistral": Family("MistralForCausalLM", configs.mistral, configs.mistral_json, families.LLAMA),
+    "arcee": Family("ArceeForCausalLM", configs.arcee_config, configs.arcee_json, families.LLAMA),
+    "mistral": Family(
+        "MistralForCausalLM", configs.mistral_config, configs.mistral_json, families.LLAMA
+    ),
     "mixtral": Family(
-        "MixtralForCausalLM", configs.mixtral, configs.mixtral_json, families.MIXTRAL
+        "MixtralForCausalLM", configs.mixtral_config, configs.mixtral_json, families.MIXTRAL
     ),
-    "qwen2": Family("Qwen2ForCausalLM", configs.qwen2, configs.qwen2_json, families.LLAMA),
-    "qwen3": Family("Qwen3ForCausalLM", configs.qwen3, configs.qwen3_json, families.LLAMA),
+    "qwen2": Family("Qwen2ForCausalLM", configs.qwen2_config, configs.qwen2_json, families.LLAMA),
+    "qwen3": Family("Qwen3ForCausalLM", configs.qwen3_config, configs.qwen3_json, families.LLAMA),
     "qwen3_moe": Family(
-        "Qwen3MoeForCausalLM", configs.qwen3_moe, configs.qwen3_moe_json, families.QWEN_MOE
+        "Qwen3MoeForCausalLM", configs.qwen3_moe_config, configs.qwen3_moe_json, families.QWEN_MOE
     ),
-    "gemma2": Family("Gemma2ForCausalLM", configs.gemma2, configs.gemma2_json, families.GEMMA),
-    "gemma3_text": Family("Gemma3ForCausalLM", configs.gemma3, configs.gemma3_json, families.GEMMA),
-    "olmo2": Family("Olmo2ForCausalLM", configs.olmo2, configs.llama_json, families.OLMO2),
-    "phi3": Family("Phi3ForCausalLM", configs.phi3, configs.phi3_json, families.PHI3),
+    "gemma2": Family(
+        "Gemma2ForCausalLM", configs.gemma2_config, configs.gemma2_json, families.GEMMA
+    ),
+    "gemma3_text": Family(
+        "Gemma3ForCausalLM", configs.gemma3_config, configs.gemma3_json, families.GEMMA
+    ),
+    "olmo2": Family("Olmo2ForCausalLM", configs.olmo2_config, configs.llama_json, families.OLMO2),
+    "phi3": Family("Phi3ForCausalLM", configs.phi3_config, configs.phi3_json, families.PHI3),
     "gpt_neox": Family(
         "GPTNeoXForCausalLM",
-        older.gpt_neox,
+        older.gpt_neox_config,
         older.gpt_neox_json,
         families.GPT_NEOX,
         "gpt_neox.",
@@ -81,7 +87,7 @@ FAMILIES = {
     "deepseek_v3": Family("DeepseekV3ForCausalLM", *_DEEPSEEK, unused=_SECOND_TOKEN),
     "bert": Family(
         "BertForMaskedLM",
-        older.bert,
+        older.bert_config,
         older.bert_json,
         families.BERT,
         "bert.",
@@ -95,9 +101,9 @@ FAMILIES = {
     ),
     "t5": Family(
         "T5ForConditionalGeneration",
-        older.t5,
+        older.t5_config,
         older.t5_json,
-        families.t5,
+        families.t5_entries,
         "",
         unused=(
             r"(en|de)coder\.embed_tokens\.weight",

@@ -173,7 +173,7 @@ def write_tensors(
     path: Path, places: list[layout.Place], params: Params, dtype: str, shard_bytes: int
 ) -> None:
     """Writes the tensors, into several files and an index if they exceed `shard_bytes`."""
-    shapes, size = layout.written(places), safetensors.DTYPES[dtype][1].itemsize
+    shapes, size = layout.tensor_shapes(places), safetensors.DTYPES[dtype][1].itemsize
     shards = list(_shards(shapes, size, shard_bytes))
     values, weight_map = layout.tensors(params, places), {}
     for i, shard in enumerate(shards, start=1):
@@ -181,7 +181,7 @@ def write_tensors(
         if len(shards) > 1:
             name = f"model-{i:05}-of-{len(shards):05}.safetensors"
         some = itertools.islice(values, len(shard))
-        safetensors.write(path / name, shard, some, dtype, {"format": "pt"})
+        safetensors.write_safetensors(path / name, shard, some, dtype, {"format": "pt"})
         weight_map |= dict.fromkeys(shard, name)
     if len(shards) > 1:
         total = sum(math.prod(shape) for shape in shapes.values()) * size

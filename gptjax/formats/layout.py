@@ -1,6 +1,6 @@
 """Which tensor of another program is which of our leaves, in both directions from one description.
 
-Read `Entry`, then `places` (the entries of a model, one for each tensor), then `read` (their
+Read `Entry`, then `places` (the entries of a model, one for each tensor), then `read_params` (their
 tensors to our tree) and `tensors` (our tree to their tensors).
 
 A layout is written as in Einstein sums, for example ours `d n h`, theirs `(n h) d`: the same
@@ -63,7 +63,7 @@ class Place(NamedTuple):
 
 
 @functools.lru_cache(maxsize=16)
-def leaves(config: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
+def leaf_shapes(config: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns shape and type of each of a model's leaves by its path, `/` between keys."""
     return _by_path(model.shapes(config))
 
@@ -79,7 +79,7 @@ def places(config: ModelConfig, entries: Sequence[Entry]) -> list[Place]:
     Raises:
       ValueError: the entries omit a leaf or part of one, so the family's table is wrong.
     """
-    known, result = leaves(config), []
+    known, result = leaf_shapes(config), []
     for entry in entries:
         for name, prefix, index in _instances(config, entry):
             paths = [
@@ -230,7 +230,7 @@ def _listed(names: Sequence[str], most: int = 20) -> str:
     return ", ".join(names[:most]) + rest
 
 
-def read(
+def read_params(
     config: ModelConfig,
     places: Sequence[Place],
     take: Callable[[str], np.ndarray],
@@ -250,7 +250,7 @@ def read(
     targets = {} if shardings is None else _by_path(shardings)
     tree: Params = {}
     # The largest first, while the fewest others are held.
-    for path, described in sorted(leaves(config).items(), key=lambda item: -item[1].size):
+    for path, described in sorted(leaf_shapes(config).items(), key=lambda item: -item[1].size):
         leaf = np.empty(described.shape, np.float32)
         for place, part, index in parts_of[path]:
             leaf[index] = from_theirs(place, part, take(place.name))
@@ -272,7 +272,7 @@ def _placed(leaf: np.ndarray, sharding: Any) -> jax.Array:
 
 
 def tensors(params: Params, places: Sequence[Place]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields their tensors of our tree one at a time, in the order of `written`."""
+    """Yields their tensors of our tree one at a time, in the order of `tensor_shapes`."""
     flat = _by_path(params)
     for place in places:
         value = to_theirs(place, [np.asarray(flat[path][index]) for path, index in place.parts])
@@ -283,7 +283,7 @@ def tensors(params: Params, places: Sequence[Place]) -> Iterator[tuple[str, np.n
             yield place.entry.folded, np.zeros((2, value.shape[1]), value.dtype)
 
 
-def written(places: Sequence[Place]) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(places: Sequence[Place]) -> dict[str, tuple[int, ...]]:
     """Returns names and shapes of what `tensors` yields, in its order."""
     shapes: dict[str, tuple[int, ...]] = {}
     for place in places:

@@ -1,8 +1,8 @@
 """The files of llama2.c: seven whole numbers and the weights of a Llama, and beside them a file of
 scored pieces.
 
-Read `load`. Weights are those of the format's first version, float32; later versions are refused by
-name.
+Read `load_llama2c`. Weights are those of the format's first version, float32; later versions are
+refused by name.
 
 Source: karpathy/llama2.c, its export.py and tokenizer.py.
 """
@@ -49,7 +49,9 @@ LATER = 0x616B3432
 """First number of later versions of the format."""
 
 
-def load(path: Path | str, shardings: Callable[[ModelConfig], Any] | None = None) -> OpenedModel:
+def load_llama2c(
+    path: Path | str, shardings: Callable[[ModelConfig], Any] | None = None
+) -> OpenedModel:
     """Reads NAME.bin, and the tokenizer from `tokenizer.bin` or `tokN.bin` beside it, where N is
     its number of pieces.
 
@@ -58,8 +60,8 @@ def load(path: Path | str, shardings: Callable[[ModelConfig], Any] | None = None
     """
     path = Path(path)
     config, size, described = _header(path)
-    places = gguf_tensors.places("llama", config)
-    offsets, end = _offsets(config, layout.written(places))
+    places = gguf_tensors.gguf_places("llama", config)
+    offsets, end = _offsets(config, layout.tensor_shapes(places))
     require(
         size == end,
         f"{path} has {size:,} bytes, and with {described} it needs {end:,}; get it again.",
@@ -74,7 +76,9 @@ def load(path: Path | str, shardings: Callable[[ModelConfig], Any] | None = None
         )
         return values.reshape(shape)
 
-    params = layout.read(config, places, take, None if shardings is None else shardings(config))
+    params = layout.read_params(
+        config, places, take, None if shardings is None else shardings(config)
+    )
     tokenizer = _tokenizer(path, config.vocabulary)
     return OpenedModel(config, params, tokenizer, About(source=f"llama2.c file {path.name}"))
 

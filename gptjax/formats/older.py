@@ -9,7 +9,7 @@ from gptjax.formats.keys import OURS, Keys, activation, rope, rope_json
 from gptjax.model import ModelConfig
 
 
-def gpt2(keys: Keys) -> ModelConfig:
+def gpt2_config(keys: Keys) -> ModelConfig:
     """Translates GPT-2's."""
     for key, value in (
         ("scale_attn_weights", True),
@@ -31,7 +31,7 @@ def gpt2(keys: Keys) -> ModelConfig:
 
 
 def gpt2_json(c: ModelConfig) -> dict[str, Any]:
-    """The inverse of `gpt2`."""
+    """The inverse of `gpt2_config`."""
     shape = {
         "vocab_size": c.vocabulary,
         "n_positions": c.context,
@@ -47,7 +47,7 @@ def gpt2_json(c: ModelConfig) -> dict[str, Any]:
     }
 
 
-def gpt_neox(keys: Keys) -> ModelConfig:
+def gpt_neox_config(keys: Keys) -> ModelConfig:
     """Translates GPT-NeoX's and Pythia's."""
     context = keys.number("max_position_embeddings", 2048)
     parallel = keys.take("use_parallel_residual", True)
@@ -71,7 +71,7 @@ def gpt_neox(keys: Keys) -> ModelConfig:
 
 
 def gpt_neox_json(c: ModelConfig) -> dict[str, Any]:
-    """The inverse of `gpt_neox`."""
+    """The inverse of `gpt_neox_config`."""
     rope_data = rope_json(c)
     return {
         "vocab_size": c.vocabulary,
@@ -90,7 +90,7 @@ def gpt_neox_json(c: ModelConfig) -> dict[str, Any]:
     }
 
 
-def bert(keys: Keys) -> ModelConfig:
+def bert_config(keys: Keys) -> ModelConfig:
     """Translates BERT's. The first of its two sentence embeddings is part of our positions."""
     keys.number("type_vocab_size", 2)
     for key, value in (
@@ -118,7 +118,7 @@ def bert(keys: Keys) -> ModelConfig:
 
 
 def bert_json(c: ModelConfig) -> dict[str, Any]:
-    """The inverse of `bert`."""
+    """The inverse of `bert_config`."""
     return {
         "vocab_size": c.vocabulary,
         "max_position_embeddings": c.context,
@@ -136,7 +136,7 @@ MLPS = {"relu": "relu", "gated-gelu": "geglu", "gated-silu": "swiglu"}
 """T5's to ours."""
 
 
-def t5(keys: Keys) -> ModelConfig:
+def t5_config(keys: Keys) -> ModelConfig:
     """Translates T5's, whose tied output is scaled, and T5 1.1's, whose own output is not."""
     layers, width = keys.number("num_layers"), keys.number("d_model")
     kind = keys.take("feed_forward_proj", "relu")
@@ -172,7 +172,7 @@ def t5(keys: Keys) -> ModelConfig:
 
 
 def t5_json(c: ModelConfig) -> dict[str, Any]:
-    """The inverse of `t5`."""
+    """The inverse of `t5_config`."""
     return {
         "vocab_size": c.vocabulary,
         "n_positions": c.context,

@@ -3,7 +3,7 @@ written one tensor at a time.
 
 A file is eight bytes of length, that many bytes of JSON, and the tensors. The library parses and
 checks the JSON, but accepts up to 100 MB of it, which costs several times that in memory. It writes
-only what is in memory as a whole, hence our own `write`.
+only what is in memory as a whole, hence our own `write_safetensors`.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _checked_size(path: Path) -> int:
     return status.st_size
 
 
-def write(
+def write_safetensors(
     path: Path,
     shapes: Mapping[str, tuple[int, ...]],
     values: Iterable[tuple[str, np.ndarray]],

@@ -19,14 +19,14 @@ from gptjax.data import Side
 from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.generate import engine
 from gptjax.generate.chain import Sampling, Shaping
-from gptjax.generate.constraints import TokenAutomaton, compiled, join
+from gptjax.generate.constraints import TokenAutomaton, compiled, join_automata
 from gptjax.generate.decode import (
     Decoding,
     begin_alternatives,
     branch,
-    bucket,
     extend,
     padded,
+    padded_size,
     prefill,
 )
 from gptjax.generate.engine import Columns
@@ -88,10 +88,10 @@ def room_for(
     stops = max(len(_ends(tokenizer, one.settings)) for one in requests)
     side = max(len(one.side) for one in requests)
     return Room(
-        slots=bucket(longest, config.context) if prefix is None else config.context,
-        stops=bucket(max(stops, 1), 1 << 20, least=4),
-        alternatives=bucket(top, config.vocabulary, least=8) if top else 0,
-        side=bucket(max(side, 1), config.context) if config.encoder_layers else 0,
+        slots=padded_size(longest, config.context) if prefix is None else config.context,
+        stops=padded_size(max(stops, 1), 1 << 20, least=4),
+        alternatives=padded_size(top, config.vocabulary, least=8) if top else 0,
+        side=padded_size(max(side, 1), config.context) if config.encoder_layers else 0,
         shaped=any(one.settings.shaped for one in requests),
         constrained=any(one.settings.constraint is not None for one in requests),
         int8=requests[0].settings.int8_cache,
@@ -367,7 +367,7 @@ def batch_of(
     whole = columns(config, tokenizer, jobs, room, before)
     if room.constrained:
         automata = [automaton_of(config, tokenizer, job.request, before) for job in jobs]
-        constraint = join(automata, tokenizer, np.repeat(limits, each).tolist())
+        constraint = join_automata(automata, tokenizer, np.repeat(limits, each).tolist())
         whole = engine.with_constraint(whole, jax.device_put(constraint))
     return Batch(
         requests=filled,

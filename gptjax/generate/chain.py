@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from gptjax.core.arrays import Array, Bool, Float, Int, Keys
 from gptjax.generate import transforms
-from gptjax.generate.constraints import Constraint, allowed, follow
+from gptjax.generate.constraints import Constraint, allowed, next_states
 from gptjax.generate.history import History, counts
 
 
@@ -226,7 +226,7 @@ def track(sampling: Sampling, history: History, token: Int[Array, " B"]) -> Int[
     """The state of each row in its constraint after one more token; `None` if nothing is
     constrained."""
     constraint = sampling.shaping and sampling.shaping.constraint
-    return constraint and follow(constraint, history.state, token)
+    return constraint and next_states(constraint, history.state, token)
 
 
 def choose(

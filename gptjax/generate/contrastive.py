@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from gptjax import model
 from gptjax.core.arrays import Array, Float, Int, Keys, Params
 from gptjax.generate.chain import ORDER, Sampling, shape, token_keys
-from gptjax.generate.decode import Text, append, begin, read_parts, within, writing
+from gptjax.generate.decode import Text, append, empty_rows, read_parts, within, writing
 from gptjax.generate.history import History
 from gptjax.model import Cache, ModelConfig
 
@@ -61,7 +61,7 @@ def open_contrast(
     """Reads ragged prompts into new rows and keeps every hidden state; side texts as in
     `prefill`."""
     rows, width = prompt.shape
-    state = begin(config, rows, slots, alternatives, int8)
+    state = empty_rows(config, rows, slots, alternatives, int8)
     cache = state.cache._replace(memory=model.encode(config, params, side))
     ids = state.text.history.ids.at[:, :width].set(prompt)
     cache, hidden = read_parts(config, params, cache, ids, lengths, lengths - 1, width)

@@ -66,7 +66,7 @@ class Decoding(NamedTuple):
     guide: Guide | None = None
 
 
-def begin(
+def empty_rows(
     config: ModelConfig, rows: int, slots: int, alternatives: int = 0, int8: bool = False
 ) -> Decoding:
     """Rows that have read nothing, with room for `slots` tokens each; `int8` as in
@@ -92,7 +92,7 @@ def begin_alternatives(
     return jnp.zeros((rows, slots, count), jnp.int32), jnp.zeros((rows, slots, count))
 
 
-def read(
+def _extend(
     config: ModelConfig,
     params: Params,
     state: Decoding,
@@ -175,13 +175,13 @@ def prefill(
     side: Any = None,
 ) -> Decoding:
     """Reads ragged prompts into new rows, and side texts if the model has an encoder for them."""
-    state = begin(config, prompt.shape[0], slots, alternatives, int8)
+    state = empty_rows(config, prompt.shape[0], slots, alternatives, int8)
     state = state._replace(cache=state.cache._replace(memory=model.encode(config, params, side)))
-    return read(config, params, state, prompt, lengths, limit)
+    return _extend(config, params, state, prompt, lengths, limit)
 
 
-extend = jax.jit(read, static_argnames="config", donate_argnames="state")
-"""`read`, compiled; `state` is used up."""
+extend = jax.jit(_extend, static_argnames="config", donate_argnames="state")
+"""`_extend`, compiled; `state` is used up."""
 
 
 @jax.jit
@@ -306,12 +306,12 @@ def writing(text: Text, until: Int[Array, ""] | Int[Array, " B"]) -> Bool[Array,
 
 def padded(prompts: Sequence[Any], context: int) -> Int[Numbers, "B T"]:
     """Prompts (ids each) side by side in an array whose width is a bucket."""
-    tokens = np.zeros((len(prompts), bucket(max(map(len, prompts)), context)), np.int32)
+    tokens = np.zeros((len(prompts), padded_size(max(map(len, prompts)), context)), np.int32)
     for row, ids in zip(tokens, prompts, strict=True):
         row[: len(ids)] = ids
     return tokens
 
 
-def bucket(count: int, most: int, least: int = 16) -> int:
+def padded_size(count: int, most: int, least: int = 16) -> int:
     """The power of two, at least `least` and at most `most`, that holds `count`."""
     return min(max(least, 1 << (count - 1).bit_length()), most)

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from gptjax.core.arrays import Bool, Float, Int, Keys, Numbers, Params
 from gptjax.generate import engine
 from gptjax.generate.chain import Sampling
-from gptjax.generate.decode import Text, bucket, padded, prefill
+from gptjax.generate.decode import Text, padded, padded_size, prefill
 from gptjax.generate.engine import Columns, advance
 from gptjax.model import ModelConfig
 from gptjax.sharding.constrain import use_mesh
@@ -82,7 +82,7 @@ def stream(
             padded(ids, config.context),
             lengths.astype(np.int32),
             np.full(rows, new_tokens, np.int32),
-            slots=bucket(int(lengths.max()) + new_tokens, config.context),
+            slots=padded_size(int(lengths.max()) + new_tokens, config.context),
             int8=int8,
             side=side,
         )
@@ -91,7 +91,7 @@ def stream(
     for until in range(steps, new_tokens + steps, steps):
         with use_mesh(mesh):
             slots = advance(config, params, slots, steps, known)
-        yield written(slots.text, min(until, new_tokens))
+        yield tokens_so_far(slots.text, min(until, new_tokens))
         if to_host(slots.text.finished).all():
             return
 
@@ -108,7 +108,7 @@ def _check(config: ModelConfig, lengths: Int[Numbers, " B"], new_tokens: int) ->
         )
 
 
-def written(text: Text, most: int) -> Generated:
+def tokens_so_far(text: Text, most: int) -> Generated:
     """The continuations so far, at most `most` tokens of each, as numpy arrays."""
     ids, prompt, length = (to_host(leaf) for leaf in text.history[:3])
     place = np.minimum(prompt[:, None] + np.arange(most)[None], ids.shape[1] - 1)

@@ -16,7 +16,7 @@ from gptjax.core.config import require
 from gptjax.data.layouts import filled
 from gptjax.data.tasks import Classification
 from gptjax.data.tokenizers.tokenizer import Tokenizer
-from gptjax.generate.decode import bucket
+from gptjax.generate.decode import padded_size
 from gptjax.model import ModelConfig
 
 
@@ -53,7 +53,9 @@ def classify(
             [task.piece(ids, tokenizer.vocab_size, config.context)]
             for ids in examples + [examples[0]] * (batch - len(examples))
         ]
-        rows = filled(pieces, bucket(max(len(row[0].tokens) for row in pieces), config.context))
+        rows = filled(
+            pieces, padded_size(max(len(row[0].tokens) for row in pieces), config.context)
+        )
         found = np.asarray(_logprobs(config, params, rows))
         for text, logprobs in zip(these, found, strict=False):
             yield Labelled(
@@ -68,6 +70,6 @@ def _logprobs(config: ModelConfig, params: Params, batch: Any) -> Any:
     hidden = model.forward(
         config, params, batch.tokens, positions=batch.positions, segments=batch.segments
     ).hidden
-    logits = model.classify(config, params, hidden, batch.positions, batch.segments)
+    logits = model.class_logits(config, params, hidden, batch.positions, batch.segments)
     last = jnp.argmax(batch.weights, axis=1)[:, None, None]
     return jax.nn.log_softmax(jnp.take_along_axis(logits, last, axis=1)[:, 0])

@@ -17,7 +17,7 @@ from gptjax.core.arrays import Params
 from gptjax.generate.batch import Batch, Prefix, read_prompts, side_of
 from gptjax.generate.beams import EARLY, Answers, Comparison, answers, start_beams
 from gptjax.generate.contrastive import Contrast, contrast, open_contrast
-from gptjax.generate.decode import Decoding, Text, branch, bucket, guided, padded, prefill
+from gptjax.generate.decode import Decoding, Text, branch, guided, padded, padded_size, prefill
 from gptjax.generate.engine import Slots, advance, fill
 from gptjax.generate.search import search
 from gptjax.generate.speculative import Setting, Speculating, speculate
@@ -95,7 +95,7 @@ def _contrast(config: ModelConfig, params: Params, batch: Batch, prefix: Prefix 
         np.asarray(list(map(len, whole)), np.int32),
         batch.limits,
         slots=batch.room.slots,
-        candidates=bucket(int(settings.count.max()), config.vocabulary, least=4),
+        candidates=padded_size(int(settings.count.max()), config.vocabulary, least=4),
         alternatives=batch.room.alternatives,
         int8=batch.room.int8,
         side=side_of(batch.room, [one.side for one in batch.requests]),
@@ -206,7 +206,7 @@ def _read_negative(config: ModelConfig, params: Params, batch: Batch) -> Decodin
         padded(ids, config.context),
         lengths,
         batch.limits,
-        slots=bucket(int((lengths + batch.limits).max()), config.context),
+        slots=padded_size(int((lengths + batch.limits).max()), config.context),
         int8=batch.room.int8,
         side=side_of(batch.room, [one.negative_side or one.side for one in batch.requests]),
     )

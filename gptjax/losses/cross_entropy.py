@@ -161,7 +161,7 @@ class CrossEntropyLoss(PredictionLoss):
 
     def predict(self, params: Params, batch: Batch, key: Key | None) -> Prediction:
         """Runs the model; logits of the whole vocabulary only where they are needed."""
-        output = read(self.model, params, batch, key)
+        output = forward_batch(self.model, params, batch, key)
         whole = None if self._in_parts else predictions(self.model, params, batch, output)
         return Prediction(output, whole)
 
@@ -172,9 +172,11 @@ class CrossEntropyLoss(PredictionLoss):
         smoothing, z = self.settings.label_smoothing, self.settings.z
         if prediction.logits is None:
             losses = self._losses(params)(prediction.output.hidden, batch.targets, smoothing, z)
-            return counted(losses, batch), {}  # parts are not for `figures`
+            return weighted_sum(losses, batch), {}  # parts are not for `figures`
         losses = token_losses(prediction.logits, batch.targets, smoothing, z)
-        return counted(losses, batch), _correct(prediction.logits, batch) if self.figures else {}
+        return weighted_sum(losses, batch), _correct(
+            prediction.logits, batch
+        ) if self.figures else {}
 
     def extra(
         self, params: Params, batch: Batch, prediction: Prediction, key: Key | None
@@ -208,7 +210,7 @@ class CrossEntropyLoss(PredictionLoss):
         return sum(sums[1:], sums[0])
 
 
-def counted(losses: Float[Array, "B T"], batch: Batch) -> Sum:
+def weighted_sum(losses: Float[Array, "B T"], batch: Batch) -> Sum:
     """Returns the weighted sum; what has weight 0 is left out even if it is NaN."""
     return _weighted(losses, batch.weights)
 
@@ -224,11 +226,13 @@ def predict(
     config: ModelConfig, params: Params, batch: Batch, key: Key | None
 ) -> tuple[Float[Array, "B T V"], model.Output]:
     """Returns the logits of every position of a batch, and the output of `forward`."""
-    output = read(config, params, batch, key)
+    output = forward_batch(config, params, batch, key)
     return predictions(config, params, batch, output), output
 
 
-def read(config: ModelConfig, params: Params, batch: Batch, key: Key | None) -> model.Output:
+def forward_batch(
+    config: ModelConfig, params: Params, batch: Batch, key: Key | None
+) -> model.Output:
     """Runs `forward` on a batch, with its encoder if it has one."""
     own = None if key is None else jax.random.fold_in(key, config.num_layers + 1)
     return model.forward(
@@ -249,7 +253,7 @@ def predictions(
 ) -> Float[Array, "B T V"]:
     """Returns the logits of every position: of classes for a classifier, else of tokens."""
     if config.classes:
-        return model.classify(config, params, output.hidden, batch.positions, batch.segments)
+        return model.class_logits(config, params, output.hidden, batch.positions, batch.segments)
     return model.unembed(config, params, output.hidden)
 
 

@@ -12,7 +12,13 @@ import jax.numpy as jnp
 from gptjax.core.arrays import Array, Float, Key, Params
 from gptjax.core.config import require
 from gptjax.data.layouts import Batch
-from gptjax.losses.cross_entropy import CrossEntropy, Prediction, PredictionLoss, counted, predict
+from gptjax.losses.cross_entropy import (
+    CrossEntropy,
+    Prediction,
+    PredictionLoss,
+    predict,
+    weighted_sum,
+)
 from gptjax.losses.loss import Frozen, Loss, LossConfig, Metrics, Reduction, Sum, per_weight
 from gptjax.model import ModelConfig
 
@@ -93,7 +99,7 @@ class DistillationLoss(PredictionLoss):
         if prediction.logits is None:
             raise ValueError("distillation needs the logits of the whole vocabulary at once.")
         total, sums = self.inner.fit(params, frozen, batch, prediction)
-        teacher = counted(self._divergence(frozen["teacher"], batch, prediction.logits), batch)
+        teacher = weighted_sum(self._divergence(frozen["teacher"], batch, prediction.logits), batch)
         share = self.settings.share
         return (1 - share) * total + share * teacher, {**sums, "teacher": teacher}
 

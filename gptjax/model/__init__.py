@@ -26,7 +26,7 @@ from gptjax.model.config import (
 from gptjax.model.cost import flops_per_token
 from gptjax.model.decoding import Stored, prepare_weights
 from gptjax.model.moe.router import rebalance
-from gptjax.model.output import classify, logits_of, to_output, unembed
+from gptjax.model.output import class_logits, logits_of, to_output, unembed
 from gptjax.model.parameters import axes, init, roles, shapes
 from gptjax.model.presets import (
     bert,
@@ -76,7 +76,7 @@ __all__ = [
     "YarnScaling",
     "axes",
     "bert",
-    "classify",
+    "class_logits",
     "constrain_cache",
     "deepseek",
     "embed_tokens",

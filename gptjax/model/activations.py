@@ -60,7 +60,7 @@ class Probe(NamedTuple):
         return self(name, checkpoint_name(x, name), seen)
 
 
-def require_known(names: tuple[str, ...]) -> None:
+def require_known_activations(names: tuple[str, ...]) -> None:
     """Refuses names that are not in `ACTIVATIONS`.
 
     Raises:

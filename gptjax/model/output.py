@@ -56,7 +56,7 @@ def logits_of(
     )
 
 
-def classify(
+def class_logits(
     config: ModelConfig,
     params: Params,
     hidden: Float[Array, "B T D"],

@@ -25,7 +25,7 @@ from flax import linen as nn
 from gptjax.core.arrays import Array, Axes, Key, Params
 from gptjax.model import positions as place
 from gptjax.model.activations import Probe
-from gptjax.model.attention.biases import slopes
+from gptjax.model.attention.biases import alibi_slopes
 from gptjax.model.attention.layer import LayerInputs
 from gptjax.model.attention.mask import MaskInputs
 from gptjax.model.cache import Memory
@@ -222,7 +222,7 @@ def layer_inputs_of(
             config.scaling_in(layer),
         )
 
-    tables = {"alibi": slopes(config.num_heads)} | (
+    tables = {"alibi": alibi_slopes(config.num_heads)} | (
         {"t5": params["distances"]["bias"]} if biased_by_distance(config) else {}
     )
     return LayerInputs(

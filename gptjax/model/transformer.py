@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from gptjax.core.arrays import Array, Float, Int, Key, Numbers, Params
 from gptjax.model import positions as place
-from gptjax.model.activations import Intervention, Observed, Probe, require_known
+from gptjax.model.activations import Intervention, Observed, Probe, require_known_activations
 from gptjax.model.attention.cross import CrossAttention
 from gptjax.model.attention.mask import MaskInputs
 from gptjax.model.cache import Cache, Memory, allocate
@@ -104,7 +104,7 @@ def forward(
     Raises:
       ValueError: arguments that this model has no use for, or an unknown name.
     """
-    require_known(observe)
+    require_known_activations(observe)
     tokens, positions, segments, prefix = jax.tree.map(
         jnp.asarray, (tokens, positions, segments, prefix)
     )

@@ -66,7 +66,7 @@ def chart(
     ]
     parts += [_text(left - 7, at(0, y)[1] + 4, _tick(y, ys), "end") for y in ys]
     parts += [f'<line class="axis" x1="{left}" x2="{right}" y1="{bottom}" y2="{bottom}"/>']
-    steps = [(x, ("" if x else "step ") + (short(x) if x >= 1e4 else f"{x:g}")) for x in xs]
+    steps = [(x, ("" if x else "step ") + (short_number(x) if x >= 1e4 else f"{x:g}")) for x in xs]
     parts += [
         _text(at(x, low)[0], bottom + 17, text, "end" if x > 0.96 * last else "middle")
         for x, text in steps
@@ -82,14 +82,8 @@ def chart(
     parts += [_line(c, at) for c in curves]
     for outside, place, word in ((values[-1], top - 3, "up"), (values[0], bottom - 5, "down")):
         if not low <= outside <= high:
-            parts.append(
-                _text(
-                    right,
-                    place,
-                    f"{word} to {short(outside) if abs(outside) >= 1000 else f'{outside:.3g}'}",
-                    "end",
-                )
-            )
+            shown = short_number(outside) if abs(outside) >= 1000 else f"{outside:.3g}"
+            parts.append(_text(right, place, f"{word} to {shown}", "end"))
     name = html.escape(f"{title} by step, from {values[0]:.4g} to {values[-1]:.4g}")
     return (
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{name}">{"".join(parts)}</svg>'
@@ -154,7 +148,7 @@ def ticks(low: float, high: float, count: int, whole: bool = False) -> list[floa
 def _tick(value: float, ys: list[float]) -> str:
     gap = ys[1] - ys[0] if len(ys) > 1 else abs(value) or 1
     if abs(value) >= 1e4:
-        return short(value)
+        return short_number(value)
     if max(abs(y) for y in ys) < 1e-2:
         return "0" if value == 0 else f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-")
     power = 10 ** math.floor(math.log10(gap))
@@ -176,7 +170,7 @@ def finite(value: Any) -> float | None:
     return value if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
-def short(n: float) -> str:
+def short_number(n: float) -> str:
     """Returns 1.90M as 1.9M, for prose."""
     text = human(n)
     return re.sub(r"\.?0+(?=[a-zA-Z]?$)", "", text) if "." in text else text

@@ -1,8 +1,8 @@
 """Where the wall time of a run goes, over all its starts: the clock that the loop turns, and the
 record that it leaves.
 
-Read in this order: `PARTS`; `Clock` (what one process spends); `read` and `account` (what all of
-them spent, and what was lost).
+Read in this order: `PARTS`; `Clock` (what one process spends); `read_goodput` and `account` (what
+all of them spent, and what was lost).
 
 `goodput.jsonl` has a line for each stretch between two saves. The last one is written over in place
 after every step and four times a second, so that a killed process loses nothing; a line is as long
@@ -187,7 +187,7 @@ class Goodput(NamedTuple):
         return self.seconds.get("useful", 0.0) / max(sum(self.seconds.values()), 1e-9)
 
 
-def read(run_dir: Path) -> Goodput:
+def read_goodput(run_dir: Path) -> Goodput:
     """Gives the account of a run directory; an empty one if there is no record."""
     return account(_stretches(run_dir))
 

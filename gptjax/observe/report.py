@@ -1,8 +1,8 @@
 """What a run was, in one page: `report.html` for people and `report.json` for programs.
 
-Read in this order: `write` (both files); `report` (the content); `page` (the content as HTML);
-`chart` (curves as SVG). Nothing here needs more than the run directory: no script, no network, no
-font.
+Read in this order: `write_run_report` (both files); `report` (the content); `page` (the content as
+HTML); `chart` (curves as SVG). Nothing here needs more than the run directory: no script, no
+network, no font.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from gptjax.observe.charts import Point, finite, short
+from gptjax.observe.charts import Point, finite, short_number
 from gptjax.observe.log import read_metrics
 from gptjax.observe.page import page
 from gptjax.observe.progress import Smoothed, duration, smooth
@@ -20,7 +20,7 @@ from gptjax.observe.progress import Smoothed, duration, smooth
 MOST_POINTS = 1000  # a curve
 
 
-def write(run_dir: Path | str, facts: dict[str, Any]) -> Path:
+def write_run_report(run_dir: Path | str, facts: dict[str, Any]) -> Path:
     """Writes report.json and report.html, each at once or not at all, and gives the path of the
     page.
 
@@ -84,9 +84,11 @@ def headline(facts: dict[str, Any]) -> str:
     """Says in a sentence what was trained, in which time, and how good it is."""
     seconds, final = facts.get("seconds", {}).get("total"), facts.get("final", {})
     parts = [
-        f"Trained {short(facts['parameters'])} parameters" if "parameters" in facts else "Trained"
+        f"Trained {short_number(facts['parameters'])} parameters"
+        if "parameters" in facts
+        else "Trained"
     ]
-    parts += [f"on {short(facts['tokens'])} tokens"] if "tokens" in facts else []
+    parts += [f"on {short_number(facts['tokens'])} tokens"] if "tokens" in facts else []
     parts += [f"in {duration(seconds)}"] if seconds is not None else []
     bits, loss = (
         finite(final.get("validation_bits_per_byte")),

@@ -19,7 +19,7 @@ from gptjax.plan.target import Target, parse_target
 from gptjax.train.experiment import Experiment, guessed
 
 
-def run(
+def run_plan(
     experiment: Experiment,
     *,
     target: str,

@@ -72,7 +72,7 @@ def compile_step(experiment: Experiment, target: Target, *, fast: bool = False) 
         each other.
     """
     experiment, mesh, state, frozen = placement.lay_out(
-        guessed(experiment), target.chip and target.chip.memory, targets.devices(target)
+        guessed(experiment), target.chip and target.chip.memory, targets.stand_in_devices(target)
     )
     batch = batch_shapes(experiment, mesh)
     own = Memory(

@@ -33,7 +33,7 @@ def plan_sampling(config: ModelConfig, target: Target, length: int | None = None
         f"target {target} has no known memory bandwidth; sampling is planned for"
         f" {', '.join(targets.CHIPS)}.",
     )
-    chip, count, facts = target.chip, len(targets.devices(target)), model_facts(config)
+    chip, count, facts = target.chip, len(targets.stand_in_devices(target)), model_facts(config)
     size = 2 if config.compute == "bfloat16" else 4
     length = length or config.context
     weights, cache = facts["parameters"] * size, facts["cache_per_token"] * length

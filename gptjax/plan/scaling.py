@@ -1,6 +1,6 @@
 """Fits the law by which loss falls with compute to finished runs, and predicts larger ones.
 
-Read `fit` and `predict`; `point` reads a run. Source: OpenAI 2023, GPT-4 Technical Report,
+Read `fit` and `predict_loss`; `point` reads a run. Source: OpenAI 2023, GPT-4 Technical Report,
 arXiv:2303.08774, section 3.1, whose law L(C) = a + b · C^−c this is.
 """
 
@@ -53,7 +53,7 @@ def point(run: Path) -> Point:
       ConfigError: it is not a run, or did not finish with an evaluation.
     """
     require((run / "config.json").is_file(), f"{run} holds no config.json, so it is not a run.")
-    experiment = guessed(config.load(Experiment, run / "config.json"))
+    experiment = guessed(config.load_config(Experiment, run / "config.json"))
     lines = [line for line in read_metrics(run) if "validation_loss" in line]
     finished = bool(lines) and lines[-1]["step"] >= experiment.steps
     require(
@@ -111,7 +111,7 @@ def fit(points: list[Point]) -> list[Law]:
     return sorted(laws, key=lambda law: law.error)
 
 
-def predict(laws: list[Law], compute: float, count: int) -> tuple[float, float, float]:
+def predict_loss(laws: list[Law], compute: float, count: int) -> tuple[float, float, float]:
     """Returns the loss at an amount of compute, and a 95 % interval, given that the law holds and
     residuals are normal.
 
@@ -144,7 +144,7 @@ def fit_and_predict(points: list[Point], wanted: list[Point]) -> dict[str, Any]:
     laws = fit(points)
     rows = []
     for one in wanted:
-        loss, low, high = predict(laws, one.compute, len(points))
+        loss, low, high = predict_loss(laws, one.compute, len(points))
         known = not math.isnan(one.loss)
         rows.append(
             {

@@ -15,7 +15,7 @@ from gptjax.core.config import ConfigError
 from gptjax.model import ModelConfig
 from gptjax.plan.plan import PRODUCTS, plan_step
 from gptjax.plan.report import gib
-from gptjax.plan.target import Target, devices
+from gptjax.plan.target import Target, stand_in_devices
 from gptjax.train.experiment import Experiment
 
 Say = Callable[[str], None]
@@ -55,7 +55,7 @@ def changes(experiment: Experiment, target: Target) -> Iterator[Way]:
     the loss by parts of the vocabulary one more product of the output, and computing blocks again a
     third more FLOPs.
     """
-    count, mesh, model = len(devices(target)), experiment.mesh, experiment.model
+    count, mesh, model = len(stand_in_devices(target)), experiment.mesh, experiment.model
     others = count // (mesh.stage * mesh.expert * mesh.context * mesh.tensor * target.slices)
     known: list[Way] = []
     if mesh.fsdp != others:
@@ -149,7 +149,7 @@ def rough(facts: dict[str, Any], target: Target) -> tuple[float, float]:
 def ways(experiment: Experiment, target: Target) -> Iterator[Way]:
     """Yields every mesh of `fsdp` with `tensor` 1, 2, 4 or 8, and `expert` if there are experts;
     half, one and two times the batch; every remat policy."""
-    count = len(devices(target))
+    count = len(stand_in_devices(target))
     remats = typing.get_args(typing.get_type_hints(ModelConfig)["remat"])
     experts = experiment.model.experts.count if experiment.model.experts else 1
     for tensor in (1, 2, 4, 8):

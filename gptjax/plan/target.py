@@ -1,8 +1,8 @@
 """Machines that a program can be compiled for without having them: TPU slices, GPU clusters, this
 machine's CPU.
 
-Read `Target` and `parse_target`; then `devices`, which asks the compilers for stand-ins; `CHIPS`
-holds the published figures of each chip.
+Read `Target` and `parse_target`; then `stand_in_devices`, which asks the compilers for stand-ins;
+`CHIPS` holds the published figures of each chip.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def parse_target(text: str) -> Target:
     return Target(kind, shape, slices)
 
 
-def devices(target: Target) -> list:
+def stand_in_devices(target: Target) -> list:
     """Returns stand-ins for the machine's devices, in the order that `make_mesh` needs.
 
     Raises:

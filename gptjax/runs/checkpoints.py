@@ -161,8 +161,10 @@ class Run:
         folder, step = pending.folder, pending.step
         try:
             folder.mkdir(exist_ok=True)  # trees without a single array write nothing
-            manifest = manifests.describe(folder, step, pending.metrics, pending.leaves, hashed)
-            manifests.write(folder, manifest)
+            manifest = manifests.make_manifest(
+                folder, step, pending.metrics, pending.leaves, hashed
+            )
+            manifests.write_manifest(folder, manifest)
             on_disk.publish(self.checkpoints, folder, manifest)
         except BaseException as error:
             return str(self._failed(pending, error))
@@ -197,7 +199,7 @@ class Run:
 
     def _roll_back(self, step: int) -> list[int]:
         present = on_disk.folders(self.checkpoints)
-        listed = on_disk.listed(self.checkpoints)
+        listed = on_disk.list_steps(self.checkpoints)
         require(
             step in present, f"{self.path} has no step {step}; it has {listed} (--rollback-to)."
         )
@@ -255,7 +257,7 @@ class Run:
             say(f"{self.path}/checkpoints: ignoring {', '.join(strays)}, which are not steps.")
         require(
             step is None or step in on_disk.folders(self.checkpoints),
-            f"{self.path} has no step {step}; it has {on_disk.listed(self.checkpoints)}.",
+            f"{self.path} has no step {step}; it has {on_disk.list_steps(self.checkpoints)}.",
         )
         damaged: dict[int, str] = {}
         while (newest := self._newest(step, damaged)) is not None:
@@ -301,7 +303,7 @@ class Run:
     def _read(self, folder: Path, abstract: Trees, cast: bool) -> dict[str, Any]:
         named = {tree: manifests.named(value) for tree, value in abstract.items()}
         wanted = {tree: leaves for tree, (leaves, _) in named.items()}
-        manifest = manifests.read(folder)
+        manifest = manifests.read_manifest(folder)
         for tree, leaves in wanted.items():
             require(
                 tree in manifest.trees,
@@ -312,7 +314,7 @@ class Run:
         dtypes = {tree: {leaf.path: leaf.dtype for leaf in manifest.trees[tree]} for tree in wanted}
         check = manifests.checked_together if processes.several() else manifests.checked
         with check(folder, abstract):
-            arrays = payload.read(folder, wanted, dtypes)
+            arrays = payload.read_leaves(folder, wanted, dtypes)
         trees = {}
         for tree, (leaves, structure) in named.items():
             # Again, since JAX without x64 makes an int32 of an int64.
@@ -373,9 +375,9 @@ def leaves(path: Path | str, step: int | None = None, tree: str = "params") -> l
     require(bool(steps), f"{path} holds no checkpoint; train first.")
     require(
         step is None or step in steps,
-        f"{path} has no step {step}; it has {on_disk.listed(run.checkpoints)}.",
+        f"{path} has no step {step}; it has {on_disk.list_steps(run.checkpoints)}.",
     )
-    manifest = manifests.read(run.checkpoints / str(steps[-1] if step is None else step))
+    manifest = manifests.read_manifest(run.checkpoints / str(steps[-1] if step is None else step))
     require(
         tree in manifest.trees,
         f"step {manifest.step} of {path} has no {tree!r}; it has {', '.join(manifest.trees)}.",

@@ -17,7 +17,7 @@ from gptjax.runs.checkpoints import Run, leaves
 FOLDER = "frozen"
 
 
-def save(path: Path, params: Params) -> None:
+def save_frozen(path: Path, params: Params) -> None:
     """Saves the frozen half of the parameters in a run directory, in place of any earlier one.
 
     Raises:
@@ -32,7 +32,7 @@ def save(path: Path, params: Params) -> None:
 
 
 def restore(path: Path, shapes: Params) -> Params:
-    """Reads what `save` wrote, and verifies it.
+    """Reads what `save_frozen` wrote, and verifies it.
 
     Raises:
       ConfigError: it is absent, damaged, or does not fit the shapes.
@@ -40,7 +40,7 @@ def restore(path: Path, shapes: Params) -> Params:
     return Run(path / FOLDER).restore({"params": shapes}, step=0, fall_back=False)[1]["params"]
 
 
-def fingerprint(path: Path) -> str:
+def hash_frozen(path: Path) -> str:
     """Returns a hash of names, shapes, types and contents of a run's frozen weights; empty if there
     are none."""
     if not (path / FOLDER).is_dir():
@@ -51,7 +51,7 @@ def fingerprint(path: Path) -> str:
 
 def record(path: Path, freeze: tuple[str, ...]) -> dict[str, str]:
     """Returns what a run's identity says of its frozen weights."""
-    return {"frozen": fingerprint(path)} if freeze else {}
+    return {"frozen": hash_frozen(path)} if freeze else {}
 
 
 def restore_params(

@@ -1,8 +1,8 @@
 """The manifest of a saved step: what it holds, and the hashes that prove it unchanged.
 
 Read in this order: `named` (a tree to names and leaves) and `nested` (names to Orbax's tree);
-`Manifest`; `describe` and `write`, when saving; `read`, `checked` and `verify`, when restoring;
-`require_same`, which compares what is saved with what is wanted.
+`Manifest`; `make_manifest` and `write_manifest`, when saving; `read_manifest`, `checked` and
+`verify`, when restoring; `require_same`, which compares what is saved with what is wanted.
 
 Orbax 0.12 has no checksum of its payload: all of 150 random bit flips came back as wrong weights,
 silently. So a step carries `manifest.json`, with the size and SHA-256 of every file,
@@ -169,7 +169,7 @@ def written_by(folder: Path, process: int) -> dict[str, tuple[int, str]]:
     return {name: _measure(folder / name, sync=True) for name in names}
 
 
-def describe(
+def make_manifest(
     folder: Path,
     step: int,
     metrics: dict[str, float],
@@ -189,7 +189,7 @@ def describe(
     return Manifest(step, finite, trees, files, _versions())
 
 
-def write(folder: Path, manifest: Manifest) -> None:
+def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Writes the manifest and its seal, and flushes them and all folders to disk."""
     text = json.dumps({"version": VERSION, **manifest._asdict()}, allow_nan=False).encode() + b"\n"
     for name, content in ((NAME, text), (SEAL, _seal(text))):
@@ -237,7 +237,7 @@ def _versions() -> dict[str, str]:
 # --- reading --------------------------------------------------------------------------------------
 
 
-def read(folder: Path) -> Manifest:
+def read_manifest(folder: Path) -> Manifest:
     """Reads a step's manifest.
 
     Raises:
@@ -309,7 +309,7 @@ def checked(
     Raises:
       Damaged: on entering or leaving; names the first file that differs, even if reading failed.
     """
-    manifest = read(folder)
+    manifest = read_manifest(folder)
     wanted = set(manifest.trees if trees is None else trees)
     if str(manifest.step) != folder.name:
         raise Damaged(f"{NAME} is that of step {manifest.step}")

@@ -50,7 +50,7 @@ def open_model(path: Path | str, step: int | None = None, mesh: Mesh | None = No
     if formats.kind(path) is None:
         return _open_run(path, step, shardings)
     require(step is None, f"{path} is not a run, so it has no step {step}; omit --step.")
-    return formats.load(path, shardings)
+    return formats.load_model(path, shardings)
 
 
 def _shardings(mesh: Mesh, c: ModelConfig) -> Any:
@@ -86,7 +86,7 @@ def read_config(run: Path, known: config.Classes = ()) -> RunConfig:
     file = run / "config.json"
     require(run.is_dir(), f"{run} is not a directory; {needed}.")
     require(file.is_file(), f"{run} has no config.json, so it is not a run; {needed}.")
-    raw = config.load(dict, file)
+    raw = config.load_config(dict, file)
     require("model" in raw, f"{file} does not describe a model; {needed}.")
     task, ema = _at(raw, "data", "task"), _at(raw, "optim", "ema")
     return RunConfig(
@@ -129,10 +129,11 @@ def read_tokenizer(run: Path) -> Tokenizer:
     Raises:
       ConfigError: it is absent, damaged, or not the one the run was trained with.
     """
-    tokenizer, recorded = tokenizers.load(run / "tokenizer"), run / "identity.json"
+    tokenizer, recorded = tokenizers.load_tokenizer(run / "tokenizer"), run / "identity.json"
     require(
         not recorded.is_file()
-        or config.load(dict, recorded).get("tokenizer") == tokenizers.fingerprint(tokenizer),
+        or config.load_config(dict, recorded).get("tokenizer")
+        == tokenizers.hash_tokenizer(tokenizer),
         f"{run / 'tokenizer'} is not the tokenizer that this run was trained with ({recorded} has"
         " its hash); restore it from a copy.",
     )
@@ -146,7 +147,7 @@ NOTES = "about.json"
 def read_about(run: Path) -> About:
     """Returns where a run's model came from."""
     notes = run / NOTES
-    kept = config.load(dict, notes) if notes.is_file() else {}
+    kept = config.load_config(dict, notes) if notes.is_file() else {}
     unknown = kept.keys() - {field.name for field in dataclasses.fields(About)}
     require(not unknown, f"{notes} has unknown keys: {', '.join(sorted(unknown))}; remove them.")
     return About(**{"source": f"run {run.name}", **kept})

@@ -1,4 +1,4 @@
-"""The arrays of a step, written and read by Orbax: `start_writing`, `close`, `read`."""
+"""The arrays of a step, written and read by Orbax: `start_writing`, `close`, `read_leaves`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def close(writer: Any) -> None:
         writer.close()
 
 
-def read(
+def read_leaves(
     folder: Path, trees: dict[str, dict[str, Any]], dtypes: dict[str, dict[str, str]]
 ) -> dict[str, dict[str, Any]]:
     """Reads the leaves of each tree onto their devices, in the dtypes in which they were saved."""

@@ -42,7 +42,7 @@ def committed(checkpoints: Path) -> list[int]:
     steps = []
     for step in folders(checkpoints):
         with contextlib.suppress(Damaged):
-            manifests.read(checkpoints / str(step))
+            manifests.read_manifest(checkpoints / str(step))
             steps.append(step)
     return steps
 
@@ -57,7 +57,7 @@ def strays(checkpoints: Path) -> list[str]:
     return [name for name in names if name not in known and not name.startswith(ours)]
 
 
-def listed(checkpoints: Path) -> str:
+def list_steps(checkpoints: Path) -> str:
     """Lists the committed steps, for a message."""
     return ", ".join(map(str, committed(checkpoints))) or "none yet"
 
@@ -67,7 +67,7 @@ def by_loss(checkpoints: Path, steps: Iterable[int]) -> list[int]:
     losses: dict[int, float] = {}
     for step in steps:
         with contextlib.suppress(Damaged, ConfigError):
-            loss = manifests.read(checkpoints / str(step)).metrics.get("validation_loss")
+            loss = manifests.read_manifest(checkpoints / str(step)).metrics.get("validation_loss")
             if loss is not None and math.isfinite(loss):
                 losses[step] = loss
     return sorted(losses, key=lambda step: (losses[step], step))

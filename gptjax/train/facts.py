@@ -20,7 +20,7 @@ from gptjax.core.config import ConfigError
 from gptjax.data.prepare import Prepared
 from gptjax.losses import Frozen
 from gptjax.model import flops_per_token
-from gptjax.model.attention.layer import choose
+from gptjax.model.attention.layer import select_attention
 from gptjax.model.stack import scanned
 from gptjax.observe import goodput
 from gptjax.observe.goodput import Clock
@@ -34,7 +34,7 @@ from gptjax.train.identity import backend, versions
 from gptjax.train.program import Program
 
 
-def attention(experiment: Experiment, mesh: Mesh) -> list[tuple[str, str]]:
+def attention_kernels(experiment: Experiment, mesh: Mesh) -> list[tuple[str, str]]:
     """The implementations of attention that the layers will use, and why.
 
     Raises:
@@ -46,7 +46,7 @@ def attention(experiment: Experiment, mesh: Mesh) -> list[tuple[str, str]]:
         with use_mesh(mesh):
             return list(
                 dict.fromkeys(
-                    choose(part, part.context, layer, backend=here)
+                    select_attention(part, part.context, layer, backend=here)
                     for part in parts
                     for layer in part.stack
                 )
@@ -74,7 +74,10 @@ def banner(
     rows = [
         ("devices", _devices(built)),
         *_model_rows(experiment, built, frozen),
-        *(("attention", f"{name}: {why}") for name, why in attention(experiment, built.mesh)),
+        *(
+            ("attention", f"{name}: {why}")
+            for name, why in attention_kernels(experiment, built.mesh)
+        ),
         ("data", _data(experiment, data)),
         ("step", _step(experiment, built)),
         ("start", spent),
@@ -167,7 +170,7 @@ def facts(
     evaluated = [line for line in lines if "validation_loss" in line]
     final = {name: value for name, value in (evaluated or [{}])[-1].items() if "validation" in name}
     clock.write()
-    spent = goodput.read(path)
+    spent = goodput.read_goodput(path)
     seconds = spent.seconds or clock.seconds()  # a full disk holds no record
     bad = data.passed_over
     return {

@@ -53,7 +53,7 @@ def resolve(experiment: Experiment, data: Prepared) -> Experiment:
     )
 
 
-def require_alike(experiment: Experiment, data: Prepared, start: Start) -> None:
+def require_same_run(experiment: Experiment, data: Prepared, start: Start) -> None:
     """Refuses to train if several processes were given different runs.
 
     Raises:
@@ -109,7 +109,7 @@ def settle(
     """
     record: dict[str, Any] = {
         "data": data.content,
-        "tokenizer": tokenizers.fingerprint(data.tokenizer),
+        "tokenizer": tokenizers.hash_tokenizer(data.tokenizer),
         "versions": versions(),
         "backend": backend(),
     }
@@ -119,8 +119,8 @@ def settle(
     if not resuming:
         return Settled(_lasting(experiment), record, [])
     known = config.classes_in(experiment)
-    old = _lasting(config.load(Experiment, path / "config.json", known=known))
-    recorded = config.load(dict, path / "identity.json")
+    old = _lasting(config.load_config(Experiment, path / "config.json", known=known))
+    recorded = config.load_config(dict, path / "identity.json")
     experiment = _lasting(experiment, old.schedule.steps)
     changed = config.differences(old, experiment)
     bound = {name: values for name, values in changed.items() if not name.startswith(FREE)}
@@ -155,14 +155,14 @@ def commit(path: Path, settled: Settled, tokenizer: Tokenizer, *, resuming: bool
     if not resuming:
         staged = path / ".tokenizer.new"
         shutil.rmtree(staged, ignore_errors=True)
-        tokenizers.save(staged, tokenizer)
+        tokenizers.save_tokenizer(staged, tokenizer)
         shutil.rmtree(path / "tokenizer", ignore_errors=True)  # of a start that saved no step
         staged.rename(path / "tokenizer")
     staged = path / ".identity.json.new"
     staged.write_text(json.dumps(settled.record, indent=2) + "\n")
     staged.replace(path / "identity.json")
     staged = path / ".config.json.new"
-    config.save(staged, settled.experiment)
+    config.save_config(staged, settled.experiment)
     staged.replace(path / "config.json")
 
 
@@ -172,9 +172,9 @@ def require_frozen(path: Path) -> None:
     Raises:
       ConfigError: `RUN/frozen` is absent or was replaced.
     """
-    recorded = config.load(dict, path / "identity.json").get("frozen", "")
+    recorded = config.load_config(dict, path / "identity.json").get("frozen", "")
     require(
-        recorded == frozen.fingerprint(path),
+        recorded == frozen.hash_frozen(path),
         f"{path}/frozen holds other weights than this run was trained with; restore it from a copy,"
         " or start a new run (--dir).",
     )

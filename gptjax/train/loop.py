@@ -30,7 +30,7 @@ from gptjax.train import forecast, identity, program, saved
 from gptjax.train import start as starts
 from gptjax.train.evaluator import Evaluator, prompt_of
 from gptjax.train.experiment import Experiment
-from gptjax.train.facts import attention, banner, facts, num_parameters, peak_flops
+from gptjax.train.facts import attention_kernels, banner, facts, num_parameters, peak_flops
 from gptjax.train.saved import Saver
 from gptjax.train.sources import Source
 from gptjax.train.step import Gradients, TrainState, default_gradients
@@ -88,7 +88,9 @@ def train(
             )
         forecast.require_fits(plan.experiment, built)
         rolled_back = () if rollback_to is None else (_roll_back(run, rollback_to),)
-        state, rest, resumed = saved.begin(path, run, built, cast, fall_back, plan.start.params)
+        state, rest, resumed = saved.restore_or_init(
+            path, run, built, cast, fall_back, plan.start.params
+        )
         plan = plan._replace(start=starts.Start())  # its parameters are in the state now
         _commit(path, plan)
         clock.resumed(resumed or 0)
@@ -138,9 +140,9 @@ def _plan(experiment: Experiment, run: Run, clock: Clock, allow_changes: bool) -
         experiment, adopted = starts.adopted(experiment, start)
         data = prepare(experiment.data, say=say, given=start.tokenizer)
     experiment = identity.resolve(experiment, data)
-    attention(experiment, mesh)
+    attention_kernels(experiment, mesh)
     prompt_of(experiment, data)
-    identity.require_alike(experiment, data, start)
+    identity.require_same_run(experiment, data, start)
     settled = identity.settle(
         experiment, path, data, resuming=resuming, allow=allow_changes, start=start
     )
@@ -294,7 +296,7 @@ def _finish(plan: Plan, run: Run, log: Log, clock: Clock, parameters: int, done:
     clock.turn("evaluation", "writing the report")
     content = facts(plan.experiment, path, plan.data, clock, parameters, done)
     try:
-        page = report.write(path, content)
+        page = report.write_run_report(path, content)
     except OSError as error:  # all that matters is saved
         log.say(
             f"warning: the report can't be written ({error.strerror}); the same command makes up"

@@ -1,4 +1,5 @@
-"""Optimizers and schedules as frozen values, and `build`, which makes one Optax chain of them.
+"""Optimizers and schedules as frozen values, and `build_optimizer`, which makes one Optax chain of
+them.
 
 The chain: remember loss and norm → clip the gradients' norm → the optimizer → decay weights →
 learning rate → clip weights → average weights.
@@ -239,7 +240,7 @@ def _role(roles: Roles | None, path: tuple, leaf: Any) -> tuple[Role, bool]:
     return node, len(names) == len(path)
 
 
-def build(
+def build_optimizer(
     config: OptimConfig, rate: optax.Schedule, roles: Roles | None = None
 ) -> optax.GradientTransformation:
     """Chains the transformations that the config asks for.

@@ -128,10 +128,10 @@ def abstract(
 def optimizer(experiment: Experiment) -> optax.GradientTransformation:
     """Builds the optimizer of an experiment."""
     roles = model.roles(experiment.model)
-    return optim.build(experiment.optim, learning_rate(experiment), roles)
+    return optim.build_optimizer(experiment.optim, learning_rate_of(experiment), roles)
 
 
-def learning_rate(experiment: Experiment) -> optax.Schedule:
+def learning_rate_of(experiment: Experiment) -> optax.Schedule:
     """Returns step → learning rate."""
     return optim.learning_rate(experiment.schedule, experiment.optim.peak, experiment.steps)
 

@@ -76,7 +76,7 @@ def build(
     mesh = make_mesh(experiment.mesh) if mesh is None else mesh
     placement.require_divides(experiment, mesh)
     plan = row_plan(experiment, data.train, seed=experiment.seed)
-    others = teacher.load(experiment, data.tokenizer, mesh)
+    others = teacher.load_teachers(experiment, data.tokenizer, mesh)
     configs = {name: other.config for name, other in others.items()}
     state, frozen = placement.abstract(experiment, mesh, configs)
     models = {name: _onto(frozen[name], other.params) for name, other in others.items()}
@@ -142,7 +142,7 @@ def lowered(
             batch,
             loss=loss,
             optimizer=placement.optimizer(experiment),
-            rate=placement.learning_rate(experiment),
+            rate=placement.learning_rate_of(experiment),
             seed=experiment.seed,
             micro_batches=experiment.micro_batches,
             skip_norm=experiment.skip_norm,

@@ -36,7 +36,7 @@ def weights(state: TrainState, frozen: Frozen) -> Params:
     return combine(frozen, state.trainable if average is None else average)
 
 
-def begin(
+def restore_or_init(
     path: Path,
     run: Run,
     built: Program,
@@ -62,7 +62,7 @@ def begin(
         host = params and jax.tree.map(np.asarray, params)  # it may lie on other devices
         state, rest = jax.block_until_ready(built.init(host))
         if "params" in rest:
-            frozen.save(path, rest["params"])
+            frozen.save_frozen(path, rest["params"])
         return state, rest, None
     step, trees = restored
     number = jax.device_put(np.int32(step), built.state.step.sharding)

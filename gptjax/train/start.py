@@ -39,7 +39,7 @@ def of(experiment: Experiment, run: Path, *, resuming: bool) -> Start:
       ConfigError: there is no such model, or it has no tokenizer.
     """
     if resuming:
-        recorded = config.load(dict, run / "identity.json").get("start")
+        recorded = config.load_config(dict, run / "identity.json").get("start")
         return Start(
             read_config(run, config.classes_in(experiment)).model if experiment.start else None,
             tokenizer=read_tokenizer(run),

@@ -19,7 +19,7 @@ from gptjax.runs.open import open_model
 from gptjax.train.experiment import Experiment
 
 
-def load(
+def load_teachers(
     experiment: Experiment, tokenizer: Tokenizer, mesh: Mesh | None = None
 ) -> dict[str, OpenedModel]:
     """Opens the models that a resolved experiment's loss needs, by name."""
@@ -45,7 +45,7 @@ def open_teacher(
     """
     teacher, fix = open_model(path, mesh=mesh), "choose another (--loss.run)"
     same = teacher.tokenizer is not None and (
-        tokenizers.fingerprint(teacher.tokenizer) == tokenizers.fingerprint(tokenizer)
+        tokenizers.hash_tokenizer(teacher.tokenizer) == tokenizers.hash_tokenizer(tokenizer)
     )
     require(same, f"the teacher {path} has another tokenizer; {fix}.")
     for name in ("vocab_size", "classes", "causal"):

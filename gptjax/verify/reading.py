@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptjax.data import batches
-from gptjax.model.attention.layer import attend, choose
+from gptjax.model.attention.layer import attend, select_attention
 from gptjax.model.attention.mask import MaskInputs, ScoreConfig
 from gptjax.model.config import Layer, ModelConfig
 from gptjax.verify.setting import (
@@ -26,8 +26,8 @@ from gptjax.verify.setting import (
     names,
     packed_places,
     pieces,
-    places,
     precise,
+    unpacked_places,
     with_positions,
     without_dropout,
 )
@@ -43,7 +43,7 @@ about a hundred roundings."""
 def causal(setting: Setting) -> Figure:
     """Changes one token in all rows: nothing before it may change in any bit, and it must itself be
     seen."""
-    tokens, (where, piece) = setting.batch.tokens, places(*setting.batch.tokens.shape)
+    tokens, (where, piece) = setting.batch.tokens, unpacked_places(*setting.batch.tokens.shape)
 
     def read(tokens):
         return np.asarray(setting.functions.hidden(setting.params, tokens, where, piece))
@@ -104,8 +104,8 @@ def attention(setting: Setting) -> Figure:
     c = setting.experiment.model
     length, worst, kinds = min(c.context, 256), 0.0, []
     for layer in dict.fromkeys(c.stack):
-        kind = choose(c, c.context, layer)[0]
-        kind = choose(dataclasses.replace(c, attention=kind), length, layer)[0]
+        kind = select_attention(c, c.context, layer)[0]
+        kind = select_attention(dataclasses.replace(c, attention=kind), length, layer)[0]
         kinds.append(kind)
         worst = max(worst, _apart_from_hand(c, layer, kind, length))
     words = (
@@ -246,7 +246,7 @@ def labels(setting: Setting) -> Figure:
         # of the usual shape, so that nothing is compiled for this proof alone
         known = np.zeros((rows, length), np.int32)
         known[:, : len(row) - 1] = row[:-1]
-        states = setting.functions.hidden(setting.params, known, *places(rows, length))
+        states = setting.functions.hidden(setting.params, known, *unpacked_places(rows, length))
         logits = np.asarray(setting.functions.logits(setting.params, states[0]), np.float64)[
             : len(row) - 1
         ]

@@ -25,7 +25,7 @@ from gptjax.core.config import ConfigError, require
 from gptjax.data import Batch, Prepared, batches
 from gptjax.losses import CrossEntropy
 from gptjax.model import Experts, Latent, ModelConfig
-from gptjax.model.attention.layer import choose
+from gptjax.model.attention.layer import select_attention
 from gptjax.model.config import DROPOUTS
 from gptjax.sharding.mesh import MeshConfig, make_mesh, num_row_shards
 from gptjax.train import program
@@ -150,7 +150,7 @@ def smaller(c: ModelConfig) -> ModelConfig:
     by = -(-c.width // WIDTH)
     even, kinds = (
         (lambda width: max(2, width // by // 2 * 2)),
-        {choose(c, c.context, layer)[0] for layer in c.stack},
+        {select_attention(c, c.context, layer)[0] for layer in c.stack},
     )
     depth = min(c.num_layers, max(LAYERS, len(c.first) + len(c.pattern)))
     if c.context > CONTEXT:
@@ -301,7 +301,7 @@ def with_positions(batch: Batch) -> Batch:
     return batch._replace(positions=positions, segments=np.ones_like(batch.tokens))
 
 
-def places(rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+def unpacked_places(rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns positions and segments [B T] of rows of one text each."""
     return np.tile(np.arange(length, dtype=np.int32), (rows, 1)), np.ones((rows, length), np.int32)
 

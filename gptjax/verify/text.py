@@ -32,13 +32,13 @@ def tokenizer(setting: Setting) -> Figure:
     lossless = promised or tokenizers.lossless(spelled)
     texts += random_texts(STRINGS) if lossless else []
     with tempfile.TemporaryDirectory(prefix="gptjax-verify-") as folder:
-        tokenizers.save(folder, spelled)
-        loaded = tokenizers.load(folder)
+        tokenizers.save_tokenizer(folder, spelled)
+        loaded = tokenizers.load_tokenizer(folder)
     encoded = loaded.encode_all(texts)
     changed = sum(
         not _survives(spelled, text, ids) for text, ids in zip(texts, encoded, strict=True)
     )
-    changed += tokenizers.fingerprint(loaded) != tokenizers.fingerprint(spelled)
+    changed += tokenizers.hash_tokenizer(loaded) != tokenizers.hash_tokenizer(spelled)
     kinds = (
         "" if lossless else "; only texts of the store, since this vocabulary lacks some characters"
     )
@@ -107,7 +107,7 @@ def data(setting: Setting) -> Figure:
         recorded = json.loads((setting.run / "identity.json").read_text())
         wrong += (recorded["data"], recorded["tokenizer"]) != (
             found.content,
-            tokenizers.fingerprint(found.tokenizer),
+            tokenizers.hash_tokenizer(found.tokenizer),
         )
     return Figure(
         wrong,

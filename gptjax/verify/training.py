@@ -52,7 +52,7 @@ def descent() -> SGD:
     return SGD(peak=LONG, momentum=0.0, clip_norm=None)
 
 
-def slopes(before: Any, after: Any) -> Any:
+def slopes_from(before: Any, after: Any) -> Any:
     """The gradient that a step of `descent` took."""
     return jax.tree.map(
         lambda old, new: (np.asarray(old, np.float64) - np.asarray(new, np.float64)) / LONG,
@@ -75,7 +75,7 @@ def micro_batches(setting: Setting) -> Figure:
     batch = setting.batch._replace(weights=setting.batch.weights * kept.astype(np.float32))
     (total, weight), grads = setting.functions.gradient(setting.params, batch, None)
     rate = optim.learning_rate(Schedule("constant", warmup=0), LONG, 10)
-    optimizer = optim.build(descent(), rate)
+    optimizer = optim.build_optimizer(descent(), rate)
     told = {
         "loss": CrossEntropy().build(setting.exact),
         "optimizer": optimizer,
@@ -89,7 +89,7 @@ def micro_batches(setting: Setting) -> Figure:
     )
     loss = difference(metrics["loss"], total / weight)
     found = apart(
-        slopes(setting.params, state.trainable),
+        slopes_from(setting.params, state.trainable),
         jax.tree.map(lambda g: np.asarray(g) / float(weight), grads),
     )
     return Figure(
@@ -118,12 +118,12 @@ def devices(setting: Setting) -> Figure | Skipped:
     )
     with jax.default_matmul_precision("highest"):
         built = setting.build(twin)
-    begun = step.init(setting.params, optim.build(descent(), lambda _: LONG))
+    begun = step.init(setting.params, optim.build_optimizer(descent(), lambda _: LONG))
     state, metrics = built.step(on_devices(begun, built), built.models, built.batch(0, begun))
     (total, weight), grads = setting.functions.gradient(setting.params, setting.batch, None)
     loss = difference(metrics["loss"], total / weight)
     found = apart(
-        slopes(setting.params, state.trainable),
+        slopes_from(setting.params, state.trainable),
         jax.tree.map(lambda g: np.asarray(g) / float(weight), grads),
     )
     return Figure(
@@ -175,7 +175,7 @@ def _drawn_by_parts(seed: int, steps: int = 4, parts: int = 4) -> np.ndarray:
     """A number drawn by each part of each step [steps parts]. The objective is linear in a probe
     for each part, whose gradient is then what the part drew."""
     rate = optim.learning_rate(Schedule("constant", warmup=0), 1.0, 10)
-    optimizer = optim.build(SGD(peak=1.0, momentum=0.0, clip_norm=None), rate)
+    optimizer = optim.build_optimizer(SGD(peak=1.0, momentum=0.0, clip_norm=None), rate)
 
     def objective(params: Any, frozen: Frozen, batch: Batch, key: Any) -> Any:
         return (
@@ -231,7 +231,7 @@ def overfit(setting: Setting) -> Figure:
         * (np.arange(length) < max(8, 2 * setting.exact.width // rows)).astype(np.float32)
     )
     least = unavoidable(some)
-    state, loss, done = begin(setting, built), math.inf, 0
+    state, loss, done = initial_state(setting, built), math.inf, 0
     batch = built.batch(0, state)
     batch = batch._replace(weights=jax.device_put(some.weights, batch.weights.sharding))
     for done in range(1, setting.small.steps + 1):
@@ -243,13 +243,13 @@ def overfit(setting: Setting) -> Figure:
     )
 
 
-def begin(setting: Setting, built: program.Program) -> step.TrainState:
+def initial_state(setting: Setting, built: program.Program) -> step.TrainState:
     """The state before the first step."""
     rate = optim.learning_rate(
         setting.small.schedule, setting.small.optim.peak, setting.small.steps
     )
     params = setting.functions.init(jax.random.key(setting.small.seed))
-    optimizer = optim.build(setting.small.optim, rate, model.roles(setting.small.model))
+    optimizer = optim.build_optimizer(setting.small.optim, rate, model.roles(setting.small.model))
     return on_devices(step.init(params, optimizer), built)
 
 
@@ -273,7 +273,7 @@ def resume(setting: Setting) -> Figure:
     """Trains three steps, saves, trains three more; then restores and trains those three again:
     every leaf has the same sha256."""
     built = setting.build(setting.small)
-    state, skipped = _train(built, begin(setting, built), 3)
+    state, skipped = _train(built, initial_state(setting, built), 3)
     with tempfile.TemporaryDirectory(prefix="gptjax-verify-") as folder:
         run = Run(folder)
         with run.lock():
@@ -281,7 +281,7 @@ def resume(setting: Setting) -> Figure:
             run.wait()
         state, more = _train(built, state, 3)
         with contextlib.redirect_stdout(io.StringIO()):
-            resumed = saved.begin(Path(folder), Run(folder), built)[0]
+            resumed = saved.restore_or_init(Path(folder), Run(folder), built)[0]
     wanted, found = digests(state), digests(_train(built, resumed, 3)[0])
     if skipped + more:
         return Figure(skipped + more, 0, "of 6 steps had no finite loss and gradient")

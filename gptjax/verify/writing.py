@@ -12,7 +12,7 @@ import numpy as np
 from gptjax import model
 from gptjax.generate import Generated, Sampling, generate
 from gptjax.verify.reading import ROUNDING
-from gptjax.verify.setting import Figure, Setting, difference, places
+from gptjax.verify.setting import Figure, Setting, difference, unpacked_places
 
 ROWS = 4
 
@@ -21,7 +21,9 @@ def cache(setting: Setting) -> Figure:
     """Compares a forward pass over ragged rows with a cache, in chunks and token by token, with a
     false start that is rolled back, to one without."""
     tokens, (rows, length) = setting.batch.tokens, setting.batch.tokens.shape
-    wanted = np.asarray(setting.functions.hidden(setting.params, tokens, *places(rows, length)))
+    wanted = np.asarray(
+        setting.functions.hidden(setting.params, tokens, *unpacked_places(rows, length))
+    )
     width, row = length // 2, np.arange(rows)
     first = np.asarray([width, 3 * width // 8, 1, 5 * width // 8])[row % 4]
     second = np.where(row % 4 == 3, 0, np.minimum(width, length - 4 - first))
@@ -103,7 +105,7 @@ def decoding(setting: Setting) -> Figure:
         text = np.concatenate([prompt[row, : lengths[row]], out.ids[row]])
         padded = np.zeros((rows, length), np.int32)
         padded[:, : len(text)] = text
-        states = setting.functions.hidden(setting.params, padded, *places(rows, length))
+        states = setting.functions.hidden(setting.params, padded, *unpacked_places(rows, length))
         logits = np.asarray(setting.functions.logits(setting.params, states[0]), np.float64)[
             lengths[row] - 1 : len(text) - 1, :size
         ]

@@ -21,7 +21,7 @@ from gptjax.data import packing
 from gptjax.data.documents.sources import Document
 from gptjax.data.layouts import Batch, Piece, filled
 from gptjax.data.permutation import permute
-from gptjax.data.rows import Plan, RowNumbers, cut, packed
+from gptjax.data.rows import Plan, RowNumbers, cut, packed_rows
 from gptjax.data.store import Store
 from gptjax.data.tokenizers.tokenizer import Tokenizer
 
@@ -161,7 +161,7 @@ class RecordTask(Task):
             return self.piece(ids, vocab_size, plan.width, plan.with_encoder)
 
         side_width = plan.width if plan.with_encoder else None
-        return filled(packed(store, plan, at, piece), plan.width, side_width)
+        return filled(packed_rows(store, plan, at, piece), plan.width, side_width)
 
     def piece(self, ids: np.ndarray, vocab_size: int, width: int, with_encoder: bool) -> Piece:
         """Returns one example as a piece of a row, cut to its `width`.

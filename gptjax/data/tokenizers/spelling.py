@@ -139,7 +139,7 @@ class Tokenizer:
         return b"".join(map(self.pieces.__getitem__, ids))
 
     def files(self) -> dict[str, bytes]:
-        """Returns what `tokenizer.save` writes, by file name."""
+        """Returns what `save_tokenizer` writes, by file name."""
         hashes = {
             name: hashlib.sha256(content).hexdigest() for name, content in self.payload.items()
         }

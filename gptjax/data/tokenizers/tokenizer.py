@@ -1,7 +1,8 @@
 """Text ↔ token ids, exactly: `decode` returns the text that `encode` was given, whatever it is.
 
 Read the configs (`Bytes`, `Characters`, `SentencePiece`, `GPT2`, `Published`, `Given`), then
-`train`, `save`, `load` and `fingerprint`. What every kind becomes is `spelling.Tokenizer`.
+`train_tokenizer`, `save_tokenizer`, `load_tokenizer` and `hash_tokenizer`. What every kind becomes
+is `spelling.Tokenizer`.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ PAYLOAD = {
 PAYLOAD |= {kind: (name, "special.json") for name, kind in published_files.KINDS.items()}
 
 
-def train(config: TokenizerConfig, texts: Iterable[str], held_out: Iterable[str] = ()) -> Tokenizer:
+def train_tokenizer(
+    config: TokenizerConfig, texts: Iterable[str], held_out: Iterable[str] = ()
+) -> Tokenizer:
     """Returns the tokenizer that `config` describes.
 
     Args:
@@ -114,15 +117,15 @@ def published(name: str, content: bytes, special: Special) -> Tokenizer:
     return _from_payload(*published_files.payload(name, content, special))
 
 
-def save(folder: Path | str, tokenizer: Tokenizer) -> None:
+def save_tokenizer(folder: Path | str, tokenizer: Tokenizer) -> None:
     """Writes `tokenizer.files()` into `folder`, the file with the hashes of the others last."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     for name, content in sorted(tokenizer.files().items(), key=lambda item: item[0] == CONFIG_FILE):
         Path(folder, name).write_bytes(content)
 
 
-def load(folder: Path | str) -> Tokenizer:
-    """Reads what `save` wrote. Nothing in it is executed, and no other file is needed.
+def load_tokenizer(folder: Path | str) -> Tokenizer:
+    """Reads what `save_tokenizer` wrote. Nothing in it is executed, and no other file is needed.
 
     Raises:
       ConfigError: a file is absent or not what was saved; the message names it.
@@ -157,7 +160,7 @@ def load(folder: Path | str) -> Tokenizer:
     return tokenizer
 
 
-def fingerprint(tokenizer: Tokenizer) -> str:
+def hash_tokenizer(tokenizer: Tokenizer) -> str:
     """Returns the sha256, in hex, of everything that makes the tokenizer, wherever it came
     from."""
     digest = hashlib.sha256()

@@ -14,9 +14,9 @@ from gptjax.generate.constraints.masks import (
     Constraint,
     Place,
     allowed,
-    follow,
     insert,
-    join,
+    join_automata,
+    next_states,
     unconstrained,
 )
 from gptjax.generate.constraints.tokens import KINDS, TokenAutomaton, compiled
@@ -28,8 +28,8 @@ __all__ = [
     "TokenAutomaton",
     "allowed",
     "compiled",
-    "follow",
     "insert",
-    "join",
+    "join_automata",
+    "next_states",
     "unconstrained",
 ]

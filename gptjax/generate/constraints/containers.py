@@ -47,7 +47,7 @@ def literal(value: Any) -> Language:
     return exactly(json.dumps(value, ensure_ascii=False))
 
 
-def listed(item: Language, low: int, high: int | None) -> Language:
+def counted_items(item: Language, low: int, high: int | None) -> Language:
     """`low` to `high` items with commas between."""
     if high == 0 or item is NOTHING:
         return EMPTY if low == 0 else NOTHING
@@ -59,7 +59,7 @@ def listed(item: Language, low: int, high: int | None) -> Language:
     return several if low else alt(several, EMPTY)
 
 
-def counted(
+def counted_parts(
     parts: Sequence[tuple[Language, bool]], low: int, high: int | None, last: Language = NOTHING
 ) -> Language:
     """Parts in this order with commas between, `low` to `high` of them.
@@ -85,7 +85,7 @@ def counted(
         if count >= low:
             ends.add(here)
         if count >= low - 1:
-            more = listed(last, 1, None if high is None else high - count)
+            more = counted_items(last, 1, None if high is None else high - count)
             edges.append((here, seq(COMMA if count else EMPTY, more), end))
     return Graph(tuple(edges), frozenset(ends))
 
@@ -118,7 +118,7 @@ def json_object(
         if free is not NOTHING:
             parts.append((some(free, COMMA), False))
         return seq(exactly("{"), in_order(parts, COMMA), exactly("}"))
-    return seq(exactly("{"), counted(parts, low, high, free), exactly("}"))
+    return seq(exactly("{"), counted_parts(parts, low, high, free), exactly("}"))
 
 
 def _named(
@@ -224,12 +224,12 @@ def array(
     rest = EMPTY
     if rest_high != 0:
         inner = reader.language(True if items is None else items, f"{where}.items", inside)
-        rest = listed(inner, max(low - len(parts), 0), rest_high)
+        rest = counted_items(inner, max(low - len(parts), 0), rest_high)
     if not parts:
         return seq(exactly("["), rest, exactly("]"))
     edges = [(i, seq(COMMA if i else EMPTY, part), i + 1) for i, part in enumerate(parts)]
     if rest_high != 0:
-        more = listed(inner, max(low - len(parts), 1), rest_high)
+        more = counted_items(inner, max(low - len(parts), 1), rest_high)
         edges.append((len(parts), seq(COMMA, more), len(parts) + 1))
     ends = frozenset(range(low, len(parts) + 1)) | ({len(parts) + 1} if rest_high != 0 else set())
     return seq(exactly("["), Graph(tuple(edges), ends), exactly("]"))
@@ -261,7 +261,11 @@ def _distinct_items(
 def _some_in_order(parts: Sequence[Language], low: int, high: int | None) -> Language:
     optional = [(part, False) for part in parts]
     high = None if high is None or high >= len(parts) else high
-    return in_order(optional, COMMA) if low == 0 and high is None else counted(optional, low, high)
+    return (
+        in_order(optional, COMMA)
+        if low == 0 and high is None
+        else counted_parts(optional, low, high)
+    )
 
 
 def _subsets(parts: Sequence[Language], low: int, high: int | None) -> Language:

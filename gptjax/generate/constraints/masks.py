@@ -1,11 +1,12 @@
 """Constraints on the device: tables that say which tokens may come next in each row of a batch.
 
-A row remembers one number, its state. `allowed` gives the tokens that may come, `follow` the state
-after one; both work inside a compiled loop. An answer always ends in time: where few tokens are
-left, only those on a shortest way to an end are allowed.
+A row remembers one number, its state. `allowed` gives the tokens that may come, `next_states` the
+state after one; both work inside a compiled loop. An answer always ends in time: where few tokens
+are left, only those on a shortest way to an end are allowed.
 
-On the host, `join` puts the automata of a whole batch side by side, and `insert` gives one row of a
-running batch another automaton. Tables grow by factors of four, so that few programs are compiled.
+On the host, `join_automata` puts the automata of a whole batch side by side, and `insert` gives one
+row of a running batch another automaton. Tables grow by factors of four, so that few programs are
+compiled.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def allowed(
     return jnp.pad(bits, ((0, 0), (0, max(size - bits.shape[1], 0))))[:, :size] == 1
 
 
-def follow(
+def next_states(
     constraint: Constraint, state: Int[Array, " B"], token: Int[Array, " B"]
 ) -> Int[Array, " B"]:
     """The state of each row after a token; unspecified after a token that was not allowed."""
@@ -118,7 +119,7 @@ def unconstrained(
     )
 
 
-def join(
+def join_automata(
     automata: Sequence[TokenAutomaton | None], tokenizer: Tokenizer, limits: Sequence[int]
 ) -> Constraint:
     """The constraints of all rows of a batch; `None` is a free row. Equal automata share a place.

@@ -13,7 +13,7 @@ from gptjax.generate.constraints.patterns import matches
 Schema = dict[str, Any]
 
 
-def merge(one: Schema, other: Schema, where: str) -> Schema:
+def merge_schemas(one: Schema, other: Schema, where: str) -> Schema:
     """A schema whose values are those valid against both; neither has `$ref` or `allOf` itself.
 
     Raises:

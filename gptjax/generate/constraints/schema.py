@@ -13,9 +13,9 @@ from typing import Any
 
 from gptjax.core.config import require
 from gptjax.generate.constraints import numbers, strings
-from gptjax.generate.constraints.containers import COLON, array, json_object, listed, literal
+from gptjax.generate.constraints.containers import COLON, array, counted_items, json_object, literal
 from gptjax.generate.constraints.languages import NOTHING, Language, alt, exactly, seq
-from gptjax.generate.constraints.merging import Schema, both, merge
+from gptjax.generate.constraints.merging import Schema, both, merge_schemas
 
 _ANNOTATIONS = {
     "title", "description", "default", "examples", "example", "$schema", "$id", "$comment", "$defs",
@@ -138,7 +138,7 @@ class SchemaReader:
             if one is None:
                 return None, inside
             inside = max(inside, followed, key=len)
-            merged = merge(merged, one, where)
+            merged = merge_schemas(merged, one, where)
         return merged, inside
 
     def referenced(self, name: Any, where: str) -> Any:
@@ -235,8 +235,8 @@ class SchemaReader:
         pair = seq(strings.string({}, ""), COLON, inner)
         return alt(
             *flat,
-            seq(exactly("["), listed(inner, 0, None), exactly("]")),
-            seq(exactly("{"), listed(pair, 0, None), exactly("}")),
+            seq(exactly("["), counted_items(inner, 0, None), exactly("]")),
+            seq(exactly("{"), counted_items(pair, 0, None), exactly("}")),
         )
 
     def _require_disjoint(self, parts: list, where: str) -> None:

@@ -30,13 +30,13 @@ def by_distance(
     if kind == "alibi":
         return -table[None, :, None, None] * jnp.abs(distance).astype(jnp.float32)[:, None]
     if causal:
-        return jnp.moveaxis(table[bucket(distance, table.shape[0], farthest)], -1, 1)
+        return jnp.moveaxis(table[distance_bucket(distance, table.shape[0], farthest)], -1, 1)
     half = table.shape[0] // 2
     ahead = jnp.where(distance < 0, half, 0)
-    return jnp.moveaxis(table[ahead + bucket(jnp.abs(distance), half, farthest)], -1, 1)
+    return jnp.moveaxis(table[ahead + distance_bucket(jnp.abs(distance), half, farthest)], -1, 1)
 
 
-def slopes(num_heads: int) -> Float[Array, " N"]:
+def alibi_slopes(num_heads: int) -> Float[Array, " N"]:
     """ALiBi's fall of each head's scores a token: 2^(−8/N), 2^(−16/N), …; between powers of two
     every second of the next one's.
 
@@ -48,7 +48,9 @@ def slopes(num_heads: int) -> Float[Array, " N"]:
     return jnp.asarray(whole + between, jnp.float32)
 
 
-def bucket(distance: Int[Array, "B T S"], buckets: int, farthest: int) -> Int[Array, "B T S"]:
+def distance_bucket(
+    distance: Int[Array, "B T S"], buckets: int, farthest: int
+) -> Int[Array, "B T S"]:
     """T5's bucket of each distance back: one for each of the first half, then ever wider ones up to
     `farthest`.
 

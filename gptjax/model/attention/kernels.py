@@ -1,7 +1,7 @@
 """Attention by other people's kernels: Pallas' splash attention on TPU, cuDNN's flash attention on
 GPU.
 
-Each has a function that attends and one that says what it can't serve; `choice.choose` asks the
+Each has a function that attends and one that says what it can't serve; `select_attention` asks the
 latter.
 """
 

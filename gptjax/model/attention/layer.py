@@ -19,7 +19,7 @@ from gptjax.model.attention.causal_blocks import causal_blocks
 from gptjax.model.attention.kernels import cudnn, splash, split_splash
 from gptjax.model.attention.mask import MaskInputs, ScoreConfig
 from gptjax.model.attention.reference import reference
-from gptjax.model.attention.select import choose
+from gptjax.model.attention.select import select_attention
 from gptjax.model.attention.sharded import over_mesh
 from gptjax.model.cache import Cache, Memory, update
 from gptjax.model.config import Layer, ModelConfig
@@ -52,8 +52,8 @@ def attend(
       how: what a score is, and who sees whom in this layer.
       table: the bias that `how` names.
       sink: each head's logit of a virtual key whose value is 0.
-      implementation: one that `choose` names. All but `reference` need the tokens of a row in order
-        and no cache.
+      implementation: one that `select_attention` names. All but `reference` need the tokens of a
+        row in order and no cache.
       rate: share of attention weights dropped; needs `key`.
       begin: index among the keys of the first query, where the queries are a part of the tokens.
       kernel: splash attention's, where that is so.
@@ -201,13 +201,13 @@ def attend_in(
     cached: bool,
     key: Key | None,
 ) -> Array:
-    """Attends as a layer of this model does, with the implementation that `choose` names."""
+    """Attends as a layer of this model does, with the implementation `select_attention` names."""
     bias = config.positions_in(layer)
     bias = bias if bias in ("alibi", "t5") else "none"
     how = ScoreConfig(
         layer, config.scale, config.attention_cap, bias, config.t5_distance, config.causal
     )
-    implementation, _ = choose(config, q.shape[1], layer, cached=cached)
+    implementation, _ = select_attention(config, q.shape[1], layer, cached=cached)
     table, rate = layer_inputs.tables.get(bias), config.attention_dropout
     told = {"implementation": implementation, "rate": rate, "key": key}
     plain = implementation in ("reference", "causal_blocks") and axis_size("context") == 1

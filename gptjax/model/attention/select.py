@@ -10,7 +10,7 @@ from gptjax.model.config import Layer, ModelConfig
 from gptjax.sharding.constrain import axis_size, current_mesh, platform
 
 
-def choose(
+def select_attention(
     config: ModelConfig,
     length: int,
     layer: Layer = Layer(),

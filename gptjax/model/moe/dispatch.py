@@ -1,7 +1,7 @@
 """How tokens come to their experts and back, on one device and on a mesh.
 
-Read `mix`, then `by_row` and `by_expert` (two ways to bring tokens to their experts), then
-`mix_over_mesh`.
+Read `apply_experts`, then `by_row` and `by_expert` (two ways to bring tokens to their experts),
+then `mix_over_mesh`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Kernels = dict[str, Weight]
 """`up`, `down` and perhaps `gate` of every expert."""
 
 
-def mix(
+def apply_experts(
     config: ModelConfig,
     x: Float[Array, "B T D"],
     chosen: Int[Array, "B T k"],
@@ -178,7 +178,7 @@ def mix_over_mesh(
     weights: Float[Array, "B T k"],
     kernels: Kernels,
 ) -> tuple[Float[Array, "B T D"], Bool[Array, "B T k"]]:
-    """What `mix` gives, by every device of the traced mesh for its own rows and its own experts.
+    """`apply_experts` on a mesh: each device computes for its own rows and its own experts.
 
     With a capacity, tokens go to the devices of their experts and come back (all-to-all). Without
     one, the number of tokens for each device is not known: the devices that share the experts read

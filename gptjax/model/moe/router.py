@@ -16,7 +16,7 @@ from gptjax.core.arrays import Array, Bool, Float, Int, Params
 from gptjax.model.activations import Observed, Probe
 from gptjax.model.config import Experts, ModelConfig
 from gptjax.model.layers import MLP, normal, parameter, residual_std
-from gptjax.model.moe.dispatch import mix, mix_over_mesh
+from gptjax.model.moe.dispatch import apply_experts, mix_over_mesh
 from gptjax.sharding.constrain import current_mesh
 from gptjax.weights.linear import Names, contract
 from gptjax.weights.weight import Role, Weight
@@ -38,7 +38,7 @@ class MoE(nn.Module):
         logits, bias = Router(c, name="router")(x)
         logits, seen = probe("router", logits, seen)
         routes = route(e, logits, bias, jnp.broadcast_to(real, x.shape[:2]))
-        mixed, unread = (mix if current_mesh() is None else mix_over_mesh)(
+        mixed, unread = (apply_experts if current_mesh() is None else mix_over_mesh)(
             c, x, routes.chosen, routes.weights, Expert(c, name="experts")()
         )
         if e.shared:
