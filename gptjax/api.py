@@ -23,7 +23,15 @@ from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.data.tokenizers.chat import Message
 from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.formats import About
-from gptjax.generate import Completion, Draft, GenerateConfig, Labelled, Prefix, SampleConfig
+from gptjax.generate import (
+    Completion,
+    Draft,
+    Filled,
+    GenerateConfig,
+    Labelled,
+    Prefix,
+    SampleConfig,
+)
 from gptjax.generate.settings import plain
 from gptjax.model import ModelConfig, Stored, prepare_weights
 from gptjax.runs.open import open_model
@@ -136,6 +144,11 @@ class Model(NamedTuple):
         trained to classify."""
         task = cast(Classification, self.task)  # the only one whose models have classes
         return list(generate.classify(*self[:3], task, texts, batch))
+
+    def fill(self, texts: Sequence[str], top: int = 5, batch: int = 8) -> list[Filled]:
+        """Returns each text with its masked tokens filled in, and the `top` likeliest pieces of
+        each, if the model is an encoder (BERT): `model.fill(["The cat [MASK] here."])[0].text`."""
+        return list(generate.fill_masks(*self[:3], texts, top, batch))
 
     def prefix(
         self, text: str | Sequence[int], before: Prefix | None = None, *, int8_cache: bool = False

@@ -30,6 +30,7 @@ from gptjax.formats import (
     equivalence,
     gguf,
     gguf_file,
+    gguf_keys,
     gguf_models,
     gguf_tokenizer,
     gguf_writer,
@@ -86,6 +87,7 @@ def same(a, b) -> bool:
 MODELS = {
     "llama": LLAMA,
     "llama_biased": llama(**SHRUNK, rope_scaling=YarnScaling(4.0, original=16), rope_share=0.5),
+    "llama_with_all_biases": llama(**SHRUNK, bias=True),
     "llama3": llama("3.2-1b", **SHRUNK | {"width": 64}),
     "mixtral": llama(**SHRUNK, experts=Experts(count=4, active=2)),
     "arcee": dataclasses.replace(LLAMA, activation="relu2"),
@@ -253,14 +255,14 @@ def test_every_key_of_an_architecture_is_computed_harmless_or_refused_by_name(ar
                 num_refused += key in str(error)
             else:
                 ignored = again == plain and key not in {"block_count", *of_experts}
-                assert not ignored or key in gguf_models.HARMLESS, (key, value)
+                assert not ignored or key in gguf_keys.HARMLESS, (key, value)
     assert num_refused > 150
 
 
-@pytest.mark.parametrize("key", gguf_models.NEUTRAL)
+@pytest.mark.parametrize("key", gguf_keys.NEUTRAL)
 def test_a_key_at_its_neutral_value_changes_nothing(key):
     plain = described("llama", LLAMA)
-    for value in gguf_models.NEUTRAL[key]:
+    for value in gguf_keys.NEUTRAL[key]:
         assert described("llama", LLAMA, **{key: value}) == plain
 
 
@@ -297,12 +299,38 @@ def test_rope_is_stretched_as_the_metadata_say():
         described("llama", LLAMA, **{"rope.scaling.attn_factor": 0.5})
 
 
-def test_a_part_of_a_split_file_is_refused_as_such(tmp_path):
-    fields = {**gguf_models.metadata("llama", LLAMA), "split.count": 2, "split.no": 0}
-    planned = [gguf_writer.Planned("token_embd.weight", (61, 32), Kind.F32)]
-    gguf_writer.write_gguf(tmp_path / "a.gguf", "llama", fields, planned, [np.zeros((61, 32))])
-    with pytest.raises(ConfigError, match=r"part 1 of 2 .* merge"):
-        gguf.load_gguf(tmp_path / "a.gguf")
+def split(whole: Path, count: int) -> list[Path]:
+    """A file cut into parts as llama-gguf-split cuts one: metadata in the first part only."""
+    file = gguf_file.open_file(whole)
+    names = np.array_split(np.array(list(file.tensors), object), count)
+    paths = [whole.with_name(f"m-{n:05}-of-{count:05}.gguf") for n in range(1, count + 1)]
+    for n, (path, some) in enumerate(zip(paths, names, strict=True)):
+        fields = {"split.no": n, "split.count": count, "split.tensors.count": len(file.tensors)}
+        own = gguf_models.metadata("llama", LLAMA) if n == 0 else {}
+        tensors = [file.tensors[name] for name in some]
+        planned = [gguf_writer.Planned(t.name, t.shape, Kind.F32) for t in tensors]
+        values = [gguf_file.numbers(file, t) for t in tensors]
+        gguf_writer.write_gguf(path, "llama", own | fields, planned, values)
+    return paths
+
+
+def test_a_split_model_is_read_from_any_of_its_parts(tmp_path):
+    """I13: split GGUF (shards)."""
+    model = made(LLAMA)
+    gguf.save_gguf(tmp_path / "whole.gguf", model)
+    parts = split(tmp_path / "whole.gguf", 3)
+    for part in (parts[0], parts[2]):
+        assert same(gguf.load_gguf(part).params, model.params)
+    swapped = parts[1].read_bytes()
+    parts[1].unlink()
+    with pytest.raises(ConfigError, match=r"m-00002-of-00003.gguf is not beside it"):
+        gguf.load_gguf(parts[0])
+    parts[1].write_bytes(parts[2].read_bytes())
+    with pytest.raises(ConfigError, match=r"says that it is part 3 of 3; it should be part 2"):
+        gguf.load_gguf(parts[0])
+    parts[1].write_bytes(swapped)
+    with pytest.raises(ConfigError, match=r"part 1 of 3 .* found by their names"):
+        gguf.load_gguf(parts[0].rename(tmp_path / "a.gguf"))
 
 
 # --- block formats --------------------------------------------------------------------------------

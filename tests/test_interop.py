@@ -65,6 +65,33 @@ MODELS: dict[str, tuple[str, ModelConfig]] = {
         dataclasses.replace(ROPE, tied=True, head_width=12, rope_scaling=Llama3Scaling(8.0, 16)),
     ),
     "arcee": ("arcee", dataclasses.replace(ROPE, activation="relu2", tied=True, num_kv_heads=None)),
+    "arcee with biases": (
+        "arcee",
+        dataclasses.replace(ROPE, activation="relu2", bias=True),
+    ),
+    "llama with an exact GELU and biases in attention": (
+        "llama",
+        dataclasses.replace(ROPE, activation="geglu_exact", qkv_bias=True, out_bias=True),
+    ),
+    "llama with biases in the MLP": (
+        "llama",
+        dataclasses.replace(
+            ROPE,
+            mlp_bias=True,
+            activation="reglu",
+            rope_scaling=YarnScaling(4.0, 16, truncate=False),
+        ),
+    ),
+    "qwen3 with biases": (
+        "qwen3",
+        dataclasses.replace(ROPE, qk_norm=True, qkv_bias=True, out_bias=True),
+    ),
+    "gemma": (
+        "gemma",
+        dataclasses.replace(
+            ROPE, activation="geglu", scaled_embedding=True, tied=True, num_kv_heads=1
+        ),
+    ),
     "mistral": ("mistral", dataclasses.replace(ROPE, pattern=(LOCAL,))),
     "mixtral": ("mixtral", dataclasses.replace(ROPE, experts=EXPERTS)),
     "qwen2": ("qwen2", dataclasses.replace(ROPE, qkv_bias=True, rope_scaling=YarnScaling(4.0, 16))),
@@ -315,7 +342,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "unknown key": ({"head_temperature": 0.7}, "'head_temperature': 0.7"),
     "two unknown keys": ({"b_key": [1], "a_key": True}, "'a_key': True, 'b_key'"),
     "quantised": ({"quantization_config": {"quant_method": "fp8"}}, "'quantization_config'"),
-    "dynamic RoPE": ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "'dynamic'"),
     "longrope": (
         {"rope_scaling": {"type": "longrope", "short_factor": [1], "long_factor": [2]}},
         "'longrope'",
@@ -324,13 +350,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"rope_scaling": {"rope_type": "linear", "factor": 2.0, "twist": 3}},
         "'twist': 3",
     ),
-    "yarn without truncation": (
-        {"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "truncate": False}},
-        "'truncate'",
-    ),
-    "attention bias": ({"attention_bias": True}, "'attention_bias': True"),
-    "mlp bias": ({"mlp_bias": True}, "'mlp_bias': True"),
-    "another activation": ({"hidden_act": "relu"}, "'hidden_act': 'relu'"),
+    "another activation": ({"hidden_act": "relu6"}, "'hidden_act': 'relu6'"),
     "a size that is a text": ({"hidden_size": "32"}, "'hidden_size': '32'"),
     "a size that is missing": ({"hidden_size": ...}, "lacks 'hidden_size'"),
     "heads that do not divide": (

@@ -60,9 +60,9 @@ def build_neox(parallel: bool) -> Any:
     return transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**shape, **rest))
 
 
-def build_arcee() -> Any:
+def build_arcee(**more: Any) -> Any:
     return transformers.ArceeForCausalLM(
-        transformers.ArceeConfig(**families.common(families.GQA), head_dim=8)
+        transformers.ArceeConfig(**families.common(families.GQA) | more, head_dim=8)
     )
 
 
@@ -139,6 +139,22 @@ def build_bert() -> Any:
     )
 
 
+def build_llama(**more: Any) -> Any:
+    """Their Llama with traits that few published models have."""
+    return transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(**families.common(families.GQA) | more, head_dim=8)
+    )
+
+
+def build_gemma() -> Any:
+    shape = families.common(families.GQA) | {"tie_word_embeddings": True}
+    return transformers.GemmaForCausalLM(transformers.GemmaConfig(**shape, head_dim=16))
+
+
+def rope_of(kind: str, **more: Any) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": 1e4, "factor": 4.0} | more}
+
+
 MODELS = {
     case.name: functools.partial(case.build, case.config)
     for case in families.CASES
@@ -158,6 +174,28 @@ MODELS |= {
     "deepseek_v2": functools.partial(build_deepseek, False),
     "deepseek_v3": functools.partial(build_deepseek, True),
     "bert": build_bert,
+    "llama_biases": functools.partial(build_llama, attention_bias=True, mlp_bias=True),
+    "llama_mlp_bias": functools.partial(build_llama, mlp_bias=True, hidden_act="gelu"),
+    "llama_relu": functools.partial(build_llama, hidden_act="relu"),
+    "llama_yarn": functools.partial(
+        build_llama, **rope_of("yarn", original_max_position_embeddings=16, truncate=False)
+    ),
+    "arcee_biases": functools.partial(build_arcee, attention_bias=True, mlp_bias=True),
+    "qwen3_biases": lambda: transformers.Qwen3ForCausalLM(
+        transformers.Qwen3Config(**families.common(families.GQA) | {"attention_bias": True})
+    ),
+    "gpt2_quick_gelu": lambda: transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            vocab_size=97,
+            n_positions=64,
+            n_embd=32,
+            n_layer=2,
+            n_head=4,
+            n_inner=80,
+            activation_function="quick_gelu",
+        )
+    ),
+    "gemma": build_gemma,
 }
 """One of each family, some in two forms."""
 
@@ -257,6 +295,37 @@ def test_both_ways_compute_the_same(name: str, tmp_path: Path, record_property: 
     again = formats.load_model(tmp_path / "ours")
     assert again.config == found.config
     jax.tree.map(np.testing.assert_array_equal, again.params, ours.params)
+
+
+def test_dynamic_rope_is_plain_rope_as_far_as_the_model_was_trained(tmp_path: Path) -> None:
+    """I13: `rope_type: dynamic`, which stretches only what max_position_embeddings exceeds."""
+    theirs = shaken(build_llama(**rope_of("dynamic")))
+    theirs.save_pretrained(tmp_path / "theirs")
+    found = formats.load_model(tmp_path / "theirs")
+    assert found.config.context == 64
+    assert difference(theirs, found) <= 1e-4
+
+
+def test_the_text_model_of_gemma_3_is_read_without_its_images(tmp_path: Path) -> None:
+    """I13: `gemma3`, from 4B on, has its text model inside."""
+    shape = families.common(families.GQA) | {"tie_word_embeddings": True, "head_dim": 16}
+    shape |= {"sliding_window": 8, "num_hidden_layers": 6}
+    local = {"rope_type": "default", "rope_theta": 1e3}
+    whole = {"rope_type": "linear", "rope_theta": 1e4, "factor": 8.0}
+    shape["rope_parameters"] = {"full_attention": whole, "sliding_attention": local}
+    eyes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    eyes |= {"num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    config = transformers.Gemma3Config(
+        text_config=shape, vision_config=eyes, mm_tokens_per_image=1, image_token_index=96
+    )
+    theirs = shaken(transformers.Gemma3ForConditionalGeneration(config))
+    theirs.save_pretrained(tmp_path / "theirs")
+    found = formats.load_model(tmp_path / "theirs")
+    assert difference(theirs, found) <= 1e-4
+    formats.save_model(tmp_path / "ours", found)
+    data = json.loads((tmp_path / "ours" / "config.json").read_text())
+    assert data["model_type"] == "gemma3_text"
+    assert formats.load_model(tmp_path / "ours").config == found.config
 
 
 # --- text -----------------------------------------------------------------------------------------

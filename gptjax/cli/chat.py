@@ -204,8 +204,14 @@ def start_talk(model: Model, template: str | None = None, system: str | None = N
         a system prompt.
     """
     require(
+        not model.config.has_encoder,
+        "this model answers one text at a time and remembers no conversation; give it to gptjax"
+        " sample MODEL --prompt TEXT.",
+    )
+    require(
         model.config.continues,
-        "this model is an encoder: it fills in masked tokens and does not generate text.",
+        "this model is an encoder: it fills in masked tokens and does not generate text; try gptjax"
+        ' sample MODEL --prompt "The cat [MASK] on the mat."',
     )
     chosen = chat.choose_template(template, model.tokenizer)
     messages = [] if system is None else [Message("system", system)]

@@ -69,6 +69,9 @@ class ConvertOptions:
     status is 1. `None` depends on the dtype: 1e-6 in float32, 1e-4 in float16, 1e-2 in others."""
     step: int | None = None
     """Checkpoint of a run; `None` means the newest."""
+    ignore_keys: tuple[str, ...] = ()
+    """Keys of config.json, or of GGUF metadata without the architecture, that are not known here
+    and that you know to change nothing."""
 
 
 class Comparison(NamedTuple):
@@ -106,7 +109,7 @@ def convert(
         f"dtype is {options.dtype!r}, and a run keeps float32; omit --dtype.",
     )
     require(not target.exists(), f"{target} exists already; give another name.")
-    original = open_model(source, options.step)
+    original = open_model(source, options.step, ignored=options.ignore_keys)
     write_format(kind, target, original, options.dtype)
     result = compare(original, open_model(target))
     facts = {

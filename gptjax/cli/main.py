@@ -124,6 +124,7 @@ def _error_line(error: Exception) -> str:
 def _sample_command(args: list[str]) -> None:
     """Generates text with a trained model."""
     backend.configure()
+    from gptjax.cli.model_settings import settings_of
     from gptjax.cli.sample import GenerateConfig, SampleOptions, run_sample
 
     path, flags = first_path(
@@ -137,7 +138,7 @@ def _sample_command(args: list[str]) -> None:
         prog="gptjax sample RUN",
         description="Generates text with a trained model, streamed to the terminal; or answers a"
         " file of prompts (--prompt-file), or you (--interactive).",
-        base=GenerateConfig(),
+        base=settings_of(path, GenerateConfig()),
     )
     from gptjax.train.forecast import explained
 
@@ -149,6 +150,7 @@ def _chat_command(args: list[str]) -> None:
     """Talks with a model."""
     backend.configure()
     from gptjax.cli.chat import ChatOptions, GenerateConfig, run_chat
+    from gptjax.cli.model_settings import settings_of
 
     path, flags = first_path(
         args,
@@ -160,7 +162,7 @@ def _chat_command(args: list[str]) -> None:
         flags,
         prog="gptjax chat MODEL",
         description="Talks with a model in the terminal; piped lines are answered one by one.",
-        base=GenerateConfig(new_tokens=512),
+        base=settings_of(path, GenerateConfig(new_tokens=512)),
     )
     from gptjax.train.forecast import explained
 

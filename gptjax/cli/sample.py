@@ -95,6 +95,9 @@ def run_sample(path: Path | None, options: SampleOptions, settings: GenerateConf
     if model.config.classes:
         _print_labels(model, prompts, options)
         return
+    if not (model.config.causal or model.task.answers):
+        _print_filled(model, prompts, options)
+        return
     more: dict[str, Any] = {}
     if options.draft:
         draft = load(options.draft, mesh=options.mesh)
@@ -141,6 +144,17 @@ def _print_labels(model: Model, prompts: list[_Prompt], options: SampleOptions) 
     for one in model.classify([prompt.text for prompt in prompts], options.batch):
         line = json.dumps(one._asdict(), ensure_ascii=False)
         print(line if options.json else f"{one.label}\t{one.text}", flush=True)
+
+
+def _print_filled(model: Model, prompts: list[_Prompt], options: SampleOptions) -> None:
+    require(
+        not (options.interactive or options.out),
+        "a model that fills in masked tokens prints texts; omit --out and --interactive (--json"
+        " prints the candidates of each mask, --top-logprobs N as many).",
+    )
+    top = (prompts[0].settings.top_logprobs if prompts else 0) or 5
+    for one in model.fill([prompt.text for prompt in prompts], top, options.batch):
+        print(json.dumps(one._asdict(), ensure_ascii=False) if options.json else one.text)
 
 
 def _print(

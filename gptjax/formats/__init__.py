@@ -7,7 +7,7 @@ says that could change what the model computes is translated, or refused by name
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,13 +34,17 @@ def kind(path: Path | str) -> Kind | None:
 
 
 def load_model(
-    path: Path | str, shardings: Callable[[ModelConfig], Any] | None = None
+    path: Path | str,
+    shardings: Callable[[ModelConfig], Any] | None = None,
+    ignored: Collection[str] = (),
 ) -> OpenedModel:
     """Reads a model, tensor by tensor.
 
     Args:
       shardings: maps the config to a tree of shardings; each parameter is placed as soon as it is
         read. `None` means the default device.
+      ignored: keys of config.json, or of a GGUF file's metadata without the architecture, that are
+        known to change nothing, though not here.
 
     Raises:
       ConfigError: there is no such model, it is damaged, or it computes something that ours does
@@ -57,13 +61,21 @@ def load_model(
         f"{path} is not a model that can be read; give a Hugging Face directory (config.json,"
         " *.safetensors) or a .gguf file.",
     )
+    require(
+        not ignored or chosen != "llama2c", f"{path} has no keys to ignore; omit --ignore-keys."
+    )
     if chosen == "huggingface":
-        from gptjax.formats.huggingface import load_huggingface as load
+        from gptjax.formats.huggingface import load_huggingface
+
+        model = load_huggingface(path, shardings, ignored)
     elif chosen == "gguf":
-        from gptjax.formats.gguf import load_gguf as load
+        from gptjax.formats.gguf import load_gguf
+
+        model = load_gguf(path, shardings, ignored)
     else:
-        from gptjax.formats.llama2c import load_llama2c as load
-    model = load(path, shardings)
+        from gptjax.formats.llama2c import load_llama2c
+
+        model = load_llama2c(path, shardings)
     return model._replace(task=task_of(model.config, model.about))
 
 

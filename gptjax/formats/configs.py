@@ -13,6 +13,7 @@ from typing import Any
 from gptjax.core.config import require
 from gptjax.formats.keys import OURS, Keys, activation, rope, rope_json
 from gptjax.model import Experts, Layer, ModelConfig
+from gptjax.model.config_parts import GATES
 from gptjax.model.presets import LLAMA
 
 # --- Llama and what came of it --------------------------------------------------------------------
@@ -37,10 +38,14 @@ def llama_config(keys: Keys) -> ModelConfig:
         tied=bool(keys.take("tie_word_embeddings", False)),
         **rope(keys, context),
     )
-    keys.same("hidden_act", "silu")
-    keys.same("attention_bias", False)
-    keys.same("mlp_bias", False)
-    return config
+    biases = [True if keys.take(name, False) else None for name in ("attention_bias", "mlp_bias")]
+    return dataclasses.replace(
+        config,
+        activation=activation(keys, "hidden_act", "silu", gated=True),
+        qkv_bias=biases[0],
+        out_bias=biases[0],
+        mlp_bias=biases[1],
+    )
 
 
 def llama_json(c: ModelConfig) -> dict[str, Any]:
@@ -54,10 +59,11 @@ def llama_json(c: ModelConfig) -> dict[str, Any]:
         num_attention_heads=c.num_heads,
         num_key_value_heads=c.kv_heads,
         head_dim=c.head_dim,
-        hidden_act="silu",
+        hidden_act=OURS.get(GATES.get(c.activation, "")),
         rms_norm_eps=c.norm_epsilon,
         tie_word_embeddings=c.tied,
-        attention_bias=False,
+        attention_bias=c.out_bias_enabled,
+        **({"mlp_bias": True} if c.mlp_bias_enabled else {}),
         **rope_json(c),
     )
 
@@ -72,6 +78,11 @@ def arcee_config(keys: Keys) -> ModelConfig:
 def arcee_json(c: ModelConfig) -> dict[str, Any]:
     """The inverse of `arcee_config`."""
     return llama_json(c) | {"hidden_act": OURS.get(c.activation)}
+
+
+def _no_biases(keys: Keys, *names: str) -> None:
+    for name in names or ("attention_bias", "mlp_bias"):
+        keys.same(name, False)
 
 
 def _without(data: dict[str, Any], *keys: str) -> dict[str, Any]:
@@ -100,6 +111,7 @@ def kinds_of(c: ModelConfig) -> list[str]:
 
 def mistral_config(keys: Keys) -> ModelConfig:
     """Llama with a window in every layer, if any."""
+    _no_biases(keys)
     window = keys.number("sliding_window", None)
     return dataclasses.replace(
         llama_config(keys), pattern=(Layer() if window is None else Layer("window", window),)
@@ -133,7 +145,9 @@ def mixtral_json(c: ModelConfig) -> dict[str, Any]:
 def qwen2_config(keys: Keys) -> ModelConfig:
     """Llama with biases on query, key and value; layers from `max_window_layers` on may have a
     window."""
-    return dataclasses.replace(_windows(keys, llama_config(keys)), qkv_bias=True)
+    keys.same("attention_bias", False, True)  # which Qwen 2 does not ask for
+    keys.same("mlp_bias", False)
+    return dataclasses.replace(_windows(keys, llama_config(keys)), qkv_bias=True, out_bias=None)
 
 
 def _windows(keys: Keys, c: ModelConfig) -> ModelConfig:
@@ -171,12 +185,13 @@ def qwen2_json(c: ModelConfig) -> dict[str, Any]:
 
 def qwen3_config(keys: Keys) -> ModelConfig:
     """Llama with normalised heads."""
+    _no_biases(keys, "mlp_bias")
     return dataclasses.replace(_windows(keys, llama_config(keys)), qk_norm=True)
 
 
 def qwen3_json(c: ModelConfig) -> dict[str, Any]:
     """The inverse of `qwen3_config`."""
-    return qwen2_json(c) | {"head_dim": c.head_dim, "attention_bias": False}
+    return qwen2_json(c) | {"head_dim": c.head_dim, "attention_bias": c.out_bias_enabled}
 
 
 def qwen3_moe_config(keys: Keys) -> ModelConfig:
@@ -213,6 +228,7 @@ def qwen3_moe_json(c: ModelConfig) -> dict[str, Any]:
 def olmo2_config(keys: Keys) -> ModelConfig:
     """Llama with norms on what attention and MLP add, and on all query heads and all key heads as
     one vector."""
+    _no_biases(keys, "mlp_bias")
     return dataclasses.replace(
         llama_config(keys), norm_placement="reordered", qk_norm=True, qk_norm_joint=True
     )
@@ -237,17 +253,28 @@ def gemma2_config(keys: Keys) -> ModelConfig:
     return _gemma(keys, Layer("window", window), every=2)
 
 
-def _gemma(keys: Keys, local: Layer, every: int) -> ModelConfig:
+def gemma_config(keys: Keys) -> ModelConfig:
+    """Llama with a GELU gate and scaled embeddings; the tensors of its norms are one less."""
     act = "gelu_pytorch_tanh"
     keys.same("hidden_activation", act, None)
-    keys.same("hidden_act", act)
+    keys.same("hidden_act", act, "gelu")  # the first files said gelu and meant its tanh form
     keys.same("use_bidirectional_attention", False, None)
-    keys.data = {"head_dim": 256, "tie_word_embeddings": True, **keys.data, "hidden_act": "silu"}
+    _no_biases(keys, "mlp_bias")
+    keys.data = {"head_dim": 256, "tie_word_embeddings": True, **keys.data, "hidden_act": act}
+    return dataclasses.replace(llama_config(keys), scaled_embedding=True)
+
+
+def gemma_json(c: ModelConfig) -> dict[str, Any]:
+    """The inverse of `gemma_config`."""
+    act = "gelu_pytorch_tanh"
+    return llama_json(c) | {"hidden_act": act, "hidden_activation": act}
+
+
+def _gemma(keys: Keys, local: Layer, every: int) -> ModelConfig:
+    keys.same("hidden_act", "gelu_pytorch_tanh")
     c = dataclasses.replace(
-        llama_config(keys),
-        activation="geglu",
+        gemma_config(keys),
         norm_placement="sandwich",
-        scaled_embedding=True,
         attention_scale=float(keys.take("query_pre_attn_scalar", 256)) ** -0.5,
         attention_cap=keys.take("attn_logit_softcapping", 50.0 if every == 2 else None),
         logit_cap=keys.take("final_logit_softcapping", 30.0 if every == 2 else None),
@@ -263,11 +290,9 @@ def gemma2_json(c: ModelConfig) -> dict[str, Any]:
     """The inverse of `gemma2_config`."""
     scalar = c.scale**-2
     caps = {"attn_logit_softcapping": c.attention_cap, "final_logit_softcapping": c.logit_cap}
-    act = {"hidden_act": "gelu_pytorch_tanh", "hidden_activation": "gelu_pytorch_tanh"}
     near = round(scalar) if abs(scalar - round(scalar)) < 1e-6 * scalar else scalar
     return (
-        llama_json(c)
-        | act
+        gemma_json(c)
         | caps
         | {
             "query_pre_attn_scalar": near,
@@ -298,6 +323,23 @@ def gemma3_config(keys: Keys) -> ModelConfig:
         _gemma(keys, Layer("window", window, rope_base=base, rope_scaled=False), every),
         qk_norm=True,
     )
+
+
+def gemma3_text(data: dict[str, Any]) -> dict[str, Any]:
+    """Returns the config of the text model in that of Gemma 3 from 4B on, which reads images too:
+    its own keys, and those beside it that are of texts. What it omits has its class's default."""
+    images = {"vision_config", "text_config", "mm_tokens_per_image"}
+    images |= {f"{part}_token_{how}" for part in ("boi", "eoi", "image") for how in ("index", "id")}
+    around = {key: value for key, value in data.items() if key not in images}
+    own = data.get("text_config")
+    defaults = {
+        "vocab_size": 262_208,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 131_072,
+    }
+    own = own if isinstance(own, dict) else {}
+    return {**defaults, **around, **own, "model_type": "gemma3_text"}
 
 
 def gemma3_json(c: ModelConfig) -> dict[str, Any]:

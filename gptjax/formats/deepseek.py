@@ -23,6 +23,8 @@ def deepseek_config(keys: Keys) -> ModelConfig:
     keys.same("moe_layer_freq", 1)
     scaling = {**(keys.data.get("rope_parameters") or {}), **(keys.data.get("rope_scaling") or {})}
     keys.data = {**keys.data, "num_key_value_heads": None, "head_dim": content_dim}
+    keys.same("attention_bias", False)
+    keys.same("mlp_bias", False)
     c = llama_config(keys)
     magnitude = 1.0
     if c.rope_scaling and scaling.get("mscale_all_dim"):

@@ -33,8 +33,9 @@ FIELDS = (
     "logit_cap",
     "latent",
     "activation",
-    "bias",
     "qkv_bias_enabled",
+    "out_bias_enabled",
+    "mlp_bias_enabled",
     "tied",
     "scaled_embedding",
     "embedding_norm",
@@ -82,6 +83,9 @@ def computed(c: ModelConfig) -> dict[str, Any]:
     """Returns what of a config changes the numbers of a forward pass, in a normal form: configs
     with equal results compute the same."""
     values = {name: getattr(c, name) for name in FIELDS}
+    # Beyond attention and MLP, LayerNorms, latents and a transform before the output have biases.
+    further = c.norm == "layernorm" or c.head_transform or c.latent is not None
+    values["bias"] = c.bias and further
     values["scale"] = round(c.scale, 9)
     values["logit_scale"] = round(c.logit_scale, 9)
     values["positions"] = c.positions if c.positions in ("learned", "sinusoidal") else "by layer"

@@ -7,12 +7,14 @@ Read `load_gguf`, then `save_gguf`. The file itself is in `gguf_file`, architect
 from __future__ import annotations
 
 import itertools
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from gptjax.core.config import ConfigError, nearest, require
-from gptjax.formats import gguf_models, gguf_tensors, gguf_tokenizer, layout
-from gptjax.formats.gguf_file import File, Kind, numbers, open_file
+from gptjax.formats import gguf_models, gguf_tensors, gguf_tokenizer, layout, sampling
+from gptjax.formats.gguf_file import File, Kind, numbers
+from gptjax.formats.gguf_parts import open_whole
 from gptjax.formats.gguf_writer import Planned, write_gguf
 from gptjax.formats.opened import About, OpenedModel
 from gptjax.model import Llama3Scaling
@@ -21,22 +23,19 @@ KINDS = {"float32": Kind.F32, "float16": Kind.F16, "bfloat16": Kind.BF16, "q8_0"
 """Formats that are written."""
 
 
-def load_gguf(path: Path | str, shardings: Any = None) -> OpenedModel:
+def load_gguf(
+    path: Path | str, shardings: Any = None, ignored: Collection[str] = ()
+) -> OpenedModel:
     """Reads a model in float32, leaf by leaf: at most one leaf is held besides the placed ones.
 
     Args:
       shardings: maps the config to a tree of shardings; `None` means the default device.
+      ignored: keys of the metadata, without the architecture, that are passed over.
 
     Raises:
       ConfigError: the file is damaged, or its model or tokenizer does something that ours does not.
     """
-    file = open_file(path)
-    num_parts = file.get("split.count", int, 1)
-    require(
-        num_parts <= 1,
-        f"{path} is part {file.get('split.no', int, 0) + 1} of {num_parts} of a split model; merge"
-        " the parts first (llama-gguf-split --merge).",
-    )
+    file = open_whole(path)
     table, pieces = file.tensors.get("token_embd.weight"), gguf_tokenizer.num_pieces(file)
     require(
         table is not None and len(table.shape) == 2,
@@ -48,6 +47,11 @@ def load_gguf(path: Path | str, shardings: Any = None) -> OpenedModel:
         used <= rows,
         f"{path} has a tokenizer of {used} ids and a model of {rows}; the file is damaged.",
     )
+    if ignored:
+        arch = file.fields.get("general.architecture")
+        dropped = {f"{arch}.{key}" for key in ignored}
+        kept = {key: value for key, value in file.fields.items() if key not in dropped}
+        file = file._replace(fields=kept)
     config = gguf_models.config_from_metadata(file, used)
     fits = config.width == table.shape[1] and config.num_layers <= len(file.tensors)
     require(
@@ -74,6 +78,7 @@ def _about(file: File, padding: int) -> About:
         family=file.fields["general.architecture"],
         source=name if isinstance(name, str) else file.path.name,
         pad=pad if type(pad) is int else None,
+        generation=sampling.of_gguf(file.fields),
         padding=padding,
         notes={
             key.removeprefix(NOTES): file.get(key, str)
@@ -127,6 +132,7 @@ def save_gguf(path: Path | str, model: OpenedModel, dtype: str = "float32") -> N
         "general.file_type": FILE_TYPES[dtype],
         "general.quantization_version": 2,
     }
+    fields |= sampling.to_gguf(about.generation)
     fields |= gguf_models.metadata(arch, config)
     if tokenizer is not None:
         fields |= gguf_tokenizer.metadata_of(tokenizer, config.vocabulary)

@@ -60,6 +60,8 @@ class Tensor(NamedTuple):
     kind: Kind
     offset: int
     """Its first byte in the file."""
+    part: Path | None = None
+    """The file, where a model is split into several."""
 
 
 class File(NamedTuple):
@@ -292,27 +294,27 @@ def numbers(file: File, tensor: Tensor) -> np.ndarray:
     """
     size, block = math.prod(tensor.shape), gguf.GGML_QUANT_SIZES[tensor.kind]
     values = np.empty(size, np.float32)
-    with file.path.open("rb") as data, np.errstate(all="ignore"):
+    path = tensor.part or file.path
+    with path.open("rb") as data, np.errstate(all="ignore"):
         data.seek(tensor.offset)
         for start in range(0, size, SLAB):
             part = values[start : start + SLAB]
             raw = data.read(len(part) // block[0] * block[1])
             require(
                 len(raw) == len(part) // block[0] * block[1],
-                f"{file.path} has become shorter while {tensor.name!r} was read; get it again.",
+                f"{path} has become shorter while {tensor.name!r} was read; get it again.",
             )
             try:
                 part[:] = gguf.dequantize(np.frombuffer(raw, np.uint8)[None], tensor.kind)[0]
             except NotImplementedError:
                 raise ConfigError(
-                    f"{file.path}: {tensor.name!r} is stored as {tensor.kind.name}, which can't be"
+                    f"{path}: {tensor.name!r} is stored as {tensor.kind.name}, which can't be"
                     " read; take another quantisation."
                 ) from None
             # The sum of finite numbers is finite unless one is beyond 1e33.
             require(
                 bool(np.isfinite(part.sum())),
-                f"{file.path}: {tensor.name!r} has numbers that are not finite; the file is"
-                " damaged.",
+                f"{path}: {tensor.name!r} has numbers that are not finite; the file is damaged.",
             )
     return values.reshape(tensor.shape)
 

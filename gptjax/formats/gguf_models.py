@@ -21,6 +21,7 @@ import numpy as np
 from gptjax.core.config import nearest, require
 from gptjax.formats import configs, equivalence
 from gptjax.formats.gguf_file import File, Kind, Tensor, abbreviate, numbers
+from gptjax.formats.gguf_keys import Metadata
 from gptjax.model import Experts, Layer, LinearScaling, Llama3Scaling, ModelConfig, YarnScaling
 from gptjax.model.config import RopeScaling
 from gptjax.model.rope_scaling import frequencies
@@ -43,115 +44,15 @@ BASES: dict[str, ModelConfig] = {
 }
 """What all models of an architecture share."""
 
+BIASES = {"out_bias": "blk.0.attn_output.bias", "mlp_bias": "blk.0.ffn_up.bias"}
+"""Biases that only some models of the architecture `llama` have, and a tensor that shows them."""
+
 LARGEST = {"gemma2": 46, "gemma3": 62}
 """Number of layers of the Gemmas that scale scores by another root than that of the head's width,
 which the metadata does not say."""
 
 
 # --- metadata to config --------------------------------------------------------------------------
-
-HARMLESS = {
-    "vocab_size",
-    "tensor_data_layout",
-    "rope.scaling.finetuned",
-    "rope.scaling.original_context_length",
-    "attention.layer_norm_epsilon",
-    "attention.layer_norm_rms_epsilon",
-    "pooling_type",
-}
-"""Keys that change nothing in the architectures that are known here. (Of the two epsilons, only the
-one of the architecture's norm counts.)"""
-
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "attention.causal": (True,),
-    "attention.clamp_kqv": (0.0,),
-    "attention.max_alibi_bias": (0.0,),
-    "attention.scale": (0.0,),
-    "attention.shared_kv_layers": (0,),
-    "attention.sliding_window": (0,),
-    "attn_logit_softcapping": (0.0,),
-    "embedding_scale": (0.0, 1.0),
-    "expert_count": (0,),
-    "expert_gating_func": (0, 1),
-    "expert_group_count": (0, 1),
-    "expert_group_used_count": (0, 1),
-    "expert_shared_count": (0,),
-    "expert_shared_feed_forward_length": (0,),
-    "expert_used_count": (0,),
-    "expert_weights_norm": (True,),
-    "expert_weights_scale": (0.0, 1.0),
-    "final_logit_softcapping": (0.0,),
-    "leading_dense_block_count": (0,),
-    "logit_scale": (0.0, 1.0),
-    "nextn_predict_layers": (0,),
-    "residual_scale": (0.0, 1.0),
-    "rope.scaling.alpha": (0.0, 1.0),
-    "rope.scaling.attn_factor": (0.0, 1.0),
-    "rope.scaling.yarn_attn_factor": (0.0, 1.0),
-    "rope.scaling.yarn_ext_factor": (-1.0, 1.0),
-    "rope.scaling.yarn_log_multiplier": (0.0,),
-}
-"""Values at which further keys change nothing."""
-
-
-class Metadata:
-    """The metadata of an architecture. Every key must be taken by name, so that none is ignored."""
-
-    def __init__(self, file: File, arch: str):
-        self.file, self.arch = file, arch
-        keys = (key for key in file.fields if key.startswith(f"{arch}."))
-        self._left = {key.removeprefix(f"{arch}.") for key in keys}
-
-    def has(self, key: str) -> bool:
-        """Whether the file has a key."""
-        return f"{self.arch}.{key}" in self.file.fields
-
-    def take(self, key: str, kind: type | tuple[type, ...], default: Any = None) -> Any:
-        """Returns a value of a type; `default` if the key is absent.
-
-        Raises:
-          ConfigError: it is of another type, or absent without a default.
-        """
-        self._left.discard(key)
-        return self.file.get(f"{self.arch}.{key}", kind, default)
-
-    def number(self, key: str, default: int | None = None, most: int = 1 << 24) -> int:
-        """Returns an integer in [0, most]."""
-        value = self.take(key, int, default)
-        require(
-            0 <= value <= most,
-            f"{self.file.path}: {self.arch}.{key} is {value}, which no model has; it can be at most"
-            f" {most}.",
-        )
-        return value
-
-    def real(self, key: str, default: float | None = None) -> float:
-        """Returns a finite number."""
-        value = float(self.take(key, (int, float), default))
-        require(math.isfinite(value), f"{self.file.path}: {self.arch}.{key} is {value}.")
-        return value
-
-    def finish(self) -> None:
-        """Refuses keys that nothing took and that may change what the model computes.
-
-        Raises:
-          ConfigError: names each with its value.
-        """
-        unknown = {
-            f"{self.arch}.{key}": abbreviate(self.file.fields[f"{self.arch}.{key}"])
-            for key in sorted(self._left - HARMLESS)
-            if not _is_neutral(key, self.file.fields[f"{self.arch}.{key}"])
-        }
-        listed = ", ".join(f"{key} = {value}" for key, value in list(unknown.items())[:10])
-        require(
-            not unknown,
-            f"{self.file.path} has {listed}, which may change what the model computes and is not"
-            " known here; use another version of the model.",
-        )
-
-
-def _is_neutral(key: str, value: Any) -> bool:
-    return isinstance(value, bool | int | float) and value in NEUTRAL.get(key, ())
 
 
 def config_from_metadata(file: File, vocab_size: int) -> ModelConfig:
@@ -171,6 +72,8 @@ def config_from_metadata(file: File, vocab_size: int) -> ModelConfig:
     changes["tied"] = "output.weight" not in file.tensors
     if not base.qkv_bias_enabled and "blk.0.attn_q.bias" in file.tensors:
         changes["qkv_bias"] = True
+    if arch == "llama":
+        changes |= {name: True for name, tensor in BIASES.items() if tensor in file.tensors}
     if base.positions == "rope":
         changes |= _rope(fields, base, changes["width"] // max(changes["num_heads"], 1))
     changes |= _experts(fields, changes["feed_forward"]) | _caps(fields)
@@ -385,6 +288,8 @@ def architecture(c: ModelConfig, preferred: str | None = None) -> str:
 TRAITS: dict[str, Callable[[ModelConfig], bool]] = {
     "output.weight": lambda c: not c.tied,
     "blk.0.attn_q.bias": lambda c: c.qkv_bias_enabled,
+    BIASES["out_bias"]: lambda c: c.out_bias_enabled,
+    BIASES["mlp_bias"]: lambda c: c.mlp_bias_enabled,
 }
 """Tensors whose presence shows a trait that metadata does not."""
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from gptjax.core.config import ConfigError, nearest, require
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.data.tokenizers.tokenizer import Published, Tokenizer
-from gptjax.formats import huggingface_tokenizer, layout, safetensors
+from gptjax.formats import configs, huggingface_tokenizer, layout, safetensors
 from gptjax.formats.huggingface_families import FAMILIES, Family, family_of
 from gptjax.formats.huggingface_files import (
     FILES,
@@ -50,13 +50,18 @@ def lies_at(path: Path) -> bool:
 
 
 def load_huggingface(
-    path: Path, shardings: Callable[[ModelConfig], Any] | None = None
+    path: Path,
+    shardings: Callable[[ModelConfig], Any] | None = None,
+    ignored: Collection[str] = (),
 ) -> OpenedModel:
     """Reads a directory; see `formats.load_model`."""
     for name in FILES:
         inside(path, name)
     data = read_object(path, "config.json")
+    if data.get("model_type") == "gemma3":
+        data = configs.gemma3_text(data)
     family = _family(data, path)
+    data = {key: value for key, value in data.items() if key not in ignored}
     keys = Keys(data, str(path / "config.json"))
     config = family.read(keys)
     keys.finish()

@@ -66,11 +66,16 @@ FAMILIES = {
     "qwen3_moe": Family(
         "Qwen3MoeForCausalLM", configs.qwen3_moe_config, configs.qwen3_moe_json, families.QWEN_MOE
     ),
+    "gemma": Family("GemmaForCausalLM", configs.gemma_config, configs.gemma_json, families.GEMMA),
     "gemma2": Family(
-        "Gemma2ForCausalLM", configs.gemma2_config, configs.gemma2_json, families.GEMMA
+        "Gemma2ForCausalLM", configs.gemma2_config, configs.gemma2_json, families.GEMMA2
     ),
     "gemma3_text": Family(
-        "Gemma3ForCausalLM", configs.gemma3_config, configs.gemma3_json, families.GEMMA
+        "Gemma3ForCausalLM",
+        configs.gemma3_config,
+        configs.gemma3_json,
+        families.GEMMA2,
+        unused=(r"(model\.)?(vision_tower|multi_modal_projector)\..*",),
     ),
     "olmo2": Family("Olmo2ForCausalLM", configs.olmo2_config, configs.llama_json, families.OLMO2),
     "phi3": Family("Phi3ForCausalLM", configs.phi3_config, configs.phi3_json, families.PHI3),

@@ -130,7 +130,9 @@ def read_tensors(path: Path, family: Family) -> dict[str, StoredTensor]:
 
 
 def _present_name(name: str) -> str:
-    """A tensor's name in present files: the oldest BERTs have TensorFlow's names of norms."""
+    """A tensor's name in a present file of text alone: the oldest BERTs have TensorFlow's names of
+    norms, and models that also read images keep the text model apart."""
+    name = re.sub(r"^model\.language_model\.", "model.", name.removeprefix("language_model."))
     for old, new in (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")):
         name = name.replace(old, new)
     return name

@@ -9,6 +9,7 @@ from typing import Any
 from gptjax.core.config import require
 from gptjax.model import Layer, LinearScaling, Llama3Scaling, ModelConfig, NTKScaling, YarnScaling
 from gptjax.model.config import RopeScaling
+from gptjax.model.config_parts import GATES
 
 _PROVENANCE = {
     "architectures", "model_type", "auto_map", "transformers_version", "transformers.js_config",
@@ -121,7 +122,8 @@ class Keys:
         require(
             not unknown,
             f"{self.where} has {listed}, which may change what the model computes and is not known"
-            " here; remove it from the file if it does not.",
+            " here; if it does not, make a copy without it: gptjax convert SRC DST --ignore-keys"
+            f" {' '.join(sorted(unknown))}",
         )
 
 
@@ -134,27 +136,47 @@ def _is_harmless(key: str, value: Any) -> bool:
 ACTIVATIONS = {
     "gelu_new": "gelu",
     "gelu_pytorch_tanh": "gelu",
+    "gelu_fast": "gelu",
+    "gelu_accurate": "gelu",
+    "gelu_python_tanh": "gelu",
     "gelu": "gelu_exact",
+    "gelu_python": "gelu_exact",
+    "quick_gelu": "gelu_quick",
+    "relu": "relu",
+    "relu2": "relu2",
+    "silu": "silu",
+    "swish": "silu",
+}
+"""Theirs to ours."""
+OURS = {
+    "gelu": "gelu_new",
+    "gelu_exact": "gelu",
+    "gelu_quick": "quick_gelu",
     "relu": "relu",
     "relu2": "relu2",
     "silu": "silu",
 }
-"""Theirs to ours."""
-OURS = {"gelu": "gelu_new", "gelu_exact": "gelu", "relu": "relu", "relu2": "relu2", "silu": "silu"}
+"""Ours to theirs."""
+_GATED = {gate: name for name, gate in GATES.items()}
 
 
-def activation(keys: Keys, key: str, default: str) -> Any:
+def activation(keys: Keys, key: str, default: str, gated: bool = False) -> Any:
     """Returns our name of their activation.
+
+    Args:
+      gated: it is that of a gate.
 
     Raises:
       ConfigError: we do not have it.
     """
     value = keys.take(key, default)
+    named = {name: _GATED.get(ours) if gated else ours for name, ours in ACTIVATIONS.items()}
+    known = [name for name, ours in named.items() if ours is not None]
     require(
-        value in ACTIVATIONS,
-        f"{keys.where} has {key!r}: {value!r}; this program can read {', '.join(ACTIVATIONS)}.",
+        value in known,
+        f"{keys.where} has {key!r}: {value!r}; this program can read {', '.join(known)}.",
     )
-    return ACTIVATIONS[value]
+    return named[value]
 
 
 # --- RoPE ----------------------------------------------------------------------------------------
@@ -193,18 +215,21 @@ def scaling(keys: Keys, kind: str, context: int) -> RopeScaling | None:
         )
     elif kind == "yarn":
         result = _yarn(keys, context)
+    elif kind == "dynamic":
+        # It changes nothing up to max_position_embeddings, which is all that we let a model see.
+        for key in ("factor", "alpha", "original_max_position_embeddings"):
+            keys.take(key, None)
     else:
         require(
             kind == "default",
-            f"{keys.where} is {kind!r}; this program can stretch RoPE by 'linear', 'llama3' or"
-            " 'yarn'.",
+            f"{keys.where} is {kind!r}; this program can stretch RoPE by 'linear', 'llama3',"
+            " 'yarn' or 'dynamic'.",
         )
     keys.finish()
     return result
 
 
 def _yarn(keys: Keys, context: int) -> YarnScaling:
-    keys.same("truncate", True)
     factor, magnitude = float(keys.take("factor")), keys.take("attention_factor", None)
     weights = keys.take("mscale", None), keys.take("mscale_all_dim", None)
     if magnitude is None and all(weights):
@@ -215,6 +240,7 @@ def _yarn(keys: Keys, context: int) -> YarnScaling:
         fast=float(keys.take("beta_fast", None) or 32),
         slow=float(keys.take("beta_slow", None) or 1),
         magnitude=magnitude,
+        truncate=bool(keys.take("truncate", True)),
     )
 
 
@@ -240,7 +266,7 @@ def rope_json(config: ModelConfig, layer: Layer | None = None) -> dict[str, Any]
                 "high_freq_factor": fast,
                 "low_freq_factor": slow,
             }
-        case YarnScaling(factor, original, fast, slow, magnitude):
+        case YarnScaling(factor, original, fast, slow, magnitude, truncate):
             data = {
                 "rope_type": "yarn",
                 "factor": factor,
@@ -249,4 +275,5 @@ def rope_json(config: ModelConfig, layer: Layer | None = None) -> dict[str, Any]
                 "beta_slow": slow,
             }
             data |= {} if magnitude is None else {"attention_factor": magnitude}
+            data |= {} if truncate else {"truncate": False}
     return {"rope_theta": base, "rope_scaling": data}

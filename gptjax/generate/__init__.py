@@ -19,6 +19,7 @@ from gptjax.generate.history import History
 from gptjax.generate.ids import Generated, generate, stream
 from gptjax.generate.labels import Labelled, classify
 from gptjax.generate.likelihood import token_logprobs
+from gptjax.generate.masked import Filled, fill_masks
 from gptjax.generate.rerank import chrf, minimum_risk
 from gptjax.generate.settings import GenerateConfig, SampleConfig
 from gptjax.generate.strategies import Draft
@@ -55,6 +56,7 @@ __all__ = [
     "Completion",
     "Decoding",
     "Draft",
+    "Filled",
     "GenerateConfig",
     "Generated",
     "History",
@@ -78,6 +80,7 @@ __all__ = [
     "evict",
     "extend",
     "fill",
+    "fill_masks",
     "forced_tokens",
     "frequency_penalty",
     "generate",

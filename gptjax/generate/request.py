@@ -144,7 +144,11 @@ def _check_model(config: ModelConfig, task: Task) -> None:
         "this model classifies texts and does not continue them; `classify` gives their labels.",
     )
     able = config.causal and task.writes and (task.answers or config.continues)
-    require(able, "this model fills in hidden tokens and does not continue a text.")
+    require(
+        able,
+        "this model fills in masked tokens and does not continue a text: write [MASK] where a token"
+        " is hidden, and use `gptjax sample` or `Model.fill`.",
+    )
 
 
 def _check_room(config: ModelConfig, one: Request, before: int) -> None:

@@ -12,6 +12,8 @@ from typing import Literal
 
 from gptjax.model.config_checks import DROPOUTS, check_model
 from gptjax.model.config_parts import (
+    GATES,
+    Activation,
     Experts,
     FrameEncoder,
     Latent,
@@ -117,12 +119,17 @@ class ModelConfig:
     """Multi-head latent attention (MLA); `None` means plain heads."""
     experts: Experts | None = None
     """A mixture of experts in every layer that is not `dense`; `None` means MLPs everywhere."""
-    activation: Literal["gelu", "gelu_exact", "relu", "relu2", "silu", "swiglu", "geglu"] = "gelu"
-    """The MLP's nonlinearity; `gelu` is the tanh form of GPT-2, `swiglu` and `geglu` are gated."""
+    activation: Activation = "gelu"
+    """The MLP's nonlinearity; `gelu` is the tanh form of GPT-2, `gelu_quick` is x · σ(1.702 x).
+    `swiglu`, `geglu`, `geglu_exact` and `reglu` are gated by silu, gelu, gelu_exact and relu."""
     bias: bool = True
     """Biases in linear layers and in LayerNorm."""
     qkv_bias: bool | None = None
     """Biases of query, key and value; `None` means as `bias`."""
+    out_bias: bool | None = None
+    """Bias of attention's output; `None` means as `bias`."""
+    mlp_bias: bool | None = None
+    """Biases of the MLP; `None` means as `bias`."""
     tied: bool = True
     """The output uses the token embedding."""
     scaled_embedding: bool = False
@@ -273,6 +280,16 @@ class ModelConfig:
         return self.bias if self.qkv_bias is None else self.qkv_bias
 
     @property
+    def out_bias_enabled(self) -> bool:
+        """Attention's output has a bias."""
+        return self.bias if self.out_bias is None else self.out_bias
+
+    @property
+    def mlp_bias_enabled(self) -> bool:
+        """The MLP has biases."""
+        return self.bias if self.mlp_bias is None else self.mlp_bias
+
+    @property
     def rotary_dim(self) -> int:
         """Number of a head's dimensions that RoPE rotates."""
         return (
@@ -308,7 +325,7 @@ class ModelConfig:
     @property
     def gated(self) -> bool:
         """The MLP multiplies its nonlinearity by a second projection."""
-        return self.activation in ("swiglu", "geglu")
+        return self.activation in GATES
 
     @property
     def mlp_dim(self) -> int:

@@ -8,6 +8,21 @@ from typing import Literal
 
 from gptjax.core.config import require
 
+Activation = Literal[
+    "gelu",
+    "gelu_exact",
+    "gelu_quick",
+    "relu",
+    "relu2",
+    "silu",
+    "swiglu",
+    "geglu",
+    "geglu_exact",
+    "reglu",
+]
+GATES = {"swiglu": "silu", "geglu": "gelu", "geglu_exact": "gelu_exact", "reglu": "relu"}
+"""The gated nonlinearities, and that of their gate."""
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -91,6 +106,8 @@ class YarnScaling:
     """Waves with fewer turns than this are stretched by the whole factor."""
     magnitude: float | None = None
     """Factor of rotated queries and keys; `None` means 0.1 · ln(factor) + 1."""
+    truncate: bool = True
+    """The ramp begins and ends at whole waves."""
 
 
 @dataclass(frozen=True)
@@ -243,7 +260,7 @@ class FrameEncoder:
     """Normalisation of the residual stream and of the output."""
     norm_placement: Literal["pre", "post", "sandwich", "reordered"] = "pre"
     """Where norms are placed, as in the decoder."""
-    activation: Literal["gelu", "gelu_exact", "relu", "relu2", "silu", "swiglu", "geglu"] = "gelu"
+    activation: Activation = "gelu"
     """The MLP's nonlinearity."""
     bias: bool = True
     """Biases in linear layers and in LayerNorm."""

@@ -18,6 +18,7 @@ from flax import struct
 from gptjax.core.arrays import Array, Float, Int, Key
 from gptjax.model.activations import Observed, Probe
 from gptjax.model.config import ModelConfig
+from gptjax.model.config_parts import GATES
 from gptjax.weights.embed import embed
 from gptjax.weights.linear import Names, linears
 from gptjax.weights.weight import Role, Weight
@@ -175,7 +176,7 @@ class MLP(nn.Module):
                 (self.width,),
                 ("embed", "mlp"),
                 c.init_std,
-                c.bias,
+                c.mlp_bias_enabled,
                 name=name,
             )
 
@@ -187,23 +188,25 @@ class MLP(nn.Module):
             (c.width,),
             ("mlp", "embed"),
             residual_std(c),
-            c.bias,
+            c.mlp_bias_enabled,
             name="down",
         )(hidden), seen
 
 
 def activate(kind: str, x: Array) -> Array:
     """The nonlinearity named `kind`; for a gated kind, that of its gate."""
-    match kind:
-        case "gelu" | "geglu":
+    match GATES.get(kind, kind):
+        case "gelu":
             return nn.gelu(x, approximate=True)
         case "gelu_exact":
             return nn.gelu(x, approximate=False)
+        case "gelu_quick":
+            return x * nn.sigmoid(1.702 * x)
         case "relu":
             return nn.relu(x)
         case "relu2":
             return jnp.square(nn.relu(x))
-        case "silu" | "swiglu":
+        case "silu":
             return nn.silu(x)
     raise ValueError(f"{kind!r} is not an activation.")
 

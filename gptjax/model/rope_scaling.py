@@ -25,7 +25,9 @@ def frequencies(width: int, base: float, scaling: RopeScaling | None) -> Float[A
                 width * math.log(original / (2 * math.pi * count)) / (2 * math.log(base))
                 for count in (scaling.fast, scaling.slow)
             )
-            low, high = max(math.floor(low), 0), min(math.ceil(high), width - 1)
+            if scaling.truncate:
+                low, high = math.floor(low), math.ceil(high)
+            low, high = max(low, 0), min(high, width - 1)
             stretched = jnp.clip((jnp.arange(width // 2) - low) / max(high - low, 1e-3), 0, 1)
         case Llama3Scaling(factor, original):
             whole_turns = original * plain / (2 * math.pi)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +29,12 @@ from gptjax.runs.checkpoints import Run
 from gptjax.sharding.mesh import param_shardings
 
 
-def open_model(path: Path | str, step: int | None = None, mesh: Mesh | None = None) -> OpenedModel:
+def open_model(
+    path: Path | str,
+    step: int | None = None,
+    mesh: Mesh | None = None,
+    ignored: Collection[str] = (),
+) -> OpenedModel:
     """Opens a run directory, a Hugging Face directory, a GGUF file, a llama2.c file, or a model
     that a Python package ships.
 
@@ -41,6 +46,7 @@ def open_model(path: Path | str, step: int | None = None, mesh: Mesh | None = No
       step: checkpoint of a run; `None` means the newest intact one.
       mesh: devices that share the parameters, by the rules of their logical axes; `None` means all
         parameters on the default device.
+      ignored: keys of a published model that are passed over; see `formats.load_model`.
 
     Raises:
       ConfigError: there is no model at `path`, it is damaged, or it has no such checkpoint.
@@ -50,7 +56,7 @@ def open_model(path: Path | str, step: int | None = None, mesh: Mesh | None = No
     if formats.kind(path) is None:
         return _open_run(path, step, shardings)
     require(step is None, f"{path} is not a run, so it has no step {step}; omit --step.")
-    return formats.load_model(path, shardings)
+    return formats.load_model(path, shardings, ignored)
 
 
 def _shardings(mesh: Mesh, c: ModelConfig) -> Any:

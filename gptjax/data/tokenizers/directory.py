@@ -62,11 +62,15 @@ def _content(folder: Path, settings: dict[str, Any]) -> tuple[str, bytes]:
     name = next((n for n in published.KINDS if (folder / n).is_file()), None)
     if name is None:
         return "tokenizer.json", json.dumps(_slow(folder, settings)).encode()
-    require(
-        name == "tokenizer.json" or not (folder / "added_tokens.json").is_file(),
-        f"{folder} has tokens in added_tokens.json; {NEED}, where all are in one file.",
-    )
-    return name, (folder / name).read_bytes()
+    content = (folder / name).read_bytes()
+    if name == "tokenizer.model":
+        tokens = list(_added(folder, settings, {}).values())
+        controls = control_ids(tokens, _template(folder, settings), ())
+        if controls is None:
+            controls = tuple(token["id"] for token in tokens if token["special"])
+        ids = {token["content"]: token["id"] for token in tokens}
+        content = sentencepieces.extended(content, ids, controls) if ids else content
+    return name, content
 
 
 def _slow(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:

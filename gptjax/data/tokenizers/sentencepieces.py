@@ -10,7 +10,7 @@ import io
 import os
 import random
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -29,7 +29,7 @@ from gptjax.data.tokenizers.spelling import (
 
 SPACE = "\u2581"
 """How SentencePiece writes a space; this character itself, in a text, is spelled in bytes."""
-NORMAL, UNKNOWN, GIVEN, BYTE = 1, 2, 4, 6
+NORMAL, UNKNOWN, CONTROL, GIVEN, BYTE = 1, 2, 3, 4, 6
 """Types of pieces in a .model; `GIVEN` are matched before any other, as the line break is in models
 that are learned here."""
 SMALLEST = 320
@@ -271,7 +271,7 @@ class Described(NamedTuple):
     pieces: list[str]
     scores: list[float]
     types: list[int]
-    """`NORMAL`, `UNKNOWN`, 3 (control), `GIVEN`, 5 (unused) or `BYTE`."""
+    """`NORMAL`, `UNKNOWN`, `CONTROL`, `GIVEN`, 5 (unused) or `BYTE`."""
     by_pairs: bool
     """Pieces are joined by pairs (BPE), not chosen by likelihood."""
     prefix: bool
@@ -293,6 +293,32 @@ def described(content: bytes) -> Described:
         model.trainer_spec.model_type == proto.TrainerSpec.BPE,
         model.normalizer_spec.add_dummy_prefix,
     )
+
+
+def extended(content: bytes, added: Mapping[str, int], controls: Container[int]) -> bytes:
+    """Returns a .model with further pieces at its end, such as those of added_tokens.json.
+
+    Args:
+      added: ids of the pieces; those that the model has already are passed over.
+      controls: ids that no text may yield.
+
+    Raises:
+      ConfigError: the new ids do not follow those of the model.
+    """
+    from sentencepiece import sentencepiece_model_pb2 as proto
+
+    model = proto.ModelProto.FromString(content)
+    size = len(model.pieces)
+    new = {i: text for text, i in added.items() if i >= size}
+    require(
+        sorted(new) == list(range(size, size + len(new))),
+        f"the tokens of added_tokens.json have the ids {str(sorted(new))[:60]}, and those of"
+        f" tokenizer.model end at {size - 1}; both have to come from the same model.",
+    )
+    for i in sorted(new):
+        kind = CONTROL if i in controls else GIVEN
+        model.pieces.add(piece=new[i], score=0.0, type=kind)
+    return model.SerializeToString()
 
 
 def _processor(content: bytes, name: str) -> Any:

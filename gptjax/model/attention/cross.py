@@ -45,7 +45,7 @@ class CrossAttention(nn.Module):
             (c.width,),
             ("heads", "head", "embed"),
             residual_std(c),
-            c.bias,
+            c.out_bias_enabled,
         )
 
     def remember(

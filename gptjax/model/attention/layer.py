@@ -172,7 +172,7 @@ class Attention(nn.Module):
             (c.width,),
             ("heads", "head", "embed"),
             residual_std(c),
-            c.bias,
+            c.out_bias_enabled,
             name="out",
         )
         return out(mixed), cache, seen

@@ -103,7 +103,7 @@ class LatentAttention(nn.Module):
             (c.width,),
             ("heads", "head", "embed"),
             residual_std(c),
-            c.bias,
+            c.out_bias_enabled,
             name="out",
         )
         return out(mixed), cache, seen
