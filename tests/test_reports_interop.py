@@ -36,6 +36,8 @@ from gptjax.data.tokenizers.spelling import Special
 from gptjax.formats import OpenedModel, equivalence, gguf, gguf_keys
 from gptjax.formats import load_model as read_files
 from gptjax.formats import save_model as write_files
+from gptjax.formats.opened import task_of
+from gptjax.formats.sampling import sampling_of
 from gptjax.generate import GenerateConfig, fill_masks, masked
 from gptjax.generate.constraints import compiled
 from gptjax.generate.constraints.tokens import byte_automaton
