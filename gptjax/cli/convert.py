@@ -24,6 +24,7 @@ from gptjax.data import (
     GPT2,
     Bytes,
     Characters,
+    Conversations,
     DataConfig,
     Published,
     Records,
@@ -180,7 +181,9 @@ def write_run(path: Path, model: OpenedModel) -> None:
         "GPT2": GPT2(str(folder)),
     }
     tokenizer = kinds.get(model.tokenizer.kind, Published(str(folder)))
-    source = Records("") if model.task.records else Text()
+    source = Text()
+    if model.task.records:  # of which nothing is known
+        source = (Conversations if model.task.conversations else Records)("records.jsonl")
     data = DataConfig(source=source, tokenizer=tokenizer, task=model.task)
     tokenizers.save_tokenizer(folder, model.tokenizer)
     run = Run(path)

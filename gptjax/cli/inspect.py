@@ -1,10 +1,12 @@
-"""`gptjax inspect`: parameters, FLOPs and memory of a config, a run or a preset."""
+"""`gptjax inspect`: parameters, FLOPs and memory of a config, a run or a preset; or what counts in
+a file of conversations."""
 
 from __future__ import annotations
 
 import json
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from gptjax.cli.arguments import experiment_or_preset, first_path
 from gptjax.core import user_config
@@ -20,14 +22,26 @@ class InspectOptions:
 
 
 def inspect_command(args: list[str]) -> None:
-    """Prints parameters, FLOPs and memory, without allocating anything."""
+    """Prints parameters, FLOPs and memory, without allocating anything; or conversations, each
+    token marked by whether it counts."""
     path, flags = first_path(
         args,
-        "gptjax inspect CONFIG|RUN|PRESET",
-        "a config file, a run directory or a preset, for example configs/quickstart.py or"
-        " llama-3-8b",
+        "gptjax inspect CONFIG|RUN|PRESET|FILE.jsonl",
+        "a config file, a run directory, a preset or a file of conversations, for example"
+        " configs/quickstart.py, llama-3-8b or chats.jsonl",
     )
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    if path is not None and _holds_records(path):
+        from gptjax.cli.conversations import ConversationOptions, show_conversations
+
+        chosen = user_config.cli(
+            ConversationOptions,
+            flags,
+            prog="gptjax inspect FILE.jsonl",
+            description="Shows conversations as ids, and which of them count.",
+        )
+        show_conversations(path, chosen)
+        return
     options = user_config.cli(
         InspectOptions,
         flags,
@@ -40,3 +54,11 @@ def inspect_command(args: list[str]) -> None:
 
     facts = overview(experiment_or_preset(path))
     print(json.dumps(facts, indent=2) if options.json else table(facts))
+
+
+def _holds_records(path: Path) -> bool:
+    """Whether a file has conversations, by its name or, of .json, by its beginning."""
+    from gptjax.data.documents.structured import format_of
+
+    named = any(suffix in (".jsonl", ".ndjson") for suffix in path.suffixes[-2:])
+    return named or (path.is_file() and format_of(path, "utf-8") in ("jsonl", "json"))

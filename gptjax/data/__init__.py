@@ -1,12 +1,13 @@
 """Text becomes a store of tokens, a step number becomes a batch. Computes with numpy alone."""
 
 from gptjax.data.batches import batch, plan
-from gptjax.data.documents.sources import Document, Mixture, Records, Text, Tfds
+from gptjax.data.documents.sources import Conversations, Document, Mixture, Records, Text, Tfds
 from gptjax.data.layouts import Batch, Side
 from gptjax.data.prepare import DataConfig, Prepared, prepare
 from gptjax.data.rows import Plan
 from gptjax.data.tasks import (
     UL2,
+    Chat,
     Classification,
     LanguageModel,
     MaskedLanguageModel,
@@ -32,7 +33,9 @@ __all__ = [
     "Batch",
     "Bytes",
     "Characters",
+    "Chat",
     "Classification",
+    "Conversations",
     "DataConfig",
     "Document",
     "Given",

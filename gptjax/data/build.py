@@ -51,7 +51,7 @@ def build_stores(
     begun = time.monotonic()
     texts = _texts(config.source, config.task, split)
     held_out = _texts(config.source, config.task, split, part="validation")
-    tokenizer = given or tokenizers.train_tokenizer(config.tokenizer, texts, held_out)
+    tokenizer = given or config.task.equip(tokenizers.train_tokenizer(config.tokenizer, texts, held_out))
     folder.mkdir(parents=True, exist_ok=True)
     tokenizers.save_tokenizer(folder / "tokenizer", tokenizer)
     builders = {
@@ -136,10 +136,9 @@ class StoreBuilder:
     def tokenise(self) -> None:
         """Writes the documents that are waiting."""
         for document in self.documents:
-            content = document.text.encode()
-            self.num_bytes += len(content)
+            self.num_bytes += self.task.num_bytes(document)
             if self.compressors:
-                self.compressors.add(content)
+                self.compressors.add(document.text.encode())
         try:
             for ids in self.task.examples(self.documents, self.tokenizer):
                 self.writer.add(ids)
@@ -156,7 +155,7 @@ class StoreBuilder:
         """The first document that can't be tokenised alone."""
         for document in self.documents:
             try:
-                self.tokenizer.encode_all([document.source or document.text, document.text])
+                list(self.task.examples([document], self.tokenizer))
             except Exception:
                 return document.name
         return f"one of {self.documents[0].name} to {self.documents[-1].name}"

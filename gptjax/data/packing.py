@@ -16,9 +16,11 @@ class Packing(NamedTuple):
     """int64: place in `order` of each row's first example, then the number of examples."""
     cut: int
     """Number of examples that are longer than a row, and lose their end."""
+    left_out: int = 0
+    """Number of examples that are longer than a row, and are in none."""
 
 
-def pack(sizes: np.ndarray, order: np.ndarray, room: int) -> Packing:
+def pack(sizes: np.ndarray, order: np.ndarray, room: int, *, cut: bool = True) -> Packing:
     """Fills row after row with examples in their order; one that no longer fits begins the next
     row.
 
@@ -26,7 +28,12 @@ def pack(sizes: np.ndarray, order: np.ndarray, room: int) -> Packing:
       sizes: [n k]: positions that each example takes of each of k kinds of rows (that of the
         decoder, that of the encoder).
       room: positions of a row of each kind.
+      cut: longer examples have a row each, which holds their beginning; otherwise they are left
+        out.
     """
+    long = (sizes > room).any(axis=1)
+    if not cut:
+        order = order[~long[order]]
     firsts, used = [0], [0] * sizes.shape[1]
     for number, size in enumerate(np.minimum(sizes[order], room).tolist()):
         used = [a + b for a, b in zip(used, size, strict=True)]
@@ -36,5 +43,6 @@ def pack(sizes: np.ndarray, order: np.ndarray, room: int) -> Packing:
     return Packing(
         order=order,
         firsts=np.asarray([*firsts, len(order)], np.int64),
-        cut=int((sizes > room).any(axis=1).sum()),
+        cut=int(long.sum()) if cut else 0,
+        left_out=0 if cut else int(long.sum()),
     )

@@ -20,7 +20,15 @@ from gptjax.core.config import require, stable_dict
 from gptjax.data import store
 from gptjax.data.build import build_stores
 from gptjax.data.documents import sources
-from gptjax.data.documents.sources import Records, Source, Survey, Text
+from gptjax.data.documents.sources import (
+    Conversations,
+    Mixture,
+    Records,
+    Source,
+    Survey,
+    Text,
+    Tfds,
+)
 from gptjax.data.split import Census, Split
 from gptjax.data.tasks import LanguageModel, Task, TaskConfig
 from gptjax.data.tokenizers import tokenizer as tokenizers
@@ -55,16 +63,16 @@ class DataConfig:
             f"data.validation is {self.validation}, the share of text held out; it needs a number"
             " in [0, 1), for example --data.validation 0.1.",
         )
-        pairs = isinstance(self.source, Records)
-        needs = (
-            "it needs records of two texts (Records)"
-            if self.task.records
-            else "another task needs a source of whole texts (Text)"
-        )
+        task, pairs = self.task, isinstance(self.source, Records | Conversations)
+        kinds, needs = (Text, Tfds, Mixture), "another task needs a source of whole texts (Text)"
+        if task.conversations:
+            kinds, needs = Conversations, "it needs conversations (Conversations)"
+        elif task.records:
+            kinds, needs = Records, "it needs records of two texts (Records)"
         require(
-            self.task.records == pairs,
-            f"data.task is {type(self.task).__name__} and data.source"
-            f" {type(self.source).__name__}; {needs}.",
+            isinstance(self.source, kinds),
+            f"data.task is {type(task).__name__} and data.source {type(self.source).__name__};"
+            f" {needs}.",
         )
         require(
             not pairs or self.split != "tail",
@@ -120,6 +128,7 @@ def prepare(
         config.source, labels=config.task.classes == 0, visit=census and census.add
     )
     config = replace(config, task=config.task.resolve(survey.labels))
+    given = given and config.task.equip(given)
     if bad := survey.passed_over:
         say(
             f"passed over {len(bad)} bad record{'s' * (len(bad) > 1)}, which"

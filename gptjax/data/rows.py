@@ -132,7 +132,7 @@ def packed_rows(
     """
     if plan.packing is None:
         raise ValueError("the plan cuts rows; it does not pack examples.")
-    order, firsts, _ = plan.packing
+    order, firsts, *_ = plan.packing
     pieces = []
     for row in at.row:
         examples = order[slice(*firsts[row : row + 2])] if row < plan.rows_per_epoch else ()

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gptjax.core.config import require
+from gptjax.data.tokenizers import tokenizer as tokenizers
+from gptjax.data.tokenizers.tokenizer import Published, Tokenizer
 from gptjax.formats.opened import About, OpenedModel, task_of
 from gptjax.formats.packaged import located
 from gptjax.model import ModelConfig
 
-__all__ = ["About", "OpenedModel", "kind", "load_model", "located", "save_model"]
+__all__ = ["About", "OpenedModel", "kind", "load_model", "located", "read_model_tokenizer", "save_model"]
 
 Kind = Literal["huggingface", "gguf", "llama2c"]
 SUFFIXES: dict[str, Kind] = {".gguf": "gguf", ".bin": "llama2c"}
@@ -77,6 +79,25 @@ def load_model(
 
         model = load_llama2c(path, shardings)
     return model._replace(task=task_of(model.config, model.about))
+
+
+def read_model_tokenizer(path: Path | str) -> Tokenizer:
+    """Reads a model's tokenizer without its weights.
+
+    Raises:
+      ConfigError: there is no such model, or it has no tokenizer.
+    """
+    path, tokenizer = Path(path), None
+    if kind(path) == "huggingface":
+        return tokenizers.train_tokenizer(Published(str(path)), ())
+    require(path.is_file(), f"{path} does not exist; give a model with a tokenizer.")
+    if kind(path) == "gguf":
+        from gptjax.formats import gguf_tokenizer
+        from gptjax.formats.gguf_file import open_file
+
+        tokenizer = gguf_tokenizer.tokenizer_of(open_file(path))
+    require(tokenizer is not None, f"{path} has no tokenizer; give another model.")
+    return tokenizer
 
 
 def save_model(path: Path | str, model: OpenedModel, dtype: str = "float32") -> None:

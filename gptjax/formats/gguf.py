@@ -136,8 +136,8 @@ def save_gguf(path: Path | str, model: OpenedModel, dtype: str = "float32") -> N
     fields |= gguf_models.metadata(arch, config)
     if tokenizer is not None:
         fields |= gguf_tokenizer.metadata_of(tokenizer, config.vocabulary)
-        if tokenizer.special is not None and tokenizer.special.template:
-            fields["tokenizer.chat_template"] = tokenizer.special.template
+        if tokenizer.template:
+            fields["tokenizer.chat_template"] = tokenizer.template
     if about.pad is not None:
         fields["tokenizer.ggml.padding_token_id"] = about.pad
     write_gguf(

@@ -33,7 +33,6 @@ def files(tokenizer: Tokenizer, context: int) -> dict[str, bytes]:
             "bos_token": names.get(special.bos),
             "eos_token": names.get(special.eos),
             "add_bos_token": special.begins,
-            "chat_template": special.template,
         }
     elif (end := json_form.end_name(tokenizer)) is not None:
         settings |= {"bos_token": end, "eos_token": end, "add_bos_token": True}
@@ -46,11 +45,12 @@ def files(tokenizer: Tokenizer, context: int) -> dict[str, bytes]:
         model = sentencepieces.described(made["tokenizer.model"])
         unknown = model.pieces[model.types.index(sentencepieces.UNKNOWN)]
         settings |= {"tokenizer_class": "LlamaTokenizer", "unk_token": unknown}
+    settings["chat_template"] = tokenizer.template
     given = {key: value for key, value in settings.items() if value is not None}
     text = json.dumps(given, indent=2, ensure_ascii=False) + "\n"
     made["tokenizer_config.json"] = text.encode()
-    if special is not None and special.template is not None:
-        made["chat_template.jinja"] = special.template.encode()
+    if tokenizer.template is not None:
+        made["chat_template.jinja"] = tokenizer.template.encode()
     return made
 
 

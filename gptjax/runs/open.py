@@ -146,6 +146,22 @@ def read_tokenizer(run: Path) -> Tokenizer:
     return tokenizer
 
 
+def open_tokenizer(path: Path | str) -> Tokenizer:
+    """Loads the tokenizer of a model, whatever format it is stored in, without its weights.
+
+    Raises:
+      ConfigError: there is no model at `path`, or it has no tokenizer.
+    """
+    path = formats.located(path)
+    if formats.kind(path) is not None:
+        return formats.read_model_tokenizer(path)
+    require(
+        path.is_dir(),
+        f"{path} is not a model; give a run directory, a Hugging Face directory or a .gguf file.",
+    )
+    return read_tokenizer(path)
+
+
 NOTES = "about.json"
 """File in a run that was converted from another format: the rest of what that format said."""
 

@@ -111,7 +111,8 @@ class Evaluator:
         if text is None:
             return
         self._log.sample(done, prompt, text)
-        answered = " → " if self._experiment.data.task.answers else ""
+        task = self._experiment.data.task
+        answered = " → " if task.answers or task.conversations else ""
         lines = (prompt + answered + text).splitlines()
         self._log.say("\n".join(f"  │ {line}" for line in lines))
 
@@ -121,7 +122,7 @@ class Evaluator:
             self._experiment.model,
             params,
             self._data.tokenizer,
-            [prompt],
+            [self._experiment.data.task.asked(prompt, self._data.tokenizer)],
             self._experiment.evaluation.sample,
             task=self._experiment.data.task,
         )
@@ -138,7 +139,7 @@ def prompt_of(experiment: Experiment, data: Prepared) -> str | None:
       ConfigError: the tokenizer cannot encode the prompt.
     """
     prompt, task, tokenizer = experiment.evaluation.prompt, experiment.data.task, data.tokenizer
-    if not task.writes or (task.answers and not prompt):
+    if not task.writes or ((task.answers or task.conversations) and not prompt):
         return None
     if not prompt and tokenizer.end_of_document is None:
         return "\n" if _encodable(tokenizer, "\n") else tokenizer.decode(data.train.ids[:1])

@@ -79,6 +79,7 @@ def banner(
             for name, why in attention_kernels(experiment, built.mesh)
         ),
         ("data", _data(experiment, data)),
+        *((("learned", learned),) if (learned := data.task.describe(data.train)) else ()),
         ("step", _step(experiment, built)),
         ("start", spent),
         *(("note", note) for note in notes),

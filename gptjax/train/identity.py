@@ -38,7 +38,7 @@ def resolve(experiment: Experiment, data: Prepared) -> Experiment:
     Raises:
       ConfigError: the model's vocabulary is smaller than the tokenizer's.
     """
-    task = data.task if experiment.data.task.classes == 0 else experiment.data.task
+    task = data.task
     size = task.vocabulary(data.tokenizer)
     vocab_size = experiment.model.vocab_size or size
     require(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,7 +95,7 @@ def train(
         _commit(path, plan)
         clock.resumed(resumed or 0)
         injected = (f"GPTJAX_FAULT: {fault.kind} at step {fault.step}" for fault in planned)
-        said = (*notes, *plan.notes, *rolled_back, *_cut(plan.experiment, built), *injected)
+        said = (*notes, *plan.notes, *rolled_back, *_long(plan.experiment, built), *injected)
         with (
             Log(path, resume_step=resumed) if processes.first() else Silent() as log,
             interruptible() as asked,
@@ -164,16 +164,13 @@ def _roll_back(run: Run, step: int) -> str:
     return f"rolled back to step {step}; set aside: {aside}"
 
 
-def _cut(experiment: Experiment, built: program.Program) -> tuple[str, ...]:
+def _long(experiment: Experiment, built: program.Program) -> Iterator[str]:
     """Warns of examples that are longer than a row."""
-    if not built.cut:
-        return ()
-    return (
-        (
-            f"{built.cut:,} training examples are longer than a row of {experiment.model.context}"
-            " tokens and are cut (--model.context)"
-        ),
-    )
+    longer = f"longer than a row of {experiment.model.context} tokens and are"
+    if built.cut:
+        yield f"{built.cut:,} training examples are {longer} cut (--model.context)"
+    if built.left_out:
+        yield f"{built.left_out:,} training examples are {longer} left out (--model.context)"
 
 
 def _commit(path: Path, plan: Plan) -> None:

@@ -49,7 +49,9 @@ class Program(NamedTuple):
     temporary_bytes: int
     """Memory that one step needs besides state and frozen weights."""
     cut: int = 0
-    """Number of training examples that are longer than a row."""
+    """Number of training examples that are longer than a row, and lose their end."""
+    left_out: int = 0
+    """Number of training examples that are longer than a row, and are in none."""
 
 
 def build(
@@ -107,6 +109,7 @@ def build(
         batch=faults.in_batches(planned, read),
         temporary_bytes=memory.temp_size_in_bytes if memory else 0,
         cut=plan.packing.cut if plan.packing else 0,
+        left_out=plan.packing.left_out if plan.packing else 0,
     )
 
 

@@ -1,7 +1,8 @@
-"""The text sources of a config: files, a data set, a mixture of these, or records of two texts.
+"""The text sources of a config: files, a data set, a mixture of these, records of two texts, or
+conversations.
 
-Read `Mixture` (`Text`, `Records` and `Tfds` have files of their own), then `read_documents`, which
-yields their documents one at a time; then `survey`.
+Read `Mixture` (the others have files of their own), then `read_documents`, which yields their
+documents one at a time; then `survey`.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from gptjax.core.config import require
+from gptjax.data.documents.conversations import Conversations, read_conversations
 from gptjax.data.documents.document import Document
 from gptjax.data.documents.records import Records, read_records
 from gptjax.data.documents.text import Text, read_text_files
 from gptjax.data.documents.tfds import Tfds, prepare_tfds, read_tfds
 
 __all__ = [
+    "Conversations",
     "Document",
     "Mixture",
     "Records",
@@ -61,7 +64,7 @@ class Mixture:
         )
 
 
-Source = Text | Records | Tfds | Mixture
+Source = Text | Records | Conversations | Tfds | Mixture
 Listener = Callable[[str], Any]
 
 
@@ -82,6 +85,8 @@ def read_documents(
         return _read_mixture(source, pass_over, leave_out)
     if isinstance(source, Records):
         return read_records(source, pass_over)
+    if isinstance(source, Conversations):
+        return read_conversations(source, pass_over)
     if isinstance(source, Text):
         return read_text_files(source, pass_over, leave_out)
     return read_tfds(source)

@@ -1,6 +1,7 @@
 """Rows of structured files: JSON lines, a JSON array, CSV, other tables, Parquet.
 
-Read `format_of`, then `read_rows`, which yields the wanted fields of each row whatever the format.
+Read `format_of`, then `read_rows`, which yields the wanted fields of each row whatever the format,
+and `read_objects`, which yields whole objects of JSON.
 """
 
 from __future__ import annotations
@@ -83,6 +84,21 @@ def read_rows(
             yield from _table(path, stream, fields, names=kind == "csv")
 
 
+def read_objects(
+    path: Path, kind: Format, encoding: str
+) -> Iterator[tuple[int, dict[str, Any], str]]:
+    """Yields number, object and defect of each record of JSON lines or of a JSON array; the object
+    is empty if something is wrong with it.
+
+    Raises:
+      ConfigError: the file can't be read; on the way, not at the call.
+    """
+    with opened(path, encoding) as stream:
+        lines = lines_of(stream) if kind == "jsonl" else enumerate(_items(stream, path), 1)
+        for number, source in lines:
+            yield number, *_object(source)
+
+
 # --- JSON
 
 
@@ -139,19 +155,9 @@ def _items(stream: BinaryIO, path: Path) -> Iterator[bytes]:
 def _from_json(source: bytes, fields: Sequence[str], numbers: bool) -> tuple[tuple[str, ...], str]:
     """The texts of an object's fields, and what is wrong with it."""
     nothing = ("",) * len(fields)
-    if len(source) > LINE:
-        return nothing, f"is longer than {LINE >> 20} MiB"
-    try:
-        value = json.loads(source.decode("utf-8"), object_pairs_hook=_once)
-    except UnicodeDecodeError as error:
-        byte = f"byte 0x{source[error.start]:02x} at offset {error.start} of the line"
-        return nothing, f"is not UTF-8 ({byte})"
-    except RecursionError:
-        return nothing, "is nested too deeply"
-    except ValueError as error:
-        return nothing, f"is not JSON ({error})"
-    if not isinstance(value, dict):
-        return nothing, f"is not a JSON object but a {type(value).__name__}"
+    value, defect = _object(source)
+    if defect:
+        return nothing, defect
     texts = []
     for field in fields:
         text, defect = _text_at(value, field, numbers)
@@ -159,6 +165,24 @@ def _from_json(source: bytes, fields: Sequence[str], numbers: bool) -> tuple[tup
             return nothing, defect
         texts.append(text)
     return tuple(texts), ""
+
+
+def _object(source: bytes) -> tuple[dict[str, Any], str]:
+    """A JSON object, and what is wrong with its source."""
+    if len(source) > LINE:
+        return {}, f"is longer than {LINE >> 20} MiB"
+    try:
+        value = json.loads(source.decode("utf-8"), object_pairs_hook=_once)
+    except UnicodeDecodeError as error:
+        byte = f"byte 0x{source[error.start]:02x} at offset {error.start} of the line"
+        return {}, f"is not UTF-8 ({byte})"
+    except RecursionError:
+        return {}, "is nested too deeply"
+    except ValueError as error:
+        return {}, f"is not JSON ({error})"
+    if not isinstance(value, dict):
+        return {}, f"is not a JSON object but a {type(value).__name__}"
+    return value, ""
 
 
 def _text_at(value: dict, field: str, numbers: bool) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gptjax.data.tasks.chat import Chat
 from gptjax.data.tasks.classification import Classification
 from gptjax.data.tasks.language_model import LanguageModel
 from gptjax.data.tasks.masked import MaskedLanguageModel
@@ -11,6 +12,7 @@ from gptjax.data.tasks.task import RecordTask, Shape, Task
 
 __all__ = [
     "UL2",
+    "Chat",
     "Classification",
     "LanguageModel",
     "MaskedLanguageModel",
@@ -32,6 +34,7 @@ TaskConfig = (
     | UL2
     | SequenceToSequence
     | Classification
+    | Chat
     | Task
 )
 """A task of gptjax, or one defined elsewhere."""

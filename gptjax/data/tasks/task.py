@@ -38,6 +38,8 @@ class Task(Open):
     """Model shapes that the task fits, the usual one first."""
     records: ClassVar[bool] = False
     """Its documents are records of two texts (`Records`), not whole texts."""
+    conversations: ClassVar[bool] = False
+    """Its documents are records of conversations (`Conversations`)."""
     answers: ClassVar[bool] = False
     """A prompt is answered by another text, not continued. A decoder alone reads the prompt as the
     prefix of the row."""
@@ -73,11 +75,23 @@ class Task(Open):
         """
         return self
 
+    def equip(self, tokenizer: Tokenizer) -> Tokenizer:
+        """Returns the tokenizer with what the task adds to it, which the run keeps.
+
+        Raises:
+          ConfigError: the task cannot be done with this tokenizer.
+        """
+        return tokenizer
+
     # --- documents to examples
 
     def texts(self, document: Document) -> tuple[str, ...]:
         """Returns the texts of a document that are tokenised."""
         return (document.text,) if document.source is None else (document.source, document.text)
+
+    def num_bytes(self, document: Document) -> int:
+        """Returns the bytes of UTF-8 of what is learned from a document."""
+        return len(document.text.encode())
 
     def examples(self, documents: Sequence[Document], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
         """Yields each document as the ids of one example; every id but the first may be a target.
@@ -124,7 +138,15 @@ class Task(Open):
         """
         return rows
 
+    def describe(self, store: Store) -> str | None:
+        """Says what of a store is learned, where that is not all of it."""
+        return None
+
     # --- inference
+
+    def asked(self, text: str, tokenizer: Tokenizer) -> str | list[int]:
+        """Returns the prompt of a sample as `generate.complete` takes it."""
+        return text
 
     def prompt(
         self, ids: Sequence[int], tokenizer: Tokenizer, with_encoder: bool
@@ -136,9 +158,11 @@ class Task(Open):
 
 
 class RecordTask(Task):
-    """Base of tasks over records of two texts: whole ones are packed into rows."""
+    """Base of tasks over records: whole ones are packed into rows."""
 
     records: ClassVar[bool] = True
+    cuts: ClassVar[bool] = True
+    """A record that is longer than a row loses its end; otherwise it is left out."""
 
     def plan(self, store: Store, plan: Plan) -> Plan:
         """Packs the records into rows, in an order of the seed."""
@@ -146,7 +170,7 @@ class RecordTask(Task):
         if plan.seed is not None:
             order = permute(order, len(order), (plan.seed, -1))
         sizes = self.sizes(store, plan.with_encoder)
-        return plan._replace(packing=packing.pack(sizes, order, plan.width))
+        return plan._replace(packing=packing.pack(sizes, order, plan.width, cut=self.cuts))
 
     def sizes(self, store: Store, with_encoder: bool) -> np.ndarray:
         """Returns the positions that each example takes of a row [n 1], or of a row of the decoder

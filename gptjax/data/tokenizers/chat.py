@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from gptjax.core.config import ConfigError, nearest, require
 from gptjax.data.tokenizers.chat_forms import FORMS
+from gptjax.data.tokenizers.chat_spelling import spell_pieces
 from gptjax.data.tokenizers.sandbox import Conversation
 from gptjax.data.tokenizers.spelling import Control
 from gptjax.data.tokenizers.tokenizer import Tokenizer
@@ -58,6 +59,9 @@ class Part(NamedTuple):
     ids: list[int]
     answer: int | None
     """Number of the assistant's message; `None` means that the model did not write this."""
+    prompted: bool = True
+    """What comes before an answer is the prompt for it. Some templates write earlier answers in
+    another way, for example without their thoughts."""
 
 
 class Ends(NamedTuple):
@@ -74,15 +78,25 @@ def choose_template(name: str | None, tokenizer: Tokenizer) -> ChatTemplate:
     """Returns the template of that name or in that `.jinja` file.
 
     Args:
-      name: `None` means the model's own, called `own`, or `plain` where it has none.
+      name: `None` means the model's own, called `own`, or `plain` where it has none. The source of
+        a template, in Jinja, is taken as it is.
 
     Raises:
       ConfigError: there is no such template.
     """
-    own = tokenizer.special and tokenizer.special.template
-    if name is None and own:
-        return ChatTemplate("own", own)
-    name = name or "plain"
+    if name is None and tokenizer.template:
+        return ChatTemplate("own", tokenizer.template)
+    return named_template(name or "plain")
+
+
+def named_template(name: str) -> ChatTemplate:
+    """Returns the template of that name, in that `.jinja` file, or with that source in Jinja.
+
+    Raises:
+      ConfigError: there is no such template.
+    """
+    if "{{" in name or "{%" in name:
+        return ChatTemplate("own", name)
     if name.endswith((".jinja", ".jinja2")):
         return ChatTemplate(name, _read(Path(name)))
     require(
@@ -91,6 +105,21 @@ def choose_template(name: str | None, tokenizer: Tokenizer) -> ChatTemplate:
         f" (--template).{nearest(name, FORMS)}",
     )
     return ChatTemplate(name, *FORMS[name])
+
+
+def usable_forms(tokenizer: Tokenizer) -> list[str]:
+    """Returns the names of templates whose control tokens the tokenizer has."""
+    return [name for name, (_, needs) in FORMS.items() if tokenizer.controls.keys() >= {*needs}]
+
+
+def require_controls(template: ChatTemplate, tokenizer: Tokenizer) -> None:
+    """Refuses a template that needs control tokens which the tokenizer lacks."""
+    missing = [name for name in template.needs if name not in tokenizer.controls]
+    require(
+        not missing,
+        f"the template {template.name} needs the control token {missing and missing[0]}, which this"
+        f" tokenizer lacks; it can write {', '.join(usable_forms(tokenizer))} (--template).",
+    )
 
 
 def _read(path: Path) -> str:
@@ -147,17 +176,16 @@ def parts(
     text = conversation.text(len(messages), reply)
     conversation.require_exact(text, reply)
     _require_whole(messages, conversation, text)
-    cuts, owners = [0], [None]
-    for n, start, end in _answers(messages, conversation, text, _pattern(tokens)):
+    cuts, made = [0], [Part([], None)]
+    for n, prompted, start, end in _answers(messages, conversation, text, _pattern(tokens)):
         cuts += [start, end]
-        owners += [n, None]
+        made += [Part([], n, prompted), Part([], None)]
     pieces = [
         (place, tokens[piece] if piece in tokens else conversation.stand_ins.shown(piece))
         for place, (start, end) in enumerate(pairwise([*cuts, len(text)]))
         for piece in _pattern(tokens).split(text[start:end])
     ]
-    made = [Part([], owner) for owner in owners]
-    for place, ids in _encoded(pieces, tokenizer):
+    for place, ids in spell_pieces(pieces, tokenizer):
         made[place].ids.extend(ids)
     return [part for part in made if part.ids]
 
@@ -171,12 +199,7 @@ def _require_usable(
         f"{wrong and wrong[0]!r} is not the role of a message; there are {', '.join(ROLES)}.",
     )
     require(bool(messages), "the conversation has no messages; give at least one of the user.")
-    missing = [name for name in template.needs if name not in tokenizer.controls]
-    require(
-        not missing,
-        f"the template {template.name} needs the control token {missing and missing[0]}, which this"
-        f" tokenizer lacks; choose one with --template: {', '.join(FORMS)}.",
-    )
+    require_controls(template, tokenizer)
 
 
 def _control_tokens(tokenizer: Tokenizer) -> dict[str, Control]:
@@ -229,8 +252,9 @@ def _require_whole(messages: Sequence[Message], conversation: Conversation, text
 
 def _answers(
     messages: Sequence[Message], conversation: Conversation, text: str, controls: re.Pattern
-) -> Iterator[tuple[int, int, int]]:
-    """Yields of each answer the number of its message and where it begins and ends in `text`.
+) -> Iterator[tuple[int, bool, int, int]]:
+    """Yields of each answer the number of its message, whether it begins where a prompt for it
+    ends, and where it begins and ends in `text`.
 
     It begins where a prompt for it would end. Templates that write a prompt in another way than
     an answer's beginning, for example with an empty thought, have no such place: it begins where
@@ -251,7 +275,7 @@ def _answers(
         following = min((s for s, _ in spans.values() if s >= last), default=len(text))
         control = controls.search(text, last, following if closed is None else closed)
         before = control.end() if control else closed or last
-        yield n, start, before
+        yield n, prompt is not None, start, before
 
 
 def _written(conversation: Conversation, text: str, count: int, reply: bool) -> int | None:
@@ -280,60 +304,20 @@ def _pattern(tokens: Mapping[str, Control]) -> re.Pattern:
     return re.compile("(" + ("|".join(map(re.escape, names)) or "(?!)") + ")")
 
 
-def _encoded(
-    pieces: Sequence[tuple[int, str | Control]], tokenizer: Tokenizer
-) -> Iterator[tuple[int, list[int]]]:
-    """Yields the ids of each piece, with its place.
-
-    Texts between two control tokens are one text, which loses the white space at an edge where the
-    control token swallows it.
-    """
-    run: list[tuple[int, str]] = []
-    before: Control | None = None
-    for place, piece in (*pieces, (0, None)):
-        if isinstance(piece, str):
-            run.append((place, piece))
-            continue
-        texts = [text for _, text in run]
-        if before is not None and before.rstrip:
-            texts = _stripped(texts)
-        if piece is not None and piece.lstrip:
-            texts = [t[::-1] for t in _stripped([t[::-1] for t in texts[::-1]])][::-1]
-        spelled = _spelled(texts, tokenizer, first=before is None)
-        yield from zip((where for where, _ in run), spelled, strict=True)
-        if piece is not None:
-            yield place, [piece.id]
-        run, before = [], piece
-
-
-def _stripped(texts: list[str]) -> list[str]:
-    """The texts without the white space that the first of them, joined, would begin with."""
-    stripped = list(texts)
-    for n, text in enumerate(texts):
-        stripped[n] = text.lstrip()
-        if stripped[n]:
-            break
-    return stripped
-
-
-def _spelled(texts: list[str], tokenizer: Tokenizer, first: bool) -> list[list[int]]:
-    """The ids of texts that are one text, such that those of each beginning are a prefix of all.
+def written_text(
+    template: ChatTemplate,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """Returns a conversation as text, without ids that have no name: what a tokenizer for it has to
+    spell.
 
     Args:
-      first: no control token stands before the text.
+      messages: fields as a template sees them: `role`, `content` and others.
     """
-    spell = tokenizer.encode if first else tokenizer.encode_after
-    ids: list[list[int]] = []
-    read, known = "", []
-    for text in texts:
-        whole = spell(read + text).tolist() if text else known
-        if whole[: len(known)] != known:  # a token would reach across: what follows begins anew
-            spell, read, known = tokenizer.encode_after, "", []
-            spaced = tokenizer.token_bytes(spell("a")).startswith(b" ")
-            whole = spell(text.removeprefix(" ") if spaced else text).tolist()
-        ids.append(whole[len(known) :])
-        read, known = read + text, whole
-    return ids
+    variables = {"tools": list(tools) or None, "documents": None}
+    conversation = Conversation(template.source, messages, variables)
+    return conversation.stand_ins.shown(conversation.text(len(messages), reply=False))
 
 
 # --- the end of an answer, and of the context

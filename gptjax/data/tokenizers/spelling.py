@@ -18,6 +18,8 @@ from gptjax.core.config import ConfigError
 Ids = np.ndarray
 """int32 [n]"""
 CONFIG_FILE = "tokenizer_config.json"
+TEMPLATE_FILE = "chat_template.jinja"
+"""A chat template that a tokenizer was given here; it takes the place of the model's own."""
 UNKNOWN_BYTES = "\ufffd".encode()
 """What the piece for unknown text spells."""
 
@@ -81,6 +83,13 @@ class Tokenizer:
         if self.special is None:
             return self.end_of_document
         return self.special.bos if self.special.begins else None
+
+    @property
+    def template(self) -> str | None:
+        """Source of the model's own chat template, in Jinja."""
+        if TEMPLATE_FILE in self.payload:
+            return self.payload[TEMPLATE_FILE].decode()
+        return self.special.template if self.special else None
 
     @property
     def ends(self) -> tuple[int, ...]:

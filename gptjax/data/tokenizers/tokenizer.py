@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from gptjax.data.tokenizers.sentencepieces import SentencePiece
 from gptjax.data.tokenizers.spelling import (
     CONFIG_FILE,
     PROBE,
+    TEMPLATE_FILE,
     UNKNOWN_BYTES,
     Ids,
     Special,
@@ -117,6 +118,13 @@ def published(name: str, content: bytes, special: Special) -> Tokenizer:
     return _from_payload(*published_files.payload(name, content, special))
 
 
+def with_template(tokenizer: Tokenizer, source: str) -> Tokenizer:
+    """Returns the tokenizer with a chat template, in Jinja, as its own; `save_tokenizer` keeps it."""
+    if tokenizer.template == source:
+        return tokenizer
+    return replace(tokenizer, payload={**tokenizer.payload, TEMPLATE_FILE: source.encode()})
+
+
 def save_tokenizer(folder: Path | str, tokenizer: Tokenizer) -> None:
     """Writes `tokenizer.files()` into `folder`, the file with the hashes of the others last."""
     Path(folder).mkdir(parents=True, exist_ok=True)
@@ -141,8 +149,9 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
 
     try:
         described = json.loads(read(CONFIG_FILE))
-        payload = {name: read(name) for name in PAYLOAD[described["kind"]]}
         hashes = dict(described["sha256"])
+        names = (*PAYLOAD[described["kind"]], *({TEMPLATE_FILE} & hashes.keys()))
+        payload = {name: read(name) for name in names}
     except (ValueError, RecursionError, KeyError, TypeError):
         raise ConfigError(
             f"{Path(folder, CONFIG_FILE)} does not describe a tokenizer; {restore}."
@@ -187,7 +196,10 @@ def _from_payload(
       name: what error messages call the tokenizer.
     """
     make = {"Bytes": _bytes, "Characters": _characters, "SentencePiece": sentencepieces.from_model}
-    return make.get(kind, published_files.from_files)(payload, name)
+    own = {file: content for file, content in payload.items() if file != TEMPLATE_FILE}
+    tokenizer = make.get(kind, published_files.from_files)(own, name)
+    template = payload.get(TEMPLATE_FILE)
+    return tokenizer if template is None else with_template(tokenizer, template.decode())
 
 
 # --- bytes and characters
