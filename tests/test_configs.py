@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from gptjax import data
 from gptjax.core import user_config
+from gptjax.data.documents.sources import Source
 from gptjax.observe.log import read_metrics
 from gptjax.plan import target as targets
 from gptjax.sharding.mesh import MeshConfig
@@ -21,9 +23,14 @@ LARGE = sorted((Path(__file__).parents[1] / "configs" / "large").glob("*.py"))
 """For machines that are not here."""
 
 
-def written(source: data.Text | data.Records, folder: Path) -> data.Text | data.Records:
+def written(source: Source, folder: Path) -> Source:
     """A source of the same kind that has a few texts of one kind, or records of them."""
     lines = [f"def f{i}(x): return x + {i * i}" for i in range(300)]
+    if isinstance(source, data.Conversations):
+        path = folder / "chats.jsonl"
+        pairs = [{"prompt": f"x = {i}", "completion": str(i % 7)} for i in range(300)]
+        path.write_text("\n".join(map(json.dumps, pairs)), encoding="utf-8")
+        return dataclasses.replace(source, path=str(path))
     if isinstance(source, data.Text):
         path = folder / "text.txt"
         path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
@@ -53,6 +60,9 @@ def shrink(experiment: Experiment, folder: Path) -> Experiment:
         tokenizer = data.Bytes()
     if isinstance(tokenizer, data.Given):
         tokenizer = data.Bytes()
+    task = experiment.data.task
+    if isinstance(task, data.Chat):
+        task = data.Chat("zephyr")  # which a tokenizer of bytes can write
     sample = dataclasses.replace(experiment.evaluation.sample, new_tokens=4)
     return dataclasses.replace(
         experiment,
@@ -72,6 +82,7 @@ def shrink(experiment: Experiment, folder: Path) -> Experiment:
             experiment.data,
             source=written(experiment.data.source, folder),
             tokenizer=tokenizer,
+            task=task,
             validation=0.3,
             split="tail" if isinstance(experiment.data.source, data.Text) else "documents",
             cache=str(folder / "cache"),

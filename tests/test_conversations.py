@@ -31,7 +31,12 @@ from gptjax.data import (
     batches,
     prepare,
 )
-from gptjax.data.documents.conversations import Record, load_record, parse_record, read_conversations
+from gptjax.data.documents.conversations import (
+    Record,
+    load_record,
+    parse_record,
+    read_conversations,
+)
 from gptjax.data.layouts import filled
 from gptjax.data.tasks.chat import Writer, render_record
 from gptjax.data.tokenizers import chat
@@ -131,10 +136,14 @@ def test_only_what_follows_the_prompt_counts_and_a_weight_of_zero_does_not(learn
     writer = writer_of("Bytes:zephyr", learned)
     whole = talk("a", "b")
     given = whole._replace(given=2)
-    assert spans(render_record(given, writer).counts) == spans(render_record(whole, writer).counts)[1:]
+    assert (
+        spans(render_record(given, writer).counts) == spans(render_record(whole, writer).counts)[1:]
+    )
     messages = ({**m, "weight": int(m["content"] == "a")} for m in whole.messages)
     muted = whole._replace(messages=tuple(messages))
-    assert spans(render_record(muted, writer).counts) == spans(render_record(whole, writer).counts)[:1]
+    assert (
+        spans(render_record(muted, writer).counts) == spans(render_record(whole, writer).counts)[:1]
+    )
     tool = {"role": "tool", "content": "3"}
     called = whole._replace(messages=(*whole.messages[:1], tool, *whole.messages[1:]))
     assert render_record(called, writer).counts.sum() == render_record(whole, writer).counts.sum()

@@ -1,8 +1,8 @@
 """`gptjax inspect FILE`: conversations as the model will read them, each token marked by whether it
 counts, in the terminal and as a page.
 
-Read `ConversationOptions` and `show_conversations`, then `shown_tokens`, then the two forms: `in_terminal` and
-`as_page`.
+Read `ConversationOptions` and `show_conversations`, then `shown_tokens`, then the two forms:
+`in_terminal` and `as_page`.
 """
 
 from __future__ import annotations
@@ -70,7 +70,11 @@ def show_conversations(path: Path, options: ConversationOptions) -> None:
       ConfigError: a record or the template cannot be used.
     """
     require(options.rows >= 0, f"rows is {options.rows}; it needs 0 or more (--rows 3).")
-    base = tokenizers.train_tokenizer(Bytes(), []) if options.model is None else open_tokenizer(options.model)
+    base = (
+        tokenizers.train_tokenizer(Bytes(), [])
+        if options.model is None
+        else open_tokenizer(options.model)
+    )
     task = Chat(options.template, options.loss_on).resolve(())
     tokenizer = task.equip(base)
     records = _records(path, options, tokenizer)

@@ -51,7 +51,9 @@ def build_stores(
     begun = time.monotonic()
     texts = _texts(config.source, config.task, split)
     held_out = _texts(config.source, config.task, split, part="validation")
-    tokenizer = given or config.task.equip(tokenizers.train_tokenizer(config.tokenizer, texts, held_out))
+    tokenizer = given or config.task.equip(
+        tokenizers.train_tokenizer(config.tokenizer, texts, held_out)
+    )
     folder.mkdir(parents=True, exist_ok=True)
     tokenizers.save_tokenizer(folder / "tokenizer", tokenizer)
     builders = {

@@ -18,7 +18,15 @@ from gptjax.formats.opened import About, OpenedModel, task_of
 from gptjax.formats.packaged import located
 from gptjax.model import ModelConfig
 
-__all__ = ["About", "OpenedModel", "kind", "load_model", "located", "read_model_tokenizer", "save_model"]
+__all__ = [
+    "About",
+    "OpenedModel",
+    "kind",
+    "load_model",
+    "located",
+    "read_model_tokenizer",
+    "save_model",
+]
 
 Kind = Literal["huggingface", "gguf", "llama2c"]
 SUFFIXES: dict[str, Kind] = {".gguf": "gguf", ".bin": "llama2c"}

@@ -217,7 +217,9 @@ class Writer(NamedTuple):
         return cls(tokenizer, template, frozenset(i for i in known if i is not None))
 
 
-def render_record(record: Record, writer: Writer, loss_on: Literal["all", "last"] = "all") -> Rendered:
+def render_record(
+    record: Record, writer: Writer, loss_on: Literal["all", "last"] = "all"
+) -> Rendered:
     """Returns the ids of a record, and which of them count.
 
     Of a conversation exactly these count: what follows the prompt for an answer, up to the token

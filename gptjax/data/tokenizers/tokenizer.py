@@ -119,7 +119,8 @@ def published(name: str, content: bytes, special: Special) -> Tokenizer:
 
 
 def with_template(tokenizer: Tokenizer, source: str) -> Tokenizer:
-    """Returns the tokenizer with a chat template, in Jinja, as its own; `save_tokenizer` keeps it."""
+    """Returns the tokenizer with a chat template, in Jinja, as its own; `save_tokenizer` keeps
+    it."""
     if tokenizer.template == source:
         return tokenizer
     return replace(tokenizer, payload={**tokenizer.payload, TEMPLATE_FILE: source.encode()})
