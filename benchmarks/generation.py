@@ -39,6 +39,7 @@ from gptjax.generate.batch import Job, batch_of, room_for
 from gptjax.generate.request import Request, requests
 from gptjax.generate.schedule import Call, Engine
 from gptjax.generate.strategies import open_writer
+from gptjax.weights import Stored
 
 ITEM = {
     "type": "object",
@@ -137,7 +138,7 @@ def lookup(
     turns: int,
     count: int,
     guesses: list[int],
-    stored: model.Stored | None,
+    stored: Stored | None,
     room: int = 128,
 ) -> None:
     """Seconds of a whole greedy answer, prompt included, whose text says much of the prompt
@@ -265,7 +266,7 @@ def main() -> None:
     parser.add_argument("--guesses", type=int, nargs="+", default=[8])
     parser.add_argument(
         "--weights",
-        choices=typing.get_args(model.Stored),
+        choices=typing.get_args(Stored),
         help=(
             "lay look-up's model out for decoding, as gptjax sample does; without, it is read as it"
             " was loaded"

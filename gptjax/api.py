@@ -6,7 +6,7 @@ A `Model` has `.config, .params, .tokenizer, .generate(…), .complete(…), .st
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -22,7 +22,7 @@ from gptjax.data.tokenizers import chat
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.data.tokenizers.chat import Message
 from gptjax.data.tokenizers.tokenizer import Tokenizer
-from gptjax.formats import About
+from gptjax.formats import About, OpenedModel
 from gptjax.generate import (
     Completion,
     Draft,
@@ -32,10 +32,13 @@ from gptjax.generate import (
     Prefix,
     SampleConfig,
 )
+from gptjax.generate.schedule import adapter_number
 from gptjax.generate.settings import plain
-from gptjax.model import ModelConfig, Stored, prepare_weights
+from gptjax.model import ModelConfig, prepare_weights
+from gptjax.runs.adapted import hold_adapters
 from gptjax.runs.open import open_model
 from gptjax.sharding.mesh import MeshConfig, make_mesh
+from gptjax.weights import Stored, choose_adapter
 
 
 class Model(NamedTuple):
@@ -50,6 +53,8 @@ class Model(NamedTuple):
     """What it has been trained for: to continue a prompt, or to answer it."""
     mesh: Mesh | None = None
     """The devices on which its parameters are placed; `None` is one device."""
+    adapters: tuple[str, ...] = ()
+    """Names of the adapters that its parameters hold side by side."""
 
     def generate(self, prompt: str = "", **settings: Any) -> str:
         """Continues a prompt.
@@ -89,6 +94,7 @@ class Model(NamedTuple):
             **more,
             task=self.task,
             mesh=self.mesh,
+            adapters=self.adapters,
         )
 
     def chat(
@@ -124,6 +130,7 @@ class Model(NamedTuple):
             **more,
             task=self.task,
             mesh=self.mesh,
+            adapters=self.adapters,
         )
 
     def astream(
@@ -137,6 +144,7 @@ class Model(NamedTuple):
             **more,
             task=self.task,
             mesh=self.mesh,
+            adapters=self.adapters,
         )
 
     def classify(self, texts: Sequence[str], batch: int = 8) -> list[Labelled]:
@@ -154,16 +162,38 @@ class Model(NamedTuple):
         self, text: str | Sequence[int], before: Prefix | None = None, *, int8_cache: bool = False
     ) -> Prefix:
         """Reads a text that many prompts begin with, once: `model.generate(end,
-        prefix=model.prefix(beginning))`.
+        prefix=model.prefix(beginning))`. Of a model that holds adapters it needs one:
+        `model.using(name).prefix(…)`.
 
         Args:
           before: a prefix that this one continues, and which is used up.
           int8_cache: as in the settings of the prompts that continue it; a prefix that continues
             another is kept like that one.
         """
+        require(not self.adapters, "a prefix is read with one adapter: model.using(NAME).prefix().")
         return generate.shared_prefix(
             *self[:3], text, before, self.task, int8_cache=int8_cache, mesh=self.mesh
         )
+
+    def with_adapters(self, named: Mapping[str, Path | str]) -> Model:
+        """The model with adapters side by side, of which each prompt uses one: `adapter="a"`, or
+        `adapter=["a", "b", "base"]` for one prompt each.
+
+        Args:
+          named: name → directory of a run that trained an adapter, or of PEFT's.
+
+        Raises:
+          ConfigError: an adapter belongs to another model, or can't stand beside others.
+        """
+        require("base" not in named, "no adapter can be called base; that is the model without.")
+        opened = OpenedModel(*self[:5])
+        held = hold_adapters(opened, {name: Path(path) for name, path in named.items()})
+        return self._replace(params=held.params, adapters=tuple(named))
+
+    def using(self, adapter: str | None) -> Model:
+        """The model with one of its adapters alone; see `GenerateConfig.use`."""
+        number = adapter_number(adapter, self.adapters)
+        return self._replace(params=choose_adapter(self.params, number), adapters=())
 
     def prepared(self, stored: Stored | None = None) -> Model:
         """The same model for generation alone, its weights stored as `prepare_weights` says; on a
@@ -193,6 +223,9 @@ class Model(NamedTuple):
                 " (--draft RUN).",
             )
             more["draft"] = Draft(draft.config, draft.params)
+        adapter = more.pop("adapter", None)
+        if isinstance(adapter, str):
+            more["use"] = adapter
         names = [field.name for field in dataclasses.fields(GenerateConfig)]
         named = {name: _plain(name, more.pop(name)) for name in names if name in more}
         require(
@@ -202,7 +235,11 @@ class Model(NamedTuple):
         for name in set(more) - {"prefix", "draft", "batch", "watch"}:
             hint = config.suggestion(GenerateConfig, name, names)
             raise ConfigError(f"{name} is not a setting of GenerateConfig.{hint}")
-        return settings or config.from_dict(GenerateConfig, named)
+        made = settings or config.from_dict(GenerateConfig, named)
+        if isinstance(adapter, str | None):
+            return made
+        require(not settings, "give settings, or adapter by name, not both.")
+        return [dataclasses.replace(made, use=one) for one in adapter]
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -67,6 +67,7 @@ def shrink(experiment: Experiment, folder: Path) -> Experiment:
     return dataclasses.replace(
         experiment,
         start=None,
+        adapter=None,  # it needs the base
         mesh=MeshConfig(),
         model=dataclasses.replace(
             model,

@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gptjax.api import Model, load
+from gptjax.cli.adapters import holding
 from gptjax.cli.terminal import Speed, changed, remembered_lines
 from gptjax.core.config import ConfigError, require
 from gptjax.data.tokenizers import chat
 from gptjax.data.tokenizers.chat import ChatTemplate, Message
 from gptjax.generate import Completion, GenerateConfig, Prefix
 from gptjax.generate.constraints import compiled
-from gptjax.model import Stored
 from gptjax.sharding.mesh import MeshConfig
+from gptjax.weights import Stored
 
 __all__ = ["ChatOptions", "GenerateConfig", "run_chat"]
 
@@ -39,6 +40,9 @@ class ChatOptions:
     oldest turns are dropped first."""
     step: int | None = None
     """Checkpoint of a run; `None` means the newest."""
+    adapter: tuple[str, ...] = ()
+    """NAME=DIR of an adapter to load beside the model, a run or PEFT's directory; may be repeated.
+    --use NAME chooses one."""
     weights: Stored | None = None
     """How weights are stored while generating; `None` keeps the type in which the model
     computes."""
@@ -89,9 +93,9 @@ def run_chat(path: str | Path | None, options: ChatOptions, settings: GenerateCo
         path is not None,
         "chat needs a model: a run directory, a Hugging Face directory or a .gguf file.",
     )
-    model = _within(
-        load(path, options.step, options.mesh).prepared(options.weights), options.context
-    )
+    model = holding(load(path, options.step, options.mesh), options.adapter)
+    model = _within(model.prepared(options.weights), options.context)
+    model.using(settings.use)
     _require_usable(model, settings)
     session = Session(options, settings, start_talk(model, options.template, options.system))
     if sys.stdin.isatty():
@@ -126,8 +130,12 @@ def _changed(model: Model, session: Session, line: str) -> Session:
     changes, settings = changed(
         Changes, session.settings, line, check=lambda new: _require_usable(model, new)
     )
+    talk = session.talk
+    if settings.use != session.settings.use:
+        model.using(settings.use)
+        talk = talk._replace(read=None)  # it was read with another adapter
     if changes == Changes():
-        return session._replace(settings=settings)
+        return Session(session.options, settings, talk)
     options = dataclasses.replace(
         session.options,
         system=changes.system or session.options.system,
@@ -142,7 +150,9 @@ def _turn(model: Model, session: Session, line: str) -> Talk:
     """Answers a message, and reports the speed where that is wanted."""
     progress = session.options.progress
     speed = Speed(sys.stderr.isatty() if progress is None else progress)
-    talk = answer_message(model, session.talk, line, session.settings, _print, speed)
+    chosen = model.using(session.settings.use)
+    settings = dataclasses.replace(session.settings, use=None)
+    talk = answer_message(chosen, session.talk, line, settings, _print, speed)
     print(flush=True)
     if talk.note:
         print(f"[{talk.note}]", file=sys.stderr, flush=True)

@@ -35,9 +35,13 @@ from gptjax.data import (
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.formats import OpenedModel, gguf, huggingface
+from gptjax.formats.peft import is_peft, write_peft
 from gptjax.model import ModelConfig
 from gptjax.runs import Run
-from gptjax.runs.open import open_model, write_about
+from gptjax.runs.adapted import peft_of
+from gptjax.runs.open import open_base, open_model, read_config, write_about
+from gptjax.weights import merge
+from gptjax.weights.adapters import is_adapted
 
 TEXT = """\
 The harbour was quiet in the early morning. "Have you seen the boat?" she asked, and nobody \
@@ -59,9 +63,11 @@ OTHER_THRESHOLD = 1e-2
 class ConvertOptions:
     """Flags of `convert`."""
 
-    to: Literal["huggingface", "gguf", "run"] | None = None
+    to: Literal["huggingface", "gguf", "run", "peft"] | None = None
     """Format to write. `None` writes GGUF if the name ends with .gguf, else a Hugging Face
-    directory."""
+    directory. `peft` writes the adapter of a run alone, as PEFT reads it."""
+    merge: bool = False
+    """Write a model with its adapter merged into the weights."""
     dtype: str = "float32"
     """Type of the weights: float32, bfloat16, float16; in GGUF also q8_0. A run is always
     float32."""
@@ -111,7 +117,12 @@ def convert(
     )
     require(not target.exists(), f"{target} exists already; give another name.")
     original = open_model(source, options.step, ignored=options.ignore_keys)
-    write_format(kind, target, original, options.dtype)
+    require_plain(source, original, options.merge, kind)
+    if kind == "peft":
+        write_adapter(source, target, original)
+    else:
+        plain = original._replace(params=merge(original.params)) if options.merge else original
+        write_format(kind, target, plain, options.dtype)
     result = compare(original, open_model(target))
     facts = {
         "converted from": original.about.source or str(source),
@@ -139,6 +150,33 @@ def convert(
     return passed
 
 
+def require_plain(source: Path, model: OpenedModel, merged: bool, kind: str) -> None:
+    """Refuses to write a model without its adapter, and to merge or write one that it lacks."""
+    whole = jax.tree.leaves(model.params, is_leaf=is_adapted)
+    adapted = any(is_adapted(leaf) for leaf in whole)
+    require(
+        adapted or not (merged or kind == "peft"),
+        f"{source} has no adapter; omit {'--merge' if merged else '--to peft'}.",
+    )
+    require(
+        not adapted or merged != (kind == "peft"),
+        f"{source} is an adapter beside a model; write the whole model with --merge, or the adapter"
+        " alone with --to peft.",
+    )
+
+
+def write_adapter(source: Path, target: Path, model: OpenedModel) -> None:
+    """Writes the adapter of a run as PEFT reads it.
+
+    Raises:
+      ConfigError: it is not a run, or PEFT can't express its adapter.
+    """
+    run = None if is_peft(source) else read_config(source)
+    require(run is not None, f"{source} is an adapter of PEFT already; copy it.")
+    base = model._replace(about=open_base(source, run).about)
+    write_peft(target, base, peft_of(source, model, run.adapter, run.start))
+
+
 def write_format(kind: str, path: Path, model: OpenedModel, dtype: str) -> None:
     """Writes a model in one format."""
     if kind == "gguf":
@@ -156,7 +194,7 @@ def _note(kind: str, path: Path, model: OpenedModel, facts: Mapping[str, str], d
         gguf.save_gguf(path, model._replace(about=about), dtype)
     elif kind == "huggingface":
         huggingface.write_notes(path, about.notes)
-    else:
+    elif kind == "run":
         write_about(path, about)
 
 

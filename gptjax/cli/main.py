@@ -124,6 +124,7 @@ def _error_line(error: Exception) -> str:
 def _sample_command(args: list[str]) -> None:
     """Generates text with a trained model."""
     backend.configure()
+    from gptjax.cli.adapters import gather_flag
     from gptjax.cli.model_settings import settings_of
     from gptjax.cli.sample import GenerateConfig, SampleOptions, run_sample
 
@@ -134,7 +135,7 @@ def _sample_command(args: list[str]) -> None:
     )
     options, settings = user_config.cli(
         SampleOptions,
-        flags,
+        gather_flag(flags, "--adapter"),
         prog="gptjax sample RUN",
         description="Generates text with a trained model, streamed to the terminal; or answers a"
         " file of prompts (--prompt-file), or you (--interactive).",
@@ -149,6 +150,7 @@ def _sample_command(args: list[str]) -> None:
 def _chat_command(args: list[str]) -> None:
     """Talks with a model."""
     backend.configure()
+    from gptjax.cli.adapters import gather_flag
     from gptjax.cli.chat import ChatOptions, GenerateConfig, run_chat
     from gptjax.cli.model_settings import settings_of
 
@@ -159,7 +161,7 @@ def _chat_command(args: list[str]) -> None:
     )
     options, settings = user_config.cli(
         ChatOptions,
-        flags,
+        gather_flag(flags, "--adapter"),
         prog="gptjax chat MODEL",
         description="Talks with a model in the terminal; piped lines are answered one by one.",
         base=settings_of(path, GenerateConfig(new_tokens=512)),

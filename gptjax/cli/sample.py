@@ -7,6 +7,7 @@ Read `SampleOptions`, then `run_sample`, then the ways to do it: `_show`, `_prin
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -22,13 +23,14 @@ import jax
 import numpy as np
 
 from gptjax.api import Model, load
+from gptjax.cli.adapters import holding
 from gptjax.cli.terminal import NoOptions, Speed, changed, remembered_lines, streams
 from gptjax.core import config
 from gptjax.core.config import ConfigError, require
 from gptjax.generate import Completion, GenerateConfig
 from gptjax.generate.settings import plain
-from gptjax.model import Stored
 from gptjax.sharding.mesh import MeshConfig
+from gptjax.weights import Stored
 
 __all__ = ["GenerateConfig", "SampleOptions", "run_sample"]
 
@@ -54,6 +56,9 @@ class SampleOptions:
     distribution."""
     step: int | None = None
     """Checkpoint to use; `None` is the newest."""
+    adapter: tuple[str, ...] = ()
+    """NAME=DIR of an adapter to load beside the model, a run or PEFT's directory; may be repeated.
+    --use NAME chooses one."""
     weights: Stored | None = None
     """Type in which weights are stored while generating; `None` is the type in which the model
     computes."""
@@ -91,7 +96,8 @@ def run_sample(path: Path | None, options: SampleOptions, settings: GenerateConf
     """
     require(path is not None, "sample needs a run directory, for example runs/quickstart.")
     prompts = [] if options.interactive else _prompts(options, settings)
-    model = load(path, options.step, options.mesh).prepared(options.weights)
+    model = holding(load(path, options.step, options.mesh), options.adapter)
+    model = model.prepared(options.weights)
     if model.config.classes:
         _print_labels(model, prompts, options)
         return
@@ -103,6 +109,15 @@ def run_sample(path: Path | None, options: SampleOptions, settings: GenerateConf
         draft = load(options.draft, mesh=options.mesh)
         more["draft"] = draft.prepared(options.weights)
     if options.prefix:
+        chosen = {settings.use, *(one.settings.use for one in prompts)}
+        require(
+            len(chosen) == 1,
+            "prompts that use different adapters can't share a prefix; omit it (--prefix).",
+        )
+        model, settings = model.using(settings.use), dataclasses.replace(settings, use=None)
+        prompts = [
+            one._replace(settings=dataclasses.replace(one.settings, use=None)) for one in prompts
+        ]
         more["prefix"] = model.prefix(options.prefix, int8_cache=settings.int8_cache)
     shown = sys.stderr.isatty() if options.progress is None else options.progress
     if options.interactive:

@@ -61,14 +61,14 @@ def trains(params: Params, freeze: tuple[str, ...]) -> Any:
     """
     names = paths(params)
     for pattern in freeze:
-        known = any(_matches(name, pattern) for name in names)
+        known = any(path_matches(name, pattern) for name in names)
         hint = "" if known else nearest(pattern, names)
         require(
             known,
             f"freeze names {pattern!r}, which matches no weight of the model; use a path such as"
             f" {names[0]!r} (--freeze).{hint}",
         )
-    frozen = [any(_matches(name, pattern) for pattern in freeze) for name in names]
+    frozen = [any(path_matches(name, pattern) for pattern in freeze) for name in names]
     require(
         not frozen or not all(frozen),
         f"freeze is {' '.join(freeze)}, which matches all weights, so nothing would train; name"
@@ -86,7 +86,8 @@ def paths(tree: Any) -> list[str]:
     ]
 
 
-def _matches(name: str, pattern: str) -> bool:
+def path_matches(name: str, pattern: str) -> bool:
+    """Whether a glob pattern matches a path, or the path of a subtree that holds it."""
     parts = name.split("/")
     return any(
         fnmatch.fnmatchcase("/".join(parts[:count]), pattern) for count in range(1, len(parts) + 1)

@@ -33,6 +33,7 @@ from gptjax.generate.engine import Columns
 from gptjax.generate.request import Request, end_of
 from gptjax.generate.settings import GenerateConfig
 from gptjax.model import ModelConfig
+from gptjax.weights import serve
 
 
 class Job(NamedTuple):
@@ -73,6 +74,8 @@ class Room(NamedTuple):
     """Some request has a constraint."""
     int8: bool
     """Keys and values are kept in 8 bits."""
+    adapters: bool = False
+    """Rows are served by different adapters."""
 
 
 def room_for(
@@ -95,6 +98,7 @@ def room_for(
         shaped=any(one.settings.shaped for one in requests),
         constrained=any(one.settings.constraint is not None for one in requests),
         int8=requests[0].settings.int8_cache,
+        adapters=requests[0].adapter is not None,
     )
 
 
@@ -127,6 +131,8 @@ def read_prompts(
     tokens = padded([one.ids for one in requests] + [[]] * spare, config.context)
     lengths = np.asarray([len(one.ids) for one in requests] + [0] * spare, np.int32)
     limits = np.asarray([limit_of(config, r, before) for r in requests] + [0] * spare, np.int32)
+    if room.adapters:
+        params = serve(params, np.int32([one.adapter for one in requests] + [-1] * spare))
     if prefix is None:
         return prefill(
             config,
@@ -199,6 +205,7 @@ def columns(
         keys=_keys(seeds, np.asarray([job.sample for job in jobs], np.uint32)),
         sampling=_sampling(config, tokenizer, settings, room),
         stop=stop,
+        adapter=np.int32([job.request.adapter for job in jobs]) if room.adapters else None,
     )
 
 

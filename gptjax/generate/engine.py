@@ -25,6 +25,7 @@ from gptjax.generate.chain import ORDER, Sampling
 from gptjax.generate.constraints import Constraint
 from gptjax.generate.decode import Decoding, Text, branch, extend, prefill, step, writing
 from gptjax.model import ModelConfig
+from gptjax.weights import serve
 
 
 class Columns(NamedTuple):
@@ -36,7 +37,7 @@ class Columns(NamedTuple):
     stop: Int[Array, "B stops"]
     """Ids that end the row; −1 matches no token."""
     adapter: Int[Array, " B"] | None = None
-    """Which adapter serves the row. `None` means that the model has none."""
+    """Which of several adapters serves the row; −1 means none. `None`: the model has no several."""
 
 
 class Slots(NamedTuple):
@@ -166,8 +167,10 @@ def _advance(
         ended = jnp.any(state.text.finished & ~finished)
         return jnp.any(writing(state.text, until)) & ~(pause & ended)
 
+    keys, sampling, stop, adapter = columns
+    params = params if adapter is None else serve(params, adapter)
+
     def one(state: Decoding) -> Decoding:
-        keys, sampling, stop, _ = columns
         state = step(config, params, state, keys, sampling, stop, vocabulary, order)
         return state._replace(cache=model.constrain_cache(state.cache))
 

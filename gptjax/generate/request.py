@@ -29,6 +29,9 @@ class Request(NamedTuple):
     side: Sequence[int] = ()
     """The input of an encoder; `ids` are then the first tokens of the answer."""
     negative_side: Sequence[int] = ()
+    adapter: int | None = None
+    """The number of the adapter that serves it, where prompts of a call use different ones; −1 is
+    the base alone."""
 
     @property
     def rows(self) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gptjax.core.arrays import Params
+from gptjax.core.config import require
 from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.generate import engine
 from gptjax.generate.batch import (
@@ -33,6 +34,7 @@ from gptjax.generate.request import Request
 from gptjax.generate.strategies import Draft, Writer, open_writer
 from gptjax.model import ModelConfig
 from gptjax.sharding.constrain import use_mesh
+from gptjax.weights import choose_adapter
 
 
 class Call(NamedTuple):
@@ -46,10 +48,48 @@ class Call(NamedTuple):
     mesh: Mesh | None = None
     """The devices on which the parameters are placed; `None` is one device."""
 
+    def chosen(self, asked: list[Request], names: Sequence[str]) -> tuple[Call, list[Request]]:
+        """The call and its requests with the adapters that their settings name: one for all is
+        the model's own, others serve their rows.
+
+        Args:
+          names: of the adapters that the model holds.
+
+        Raises:
+          ConfigError: there is no such adapter, or the call can't use several.
+        """
+        numbers = [adapter_number(one.settings.use, names) for one in asked]
+        if not names:
+            return self, asked
+        if len(set(numbers)) == 1:
+            return self._replace(params=choose_adapter(self.params, numbers[0])), asked
+        others = asked[0].settings.strategies or ["a shared prefix"] * (self.prefix is not None)
+        require(
+            not others and self.draft is None,
+            "prompts of one call that use different adapters can't be joined with"
+            f" {' and '.join(others) or 'a draft model'}; use one adapter (--use NAME).",
+        )
+        pairs = zip(asked, numbers, strict=True)
+        return self, [one._replace(adapter=number) for one, number in pairs]
+
     @property
     def before(self) -> list[int]:
         """Ids of the shared prefix."""
         return [] if self.prefix is None else self.prefix.ids
+
+
+def adapter_number(name: str | None, names: Sequence[str]) -> int:
+    """The number of an adapter: the first if none is named, −1 for `base`.
+
+    Raises:
+      ConfigError: there is none of this name.
+    """
+    require(
+        name is None or name in (*names, *["base"] * bool(names)),
+        f"use is {name!r}, and the model holds {', '.join(names) or 'no adapters'}; add one"
+        " (--adapter NAME=DIR).",
+    )
+    return -1 if name == "base" or not names else names.index(name or names[0])
 
 
 class Reading(NamedTuple):

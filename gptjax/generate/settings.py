@@ -134,6 +134,9 @@ class GenerateConfig(SampleConfig):
     """Time limit of an answer, compiling included; `None` is no limit."""
 
     # --- what comes out ---
+    use: str | None = None
+    """Name of the adapter that serves the prompt; `base` uses none. `None` is the first, if the
+    model holds any (--adapter NAME=DIR)."""
     num_samples: int = 1
     """Number of answers to each prompt; with beams, the best ones."""
     best_of: int = 0

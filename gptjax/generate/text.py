@@ -27,6 +27,7 @@ from gptjax.generate.stops import Pieces
 from gptjax.generate.strategies import Draft, best_answers
 from gptjax.model import ModelConfig
 from gptjax.sharding.constrain import use_mesh
+from gptjax.weights import choose_adapter
 
 
 class Completion(NamedTuple):
@@ -68,6 +69,7 @@ def completions(
     batch: int = 8,
     watch: Callable[[int], None] | None = None,
     mesh: Mesh | None = None,
+    adapters: Sequence[str] = (),
 ) -> Iterator[Completion]:
     """Continues every prompt. Completions come in the order of the prompts, several of one prompt
     one after the other, each as soon as it and those before it are done.
@@ -80,6 +82,7 @@ def completions(
       batch: the number of rows that are computed together. The texts do not depend on it.
       watch: gets the number of tokens written so far, every few tokens.
       mesh: the devices on which the parameters are placed.
+      adapters: names of those that the parameters hold side by side; `use` of the settings chooses.
 
     Raises:
       ConfigError: what `request.requests` refuses, or the model gives NaN.
@@ -89,6 +92,7 @@ def completions(
     asked = requests(config, tokenizer, prompts, settings, prefix and prefix.ids, task)
     _check_helpers(config, draft, prefix, asked)
     call = Call(config, params, tokenizer, prefix, draft, mesh)
+    call, asked = call.chosen(asked, adapters)
     if asked[0].settings.beams > 1:
         yield from _search(call, asked, batch, watch)
         return
@@ -115,6 +119,7 @@ def stream_text(
     task: Task = LanguageModel(),
     watch: Callable[[int], None] | None = None,
     mesh: Mesh | None = None,
+    adapters: Sequence[str] = (),
 ) -> Iterator[str | Completion]:
     """Yields pieces of the text as they are written, each valid UTF-8, and at the end the whole
     `Completion`.
@@ -133,6 +138,7 @@ def stream_text(
         " --best-of 0), or use --json.",
     )
     call = Call(config, params, tokenizer, prefix, draft, mesh)
+    call, asked = call.chosen(asked, adapters)
     return _stream(call, asked[0], _writer(call, asked, 1), watch)
 
 
@@ -295,11 +301,13 @@ def _completion(call: Call, request: Request, answer: Answer) -> Completion:
 
 def _prompt_logprobs(call: Call, request: Request) -> list[float]:
     """ln p of each token of the prompt but the first."""
-    ids = [*call.before, *request.ids]
+    ids, params = [*call.before, *request.ids], call.params
+    if request.adapter is not None:
+        params = choose_adapter(params, request.adapter)
     with use_mesh(call.mesh):
         logprobs = _token_logprobs(
             call.config,
-            call.params,
+            params,
             padded([ids], call.config.context),
             np.int32([len(ids)]),
             np.int32(call.tokenizer.vocab_size),

@@ -24,7 +24,7 @@ from gptjax.model.config import (
     YarnScaling,
 )
 from gptjax.model.cost import flops_per_token
-from gptjax.model.decoding import Stored, prepare_weights
+from gptjax.model.decoding import prepare_weights
 from gptjax.model.moe.router import rebalance
 from gptjax.model.output import class_logits, logits_of, to_output, unembed
 from gptjax.model.parameters import axes, init, roles, shapes
@@ -72,7 +72,6 @@ __all__ = [
     "NTKScaling",
     "Output",
     "Soft",
-    "Stored",
     "YarnScaling",
     "axes",
     "bert",

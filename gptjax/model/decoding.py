@@ -4,7 +4,7 @@ arithmetic."""
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 import jax
 
@@ -12,13 +12,8 @@ from gptjax.core.arrays import Params
 from gptjax.core.backend import fast_bfloat16
 from gptjax.model.config import ModelConfig
 from gptjax.model.parameters import roles
-from gptjax.weights.weight import Role, Weight, quantize, transposed
-
-Stored = Literal["float32", "bfloat16", "int8", "int4"]
-"""`int8` has a scale for each output, `int4` one for each output and `GROUP` inputs."""
-
-GROUP = 32
-"""Inputs that share a scale of int4, where it divides them."""
+from gptjax.weights.storage import Stored, store
+from gptjax.weights.weight import transposed
 
 
 def prepare_weights(
@@ -43,7 +38,7 @@ def prepare_weights(
         params["head"] = {"kernel": transposed(params["embedding"]["embedding"])}
         config = dataclasses.replace(config, tied=False)
     if stored != "float32":
-        params = _mapped(params, roles(config), stored)
+        params = store(params, roles(config), stored)
     params["layers"] = _apart(params["layers"], config.mixed)
     if "encoder" in params:
         params["encoder"] = params["encoder"] | {
@@ -51,22 +46,6 @@ def prepare_weights(
         }
     compute = "float32" if on_cpu else config.compute
     return dataclasses.replace(config, compute=compute, layers="unroll"), params
-
-
-def _mapped(tree: Any, role: Any, stored: Stored) -> Any:
-    """The tree with every kernel in the stored type; what is no plain array stays."""
-    if isinstance(role, Role):
-        return _narrowed(tree, role, stored) if hasattr(tree, "astype") else tree
-    return {name: _mapped(tree[name], role[name], stored) for name in tree}
-
-
-def _narrowed(weight: Weight, role: Role, stored: Stored) -> Weight:
-    if role.inputs == 0 or role.exact:
-        return weight
-    if stored != "int4":
-        return quantize(weight, stored, role=role)
-    inputs = weight.shape[role.stacked + role.inputs - 1]
-    return quantize(weight, stored, role=role, group=GROUP if inputs % GROUP == 0 else inputs)
 
 
 def _apart(layers: Params, mixed: bool) -> Any:

@@ -23,11 +23,12 @@ from gptjax.model.attention.layer import Attention, LayerInputs
 from gptjax.model.attention.mla import LatentAttention
 from gptjax.model.cache import Cache
 from gptjax.model.config import Layer, ModelConfig
-from gptjax.model.layers import MLP, dropout, norm, skip_rows
+from gptjax.model.layers import MLP, norm, skip_rows
 from gptjax.model.moe.router import MoE
 from gptjax.model.pipeline import run_in_stages
 from gptjax.model.remat import kept
 from gptjax.sharding.constrain import axis_size, constrain_residual, platform
+from gptjax.weights.dropout import dropout
 
 State = tuple[Array, Cache | None]
 """What goes from layer to layer: the residual stream [B T D] and the cache."""

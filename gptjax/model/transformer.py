@@ -20,7 +20,7 @@ from gptjax.model.attention.cross import CrossAttention
 from gptjax.model.attention.mask import MaskInputs
 from gptjax.model.cache import Cache, Memory, allocate
 from gptjax.model.config import ModelConfig
-from gptjax.model.layers import dropout, norm
+from gptjax.model.layers import norm
 from gptjax.model.parameters import (
     ahead_config,
     embedding_table,
@@ -29,6 +29,7 @@ from gptjax.model.parameters import (
 )
 from gptjax.model.stack import Block, run_stack
 from gptjax.sharding.constrain import constrain_residual
+from gptjax.weights.dropout import dropout
 from gptjax.weights.embed import embed
 
 

@@ -18,15 +18,17 @@ from jax.sharding import Mesh
 
 from gptjax import formats, model
 from gptjax.core import config
-from gptjax.core.config import require
+from gptjax.core.config import ConfigError, require
 from gptjax.data.tasks import LanguageModel, Task, TaskConfig
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.formats import About, OpenedModel
+from gptjax.formats.peft import base_named_by, is_peft
 from gptjax.model import ModelConfig
-from gptjax.runs import frozen
+from gptjax.runs import adapted, frozen
 from gptjax.runs.checkpoints import Run
 from gptjax.sharding.mesh import param_shardings
+from gptjax.weights import AdapterKind
 
 
 def open_model(
@@ -35,8 +37,8 @@ def open_model(
     mesh: Mesh | None = None,
     ignored: Collection[str] = (),
 ) -> OpenedModel:
-    """Opens a run directory, a Hugging Face directory, a GGUF file, a llama2.c file, or a model
-    that a Python package ships.
+    """Opens a run directory, a Hugging Face directory, an adapter of PEFT beside its base, a GGUF
+    file, a llama2.c file, or a model that a Python package ships.
 
     The optimizer state of a run is not read. If the run kept averaged weights, they are returned
     instead of the latest ones.
@@ -53,6 +55,9 @@ def open_model(
     """
     path = formats.located(path)
     shardings = None if mesh is None else functools.partial(_shardings, mesh)
+    if is_peft(path):
+        require(step is None, f"{path} is not a run, so it has no step {step}; omit --step.")
+        return adapted.beside_base(open_model(base_named_by(path), mesh=mesh), path)
     if formats.kind(path) is None:
         return _open_run(path, step, shardings)
     require(step is None, f"{path} is not a run, so it has no step {step}; omit --step.")
@@ -74,6 +79,10 @@ class RunConfig(NamedTuple):
     task: Task
     averaged: bool
     """The run keeps an exponential moving average of its weights, as the tree `ema`."""
+    start: str | None = None
+    """The model that it started from."""
+    adapter: AdapterKind | None = None
+    """The run trains an adapter of `start`."""
 
 
 def read_config(run: Path, known: config.Classes = ()) -> RunConfig:
@@ -95,12 +104,15 @@ def read_config(run: Path, known: config.Classes = ()) -> RunConfig:
     raw = config.load_config(dict, file)
     require("model" in raw, f"{file} does not describe a model; {needed}.")
     task, ema = _at(raw, "data", "task"), _at(raw, "optim", "ema")
+    adapter = raw.get("adapter")
     return RunConfig(
         config.from_dict(ModelConfig, raw["model"], "model"),
         LanguageModel()
         if task is None
         else config.from_dict(TaskConfig, task, "data.task", known=known),
         averaged=ema is not None,
+        start=raw.get("start"),
+        adapter=adapter and config.from_dict(AdapterKind, adapter, "adapter"),
     )
 
 
@@ -112,7 +124,10 @@ def _at(value: Any, *keys: str) -> Any:
 
 
 def _open_run(run: Path, step: int | None, shardings: Any) -> OpenedModel:
-    c, task, averaged = read_config(run)
+    found = read_config(run)
+    c, task, averaged = found[:3]
+    if found.adapter is not None:
+        return _open_adapted(run, found, step, shardings)
     tree, shapes = "ema" if averaged else "params", model.shapes(c)
     if shardings is not None:
         shapes = jax.tree.map(
@@ -122,11 +137,41 @@ def _open_run(run: Path, step: int | None, shardings: Any) -> OpenedModel:
         )
     steps = Run(run).steps()
     params = frozen.restore_params(run, shapes, tree=tree, step=step) if steps else None
+    _require_trained(run, params)
+    return OpenedModel(c, params, read_tokenizer(run), read_about(run), task)
+
+
+def _require_trained(run: Path, params: Any) -> None:
     require(
         params is not None,
         f"{run} has no checkpoint yet; train it first: python train.py {run}/config.json",
     )
-    return OpenedModel(c, params, read_tokenizer(run), read_about(run), task)
+
+
+def _open_adapted(run: Path, found: RunConfig, step: int | None, shardings: Any) -> OpenedModel:
+    """An adapter run: its base, with the adapter beside the weights."""
+    base, tree = open_base(run, found), "ema" if found.averaged else "params"
+    if shardings is not None:
+        base = base._replace(params=jax.device_put(base.params, shardings(base.config)))
+    params = (
+        adapted.restore_adapted(run, base, found.adapter, tree, step) if Run(run).steps() else None
+    )
+    _require_trained(run, params)
+    about = dataclasses.replace(base.about, source=f"run {run.name}")
+    return OpenedModel(found.model, params, read_tokenizer(run), about, found.task)
+
+
+def open_base(run: Path, found: RunConfig) -> OpenedModel:
+    """Opens the model that an adapter run adapts, and checks that it is the one.
+
+    Raises:
+      ConfigError: it is absent, or another one than the run was trained on.
+    """
+    try:
+        opened = open_model(found.start)
+    except ConfigError as error:
+        raise adapted.missing_base(run, found.start, error) from None
+    return adapted.checked_base(run, opened, found.adapter, found.start)
 
 
 def read_tokenizer(run: Path) -> Tokenizer:

@@ -15,6 +15,7 @@ from gptjax.model.config import ModelConfig
 from gptjax.model.presets import small
 from gptjax.sharding.mesh import MeshConfig
 from gptjax.train.optim import AdamW, OptimConfig, Schedule
+from gptjax.weights import AdapterKind
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def _migrate(plain: dict[str, Any]) -> dict[str, Any]:
     return {**plain, "loss": nested}
 
 
-@formerly(added=("freeze",), migrate=_migrate)
+@formerly(added=("freeze", "adapter"), migrate=_migrate)
 @dataclass(frozen=True)
 class Experiment:
     """A whole run: model, data, optimizer, length. A run's `config.json` is this value,
@@ -97,6 +98,9 @@ class Experiment:
     freeze: tuple[str, ...] = ()
     """Patterns of weights that do not train, such as `embedding` or `layers/attention/*`; `gptjax
     inspect` lists the paths."""
+    adapter: AdapterKind | None = None
+    """Train an adapter beside the frozen weights of `start`; `None` trains the weights. Checkpoints
+    hold the adapter alone."""
     optim: OptimConfig = field(default_factory=AdamW)
     """The optimizer."""
     schedule: Schedule = field(default_factory=Schedule)
@@ -137,6 +141,11 @@ class Experiment:
                 f" (--{name.replace('_', '-')}).",
             )
         self._require_task()
+        require(
+            not (self.freeze and self.adapter),
+            "freeze and adapter are both set, and an adapter freezes all weights but its own; omit"
+            " --freeze, or name what else trains with --adapter.modules-to-save.",
+        )
         require(0 <= self.seed < 2**31, f"seed is {self.seed}; it needs a number in [0, 2^31).")
         for name in ("skip_norm", "spike_score"):
             require(

@@ -127,11 +127,19 @@ def _model_rows(experiment: Experiment, built: Program, frozen: Frozen) -> list[
                 "frozen",
                 (
                     f"{len(leaves)} of {total} weights, {human(size)} of {human(parameters)}"
-                    f" parameters ({' '.join(experiment.freeze)})"
+                    f" parameters ({_why_frozen(experiment)})"
                 ),
             )
         )
     return rows
+
+
+def _why_frozen(experiment: Experiment) -> str:
+    adapter = experiment.adapter
+    if adapter is None:
+        return " ".join(experiment.freeze)
+    stored = "" if adapter.base == "float32" else f", base stored as {adapter.base}"
+    return f"{type(adapter).__name__} of rank {adapter.rank}, alpha {adapter.alpha:g}{stored}"
 
 
 def _data(experiment: Experiment, data: Prepared) -> str:

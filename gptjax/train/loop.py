@@ -89,7 +89,7 @@ def train(
         forecast.require_fits(plan.experiment, built)
         rolled_back = () if rollback_to is None else (_roll_back(run, rollback_to),)
         state, rest, resumed = saved.restore_or_init(
-            path, run, built, cast, fall_back, plan.start.params
+            path, run, built, cast, fall_back, plan.start.params, keep=experiment.adapter is None
         )
         plan = plan._replace(start=starts.Start())  # its parameters are in the state now
         _commit(path, plan)
@@ -133,11 +133,12 @@ def _plan(experiment: Experiment, run: Run, clock: Clock, allow_changes: bool) -
       ConfigError: something does not fit.
     """
     path, say = run.path, print if processes.first() else lambda line: None
-    mesh = forecast.require_possible(experiment)
+    mesh = None if experiment.adapter else forecast.require_possible(experiment)
     with clock.during("data", "preparing the data"), processes.in_turn("data"):
         resuming = bool(run.steps())
         start = starts.of(experiment, path, resuming=resuming)
         experiment, adopted = starts.adopted(experiment, start)
+        mesh = mesh or forecast.require_possible(experiment)  # an adapter is that of its base
         data = prepare(experiment.data, say=say, given=start.tokenizer)
     experiment = identity.resolve(experiment, data)
     attention_kernels(experiment, mesh)

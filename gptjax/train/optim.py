@@ -218,10 +218,13 @@ def learning_rate(schedule: Schedule, peak: float, steps: int) -> optax.Schedule
 
 
 def decayed(params: Params, roles: Roles | None = None) -> Any:
-    """Whether weight decay shrinks each parameter, as its role says."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: _role(roles, path, leaf)[0].decays, params
-    )
+    """Whether weight decay shrinks each parameter, as its role says; not DoRA's magnitudes."""
+
+    def one(path: tuple, leaf: Any) -> bool:
+        magnitude = getattr(path[-1], "name", "") == "magnitude" if path else False
+        return _role(roles, path, leaf)[0].decays and not magnitude
+
+    return jax.tree_util.tree_map_with_path(one, params)
 
 
 def _role(roles: Roles | None, path: tuple, leaf: Any) -> tuple[Role, bool]:

@@ -7,6 +7,7 @@ experiment).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -15,13 +16,13 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 
 from gptjax import model
-from gptjax.core.trees import partition, trains
 from gptjax.data import Batch, Side
 from gptjax.losses import CrossEntropy
 from gptjax.model import ModelConfig, flops_per_token
 from gptjax.observe.progress import human
 from gptjax.train import optim, placement, step
 from gptjax.train.experiment import Experiment, guessed
+from gptjax.train.halves import halves
 
 
 def model_facts(config: ModelConfig) -> dict[str, Any]:
@@ -112,7 +113,7 @@ def overview(experiment: Experiment) -> dict[str, Any]:
     config = experiment.model
     facts = model_facts(config)
     shapes = model.shapes(config)
-    trainable, _ = partition(shapes, trains(shapes, experiment.freeze))
+    trainable, frozen = jax.eval_shape(functools.partial(halves, experiment), shapes)
     state = jax.eval_shape(
         lambda params: step.init(params, placement.optimizer(experiment)), trainable
     )
@@ -122,7 +123,7 @@ def overview(experiment: Experiment) -> dict[str, Any]:
         "tokens_per_step": experiment.tokens_per_step,
         "rows_at_once": rows,
         "bytes": {
-            "parameters": _bytes(shapes),
+            "parameters": _bytes((trainable, frozen)),
             "optimizer": _bytes(state.opt_state),
             "gradients": _bytes(trainable),
             "activations": activation_bytes(config, rows),

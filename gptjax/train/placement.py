@@ -19,7 +19,6 @@ from jax.sharding import Mesh, NamedSharding
 from gptjax import model
 from gptjax.core.arrays import Params
 from gptjax.core.config import require
-from gptjax.core.trees import partition, trains
 from gptjax.losses import Frozen
 from gptjax.model import ModelConfig
 from gptjax.model.pipeline import parts_of, require_stages
@@ -34,6 +33,7 @@ from gptjax.sharding.mesh import (
 )
 from gptjax.train import optim, step
 from gptjax.train.experiment import Experiment
+from gptjax.train.halves import freezes, halves
 
 
 class Layout(NamedTuple):
@@ -117,12 +117,34 @@ def abstract(
     if models is None:
         models = dict.fromkeys(experiment.loss.models, own)
     params = parameters(own, mesh, rules)
-    trainable, rest = partition(params, trains(params, experiment.freeze))
+    both = jax.eval_shape(functools.partial(halves, experiment), params)
+    trainable, rest = (_beside(mesh, half, params) for half in both)
     frozen = {name: parameters(config, mesh, rules) for name, config in models.items()}
-    if experiment.freeze:
+    if freezes(experiment):
         frozen["params"] = rest
     state = jax.eval_shape(functools.partial(step.init, optimizer=optimizer(experiment)), trainable)
     return _placed(experiment, mesh, state, trainable), frozen
+
+
+def _beside(mesh: Mesh, half: Params, params: Params) -> Params:
+    """Adds shardings to one half's shapes: a parameter's own to it, and to what has its shape in
+    its place, such as the base of an adapter; adapters and scales are replicated."""
+    known = {_names(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+    def placed(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        names = _names(path)
+        own = next((known[names[:i]] for i in range(len(names), 0, -1) if names[:i] in known), None)
+        same = own is not None and own.shape == leaf.shape
+        sharding = own.sharding if same else replicated(mesh)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree_util.tree_map_with_path(placed, half)
+
+
+def uses_dropout(experiment: Experiment) -> bool:
+    """Whether the training step draws random numbers."""
+    adapter = experiment.adapter
+    return experiment.model.uses_dropout or bool(adapter and adapter.dropout)
 
 
 def optimizer(experiment: Experiment) -> optax.GradientTransformation:

@@ -18,7 +18,6 @@ from jax.sharding import Mesh
 from gptjax import model
 from gptjax.core import faults
 from gptjax.core.arrays import Params
-from gptjax.core.trees import partition, trains
 from gptjax.data.layouts import Batch
 from gptjax.data.prepare import Prepared
 from gptjax.losses import Frozen
@@ -27,6 +26,7 @@ from gptjax.sharding.mesh import in_device_memory, make_mesh, replicated, with_m
 from gptjax.train import placement, step, teacher
 from gptjax.train.evaluate import held_out_loss
 from gptjax.train.experiment import Experiment
+from gptjax.train.halves import freezes, halves, training_loss
 from gptjax.train.sources import Source, placed, row_plan, stored
 
 
@@ -132,7 +132,7 @@ def lowered(
     state, frozen = placement.abstract(experiment, mesh, models)
     if models is None:
         models = dict.fromkeys((name for name in frozen if name != "params"), experiment.model)
-    loss = experiment.loss.build(experiment.model, **models)
+    loss = training_loss(experiment, models)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
 
     def one(state: step.TrainState, frozen: Frozen, batch: Batch) -> tuple[step.TrainState, dict]:
@@ -150,7 +150,7 @@ def lowered(
             micro_batches=experiment.micro_batches,
             skip_norm=experiment.skip_norm,
             skip_score=experiment.spike_score if experiment.skip_spikes else math.inf,
-            dropout=experiment.model.uses_dropout,
+            dropout=placement.uses_dropout(experiment),
             post_update=_post_update(experiment.model),
             gradients=faults.in_gradients(planned, gradients, state.step),
         )
@@ -188,9 +188,9 @@ def _initial(
 ) -> tuple[step.TrainState, Frozen]:
     if params is None:
         params = model.init(experiment.model, jax.random.key(experiment.seed))
-    trainable, rest = partition(params, trains(params, experiment.freeze))
+    trainable, rest = halves(experiment, params)
     state = step.init(trainable, placement.optimizer(experiment))
-    return state, {"params": rest} if experiment.freeze else {}
+    return state, {"params": rest} if freezes(experiment) else {}
 
 
 def _begin(

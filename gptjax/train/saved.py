@@ -43,12 +43,14 @@ def restore_or_init(
     cast: bool = False,
     fall_back: bool = True,
     params: Params | None = None,
+    keep: bool = True,
 ) -> tuple[TrainState, Frozen, int | None]:
     """Returns state, frozen weights and step of the newest intact checkpoint; or the initial state
     and `None`.
 
     Args:
-      params: initial parameters; `None` means random ones.
+      params: initial parameters, or those under the adapter of a run; `None` means random ones.
+      keep: save the frozen weights with the run: they can't be opened from elsewhere.
 
     Raises:
       ConfigError: a checkpoint does not fit, or the run's frozen weights were replaced.
@@ -58,10 +60,10 @@ def restore_or_init(
         cast=cast,
         fall_back=fall_back,
     )
+    host = params and jax.tree.map(np.asarray, params)  # it may lie on other devices
     if restored is None:
-        host = params and jax.tree.map(np.asarray, params)  # it may lie on other devices
         state, rest = jax.block_until_ready(built.init(host))
-        if "params" in rest:
+        if "params" in rest and keep:
             frozen.save_frozen(path, rest["params"])
         return state, rest, None
     step, trees = restored
@@ -69,6 +71,8 @@ def restore_or_init(
     state = TrainState(number, trees["params"], trees["opt_state"])
     if "params" not in built.frozen:
         return state, built.models, step
+    if host is not None:
+        return state, jax.block_until_ready(built.init(host)[1]), step
     identity.require_frozen(path)
     own = frozen.restore(path, built.frozen["params"])
     return state, {**built.models, "params": own}, step

@@ -15,8 +15,10 @@ from gptjax.core.config import require
 from gptjax.data.tokenizers.tokenizer import Given, Tokenizer
 from gptjax.model import ModelConfig
 from gptjax.model.config import DROPOUTS
-from gptjax.runs.open import open_model, read_config, read_tokenizer
+from gptjax.runs import adapted
+from gptjax.runs.open import open_base, open_model, read_config, read_tokenizer
 from gptjax.train.experiment import Experiment
+from gptjax.weights import merge
 
 
 class Start(NamedTuple):
@@ -25,7 +27,8 @@ class Start(NamedTuple):
     config: ModelConfig | None = None
     """Architecture that the run has to have."""
     params: Params | None = None
-    """Parameters of step 0; `None` on a resume, whose checkpoint has them."""
+    """Parameters of step 0, or under the adapter of a resumed run; `None` on any other resume,
+    whose checkpoint has them."""
     tokenizer: Tokenizer | None = None
     """Tokenizer that the run has to use: that of the model, or, on a resume, the run's own."""
     fingerprint: str | None = None
@@ -33,19 +36,31 @@ class Start(NamedTuple):
 
 
 def of(experiment: Experiment, run: Path, *, resuming: bool) -> Start:
-    """Opens what a run begins from. A resume no longer needs the model that the run started from.
+    """Opens what a run begins from. A resume no longer needs the model that the run started from,
+    unless it trains an adapter of it.
 
     Raises:
       ConfigError: there is no such model, or it has no tokenizer.
     """
     if resuming:
         recorded = config.load_config(dict, run / "identity.json").get("start")
+        found = read_config(run, config.classes_in(experiment))
+        base = None
+        if experiment.adapter is not None and found.adapter is not None:
+            base = open_base(
+                run, found._replace(start=experiment.start, adapter=experiment.adapter)
+            )
         return Start(
-            read_config(run, config.classes_in(experiment)).model if experiment.start else None,
+            found.model if experiment.start else None,
+            base and base.params,
             tokenizer=read_tokenizer(run),
             fingerprint=recorded,
         )
     if experiment.start is None:
+        require(
+            experiment.adapter is None,
+            "an adapter stands beside the weights of a trained model; name it (--start PATH).",
+        )
         return Start()
     model = open_model(experiment.start)
     require(
@@ -53,7 +68,10 @@ def of(experiment: Experiment, run: Path, *, resuming: bool) -> Start:
         f"{experiment.start} has no tokenizer, so it cannot read text; start from another model"
         " (--start).",
     )
-    return Start(model.config, model.params, model.tokenizer, model.fingerprint())
+    fingerprint = model.fingerprint()
+    if experiment.adapter is not None:
+        model = adapted.plain_base(model, experiment.adapter)
+    return Start(model.config, merge(model.params), model.tokenizer, fingerprint)
 
 
 TRAINING = (

@@ -1,32 +1,65 @@
 """Weights as values: what is stored, and how an activation is multiplied by it.
 
-Read `weight` (the kinds), `linear` (the product), `embed` (the look-up), `adapters` (LoRA).
-`sharded` and `narrow` are how a mesh and a CPU compute a product.
+Read `weight` (the kinds), `linear` (the product), `embed` (the look-up), `lora` and `adapters`
+(low-rank products beside frozen weights), `storage` (narrow types). `sharded` and `narrow` are how
+a mesh and a CPU compute a product.
 """
 
-from gptjax.weights.adapters import Adapter, Adapters, attach, lora, merge, side_by_side
+from gptjax.weights.adapters import (
+    Adapter,
+    Adapters,
+    attach,
+    choose_adapter,
+    detach,
+    merge,
+    pad_rank,
+    serve,
+    side_by_side,
+    sum_adapters,
+    unmerge,
+    with_keys,
+)
 from gptjax.weights.embed import embed
 from gptjax.weights.linear import contract, linear, linears, multiply, ragged
+from gptjax.weights.lora import DoRA, LoRA, adapt, with_leaves
+from gptjax.weights.storage import NormalFloat, Stored, store
 from gptjax.weights.weight import Adapted, Quantized, Role, Weight, dense, quantize, transposed
+
+AdapterKind = LoRA | DoRA
+"""Settings of an adapter."""
 
 __all__ = [
     "Adapted",
     "Adapter",
+    "AdapterKind",
     "Adapters",
+    "DoRA",
+    "LoRA",
+    "NormalFloat",
     "Quantized",
     "Role",
+    "Stored",
     "Weight",
+    "adapt",
     "attach",
+    "choose_adapter",
     "contract",
     "dense",
+    "detach",
     "embed",
     "linear",
     "linears",
-    "lora",
     "merge",
     "multiply",
+    "pad_rank",
     "quantize",
     "ragged",
+    "serve",
     "side_by_side",
+    "store",
+    "sum_adapters",
     "transposed",
+    "unmerge",
+    "with_keys",
+    "with_leaves",
 ]

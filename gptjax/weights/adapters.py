@@ -1,29 +1,34 @@
-"""Low-rank adapters (LoRA): a tree of their own beside a frozen parameter tree.
+"""Low-rank adapters: a tree of their own beside a parameter tree.
 
-    adapters = lora(params, model.roles(config), key, rank=8)     what trains
-    model.forward(config, attach(params, adapters), tokens)       how it is read
-    merge(attach(params, adapters))                               a plain tree again
+    adapters = LoRA(rank=8).init(params, model.roles(config), key)     what trains
+    model.forward(config, attach(params, adapters), tokens)            how it is read
+    merge(attach(params, adapters))                                    a plain tree again
 
-Source: Hu et al. 2021, LoRA, arXiv:2106.09685.
+`lora` holds their settings; this file what can be done with them: `attach`, `merge`, `sum_adapters`
+and `side_by_side`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import re
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from gptjax.core.arrays import Array, Int, Key, Params
+from gptjax.core.arrays import Array, Int, Key, Numbers, Params
 from gptjax.core.config import require
+from gptjax.weights import dora
 from gptjax.weights.weight import Adapted, Leaf, Role, Weight, dense
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["a", "b"], meta_fields=["scale"])
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["a", "b", "magnitude"], meta_fields=["scale"]
+)
 @dataclass(frozen=True)
 class Adapter:
     """The factors of one weight's low-rank product, stacked as the weight is; with several
@@ -34,117 +39,253 @@ class Adapter:
     b: Leaf
     """float32 [… R *outputs]"""
     scale: float = 1.0
+    magnitude: Leaf = None
+    """float32 [… *outputs]: of DoRA, see `dora`."""
 
 
 Adapters = dict[str, Any]
 """Nested dicts with the paths of the adapted weights; leaves are `Adapter`."""
 
-TARGETS = r"layers/.*"
-"""Every kernel of the layers."""
-
-
-def lora(
-    params: Params,
-    roles: Any,
-    key: Key,
-    *,
-    rank: int,
-    targets: str = TARGETS,
-    alpha: float | None = None,
-) -> Adapters:
-    """Initial adapters, whose product is zero: `a` is uniform in ± 1/√inputs, `b` is zero.
-
-    Args:
-      roles: `model.roles(config)`.
-      targets: regular expression of the whole path of a weight, such as
-        `layers/.*(query|value)/kernel`. Routers and what multiplies no activation are left out.
-      alpha: the product is multiplied by alpha / rank. `None` means rank.
-
-    Raises:
-      ConfigError: no weight matches.
-    """
-    scale = 1.0 if alpha is None else alpha / rank
-    keys = iter(jax.random.split(key, len(jax.tree.leaves(roles, is_leaf=_is_role))))
-
-    def one(path: str, weight: Weight, role: Role) -> Adapter | None:
-        own = next(keys)
-        if role.inputs == 0 or role.exact or not re.fullmatch(targets, path):
-            return None
-        border = role.stacked + role.inputs
-        lead, outputs = weight.shape[: role.stacked], weight.shape[border:]
-        bound = jnp.prod(jnp.asarray(weight.shape[role.stacked : border])) ** -0.5
-        a = jax.random.uniform(own, (*weight.shape[:border], rank), minval=-bound, maxval=bound)
-        return Adapter(a, jnp.zeros((*lead, rank, *outputs)), scale)
-
-    adapters = _mapped(one, params, roles)
-    require(bool(adapters), f"no weight that multiplies activations matches {targets!r}.")
-    return adapters
-
 
 def attach(
-    params: Params, adapters: Adapters | Adapter, rows: Int[Array, " B"] | None = None
+    params: Params,
+    adapters: Adapters | Adapter,
+    rows: Int[Array, " B"] | None = None,
+    dropout: float = 0.0,
 ) -> Params:
     """The parameter tree in which every weight that has an adapter is `Adapted`.
 
     Args:
       rows: of adapters from `side_by_side`, the one that serves each row; −1 selects none.
+      dropout: see `Adapted`; it is applied where `with_keys` has given keys.
     """
     if isinstance(adapters, Adapter):
-        shape = () if rows is None else (*adapters.a.shape[: _stacked(params, adapters)], len(rows))
-        chosen = None if rows is None else jnp.broadcast_to(rows, shape)
-        return Adapted(params, adapters.a, adapters.b, adapters.scale, chosen)
+        several = 0 if rows is None else 2
+        stacked = adapters.a.ndim + adapters.b.ndim - 2 - several - len(params.shape)
+        shape = () if rows is None else (*adapters.a.shape[:stacked], len(rows))
+        return Adapted(
+            params,
+            adapters.a,
+            adapters.b,
+            adapters.scale,
+            None if rows is None else jnp.broadcast_to(rows, shape),
+            adapters.magnitude,
+            None if adapters.magnitude is None else _squares(params, adapters, stacked, several),
+            dropout,
+        )
     return {
-        name: attach(tree, adapters[name], rows) if name in adapters else tree
+        name: attach(tree, adapters[name], rows, dropout) if name in adapters else tree
         for name, tree in params.items()
     }
 
 
-def _stacked(weight: Weight, adapter: Adapter) -> int:
-    """Stacked dimensions of one of several adapters; `a` and `b` have 2 · (stacked + A) + 2 more
-    than the base has inputs and outputs."""
-    return adapter.a.ndim + adapter.b.ndim - 4 - len(weight.shape)
+def _squares(base: Weight, adapter: Adapter, stacked: int, several: int) -> Array:
+    """The squared length of each column of a base, in the shape of its outputs."""
+    outputs = adapter.magnitude.shape[stacked + several // 2 :]
+    lead = base.shape[:stacked]
+    matrix = dense(base).reshape(*lead, -1, math.prod(outputs))
+    return dora.column_squares(matrix).reshape(*lead, *outputs)
 
 
-def side_by_side(several: Sequence[Adapters], roles: Any) -> Adapters:
-    """Adapters of the same weights and rank as one tree, of which each row of a batch may use
-    another one."""
-
-    def one(path: str, first: Adapter, role: Role) -> Adapter:
-        each = [first, *(_at(other, path) for other in several[1:])]
-        a = jnp.stack([adapter.a for adapter in each], axis=role.stacked)
-        # scales are part of b, so that adapters may differ in them
-        b = jnp.stack([adapter.scale * adapter.b for adapter in each], axis=role.stacked)
-        return Adapter(a, b)
-
-    return _mapped(one, several[0], roles)
-
-
-def _at(tree: Any, path: str) -> Any:
-    return functools.reduce(lambda node, name: node[name], path.split("/"), tree)
+def detach(params: Params) -> tuple[Params, Adapters | Adapter]:
+    """The base of a tree and its adapters: the inverse of `attach`."""
+    if isinstance(params, Adapted):
+        return params.base, Adapter(params.a, params.b, params.scale, params.magnitude)
+    if not isinstance(params, dict):
+        return params, {}
+    parts = {name: detach(tree) for name, tree in params.items()}
+    adapters = {name: part[1] for name, part in parts.items() if part[1] != {}}
+    return {name: part[0] for name, part in parts.items()}, adapters
 
 
 def merge(params: Params) -> Params:
-    """The tree with every adapted weight as one array: equal to the adapted one up to rounding."""
-    return jax.tree.map(
-        lambda leaf: dense(leaf) if isinstance(leaf, Adapted) else leaf,
-        params,
-        is_leaf=lambda leaf: isinstance(leaf, Adapted),
-    )
+    """The tree with every weight as one array: equal to the adapted one up to rounding. A quantised
+    base is merged as the numbers that it stands for, on which the adapter was trained."""
+    return jax.tree.map(dense, params, is_leaf=lambda node: not isinstance(node, dict))
 
 
-def _is_role(node: Any) -> bool:
-    return isinstance(node, Role)
+def unmerge(params: Params, adapters: Adapters | Adapter) -> Params:
+    """The base of merged weights, up to rounding.
 
-
-def _mapped(
-    function: Callable[[str, Any, Role], Any], tree: Any, roles: Any, path: tuple[str, ...] = ()
-) -> Any:
-    """A tree of what a function of (path, leaf, role) gives; leaves for which it gives `None` are
-    left out."""
-    if isinstance(roles, Role):
-        return function("/".join(path), tree, roles)
-    parts = {
-        name: _mapped(function, subtree, roles[name], (*path, name))
-        for name, subtree in tree.items()
+    Raises:
+      ConfigError: an adapter has magnitudes, which do not say how long the base's columns were.
+    """
+    if isinstance(adapters, Adapter):
+        require(
+            adapters.magnitude is None,
+            "a DoRA adapter can't be taken out of merged weights; open the base itself.",
+        )
+        return dense(Adapted(params, adapters.a, adapters.b, -adapters.scale))
+    return {
+        name: unmerge(tree, adapters[name]) if name in adapters else tree
+        for name, tree in params.items()
     }
-    return {name: part for name, part in parts.items() if part is not None and part != {}}
+
+
+def sum_adapters(several: Sequence[Adapters], shares: Sequence[float], roles: Any) -> Adapters:
+    """One adapter whose products are the weighted sum of the products of several: exactly, since
+    their ranks are put side by side.
+
+    Raises:
+      ConfigError: one of them has magnitudes, whose columns have no such sum.
+    """
+
+    def one(role: Role, each: list[Adapter | None]) -> Adapter:
+        parts = [
+            (share * adapter.scale, adapter)
+            for share, adapter in zip(shares, each, strict=True)
+            if adapter is not None
+        ]
+        require(
+            all(adapter.magnitude is None for _, adapter in parts),
+            "DoRA adapters have no weighted sum; merge one, or serve them side by side.",
+        )
+        a = jnp.concatenate([adapter.a for _, adapter in parts], axis=-1)
+        b = jnp.concatenate([share * adapter.b for share, adapter in parts], axis=role.stacked)
+        return Adapter(a, b)
+
+    return _together(one, several, roles)
+
+
+def side_by_side(several: Sequence[Adapters], roles: Any) -> Adapters:
+    """Adapters as one tree, of which each row of a batch may use another one. Ranks and adapted
+    weights may differ: a missing product is zero."""
+
+    def one(role: Role, each: list[Adapter | None]) -> Adapter:
+        like = next(adapter for adapter in each if adapter is not None)
+        rank = max(adapter.a.shape[-1] for adapter in each if adapter is not None)
+        filled = [
+            Adapter(jnp.zeros_like(like.a), jnp.zeros_like(like.b)) if adapter is None else adapter
+            for adapter in each
+        ]
+        lengths = None
+        if any(adapter.magnitude is not None for adapter in filled):
+            outputs = like.b.shape[: role.stacked] + like.b.shape[role.stacked + 1 :]
+            none = jnp.full(outputs, jnp.nan)
+            magnitudes = (adapter.magnitude for adapter in filled)
+            lengths = jnp.stack(
+                [none if own is None else own for own in magnitudes], axis=role.stacked
+            )
+        # scales are part of b, so that adapters may differ in them
+        a = [_padded(adapter.a, rank, -1) for adapter in filled]
+        b = [_padded(adapter.scale * adapter.b, rank, role.stacked) for adapter in filled]
+        stack = functools.partial(jnp.stack, axis=role.stacked)
+        return Adapter(stack(a), stack(b), magnitude=lengths)
+
+    return _together(one, several, roles)
+
+
+def serve(params: Params, rows: Int[Numbers, " B"]) -> Params:
+    """The tree in which each row of a batch uses this one of several attached adapters; −1 uses
+    none."""
+
+    def one(leaf: Any) -> Any:
+        if not is_adapted(leaf) or leaf.rows is None:
+            return leaf
+        each = jnp.broadcast_to(rows, (*leaf.rows.shape[:-1], *rows.shape))
+        return dataclasses.replace(leaf, rows=each)
+
+    return jax.tree.map(one, params, is_leaf=is_adapted)
+
+
+def choose_adapter(params: Params, number: int) -> Params:
+    """The tree with one of several attached adapters, for all rows; −1 leaves the base."""
+
+    def one(leaf: Any) -> Any:
+        if not is_adapted(leaf) or leaf.rows is None:
+            return leaf
+        if number < 0:
+            return leaf.base
+        a, b, magnitude = (
+            None if x is None else jnp.take(x, number, axis=leaf.stacked)
+            for x in (leaf.a, leaf.b, leaf.magnitude)
+        )
+        return dataclasses.replace(leaf, a=a, b=b, magnitude=magnitude, rows=None)
+
+    return jax.tree.map(one, params, is_leaf=is_adapted)
+
+
+def _padded(factor: Array, rank: int, axis: int) -> Array:
+    """A factor with zeros up to a rank: its product stays, and so does what trains of it."""
+    widths = [(0, 0)] * factor.ndim
+    widths[axis] = (0, rank - factor.shape[axis])
+    return jnp.pad(factor, widths)
+
+
+def pad_rank(adapters: Adapters, rank: int, roles: Any) -> Adapters:
+    """The same adapters with zeros up to a rank. Their scales stay, so they train as before."""
+
+    def one(role: Role, each: list[Adapter | None]) -> Adapter | None:
+        (adapter,) = each
+        return adapter and dataclasses.replace(
+            adapter,
+            a=_padded(adapter.a, rank, -1),
+            b=_padded(adapter.b, rank, role.stacked),
+        )
+
+    return _together(one, [adapters], roles)
+
+
+def with_keys(params: Params, key: Key | None) -> Params:
+    """The tree with a random key for dropout in each adapted weight that has any, another one for
+    each weight of a stack; no key changes nothing."""
+    if key is None:
+        return params
+    leaves, structure = jax.tree.flatten(params, is_leaf=is_adapted)
+
+    def keyed(number: int, leaf: Any) -> Any:
+        if not (is_adapted(leaf) and leaf.dropout):
+            return leaf
+        lead = leaf.shape[: leaf.stacked]
+        keys = jax.random.split(jax.random.fold_in(key, number), lead)
+        return dataclasses.replace(leaf, key=jax.random.key_data(keys))
+
+    return jax.tree.unflatten(structure, [keyed(*pair) for pair in enumerate(leaves)])
+
+
+def is_adapted(leaf: Any) -> bool:
+    """Whether a leaf of a tree is an adapted weight."""
+    return isinstance(leaf, Adapted)
+
+
+def by_path(adapters: Adapters | Adapter, where: str = "") -> dict[str, Adapter]:
+    """The adapters by the paths of their weights."""
+    if isinstance(adapters, Adapter):
+        return {where: adapters}
+    return {
+        path: adapter
+        for name, tree in adapters.items()
+        for path, adapter in by_path(tree, f"{where}/{name}".lstrip("/")).items()
+    }
+
+
+def tree_by_path(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dicts of leaves by their paths."""
+    tree: dict[str, Any] = {}
+    for path, leaf in flat.items():
+        *folders, name = path.split("/")
+        parent = functools.reduce(lambda node, key: node.setdefault(key, {}), folders, tree)
+        parent[name] = leaf
+    return tree
+
+
+def role_at(roles: Any, path: str) -> Role:
+    """The role of the weight at a path."""
+    return functools.reduce(lambda node, name: node[name], path.split("/"), roles)
+
+
+def _together(
+    function: Callable[[Role, list[Adapter | None]], Adapter | None],
+    several: Sequence[Adapters],
+    roles: Any,
+) -> Adapters:
+    """A tree of what a function gives of all adapters of a weight; `None` for those that leave it
+    as it is."""
+    flat = [by_path(adapters) for adapters in several]
+    every = dict.fromkeys(path for adapters in flat for path in adapters)
+    return tree_by_path(
+        {
+            path: function(role_at(roles, path), [adapters.get(path) for adapters in flat])
+            for path in every
+        }
+    )

@@ -19,10 +19,11 @@ import numpy as np
 
 from gptjax.core.arrays import Array, Float, Int
 from gptjax.sharding.constrain import ROWS, current_mesh, platform
+from gptjax.weights.dropout import dropout
 from gptjax.weights.einsum import wide_einsum
 from gptjax.weights.narrow import narrow
 from gptjax.weights.sharded import WIDE, Matrix, sharded_products
-from gptjax.weights.weight import Adapted, Quantized, Weight, dense
+from gptjax.weights.weight import Adapted, Quantized, Weight, column_ratio, dense
 
 Names = tuple[str | None, ...]
 """The logical name of each dimension of a weight: `embed`, `heads`, `mlp`, …"""
@@ -68,9 +69,7 @@ def linears(
         settings = {"inputs": inputs, "rows": rows, "wide": wide}
         outputs = linears(x, bases, names=names, **settings, joined=joined)
         return [
-            y + adapter_product(x, weight, names=named, **settings)
-            if isinstance(weight, Adapted)
-            else y
+            _adapted(y, x, weight, named, settings) if isinstance(weight, Adapted) else y
             for y, weight, named in zip(outputs, weights, names, strict=True)
         ]
     lead = x.shape[: x.ndim - inputs]
@@ -179,6 +178,20 @@ def _one_cpu() -> bool:
     return platform() == "cpu" and current_mesh() is None
 
 
+def _adapted(y: Array, x: Array, weight: Adapted, names: Names, settings: dict[str, Any]) -> Array:
+    """The product with an adapted weight, given that with its base."""
+    y = y + adapter_product(x, weight, names=names, **settings)
+    if weight.magnitude is None:
+        return y
+    ratio = column_ratio(weight)
+    if weight.rows is None:
+        return (y * ratio.reshape((1,) * (y.ndim - ratio.ndim) + ratio.shape)).astype(y.dtype)
+    own = jnp.take(ratio, jnp.maximum(weight.rows, 0), axis=0)
+    own = jnp.where(weight.rows.reshape(-1, *(1,) * (own.ndim - 1)) < 0, 1.0, own)
+    own = own.reshape(len(own), *(1,) * (y.ndim - own.ndim), *own.shape[1:])
+    return (y * own).astype(y.dtype)
+
+
 def adapter_product(
     x: Float[Array, "..."],
     weight: Adapted,
@@ -190,6 +203,8 @@ def adapter_product(
 ) -> Float[Array, "..."]:
     """What an adapter adds to the product with its base: scale · (x · a) · b, row by row where
     each row has an adapter of its own."""
+    if weight.key is not None:
+        x = dropout(x, weight.dropout, jax.random.wrap_key_data(weight.key))
     if weight.rows is None:
         of_a, of_b = (*names[:inputs], None), (None, *names[inputs:])
         inner = linear(x, weight.a, names=of_a, inputs=inputs, rows=rows)

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from gptjax.core.arrays import Array, Float
+from gptjax.weights import dora
 
 
 @runtime_checkable
@@ -83,14 +84,15 @@ class Quantized:
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["base", "a", "b", "rows"],
-    meta_fields=["scale"],
+    data_fields=["base", "a", "b", "rows", "magnitude", "squares", "key"],
+    meta_fields=["scale", "dropout"],
 )
 @dataclass(frozen=True)
 class Adapted:
     """A base weight plus `scale` times a low-rank product a · b; R is its rank.
 
-    With `rows`, `a` and `b` hold several adapters [A …], one of which serves each row of the batch.
+    With `rows`, `a`, `b` and `magnitude` hold several adapters [A …], one of which serves each row
+    of the batch.
 
     Source: Hu et al. 2021, LoRA, arXiv:2106.09685, section 4.1.
     """
@@ -105,11 +107,27 @@ class Adapted:
     rows: Leaf = None
     """int32 [B]: the adapter of each row; −1 selects the base alone. `None` means one adapter for
     all rows."""
+    magnitude: Leaf = None
+    """float32 [*outputs], or [A *outputs]: the length of each column, see `dora`. `None` leaves the
+    lengths as they come out; so does NaN, for one adapter of several."""
+    squares: Leaf = None
+    """float32 [*outputs]: the squared length of each column of the base, where there are
+    magnitudes."""
+    dropout: float = 0.0
+    """Share of the activations that the product does not see while `key` is set."""
+    key: Leaf = None
+    """uint32 […]: data of the random key of dropout."""
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of the base."""
         return self.base.shape
+
+    @property
+    def stacked(self) -> int:
+        """The number of leading dimensions that hold independent weights."""
+        several = 0 if self.rows is None else 2
+        return self.a.ndim + self.b.ndim - 2 - several - len(self.shape)
 
 
 # --- the array that a weight stands for
@@ -139,16 +157,33 @@ def _(weight: Quantized) -> Array:
 def _(weight: Adapted) -> Array:
     if weight.rows is not None:
         raise TypeError("weights of several adapters, one for each row, are not one array.")
-    base = dense(weight.base)
-    return base + (weight.scale * _low_rank(weight)).astype(base.dtype)
+    base, product = dense(weight.base), weight.scale * _low_rank(weight)
+    if weight.magnitude is None:
+        return base + product.astype(base.dtype)
+    lead, outputs = weight.shape[: weight.stacked], weight.magnitude.shape[weight.stacked :]
+    matrix, added = (x.reshape(*lead, -1, math.prod(outputs)) for x in (base, product))
+    ratio = column_ratio(weight).reshape(*lead, 1, -1)
+    return ((matrix + added) * ratio).astype(base.dtype).reshape(weight.shape)
 
 
 def _low_rank(weight: Adapted) -> Array:
     """The product a · b of each weight of a stack, with the base's shape."""
-    stacked = weight.a.ndim + weight.b.ndim - 2 - len(weight.shape)
-    lead, rank = weight.shape[:stacked], weight.a.shape[-1]
+    lead, rank = weight.shape[: weight.stacked], weight.a.shape[-1]
     product = weight.a.reshape(*lead, -1, rank) @ weight.b.reshape(*lead, rank, -1)
     return product.reshape(weight.shape)
+
+
+def column_ratio(weight: Adapted) -> Float[Array, "..."]:
+    """What multiplies the columns of a weight with magnitudes, in their shape [… *outputs]; of
+    several adapters [A *outputs]."""
+    lead, rank = weight.shape[: weight.stacked], weight.a.shape[-1]
+    several = () if weight.rows is None else weight.a.shape[len(lead) : len(lead) + 1]
+    a = weight.a.reshape(*lead, *several, -1, rank)
+    b = weight.b.reshape(*lead, *several, rank, -1)
+    matrix = dense(weight.base).reshape(*lead, *(1,) * len(several), a.shape[-2], -1)
+    squares = weight.squares.reshape(*lead, *(1,) * len(several), -1)
+    squared = dora.adapted_squares(squares, matrix, a, b, weight.scale)
+    return dora.length_ratio(weight.magnitude, squared.reshape(weight.magnitude.shape))
 
 
 def per_block(scales: Array, shape: tuple[int, ...]) -> Array:
@@ -174,9 +209,10 @@ def _(weight: Adapted) -> Weight:
     def swap(x: Array) -> Array:
         return jnp.swapaxes(x, -1, -2)
 
-    return Adapted(
-        transposed(weight.base), swap(weight.b), swap(weight.a), weight.scale, weight.rows
-    )
+    if weight.magnitude is not None:
+        return transposed(dense(weight))
+    base = transposed(weight.base)
+    return Adapted(base, swap(weight.b), swap(weight.a), weight.scale, weight.rows)
 
 
 # --- quantisation
@@ -212,13 +248,19 @@ def quantize(
     """
     if kind == "bfloat16":
         return Quantized(jnp.asarray(weight, jnp.bfloat16))
-    blocks = _block_shape(weight.shape, role, group)
-    counts = [size // block for size, block in zip(weight.shape, blocks, strict=True)]
-    apart = weight.reshape([n for pair in zip(counts, blocks, strict=True) for n in pair])
-    within = tuple(range(1, apart.ndim, 2))
+    apart, within = blocks_of(weight, role, group)
     scales = jnp.maximum(jnp.max(jnp.abs(apart), axis=within) / _LARGEST[kind], 1e-30)
     values = jnp.round(apart / jnp.expand_dims(scales, within))
     return Quantized(values.reshape(weight.shape).astype(kind), scales)
+
+
+def blocks_of(weight: Array, role: Role, group: int | None) -> tuple[Array, tuple[int, ...]]:
+    """The array with each dimension split in two, blocks and numbers within a block, and which of
+    these dimensions lie within; see `quantize`."""
+    blocks = _block_shape(weight.shape, role, group)
+    counts = [size // block for size, block in zip(weight.shape, blocks, strict=True)]
+    apart = weight.reshape([n for pair in zip(counts, blocks, strict=True) for n in pair])
+    return apart, tuple(range(1, apart.ndim, 2))
 
 
 def _block_shape(shape: tuple[int, ...], role: Role, group: int | None) -> list[int]:

@@ -20,7 +20,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from gptjax.core.arrays import Array, Float, Int, Key
 from gptjax.model.attention.mask import MaskInputs, ScoreConfig, scores
-from gptjax.model.layers import dropout
+from gptjax.weights.dropout import dropout
 
 LARGEST = 256
 """Queries, and keys, of a block. Shorter rows have four blocks."""

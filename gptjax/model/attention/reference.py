@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from gptjax.core.arrays import Array, Float, Key
 from gptjax.model.attention.mask import MaskInputs, ScoreConfig, scores
-from gptjax.model.layers import dropout
+from gptjax.weights.dropout import dropout
 
 
 def reference(
