@@ -574,6 +574,11 @@ def test_further_tokens_add_their_losses_and_decoding_does_without():
         ),
         rel=1e-5,
     )
+    second = params | {"ahead": jax.tree.map(lambda leaf: leaf.at[1].set(0.0), params["ahead"])}
+    without = CrossEntropy().build(config)(second, {}, batch, None)[2]["ahead"]
+    assert abs(float(without) / float(sums["ahead"]) - 1) > 1e-3, (
+        "each block predicts its own token"
+    )
     held_out = CrossEntropy().build(config).held_out()
     told, _, _ = held_out(params, {}, batch, None)
     assert float(told) == pytest.approx(float(plain), rel=1e-6)

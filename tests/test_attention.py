@@ -40,6 +40,7 @@ LAYERS = {
     "strided": Layer("strided", 3),
     "fixed": Layer("fixed", 4, summary=2),
 }
+SEEN = LAYERS | {"chunk with sinks": Layer("chunk", 3, sinks=2)}
 CHOICES = {
     "layer": LAYERS,
     "segmented": (False, True),
@@ -141,7 +142,7 @@ def sees(layer: Layer, t: int, s: int) -> bool:
         case "window":
             near = s > t - layer.span or s in range(layer.sinks)
         case "chunk":
-            near = same
+            near = same or s in range(layer.sinks)
         case "strided":
             near = s > t - layer.span or s in range(t, -1, -layer.span)
         case "fixed":
@@ -182,14 +183,12 @@ def by_hand(case: Case, arrays: Given, whole: mask_inputs.MaskInputs) -> np.ndar
     return out
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", SEEN)
 def test_as_many_keys_are_counted_as_are_seen(name):
-    where = jnp.arange(29)[None]
-    assert cost.seen(LAYERS[name], 29) == pytest.approx(
-        float(
-            mask_inputs.visible(mask_inputs.MaskInputs(where, where), LAYERS[name]).sum(-1).mean()
-        )
-    )
+    layer, where = SEEN[name], jnp.arange(29)[None]
+    visible = np.asarray(mask_inputs.visible(mask_inputs.MaskInputs(where, where), layer)[0])
+    assert visible.tolist() == [[sees(layer, t, s) for s in range(29)] for t in range(29)]
+    assert cost.seen(layer, 29) == pytest.approx(visible.sum(-1).mean())
 
 
 HERE = ("reference", "causal_blocks", "blockwise")
@@ -243,6 +242,23 @@ def test_blocks_that_do_not_divide_the_row_are_filled_up(length):
         for name in ("reference", "blockwise")
     )
     assert difference(found, wanted) <= 1e-5
+
+
+def test_queries_that_are_a_part_of_the_tokens_see_all_keys_before_them():
+    """As those of one device do where a mesh splits positions; they begin inside of a block."""
+    arrays, whole, how = given(Case("window", False, 2, None, "none", False), 20)
+    wanted = attention.attend(*arrays[:3], whole, how)
+    for begin in (5, 10):
+        part = slice(begin, begin + 10)
+        found = attention.attend(
+            arrays.q[:, part],
+            *arrays[1:3],
+            whole._replace(queries=whole.queries[:, part]),
+            how,
+            implementation="blockwise",
+            begin=begin,
+        )
+        assert difference(found, wanted[:, part]) <= 1e-5
 
 
 @pytest.mark.parametrize(
@@ -541,3 +557,17 @@ def test_rotations_of_a_tpu_are_those_of_other_machines(monkeypatch):
     here = positions.rotate(x, angles)
     monkeypatch.setattr(positions, "platform", lambda: "tpu")
     np.testing.assert_allclose(positions.rotate(x, angles), here, rtol=1e-6, atol=1e-7)
+
+
+def test_slopes_and_buckets_are_those_of_their_papers():
+    """ALiBi's for 12 heads are those of 8 and every second one of 16's; a T5 bucket begins where
+    the distances of those before it end."""
+    eight, sixteen = ([2 ** (-8 * (i + 1) / n) for i in range(n)] for n in (8, 16))
+    np.testing.assert_allclose(distances.alibi_slopes(12), [*eight, *sixteen[0:8:2]], rtol=1e-6)
+    np.testing.assert_allclose(distances.alibi_slopes(8), eight, rtol=1e-6)
+    buckets, farthest = 32, 128
+    begins = [*range(16), *(math.ceil(16 * 8 ** (i / 16) - 1e-9) for i in range(16))]
+    far = np.arange(-3, 200)
+    wanted = [max(n for n, begin in enumerate(begins) if begin <= max(d, 0)) for d in far]
+    found = distances.distance_bucket(jnp.asarray(far)[None, None], buckets, farthest)[0, 0]
+    np.testing.assert_array_equal(found, wanted)

@@ -23,7 +23,7 @@ from gptjax.data import Bytes
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.generate import GenerateConfig, decode
 from gptjax.model import Layer
-from gptjax.model.cache import quantise_vectors
+from gptjax.model.cache import allocate, quantise_vectors
 
 TOKENIZER = tokenizers.train_tokenizer(Bytes(), [])
 LOCAL, GLOBAL = Layer("window", 5), Layer()
@@ -85,6 +85,34 @@ def test_eight_bits_are_off_by_half_a_step_of_each_heads_largest():
     )
     assert (off <= np.abs(np.asarray(x)).max(-1, keepdims=True) / 254 * (1 + 1e-5)).all()
     assert whole.dtype == jnp.int8 and (np.asarray(whole)[0, 0] == 0).all()
+
+
+def test_a_ring_holds_its_sinks_and_what_a_window_still_needs():
+    """By positions alone: padding takes no slot, what is rolled back is gone, whatever else a layer
+    may look at is there."""
+    span, sinks, at_once = 5, 2, 4
+    local = dataclasses.replace(CONFIG, pattern=(Layer("window", span, sinks=sinks), GLOBAL))
+    cache = model.empty_cache(local, 2, 64, at_once=at_once)
+    draw, lengths = np.random.default_rng(0), np.zeros(2, int)
+    for _ in range(40):
+        counts = draw.integers(0, at_once + 1, 2)
+        step = np.arange(at_once)[None]
+        positions = np.where(step < counts[:, None], lengths[:, None] + step, -1)
+        cache, _ = allocate(cache, jnp.asarray(positions, jnp.int32))
+        np.testing.assert_array_equal(cache.lengths, lengths + counts)
+        back = np.minimum(draw.integers(0, at_once + 1, 2), counts)
+        for forgotten in (0, back):
+            held = lengths + counts - forgotten
+            cache = model.rollback(cache, jnp.asarray(held, jnp.int32))
+            np.testing.assert_array_equal(cache.lengths, held)
+            for row, ring, everything in zip(
+                held, *(np.asarray(group.positions) for group in cache.groups), strict=True
+            ):
+                first = max(row - (span - 1), 0)  # what the next token sees
+                assert {*range(min(sinks, row)), *range(first, row)} <= {*ring.tolist()}
+                assert max(ring.max(), everything.max()) < max(row, 1)
+                assert sorted(everything[everything >= 0].tolist()) == [*range(row)]
+        lengths = held
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -393,6 +394,26 @@ def test_saving_a_step_again_keeps_equal_bits_and_replaces_others(tmp_path):
         run.wait()
     assert_same_bits(run.restore(shapes(state()))[1], state(2))
     assert os.listdir(tmp_path / "checkpoints") == ["1"]
+
+
+def test_a_step_that_is_replaced_is_there_until_the_new_one_has_its_name(tmp_path, monkeypatch):
+    """As if the process had died between the two renames."""
+    run, rename = saved(tmp_path, 1), Path.rename
+
+    def dies(path, target):
+        if path.name == ".saving-1":
+            raise OSError(5, "Input/output error")
+        return rename(path, target)
+
+    with pytest.raises(OSError, match="step 1 could not be saved"), run.lock():
+        monkeypatch.setattr(Path, "rename", dies)
+        run.save(1, state(2))
+        run.wait()
+    monkeypatch.undo()
+    again = Run(tmp_path)
+    with again.lock():
+        assert again.steps() == [1]
+        assert_same_bits(again.restore(shapes(state()))[1], state(1))
 
 
 @pytest.mark.row(29)

@@ -31,7 +31,9 @@ from gptjax.data import (
     prepare,
     store,
 )
+from gptjax.data.packing import pack
 from gptjax.data.permutation import permute
+from gptjax.data.rows import RowNumbers
 from gptjax.data.store import Store
 
 BUILD = sys.modules["gptjax.data.build"]
@@ -257,6 +259,32 @@ def test_arrays_have_the_types_that_the_model_takes(made):
 
 
 # --- the permutation
+
+
+def test_every_row_has_random_numbers_of_its_own():
+    """Functions of its number and the seed; without a seed they are others than with 0."""
+    number = np.arange(6)
+
+    def drawn(numbers, seed) -> list[float]:
+        return [draw.random() for draw in RowNumbers(numbers, numbers, numbers).draws(seed)]
+
+    seeds = (0, 1, None)
+    assert len({value for seed in seeds for value in drawn(number, seed)}) == 18
+    assert drawn(number[::-1], 1) == drawn(number, 1)[::-1]
+
+
+def test_rows_are_packed_as_full_as_their_order_allows():
+    """The first example of a row would not have fitted into the row before."""
+    draw, room = np.random.default_rng(0), 8
+    sizes = draw.integers(1, 10, (200, 2))
+    order = draw.permutation(200)
+    packing = pack(sizes, order, room)
+    assert packing.cut == (sizes > room).any(1).sum() and sorted(packing.order) == [*range(200)]
+    fits = np.minimum(sizes, room)[packing.order]
+    rows = [fits[a:b] for a, b in pairwise(packing.firsts)]
+    assert sum(map(len, rows)) == 200 and all(row.sum(0).max() <= room for row in rows)
+    assert all((a.sum(0) + b[0]).max() > room for a, b in pairwise(rows))
+    assert any(row.sum(0).max() == room and len(row) > 1 for row in rows)
 
 
 @pytest.mark.parametrize("key", [(0, 0), (2**31 - 1, 12345)])

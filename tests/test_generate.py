@@ -159,12 +159,21 @@ def test_the_seed_decides():
     assert (first != other).any(axis=1).all()
 
 
+def test_every_token_and_row_has_a_key_of_its_own():
+    """Of a model that finds everything equally likely, equal noise would draw equal tokens."""
+    indifferent = jax.tree.map(jnp.zeros_like, PARAMS)
+    keys, (rows, lengths) = keys_of(8), padded(ragged(8))
+    out = generate.generate(
+        CONFIG, indifferent, rows, lengths, keys, sampling=settings(8), new_tokens=10
+    )
+    assert len(np.unique(out.ids)) > 40  # of 80 draws among 257
+
+
 def test_fewer_new_tokens_are_the_beginning_of_more():
     prompts = ragged()
-    np.testing.assert_array_equal(
-        write(prompts, settings(8), new_tokens=4).ids,
-        write(prompts, settings(8), new_tokens=10).ids[:, :4],
-    )
+    few, many = (write(prompts, settings(8), new_tokens=count) for count in (4, 10))
+    np.testing.assert_array_equal(few.ids[:, :4], many.ids[:, :4])
+    assert (few.lengths == 4).all() and (many.lengths == 10).all()
 
 
 def test_ids_past_the_vocabulary_are_never_drawn():

@@ -17,7 +17,9 @@ from test_laws import quick
 
 from gptjax import generate
 from gptjax.core.config import ConfigError
-from gptjax.generate import ORDER, GenerateConfig, SampleConfig
+from gptjax.data.tokenizers.spelling import Special
+from gptjax.generate import ORDER, GenerateConfig, SampleConfig, batch
+from gptjax.generate.request import requests
 from gptjax.generate.stops import Pieces, find_stop, safe_length
 
 V = TOKENIZER.vocab_size
@@ -156,6 +158,9 @@ def test_the_first_stop_is_found_and_what_may_become_one_is_held_back():
         0,
         1,
     ]
+    assert safe_length(b"xab", [b"abc"]) == 1, (
+        "all but the last byte of a stop may be its beginning"
+    )
     draw = np.random.default_rng(0)
     for _ in range(
         300
@@ -176,6 +181,14 @@ def test_a_text_ends_at_its_stop_ids():
     (done,) = write(["ab"], new_tokens=20, temperature=1.0, stop_ids=(5, free.ids[4]))
     first = free.ids.index(free.ids[4])
     assert done.ids == free.ids[:first] and done.reason == "stop"
+
+
+def test_ids_that_end_an_answer_are_those_of_the_tokenizer_and_the_settings():
+    special = dataclasses.replace(TOKENIZER, special=Special(ends=(5, 7)))
+    asked = requests(CONFIG, special, ["a"], GenerateConfig(stop_ids=(9,)))
+    room = batch.room_for(CONFIG, special, asked)
+    row = batch.columns(CONFIG, special, [batch.Job(asked[0])], room).stop[0]
+    assert {*row[row >= 0].tolist()} == {TOKENIZER.end_of_document, 5, 7, 9}
 
 
 def test_a_text_ends_when_its_time_is_over():

@@ -32,6 +32,7 @@ from gptjax.formats import (
     gguf_file,
     gguf_keys,
     gguf_models,
+    gguf_tensors,
     gguf_tokenizer,
     gguf_writer,
     layout,
@@ -130,6 +131,16 @@ def test_llamas_heads_are_in_their_order_of_neighbours(tmp_path):
     for head in range(2):
         assert np.array_equal(theirs[head, :, 0], ours[:, head, :4].T)
         assert np.array_equal(theirs[head, :, 1], ours[:, head, 4:].T)
+
+
+def test_joined_tensors_begin_with_query_and_gate():
+    params = made(MODELS["phi3"]).params
+    theirs = dict(layout.tensors(params, gguf_tensors.gguf_places("phi3", MODELS["phi3"])))
+    attention, mlp = (params["layers"][name] for name in ("attention", "mlp"))
+    first = [mlp[name]["kernel"][0].T for name in ("gate", "up")]
+    np.testing.assert_array_equal(theirs["blk.0.ffn_up.weight"], np.concatenate(first))
+    three = [attention[name]["kernel"][0].reshape(32, -1).T for name in ("query", "key", "value")]
+    np.testing.assert_array_equal(theirs["blk.0.attn_qkv.weight"], np.concatenate(three))
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,17 @@ from gptjax.cli import main as cli
 from gptjax.core.config import ConfigError
 from gptjax.data import Bytes, Characters, SentencePiece
 from gptjax.data.tokenizers import tokenizer as tokenizers
-from gptjax.formats import About, OpenedModel, equivalence, huggingface, layout, safetensors
+from gptjax.formats import (
+    About,
+    OpenedModel,
+    configs,
+    equivalence,
+    huggingface,
+    layout,
+    safetensors,
+)
+from gptjax.formats.huggingface_families import FAMILIES
+from gptjax.formats.keys import Keys
 from gptjax.model import (
     Experts,
     Latent,
@@ -408,6 +418,69 @@ def test_a_tied_output_may_be_there_twice_but_not_be_another(saved: Path, tmp_pa
         path, lambda values: values.update({"lm_head.weight": values["model.embed_tokens.weight"]})
     )
     assert formats.load_model(path).config.tied
+
+
+def theirs_of(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The first layer of our parameters of one of `MODELS`, and all tensors of its family."""
+    config = MODELS[name][1]
+    params = randomly(config)
+    tensors = dict(layout.tensors(params, FAMILIES[MODELS[name][0]].places(config)))
+    layers = params["layers"].get("sparse", params["layers"])
+    return jax.tree.map(lambda leaf: leaf[0], layers), tensors
+
+
+def rows_of(kernel: Any) -> Any:
+    """A kernel [D N H] as a matrix [N·H D] of `torch.nn.Linear`."""
+    return kernel.reshape(len(kernel), -1).T
+
+
+def test_tensors_mean_what_their_family_says() -> None:
+    """A table that is wrong in both directions gives every model back, and is still wrong: so here
+    each tensor that is not one of ours as it stands is written out."""
+    ours, theirs = theirs_of("gemma2")
+    layer, gemma_scale = "model.layers.0", ours["attention_norm"]["scale"]
+    same(theirs[f"{layer}.input_layernorm.weight"], gemma_scale - 1)
+    ours, theirs = theirs_of("mixtral")
+    expert = f"{layer}.block_sparse_moe.experts.2"
+    for name, kernel in (("w1", "gate"), ("w3", "up"), ("w2", "down")):
+        same(theirs[f"{expert}.{name}.weight"], ours["moe"]["experts"][kernel]["kernel"][2].T)
+    ours, theirs = theirs_of("phi3")
+    both = [ours["mlp"][name]["kernel"].T for name in ("gate", "up")]
+    same(theirs[f"{layer}.mlp.gate_up_proj.weight"], np.concatenate(both))
+    three = [ours["attention"][name]["kernel"] for name in ("query", "key", "value")]
+    same(theirs[f"{layer}.self_attn.qkv_proj.weight"], np.concatenate([rows_of(k) for k in three]))
+    ours, theirs = theirs_of("gpt2")  # Conv1D: inputs first
+    three = [ours["attention"][name]["kernel"] for name in ("query", "key", "value")]
+    same(
+        theirs["transformer.h.0.attn.c_attn.weight"],
+        np.concatenate([rows_of(k).T for k in three], axis=1),
+    )
+    same(theirs["transformer.h.0.mlp.c_fc.weight"], ours["mlp"]["up"]["kernel"])
+    ours, theirs = theirs_of("pythia")  # head by head its query, its key, its value
+    three = [ours["attention"][name]["kernel"] for name in ("query", "key", "value")]
+    by_head = [rows_of(kernel[:, n : n + 1]) for n in range(4) for kernel in three]
+    same(theirs["gpt_neox.layers.0.attention.query_key_value.weight"], np.concatenate(by_head))
+    ours, theirs = theirs_of("deepseek v2")  # RoPE turns neighbours
+    query, plain = ours["attention"]["query"]["kernel"], MODELS["deepseek v2"][1].head_dim
+    for head, rows in enumerate(np.split(theirs[f"{layer}.self_attn.q_proj.weight"], 4)):
+        same(rows[:plain], query[:, head, :plain].T)
+        same(rows[plain::2], query[:, head, plain : plain + 4].T)
+        same(rows[plain + 1 :: 2], query[:, head, plain + 4 :].T)
+
+
+def test_configs_mean_what_their_family_says() -> None:
+    """Of keys whose meaning is a rule, not a number."""
+    described = configs.llama_json(ROPE) | {
+        "hidden_act": "gelu_pytorch_tanh",
+        "hidden_activation": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": 144,
+    }
+    gemma = configs.gemma2_config(Keys(described, "config.json"))
+    assert gemma.scale == pytest.approx(1 / 12)
+    assert [layer.sees for layer in gemma.stack] == ["window", "all", "window"]
+    windows = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2}
+    qwen = configs.qwen2_config(Keys(configs.llama_json(ROPE) | windows, "config.json"))
+    assert [layer.sees for layer in qwen.stack] == ["all", "all", "window"]
 
 
 def test_older_files_are_read_too(tmp_path: Path) -> None:

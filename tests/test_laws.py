@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 from pathlib import Path
 
@@ -1182,16 +1183,27 @@ def test_without_a_key_a_models_rates_do_not_matter(name):
 
 
 def test_layers_drop_different_values():
-    """With zero weights but one path, what survives in each layer is seen directly: equal masks
-    would give equal layers."""
+    """With zero weights but one path, what survives in each branch of each layer is seen directly:
+    equal masks would give equal results."""
     config = dataclasses.replace(PLAIN, residual_dropout=0.5)
     masks = []
-    for layer in range(2):
+    for layer, (branch, name) in itertools.product(
+        range(2), (("attention", "out"), ("mlp", "down"))
+    ):
         one = jax.tree.map(jnp.zeros_like, weights(PLAIN))
-        bias = one["layers"]["attention"]["out"]["bias"].at[layer].set(1.0)
-        one["layers"]["attention"]["out"]["bias"], one["norm"] = bias, weights(PLAIN)["norm"]
+        bias = one["layers"][branch][name]["bias"].at[layer].set(1.0)
+        one["layers"][branch][name]["bias"], one["norm"] = bias, weights(PLAIN)["norm"]
         masks.append(np.asarray(dropped(config, one, tokens_of(PLAIN), 0)))
-    assert difference(*masks) > 0.1
+    assert all(difference(*pair) > 0.1 for pair in itertools.combinations(masks, 2))
+
+
+def test_skipped_rows_are_a_share_that_grows_with_depth():
+    x = jnp.ones((4000, 1, 1))
+    for depth in (0.25, 1.0):
+        found = np.asarray(layers.skip_rows(x, 0.4, depth, jax.random.key(0)))
+        keep = 1 - 0.4 * depth
+        assert abs((found > 0).mean() - keep) < 4 * math.sqrt(keep * (1 - keep) / 4000)
+        np.testing.assert_allclose(found[found > 0], 1 / keep, rtol=1e-6)
 
 
 # --- shapes ---

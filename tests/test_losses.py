@@ -28,6 +28,7 @@ from gptjax.losses import (
     token_losses,
 )
 from gptjax.losses.adversarial import AdversarialLoss
+from gptjax.losses.cross_entropy import weighted_sum
 from gptjax.train import optim, step
 
 B, T, V = 3, 5, 11
@@ -55,6 +56,49 @@ def test_z_is_added_as_the_square_of_the_log_of_the_sum():
     np.testing.assert_allclose(
         more, 0.5 * np.log(np.exp(np.asarray(logits, np.float64)).sum(-1)) ** 2, rtol=1e-4
     )
+
+
+def test_an_unknown_target_is_nan_where_it_counts_and_nothing_where_not():
+    logits, targets = logits_and_targets()
+    batch = Batch(targets, targets, jnp.ones((B, T)).at[0].set(0.0))
+    plain = weighted_sum(token_losses(logits, targets), batch)
+    for unknown in (-1, V):
+        wrong = token_losses(logits, targets.at[0, 0].set(unknown))
+        assert np.isnan(wrong[0, 0]) and np.isfinite(wrong).sum() == B * T - 1
+        assert float(weighted_sum(wrong, batch)) == float(plain)
+        assert np.isnan(weighted_sum(wrong, batch._replace(weights=jnp.ones((B, T)))))
+
+
+def test_held_out_losses_have_no_terms_of_training():
+    trained = CrossEntropy(label_smoothing=0.1, z=0.1, ahead=2.0, vocab_parts=2)
+    assert trained.build(PLAIN).held_out() == CrossEntropy(vocab_parts=2).build(PLAIN).held_out()
+    assert trained.build(PLAIN).held_out() != trained.build(PLAIN)
+
+
+def test_distillation_is_the_divergence_from_the_teacher():
+    """KL(teacher ‖ student) of predictions at the temperature, times its square."""
+    params, batch = weights_and_rows()
+    teacher = jax.tree.map(lambda leaf: 20 * leaf, params)
+    logits, theirs = (
+        np.asarray(predict(PLAIN, tree, batch, None)[0], np.float64) for tree in (params, teacher)
+    )
+
+    def chances(x):
+        p = np.exp(x / 3 - (x / 3).max(-1, keepdims=True))
+        return p / p.sum(-1, keepdims=True)
+
+    def divergence(p, q):
+        return 9 * ((p * np.log(p / q)).sum(-1) * np.asarray(batch.weights)).sum()
+
+    wanted, other_way_round = (
+        divergence(*map(chances, pair)) for pair in ((theirs, logits), (logits, theirs))
+    )
+    loss = Distillation("a run", temperature=3.0, share=0.25).build(PLAIN, teacher=PLAIN)
+    total, _, sums = loss(params, {"teacher": teacher}, batch, None)
+    assert float(sums["teacher"]) == pytest.approx(wanted, rel=1e-3)
+    assert abs(other_way_round / wanted - 1) > 0.05
+    plain = CrossEntropy().build(PLAIN)(params, {}, batch, None)[0]
+    assert float(total) == pytest.approx(0.75 * float(plain) + 0.25 * wanted, rel=1e-4)
 
 
 # --- perturbations

@@ -207,6 +207,9 @@ def test_the_balance_loss_is_one_for_equal_load_and_more_for_unequal():
     assert routes(one, even).balance == pytest.approx(np.ones((1, 8)), rel=1e-6)
     alike = 20.0 * np.eye(4)[np.zeros(8, int)][None]
     assert routes(one, alike).balance == pytest.approx(4 * np.ones((1, 8)), rel=1e-6)
+    pairs = 20.0 * (np.eye(4)[np.arange(8) % 4] + np.eye(4)[(np.arange(8) + 1) % 4])[None]
+    two = routes(Experts(count=4, active=2), pairs)
+    assert two.balance == pytest.approx(np.ones((1, 8)), rel=1e-6)
 
 
 def test_the_balance_losss_slope_leads_to_equal_load():
@@ -350,6 +353,9 @@ def test_the_losses_that_balance_are_added_in_training_and_not_in_evaluation():
     assert nothing == {} == loss.held_out().metrics()
     mean = loss.metrics()["balance_loss"](sums, weight)
     assert float(mean) * 2 * float(weight) == pytest.approx(float(sums["balance"]), rel=1e-5)
+    _, _, half = loss(params, {}, b._replace(weights=b.weights / 2), None)
+    for name in ("balance", "router_z"):
+        assert float(half[name]) == pytest.approx(float(sums[name]) / 2, rel=1e-5)
 
 
 # --- which layers ---

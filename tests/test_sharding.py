@@ -13,13 +13,14 @@ import pytest
 from meshes import apart, batch_of, trained, weights_of
 from variants import ROPE, VARIANTS
 
+from gptjax import weights
 from gptjax.core.config import ConfigError
 from gptjax.losses import CrossEntropy, losses_in_parts
 from gptjax.model import Experts, Layer, ModelConfig
 from gptjax.model.attention import kernels
 from gptjax.model.attention.layer import attend
 from gptjax.model.attention.mask import MaskInputs, ScoreConfig
-from gptjax.sharding.constrain import ROWS, partition_spec
+from gptjax.sharding.constrain import ROWS, partition_spec, use_mesh
 from gptjax.sharding.mesh import (
     MeshConfig,
     ShardingRules,
@@ -213,6 +214,35 @@ def test_the_step_runs_under_pmap():
             (jax.device_get(wanted), [1.0]),
         )[1]
         <= 1e-5
+    )
+
+
+def test_products_and_look_ups_on_a_mesh_are_those_of_one_device():
+    """Values and gradients of a look-up, a product whose columns `tensor` splits, and one whose
+    rows."""
+    draw = np.random.default_rng(0)
+    shapes = {"table": (64, 16), "up": (16, 24), "gate": (16, 24), "down": (24, 16)}
+    params = {n: jnp.asarray(draw.normal(size=size), jnp.float32) for n, size in shapes.items()}
+    drawn = draw.integers(0, 64, (8, 4)).astype(np.int32)
+    drawn[0] = 0, 31, 32, 63
+    ids = jnp.asarray(drawn)
+
+    def total(params, ids):
+        x = weights.embed(params["table"], ids)
+        pair = (params["up"], params["gate"])
+        up, gate = weights.linears(x, pair, names=(("embed", "mlp"),) * 2)
+        y = weights.linear(up * jnp.tanh(gate), params["down"], names=("mlp", "embed"))
+        return jnp.square(y).mean(), y
+
+    wanted = jax.value_and_grad(total, has_aux=True)(params, ids)
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    with use_mesh(mesh):
+        placed = jax.device_put((params, ids), replicated(mesh))
+        found = jax.jit(jax.value_and_grad(total, has_aux=True))(*placed)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * float(np.abs(b).max())),
+        found,
+        wanted,
     )
 
 

@@ -165,6 +165,16 @@ def test_bytes_that_are_not_utf8_decode_to_the_replacement_character(made):
     assert made["bytes"].decode([0xF0, 0x9F, 65]) == "\ufffdA"
 
 
+def test_letters_of_bytes_are_those_of_gpt2():
+    """Visible bytes are themselves; the others are from U+0100 on, in their order."""
+    known = spelling.letters()
+    assert sorted(known.values()) == [*range(256)]
+    for letter, byte in {"!": 33, "~": 126, "¡": 161, "¬": 172, "®": 174, "ÿ": 255}.items():
+        assert known[letter] == byte == ord(letter)
+    assert [known[letter] for letter in "ĀĠġĢŁłŃ"] == [0, 32, 127, 128, 159, 160, 173]
+    assert known["Ċ"] == 10
+
+
 def test_ids_outside_the_vocabulary_are_named(made):
     for tokenizer in made.values():
         for wrong in (-1, tokenizer.vocab_size):

@@ -35,7 +35,7 @@ from gptjax.train.experiment import Experiment
 from gptjax.train.loop import train
 from gptjax.train.norm import gradient_norm
 from gptjax.train.optim import SGD, Adafactor, Adam, AdamW, Lion, Muon, Schedule
-from gptjax.train.updates import averaged
+from gptjax.train.updates import average, averaged
 from gptjax.weights import Role
 
 
@@ -222,6 +222,86 @@ def with_moments(monkeypatch, in_place: bool, loss, params):
     return jax.jit(lambda: step.init(params(), optimizer)), jax.jit(
         functools.partial(step.train_step, **told), donate_argnums=0
     )
+
+
+def steps_of(function, optimizer, rate=lambda step: 1.0, **settings):
+    """A compiled step on a parameter `kernel` [2], by a loss (parameter, batch, key) → sum and
+    metrics; and the state before it."""
+
+    class Small(FunctionLoss):
+        def metrics(self):
+            return {"told": lambda sums, weight: sums["told"]}
+
+    def loss(params, frozen, batch, key):
+        total, told = function(params["kernel"], batch, key)
+        return total, batch.weights.sum(), {"told": told}
+
+    begun = step.init({"kernel": jnp.ones(2)}, optimizer)
+    how = {"optimizer": optimizer, "rate": rate, "seed": 0, **settings}
+    return begun, jax.jit(functools.partial(step.train_step, loss=Small(loss), **how))
+
+
+def numbered_batch(rows: int) -> Batch:
+    numbers = np.arange(rows, dtype=np.int32)[:, None]
+    return Batch(numbers, numbers, np.full((rows, 1), 0.5, np.float32))
+
+
+def test_every_step_and_micro_batch_draws_its_own_dropout():
+    """What the key of each gives, seen directly."""
+
+    def drawn(kernel, batch, key):
+        place = jax.nn.one_hot(batch.tokens[0, 0], 4)
+        return kernel.sum(), place * jax.random.uniform(key)
+
+    state, advance = steps_of(
+        drawn, optim.build_optimizer(SGD(), lambda step: 1.0), micro_batches=4
+    )
+    found = []
+    for _ in range(3):
+        state, metrics = advance(state, {}, numbered_batch(4))
+        found += np.asarray(metrics["told"]).tolist()
+    assert len(set(found)) == 12 and 0 not in found
+
+
+def one_slope(kernel, batch, key):
+    """A loss per token whose gradient is the first token's id, or 1e3 where that is 9."""
+    first = batch.tokens[0, 0].astype(jnp.float32)
+    slope = jnp.where(first == 9, 1e3, first)
+    return slope * kernel.sum() * batch.weights.sum(), jnp.zeros(())
+
+
+@pytest.mark.parametrize(
+    "bounds", [{"skip_norm": 100.0}, {"skip_score": 0.0}], ids=["norm", "score"]
+)
+def test_a_step_beyond_its_bounds_changes_nothing_but_the_count(bounds):
+    """A score is 0 until enough steps were taken, so a bound of 0 skips every step."""
+    optimizer = optim.build_optimizer(AdamW(ema=0.9), lambda step: 0.1)
+    state, advance = steps_of(one_slope, optimizer, dropout=False, **bounds)
+    batch = numbered_batch(1)
+    for number, first in enumerate((1, 9, 1)):
+        before = state
+        state, found = advance(state, {}, batch._replace(tokens=batch.tokens + first))
+        same = bits((state.trainable, state.opt_state)) == bits(
+            (before.trainable, before.opt_state)
+        )
+        skipped = first == 9 or "skip_score" in bounds
+        assert int(found["skipped"]) == skipped == same and int(state.step) == number + 1
+
+
+def test_the_rate_that_is_logged_is_the_one_that_is_applied():
+    """After a skipped step too, at whatever height the schedule then is."""
+    rate = optim.learning_rate(Schedule("cosine", warmup=3), 0.1, 8)
+    plain = optim.build_optimizer(SGD(momentum=0.0, clip_norm=None), rate)
+    state, advance = steps_of(one_slope, plain, rate, dropout=False, skip_norm=100.0)
+    batch, rates = numbered_batch(1), []
+    for first in (1, 9, 1, 2, 9, 1, 1):
+        before = state
+        state, found = advance(state, {}, batch._replace(tokens=batch.tokens + first))
+        moved_by = np.asarray(before.trainable["kernel"] - state.trainable["kernel"])
+        wanted = 0 if first == 9 else first * float(found["learning_rate"])
+        np.testing.assert_allclose(moved_by, wanted, rtol=1e-5)
+        rates.append(float(found["learning_rate"]))
+    np.testing.assert_allclose(rates, [float(rate(jnp.int32(n))) for n in range(7)], rtol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(5,), (300, 8, 32), (257, 257)])
@@ -459,6 +539,42 @@ def test_the_average_is_that_of_the_weights_after_each_step():
             functools.partial(np.testing.assert_allclose, rtol=1e-5), averaged(state), wanted
         )
     assert averaged(moved(SGD(), 0.3)[1]) is None
+
+
+def test_the_average_of_a_short_run_forgets_the_initial_weights():
+    """After t steps the decay is (1 + t) / (10 + t) at most."""
+    keep = average(0.9)
+    weights = {"kernel": jnp.zeros(2)}
+    state, wanted = keep.init(weights), np.zeros(2)
+    for t in range(120):
+        _, state = keep.update({"kernel": jnp.ones(2)}, state, weights, step=jnp.int32(t))
+        weights = {"kernel": weights["kernel"] + 1}
+        share = min(0.9, (1 + t) / (10 + t))
+        wanted = share * wanted + (1 - share) * (t + 1)
+        np.testing.assert_allclose(state.ema["kernel"], wanted, rtol=1e-5)
+
+
+def test_nesterov_momentum_looks_one_step_ahead():
+    for nesterov, changes in ((False, [1.0, 1.9]), (True, [1.9, 1 + 0.9 * 1.9])):
+        told = SGD(momentum=0.9, nesterov=nesterov, clip_norm=None, weight_decay=0.0)
+        ends = [moved(told, 1.0, count, peak=1.0)[0]["norm"]["scale"] for count in (1, 2)]
+        np.testing.assert_allclose([1 - e[0] for e in ends], np.cumsum(changes), rtol=1e-5)
+
+
+def test_muons_updates_have_the_size_of_adams():
+    """The root mean square of each matrix's update is near 0.2, wide or narrow (arXiv:2502.16982);
+    that of a vector is Adam's."""
+    draw, found = np.random.default_rng(0), {}
+    shapes = {"up": (2, 8, 64), "down": (2, 64, 8)}
+    params = {"layers": {n: {"kernel": jnp.zeros(shape)} for n, shape in shapes.items()}}
+    chain = optim.build_optimizer(
+        Muon(weight_decay=0.0, clip_norm=None), lambda step: 1.0, roles_of(params)
+    )
+    grads = jax.tree.map(lambda p: jnp.float32(draw.standard_normal(p.shape)), params)
+    updates, _ = chain.update(grads, chain.init(params), params)
+    for name, update in updates["layers"].items():
+        found[name] = np.sqrt(np.square(update["kernel"]).mean((1, 2)))
+        assert (np.abs(found[name] / 0.2 - 1) < 0.3).all(), found
 
 
 def test_a_large_gradient_is_scaled_down_to_the_clip_norm():

@@ -375,6 +375,17 @@ def test_penalties_can_look_at_the_last_tokens_only():
         assert set(np.flatnonzero(found[row] != np.asarray(LOGITS)[row])) == set(said(row)[-3:])
 
 
+@pytest.mark.parametrize("name", ["presence_penalty", "frequency_penalty"])
+def test_presence_and_frequency_are_those_of_the_answer_alone(name):
+    s = QUIET._replace(**{name: column(1.5)})
+    found = np.asarray(shape(LOGITS, plain()._replace(shaping=s), HISTORY, KEYS, STOP))
+    prompts = np.asarray(HISTORY.prompt)
+    for row in range(B):
+        changed = np.flatnonzero(found[row] != np.asarray(LOGITS)[row])
+        assert set(changed) == set(said(row)[prompts[row] :])
+    assert any(set(said(row)[: prompts[row]]) - set(said(row)[prompts[row] :]) for row in range(B))
+
+
 def test_stop_tokens_wait_for_the_minimum_and_forced_tokens_come():
     written = np.asarray(HISTORY.length - HISTORY.prompt)
     s = QUIET._replace(min_new_tokens=jnp.asarray(written + (np.arange(B) % 2), jnp.int32))

@@ -157,6 +157,17 @@ def test_gradients_pass_through_a_quantised_weight(group):
 # --- adapted ---
 
 
+def test_adapters_begin_within_their_bounds_and_scale_by_alpha_over_rank():
+    """`a` uniform in ± 1/√inputs, of heads those of all, `b` zero."""
+    lora, roles = weights.LoRA(rank=4, alpha=8.0), model.roles(PLAIN)
+    adapters = lora.init(params_of(PLAIN), roles, jax.random.key(0))
+    for name, inputs in (("query", PLAIN.width), ("out", PLAIN.num_heads * PLAIN.head_dim)):
+        one = adapters["layers"]["attention"][name]["kernel"]
+        bound, scaled = inputs**-0.5, np.abs(np.asarray(one.a))
+        assert one.scale == 2.0 and not one.b.any()
+        assert 0.95 * bound < scaled.max() <= bound and abs(scaled.mean() / bound - 0.5) < 0.05
+
+
 def adapters_of(config, seed=1, **settings):
     """Adapters whose product is not zero."""
     made = weights.LoRA(**settings)
