@@ -20,7 +20,9 @@ from gptjax.data import (
     Batch,
     Bytes,
     Characters,
+    Chat,
     Classification,
+    Conversations,
     DataConfig,
     PrefixLanguageModel,
     Records,
@@ -131,10 +133,12 @@ def test_a_task_and_a_source_that_do_not_fit_are_refused(told, says):
         PrefixLanguageModel(0.3),
         UL2(),
         UL2((SpanCorruption(), PrefixLanguageModel()), (1.0, 3.0)),
+        Chat("zephyr", loss_on="last"),
     ],
 )
 def test_a_task_is_a_value_of_json(task):
     source = Records("x.tsv") if task.records else Text()
+    source = Conversations("x.jsonl") if task.conversations else source
     config = DataConfig(source=source, task=task)
     assert from_dict(DataConfig, json.loads(json.dumps(to_dict(config)))) == config
 

@@ -132,6 +132,19 @@ def test_an_answer_whose_prompt_is_another_is_refused_unless_it_is_the_last():
     assert len(spans(render_record(talk("One.", "Two."), writer, "last").counts)) == 1
 
 
+def test_a_template_that_begins_twice_or_leaves_an_answer_out_is_refused():
+    base, turn = made("llama-3"), "{{ m.role }}: {{ m.content }}{{ eos_token }}"
+    for source, says in (
+        ("{{ bos_token }}{{ bos_token }}{% for m in messages %}" + turn + "{% endfor %}", "twice"),
+        (
+            "{% for m in messages[:1] %}" + turn + "{% endfor %}",
+            "message 2, that the template",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            render_record(talk("yes"), Writer.of(tokenizers.with_template(base, source)))
+
+
 def test_only_what_follows_the_prompt_counts_and_a_weight_of_zero_does_not(learned):
     writer = writer_of("Bytes:zephyr", learned)
     whole = talk("a", "b")

@@ -211,8 +211,9 @@ def _next(experiment: Experiment, path: Path) -> list[str]:
     sample = f" --prompt {shlex.quote(prompt)}" if prompt.strip() else ""
     ends = experiment.schedule.kind not in ("constant", "rsqrt")
     stretch = f" --schedule.steps {steps} --allow-changes" if ends else ""
+    talks = experiment.data.task.conversations
     return [
-        f"python sample.py {path}{sample}",
+        f"gptjax chat {path}" if talks else f"python sample.py {path}{sample}",
         f"python train.py {path}/config.json --steps {steps}{stretch}",
         f"tensorboard --logdir {path}",
     ]

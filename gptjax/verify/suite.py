@@ -140,6 +140,11 @@ def run_proofs(
         "verify covers models that continue a text, and this one does not, or has an encoder; the"
         " laws of the tests cover it.",
     )
+    require(
+        not task.conversations,
+        "verify reads plain text, and this config conversations, whose laws the tests cover; for"
+        " the model, verify a config with the same --model flags and a Text.",
+    )
     start = starts.of(
         experiment, run or Path(), resuming=run is not None and (run / "identity.json").is_file()
     )
