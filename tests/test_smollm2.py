@@ -13,9 +13,12 @@ import pytest
 
 import gptjax
 from gptjax.core import user_config
+from gptjax.data.documents.conversations import Record
+from gptjax.data.tasks.chat import Writer, render_record
 from gptjax.data.tokenizers import chat
 from gptjax.data.tokenizers.chat import Message
 from gptjax.observe.log import read_metrics
+from gptjax.runs.open import open_tokenizer
 from gptjax.sharding.mesh import MeshConfig
 from gptjax.train.experiment import Experiment
 from gptjax.train.loop import train
@@ -73,6 +76,18 @@ def test_no_message_becomes_a_control_token(model):
             control(text, role) == control("a", role)
             and tokenizer.decode(tokenizer.encode(text)) == text
         )
+
+
+def test_its_answers_count_from_their_prompt_to_their_end():
+    writer = Writer.of(open_tokenizer("smollm2"))
+    for answer in (" a space", "\na line", "12", "<|im_end|> no end", "é🙂"):
+        talk = [{"role": "user", "content": "Say it."}, {"role": "assistant", "content": answer}]
+        ids, counts = render_record(Record(tuple(talk)), writer)
+        begin = int(counts.argmax())
+        prompt = chat.render(writer.template, [Message("user", "Say it.")], writer.tokenizer)
+        assert prompt == ids[:begin].tolist() and counts.sum() == counts[begin:-1].sum()
+        assert writer.tokenizer.decode(ids[counts]) == answer
+        assert ids[counts][-1] == writer.tokenizer.end_of_document
 
 
 def test_training_goes_on_from_it_and_what_was_trained_talks(tmp_path):
