@@ -133,18 +133,7 @@ def run_proofs(
       ConfigError: there is no proof of a name, or the experiment can't be trained.
     """
     begun, chosen = time.monotonic(), choose_proofs(only)
-    task = experiment.data.task
-    plain = experiment.model.continues and task.writes and not task.answers
-    require(
-        plain,
-        "verify covers models that continue a text, and this one does not, or has an encoder; the"
-        " laws of the tests cover it.",
-    )
-    require(
-        not task.conversations,
-        "verify reads plain text, and this config conversations, whose laws the tests cover; for"
-        " the model, verify a config with the same --model flags and a Text.",
-    )
+    _require_covered(experiment)
     start = starts.of(
         experiment, run or Path(), resuming=run is not None and (run / "identity.json").is_file()
     )
@@ -174,6 +163,22 @@ def run_proofs(
         "environment": environment,
         "config": config.to_dict(setting.experiment),
     }
+
+
+def _require_covered(experiment: Experiment) -> None:
+    """Refuses what the proofs do not read."""
+    task = experiment.data.task
+    plain = experiment.model.continues and task.writes and not task.answers
+    require(
+        plain,
+        "verify covers models that continue a text, and this one does not, or has an encoder; the"
+        " laws of the tests cover it.",
+    )
+    require(
+        not task.conversations,
+        "verify reads plain text, and this config conversations, whose laws the tests cover; for"
+        " the model, verify a config with the same --model flags and a Text.",
+    )
 
 
 def format_result(result: dict[str, Any]) -> str:
