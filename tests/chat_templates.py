@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from functools import cache
 
+from more_chat_templates import MORE
 from published import byte_level, fallback
 
 from gptjax.data.tokenizers import tokenizer
@@ -190,6 +191,7 @@ BYTES |= {
     "thinking": ((*IM, "<think>", "</think>", "<tool_call>", "</tool_call>"), THINKING),
     "headless": (IM, HEADLESS),
     "dated": (IM, DATED_TODAY),
+    **MORE,
 }
 MARKED = {
     "gemma": (("<start_of_turn>", "<end_of_turn>"), GEMMA),

@@ -67,6 +67,7 @@ def own(name: str) -> ChatTemplate:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_ids_are_those_of_transformers(name):
+    """I3 (llama.cpp#8655, unsloth#10312): 27 templates, six conversations each."""
     for talk in (TALK, *OTHERS):
         for reply in (True, False):
             expected = theirs(name, talk, reply=reply)
@@ -253,7 +254,17 @@ def test_the_ids_that_ask_for_an_answer_begin_those_that_have_it(name):
             assert sum(len(part.ids) for part in whole[:at]) == len(prompt)
 
 
-@pytest.mark.parametrize("name", NAMES)
+NEXT = {"glm": "<|user|>", "nemotron": "<extra_id_1>"}
+"""Templates that write nothing after an answer but the control token of the next turn."""
+
+
+def test_where_nothing_ends_an_answer_the_next_turn_does():
+    """I3: neighbours of Nemotron's empty system header."""
+    for name, token in NEXT.items():
+        assert chat.ends(own(name), made(name)) == Ends((made(name).controls[token].id,), ())
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in NEXT])
 def test_an_answer_ends_with_what_ends_it(name):
     talk = [*TALK, Message("assistant", "So <|im_end|> it is.")]
     tokenizer, ends = made(name), chat.ends(own(name), made(name))

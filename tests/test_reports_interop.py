@@ -10,6 +10,7 @@ import json
 import math
 import re
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -20,6 +21,7 @@ import pytest
 import sentencepiece
 import tokenizers as hf
 from test_gguf import SHRUNK, all_keys, described, made
+from test_interop import rewritten
 from test_published import slow
 from walks import speller, walk
 
@@ -41,7 +43,7 @@ from gptjax.formats.sampling import sampling_of
 from gptjax.generate import GenerateConfig, fill_masks, masked
 from gptjax.generate.constraints import compiled
 from gptjax.generate.constraints.tokens import byte_automaton
-from gptjax.model import YarnScaling, bert, llama, t5
+from gptjax.model import YarnScaling, bert, gpt2, llama, t5
 from gptjax.model.layers import activate
 from gptjax.model.rope_scaling import frequencies
 
@@ -232,6 +234,24 @@ def test_answers_of_further_ordinary_models_are_valid(name):
         jsonschema.Draft202012Validator(schema).validate(json.loads(answer))
 
 
+# --- I7: bounded repetition ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "constraint"),
+    [
+        ("regex", "[a-z ]{1,300}\\n"),
+        ("grammar", 'root ::= ("ab" | "c"){0,250}'),
+        ("schema", '{"type": "string", "minLength": 150, "maxLength": 150}'),
+    ],
+)
+def test_repetitions_of_other_kinds_compile_in_seconds(kind, constraint):
+    """I7 (outlines#658, #483): neighbours: a class, a grammar, an exact length."""
+    start = time.process_time()
+    compiled(kind, constraint, speller("BPE"))
+    assert time.process_time() - start < 10
+
+
 # --- I8: regular expressions that people write ---------------------------------------------------
 
 
@@ -248,6 +268,27 @@ def test_a_regex_of_daily_use_is_followed(pattern, inside, outside):
     automaton = byte_automaton("regex", pattern)
     assert all(automaton.accepts(text.encode()) for text in inside)
     assert not any(automaton.accepts(text.encode()) for text in outside)
+
+
+# --- I9: tensors that nothing uses ---------------------------------------------------------------
+
+UNUSED = {
+    "gpt2": (gpt2(**SHRUNK | {"num_kv_heads": None}), "transformer.h.0.attn.masked_bias"),
+    "llama": (LLAMA, "model.layers.1.self_attn.rotary_emb.inv_freq"),
+    "bert": (bert("base", **SHRUNK | {"num_kv_heads": None}), "bert.embeddings.position_ids"),
+}
+
+
+@pytest.mark.parametrize("name", UNUSED)
+def test_a_tensor_that_published_files_have_and_nothing_uses_is_passed_over(name, tmp_path):
+    """I9 (transformers#8933): neighbours of T5's bias; an unknown one is still named."""
+    config, tensor = UNUSED[name]
+    write_files(tmp_path / name, made(dataclasses.replace(config, vocab_size=61)))
+    rewritten(tmp_path / name, lambda values: values.update({tensor: np.zeros(4, np.float32)}))
+    assert read_files(tmp_path / name).config.num_layers == 2
+    rewritten(tmp_path / name, lambda values: values.update({"other": np.zeros(4, np.float32)}))
+    with pytest.raises(ConfigError, match="other"):
+        read_files(tmp_path / name)
 
 
 # --- I10, I11: tokenizers on their way to GGUF, and unmarked control tokens ----------------------

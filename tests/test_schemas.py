@@ -6,6 +6,7 @@ import json
 import re
 import time
 from decimal import Decimal
+from pathlib import Path
 
 import jsonschema
 import numpy as np
@@ -14,6 +15,7 @@ from walks import CAT, DOG, PYDANTIC, model, speller, walk
 
 from gptjax.core.config import ConfigError
 from gptjax.generate.constraints import compiled
+from gptjax.generate.constraints.schema import KEYWORDS
 from gptjax.generate.constraints.tokens import byte_automaton
 
 SCHEMAS = PYDANTIC | {
@@ -87,9 +89,10 @@ SCHEMAS = PYDANTIC | {
 }
 
 
+@pytest.mark.parametrize("num_answers", [20, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", SCHEMAS)
-def test_every_answer_is_valid_and_finished_in_time(name):
-    """Random walks over the allowed tokens, half of them with as little room as possible."""
+def test_every_answer_is_valid_and_finished_in_time(name, num_answers):
+    """Random walks over the allowed tokens, half of them with as little room as possible. I6."""
     schema, draw = SCHEMAS[name], np.random.default_rng(0)
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(
@@ -98,12 +101,78 @@ def test_every_answer_is_valid_and_finished_in_time(name):
     answers = set()
     for kind in ("BPE", "SentencePiece"):
         automaton = compiled("schema", json.dumps(schema), speller(kind))
-        for i in range(30):
+        for i in range(num_answers // 2):
             room = automaton.least + int(draw.integers(4) if i % 2 else draw.integers(10, 200))
             answers.add(walk(automaton, speller(kind), room, draw))
     for answer in answers:
         validator.validate(json.loads(answer))
     assert len(answers) > 4
+
+
+PAGE = Path(__file__).parents[1] / "docs/constraints.md"
+REFUSED_KEYWORDS = {
+    "not": {"type": "string"},
+    "if": {},
+    "dependentRequired": {"a": ["b"]},
+    "dependentSchemas": {"a": {}},
+    "contains": {"const": 1},
+    "minContains": 1,
+    "maxContains": 1,
+    "unevaluatedItems": False,
+    "unevaluatedProperties": False,
+    "$dynamicRef": "#a",
+    "$anchor": "a",
+}
+
+
+def test_every_keyword_of_the_draft_is_in_the_row_of_the_page_that_the_code_puts_it_in():
+    """I6: the coverage table; neighbours are all keywords of draft 2020-12."""
+    rows = dict(re.findall(r"^\| ([a-z ]+) \| (`.*`) \|$", PAGE.read_text(), re.MULTILINE))
+    named = {row: re.findall(r"`([$\w]+)`", text) for row, text in rows.items()}
+    assert set(named["refused"]) == REFUSED_KEYWORDS.keys()
+    for keyword, value in REFUSED_KEYWORDS.items():
+        with pytest.raises(ConfigError, match=re.escape(repr(keyword))):
+            byte_automaton("schema", {keyword: value})
+    kinds = {"objects": "object", "arrays": "array", "strings": "string", "numbers": "number"}
+    for row, kind in kinds.items():
+        assert set(named[row]) == set(KEYWORDS[kind]) - {"additionalItems"} - (
+            {"format"} if kind == "number" else set()
+        )
+    for keyword in named["no effect"]:
+        assert byte_automaton("schema", {keyword: "x", "const": 1}).accepts(b"1")
+
+
+GROWING = {
+    ".{0,n}": lambda n: ("regex", f".{{0,{n}}}"),
+    r"(\w+ ){0,n}": lambda n: ("regex", rf"(\w+ ){{0,{n}}}"),
+    "maxLength": lambda n: ("schema", json.dumps({"type": "string", "maxLength": n})),
+    "maxItems of objects": lambda n: (
+        "schema",
+        json.dumps({"type": "array", "maxItems": n, "items": model(a={"type": "integer"})}),
+    ),
+    "required properties": lambda n: (
+        "schema",
+        json.dumps(model(**{f"p{i}": {"type": "boolean"} for i in range(n)})),
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GROWING)
+def test_the_time_to_compile_grows_no_faster_than_the_bound_does(name):
+    """I7 (outlines#658, #483)."""
+    seconds: dict[int, float] = {}
+    for bound in (50, 100, 200, 500, 1000, 2000):
+        start = time.process_time()
+        try:
+            compiled(*GROWING[name](bound), speller("BPE"))
+        except ConfigError as error:
+            assert "states" in str(error) and time.process_time() - start < 5
+            continue
+        seconds[bound] = time.process_time() - start
+    print(name, {bound: round(time, 2) for bound, time in seconds.items()})
+    first, last = 100, max(seconds)
+    assert seconds[last] <= 3 * max(seconds[first], 0.02) * last / first, "3 for noise"
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from itertools import islice
 from pathlib import Path
 
@@ -21,7 +22,7 @@ import pytest
 from conftest import PROSE
 
 from gptjax.core.config import ConfigError, from_dict, to_dict
-from gptjax.data.documents import sources, standard_library, structured
+from gptjax.data.documents import opening, sources, standard_library, structured
 from gptjax.data.documents import text as text_files
 from gptjax.data.documents.sources import Document, Mixture, Text, Tfds
 from gptjax.data.documents.sources import read_documents as read
@@ -327,6 +328,17 @@ ENCODED = {
     "utf-16-le": "plain English text without a mark",
     "utf-16-be": "plain English text without a mark",
     "utf-16": "with a mark",
+    "utf-32": "with a mark",
+    "euc_kr": "이것은 한국어 텍스트입니다. 파일의 인코딩을 올바르게 추측하는지 확인합니다.",
+    "cp1253": "Αυτό είναι ένα ελληνικό κείμενο, για να ελέγξουμε την κωδικοποίηση.",
+    "cp1254": "Bu, dosyanın kodlamasını denetlemek için yazılmış Türkçe bir metindir; ığdır.",
+    "cp1255": "זה טקסט בעברית שנועד לבדוק את הקידוד של הקובץ ואת הניחוש שלו.",
+    "cp1256": "هذا نص باللغة العربية لاختبار ترميز الملف والتخمين الصحيح له.",
+    "cp1257": "Tai yra lietuviškas tekstas, skirtas failo koduotei patikrinti: žąsis, šuo.",
+    "cp874": "นี่คือข้อความภาษาไทยสำหรับทดสอบการเข้ารหัสของแฟ้ม",
+    "iso8859_2": "Příliš žluťoučký kůň úpěl ďábelské ódy; žlutá řeka.",
+    "iso2022_jp": "これは日本語のテキストです。文字コードの推測を確認します。",
+    "hz": "深度学习模型的训练需要大量的数据。",
 }
 
 
@@ -343,6 +355,27 @@ def test_another_encoding_is_guessed_aloud_and_read_when_it_is_named(encoding, t
     (tmp_path / "a.jsonl").write_bytes(lines.encode(encoding))
     result = list(read(Text(str(tmp_path / "a.jsonl"), encoding=encoding)))
     assert [d.text for d in result] == [ENCODED[encoding]]
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz", ".zst"])
+def test_a_bomb_of_every_compression_stops_at_its_bound(suffix, tmp_path, monkeypatch):
+    """T13: neighbours of the gzip bomb below, with a smaller bound."""
+    monkeypatch.setattr(opening, "UNPACKED", 1 << 20)
+    path = tmp_path / f"bomb.txt{suffix}"
+    path.write_bytes(packed(b"x" * (16 << 20), suffix))
+    assert path.stat().st_size < 1 << 17
+    with pytest.raises(ConfigError, match="unpacks to more than 100 times its size") as caught:
+        list(read(Text(str(path))))
+    assert int(re.search(r"at least (\d+) MiB", str(caught.value))[1]) <= 14
+
+
+def test_archives_and_text_in_signs_of_ascii_are_not_read_as_text(tmp_path):
+    """T13: neighbours: a zip archive, and what only looks like HZ."""
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.txt", "text " * 1000)
+    refused(Text(str(tmp_path / "a.zip")), "a.zip is binary")
+    (tmp_path / "a.lisp").write_text('(format t "~{~a~^, ~}~%" rest) ; ~{ab~}')
+    assert len(list(read(Text(str(tmp_path / "a.lisp"))))) == 1
 
 
 def test_a_wrong_encoding_is_refused(tmp_path):
@@ -426,6 +459,7 @@ def test_a_line_too_long_to_be_read_is_a_bad_record(tmp_path, monkeypatch):
 
 GROWTH = """
 import sys
+import zipfile
 from gptjax.core.config import ConfigError
 from gptjax.data import Bytes, DataConfig, SentencePiece, Text, prepare
 from gptjax.data.documents import sources

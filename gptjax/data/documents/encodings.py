@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from pathlib import Path
 
 from gptjax.core.config import ConfigError, require
@@ -11,6 +12,22 @@ SAMPLE = 2**16
 """Bytes that a guess looks at."""
 WESTERN = frozenset("àâäçéèêëîïôöùûüÿœæñáíóúßåøãõÀÂÄÇÉÈÊÎÔÖÜŒÆÑÅØ¿¡“”‘’–—…€«»°£§")
 CENTRAL = frozenset("ąćęłńóśźżčďěňřšťůžáíéýőűâăîșțĄĆĘŁŃÓŚŹŻČĎĚŇŘŠŤŮŽÁÍÉÝŐŰ„“”–—…")
+TURKISH = frozenset("çğıöşüâîûÇĞİÖŞÜ“”‘’–—…")
+BALTIC = frozenset("ąčęėįšųūžāēģīķļņõäöüĄČĘĖĮŠŲŪŽĀĒĢĪĶĻŅÕÄÖÜ„“”–—…")
+LATIN = (
+    ("cp1252", WESTERN),
+    ("cp1254", TURKISH),
+    ("cp1250", CENTRAL),
+    ("iso8859_2", CENTRAL),
+    ("cp1257", BALTIC),
+)
+"""Code pages of Latin letters and the usual ones in them, the commonest code page first."""
+SEVEN_BITS = (
+    ("iso2022_jp", re.compile(rb"\x1b\$[@B]|\x1b\(J")),
+    ("iso2022_kr", re.compile(rb"\x1b\$\)C")),
+    ("hz", re.compile(rb"~\{(?:[!-w][!-~]){4,}~\}")),
+)
+"""Encodings whose bytes are all ASCII, and what only they have."""
 
 
 def require_encoding(encoding: str) -> None:
@@ -43,6 +60,11 @@ def decode(content: bytes, path: Path, at: int) -> str:
             f"{path} seems to be {wide} without a byte order mark; pass --data.source.encoding"
             f" {wide}."
         )
+    if at == 0 and (escaped := _seven_bits(content[:SAMPLE])):
+        raise ConfigError(
+            f"{path} seems to be {escaped}, whose letters are written as ASCII; pass"
+            f" --data.source.encoding {escaped}, or choose other files with --data.source.pattern."
+        )
     return text
 
 
@@ -68,6 +90,8 @@ def explain(
 
 def guess(content: bytes) -> str | None:
     """Returns the encoding that text which is not UTF-8 seems to have, or `None`."""
+    if content.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "utf-32"
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     if wide := _wide(content):
@@ -75,6 +99,8 @@ def guess(content: bytes) -> str | None:
     content = content[:SAMPLE]
     if latin := _latin(content):
         return latin
+    if _is_hebrew(content):
+        return "cp1255"
     try:
         from charset_normalizer import from_bytes
     except ImportError:
@@ -84,17 +110,35 @@ def guess(content: bytes) -> str | None:
 
 
 def _latin(content: bytes) -> str | None:
-    """The western or central European code page in which more letters are usual ones; `None` if the
-    text is in another script or neither fits. Detectors take one for the other."""
+    """The code page of Latin letters in which most are usual ones; `None` if the text is in another
+    script or none fits. Detectors take one for the other."""
     if sum(byte < 128 for byte in content) < 0.6 * len(content):
         return None
     shares = {}
-    for encoding, letters in (("cp1252", WESTERN), ("cp1250", CENTRAL)):
+    for encoding, letters in LATIN:
         text = content.decode(encoding, "replace")
         beyond = [character for character in text if character > "\x7f"]
         shares[encoding] = sum(character in letters for character in beyond) / max(1, len(beyond))
     best = max(shares, key=shares.__getitem__)
     return best if shares[best] > 0.8 else None
+
+
+def _is_hebrew(content: bytes) -> bool:
+    """Whether all letters beyond ASCII are those of Hebrew; Russian ones would reach further."""
+    beyond = [byte for byte in content if byte > 127]
+    return len(beyond) >= 20 and all(0xE0 <= byte <= 0xFA for byte in beyond)
+
+
+def _seven_bits(content: bytes) -> str | None:
+    """The encoding of text whose bytes are all ASCII, but which is not ASCII."""
+    for encoding, mark in SEVEN_BITS:
+        if mark.search(content):
+            try:
+                if not content.decode(encoding).isascii():
+                    return encoding
+            except UnicodeDecodeError:
+                continue
+    return None
 
 
 def _wide(content: bytes) -> str | None:
