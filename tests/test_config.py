@@ -569,7 +569,7 @@ def test_a_flag_chooses_the_class_of_a_field_that_takes_several(typed):
 def test_a_class_that_is_unknown_or_lacks_a_value_is_refused():
     refused_flags(("--optim is 'sgdd'", "Did you mean 'sgd'?"), "--optim", "sgdd")
     refused_flags(("data.source", "'name'", "Tfds"), "--data.source", "tfds")
-    refused_flags(("Classification", "needs records"), "--data.task", "classification")
+    refused_flags(("Classification", "needs Records"), "--data.task", "classification")
 
 
 def test_a_whole_number_is_enough_for_a_number():

@@ -31,6 +31,14 @@ def written(source: Source, folder: Path) -> Source:
         pairs = [{"prompt": f"x = {i}", "completion": str(i % 7)} for i in range(300)]
         path.write_text("\n".join(map(json.dumps, pairs)), encoding="utf-8")
         return dataclasses.replace(source, path=str(path))
+    if isinstance(source, data.Comparisons):
+        path = folder / "pairs.jsonl"
+        pairs = [
+            {"prompt": f"x = {i}", "chosen": str(i % 7), "rejected": str(i % 5) + "?"}
+            for i in range(300)
+        ]
+        path.write_text("\n".join(map(json.dumps, pairs)), encoding="utf-8")
+        return dataclasses.replace(source, path=str(path))
     if isinstance(source, data.Text):
         path = folder / "text.txt"
         path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -330,7 +330,7 @@ def test_a_conversation_longer_than_a_row_is_left_out_whole_or_refused(tmp_path)
         ({"task": Chat("absent.jinja")}, "absent.jinja cannot be read"),
         ({"task": Chat("{{ bos_token }}{% for m in messages %}{{ m.role }}{% endfor %}")}, ":1"),
         ({"tokenizer": Characters(end_of_document=False)}, "an answer needs an end"),
-        ({"source": Text()}, "needs conversations"),
+        ({"source": Text()}, "needs Conversations"),
         ({"split": "tail"}, "records have none to hold out"),
     ],
 )

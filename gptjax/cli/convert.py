@@ -24,14 +24,13 @@ from gptjax.data import (
     GPT2,
     Bytes,
     Characters,
-    Conversations,
     DataConfig,
     Published,
-    Records,
     SentencePiece,
     Side,
     Text,
 )
+from gptjax.data.documents import sources
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.formats import OpenedModel, gguf, huggingface
@@ -221,7 +220,7 @@ def write_run(path: Path, model: OpenedModel) -> None:
     tokenizer = kinds.get(model.tokenizer.kind, Published(str(folder)))
     source = Text()
     if model.task.records:  # of which nothing is known
-        source = (Conversations if model.task.conversations else Records)("records.jsonl")
+        source = getattr(sources, model.task.sources[0])("records.jsonl")
     data = DataConfig(source=source, tokenizer=tokenizer, task=model.task)
     tokenizers.save_tokenizer(folder, model.tokenizer)
     run = Run(path)

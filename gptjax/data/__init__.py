@@ -1,7 +1,15 @@
 """Text becomes a store of tokens, a step number becomes a batch. Computes with numpy alone."""
 
 from gptjax.data.batches import batch, plan
-from gptjax.data.documents.sources import Conversations, Document, Mixture, Records, Text, Tfds
+from gptjax.data.documents.sources import (
+    Comparisons,
+    Conversations,
+    Document,
+    Mixture,
+    Records,
+    Text,
+    Tfds,
+)
 from gptjax.data.layouts import Batch, Side
 from gptjax.data.prepare import DataConfig, Prepared, prepare
 from gptjax.data.rows import Plan
@@ -9,8 +17,10 @@ from gptjax.data.tasks import (
     UL2,
     Chat,
     Classification,
+    Feedback,
     LanguageModel,
     MaskedLanguageModel,
+    Preferences,
     PrefixLanguageModel,
     RecordTask,
     SequenceToSequence,
@@ -35,14 +45,17 @@ __all__ = [
     "Characters",
     "Chat",
     "Classification",
+    "Comparisons",
     "Conversations",
     "DataConfig",
     "Document",
+    "Feedback",
     "Given",
     "LanguageModel",
     "MaskedLanguageModel",
     "Mixture",
     "Plan",
+    "Preferences",
     "PrefixLanguageModel",
     "Prepared",
     "Published",

@@ -21,13 +21,9 @@ from gptjax.data import store
 from gptjax.data.build import build_stores
 from gptjax.data.documents import sources
 from gptjax.data.documents.sources import (
-    Conversations,
-    Mixture,
-    Records,
     Source,
     Survey,
     Text,
-    Tfds,
 )
 from gptjax.data.split import Census, Split
 from gptjax.data.tasks import LanguageModel, Task, TaskConfig
@@ -63,16 +59,11 @@ class DataConfig:
             f"data.validation is {self.validation}, the share of text held out; it needs a number"
             " in [0, 1), for example --data.validation 0.1.",
         )
-        task, pairs = self.task, isinstance(self.source, Records | Conversations)
-        kinds, needs = (Text, Tfds, Mixture), "another task needs a source of whole texts (Text)"
-        if task.conversations:
-            kinds, needs = Conversations, "it needs conversations (Conversations)"
-        elif task.records:
-            kinds, needs = Records, "it needs records of two texts (Records)"
+        task, source, pairs = self.task, type(self.source).__name__, self.task.records
         require(
-            isinstance(self.source, kinds),
-            f"data.task is {type(task).__name__} and data.source {type(self.source).__name__};"
-            f" {needs}.",
+            source in task.sources,
+            f"data.task is {type(task).__name__} and data.source {source}; it needs"
+            f" {' or '.join(task.sources)}.",
         )
         require(
             not pairs or self.split != "tail",

@@ -136,12 +136,12 @@ def packed_rows(
     pieces = []
     for row in at.row:
         examples = order[slice(*firsts[row : row + 2])] if row < plan.rows_per_epoch else ()
-        pieces.append([piece(_example(store, int(i))) for i in examples])
+        pieces.append([piece(example_ids(store, int(i))) for i in examples])
     return pieces
 
 
-def _example(store: Store, i: int) -> np.ndarray:
-    """The ids of one example."""
+def example_ids(store: Store, i: int) -> np.ndarray:
+    """Returns the ids of one example."""
     start = store.offsets[i]
     ids = store.ids[start : store.offsets[i + 1]].astype(np.int32)
     require_known_ids(store, ids[None], start + np.arange(len(ids))[None])

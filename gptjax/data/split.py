@@ -13,7 +13,13 @@ from typing import NamedTuple
 import numpy as np
 
 from gptjax.core.config import require
-from gptjax.data.documents.sources import Conversations, Document, Records, Source
+from gptjax.data.documents.sources import (
+    Comparisons,
+    Conversations,
+    Document,
+    Records,
+    Source,
+)
 
 FEW = 50
 """Below this number of documents, `auto` holds out the tail of each."""
@@ -86,7 +92,7 @@ class Split(NamedTuple):
         The hash alone decides, unless that holds out less than half or more than twice the share of
         bytes, as where one document has most of them.
         """
-        records = isinstance(source, Records | Conversations)
+        records = isinstance(source, Records | Conversations | Comparisons)
         by_document = kind == "documents" or (kind == "auto" and (documents >= FEW or records))
         holds_out = share > 0 or (records and source.held_out is not None)
         names = ("train", "validation") if holds_out else ("train",)

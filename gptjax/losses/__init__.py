@@ -3,6 +3,7 @@
 from gptjax.losses.adversarial import FGM, FreeLB
 from gptjax.losses.cross_entropy import CrossEntropy, PredictionLoss, predict
 from gptjax.losses.distillation import Distillation
+from gptjax.losses.kto import KTO
 from gptjax.losses.loss import (
     Frozen,
     FunctionLoss,
@@ -13,13 +14,17 @@ from gptjax.losses.loss import (
     per_weight,
     ratio,
 )
+from gptjax.losses.preference import Preference
+from gptjax.losses.reward import BradleyTerry
 from gptjax.losses.tokens import losses_in_parts, token_losses
 
-LossKind = CrossEntropy | Distillation | FGM | FreeLB | LossConfig
+LossKind = CrossEntropy | Distillation | FGM | FreeLB | Preference | KTO | BradleyTerry | LossConfig
 """A loss of gptjax, or one defined elsewhere."""
 
 __all__ = [
     "FGM",
+    "KTO",
+    "BradleyTerry",
     "CrossEntropy",
     "Distillation",
     "FreeLB",
@@ -30,6 +35,7 @@ __all__ = [
     "LossKind",
     "Metrics",
     "PredictionLoss",
+    "Preference",
     "Reduction",
     "losses_in_parts",
     "per_weight",

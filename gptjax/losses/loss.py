@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from gptjax.core.arrays import Array, Float, Key, Params
 from gptjax.core.config import Open
@@ -77,6 +77,9 @@ class FunctionLoss(Loss):
 class LossConfig(Open):
     """Settings of a loss: a frozen dataclass with `build`. Code outside gptjax may define more."""
 
+    batches: ClassVar[str] = "predictions"
+    """What the batches hold that it reads; see `Task.batches`."""
+
     @property
     def models(self) -> Mapping[str, str]:
         """Further models that the loss needs: name → path of a run or of another model.
@@ -84,6 +87,15 @@ class LossConfig(Open):
         `build` takes the configuration of each by its name; their weights are in `frozen`.
         """
         return {}
+
+    def started(self, start: str | None, adapted: bool) -> LossConfig:
+        """Returns the settings with what depends on where the run starts.
+
+        Args:
+          start: the model that it starts from; `None` is random weights.
+          adapted: adapters train, and the base stays as it was.
+        """
+        return self
 
     def build(self, config: ModelConfig, **models: ModelConfig) -> Loss:
         """Returns the loss for a model."""

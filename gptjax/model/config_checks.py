@@ -141,8 +141,8 @@ def _check_outputs(c: ModelConfig) -> None:
         "model.ahead is for a decoder alone: it goes without encoder_layers, and with causal.",
     )
     require(
-        c.classes is None or c.classes >= 2,
-        f"model.classes is {c.classes}; it needs at least 2, or null.",
+        c.classes is None or c.classes >= 1,
+        f"model.classes is {c.classes}; it needs at least 2, 1 for a score, or null.",
     )
     require(
         not c.classes or not (c.has_encoder or c.ahead),

@@ -102,7 +102,7 @@ def _curves(content: dict[str, Any]) -> str:
         (n, chart([Curve(n, found[n], "main")], title=_words(n), size=(280, 140), zero=True))
         for n in names
     ]
-    out = _both("Loss", loss, "nats per token", legend) + _both(
+    out = _both("Loss", loss, f"nats per {content.get('unit', 'token')}", legend) + _both(
         "Bits per byte of held-out text", bits, "bits per byte", levels=content.get("baselines", {})
     )
     multiples = "".join(

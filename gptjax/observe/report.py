@@ -105,7 +105,7 @@ def headline(facts: dict[str, Any]) -> str:
             f" ({baselines})" if baselines else ""
         )
     elif loss is not None:
-        result = f"held-out loss is {loss:.3f} nats per token"
+        result = f"held-out loss is {loss:.3f} nats per {facts.get('unit', 'token')}"
     if len(parts) == 1 and parts[0] == "Trained":
         return f"{result[:1].upper()}{result[1:]}." if result else "Nothing was measured yet."
     return " ".join(parts) + (f"; {result}." if result else ".")

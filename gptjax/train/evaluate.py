@@ -26,8 +26,8 @@ def held_out_loss(experiment: Experiment, models: Mapping[str, ModelConfig] | No
     Args:
       models: architectures of the models that the loss needs.
     """
-    models = models or dict.fromkeys(experiment.loss.models, experiment.model)
-    loss = experiment.loss.build(experiment.model, **models)
+    models = models or dict.fromkeys(experiment.objective.models, experiment.model)
+    loss = experiment.objective.build(experiment.model, **models)
     return loss.held_out(experiment.data.task.figures)
 
 

@@ -10,7 +10,7 @@ from gptjax.core.config import formerly, require
 from gptjax.data.prepare import DataConfig
 from gptjax.data.tasks import Shape, default_task
 from gptjax.generate.settings import SampleConfig
-from gptjax.losses import CrossEntropy, LossKind
+from gptjax.losses import CrossEntropy, LossConfig, LossKind
 from gptjax.model.config import ModelConfig
 from gptjax.model.presets import small
 from gptjax.sharding.mesh import MeshConfig
@@ -184,11 +184,23 @@ class Experiment:
             f"data.task is {name}, whose texts have no prefix, and model.prefix_lm is true; use"
             f" {needs}.",
         )
+        loss = self.loss
+        require(
+            loss.batches == task.batches,
+            f"data.task is {name}, whose batches hold {task.batches}, and loss"
+            f" {type(loss).__name__} reads {loss.batches}; use another loss or data.task.",
+        )
         require(
             self.model.classes is None or task.classes is not None,
             f"data.task is {name} and model.classes {self.model.classes}; use data.task"
             " Classification, or null.",
         )
+
+    @property
+    def objective(self) -> LossConfig:
+        """The loss, in which what the run starts from has its name."""
+        kept = self.adapter is not None and not self.adapter.modules_to_save
+        return self.loss.started(self.start, adapted=kept)
 
     @property
     def micro_batches(self) -> int:

@@ -195,6 +195,7 @@ def facts(
             "lost_steps": spent.lost_steps,
         },
         "final": {"step": step, **final, "peak_memory_bytes": memory()},
+        "unit": data.task.unit,
         "baselines": data.validation.header.facts if data.validation else {},
         "skipped_steps": sum(bool(line.get("skipped")) for line in lines),
         "warnings": [f"{len(bad)} bad records were left out, the first: {bad[0]}"] if bad else [],

@@ -66,7 +66,7 @@ def training_loss(experiment: Experiment, models: Mapping[str, ModelConfig]) -> 
     Args:
       models: architectures of the further models that it needs.
     """
-    loss = experiment.loss.build(experiment.model, **models)
+    loss = experiment.objective.build(experiment.model, **models)
     dropped = experiment.adapter is not None and experiment.adapter.dropout > 0
     return AdapterDropout(loss) if dropped else loss
 

@@ -124,7 +124,7 @@ def settle(
     experiment = _lasting(experiment, old.schedule.steps)
     changed = config.differences(old, experiment)
     bound = {name: values for name, values in changed.items() if not name.startswith(FREE)}
-    for name in ("data", "tokenizer", *experiment.loss.models):
+    for name in ("data", "tokenizer", *experiment.objective.models):
         if recorded.get(name) != record.get(name):
             hashes = recorded.get(name, "")[:12], record.get(name, "")[:12]
             bound[f"{name} (its content)"] = hashes

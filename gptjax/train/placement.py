@@ -115,7 +115,7 @@ def abstract(
     """
     own, rules = experiment.model, experiment.mesh.rules
     if models is None:
-        models = dict.fromkeys(experiment.loss.models, own)
+        models = dict.fromkeys(experiment.objective.models, own)
     params = parameters(own, mesh, rules)
     both = jax.eval_shape(functools.partial(halves, experiment), params)
     trainable, rest = (_beside(mesh, half, params) for half in both)

@@ -10,8 +10,7 @@ from jax.sharding import Mesh
 
 from gptjax import formats
 from gptjax.core.config import require
-from gptjax.data.tokenizers import tokenizer as tokenizers
-from gptjax.data.tokenizers.tokenizer import Tokenizer
+from gptjax.data.tokenizers.tokenizer import Tokenizer, spells_alike
 from gptjax.formats import OpenedModel
 from gptjax.model import ModelConfig
 from gptjax.runs import Run
@@ -24,46 +23,49 @@ def load_teachers(
 ) -> dict[str, OpenedModel]:
     """Opens the models that a resolved experiment's loss needs, by name."""
     return {
-        name: open_teacher(path, experiment.model, tokenizer, mesh)
-        for name, path in experiment.loss.models.items()
+        name: open_other(name, path, experiment.model, tokenizer, mesh)
+        for name, path in experiment.objective.models.items()
     }
 
 
 def fingerprints(experiment: Experiment) -> dict[str, str]:
     """Returns what identifies each model that an experiment's loss needs."""
-    return {name: fingerprint_of(path) for name, path in experiment.loss.models.items()}
+    return {name: fingerprint_of(path) for name, path in experiment.objective.models.items()}
 
 
-def open_teacher(
-    path: str, student: ModelConfig, tokenizer: Tokenizer, mesh: Mesh | None = None
+def open_other(
+    name: str, path: str, own: ModelConfig, tokenizer: Tokenizer, mesh: Mesh | None = None
 ) -> OpenedModel:
-    """Opens a teacher and checks that it reads what the student reads.
+    """Opens a model that a loss needs and checks that it reads what the trained one reads.
+
+    Args:
+      name: what the loss calls it, such as teacher.
+      own: configuration of the trained model.
 
     Raises:
       ConfigError: there is no such model, or its tokenizer, vocabulary, classes, kind of model or
         context differ.
     """
-    teacher, fix = open_model(path, mesh=mesh), "choose another (--loss.run)"
-    same = teacher.tokenizer is not None and (
-        tokenizers.hash_tokenizer(teacher.tokenizer) == tokenizers.hash_tokenizer(tokenizer)
-    )
-    require(same, f"the teacher {path} has another tokenizer; {fix}.")
-    for name in ("vocab_size", "classes", "causal"):
-        has, needed = getattr(teacher.config, name), getattr(student, name)
+    other = open_model(path, mesh=mesh)
+    fix = f"choose another (--loss.{'run' if name == 'teacher' else name})"
+    same = other.tokenizer is not None and spells_alike(other.tokenizer, tokenizer)
+    require(same, f"the {name} {path} has another tokenizer; {fix}.")
+    for field in ("vocab_size", "classes", "causal"):
+        has, needed = getattr(other.config, field), getattr(own, field)
         require(
             has == needed,
-            f"the teacher {path} has model.{name} {has}, this model {needed}; {fix}.",
+            f"the {name} {path} has model.{field} {has}, this model {needed}; {fix}.",
         )
     require(
-        bool(teacher.config.encoder_layers) == bool(student.encoder_layers),
-        f"only one of the teacher {path} and this model has an encoder; {fix}.",
+        bool(other.config.encoder_layers) == bool(own.encoder_layers),
+        f"only one of the {name} {path} and this model has an encoder; {fix}.",
     )
     require(
-        teacher.config.context >= student.context,
-        f"the teacher {path} has a context of {teacher.config.context}, this model"
-        f" {student.context}; the teacher's must be at least as long.",
+        other.config.context >= own.context,
+        f"the {name} {path} has a context of {other.config.context}, this model {own.context}; the"
+        f" {name}'s must be at least as long.",
     )
-    return teacher
+    return other
 
 
 def fingerprint_of(path: str) -> str:

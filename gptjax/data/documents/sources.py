@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from gptjax.core.config import require
+from gptjax.data.documents.comparisons import Comparisons, read_comparisons
 from gptjax.data.documents.conversations import Conversations, read_conversations
 from gptjax.data.documents.document import Document
 from gptjax.data.documents.records import Records, read_records
@@ -21,6 +22,7 @@ from gptjax.data.documents.text import Text, read_text_files
 from gptjax.data.documents.tfds import Tfds, prepare_tfds, read_tfds
 
 __all__ = [
+    "Comparisons",
     "Conversations",
     "Document",
     "Mixture",
@@ -64,7 +66,7 @@ class Mixture:
         )
 
 
-Source = Text | Records | Conversations | Tfds | Mixture
+Source = Text | Records | Conversations | Comparisons | Tfds | Mixture
 Listener = Callable[[str], Any]
 
 
@@ -87,6 +89,8 @@ def read_documents(
         return read_records(source, pass_over)
     if isinstance(source, Conversations):
         return read_conversations(source, pass_over)
+    if isinstance(source, Comparisons):
+        return read_comparisons(source, pass_over)
     if isinstance(source, Text):
         return read_text_files(source, pass_over, leave_out)
     return read_tfds(source)

@@ -6,6 +6,7 @@ from gptjax.data.tasks.chat import Chat
 from gptjax.data.tasks.classification import Classification
 from gptjax.data.tasks.language_model import LanguageModel
 from gptjax.data.tasks.masked import MaskedLanguageModel
+from gptjax.data.tasks.preferences import Feedback, Preferences
 from gptjax.data.tasks.sequence_to_sequence import SequenceToSequence
 from gptjax.data.tasks.spans import UL2, PrefixLanguageModel, SpanCorruption
 from gptjax.data.tasks.task import RecordTask, Shape, Task
@@ -14,8 +15,10 @@ __all__ = [
     "UL2",
     "Chat",
     "Classification",
+    "Feedback",
     "LanguageModel",
     "MaskedLanguageModel",
+    "Preferences",
     "PrefixLanguageModel",
     "RecordTask",
     "SequenceToSequence",
@@ -35,6 +38,8 @@ TaskConfig = (
     | SequenceToSequence
     | Classification
     | Chat
+    | Preferences
+    | Feedback
     | Task
 )
 """A task of gptjax, or one defined elsewhere."""

@@ -21,6 +21,7 @@ from gptjax.core.config import ConfigError, require
 from gptjax.data.documents.conversations import Record, load_record
 from gptjax.data.documents.sources import Document
 from gptjax.data.layouts import Piece
+from gptjax.data.packing import Packing
 from gptjax.data.rows import Plan
 from gptjax.data.store import Store
 from gptjax.data.tasks.task import RecordTask
@@ -52,6 +53,9 @@ class Chat(RecordTask):
     """A conversation that is longer than a row is left out, and counted, or ends the run. None is
     cut: an answer without its end would be learned."""
 
+    called: ClassVar[str] = "conversations"
+    """What messages call the examples."""
+    sources: ClassVar[tuple[str, ...]] = ("Conversations",)
     conversations: ClassVar[bool] = True
     cuts: ClassVar[bool] = False
     writes: ClassVar[bool] = True
@@ -75,17 +79,12 @@ class Chat(RecordTask):
         return dataclasses.replace(self, template=chosen.source) if is_file else self
 
     def equip(self, tokenizer: Tokenizer) -> Tokenizer:
-        """Returns the tokenizer with the chat template of the task.
+        """Returns the tokenizer with the chat template of the task, if it names one.
 
         Raises:
-          ConfigError: there is none, or the tokenizer cannot write it.
+          ConfigError: the tokenizer cannot write it.
         """
         if self.template is None:
-            require(
-                tokenizer.template is not None,
-                "the tokenizer has no chat template, and data.task.template names none; it can"
-                f" write {', '.join(chat.usable_forms(tokenizer))}: --data.task.template zephyr.",
-            )
             return tokenizer
         chosen = chat.named_template(self.template)
         chat.require_controls(chosen, tokenizer)
@@ -95,14 +94,21 @@ class Chat(RecordTask):
 
     def texts(self, document: Document) -> tuple[str, ...]:
         """Returns what a tokenizer has to spell: a conversation as its template writes it."""
-        record = load_record(document.text)
+        return self.record_texts(load_record(document.text), document.name)
+
+    def record_texts(self, record: Record, name: str) -> tuple[str, ...]:
+        """Returns what a tokenizer has to spell of one record.
+
+        Raises:
+          ConfigError: the template cannot write it; says so of `name`.
+        """
         if not record.messages or self.template is None:
             return tuple(filter(None, record.texts))
         try:
             template = chat.named_template(self.template)
             return (chat.written_text(template, record.messages, record.tools),)
         except ConfigError as error:
-            raise ConfigError(f"{document.name}: {error}") from None
+            raise ConfigError(f"{name}: {error}") from None
 
     def num_bytes(self, document: Document) -> int:
         """Returns the bytes of what the messages say."""
@@ -117,21 +123,28 @@ class Chat(RecordTask):
         writer = Writer.of(tokenizer)
         for document in documents:
             try:
-                ids, counts = render_record(load_record(document.text), writer, self.loss_on)
-                require(
-                    bool(counts[1:].any()),
-                    "has no token to learn; give it an answer, or leave it out.",
-                )
+                yield self.marked(load_record(document.text), writer)
             except ConfigError as error:
                 raise ConfigError(f"{document.name} {error}") from None
-            borders = np.flatnonzero(np.diff(counts.astype(np.int8), prepend=0, append=0))
-            yield np.insert(ids, borders, tokenizer.vocab_size)
+
+    def marked(self, record: Record, writer: Writer) -> np.ndarray:
+        """Returns the ids of a record with marks where counting begins or ends.
+
+        Raises:
+          ConfigError: it has nothing to learn, or cannot be written.
+        """
+        ids, counts = render_record(record, writer, self.loss_on)
+        require(
+            bool(counts[1:].any()), "has no token to learn; give it an answer, or leave it out."
+        )
+        borders = np.flatnonzero(np.diff(counts.astype(np.int8), prepend=0, append=0))
+        return np.insert(ids, borders, writer.tokenizer.vocab_size)
 
     # --- a store to batches
 
     def sizes(self, store: Store, with_encoder: bool) -> np.ndarray:
         """Returns the positions that each example takes of a row [n 1]."""
-        within = np.diff(np.searchsorted(_marks(store), store.offsets))
+        within = np.diff(np.searchsorted(_marks(store, self.extra_ids), store.offsets))
         return super().sizes(store, with_encoder) - within[:, None]
 
     def plan(self, store: Store, plan: Plan) -> Plan:
@@ -141,18 +154,26 @@ class Chat(RecordTask):
           ConfigError: one is longer than a row and has to fit, or none fits.
         """
         plan = super().plan(store, plan)
-        left_out = plan.packing.left_out if plan.packing else 0
-        count = store.header.num_examples
+        if plan.packing is not None:
+            self.require_room(plan.packing, self.sizes(store, plan.with_encoder), plan.width)
+        return plan
+
+    def require_room(self, packing: Packing, sizes: np.ndarray, width: int) -> None:
+        """Refuses examples that are longer than a row, if they may not be left out.
+
+        Args:
+          sizes: positions that each example takes [n 1].
+        """
+        left_out, count = packing.left_out, len(sizes)
         if not left_out:
-            return plan
-        longest = int(self.sizes(store, plan.with_encoder).max())
+            return
+        longest = int(sizes.max())
         says = (
-            f"{left_out:,} of {count:,} conversations are longer than a row of {plan.width} tokens,"
+            f"{left_out:,} of {count:,} {self.called} are longer than a row of {width} tokens,"
             f" up to {longest:,}; use --model.context {longest}"
         )
         require(self.too_long == "leave-out", f"{says}, or --data.task.too-long leave-out.")
-        require(left_out < count, f"{says}, or shorter conversations.")
-        return plan
+        require(left_out < count, f"{says}, or shorter ones.")
 
     def piece(self, ids: np.ndarray, vocab_size: int, width: int, with_encoder: bool) -> Piece:
         """Returns one example as a piece of a row, in which what counts has the weight 1."""
@@ -163,7 +184,7 @@ class Chat(RecordTask):
 
     def describe(self, store: Store) -> str:
         """Says how many of a store's tokens are learned."""
-        marks = _marks(store)
+        marks = _marks(store, self.extra_ids)
         learned = int((marks[1::2] - marks[::2] - 1).sum())
         tokens = store.header.num_tokens - len(marks)
         return (
@@ -173,15 +194,18 @@ class Chat(RecordTask):
 
     # --- inference
 
-    def asked(self, text: str, tokenizer: Tokenizer) -> list[int]:
-        """Returns the ids of a conversation that begins with a text of the user."""
+    def asked(self, text: str, tokenizer: Tokenizer) -> str | list[int]:
+        """Returns the ids of a conversation that begins with a text of the user; without a template
+        the text."""
+        if tokenizer.template is None:
+            return text
         template = chat.choose_template(None, tokenizer)
         return chat.render(template, [Message("user", text)], tokenizer)
 
 
-def _marks(store: Store) -> np.ndarray:
-    """Places of all marks of a store, int64."""
-    mark = store.header.vocab_size - 1
+def _marks(store: Store, extra_ids: int) -> np.ndarray:
+    """Places of all marks of a store, int64: of the first of a task's own ids."""
+    mark = store.header.vocab_size - extra_ids
     found = [
         first + np.flatnonzero(store.ids[first : first + STRETCH] == mark)
         for first in range(0, len(store.ids), STRETCH)
@@ -205,15 +229,19 @@ class Writer(NamedTuple):
     """What writing records needs to know."""
 
     tokenizer: Tokenizer
-    template: ChatTemplate
+    template: ChatTemplate | None
+    """`None` where the tokenizer has none, so that only plain texts can be written."""
     ends: frozenset[int]
     """Ids that end an answer."""
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> Writer:
-        """Returns the writer of a tokenizer with a chat template."""
-        template = chat.choose_template(None, tokenizer)
-        known = (tokenizer.end_of_document, *tokenizer.ends, *chat.ends(template, tokenizer).ids)
+        """Returns the writer of a tokenizer."""
+        known = [tokenizer.end_of_document, *tokenizer.ends]
+        template = None
+        if tokenizer.template is not None:
+            template = chat.choose_template(None, tokenizer)
+            known += chat.ends(template, tokenizer).ids
         return cls(tokenizer, template, frozenset(i for i in known if i is not None))
 
 
@@ -240,6 +268,12 @@ def render_record(
 
 def _talk(record: Record, writer: Writer, loss_on: Literal["all", "last"]) -> Rendered:
     tokenizer = writer.tokenizer
+    if writer.template is None:
+        raise ConfigError(
+            "has messages, and the tokenizer has no chat template, and data.task.template names"
+            f" none; it can write {', '.join(chat.usable_forms(tokenizer))}:"
+            " --data.task.template zephyr."
+        )
     messages = [_message(fields) for fields in record.messages]
     made = chat.parts(writer.template, messages, tokenizer, reply=False, tools=record.tools)
     written = {part.answer: part for part in made if part.answer is not None}

@@ -24,12 +24,17 @@ class Classification(RecordTask):
     labels: tuple[str, ...] = ()
     """The classes; empty takes all labels of the data, sorted."""
 
+    unit: ClassVar[str] = "label"
     shapes: ClassVar[tuple[Shape, ...]] = ("decoder", "encoder")
 
     def __post_init__(self) -> None:
         require(
             len(set(self.labels)) == len(self.labels),
             "data.task.labels has a label twice; name each once.",
+        )
+        require(
+            len(self.labels) != 1,
+            f"data.task.labels has one label, {self.labels[:1]}; it needs at least 2.",
         )
 
     @property

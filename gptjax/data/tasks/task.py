@@ -36,6 +36,8 @@ class Task(Open):
 
     shapes: ClassVar[tuple[Shape, ...]] = ("decoder",)
     """Model shapes that the task fits, the usual one first."""
+    sources: ClassVar[tuple[str, ...]] = ("Text", "Tfds", "Mixture")
+    """Names of the sources that have its documents, the usual one first."""
     records: ClassVar[bool] = False
     """Its documents are records of two texts (`Records`), not whole texts."""
     conversations: ClassVar[bool] = False
@@ -49,6 +51,10 @@ class Task(Open):
     """Held-out figures besides the loss: `accuracy` (share of predictions that are the most likely
     token or label), `exact_match` (share of answers that greedy decoding would write),
     `bits_per_byte` (of the text that the tokens spell)."""
+    unit: ClassVar[str] = "token"
+    """What its loss is counted by."""
+    batches: ClassVar[str] = "predictions"
+    """What its batches hold; the loss has to read the same (`LossConfig.batches`)."""
     default_loss: ClassVar[str] = "CrossEntropy"
     """Name of its usual loss in `gptjax.losses`."""
 
@@ -160,6 +166,7 @@ class Task(Open):
 class RecordTask(Task):
     """Base of tasks over records: whole ones are packed into rows."""
 
+    sources: ClassVar[tuple[str, ...]] = ("Records",)
     records: ClassVar[bool] = True
     cuts: ClassVar[bool] = True
     """A record that is longer than a row loses its end; otherwise it is left out."""

@@ -179,6 +179,15 @@ def hash_tokenizer(tokenizer: Tokenizer) -> str:
     return digest.hexdigest()
 
 
+def spells_alike(one: Tokenizer, other: Tokenizer) -> bool:
+    """Says whether two tokenizers spell all texts alike; their chat templates may differ."""
+
+    def spelling(tokenizer: Tokenizer) -> dict[str, bytes]:
+        return {name: file for name, file in tokenizer.payload.items() if name != "special.json"}
+
+    return spelling(one) == spelling(other) and one.controls == other.controls
+
+
 def lossless(tokenizer: Tokenizer) -> bool:
     """Says whether any text survives encoding: true of all kinds that are trained here except
     `Characters`, and of few foreign .model files."""

@@ -1,0 +1,246 @@
+"""Judged answers: pairs of which one was preferred, or single answers that were good or bad.
+
+Both lay two texts of a record side by side in a row, as segments that do not see each other, so no
+split of a batch tears them apart. Read `Preferences`, then `Feedback`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from gptjax.core.config import ConfigError, require
+from gptjax.data import packing
+from gptjax.data.documents.comparisons import Judged, load_judged
+from gptjax.data.documents.sources import Document
+from gptjax.data.layouts import Batch, Piece, filled
+from gptjax.data.permutation import permute
+from gptjax.data.rows import Plan, RowNumbers, example_ids
+from gptjax.data.store import Store
+from gptjax.data.tasks.chat import Chat, Writer
+from gptjax.data.tokenizers.tokenizer import Tokenizer
+
+Pieces = tuple[Piece, Piece]
+
+
+@dataclass(frozen=True)
+class Preferences(Chat):
+    """Pairs of answers to one prompt (`Comparisons`), of which the first was preferred; for the
+    losses `Preference` and `BradleyTerry`.
+
+    A row holds the chosen conversation, then the rejected one, then the next pair. The column
+    `pairs` [B P] is 1 for each pair of a row.
+    """
+
+    loss_on: Literal["all", "last"] = "last"
+    """Answers that are compared: the last, or all that follow the prompt."""
+    score: bool = False
+    """Train a model that gives a text one number, for the loss `BradleyTerry`."""
+
+    sources: ClassVar[tuple[str, ...]] = ("Comparisons",)
+    unit: ClassVar[str] = "pair"
+    batches: ClassVar[str] = "pairs"
+    called: ClassVar[str] = "pairs"
+    figures: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def extra_ids(self) -> int:
+        """The mark where counting begins or ends, and the border between two texts."""
+        return 2
+
+    @property
+    def classes(self) -> int | None:
+        """One, a score, or `None`."""
+        return 1 if self.score else None
+
+    # --- documents to examples
+
+    def texts(self, document: Document) -> tuple[str, ...]:
+        """Returns the texts of all answers with their prompts."""
+        return tuple(
+            text
+            for record in load_judged(document.text).answers
+            for text in self.record_texts(record, document.name)
+        )
+
+    def num_bytes(self, document: Document) -> int:
+        """Returns the bytes of what prompts and answers say."""
+        records = load_judged(document.text).answers
+        return sum(len(text.encode()) for record in records for text in record.texts)
+
+    def examples(self, documents: Sequence[Document], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
+        """Yields each pair as the ids of the chosen text, the border, and those of the rejected.
+
+        Raises:
+          ConfigError: a record is no pair, or cannot be written; names it.
+        """
+        writer = Writer.of(tokenizer)
+        for document in documents:
+            record = load_judged(document.text)
+            try:
+                yield self.joined(record, writer)
+            except ConfigError as error:
+                raise ConfigError(f"{document.name} {error}") from None
+
+    def joined(self, record: Judged, writer: Writer) -> np.ndarray:
+        """Returns a record as one example.
+
+        Raises:
+          ConfigError: it is no pair, or has nothing to compare.
+        """
+        require(
+            len(record.answers) == 2,
+            "is one answer with a label; use data.task Feedback, or records with chosen and"
+            " rejected.",
+        )
+        border = writer.tokenizer.vocab_size + 1
+        chosen, rejected = (self.marked(answer, writer) for answer in record.answers)
+        return np.concatenate([chosen, [border], rejected]).astype(np.int32)
+
+    # --- a store to batches
+
+    def sizes(self, store: Store, with_encoder: bool) -> np.ndarray:
+        """Returns the positions that each pair takes of a row [n 1]."""
+        return super().sizes(store, with_encoder) - 2  # the border, and the second text's last id
+
+    def batch(self, store: Store, plan: Plan, at: RowNumbers) -> Batch:
+        """Returns the rows with these numbers, as numpy arrays. It depends on nothing else."""
+        vocab_size = store.header.vocab_size - self.extra_ids
+        return _paired(
+            plan, at, lambda place: self.pair(_at(store, plan, place), vocab_size, plan.width)
+        )
+
+    def pair(self, ids: np.ndarray, vocab_size: int, width: int) -> Pieces:
+        """Returns an example as two pieces."""
+        border = int(np.flatnonzero(ids == vocab_size + 1)[0])
+        first, second = ids[:border], ids[border + 1 :]
+        return (
+            self.piece(first, vocab_size, width, with_encoder=False),
+            self.piece(second, vocab_size, width, with_encoder=False),
+        )
+
+    def describe(self, store: Store) -> str:
+        """Says how many pairs there are."""
+        return f"{store.header.num_examples:,} pairs, loss on {self.loss_on} answers"
+
+
+@dataclass(frozen=True)
+class Feedback(Preferences):
+    """Answers that were judged alone (`Comparisons` with `label`); for the loss `KTO`.
+
+    Beside each answer a row holds its prompt with the answer of the next record in the order of
+    the data, from which the loss estimates how far the model has moved. The column `pairs` [B P] is
+    1 for each answer, `good` 1 for each that was found good.
+    """
+
+    score: ClassVar[bool] = False  # type: ignore[misc]
+    unit: ClassVar[str] = "answer"
+    batches: ClassVar[str] = "judged answers"
+    called: ClassVar[str] = "judged answers"
+
+    @property
+    def extra_ids(self) -> int:
+        """The mark, and an id before a good and before a bad answer."""
+        return 3
+
+    def joined(self, record: Judged, writer: Writer) -> np.ndarray:
+        """Returns a record as one example: its judgement, then its ids.
+
+        Raises:
+          ConfigError: it is a pair, or has nothing to learn.
+        """
+        require(
+            record.good is not None,
+            "is a pair; use data.task Preferences, or records with completion and label.",
+        )
+        ids = self.marked(record.answers[0], writer)
+        judgement = writer.tokenizer.vocab_size + (1 if record.good else 2)
+        return np.concatenate([[judgement], ids]).astype(np.int32)
+
+    def plan(self, store: Store, plan: Plan) -> Plan:
+        """Packs each answer with its prompt under the next record's answer.
+
+        Raises:
+          ConfigError: there is one record only, or none that fits.
+        """
+        count = store.header.num_examples
+        require(
+            count > 1,
+            "the data has one judged answer, and KTO compares each with another record's; give more"
+            " (--data.source.path).",
+        )
+        order = np.arange(count)
+        if plan.seed is not None:
+            order = permute(order, count, (plan.seed, -1))
+        vocab_size = store.header.vocab_size - self.extra_ids
+        lengths = np.asarray([_lengths(example_ids(store, i), vocab_size) for i in range(count)])
+        asked, answered = lengths[order].T
+        sizes = np.empty((count, 1), np.int64)
+        sizes[order, 0] = 2 * asked + answered + np.roll(answered, -1) - 2
+        packed = packing.pack(sizes, order, plan.width, cut=False)
+        self.require_room(packed, sizes, plan.width)
+        return plan._replace(packing=packed)
+
+    def batch(self, store: Store, plan: Plan, at: RowNumbers) -> Batch:
+        """Returns the rows with these numbers, as numpy arrays. It depends on nothing else."""
+        assert plan.packing is not None
+        vocab_size, count = store.header.vocab_size - self.extra_ids, len(plan.packing.order)
+
+        def pieces(place: int) -> Pieces:
+            own = _at(store, plan, place)[1:]
+            other = _at(store, plan, (place + 1) % count)[1:]
+            begin, borrowed = (int(np.flatnonzero(x == vocab_size)[0]) for x in (own, other))
+            mismatched = np.concatenate([own[:begin], other[borrowed:]])
+            return (
+                self.piece(own, vocab_size, plan.width, with_encoder=False),
+                self.piece(mismatched, vocab_size, plan.width, with_encoder=False),
+            )
+
+        batch = _paired(plan, at, pieces)
+        assert batch.columns is not None
+        good = np.zeros_like(batch.columns["pairs"])
+        for row, places in enumerate(_places(plan, at)):
+            for n, place in enumerate(places):
+                good[row, n] = _at(store, plan, place)[0] == vocab_size + 1
+        return batch._replace(columns={**batch.columns, "good": good})
+
+    def describe(self, store: Store) -> str:
+        """Says how many answers there are."""
+        return f"{store.header.num_examples:,} judged answers, loss on {self.loss_on} answers"
+
+
+def _lengths(ids: np.ndarray, vocab_size: int) -> tuple[int, int]:
+    """Ids of an example before the first that counts, and from it on, without marks."""
+    ids = ids[1:]
+    begin = int(np.flatnonzero(ids == vocab_size)[0])
+    return begin, int((ids[begin:] != vocab_size).sum())
+
+
+def _places(plan: Plan, at: RowNumbers) -> list[range]:
+    """Places in the packing's order of what each row holds."""
+    assert plan.packing is not None
+    firsts = plan.packing.firsts
+    return [
+        range(*firsts[row : row + 2].tolist()) if row < plan.rows_per_epoch else range(0)
+        for row in at.row
+    ]
+
+
+def _at(store: Store, plan: Plan, place: int) -> np.ndarray:
+    """The ids of the example at a place of the packing's order."""
+    assert plan.packing is not None
+    return example_ids(store, int(plan.packing.order[place]))
+
+
+def _paired(plan: Plan, at: RowNumbers, pieces: Callable[[int], Pieces]) -> Batch:
+    """Rows of pairs of pieces, with the column `pairs`."""
+    assert plan.packing is not None
+    places = _places(plan, at)
+    rows = [[piece for place in row for piece in pieces(place)] for row in places]
+    most = int(np.diff(plan.packing.firsts).max())
+    real = np.arange(most)[None] < np.asarray([len(row) for row in places])[:, None]
+    batch = filled(rows, plan.width)
+    return batch._replace(prefix=None, columns={"pairs": real.astype(np.float32)})

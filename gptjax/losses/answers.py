@@ -1,0 +1,133 @@
+"""Log-probabilities of pairs of answers under the policy and under a reference.
+
+A row holds pairs as segments that do not see each other: the first text of a pair, then its second,
+then the next pair. A pair is never torn when a batch is split.
+
+Read `answer_sums`, then `Reference`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gptjax.core.arrays import Array, Float, Numbers, Params
+from gptjax.core.config import require
+from gptjax.data.layouts import Batch
+from gptjax.losses.cross_entropy import forward_batch
+from gptjax.losses.loss import Frozen
+from gptjax.losses.pairwise import Pair
+from gptjax.losses.tokens import losses_in_parts
+from gptjax.model import ModelConfig
+from gptjax.weights.adapters import detach
+
+PAIRS = "pairs"
+"""Column of a batch: float32 [B P], 1 for each pair of the row and 0 for none."""
+REFERENCE = "reference"
+"""Column of a batch: float32 [B P 2], ln p of both answers under the reference."""
+START, BASE, NONE = "start", "base", "none"
+
+
+class AnswerSums(NamedTuple):
+    """Sums over the counted tokens of both answers of each pair; each is a `Pair` of [B P]."""
+
+    log_probs: Pair
+    """ln p, float32."""
+    lengths: Pair
+    """Number of counted tokens."""
+
+
+def answer_sums(
+    config: ModelConfig, params: Params, batch: Batch, vocab_parts: int = 1
+) -> AnswerSums:
+    """Sums the log-probabilities of the answers of every pair of a batch, without dropout."""
+    hidden = forward_batch(config, params, batch, None).hidden
+    losses = losses_in_parts(config, params, vocab_parts, hidden, batch.targets)
+    counts = batch.weights > 0
+    log_probs = jnp.where(counts, -losses, 0.0)
+    return AnswerSums(by_pair(batch, log_probs), by_pair(batch, counts.astype(jnp.float32)))
+
+
+def by_pair(batch: Batch, values: Float[Numbers, "B T"]) -> Pair:
+    """Sums values over the segments of each row, as chosen and rejected [B P]."""
+    pairs = pair_weights(batch).shape[1]
+    assert batch.segments is not None  # `Preferences` isolates its answers
+    summed = jax.vmap(lambda x, s: jax.ops.segment_sum(x, s, 2 * pairs + 1))(
+        values, jnp.asarray(batch.segments)
+    )
+    return Pair(summed[:, 1::2], summed[:, 2::2])
+
+
+def pair_weights(batch: Batch) -> Float[Array, "B P"]:
+    """Returns 1 for each pair of each row, 0 for none.
+
+    Raises:
+      ValueError: the batch holds no pairs.
+    """
+    if batch.columns is None or PAIRS not in batch.columns:
+        raise ValueError(
+            "a loss of pairs needs the column `pairs`, which the task Preferences has."
+        )
+    return jnp.asarray(batch.columns[PAIRS], jnp.float32)
+
+
+def started(name: str, start: str | None, adapted: bool) -> str:
+    """Returns what a reference called `start` is: the base of a run that trains adapters, else the
+    model that the run starts from."""
+    if name != START:
+        return name
+    return BASE if adapted else start or START
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What answers are compared with."""
+
+    name: str
+    """`base`, `none`, or the path of a model."""
+    policy: ModelConfig
+    other: ModelConfig | None = None
+    """Of another model, whose weights are `frozen["reference"]`."""
+
+    @staticmethod
+    def models(name: str) -> Mapping[str, str]:
+        """Returns the models that a reference of this name needs."""
+        return {} if name in (START, BASE, NONE) else {REFERENCE: name}
+
+    @classmethod
+    def of(cls, name: str, policy: ModelConfig, models: Mapping[str, ModelConfig]) -> Reference:
+        """Returns the reference of this name.
+
+        Raises:
+          ConfigError: it is `start`, which was not replaced by what the run starts from.
+        """
+        require(
+            name != START,
+            "loss.reference is start, and this run starts from random weights; name a model"
+            " (--start MODEL), or another reference (--loss.reference MODEL).",
+        )
+        return cls(name, policy, models.get(REFERENCE))
+
+    def sums(self, params: Params, frozen: Frozen, batch: Batch, vocab_parts: int = 1) -> Pair:
+        """Returns ln p of the answers under the reference [B P], without gradient: from the batch
+        where it was computed before, by the same function of other weights, or 0 for `none`."""
+        zeros = jnp.zeros_like(pair_weights(batch))
+        if self.name == NONE:
+            return Pair(zeros, zeros)
+        known = (batch.columns or {}).get(REFERENCE)
+        if known is not None:
+            return Pair(jnp.asarray(known)[..., 0], jnp.asarray(known)[..., 1])
+        if self.name == BASE:
+            config, (weights, adapters) = self.policy, detach(params)
+            require(
+                bool(adapters),
+                "loss.reference is base, the model without its adapters, and it has none; use"
+                " start, or train an adapter (--adapter).",
+            )
+        else:
+            config, weights = self.other or self.policy, frozen[REFERENCE]
+        return answer_sums(config, jax.lax.stop_gradient(weights), batch, vocab_parts).log_probs
