@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 from gptjax.core.config import nearest, require
 from gptjax.model.config import (
@@ -21,23 +22,13 @@ from gptjax.model.config import (
     YarnScaling,
 )
 
+DROPOUT = dict.fromkeys(("embedding_dropout", "attention_dropout", "residual_dropout"), 0.1)
+
 
 def gpt2(size: str = "124m", **changes) -> ModelConfig:
     """GPT-2's published shapes. Source: Radford et al. 2019, Language Models are Unsupervised
     Multitask Learners, table 2."""
-    num_layers, num_heads, width = _shape("gpt2", size)
-    dropout = {"embedding_dropout": 0.1, "attention_dropout": 0.1, "residual_dropout": 0.1}
-    return _changed(
-        ModelConfig(
-            vocab_size=50_257,
-            context=1024,
-            width=width,
-            num_layers=num_layers,
-            num_heads=num_heads,
-            **dropout,
-        ),
-        changes,
-    )
+    return _config(ModelConfig(), "gpt2", size, changes, vocab_size=50_257, context=1024, **DROPOUT)
 
 
 def gpt3(size: str = "175b", **changes) -> ModelConfig:
@@ -49,17 +40,8 @@ def gpt3(size: str = "175b", **changes) -> ModelConfig:
 
     Source: Brown et al. 2020, Language Models are Few-Shot Learners, arXiv:2005.14165, table 2.1.
     """
-    num_layers, width, num_heads, head_width = _shape("gpt3", size)
-    base = ModelConfig(
-        vocab_size=50_257,
-        context=2048,
-        width=width,
-        num_layers=num_layers,
-        num_heads=num_heads,
-        head_width=head_width,
-        residual_dropout=0.1,
-    )
-    return _changed(base, changes)
+    block = {"vocab_size": 50_257, "context": 2048, "residual_dropout": 0.1}
+    return _config(ModelConfig(), "gpt3", size, changes, **block)
 
 
 LLAMA = ModelConfig(positions="rope", norm="rmsnorm", activation="swiglu", bias=False, tied=False)
@@ -72,61 +54,28 @@ def llama(size: str = "7b", **changes) -> ModelConfig:
     Sources: Touvron et al. 2023, arXiv:2307.09288; Grattafiori et al. 2024, The Llama 3 Herd of
     Models, arXiv:2407.21783, table 3; the model cards of Llama 3.2.
     """
-    num_layers, num_heads, num_kv_heads, width, feed_forward = _shape("llama", size)
-    third = size.startswith("3")
-    stretched = size.startswith(("3.1", "3.2"))
-    base = dataclasses.replace(
-        LLAMA,
-        vocab_size=128_256 if third else 32_000,
-        context=131_072 if stretched else 8192 if third else 4096,
-        width=width,
-        num_layers=num_layers,
-        num_heads=num_heads,
-        num_kv_heads=num_kv_heads,
-        feed_forward=feed_forward,
-        rope_base=500_000.0 if third else 10_000.0,
-        rope_scaling=Llama3Scaling(32.0 if size.startswith("3.2") else 8.0) if stretched else None,
-        tied=size.startswith("3.2"),
-    )
-    return _changed(base, changes)
+    if not size.startswith("3"):
+        return _config(LLAMA, "llama", size, changes, vocab_size=32_000, context=4096)
+    block = {"vocab_size": 128_256, "context": 8192, "rope_base": 500_000.0}
+    if size.startswith(("3.1", "3.2")):
+        factor = 32.0 if size.startswith("3.2") else 8.0
+        block |= {"context": 131_072, "rope_scaling": Llama3Scaling(factor)}
+    return _config(LLAMA, "llama", size, changes, **block, tied=size.startswith("3.2"))
 
 
 def mistral(size: str = "7b", **changes) -> ModelConfig:
     """Mistral 7B's published shape, with its window. Source: Jiang et al. 2023, Mistral 7B,
     arXiv:2310.06825, table 1."""
-    num_layers, width, num_heads, num_kv_heads, feed_forward = _shape("mistral", size)
-    shape = {
-        "num_layers": num_layers,
-        "width": width,
-        "num_heads": num_heads,
-        "num_kv_heads": num_kv_heads,
-        "feed_forward": feed_forward,
-    }
-    return _changed(
-        dataclasses.replace(
-            LLAMA, **shape, vocab_size=32_000, context=32_768, pattern=(Layer("window", 4096),)
-        ),
-        changes,
-    )
+    block = {"vocab_size": 32_000, "context": 32_768, "pattern": (Layer("window", 4096),)}
+    return _config(LLAMA, "mistral", size, changes, **block)
 
 
 def mixtral(size: str = "8x7b", **changes) -> ModelConfig:
     """Mixtral's published shapes. Source: Jiang et al. 2024, Mixtral of Experts, arXiv:2401.04088,
     table 1; the 8x22b model's card."""
-    num_layers, width, num_heads, feed_forward, context = _shape("mixtral", size)
-    shape = {
-        "num_layers": num_layers,
-        "width": width,
-        "num_heads": num_heads,
-        "num_kv_heads": 8,
-        "feed_forward": feed_forward,
-        "context": context,
-    }
     experts = Experts(count=8, active=2, balance=0.02)
-    return _changed(
-        dataclasses.replace(LLAMA, **shape, vocab_size=32_000, rope_base=1e6, experts=experts),
-        changes,
-    )
+    block = {"vocab_size": 32_000, "rope_base": 1e6, "experts": experts}
+    return _config(LLAMA, "mixtral", size, changes, **block)
 
 
 def qwen(size: str = "3-0.6b", **changes) -> ModelConfig:
@@ -136,36 +85,16 @@ def qwen(size: str = "3-0.6b", **changes) -> ModelConfig:
     Sources: Qwen Team 2024, Qwen2.5 Technical Report, arXiv:2412.15115, table 1; Qwen Team 2025,
     Qwen3 Technical Report, arXiv:2505.09388, tables 1 and 2; the model cards.
     """
-    num_layers, width, num_heads, num_kv_heads, feed_forward, vocab_size, tied = _shape(
-        "qwen", size
-    )
-    third = size.startswith("3-")
-    shape = {
-        "num_layers": num_layers,
-        "width": width,
-        "num_heads": num_heads,
-        "num_kv_heads": num_kv_heads,
-        "feed_forward": feed_forward,
-    }
-    heads = {"qk_norm": True, "head_width": 128} if third else {"qkv_bias": True}
+    block = {"rope_base": 1e6, "norm_epsilon": 1e-6}
+    if size.startswith("3-"):
+        block |= {"context": 40_960, "qk_norm": True, "head_width": 128}
+    else:
+        large = size in ("2.5-7b", "2.5-14b", "2.5-32b", "2.5-72b")
+        block |= {"context": 131_072 if large else 32_768, "qkv_bias": True}
     widths = {"3-30b-a3b": 768, "3-235b-a22b": 1536}
-    experts = (
-        Experts(count=128, active=8, width=widths[size], balance=0.001) if size in widths else None
-    )
-    large = third or size in ("2.5-7b", "2.5-14b", "2.5-32b", "2.5-72b")
-    context = 40_960 if third else 131_072 if large else 32_768
-    base = dataclasses.replace(
-        LLAMA,
-        **shape,
-        **heads,
-        vocab_size=vocab_size,
-        context=context,
-        rope_base=1e6,
-        norm_epsilon=1e-6,
-        tied=tied,
-        experts=experts,
-    )
-    return _changed(base, changes)
+    if size in widths:
+        block["experts"] = Experts(count=128, active=8, width=widths[size], balance=0.001)
+    return _config(LLAMA, "qwen", size, changes, **block)
 
 
 def gemma(size: str = "2-2b", **changes) -> ModelConfig:
@@ -177,48 +106,25 @@ def gemma(size: str = "2-2b", **changes) -> ModelConfig:
     Sources: Gemma Team 2024, Gemma 2, arXiv:2408.00118, tables 1 and 2; Gemma Team 2025, Gemma 3,
     arXiv:2503.19786, table 1; the model cards.
     """
-    num_layers, width, num_heads, num_kv_heads, head_width, feed_forward, per_head = _shape(
-        "gemma", size
-    )
-    shape = {
-        "num_layers": num_layers,
-        "width": width,
-        "num_heads": num_heads,
-        "num_kv_heads": num_kv_heads,
-        "head_width": head_width,
-        "feed_forward": feed_forward,
-    }
     block = {
         "norm_placement": "sandwich",
         "norm_epsilon": 1e-6,
         "activation": "geglu",
         "scaled_embedding": True,
         "tied": True,
-        "attention_scale": per_head**-0.5,
     }
     if size.startswith("2-"):
-        pattern = (Layer("window", 4096), Layer())
-        rest = {
-            "vocab_size": 256_000,
-            "context": 8192,
-            "pattern": pattern,
-            "attention_cap": 50.0,
-            "logit_cap": 30.0,
-        }
+        block |= {"vocab_size": 256_000, "context": 8192, "attention_cap": 50.0, "logit_cap": 30.0}
+        block["pattern"] = (Layer("window", 4096), Layer())
+        return _config(LLAMA, "gemma", size, changes, **block)
+    block |= {"qk_norm": True, "rope_base": 1e6}
+    small = size in ("3-270m", "3-1b")
+    if small:
+        block |= {"vocab_size": 262_144, "context": 32_768}
     else:
-        small = size in ("3-270m", "3-1b")
-        local = Layer("window", 512 if small else 1024, rope_base=10_000.0, rope_scaled=False)
-        rest = {
-            "vocab_size": 262_144 if small else 262_208,
-            "context": 32_768 if small else 131_072,
-            "pattern": (local,) * 5 + (Layer(),),
-        }
-        rest |= {
-            "qk_norm": True,
-            "rope_base": 1e6,
-            "rope_scaling": None if small else LinearScaling(8.0),
-        }
-    return _changed(dataclasses.replace(LLAMA, **shape, **block, **rest), changes)
+        block |= {"vocab_size": 262_208, "context": 131_072, "rope_scaling": LinearScaling(8.0)}
+    local = Layer("window", 512 if small else 1024, rope_base=10_000.0, rope_scaled=False)
+    return _config(LLAMA, "gemma", size, changes, **block, pattern=(local,) * 5 + (Layer(),))
 
 
 def olmo(size: str = "2-7b", **changes) -> ModelConfig:
@@ -227,43 +133,22 @@ def olmo(size: str = "2-7b", **changes) -> ModelConfig:
 
     Source: OLMo Team 2024, 2 OLMo 2 Furious, arXiv:2501.00656, table 3; the model cards.
     """
-    num_layers, width, num_heads, num_kv_heads, feed_forward = _shape("olmo", size)
-    shape = {
-        "num_layers": num_layers,
-        "width": width,
-        "num_heads": num_heads,
-        "num_kv_heads": num_kv_heads,
-        "feed_forward": feed_forward,
-    }
     block = {
+        "vocab_size": 100_352,
+        "context": 4096,
         "norm_placement": "reordered",
         "norm_epsilon": 1e-6,
         "qk_norm": True,
         "qk_norm_joint": True,
         "rope_base": 500_000.0,
     }
-    return _changed(
-        dataclasses.replace(LLAMA, **shape, **block, vocab_size=100_352, context=4096), changes
-    )
+    return _config(LLAMA, "olmo", size, changes, **block)
 
 
 def smollm(size: str = "2-135m", **changes) -> ModelConfig:
     """SmolLM2's published shapes. Source: Ben Allal et al. 2025, SmolLM2, arXiv:2502.02737; the
     model cards."""
-    num_layers, width, num_heads, num_kv_heads, feed_forward, rope_base = _shape("smollm", size)
-    shape = {
-        "num_layers": num_layers,
-        "width": width,
-        "num_heads": num_heads,
-        "num_kv_heads": num_kv_heads,
-        "feed_forward": feed_forward,
-    }
-    return _changed(
-        dataclasses.replace(
-            LLAMA, **shape, vocab_size=49_152, context=8192, rope_base=rope_base, tied=True
-        ),
-        changes,
-    )
+    return _config(LLAMA, "smollm", size, changes, vocab_size=49_152, context=8192, tied=True)
 
 
 def deepseek(size: str = "v3", **changes) -> ModelConfig:
@@ -273,10 +158,7 @@ def deepseek(size: str = "v3", **changes) -> ModelConfig:
     Sources: DeepSeek-AI 2024, DeepSeek-V2, arXiv:2405.04434, appendix B; DeepSeek-AI 2024,
     DeepSeek-V3, arXiv:2412.19437, section 4.2; the model cards.
     """
-    num_layers, width, num_heads, feed_forward, query_rank, vocab_size, dense = _shape(
-        "deepseek", size
-    )
-    third, stretch = size == "v3", 40.0
+    third = size == "v3"
     if third:
         experts = Experts(
             count=256,
@@ -292,26 +174,18 @@ def deepseek(size: str = "v3", **changes) -> ModelConfig:
         )
     else:
         experts = Experts(count=64, active=6, width=1408, shared=2, normalised=False, balance=1e-3)
-    louder = 0.1 * (1.0 if third else 0.707) * math.log(stretch) + 1
-    base = dataclasses.replace(
-        LLAMA,
-        vocab_size=vocab_size,
-        context=163_840,
-        width=width,
-        num_layers=num_layers,
-        num_heads=num_heads,
-        head_width=128,
-        feed_forward=feed_forward,
-        first=(Layer(dense=True),) * dense,
-        latent=Latent(rank=512, query_rank=query_rank, rope_width=64, value_width=128),
-        experts=experts,
-        norm_epsilon=1e-6,
-        rope_scaling=YarnScaling(
-            stretch, original=4096, magnitude=1.0
-        ),  # its magnitude is part of the scale below
-        attention_scale=192**-0.5 * louder**2,
-    )
-    return _changed(base, changes)
+    query_rank = 1536 if third else None
+    louder = 0.1 * (1.0 if third else 0.707) * math.log(40.0) + 1  # YaRN's magnitude
+    block = {
+        "context": 163_840,
+        "head_width": 128,
+        "latent": Latent(rank=512, query_rank=query_rank, rope_width=64, value_width=128),
+        "experts": experts,
+        "norm_epsilon": 1e-6,
+        "rope_scaling": YarnScaling(40.0, original=4096, magnitude=1.0),
+        "attention_scale": 192**-0.5 * louder**2,
+    }
+    return _config(LLAMA, "deepseek", size, changes, **block)
 
 
 def vaswani(size: str = "base", **changes) -> ModelConfig:
@@ -323,30 +197,19 @@ def vaswani(size: str = "base", **changes) -> ModelConfig:
     Source: Vaswani et al. 2017, Attention Is All You Need, arXiv:1706.03762, table 3, with section
     5.4's dropout.
     """
-    num_layers, width, num_heads, feed_forward, dropout = _shape("vaswani", size)
-    shape = {
-        "num_layers": num_layers,
-        "encoder_layers": num_layers,
-        "width": width,
-        "num_heads": num_heads,
-        "feed_forward": feed_forward,
-    }
+    dropout = 0.3 if size == "big" else 0.1
     block = {
+        "vocab_size": 37_000,
+        "context": 512,
         "norm_placement": "post",
         "positions": "sinusoidal",
         "scaled_embedding": True,
         "activation": "relu",
         "qkv_bias": False,
+        "embedding_dropout": dropout,
+        "residual_dropout": dropout,
     }
-    base = ModelConfig(
-        vocab_size=37_000,
-        context=512,
-        **shape,
-        **block,
-        embedding_dropout=dropout,
-        residual_dropout=dropout,
-    )
-    return _changed(base, changes)
+    return _config(ModelConfig(), "vaswani", size, changes, **block)
 
 
 def bert(size: str = "base", **changes) -> ModelConfig:
@@ -355,8 +218,10 @@ def bert(size: str = "base", **changes) -> ModelConfig:
 
     Source: Devlin et al. 2019, BERT, arXiv:1810.04805, section 3; the published models' settings.
     """
-    num_layers, width, num_heads = _shape("bert", size)
     block = {
+        "vocab_size": 30_522,
+        "context": 512,
+        "causal": False,
         "norm_placement": "post",
         "norm_epsilon": 1e-12,
         "activation": "gelu_exact",
@@ -364,18 +229,7 @@ def bert(size: str = "base", **changes) -> ModelConfig:
         "head_transform": True,
         "logit_bias": True,
     }
-    dropout = {"embedding_dropout": 0.1, "attention_dropout": 0.1, "residual_dropout": 0.1}
-    base = ModelConfig(
-        vocab_size=30_522,
-        context=512,
-        causal=False,
-        width=width,
-        num_layers=num_layers,
-        num_heads=num_heads,
-        **block,
-        **dropout,
-    )
-    return _changed(base, changes)
+    return _config(ModelConfig(), "bert", size, changes, **block, **DROPOUT)
 
 
 def t5(size: str = "small", **changes) -> ModelConfig:
@@ -384,55 +238,48 @@ def t5(size: str = "small", **changes) -> ModelConfig:
     Sources: Raffel et al. 2020, T5, arXiv:1910.10683, section 3.7; Shazeer 2020, arXiv:2002.05202,
     and T5 1.1's model cards.
     """
-    num_layers, width, num_heads, head_width, feed_forward = _shape("t5", size)
-    shape = {
-        "num_layers": num_layers,
-        "encoder_layers": num_layers,
-        "width": width,
-        "num_heads": num_heads,
-        "head_width": head_width,
-        "feed_forward": feed_forward,
-    }
     block = {
+        "vocab_size": 32_128,
+        "context": 512,
         "positions": "t5",
         "norm": "rmsnorm",
         "norm_epsilon": 1e-6,
         "bias": False,
         "attention_scale": 1.0,
     }
-    newer = size.startswith("1.1-")
-    output = (
-        {"activation": "geglu", "tied": False}
-        if newer
-        else {"activation": "relu", "logit_scale": width**-0.5}
-    )
-    dropout = dict.fromkeys(
-        ("embedding_dropout", "attention_dropout", "residual_dropout"), 0.0 if newer else 0.1
-    )
-    return _changed(
-        ModelConfig(vocab_size=32_128, context=512, **shape, **block, **output, **dropout), changes
-    )
+    if size.startswith("1.1-"):
+        block |= {"activation": "geglu", "tied": False}
+    else:
+        block |= {"activation": "relu", **DROPOUT}
+    return _config(ModelConfig(), "t5", size, changes, **block)
 
 
 def small(size: str = "1m", **changes) -> ModelConfig:
     """Llama-like shapes that train on two CPU cores in seconds, minutes or hours; vocabulary from
     the tokenizer."""
-    num_layers, num_heads, width, context = _shape("small", size)
-    return _changed(
-        dataclasses.replace(
-            LLAMA,
-            context=context,
-            width=width,
-            num_layers=num_layers,
-            num_heads=num_heads,
-            tied=True,
-        ),
-        changes,
-    )
+    return _config(LLAMA, "small", size, changes, tied=True)
 
 
-# --- by name ---
-
+FAMILIES: dict[str, tuple[Callable[..., ModelConfig], str]] = {
+    "gpt2": (gpt2, "num_layers num_heads width"),
+    "gpt3": (gpt3, "num_layers width num_heads head_width"),
+    "llama": (llama, "num_layers num_heads num_kv_heads width feed_forward"),
+    "mistral": (mistral, "num_layers width num_heads num_kv_heads feed_forward"),
+    "mixtral": (mixtral, "num_layers width num_heads num_kv_heads feed_forward context"),
+    "qwen": (qwen, "num_layers width num_heads num_kv_heads feed_forward vocab_size tied"),
+    "gemma": (
+        gemma,
+        "num_layers width num_heads num_kv_heads head_width feed_forward attention_scale",
+    ),
+    "olmo": (olmo, "num_layers width num_heads num_kv_heads feed_forward"),
+    "smollm": (smollm, "num_layers width num_heads num_kv_heads feed_forward rope_base"),
+    "deepseek": (deepseek, "num_layers width num_heads feed_forward vocab_size first"),
+    "vaswani": (vaswani, "num_layers encoder_layers width num_heads feed_forward"),
+    "bert": (bert, "num_layers width num_heads"),
+    "t5": (t5, "num_layers encoder_layers width num_heads head_width feed_forward logit_scale"),
+    "small": (small, "num_layers num_heads width context"),
+}
+"""By name: the function, and the fields of `ModelConfig` that differ between the sizes."""
 
 SHAPES: dict[str, dict[str, tuple]] = {
     "gpt2": {
@@ -441,7 +288,7 @@ SHAPES: dict[str, dict[str, tuple]] = {
         "774m": (36, 20, 1280),
         "1.5b": (48, 25, 1600),
     },
-    "gpt3": {  # layers, width, heads, head width
+    "gpt3": {
         "125m": (12, 768, 12, 64),
         "350m": (24, 1024, 16, 64),
         "760m": (24, 1536, 16, 96),
@@ -451,7 +298,7 @@ SHAPES: dict[str, dict[str, tuple]] = {
         "13b": (40, 5140, 40, 128),
         "175b": (96, 12_288, 96, 128),
     },
-    "llama": {  # layers, heads, key/value heads, width, feed-forward
+    "llama": {
         "7b": (32, 32, 32, 4096, 11_008),
         "13b": (40, 40, 40, 5120, 13_824),
         "70b": (80, 64, 8, 8192, 28_672),
@@ -462,14 +309,12 @@ SHAPES: dict[str, dict[str, tuple]] = {
         "3.2-1b": (16, 32, 8, 2048, 8192),
         "3.2-3b": (28, 24, 8, 3072, 8192),
     },
-    "mistral": {
-        "7b": (32, 4096, 32, 8, 14_336)
-    },  # layers, width, heads, key/value heads, feed-forward
+    "mistral": {"7b": (32, 4096, 32, 8, 14_336)},
     "mixtral": {
-        "8x7b": (32, 4096, 32, 14_336, 32_768),
-        "8x22b": (56, 6144, 48, 16_384, 65_536),
-    },  # layers, width, heads, feed-forward, context
-    "qwen": {  # layers, width, heads, key/value heads, feed-forward, vocabulary, tied
+        "8x7b": (32, 4096, 32, 8, 14_336, 32_768),
+        "8x22b": (56, 6144, 48, 8, 16_384, 65_536),
+    },
+    "qwen": {
         "2.5-0.5b": (24, 896, 14, 2, 4864, 151_936, True),
         "2.5-1.5b": (28, 1536, 12, 2, 8960, 151_936, True),
         "2.5-3b": (36, 2048, 16, 2, 11_008, 151_936, True),
@@ -486,71 +331,48 @@ SHAPES: dict[str, dict[str, tuple]] = {
         "3-30b-a3b": (48, 2048, 32, 4, 6144, 151_936, False),
         "3-235b-a22b": (94, 4096, 64, 4, 12_288, 151_936, False),
     },
-    "gemma": {  # layers, width, heads, key/value heads, head width, feed-forward, 1/scale²
-        "2-2b": (26, 2304, 8, 4, 256, 9216, 256),
-        "2-9b": (42, 3584, 16, 8, 256, 14_336, 256),
-        "2-27b": (46, 4608, 32, 16, 128, 36_864, 144),
-        "3-270m": (18, 640, 4, 1, 256, 2048, 256),
-        "3-1b": (26, 1152, 4, 1, 256, 6912, 256),
-        "3-4b": (34, 2560, 8, 4, 256, 10_240, 256),
-        "3-12b": (48, 3840, 16, 8, 256, 15_360, 256),
-        "3-27b": (62, 5376, 32, 16, 128, 21_504, 168),
+    "gemma": {
+        "2-2b": (26, 2304, 8, 4, 256, 9216, 256**-0.5),
+        "2-9b": (42, 3584, 16, 8, 256, 14_336, 256**-0.5),
+        "2-27b": (46, 4608, 32, 16, 128, 36_864, 144**-0.5),
+        "3-270m": (18, 640, 4, 1, 256, 2048, 256**-0.5),
+        "3-1b": (26, 1152, 4, 1, 256, 6912, 256**-0.5),
+        "3-4b": (34, 2560, 8, 4, 256, 10_240, 256**-0.5),
+        "3-12b": (48, 3840, 16, 8, 256, 15_360, 256**-0.5),
+        "3-27b": (62, 5376, 32, 16, 128, 21_504, 168**-0.5),
     },
-    "olmo": {  # layers, width, heads, key/value heads, feed-forward
+    "olmo": {
         "2-1b": (16, 2048, 16, 16, 8192),
         "2-7b": (32, 4096, 32, 32, 11_008),
         "2-13b": (40, 5120, 40, 40, 13_824),
         "2-32b": (64, 5120, 40, 8, 27_648),
     },
-    "smollm": {  # layers, width, heads, key/value heads, feed-forward, RoPE's base
+    "smollm": {
         "2-135m": (30, 576, 9, 3, 1536, 100_000.0),
         "2-360m": (32, 960, 15, 5, 2560, 100_000.0),
         "2-1.7b": (24, 2048, 32, 32, 8192, 130_000.0),
     },
-    "deepseek": {  # layers, width, heads, feed-forward, query latent, vocabulary, dense first
-        "v2-lite": (27, 2048, 16, 10_944, None, 102_400, 1),
-        "v3": (61, 7168, 128, 18_432, 1536, 129_280, 3),
+    "deepseek": {
+        "v2-lite": (27, 2048, 16, 10_944, 102_400, (Layer(dense=True),)),
+        "v3": (61, 7168, 128, 18_432, 129_280, (Layer(dense=True),) * 3),
     },
-    "vaswani": {
-        "base": (6, 512, 8, 2048, 0.1),
-        "big": (6, 1024, 16, 4096, 0.3),
-    },  # layers, width, heads, feed-forward, dropout
-    "bert": {"base": (12, 768, 12), "large": (24, 1024, 16)},  # layers, width, heads
-    "t5": {  # layers, width, heads, head width, feed-forward
-        "small": (6, 512, 8, 64, 2048),
-        "base": (12, 768, 12, 64, 3072),
-        "large": (24, 1024, 16, 64, 4096),
-        "3b": (24, 1024, 32, 128, 16_384),
-        "11b": (24, 1024, 128, 128, 65_536),
-        "1.1-small": (8, 512, 6, 64, 1024),
-        "1.1-base": (12, 768, 12, 64, 2048),
-        "1.1-large": (24, 1024, 16, 64, 2816),
-        "1.1-xl": (24, 2048, 32, 64, 5120),
-        "1.1-xxl": (24, 4096, 64, 64, 10_240),
+    "vaswani": {"base": (6, 6, 512, 8, 2048), "big": (6, 6, 1024, 16, 4096)},
+    "bert": {"base": (12, 768, 12), "large": (24, 1024, 16)},
+    "t5": {
+        "small": (6, 6, 512, 8, 64, 2048, 512**-0.5),
+        "base": (12, 12, 768, 12, 64, 3072, 768**-0.5),
+        "large": (24, 24, 1024, 16, 64, 4096, 1024**-0.5),
+        "3b": (24, 24, 1024, 32, 128, 16_384, 1024**-0.5),
+        "11b": (24, 24, 1024, 128, 128, 65_536, 1024**-0.5),
+        "1.1-small": (8, 8, 512, 6, 64, 1024, 1.0),
+        "1.1-base": (12, 12, 768, 12, 64, 2048, 1.0),
+        "1.1-large": (24, 24, 1024, 16, 64, 2816, 1.0),
+        "1.1-xl": (24, 24, 2048, 32, 64, 5120, 1.0),
+        "1.1-xxl": (24, 24, 4096, 64, 64, 10_240, 1.0),
     },
     "small": {"tiny": (2, 2, 32, 64), "1m": (4, 4, 128, 256), "10m": (6, 6, 384, 256)},
 }
-"""What differs between the sizes of a family."""
-
-FAMILIES: dict[str, Callable[..., ModelConfig]] = {
-    family.__name__: family
-    for family in (
-        gpt2,
-        gpt3,
-        llama,
-        mistral,
-        mixtral,
-        qwen,
-        gemma,
-        olmo,
-        smollm,
-        deepseek,
-        vaswani,
-        bert,
-        t5,
-        small,
-    )
-}
+"""Where the sizes of a family differ, in the order of the fields in `FAMILIES`."""
 
 
 def preset(name: str, **changes) -> ModelConfig:
@@ -562,14 +384,14 @@ def preset(name: str, **changes) -> ModelConfig:
     known = [f"{family}-{size}" for family, sizes in SHAPES.items() for size in sizes]
     require(name in known, f"{name!r} is not a preset.{nearest(name, known)}")
     family, size = name.split("-", 1)
-    return FAMILIES[family](size, **changes)
+    return FAMILIES[family][0](size, **changes)
 
 
-def _shape(family: str, size: str) -> tuple:
-    sizes = SHAPES[family]
+def _config(
+    base: ModelConfig, family: str, size: str, changes: dict[str, Any], **block: Any
+) -> ModelConfig:
+    """Returns `base` with what a family's sizes share, the row of this size, and `changes`."""
+    sizes, fields = SHAPES[family], FAMILIES[family][1].split()
     require(size in sizes, f"{size!r} is not a size of {family}; it can be {', '.join(sizes)}.")
-    return sizes[size]
-
-
-def _changed(base: ModelConfig, changes: dict) -> ModelConfig:
-    return dataclasses.replace(base, **changes)
+    row = dict(zip(fields, sizes[size], strict=True))
+    return dataclasses.replace(base, **block | row | changes)
