@@ -52,10 +52,8 @@ def join(
     Args:
       coordinator: HOST:PORT of process 0. None lets JAX find the cluster: TPU pods, Slurm, GKE,
         MPI.
-      init_timeout: seconds within which all must have come; otherwise the process ends with status
-        2.
-      heartbeat_timeout: seconds of silence after which a process counts as dead and the runtime
-        ends the others.
+      init_timeout: seconds within which all must come, or the process ends with status 2.
+      heartbeat_timeout: seconds of a process's silence after which the runtime ends the others.
 
     Raises:
       ConfigError: no cluster is found, the address can't be used, or the numbers do not fit.
@@ -68,20 +66,7 @@ def join(
         "several processes need --coordinator HOST:PORT, --num-processes N and --process I"
         " together.",
     )
-    bind = None
-    if coordinator is not None:
-        require(
-            0 <= process < num_processes,
-            f"--process is {process} of {num_processes}; it needs a number from 0 to"
-            f" {num_processes - 1}.",
-        )
-        host, port = _address(coordinator)
-        local = host in ("localhost", "::1") or host.startswith("127.")
-        bind = (
-            coordinator if local else None
-        )  # what is meant for this machine listens on this machine alone
-        if process == 0:
-            _require_free(coordinator, host if local else "", port)
+    bind = None if coordinator is None else _bind_address(coordinator, num_processes, process)
     place = (
         f"process {process} of {num_processes}, at {coordinator}"
         if coordinator
@@ -114,6 +99,21 @@ def join(
     listening = threading.Thread(target=_listen, name="others", daemon=True)
     listening.start()
     atexit.register(_part, listening)
+
+
+def _bind_address(coordinator: str, num_processes: int, process: int) -> str | None:
+    """Returns the address at which the coordinator listens: its own if it is meant for this machine
+    alone; `None` is all of this machine's."""
+    require(
+        0 <= process < num_processes,
+        f"--process is {process} of {num_processes}; it needs a number from 0 to"
+        f" {num_processes - 1}.",
+    )
+    host, port = _address(coordinator)
+    local = host in ("localhost", "::1") or host.startswith("127.")
+    if process == 0:
+        _require_free(coordinator, host if local else "", port)
+    return coordinator if local else None
 
 
 def _address(coordinator: str) -> tuple[str, int]:

@@ -120,21 +120,9 @@ def prepare(
     )
     config = replace(config, task=config.task.resolve(survey.labels))
     given = given and config.task.equip(given)
-    if bad := survey.passed_over:
-        say(
-            f"passed over {len(bad)} bad record{'s' * (len(bad) > 1)}, which"
-            f" --data.source.max-bad-records allows; the first: {bad[0]}"
-        )
-    if names := survey.left_out:
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        say(f"left out {len(names)} binary files: {', '.join(names[:3])}{more}")
+    _say_what_is_missing(survey, say)
     split = Split.of(config.split, config.validation, config.source, survey.documents, census)
-    settings = _settings(config)
-    if split.largest is not None:
-        settings["largest"] = split.largest
-    if given is not None and isinstance(config.tokenizer, Given):
-        settings["given"] = tokenizers.hash_tokenizer(given)
-    made_of = [survey.fingerprint, settings]
+    made_of = [survey.fingerprint, _settings(config, split, given)]
     content = _digest(made_of)
     made_of += [store.FORMAT, gptjax.__version__]
     fingerprint = _digest(made_of)
@@ -166,6 +154,17 @@ def prepare(
     )
 
 
+def _say_what_is_missing(survey: Survey, say: Callable[[str], None]) -> None:
+    if bad := survey.passed_over:
+        say(
+            f"passed over {len(bad)} bad record{'s' * (len(bad) > 1)}, which"
+            f" --data.source.max-bad-records allows; the first: {bad[0]}"
+        )
+    if names := survey.left_out:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        say(f"left out {len(names)} binary files: {', '.join(names[:3])}{more}")
+
+
 def _lost(facts: dict[str, Any]) -> float:
     """The share of a store's text that the tokenizer cannot write."""
     return facts.get("lost", 0.0)
@@ -185,12 +184,17 @@ def _require_covered(facts: dict[str, Any], most: float, say: Callable[[str], No
     say(f"{loss}; bits per byte are those of the rest")
 
 
-def _settings(config: DataConfig) -> dict:
+def _settings(config: DataConfig, split: Split, given: Tokenizer | None) -> dict[str, Any]:
     """The settings that decide ids. The default task is left out, as it was before tasks."""
     names = ["tokenizer", "validation", "split"]
     if config.task != LanguageModel():
         names.append("task")
-    return {name: value for name, value in stable_dict(config).items() if name in names}
+    settings = {name: value for name, value in stable_dict(config).items() if name in names}
+    if split.largest is not None:
+        settings["largest"] = split.largest
+    if given is not None and isinstance(config.tokenizer, Given):
+        settings["given"] = tokenizers.hash_tokenizer(given)
+    return settings
 
 
 def _digest(made_of: list) -> str:

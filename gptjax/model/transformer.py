@@ -86,20 +86,17 @@ def forward(
 
     Args:
       tokens: ids in [0, V); out-of-range ids are the caller's to refuse.
-      positions: where each token stands; `None` counts from 0. With a cache it is needed, and −1
-        marks padding.
+      positions: where each token stands; `None` counts from 0. A cache needs them; −1 is padding.
       segments: tokens of different segments do not see each other; not together with a cache.
-      memory: the result of `encode`, for a model with an encoder beside its decoder; `None` takes
-        the cache's.
+      memory: the result of `encode`, for a model with an encoder; `None` takes the cache's.
       frames: what such an encoder reads, where `memory` is not given.
       cache: what was read before; the tokens see it and are added to it.
       soft: embeddings that replace those of some tokens.
       perturbation: added to the embedded tokens.
-      prefix: how many tokens of its piece, from the first, a prefix LM lets see each other; all of
-        these are read at once. Another model ignores it.
+      prefix: number of tokens of its piece, from the first, that see each other in a prefix LM and
+        are read at once; another model ignores it.
       observe: names of activations to return; see `activations.ACTIVATIONS`.
-      intervene: a pure function (name, layer, x) → x that is applied to every named activation of
-        the decoder. Neither of both changes the compiled program where it is not given.
+      intervene: a pure function (name, layer, x) → x for every named activation of the decoder.
       key: dropout's randomness; `None` turns dropout off.
 
     Raises:
@@ -116,21 +113,13 @@ def forward(
     _check(config, positions, segments, memory, cache)
     if positions is None:
         positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
-    probe = Probe(tuple(observe), intervene)
+    cache, slots = (None, None) if cache is None else allocate(cache, positions)
     prefix = prefix if config.prefix_lm else None
-    slots = None
-    if cache is None:
-        mask_inputs = MaskInputs(positions, positions, segments, segments, prefix)
-    else:  # each layer looks at its own group of the cache
-        cache, slots = allocate(cache, positions)
-        mask_inputs = MaskInputs(positions, positions, prefixes=prefix)
+    mask_inputs = MaskInputs(positions, positions, segments, segments, prefix)
+    probe = Probe(tuple(observe), intervene)
     layer_inputs = layer_inputs_of(config, params, mask_inputs, slots, memory, probe)
 
-    x = embed_tokens(config, params, tokens)
-    if soft is not None:
-        x = _replaced(x, soft)
-    if perturbation is not None:
-        x = x + perturbation.astype(x.dtype)
+    x = _embedded(config, params, tokens, soft, perturbation)
     x = _positioned(config, params, x, positions, _entrance_key(config, key))
     x, seen = probe("embedding", x, {})
     x, cache, outputs = run_stack(config, params["layers"], x, layer_inputs, cache, key)
@@ -167,10 +156,15 @@ def embed_tokens(
     return x * jnp.asarray(math.sqrt(config.width), x.dtype) if config.scaled_embedding else x
 
 
-def _replaced(x: Float[Array, "B T D"], soft: Soft) -> Float[Array, "B T D"]:
-    index = jnp.where(soft.index >= 0, soft.index, x.shape[1])  # past the end: dropped
-    rows = jnp.arange(x.shape[0])[:, None]
-    return x.at[rows, index].set(soft.embeddings.astype(x.dtype), mode="drop")
+def _embedded(
+    config: ModelConfig, params: Params, tokens: Array, soft: Soft | None, added: Array | None
+) -> Float[Array, "B T D"]:
+    x = embed_tokens(config, params, tokens)
+    if soft is not None:
+        index = jnp.where(soft.index >= 0, soft.index, x.shape[1])  # past the end: dropped
+        rows = jnp.arange(x.shape[0])[:, None]
+        x = x.at[rows, index].set(soft.embeddings.astype(x.dtype), mode="drop")
+    return x if added is None else x + added.astype(x.dtype)
 
 
 def _positioned(
@@ -300,11 +294,9 @@ def look_ahead(
     further, (layer, *_) = ahead_config(config), ahead_config(config).stack
     if positions is None:
         positions = jnp.arange(hidden.shape[1], dtype=jnp.int32)[None]
-    layer_inputs = layer_inputs_of(
-        further,
-        params,
-        MaskInputs(positions, positions, segments, segments, prefix if config.prefix_lm else None),
-    )
+    prefix = prefix if config.prefix_lm else None
+    mask_inputs = MaskInputs(positions, positions, segments, segments, prefix)
+    layer_inputs = layer_inputs_of(further, params, mask_inputs)
     outputs = []
     for number in range(config.ahead):
         own_key = None if key is None else jax.random.fold_in(key, number)

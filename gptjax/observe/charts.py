@@ -48,10 +48,8 @@ def chart(
     left, right, top, bottom = 44, width - (86 if levels else 10), 26 if unit else 12, height - 24
     low, high = _range(values, [*levels.values()] + [0.0] * zero)
     last = max(x for c in curves for x, _ in c.points) or 1
-    ys, xs = (
-        ticks(low, high, 5 if height > 200 else 3),
-        ticks(0, last, 6 if width > 500 else 3, whole=True),
-    )
+    ys = ticks(low, high, 5 if height > 200 else 3)
+    xs = ticks(0, last, 6 if width > 500 else 3, whole=True)
 
     def at(x: float, y: float) -> tuple[float, float]:
         return left + (right - left) * x / last, min(
@@ -60,23 +58,19 @@ def chart(
 
     parts = [_text(0, 13, unit)] if unit else []
     parts += [
-        f'<line class="grid" x1="{left}" x2="{right}" y1="{at(0, y)[1]:.1f}"'
-        f' y2="{at(0, y)[1]:.1f}"/>'
+        _horizontal("grid", left, right, at(0, y)[1])
+        + _text(left - 7, at(0, y)[1] + 4, _tick(y, ys), "end")
         for y in ys
     ]
-    parts += [_text(left - 7, at(0, y)[1] + 4, _tick(y, ys), "end") for y in ys]
-    parts += [f'<line class="axis" x1="{left}" x2="{right}" y1="{bottom}" y2="{bottom}"/>']
-    steps = [(x, ("" if x else "step ") + (short_number(x) if x >= 1e4 else f"{x:g}")) for x in xs]
-    parts += [
-        _text(at(x, low)[0], bottom + 17, text, "end" if x > 0.96 * last else "middle")
-        for x, text in steps
-    ]
-    for (label, value), place in zip(
-        levels.items(), _apart([at(0, v)[1] for v in levels.values()]), strict=True
-    ):
-        y = at(0, value)[1]
+    parts += [_horizontal("axis", left, right, bottom)]
+    for x in xs:
+        label = ("" if x else "step ") + (short_number(x) if x >= 1e4 else f"{x:g}")
+        align = "end" if x > 0.96 * last else "middle"
+        parts.append(_text(at(x, low)[0], bottom + 17, label, align))
+    heights = [at(0, v)[1] for v in levels.values()]
+    for (label, value), y, place in zip(levels.items(), heights, _apart(heights), strict=True):
         parts.append(
-            f'<line class="level" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            _horizontal("level", left, right, y)
             + _text(right + 6, place + 4, f"{label} {value:.2f}")
         )
     parts += [_line(c, at) for c in curves]
@@ -88,6 +82,11 @@ def chart(
     return (
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{name}">{"".join(parts)}</svg>'
     )
+
+
+def _horizontal(kind: str, left: float, right: float, y: float) -> str:
+    """A horizontal line; `kind` is its CSS class."""
+    return f'<line class="{kind}" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
 
 
 def _line(curve: Curve, at: Callable[[float, float], tuple[float, float]]) -> str:

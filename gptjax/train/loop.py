@@ -57,8 +57,7 @@ def train(
     prints, logs and commits.
 
     Args:
-      allow_changes: resume even if the experiment differs from the run's own in a way that changes
-        its course.
+      allow_changes: resume even with changes that alter the course of the run.
       rollback_to: resume from this step; later ones are moved aside first.
       cast: accept a checkpoint whose arrays have other dtypes, rounding them.
       fall_back: if the newest checkpoint is damaged, resume from the one before it.
@@ -75,18 +74,10 @@ def train(
     kept = experiment.checkpoints
     run = Run(path, keep_newest=kept.keep_newest, keep_best=kept.keep_best)
     stacks = path / ("log.txt" if processes.first() else f"log.{processes.index()}.txt")
-    with (
-        run.lock(),
-        clock,
-        forecast.explained(experiment),
-        watchdog(clock, experiment.watchdog, stacks),
-    ):
+    guard = watchdog(clock, experiment.watchdog, stacks)
+    with run.lock(), clock, forecast.explained(experiment), guard:
         plan = _plan(experiment, run, clock, allow_changes)
-        with clock.during("compile", "compiling"):
-            built = program.build(
-                plan.experiment, plan.data, planned, plan.mesh, plan.fresh, source, gradients
-            )
-        forecast.require_fits(plan.experiment, built)
+        built = _compile(plan, planned, clock, source, gradients)
         rolled_back = () if rollback_to is None else (_roll_back(run, rollback_to),)
         state, rest, resumed = saved.restore_or_init(
             path, run, built, cast, fall_back, plan.start.params, keep=experiment.adapter is None
@@ -102,8 +93,7 @@ def train(
         ):
             seconds, step = clock.seconds(), int(state.step)
             log.say(banner(plan.experiment, path, plan.data, built, rest, seconds, step, said))
-            votes = processes.Votes(asked)
-            state = _loop(plan, run, built, state, rest, log, clock, votes)
+            state = _loop(plan, run, built, state, rest, log, clock, processes.Votes(asked))
             parameters = num_parameters(state.trainable, rest)
             return _finish(plan, run, log, clock, parameters, int(state.step))
 
@@ -158,6 +148,22 @@ def _plan(experiment: Experiment, run: Run, clock: Clock, allow_changes: bool) -
         resuming=resuming,
         notes=(*adopted, *settled.notes),
     )
+
+
+def _compile(
+    plan: Plan,
+    planned: tuple[faults.Fault, ...],
+    clock: Clock,
+    source: Callable[[Source], Source] | None,
+    gradients: Gradients,
+) -> program.Program:
+    """Compiles the step, and refuses one that does not fit the devices."""
+    with clock.during("compile", "compiling"):
+        built = program.build(
+            plan.experiment, plan.data, planned, plan.mesh, plan.fresh, source, gradients
+        )
+    forecast.require_fits(plan.experiment, built)
+    return built
 
 
 def _roll_back(run: Run, step: int) -> str:

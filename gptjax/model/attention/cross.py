@@ -7,10 +7,9 @@ from typing import Any
 from flax import linen as nn
 
 from gptjax.core.arrays import Array, Float, Key
-from gptjax.model.attention.layer import LayerInputs, attend
+from gptjax.model.attention.layer import LayerInputs, attend, from_heads, to_heads
 from gptjax.model.attention.mask import MaskInputs, ScoreConfig
 from gptjax.model.config import ModelConfig
-from gptjax.model.layers import Linear, residual_std
 
 
 class CrossAttention(nn.Module):
@@ -25,28 +24,10 @@ class CrossAttention(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-
-        def make(heads, axis):
-            return Linear(
-                (c.width,),
-                (heads, c.head_dim),
-                ("embed", axis, "head"),
-                c.init_std,
-                c.qkv_bias_enabled,
-            )
-
-        self.query, self.key, self.value = (
-            make(c.num_heads, "heads"),
-            make(c.kv_heads, "kv_heads"),
-            make(c.kv_heads, "kv_heads"),
-        )
-        self.out = Linear(
-            (c.num_heads, c.head_dim),
-            (c.width,),
-            ("heads", "head", "embed"),
-            residual_std(c),
-            c.out_bias_enabled,
-        )
+        self.query = to_heads(c, c.num_heads, "heads")
+        self.key = to_heads(c, c.kv_heads, "kv_heads")
+        self.value = to_heads(c, c.kv_heads, "kv_heads")
+        self.out = from_heads(c, c.head_dim)
 
     def remember(
         self, states: Float[Array, "B S D"]

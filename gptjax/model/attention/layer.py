@@ -132,29 +132,15 @@ class Attention(nn.Module):
         seen: Observed,
     ) -> tuple[Float[Array, "B T D"], Cache | None, Observed]:
         c, probe = self.config, layer_inputs.probe._replace(layer=number)
-
-        def linear(name: str, heads: int, axis: str) -> Linear:
-            return Linear(
-                (c.width,),
-                (heads, c.head_dim),
-                ("embed", axis, "head"),
-                c.init_std,
-                c.qkv_bias_enabled,
-                name=name,
-            )
-
         three = (
-            linear("query", c.num_heads, "heads"),
-            linear("key", c.kv_heads, "kv_heads"),
-            linear("value", c.kv_heads, "kv_heads"),
+            to_heads(c, c.num_heads, "heads", "query"),
+            to_heads(c, c.kv_heads, "kv_heads", "key"),
+            to_heads(c, c.kv_heads, "kv_heads", "value"),
         )
         q, k, v = together(x, three, joined=platform() == "cpu" and axis_size("tensor") == 1)
         if c.qk_norm:
             q, k = head_norm(c, "query_norm", "heads", q), head_norm(c, "key_norm", "kv_heads", k)
-        angles = layer_inputs.angles[self.layer]
-        if angles is not None:
-            louder = magnitude(c.scaling_in(self.layer))
-            q, k = place.rotate(q, angles, louder), place.rotate(k, angles, louder)
+        q, k = apply_rope(c, self.layer, layer_inputs, q, k)
         if cache is not None:
             cache, k, v, layer_inputs = with_cache(c, self.layer, number, cache, layer_inputs, k, v)
         sink = (
@@ -167,15 +153,32 @@ class Attention(nn.Module):
         v, seen = probe.saved("value", v, seen)
         mixed = attend_in(c, self.layer, q, k, v, layer_inputs, sink, cache is not None, key)
         mixed, seen = probe("attention", mixed, seen)
-        out = Linear(
-            (c.num_heads, c.head_dim),
-            (c.width,),
-            ("heads", "head", "embed"),
-            residual_std(c),
-            c.out_bias_enabled,
-            name="out",
-        )
-        return out(mixed), cache, seen
+        return from_heads(c, c.head_dim, "out")(mixed), cache, seen
+
+
+def to_heads(config: ModelConfig, heads: int, axis: str, name: str | None = None) -> Linear:
+    """The projection of the residual stream to heads of queries, keys or values."""
+    sizes = (config.width,), (heads, config.head_dim)
+    axes = ("embed", axis, "head")
+    return Linear(*sizes, axes, config.init_std, config.qkv_bias_enabled, name=name)
+
+
+def from_heads(config: ModelConfig, head_width: int, name: str | None = None) -> Linear:
+    """The projection of all heads back to the residual stream."""
+    sizes = (config.num_heads, head_width), (config.width,)
+    axes = ("heads", "head", "embed")
+    return Linear(*sizes, axes, residual_std(config), config.out_bias_enabled, name=name)
+
+
+def apply_rope(
+    config: ModelConfig, layer: Layer, layer_inputs: LayerInputs, q: Array, k: Array
+) -> tuple[Array, Array]:
+    """Queries and keys turned by their positions, if the layer has RoPE."""
+    angles = layer_inputs.angles[layer]
+    if angles is None:
+        return q, k
+    louder = magnitude(config.scaling_in(layer))
+    return place.rotate(q, angles, louder), place.rotate(k, angles, louder)
 
 
 def head_norm(
@@ -211,9 +214,9 @@ def attend_in(
     table, rate = layer_inputs.tables.get(bias), config.attention_dropout
     told = {"implementation": implementation, "rate": rate, "key": key}
     plain = implementation in ("reference", "causal_blocks") and axis_size("context") == 1
-    if (
-        current_mesh() is None or cached or plain or (rate and key is not None)
-    ):  # random bits are split by XLA, so that they are those of one device
+    # XLA splits random bits, so that they are those of one device.
+    random = rate and key is not None
+    if current_mesh() is None or cached or plain or random:
         k, v = (constrain(x, ROWS, (), ("tensor",), ()) for x in (k, v))
         return checkpoint_name(
             attend(q, k, v, layer_inputs.mask_inputs, how, table, sink, **told), "attention"

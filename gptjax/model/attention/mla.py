@@ -16,13 +16,17 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from gptjax.core.arrays import Array, Float, Key
-from gptjax.model import positions as place
 from gptjax.model.activations import Observed
-from gptjax.model.attention.layer import LayerInputs, attend_in, with_cache
+from gptjax.model.attention.layer import (
+    LayerInputs,
+    apply_rope,
+    attend_in,
+    from_heads,
+    with_cache,
+)
 from gptjax.model.cache import Cache
 from gptjax.model.config import Layer, ModelConfig
-from gptjax.model.layers import Linear, Norm, residual_std
-from gptjax.model.rope_scaling import magnitude
+from gptjax.model.layers import Linear, Norm
 from gptjax.weights.linear import contract
 
 
@@ -61,21 +65,11 @@ class LatentAttention(nn.Module):
             q = linear("query", "latent", narrow.query_rank, c.num_heads, c.query_width)(source)
         q, turned_q = q[..., : c.head_dim], q[..., c.head_dim :]
         down = linear("latent_down", "embed", c.width, narrow.rank + narrow.rope_width)(x)
-        latent, turned_k = (
-            latent_norm("latent_norm", down[..., : narrow.rank])[:, :, None],
-            down[:, :, None, narrow.rank :],
-        )
-        angles = layer_inputs.angles[self.layer]
-        if angles is not None:
-            louder = magnitude(c.scaling_in(self.layer))
-            turned_q, turned_k = (
-                place.rotate(turned_q, angles, louder),
-                place.rotate(turned_k, angles, louder),
-            )
-        make_k, make_v = (
-            linear("key", "latent", narrow.rank, c.num_heads, c.head_dim),
-            linear("value", "latent", narrow.rank, c.num_heads, c.value_width),
-        )
+        latent = latent_norm("latent_norm", down[..., : narrow.rank])[:, :, None]
+        turned_k = down[:, :, None, narrow.rank :]
+        turned_q, turned_k = apply_rope(c, self.layer, layer_inputs, turned_q, turned_k)
+        make_k = linear("key", "latent", narrow.rank, c.num_heads, c.head_dim)
+        make_v = linear("value", "latent", narrow.rank, c.num_heads, c.value_width)
 
         def mix(q: Array, k: Array, v: Array) -> Array:
             cached = cache is not None
@@ -98,12 +92,4 @@ class LatentAttention(nn.Module):
             q, k = jnp.concatenate([q, turned_q], -1), jnp.concatenate([latent, turned_k], -1)
             mixed = contract("btnr,rnh->btnh", mix(q, k, latent), to_v)
         mixed, seen = probe("attention", mixed, seen)
-        out = Linear(
-            (c.num_heads, c.value_width),
-            (c.width,),
-            ("heads", "head", "embed"),
-            residual_std(c),
-            c.out_bias_enabled,
-            name="out",
-        )
-        return out(mixed), cache, seen
+        return from_heads(c, c.value_width, "out")(mixed), cache, seen
