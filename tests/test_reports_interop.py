@@ -511,6 +511,26 @@ def test_flags_of_other_programs_are_answered_with_ours(command, flag, capsys, t
     assert "'--new-tokens'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("attention.head_count_kv", 3, "heads do not divide"),
+        ("rope.dimension_count", 3, "RoPE turns pairs"),
+        ("rope.freq_base", -1.0, "positive number"),
+    ],
+)
+def test_a_model_that_cannot_be_is_blamed_on_its_file_and_not_on_flags(
+    key, value, said, saved, tmp_path
+):
+    """I14: GGUF errors spoke of config.json, or of the flags of training."""
+    with pytest.raises(ConfigError, match=rf"m\.gguf describes a model .*{said}") as caught:
+        described("llama", LLAMA, **{key: value})
+    assert "--model" not in str(caught.value) and "config.json" not in str(caught.value)
+    odd = altered(saved, tmp_path / "m", num_key_value_heads=3)
+    with pytest.raises(ConfigError, match=r"config\.json describes a model that cannot be"):
+        read_files(odd)
+
+
 def test_eight_bit_files_are_called_quantised_and_not_damaged(saved, tmp_path):
     """I14: FP8 files."""
     folder = altered(saved, tmp_path / "m")

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from gptjax.core.config import nearest, require
-from gptjax.formats import configs, equivalence
+from gptjax.core.config import ConfigError, nearest, require
+from gptjax.formats import configs, equivalence, keys
 from gptjax.formats.gguf_file import File, Kind, Tensor, abbreviate, numbers
 from gptjax.formats.gguf_keys import Metadata
 from gptjax.model import Experts, Layer, LinearScaling, Llama3Scaling, ModelConfig, YarnScaling
@@ -79,7 +79,10 @@ def config_from_metadata(file: File, vocab_size: int) -> ModelConfig:
     changes |= _experts(fields, changes["feed_forward"]) | _caps(fields)
     if changes["num_layers"] == LARGEST.get(arch):
         changes["attention_scale"] = (changes["width"] / changes["num_heads"]) ** -0.5
-    config = replace(base, **changes)
+    try:
+        config = replace(base, **changes)
+    except ConfigError as error:
+        raise keys.impossible(str(file.path), error) from None
     if arch in WINDOWS and fields.has("attention.sliding_window"):
         config = _windowed(fields, config)
     fields.finish()

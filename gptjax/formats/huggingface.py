@@ -28,7 +28,7 @@ from gptjax.formats.huggingface_files import (
     read_tensors,
     write_tensors,
 )
-from gptjax.formats.keys import Keys
+from gptjax.formats.keys import Keys, impossible
 from gptjax.formats.opened import About, OpenedModel
 from gptjax.model import ModelConfig
 
@@ -63,7 +63,10 @@ def load_huggingface(
     family = _family(data, path)
     data = {key: value for key, value in data.items() if key not in ignored}
     keys = Keys(data, str(path / "config.json"))
-    config = family.read(keys)
+    try:
+        config = family.read(keys)
+    except ConfigError as error:
+        raise impossible(keys.where, error) from None
     keys.finish()
     stored = read_tensors(path, family)
     _require_tied(path, family, config, stored)

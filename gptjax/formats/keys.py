@@ -4,9 +4,10 @@ families share."""
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
-from gptjax.core.config import require
+from gptjax.core.config import ConfigError, require
 from gptjax.model import Layer, LinearScaling, Llama3Scaling, ModelConfig, NTKScaling, YarnScaling
 from gptjax.model.config import RopeScaling
 from gptjax.model.config_parts import GATES
@@ -59,6 +60,15 @@ OFF = {
     "use_mrope",
 }
 """Keys that are harmless while they are false: each turns a trait of another architecture on."""
+
+
+def impossible(where: str, error: ConfigError) -> ConfigError:
+    """Returns the error of a file that describes a model that cannot be, with the file's name and
+    without the flags of training; one that names the file is returned as it is."""
+    if where in str(error):
+        return error
+    what = re.sub(r",? \(?(or set )?--[^);]*\)?", "", str(error)).rstrip(".")
+    return ConfigError(f"{where} describes a model that cannot be: {what}. Get it again.")
 
 
 class Keys:
