@@ -43,7 +43,7 @@ from gptjax.formats.sampling import sampling_of
 from gptjax.generate import GenerateConfig, fill_masks, masked
 from gptjax.generate.constraints import compiled
 from gptjax.generate.constraints.tokens import byte_automaton
-from gptjax.model import YarnScaling, bert, gpt2, llama, t5
+from gptjax.model import YarnScaling, bert, forward, gpt2, llama, t5, unembed
 from gptjax.model.layers import activate
 from gptjax.model.rope_scaling import frequencies
 
@@ -421,6 +421,12 @@ def test_an_encoder_fills_in_masks_alone_and_in_a_batch(masking, capsys, monkeyp
             assert ours[0][1] == max(p for _, p in ours)
     assert masked.hidden_ids(BERT, masking.tokenizer, texts[0]).tolist() == [2, 5, 6, 4, 10, 3]
     params = jax.tree.map(jnp.asarray, masking.params)
+    ids = masked.hidden_ids(BERT, masking.tokenizer, texts[0])
+    hidden = forward(BERT, params, jnp.asarray(ids)[None]).hidden
+    likely = np.asarray(jax.nn.log_softmax(unembed(BERT, params, hidden)[0, 3]))
+    piece, logprob = together[0].candidates[0][0]
+    assert piece == masking.tokenizer.decode(likely.argmax(keepdims=True))
+    assert abs(logprob - likely.max()) < 1e-5
     model = Model(BERT, params, masking.tokenizer, task=task_of(BERT, masking.about))
     monkeypatch.setattr(sample_command, "load", lambda *a, **k: model)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))

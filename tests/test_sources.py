@@ -22,7 +22,7 @@ import pytest
 from conftest import PROSE
 
 from gptjax.core.config import ConfigError, from_dict, to_dict
-from gptjax.data.documents import opening, sources, standard_library, structured
+from gptjax.data.documents import encodings, opening, sources, standard_library, structured
 from gptjax.data.documents import text as text_files
 from gptjax.data.documents.sources import Document, Mixture, Text, Tfds
 from gptjax.data.documents.sources import read_documents as read
@@ -376,6 +376,12 @@ def test_archives_and_text_in_signs_of_ascii_are_not_read_as_text(tmp_path):
     refused(Text(str(tmp_path / "a.zip")), "a.zip is binary")
     (tmp_path / "a.lisp").write_text('(format t "~{~a~^, ~}~%" rest) ; ~{ab~}')
     assert len(list(read(Text(str(tmp_path / "a.lisp"))))) == 1
+
+
+def test_russian_in_small_letters_is_not_taken_for_hebrew():
+    """T13: all its bytes are beyond those of Hebrew's first letter, some beyond its last."""
+    text = "это обычный русский текст, который нужен для проверки кодировки"
+    assert encodings.guess(text.encode("cp1251")) == "cp1251"
 
 
 def test_a_wrong_encoding_is_refused(tmp_path):
