@@ -1,8 +1,13 @@
 """Fine-tunes SmolLM2-135M-Instruct with an adapter (LoRA) on your text. The weights come with a
 Python package.
 
-The adapter has 4.88M parameters beside the model's 135M: it and its optimizer state take 56 MiB,
-and the frozen base 0.5 GiB, where training all parameters (configs/smollm2_135m.py) keeps 1.5 GiB.
+The adapter has 4.88M parameters beside the model's 135M: with its optimizer state it takes 56 MiB,
+and the frozen base 513 MiB, where training all parameters (configs/smollm2_135m.py) keeps 1,539.
+Three steps of 512 tokens from the same texts, alternating with full training at a tenth of the
+rate: losses 2.606, 2.109, 2.262 against 2.606, 2.080, 2.231; 6.2 to 7.2 s of processor time a step
+against 8.0 to 8.6. A longer run was not made.
+
+Measured on 2026-11-29 on two shared cores, Python 3.12, float32.
 
     python train.py configs/lora_smollm2.py --data.source.path mytext.txt
     gptjax convert runs/lora_smollm2 merged --merge
