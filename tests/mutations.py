@@ -154,6 +154,13 @@ def unhooked(conftest: str) -> str:
     return conftest.replace(hooked, "[]")
 
 
+LAWS = (
+    *("AssertionError", "assert ", "Failed: DID NOT"),
+    "jsonschema.exceptions.ValidationError",  # how a schema says that an answer is wrong
+)
+"""Beginnings of the failures that count."""
+
+
 def verdict(status: int, report: Path) -> tuple[bool, str]:
     """Whether a run of pytest caught a defect, and how: by a test that failed in its own body, by
     an assertion or because something was not refused."""
@@ -168,8 +175,7 @@ def verdict(status: int, report: Path) -> tuple[bool, str]:
         if part.tag in ("failure", "error")
     ]
     for tag, message in found:
-        law = message.startswith(("AssertionError", "assert ", "Failed: DID NOT"))
-        if tag == "failure" and law:
+        if tag == "failure" and message.startswith(LAWS):
             return True, message[:100]
     return False, f"crashed: {found[0][1][:100]}" if found else f"pytest ended with {status}"
 

@@ -777,7 +777,7 @@ SAMPLING = (
         "generate/decode.py",
         "history.length - prompt >= text.limit",
         "history.length - prompt > text.limit",
-        "test_generate.py::test_fewer_new_tokens_are_the_beginning_of_more",
+        "test_engine.py::test_a_row_ends_when_it_is_evicted_and_the_others_write_on",
     ),
     Defect(
         "one-id-past-the-vocabulary",
@@ -843,7 +843,7 @@ ENGINE = (
         "generate/engine.py",
         "until = history.length - history.prompt + steps",
         "until = 0 * history.length + steps",
-        "test_engine.py::test_requests_that_come_at_random_write_what_each_writes_alone",
+        "test_engine.py::test_a_row_ends_when_it_is_evicted_and_the_others_write_on",
     ),
     Defect(
         "constraint-of-the-row-before",
@@ -982,14 +982,14 @@ RUNS = (
         "runs/checkpoints.py",
         "structure.unflatten([read[name] for name in leaves])",
         "structure.unflatten([read[name] for name in sorted(leaves)])",
-        "test_checkpoint.py::test_a_training_state_comes_back_bit_for_bit",
+        "test_checkpoint.py::test_leaves_come_back_in_their_own_order_and_not_in_that_of_their_names",
     ),
     Defect(
         "sealed-before-it-is-written",
         "runs/checkpoints.py",
         "            writer.wait_until_finished()\n",
         "",
-        "test_checkpoint.py::test_a_training_state_comes_back_bit_for_bit",
+        "test_checkpoint.py::test_a_step_is_sealed_after_its_last_byte_is_written",
     ),
     Defect(
         "rollback-moves-the-step-itself",

@@ -33,7 +33,7 @@ from saving import (
 )
 
 from gptjax.core.config import ConfigError
-from gptjax.runs import Run, leaves, lock, manifest
+from gptjax.runs import Run, leaves, lock, manifest, payload
 
 # --- what is restored is what was saved -----------------------------------------------------------
 
@@ -71,6 +71,14 @@ def test_every_dtype_and_shape_comes_back(tmp_path, dtype):
     }
     run = saved(tmp_path, 1, trees=lambda _: trees)
     assert_same_bits(run.restore(shapes(trees))[1], trees)
+
+
+def test_leaves_come_back_in_their_own_order_and_not_in_that_of_their_names(tmp_path):
+    tree = {"params": [np.full(2, n, np.float32) for n in range(12)]}
+    run = Run(tmp_path)
+    with run.lock():
+        run.save(1, tree)
+    assert_same_bits(run.restore(shapes(tree))[1], tree)
 
 
 def test_a_state_without_any_array_comes_back(tmp_path):
@@ -428,6 +436,25 @@ def test_what_a_dead_trainer_left_is_cleaned_up_under_the_lock(tmp_path):
         assert sorted(os.listdir(folder)) == ["1", "2"]
 
 
+def test_a_step_is_sealed_after_its_last_byte_is_written(tmp_path, monkeypatch):
+    """By a writer that is not done before it has been waited for."""
+
+    class Late:
+        def __init__(self, folder: Path):
+            self.file = folder / "params" / "late"
+
+        def wait_until_finished(self) -> None:
+            self.file.parent.mkdir(parents=True)
+            self.file.write_bytes(b"late")
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(payload, "start_writing", lambda folder, trees: Late(folder))
+    saved(tmp_path, 1)
+    assert "params/late" in manifest.read_manifest(tmp_path / "checkpoints/1").files
+
+
 @pytest.mark.row(31)
 def test_every_file_and_folder_of_a_step_is_brought_to_the_disk(tmp_path, monkeypatch):
     synced, fsync = set(), os.fsync
@@ -624,6 +651,7 @@ def test_a_step_that_is_being_read_is_deleted_later(tmp_path):
         with lock.shared(tmp_path / "checkpoints/1/manifest.json"):
             run.save(2, state(2))
             run.wait()
+        assert run.steps() == [1, 2]
         assert run.restore(tree, step=1)[0] == 1
         run.save(3, state(3))
         run.wait()

@@ -129,6 +129,8 @@ def test_a_row_ends_when_it_is_evicted_and_the_others_write_on():
     engine = engine.advance(2, pause=False)
     engine = engine.evict(np.arange(4) == 0)
     assert engine.text.finished.tolist() == [True, False, True, True], "free rows stay free"
+    engine, written = engine.advance(2, pause=False), alone(asked[1])
+    assert ids_of(engine, 1) == written[:4] and len(written) <= asked[1].settings.new_tokens
     engine = engine.advance(100, pause=False)
     assert ids_of(engine, 0) == alone(asked[0])[:2]
     assert ids_of(engine, 1) == alone(asked[1])
