@@ -123,10 +123,10 @@ ATTENTION = (
         "test_attention.py::test_every_implementation_is_the_reference_and_that_is_the_sum_by_hand",
     ),
     Defect(
-        "latent-keys-not-louder",
-        "model/attention/mla.py",
-        "place.rotate(turned_k, angles, louder)",
-        "place.rotate(turned_k, angles)",
+        "keys-not-louder",
+        "model/attention/layer.py",
+        "place.rotate(k, angles, louder)",
+        "place.rotate(k, angles)",
         "test_formulas.py::test_queries_and_keys_are_as_loud_as_yarn_says",
     ),
     Defect(
