@@ -28,13 +28,14 @@ from gptjax.data import Batch, Bytes, DataConfig, Prepared, Side, store
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.generate import Sampling, generate
 from gptjax.losses import CrossEntropy, token_losses
-from gptjax.model import Experts, ModelConfig, layers
+from gptjax.model import Experts, ModelConfig
 from gptjax.model.attention import mask
 from gptjax.model.moe import router as moe
 from gptjax.sharding.constrain import use_mesh
 from gptjax.sharding.mesh import MeshConfig, ShardingRules, make_mesh, param_shardings, replicated
 from gptjax.train import optim, program, step
 from gptjax.train.experiment import Experiment
+from gptjax.weights.dropout import dropout
 
 B, T = 4, 16
 
@@ -1142,19 +1143,19 @@ def test_compiled_is_eager_and_reaches_nobody_before_it(name):
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 def test_dropout_keeps_its_share_and_the_expectation(rate):
     x = jnp.ones((400, 500))
-    found = np.asarray(layers.dropout(x, rate, jax.random.key(3)))
+    found = np.asarray(dropout(x, rate, jax.random.key(3)))
     sigma = math.sqrt(rate * (1 - rate) / x.size)
     assert abs((found > 0).mean() - (1 - rate)) < 4 * sigma
     assert abs(found.mean() - 1) < 4 * sigma / (1 - rate)
     assert len(np.unique(found)) == 2
-    assert_same_bits(layers.dropout(x, rate, jax.random.key(3)), found)
-    assert (np.asarray(layers.dropout(x, rate, jax.random.key(4))) != found).any()
+    assert_same_bits(dropout(x, rate, jax.random.key(3)), found)
+    assert (np.asarray(dropout(x, rate, jax.random.key(4))) != found).any()
 
 
 def test_dropout_without_a_key_or_a_rate_changes_nothing():
     x = jax.random.normal(jax.random.key(0), (5, 7))
-    assert_same_bits(layers.dropout(x, 0.5, None), x)
-    assert_same_bits(layers.dropout(x, 0.0, jax.random.key(0)), x)
+    assert_same_bits(dropout(x, 0.5, None), x)
+    assert_same_bits(dropout(x, 0.0, jax.random.key(0)), x)
 
 
 def dropped(config: ModelConfig, params, tokens, seed):

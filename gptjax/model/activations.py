@@ -31,9 +31,6 @@ ACTIVATIONS = {
 """Names and shapes; L counts the layers that have the activation. With latent attention there are
 queries, keys and values only without a cache."""
 
-NOT_IN_LAYERS = ("embedding", "hidden")
-"""Activations that are computed once, and not once for each layer."""
-
 Intervention = Callable[[str, Any, Array], Array]
 """(name, layer, x) → x, a pure function. The layer is −1 for activations outside of layers; in a
 compiled loop over layers it is traced, so compare it by `jnp.where`."""

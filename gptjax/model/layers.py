@@ -1,4 +1,4 @@
-"""Linear, table, norm, MLP and dropout: the layers that do not know about positions.
+"""Linear, table, norm and MLP: the layers that do not know about positions.
 
 Every parameter is made by `parameter`, with its logical axis names and its role beside it;
 `transformer.axes` and `transformer.roles` read them.
