@@ -14,8 +14,6 @@ from typing import NamedTuple
 import numpy as np
 
 LAST_CODE_POINT = 0x10FFFF
-Ranges = Sequence[tuple[int, int]]
-"""Ranges of code points, both ends included."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
