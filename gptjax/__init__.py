@@ -16,9 +16,15 @@ if TYPE_CHECKING:
     from gptjax.sharding.mesh import MeshConfig
 
 
-def load(path: Path | str, step: int | None = None, mesh: MeshConfig | Mesh | None = None) -> Model:
+def load(
+    path: Path | str,
+    step: int | None = None,
+    mesh: MeshConfig | Mesh | None = None,
+    *,
+    live: bool = False,
+) -> Model:
     """Opens a run directory, a Hugging Face directory or a GGUF file:
     `gptjax.load("runs/quickstart").generate("def ")`. See `gptjax.api.load`."""
     from gptjax.api import load
 
-    return load(path, step, mesh)
+    return load(path, step, mesh, live=live)

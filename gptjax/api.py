@@ -250,7 +250,13 @@ def _plain(name: str, value: Any) -> Any:
     return plain(name, value)
 
 
-def load(path: Path | str, step: int | None = None, mesh: MeshConfig | Mesh | None = None) -> Model:
+def load(
+    path: Path | str,
+    step: int | None = None,
+    mesh: MeshConfig | Mesh | None = None,
+    *,
+    live: bool = False,
+) -> Model:
     """Opens a run directory, a Hugging Face directory, a GGUF file, a llama2.c file, or a model
     that a Python package ships.
 
@@ -259,13 +265,14 @@ def load(path: Path | str, step: int | None = None, mesh: MeshConfig | Mesh | No
       step: checkpoint of a run; `None` is the newest intact one.
       mesh: devices that share the weights and the cache: `tensor` splits heads, MLP and vocabulary,
         `fsdp` weights and rows, `data` rows, `expert` experts and rows. `None` is one device.
+      live: the latest weights of a run, also where it kept averaged ones.
 
     Raises:
       ConfigError: there is no model, or it has no such checkpoint or no tokenizer, or the mesh does
         not fit the devices.
     """
     devices = mesh if isinstance(mesh, Mesh) else mesh and _devices(mesh)
-    model = open_model(path, step, devices)
+    model = open_model(path, step, devices, live=live)
     require(
         model.tokenizer is not None,
         f"{path} has no tokenizer; put its tokenizer.json beside the weights.",

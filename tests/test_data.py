@@ -449,7 +449,7 @@ def test_a_share_of_nothing_holds_out_nothing(tmp_path):
 
 def test_a_share_that_leaves_nothing_is_refused_and_nothing_is_kept(tmp_path):
     for text, changes, half in (
-        ("abc", {"split": "documents", "validation": 1e-9}, "validation"),
+        ("a", {"split": "documents", "validation": 1e-9}, "train"),
         ("a", {"validation": 0.5}, "train"),
     ):
         with pytest.raises(ConfigError) as caught:

@@ -165,13 +165,6 @@ FLAGS = {
         "data.validation is -0.1",
         "--data.validation 0.1",
     ),
-    "validation of nothing": (
-        "--data.validation 1e-9 --data.split documents",
-        "leaves nothing",
-        "validation",
-        "--data.validation 0.1",
-        "--data.split tail",
-    ),
     "vocabulary too small": (
         "--model.vocab-size 100",
         "model.vocab_size is 100",

@@ -297,7 +297,7 @@ def test_changes_that_are_allowed_are_made(begun, tmp_path, capsys):
 
 @pytest.mark.row(20)
 @pytest.mark.fault
-def test_a_longer_run_keeps_its_learning_rates_unless_a_flag_stretches_them(
+def test_a_longer_run_keeps_earlier_rates_and_adds_a_cycle_or_is_stretched(
     quiet, fault, tmp_path, capsys, figure
 ):
     """The run is stopped at step 12 of 20 and goes on to 28, and then to 30 with the schedule
@@ -313,27 +313,23 @@ def test_a_longer_run_keeps_its_learning_rates_unless_a_flag_stretches_them(
     fault("")
     train(dataclasses.replace(short, steps=28), path)
     said = capsys.readouterr().out
-    assert (
-        "steps 20 → 28" in said
-        and "cosine schedule keeps its 20 steps and stays at 1.0e-03" in said
-        and "--schedule.steps 28" in said
-    )
+    assert "steps 20 → 28" in said and "cosine schedule ends at step 20 and begins again" in said
     train(short, tmp_path / "uninterrupted")
     wanted = [line["learning_rate"] for line in lines_of(tmp_path / "uninterrupted")]
-    wanted += [float(optim.learning_rate(short.schedule, 1e-2, 20)(jnp.asarray(20)))] * 8
-    rates = [line["learning_rate"] for line in lines_of(path)]
-    assert rates == wanted
+    longer = optim.lengthened(dataclasses.replace(short.schedule, steps=20), 28, done=12)
+    rate = optim.learning_rate(longer, 1e-2, 28)
+    wanted += [float(rate(jnp.asarray(step))) for step in range(20, 28)]
+    assert [line["learning_rate"] for line in lines_of(path)] == wanted
+    assert wanted[20] == pytest.approx(1e-2)
 
     stretched = dataclasses.replace(
         short, steps=30, schedule=dataclasses.replace(short.schedule, steps=30)
     )
-    with pytest.raises(ConfigError, match=r"schedule\.steps was 20, now 30.*--allow-changes"):
+    with pytest.raises(ConfigError, match=r"schedule\.steps was 28, now 30.*--allow-changes"):
         train(stretched, path)
     train(stretched, path, allow_changes=True)
     assert "note        the cosine schedule now stretches over 30 steps" in capsys.readouterr().out
-    assert [line["learning_rate"] for line in lines_of(path)][:28] == wanted and lines_of(path)[28][
-        "learning_rate"
-    ] > wanted[27]
+    assert [line["learning_rate"] for line in lines_of(path)][:28] == wanted
     figure("28/28 learning rates equal to 0 ulp without the flag; a note with it")
 
 

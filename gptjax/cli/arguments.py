@@ -40,8 +40,11 @@ def read_experiment(path: Path) -> tuple[Experiment, Path]:
         )
         path = path / "config.json"
     if path.suffix == ".json":
-        return config.load_config(Experiment, path), path.parent
-    return user_config.load_python(Experiment, path), Path("runs") / path.stem
+        return user_config.relocated(
+            config.load_config(Experiment, path), [path.parent]
+        ), path.parent
+    experiment = user_config.load_python(Experiment, path)
+    return user_config.relocated(experiment, [path.parent]), Path("runs") / path.stem
 
 
 def experiment_or_preset(path: Path) -> Experiment:

@@ -43,6 +43,8 @@ class ChatOptions:
     adapter: tuple[str, ...] = ()
     """NAME=DIR of an adapter to load beside the model, a run or PEFT's directory; may be repeated.
     --use NAME chooses one."""
+    live: bool = False
+    """Take the latest weights of a run, also where it kept averaged ones (--optim.ema)."""
     weights: Stored | None = None
     """How weights are stored while generating; `None` keeps the type in which the model
     computes."""
@@ -93,7 +95,8 @@ def run_chat(path: str | Path | None, options: ChatOptions, settings: GenerateCo
         path is not None,
         "chat needs a model: a run directory, a Hugging Face directory or a .gguf file.",
     )
-    model = holding(load(path, options.step, options.mesh), options.adapter)
+    opened = load(path, options.step, options.mesh, live=options.live)
+    model = holding(opened, options.adapter)
     model = _within(model.prepared(options.weights), options.context)
     model.using(settings.use)
     _require_usable(model, settings)

@@ -78,6 +78,8 @@ class ConvertOptions:
     ignore_keys: tuple[str, ...] = ()
     """Keys of config.json, or of GGUF metadata without the architecture, that are not known here
     and that you know to change nothing."""
+    live: bool = False
+    """Take the latest weights of a run, also where it kept averaged ones (--optim.ema)."""
 
 
 class Comparison(NamedTuple):
@@ -115,7 +117,7 @@ def convert(
         f"dtype is {options.dtype!r}, and a run keeps float32; omit --dtype.",
     )
     require(not target.exists(), f"{target} exists already; give another name.")
-    original = open_model(source, options.step, ignored=options.ignore_keys)
+    original = open_model(source, options.step, ignored=options.ignore_keys, live=options.live)
     require_plain(source, original, options.merge, kind)
     if kind == "peft":
         write_adapter(source, target, original)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from gptjax.cli.arguments import first_path
 from gptjax.cli.doctor import doctor_command
+from gptjax.cli.evaluate import evaluate_command
 from gptjax.cli.inspect import inspect_command
 from gptjax.cli.plan import plan_command
 from gptjax.cli.process import GARBAGE_THRESHOLD, keep_freed_memory, leave_quickly
@@ -34,6 +35,8 @@ USAGE = """usage: gptjax COMMAND [...] --help
       Generate text; --interactive; --prompt-file FILE --out FILE.
   chat MODEL [--system TEXT] [--temperature 0.8 ...]
       Talk with a model.
+  evaluate MODEL [--data.source.path FILE]
+      The held-out loss of a model, or its loss on another text.
   convert SRC DST [--dtype bfloat16 ...]
       Write a model in another format, and prove that it is the same.
   inspect CONFIG|RUN|PRESET
@@ -59,6 +62,7 @@ def main(args: list[str] | None = None) -> int:
         "train": train_command,
         "sample": _sample_command,
         "chat": _chat_command,
+        "evaluate": evaluate_command,
         "convert": _convert_command,
         "inspect": inspect_command,
         "plan": plan_command,

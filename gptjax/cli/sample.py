@@ -59,6 +59,8 @@ class SampleOptions:
     adapter: tuple[str, ...] = ()
     """NAME=DIR of an adapter to load beside the model, a run or PEFT's directory; may be repeated.
     --use NAME chooses one."""
+    live: bool = False
+    """Take the latest weights of a run, also where it kept averaged ones (--optim.ema)."""
     weights: Stored | None = None
     """Type in which weights are stored while generating; `None` is the type in which the model
     computes."""
@@ -96,7 +98,8 @@ def run_sample(path: Path | None, options: SampleOptions, settings: GenerateConf
     """
     require(path is not None, "sample needs a run directory, for example runs/quickstart.")
     prompts = [] if options.interactive else _prompts(options, settings)
-    model = holding(load(path, options.step, options.mesh), options.adapter)
+    opened = load(path, options.step, options.mesh, live=options.live)
+    model = holding(opened, options.adapter)
     model = model.prepared(options.weights)
     if model.config.classes:
         _print_labels(model, prompts, options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib import metadata
+from importlib import metadata, util
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,12 +29,28 @@ def configure() -> Choice:
     step on processors with bfloat16 instructions. An unknown flag aborts the process, so each flag
     is set only for the jaxlib it was measured with.
     """
+    _leave_out_absent_tpu()
     choice = _choose_flags()
     with_onednn = any(ONEDNN in flag for flag in choice.flags)
     if not with_onednn and ONEDNN not in os.environ.get("XLA_FLAGS", ""):
         # jaxlib 0.12.0 can't serialise a program with oneDNN products: std::bad_alloc
         _cache_compilations()
     return choice
+
+
+def _leave_out_absent_tpu() -> None:
+    """Lets JAX start on the CPU alone, where libtpu is installed and there is no TPU: it would
+    print a page of errors at every start. Devices and plugins of other kinds are left to JAX."""
+    decided = "JAX_PLATFORMS" in os.environ or "TPU_NAME" in os.environ or "jax" in sys.modules
+    if decided or util.find_spec("libtpu") is None or _has_tpu(Path("/dev")):
+        return
+    if not any(util.find_spec(name) for name in ("jax_cuda12_plugin", "jax_cuda13_plugin")):
+        os.environ["JAX_PLATFORMS"] = "cpu"
+
+
+def _has_tpu(devices: Path) -> bool:
+    """Whether a folder of devices has one that may be a TPU."""
+    return any(any(devices.glob(name)) for name in ("accel*", "vfio/[0-9]*"))
 
 
 def _choose_flags() -> Choice:

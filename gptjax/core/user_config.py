@@ -1,7 +1,7 @@
 """What a user writes: a Python config file, and flags on the command line.
 
-Read `load_python` and `cli`; both end in the strict parser of `config`. A flag changes a value
-(`--optim.peak 0.1`) or, where a field takes several classes, chooses one (`--optim sgd`).
+Read `load_python`, `relocated` and `cli`; all end in the strict parser of `config`. A flag changes
+a value (`--optim.peak 0.1`) or, where a field takes several classes, chooses one (`--optim sgd`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 import runpy
 import traceback
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -101,6 +101,33 @@ def _reachable(cls: type) -> set[type]:
             todo += list(field_types(hint).values())
         todo += [a for a in typing.get_args(hint) if a is not Ellipsis and not isinstance(a, str)]
     return reached
+
+
+PLACES = ("path", "held_out", "run", "start")
+"""Fields of configs that name a file or a folder."""
+
+
+def relocated(config: T, folders: Iterable[Path]) -> T:
+    """Returns a config whose relative paths that are not here are taken against the first of the
+    folders that has them: that of the config file, or where the run was first started."""
+    folders = list(folders)
+
+    def place(value: Any) -> Any:
+        if not isinstance(value, str) or not value or Path(value).exists():
+            return value
+        return next((str(f / value) for f in folders if (f / value).exists()), value)
+
+    def walk(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(walk(part) for part in value)
+        if not dataclasses.is_dataclass(value) or isinstance(value, type):
+            return value
+        old = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        new = {name: place(v) if name in PLACES else walk(v) for name, v in old.items()}
+        changes = {name: v for name, v in new.items() if v != old[name]}
+        return dataclasses.replace(value, **changes) if changes else value
+
+    return walk(config)
 
 
 # --- command line

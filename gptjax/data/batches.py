@@ -56,7 +56,7 @@ def plan(
 
 
 def batch(store: Store, plan: Plan, step: int, rows: np.ndarray | None = None) -> Batch:
-    """Returns rows `step · B …` of the endless sequence of epochs, as numpy arrays.
+    """Returns rows `shift + step · B …` of the endless sequence of epochs, as numpy arrays.
 
     Args:
       rows: only these rows of the batch, numbers from 0 to B − 1: what one of several processes
@@ -67,7 +67,7 @@ def batch(store: Store, plan: Plan, step: int, rows: np.ndarray | None = None) -
         opened; names file and byte.
     """
     within = np.arange(plan.rows) if rows is None else rows
-    number = step * plan.rows + within.astype(np.int64)
+    number = plan.shift + step * plan.rows + within.astype(np.int64)
     epoch, row = np.divmod(number, plan.rows_per_epoch)
     if plan.seed is None:
         row = np.where(epoch == 0, row, plan.rows_per_epoch)  # nothing follows the only epoch

@@ -22,7 +22,7 @@ from gptjax.data.documents.sources import Document, Source, Survey
 from gptjax.data.split import Split
 from gptjax.data.tasks import Task
 from gptjax.data.tokenizers import tokenizer as tokenizers
-from gptjax.data.tokenizers.tokenizer import Tokenizer
+from gptjax.data.tokenizers.tokenizer import SentencePiece, Tokenizer, TokenizerConfig
 
 if TYPE_CHECKING:
     from gptjax.data.prepare import DataConfig
@@ -78,7 +78,17 @@ def build_stores(
             " more text (--data.source.path) or another share (--data.validation 0.1).",
         )
     unknown = sum(builder.unknown for builder in builders.values())
-    return _summary(headers, split, unknown, time.monotonic() - begun)
+    return _summary(headers, split, unknown, time.monotonic() - begun) + _smaller(
+        config.tokenizer, tokenizer
+    )
+
+
+def _smaller(asked: TokenizerConfig, made: Tokenizer) -> str:
+    """Says that a text was too small for the pieces that were asked for."""
+    size = asked.vocab_size if isinstance(asked, SentencePiece) and asked.path is None else 0
+    if made.vocab_size >= size:
+        return ""
+    return f"; {made.vocab_size:,} pieces, since the text is too small for {size:,}"
 
 
 def _summary(headers: dict[str, store.Header], split: Split, unknown: int, seconds: float) -> str:
@@ -94,6 +104,8 @@ def _summary(headers: dict[str, store.Header], split: Split, unknown: int, secon
     )
     if unknown:
         summary += f", {unknown:,} held-out characters unknown to the tokenizer"
+    if split.undivided:
+        summary += "; the tail of each document is held out, as they are too few to hold out any"
     share = 1 - train.num_bytes / sum(header.num_bytes for header in headers.values())
     if split.is_met(share):
         return summary

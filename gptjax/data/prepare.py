@@ -93,6 +93,13 @@ class Prepared(NamedTuple):
     """The task of the config, with the labels of the data."""
 
 
+class Kept(NamedTuple):
+    """What a run remembers of its prepared data, for when the text is no longer there."""
+
+    content: str
+    fingerprint: str
+
+
 def cache_folder(config: DataConfig) -> Path:
     """Returns the folder of prepared data: `data.cache`, or `gptjax/data` in XDG's cache folder."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -103,6 +110,7 @@ def prepare(
     config: DataConfig,
     say: Callable[[str], None] = lambda line: None,
     given: Tokenizer | None = None,
+    kept: Kept | None = None,
 ) -> Prepared:
     """Tokenises the source, or opens what an earlier call tokenised from the same text with the
     same settings.
@@ -110,10 +118,16 @@ def prepare(
     Args:
       given: the tokenizer to use instead of `config.tokenizer`: that of the run that resumes, or of
         the model that training starts from.
+      kept: the data to open if the source is not there.
 
     Raises:
       ConfigError: the source, the tokenizer or the split can't be used.
     """
+    if kept is not None and not sources.is_there(config.source):
+        folder = cache_folder(config) / kept.fingerprint[:32]
+        if store.is_sealed(folder / "train"):
+            say(f"the text is not there any more; training on what was prepared of it, in {folder}")
+            return _opened(config, folder, kept)
     census = Census() if config.validation and config.split != "tail" else None
     survey = sources.survey(
         config.source, labels=config.task.classes == 0, visit=census and census.add
@@ -132,24 +146,34 @@ def prepare(
         folder = cache_folder(config) / fingerprint[:32]
     if not store.is_sealed(folder / "train"):
         _build_beside(folder, config, survey, split, fingerprint, say, given)
+    prepared = _opened(config, folder, Kept(content, fingerprint))
+    stores = (prepared.train, prepared.validation or prepared.train)
+    _require_covered(max((s.header.facts for s in stores), key=_lost), config.max_lost, say)
+    return prepared._replace(passed_over=survey.passed_over)
+
+
+def _opened(config: DataConfig, folder: Path, made: Kept) -> Prepared:
+    """Opens the stores of a folder.
+
+    Raises:
+      ConfigError: they are of another text or tokenizer.
+    """
     tokenizer = tokenizers.load_tokenizer(folder / "tokenizer")
-    stores = {name: store.open_store(folder / name) for name in split.names}
+    names = ("train", "validation") if (folder / "validation").is_dir() else ("train",)
+    stores = {name: store.open_store(folder / name) for name in names}
     for opened in stores.values():
         header = (opened.header.vocab_size, opened.header.fingerprint)
         require(
-            header == (tokenizer.vocab_size + config.task.extra_ids, fingerprint),
+            header == (tokenizer.vocab_size + config.task.extra_ids, made.fingerprint),
             f"the token store {opened.path} is of another text or tokenizer; delete the folder"
             f" {folder}, it is made again.",
         )
-    facts = max((opened.header.facts for opened in stores.values()), key=_lost)
-    _require_covered(facts, config.max_lost, say)
     return Prepared(
         tokenizer=tokenizer,
         train=stores["train"],
         validation=stores.get("validation"),
-        fingerprint=fingerprint,
-        content=content,
-        passed_over=survey.passed_over,
+        fingerprint=made.fingerprint,
+        content=made.content,
         task=config.task,
     )
 

@@ -44,6 +44,8 @@ class Plan(NamedTuple):
     """Number of pairs in the store."""
     starts: np.ndarray
     """int64: the first pair of each example, then `pairs`."""
+    shift: int = 0
+    """Rows that batches of another size have read beyond step · B; may be negative."""
     packing: Packing | None = None
     """Which examples share a row; `None` cuts one line into rows."""
 

@@ -82,6 +82,9 @@ class Split(NamedTuple):
     """Documents with a hash below it are held out."""
     largest: int | None = None
     """Documents of more bytes are trained on; `None` does not look at sizes."""
+    undivided: bool = False
+    """Whole documents were asked for, which would have left a part without any: of one file, all or
+    nothing. So the tail of each is held out."""
 
     @classmethod
     def of(
@@ -90,7 +93,8 @@ class Split(NamedTuple):
         """Returns the rule of a config (`data.split` and `data.validation`) for a source.
 
         The hash alone decides, unless that holds out less than half or more than twice the share of
-        bytes, as where one document has most of them.
+        bytes, as where one document has most of them. Documents that leave a part without any are
+        divided themselves.
         """
         records = isinstance(source, Records | Conversations | Comparisons)
         by_document = kind == "documents" or (kind == "auto" and (documents >= FEW or records))
@@ -101,9 +105,11 @@ class Split(NamedTuple):
             return split
         held_out = census.held_out(split.threshold)
         threshold, largest = census.fitted(share)
-        if split.is_met(held_out) or not threshold:
-            return split
-        return split._replace(threshold=threshold, largest=largest)
+        if threshold and not split.is_met(held_out):
+            return split._replace(threshold=threshold, largest=largest)
+        if not records and held_out in (0.0, 1.0):
+            return split._replace(by_document=False, undivided=True)
+        return split
 
     def parts(self, document: Document) -> dict[str, str]:
         """Returns what of a document is in each part."""

@@ -342,6 +342,13 @@ def history(path: Path, step: int | None) -> tuple[int, bool]:
     return in_a_row, any(line["step"] == step and "validation_loss" in line for line in lines)
 
 
+def validation_losses(path: Path, step: int) -> list[float]:
+    """Returns the validation losses of a run up to a step; what was not finite is infinite."""
+    lines = [line for line in read_metrics(path) if line["step"] <= step]
+    known = (line["validation_loss"] for line in lines if "validation_loss" in line)
+    return [math.inf if loss is None else loss for loss in known]
+
+
 def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     for raw in path.read_bytes().split(b"\n") if path.is_file() else []:
         with contextlib.suppress(ValueError):

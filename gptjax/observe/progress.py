@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from gptjax.observe.log import Log
@@ -18,6 +19,7 @@ class Progress:
 
     Args:
       steps: length of the run.
+      tokens: step → tokens that the run has read until then.
       flops_per_token: of training; with `peak_flops` it gives the utilisation.
       peak_flops: FLOP/s of all devices; `None` means unknown.
       pauses_every: steps between evaluations, which the estimated time left includes.
@@ -28,13 +30,13 @@ class Progress:
         log: Log,
         *,
         steps: int,
-        tokens_per_step: int,
+        tokens: Callable[[int], int],
         log_every: int,
         pauses_every: int,
         flops_per_token: float,
         peak_flops: float | None,
     ):
-        self._log, self._steps, self._tokens_per_step = log, steps, tokens_per_step
+        self._log, self._steps, self._tokens = log, steps, tokens
         self._log_every, self._pauses_every = log_every, pauses_every
         self._flops_per_token, self._peak_flops = flops_per_token, peak_flops
         self._smoothed, self._speed = Smoothed(), Throughput()
@@ -42,7 +44,7 @@ class Progress:
     def measured(self, done: int, values: dict[str, float]) -> dict[str, float]:
         """Takes in the metrics of a finished step, and returns them with the number of tokens and
         the speed."""
-        tokens = done * self._tokens_per_step
+        tokens = self._tokens(done)
         self._smoothed = smooth(self._smoothed, values["loss"], 0.98)
         self._speed = self._speed.at(time.monotonic(), done, tokens)
         speed = self._speed.tokens_per_second

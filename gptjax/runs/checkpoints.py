@@ -216,6 +216,17 @@ class Run:
 
     # --- restoring -------------------------------------------------------------------------------
 
+    def trees(self, step: int) -> tuple[str, ...]:
+        """Returns the names of a step's trees; none if it is absent or damaged."""
+        try:
+            return tuple(manifests.read_manifest(self.checkpoints / str(step)).trees)
+        except Damaged:
+            return ()
+
+    def metrics(self, step: int) -> dict[str, float | None]:
+        """Returns what was saved with a step besides its trees."""
+        return manifests.read_manifest(self.checkpoints / str(step)).metrics
+
     def steps(self) -> list[int]:
         """Lists the steps on disk that were committed and whose manifest is intact, oldest
         first."""
@@ -241,8 +252,8 @@ class Run:
         `checkpoints/damaged-N/`; a reader leaves them.
 
         Args:
-          abstract: for each wanted tree, a tree of `jax.ShapeDtypeStruct`; leaves without a
-            sharding go to the default device.
+          abstract: for each wanted tree, a tree of `jax.ShapeDtypeStruct` (those without a sharding
+            go to the default device), or a function that makes it of the leaves that were saved.
           step: where to start; it has to exist. `None` means the newest.
           fall_back: replace a damaged step by the next older one and `say` why; otherwise it is an
             error.
@@ -301,15 +312,19 @@ class Run:
         say(f"{message}; looking for an older step.")
 
     def _read(self, folder: Path, abstract: Trees, cast: bool) -> dict[str, Any]:
-        named = {tree: manifests.named(value) for tree, value in abstract.items()}
-        wanted = {tree: leaves for tree, (leaves, _) in named.items()}
         manifest = manifests.read_manifest(folder)
-        for tree, leaves in wanted.items():
+        for tree in abstract:
             require(
                 tree in manifest.trees,
                 f"step {manifest.step} of {self.path} has no {tree!r}; it has"
                 f" {', '.join(manifest.trees)}.",
             )
+        named = {
+            tree: manifests.named(value(manifest.trees[tree]) if callable(value) else value)
+            for tree, value in abstract.items()
+        }
+        wanted = {tree: leaves for tree, (leaves, _) in named.items()}
+        for tree, leaves in wanted.items():
             manifests.require_same(manifest.step, tree, manifest.trees[tree], leaves, cast=cast)
         dtypes = {tree: {leaf.path: leaf.dtype for leaf in manifest.trees[tree]} for tree in wanted}
         check = manifests.checked_together if processes.several() else manifests.checked

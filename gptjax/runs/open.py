@@ -36,6 +36,8 @@ def open_model(
     step: int | None = None,
     mesh: Mesh | None = None,
     ignored: Collection[str] = (),
+    *,
+    live: bool = False,
 ) -> OpenedModel:
     """Opens a run directory, a Hugging Face directory, an adapter of PEFT beside its base, a GGUF
     file, a llama2.c file, or a model that a Python package ships.
@@ -49,6 +51,7 @@ def open_model(
       mesh: devices that share the parameters, by the rules of their logical axes; `None` means all
         parameters on the default device.
       ignored: keys of a published model that are passed over; see `formats.load_model`.
+      live: the latest weights of a run, also where it kept averaged ones.
 
     Raises:
       ConfigError: there is no model at `path`, it is damaged, or it has no such checkpoint.
@@ -59,7 +62,7 @@ def open_model(
         require(step is None, f"{path} is not a run, so it has no step {step}; omit --step.")
         return adapted.beside_base(open_model(base_named_by(path), mesh=mesh), path)
     if formats.kind(path) is None:
-        return _open_run(path, step, shardings)
+        return _open_run(path, step, shardings, live)
     require(step is None, f"{path} is not a run, so it has no step {step}; omit --step.")
     return formats.load_model(path, shardings, ignored)
 
@@ -77,8 +80,6 @@ class RunConfig(NamedTuple):
 
     model: ModelConfig
     task: Task
-    averaged: bool
-    """The run keeps an exponential moving average of its weights, as the tree `ema`."""
     start: str | None = None
     """The model that it started from."""
     adapter: AdapterKind | None = None
@@ -103,14 +104,13 @@ def read_config(run: Path, known: config.Classes = ()) -> RunConfig:
     require(file.is_file(), f"{run} has no config.json, so it is not a run; {needed}.")
     raw = config.load_config(dict, file)
     require("model" in raw, f"{file} does not describe a model; {needed}.")
-    task, ema = _at(raw, "data", "task"), _at(raw, "optim", "ema")
+    task = _at(raw, "data", "task")
     adapter = raw.get("adapter")
     return RunConfig(
         config.from_dict(ModelConfig, raw["model"], "model"),
         LanguageModel()
         if task is None
         else config.from_dict(TaskConfig, task, "data.task", known=known),
-        averaged=ema is not None,
         start=raw.get("start"),
         adapter=adapter and config.from_dict(AdapterKind, adapter, "adapter"),
     )
@@ -123,19 +123,20 @@ def _at(value: Any, *keys: str) -> Any:
     return value
 
 
-def _open_run(run: Path, step: int | None, shardings: Any) -> OpenedModel:
-    found = read_config(run)
-    c, task, averaged = found[:3]
+def _open_run(run: Path, step: int | None, shardings: Any, live: bool) -> OpenedModel:
+    found, steps = read_config(run), Run(run).steps()
+    c, task = found[:2]
+    kept = Run(run).trees(steps[-1] if step is None else step) if steps else ()
+    tree = "ema" if "ema" in kept and not live else "params"
     if found.adapter is not None:
-        return _open_adapted(run, found, step, shardings)
-    tree, shapes = "ema" if averaged else "params", model.shapes(c)
+        return _open_adapted(run, found, step, shardings, tree)
+    shapes = model.shapes(c)
     if shardings is not None:
         shapes = jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             shapes,
             shardings(c),
         )
-    steps = Run(run).steps()
     params = frozen.restore_params(run, shapes, tree=tree, step=step) if steps else None
     _require_trained(run, params)
     return OpenedModel(c, params, read_tokenizer(run), read_about(run), task)
@@ -148,9 +149,11 @@ def _require_trained(run: Path, params: Any) -> None:
     )
 
 
-def _open_adapted(run: Path, found: RunConfig, step: int | None, shardings: Any) -> OpenedModel:
+def _open_adapted(
+    run: Path, found: RunConfig, step: int | None, shardings: Any, tree: str
+) -> OpenedModel:
     """An adapter run: its base, with the adapter beside the weights."""
-    base, tree = open_base(run, found), "ema" if found.averaged else "params"
+    base = open_base(run, found)
     if shardings is not None:
         base = base._replace(params=jax.device_put(base.params, shardings(base.config)))
     params = (

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from gptjax.core.arrays import Params
+from gptjax.data.layouts import Batch
 from gptjax.data.store import Store
 from gptjax.losses import Frozen, Loss
 from gptjax.model import ModelConfig
 from gptjax.train.experiment import Experiment
 from gptjax.train.sources import evaluation_batches
-
-if TYPE_CHECKING:
-    from gptjax.train.program import Program
 
 
 def held_out_loss(experiment: Experiment, models: Mapping[str, ModelConfig] | None = None) -> Loss:
@@ -32,7 +31,8 @@ def held_out_loss(experiment: Experiment, models: Mapping[str, ModelConfig] | No
 
 
 def evaluate(
-    program: Program,
+    measure: Callable[[Params, Frozen, Batch], Mapping[str, Any]],
+    mesh: Mesh,
     experiment: Experiment,
     store: Store,
     params: Params,
@@ -43,6 +43,7 @@ def evaluate(
     """Measures a store; `None` if `stop`, asked after every batch, returned true.
 
     Args:
+      measure: sums over one batch, see `step.evaluate_step`.
       rows: only the first ones; `None` means all.
 
     Returns:
@@ -50,12 +51,12 @@ def evaluate(
       labels) that are the most likely; `exact_match`, the share of answers that greedy decoding
       would write; of a language model `bits_per_byte` of the text behind the tokens.
     """
-    count, batch = evaluation_batches(experiment, store, program.mesh)
+    count, batch = evaluation_batches(experiment, store, mesh)
     if rows is not None:
         count = min(count, -(-rows // len(batch(0).tokens)))
     sums: list[Any] = []
     for number in range(count):
-        sums.append(program.evaluate(params, frozen, batch(number)))
+        sums.append(measure(params, frozen, batch(number)))
         jax.block_until_ready(sums[-2:-1])  # one is in flight while the host reads the next
         if stop():
             return None

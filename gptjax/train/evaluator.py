@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from gptjax import generate
 from gptjax.core.arrays import Params
@@ -25,6 +25,7 @@ class Evaluator:
 
     Args:
       interrupted: whether the run was asked to stop; an evaluation then ends early.
+      losses: validation losses of earlier evaluations of the run.
     """
 
     def __init__(
@@ -36,37 +37,52 @@ class Evaluator:
         log: Log,
         clock: Clock,
         interrupted: Callable[[], bool],
+        losses: Sequence[float] = (),
     ):
         self._experiment, self._data, self._program = experiment, data, program
         self._frozen, self._log, self._clock = frozen, log, clock
         self._interrupted = interrupted
         self._prompt = prompt_of(experiment, data)
+        self._losses = list(losses)
 
     def due(self, done: int) -> bool:
         """Whether a step is followed by an evaluation."""
         return done == self._experiment.steps or done % self._experiment.evaluation.every == 0
 
+    def waited_enough(self) -> bool:
+        """Whether `evaluation.patience` is at its end: so many evaluations lowered nothing."""
+        patience, losses = self._experiment.evaluation.patience, self._losses
+        if patience is None or not losses:
+            return False
+        return len(losses) - 1 - losses.index(min(losses)) >= patience
+
     def evaluate(self, state: TrainState, watch: Watch) -> dict[str, float]:
         """Returns the held-out figures with the prefix `validation_`; nothing without held-out
         text, or if the run is interrupted meanwhile."""
         done, params = int(state.step), saved.weights(state, self._frozen)
+        live = saved.live_weights(state, self._frozen)
         rows = None if done == self._experiment.steps else self._experiment.evaluation.rows
         with watch.pause("evaluation", f"evaluating step {done}"):
             figures = unless(self._interrupted, lambda: self._held_out(params, rows)) or {}
+            if figures and live is not None:
+                latest = unless(self._interrupted, lambda: self._held_out(live, rows)) or {}
+                figures |= {"validation_live_loss": latest["validation_loss"]} if latest else {}
             self._show(done, figures)
             if self._prompt is not None and not self._interrupted():
                 self._sample(done, params, self._prompt)
+        self._losses += [figures["validation_loss"]] if figures else []
         return figures
 
     def make_up(self, state: TrainState, watch: Watch, *, evaluated: bool) -> bool:
-        """Evaluates a restored step, if an interruption left that out; false if it is interrupted
-        once more.
+        """Evaluates a restored step, if an interruption left that out, and with `evaluation.first`
+        the initial state; false if it is interrupted once more.
 
         Args:
           evaluated: the log has figures of this step.
         """
         done = int(state.step)
-        if not done or evaluated or not self.due(done) or self._data.validation is None:
+        wanted = self.due(done) if done else self._experiment.evaluation.first
+        if evaluated or not wanted or self._data.validation is None:
             return True
         figures = self.evaluate(state, watch)
         if figures:
@@ -82,7 +98,8 @@ class Evaluator:
             return self._interrupted()
 
         figures = evaluate(
-            self._program,
+            self._program.evaluate,
+            self._program.mesh,
             self._experiment,
             self._data.validation,
             params,

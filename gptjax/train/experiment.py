@@ -18,6 +18,7 @@ from gptjax.train.optim import AdamW, OptimConfig, Schedule
 from gptjax.weights import AdapterKind
 
 
+@formerly(added=("first", "patience"))
 @dataclass(frozen=True)
 class Evaluation:
     """Evaluations during training."""
@@ -26,6 +27,11 @@ class Evaluation:
     """Steps between evaluations."""
     rows: int | None = None
     """Rows of held-out text at each evaluation; `None` means all. The last evaluation uses all."""
+    first: bool = False
+    """Also evaluate before the first step."""
+    patience: int | None = None
+    """Stop early after this many evaluations in a row that did not lower the validation loss;
+    `None` never does."""
     prompt: str = ""
     """Prompt of the sample at each evaluation; an empty one begins a new document."""
     sample: SampleConfig = field(default_factory=SampleConfig)
@@ -36,6 +42,11 @@ class Evaluation:
         require(
             self.rows is None or self.rows >= 1,
             f"evaluation.rows is {self.rows}; it needs at least 1, or none for all.",
+        )
+        require(
+            self.patience is None or self.patience >= 1,
+            f"evaluation.patience is {self.patience}; it needs at least 1 evaluation, or none"
+            " (--evaluation.patience 3).",
         )
 
 
@@ -116,8 +127,8 @@ class Experiment:
     batch: int = 16
     """Rows of one batch, over all devices; each row holds `model.context` tokens."""
     micro_batch: int | None = None
-    """Rows read at once; a batch is read in batch / micro_batch parts and the result is the same.
-    None reads it whole."""
+    """Rows read at once; a batch is read in batch / micro_batch parts, with the same result but for
+    rounding and, where there is dropout, for its draws. None reads it whole."""
     seed: int = 0
     """Seed of initial weights, data order and dropout."""
     skip_norm: float = 1e4
@@ -255,3 +266,10 @@ FREE = (
     ),
 )
 """What a resumed run may change: length, observation, and how the same numbers are computed."""
+
+
+def is_place(name: str) -> bool:
+    """Whether a setting says where the text or a model is, rather than what it is."""
+    of_text = name.startswith("data.source.") and name.endswith((".path", ".held_out"))
+    of_model = name == "start" or (name.startswith("loss.") and name.endswith(".run"))
+    return of_text or of_model

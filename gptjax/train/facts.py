@@ -32,6 +32,7 @@ from gptjax.train import placement
 from gptjax.train.experiment import Experiment
 from gptjax.train.identity import backend, versions
 from gptjax.train.program import Program
+from gptjax.train.sources import Read
 
 
 def attention_kernels(experiment: Experiment, mesh: Mesh) -> list[tuple[str, str]]:
@@ -168,12 +169,12 @@ def num_parameters(trainable: Params, frozen: Frozen) -> int:
 
 
 def facts(
-    experiment: Experiment, path: Path, data: Prepared, clock: Clock, parameters: int, step: int
+    experiment: Experiment, path: Path, data: Prepared, clock: Clock, parameters: int, read: Read
 ) -> dict[str, Any]:
     """Returns what the report says of the whole run, over all its starts.
 
     Args:
-      step: at which the run stands.
+      read: up to the step at which the run stands.
     """
     lines = read_metrics(path)
     evaluated = [line for line in lines if "validation_loss" in line]
@@ -187,35 +188,33 @@ def facts(
         "config": config.to_dict(experiment),
         "environment": versions() | backend() | {"processor": processor()},
         "parameters": parameters,
-        "tokens": step * experiment.tokens_per_step,
+        "tokens": read.tokens,
         "seconds": {"total": sum(seconds.values()), **seconds},
         "goodput": {
             "useful_share": spent.share,
             "starts": spent.starts,
             "lost_steps": spent.lost_steps,
         },
-        "final": {"step": step, **final, "peak_memory_bytes": memory()},
+        "final": {"step": read.step, **final, "peak_memory_bytes": memory()},
         "unit": data.task.unit,
         "baselines": data.validation.header.facts if data.validation else {},
         "skipped_steps": sum(bool(line.get("skipped")) for line in lines),
         "warnings": [f"{len(bad)} bad records were left out, the first: {bad[0]}"] if bad else [],
         "passed_over_records": len(bad),
         "spikes": sum((line.get("spike") or 0.0) >= experiment.spike_score for line in lines),
-        "next": _next(experiment, path),
+        "next": suggestions(experiment, path, read.step),
     }
 
 
-def _next(experiment: Experiment, path: Path) -> list[str]:
-    """Returns commands to type next. A longer run stretches a schedule that has ended: at its floor
-    a rate teaches little or nothing."""
-    prompt, steps = experiment.evaluation.prompt, 2 * experiment.steps
+def suggestions(experiment: Experiment, path: Path, step: int) -> list[str]:
+    """Returns commands to type next. A longer run's schedule begins again, see
+    `optim.lengthened`."""
+    prompt = experiment.evaluation.prompt
     sample = f" --prompt {shlex.quote(prompt)}" if prompt.strip() else ""
-    ends = experiment.schedule.kind not in ("constant", "rsqrt")
-    stretch = f" --schedule.steps {steps} --allow-changes" if ends else ""
     talks = experiment.data.task.conversations
     return [
         f"gptjax chat {path}" if talks else f"python sample.py {path}{sample}",
-        f"python train.py {path}/config.json --steps {steps}{stretch}",
+        f"python train.py {path}/config.json --steps {2 * max(step, experiment.steps)}",
         f"tensorboard --logdir {path}",
     ]
 

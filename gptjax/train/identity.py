@@ -13,12 +13,12 @@ import json
 import os
 import platform
 import shutil
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 import gptjax
 from gptjax.core import config, processes
@@ -28,7 +28,7 @@ from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.runs import frozen
 from gptjax.train import optim, teacher
-from gptjax.train.experiment import FREE, Experiment
+from gptjax.train.experiment import FREE, Experiment, is_place
 from gptjax.train.start import Start
 
 
@@ -84,7 +84,9 @@ class Settled(NamedTuple):
     record: dict[str, Any]
     """As it will be in identity.json."""
     notes: list[str]
-    """Lines for the banner: harmless changes since the last start."""
+    """Lines for the banner: what is different since the last start."""
+    old: Experiment | None = None
+    """The experiment of the last start; `None` for a new run."""
 
 
 def settle(
@@ -92,42 +94,34 @@ def settle(
     path: Path,
     data: Prepared,
     *,
-    resuming: bool,
+    done: int | None,
     allow: bool,
     start: Start = Start(),
 ) -> Settled:
     """Compares an experiment with the run that the directory holds. Nothing is written: `commit`
     does that, once the change is known to work.
 
-    A resumed run keeps the length of its schedule, so `--steps` alone changes no learning rate.
+    A run that is made longer continues its schedule as `optim.lengthened` says.
 
     Args:
+      done: finished steps of the run that resumes; `None` if there is none.
       allow: accept changes of what decides the run's numbers, other than its tokenizer.
 
     Raises:
       ConfigError: the directory's run differs in what decides its numbers, and that is not allowed.
     """
-    record: dict[str, Any] = {
-        "data": data.content,
-        "tokenizer": tokenizers.hash_tokenizer(data.tokenizer),
-        "versions": versions(),
-        "backend": backend(),
-    }
-    if start.fingerprint:
-        record["start"] = start.fingerprint
-    record |= teacher.fingerprints(experiment)
-    if not resuming:
-        return Settled(_lasting(experiment), record, [])
+    record = _record(experiment, data, start)
+    if done is None:
+        experiment = _lasting(experiment)
+        _require_learning(experiment)
+        return Settled(experiment, record, _slow(experiment))
     known = config.classes_in(experiment)
     old = _lasting(config.load_config(Experiment, path / "config.json", known=known))
     recorded = config.load_config(dict, path / "identity.json")
-    experiment = _lasting(experiment, old.schedule.steps)
+    record["folder"] = recorded.get("folder", record["folder"])
+    experiment = _lasting(experiment, old)
     changed = config.differences(old, experiment)
-    bound = {name: values for name, values in changed.items() if not name.startswith(FREE)}
-    for name in ("data", "tokenizer", *experiment.objective.models):
-        if recorded.get(name) != record.get(name):
-            hashes = recorded.get(name, "")[:12], record.get(name, "")[:12]
-            bound[f"{name} (its content)"] = hashes
+    bound = _bound(changed, recorded, record, experiment.objective.models)
     listed = "; ".join(f"{k} was {a!r}, now {b!r}" for k, (a, b) in list(bound.items())[:5])
     require(
         allow or not bound,
@@ -135,8 +129,81 @@ def settle(
         " the new values.",
     )
     _require_tokenizer(path, changed)
-    notes = [*_changes(changed, old, experiment), *_software(recorded, record)]
-    return Settled(_lasting(experiment), record, notes)
+    same_length = experiment.schedule.steps == old.schedule.steps
+    if experiment.steps > old.steps and same_length:
+        longer = optim.lengthened(experiment.schedule, experiment.steps, done)
+        experiment = dataclasses.replace(experiment, schedule=longer)
+    if experiment.schedule != old.schedule:
+        _require_learning(experiment)
+    grown = recorded.get("data") != record["data"]
+    notes = [*_changes(changed, old, experiment, grown), *_software(recorded, record)]
+    return Settled(experiment, record, notes, old)
+
+
+def _record(experiment: Experiment, data: Prepared, start: Start) -> dict[str, Any]:
+    """What identity.json will hold."""
+    record: dict[str, Any] = {
+        "data": data.content,
+        "prepared": data.fingerprint,
+        "folder": os.getcwd(),
+        "tokenizer": tokenizers.hash_tokenizer(data.tokenizer),
+        "versions": versions(),
+        "backend": backend(),
+    }
+    if start.fingerprint:
+        record["start"] = start.fingerprint
+    return record | teacher.fingerprints(experiment)
+
+
+def _bound(
+    changed: dict[str, tuple[Any, Any]],
+    recorded: dict[str, Any],
+    record: dict[str, Any],
+    models: Iterable[str],
+) -> dict[str, tuple[Any, Any]]:
+    """Those changes that alter the course of a run. Where a text or a model lies is none, if its
+    content is the same.
+
+    Args:
+      models: names of the models that the loss needs.
+    """
+    bound = {name: values for name, values in changed.items() if not name.startswith(FREE)}
+    by_content = ("data", "tokenizer", *models)
+    if all(recorded.get(name) == record.get(name) for name in (*by_content, "start")):
+        bound = {name: values for name, values in bound.items() if not is_place(name)}
+    for name in by_content:
+        if recorded.get(name) != record.get(name):
+            hashes = recorded.get(name, "")[:12], record.get(name, "")[:12]
+            bound[f"{name} (its content)"] = hashes
+    return bound
+
+
+def _require_learning(experiment: Experiment) -> None:
+    """Refuses steps whose learning rate is 0.
+
+    Raises:
+      ConfigError: the schedule ends before the run, at 0.
+    """
+    schedule = experiment.schedule
+    require(
+        not schedule.ends or schedule.floor > 0 or experiment.steps <= (schedule.steps or 0),
+        f"schedule.steps is {schedule.steps} of {experiment.steps} steps and schedule.floor 0.0, so"
+        " nothing will be learned in the others; omit --schedule.steps, or set a floor"
+        " (--schedule.floor 0.1).",
+    )
+
+
+def _slow(experiment: Experiment) -> list[str]:
+    """A note on a warm-up that takes all of the run."""
+    schedule, steps = experiment.schedule, experiment.steps
+    if schedule.warmup < steps:
+        return []
+    share = (steps / (schedule.warmup + 1)) * experiment.optim.peak
+    note = (
+        f"schedule.warmup is {schedule.warmup} of {steps} steps: the learning rate rises to"
+        f" {share:.1e} and never reaches its peak (--schedule.warmup {steps // 10})"
+    )
+    return [note]
 
 
 def _require_tokenizer(path: Path, changed: dict[str, tuple[Any, Any]]) -> None:
@@ -180,32 +247,62 @@ def require_frozen(path: Path) -> None:
     )
 
 
-def _lasting(experiment: Experiment, steps: int | None = None) -> Experiment:
-    """The experiment with an explicit length of its schedule: its own, else `steps`, else that of
-    the run."""
-    steps = experiment.schedule.steps or steps or experiment.steps
-    schedule = dataclasses.replace(experiment.schedule, steps=steps)
+def _lasting(experiment: Experiment, old: Experiment | None = None) -> Experiment:
+    """The experiment with an explicit length of its schedule: its own, else that of the run as it
+    was, else that of the run."""
+    schedule = experiment.schedule
+    if schedule.steps is not None:
+        return experiment
+    steps, restarts = experiment.steps, schedule.restarts
+    if old is not None and old.schedule.steps is not None:
+        steps, restarts = old.schedule.steps, old.schedule.restarts
+    schedule = dataclasses.replace(schedule, steps=steps, restarts=restarts)
     return dataclasses.replace(experiment, schedule=schedule)
 
 
-def _changes(changed: dict[str, tuple[Any, Any]], old: Experiment, new: Experiment) -> list[str]:
+def _changes(
+    changed: dict[str, tuple[Any, Any]], old: Experiment, new: Experiment, grown: bool
+) -> list[str]:
+    """Lines about what changed since the last start.
+
+    Args:
+      grown: the text is another one.
+    """
     notes = [f"changed since the last start: {k} {a!r} → {b!r}" for k, (a, b) in changed.items()]
-    schedule = new.schedule
-    if schedule.kind in ("constant", "rsqrt"):
-        return notes
-    if schedule.steps != old.schedule.steps:
+    notes += _schedule_changes(old, new)
+    anew = [name for name in ("seed", "model.context", "data.isolated") if name in changed]
+    if grown or anew:
+        what = "the text" if grown else anew[0]
         notes.append(
+            f"{what} is another: rows are cut and ordered anew from here, so some text of the"
+            " epoch that has begun is read again and some waits for the next"
+        )
+    elif "batch" in changed:
+        notes.append(
+            f"batches of {new.batch} rows begin where those of {old.batch} ended: no row is left"
+            " out or read twice"
+        )
+    return notes
+
+
+def _schedule_changes(old: Experiment, new: Experiment) -> list[str]:
+    schedule, before = new.schedule, old.schedule
+    if not schedule.ends or schedule.steps is None or schedule == before:
+        return []
+    if schedule.restarts != before.restarts and schedule.restarts:
+        cycle = schedule.steps - schedule.restarts[-1]
+        warmup = min(schedule.warmup, int(optim.REWARM * cycle))
+        note = (
+            f"the {schedule.kind} schedule ends at step {schedule.restarts[-1]} and begins again"
+            f" there: from its floor to its peak in {warmup} steps, and down to step"
+            f" {schedule.steps}"
+        )
+    else:
+        note = (
             f"the {schedule.kind} schedule now stretches over {schedule.steps} steps: learning"
             " rates from here on are those of the new length"
         )
-    elif new.steps > schedule.steps:
-        rate = optim.learning_rate(schedule, new.optim.peak, new.steps)
-        notes.append(
-            f"the {schedule.kind} schedule keeps its {schedule.steps} steps and stays at"
-            f" {float(rate(jnp.asarray(schedule.steps))):.1e} from there;"
-            f" --schedule.steps {new.steps} --allow-changes stretches it"
-        )
-    return notes
+    return [] if schedule.steps == before.steps else [note]
 
 
 def _software(recorded: dict[str, Any], record: dict[str, Any]) -> list[str]:

@@ -16,11 +16,10 @@ from jax.sharding import Mesh
 
 from gptjax.core import faults, processes
 from gptjax.data.prepare import Prepared, prepare
-from gptjax.losses import Frozen
 from gptjax.model import flops_per_token
 from gptjax.observe import report
 from gptjax.observe.goodput import Clock
-from gptjax.observe.log import Log, Silent, history
+from gptjax.observe.log import Log, Silent, history, validation_losses
 from gptjax.observe.progress import Progress
 from gptjax.observe.spikes import SkippedSteps, Spikes
 from gptjax.observe.watch import Watch
@@ -31,8 +30,8 @@ from gptjax.train import start as starts
 from gptjax.train.evaluator import Evaluator, prompt_of
 from gptjax.train.experiment import Experiment
 from gptjax.train.facts import attention_kernels, banner, facts, num_parameters, peak_flops
-from gptjax.train.saved import Saver
-from gptjax.train.sources import Source
+from gptjax.train.saved import Begun, Saver
+from gptjax.train.sources import Read, Source
 from gptjax.train.step import Gradients, TrainState, default_gradients
 
 
@@ -79,23 +78,20 @@ def train(
         plan = _plan(experiment, run, clock, allow_changes)
         built = _compile(plan, planned, clock, source, gradients)
         rolled_back = () if rollback_to is None else (_roll_back(run, rollback_to),)
-        state, rest, resumed = saved.restore_or_init(
-            path, run, built, cast, fall_back, plan.start.params, keep=experiment.adapter is None
+        begun = saved.restore_or_init(
+            run, built, plan.experiment, plan.settled.old, cast, fall_back, plan.start.params
         )
         plan = plan._replace(start=starts.Start())  # its parameters are in the state now
         _commit(path, plan)
-        clock.resumed(resumed or 0)
-        injected = (f"GPTJAX_FAULT: {fault.kind} at step {fault.step}" for fault in planned)
-        said = (*notes, *plan.notes, *rolled_back, *_long(plan.experiment, built), *injected)
+        clock.resumed(begun.step or 0)
+        said = (*notes, *plan.notes, *begun.notes, *rolled_back, *_warnings(plan, built, planned))
         with (
-            Log(path, resume_step=resumed) if processes.first() else Silent() as log,
+            Log(path, resume_step=begun.step) if processes.first() else Silent() as log,
             interruptible() as asked,
         ):
-            seconds, step = clock.seconds(), int(state.step)
-            log.say(banner(plan.experiment, path, plan.data, built, rest, seconds, step, said))
-            state = _loop(plan, run, built, state, rest, log, clock, processes.Votes(asked))
-            parameters = num_parameters(state.trainable, rest)
-            return _finish(plan, run, log, clock, parameters, int(state.step))
+            log.say(_banner(plan, path, built, begun, clock, said))
+            state, early = _loop(plan, run, built, begun, log, clock, processes.Votes(asked))
+            return _finish(plan, run, log, clock, begun, state, early)
 
 
 class Plan(NamedTuple):
@@ -126,17 +122,17 @@ def _plan(experiment: Experiment, run: Run, clock: Clock, allow_changes: bool) -
     mesh = None if experiment.adapter else forecast.require_possible(experiment)
     with clock.during("data", "preparing the data"), processes.in_turn("data"):
         resuming = bool(run.steps())
+        experiment = starts.from_elsewhere(experiment, path)
         start = starts.of(experiment, path, resuming=resuming)
         experiment, adopted = starts.adopted(experiment, start)
         mesh = mesh or forecast.require_possible(experiment)  # an adapter is that of its base
-        data = prepare(experiment.data, say=say, given=start.tokenizer)
+        data = prepare(experiment.data, say=say, given=start.tokenizer, kept=start.kept)
     experiment = identity.resolve(experiment, data)
     attention_kernels(experiment, mesh)
     prompt_of(experiment, data)
     identity.require_same_run(experiment, data, start)
-    settled = identity.settle(
-        experiment, path, data, resuming=resuming, allow=allow_changes, start=start
-    )
+    done = max(run.steps()) if resuming else None
+    settled = identity.settle(experiment, path, data, done=done, allow=allow_changes, start=start)
     if processes.first():
         clock.keep(path, max(run.steps(), default=0))
     return Plan(
@@ -171,13 +167,21 @@ def _roll_back(run: Run, step: int) -> str:
     return f"rolled back to step {step}; set aside: {aside}"
 
 
-def _long(experiment: Experiment, built: program.Program) -> Iterator[str]:
-    """Warns of examples that are longer than a row."""
-    longer = f"longer than a row of {experiment.model.context} tokens and are"
+def _banner(
+    plan: Plan, path: Path, built: program.Program, begun: Begun, clock: Clock, said: tuple
+) -> str:
+    seconds, step = clock.seconds(), int(begun.state.step)
+    return banner(plan.experiment, path, plan.data, built, begun.frozen, seconds, step, said)
+
+
+def _warnings(plan: Plan, built: program.Program, planned: tuple) -> Iterator[str]:
+    """Warns of examples that are longer than a row, and of injected faults."""
+    longer = f"longer than a row of {plan.experiment.model.context} tokens and are"
     if built.cut:
         yield f"{built.cut:,} training examples are {longer} cut (--model.context)"
     if built.left_out:
         yield f"{built.left_out:,} training examples are {longer} left out (--model.context)"
+    yield from (f"GPTJAX_FAULT: {fault.kind} at step {fault.step}" for fault in planned)
 
 
 def _commit(path: Path, plan: Plan) -> None:
@@ -195,30 +199,35 @@ def _loop(
     plan: Plan,
     run: Run,
     built: program.Program,
-    state: TrainState,
-    rest: Frozen,
+    begun: Begun,
     log: Log,
     clock: Clock,
     interrupted: processes.Votes,
-) -> TrainState:
-    """Steps until the end or an interruption, and returns the last state.
+) -> tuple[TrainState, bool]:
+    """Steps until the end or an interruption; returns the last state, and whether the validation
+    loss ended the run early.
 
     The metrics of a step are fetched while the next one runs, so that the devices never wait for
     the host.
     """
-    experiment, first = plan.experiment, int(state.step)
+    experiment, state, rest = plan.experiment, begun.state, begun.frozen
+    first = int(state.step)
+    batches = built.batches(begun.read.rows - first * experiment.batch)
     in_a_row, evaluated = processes.by_first("history", lambda: history(run.path, first or None))
-    watch = _watch(experiment, run, log, clock, interrupted, in_a_row)
-    evaluator = Evaluator(experiment, plan.data, built, rest, log, clock, interrupted)
-    saver = Saver(run, log, clock, first or None)
+    watch = _watch(experiment, begun.read, run, log, clock, interrupted, in_a_row)
+    losses = processes.by_first("losses", lambda: validation_losses(run.path, first))
+    evaluator = Evaluator(experiment, plan.data, built, rest, log, clock, interrupted, losses)
+    saver = Saver(run, log, clock, experiment, begun)
     save_every = experiment.checkpoints.every or experiment.evaluation.every
     pending: tuple[int, Any] | None = None
     if not evaluator.make_up(state, watch, evaluated=evaluated):
-        return state  # it is saved; one more step would leave this evaluation out for good
+        return state, False  # it is saved; one more step would skip this evaluation for good
+    if evaluator.waited_enough():
+        return state, True
     for done in range(first + 1, experiment.steps + 1):
         try:
             with watch.reading(done, pending):
-                batch = built.batch(done - 1, state)
+                batch = batches(done - 1, state)
         except Exception as error:
             kept = _give_up(watch, saver, state, pending)
             error.add_note(f"It happened while the batch of step {done} was read; {kept}.")
@@ -230,7 +239,8 @@ def _loop(
             saver.prepare()
         pending = done, metrics
         figures = evaluator.evaluate(state, watch) if evaluator.due(done) else {}
-        stopped = interrupted(*watch.step_seconds())
+        early = bool(figures) and evaluator.waited_enough() and done < experiment.steps
+        stopped = interrupted(*watch.step_seconds()) or early
         saving = stopped or done % save_every == 0 or done == experiment.steps
         if saving or evaluator.due(done):
             watch.finished(*pending, figures)  # before the save: a resumed run will not repeat it
@@ -238,12 +248,13 @@ def _loop(
         if saving:
             saver.save(state, figures, watch)
         if stopped:
-            break
-    return state
+            return state, early
+    return state, False
 
 
 def _watch(
     experiment: Experiment,
+    read: Read,
     run: Run,
     log: Log,
     clock: Clock,
@@ -253,7 +264,7 @@ def _watch(
     progress = Progress(
         log,
         steps=experiment.steps,
-        tokens_per_step=experiment.tokens_per_step,
+        tokens=lambda step: read.until(step, experiment).tokens,
         log_every=experiment.log_every,
         pauses_every=experiment.evaluation.every,
         flops_per_token=flops_per_token(experiment.model, experiment.model.context),
@@ -285,10 +296,12 @@ def _give_up(watch: Watch, saver: Saver, state: TrainState, pending: tuple[int, 
 # --- after the last step
 
 
-def _finish(plan: Plan, run: Run, log: Log, clock: Clock, parameters: int, done: int) -> Path:
+def _finish(
+    plan: Plan, run: Run, log: Log, clock: Clock, begun: Begun, state: TrainState, early: bool
+) -> Path:
     """Makes sure that the checkpoint is on disk, writes the report, and suggests what to type
     next."""
-    path = run.path
+    path, done = run.path, int(state.step)
     with clock.during("checkpoint", f"saving step {done}", watched=True):
         on_disk = run.wait()
     if on_disk != done:
@@ -298,7 +311,9 @@ def _finish(plan: Plan, run: Run, log: Log, clock: Clock, parameters: int, done:
     if not processes.first():
         return path / "report.html"
     clock.turn("evaluation", "writing the report")
-    content = facts(plan.experiment, path, plan.data, clock, parameters, done)
+    parameters = num_parameters(state.trainable, begun.frozen)
+    read = begun.read.until(done, plan.experiment)
+    content = facts(plan.experiment, path, plan.data, clock, parameters, read)
     try:
         page = report.write_run_report(path, content)
     except OSError as error:  # all that matters is saved
@@ -307,11 +322,19 @@ def _finish(plan: Plan, run: Run, log: Log, clock: Clock, parameters: int, done:
             " for it"
         )
         page = path / "report.html"
-    if done < plan.experiment.steps:
+    if early:
+        patience = plan.experiment.evaluation.patience
+        log.say(
+            f"stopped early at step {done}: {patience} evaluations in a row did not lower the"
+            f" validation loss; to train on: python train.py {path}/config.json"
+            f" --evaluation.patience {2 * (patience or 1)}"
+        )
+    elif done < plan.experiment.steps:
         log.say(
             f"stopped at step {done} and saved it; to resume, repeat the command, or: python"
             f" train.py {path}/config.json"
         )
+    if done < plan.experiment.steps and not early:
         return page
     next_commands = [f"  {command}" for command in content["next"]]
     lines = [f"done: {report.headline(content)}", f"report: {page}", "next:", *next_commands]

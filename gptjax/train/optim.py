@@ -7,7 +7,9 @@ learning rate → clip weights → average weights.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import itertools
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,7 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from gptjax.core.arrays import Array, Params
-from gptjax.core.config import require
+from gptjax.core.config import formerly, require
 from gptjax.train import spikes
 from gptjax.train.updates import average, clip_norm, clip_weights, in_place, scale_by_rate
 from gptjax.weights import Role
@@ -25,9 +27,14 @@ Roles = Any
 """A tree like the parameters whose leaves are `weights.Role`."""
 
 
+@formerly(added=("restarts",))
 @dataclass(frozen=True)
 class Schedule:
-    """The learning rate as a share of `peak`, for each step."""
+    """The learning rate as a share of `peak`, for each step.
+
+    A run that is made longer (`--steps`) than a schedule that decays continues it with one more
+    cycle: see `lengthened`.
+    """
 
     kind: Literal["constant", "linear", "cosine", "rsqrt", "wsd"] = "cosine"
     """After warm-up: constant; linear decay; cosine decay; decay with 1/√step; or constant with a
@@ -39,14 +46,26 @@ class Schedule:
     decay_share: float = 0.2
     """Share of all steps that `wsd` spends decaying."""
     steps: int | None = None
-    """Its length; `None` means that of the run at its first start, and stays when the run is made
-    longer."""
+    """Its length; `None` means that of the run."""
+    restarts: tuple[int, ...] = ()
+    """Steps at which a longer run (--steps) began the schedule again. Training fills this in."""
+
+    @property
+    def ends(self) -> bool:
+        """Its rate falls to a floor, so that a longer run needs one more cycle."""
+        return self.kind in ("linear", "cosine", "wsd")
 
     def __post_init__(self) -> None:
         require(
             self.steps is None or self.steps >= 1,
             f"schedule.steps is {self.steps}; it needs at least 1, or none for the run's own"
             " length.",
+        )
+        bounds = [0, *self.restarts] + ([] if self.steps is None else [self.steps])
+        require(
+            all(a < b for a, b in itertools.pairwise(bounds)),
+            f"schedule.restarts is {self.restarts}; it needs rising steps below schedule.steps"
+            f" ({self.steps}).",
         )
         require(self.warmup >= 0, f"schedule.warmup is {self.warmup}; it needs 0 or more steps.")
         require(
@@ -182,6 +201,36 @@ class Muon(AdamW):
 OptimConfig = AdamW | Adam | SGD | Lion | Adafactor | Muon
 
 
+REWARM = 0.1
+"""Largest share of a later cycle that its warm-up takes."""
+
+
+def lengthened(schedule: Schedule, steps: int, done: int) -> Schedule:
+    """Returns the schedule of a run that is made longer: the one rule for all kinds.
+
+    `constant` and `rsqrt` go on as they are. `linear`, `cosine` and `wsd` have reached their floor,
+    where a model learns little or nothing; they begin again where they ended: the rate rises from
+    the floor to the peak, in as many steps as at the start but at most a tenth of the new ones,
+    and decays to the new end in the same way. Earlier steps keep their rates.
+
+    Source: Ibrahim et al. 2024, Simple and Scalable Strategies to Continually Pre-train Large
+    Language Models, arXiv:2403.08763 (re-warming and re-decaying).
+
+    Args:
+      schedule: with its length.
+      steps: of the longer run.
+      done: steps that the run has finished.
+    """
+    if schedule.steps is None or steps <= schedule.steps:
+        return schedule
+    if not schedule.ends:
+        return dataclasses.replace(schedule, steps=steps)
+    if schedule.restarts and done <= schedule.restarts[-1]:  # that cycle has not begun
+        return dataclasses.replace(schedule, steps=steps)
+    restart = max(schedule.steps, min(done, steps - 1))
+    return dataclasses.replace(schedule, steps=steps, restarts=(*schedule.restarts, restart))
+
+
 def learning_rate(schedule: Schedule, peak: float, steps: int) -> optax.Schedule:
     """Gives step → learning rate. Step s of the warm-up has (s + 1) / (warmup + 1) of the peak, so
     no step is lost at 0.
@@ -189,8 +238,29 @@ def learning_rate(schedule: Schedule, peak: float, steps: int) -> optax.Schedule
     Args:
       steps: the schedule's length, where it has none of its own.
     """
-    steps = schedule.steps or steps
-    after = max(1, steps - schedule.warmup)
+    bounds = [0, *schedule.restarts, schedule.steps or steps]
+    first, *later = (
+        _cycle(schedule, end - begin, again=begin > 0) for begin, end in itertools.pairwise(bounds)
+    )
+
+    def rate(step: Array) -> Array:
+        share = first(step)
+        for begin, cycle in zip(schedule.restarts, later, strict=True):
+            share = jnp.where(step < begin, share, cycle(step - begin))
+        return peak * share
+
+    return rate
+
+
+def _cycle(schedule: Schedule, steps: int, again: bool) -> optax.Schedule:
+    """Gives step of a cycle → share of the peak.
+
+    Args:
+      again: it is not the first: its warm-up is shorter, and rises from the floor.
+    """
+    warmup = min(schedule.warmup, int(REWARM * steps)) if again else schedule.warmup
+    lowest = schedule.floor if again else 0.0
+    after = max(1, steps - warmup)
     match schedule.kind:
         case "constant":
             then = optax.constant_schedule(1.0)
@@ -201,7 +271,7 @@ def learning_rate(schedule: Schedule, peak: float, steps: int) -> optax.Schedule
         case "rsqrt":
 
             def then(step):
-                return jnp.sqrt(max(1, schedule.warmup) / (step + max(1.0, schedule.warmup)))
+                return jnp.sqrt(max(1, warmup) / (step + max(1.0, warmup)))
 
         case "wsd":
             fall = max(1, round(steps * schedule.decay_share))
@@ -209,12 +279,12 @@ def learning_rate(schedule: Schedule, peak: float, steps: int) -> optax.Schedule
                 1.0, schedule.floor, fall, transition_begin=max(0, after - fall)
             )
 
-    def rate(step: Array) -> Array:
-        rising = (step + 1) / (schedule.warmup + 1)
-        fallen = then(jnp.maximum(step - schedule.warmup, 0))
-        return peak * jnp.where(step < schedule.warmup, rising, fallen)
+    def share(step: Array) -> Array:
+        rising = lowest + (1 - lowest) * (step + 1) / (warmup + 1)
+        fallen = jnp.maximum(then(jnp.maximum(step - warmup, 0)), schedule.floor * schedule.ends)
+        return jnp.where(step < warmup, rising, fallen)
 
-    return rate
+    return share
 
 
 def decayed(params: Params, roles: Roles | None = None) -> Any:

@@ -44,6 +44,9 @@ class Program(NamedTuple):
     evaluate: Callable[[Params, Frozen, Batch], dict[str, Any]]
     """Sums over one batch of held-out data."""
     batch: Source
+    """The batches of a run whose batch has always had this size."""
+    batches: Callable[[int], Source]
+    """Rows that batches of another size have read beyond step · B → the run's batches."""
     frozen: Frozen
     """Shapes, types and shardings of the weights that do not train, `models` included."""
     temporary_bytes: int
@@ -82,12 +85,13 @@ def build(
     configs = {name: other.config for name, other in others.items()}
     state, frozen = placement.abstract(experiment, mesh, configs)
     models = {name: _onto(frozen[name], other.params) for name, other in others.items()}
-    read = stored(data.train, plan, mesh)
-    if source is None:
-        first = read(0, state)
-    else:
-        read = placed(source(read), mesh)
-        first = read(0, _init(experiment, state, frozen, fresh=False)(None)[0])
+
+    def batches(shift: int) -> Source:
+        read = stored(data.train, plan._replace(shift=shift), mesh)
+        return read if source is None else placed(source(read), mesh)
+
+    begun = state if source is None else _init(experiment, state, frozen, fresh=False)(None)[0]
+    first = batches(0)(0, begun)
     batch = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), first
     )
@@ -106,7 +110,8 @@ def build(
         init=functools.partial(_begin, init, models),
         step=compiled,
         evaluate=jax.jit(with_mesh(mesh, evaluate), out_shardings=replicated(mesh)),
-        batch=faults.in_batches(planned, read),
+        batch=faults.in_batches(planned, batches(0)),
+        batches=lambda shift: faults.in_batches(planned, batches(shift)),
         temporary_bytes=memory.temp_size_in_bytes if memory else 0,
         cut=plan.packing.cut if plan.packing else 0,
         left_out=plan.packing.left_out if plan.packing else 0,

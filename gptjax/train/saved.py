@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,8 +14,11 @@ from gptjax.observe.goodput import Clock
 from gptjax.observe.log import Log
 from gptjax.observe.watch import Watch
 from gptjax.runs import Run, frozen
-from gptjax.train import identity
+from gptjax.runs.manifest import Leaf
+from gptjax.train import carry, identity, placement
+from gptjax.train.experiment import Experiment
 from gptjax.train.program import Program
+from gptjax.train.sources import Read
 from gptjax.train.step import TrainState
 from gptjax.train.updates import averaged
 
@@ -36,57 +38,103 @@ def weights(state: TrainState, frozen: Frozen) -> Params:
     return combine(frozen, state.trainable if average is None else average)
 
 
+def live_weights(state: TrainState, frozen: Frozen) -> Params | None:
+    """Returns the latest parameters where `weights` are averaged ones."""
+    return None if averaged(state.opt_state) is None else combine(frozen, state.trainable)
+
+
+class Begun(NamedTuple):
+    """What a run begins or resumes with."""
+
+    state: TrainState
+    frozen: Frozen
+    step: int | None
+    """Of the checkpoint; `None` at the beginning."""
+    read: Read
+    notes: tuple[str, ...] = ()
+    """Lines for the banner."""
+
+
 def restore_or_init(
-    path: Path,
     run: Run,
     built: Program,
+    experiment: Experiment,
+    old: Experiment | None,
     cast: bool = False,
     fall_back: bool = True,
     params: Params | None = None,
-    keep: bool = True,
-) -> tuple[TrainState, Frozen, int | None]:
-    """Returns state, frozen weights and step of the newest intact checkpoint; or the initial state
-    and `None`.
+) -> Begun:
+    """Returns the newest intact checkpoint, or the initial state. Of an optimizer that is not the
+    one that was saved, see `carry`. Frozen weights are saved with the run, unless they are those
+    under an adapter, which are opened from elsewhere.
 
     Args:
+      old: the experiment of the last start, which made the checkpoint; `None` for a new run.
       params: initial parameters, or those under the adapter of a run; `None` means random ones.
-      keep: save the frozen weights with the run: they can't be opened from elsewhere.
 
     Raises:
       ConfigError: a checkpoint does not fit, or the run's frozen weights were replaced.
     """
+    wanted = built.state.opt_state
+
+    def readable(saved: tuple[Leaf, ...]) -> Any:
+        if carry.same(saved, wanted):
+            return wanted
+        return carry.as_saved(saved, built.state.trainable, built.state.step.sharding)
+
     restored = run.restore(
-        {"params": built.state.trainable, "opt_state": built.state.opt_state},
-        cast=cast,
-        fall_back=fall_back,
+        {"params": built.state.trainable, "opt_state": readable}, cast=cast, fall_back=fall_back
     )
     host = params and jax.tree.map(np.asarray, params)  # it may lie on other devices
     if restored is None:
         state, rest = jax.block_until_ready(built.init(host))
-        if "params" in rest and keep:
-            frozen.save_frozen(path, rest["params"])
-        return state, rest, None
+        if "params" in rest and experiment.adapter is None:
+            frozen.save_frozen(run.path, rest["params"])
+        return Begun(state, rest, None, Read(0, 0, 0))
     step, trees = restored
+    rest = built.models
+    if "params" in built.frozen and host is not None:
+        rest = jax.block_until_ready(built.init(host)[1])
+    elif "params" in built.frozen:
+        identity.require_frozen(run.path)
+        rest = {**rest, "params": frozen.restore(run.path, built.frozen["params"])}
+    opt_state, notes = trees["opt_state"], ()
+    if isinstance(opt_state, dict):
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, wanted)
+        begin = jax.jit(placement.optimizer(experiment).init, out_shardings=shardings)
+        fresh = begin(trees["params"])
+        opt_state, note = carry.carried(opt_state, fresh, built.state.trainable)
+        notes = (note,)
     number = jax.device_put(np.int32(step), built.state.step.sharding)
-    state = TrainState(number, trees["params"], trees["opt_state"])
-    if "params" not in built.frozen:
-        return state, built.models, step
-    if host is not None:
-        return state, jax.block_until_ready(built.init(host)[1]), step
-    identity.require_frozen(path)
-    own = frozen.restore(path, built.frozen["params"])
-    return state, {**built.models, "params": own}, step
+    state = TrainState(number, trees["params"], opt_state)
+    return Begun(state, rest, step, read_until(run, step, experiment, old or experiment), notes)
+
+
+def read_until(run: Run, step: int, experiment: Experiment, old: Experiment) -> Read:
+    """Returns what a run had read when it saved a step.
+
+    Runs of earlier versions did not save that; their batches never changed in size. Under another
+    context rows are others, so it is as many as hold the same number of tokens.
+    """
+    known = run.metrics(step)
+    tokens = int(known.get("tokens") or step * old.tokens_per_step)
+    rows = int(known.get("rows") or step * old.batch)
+    context = int(known.get("context") or old.model.context)
+    if context != experiment.model.context:
+        rows = tokens // experiment.model.context
+    return Read(step, rows, tokens)
 
 
 class Saver:
     """Saves states; the files are written while the next steps run.
 
     Args:
-      step: of the checkpoint that the run resumes from.
+      begun: what the run resumes from.
     """
 
-    def __init__(self, run: Run, log: Log, clock: Clock, step: int | None):
-        self._run, self._log, self._clock, self._step = run, log, clock, step
+    def __init__(self, run: Run, log: Log, clock: Clock, experiment: Experiment, begun: Begun):
+        self._run, self._log, self._clock, self._step = run, log, clock, begun.step
+        self._experiment, self._read = experiment, begun.read
 
     def prepare(self) -> None:
         """Imports what saving needs, in the background."""
@@ -104,5 +152,8 @@ class Saver:
         with watch.pause("checkpoint", f"saving step {done}"):
             self._clock.saving()
             self._log.flush()
-            self._run.save(done, trees(state), figures)
+            read = self._read.until(done, self._experiment)
+            context = self._experiment.model.context
+            counts = {"rows": read.rows, "tokens": read.tokens, "context": context}
+            self._run.save(done, trees(state), {**figures, **counts})
         self._step = done

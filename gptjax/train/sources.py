@@ -7,6 +7,7 @@ pure, so a resumed run sees the same batches as one that was never interrupted.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 from jax.sharding import Mesh
@@ -21,6 +22,25 @@ from gptjax.train.step import TrainState
 
 Source = Callable[[int, TrainState], Batch]
 """(number of finished steps, state) → the batch of the next step, on the devices."""
+
+
+class Read(NamedTuple):
+    """How much a run has read up to a step, over all the sizes that its batches have had."""
+
+    step: int
+    rows: int
+    """Rows; of the context that the run has now."""
+    tokens: int
+    """Positions of batches, padding included."""
+
+    def until(self, step: int, experiment: Experiment) -> Read:
+        """What is read up to a later step, in batches of the experiment's size."""
+        more = step - self.step
+        return Read(
+            step,
+            self.rows + more * experiment.batch,
+            self.tokens + more * experiment.tokens_per_step,
+        )
 
 
 def stored(store: Store, plan: batches.Plan, mesh: Mesh) -> Source:

@@ -9,15 +9,16 @@ import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
-from gptjax.core import config
+from gptjax.core import config, user_config
 from gptjax.core.arrays import Params
 from gptjax.core.config import require
+from gptjax.data.prepare import Kept
 from gptjax.data.tokenizers.tokenizer import Given, Tokenizer
 from gptjax.model import ModelConfig
 from gptjax.model.config import DROPOUTS
 from gptjax.runs import adapted
 from gptjax.runs.open import open_base, open_model, read_config, read_tokenizer
-from gptjax.train.experiment import Experiment
+from gptjax.train.experiment import Experiment, is_place
 from gptjax.weights import merge
 
 
@@ -33,6 +34,8 @@ class Start(NamedTuple):
     """Tokenizer that the run has to use: that of the model, or, on a resume, the run's own."""
     fingerprint: str | None = None
     """SHA-256 of the parameters of the model; part of the run's identity."""
+    kept: Kept | None = None
+    """The data that a resumed run has prepared, if the experiment wants no other."""
 
 
 def of(experiment: Experiment, run: Path, *, resuming: bool) -> Start:
@@ -43,7 +46,7 @@ def of(experiment: Experiment, run: Path, *, resuming: bool) -> Start:
       ConfigError: there is no such model, or it has no tokenizer.
     """
     if resuming:
-        recorded = config.load_config(dict, run / "identity.json").get("start")
+        recorded = config.load_config(dict, run / "identity.json")
         found = read_config(run, config.classes_in(experiment))
         base = None
         if experiment.adapter is not None and found.adapter is not None:
@@ -54,7 +57,8 @@ def of(experiment: Experiment, run: Path, *, resuming: bool) -> Start:
             found.model if experiment.start else None,
             base and base.params,
             tokenizer=read_tokenizer(run),
-            fingerprint=recorded,
+            fingerprint=recorded.get("start"),
+            kept=_kept(experiment, run, recorded),
         )
     if experiment.start is None:
         require(
@@ -72,6 +76,23 @@ def of(experiment: Experiment, run: Path, *, resuming: bool) -> Start:
     if experiment.adapter is not None:
         model = adapted.plain_base(model, experiment.adapter)
     return Start(model.config, merge(model.params), model.tokenizer, fingerprint)
+
+
+def from_elsewhere(experiment: Experiment, run: Path) -> Experiment:
+    """Returns the experiment with its relative paths taken against the folder in which its run was
+    first started, where they lead nowhere from here."""
+    file = run / "identity.json"
+    first = config.load_config(dict, file).get("folder") if file.is_file() else None
+    return user_config.relocated(experiment, [Path(first)]) if first else experiment
+
+
+def _kept(experiment: Experiment, run: Path, recorded: dict) -> Kept | None:
+    old = config.load_config(Experiment, run / "config.json", known=config.classes_in(experiment))
+    changed = (f"data.{name}" for name in config.differences(old.data, experiment.data))
+    free = ("data.cache", "data.max_lost")
+    if "prepared" not in recorded or any(n not in free and not is_place(n) for n in changed):
+        return None
+    return Kept(recorded["data"], recorded["prepared"])
 
 
 TRAINING = (

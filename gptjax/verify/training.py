@@ -11,7 +11,6 @@ import hashlib
 import io
 import math
 import tempfile
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -281,7 +280,7 @@ def resume(setting: Setting) -> Figure:
             run.wait()
         state, more = _train(built, state, 3)
         with contextlib.redirect_stdout(io.StringIO()):
-            resumed = saved.restore_or_init(Path(folder), Run(folder), built)[0]
+            resumed = saved.restore_or_init(Run(folder), built, setting.small, None).state
     wanted, found = digests(state), digests(_train(built, resumed, 3)[0])
     if skipped + more:
         return Figure(skipped + more, 0, "of 6 steps had no finite loss and gradient")

@@ -11,6 +11,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from gptjax.core.config import require
@@ -68,6 +69,14 @@ class Mixture:
 
 Source = Text | Records | Conversations | Comparisons | Tfds | Mixture
 Listener = Callable[[str], Any]
+
+
+def is_there(source: Source) -> bool:
+    """Whether the files of a source exist; of what else a source may be, true."""
+    if isinstance(source, Mixture):
+        return all(map(is_there, source.sources))
+    paths = (getattr(source, "path", None), getattr(source, "held_out", None))
+    return isinstance(source, Tfds) or all(p is None or Path(p).exists() for p in paths)
 
 
 def read_documents(

@@ -38,8 +38,8 @@ class Text:
     format: Format = "auto"
     """Format of the files; `auto` goes by name and content."""
     separator: str | None = None
-    """Text between the documents of a plain file, for example <|endoftext|>; `None` makes a file
-    one document."""
+    """Text between the documents of a plain file: <|endoftext|>, `\\n` (a line a document) or
+    `\\n\\n` (blank lines between them); `None` makes a file one document."""
 
     def __post_init__(self) -> None:
         require(
@@ -161,13 +161,18 @@ def _read_plain(
                 for at, text in pieces:
                     yield Document(text, f"{name}@{at}" if at else name)
             else:
-                for number, text in enumerate(_parts(pieces, source.separator), 1):
+                for number, text in enumerate(_parts(pieces, typed(source.separator)), 1):
                     yield Document(text, f"{name}:{number}")
         except ConfigError as error:
             if alone or not quota.most:
                 raise
             message = str(error).removeprefix(str(file)).rstrip(".")
             quota.spend(str(file), message.strip())
+
+
+def typed(separator: str) -> str:
+    r"""Returns a separator with the `\n` and `\t` that a shell hands over as two characters."""
+    return separator.replace("\\n", "\n").replace("\\t", "\t")
 
 
 def _decoded(pieces: Iterator[tuple[int, bytes]], file: Path) -> Iterator[tuple[int, str]]:

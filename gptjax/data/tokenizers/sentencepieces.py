@@ -34,6 +34,8 @@ NORMAL, UNKNOWN, CONTROL, GIVEN, BYTE = 1, 2, 3, 4, 6
 that are learned here."""
 SMALLEST = 320
 """Smallest vocabulary: 256 bytes, and some pieces."""
+RESERVED = 259
+"""Ids that are no pieces: the bytes, unknown, the end of a document, the line break."""
 Speller = Callable[[list[str]], list[list[int]]]
 """Returns the ids of texts."""
 
@@ -43,7 +45,8 @@ class SentencePiece:
     """Pieces learned from the training text, or an existing .model file."""
 
     vocab_size: int = 2048
-    """Number of ids, 256 of them for the bytes of whatever the pieces cannot spell."""
+    """Number of ids, 256 of them for the bytes of whatever the pieces cannot spell; fewer if the
+    text is too small for so many."""
     algorithm: Literal["bpe", "unigram"] = "bpe"
     """How pieces are learned: by merging pairs (fast), or by likelihood (slower)."""
     path: str | None = None
@@ -65,37 +68,34 @@ class SentencePiece:
 
 
 def learn(config: SentencePiece, texts: Iterable[str]) -> bytes:
-    """Returns a .model; the same text gives the same bytes.
+    """Returns a .model; the same text gives the same bytes. A text too small for the vocabulary
+    gets a smaller one, of at most a piece for each 8 characters.
 
     Raises:
-      ConfigError: the text is empty, or too small for the vocabulary.
+      ConfigError: the text is empty, or too small for any pieces.
     """
     lines = _sampled(config, texts)
     require(any(lines), "the training text is empty; give a text with --data.source.path FILE.")
     made, fits = _best(config, lines, config.vocab_size)
-    if made is not None:
-        return made
-    while fits >= SMALLEST:
-        made, fewer = _best(config, lines, fits)
-        if made is not None:
-            break
-        fits = min(fewer, fits - 1)
-    enough = f"it has enough for {fits}: pass --data.tokenizer.vocab-size {fits}"
-    if fits < SMALLEST:
-        enough = "it has too little for any: choose Bytes() as data.tokenizer"
-    raise ConfigError(
-        f"the training text is too small for {config.vocab_size} pieces; {enough}, or give more"
-        " text."
-    )
+    size = min(fits, max(SMALLEST, sum(map(len, lines)) // 8))
+    while made is None and size > RESERVED:
+        made, fits = _best(config, lines, size)
+        size = min(fits, size - 1)
+    if made is None:
+        raise ConfigError(
+            "the training text is too small to learn pieces from; choose bytes (--data.tokenizer"
+            " bytes), or give more text."
+        )
+    return made
 
 
 def _best(config: SentencePiece, lines: list[str], size: int) -> tuple[bytes | None, int]:
     """A .model of `size` pieces, half of which may be single characters, or nearly all where the
     text is too small otherwise; or none, and how many pieces the text may be enough for."""
-    made, fits = _trained(config, lines, size, characters=(size - 259) // 2)
+    made, fits = _trained(config, lines, size, characters=(size - RESERVED) // 2)
     if made is not None:
         return made, size
-    made, more = _trained(config, lines, size, characters=(size - 259) * 9 // 10)
+    made, more = _trained(config, lines, size, characters=(size - RESERVED) * 9 // 10)
     return made, max(fits, more)
 
 
@@ -134,7 +134,7 @@ def _trained(
     }
     parts = _common(lines, characters)
     if not parts:
-        return None, SMALLEST - 1
+        return None, 0
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(parts),
