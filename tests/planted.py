@@ -1246,7 +1246,7 @@ TOKENIZERS = (
         "data/tokenizers/json_form.py",
         "key=lambda m: (-m[0],",
         "key=lambda m: (m[0],",
-        "test_gguf.py::test_a_tokenizer_of_marked_pieces_comes_back",
+        "test_tokenizer.py::test_pairs_are_joined_in_the_order_of_their_scores",
     ),
 )
 
@@ -1268,5 +1268,8 @@ ROOMS = {
     "tokenizers": TOKENIZERS,
 }
 
-SURVIVES: dict[str, str] = {}
+SURVIVES: dict[str, str] = {
+    "file-of-a-tokenizer-not-checked": "its test fails, but by a crash: a file with a flipped bit"
+    " is then read, and what it describes is not there",
+}
 """Defects that no test notices, and why that is accepted."""
