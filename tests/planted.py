@@ -1197,7 +1197,7 @@ TOKENIZERS = (
         "data/tokenizers/spelling.py",
         'text.removeprefix(" ") if self.leading_space',
         'text.lstrip(" ") if self.leading_space',
-        "test_tokenizer.py::test_foreign_models_are_followed_to_the_letter_and_known_to_lose",
+        "test_tokenizer.py::test_one_space_before_a_text_is_taken_off_again_and_no_other",
     ),
     Defect(
         "texts-always-begin-with-bos",
@@ -1271,5 +1271,7 @@ ROOMS = {
 SURVIVES: dict[str, str] = {
     "file-of-a-tokenizer-not-checked": "its test fails, but by a crash: a file with a flipped bit"
     " is then read, and what it describes is not there",
+    "cut-before-any-newline": "a line break is a piece of its own in the models that are learned"
+    " here, so that a cut before any gives the same ids",
 }
 """Defects that no test notices, and why that is accepted."""

@@ -217,15 +217,16 @@ def test_the_step_runs_under_pmap():
     )
 
 
-def test_products_and_look_ups_on_a_mesh_are_those_of_one_device():
+@pytest.mark.parametrize("length", [4, 3], ids=["divided", "whole"])
+def test_products_and_look_ups_on_a_mesh_are_those_of_one_device(length):
     """Values and gradients of a look-up, a product whose columns `tensor` splits, and one whose
-    rows."""
+    rows; with positions that it splits between them, and that it does not."""
     draw = np.random.default_rng(0)
     shapes = {"table": (64, 16), "up": (16, 24), "gate": (16, 24), "down": (24, 16)}
     params = {n: jnp.asarray(draw.normal(size=size), jnp.float32) for n, size in shapes.items()}
     drawn = draw.integers(0, 64, (8, 4)).astype(np.int32)
     drawn[0] = 0, 31, 32, 63
-    ids = jnp.asarray(drawn)
+    ids = jnp.asarray(drawn[:, -length:])
 
     def total(params, ids):
         x = weights.embed(params["table"], ids)

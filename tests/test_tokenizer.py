@@ -3,6 +3,7 @@ is loaded."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import re
@@ -163,6 +164,11 @@ def test_a_long_text_is_spelled_as_if_it_were_not_cut(made, monkeypatch):
 
 def test_bytes_that_are_not_utf8_decode_to_the_replacement_character(made):
     assert made["bytes"].decode([0xF0, 0x9F, 65]) == "\ufffdA"
+
+
+def test_one_space_before_a_text_is_taken_off_again_and_no_other():
+    spaced = dataclasses.replace(tok.train_tokenizer(tok.Bytes(), []), leading_space=True)
+    assert [spaced.decode([*text]) for text in (b"  a", b" a", b"a ")] == [" a", "a", "a "]
 
 
 def test_pairs_are_joined_in_the_order_of_their_scores():
