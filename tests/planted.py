@@ -513,8 +513,8 @@ TRAIN = (
     Defect(
         "first-step-lost-at-rate-zero",
         "train/optim.py",
-        "rising = (step + 1) / (schedule.warmup + 1)",
-        "rising = step / (schedule.warmup + 1)",
+        "(step + 1) / (warmup + 1)",
+        "step / (warmup + 1)",
         "test_training.py::test_a_schedule_rises_to_its_peak_and_ends_at_its_floor",
     ),
     Defect(
@@ -558,8 +558,8 @@ DATA = (
     Defect(
         "parts-of-a-batch-overlap",
         "data/batches.py",
-        "number = step * plan.rows + within",
-        "number = step * len(within) + within",
+        "step * plan.rows + within",
+        "step * len(within) + within",
         "test_data.py::test_the_parts_of_a_batch_are_the_batch",
     ),
     Defect(
