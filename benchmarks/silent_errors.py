@@ -42,7 +42,7 @@ DEFECTS = {
     "none": "what `Chat` makes",
     "no mask": "questions count like answers",
     "end not learned": "the token that ends an answer has the weight 0",
-    "joined": "prompt and answer are one text for the tokenizer",
+    "joined": "prompt and answer are one text for the tokenizer; what counts is found by length",
     "not isolated": "conversations of a row see each other",
     "doubled start": "the token that begins a text is there twice, and in use once",
     "cut": "conversations end after 16 tokens, in the middle of an answer",
@@ -91,19 +91,17 @@ def broken(ids: np.ndarray, counts: np.ndarray, tokenizer: Tokenizer, defect: st
 
 
 def joined(ids: np.ndarray, counts: np.ndarray, tokenizer: Tokenizer) -> Rendered:
-    """Encodes each turn as one text; a token counts if it has a byte of an answer."""
+    """Encodes each turn as one text, and counts what comes after as many tokens as its prompt has
+    alone: a usual shortcut."""
     end, made, counted = tokenizer.end_of_document, [], []
     edges = [0, *(np.flatnonzero(ids == end) + 1).tolist(), len(ids)]
     for first, last in itertools.pairwise(edges):
         turn, answer = ids[first:last], counts[first:last]
-        closed = bool(len(turn) and turn[-1] == end)
-        text = turn[: len(turn) - closed]
-        begin = len(tokenizer.token_bytes(text[~answer[: len(text)]]))
-        anew = tokenizer.encode_after(tokenizer.token_bytes(text).decode().removeprefix(" "))
-        ends = np.cumsum([len(tokenizer.token_bytes([i])) for i in anew])
-        learns = bool(answer.any())
-        made += [*anew.tolist(), *([end] * closed)]
-        counted += [*(learns & (ends > begin)).tolist(), *([bool(answer[-1:].any())] * closed)]
+        text = tokenizer.token_bytes(turn).decode().removeprefix(" ")
+        closed = [end] if turn[-1:] == end else []
+        anew = [*tokenizer.encode_after(text).tolist(), *closed]
+        made += anew
+        counted += (bool(answer.any()) & (np.arange(len(anew)) >= (~answer).sum())).tolist()
     return Rendered(np.asarray(made, np.int32), np.asarray(counted, bool))
 
 
