@@ -233,16 +233,18 @@ class Writer(NamedTuple):
     """`None` where the tokenizer has none, so that only plain texts can be written."""
     ends: frozenset[int]
     """Ids that end an answer."""
+    closing: int | None
+    """The one that the template writes after an answer, if that is not the end of a document."""
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> Writer:
         """Returns the writer of a tokenizer."""
-        known = [tokenizer.end_of_document, *tokenizer.ends]
-        template = None
+        template, own = None, ()
         if tokenizer.template is not None:
             template = chat.choose_template(None, tokenizer)
-            known += chat.ends(template, tokenizer).ids
-        return cls(tokenizer, template, frozenset(i for i in known if i is not None))
+            own = chat.ends(template, tokenizer).ids
+        known = {tokenizer.end_of_document, *tokenizer.ends, *own} - {None}
+        return cls(tokenizer, template, frozenset(known), own[0] if own else None)
 
 
 def render_record(
@@ -294,10 +296,18 @@ def _talk(record: Record, writer: Writer, loss_on: Literal["all", "last"]) -> Re
             " prompt for it, for example without its thought; use --data.task.loss-on last, or"
             " another template (--data.task.template).",
         )
-    parts = [(part.ids, part.answer in wanted) for part in made]
-    last = len(messages) - 1
-    if last in written and written[last].ids[-1] not in writer.ends:
-        parts.append(([_end(tokenizer)], last in wanted))
+    parts, waiting = [], None
+    for part in made:
+        ids = part.ids
+        if part.answer is None and waiting is not None and ids[0] in writer.ends:
+            parts.append((ids[:1], waiting in wanted))  # GLM ends an answer with the next role
+            ids, waiting = ids[1:], None
+        parts.append((ids, part.answer in wanted))
+        if part.answer is not None:
+            waiting = None if part.ids[-1] in writer.ends else part.answer
+    if waiting == len(messages) - 1:
+        closing = _end(tokenizer) if writer.closing is None else writer.closing
+        parts.append(([closing], waiting in wanted))
     ids = [i for part, _ in parts for i in part]
     bos = tokenizer.special.bos if tokenizer.special else None
     require(
