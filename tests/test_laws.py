@@ -29,6 +29,7 @@ from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.generate import Sampling, generate
 from gptjax.losses import CrossEntropy, token_losses
 from gptjax.model import Experts, ModelConfig
+from gptjax.model import layers as blocks
 from gptjax.model.attention import mask
 from gptjax.model.moe import router as moe
 from gptjax.sharding.constrain import use_mesh
@@ -1201,7 +1202,7 @@ def test_layers_drop_different_values():
 def test_skipped_rows_are_a_share_that_grows_with_depth():
     x = jnp.ones((4000, 1, 1))
     for depth in (0.25, 1.0):
-        found = np.asarray(layers.skip_rows(x, 0.4, depth, jax.random.key(0)))
+        found = np.asarray(blocks.skip_rows(x, 0.4, depth, jax.random.key(0)))
         keep = 1 - 0.4 * depth
         assert abs((found > 0).mean() - keep) < 4 * math.sqrt(keep * (1 - keep) / 4000)
         np.testing.assert_allclose(found[found > 0], 1 / keep, rtol=1e-6)
