@@ -645,45 +645,60 @@ def unchanged(name, layer, x):
     return x
 
 
-def test_observing_and_identical_interventions_change_no_bit(variant):
-    plain, watched = forwarded(variant), forwarded(variant, tuple(model.ACTIVATIONS))
+@pytest.fixture(
+    scope="module",
+    params=few(
+        (
+            *("gpt2", "post_norm", "parallel_separate", "local_and_global"),
+            *("experts_by_group", "encoder", "beside_an_encoder_t5"),
+        ),
+        VARIANTS,
+    ),
+)
+def observed(request) -> ModelConfig:
+    """A variant whose activations are looked at; those by default have one block of each form."""
+    return VARIANTS[request.param]
+
+
+def test_observing_and_identical_interventions_change_no_bit(observed):
+    plain, watched = forwarded(observed), forwarded(observed, tuple(model.ACTIVATIONS))
     assert_same_bits((watched.hidden, watched.aux), (plain.hidden, plain.aux))
-    same = forwarded(variant, (), unchanged)
+    same = forwarded(observed, (), unchanged)
     assert_same_bits((same.hidden, same.aux), (plain.hidden, plain.aux))
     assert plain.observed == {}
     assert_same_bits(watched.observed["hidden"], plain.hidden)
-    layers = variant.num_layers
+    layers = observed.num_layers
     assert watched.observed["stream"].shape == (layers, *plain.hidden.shape)
-    sparse = sum(variant.sparse(layer) for layer in variant.stack)
+    sparse = sum(observed.sparse(layer) for layer in observed.stack)
     for name, count in (("mlp", layers - sparse), ("router", sparse), ("attention_out", layers)):
         assert (name in watched.observed) == (count > 0)
         assert count == 0 or len(watched.observed[name]) == count
 
 
-def test_a_run_patched_with_its_own_activations_is_itself(variant):
+def test_a_run_patched_with_its_own_activations_is_itself(observed):
     names = ("stream", "attention", "attention_out", "mlp_out")
-    own = forwarded(variant, tuple(model.ACTIVATIONS))
+    own = forwarded(observed, tuple(model.ACTIVATIONS))
 
     def patched(name, layer, x):
         return own.observed[name][layer] if name in names else x
 
-    assert_same_bits(forwarded(variant, (), patched).hidden, own.hidden)
+    assert_same_bits(forwarded(observed, (), patched).hidden, own.hidden)
 
     def silenced(name, layer, x):
         return jnp.where(layer == 0, 0.0, x).astype(x.dtype) if name == "mlp_out" else x
 
-    assert difference(forwarded(variant, (), silenced).hidden, own.hidden) > 1e-4
+    assert difference(forwarded(observed, (), silenced).hidden, own.hidden) > 1e-4
 
 
-def test_soft_embeddings_of_ids_are_the_ids(variant):
-    params, tokens = weights(variant), jnp.asarray(tokens_of(variant, shape=(2, T)))
-    memory = model.encode(variant, params, whole_side(variant, 2))
+def test_soft_embeddings_of_ids_are_the_ids(observed):
+    params, tokens = weights(observed), jnp.asarray(tokens_of(observed, shape=(2, T)))
+    memory = model.encode(observed, params, whole_side(observed, 2))
     index = jnp.asarray([[3, 0, T - 1, -1], [5, 6, -1, -1]])
     known = jnp.take_along_axis(tokens, jnp.maximum(index, 0), axis=1)
     blank = tokens.at[jnp.arange(2)[:, None], jnp.where(index >= 0, index, T)].set(0, mode="drop")
-    soft = model.Soft(model.embed_tokens(variant, params, known), index)
-    found = model.forward(variant, params, blank, memory=memory, soft=soft).hidden
-    assert_same_bits(found, forwarded(variant).hidden)
+    soft = model.Soft(model.embed_tokens(observed, params, known), index)
+    found = model.forward(observed, params, blank, memory=memory, soft=soft).hidden
+    assert_same_bits(found, forwarded(observed).hidden)
 
 
 @pytest.mark.parametrize("name", ["llama", "local_and_global", "experts_every_second"])

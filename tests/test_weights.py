@@ -23,6 +23,11 @@ from gptjax.weights.lora import adaptable
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 61, (4, 6), np.int32))
 KINDS = ("gqa", "experts_every_second", "experts_by_group", "deepseek", "beside_an_encoder_t5")
 
+SMALL = {
+    name: dataclasses.replace(VARIANTS[name], num_layers=2) for name in (*KINDS, "gpt2", "scanned")
+}
+"""Each with one layer of every sort that it has: reading is compiled for each kind of weight."""
+
 
 def few(names, among) -> list:
     """All of `among` as parameters; those that are not in `names` are slow."""
@@ -42,6 +47,7 @@ def memory_of(config, params):
     )
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def logits(config, params):
     memory = memory_of(config, params)
     return model.unembed(
@@ -49,6 +55,7 @@ def logits(config, params):
     )
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def cached_logits(config, params):
     """Logits of the same tokens, read in two parts."""
     cache, outputs = model.empty_cache(config, *TOKENS.shape), []
@@ -65,6 +72,21 @@ def close(found, wanted, tolerance=2e-5):
     np.testing.assert_allclose(found, wanted, atol=tolerance * float(np.abs(wanted).max()))
 
 
+def prepared_for(config, stored):
+    """What `prepare_weights` gives, by one compiled program."""
+    changed = []
+
+    @jax.jit
+    def prepare(params):
+        other, params = model.prepare_weights(config, params, stored)
+        changed.append(other)
+        return params
+
+    params = prepare(params_of(config))
+    return changed[0], params
+
+
+@jax.jit
 def as_arrays(params):
     """The tree with the array that each weight stands for."""
 
@@ -90,9 +112,9 @@ def as_arrays(params):
 
 @pytest.mark.parametrize("name", few(("gqa", "experts_by_group", "deepseek"), KINDS))
 def test_every_model_reads_quantised_weights_as_the_arrays_that_they_stand_for(name):
-    config = VARIANTS[name]
+    config = SMALL[name]
     stored = "int4" if name == "gqa" else "int8"
-    prepared, params = model.prepare_weights(config, params_of(config), stored)
+    prepared, params = prepared_for(config, stored)
     leaves = jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, Quantized))
     assert sum(isinstance(leaf, Quantized) for leaf in leaves) >= 5 * config.num_layers
     wanted = logits(dataclasses.replace(prepared, layers="auto"), as_arrays(params))
@@ -170,20 +192,24 @@ def test_adapters_begin_within_their_bounds_and_scale_by_alpha_over_rank():
 
 def adapters_of(config, seed=1, **settings):
     """Adapters whose product is not zero."""
-    made = weights.LoRA(**settings)
-    zero = made.init(params_of(config), model.roles(config), jax.random.key(seed))
-    keys = iter(jax.random.split(jax.random.key(seed + 50), 999))
-    return jax.tree.map(lambda leaf: 0.1 * jax.random.normal(next(keys), leaf.shape), zero)
+    made, params = weights.LoRA(**settings), params_of(config)
+    zero = jax.eval_shape(
+        lambda key: made.init(params, model.roles(config), key), jax.random.key(0)
+    )
+    draw = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(0.1 * draw.normal(size=leaf.shape), leaf.dtype), zero
+    )
 
 
 @pytest.mark.parametrize("name", few(("gpt2", "deepseek"), ("gpt2", *KINDS)))
 def test_a_zero_adapter_changes_no_bit_and_merged_is_unmerged(name):
-    config, params = VARIANTS[name], params_of(VARIANTS[name])
+    config, params = SMALL[name], params_of(SMALL[name])
     zero = weights.LoRA(rank=4, targets=("*",)).init(params, model.roles(config), jax.random.key(1))
     plain = logits(config, params)
     np.testing.assert_array_equal(logits(config, weights.attach(params, zero)), plain)
     adapted = weights.attach(params, adapters_of(config, rank=4, alpha=8.0, targets=("*",)))
-    merged = weights.merge(adapted)
+    merged = jax.jit(weights.merge)(adapted)
     assert jax.tree.structure(merged) == jax.tree.structure(params)
     wanted = logits(config, merged)
     assert float(jnp.abs(wanted - plain).max()) > 1e-2
@@ -195,7 +221,7 @@ def test_a_zero_adapter_changes_no_bit_and_merged_is_unmerged(name):
     "name", few(("gqa", "deepseek"), ("gqa", "deepseek", "beside_an_encoder_t5", "scanned"))
 )
 def test_each_row_is_read_with_its_own_adapter_as_alone(name):
-    config, params, roles = VARIANTS[name], params_of(VARIANTS[name]), model.roles(VARIANTS[name])
+    config, params, roles = SMALL[name], params_of(SMALL[name]), model.roles(SMALL[name])
     able = adaptable(params, roles)
     settings = {"rank": 3, "targets": tuple(path for path in able if "experts" not in path)}
     both = [adapters_of(config, seed, **settings) for seed in (1, 2)]
@@ -242,7 +268,7 @@ def test_adapters_read_and_learn_on_a_mesh_as_on_one_device():
         out = model.forward(config, weights.attach(params, adapters), TOKENS)
         return jnp.square(model.unembed(config, params, out.hidden)).mean()
 
-    wanted = jax.value_and_grad(loss)(adapters, params)
+    wanted = jax.jit(jax.value_and_grad(loss))(adapters, params)
     with use_mesh(mesh):
         found = jax.jit(jax.value_and_grad(loss))(adapters, placed)
     jax.tree.map(lambda a, b: close(a, b, 1e-4), found, wanted)
@@ -282,9 +308,9 @@ def test_a_kind_of_weight_from_outside_the_package_is_read_and_has_gradients(lay
             logits(config, params | {"layers": params["layers"] | {"mlp": mlp}})
         ).mean()
 
-    sizes = jnp.asarray([0.1, 0.3])
-    found = jax.value_and_grad(loss)(sizes, lambda s: Signs(jnp.sign(kernels).astype("int8"), s))
-    wanted = jax.value_and_grad(loss)(sizes, lambda s: jnp.sign(kernels) * s[:, None, None])
+    sizes, slope = jnp.asarray([0.1, 0.3]), jax.jit(jax.value_and_grad(loss), static_argnums=1)
+    found = slope(sizes, lambda s: Signs(jnp.sign(kernels).astype("int8"), s))
+    wanted = slope(sizes, lambda s: jnp.sign(kernels) * s[:, None, None])
     jax.tree.map(close, found, wanted)
     assert jnp.abs(found[1]).min() > 0
 
