@@ -745,19 +745,24 @@ FRAMED = dataclasses.replace(
 
 
 @jax.jit
-def framed(values, tokens, positions=None):
+def framed(params, values, tokens, positions=None):
     frames = model.Frames(values, positions)
-    return model.forward(FRAMED, weights(FRAMED), tokens, frames=frames).hidden
+    return model.forward(FRAMED, params, tokens, frames=frames).hidden
 
 
 def test_every_frame_is_read_and_padding_is_not():
     tokens = jnp.asarray(tokens_of(FRAMED, shape=(2, 6)))
     values = jax.random.normal(jax.random.key(0), (2, 12, 5))
-    slopes = jax.jit(jax.grad(lambda values: jnp.square(framed(values, tokens)).sum()))(values)
+
+    def total(values, params):
+        return jnp.square(framed(params, values, tokens)).sum()
+
+    params = weights(FRAMED)
+    slopes = jax.jit(jax.grad(total))(values, params)
     assert jnp.abs(slopes).max(-1).min() > 0
     positions = jnp.where(jnp.arange(12) < 8, jnp.arange(12), -1)[None].repeat(2, axis=0)
-    padded = framed(values.at[:, 8:].set(9.0), tokens, positions)
-    assert difference(padded, framed(values[:, :8], tokens)) < 1e-5
+    padded = framed(params, values.at[:, 8:].set(9.0), tokens, positions)
+    assert difference(padded, framed(params, values[:, :8], tokens)) < 1e-5
 
 
 def test_texts_about_frames_are_written_behind_a_cache():
@@ -777,7 +782,7 @@ def test_texts_about_frames_are_written_behind_a_cache():
         )
         cache = out.cache
         outputs.append(out.hidden)
-    assert difference(jnp.concatenate(outputs, 1), framed(values, tokens)) < 1e-5
+    assert difference(jnp.concatenate(outputs, 1), framed(weights(FRAMED), values, tokens)) < 1e-5
 
 
 # --- gradients, micro-batches ---
