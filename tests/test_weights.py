@@ -268,7 +268,7 @@ def test_adapters_read_and_learn_on_a_mesh_as_on_one_device():
         out = model.forward(config, weights.attach(params, adapters), TOKENS)
         return jnp.square(model.unembed(config, params, out.hidden)).mean()
 
-    wanted = jax.jit(jax.value_and_grad(loss))(adapters, params)
+    wanted = jax.value_and_grad(loss)(adapters, params)
     with use_mesh(mesh):
         found = jax.jit(jax.value_and_grad(loss))(adapters, placed)
     jax.tree.map(lambda a, b: close(a, b, 1e-4), found, wanted)
@@ -308,9 +308,9 @@ def test_a_kind_of_weight_from_outside_the_package_is_read_and_has_gradients(lay
             logits(config, params | {"layers": params["layers"] | {"mlp": mlp}})
         ).mean()
 
-    sizes, slope = jnp.asarray([0.1, 0.3]), jax.jit(jax.value_and_grad(loss), static_argnums=1)
-    found = slope(sizes, lambda s: Signs(jnp.sign(kernels).astype("int8"), s))
-    wanted = slope(sizes, lambda s: jnp.sign(kernels) * s[:, None, None])
+    sizes = jnp.asarray([0.1, 0.3])
+    found = jax.value_and_grad(loss)(sizes, lambda s: Signs(jnp.sign(kernels).astype("int8"), s))
+    wanted = jax.value_and_grad(loss)(sizes, lambda s: jnp.sign(kernels) * s[:, None, None])
     jax.tree.map(close, found, wanted)
     assert jnp.abs(found[1]).min() > 0
 
@@ -342,7 +342,7 @@ def test_roles_say_what_names_say(name):
 @pytest.mark.parametrize("config", [optim.AdamW(weight_decay=0.5), optim.Muon(weight_decay=0.5)])
 def test_optimizers_take_adapters_whose_weights_decay_as_their_base(config):
     roles = model.roles(ROPE)
-    adapters = adapters_of(ROPE, rank=2, targets="layers/.*(query|out)/kernel")
+    adapters = adapters_of(ROPE, rank=2, targets=("layers*query", "layers*out"))
     assert all(jax.tree.leaves(optim.decayed(adapters, roles)))
     optimizer = optim.build_optimizer(config, lambda step: 1e-2, roles)
     still = jax.tree.map(jnp.zeros_like, adapters)
