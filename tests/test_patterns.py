@@ -15,7 +15,7 @@ from gptjax.generate.constraints import compiled
 from gptjax.generate.constraints.automaton import compile_language, intersect, subtract
 from gptjax.generate.constraints.languages import LAST_CODE_POINT, chars
 from gptjax.generate.constraints.patterns import regex
-from gptjax.generate.constraints.tokens import byte_automaton
+from gptjax.generate.constraints.syntaxes import byte_automaton
 
 PATTERNS = [
     r"a",

@@ -16,7 +16,7 @@ from walks import CAT, DOG, PYDANTIC, model, speller, walk
 from gptjax.core.config import ConfigError
 from gptjax.generate.constraints import compiled
 from gptjax.generate.constraints.schema import KEYWORDS
-from gptjax.generate.constraints.tokens import byte_automaton
+from gptjax.generate.constraints.syntaxes import byte_automaton
 
 SCHEMAS = PYDANTIC | {
     "bounds of 53 bits": {"type": "integer", "minimum": 1 - 2**53, "maximum": 2**53 - 1},

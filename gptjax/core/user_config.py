@@ -151,6 +151,8 @@ def cli(
       ConfigError: an unknown flag (with the nearest right one) or a value of the wrong type.
       SystemExit: `--help` was given, and printed.
     """
+    if not args and _complete(options):  # tyro takes a quarter of a second
+        return options() if base is None else (options(), base)
     import tyro
 
     hint: Any = options
@@ -180,6 +182,13 @@ def cli(
     return parsed.options, from_dict(
         type(base), to_dict(parsed.base), known=classes_in(parsed.base)
     )
+
+
+def _complete(cls: type) -> bool:
+    """Every field of a dataclass has a default."""
+    missing = dataclasses.MISSING
+    fields = dataclasses.fields(cls)
+    return all(f.default is not missing or f.default_factory is not missing for f in fields)
 
 
 def _choose_kinds(base: Any, args: list[str]) -> tuple[Any, list[str]]:

@@ -17,7 +17,6 @@ from jax.sharding import Mesh
 from gptjax.core import faults, processes
 from gptjax.data.prepare import Prepared, prepare
 from gptjax.model import flops_per_token
-from gptjax.observe import report
 from gptjax.observe.goodput import Clock
 from gptjax.observe.log import Log, Silent, history, validation_losses
 from gptjax.observe.progress import Progress
@@ -301,6 +300,8 @@ def _finish(
 ) -> Path:
     """Makes sure that the checkpoint is on disk, writes the report, and suggests what to type
     next."""
+    from gptjax.observe import report  # the start does not wait for it
+
     path, done = run.path, int(state.step)
     with clock.during("checkpoint", f"saving step {done}", watched=True):
         on_disk = run.wait()

@@ -90,7 +90,8 @@ def build(
         read = stored(data.train, plan._replace(shift=shift), mesh)
         return read if source is None else placed(source(read), mesh)
 
-    begun = state if source is None else _init(experiment, state, frozen, fresh=False)(None)[0]
+    init = None if source is None else _init(experiment, state, frozen, fresh=True)
+    begun = state if init is None else init(None)[0]  # a source may look at the state
     first = batches(0)(0, begun)
     batch = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), first
@@ -98,7 +99,7 @@ def build(
     with ThreadPoolExecutor(1, thread_name_prefix="compile") as beside:
         traced = lowered(experiment, mesh, batch, configs, planned, gradients)
         compiling = beside.submit(traced.compile)
-        init = _init(experiment, state, frozen, fresh)
+        init = init if init and fresh else _init(experiment, state, frozen, fresh)
     compiled = compiling.result()
     memory = compiled.memory_analysis()
     evaluate = functools.partial(step.evaluate_step, loss=held_out_loss(experiment, configs))
@@ -139,6 +140,8 @@ def lowered(
         models = dict.fromkeys((name for name in frozen if name != "params"), experiment.model)
     loss = training_loss(experiment, models)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    # outside of `one`, where the roles of the weights would be traced anew for the mesh
+    optimizer, rate = placement.optimizer(experiment), placement.learning_rate_of(experiment)
 
     def one(state: step.TrainState, frozen: Frozen, batch: Batch) -> tuple[step.TrainState, dict]:
         if experiment.mesh.offload_optimizer:
@@ -149,8 +152,8 @@ def lowered(
             frozen,
             batch,
             loss=loss,
-            optimizer=placement.optimizer(experiment),
-            rate=placement.learning_rate_of(experiment),
+            optimizer=optimizer,
+            rate=rate,
             seed=experiment.seed,
             micro_batches=experiment.micro_batches,
             skip_norm=experiment.skip_norm,

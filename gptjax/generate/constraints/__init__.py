@@ -1,7 +1,7 @@
 """Constraints on whole answers: JSON schemas, regular expressions, grammars and choices.
 
 Read in this order: `languages`, the expressions; `automaton`, how they become automata; `patterns`,
-`grammar` and `schema`, the three syntaxes; `tokens`, automata over a tokenizer's ids; `masks`,
+`grammar` and `schema`, which `syntaxes` joins; `tokens`, automata over a tokenizer's ids; `masks`,
 their tables on the device.
 
 Why not a library, measured by random answers under 18 ordinary Pydantic schemas: `outlines-core`

@@ -9,38 +9,17 @@ seconds at most.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from gptjax.core.config import ConfigError, require
+from gptjax.core.config import require
 from gptjax.data.tokenizers.tokenizer import Tokenizer
-from gptjax.generate.constraints.automaton import TooLarge, compile_language
-from gptjax.generate.constraints.grammar import grammar
-from gptjax.generate.constraints.languages import Automaton, Language, alt, exactly
-from gptjax.generate.constraints.patterns import regex
-from gptjax.generate.constraints.schema import json_schema
 
-DEPTH = 4
-"""How deep a grammar's rule or a schema's reference may nest in itself, size permitting."""
 GROUP = 1 << 20
 """Pairs of a state and a word that are computed together."""
 
-
-def choices(texts: Sequence[str]) -> Language:
-    """Any one of these texts."""
-    require(bool(texts), "choices is empty; give at least one text (--choices).")
-    return alt(*map(exactly, texts))
-
-
-FLAT: dict[str, Callable[[Any], Language]] = {"regex": regex, "choices": choices}
-NESTED: dict[str, Callable[[Any, int], tuple[Language, bool]]] = {
-    "schema": json_schema,
-    "grammar": grammar,
-}
-"""Kinds that nest in themselves take a depth, and say whether it made a difference."""
-KINDS = (*NESTED, *FLAT)
+KINDS = ("schema", "grammar", "regex", "choices")
 """The settings that constrain an answer."""
 
 
@@ -70,6 +49,9 @@ def compiled(
       ConfigError: the source is malformed or too large to compile, or no tokens of this tokenizer
         (that are not banned) spell such a text.
     """
+    # the compilers of languages are a tenth of gptjax; only answers under a constraint need them
+    from gptjax.generate.constraints.syntaxes import byte_automaton
+
     end = tokenizer.end_of_document
     require(
         end is not None and end not in banned,
@@ -100,23 +82,6 @@ def compiled(
         steps = np.append(distance, np.inf)[after(states)]
         masks.add(states, steps, distance[states], automaton.accepting[states])
     return masks.automaton(automaton.table, int(distance[0]))
-
-
-def byte_automaton(kind: str, source: Any) -> Automaton:
-    """The automaton of a constraint over bytes, nested as deep as its size permits."""
-    try:
-        if kind in FLAT:
-            return compile_language(FLAT[kind](source))
-        for depth in range(DEPTH, 2, -1):
-            language, nests = NESTED[kind](source, depth)
-            try:
-                return compile_language(language)
-            except TooLarge:
-                if not nests:
-                    raise
-        return compile_language(NESTED[kind](source, 2)[0])
-    except RecursionError:
-        raise ConfigError(f"the {kind} is nested too deep; make it flatter (--{kind}).") from None
 
 
 @functools.lru_cache(maxsize=2)
