@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh
 
     from gptjax.api import Model
+    from gptjax.core.config import Classes
     from gptjax.sharding.mesh import MeshConfig
 
 
@@ -22,9 +23,10 @@ def load(
     mesh: MeshConfig | Mesh | None = None,
     *,
     live: bool = False,
+    known: Classes = (),
 ) -> Model:
     """Opens a run directory, a Hugging Face directory or a GGUF file:
     `gptjax.load("runs/quickstart").generate("def ")`. See `gptjax.api.load`."""
     from gptjax.api import load
 
-    return load(path, step, mesh, live=live)
+    return load(path, step, mesh, live=live, known=known)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from jax.sharding import Mesh
 
-from gptjax import generate
+from gptjax import formats, generate
 from gptjax.core import config
 from gptjax.core.arrays import Params
 from gptjax.core.config import ConfigError, require
@@ -256,6 +256,7 @@ def load(
     mesh: MeshConfig | Mesh | None = None,
     *,
     live: bool = False,
+    known: config.Classes = (),
 ) -> Model:
     """Opens a run directory, a Hugging Face directory, a GGUF file, a llama2.c file, or a model
     that a Python package ships.
@@ -266,13 +267,16 @@ def load(
       mesh: devices that share the weights and the cache: `tensor` splits heads, MLP and vocabulary,
         `fsdp` weights and rows, `data` rows, `expert` experts and rows. `None` is one device.
       live: the latest weights of a run, also where it kept averaged ones.
+      known: task classes defined outside gptjax that a run may have been trained on.
 
     Raises:
       ConfigError: there is no model, or it has no such checkpoint or no tokenizer, or the mesh does
         not fit the devices.
     """
+    if not formats.located(path).exists():
+        mesh = None  # a missing model is reported before missing devices
     devices = mesh if isinstance(mesh, Mesh) else mesh and _devices(mesh)
-    model = open_model(path, step, devices, live=live)
+    model = open_model(path, step, devices, live=live, known=known)
     require(
         model.tokenizer is not None,
         f"{path} has no tokenizer; put its tokenizer.json beside the weights.",

@@ -198,6 +198,20 @@ class Run:
         return processes.by_first("rollback", lambda: self._roll_back(step))
 
     def _roll_back(self, step: int) -> list[int]:
+        self._require_intact(step)
+        later = [other for other in on_disk.folders(self.checkpoints) if other > step]
+        on_disk.set_aside(self.checkpoints, later, "rolled-back")
+        return later
+
+    def require_intact(self, step: int) -> None:
+        """Refuses a step to roll back to that is absent or damaged.
+
+        Raises:
+          ConfigError: names the steps that there are.
+        """
+        processes.by_first("intact", lambda: self._require_intact(step))
+
+    def _require_intact(self, step: int) -> None:
         present = on_disk.folders(self.checkpoints)
         listed = on_disk.list_steps(self.checkpoints)
         require(
@@ -210,9 +224,6 @@ class Run:
                 f"{self.path}/checkpoints/{step} is damaged: {damage}. Choose another step"
                 " (--rollback-to)."
             ) from None
-        later = [other for other in present if other > step]
-        on_disk.set_aside(self.checkpoints, later, "rolled-back")
-        return later
 
     # --- restoring -------------------------------------------------------------------------------
 

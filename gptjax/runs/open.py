@@ -38,6 +38,7 @@ def open_model(
     ignored: Collection[str] = (),
     *,
     live: bool = False,
+    known: config.Classes = (),
 ) -> OpenedModel:
     """Opens a run directory, a Hugging Face directory, an adapter of PEFT beside its base, a GGUF
     file, a llama2.c file, or a model that a Python package ships.
@@ -52,6 +53,7 @@ def open_model(
         parameters on the default device.
       ignored: keys of a published model that are passed over; see `formats.load_model`.
       live: the latest weights of a run, also where it kept averaged ones.
+      known: task classes defined outside gptjax that a run's config may name.
 
     Raises:
       ConfigError: there is no model at `path`, it is damaged, or it has no such checkpoint.
@@ -62,7 +64,7 @@ def open_model(
         require(step is None, f"{path} is not a run, so it has no step {step}; omit --step.")
         return adapted.beside_base(open_model(base_named_by(path), mesh=mesh), path)
     if formats.kind(path) is None:
-        return _open_run(path, step, shardings, live)
+        return _open_run(path, step, shardings, live, known)
     require(step is None, f"{path} is not a run, so it has no step {step}; omit --step.")
     return formats.load_model(path, shardings, ignored)
 
@@ -123,8 +125,10 @@ def _at(value: Any, *keys: str) -> Any:
     return value
 
 
-def _open_run(run: Path, step: int | None, shardings: Any, live: bool) -> OpenedModel:
-    found, steps = read_config(run), Run(run).steps()
+def _open_run(
+    run: Path, step: int | None, shardings: Any, live: bool, known: config.Classes
+) -> OpenedModel:
+    found, steps = read_config(run, known), Run(run).steps()
     c, task = found[:2]
     kept = Run(run).trees(steps[-1] if step is None else step) if steps else ()
     tree = "ema" if "ema" in kept and not live else "params"

@@ -150,13 +150,14 @@ def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
         axis: size for axis, size in sizes.items() if size > 1 or axis in ("data", "fsdp", "tensor")
     }
     product = math.prod(sizes.values())
+    number = "is 1 device" if len(devices) == 1 else f"are {len(devices)} devices"
     flags = ", ".join(
         f"--mesh.{'slices' if axis == 'slice' else axis}" for axis in used if axis != "data"
     )
     require(
         product == len(devices),
         f"mesh {' × '.join(used)} is {' × '.join(map(str, used.values()))} = {product}, but there"
-        f" are {len(devices)} devices; change {flags} or --mesh.data.",
+        f" {number}; change {flags} or --mesh.data.",
     )
     require(
         sizes["slice"] % num_slices == 0,

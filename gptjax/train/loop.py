@@ -56,7 +56,7 @@ def train(
 
     Args:
       allow_changes: resume even with changes that alter the course of the run.
-      rollback_to: resume from this step; later ones are moved aside first.
+      rollback_to: resume from this step; later ones are moved aside, once it is restored.
       cast: accept a checkpoint whose arrays have other dtypes, rounding them.
       fall_back: if the newest checkpoint is damaged, resume from the one before it.
       notes: lines for the banner.
@@ -76,10 +76,11 @@ def train(
     with run.lock(), clock, forecast.explained(experiment), guard:
         plan = _plan(experiment, run, clock, allow_changes)
         built = _compile(plan, planned, clock, source, gradients)
-        rolled_back = () if rollback_to is None else (_roll_back(run, rollback_to),)
         begun = saved.restore_or_init(
-            run, built, plan.experiment, plan.settled.old, cast, fall_back, plan.start.params
+            *(run, built, plan.experiment, plan.settled.old, cast, fall_back, plan.start.params),
+            rollback_to,
         )
+        rolled_back = () if rollback_to is None else (_roll_back(run, rollback_to),)
         plan = plan._replace(start=starts.Start())  # its parameters are in the state now
         _commit(path, plan)
         clock.resumed(begun.step or 0)

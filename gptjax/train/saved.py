@@ -63,6 +63,7 @@ def restore_or_init(
     cast: bool = False,
     fall_back: bool = True,
     params: Params | None = None,
+    step: int | None = None,
 ) -> Begun:
     """Returns the newest intact checkpoint, or the initial state. Of an optimizer that is not the
     one that was saved, see `carry`. Frozen weights are saved with the run, unless they are those
@@ -71,9 +72,11 @@ def restore_or_init(
     Args:
       old: the experiment of the last start, which made the checkpoint; `None` for a new run.
       params: initial parameters, or those under the adapter of a run; `None` means random ones.
+      step: the checkpoint to restore; `None` means the newest.
 
     Raises:
-      ConfigError: a checkpoint does not fit, or the run's frozen weights were replaced.
+      ConfigError: a checkpoint does not fit, `step` is absent or damaged, or the run's frozen
+        weights were replaced.
     """
     wanted = built.state.opt_state
 
@@ -82,8 +85,13 @@ def restore_or_init(
             return wanted
         return carry.as_saved(saved, built.state.trainable, built.state.step.sharding)
 
+    if step is not None:
+        run.require_intact(step)
     restored = run.restore(
-        {"params": built.state.trainable, "opt_state": readable}, cast=cast, fall_back=fall_back
+        {"params": built.state.trainable, "opt_state": readable},
+        step=step,
+        cast=cast,
+        fall_back=fall_back,
     )
     host = params and jax.tree.map(np.asarray, params)  # it may lie on other devices
     if restored is None:

@@ -55,8 +55,6 @@ class Task(Open):
     """What its loss is counted by."""
     batches: ClassVar[str] = "predictions"
     """What its batches hold; the loss has to read the same (`LossConfig.batches`)."""
-    default_loss: ClassVar[str] = "CrossEntropy"
-    """Name of its usual loss in `gptjax.losses`."""
 
     @property
     def extra_ids(self) -> int:
