@@ -196,19 +196,8 @@ class Model(NamedTuple):
         return self._replace(params=choose_adapter(self.params, number), adapters=())
 
     def prepared(self, stored: Stored | None = None) -> Model:
-        """The same model for generation alone, its weights stored as `prepare_weights` says; on a
-        mesh the weights stay as they are.
-
-        Raises:
-          ConfigError: the weights of a model on a mesh are to be stored otherwise.
-        """
-        if self.mesh is not None:
-            require(
-                stored is None,
-                f"weights are stored as {stored} on one device only; omit --weights or --mesh.",
-            )
-            return self
-        config, params = prepare_weights(self.config, self.params, stored)
+        """The same model for generation alone, its weights stored as `prepare_weights` says."""
+        config, params = prepare_weights(self.config, self.params, stored, self.mesh)
         return self._replace(config=config, params=params)
 
     def _settings(self, settings: Any, more: dict[str, Any]) -> Any:

@@ -8,6 +8,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 from test_generate import TOKENIZER, weights
 from variants import VARIANTS
 
@@ -87,5 +88,18 @@ def test_a_loaded_model_may_lie_on_a_mesh(tmp_path):
         ConfigError, match="generation uses only the axes data, fsdp, expert and tensor"
     ):
         gptjax.load(tmp_path / "m", mesh=MeshConfig(stage=2))
-    with pytest.raises(ConfigError, match="weights are stored as int8 on one device only"):
-        on_mesh.prepared("int8")
+    for stored in ("int8", "int4"):
+        several = on_mesh.prepared(stored)
+        up = several.params["layers"]["mlp"]["up"]["kernel"]
+        assert up.values.sharding.spec == P(None, "fsdp", "tensor")
+        assert up.scales.sharding.spec[-1] == "tensor"
+        assert several.generate("ab", **settings) == gptjax.load(tmp_path / "m").prepared(
+            stored
+        ).generate("ab", **settings)
+
+
+def test_a_missing_model_is_reported_before_missing_devices(tmp_path):
+    with pytest.raises(ConfigError, match="nothing is not a directory"):
+        gptjax.load(tmp_path / "nothing", mesh=MeshConfig(tensor=3))
+    with pytest.raises(ConfigError, match="but there is 1 device; change"):
+        make_mesh(MeshConfig(tensor=2), jax.devices()[:1])

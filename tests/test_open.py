@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 
+import gptjax
 from gptjax import formats, model
 from gptjax.cli.convert import write_run
 from gptjax.core import config
@@ -120,6 +121,20 @@ def test_a_model_without_a_task_of_its_own_has_that_of_its_shape(tmp_path):
     ):
         formats.save_model(tmp_path / name, drawn(c)._replace(tokenizer=None))
         assert open_model(tmp_path / name).task == task
+
+
+@dataclasses.dataclass(frozen=True)
+class Mine(LanguageModel):
+    """A task from outside of gptjax."""
+
+
+def test_a_run_of_any_task_is_opened(tmp_path):
+    write_run(tmp_path / "mine", drawn(CONFIG)._replace(task=Mine()))
+    with pytest.raises(ConfigError, match="Mine"):
+        gptjax.load(tmp_path / "mine")
+    assert gptjax.load(tmp_path / "mine", known=(Mine,)).task == Mine()
+    write_run(tmp_path / "pairs", drawn(CONFIG)._replace(task=SequenceToSequence()))
+    assert gptjax.load(tmp_path / "pairs").task == SequenceToSequence()
 
 
 def test_opening_a_run_imports_nothing_of_the_trainer(written):

@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 from variants import PLAIN, ROPE, VARIANTS
 
 from gptjax import model, weights
+from gptjax.core.config import ConfigError
 from gptjax.data import Side
 from gptjax.sharding.constrain import use_mesh
 from gptjax.sharding.mesh import MeshConfig, make_mesh, param_shardings
@@ -258,20 +260,38 @@ def test_gradients_of_adapters_are_those_of_the_merged_weights(layers, stored):
     jax.tree.map(lambda a, b: close(a, b, 1e-3), found, wanted)
 
 
-def test_adapters_read_and_learn_on_a_mesh_as_on_one_device():
-    config = dataclasses.replace(VARIANTS["gqa"], vocab_size=64)
-    params, adapters = params_of(config), adapters_of(config, rank=2)
-    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-    placed = jax.device_put(params, param_shardings(mesh, model.axes(config), params))
+@pytest.mark.parametrize("first", ["data", "stage"])
+def test_adapters_read_and_learn_on_a_mesh_as_on_one_device(first):
+    config = dataclasses.replace(VARIANTS["gqa"], vocab_size=64, num_layers=2)
+    mesh = make_mesh(MeshConfig(**{first: 2}, fsdp=2, tensor=2))
+    whole = weights.attach(params_of(config), adapters_of(config, rank=2))
+    where = param_shardings(mesh, weights.axes_within(whole, model.axes(config)), whole)
+    up, layers = where["layers"]["mlp"]["up"]["kernel"], "stage" if first == "stage" else None
+    assert (up.a.spec, up.b.spec) == (P(layers, "fsdp", None), P(layers, None, "tensor"))
 
-    def loss(adapters, params):
-        out = model.forward(config, weights.attach(params, adapters), TOKENS)
+    def loss(params):
+        out = model.forward(config, params, TOKENS)
         return jnp.square(model.unembed(config, params, out.hidden)).mean()
 
-    wanted = jax.value_and_grad(loss)(adapters, params)
+    wanted = jax.value_and_grad(loss)(whole)
     with use_mesh(mesh):
-        found = jax.jit(jax.value_and_grad(loss))(adapters, placed)
+        found = jax.jit(jax.value_and_grad(loss))(jax.device_put(whole, where))
     jax.tree.map(lambda a, b: close(a, b, 1e-4), found, wanted)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "who"),
+    [("experts", {}, "experts"), ("gqa", {"stage": 2}, "layers in stages")],
+)
+def test_what_no_adapter_of_each_row_can_serve_is_refused_in_one_line(name, sizes, who):
+    config = dataclasses.replace(VARIANTS[name], num_layers=2)
+    both = weights.side_by_side([adapters_of(config, rank=2)] * 2, model.roles(config))
+    together = weights.attach(params_of(config), both, jnp.zeros(len(TOKENS), jnp.int32))
+    with (
+        use_mesh(make_mesh(MeshConfig(**sizes)) if sizes else None),
+        pytest.raises(ConfigError, match=f"^{who}.* can't have an adapter for each row"),
+    ):
+        jax.eval_shape(lambda params: model.forward(config, params, TOKENS).hidden, together)
 
 
 # --- from outside ---

@@ -7,17 +7,20 @@ import dataclasses
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from gptjax.core.arrays import Params
 from gptjax.core.backend import fast_bfloat16
 from gptjax.model.config import ModelConfig
-from gptjax.model.parameters import roles
+from gptjax.model.parameters import axes, roles
+from gptjax.sharding.mesh import param_shardings
+from gptjax.weights.logical import axes_within
 from gptjax.weights.storage import Stored, store
 from gptjax.weights.weight import transposed
 
 
 def prepare_weights(
-    config: ModelConfig, params: Params, stored: Stored | None = None
+    config: ModelConfig, params: Params, stored: Stored | None = None, mesh: Mesh | None = None
 ) -> tuple[ModelConfig, Params]:
     """Gives the same model with `Quantized` kernels, the parameters of each layer apart, and an
     output of its own for tied embeddings.
@@ -29,9 +32,12 @@ def prepare_weights(
       stored: type of the kernels. `None` means the type that the model computes in, and gives the
         model back as it is on anything but a CPU, and on a CPU with fast bfloat16 products if it
         computes in that.
+      mesh: the devices that share the parameters. Kernels are split as before, with their scales;
+        layers stay stacked, and `None` as `stored` changes nothing.
     """
     on_cpu = jax.default_backend() == "cpu"
-    if stored is None and (not on_cpu or (config.compute == "bfloat16" and fast_bfloat16())):
+    fast = config.compute == "bfloat16" and fast_bfloat16()
+    if stored is None and (mesh is not None or not on_cpu or fast):
         return config, params
     stored, params = stored or config.compute, dict(params)
     if config.tied and not config.classes:
@@ -39,12 +45,16 @@ def prepare_weights(
         config = dataclasses.replace(config, tied=False)
     if stored != "float32":
         params = store(params, roles(config), stored)
+    compute = "float32" if on_cpu else config.compute
+    if mesh is not None:
+        within = axes_within(params, axes(config))
+        params = jax.device_put(params, param_shardings(mesh, within, params))
+        return dataclasses.replace(config, compute=compute), params
     params["layers"] = _apart(params["layers"], config.mixed)
     if "encoder" in params:
         params["encoder"] = params["encoder"] | {
             "layers": _apart(params["encoder"]["layers"], mixed=False)
         }
-    compute = "float32" if on_cpu else config.compute
     return dataclasses.replace(config, compute=compute, layers="unroll"), params
 
 

@@ -23,6 +23,7 @@ from gptjax.core.config import require
 from gptjax.model.attention.layer import LayerInputs
 from gptjax.model.config import ModelConfig
 from gptjax.sharding.constrain import ROWS, axis_size, constrain, constrain_residual
+from gptjax.weights.linear import require_for_all_rows
 
 Stage = Callable[[Params, Any, Array, Array], tuple[Array, Any]]
 """(its layers, what goes through, number of the stage, number of the part) → the next residual
@@ -82,6 +83,7 @@ def run_in_stages(
     Args:
       run: reads x through a part of the model's layers.
     """
+    require_for_all_rows(layers, "layers in stages (--mesh.stage)")
     part = dataclasses.replace(config, num_layers=config.num_layers // axis_size("stage"))
 
     def alike(leaf):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from jax.sharding import Mesh
+
 from gptjax import generate
 from gptjax.core.arrays import Params
 from gptjax.core.config import ConfigError, require
@@ -142,8 +144,14 @@ class Evaluator:
             [self._experiment.data.task.asked(prompt, self._data.tokenizer)],
             self._experiment.evaluation.sample,
             task=self._experiment.data.task,
+            mesh=_writing(self._program.mesh),
         )
         return completions[0].text
+
+
+def _writing(mesh: Mesh) -> Mesh | None:
+    """The mesh, if it splits nothing but what generation splits: no layers and no positions."""
+    return mesh if mesh.shape["stage"] == mesh.shape["context"] == 1 else None
 
 
 def prompt_of(experiment: Experiment, data: Prepared) -> str | None:

@@ -2,7 +2,7 @@
 
 Read `weight` (the kinds), `linear` (the product), `embed` (the look-up), `lora` and `adapters`
 (low-rank products beside frozen weights), `storage` (narrow types). `sharded` and `narrow` are how
-a mesh and a CPU compute a product.
+a mesh and a CPU compute a product; `logical` says which dimensions a mesh splits.
 """
 
 from gptjax.weights.adapters import (
@@ -21,6 +21,7 @@ from gptjax.weights.adapters import (
 )
 from gptjax.weights.embed import embed
 from gptjax.weights.linear import contract, linear, linears, multiply, ragged
+from gptjax.weights.logical import axes_within, weight_axes
 from gptjax.weights.lora import DoRA, LoRA, adapt, with_leaves
 from gptjax.weights.storage import NormalFloat, Stored, store
 from gptjax.weights.weight import Adapted, Quantized, Role, Weight, dense, quantize, transposed
@@ -42,6 +43,7 @@ __all__ = [
     "Weight",
     "adapt",
     "attach",
+    "axes_within",
     "choose_adapter",
     "contract",
     "dense",
@@ -60,6 +62,7 @@ __all__ = [
     "sum_adapters",
     "transposed",
     "unmerge",
+    "weight_axes",
     "with_keys",
     "with_leaves",
 ]

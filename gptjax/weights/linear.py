@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptjax.core.arrays import Array, Float, Int
+from gptjax.core.config import require
 from gptjax.sharding.constrain import ROWS, current_mesh, platform
 from gptjax.weights.dropout import dropout
 from gptjax.weights.einsum import wide_einsum
@@ -245,6 +246,21 @@ def contract(spec: str, x: Float[Array, "..."], weight: Weight) -> Float[Array, 
     return jnp.einsum(spec, x, dense(weight).astype(x.dtype))
 
 
+def require_for_all_rows(tree: Any, who: str) -> None:
+    """Refuses weights of which each row of the batch has an adapter of its own.
+
+    Raises:
+      ConfigError: names what can't read them.
+    """
+    leaves = jax.tree.leaves(tree, is_leaf=lambda leaf: isinstance(leaf, Adapted))
+    apart = any(isinstance(leaf, Adapted) and leaf.rows is not None for leaf in leaves)
+    require(
+        not apart,
+        f"{who} can't have an adapter for each row; use one for all rows, merge it, or choose other"
+        " weights for it.",
+    )
+
+
 def _contract_rows(spec: str, x: Array, weight: Adapted) -> Array:
     """What the adapters of the rows add to `contract`, where x begins with rows and the kernel has
     no batch dimensions and one of inputs."""
@@ -252,7 +268,7 @@ def _contract_rows(spec: str, x: Array, weight: Adapted) -> Array:
     kernel, of_y = rest.split("->")
     row, source, outputs = of_x[0], kernel[0], kernel[1:]
     if row in kernel or len(kernel) != weight.a.ndim + weight.b.ndim - 4:
-        raise ValueError("experts can't have an adapter for each row; merge it, or leave them out.")
+        require_for_all_rows([weight], "a kernel with further dimensions")
     a, b = adapters_of_rows(weight, x.dtype)
     factors = f"{of_x},{row}{source}R,{row}R{outputs}->{of_y}"
     return weight.scale * jnp.einsum(factors, x, a, b)
