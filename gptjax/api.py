@@ -34,11 +34,11 @@ from gptjax.generate import (
 )
 from gptjax.generate.schedule import adapter_number
 from gptjax.generate.settings import plain
-from gptjax.model import ModelConfig, prepare_weights
+from gptjax.model import ModelConfig, axes, prepare_weights
 from gptjax.runs.adapted import hold_adapters
 from gptjax.runs.open import open_model
 from gptjax.sharding.mesh import MeshConfig, make_mesh
-from gptjax.weights import Stored, choose_adapter
+from gptjax.weights import Stored, choose_adapter, on_mesh
 
 
 class Model(NamedTuple):
@@ -188,7 +188,10 @@ class Model(NamedTuple):
         require("base" not in named, "no adapter can be called base; that is the model without.")
         opened = OpenedModel(*self[:5])
         held = hold_adapters(opened, {name: Path(path) for name, path in named.items()})
-        return self._replace(params=held.params, adapters=tuple(named))
+        params = held.params
+        if self.mesh is not None:
+            params = on_mesh(self.mesh, params, axes(self.config))
+        return self._replace(params=params, adapters=tuple(named))
 
     def using(self, adapter: str | None) -> Model:
         """The model with one of its adapters alone; see `GenerateConfig.use`."""

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
+from meshes import ROWS, batch_of, experiment_of
 
 import gptjax
 from gptjax import model, weights
@@ -25,7 +27,8 @@ from gptjax.formats import OpenedModel
 from gptjax.losses import CrossEntropy
 from gptjax.runs import Run, leaves
 from gptjax.runs.open import open_model
-from gptjax.train import optim, step
+from gptjax.sharding.mesh import MeshConfig, make_mesh, place_batch
+from gptjax.train import optim, placement, program, step
 from gptjax.train.experiment import Experiment
 from gptjax.train.halves import halves
 from gptjax.train.loop import train
@@ -294,6 +297,44 @@ def test_adapters_serve_rows_of_one_batch_as_alone(base_run, lora_run, tmp_path)
         model.generate("The ", adapter="other")
     with pytest.raises(ConfigError, match="use different adapters can't be joined with beams"):
         model.complete(prompts[:2], adapter=["run", "base"], beams=2, temperature=0.0)
+
+
+def test_adapters_lie_on_a_mesh_beside_their_base(base_run, lora_run):
+    settings, mesh = {"new_tokens": 6, "temperature": 0.0}, MeshConfig(data=2, fsdp=2, tensor=2)
+    opened, wanted = gptjax.load(lora_run, mesh=mesh), gptjax.load(lora_run)
+    up = opened.params["layers"]["mlp"]["up"]["kernel"]
+    assert up.b.sharding.spec == P(None, None, "tensor")
+    assert opened.generate("The ", **settings) == wanted.generate("The ", **settings)
+    held = gptjax.load(base_run, mesh=mesh).with_adapters({"run": lora_run})
+    found = held.generate("The ", adapter="run", **settings)
+    assert found == wanted.generate("The ", **settings)
+
+
+@pytest.mark.parametrize("stored", [pytest.param("float32", marks=pytest.mark.slow), "int8"])
+def test_an_adapter_trains_on_a_mesh_as_on_one_device(stored):
+    def losses(devices, **sizes):
+        settings = {"adapter": LoRA(rank=2, base=stored), "start": "base"}
+        experiment = experiment_of(CONFIG, MeshConfig(**sizes), **settings)
+        mesh = make_mesh(experiment.mesh, jax.devices()[:devices])
+        batches = [place_batch(batch_of(CONFIG, number), mesh, ROWS) for number in range(3)]
+        compiled = program.lowered(experiment, mesh, batches[0]).compile()
+        trainable, rest = halves(experiment, base())
+        where, frozen = placement.abstract(experiment, mesh)
+        begun = step.init(trainable, placement.optimizer(experiment))
+        state, rest = jax.tree.map(
+            lambda leaf, shape: jax.device_put(leaf, shape.sharding),
+            (begun, {"params": rest}),
+            (where, frozen),
+        )
+        told = []
+        for batch in batches:
+            state, metrics = compiled(state, rest, batch)
+            told.append(float(metrics["loss"]))
+        return told
+
+    wanted = losses(1)
+    assert wanted[0] != wanted[2]
+    np.testing.assert_allclose(losses(8, stage=2, fsdp=2, tensor=2), wanted, rtol=1e-5)
 
 
 def test_a_merged_run_is_the_same_model(base_run, lora_run, tmp_path):

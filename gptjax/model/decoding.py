@@ -13,8 +13,7 @@ from gptjax.core.arrays import Params
 from gptjax.core.backend import fast_bfloat16
 from gptjax.model.config import ModelConfig
 from gptjax.model.parameters import axes, roles
-from gptjax.sharding.mesh import param_shardings
-from gptjax.weights.logical import axes_within
+from gptjax.weights.logical import on_mesh
 from gptjax.weights.storage import Stored, store
 from gptjax.weights.weight import transposed
 
@@ -47,9 +46,7 @@ def prepare_weights(
         params = store(params, roles(config), stored)
     compute = "float32" if on_cpu else config.compute
     if mesh is not None:
-        within = axes_within(params, axes(config))
-        params = jax.device_put(params, param_shardings(mesh, within, params))
-        return dataclasses.replace(config, compute=compute), params
+        return dataclasses.replace(config, compute=compute), on_mesh(mesh, params, axes(config))
     params["layers"] = _apart(params["layers"], config.mixed)
     if "encoder" in params:
         params["encoder"] = params["encoder"] | {

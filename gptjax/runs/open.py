@@ -28,7 +28,7 @@ from gptjax.model import ModelConfig
 from gptjax.runs import adapted, frozen
 from gptjax.runs.checkpoints import Run
 from gptjax.sharding.mesh import param_shardings
-from gptjax.weights import AdapterKind
+from gptjax.weights import AdapterKind, on_mesh
 
 
 def open_model(
@@ -62,9 +62,10 @@ def open_model(
     shardings = None if mesh is None else functools.partial(_shardings, mesh)
     if is_peft(path):
         require(step is None, f"{path} is not a run, so it has no step {step}; omit --step.")
-        return adapted.beside_base(open_model(base_named_by(path), mesh=mesh), path)
+        opened = adapted.beside_base(open_model(base_named_by(path), mesh=mesh), path)
+        return _onto(mesh, opened)
     if formats.kind(path) is None:
-        return _open_run(path, step, shardings, live, known)
+        return _onto(mesh, _open_run(path, step, shardings, live, known))
     require(step is None, f"{path} is not a run, so it has no step {step}; omit --step.")
     return formats.load_model(path, shardings, ignored)
 
@@ -72,6 +73,13 @@ def open_model(
 def _shardings(mesh: Mesh, c: ModelConfig) -> Any:
     """A sharding for each parameter."""
     return param_shardings(mesh, model.axes(c), model.shapes(c))
+
+
+def _onto(mesh: Mesh | None, opened: OpenedModel) -> OpenedModel:
+    """The model with all its parameters on the mesh, adapters too."""
+    if mesh is None:
+        return opened
+    return opened._replace(params=on_mesh(mesh, opened.params, model.axes(opened.config)))
 
 
 # --- runs -----------------------------------------------------------------------------------------

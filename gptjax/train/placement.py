@@ -16,9 +16,10 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
 
-from gptjax import model
+from gptjax import model, weights
 from gptjax.core.arrays import Params
 from gptjax.core.config import require
+from gptjax.core.trees import combine
 from gptjax.losses import Frozen
 from gptjax.model import ModelConfig
 from gptjax.model.pipeline import parts_of, require_stages
@@ -118,7 +119,7 @@ def abstract(
         models = dict.fromkeys(experiment.objective.models, own)
     params = parameters(own, mesh, rules)
     both = jax.eval_shape(functools.partial(halves, experiment), params)
-    trainable, rest = (_beside(mesh, half, params) for half in both)
+    trainable, rest = _placed_halves(experiment, mesh, both)
     frozen = {name: parameters(config, mesh, rules) for name, config in models.items()}
     if freezes(experiment):
         frozen["params"] = rest
@@ -126,19 +127,26 @@ def abstract(
     return _placed(experiment, mesh, state, trainable), frozen
 
 
-def _beside(mesh: Mesh, half: Params, params: Params) -> Params:
-    """Adds shardings to one half's shapes: a parameter's own to it, and to what has its shape in
-    its place, such as the base of an adapter; adapters and scales are replicated."""
-    known = {_names(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+def _placed_halves(
+    experiment: Experiment, mesh: Mesh, both: tuple[Params, Params]
+) -> tuple[Params, Params]:
+    """Adds shardings to the shapes of both halves: bases, adapters and scales are split along the
+    logical axes of the weight that they are part of."""
+    trainable, rest = both
+    whole = combine({"params": rest}, trainable)
+    axes = weights.axes_within(whole, model.axes(experiment.model))
+    where = param_shardings(mesh, axes, whole, experiment.mesh.rules)
 
-    def placed(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        names = _names(path)
-        own = next((known[names[:i]] for i in range(len(names), 0, -1) if names[:i] in known), None)
-        same = own is not None and own.shape == leaf.shape
-        sharding = own.sharding if same else replicated(mesh)
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+    def placed(half: Params) -> Params:
+        present = jax.tree.map(
+            lambda leaf, one: leaf if leaf is None else one,
+            half,
+            where,
+            is_leaf=lambda leaf: leaf is None,
+        )
+        return _with_shardings(half, present)
 
-    return jax.tree_util.tree_map_with_path(placed, half)
+    return placed(trainable), placed(rest)
 
 
 def uses_dropout(experiment: Experiment) -> bool:

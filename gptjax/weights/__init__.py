@@ -21,7 +21,7 @@ from gptjax.weights.adapters import (
 )
 from gptjax.weights.embed import embed
 from gptjax.weights.linear import contract, linear, linears, multiply, ragged
-from gptjax.weights.logical import axes_within, weight_axes
+from gptjax.weights.logical import axes_within, on_mesh, weight_axes
 from gptjax.weights.lora import DoRA, LoRA, adapt, with_leaves
 from gptjax.weights.storage import NormalFloat, Stored, store
 from gptjax.weights.weight import Adapted, Quantized, Role, Weight, dense, quantize, transposed
@@ -53,6 +53,7 @@ __all__ = [
     "linears",
     "merge",
     "multiply",
+    "on_mesh",
     "pad_rank",
     "quantize",
     "ragged",

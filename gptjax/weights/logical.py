@@ -8,10 +8,21 @@ import functools
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from gptjax.core.arrays import Axes, Params
+from gptjax.sharding.mesh import param_shardings
 from gptjax.weights.linear import Names
 from gptjax.weights.weight import Adapted, Weight
+
+
+def on_mesh(mesh: Mesh, params: Params, axes: Axes) -> Params:
+    """Places parameters on the devices of a mesh.
+
+    Args:
+      axes: `model.axes(config)`.
+    """
+    return jax.device_put(params, param_shardings(mesh, axes_within(params, axes), params))
 
 
 def axes_within(params: Params, axes: Axes) -> Axes:
@@ -40,8 +51,7 @@ def _(weight: Adapted, names: Names) -> Any:
     """A factor is split along the inputs or outputs that it shares with the base, never along the
     rank or the number of adapters."""
     several = () if weight.rows is None else (None,)
-    stacked = weight.a.ndim + weight.b.ndim - 2 - 2 * len(several) - len(names)
-    border = weight.a.ndim - 1 - len(several)
+    stacked, border = weight.stacked, weight.a.ndim - 1 - len(several)
     lead, inputs, outputs = names[:stacked], names[stacked:border], names[border:]
     others = {
         field.name: jax.tree.map(_whole, getattr(weight, field.name))
