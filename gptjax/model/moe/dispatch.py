@@ -18,7 +18,7 @@ from gptjax.model.config import Experts, ModelConfig
 from gptjax.model.layers import activate
 from gptjax.sharding.collectives import all_gather, local_slice
 from gptjax.sharding.constrain import ROWS, current_mesh, partition_spec, platform
-from gptjax.weights.linear import contract, ragged, require_for_all_rows
+from gptjax.weights.linear import contract, ragged
 from gptjax.weights.weight import Weight, dense
 
 Product = Callable[[Array, Weight], Array]
@@ -36,7 +36,6 @@ def apply_experts(
     kernels: Kernels,
 ) -> tuple[Float[Array, "B T D"], Bool[Array, "B T k"]]:
     """What their experts make of the tokens, weighted; and which choices were dropped."""
-    require_for_all_rows(kernels, "experts")
     e = config.experts
     brought = (
         by_row(e, x, chosen)
@@ -191,7 +190,6 @@ def mix_over_mesh(
     mesh, ordered = current_mesh(), config.experts.capacity is not None
     tokens = partition_spec(mesh.shape, x.shape, (ROWS, ("context", "tensor"), ()))
     into, out = (("expert",), ("fsdp",), ("tensor",)), (("expert",), ("tensor",), ("fsdp",))
-    require_for_all_rows(kernels, "experts")
     kernels = {name: dense(kernel) for name, kernel in kernels.items()}
     cut = {
         name: partition_spec(mesh.shape, kernel.shape, out if name == "down" else into)

@@ -18,7 +18,7 @@ from gptjax.model.config import Experts, ModelConfig
 from gptjax.model.layers import MLP, normal, parameter, residual_std
 from gptjax.model.moe.dispatch import apply_experts, mix_over_mesh
 from gptjax.sharding.constrain import current_mesh
-from gptjax.weights.linear import Names, contract
+from gptjax.weights.linear import Names, contract, require_for_all_rows
 from gptjax.weights.weight import Role, Weight
 
 
@@ -38,8 +38,10 @@ class MoE(nn.Module):
         logits, bias = Router(c, name="router")(x)
         logits, seen = probe("router", logits, seen)
         routes = route(e, logits, bias, jnp.broadcast_to(real, x.shape[:2]))
+        own = Expert(c, name="experts")()
+        require_for_all_rows(own, "experts")
         mixed, unread = (apply_experts if current_mesh() is None else mix_over_mesh)(
-            c, x, routes.chosen, routes.weights, Expert(c, name="experts")()
+            c, x, routes.chosen, routes.weights, own
         )
         if e.shared:
             shared, _ = MLP(c, e.shared * c.expert_width, name="shared")(x, Probe(), {})
