@@ -42,7 +42,7 @@ from gptjax.formats.opened import task_of
 from gptjax.formats.sampling import sampling_of
 from gptjax.generate import GenerateConfig, fill_masks, masked
 from gptjax.generate.constraints import compiled
-from gptjax.generate.constraints.tokens import byte_automaton
+from gptjax.generate.constraints.syntaxes import byte_automaton
 from gptjax.model import YarnScaling, bert, forward, gpt2, llama, t5, unembed
 from gptjax.model.layers import activate
 from gptjax.model.rope_scaling import frequencies
