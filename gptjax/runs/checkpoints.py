@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gptjax.core import processes
-from gptjax.core.config import ConfigError, require
+from gptjax.core.config import require
 from gptjax.runs import lock as locks
 from gptjax.runs import manifest as manifests
 from gptjax.runs import payload
@@ -198,7 +198,7 @@ class Run:
         return processes.by_first("rollback", lambda: self._roll_back(step))
 
     def _roll_back(self, step: int) -> list[int]:
-        self._require_intact(step)
+        on_disk.require_intact(self.checkpoints, step)
         later = [other for other in on_disk.folders(self.checkpoints) if other > step]
         on_disk.set_aside(self.checkpoints, later, "rolled-back")
         return later
@@ -209,21 +209,7 @@ class Run:
         Raises:
           ConfigError: names the steps that there are.
         """
-        processes.by_first("intact", lambda: self._require_intact(step))
-
-    def _require_intact(self, step: int) -> None:
-        present = on_disk.folders(self.checkpoints)
-        listed = on_disk.list_steps(self.checkpoints)
-        require(
-            step in present, f"{self.path} has no step {step}; it has {listed} (--rollback-to)."
-        )
-        try:
-            manifests.verify(self.checkpoints / str(step))
-        except Damaged as damage:
-            raise ConfigError(
-                f"{self.path}/checkpoints/{step} is damaged: {damage}. Choose another step"
-                " (--rollback-to)."
-            ) from None
+        processes.by_first("intact", lambda: on_disk.require_intact(self.checkpoints, step))
 
     # --- restoring -------------------------------------------------------------------------------
 

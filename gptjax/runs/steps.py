@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from gptjax.core.config import ConfigError
+from gptjax.core.config import ConfigError, require
 from gptjax.runs import lock as locks
 from gptjax.runs import manifest as manifests
 from gptjax.runs.manifest import Damaged, Manifest
@@ -111,6 +111,25 @@ def retain(checkpoints: Path, newest: int, keep_newest: int | None, keep_best: i
                 shutil.rmtree(trash, ignore_errors=True)
                 folder.rename(trash)  # a kill during the deletion leaves no half of a step
                 shutil.rmtree(trash, ignore_errors=True)
+
+
+def require_intact(checkpoints: Path, step: int) -> None:
+    """Refuses a step to roll back to that is absent or damaged.
+
+    Raises:
+      ConfigError: names the steps that there are.
+    """
+    run, listed = checkpoints.parent, list_steps(checkpoints)
+    require(
+        step in folders(checkpoints),
+        f"{run} has no step {step}; it has {listed} (--rollback-to).",
+    )
+    try:
+        manifests.verify(checkpoints / str(step))
+    except Damaged as damage:
+        raise ConfigError(
+            f"{checkpoints / str(step)} is damaged: {damage}. Choose another step (--rollback-to)."
+        ) from None
 
 
 def set_aside(checkpoints: Path, steps: Iterable[int], why: str) -> None:

@@ -75,8 +75,7 @@ def restore_or_init(
       step: the checkpoint to restore; `None` means the newest.
 
     Raises:
-      ConfigError: a checkpoint does not fit, `step` is absent or damaged, or the run's frozen
-        weights were replaced.
+      ConfigError: a checkpoint is absent or does not fit, or frozen weights were replaced.
     """
     wanted = built.state.opt_state
 
