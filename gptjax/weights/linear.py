@@ -269,6 +269,8 @@ def _contract_rows(spec: str, x: Array, weight: Adapted) -> Array:
     row, source, outputs = of_x[0], kernel[0], kernel[1:]
     if row in kernel or len(kernel) != weight.a.ndim + weight.b.ndim - 4:
         require_for_all_rows([weight], "a kernel with further dimensions")
+    if weight.magnitude is not None:  # it scales columns of the whole product, base included
+        require_for_all_rows([weight], "a kernel that is contracted over its outputs, with DoRA,")
     a, b = adapters_of_rows(weight, x.dtype)
     factors = f"{of_x},{row}{source}R,{row}R{outputs}->{of_y}"
     return weight.scale * jnp.einsum(factors, x, a, b)
