@@ -364,3 +364,16 @@ def test_an_adapter_has_little_optimizer_state():
     sizes, small = (overview(one)["bytes"] for one in (full, adapted))
     assert small["optimizer"] < sizes["optimizer"] / 4
     assert small["parameters"] > sizes["parameters"]
+
+
+def test_dora_for_each_row_is_refused_where_its_magnitudes_would_be_lost():
+    weight = weights.Adapted(
+        jnp.ones((4, 2, 3)),
+        jnp.ones((2, 4, 1)),
+        jnp.ones((2, 1, 2, 3)),
+        rows=jnp.array([0, 1]),
+        magnitude=jnp.ones((2, 2, 3)),
+        squares=jnp.ones((2, 3)),
+    )
+    with pytest.raises(ConfigError, match="with DoRA, can't have an adapter for each row"):
+        weights.contract("bthw,dhw->btd", jnp.ones((2, 5, 2, 3)), weight)
