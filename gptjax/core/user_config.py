@@ -14,7 +14,7 @@ import re
 import runpy
 import traceback
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -158,6 +158,8 @@ def cli(
     hint: Any = options
     if base is not None:
         base, args = _choose_kinds(base, args)
+        if {"--help", "-h"} & set(args):
+            description += " Classes by flag: " + "; ".join(_choices(type(base))) + "."
         unnamed = tyro.conf.arg(name="")
         base_hint = Annotated[tyro.conf.FlagConversionOff[type(base)], unnamed]
         hint = dataclasses.make_dataclass(
@@ -225,6 +227,16 @@ def _split_flag(arg: str) -> list[str]:
 
 def _keys(flag: str) -> list[str]:
     return flag.removeprefix("--").replace("-", "_").split(".")
+
+
+def _choices(cls: type, above: str = "") -> Iterator[str]:
+    """Yields each flag that chooses a class, with the names that it takes."""
+    for name, hint in field_types(cls).items():
+        flag = f"--{above}{name}".replace("_", "-")
+        if kinds := _kinds_at(cls, f"--{name}"):
+            yield f"{flag} {', '.join(kinds)}"
+        elif isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            yield from _choices(hint, f"{above}{name}.")
 
 
 def _kinds_at(cls: type, flag: str) -> dict[str, type]:
