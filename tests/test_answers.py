@@ -111,8 +111,8 @@ def test_a_record_that_can_not_be_read_is_named(tmp_path, name, content, fields,
 @pytest.mark.parametrize(
     ("told", "says"),
     [
-        ({"task": SequenceToSequence()}, "needs records of two texts"),
-        ({"source": Records("x.tsv")}, "another task needs a source of whole texts"),
+        ({"task": SequenceToSequence()}, "it needs Records"),
+        ({"source": Records("x.tsv")}, "it needs Text or Tfds or Mixture"),
         (
             {"source": Records("x.tsv"), "task": Classification(), "split": "tail"},
             "--data.split documents",

@@ -47,7 +47,7 @@ GREEDY = GenerateConfig(new_tokens=6, temperature=0.0)
 @pytest.fixture(autouse=True)
 def home(monkeypatch, tmp_path) -> Path:
     """No run is read: any path is the same tiny model."""
-    monkeypatch.setattr(command, "load", lambda path, step=None, mesh=None: TINY)
+    monkeypatch.setattr(command, "load", lambda path, step=None, *rest, **options: TINY)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.chdir(tmp_path)
     return tmp_path

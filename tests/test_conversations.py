@@ -222,7 +222,7 @@ def test_records_of_all_kinds_are_recognised_by_their_keys(tmp_path):
         ({"prompt": "a", "completion": [BOT]}, "a text and messages as 'prompt'"),
         ({"prompt": "a", "completion": " "}, "has nothing in 'completion'"),
         ({"prompt": [BOT], "completion": [USER]}, "no message of the assistant in 'completion'"),
-        ({"text": 3}, "has no text in 'text' but a int"),
+        ({"text": 3}, "has no text in 'text' but a"),
         ({"text": "\ud800"}, "has a lone surrogate"),
         ("{", r"is not JSON"),
         ("[]", "is not a JSON object but a list"),

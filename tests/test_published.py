@@ -150,7 +150,7 @@ def test_a_long_text_is_spelled_as_if_it_were_not_cut(made, monkeypatch):
             patch.setattr(spelling, "CHUNK", 40)
             np.testing.assert_array_equal(tokenizer.encode(text), whole)
     monkeypatch.setattr(spelling, "CHUNK", 40)
-    assert len(published._before_letters(text)) > 20
+    assert len(published._between_words(text)) > 20
 
 
 def test_what_is_saved_is_loaded_and_damage_is_named(made, tmp_path):

@@ -48,7 +48,7 @@ def home(monkeypatch, tmp_path) -> Path:
     monkeypatch.setattr(
         sample,
         "load",
-        lambda path, step=None, mesh=None: (
+        lambda path, step=None, *rest, **options: (
             TINY._replace(params=weights(1)) if str(path) == "other" else TINY
         ),
     )

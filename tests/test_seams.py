@@ -182,7 +182,7 @@ def moved(before, after) -> bool:
 def test_an_adapter_of_rank_4_trains_and_its_base_stays():
     config = model.small("tiny", vocab_size=64)
     base = model.init(config, jax.random.key(0))
-    adapters = weights.LoRA(rank=4).init(base, model.roles(config), jax.random.key(1))
+    adapters = weights.LoRA(rank=4, alpha=4.0).init(base, model.roles(config), jax.random.key(1))
     adapted = weights.attach(base, adapters)
     trains = jax.tree.map(lambda leaf: False, adapted)
     trains = jax.tree.map(

@@ -277,7 +277,7 @@ def test_rows_of_every_format_are_the_same_texts(tmp_path, suffix):
         write_parquet(tmp_path / "f.parquet", {"text": TEXTS, "id": [1, 2, 3]})
         assert [d.text for d in read(Text(str(tmp_path / "f.parquet")))] == TEXTS
         refused(Text(str(tmp_path / "f.parquet"), field="body"), "no column 'body'", "'id'")
-        refused(Text(str(tmp_path / "f.parquet"), field="id"), "no text in 'id' but a int")
+        refused(Text(str(tmp_path / "f.parquet"), field="id"), "no text in 'id' but a number")
 
 
 def test_a_damaged_file_of_every_compression_is_named(tmp_path):
@@ -312,7 +312,7 @@ def test_fields_of_fields_and_whole_numbers_are_read(tmp_path):
     for field, label in (("label", "3"), ("good", "true")):
         (result,) = read(sources.Records(path, "m.t", field))
         assert (result.source, result.text) == ("here", label)
-    refused(sources.Records(path, "m.t", "z"), "no text in 'z' but a float")
+    refused(sources.Records(path, "m.t", "z"), "no text in 'z' but a number")
 
 
 ENCODED = {

@@ -294,8 +294,7 @@ def test_text_with_more_characters_than_pieces_still_trains():
 
 def test_training_is_silent(capfd):
     tok.train_tokenizer(tok.SentencePiece(vocab_size=400), [TEXT])
-    with pytest.raises(ConfigError):
-        tok.train_tokenizer(tok.SentencePiece(vocab_size=90_000), [TEXT])
+    tok.train_tokenizer(tok.SentencePiece(vocab_size=90_000), [TEXT])  # fewer pieces are taken
     assert capfd.readouterr() == ("", "")
 
 

@@ -16,7 +16,7 @@ class Packaged(NamedTuple):
     module: str
     file: str
     package: str
-    sampling: Mapping[str, Any]
+    sampling: Mapping[str, Any] = {}
     """The settings that its model card names, which the file lacks."""
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from gptjax.core.config import require
 from gptjax.data.documents.document import Document, Quota, require_quota
 from gptjax.data.documents.encodings import require_encoding
-from gptjax.data.documents.structured import format_of, read_objects
+from gptjax.data.documents.structured import format_of, json_kind, read_objects
 from gptjax.data.tokenizers.chat import ROLES
 
 
@@ -167,7 +167,7 @@ def parse_record(value: Mapping[str, Any], completion: str = "completion") -> tu
     if "text" in value:
         text = value["text"]
         if not isinstance(text, str):
-            return Record(), f"has no text in 'text' but a {type(text).__name__}"
+            return Record(), f"has no text in 'text' but {json_kind(text)}"
         return Record(text=text), "" if text.strip() else "has nothing in 'text'"
     names = ", ".join(map(repr, list(value)[:10])) or "nothing"
     return Record(), (
@@ -200,7 +200,7 @@ def _talk(messages: Any, given: Any, tools: Sequence, name: str) -> tuple[Record
 def _message(message: Any) -> tuple[dict[str, Any], str]:
     """A message with its content as a text, and what is wrong with it."""
     if not isinstance(message, Mapping):
-        return {}, f"is not an object but a {type(message).__name__}"
+        return {}, f"is not an object but {json_kind(message)}"
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
         names = ", ".join(map(repr, message))
@@ -215,7 +215,7 @@ def _message(message: Any) -> tuple[dict[str, Any], str]:
     if content is None and message.get("tool_calls"):
         content = ""
     if not isinstance(content, str):
-        return {}, f"has no text in 'content' but a {type(content).__name__}"
+        return {}, f"has no text in 'content' but {json_kind(content)}"
     if message.get("weight", 1) not in (0, 1):
         return {}, f"has the weight {message['weight']!r}; it can be 0 or 1"
     return {**message, "content": content}, ""

@@ -181,7 +181,7 @@ def _object(source: bytes) -> tuple[dict[str, Any], str]:
     except ValueError as error:
         return {}, f"is not JSON ({error})"
     if not isinstance(value, dict):
-        return {}, f"is not a JSON object but {_kind(value)}"
+        return {}, f"is not a JSON object but {json_kind(value)}"
     return value, ""
 
 
@@ -200,7 +200,7 @@ def _as_text(value: Any, field: str, numbers: bool) -> tuple[str, str]:
     if numbers and isinstance(value, int):
         return json.dumps(value), ""
     if not isinstance(value, str):
-        return "", f"has no text in {field!r} but {_kind(value)}"
+        return "", f"has no text in {field!r} but {json_kind(value)}"
     lone = re.search("[\ud800-\udfff]", value)
     if lone:
         place = f"at character {lone.start()} of {field!r}"
@@ -208,8 +208,8 @@ def _as_text(value: Any, field: str, numbers: bool) -> tuple[str, str]:
     return value, ""
 
 
-def _kind(value: Any) -> str:
-    """The kind of a value, in the words of JSON."""
+def json_kind(value: Any) -> str:
+    """Returns the kind of a value, in the words of JSON."""
     words = {str: "a string", dict: "an object", list: "a list", bool: "true or false"}
     return words.get(type(value), "null" if value is None else "a number")
 
