@@ -96,6 +96,9 @@ def test_distillation_is_the_divergence_from_the_teacher():
     loss = Distillation("a run", temperature=3.0, share=0.25).build(PLAIN, teacher=PLAIN)
     total, _, sums = loss(params, {"teacher": teacher}, batch, None)
     assert float(sums["teacher"]) == pytest.approx(wanted, rel=1e-3)
+    reverse = Distillation("a run", temperature=3.0, share=0.25, mixture=1.0)
+    reversed_sums = reverse.build(PLAIN, teacher=PLAIN)(params, {"teacher": teacher}, batch, None)
+    assert float(reversed_sums[2]["teacher"]) == pytest.approx(other_way_round, rel=1e-3)
     assert abs(other_way_round / wanted - 1) > 0.05
     plain = CrossEntropy().build(PLAIN)(params, {}, batch, None)[0]
     assert float(total) == pytest.approx(0.75 * float(plain) + 0.25 * wanted, rel=1e-4)

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from typing import cast
 
 import jax
-import jax.numpy as jnp
 
 from gptjax.core.arrays import Array, Float, Key, Params
-from gptjax.core.config import require
+from gptjax.core.config import formerly, require
 from gptjax.data.layouts import Batch
 from gptjax.losses.cross_entropy import (
     CrossEntropy,
@@ -20,15 +19,18 @@ from gptjax.losses.cross_entropy import (
     weighted_sum,
 )
 from gptjax.losses.loss import Frozen, Loss, LossConfig, Metrics, Reduction, Sum, per_weight
+from gptjax.losses.pairwise import generalised_jsd
 from gptjax.model import ModelConfig
 
 
+@formerly(added=("mixture",))
 @dataclass(frozen=True)
 class Distillation(LossConfig):
-    """KL divergence from a teacher with the same tokenizer, mixed with another loss.
+    """Divergence from a teacher with the same tokenizer, mixed with another loss.
 
-    Source: Hinton et al. 2015, arXiv:1503.02531, section 2: KL(teacher ‖ student) of softened
-    predictions, times the temperature squared.
+    Sources: Hinton et al. 2015, arXiv:1503.02531, section 2: KL(teacher ‖ student) of softened
+    predictions, times the temperature squared; Agarwal et al. 2023, GKD, arXiv:2306.13649,
+    equation 1: the generalised Jensen-Shannon divergence.
     """
 
     run: str
@@ -37,6 +39,9 @@ class Distillation(LossConfig):
     """Both models' logits are divided by it."""
     share: float = 0.5
     """Weight of the divergence; the inner loss of the targets has the rest."""
+    mixture: float = 0.0
+    """Which divergence: 0 is KL(teacher ‖ student), 1 is KL(student ‖ teacher); between them both
+    are compared with a mixture that has this share of the teacher (GKD)."""
     inner: CrossEntropy | LossConfig = field(default_factory=CrossEntropy)
     """The loss of the targets."""
 
@@ -46,6 +51,10 @@ class Distillation(LossConfig):
             f"loss.temperature is {self.temperature}; it needs a positive number.",
         )
         require(0 < self.share <= 1, f"loss.share is {self.share}; it needs a share in (0, 1].")
+        require(
+            0 <= self.mixture <= 1,
+            f"loss.mixture is {self.mixture}; it needs a share in [0, 1].",
+        )
         parts = getattr(self.inner, "vocab_parts", 1)
         require(
             parts == 1,
@@ -112,11 +121,11 @@ class DistillationLoss(PredictionLoss):
     def _divergence(
         self, params: Params, batch: Batch, logits: Float[Array, "B T V"]
     ) -> Float[Array, "B T"]:
-        """KL(teacher ‖ student) at the temperature, times its square. The teacher reads the tokens
-        without perturbation."""
+        """The divergence at the temperature, times its square. The teacher reads the tokens without
+        perturbation."""
         temperature = self.settings.temperature
         unperturbed = batch._replace(perturbation=None)
         target = predict(self.teacher, jax.lax.stop_gradient(params), unperturbed, None)[0]
         target = jax.nn.log_softmax(target / temperature)
         student = jax.nn.log_softmax(logits / temperature)
-        return temperature**2 * (jnp.exp(target) * (target - student)).sum(-1)
+        return temperature**2 * generalised_jsd(student, target, self.settings.mixture)
