@@ -31,7 +31,7 @@ def pack(sizes: np.ndarray, order: np.ndarray, room: int, *, cut: bool = True) -
       cut: longer examples have a row each, which holds their beginning; otherwise they are left
         out.
     """
-    long = (sizes > room).any(axis=1)
+    long = np.any(sizes > room, axis=1)
     if not cut:
         order = order[~long[order]]
     firsts, used = [0], [0] * sizes.shape[1]
