@@ -290,23 +290,29 @@ def test_any_split_of_the_batch_gives_the_same_step(name):
         reference="none" if name == "orpo" else "other",
     ).build(PLAIN, reference=PLAIN)
     frozen = {} if name == "orpo" else {"reference": other}
-    results = [
-        jax.jit(
-            functools.partial(
-                step.train_step,
-                loss=loss,
-                optimizer=optimizer,
-                rate=lambda _: 1.0,
-                seed=0,
-                micro_batches=parts,
-            )
-        )(step.init(params, optimizer), frozen, batch)
-        for parts in (1, 4)
-    ]
-    (one, metrics), (four, others) = results
-    np.testing.assert_allclose(metrics["loss"], others["loss"], rtol=1e-5)
+    assert_any_split_is_one_step(loss, params, frozen, batch, optimizer)
+
+
+def assert_any_split_is_one_step(loss, params, frozen, batch, optimizer) -> dict:
+    """Takes a step with one micro-batch and with four, and returns the metrics of the former."""
+
+    def take(parts: int):
+        one = functools.partial(
+            step.train_step,
+            loss=loss,
+            optimizer=optimizer,
+            rate=lambda _: 1.0,
+            seed=0,
+            micro_batches=parts,
+        )
+        return jax.jit(one)(step.init(params, optimizer), frozen, batch)
+
+    (one, metrics), (four, others) = take(1), take(4)
+    for name in ("loss", *loss.metrics()):
+        np.testing.assert_allclose(metrics[name], others[name], rtol=1e-5, atol=1e-6)
     for a, b in zip(*map(jax.tree.leaves, (one.trainable, four.trainable)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    return metrics
 
 
 def test_a_reference_computed_before_is_the_reference_computed_now():
@@ -526,27 +532,23 @@ def test_the_baseline_of_kto_is_that_of_the_whole_batch(tmp_path):
     ]
     data = prepared(tmp_path, records, Feedback())
     config = replace(PLAIN, vocab_size=257)
-    other, params = (model.init(config, jax.random.key(n)) for n in (1, 2))
+    params, other = (model.init(config, jax.random.key(n)) for n in (1, 2))
     loss = KTO(reference="other", bad=1.5).build(config, reference=config)
     plan = batches.plan(data.train, length=16, rows=8, seed=0, task=data.task)
     batch, optimizer = (
         batches.batch(data.train, plan, 0),
         optim.build_optimizer(optim.SGD(), lambda _: 1.0, None),
     )
-    results = []
-    for parts in (1, 4):
-        take = functools.partial(
-            step.train_step,
-            loss=loss,
-            optimizer=optimizer,
-            rate=lambda _: 1.0,
-            seed=0,
-            micro_batches=parts,
-        )
-        results.append(jax.jit(take)(step.init(params, optimizer), {"reference": other}, batch))
-    (one, metrics), (four, others) = results
+    metrics = assert_any_split_is_one_step(loss, params, {"reference": other}, batch, optimizer)
     assert float(metrics["kl"]) > 0
-    np.testing.assert_allclose(metrics["loss"], others["loss"], rtol=1e-5)
-    np.testing.assert_allclose(metrics["kl"], others["kl"], rtol=1e-5)
-    for a, b in zip(*map(jax.tree.leaves, (one.trainable, four.trainable)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_judged_answer_that_does_not_fit_takes_no_room_from_others(tmp_path):
+    """Every example keeps its partner, whether that one is left out or not."""
+    lengths = [2, 20, 3, 1, 2, 1]
+    records = [{"prompt": "?", "completion": "a" * n, "label": 1} for n in lengths]
+    data = prepared(tmp_path, records, Feedback())
+    plan = batches.plan(data.train, length=14, rows=6, seed=None, task=data.task)
+    batch = batches.batch(data.train, plan, 0)
+    fit = [n + lengths[(i + 3) % 6] + 4 <= 14 for i, n in enumerate(lengths)]
+    assert batch.columns["pairs"].sum() == sum(fit) == 4 == 6 - plan.packing.left_out

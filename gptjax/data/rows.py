@@ -132,14 +132,20 @@ def packed_rows(
     Raises:
       ConfigError: as `cut`.
     """
+    return [
+        [piece(example_ids(store, i)) for i in examples] for examples in packed_examples(plan, at)
+    ]
+
+
+def packed_examples(plan: Plan, at: RowNumbers) -> list[list[int]]:
+    """Returns the numbers of the examples in each of these packed rows."""
     if plan.packing is None:
         raise ValueError("the plan cuts rows; it does not pack examples.")
-    order, firsts, *_ = plan.packing
-    pieces = []
-    for row in at.row:
-        examples = order[slice(*firsts[row : row + 2])] if row < plan.rows_per_epoch else ()
-        pieces.append([piece(example_ids(store, int(i))) for i in examples])
-    return pieces
+    order, firsts = plan.packing.order, plan.packing.firsts
+    return [
+        order[slice(*firsts[row : row + 2])].tolist() if row < plan.rows_per_epoch else []
+        for row in at.row
+    ]
 
 
 def example_ids(store: Store, i: int) -> np.ndarray:

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from gptjax.core.config import require
 from gptjax.data.documents.conversations import Record, parse_record, record_objects
-from gptjax.data.documents.document import Document, Quota, require_quota
-from gptjax.data.documents.encodings import require_encoding
+from gptjax.data.documents.document import Document
+from gptjax.data.documents.record_files import Entry, read_record_files, require_record_files
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,8 @@ class Comparisons:
     """Encoding of the files, as Python names it."""
 
     def __post_init__(self) -> None:
-        require(
-            self.path != "", "data.source.path is empty; give a file: pass --data.source.path FILE."
-        )
         require(bool(self.prompt), "data.source.prompt is empty; name the key of the prompt.")
-        require_quota(self.max_bad_records)
-        require_encoding(self.encoding)
+        require_record_files(self)
 
 
 class Judged(NamedTuple):
@@ -79,24 +75,17 @@ def read_comparisons(
     Raises:
       ConfigError: a file or a record can't be read, or there is none; on the way, not at the call.
     """
-    quota = Quota(source.max_bad_records, pass_over)
-    files = [(Path(source.path), None if source.held_out is None else False)]
-    if source.held_out is not None:
-        files.append((Path(source.held_out), True))
-    for file, held_out in files:
-        any_record = False
-        for number, value, unread in record_objects(file, source.encoding):
-            record, wrong = (Judged(()), "") if unread else parse_judged(value, source)
-            if defect := unread or wrong:
-                quota.spend(f"{file}:{number}", defect)
+
+    def entries(file: Path) -> Iterator[Entry]:
+        for number, value, defect in record_objects(file, source.encoding):
+            record, wrong = (Judged(()), defect) if defect else parse_judged(value, source)
+            if wrong:
+                yield Entry(number, defect=wrong)
                 continue
-            any_record = True
             text = json.dumps([[r._asdict() for r in record.answers], record.good])
-            yield Document(text, f"{file.name}:{number}", source=_asked(record), held_out=held_out)
-        require(
-            any_record,
-            f"{file} has no records; give a file of judged answers with --data.source.path FILE.",
-        )
+            yield Entry(number, text, _asked(record))
+
+    return read_record_files(source, entries, "a file of judged answers", pass_over)
 
 
 def load_judged(text: str) -> Judged:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gptjax.core.config import require
-from gptjax.data.documents.document import Document, Quota, require_quota
-from gptjax.data.documents.encodings import require_encoding
+from gptjax.data.documents.document import Document
+from gptjax.data.documents.record_files import Entry, read_record_files, require_record_files
 from gptjax.data.documents.structured import format_of, json_kind, read_objects
 from gptjax.data.tokenizers.chat import ROLES
 
@@ -42,11 +42,7 @@ class Conversations:
     """Encoding of the files, as Python names it."""
 
     def __post_init__(self) -> None:
-        require(
-            self.path != "", "data.source.path is empty; give a file: pass --data.source.path FILE."
-        )
-        require_quota(self.max_bad_records)
-        require_encoding(self.encoding)
+        require_record_files(self)
 
 
 class Record(NamedTuple):
@@ -80,24 +76,16 @@ def read_conversations(
     Raises:
       ConfigError: a file or a record can't be read, or there is none; on the way, not at the call.
     """
-    quota = Quota(source.max_bad_records, pass_over)
-    files = [(Path(source.path), None if source.held_out is None else False)]
-    if source.held_out is not None:
-        files.append((Path(source.held_out), True))
-    for file, held_out in files:
-        any_record = False
-        for number, value, unread in record_objects(file, source.encoding):
-            record, wrong = (Record(), "") if unread else parse_record(value, source.completion)
-            if defect := unread or wrong:
-                quota.spend(f"{file}:{number}", defect)
-                continue
-            any_record = True
-            name = f"{file.name}:{number}"
-            yield Document(dump_record(record), name, source=_asked(record), held_out=held_out)
-        require(
-            any_record,
-            f"{file} has no records; give a file of conversations with --data.source.path FILE.",
-        )
+
+    def entries(file: Path) -> Iterator[Entry]:
+        for number, value, defect in record_objects(file, source.encoding):
+            record, wrong = (Record(), defect) if defect else parse_record(value, source.completion)
+            if wrong:
+                yield Entry(number, defect=wrong)
+            else:
+                yield Entry(number, dump_record(record), _asked(record))
+
+    return read_record_files(source, entries, "a file of conversations", pass_over)
 
 
 def record_objects(file: Path, encoding: str) -> Iterator[tuple[int, dict[str, Any], str]]:

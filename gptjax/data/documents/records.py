@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from gptjax.core.config import require
-from gptjax.data.documents.document import Document, Quota, require_quota
-from gptjax.data.documents.encodings import require_encoding
+from gptjax.data.documents.document import Document
+from gptjax.data.documents.record_files import Entry, read_record_files, require_record_files
 from gptjax.data.documents.structured import Row, format_of, read_rows
 
 
@@ -38,15 +38,11 @@ class Records:
 
     def __post_init__(self) -> None:
         require(
-            self.path != "", "data.source.path is empty; give a file: pass --data.source.path FILE."
-        )
-        require(
             self.source != self.target,
             f"data.source.source and target are both {self.source!r}; they need two fields: pass"
             " --data.source.target FIELD.",
         )
-        require_quota(self.max_bad_records)
-        require_encoding(self.encoding)
+        require_record_files(self)
 
 
 def read_records(source: Records, pass_over: Callable[[str], Any] = str) -> Iterator[Document]:
@@ -58,28 +54,22 @@ def read_records(source: Records, pass_over: Callable[[str], Any] = str) -> Iter
     Raises:
       ConfigError: a file or a record can't be read, or there is none; on the way, not at the call.
     """
-    quota = Quota(source.max_bad_records, pass_over)
-    files = [(Path(source.path), None if source.held_out is None else False)]
-    if source.held_out is not None:
-        files.append((Path(source.held_out), True))
-    for file, held_out in files:
+    fields = (source.source, source.target)
+
+    def entries(file: Path) -> Iterator[Entry]:
         require(
             file.is_file(),
             f"{file} is not there; give a file of records with --data.source.path FILE.",
         )
-        fields, any_record = (source.source, source.target), False
         kind = format_of(file, source.encoding, otherwise="tsv")
         for row in read_rows(file, kind, fields, source.encoding, numbers=True):
             if defect := row.defect or _empty(row, fields):
-                quota.spend(f"{file}:{row.number}", defect)
-                continue
-            any_record = True
-            text, answer = row.values
-            yield Document(answer, f"{file.name}:{row.number}", source=text, held_out=held_out)
-        require(
-            any_record,
-            f"{file} has no records; give a file that has some with --data.source.path FILE.",
-        )
+                yield Entry(row.number, defect=defect)
+            else:
+                text, answer = row.values
+                yield Entry(row.number, answer, text)
+
+    return read_record_files(source, entries, "a file that has some", pass_over)
 
 
 def _empty(row: Row, fields: tuple[str, str]) -> str:

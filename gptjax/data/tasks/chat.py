@@ -144,7 +144,7 @@ class Chat(RecordTask):
 
     def sizes(self, store: Store, with_encoder: bool) -> np.ndarray:
         """Returns the positions that each example takes of a row [n 1]."""
-        within = np.diff(np.searchsorted(_marks(store, self.extra_ids), store.offsets))
+        within = np.diff(np.searchsorted(mark_places(store, self.extra_ids), store.offsets))
         return super().sizes(store, with_encoder) - within[:, None]
 
     def plan(self, store: Store, plan: Plan) -> Plan:
@@ -184,7 +184,7 @@ class Chat(RecordTask):
 
     def describe(self, store: Store) -> str:
         """Says how many of a store's tokens are learned."""
-        marks = _marks(store, self.extra_ids)
+        marks = mark_places(store, self.extra_ids)
         learned = int((marks[1::2] - marks[::2] - 1).sum())
         tokens = store.header.num_tokens - len(marks)
         return (
@@ -203,8 +203,8 @@ class Chat(RecordTask):
         return chat.render(template, [Message("user", text)], tokenizer)
 
 
-def _marks(store: Store, extra_ids: int) -> np.ndarray:
-    """Places of all marks of a store, int64: of the first of a task's own ids."""
+def mark_places(store: Store, extra_ids: int) -> np.ndarray:
+    """Returns the places of all marks of a store, int64: of the first of a task's own ids."""
     mark = store.header.vocab_size - extra_ids
     found = [
         first + np.flatnonzero(store.ids[first : first + STRETCH] == mark)

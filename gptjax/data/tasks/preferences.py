@@ -8,19 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from gptjax.core.config import ConfigError, require
-from gptjax.data import packing
 from gptjax.data.documents.comparisons import Judged, load_judged
 from gptjax.data.documents.sources import Document
 from gptjax.data.layouts import Batch, Piece, filled
-from gptjax.data.permutation import permute
-from gptjax.data.rows import Plan, RowNumbers, example_ids
+from gptjax.data.rows import Plan, RowNumbers, example_ids, packed_examples
 from gptjax.data.store import Store
-from gptjax.data.tasks.chat import Chat, Writer
+from gptjax.data.tasks.chat import Chat, Writer, mark_places
 from gptjax.data.tokenizers.tokenizer import Tokenizer
 
 Pieces = tuple[Piece, Piece]
@@ -109,9 +107,7 @@ class Preferences(Chat):
     def batch(self, store: Store, plan: Plan, at: RowNumbers) -> Batch:
         """Returns the rows with these numbers, as numpy arrays. It depends on nothing else."""
         vocab_size = store.header.vocab_size - self.extra_ids
-        return _paired(
-            plan, at, lambda place: self.pair(_at(store, plan, place), vocab_size, plan.width)
-        )
+        return _paired(plan, at, lambda i: self.pair(example_ids(store, i), vocab_size, plan.width))
 
     def pair(self, ids: np.ndarray, vocab_size: int, width: int) -> Pieces:
         """Returns an example as two pieces."""
@@ -131,8 +127,8 @@ class Preferences(Chat):
 class Feedback(Preferences):
     """Answers that were judged alone (`Comparisons` with `label`); for the loss `KTO`.
 
-    Beside each answer a row holds its prompt with the answer of the next record in the order of
-    the data, from which the loss estimates how far the model has moved. The column `pairs` [B P] is
+    Beside each answer a row holds its prompt with the answer of another record, from which the loss
+    estimates how far the model has moved. The column `pairs` [B P] is
     1 for each answer, `good` 1 for each that was found good.
     """
 
@@ -161,37 +157,34 @@ class Feedback(Preferences):
         return np.concatenate([[judgement], ids]).astype(np.int32)
 
     def plan(self, store: Store, plan: Plan) -> Plan:
-        """Packs each answer with its prompt under the next record's answer.
+        """Packs the answers with their mismatched ones into rows, in an order of the seed.
 
         Raises:
           ConfigError: there is one record only, or none that fits.
         """
-        count = store.header.num_examples
         require(
-            count > 1,
+            store.header.num_examples > 1,
             "the data has one judged answer, and KTO compares each with another record's; give more"
             " (--data.source.path).",
         )
-        order = np.arange(count)
-        if plan.seed is not None:
-            order = permute(order, count, (plan.seed, -1))
-        vocab_size = store.header.vocab_size - self.extra_ids
-        lengths = np.asarray([_lengths(example_ids(store, i), vocab_size) for i in range(count)])
-        asked, answered = lengths[order].T
-        sizes = np.empty((count, 1), np.int64)
-        sizes[order, 0] = 2 * asked + answered + np.roll(answered, -1) - 2
-        packed = packing.pack(sizes, order, plan.width, cut=False)
-        self.require_room(packed, sizes, plan.width)
-        return plan._replace(packing=packed)
+        return super().plan(store, plan)
+
+    def sizes(self, store: Store, with_encoder: bool) -> np.ndarray:
+        """Returns the positions that each example takes of a row [n 1]: its prompt twice, its own
+        answer, and its partner's."""
+        marks = mark_places(store, self.extra_ids)
+        among = np.searchsorted(marks, store.offsets)
+        asked = marks[among[:-1]] - store.offsets[:-1] - 1  # the judgement comes first
+        answered = np.diff(store.offsets) - 1 - asked - np.diff(among)
+        partner = _partner(np.arange(len(asked)), len(asked))
+        return (2 * asked + answered + answered[partner] - 2)[:, None]
 
     def batch(self, store: Store, plan: Plan, at: RowNumbers) -> Batch:
         """Returns the rows with these numbers, as numpy arrays. It depends on nothing else."""
-        assert plan.packing is not None
-        vocab_size, count = store.header.vocab_size - self.extra_ids, len(plan.packing.order)
+        vocab_size, count = store.header.vocab_size - self.extra_ids, store.header.num_examples
 
-        def pieces(place: int) -> Pieces:
-            own = _at(store, plan, place)[1:]
-            other = _at(store, plan, (place + 1) % count)[1:]
+        def pieces(i: int) -> Pieces:
+            own, other = (example_ids(store, n)[1:] for n in (i, _partner(i, count)))
             begin, borrowed = (int(np.flatnonzero(x == vocab_size)[0]) for x in (own, other))
             mismatched = np.concatenate([own[:begin], other[borrowed:]])
             return (
@@ -202,9 +195,9 @@ class Feedback(Preferences):
         batch = _paired(plan, at, pieces)
         assert batch.columns is not None
         good = np.zeros_like(batch.columns["pairs"])
-        for row, places in enumerate(_places(plan, at)):
-            for n, place in enumerate(places):
-                good[row, n] = _at(store, plan, place)[0] == vocab_size + 1
+        for row, examples in enumerate(packed_examples(plan, at)):
+            judgements = [example_ids(store, i)[0] for i in examples]
+            good[row, : len(examples)] = np.equal(judgements, vocab_size + 1)
         return batch._replace(columns={**batch.columns, "good": good})
 
     def describe(self, store: Store) -> str:
@@ -212,35 +205,22 @@ class Feedback(Preferences):
         return f"{store.header.num_examples:,} judged answers, loss on {self.loss_on} answers"
 
 
-def _lengths(ids: np.ndarray, vocab_size: int) -> tuple[int, int]:
-    """Ids of an example before the first that counts, and from it on, without marks."""
-    ids = ids[1:]
-    begin = int(np.flatnonzero(ids == vocab_size)[0])
-    return begin, int((ids[begin:] != vocab_size).sum())
-
-
-def _places(plan: Plan, at: RowNumbers) -> list[range]:
-    """Places in the packing's order of what each row holds."""
-    assert plan.packing is not None
-    firsts = plan.packing.firsts
-    return [
-        range(*firsts[row : row + 2].tolist()) if row < plan.rows_per_epoch else range(0)
-        for row in at.row
-    ]
-
-
-def _at(store: Store, plan: Plan, place: int) -> np.ndarray:
-    """The ids of the example at a place of the packing's order."""
-    assert plan.packing is not None
-    return example_ids(store, int(plan.packing.order[place]))
+def _partner(i: Any, count: int) -> Any:
+    """Numbers of the examples whose answers stand under the prompts of `i`: half the data away,
+    since neighbours often answer the same prompt."""
+    return (i + count // 2) % count
 
 
 def _paired(plan: Plan, at: RowNumbers, pieces: Callable[[int], Pieces]) -> Batch:
-    """Rows of pairs of pieces, with the column `pairs`."""
+    """Rows of pairs of pieces, with the column `pairs`.
+
+    Args:
+      pieces: gives both pieces of an example.
+    """
     assert plan.packing is not None
-    places = _places(plan, at)
-    rows = [[piece for place in row for piece in pieces(place)] for row in places]
+    examples = packed_examples(plan, at)
+    rows = [[piece for i in row for piece in pieces(i)] for row in examples]
     most = int(np.diff(plan.packing.firsts).max())
-    real = np.arange(most)[None] < np.asarray([len(row) for row in places])[:, None]
+    real = np.arange(most)[None] < np.asarray([len(row) for row in examples])[:, None]
     batch = filled(rows, plan.width)
     return batch._replace(prefix=None, columns={"pairs": real.astype(np.float32)})
