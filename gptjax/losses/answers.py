@@ -8,9 +8,10 @@ Read `answer_sums`, then `Reference`.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from gptjax.core.arrays import Array, Float, Numbers, Params
 from gptjax.core.config import require
 from gptjax.data.layouts import Batch
 from gptjax.losses.cross_entropy import forward_batch
-from gptjax.losses.loss import Frozen
+from gptjax.losses.loss import Frozen, LossConfig
 from gptjax.losses.pairwise import Pair
 from gptjax.losses.tokens import losses_in_parts
 from gptjax.model import ModelConfig
@@ -75,12 +76,22 @@ def pair_weights(batch: Batch) -> Float[Array, "B P"]:
     return jnp.asarray(batch.columns[PAIRS], jnp.float32)
 
 
-def started(name: str, start: str | None, adapted: bool) -> str:
-    """Returns what a reference called `start` is: the base of a run that trains adapters, else the
-    model that the run starts from."""
-    if name != START:
-        return name
-    return BASE if adapted else start or START
+class Compared(LossConfig):
+    """Base of the settings of losses that compare answers with a reference."""
+
+    reference: str
+
+    @property
+    def models(self) -> Mapping[str, str]:
+        """The reference, where it is another model."""
+        return {} if self.reference in (START, BASE, NONE) else {REFERENCE: self.reference}
+
+    def started(self: Any, start: str | None, adapted: bool) -> Any:
+        """Returns the settings with the reference by name, if it is what the run starts from: the
+        base of a run that trains adapters, else the model itself."""
+        if self.reference != START:
+            return self
+        return dataclasses.replace(self, reference=BASE if adapted else start or START)
 
 
 @dataclass(frozen=True)
@@ -92,11 +103,6 @@ class Reference:
     policy: ModelConfig
     other: ModelConfig | None = None
     """Of another model, whose weights are `frozen["reference"]`."""
-
-    @staticmethod
-    def models(name: str) -> Mapping[str, str]:
-        """Returns the models that a reference of this name needs."""
-        return {} if name in (START, BASE, NONE) else {REFERENCE: name}
 
     @classmethod
     def of(cls, name: str, policy: ModelConfig, models: Mapping[str, ModelConfig]) -> Reference:

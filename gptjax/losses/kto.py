@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,8 +12,8 @@ import jax.numpy as jnp
 from gptjax.core.arrays import Array, Float, Key, Params
 from gptjax.core.config import require
 from gptjax.data.layouts import Batch
-from gptjax.losses.answers import Reference, answer_sums, pair_weights, started
-from gptjax.losses.loss import Frozen, Loss, LossConfig, Metrics, Reduction, Sum, Weight, ratio
+from gptjax.losses.answers import Compared, Reference, answer_sums, pair_weights
+from gptjax.losses.loss import Frozen, Loss, Metrics, Reduction, Sum, Weight, ratio
 from gptjax.losses.pairwise import Pair, kto
 from gptjax.model import ModelConfig
 
@@ -23,7 +22,7 @@ _BASELINE = "baseline"
 
 
 @dataclass(frozen=True)
-class KTO(LossConfig):
+class KTO(Compared):
     """KTO, without dropout. It needs the task `Feedback`.
 
     Source: Ethayarajh et al. 2024, arXiv:2402.01306, section 4.1.
@@ -52,15 +51,6 @@ class KTO(LossConfig):
             "loss.reference is none, and KTO compares with a reference; use start, base, or a model"
             " (--loss.reference).",
         )
-
-    @property
-    def models(self) -> Mapping[str, str]:
-        """The reference, where it is another model."""
-        return Reference.models(self.reference)
-
-    def started(self, start: str | None, adapted: bool) -> KTO:
-        """Returns the settings with the reference by name, if it is what the run starts from."""
-        return dataclasses.replace(self, reference=started(self.reference, start, adapted))
 
     def build(self, config: ModelConfig, **models: ModelConfig) -> KTOLoss:
         """Returns the loss for a model; `frozen["reference"]` holds the reference's weights.

@@ -19,16 +19,15 @@ from gptjax.data.layouts import Batch
 from gptjax.losses.answers import (
     NONE,
     START,
+    Compared,
     Reference,
     answer_sums,
     by_pair,
     pair_weights,
-    started,
 )
 from gptjax.losses.loss import (
     Frozen,
     Loss,
-    LossConfig,
     Metrics,
     Reduction,
     Sum,
@@ -61,7 +60,7 @@ _NLL = "nll_scale"
 
 
 @dataclass(frozen=True)
-class Preference(LossConfig):
+class Preference(Compared):
     """A loss of pairs of answers (DPO and its relatives), without dropout. It needs the task
     `Preferences`.
 
@@ -108,15 +107,6 @@ class Preference(LossConfig):
                 f"loss.loss orpo compares with no reference, and loss.reference is"
                 f" {self.reference!r}; set it to none (--loss.reference none)."
             )
-
-    @property
-    def models(self) -> Mapping[str, str]:
-        """The reference, where it is another model."""
-        return Reference.models(self.reference)
-
-    def started(self, start: str | None, adapted: bool) -> Preference:
-        """Returns the settings with the reference by name, if it is what the run starts from."""
-        return dataclasses.replace(self, reference=started(self.reference, start, adapted))
 
     def build(self, config: ModelConfig, **models: ModelConfig) -> PreferenceLoss:
         """Returns the loss for a model; `frozen["reference"]` holds the reference's weights.

@@ -25,6 +25,18 @@ from gptjax.weights.lora import with_leaves
 from gptjax.weights.weight import transposed
 
 
+def weights_tree(run: Path, step: int | None = None) -> str:
+    """Returns the tree of a checkpoint that a run is opened with: `ema`, the averaged weights,
+    where it has them, else `params`.
+
+    Args:
+      step: `None` means the newest.
+    """
+    steps = Run(run).steps()
+    kept = Run(run).trees(steps[-1] if step is None else step) if steps else ()
+    return "ema" if "ema" in kept else "params"
+
+
 def checked_base(run: Path, opened: OpenedModel, adapter: AdapterKind, path: str) -> OpenedModel:
     """The model that an adapter run stands on, as its adapter needs it.
 
@@ -88,8 +100,7 @@ def adapter_for(base: OpenedModel, path: Path) -> Adapters:
         settings = config.from_dict(AdapterKind, raw["adapter"], "adapter")
         checked_base(path, base, settings, raw["start"])
         whole = bool(settings.modules_to_save or settings.untie or settings.base != "float32")
-        tree = "ema" if (raw.get("optim") or {}).get("ema") else "params"
-        params = restore_adapted(path, base, settings, tree, None)
+        params = restore_adapted(path, base, settings, weights_tree(path), None)
         require(params is not None, f"{path} has no checkpoint yet; train it first.")
         adapters = detach(params)[1]
     require(

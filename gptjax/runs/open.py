@@ -138,8 +138,7 @@ def _open_run(
 ) -> OpenedModel:
     found, steps = read_config(run, known), Run(run).steps()
     c, task = found[:2]
-    kept = Run(run).trees(steps[-1] if step is None else step) if steps else ()
-    tree = "ema" if "ema" in kept and not live else "params"
+    tree = "params" if live else adapted.weights_tree(run, step)
     if found.adapter is not None:
         return _open_adapted(run, found, step, shardings, tree)
     shapes = model.shapes(c)
