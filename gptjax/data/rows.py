@@ -156,6 +156,19 @@ def example_ids(store: Store, i: int) -> np.ndarray:
     return ids
 
 
+STRETCH = 2**24
+"""Ids that are searched at once, so that memory stays bounded."""
+
+
+def places_of(store: Store, wanted: int) -> np.ndarray:
+    """Returns all places of an id in a store, int64 and increasing."""
+    found = [
+        first + np.flatnonzero(store.ids[first : first + STRETCH] == wanted)
+        for first in range(0, len(store.ids), STRETCH)
+    ]
+    return np.concatenate([np.zeros(0, np.int64), *found])
+
+
 def require_known_ids(store: Store, ids: np.ndarray, place: np.ndarray) -> None:
     """Refuses ids [B T] outside the vocabulary, which devices would silently clamp or wrap."""
     size = store.header.vocab_size

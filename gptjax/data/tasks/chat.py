@@ -22,16 +22,13 @@ from gptjax.data.documents.conversations import Record, load_record
 from gptjax.data.documents.sources import Document
 from gptjax.data.layouts import Piece
 from gptjax.data.packing import Packing
-from gptjax.data.rows import Plan
+from gptjax.data.rows import Plan, places_of
 from gptjax.data.store import Store
-from gptjax.data.tasks.task import RecordTask
+from gptjax.data.tasks.task import RecordTask, answer_end
 from gptjax.data.tokenizers import chat
 from gptjax.data.tokenizers.chat import ChatTemplate, Message
 from gptjax.data.tokenizers.chat_spelling import spell_in_turn
 from gptjax.data.tokenizers.tokenizer import Tokenizer, with_template
-
-STRETCH = 2**24
-"""Ids that are searched for marks at once, so that memory stays bounded."""
 
 
 @dataclass(frozen=True)
@@ -205,12 +202,7 @@ class Chat(RecordTask):
 
 def mark_places(store: Store, extra_ids: int) -> np.ndarray:
     """Returns the places of all marks of a store, int64: of the first of a task's own ids."""
-    mark = store.header.vocab_size - extra_ids
-    found = [
-        first + np.flatnonzero(store.ids[first : first + STRETCH] == mark)
-        for first in range(0, len(store.ids), STRETCH)
-    ]
-    return np.concatenate([np.zeros(0, np.int64), *found])
+    return places_of(store, store.header.vocab_size - extra_ids)
 
 
 # --- a record to ids
@@ -263,7 +255,7 @@ def render_record(
         return _talk(record, writer, loss_on)
     begin = [] if tokenizer.begin_of_document is None else [tokenizer.begin_of_document]
     prompt, text = spell_in_turn([record.prompt, record.text], tokenizer)
-    ids = [*begin, *prompt, *text, _end(tokenizer)]
+    ids = [*begin, *prompt, *text, answer_end(tokenizer)]
     read = max(1, len(begin) + len(prompt))  # nothing predicts the first id
     return Rendered(np.asarray(ids, np.int32), np.arange(len(ids)) >= read)
 
@@ -306,7 +298,7 @@ def _talk(record: Record, writer: Writer, loss_on: Literal["all", "last"]) -> Re
         if part.answer is not None:
             waiting = None if part.ids[-1] in writer.ends else part.answer
     if waiting == len(messages) - 1:
-        closing = _end(tokenizer) if writer.closing is None else writer.closing
+        closing = answer_end(tokenizer) if writer.closing is None else writer.closing
         parts.append(([closing], waiting in wanted))
     ids = [i for part, _ in parts for i in part]
     bos = tokenizer.special.bos if tokenizer.special else None
@@ -327,14 +319,3 @@ def _message(fields: Any) -> Message:
 
 def _says(message: Message) -> bool:
     return bool(message.text.strip() or message.more.get("tool_calls"))
-
-
-def _end(tokenizer: Tokenizer) -> int:
-    """The id that ends what is learned."""
-    end = tokenizer.end_of_document
-    if end is None:
-        raise ConfigError(
-            "needs an end to learn, and this tokenizer has no id that ends a document; use another"
-            " data.tokenizer."
-        )
-    return end

@@ -8,15 +8,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from gptjax.core.config import ConfigError, require
+from gptjax.core.config import require
 from gptjax.data.documents.sources import Document
 from gptjax.data.layouts import Piece, answer
+from gptjax.data.rows import places_of
 from gptjax.data.store import Store
-from gptjax.data.tasks.task import RecordTask, Shape
+from gptjax.data.tasks.task import RecordTask, Shape, answer_end
 from gptjax.data.tokenizers.tokenizer import Tokenizer
-
-STRETCH = 2**24
-"""Ids that are searched for borders at once, so that memory stays bounded."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +65,10 @@ class SequenceToSequence(RecordTask):
     def pair(self, source: np.ndarray, target: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
         """Returns the ids of a text and its answer as one example."""
         read, border = self._read(source, tokenizer), [tokenizer.vocab_size]
-        return np.concatenate([read, border, target, [_end(tokenizer)]]).astype(np.int32)
+        return np.concatenate([read, border, target, [answer_end(tokenizer)]]).astype(np.int32)
 
     def _read(self, ids: Sequence[int] | np.ndarray, tokenizer: Tokenizer) -> list[int]:
-        return [*ids, _end(tokenizer)] if self.closed else [*ids]
+        return [*ids, answer_end(tokenizer)] if self.closed else [*ids]
 
     def sizes(self, store: Store, with_encoder: bool) -> np.ndarray:
         """Returns the positions that each example takes of a row [n 1], or of a row of the decoder
@@ -78,12 +76,8 @@ class SequenceToSequence(RecordTask):
         lengths = super().sizes(store, with_encoder)
         if not with_encoder:
             return lengths
-        border = store.header.vocab_size - 1
-        borders = [
-            first + np.flatnonzero(store.ids[first : first + STRETCH] == border)
-            for first in range(0, len(store.ids), STRETCH)
-        ]
-        read = (np.concatenate(borders) - store.offsets[:-1])[:, None]
+        borders = places_of(store, store.header.vocab_size - 1)
+        read = (borders - store.offsets[:-1])[:, None]
         return np.concatenate([lengths - read, read], axis=1)
 
     def piece(self, ids: np.ndarray, vocab_size: int, width: int, with_encoder: bool) -> Piece:
@@ -102,14 +96,3 @@ class SequenceToSequence(RecordTask):
         read = self._read(ids, tokenizer)
         begin = tokenizer.vocab_size if self.begin is None else self.begin
         return (read, [begin]) if with_encoder else ([], [*read, begin])
-
-
-def _end(tokenizer: Tokenizer) -> int:
-    """The id that ends an answer."""
-    end = tokenizer.end_of_document
-    if end is None:
-        raise ConfigError(
-            "an answer needs an end, and this tokenizer has no id that ends a document; use another"
-            " data.tokenizer."
-        )
-    return end

@@ -16,7 +16,7 @@ from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
 
-from gptjax.core.config import Open
+from gptjax.core.config import ConfigError, Open
 from gptjax.data import packing
 from gptjax.data.documents.sources import Document
 from gptjax.data.layouts import Batch, Piece, filled
@@ -206,3 +206,17 @@ def bounded(ids: np.ndarray, tokenizer: Tokenizer, *further: int) -> np.ndarray:
     begin = [] if tokenizer.begin_of_document is None else [tokenizer.begin_of_document]
     end = [] if tokenizer.end_of_document is None else [tokenizer.end_of_document]
     return np.concatenate([begin, ids, end, further]).astype(np.int32)
+
+
+def answer_end(tokenizer: Tokenizer) -> int:
+    """Returns the id that ends an answer.
+
+    Raises:
+      ConfigError: the tokenizer has none.
+    """
+    if tokenizer.end_of_document is None:
+        raise ConfigError(
+            "cannot end an answer: this tokenizer has no id that ends a document; use another"
+            " data.tokenizer."
+        )
+    return tokenizer.end_of_document
