@@ -15,7 +15,7 @@ from walks import CAT, DOG, PYDANTIC, model, speller, walk
 
 from gptjax.core.config import ConfigError
 from gptjax.generate.constraints import compiled
-from gptjax.generate.constraints.schema import KEYWORDS
+from gptjax.generate.constraints.schema import KEYWORDS, SchemaReader
 from gptjax.generate.constraints.syntaxes import byte_automaton
 
 SCHEMAS = PYDANTIC | {
@@ -154,7 +154,13 @@ GROWING = {
         "schema",
         json.dumps(model(**{f"p{i}": {"type": "boolean"} for i in range(n)})),
     ),
+    "oneOf with tags": lambda n: ("schema", json.dumps({"oneOf": tagged(n)})),
 }
+
+
+def tagged(count: int) -> list[dict]:
+    """Models that a constant property tells apart."""
+    return [model(kind={"const": f"k{i}"}, x={"type": "integer"}) for i in range(count)]
 
 
 @pytest.mark.slow
@@ -162,17 +168,41 @@ GROWING = {
 def test_the_time_to_compile_grows_no_faster_than_the_bound_does(name):
     """I7 (outlines#658, #483)."""
     seconds: dict[int, float] = {}
-    for bound in (50, 100, 200, 500, 1000, 2000):
+    for bound in (50, 100, 200, 500, 1000, 2000, 50, 100, 200, 500, 1000, 2000):
+        compiled.cache_clear()
         start = time.process_time()
         try:
             compiled(*GROWING[name](bound), speller("BPE"))
         except ConfigError as error:
-            assert "states" in str(error) and time.process_time() - start < 5
+            assert "states" in str(error) and time.process_time() - start < 10
             continue
-        seconds[bound] = time.process_time() - start
+        seconds[bound] = min(time.process_time() - start, seconds.get(bound, 60))
     print(name, {bound: round(time, 2) for bound, time in seconds.items()})
     first, last = 100, max(seconds)
-    assert seconds[last] <= 3 * max(seconds[first], 0.02) * last / first, "3 for noise"
+    assert seconds[last] <= 2 * max(seconds[first], 0.02) * last / first, "2 for noise"
+
+
+@pytest.mark.parametrize(
+    ("parts", "refusal"),
+    [
+        (tagged(400), ""),
+        ([{"const": True}, {"const": 1}, {"enum": ["a", 0]}], ""),
+        ([*tagged(3), {"type": "string"}], ""),
+        ([{"const": 1}, {"const": 1.0}], "not distinguished"),
+        ([*tagged(3), tagged(1)[0]], "not distinguished"),
+        ([*tagged(400), tagged(1)[0]], "401 parts that no constant property tells apart"),
+    ],
+)
+def test_parts_of_a_oneof_are_told_apart_in_time_linear_in_their_number(parts, refusal):
+    """I7: a union of 500 tagged models was compared in pairs, for 10 s; of 2,000 for 140 s."""
+    reader = SchemaReader({}, 4)
+    if refusal:
+        with pytest.raises(ConfigError, match=refusal):
+            reader.language({"oneOf": parts}, "the schema", ())
+    else:
+        flats = [reader.flat(part, "the schema", ())[0] for part in parts]
+        assert reader._told_apart(flats, "the schema") == (len(parts) != 4)
+        reader._require_disjoint(parts, "the schema")
 
 
 @pytest.mark.parametrize(

@@ -226,8 +226,8 @@ def _product(left: Language, right: Language, accept: Callable[[bool, bool], boo
         return NOTHING
     if two is None:
         two = Automaton(np.full((1, 256), -1, np.int32), np.zeros(1, bool))
-    both = np.unique(np.append(one.table, two.table, axis=0), axis=1, return_inverse=True)
-    columns, column = both[0], both[1].reshape(-1).astype(np.int32)
+    tables = np.append(one.table, two.table, axis=0)
+    columns, column = one._replace(table=tables).symbols()
     first, second = columns[: len(one.table)].tolist(), columns[len(one.table) :].tolist()
     second.append([-1] * columns.shape[1])  # state −1 of the right one stays there
     order, known, rows = [(0, 0)], {(0, 0): 0}, []

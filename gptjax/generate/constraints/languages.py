@@ -91,6 +91,16 @@ class Automaton(NamedTuple):
                 return False
         return bool(self.accepting[state])
 
+    def symbols(self) -> tuple[np.ndarray, np.ndarray]:
+        """The table [Q S] with one column for all bytes that no state distinguishes, and the column
+        of each byte [256]."""
+        known: dict[bytes, int] = {}
+        columns = np.ascontiguousarray(self.table.T)
+        # a sort of columns compares their long common beginnings many times
+        symbol = [known.setdefault(column.tobytes(), len(known)) for column in columns]
+        _, first = np.unique(symbol, return_index=True)
+        return self.table[:, first], np.asarray(symbol)
+
 
 Language = Byte | Concatenation | Alternation | OneOrMore | UpTo | Graph | Anchor | Automaton
 

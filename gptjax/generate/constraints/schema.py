@@ -56,6 +56,8 @@ _PYTHON: dict[str, type | tuple[type, ...]] = {
     "boolean": bool,
     "null": type(None),
 }
+_MAX_PAIRED = 200
+"""Parts of a `oneOf` that are compared in pairs: about two seconds."""
 
 
 def json_schema(schema: Schema | bool | str, depth: int) -> tuple[Language, bool]:
@@ -241,12 +243,38 @@ class SchemaReader:
 
     def _require_disjoint(self, parts: list, where: str) -> None:
         """Requires that no value fits two parts of a `oneOf`."""
+        flats = [flat for part in parts if (flat := self.flat(part, where, ())[0]) is not None]
+        if self._told_apart(flats, where):
+            return
+        require(
+            len(parts) <= _MAX_PAIRED,
+            f"{where} has 'oneOf' with {len(parts)} parts that no constant property tells apart;"
+            f" add one, have at most {_MAX_PAIRED} parts, or use 'anyOf' (--schema).",
+        )
         for one, other in itertools.combinations(parts, 2):
             require(
                 self.disjoint(one, other, where),
                 f"{where} has 'oneOf' with parts that are not distinguished by type or by a"
                 " constant property; use 'anyOf' (--schema).",
             )
+
+    def _told_apart(self, flats: list[Schema], where: str) -> bool:
+        """Whether the parts are distinct constants, or a property that all require is a distinct
+        one in each. Unlike a comparison of all pairs this takes time linear in their number."""
+        if _all_differ(flats):
+            return True
+        if not flats or any(_value_kinds(flat) != {"object"} for flat in flats):
+            return False
+        shared = set.intersection(*(set(flat.get("required", ())) for flat in flats))
+        return any(
+            _all_differ(
+                [
+                    self.flat(flat.get("properties", {}).get(name, True), where, ())[0] or {}
+                    for flat in flats
+                ]
+            )
+            for name in shared
+        )
 
     def disjoint(self, one: Any, other: Any, where: str) -> bool:
         """Whether no value obviously fits both parts.
@@ -298,6 +326,22 @@ def _kinds(flat: Schema) -> list:
 def _equal(one: Any, other: Any) -> bool:
     """Whether two constants are one JSON value; true and 1 are not."""
     return one == other and isinstance(one, bool) == isinstance(other, bool)
+
+
+def _all_differ(flats: list[Schema]) -> bool:
+    """Whether all parts are constants, and no two have one in common."""
+    seen: set[tuple[bool, Any]] = set()
+    for flat in flats:
+        if not {"const", "enum"} & set(flat):
+            return False
+        values = _values(flat)
+        if any(isinstance(value, list | dict) for value in values):
+            return False
+        keys = {(isinstance(value, bool), value) for value in values}
+        if keys & seen:
+            return False
+        seen |= keys
+    return True
 
 
 def _values(flat: Schema) -> list:

@@ -61,16 +61,16 @@ def compiled(
     automaton = byte_automaton(kind, source)
     pieces = spell(tokenizer)
     pieces = np.where(np.isin(np.arange(len(pieces)), [*banned])[:, None], -1, pieces)
-    # bytes that no state distinguishes are one symbol
-    table, symbol = np.unique(automaton.table, axis=1, return_inverse=True)
-    levels, word = _trie(np.where(pieces >= 0, symbol.reshape(-1)[pieces], -1))
+    table, symbol = automaton.symbols()
+    levels, word = _trie(np.where(pieces >= 0, symbol[pieces], -1))
     words = int(word.max()) + 1
-    after = functools.partial(_after, table, levels, words)
+    row = np.full((1, table.shape[1]), -1)  # where state −1 leads
+    after = functools.partial(_after, np.append(table, row, axis=0).astype(np.int32), levels, words)
     groups = np.array_split(_alike(table), -(-len(table) * words // GROUP))
     following: list[list[int]] = [[]] * len(table)
     for states in groups:
         for state, to in zip(states, after(states), strict=True):
-            following[state] = np.flatnonzero(np.bincount(to[to >= 0])).tolist()
+            following[state] = _distinct(to[to >= 0], len(table))
     distance = _distances(following, automaton.accepting)
     require(
         np.isfinite(distance[0]),
@@ -133,9 +133,12 @@ def _alike(table: np.ndarray) -> np.ndarray:
 
 
 def _after(table: np.ndarray, levels: list[_Level], words: int, states: np.ndarray) -> np.ndarray:
-    """The state after each word in each of these states [S words]; −1 where it is not possible."""
-    symbols = table.shape[1]
-    flat = np.append(table, np.full((1, symbols), -1)).astype(np.int32)  # state −1 is the last row
+    """The state after each word in each of these states [S words]; −1 where it is not possible.
+
+    Args:
+      table: its last row, which is that of state −1, holds −1.
+    """
+    symbols, flat = table.shape[1], table.reshape(-1)
     after = np.full((len(states), words), -1, np.int32)
     here = states.astype(np.int32)[:, None]
     column = np.zeros(1, np.int64)
@@ -152,6 +155,14 @@ def _after(table: np.ndarray, levels: list[_Level], words: int, states: np.ndarr
         ending = column[level.place]
         after[:, level.words[ending >= 0]] = here[:, ending[ending >= 0]]
     return after
+
+
+def _distinct(states: np.ndarray, size: int) -> list[int]:
+    """The distinct ones of some of `size` states, in time linear in their number but for a
+    logarithm."""
+    if 16 * len(states) < size:
+        return np.unique(states).tolist()
+    return np.flatnonzero(np.bincount(states)).tolist()
 
 
 def _distances(following: list[list[int]], accepting: np.ndarray) -> np.ndarray:
