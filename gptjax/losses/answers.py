@@ -40,6 +40,8 @@ class AnswerSums(NamedTuple):
     """ln p, float32."""
     lengths: Pair
     """Number of counted tokens."""
+    texts: Pair
+    """ln p of the prompt and the answer together."""
 
 
 def answer_sums(
@@ -49,8 +51,8 @@ def answer_sums(
     hidden = forward_batch(config, params, batch, None).hidden
     losses = losses_in_parts(config, params, vocab_parts, hidden, batch.targets)
     counts = batch.weights > 0
-    log_probs = jnp.where(counts, -losses, 0.0)
-    return AnswerSums(by_pair(batch, log_probs), by_pair(batch, counts.astype(jnp.float32)))
+    answers, lengths = jnp.where(counts, -losses, 0.0), counts.astype(jnp.float32)
+    return AnswerSums(*(by_pair(batch, x) for x in (answers, lengths, -losses)))
 
 
 def by_pair(batch: Batch, values: Float[Numbers, "B T"]) -> Pair:

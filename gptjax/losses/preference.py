@@ -78,6 +78,8 @@ class Preference(Compared):
     """Reward by which the chosen answer should lead, for `sigmoid_norm`."""
     nll: float = 0.0
     """Weight of the chosen answers' negative log-likelihood per token, which is added."""
+    nll_prompts: bool = False
+    """Count the tokens of their prompts in it too, as TRL's ORPO does."""
     reference: str = START
     """What answers are compared with: `start`, the model that the run starts from; `base`, the
     model without its adapters; the path of another model; or `none`."""
@@ -93,6 +95,11 @@ class Preference(Compared):
             f"loss.smoothing is {self.smoothing}; it needs a probability in [0, 0.5).",
         )
         require(self.nll >= 0, f"loss.nll is {self.nll}; it needs 0 or more.")
+        require(
+            self.nll > 0 or not self.nll_prompts,
+            "loss.nll_prompts counts tokens of a term that loss.nll leaves out; set loss.nll, such"
+            " as 1 (--loss.nll 1).",
+        )
         require(
             self.loss != "exo" or self.smoothing > 0,
             "loss.loss exo needs labels that may be wrong; set loss.smoothing, such as 1e-3.",
@@ -142,13 +149,15 @@ class PreferenceLoss(Loss):
 
     def held_out(self, figures: tuple[str, ...] = ()) -> Loss:
         """Evaluation leaves out the term `nll`."""
-        return dataclasses.replace(self, settings=dataclasses.replace(self.settings, nll=0.0))
+        settings = dataclasses.replace(self.settings, nll=0.0, nll_prompts=False)
+        return dataclasses.replace(self, settings=settings)
 
     def foresee(self, params: Params, frozen: Frozen, batch: Batch) -> Batch:
         """Adds the factor that turns a sum over chosen tokens into pairs times its mean."""
         if not self.settings.nll:
             return batch
-        chosen = by_pair(batch, (jnp.asarray(batch.weights) > 0).astype(jnp.float32)).chosen
+        counted = (batch.weights > 0) | self.settings.nll_prompts  # padding is of no pair
+        chosen = by_pair(batch, jnp.asarray(counted, jnp.float32)).chosen
         scale = pair_weights(batch).sum() / jnp.maximum(chosen.sum(), 1)
         rows = jnp.full(batch.tokens.shape[:1], scale)
         return batch._replace(columns={**(batch.columns or {}), _NLL: rows})
@@ -158,7 +167,7 @@ class PreferenceLoss(Loss):
     ) -> tuple[Sum, Weight, Metrics]:
         """Sums over pairs. The key is not used: dropout would tell policy and reference apart."""
         settings, real = self.settings, pair_weights(batch)
-        sums, lengths = answer_sums(self.model, params, batch, settings.vocab_parts)
+        sums, lengths, texts = answer_sums(self.model, params, batch, settings.vocab_parts)
         reference = self.reference.sums(params, frozen, batch, settings.vocab_parts)
         gain = Pair(*(x - r for x, r in zip(sums, reference, strict=True)))
         function = PAIR_LOSSES[settings.loss]
@@ -170,7 +179,8 @@ class PreferenceLoss(Loss):
         loss = total(function(gain, lengths, options))
         if settings.nll:
             scale = jnp.asarray(batch.columns[_NLL]) if batch.columns else 0.0
-            loss = loss - settings.nll * jnp.sum(scale * sums.chosen.sum(-1))
+            learned = (texts if settings.nll_prompts else sums).chosen
+            loss = loss - settings.nll * jnp.sum(scale * learned.sum(-1))
         lead = gain.difference
         return (
             loss,

@@ -102,12 +102,19 @@ class Preferences(Chat):
 
     def sizes(self, store: Store, with_encoder: bool) -> np.ndarray:
         """Returns the positions that each pair takes of a row [n 1]."""
-        return super().sizes(store, with_encoder) - 2  # the border, and the second text's last id
+        more = 0 if self.score else 2  # the border, and the second text's last id
+        return super().sizes(store, with_encoder) - more
 
     def batch(self, store: Store, plan: Plan, at: RowNumbers) -> Batch:
         """Returns the rows with these numbers, as numpy arrays. It depends on nothing else."""
         vocab_size = store.header.vocab_size - self.extra_ids
         return _paired(plan, at, lambda i: self.pair(example_ids(store, i), vocab_size, plan.width))
+
+    def piece(self, ids: np.ndarray, vocab_size: int, width: int, with_encoder: bool) -> Piece:
+        """Returns one text as a piece of a row; where it gets a score, with its last token, at
+        which that is read."""
+        read = np.append(ids, 0) if self.score else ids  # an id that is predicted, never read
+        return super().piece(read, vocab_size, width, with_encoder)
 
     def pair(self, ids: np.ndarray, vocab_size: int, width: int) -> Pieces:
         """Returns an example as two pieces."""
