@@ -48,8 +48,8 @@ ATTENTION = (
     Defect(
         "earlier-pieces-seen",
         "model/attention/mask.py",
-        "mask_inputs.query_segments[:, :, None] == mask_inputs.key_segments",
-        "mask_inputs.query_segments[:, :, None] >= mask_inputs.key_segments",
+        "mask_inputs.query_segments[:, :, None] == segment",
+        "mask_inputs.query_segments[:, :, None] >= segment",
         "test_laws.py::test_another_piece_of_the_row_leaks_nothing[gpt2]",
     ),
     Defect(
@@ -1143,6 +1143,41 @@ WEIGHTS = (
         "(weight.rows >= 0)",
         "(weight.rows >= -1)",
         "test_weights.py::test_each_row_is_read_with_its_own_adapter_as_alone",
+    ),
+    Defect(
+        "virtual-tokens-before-the-first-segment-alone",
+        "model/attention/mask.py",
+        "(segment == EVERY)",
+        "(segment == EVERY) & (mask_inputs.query_segments[:, :, None] < 2)",
+        "test_virtual.py::test_virtual_tokens_are_a_text_before_each_segment_of_a_row",
+    ),
+    Defect(
+        "virtual-tokens-take-no-positions",
+        "model/transformer.py",
+        "0 if virtual is None else virtual.count",
+        "0",
+        "test_virtual.py::test_virtual_tokens_are_a_text_before_each_segment_of_a_row",
+    ),
+    Defect(
+        "virtual-tokens-not-decoded",
+        "model/attention/layer.py",
+        "if layer_inputs.virtual is not None:",
+        "if layer_inputs.virtual is not None and cache is None:",
+        "test_virtual.py::test_what_is_generated_has_the_probabilities_of_the_trained_model",
+    ),
+    Defect(
+        "base-trains-beside-virtual-tokens",
+        "model/virtual.py",
+        "lambda leaf: False, params",
+        "lambda leaf: True, params",
+        "test_virtual.py::test_only_virtual_tokens_train_and_the_loss_falls",
+    ),
+    Defect(
+        "peft-values-before-keys",
+        "formats/peft_virtual.py",
+        "for one in (0, 1)",
+        "for one in (1, 0)",
+        "test_peft.py::test_virtual_tokens_of_peft_compute_what_peft_computes_and_are_written_back",
     ),
     Defect(
         "alpha-not-by-rank",

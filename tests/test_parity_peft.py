@@ -16,8 +16,9 @@ torch = pytest.importorskip("torch")
 peft_package = pytest.importorskip("peft")
 
 from gptjax import model, weights  # noqa: E402
-from gptjax.formats import load_model, peft  # noqa: E402
+from gptjax.formats import load_model, peft, peft_virtual  # noqa: E402
 from gptjax.formats.peft_config import Settings  # noqa: E402
+from gptjax.model.virtual import initial_virtual  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent / "golden"))
 import make_peft as golden  # noqa: E402
@@ -48,4 +49,20 @@ def test_peft_computes_what_ours_does_with_an_adapter_of_ours(kind, settings, tm
     hidden = model.forward(config, whole, jnp.asarray(golden.IDS.numpy(), jnp.int32)).hidden
     found = model.unembed(config, whole, hidden)
     assert float(np.abs(wanted - golden.base(kind)(golden.IDS).logits.detach().numpy()).max()) > 0.1
+    np.testing.assert_allclose(found, wanted, atol=1e-5 * max(1.0, np.abs(wanted).max()))
+
+
+@pytest.mark.parametrize("settings", [weights.PromptTuning(4), weights.PrefixTuning(4)])
+def test_peft_computes_what_ours_does_with_virtual_tokens_of_ours(settings, tmp_path):
+    opened = load_model(golden.HERE / "llama")
+    virtual = initial_virtual(opened.config, settings, opened.params, jax.random.key(0))
+    peft_virtual.write_peft_virtual(tmp_path / "out", opened, virtual, str(golden.HERE / "llama"))
+    theirs = peft_package.PeftModel.from_pretrained(golden.base("llama"), tmp_path / "out").eval()
+    wanted = theirs(golden.IDS).logits[:, -golden.IDS.shape[1] :].detach().numpy()
+    whole = {**opened.params, weights.VIRTUAL: virtual}
+    ids = jnp.asarray(golden.IDS.numpy(), jnp.int32)
+    found = model.unembed(opened.config, whole, model.forward(opened.config, whole, ids).hidden)
+    assert (
+        float(np.abs(wanted - golden.base("llama")(golden.IDS).logits.detach().numpy()).max()) > 1
+    )
     np.testing.assert_allclose(found, wanted, atol=1e-5 * max(1.0, np.abs(wanted).max()))

@@ -16,7 +16,7 @@ import pytest
 
 from gptjax import model, weights
 from gptjax.core.config import ConfigError
-from gptjax.formats import load_model, peft, safetensors
+from gptjax.formats import load_model, peft, peft_virtual, safetensors
 from gptjax.runs.open import open_model
 
 GOLDEN = Path(__file__).parent / "golden" / "peft"
@@ -72,6 +72,47 @@ def test_an_adapter_of_peft_computes_what_peft_computes_and_is_written_back_byte
         np.testing.assert_array_equal(one.take(tensor), other.take(tensor))
     again = peft.read_peft(tmp_path / "back", base(BASES[name]))
     assert jax.tree.structure(again.adapters) == jax.tree.structure(adapter(name).adapters)
+
+
+@pytest.mark.parametrize("name", ["prompt", "prefix"])
+def test_virtual_tokens_of_peft_compute_what_peft_computes_and_are_written_back(name, tmp_path):
+    opened = open_model(GOLDEN / name)
+    opened = opened._replace(config=dataclasses.replace(opened.config, compute="float32"))
+    close(logits(opened.config, opened.params), expected().take(f"{name}/logits"))
+
+    def loss(virtual):
+        params = opened.params | {weights.VIRTUAL: virtual}
+        return jnp.square(logits(opened.config, params)).mean()
+
+    gradient = jax.jit(jax.grad(loss))(opened.params[weights.VIRTUAL])
+    for values, wanted in (
+        (gradient, expected().take(f"{name}/gradient")),
+        (
+            opened.params[weights.VIRTUAL],
+            safetensors.File(GOLDEN / name / peft_virtual.TENSORS).take(peft_virtual.TENSOR),
+        ),
+    ):
+        peft_virtual.write_peft_virtual(tmp_path / "back", opened, values, "base")
+        found = safetensors.File(tmp_path / "back" / peft_virtual.TENSORS).take(peft_virtual.TENSOR)
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+    np.testing.assert_array_equal(found, wanted)  # the file's own values, to the last bit
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"token_dim": 24}, "token_dim 24.*need 8"),
+        ({"use_quantum": True}, "the key 'use_quantum'"),
+        ({"num_transformer_submodules": 2}, "num_transformer_submodules 2"),
+        ({"peft_type": "PROMPT_TUNING", "token_dim": None, "num_attention_heads": None}, "shape"),
+    ],
+)
+def test_virtual_tokens_of_another_model_are_refused_by_name(changed, said, tmp_path):
+    shutil.copytree(GOLDEN / "prefix", tmp_path / "prefix")
+    file = tmp_path / "prefix" / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changed}))
+    with pytest.raises(ConfigError, match=said):
+        peft_virtual.read_peft_virtual(tmp_path / "prefix", base("llama"))
 
 
 @pytest.mark.parametrize("name", ["lora", "dora"])

@@ -35,12 +35,14 @@ from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.formats import OpenedModel, gguf, huggingface
 from gptjax.formats.peft import is_peft, write_peft
+from gptjax.formats.peft_virtual import write_peft_virtual
 from gptjax.model import ModelConfig
 from gptjax.runs import Run
-from gptjax.runs.adapted import peft_of
+from gptjax.runs.adapted import named_base, peft_of
 from gptjax.runs.open import open_base, open_model, read_config, write_about
 from gptjax.weights import merge
 from gptjax.weights.adapters import is_adapted
+from gptjax.weights.virtual import split_virtual
 
 TEXT = """\
 The harbour was quiet in the early morning. "Have you seen the boat?" she asked, and nobody \
@@ -153,8 +155,14 @@ def convert(
 
 def require_plain(source: Path, model: OpenedModel, merged: bool, kind: str) -> None:
     """Refuses to write a model without its adapter, and to merge or write one that it lacks."""
-    whole = jax.tree.leaves(model.params, is_leaf=is_adapted)
-    adapted = any(is_adapted(leaf) for leaf in whole)
+    params, virtual = split_virtual(model.params)
+    require(
+        virtual is None or (kind == "peft" and not merged),
+        f"{source} has virtual tokens before every text (prompt or prefix tuning), which no weight"
+        " can hold; write them alone with --to peft.",
+    )
+    whole = jax.tree.leaves(params, is_leaf=is_adapted)
+    adapted = virtual is not None or any(is_adapted(leaf) for leaf in whole)
     require(
         adapted or not (merged or kind == "peft"),
         f"{source} has no adapter; omit {'--merge' if merged else '--to peft'}.",
@@ -174,6 +182,10 @@ def write_adapter(source: Path, target: Path, model: OpenedModel) -> None:
     """
     run = None if is_peft(source) else read_config(source)
     require(run is not None, f"{source} is an adapter of PEFT already; copy it.")
+    virtual = split_virtual(model.params)[1]
+    if virtual is not None:
+        write_peft_virtual(target, model, virtual, named_base(run.start))
+        return
     base = model._replace(about=open_base(source, run).about)
     write_peft(target, base, peft_of(source, model, run.adapter, run.start))
 

@@ -54,6 +54,7 @@ from gptjax.model.transformer import (
     forward,
     look_ahead,
 )
+from gptjax.model.virtual import add_adapter
 
 __all__ = [
     "ACTIVATIONS",
@@ -73,6 +74,7 @@ __all__ = [
     "Output",
     "Soft",
     "YarnScaling",
+    "add_adapter",
     "axes",
     "bert",
     "class_logits",

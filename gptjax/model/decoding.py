@@ -13,8 +13,10 @@ from gptjax.core.arrays import Params
 from gptjax.core.backend import fast_bfloat16
 from gptjax.model.config import ModelConfig
 from gptjax.model.parameters import axes, roles
+from gptjax.model.virtual import kept_prompt
 from gptjax.weights.logical import on_mesh
 from gptjax.weights.storage import Stored, store
+from gptjax.weights.virtual import VIRTUAL, split_virtual
 from gptjax.weights.weight import transposed
 
 
@@ -25,7 +27,7 @@ def prepare_weights(
     output of its own for tied embeddings.
 
     Only for generation: the result can't be trained, saved or exported. Embeddings stay as they
-    are, since a token reads a row of them, and so do routers.
+    are, since a token reads a row of them, and so do routers. A prompt of virtual tokens is read.
 
     Args:
       stored: type of the kernels. `None` means the type that the model computes in, and gives the
@@ -34,11 +36,13 @@ def prepare_weights(
       mesh: the devices that share the parameters. Kernels are split as before, with their scales;
         layers stay stacked, and `None` as `stored` changes nothing.
     """
+    params = kept_prompt(config, params)
     on_cpu = jax.default_backend() == "cpu"
     fast = config.compute == "bfloat16" and fast_bfloat16()
     if stored is None and (mesh is not None or not on_cpu or fast):
         return config, params
-    stored, params = stored or config.compute, dict(params)
+    stored, (params, virtual) = stored or config.compute, split_virtual(dict(params))
+    own = {} if virtual is None else {VIRTUAL: virtual}
     if config.tied and not config.classes:
         params["head"] = {"kernel": transposed(params["embedding"]["embedding"])}
         config = dataclasses.replace(config, tied=False)
@@ -46,13 +50,14 @@ def prepare_weights(
         params = store(params, roles(config), stored)
     compute = "float32" if on_cpu else config.compute
     if mesh is not None:
-        return dataclasses.replace(config, compute=compute), on_mesh(mesh, params, axes(config))
+        placed = on_mesh(mesh, params | own, axes(config))
+        return dataclasses.replace(config, compute=compute), placed
     params["layers"] = _apart(params["layers"], config.mixed)
     if "encoder" in params:
         params["encoder"] = params["encoder"] | {
             "layers": _apart(params["encoder"]["layers"], mixed=False)
         }
-    return dataclasses.replace(config, compute=compute, layers="unroll"), params
+    return dataclasses.replace(config, compute=compute, layers="unroll"), params | own
 
 
 def _apart(layers: Params, mixed: bool) -> Any:

@@ -32,6 +32,7 @@ from gptjax.model.cache import Memory
 from gptjax.model.config import Layer, ModelConfig
 from gptjax.model.layers import Declared, Linear, Table, norm
 from gptjax.model.stack import init_stack
+from gptjax.weights.virtual import Prefix
 from gptjax.weights.weight import Role
 
 Roles = Any
@@ -209,6 +210,7 @@ def layer_inputs_of(
     slots: tuple[Array, ...] | None = None,
     memory: Memory | None = None,
     probe: Probe | None = None,
+    virtual: Prefix | None = None,
 ) -> LayerInputs:
     """What all layers need of the positions, computed once."""
 
@@ -232,4 +234,5 @@ def layer_inputs_of(
         slots=slots,
         memory=memory,
         probe=Probe() if probe is None else probe,
+        virtual=virtual,
     )

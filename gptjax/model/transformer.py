@@ -31,6 +31,7 @@ from gptjax.model.stack import Block, run_stack
 from gptjax.sharding.constrain import constrain_residual
 from gptjax.weights.dropout import dropout
 from gptjax.weights.embed import embed
+from gptjax.weights.virtual import Prefix, Prompt, split_virtual
 
 
 class Output(NamedTuple):
@@ -82,7 +83,7 @@ def forward(
     intervene: Intervention | None = None,
     key: Key | None = None,
 ) -> Output:
-    """Reads tokens and gives their final hidden states.
+    """Reads tokens, after the virtual tokens that `params` may hold, and gives their hidden states.
 
     Args:
       tokens: ids in [0, V); out-of-range ids are the caller's to refuse.
@@ -111,13 +112,13 @@ def forward(
     if cache is not None and memory is None:
         memory = cache.memory
     _check(config, positions, segments, memory, cache)
-    if positions is None:
-        positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
+    params, virtual = read_virtual(config, params, key)
+    positions = _places(tokens, positions, 0 if virtual is None else virtual.count)
     cache, slots = (None, None) if cache is None else allocate(cache, positions)
     prefix = prefix if config.prefix_lm else None
     mask_inputs = MaskInputs(positions, positions, segments, segments, prefix)
     probe = Probe(tuple(observe), intervene)
-    layer_inputs = layer_inputs_of(config, params, mask_inputs, slots, memory, probe)
+    layer_inputs = layer_inputs_of(config, params, mask_inputs, slots, memory, probe, virtual)
 
     x = _embedded(config, params, tokens, soft, perturbation)
     x = _positioned(config, params, x, positions, _entrance_key(config, key))
@@ -143,6 +144,30 @@ def _check(
             "a decoder beside an encoder needs memory, the result of `encode`; another model takes"
             " none."
         )
+
+
+def _places(tokens: Array, positions: Array | None, begin: int) -> Int[Array, "#B T"]:
+    """The positions after `begin` virtual tokens, which stand before each segment of each row."""
+    if positions is None:
+        return begin + jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
+    return jnp.where(positions < 0, positions, begin + positions) if begin else positions
+
+
+def read_virtual(
+    config: ModelConfig, params: Params, key: Key | None = None
+) -> tuple[Params, Prefix | None]:
+    """The parameters without virtual tokens, and each layer's keys and values of these. A prompt is
+    read once, whatever the rows are: it sees nothing but itself."""
+    params, virtual = split_virtual(params)
+    if not isinstance(virtual, Prompt):
+        return params, virtual
+    places = jnp.arange(virtual.count, dtype=jnp.int32)[None]
+    soft = Soft(virtual.embeddings[None], places)
+    observe = ("key", "value")
+    seen = forward(
+        config, params, jnp.zeros_like(places), soft=soft, observe=observe, key=key
+    ).observed
+    return params, Prefix(*(seen[name][:, 0] for name in observe))
 
 
 # --- what enters the layers, and what leaves them ---
@@ -172,9 +197,9 @@ def _positioned(
 ) -> Float[Array, "B T D"]:
     """The beginning of the residual stream: x with positions, where they are added to it."""
     if config.positions == "learned":
-        x = x + embedding_table(config, config.context, "context").apply(
-            {"params": params["positions"]}, positions
-        )
+        table = params["positions"]
+        count = table["embedding"].shape[0]  # virtual tokens have theirs beside the context's
+        x = x + embedding_table(config, count, "context").apply({"params": table}, positions)
     if config.positions == "sinusoidal":
         x = x + place.sinusoidal(positions, config.width).astype(x.dtype)
     if config.embedding_norm:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +18,18 @@ from gptjax.core.trees import combine, path_matches, paths
 from gptjax.formats import OpenedModel
 from gptjax.formats.peft import PeftAdapter, is_peft, read_peft
 from gptjax.formats.peft_config import Settings
+from gptjax.formats.peft_virtual import is_virtual, read_peft_virtual
 from gptjax.runs.checkpoints import Run
-from gptjax.weights import AdapterKind, Adapters, adapt, attach, detach, merge, side_by_side
+from gptjax.weights import (
+    VIRTUAL,
+    AdapterKind,
+    Adapters,
+    PromptTuning,
+    attach,
+    detach,
+    merge,
+    side_by_side,
+)
 from gptjax.weights.lora import with_leaves
 from gptjax.weights.weight import transposed
 
@@ -75,8 +84,15 @@ def missing_base(run: Path, path: str, error: ConfigError) -> ConfigError:
 def beside_base(base: OpenedModel, path: Path) -> OpenedModel:
     """A model with an adapter of PEFT beside its weights."""
     base = base._replace(params=merge(base.params))
-    found = read_peft(path, base)
-    params = attach(with_leaves(base.params, found.whole), found.adapters)
+    if is_virtual(path):
+        virtual = read_peft_virtual(path, base)
+        params = {**base.params, VIRTUAL: virtual}
+        if base.config.positions == "learned":  # of which the virtual tokens take the first
+            context = base.config.context - virtual.count
+            base = base._replace(config=dataclasses.replace(base.config, context=context))
+    else:
+        found = read_peft(path, base)
+        params = attach(with_leaves(base.params, found.whole), found.adapters)
     about = dataclasses.replace(base.about, source=f"PEFT adapter {path.name}")
     return base._replace(params=params, about=about)
 
@@ -87,7 +103,10 @@ def adapter_for(base: OpenedModel, path: Path) -> Adapters:
     Raises:
       ConfigError: it adapts another model, or changes more of it than adapters side by side can.
     """
-    if is_peft(path):
+    virtual = is_peft(path) and is_virtual(path)
+    if virtual:
+        adapters, whole = {}, False
+    elif is_peft(path):
         found = read_peft(path, base)
         adapters, whole = found.adapters, bool(found.whole)
     else:
@@ -98,11 +117,17 @@ def adapter_for(base: OpenedModel, path: Path) -> Adapters:
         raw = config.load_config(dict, path / "config.json")
         require(raw.get("adapter") is not None, f"{path} is a run without an adapter; open it.")
         settings = config.from_dict(AdapterKind, raw["adapter"], "adapter")
+        virtual = isinstance(settings, PromptTuning)
         checked_base(path, base, settings, raw["start"])
         whole = bool(settings.modules_to_save or settings.untie or settings.base != "float32")
         params = restore_adapted(path, base, settings, weights_tree(path), None)
         require(params is not None, f"{path} has no checkpoint yet; train it first.")
         adapters = detach(params)[1]
+    require(
+        not virtual,
+        f"{path} has virtual tokens (prompt or prefix tuning), which all rows see, so it can't"
+        " stand beside other adapters; open it alone.",
+    )
     require(
         not whole,
         f"{path} changes its base, by weights that trained whole, an untied output or a quantised"
@@ -138,9 +163,14 @@ def peft_of(run: Path, opened: OpenedModel, adapter: AdapterKind, start: str) ->
         rs=adapter.rs,
         dora=adapter.magnitudes,
         dropout=adapter.dropout,
-        base=str(Path(start).resolve()) if Path(start).exists() else start,
+        base=named_base(start),
     )
     return PeftAdapter(adapters, whole, settings)
+
+
+def named_base(start: str) -> str:
+    """What the files of PEFT name as the base of a run that started there."""
+    return str(Path(start).resolve()) if Path(start).exists() else start
 
 
 def restore_adapted(
@@ -152,8 +182,7 @@ def restore_adapted(
     Args:
       tree: `params`, or `ema` for the averaged weights.
     """
-    key: Any = jax.random.key(0)  # initial values of the adapter, which are replaced
-    initial, frozen = adapt(adapter, base.params, model.roles(base.config), key)
+    initial, frozen = model.add_adapter(base.config, adapter, base.params, None)
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), initial)
     restored = Run(run).restore({tree: shapes}, step=step)
     return restored and combine({"params": frozen}, restored[1][tree])

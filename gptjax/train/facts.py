@@ -140,7 +140,7 @@ def _why_frozen(experiment: Experiment) -> str:
     if adapter is None:
         return " ".join(experiment.freeze)
     stored = "" if adapter.base == "float32" else f", base stored as {adapter.base}"
-    return f"{type(adapter).__name__} of rank {adapter.rank}, alpha {adapter.alpha:g}{stored}"
+    return f"{adapter.summary}{stored}"
 
 
 def _data(experiment: Experiment, data: Prepared) -> str:

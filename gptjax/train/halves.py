@@ -29,7 +29,7 @@ def halves(experiment: Experiment, params: Params) -> tuple[Params, Params]:
     if adapter is None:
         return partition(params, trains(params, experiment.freeze))
     key = jax.random.fold_in(jax.random.key(experiment.seed), 1)
-    trainable, rest = weights.adapt(adapter, params, model.roles(experiment.model), key)
+    trainable, rest = model.add_adapter(experiment.model, adapter, params, key)
     require_untied(experiment, trainable)
     return trainable, rest
 

@@ -30,10 +30,12 @@ from gptjax.runs import frozen
 from gptjax.train import optim, teacher
 from gptjax.train.experiment import FREE, Experiment, is_place
 from gptjax.train.start import Start
+from gptjax.weights import AdapterKind, PromptTuning
 
 
 def resolve(experiment: Experiment, data: Prepared) -> Experiment:
-    """Fills in what only the data knows: the vocabulary size, and the labels of classes.
+    """Fills in what only the data knows: the vocabulary size, the labels of classes, and the tokens
+    of the text with which virtual tokens begin.
 
     Raises:
       ConfigError: the model's vocabulary is smaller than the tokenizer's.
@@ -48,9 +50,21 @@ def resolve(experiment: Experiment, data: Prepared) -> Experiment:
     )
     return dataclasses.replace(
         experiment,
+        adapter=_with_ids(experiment.adapter, data.tokenizer),
         model=dataclasses.replace(experiment.model, vocab_size=vocab_size, classes=task.classes),
         data=dataclasses.replace(experiment.data, task=task),
     )
+
+
+def _with_ids(adapter: AdapterKind | None, tokenizer: Tokenizer) -> AdapterKind | None:
+    if not (isinstance(adapter, PromptTuning) and adapter.text):
+        return adapter
+    ids = tuple(int(one) for one in tokenizer.encode(adapter.text))
+    require(
+        bool(ids),
+        f"adapter.text is {adapter.text!r}, which has no token; use another (--adapter.text).",
+    )
+    return dataclasses.replace(adapter, ids=ids)
 
 
 def require_same_run(experiment: Experiment, data: Prepared, start: Start) -> None:

@@ -1,7 +1,8 @@
 """Weights as values: what is stored, and how an activation is multiplied by it.
 
 Read `weight` (the kinds), `linear` (the product), `embed` (the look-up), `lora` and `adapters`
-(low-rank products beside frozen weights), `storage` (narrow types). `sharded` and `narrow` are how
+(low-rank products beside frozen weights), `virtual` (what trains before every text), `storage`
+(narrow types). `sharded` and `narrow` are how
 a mesh and a CPU compute a product; `logical` says which dimensions a mesh splits.
 """
 
@@ -24,12 +25,14 @@ from gptjax.weights.linear import contract, linear, linears, multiply, ragged
 from gptjax.weights.logical import axes_within, on_mesh, weight_axes
 from gptjax.weights.lora import DoRA, LoRA, adapt, with_leaves
 from gptjax.weights.storage import NormalFloat, Stored, store
+from gptjax.weights.virtual import VIRTUAL, Prefix, PrefixTuning, Prompt, PromptTuning
 from gptjax.weights.weight import Adapted, Quantized, Role, Weight, dense, quantize, transposed
 
-AdapterKind = LoRA | DoRA
+AdapterKind = LoRA | DoRA | PromptTuning | PrefixTuning
 """Settings of an adapter."""
 
 __all__ = [
+    "VIRTUAL",
     "Adapted",
     "Adapter",
     "AdapterKind",
@@ -37,6 +40,10 @@ __all__ = [
     "DoRA",
     "LoRA",
     "NormalFloat",
+    "Prefix",
+    "PrefixTuning",
+    "Prompt",
+    "PromptTuning",
     "Quantized",
     "Role",
     "Stored",

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from gptjax.core.arrays import Array, Int, Key, Numbers, Params
 from gptjax.core.config import require
 from gptjax.weights import dora
+from gptjax.weights.virtual import VIRTUAL, split_virtual
 from gptjax.weights.weight import Adapted, Leaf, Role, Weight, dense
 
 
@@ -44,7 +45,8 @@ class Adapter:
 
 
 Adapters = dict[str, Any]
-"""Nested dicts with the paths of the adapted weights; leaves are `Adapter`."""
+"""Nested dicts with the paths of the adapted weights; leaves are `Adapter`. Virtual tokens lie
+under `VIRTUAL`."""
 
 
 def attach(
@@ -73,7 +75,8 @@ def attach(
             None if adapters.magnitude is None else _squares(params, adapters, stacked, several),
             dropout,
         )
-    return {
+    virtual = {name: adapters[name] for name in (VIRTUAL,) if name in adapters}
+    return virtual | {
         name: attach(tree, adapters[name], rows, dropout) if name in adapters else tree
         for name, tree in params.items()
     }
@@ -93,9 +96,11 @@ def detach(params: Params) -> tuple[Params, Adapters | Adapter]:
         return params.base, Adapter(params.a, params.b, params.scale, params.magnitude)
     if not isinstance(params, dict):
         return params, {}
+    params, virtual = split_virtual(params)
+    own = {} if virtual is None else {VIRTUAL: virtual}
     parts = {name: detach(tree) for name, tree in params.items()}
     adapters = {name: part[1] for name, part in parts.items() if part[1] != {}}
-    return {name: part[0] for name, part in parts.items()}, adapters
+    return {name: part[0] for name, part in parts.items()}, own | adapters
 
 
 def merge(params: Params) -> Params:

@@ -75,6 +75,11 @@ class LoRA:
             )
 
     @property
+    def summary(self) -> str:
+        """What it is, in a few words."""
+        return f"{type(self).__name__} of rank {self.rank}, alpha {self.alpha:g}"
+
+    @property
     def magnitudes(self) -> bool:
         """Whether the lengths of columns train apart."""
         return False

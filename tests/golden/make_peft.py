@@ -14,7 +14,7 @@ from pathlib import Path
 import peft
 import torch
 import transformers
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import save_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
@@ -53,6 +53,11 @@ CASES = {
             "target_modules": ["c_attn", "c_proj", "c_fc"],
         },
     ),
+}
+
+VIRTUAL = {
+    "prompt": ("gpt2", PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)),
+    "prefix": ("llama", PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)),
 }
 
 
@@ -99,6 +104,15 @@ def main() -> None:
             "transformer.h.1.attn.c_attn" if kind == "gpt2" else "model.layers.1.self_attn.q_proj"
         ).weight
         expected[f"{name}/merged"] = weight.detach()
+    for name, (kind, settings) in VIRTUAL.items():
+        torch.manual_seed(len(expected))
+        model = get_peft_model(base(kind), settings).eval()
+        model.peft_config["default"].base_model_name_or_path = f"../{kind}"
+        model.save_pretrained(HERE / name)
+        logits = model(IDS).logits[:, -IDS.shape[1] :]
+        expected[f"{name}/logits"] = logits.detach()
+        logits.square().mean().backward()
+        expected[f"{name}/gradient"] = model.prompt_encoder["default"].embedding.weight.grad
     both = PeftModel.from_pretrained(base("llama"), HERE / "lora", adapter_name="lora")
     both.load_adapter(HERE / "rslora", adapter_name="rslora")
     served = both.eval()(IDS, adapter_names=["rslora", "__base__", "lora"]).logits

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
@@ -17,7 +18,7 @@ from gptjax.model.activations import Observed, Probe
 from gptjax.model.attention.blockwise import blockwise
 from gptjax.model.attention.causal_blocks import causal_blocks
 from gptjax.model.attention.kernels import cudnn, splash, split_splash
-from gptjax.model.attention.mask import MaskInputs, ScoreConfig
+from gptjax.model.attention.mask import EVERY, MaskInputs, ScoreConfig
 from gptjax.model.attention.reference import reference
 from gptjax.model.attention.select import select_attention
 from gptjax.model.attention.sharded import over_mesh
@@ -26,6 +27,7 @@ from gptjax.model.config import Layer, ModelConfig
 from gptjax.model.layers import Linear, Norm, parameter, residual_std, together
 from gptjax.model.rope_scaling import magnitude
 from gptjax.sharding.constrain import ROWS, axis_size, constrain, current_mesh, platform
+from gptjax.weights.virtual import Prefix
 
 
 def attend(
@@ -93,6 +95,8 @@ class LayerInputs(NamedTuple):
     """What an encoder has read."""
     probe: Probe = Probe()
     """Which activations are observed or changed."""
+    virtual: Prefix | None = None
+    """Keys and values of virtual tokens before every text."""
 
 
 def with_cache(
@@ -113,6 +117,29 @@ def with_cache(
         v,
         layer_inputs._replace(mask_inputs=layer_inputs.mask_inputs._replace(keys=where)),
     )
+
+
+def after_virtual(
+    number: Any, layer_inputs: LayerInputs, k: Array, v: Array
+) -> tuple[Array, Array, LayerInputs]:
+    """Keys and values after those of the virtual tokens in a layer, which all segments see at
+    positions from 0 on, and the mask_inputs of them."""
+    virtual, mask_inputs = layer_inputs.virtual, layer_inputs.mask_inputs
+
+    def joined(whole: Array, x: Array) -> Array:
+        shape = (x.shape[0], *whole.shape[1:])
+        return jnp.concatenate([jnp.broadcast_to(whole[number], shape).astype(x.dtype), x], axis=1)
+
+    def before(first: Array, x: Array | None) -> Array | None:
+        shape = None if x is None else (x.shape[0], virtual.count)
+        return x if x is None else jnp.concatenate([jnp.broadcast_to(first, shape), x], axis=1)
+
+    mask_inputs = mask_inputs._replace(
+        keys=before(jnp.arange(virtual.count, dtype=jnp.int32), mask_inputs.keys),
+        key_segments=before(jnp.int32(EVERY), mask_inputs.key_segments),
+    )
+    k, v = joined(virtual.keys, k), joined(virtual.values, v)
+    return k, v, layer_inputs._replace(mask_inputs=mask_inputs)
 
 
 class Attention(nn.Module):
@@ -151,7 +178,10 @@ class Attention(nn.Module):
         q, seen = probe.saved("query", q, seen)
         k, seen = probe.saved("key", k, seen)
         v, seen = probe.saved("value", v, seen)
-        mixed = attend_in(c, self.layer, q, k, v, layer_inputs, sink, cache is not None, key)
+        further = cache is not None or layer_inputs.virtual is not None
+        if layer_inputs.virtual is not None:
+            k, v, layer_inputs = after_virtual(number, layer_inputs, k, v)
+        mixed = attend_in(c, self.layer, q, k, v, layer_inputs, sink, further, key)
         mixed, seen = probe("attention", mixed, seen)
         return from_heads(c, c.head_dim, "out")(mixed), cache, seen
 

@@ -16,6 +16,9 @@ from gptjax.model.attention.biases import by_distance
 from gptjax.model.config import Layer
 from gptjax.weights.einsum import wide_einsum
 
+EVERY = -1
+"""The segment of keys that the queries of all segments see."""
+
 
 class MaskInputs(NamedTuple):
     """What decides who sees whom. A query sees the keys of its own segment at its own position or
@@ -24,6 +27,8 @@ class MaskInputs(NamedTuple):
 
     A key at position −1 is nobody: nothing sees it. Without segments all tokens of a row are one
     segment.
+
+    A key of segment `EVERY` belongs to all segments.
 
     In a prefix LM, a query among the first `prefixes` of its piece sees all of these.
     """
@@ -61,7 +66,8 @@ def visible(
     )
     seen = (key <= last) & (key >= 0) if causal else (key >= 0) & jnp.ones_like(query, bool)
     if mask_inputs.query_segments is not None and mask_inputs.key_segments is not None:
-        seen &= mask_inputs.query_segments[:, :, None] == mask_inputs.key_segments[:, None, :]
+        segment = mask_inputs.key_segments[:, None, :]
+        seen &= (mask_inputs.query_segments[:, :, None] == segment) | (segment == EVERY)
     span = layer.span
     match layer.sees:
         case "window":

@@ -21,6 +21,7 @@ def select_attention(
     """Gives the implementation that serves a row of `length` queries, and why.
 
     Args:
+      cached: there are keys besides those of the row: of a cache, or of virtual tokens.
       backend: where it will run; none is where JAX runs by default, and then a named one is not
         held to its own backend, so that a program can be lowered for another machine.
 
@@ -29,7 +30,7 @@ def select_attention(
     """
     here = backend or platform()
     if cached:
-        return "reference", "decoding with a cache, which the other implementations are not for"
+        return "reference", "keys before the row's own, which the other implementations are not for"
     if config.attention != "auto":
         lacks = _lacks(config.attention, config, length, layer)
         home = {"splash": "tpu", "cudnn": "gpu"}.get(config.attention, backend)
