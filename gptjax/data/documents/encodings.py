@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+import unicodedata
 from pathlib import Path
 
 from gptjax.core.config import ConfigError, require
@@ -20,12 +21,18 @@ LATIN = (
     ("cp1250", CENTRAL),
     ("iso8859_2", CENTRAL),
     ("cp1257", BALTIC),
+    ("mac_roman", WESTERN),
 )
 """Code pages of Latin letters and the usual ones in them, the commonest code page first."""
+UPPER = frozenset(range(9)) | {0x0E}
+"""Upper bytes of alphabets in UTF-16, from Latin to Arabic and Thai, which ASCII text never has."""
+SURROGATES = re.compile(rb"\xed[\xa0-\xaf][\x80-\xbf]\xed[\xb0-\xbf][\x80-\xbf]")
+"""A character beyond U+FFFF as some programs write it, in twice three bytes."""
 SEVEN_BITS = (
     ("iso2022_jp", re.compile(rb"\x1b\$[@B]|\x1b\(J")),
     ("iso2022_kr", re.compile(rb"\x1b\$\)C")),
     ("hz", re.compile(rb"~\{(?:[!-w][!-~]){4,}~\}")),
+    ("utf-7", re.compile(rb"\+[A-Za-z0-9+/]{3,}")),
 )
 """Encodings whose bytes are all ASCII, and what only they have."""
 
@@ -42,8 +49,11 @@ def require_encoding(encoding: str) -> None:
         ) from None
 
 
-def decode(content: bytes, path: Path, at: int) -> str:
+def decode(content: bytes, path: Path, at: int, encoding: str = "utf-8") -> str:
     """Decodes UTF-8 from byte `at` of a file, without a byte order mark at the beginning.
+
+    Args:
+      encoding: what the file was read as; text that only seems to be ASCII is looked for in UTF-8.
 
     Raises:
       ConfigError: it is not UTF-8, or seems to be UTF-16 without a mark; names the encoding that
@@ -55,17 +65,24 @@ def decode(content: bytes, path: Path, at: int) -> str:
     except UnicodeDecodeError as error:
         skipped = len(mark) if mark and content.startswith(mark) else 0
         raise ConfigError(explain(path, error, at + skipped, "utf-8", content)) from None
-    if at == 0 and (wide := _wide(content)):
+    if at == 0 and encoding == "utf-8":
+        require_utf8(content[:SAMPLE], path)
+    return text
+
+
+def require_utf8(start: bytes, path: Path) -> None:
+    """Refuses a beginning that can be read as UTF-8 but seems to be in another encoding."""
+    if wide := _wide(start):
         raise ConfigError(
             f"{path} seems to be {wide} without a byte order mark; pass --data.source.encoding"
             f" {wide}."
         )
-    if at == 0 and (escaped := _seven_bits(content[:SAMPLE])):
+    if escaped := _seven_bits(start):
         raise ConfigError(
             f"{path} seems to be {escaped}, whose letters are written as ASCII; pass"
-            f" --data.source.encoding {escaped}, or choose other files with --data.source.pattern."
+            f" --data.source.encoding {escaped}, or ascii if it is that, or choose other files with"
+            " --data.source.pattern."
         )
-    return text
 
 
 def explain(
@@ -79,13 +96,30 @@ def explain(
     """
     place = f"byte 0x{error.object[error.start]:02x} at offset {at + error.start}"
     name = "UTF-8" if encoding == "utf-8" else encoding
-    likely = guess(content) if content else None
-    seems = f"it seems to be {likely}: pass --data.source.encoding {likely}"
-    unknown = "pass its encoding with --data.source.encoding NAME (gb18030, shift_jis, cp1251, …)"
     return (
-        f"{path} is not {name} ({place}); {seems if likely else unknown}, or choose other files"
-        " with --data.source.path or --data.source.pattern."
+        f"{path} is not {name} ({place}); {advice(content)}, or choose other files with"
+        " --data.source.path or --data.source.pattern."
     )
+
+
+def advice(content: bytes) -> str:
+    """Returns what to do about bytes that are not UTF-8; without any bytes, in general."""
+    if _is_nearly_utf8(content):
+        return (
+            "the rest seems to be UTF-8, so it is damaged: remove such bytes, for example with"
+            " iconv -c -f UTF-8 -t UTF-8"
+        )
+    if likely := guess(content) if content else None:
+        return f"it seems to be {likely}: pass --data.source.encoding {likely}"
+    return "pass its encoding with --data.source.encoding NAME (gb18030, shift_jis, cp1251, …)"
+
+
+def _is_nearly_utf8(content: bytes) -> bool:
+    """Whether most characters beyond ASCII are those of UTF-8, or surrogate pairs written in it."""
+    text = SURROGATES.sub("é".encode(), content[:SAMPLE]).decode("utf-8", "replace")
+    beyond = sum(character > "\x7f" for character in text)
+    bad = text.count("\ufffd")
+    return 4 * bad < beyond - bad
 
 
 def guess(content: bytes) -> str | None:
@@ -134,27 +168,48 @@ def _seven_bits(content: bytes) -> str | None:
     for encoding, mark in SEVEN_BITS:
         if mark.search(content):
             try:
-                if not content.decode(encoding).isascii():
-                    return encoding
+                text = content.decode(encoding)
             except UnicodeDecodeError:
                 continue
+            beyond = [character for character in text if character > "\x7f"]
+            # a key in base64 may decode as UTF-7 by chance, but hardly to letters alone
+            least = 2 if encoding == "utf-7" else 1
+            if len(beyond) >= least and all(map(_is_usual, beyond)):
+                return encoding
     return None
+
+
+def _is_usual(character: str) -> bool:
+    """Whether this is a letter, a mark, a digit, punctuation, a sign or a space, not a
+    control character nor a private or unknown one."""
+    return unicodedata.category(character)[0] in "LMNPSZ"
 
 
 def _wide(content: bytes) -> str | None:
-    """`utf-16-le` or `utf-16-be` for text in which nearly every other byte is NUL."""
-    start = content[: min(8192, len(content) // 2 * 2)]
-    if len(start) < 8:
-        return None
-    halves = start[0::2], start[1::2]
-    for zero, letters, name in ((1, 0, "utf-16-le"), (0, 1, "utf-16-be")):
-        printable = sum(byte in PRINTABLE for byte in halves[letters])
-        if halves[zero].count(0) > 0.9 * len(halves[zero]) and printable > 0.9 * len(halves[0]):
-            return name
+    """UTF-16 or UTF-32 in one of both orders, for text without a mark in an alphabet: nearly all
+    its upper bytes are one of two, and small."""
+    start = content[: min(8192, len(content) // 4 * 4)] or content
+    for upper, order in ((1, "le"), (0, "be")):
+        if len(start) < 8:
+            continue
+        zeros = start[3::4] + start[2::4] if order == "le" else start[0::4] + start[1::4]
+        width = "16" if any(zeros) else "32"
+        above = start[upper::2] if any(zeros) else start[1::4] if upper else start[2::4]
+        common = sum(sorted(above.count(value) for value in UPPER & set(above))[-2:])
+        if common > 0.9 * len(above) and _is_printable(start, f"utf-{width}-{order}"):
+            return f"utf-{width}-{order}"
     return None
 
 
-PRINTABLE = frozenset(b"\t\n\r\f") | frozenset(range(32, 127))
+def _is_printable(content: bytes, encoding: str) -> bool:
+    """Whether nearly all characters are letters, digits, punctuation or white space."""
+    text = content.decode(encoding, "replace")
+    usual = sum(character in "\t\n\r\f" or _is_usual(character) for character in text)
+    return usual > 0.95 * len(text)
+
+
+SIGNATURES = (b"%PDF-", b"\x89PNG", b"PK\x03\x04", b"\xff\xd8\xff", b"7z\xbc\xaf", b"\x89HDF")
+"""First bytes of PDF, PNG, zip, JPEG, 7z and HDF5, some of which have few control characters."""
 
 
 def is_binary(start: bytes, strictly: bool = True) -> bool:
@@ -163,6 +218,8 @@ def is_binary(start: bytes, strictly: bool = True) -> bool:
     Args:
       strictly: control characters have to abound; otherwise one NUL is enough, as for git.
     """
+    if start.startswith(SIGNATURES):
+        return True
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or _wide(start):
         return False  # text, though in another encoding
     if not strictly:
@@ -175,6 +232,6 @@ def require_text(start: bytes, path: Path) -> None:
     """Refuses a binary file."""
     require(
         not is_binary(start),
-        f"{path} is binary, not text (control characters abound in its first {len(start)} bytes);"
+        f"{path} is binary, not text (by its first {len(start)} bytes);"
         " give a text file with --data.source.path FILE. Tokens of another program can't be read.",
     )

@@ -1,6 +1,6 @@
 """Opens a file of text: unpacked, and recoded to UTF-8.
 
-Read `opened`, then how a compressed file is unpacked (`_Unpacked`) and another encoding recoded
+Read `opened`, then how a compressed file is unpacked (`_Unpacking`) and another encoding recoded
 (`_Recoded`).
 """
 
@@ -48,9 +48,10 @@ def opened(path: Path, encoding: str = "utf-8") -> Iterator[BinaryIO]:
     try:
         with contextlib.ExitStack() as stack:
             stream = stack.enter_context(path.open("rb"))
+            compression = compression or _seen(stream.peek(10))
             if compression:
                 unpacked = stack.enter_context(compression[1](stream))
-                stream = io.BufferedReader(_Unpacked(unpacked, path))
+                stream = io.BufferedReader(_Unpacking(unpacked, path))
             if encoding != "utf-8":
                 stream = io.BufferedReader(_Recoded(stream, path, encoding))
             yield stream
@@ -83,13 +84,48 @@ COMPRESSIONS = {
     ".zst": ("zstd", _unzstd),
 }
 """Suffix → (name, what unpacks a stream)."""
+SIGNATURES = {
+    b"\x1f\x8b\x08": ".gz",
+    b"\xfd7zXZ\0": ".xz",
+    b"\x28\xb5\x2f\xfd": ".zst",
+    **{b"BZh%d1AY&SY" % level: ".bz2" for level in range(1, 10)},
+}
+"""First bytes of a compressed file → its suffix."""
 
 
-class _Unpacked(io.RawIOBase):
+def _seen(start: bytes) -> Any:
+    """The compression of a file without such a suffix, by its first bytes."""
+    return next(
+        (COMPRESSIONS[SIGNATURES[mark]] for mark in SIGNATURES if start.startswith(mark)), None
+    )
+
+
+class Unpacked:
+    """Counts what a packed file holds, and refuses more than can be text."""
+
+    def __init__(self, path: Path):
+        self.path, self.size, self.count = path, path.stat().st_size, 0
+
+    def add(self, count: int) -> None:
+        """Counts bytes.
+
+        Raises:
+          ConfigError: there are too many for a file of this size.
+        """
+        self.count += count
+        require(
+            self.count <= max(UNPACKED, RATIO * self.size),
+            f"{self.path} unpacks to more than {RATIO} times its size, at least"
+            f" {self.count >> 20} MiB, as no text does; if you trust it, unpack it yourself, or"
+            " pass another with --data.source.path FILE.",
+        )
+
+
+class _Unpacking(io.RawIOBase):
     """Reads a compressed file as far as it can be text."""
 
     def __init__(self, stream: Any, path: Path):
-        self.stream, self.path, self.size, self.count = stream, path, path.stat().st_size, 0
+        self.stream, self.unpacked = stream, Unpacked(path)
 
     def readable(self) -> bool:
         return True
@@ -97,13 +133,7 @@ class _Unpacked(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         content = self.stream.read(len(buffer))
         buffer[: len(content)] = content
-        self.count += len(content)
-        require(
-            self.count <= max(UNPACKED, RATIO * self.size),
-            f"{self.path} unpacks to more than {RATIO} times its size, at least"
-            f" {self.count >> 20} MiB, as no text does; if you trust it, unpack it yourself, or"
-            " pass another with --data.source.path FILE.",
-        )
+        self.unpacked.add(len(content))
         return len(content)
 
 

@@ -6,6 +6,7 @@ and `read_objects`, which yields whole objects of JSON.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import itertools
@@ -16,13 +17,19 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 from gptjax.core.config import ConfigError, nearest, require
-from gptjax.data.documents.opening import bare_name, opened
+from gptjax.data.documents.encodings import SAMPLE, advice, require_utf8
+from gptjax.data.documents.opening import Unpacked, bare_name, opened
+from gptjax.data.documents.parquet import read_columns
 
 Format = Literal["auto", "text", "jsonl", "json", "csv", "tsv", "parquet"]
 
 LINE = 2**24
 """Bytes (16 MiB). A longer row can't be read: half of it is not JSON, and all of it may not fit
 into memory."""
+
+
+NOT_UTF8 = "is not UTF-8"
+"""How the defect of a line in another encoding begins."""
 
 
 class Row(NamedTuple):
@@ -36,26 +43,39 @@ class Row(NamedTuple):
 
 
 def format_of(path: Path, encoding: str, otherwise: Format = "text") -> Format:
-    """Returns the format of a file, by its name and for .json by its beginning."""
-    name = bare_name(path)
+    """Returns the format of a file, by its name and, where that leaves it open, its beginning."""
+    suffix = Path(bare_name(path)).suffix
     formats: dict[str, Format] = {
         ".jsonl": "jsonl",
         ".ndjson": "jsonl",
         ".csv": "csv",
         ".parquet": "parquet",
     }
-    for suffix, kind in formats.items():
-        if name.endswith(suffix):
-            return kind
-    if not name.endswith(".json"):
+    if suffix in formats:
+        return formats[suffix]
+    if suffix not in (".json", ".tsv", ".txt", ""):
         return otherwise
     with opened(path, encoding) as stream:
         start = stream.read(2**16).removeprefix(b"\xef\xbb\xbf").lstrip()
-    if re.match(rb"\[\s*[{\]]", start):
+    if start.startswith(b"PAR1"):
+        return "parquet"
+    if suffix == ".tsv":
+        return "csv" if otherwise == "text" and b"\t" in start.split(b"\n")[0] else otherwise
+    return _json_format(start, strictly=suffix != ".json") or otherwise
+
+
+def _json_format(start: bytes, strictly: bool) -> Format | None:
+    """The format of records of JSON by their beginning.
+
+    Args:
+      strictly: for a file whose name does not say JSON; records need a name in quotes.
+    """
+    if re.match(rb'\[\s*\{\s*"' if strictly else rb'\[\s*[{"\]]', start):
         return "json"
     lines = start.split(b"\n", 2)
-    is_record = lines[0].startswith(b"{") and lines[0].rstrip().endswith(b"}")
-    return "jsonl" if is_record and len(lines) > 1 and lines[1][:1] == b"{" else otherwise
+    begin = b'{"' if strictly else b"{"
+    is_record = lines[0].startswith(begin) and lines[0].rstrip().endswith(b"}")
+    return "jsonl" if is_record and len(lines) > 1 and lines[1].startswith(begin) else None
 
 
 def read_rows(
@@ -74,12 +94,12 @@ def read_rows(
         yield from _parquet(path, fields, numbers)
         return
     with opened(path, encoding) as stream:
-        if kind == "jsonl":
-            for number, line in lines_of(stream):
-                yield Row(number, *_from_json(line, fields, numbers))
-        elif kind == "json":
-            for number, item in enumerate(_items(stream, path), 1):
-                yield Row(number, *_from_json(item, fields, numbers))
+        _require_encoding(path, encoding)
+        if kind in ("jsonl", "json"):
+            for number, value, defect in _objects(
+                path, stream, kind, texts=list(fields) == ["text"]
+            ):
+                yield Row(number, *_texts(value, defect, fields, numbers))
         else:
             yield from _table(path, stream, fields, names=kind == "csv")
 
@@ -94,12 +114,41 @@ def read_objects(
       ConfigError: the file can't be read; on the way, not at the call.
     """
     with opened(path, encoding) as stream:
-        lines = lines_of(stream) if kind == "jsonl" else enumerate(_items(stream, path), 1)
-        for number, source in lines:
-            yield number, *_object(source)
+        _require_encoding(path, encoding)
+        yield from _objects(path, stream, kind)
+
+
+def _sample(path: Path) -> bytes:
+    """The beginning of a file, unpacked."""
+    with opened(path) as stream:
+        return stream.read(SAMPLE)
+
+
+def _require_encoding(path: Path, encoding: str) -> None:
+    """Refuses a file that only seems to be ASCII."""
+    if encoding == "utf-8":
+        require_utf8(_sample(path), path)
 
 
 # --- JSON
+
+
+def _objects(
+    path: Path, stream: BinaryIO, kind: Format, texts: bool = False
+) -> Iterator[tuple[int, dict[str, Any], str]]:
+    """Yields number, object and defect of each record; the first that is not UTF-8 is told what
+    encoding the file seems to have.
+
+    Args:
+      texts: an item that is a text alone is its object's `text`.
+    """
+    lines = lines_of(stream) if kind == "jsonl" else enumerate(_items(stream, path), 1)
+    known = False
+    for number, source in lines:
+        value, defect = _object(source, texts and kind == "json")
+        if defect.startswith(NOT_UTF8) and not known:
+            known, defect = True, f"{defect}; {advice(_sample(path))}"
+        yield number, value, defect
 
 
 def lines_of(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
@@ -152,10 +201,11 @@ def _items(stream: BinaryIO, path: Path) -> Iterator[bytes]:
     raise ConfigError(f"{path} ends inside a JSON array; fetch it again.")
 
 
-def _from_json(source: bytes, fields: Sequence[str], numbers: bool) -> tuple[tuple[str, ...], str]:
+def _texts(
+    value: dict[str, Any], defect: str, fields: Sequence[str], numbers: bool
+) -> tuple[tuple[str, ...], str]:
     """The texts of an object's fields, and what is wrong with it."""
     nothing = ("",) * len(fields)
-    value, defect = _object(source)
     if defect:
         return nothing, defect
     texts = []
@@ -167,19 +217,21 @@ def _from_json(source: bytes, fields: Sequence[str], numbers: bool) -> tuple[tup
     return tuple(texts), ""
 
 
-def _object(source: bytes) -> tuple[dict[str, Any], str]:
-    """A JSON object, and what is wrong with its source."""
+def _object(source: bytes, texts: bool = False) -> tuple[dict[str, Any], str]:
+    """A JSON object, and what is wrong with its source. A text is an object too, if `texts`."""
     if len(source) > LINE:
         return {}, f"is longer than {LINE >> 20} MiB"
     try:
         value = json.loads(source.decode("utf-8"), object_pairs_hook=_once)
     except UnicodeDecodeError as error:
         byte = f"byte 0x{source[error.start]:02x} at offset {error.start} of the line"
-        return {}, f"is not UTF-8 ({byte})"
+        return {}, f"{NOT_UTF8} ({byte})"
     except RecursionError:
         return {}, "is nested too deeply"
     except ValueError as error:
         return {}, f"is not JSON ({error})"
+    if texts and isinstance(value, str):
+        return {"text": value}, ""
     if not isinstance(value, dict):
         return {}, f"is not a JSON object but {json_kind(value)}"
     return value, ""
@@ -201,6 +253,8 @@ def _as_text(value: Any, field: str, numbers: bool) -> tuple[str, str]:
         return json.dumps(value), ""
     if not isinstance(value, str):
         return "", f"has no text in {field!r} but {json_kind(value)}"
+    if len(value) > LINE:
+        return "", f"is longer than {LINE >> 20} MiB"
     lone = re.search("[\ud800-\udfff]", value)
     if lone:
         place = f"at character {lone.start()} of {field!r}"
@@ -226,15 +280,21 @@ def _once(pairs: list[tuple[str, Any]]) -> dict:
 
 
 def _table(path: Path, stream: BinaryIO, fields: Sequence[str], names: bool) -> Iterator[Row]:
-    """Rows of a CSV file, whose first line names its columns, or of columns between tabs."""
+    """Rows of a table whose first line names its columns, or of columns between tabs."""
     csv.field_size_limit(LINE)
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
-    rows = (
-        csv.reader(text, strict=True)
-        if names
-        else csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE)
-    )
+    rows = csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE)
     try:
+        if names:
+            header = text.readline()
+            plain = bare_name(path).endswith(".tsv")
+            mark = "\t" if plain else _delimiter(header, fields)
+            rows = csv.reader(
+                itertools.chain([header] if header else [], text),
+                delimiter=mark,
+                strict=not plain,
+                quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL,
+            )
         columns = _columns(path, fields, next(rows, []) if names else None)
         for row in filter(None, rows):
             if len(row) <= max(columns):
@@ -245,8 +305,8 @@ def _table(path: Path, stream: BinaryIO, fields: Sequence[str], names: bool) -> 
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
         raise ConfigError(
-            f"{path} is not UTF-8 (byte 0x{byte:02x} after line {rows.line_num}); pass its encoding"
-            " with --data.source.encoding NAME."
+            f"{path} {NOT_UTF8} (byte 0x{byte:02x} after line {rows.line_num});"
+            f" {advice(_sample(path))}."
         ) from None
     except csv.Error as error:
         raise ConfigError(
@@ -255,6 +315,17 @@ def _table(path: Path, stream: BinaryIO, fields: Sequence[str], names: bool) -> 
         ) from None
     finally:
         text.detach()  # whoever opened the stream closes it
+
+
+def _delimiter(header: str, fields: Sequence[str]) -> str:
+    """What stands between the columns of a CSV file: the mark by which its header has the fields,
+    or else a comma."""
+    for mark in ",;\t|":
+        with contextlib.suppress(csv.Error):
+            columns = next(csv.reader([header], delimiter=mark, strict=True), [])
+            if set(fields) <= set(columns):
+                return mark
+    return ","
 
 
 def _columns(path: Path, fields: Sequence[str], header: list[str] | None) -> tuple[int, ...]:
@@ -284,22 +355,11 @@ def require_columns(path: Path, fields: Sequence[str], names: Sequence[str]) -> 
 
 
 def _parquet(path: Path, fields: Sequence[str], numbers: bool) -> Iterator[Row]:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError:
-        raise ConfigError(f"reading {path} needs pyarrow; run `pip install pyarrow`.") from None
-    try:
-        with parquet.ParquetFile(path) as file:
-            require_columns(path, fields, file.schema_arrow.names)
-            number = 0
-            for batch in file.iter_batches(batch_size=1024, columns=list(fields)):
-                for values in batch.to_pylist():
-                    number += 1
-                    pairs = [_as_text(values[field], field, numbers) for field in fields]
-                    defect = next((defect for _, defect in pairs if defect), "")
-                    yield Row(number, tuple(text for text, _ in pairs), defect)
-    except (ArrowException, OSError) as error:
-        raise ConfigError(
-            f"{path} can't be read as Parquet ({' '.join(str(error).split())}); fetch it again, or"
-            " pass another with --data.source.path FILE."
-        ) from None
+    """Rows of a Parquet file, whose texts count towards what a file of its size can hold."""
+    unpacked = Unpacked(path)
+    columns = read_columns(path, fields, lambda names: require_columns(path, fields, names))
+    for number, values in enumerate(columns, 1):
+        unpacked.add(sum(len(value) for value in values if isinstance(value, str)))
+        pairs = [_as_text(*pair, numbers) for pair in zip(values, fields, strict=True)]
+        defect = next((defect for _, defect in pairs if defect), "")
+        yield Row(number, tuple(text for text, _ in pairs), defect)

@@ -22,8 +22,9 @@ from gptjax.data.documents.structured import Format, format_of, read_rows
 
 @dataclass(frozen=True)
 class Text:
-    """Text files. JSON lines, a JSON array, CSV and Parquet have one document a row, any other file
-    is one document (or several, of 8 MiB); .gz, .bz2, .xz and .zst are unpacked."""
+    """Text files. JSON lines, a JSON array, CSV, tables with a header and Parquet have one document
+    a row, any other file is one document (or several, of 8 MiB); .gz, .bz2, .xz and .zst are
+    unpacked."""
 
     path: str | None = None
     """A file or a folder; `None` is the source text of the Python standard library."""
@@ -155,7 +156,7 @@ def _read_plain(
     source: Text, name: str, file: Path, quota: Quota, alone: bool
 ) -> Iterator[Document]:
     with opened(file, source.encoding) as stream:
-        pieces = _decoded(_pieces(stream), file)
+        pieces = _decoded(_pieces(stream), file, source.encoding)
         try:
             if source.separator is None:
                 for at, text in pieces:
@@ -175,9 +176,11 @@ def typed(separator: str) -> str:
     return separator.replace("\\n", "\n").replace("\\t", "\t")
 
 
-def _decoded(pieces: Iterator[tuple[int, bytes]], file: Path) -> Iterator[tuple[int, str]]:
+def _decoded(
+    pieces: Iterator[tuple[int, bytes]], file: Path, encoding: str
+) -> Iterator[tuple[int, str]]:
     for at, piece in pieces:
-        yield at, decode(piece, file, at)
+        yield at, decode(piece, file, at, encoding)
 
 
 def _pieces(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
