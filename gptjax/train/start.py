@@ -16,8 +16,6 @@ from gptjax.data.prepare import Kept
 from gptjax.data.tokenizers.tokenizer import Given, Tokenizer
 from gptjax.model import ModelConfig
 from gptjax.model.config import DROPOUTS
-from gptjax.runs import adapted
-from gptjax.runs.open import open_base, open_model, read_config, read_tokenizer
 from gptjax.train.experiment import Experiment, is_place
 from gptjax.weights import merge
 
@@ -45,6 +43,16 @@ def of(experiment: Experiment, run: Path, *, resuming: bool) -> Start:
     Raises:
       ConfigError: there is no such model, or it has no tokenizer.
     """
+    if not resuming and experiment.start is None:
+        require(
+            experiment.adapter is None,
+            "an adapter stands beside the weights of a trained model; name it (--start PATH).",
+        )
+        return Start()
+    # A run that begins from nothing need not wait for the readers of every format.
+    from gptjax.runs import adapted
+    from gptjax.runs.open import open_base, open_model, read_config, read_tokenizer
+
     if resuming:
         recorded = config.load_config(dict, run / "identity.json")
         found = read_config(run, config.classes_in(experiment))
@@ -60,12 +68,7 @@ def of(experiment: Experiment, run: Path, *, resuming: bool) -> Start:
             fingerprint=recorded.get("start"),
             kept=_kept(experiment, run, recorded),
         )
-    if experiment.start is None:
-        require(
-            experiment.adapter is None,
-            "an adapter stands beside the weights of a trained model; name it (--start PATH).",
-        )
-        return Start()
+    assert experiment.start is not None
     model = open_model(experiment.start)
     require(
         model.tokenizer is not None,

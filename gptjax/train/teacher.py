@@ -14,7 +14,6 @@ from gptjax.data.tokenizers.tokenizer import Tokenizer, spells_alike
 from gptjax.formats import OpenedModel
 from gptjax.model import ModelConfig
 from gptjax.runs import Run
-from gptjax.runs.open import open_model
 from gptjax.train.experiment import Experiment
 
 
@@ -46,6 +45,8 @@ def open_other(
       ConfigError: there is no such model, or its tokenizer, vocabulary, classes, kind of model or
         context differ.
     """
+    from gptjax.runs.open import open_model  # most runs need no reader of other models
+
     other = open_model(path, mesh=mesh)
     fix = f"choose another (--loss.{'run' if name == 'teacher' else name})"
     same = other.tokenizer is not None and spells_alike(other.tokenizer, tokenizer)
@@ -78,6 +79,8 @@ def fingerprint_of(path: str) -> str:
     place = formats.located(path)
     steps = Run(place).steps()
     if formats.kind(place) is not None or not steps:
+        from gptjax.runs.open import open_model
+
         return open_model(place).fingerprint()
     described = json.loads((place / "config.json").read_text())["model"]
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
