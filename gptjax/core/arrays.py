@@ -9,6 +9,7 @@ No letter means two things. Einsum strings use the same letters.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -24,11 +25,14 @@ Keys = KeyArray[Array, " B"]
 Numbers = Array | np.ndarray
 """What a function takes that moves its arguments to the device itself."""
 
-Params = Any
-"""A tree (nested dicts) of arrays, the trained values of a model."""
+Params = Mapping[str, Any]
+"""A tree (nested dicts) of weights, the trained values of a model."""
+
+Node = Any
+"""A part of `Params`, down to one weight: what functions that walk the tree take and return."""
 
 Axes = Any
 """A tree like `Params` whose leaves are tuples of logical axis names, one name for each
 dimension."""
 
-__all__ = ["Array", "Axes", "Bool", "Float", "Int", "Key", "Keys", "Numbers", "Params"]
+__all__ = ["Array", "Axes", "Bool", "Float", "Int", "Key", "Keys", "Node", "Numbers", "Params"]

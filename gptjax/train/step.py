@@ -122,7 +122,7 @@ def _updated(
     updates, opt_state = optax.with_extra_args_support(optimizer).update(
         grads, state.opt_state, state.trainable, **facts
     )
-    updated = optax.apply_updates(state.trainable, updates)
+    updated: Any = optax.apply_updates(state.trainable, updates)
     if post_update is not None:
         updated = trainable_part(post_update(combine(frozen, updated), sums), updated)
     sound = facts["sound"]

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gptjax.core.arrays import Array, Int, Key, Numbers, Params
+from gptjax.core.arrays import Array, Int, Key, Node, Numbers, Params
 from gptjax.core.config import require
 from gptjax.weights import dora
 from gptjax.weights.virtual import VIRTUAL, split_virtual
@@ -50,11 +50,11 @@ under `VIRTUAL`."""
 
 
 def attach(
-    params: Params,
+    params: Node,
     adapters: Adapters | Adapter,
     rows: Int[Array, " B"] | None = None,
     dropout: float = 0.0,
-) -> Params:
+) -> Node:
     """The parameter tree in which every weight that has an adapter is `Adapted`.
 
     Args:
@@ -90,7 +90,7 @@ def _squares(base: Weight, adapter: Adapter, stacked: int, several: int) -> Arra
     return dora.column_squares(matrix).reshape(*lead, *outputs)
 
 
-def detach(params: Params) -> tuple[Params, Adapters | Adapter]:
+def detach(params: Node) -> tuple[Node, Adapters | Adapter]:
     """The base of a tree and its adapters: the inverse of `attach`."""
     if isinstance(params, Adapted):
         return params.base, Adapter(params.a, params.b, params.scale, params.magnitude)
@@ -109,7 +109,7 @@ def merge(params: Params) -> Params:
     return jax.tree.map(dense, params, is_leaf=lambda node: not isinstance(node, dict))
 
 
-def unmerge(params: Params, adapters: Adapters | Adapter) -> Params:
+def unmerge(params: Node, adapters: Adapters | Adapter) -> Node:
     """The base of merged weights, up to rounding.
 
     Raises:

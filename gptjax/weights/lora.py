@@ -13,7 +13,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from gptjax.core.arrays import Key, Params
+from gptjax.core.arrays import Key, Node, Params
 from gptjax.core.config import nearest, require
 from gptjax.core.trees import partition, path_matches, paths
 from gptjax.weights.adapters import Adapter, Adapters, attach, is_adapted, role_at, tree_by_path
@@ -139,7 +139,7 @@ class DoRA(LoRA):
         return True
 
 
-def adaptable(params: Params, roles: Any) -> dict[str, Weight]:
+def adaptable(params: Node, roles: Any) -> dict[str, Weight]:
     """The weights that can have an adapter, by path: kernels other than routers', and tables that
     tokens are looked up in."""
     if isinstance(roles, Role):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gptjax.core.arrays import Array, Float, Params
+from gptjax.core.arrays import Array, Float, Node
 from gptjax.weights.weight import Adapted, Leaf, Role, Weight, blocks_of, dense, per_block, quantize
 
 Stored = Literal["float32", "bfloat16", "int8", "int4", "nf4"]
@@ -25,7 +25,7 @@ NF4_GROUP = 64
 """Inputs that share a scale of nf4, where it divides them."""
 
 
-def store(params: Params, roles: Any, stored: Stored, *, layers_only: bool = False) -> Params:
+def store(params: Node, roles: Any, stored: Stored, *, layers_only: bool = False) -> Node:
     """The tree with every kernel in the stored type; what is quantised already stays, and so do
     routers and embeddings, of which a token reads a row.
 
