@@ -324,8 +324,8 @@ MOE = (
     Defect(
         "an-expert-takes-one-more",
         "model/moe/dispatch.py",
-        "dropped = rank >= places",
-        "dropped = rank > places",
+        "dropped = rank >= capacity",
+        "dropped = rank > capacity",
         "test_moe.py::"
         "test_beyond_its_capacity_an_expert_drops_the_last_tokens_of_a_row_and_they_are_counted",
     ),

@@ -1,4 +1,4 @@
-"""Several processes that train one run: how they meet, what they say to each other, and how they
+"""Several processes that train one run: how they connect, what they exchange, and how they
 end together.
 
 JAX's own runtime does the work: `jax.distributed` finds the cluster, XLA's collectives carry the
@@ -28,11 +28,11 @@ from typing import Any
 from gptjax.core.config import ConfigError, require
 
 FOR_EVER = 7 * 24 * 3600 * 1000
-"""Milliseconds. Nobody waits that long: where a process is gone or fails, the runtime or `_listen`
-ends the others."""
+"""Milliseconds. No process waits that long: where a process is gone or fails, the runtime or
+`_listen` ends the others."""
 
 GRACE = 2.0
-"""Seconds that process 0, whose end is the end of the coordinator, gives the others to hear why."""
+"""Seconds that process 0, whose exit ends the coordinator, gives the others to read the reason."""
 
 _rounds: collections.Counter[str] = collections.Counter()
 _ending = threading.Lock()
@@ -47,7 +47,8 @@ def join(
     init_timeout: float,
     heartbeat_timeout: int,
 ) -> None:
-    """Makes this process one of several. It comes before anything that asks for devices.
+    """Connects this process to the others of its run. Call it before anything that asks for
+    devices.
 
     Args:
       coordinator: HOST:PORT of process 0. None lets JAX find the cluster: TPU pods, Slurm, GKE,
@@ -167,22 +168,22 @@ def several() -> bool:
 
 
 def index() -> int:
-    """Which one it is; 0 where it is alone."""
+    """Index of this process; 0 if it is alone."""
     return _runtime().process_id if several() else 0
 
 
 def count() -> int:
-    """How many there are."""
+    """Number of processes."""
     return _runtime().num_processes if several() else 1
 
 
 def first() -> bool:
-    """Whether this is the one that prints, logs and commits."""
+    """Whether this is the process that prints, logs and commits."""
     return index() == 0
 
 
 def gather(name: str, value: Any) -> list[Any]:
-    """Gives what each process said (JSON), in their order. All wait for the last one.
+    """Gathers a JSON value from each process, in order of their index. All wait for the last one.
 
     Args:
       name: of the occasion; all processes come to those of one name in the same order, whatever
@@ -204,13 +205,13 @@ def gather(name: str, value: Any) -> list[Any]:
 
 
 def by_first(name: str, do: Callable[[], Any]) -> Any:
-    """Gives all what process 0 alone finds or does (JSON)."""
+    """Broadcasts a JSON value that process 0 alone computes."""
     return gather(name, do() if first() else None)[0]
 
 
 @contextlib.contextmanager
 def in_turn(name: str) -> Iterator[None]:
-    """Lets process 0 do something, and then all others, who may find it done."""
+    """Runs a function on process 0 first and then on all others, which may find it done."""
     if not first():
         gather(name, None)
     yield

@@ -213,7 +213,7 @@ def constrain_cache(cache: Cache) -> Cache:
 def allocate(
     cache: Cache, positions: Int[Array, "B T"]
 ) -> tuple[Cache, tuple[Int[Array, "B T"], ...]]:
-    """Gives new tokens their slots: the cache that knows their positions, and the slot of each on
+    """Assigns new tokens their slots: the cache that knows their positions, and the slot of each on
     every group.
 
     A token at position −1 is padding: it takes no slot (its slot number lies past the end, where

@@ -10,7 +10,7 @@ from gptjax.model.config import Layer, ModelConfig
 
 
 def flops_per_token(config: ModelConfig, length: int, *, training: bool = True) -> float:
-    """Gives the floating-point operations of one token in a row of `length` tokens; with an
+    """Returns the floating-point operations of one token in a row of `length` tokens; with an
     encoder, of one more token there.
 
     Counts matrix products only, of experts those that read the token, attention where a token sees
@@ -44,7 +44,7 @@ def _ahead_alone(config: ModelConfig) -> ModelConfig:
 
 
 def products_per_token(config: ModelConfig) -> int:
-    """Gives the multiplications of one token with weights: attention's projections, MLPs or
+    """Returns the multiplications of one token with weights: attention's projections, MLPs or
     experts, the output; with an encoder, of one more there."""
     if config.encoder_layers:
         beside, alone = config.encoder, dataclasses.replace(config, encoder_layers=0)
@@ -68,7 +68,7 @@ def _output(config: ModelConfig) -> int:
 
 
 def products_per_key(config: ModelConfig) -> int:
-    """Gives the multiplications of one token with one key and its value, in all heads of one
+    """Returns the multiplications of one token with one key and its value, in all heads of one
     layer."""
     return config.num_heads * (config.query_width + config.value_width)
 
@@ -88,7 +88,7 @@ def _projections(config: ModelConfig) -> int:
 
 
 def seen(layer: Layer, length: int, causal: bool = True) -> float:
-    """Gives the number of keys that a token sees, itself included, on average over a text of
+    """Returns the number of keys that a token sees, itself included, on average over a text of
     `length` tokens."""
     t = np.arange(length)
     if not causal:

@@ -23,7 +23,7 @@ from gptjax.weights.weight import transposed
 def prepare_weights(
     config: ModelConfig, params: Params, stored: Stored | None = None, mesh: Mesh | None = None
 ) -> tuple[ModelConfig, Params]:
-    """Gives the same model with `Quantized` kernels, the parameters of each layer apart, and an
+    """Returns the same model with `Quantized` kernels, the parameters of each layer apart, and an
     output of its own for tied embeddings.
 
     Only for generation: the result can't be trained, saved or exported. Embeddings stay as they

@@ -16,7 +16,7 @@ from gptjax.weights.weight import Weight, transposed
 def unembed(
     config: ModelConfig, params: Params, hidden: Float[Array, "... D"]
 ) -> Float[Array, "... V"]:
-    """Gives the logits of the next token, or in an encoder of the token itself; float32."""
+    """Returns the logits of the next token, or in an encoder of the token itself; float32."""
     return logits_of(config, *to_output(config, params, hidden))
 
 
@@ -63,8 +63,8 @@ def class_logits(
     positions: Int[Numbers, "B T"] | None = None,
     segments: Int[Numbers, "B T"] | None = None,
 ) -> Float[Array, "B T classes"]:
-    """Gives at each position the logits of the class of its text, float32; a text is all tokens of
-    a segment, padding is none.
+    """Returns at each position the logits of the class of its text, float32; a text is all tokens
+    of a segment, padding is none.
 
     With `pool` `last` each position is classified from its own state, so only a text's last one has
     read all of it.

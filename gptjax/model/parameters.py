@@ -40,25 +40,25 @@ Roles = Any
 
 
 def init(config: ModelConfig, key: Key) -> Params:
-    """Gives the initial parameters, float32. Layers are stacked: each leaf below `layers` has a
+    """Returns the initial parameters, float32. Layers are stacked: each leaf below `layers` has a
     leading dimension L."""
     return nn.meta.unbox(_boxed(config, key))
 
 
 def shapes(config: ModelConfig) -> Params:
-    """Gives the shapes and types of the parameters; nothing is allocated."""
+    """Returns the shapes and types of the parameters; nothing is allocated."""
     return jax.eval_shape(functools.partial(init, config), jax.random.key(0))
 
 
 def axes(config: ModelConfig) -> Axes:
-    """Gives the logical axis names of every parameter's dimensions; stacked layers begin with
+    """Returns the logical axis names of every parameter's dimensions; stacked layers begin with
     `layers`."""
     return _declared(config, lambda box, stack: ("layers", *box.names) if stack else box.names)
 
 
 def roles(config: ModelConfig) -> Roles:
-    """Gives the role of every parameter: how many dimensions are stacked, how many are inputs of a
-    product, and whether weight decay shrinks it."""
+    """Returns the role of every parameter: how many dimensions are stacked, how many are inputs of
+    a product, and whether weight decay shrinks it."""
 
     def role(box: Declared, stack: bool) -> Role:
         return box.role._replace(stacked=box.role.stacked + stack)

@@ -1,9 +1,9 @@
-"""Layers in stages: each stage of a mesh holds some, and parts of a batch go through them one after
-the other.
+"""Pipeline parallelism: each stage of a mesh holds some of the layers, and micro-batches go through
+the stages one after the other.
 
-All stages compute at the same time, each on another part; then what they computed moves on to the
-next stage. With S stages and M parts that takes M + S − 1 turns, of which each stage works M: the
-share (S − 1) / (M + S − 1) is idle, and computes what is thrown away.
+All stages compute at the same time, each on another micro-batch, and then pass their outputs to the
+next stage. With S stages and M micro-batches that takes M + S − 1 turns, of which each stage works
+M: the bubble is (S − 1) / (M + S − 1) of the time, in which results are computed and discarded.
 
 Sources: the schedule: Huang et al. 2019, GPipe, arXiv:1811.06965, section 2.2; as one program over
 a dimension of stages: Xu et al. 2021, GSPMD, arXiv:2105.04663, section 3.3.
@@ -26,12 +26,12 @@ from gptjax.sharding.constrain import ROWS, axis_size, constrain, constrain_resi
 from gptjax.weights.linear import require_for_all_rows
 
 Stage = Callable[[Params, Any, Array, Array], tuple[Array, Any]]
-"""(its layers, what goes through, number of the stage, number of the part) → the next residual
-stream, and its layers' `stack.LayerOutputs`."""
+"""(layers of the stage, carried arrays, stage index, micro-batch index) → the next residual stream,
+and the layers' `stack.LayerOutputs`."""
 
 
 def require_stages(config: ModelConfig, stages: int) -> None:
-    """Refuses a model whose layers can't be shared by so many stages.
+    """Refuses a model whose layers can't be divided into that many stages.
 
     Raises:
       ConfigError: names a number that works.
@@ -58,8 +58,8 @@ def require_stages(config: ModelConfig, stages: int) -> None:
 
 
 def parts_of(config: ModelConfig, rows: int) -> int:
-    """The parts in which rows go through the stages: as the config says, or as many as divide the
-    rows of a device, up to four a stage."""
+    """Returns the number of micro-batches of the pipeline: `stage_parts`, or the largest divisor of
+    the rows of a device that is at most four per stage."""
     own = max(1, rows // axis_size(*ROWS))
     if config.stage_parts is not None:
         said = f"model.stage_parts is {config.stage_parts}, and a device reads {own} rows at once"
@@ -78,10 +78,10 @@ def run_in_stages(
     layer_inputs: LayerInputs,
     key: Key | None,
 ) -> tuple[Array, None, Any]:
-    """What `stack.run_stack` gives, by the stages of the traced mesh.
+    """Computes `stack.run_stack` in the stages of the traced mesh.
 
     Args:
-      run: reads x through a part of the model's layers.
+      run: applies some of the model's layers to x.
     """
     require_for_all_rows(layers, "layers in stages (--mesh.stage)")
     part = dataclasses.replace(config, num_layers=config.num_layers // axis_size("stage"))
@@ -89,12 +89,12 @@ def run_in_stages(
     def alike(leaf):
         return (
             leaf.ndim < 2 or leaf.shape[0] != x.shape[0]
-        )  # the same for all rows, as positions may be
+        )  # shared by all rows, as positions may be
 
     kinds, turns = (
         tuple(layer_inputs.angles),
         tuple(layer_inputs.angles.values()),
-    )  # by layer, and layers have no order, which jax wants of keys
+    )  # keyed by layer; jax needs keys that can be sorted, and layers can't
     apart, tree = jax.tree.flatten((layer_inputs.mask_inputs, turns))
     fixed = [leaf if alike(leaf) else None for leaf in apart]
 
@@ -132,8 +132,8 @@ def through_stages(
 
     Args:
       layers: each leaf with a leading dimension of layers, in order.
-      carried: what goes from stage to stage; its first leaf is the residual stream [B T D], and all
-        others have B rows too.
+      carried: arrays passed from stage to stage; the first leaf is the residual stream [B T D], and
+        all others have B rows too.
     """
     stages, rows = axis_size("stage"), jax.tree.leaves(carried)[0].shape[0]
     count = parts_of(config, rows)
@@ -159,7 +159,7 @@ def through_stages(
     def turn(carried: Any, number: Array) -> tuple[Any, Any]:
         feed = jax.tree.map(
             lambda leaf: leaf[jnp.minimum(number, count - 1)], waiting
-        )  # after the last part once more the last
+        )  # the last micro-batch is repeated while the pipeline drains
         moved = jax.tree.map(
             lambda leaf, new: along(jnp.roll(leaf, 1, axis=0).at[0].set(new)), carried, feed
         )
@@ -179,8 +179,9 @@ def through_stages(
 
 
 def _collected(name: str, output: Array) -> Array:
-    """One output of all layers [L …], of what each stage gave of each part [parts stages layers …]:
-    summed over parts where it is a sum over tokens, else with its rows [B …] in order."""
+    """Returns one output of all layers [L …], from those of each micro-batch and stage [parts
+    stages layers …]: summed over micro-batches if it is a sum over tokens, else with its rows [B …]
+    in order."""
     _, stages, layers = output.shape[:3]
     if name in ("load", "dropped"):
         return output.sum(0).reshape(stages * layers, *output.shape[3:])

@@ -376,7 +376,7 @@ SHAPES: dict[str, dict[str, tuple]] = {
 
 
 def preset(name: str, **changes) -> ModelConfig:
-    """Gives the preset of a name such as `llama-3-8b`: the family, a hyphen, the size.
+    """Returns the preset of a name such as `llama-3-8b`: the family, a hyphen, the size.
 
     Raises:
       ConfigError: there is none of this name.

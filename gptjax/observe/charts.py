@@ -31,7 +31,7 @@ def chart(
     levels: dict[str, float] | None = None,
     zero: bool = False,
 ) -> str:
-    """Gives an SVG with axes and gridlines, or "" if no curve has a finite value.
+    """Returns an SVG with axes and gridlines, or "" if no curve has a finite value.
 
     A few values far outside the others don't flatten the rest: they leave through the border, and
     the chart says how far they go.

@@ -62,7 +62,7 @@ class Clock:
         self._place = self._session = self._first = self._last = 0
 
     def turn(self, part: str, doing: str, watched: bool = True, *, was: str | None = None) -> None:
-        """Says what the process does from now on.
+        """Switches to another part of the account.
 
         Args:
           doing: for people: "reading the batch of step 3".
@@ -77,14 +77,15 @@ class Clock:
 
     @contextlib.contextmanager
     def during(self, part: str, doing: str, watched: bool = False) -> Iterator[None]:
-        """Turns to a part for some lines, and then back."""
+        """Counts the time inside the context as another part."""
         before = self._part, self.doing, self.watched
         self.turn(part, doing, watched)
         yield
         self.turn(*before)
 
     def seconds(self) -> dict[str, float]:
-        """What this process has spent so far on each part that took any time."""
+        """Returns the seconds this process has spent on each part so far, without parts of no
+        time."""
         with self._lock:
             return {part: spent for part, spent in self._spent().items() if spent > 0}
 
@@ -119,23 +120,23 @@ class Clock:
         self._first = self._last = step
 
     def reached(self, step: int) -> None:
-        """Notes that a step is finished."""
+        """Records a finished step."""
         self._last = step
         self.write()
 
     def beat(self) -> None:
-        """Notes progress within the current part."""
+        """Records progress within the current part."""
         self.turns += 1
 
     def saving(self) -> None:
-        """Begins a new stretch: what was reached so far will be saved."""
+        """Begins a new stretch; the steps finished so far are about to be saved."""
         self.write()
         with self._lock:
             self._place, self._first, self._earlier = self._place + 1, self._last, self._spent()
         self.write()
 
     def write(self) -> None:
-        """Brings the account up to date."""
+        """Writes the account to the run directory."""
         with self._lock, contextlib.suppress(OSError):
             if self._file is not None:
                 spent = {
@@ -179,16 +180,16 @@ class Goodput(NamedTuple):
     """Wall time by part; parts of no time are left out."""
     starts: int
     lost_steps: int
-    """Finished steps that had to be done again."""
+    """Number of finished steps that had to be repeated."""
 
     @property
     def share(self) -> float:
-        """Useful time as a share of all."""
+        """Returns useful time divided by all time."""
         return self.seconds.get("useful", 0.0) / max(sum(self.seconds.values()), 1e-9)
 
 
 def read_goodput(run_dir: Path) -> Goodput:
-    """Gives the account of a run directory; an empty one if there is no record."""
+    """Returns the account of a run directory; an empty one if there is no record."""
     return account(_stretches(run_dir))
 
 

@@ -70,7 +70,7 @@ class Log:
         self.close()
 
     def record(self, step: int, values: dict[str, float | int]) -> None:
-        """Keeps the numbers of a step: a line of metrics.jsonl and TensorBoard scalars. NaN and
+        """Logs the metrics of a step: a line of metrics.jsonl and TensorBoard scalars. NaN and
         infinity become null in the line."""
         values = {name: v.item() if hasattr(v, "item") else v for name, v in values.items()}
         line = {"step": int(step)} | {
@@ -80,7 +80,7 @@ class Log:
         self._event(step, lambda events: events.scalars(step, values))
 
     def sample(self, step: int, prompt: str, text: str) -> None:
-        """Keeps `text`, which the model wrote after `prompt`. Prints nothing."""
+        """Logs `text`, which the model generated from `prompt`. Prints nothing."""
         self._append(
             self._metrics,
             json.dumps(
@@ -94,7 +94,7 @@ class Log:
         self._event(step, lambda events: events.text(step, name, text))
 
     def say(self, text: str) -> None:
-        """Prints whole lines and keeps them in log.txt."""
+        """Prints whole lines and appends them to log.txt."""
         self._print(text)
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
         for line in text.split("\n"):
@@ -114,8 +114,8 @@ class Log:
         self._in_place = True
 
     def flush(self) -> None:
-        """Brings all to the disk. Call it before a checkpoint, so that a crash loses nothing that a
-        resumed run will not repeat."""
+        """Flushes everything to disk. Call it before a checkpoint, so that a crash loses nothing
+        that a resumed run will not repeat."""
         self._flushed = self._clock()
         for retry in (
             lambda: self._metrics.append(""),
@@ -182,7 +182,7 @@ class Log:
 
 
 class Silent(Log):
-    """Takes what a Log takes, and keeps nothing: that of all processes but the first."""
+    """A log that discards everything, for all processes but the first."""
 
     def __init__(self) -> None:
         super().__init__(os.devnull, resume_step=None)
@@ -327,7 +327,8 @@ def _tag(name: str) -> str:
 
 
 def read_metrics(run_dir: Path | str) -> list[dict[str, Any]]:
-    """Gives the lines of metrics.jsonl; none if there is no such file. Torn lines are left out."""
+    """Returns the lines of metrics.jsonl; none if there is no such file. Torn lines are left
+    out."""
     return [line for _, line in _lines(Path(run_dir) / "metrics.jsonl")]
 
 

@@ -30,7 +30,7 @@ TITLES = {"mfu": "MFU, fraction of the peak", "spike": "Deviations above the ste
 
 
 def page(content: dict[str, Any]) -> str:
-    """Gives a report's content as one HTML file that asks for nothing else."""
+    """Returns a report's content as one HTML file that asks for nothing else."""
     name = _escape(content.get("name", "run"))
     warnings = "".join(f'<p class="warning">{_escape(w)}</p>' for w in content.get("warnings", []))
     sections = [

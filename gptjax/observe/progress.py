@@ -42,7 +42,7 @@ class Progress:
         self._smoothed, self._speed = Smoothed(), Throughput()
 
     def measured(self, done: int, values: dict[str, float]) -> dict[str, float]:
-        """Takes in the metrics of a finished step, and returns them with the number of tokens and
+        """Records the metrics of a finished step, and returns them with the number of tokens and
         the speed."""
         tokens = self._tokens(done)
         self._smoothed = smooth(self._smoothed, values["loss"], 0.98)
@@ -56,7 +56,7 @@ class Progress:
             self._log.progress(self._line(done, values))
 
     def pause(self, name: str, seconds: float) -> None:
-        """Leaves an evaluation or a save out of the speed."""
+        """Excludes an evaluation or a save from the measured speed."""
         self._speed = self._speed.pause(name, seconds)
 
     def _line(self, done: int, values: dict[str, float]) -> str:
@@ -91,7 +91,7 @@ def progress_line(
     mfu: float | None = None,
     eta: float | None = None,
 ) -> str:
-    """Says how training stands, in one line of fewer than 100 columns for usual values.
+    """Formats the state of training as one line of fewer than 100 columns for usual values.
 
     Args:
       mfu: model FLOPs utilisation as a fraction; None, where the device's peak is not known, shows
@@ -123,7 +123,7 @@ def _figures(value: float, decimals: int = 3) -> str:
 
 
 def human(n: float) -> str:
-    """A count to three figures: 950, 41.2k, 1.24M."""
+    """Formats a count to three significant figures: 950, 41.2k, 1.24M."""
     if not math.isfinite(n):
         return str(float(n))
     letters = ["", "k", "M", "G", "T", "P"]
@@ -134,7 +134,7 @@ def human(n: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time in its two largest units: 40ms, 8.4s, 42s, 1m 32s, 2h 03m, 3d 04h."""
+    """Formats a duration in its two largest units: 40ms, 8.4s, 42s, 1m 32s, 2h 03m, 3d 04h."""
     if not math.isfinite(seconds):
         return "?"
     if seconds < 9.95:
@@ -201,7 +201,7 @@ class Throughput(NamedTuple):
         return self._replace(marks=marks)
 
     def pause(self, what: str, seconds: float) -> Throughput:
-        """Notes that an evaluation, a save, … took `seconds`, which are not training."""
+        """Records that an evaluation, a save, … took `seconds`, which are not training."""
         count, spent = next(((n, s) for w, n, s in self.pauses if w == what), (0, 0.0))
         rest = tuple(p for p in self.pauses if p[0] != what)
         return self._replace(
@@ -233,7 +233,7 @@ class Throughput(NamedTuple):
 
 
 def memory() -> int:
-    """The most bytes that this process ever held resident."""
+    """Returns the peak resident memory of this process, in bytes."""
     import resource  # Unix only
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

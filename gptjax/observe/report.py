@@ -44,7 +44,7 @@ def write_run_report(run_dir: Path | str, facts: dict[str, Any]) -> Path:
 
 
 def report(run_dir: Path | str, facts: dict[str, Any]) -> dict[str, Any]:
-    """Gives `facts` with the headline, the thinned curves and the samples of the run, as strict
+    """Returns `facts` with the headline, the thinned curves and the samples of the run, as strict
     JSON values.
 
     Args:

@@ -21,7 +21,7 @@ class Spikes:
         self._log, self._threshold, self._before = log, threshold, False
 
     def show(self, done: int, values: dict[str, float], skipped: bool) -> None:
-        """Takes in the metrics of a finished step."""
+        """Checks the metrics of a finished step."""
         spike = values["spike"] >= self._threshold
         deviations = f", {values['spike']:.3g} deviations above the steps before" if spike else ""
         facts = (
@@ -60,7 +60,7 @@ class SkippedSteps:
         self._skip_norm, self._skip_score = skip_norm, skip_score
 
     def require_progress(self, done: int, skipped: bool) -> None:
-        """Takes in whether a step was skipped.
+        """Counts a step that was skipped or not.
 
         Raises:
           FloatingPointError: so were the ones before.

@@ -1,4 +1,4 @@
-"""Finds the process that holds the others up.
+"""Finds the process that slows the others down.
 
 All processes take the same time for a step, since each waits for the slowest. What differs is how
 they spend it: the one that holds the others up never waits. Read `Pace`, which measures one
@@ -29,7 +29,7 @@ class Pace:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Counts what is inside as waiting."""
+        """Counts the time inside the context as waiting."""
         begun = time.monotonic()
         yield
         self._waited += time.monotonic() - begun
@@ -42,7 +42,7 @@ class Pace:
         return whole - waited, waited + 0 * whole
 
     def pause(self) -> None:
-        """Leaves the current step out of account."""
+        """Excludes the current step from the measurement."""
         self._begun = math.nan
 
 

@@ -44,7 +44,7 @@ class Watch:
         self._clock.turn("useful", f"beginning step {done}", was="useful" if busy else None)
 
     def waiting(self) -> contextlib.AbstractContextManager[None]:
-        """Inside, the process waits for its devices."""
+        """Counts the time inside the context as waiting for devices."""
         return self._pace.waiting()
 
     def step_seconds(self) -> tuple[float, float]:
@@ -54,7 +54,7 @@ class Watch:
     def finished(
         self, done: int, metrics: Mapping[str, Any], figures: Mapping[str, float] | None = None
     ) -> None:
-        """Takes in the metrics of a finished step.
+        """Records the metrics of a finished step.
 
         Args:
           figures: of an evaluation after it.

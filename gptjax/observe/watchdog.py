@@ -121,8 +121,8 @@ def _listening(
 
 
 def unless(asked: Callable[[], bool], work: Callable[[], T]) -> T | None:
-    """Gives what `work` comes to; None if the process is `asked` to end meanwhile and the work does
-    not stop by itself within half a second.
+    """Returns what `work` comes to; None if the process is `asked` to end meanwhile and the work
+    does not stop by itself within half a second.
 
     Nothing can stop a compilation. It is left behind in a thread of its own, which ends with the
     process. Of several processes none leaves anything behind, since all of them must do the same.

@@ -182,7 +182,7 @@ def _arranged(shape: tuple[int, ...], devices: list) -> np.ndarray:
 def param_shardings(
     mesh: Mesh, axes: Axes, shapes: Any, rules: ShardingRules = ShardingRules()
 ) -> Any:
-    """Gives each parameter's NamedSharding, as the rules say; scales and biases of the residual
+    """Returns each parameter's NamedSharding, as the rules say; scales and biases of the residual
     stream stay whole."""
 
     def one(names: tuple[str | None, ...], shape: Any) -> NamedSharding:

@@ -22,7 +22,7 @@ from gptjax.train.experiment import Experiment, guessed
 
 
 def require_possible(experiment: Experiment) -> Mesh:
-    """Gives the mesh that an experiment takes; refuses one whose batch and mesh do not fit the
+    """Returns the mesh that an experiment takes; refuses one whose batch and mesh do not fit the
     devices, or whose least need is more memory than there is.
 
     The least is state and gradients, or state and what the backward pass starts from: one residual

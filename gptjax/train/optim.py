@@ -232,8 +232,8 @@ def lengthened(schedule: Schedule, steps: int, done: int) -> Schedule:
 
 
 def learning_rate(schedule: Schedule, peak: float, steps: int) -> optax.Schedule:
-    """Gives step → learning rate. Step s of the warm-up has (s + 1) / (warmup + 1) of the peak, so
-    no step is lost at 0.
+    """Returns step → learning rate. Step s of the warm-up has (s + 1) / (warmup + 1) of the peak,
+    so no step is lost at 0.
 
     Args:
       steps: the schedule's length, where it has none of its own.
@@ -253,7 +253,7 @@ def learning_rate(schedule: Schedule, peak: float, steps: int) -> optax.Schedule
 
 
 def _cycle(schedule: Schedule, steps: int, again: bool) -> optax.Schedule:
-    """Gives step of a cycle → share of the peak.
+    """Returns step of a cycle → share of the peak.
 
     Args:
       again: it is not the first: its warm-up is shorter, and rises from the floor.

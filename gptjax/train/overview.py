@@ -26,7 +26,7 @@ from gptjax.train.halves import halves
 
 
 def model_facts(config: ModelConfig) -> dict[str, Any]:
-    """Gives the parameter table, counts, FLOPs of a token and bytes of its cache (the mean, where
+    """Returns the parameter table, counts, FLOPs of a token and bytes of its cache (the mean, where
     the context is full), as plain values.
 
     Returns:
@@ -105,7 +105,7 @@ def model_table(facts: dict[str, Any]) -> str:
 
 
 def overview(experiment: Experiment) -> dict[str, Any]:
-    """Gives what `model_facts` gives, and what a training step costs.
+    """Returns what `model_facts` gives, and what a training step costs.
 
     What only the data know is guessed, see `guessed`.
     """
@@ -133,7 +133,7 @@ def overview(experiment: Experiment) -> dict[str, Any]:
 
 
 def activation_bytes(config: ModelConfig, rows: int) -> int:
-    """Gives the bytes that the forward pass keeps for the backward pass, besides the parameters,
+    """Returns the bytes that the forward pass keeps for the backward pass, besides the parameters,
     when that many rows are processed at once.
 
     That is what JAX asks to be kept. A compiler may keep less, by computing again what is cheap,

@@ -146,7 +146,8 @@ def insert(
     limit: int,
     places: Sequence[Place | None],
 ) -> tuple[Constraint, list[Place | None]]:
-    """Gives one row of a running batch another automaton; the states of all other rows stay valid.
+    """Gives one row of a running batch another automaton; the states of all other rows stay
+    valid.
 
     The row must then begin in `constraint.start[row]`. Tables on a device stay there: only the
     automaton's own rows are sent, padded to such a size too.

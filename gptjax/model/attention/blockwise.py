@@ -1,12 +1,10 @@
-"""Attention a block at a time: never a whole square of scores, so memory grows with T and not with
-its square.
+"""Attention in blocks. The T × T matrix of scores is never materialised, so memory is linear in T.
 
-Read `blockwise`, then `_forward` (a running softmax over blocks of keys), then `_backward` (each
-block's scores once more).
+Read `blockwise`, then `_forward` (an online softmax over blocks of keys), then `_backward` (which
+recomputes each block's scores).
 
-Sources: Milakov and Gimelshein 2018, arXiv:1805.02867 (the running softmax); Rabe and Staats 2021,
-arXiv:2112.05682; the
-gradient: Dao et al. 2022, FlashAttention, arXiv:2205.14135, appendix B.
+Sources: Milakov and Gimelshein 2018, arXiv:1805.02867 (the online softmax); Rabe and Staats 2021,
+arXiv:2112.05682; the gradient: Dao et al. 2022, FlashAttention, arXiv:2205.14135, appendix B.
 """
 
 from __future__ import annotations
@@ -23,11 +21,11 @@ from gptjax.model.attention.mask import MaskInputs, ScoreConfig, scores
 from gptjax.weights.dropout import dropout
 
 LARGEST = 256
-"""Queries, and keys, of a block. Shorter rows have four blocks."""
+"""Maximum number of queries, and of keys, in a block. Shorter rows are cut into four blocks."""
 
 
-class Given(NamedTuple):
-    """What attention reads: the arrays of `attention.attend`, in blocks along T."""
+class Inputs(NamedTuple):
+    """The arrays that `attention.attend` takes, in blocks along T."""
 
     q: Float[Array, "blocks B t N H"]
     k: Float[Array, "blocks B s K H"]
@@ -51,13 +49,13 @@ def blockwise(
     key: Key | None,
     begin: Int[Array, ""] | int = 0,
 ) -> Float[Array, "B T N value"]:
-    """What `attention.attend` gives, by blocks. Tokens must stand in order: nobody sees an index
-    further back than its window, nor, where `how` is causal, a later one."""
+    """Computes `attention.attend` block by block. Tokens must be in order of position: the blocks
+    outside a query's window, and later ones where `how` is causal, are skipped."""
     rows, length = q.shape[:2]
     size = min(LARGEST, -(-length // 4))
 
     def cut(x: Array, empty: Any = 0) -> Array:
-        """[B T …] → [blocks B t …], the last block filled up."""
+        """[B T …] → [blocks B t …], with the last block padded."""
         count = -(-x.shape[1] // size)
         full = jnp.pad(
             x,
@@ -66,17 +64,17 @@ def blockwise(
         )
         return jnp.moveaxis(full.reshape(x.shape[0], count, size, *x.shape[2:]), 1, 0)
 
-    nobody = [None if x is None else cut(x, -1) for x in mask_inputs]
+    padded = [None if x is None else cut(x, -1) for x in mask_inputs]
     out = _attend(
         how,
         rate if key is not None else 0.0,
-        Given(
+        Inputs(
             cut(q),
             cut(k),
             cut(v),
             table,
             sink,
-            MaskInputs(*nobody),
+            MaskInputs(*padded),
             key,
             jnp.asarray(begin, jnp.int32),
         ),
@@ -85,56 +83,56 @@ def blockwise(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _attend(how: ScoreConfig, rate: float, given: Given) -> Float[Array, "blocks B t N value"]:
-    return _forward(how, rate, given)[0]
+def _attend(how: ScoreConfig, rate: float, inputs: Inputs) -> Float[Array, "blocks B t N value"]:
+    return _forward(how, rate, inputs)[0]
 
 
-def _forward(how: ScoreConfig, rate: float, given: Given) -> tuple[Array, Any]:
-    """The output, and what the backward pass needs: the input, the output, and each query's ln Σ
-    exp(score)."""
-    count, rows, size, heads, _ = given.q.shape
-    groups = (given.k.shape[3], heads // given.k.shape[3])
+def _forward(how: ScoreConfig, rate: float, inputs: Inputs) -> tuple[Array, Any]:
+    """Returns the output, and the residuals of the backward pass: inputs, output, and each query's
+    log-sum-exp of scores."""
+    count, rows, size, heads, _ = inputs.q.shape
+    groups = (inputs.k.shape[3], heads // inputs.k.shape[3])
 
     def row_of_blocks(i: Array) -> tuple[Array, Array]:
         def add(j: Array, running: tuple) -> tuple:
-            most, total, mixed = running
-            found = _scores(how, given, i, j, given.q[i], given.k[j], given.table)
-            higher = jnp.maximum(most, found.max(-1))
-            shrink, share = jnp.exp(most - higher), jnp.exp(found - higher[..., None])
-            kept = dropout(share, rate, _key(given, i, j)).astype(given.v.dtype)
+            peak, total, weighted = running
+            found = _scores(how, inputs, i, j, inputs.q[i], inputs.k[j], inputs.table)
+            higher = jnp.maximum(peak, found.max(-1))
+            shrink, share = jnp.exp(peak - higher), jnp.exp(found - higher[..., None])
+            kept = dropout(share, rate, _key(inputs, i, j)).astype(inputs.v.dtype)
             values = jnp.einsum(
-                "bkgts,bskh->bkgth", kept, given.v[j], preferred_element_type=jnp.float32
+                "bkgts,bskh->bkgth", kept, inputs.v[j], preferred_element_type=jnp.float32
             )
-            return higher, total * shrink + share.sum(-1), mixed * shrink[..., None] + values
+            return higher, total * shrink + share.sum(-1), weighted * shrink[..., None] + values
 
         shape = (rows, *groups, size)
-        if given.sink is None:
-            most, total = jnp.full(shape, -jnp.inf), jnp.zeros(shape)
+        if inputs.sink is None:
+            peak, total = jnp.full(shape, -jnp.inf), jnp.zeros(shape)
         else:
-            most, total = (
-                jnp.broadcast_to(given.sink.astype(jnp.float32).reshape(1, *groups, 1), shape),
+            peak, total = (
+                jnp.broadcast_to(inputs.sink.astype(jnp.float32).reshape(1, *groups, 1), shape),
                 jnp.ones(shape),
             )
-        begin = (most, total, jnp.zeros((*shape, given.v.shape[-1])))
-        most, total, mixed = jax.lax.fori_loop(*_blocks(how, given, i), add, begin)
-        return _to_heads(mixed / total[..., None]).astype(given.v.dtype), most + jnp.log(total)
+        begin = (peak, total, jnp.zeros((*shape, inputs.v.shape[-1])))
+        peak, total, weighted = jax.lax.fori_loop(*_blocks(how, inputs, i), add, begin)
+        return _to_heads(weighted / total[..., None]).astype(inputs.v.dtype), peak + jnp.log(total)
 
     out, normaliser = (
         checkpoint_name(x, "attention") for x in jax.lax.map(row_of_blocks, jnp.arange(count))
     )
-    return out, (given, out, normaliser)
+    return out, (inputs, out, normaliser)
 
 
-def _backward(how: ScoreConfig, rate: float, kept: Any, d_out: Array) -> tuple[Given]:
-    """Each block's weights again from its scores and the normaliser, and through them the
+def _backward(how: ScoreConfig, rate: float, kept: Any, d_out: Array) -> tuple[Inputs]:
+    """Recomputes each block's weights from its scores and the log-sum-exp, and from them the
     gradients.
 
-    With weights w, output o and their gradients: d_score = w · (d_w − d_o·o); the sum over keys of
-    w · d_w is d_o·o, also under dropout.
+    With weights w, output o and their gradients, d_score = w · (d_w − d_o·o), because the sum over
+    keys of w · d_w equals d_o·o, with dropout too.
     """
-    given, out, normaliser = kept
-    count, rows, size, heads, _ = given.q.shape
-    groups = (given.k.shape[3], heads // given.k.shape[3])
+    inputs, out, normaliser = kept
+    count, rows, size, heads, _ = inputs.q.shape
+    groups = (inputs.k.shape[3], heads // inputs.k.shape[3])
 
     def row_of_blocks(i: Array, sums: tuple) -> tuple:
         by_group = _to_groups(d_out[i], groups)
@@ -144,14 +142,17 @@ def _backward(how: ScoreConfig, rate: float, kept: Any, d_out: Array) -> tuple[G
         def add(j: Array, sums: tuple) -> tuple:
             dq, dk, dv, d_table = sums
             found, back = jax.vjp(
-                functools.partial(_scores, how, given, i, j), given.q[i], given.k[j], given.table
+                functools.partial(_scores, how, inputs, i, j),
+                inputs.q[i],
+                inputs.k[j],
+                inputs.table,
             )
             share = jnp.exp(found - normaliser[i][..., None])
             through = jnp.einsum(
-                "bkgth,bskh->bkgts", by_group, given.v[j], preferred_element_type=jnp.float32
+                "bkgth,bskh->bkgts", by_group, inputs.v[j], preferred_element_type=jnp.float32
             )
-            d_found = share * (dropout(through, rate, _key(given, i, j)) - meant[..., None])
-            weights = dropout(share, rate, _key(given, i, j)).astype(given.v.dtype)
+            d_found = share * (dropout(through, rate, _key(inputs, i, j)) - meant[..., None])
+            weights = dropout(share, rate, _key(inputs, i, j)).astype(inputs.v.dtype)
             part_q, part_k, part_table = back(d_found)
             part_v = jnp.einsum(
                 "bkgts,bkgth->bskh", weights, by_group, preferred_element_type=jnp.float32
@@ -164,33 +165,33 @@ def _backward(how: ScoreConfig, rate: float, kept: Any, d_out: Array) -> tuple[G
             )
 
         *sums, d_sink = sums
-        sums = jax.lax.fori_loop(*_blocks(how, given, i), add, tuple(sums))
-        if given.sink is not None:
-            to_nobody = jnp.exp(given.sink.reshape(1, *groups, 1) - normaliser[i])
-            d_sink = d_sink - (to_nobody * meant).sum((0, 3)).reshape(-1)
+        sums = jax.lax.fori_loop(*_blocks(how, inputs, i), add, tuple(sums))
+        if inputs.sink is not None:
+            to_sink = jnp.exp(inputs.sink.reshape(1, *groups, 1) - normaliser[i])
+            d_sink = d_sink - (to_sink * meant).sum((0, 3)).reshape(-1)
         return (*sums, d_sink)
 
     begin = jax.tree.map(
         lambda x: jnp.zeros(x.shape, jnp.float32),
-        (given.q, given.k, given.v, given.table, given.sink),
+        (inputs.q, inputs.k, inputs.v, inputs.table, inputs.sink),
     )
     sums = jax.lax.fori_loop(0, count, row_of_blocks, begin)
     dq, dk, dv, d_table, d_sink = jax.tree.map(
         lambda x, like: x.astype(like.dtype),
         sums,
-        (given.q, given.k, given.v, given.table, given.sink),
+        (inputs.q, inputs.k, inputs.v, inputs.table, inputs.sink),
     )
-    return (Given(dq, dk, dv, d_table, d_sink, None, None, None),)
+    return (Inputs(dq, dk, dv, d_table, d_sink, None, None, None),)
 
 
 _attend.defvjp(_forward, _backward)
 
 
 def _scores(
-    how: ScoreConfig, given: Given, i: Array, j: Array, q: Array, k: Array, table: Array | None
+    how: ScoreConfig, inputs: Inputs, i: Array, j: Array, q: Array, k: Array, table: Array | None
 ) -> Float[Array, "B K G t s"]:
-    """Scores of the keys of block j for the queries of block i."""
-    queries, keys, query_segments, key_segments, prefixes = given.mask_inputs
+    """Scores of the queries in block i against the keys in block j."""
+    queries, keys, query_segments, key_segments, prefixes = inputs.mask_inputs
     mask_inputs = MaskInputs(
         queries[i],
         keys[j],
@@ -202,19 +203,19 @@ def _scores(
     return scores(q, k, mask_inputs, how, table)
 
 
-def _blocks(how: ScoreConfig, given: Given, i: Array) -> tuple[Int[Array, ""], Int[Array, ""]]:
-    """The first block of keys that queries of block i may see, and the one after the last."""
-    size, count = given.q.shape[2], jnp.asarray(given.k.shape[0], jnp.int32)
-    query, looks_back = given.begin + i * size, how.causal and given.mask_inputs.prefixes is None
+def _blocks(how: ScoreConfig, inputs: Inputs, i: Array) -> tuple[Int[Array, ""], Int[Array, ""]]:
+    """The range of key blocks, first and end, that queries in block i can attend to."""
+    size, count = inputs.q.shape[2], jnp.asarray(inputs.k.shape[0], jnp.int32)
+    query, looks_back = inputs.begin + i * size, how.causal and inputs.mask_inputs.prefixes is None
     end = jnp.minimum((query + size - 1) // size + 1, count) if looks_back else count
     if how.layer.sees != "window" or how.layer.sinks:
         return jnp.zeros((), jnp.int32), end
     return jnp.maximum(query - (how.layer.span - 1), 0) // size, end
 
 
-def _key(given: Given, i: Array, j: Array) -> Key | None:
-    """Dropout's randomness of a block; the same in both passes."""
-    return None if given.key is None else jax.random.fold_in(jax.random.fold_in(given.key, i), j)
+def _key(inputs: Inputs, i: Array, j: Array) -> Key | None:
+    """The dropout key of a pair of blocks, the same in both passes."""
+    return None if inputs.key is None else jax.random.fold_in(jax.random.fold_in(inputs.key, i), j)
 
 
 def _to_heads(x: Float[Array, "B K G t h"]) -> Float[Array, "B t N h"]:

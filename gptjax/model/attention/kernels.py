@@ -1,8 +1,7 @@
-"""Attention by other people's kernels: Pallas' splash attention on TPU, cuDNN's flash attention on
-GPU.
+"""Attention by vendors' kernels: Pallas' splash attention on TPU, cuDNN's flash attention on GPU.
 
-Each has a function that attends and one that says what it can't serve; `select_attention` asks the
-latter.
+Each has a function that computes attention and one that says what the kernel does not support,
+which `select_attention` asks.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from gptjax.sharding.constrain import current_mesh
 
 
 def splash_lacks(config: ModelConfig, length: int, layer: Layer) -> str | None:
-    """Gives what splash attention can't serve in this case, or none."""
+    """Returns what splash attention does not support in this case, or `None`."""
     lacks = {
         f"{length} queries, which are not a multiple of 128": length % 128 != 0,
         "an encoder, whose tokens see later ones": not config.causal,
@@ -43,11 +42,11 @@ def splash(
     kernel: Any = None,
     interpret: bool = False,
 ) -> Float[Array, "B T N value"]:
-    """What `attention.attend` gives, by JAX's Pallas kernel for TPU. Tokens must stand in order, as
-    positions without gaps.
+    """Computes `attention.attend` with JAX's Pallas kernel for TPU. Tokens must be in order, at
+    consecutive positions.
 
     Args:
-      kernel: one of `split_splash`, where the queries are a part of the tokens.
+      kernel: from `split_splash`, where the queries are sharded over devices.
       interpret: run the kernel step by step on any device, for tests.
 
     Source: jax.experimental.pallas.ops.tpu.splash_attention.
@@ -60,9 +59,7 @@ def splash(
     kernel = _splash(q.shape[1], q.shape[2], how, 1, interpret) if kernel is None else kernel
 
     def segments(of: Array | None, where: Array) -> Array:
-        known = jnp.where(
-            where < 0, -1, 0 if of is None else of
-        )  # nobody sees padding, but padding
+        known = jnp.where(where < 0, -1, 0 if of is None else of)  # only padding attends to padding
         return jnp.broadcast_to(known, (rows, where.shape[1])).astype(jnp.int32)
 
     def one_row(q: Array, k: Array, v: Array, of_queries: Array, of_keys: Array) -> Array:
@@ -70,17 +67,17 @@ def splash(
 
     scaled = q * jnp.asarray(width**-0.5 if how.scale is None else how.scale, q.dtype)
     by_head = (jnp.swapaxes(x, 1, 2) for x in (scaled, k, v))
-    told = (
+    segment_ids = (
         segments(mask_inputs.query_segments, mask_inputs.queries),
         segments(mask_inputs.key_segments, mask_inputs.keys),
     )
-    return jnp.swapaxes(jax.vmap(one_row)(*by_head, *told), 1, 2)
+    return jnp.swapaxes(jax.vmap(one_row)(*by_head, *segment_ids), 1, 2)
 
 
 def split_splash(
     q: Float[Array, "B T N H"], how: ScoreConfig, interpret: bool = False
 ) -> tuple[Any, Any]:
-    """A kernel for queries that are split over `context`, and how it is split itself."""
+    """Returns a kernel for queries that are sharded over `context`, and its own sharding."""
     mesh = current_mesh()
     heads = q.shape[2] // (mesh.shape["tensor"] if q.shape[2] % mesh.shape["tensor"] == 0 else 1)
     kernel = _splash(q.shape[1], heads, how, mesh.shape["context"], interpret)
@@ -107,7 +104,7 @@ def _splash(length: int, heads: int, how: ScoreConfig, parts: int, interpret: bo
         "block_q_dq",
         "block_kv_dq",
     )
-    told = {
+    settings = {
         "block_sizes": pallas.BlockSizes(**dict.fromkeys(names, size)),
         "attn_logits_soft_cap": how.cap,
         "interpret": interpret,
@@ -117,12 +114,12 @@ def _splash(length: int, heads: int, how: ScoreConfig, parts: int, interpret: bo
         head_shards=1,
         q_seq_shards=parts,
         residual_checkpoint_name="attention",
-        **told,
+        **settings,
     )
 
 
 def cudnn_lacks(config: ModelConfig, length: int, layer: Layer) -> str | None:
-    """Gives what cuDNN's attention can't serve in this case, or none."""
+    """Returns what cuDNN's attention does not support in this case, or `None`."""
     lacks = {
         f"{config.compute} compute": config.compute != "bfloat16",
         "an encoder, whose tokens see later ones": not config.causal,
@@ -150,10 +147,10 @@ def cudnn(
     how: ScoreConfig,
     implementation: str = "cudnn",
 ) -> Float[Array, "B T N H"]:
-    """What `attention.attend` gives, by cuDNN's flash attention. Tokens must stand in order, as
-    positions without gaps, padding at the right.
+    """Computes `attention.attend` with cuDNN's flash attention. Tokens must be in order, at
+    consecutive positions, with padding on the right.
 
-    Segments become a mask [B T T] of booleans, the only thing here that grows with the square of T.
+    Segments become a boolean mask [B T T], the only array here that is quadratic in T.
 
     Args:
       implementation: `xla` computes the same call on any device, for tests.

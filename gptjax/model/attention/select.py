@@ -1,4 +1,4 @@
-"""Which implementation of attention serves a layer of a model on a machine, and why."""
+"""Chooses the attention implementation of a layer for the current backend, and says why."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ def select_attention(
     cached: bool = False,
     backend: str | None = None,
 ) -> tuple[str, str]:
-    """Gives the implementation that serves a row of `length` queries, and why.
+    """Returns the implementation for rows of `length` queries, and the reason.
 
     Args:
-      cached: there are keys besides those of the row: of a cache, or of virtual tokens.
-      backend: where it will run; none is where JAX runs by default, and then a named one is not
-        held to its own backend, so that a program can be lowered for another machine.
+      cached: there are other keys besides those of the row: a cache, or virtual tokens.
+      backend: where it will run; `None` means JAX's default backend. Only a given backend is
+        checked against an implementation that the config names, so that a program can be lowered
+        for another machine.
 
     Raises:
       ValueError: the config names an implementation that can't serve this case.
     """
     here = backend or platform()
     if cached:
-        return "reference", "keys before the row's own, which the other implementations are not for"
+        return "reference", "keys before the row's own, which the other kernels do not support"
     if config.attention != "auto":
         lacks = _lacks(config.attention, config, length, layer)
         home = {"splash": "tpu", "cudnn": "gpu"}.get(config.attention, backend)
@@ -42,7 +43,7 @@ def select_attention(
         return config.attention, "the config names it"
     alone = (
         jax.device_count() == 1 or current_mesh() is not None
-    )  # many devices without a mesh: nobody says which part is whose
+    )  # without a mesh, many devices have no sharding to follow
     if here == "tpu" and alone and _lacks("splash", config, length, layer) is None:
         return "splash", "Pallas' kernel for TPU"
     if here == "gpu" and _lacks("cudnn", config, length, layer) is None:
@@ -53,8 +54,8 @@ def select_attention(
         return (
             "causal_blocks",
             (
-                "it skips most of the masked half, which pays from 256 positions on a CPU (here"
-                f" {length})"
+                "it skips most of the masked half, which is faster on a CPU from 256 positions on"
+                f" (here {length})"
             ),
         )
     return (
@@ -64,11 +65,11 @@ def select_attention(
 
 
 LONG = 4096
-"""Positions from which a row's scores are never held whole."""
+"""Row length from which the matrix of scores is never materialised."""
 
 
 def _lacks(implementation: str, config: ModelConfig, length: int, layer: Layer) -> str | None:
-    """What an implementation can't serve in this case, or none."""
+    """Returns what an implementation does not support in this case, or `None`."""
     positions = axis_size("context")
     if (
         positions > 1

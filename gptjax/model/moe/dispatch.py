@@ -1,7 +1,6 @@
-"""How tokens come to their experts and back, on one device and on a mesh.
+"""Dispatches tokens to their experts and combines the results, on one device and on a mesh.
 
-Read `apply_experts`, then `by_row` and `by_expert` (two ways to bring tokens to their experts),
-then `mix_over_mesh`.
+Read `apply_experts`, then `by_row` and `by_expert` (two ways to dispatch), then `mix_over_mesh`.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ Product = Callable[[Array, Weight], Array]
 """(tokens by expert, kernels [E I O]) → each token times its expert's kernel."""
 
 Kernels = dict[str, Weight]
-"""`up`, `down` and perhaps `gate` of every expert."""
+"""`up`, `down` and, where gated, `gate` of every expert."""
 
 
 def apply_experts(
@@ -35,19 +34,19 @@ def apply_experts(
     weights: Float[Array, "B T k"],
     kernels: Kernels,
 ) -> tuple[Float[Array, "B T D"], Bool[Array, "B T k"]]:
-    """What their experts make of the tokens, weighted; and which choices were dropped."""
+    """Returns the weighted sum of each token's experts, and which of its choices were dropped."""
     e = config.experts
-    brought = (
+    dispatched = (
         by_row(e, x, chosen)
         if e.capacity is not None
         else by_expert(e.count, x, chosen, grouped=platform() == "cpu")
     )
     return (
         _weighted(
-            brought.collect(_mlps(config, kernels, brought.tokens, brought.product)),
-            weights * ~brought.dropped,
+            dispatched.collect(_mlps(config, kernels, dispatched.tokens, dispatched.product)),
+            weights * ~dispatched.dropped,
         ),
-        brought.dropped,
+        dispatched.dropped,
     )
 
 
@@ -74,64 +73,64 @@ def _weighted(
     return (mixed.astype(jnp.float32) * weights[..., None]).sum(2).astype(mixed.dtype)
 
 
-class Brought(NamedTuple):
-    """Tokens where their experts read them."""
+class Dispatched(NamedTuple):
+    """Tokens grouped by expert."""
 
     tokens: Float[Array, "... D"]
     product: Product
     collect: Callable[[Array], Float[Array, "B T k D"]]
-    """Brings back what the experts made of them; a dropped token gets nothing."""
+    """Returns the experts' outputs to their tokens; a dropped token gets zeros."""
     dropped: Bool[Array, "B T k"]
 
 
 def ranks(
     chosen: Int[Array, " pairs"], count: int
 ) -> tuple[Int[Array, " pairs"], Int[Array, " E"]]:
-    """Each pair's place among those of its expert, in their order, and how many each expert has. A
-    choice of `count` or above belongs to no expert."""
+    """Returns each pair's rank among those of its expert, in their order, and the number of
+    pairs of each expert. A choice of `count` or above belongs to no expert."""
     mine = jax.nn.one_hot(chosen, count, dtype=jnp.int32)
     return jnp.take_along_axis(
         jnp.cumsum(mine, axis=0), jnp.minimum(chosen, count - 1)[:, None], axis=1
     )[:, 0] - 1, mine.sum(0)
 
 
-def by_row(e: Experts, x: Float[Array, "B T D"], chosen: Int[Array, "B T k"]) -> Brought:
+def by_row(e: Experts, x: Float[Array, "B T D"], chosen: Int[Array, "B T k"]) -> Dispatched:
     """Fixed expert capacity per row, filled in token order so that routing stays causal."""
     rows, length, width = x.shape
-    places = min(length, -(-round(e.capacity * e.active * length) // e.count))
+    capacity = min(length, -(-round(e.capacity * e.active * length) // e.count))
     rank, _ = jax.vmap(lambda chosen: ranks(chosen, e.count))(chosen.reshape(rows, -1))
-    dropped = rank >= places
-    slots = jnp.where(dropped, e.count * places, chosen.reshape(rows, -1) * places + rank)
+    dropped = rank >= capacity
+    slots = jnp.where(dropped, e.count * capacity, chosen.reshape(rows, -1) * capacity + rank)
 
-    def bring(x: Array, slots: Array) -> Array:
+    def scatter(x: Array, slots: Array) -> Array:
         return (
-            jnp.zeros((e.count * places, width), x.dtype)
+            jnp.zeros((e.count * capacity, width), x.dtype)
             .at[slots]
             .set(jnp.repeat(x, e.active, axis=0), mode="drop")
         )
 
     def collect(y: Array) -> Array:
         back = jax.vmap(lambda y, slots: y.at[slots].get(mode="fill", fill_value=0))
-        return back(y.reshape(rows, e.count * places, width), slots).reshape(
+        return back(y.reshape(rows, e.count * capacity, width), slots).reshape(
             rows, length, e.active, width
         )
 
-    tokens = jax.vmap(bring)(x, slots).reshape(rows, e.count, places, width)
+    tokens = jax.vmap(scatter)(x, slots).reshape(rows, e.count, capacity, width)
 
     product = functools.partial(contract, "becd,edf->becf")
-    return Brought(tokens, product, collect, dropped.reshape(rows, length, e.active))
+    return Dispatched(tokens, product, collect, dropped.reshape(rows, length, e.active))
 
 
 def by_expert(
     count: int, x: Float[Array, "B T D"], chosen: Int[Array, "B T k"], *, grouped: bool
-) -> Brought:
+) -> Dispatched:
     """Sorts all tokens of a batch by expert; no token is dropped.
 
     Args:
-      count: experts here; a choice that is none of them, below 0 or above, brings nothing and gets
-        nothing.
-      grouped: fill up each expert's tokens to whole groups of one size and multiply group by group;
-        on a CPU, where XLA multiplies all tokens with all experts otherwise.
+      count: number of experts here; a choice outside 0 … count − 1 is not dispatched and
+        gets zeros.
+      grouped: pad each expert's tokens to a multiple of one group size and multiply group by group;
+        for CPUs, where XLA would otherwise multiply all tokens by all experts.
     """
     (rows, length, width), active = x.shape, chosen.shape[2]
     pairs = rows * length * active
@@ -159,13 +158,13 @@ def by_expert(
 
     none_dropped = jnp.zeros((rows, length, active), bool)
     if not grouped:
-        return Brought(tokens, functools.partial(ragged, counts=counts), collect, none_dropped)
+        return Dispatched(tokens, functools.partial(ragged, counts=counts), collect, none_dropped)
     whose = jnp.minimum(jnp.searchsorted(ends, jnp.arange(num_groups), side="right"), count - 1)
 
     def product(x: Array, kernels: Weight) -> Array:
         return contract("nbd,ndf->nbf", x, jax.tree.map(lambda leaf: leaf[whose], kernels))
 
-    return Brought(tokens.reshape(num_groups, size, width), product, collect, none_dropped)
+    return Dispatched(tokens.reshape(num_groups, size, width), product, collect, none_dropped)
 
 
 # --- on a mesh ---
@@ -181,12 +180,12 @@ def mix_over_mesh(
     """`apply_experts` on a mesh: each device computes for its own rows and its own experts.
 
     With a capacity, tokens go to the devices of their experts and come back (all-to-all). Without
-    one, the number of tokens for each device is not known: the devices that share the experts read
-    each other's tokens (all-gather) and add up their experts' outputs (reduce-scatter).
+    one, the number of tokens for each device is unknown: the devices that share the experts gather
+    all tokens (all-gather) and sum their experts' outputs (reduce-scatter).
 
     Source: Lepikhin et al. 2020, GShard, arXiv:2006.16668, section 3.
     """
-    # with a capacity a row's earlier tokens take places first, so a row is needed whole
+    # with a capacity, a row's earlier tokens go first, so each device needs whole rows
     mesh, ordered = current_mesh(), config.experts.capacity is not None
     tokens = partition_spec(mesh.shape, x.shape, (ROWS, ("context", "tensor"), ()))
     into, out = (("expert",), ("fsdp",), ("tensor",)), (("expert",), ("tensor",), ("fsdp",))
@@ -236,31 +235,31 @@ def mix_over_mesh(
 def _sent(
     config: ModelConfig, x: Array, chosen: Array, weights: Array, kernels: Kernels, apart: bool
 ) -> tuple[Array, Array]:
-    """Each row's places of an expert go to the device that has it."""
-    brought = by_row(config.experts, x, chosen)
+    """Sends each row's tokens to the devices that have their experts (all-to-all)."""
+    dispatched = by_row(config.experts, x, chosen)
     send = (
         (lambda x, away, home: jax.lax.all_to_all(x, "expert", away, home, tiled=True))
         if apart
         else (lambda x, away, home: x)
     )
-    mixed = _mlps(config, kernels, send(brought.tokens, 1, 0), brought.product)
+    mixed = _mlps(config, kernels, send(dispatched.tokens, 1, 0), dispatched.product)
     return (
-        _weighted(brought.collect(send(mixed, 0, 1)), weights * ~brought.dropped),
-        brought.dropped,
+        _weighted(dispatched.collect(send(mixed, 0, 1)), weights * ~dispatched.dropped),
+        dispatched.dropped,
     )
 
 
 def _shared(
     config: ModelConfig, x: Array, chosen: Array, weights: Array, kernels: Kernels, apart: bool
 ) -> tuple[Array, Array]:
-    """Experts that are here read all tokens that chose them, of whichever device."""
+    """The local experts process every token that chose them, from all devices (all-gather)."""
     count, none_dropped = kernels["up"].shape[0], jnp.zeros(chosen.shape, bool)
     if apart:
         x, chosen, weights = (all_gather(array, "expert", 0) for array in (x, chosen, weights))
         chosen = chosen - jax.lax.axis_index("expert") * count
-    brought = by_expert(count, x, chosen, grouped=platform() == "cpu")
+    dispatched = by_expert(count, x, chosen, grouped=platform() == "cpu")
     mixed = _weighted(
-        brought.collect(_mlps(config, kernels, brought.tokens, brought.product)), weights
+        dispatched.collect(_mlps(config, kernels, dispatched.tokens, dispatched.product)), weights
     )
     return (
         jax.lax.psum_scatter(mixed, "expert", scatter_dimension=0, tiled=True) if apart else mixed

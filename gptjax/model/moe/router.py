@@ -32,8 +32,8 @@ class MoE(nn.Module):
     def __call__(
         self, x: Float[Array, "B T D"], real: Bool[Array, "#B T"], probe: Probe, seen: Observed
     ) -> tuple[Float[Array, "B T D"], dict[str, Array], Observed]:
-        """Gives the sum, and the layer's part of `transformer.Output.aux`; tokens that are not real
-        count for nothing there."""
+        """Returns the sum, and the layer's part of `transformer.Output.aux`; tokens that are not
+        real count for nothing there."""
         c, e = self.config, self.config.experts
         logits, bias = Router(c, name="router")(x)
         logits, seen = probe("router", logits, seen)
