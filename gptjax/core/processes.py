@@ -47,8 +47,7 @@ def join(
     init_timeout: float,
     heartbeat_timeout: int,
 ) -> None:
-    """Connects this process to the others of its run. Call it before anything that asks for
-    devices.
+    """Connects this process to the others of its run, before anything asks for devices.
 
     Args:
       coordinator: HOST:PORT of process 0. None lets JAX find the cluster: TPU pods, Slurm, GKE,
