@@ -79,7 +79,7 @@ def covering() -> list[Case]:
 
 CASES = covering()
 AT_ONCE = [
-    case if i < 5 else pytest.param(case, marks=pytest.mark.slow) for i, case in enumerate(CASES)
+    case if i < 3 else pytest.param(case, marks=pytest.mark.slow) for i, case in enumerate(CASES)
 ]
 """The first ones bring most pairs; each is a compilation of three implementations, forward and
 backward."""

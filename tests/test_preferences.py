@@ -279,7 +279,9 @@ def test_dpo_begins_at_ln_2_to_the_last_bit_and_its_slope_is_that_of_log_probabi
         np.testing.assert_allclose(got, want, atol=1e-5 * largest)
 
 
-@pytest.mark.parametrize("name", ["ipo", "orpo"])  # the others differ in a function of one pair
+@pytest.mark.parametrize(
+    "name", ["orpo", pytest.param("ipo", marks=pytest.mark.slow)]
+)  # the others differ in a function of one pair
 def test_any_split_of_the_batch_gives_the_same_step(name):
     params, other = two_models()
     batch, optimizer = batch_of_pairs(), optim.build_optimizer(optim.SGD(), lambda _: 1.0, None)

@@ -512,7 +512,7 @@ def test_an_absent_tpu_is_not_looked_for(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "seed", [0, 1, *(pytest.param(n, marks=pytest.mark.slow) for n in range(2, 20))]
+    "seed", [pytest.param(n, marks=() if n == 1 else pytest.mark.slow) for n in range(20)]
 )
 def test_no_walk_of_a_user_leaves_a_run_unusable(seed, short, done, tmp_path):
     """Issue 31: after any sequence of commands, interruptions and changes the run trains on, and

@@ -404,6 +404,8 @@ SLOW = (
     rounded_gradients,
     optimizer_that_does_not_move,
     settings_of_the_first_row,
+    dropped_optimizer_leaf,
+    rows_lost_on_the_way,
 )
 """What costs most to find; in a default run the others are planted."""
 

@@ -112,7 +112,7 @@ def as_arrays(params):
 # --- quantised ---
 
 
-@pytest.mark.parametrize("name", few(("gqa", "experts_by_group", "deepseek"), KINDS))
+@pytest.mark.parametrize("name", few(("gqa", "experts_by_group"), KINDS))
 def test_every_model_reads_quantised_weights_as_the_arrays_that_they_stand_for(name):
     config = SMALL[name]
     stored = "int4" if name == "gqa" else "int8"
@@ -204,7 +204,7 @@ def adapters_of(config, seed=1, **settings):
     )
 
 
-@pytest.mark.parametrize("name", few(("gpt2", "deepseek"), ("gpt2", *KINDS)))
+@pytest.mark.parametrize("name", few(("gpt2",), ("gpt2", *KINDS)))
 def test_a_zero_adapter_changes_no_bit_and_merged_is_unmerged(name):
     config, params = SMALL[name], params_of(SMALL[name])
     zero = weights.LoRA(rank=4, targets=("*",)).init(params, model.roles(config), jax.random.key(1))
@@ -220,7 +220,7 @@ def test_a_zero_adapter_changes_no_bit_and_merged_is_unmerged(name):
 
 
 @pytest.mark.parametrize(
-    "name", few(("gqa", "deepseek"), ("gqa", "deepseek", "beside_an_encoder_t5", "scanned"))
+    "name", few(("gqa",), ("gqa", "deepseek", "beside_an_encoder_t5", "scanned"))
 )
 def test_each_row_is_read_with_its_own_adapter_as_alone(name):
     config, params, roles = SMALL[name], params_of(SMALL[name]), model.roles(SMALL[name])
@@ -260,7 +260,7 @@ def test_gradients_of_adapters_are_those_of_the_merged_weights(layers, stored):
     jax.tree.map(lambda a, b: close(a, b, 1e-3), found, wanted)
 
 
-@pytest.mark.parametrize("first", ["data", "stage"])
+@pytest.mark.parametrize("first", few(("stage",), ("data", "stage")))
 def test_adapters_read_and_learn_on_a_mesh_as_on_one_device(first):
     config = dataclasses.replace(VARIANTS["gqa"], vocab_size=64, num_layers=2)
     mesh = make_mesh(MeshConfig(**{first: 2}, fsdp=2, tensor=2))
