@@ -338,7 +338,8 @@ def test_an_adapter_trains_on_a_mesh_as_on_one_device(stored):
 
 
 def test_a_merged_run_is_the_same_model(base_run, lora_run, tmp_path):
-    assert convert(lora_run, tmp_path / "merged", ConvertOptions(merge=True), say=[].append)
+    for name in ("merged", "merged.gguf"):
+        assert convert(lora_run, tmp_path / name, ConvertOptions(merge=True), say=[].append)
     with pytest.raises(ConfigError, match="the whole model with --merge, or the adapter"):
         convert(lora_run, tmp_path / "plain", ConvertOptions())
     with pytest.raises(ConfigError, match="has no adapter; omit --merge"):

@@ -16,10 +16,12 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from adapted import write_adapted
 from conftest import documents
 
 import gptjax
-from gptjax import formats, model
+from gptjax import formats, model, weights
+from gptjax.cli.convert import ConvertOptions, convert
 from gptjax.data import Bytes, SentencePiece, Side
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.formats import OpenedModel
@@ -326,6 +328,23 @@ def test_the_text_model_of_gemma_3_is_read_without_its_images(tmp_path: Path) ->
     data = json.loads((tmp_path / "ours" / "config.json").read_text())
     assert data["model_type"] == "gemma3_text"
     assert formats.load_model(tmp_path / "ours").config == found.config
+
+
+@pytest.mark.parametrize("settings", [weights.LoRA(rank=4, alpha=6.0), weights.DoRA(rank=2)])
+def test_a_merged_adapter_computes_in_transformers_what_it_did_beside_its_base(
+    settings: weights.LoRA, tmp_path: Path, record_property: Any
+) -> None:
+    theirs = shaken(build_llama())
+    theirs.save_pretrained(tmp_path / "theirs")
+    whole = write_adapted(tmp_path, formats.load_model(tmp_path / "theirs"), settings)
+    assert difference(theirs, whole) > 0.1, "an adapter that changes nothing shows nothing"
+    said: list[str] = []
+    merged = ConvertOptions(merge=True)
+    assert convert(tmp_path / "adapter", tmp_path / "merged", merged, say=said.append), said
+    found = type(theirs).from_pretrained(tmp_path / "merged", attn_implementation="eager")
+    largest = difference(found.eval(), whole)
+    record_property("figure", f"merged {type(settings).__name__} {largest:.1e}")
+    assert largest <= 1e-4
 
 
 # --- text -----------------------------------------------------------------------------------------

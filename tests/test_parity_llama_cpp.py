@@ -16,12 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from adapted import write_adapted
 from test_gguf import MODELS, made
 
-from gptjax import model
+from gptjax import model, weights
+from gptjax.cli.convert import ConvertOptions, convert
 from gptjax.data import Bytes
 from gptjax.data.tokenizers import tokenizer as tok
-from gptjax.formats import gguf
+from gptjax.formats import OpenedModel, gguf
 from gptjax.formats.gguf_file import Kind, Texts, numbers, open_file
 from gptjax.formats.gguf_writer import Planned, write_gguf
 from gptjax.model import ModelConfig
@@ -117,11 +119,30 @@ def test_llama_cpp_gives_the_same_log_probabilities(name, tmp_path, record_prope
     read = gguf.load_gguf(path)
     # llama.cpp computes no window for Phi-3, whose converters wrote wrong ones.
     ids = np.random.default_rng(0).integers(1, 256, 7 if arch == "phi3" else 40).tolist()
-    mine = np.asarray(ours(read.config, read.params, jnp.asarray([ids])))
-    found = theirs(path, ids, config.vocabulary)
-    known = np.isfinite(found) & (mine > -30)
-    assert known.sum() > 100
-    difference = float(np.abs(mine - found)[known].max())
+    difference = apart(path, read, ids)
     record_property("figure", f"{name} {difference:.1e}")
     print(f"{name}: largest difference of a log-probability {difference:.1e}")
+    assert difference <= 5e-3
+
+
+def apart(path: Path, opened: OpenedModel, ids: list[int]) -> float:
+    """Largest difference of a likely token's log-probability between llama.cpp and ours."""
+    mine = np.asarray(ours(opened.config, opened.params, jnp.asarray([ids])))
+    found = theirs(path, ids, opened.config.vocabulary)
+    known = np.isfinite(found) & (mine > -30)
+    assert known.sum() > 100
+    return float(np.abs(mine - found)[known].max())
+
+
+def test_llama_cpp_reads_a_merged_adapter(tmp_path, record_property):
+    config = dataclasses.replace(MODELS["llama"], vocab_size=TOKENIZER.vocab_size)
+    base = made(config, TOKENIZER, family="llama")
+    whole = write_adapted(tmp_path, base, weights.LoRA(rank=4, alpha=6.0))
+    path, said = tmp_path / "merged.gguf", []
+    assert convert(tmp_path / "adapter", path, ConvertOptions(merge=True), say=said.append), said
+    ids = np.random.default_rng(0).integers(1, 256, 40).tolist()
+    gguf.save_gguf(tmp_path / "base.gguf", base)
+    assert apart(tmp_path / "base.gguf", whole, ids) > 0.1
+    difference = apart(path, whole, ids)
+    record_property("figure", f"merged LoRA {difference:.1e}")
     assert difference <= 5e-3

@@ -121,10 +121,10 @@ def convert(
     require(not target.exists(), f"{target} exists already; give another name.")
     original = open_model(source, options.step, ignored=options.ignore_keys, live=options.live)
     require_plain(source, original, options.merge, kind)
+    plain = original._replace(params=merge(original.params)) if options.merge else original
     if kind == "peft":
         write_adapter(source, target, original)
     else:
-        plain = original._replace(params=merge(original.params)) if options.merge else original
         write_format(kind, target, plain, options.dtype)
     result = compare(original, open_model(target))
     facts = {
@@ -139,7 +139,7 @@ def convert(
         facts["rows of padding removed from the vocabulary"] = str(original.about.padding)
     for name, value in facts.items():
         say(f"{name}: {value}")
-    _note(kind, target, original, facts, options.dtype)
+    _note(kind, target, plain, facts, options.dtype)
     if not result.same_ids:
         say("the two tokenizers encode the text differently")
     limit = options.threshold
