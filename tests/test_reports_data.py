@@ -1,5 +1,5 @@
 """Situations that people reported of other programs in reading text: neighbours of the reports T11
-to T15, T18 and T20 of docs/reports/reports.md, which were made up here.
+to T16, T18 and T20 of docs/reports/reports.md, which were made up here.
 
 Each is a file with what it must be read as, or with the words of its refusal.
 """
@@ -16,14 +16,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers as hf
 from test_sources import packed, write_parquet
 
 from gptjax.core.config import ConfigError
-from gptjax.data import Text
-from gptjax.data.documents import encodings, opening
+from gptjax.data import Bytes, Characters, DataConfig, SentencePiece, Text, prepare
+from gptjax.data.coverage import Coverage
+from gptjax.data.documents import encodings, opening, sources
 from gptjax.data.documents import parquet as parquet_files
 from gptjax.data.documents.sources import Records
 from gptjax.data.documents.sources import read_documents as read
+from gptjax.data.tokenizers import tokenizer as tok
+from gptjax.data.tokenizers.spelling import Special
 
 RUSSIAN = "Это обычный русский текст, который нужен для проверки кодировки файла."
 
@@ -155,6 +159,141 @@ def test_a_parquet_bomb_stops_at_its_bound(kind, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="unpacks to more than 100 times its size") as caught:
         made.extend(len(document.text) for document in read(Text(str(path))))
     assert sum(made) <= 1 << 20 and "\n" not in str(caught.value)
+
+
+# --- tokenizers, splits and folders ---------------------------------------------------------------
+
+SCRIPTS = {
+    "Chinese with a rare space": "深度学习模型的训练需要大量数据" * 600 + " ",
+    "Chinese without spaces": "深度学习模型的训练需要大量数据。" * 40,
+    "Thai": "นี่คือข้อความภาษาไทยสำหรับทดสอบ " * 20,
+    "emoji": "".join(chr(0x1F600 + n * n % 60) for n in range(800)),
+    "digits": "".join(str(n * n % 7919) for n in range(500)),
+    "tabs": "a\tb" * 400,
+    "one word": "aaaaaaaa" * 60,
+}
+
+
+@pytest.mark.parametrize("algorithm", ["bpe", "unigram"])
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_vocabulary_that_was_made_smaller_still_writes_every_text(name, algorithm):
+    """T16: neighbours in other scripts. A space without a piece of its own came back as U+2581."""
+    text = SCRIPTS[name]
+    made = tok.train_tokenizer(SentencePiece(vocab_size=30_000, algorithm=algorithm), [text])
+    assert 259 < made.vocab_size < 30_000
+    for written in (text[:200], "a b  c\n d", " ", "\u2581 \u2581", "\t x \0é"):
+        assert made.decode(made.encode(written)) == written
+
+
+def lossy(kind: str) -> tok.Tokenizer:
+    """A published tokenizer of a few words."""
+    words = {"[UNK]": 0, "the": 1, "cat": 2, "##s": 3, "sat": 4, "\u2581": 5, "e": 6, "n": 7}
+    pieces = [(piece, -float(i)) for piece, i in words.items()]
+    model = {
+        "WordPiece": hf.models.WordPiece(words, unk_token="[UNK]"),
+        "BPE": hf.models.BPE({c: n for n, c in enumerate("?thecas")}, [], unk_token="?"),
+        "Unigram": hf.models.Unigram(pieces, unk_id=0),
+    }[kind]
+    made = hf.Tokenizer(model)
+    made.normalizer = hf.normalizers.BertNormalizer()
+    made.pre_tokenizer = hf.pre_tokenizers.WhitespaceSplit()
+    return tok.published("tokenizer.json", made.to_str().encode(), Special())
+
+
+@pytest.mark.parametrize("kind", ["WordPiece", "BPE", "Unigram"])
+def test_what_is_lost_is_measured_for_every_kind_of_tokenizer(kind):
+    """T11 (tokenizers#517): neighbours with an unknown token; case and accents are no loss."""
+    measured = Coverage(lossy(kind))
+    if kind != "Unigram":
+        measured.add(["the CAT sat"])
+        assert measured.lost() == 0
+    measured.add(["深度"] * 3)
+    assert measured.lost() > 0.5 and "深" in measured.examples()
+    exact = Coverage(tok.train_tokenizer(Bytes(), []))
+    exact.add(["深度 \0 é"])
+    assert exact.lost() == 0
+
+
+def letters(size: int, seed: int) -> str:
+    """Text of these many characters, which another seed makes another one."""
+    return "".join(np.random.default_rng(seed).choice(list("abcdefgh \n"), size))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "share", "least", "most"),
+    [
+        ([60_000, *[100] * 100], 0.05, 0.025, 0.1),
+        ([60_000, 60_000, *[100] * 98], 0.05, 0.025, 0.1),
+        ([-5000] * 30 + [50] * 60, 0.05, 0.005, 0.1),
+        ([9000, -9000, -9000, *[200] * 200], 0.3, 0.15, 0.6),
+    ],
+)
+def test_no_more_than_about_the_share_is_held_out(sizes, share, least, most, tmp_path):
+    """T18 (autokeras#235): neighbours in JSON lines; negative sizes are copies of one document,
+    which held out 99 % for 5 %, since copies are in one part."""
+    texts = [letters(abs(size), n if size > 0 else 1000) for n, size in enumerate(sizes)]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    made = prepare(
+        DataConfig(
+            source=Text(str(path)),
+            tokenizer=Bytes(),
+            validation=share,
+            split="documents",
+            cache=str(tmp_path / "cache"),
+        )
+    )
+    held_out = made.validation.header.num_bytes
+    assert least <= held_out / (held_out + made.train.header.num_bytes) <= most
+
+
+def test_links_to_nothing_are_named_and_all_others_followed(tmp_path):
+    """T15 (ir_datasets#160): neighbours: broken links, links that loop, links to links, a linked
+    root, a folder linked twice, a folder that is hidden where it lies."""
+    for name in ("corpus/a.txt", ".hidden/h.txt", "other/o.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    corpus = tmp_path / "corpus"
+    for link, target in {
+        "b.txt": corpus / "a.txt", "c.txt": corpus / "b.txt", "gone.txt": tmp_path / "nowhere",
+        "one": corpus / "two", "two": corpus / "one", "h": tmp_path / ".hidden",
+        "x": tmp_path / "other", "y": tmp_path / "other", "../root": corpus,
+    }.items():  # fmt: skip
+        (corpus / link).symlink_to(target)
+    for root in (corpus, tmp_path / "root"):
+        found = sources.survey(Text(str(root)))
+        names = [one.name for one in read(Text(str(root)))]
+        assert names == ["a.txt", "b.txt", "c.txt", "h/h.txt", "x/o.txt", "y/o.txt"]
+        assert found.left_out == tuple(str(root / name) for name in ("gone.txt", "one", "two"))
+
+
+@pytest.mark.parametrize("split", ["tail", "documents"])
+@pytest.mark.parametrize("form", ["jsonl", "csv", "txt"])
+def test_characters_of_the_other_part_are_unknown_in_every_format(split, form, tmp_path):
+    """T20 (nanoGPT#109): neighbours: other formats and splits."""
+    texts = [f"ab {n} " + chr(0x4E00 + n) * 2 for n in range(80)]
+    path = tmp_path / f"a.{form}"
+    write = {
+        "jsonl": "".join(json.dumps({"text": text}) + "\n" for text in texts),
+        "csv": "text\n" + "\n".join(texts),
+        "txt": "\n".join(texts),
+    }
+    path.write_text(write[form])
+    said: list[str] = []
+    made = prepare(
+        DataConfig(
+            source=Text(str(path), separator="\n" if form == "txt" else None),
+            tokenizer=Characters(),
+            validation=0.3,
+            split=split,
+            max_lost=1.0,
+            cache=str(tmp_path / "cache"),
+        ),
+        said.append,
+    )
+    count = int((made.validation.ids[:] == made.tokenizer.unknown).sum())
+    assert count > 20 and made.tokenizer.unknown not in made.train.ids[:]
+    assert any(f"{count} held-out characters unknown" in line for line in said)
 
 
 def test_parquet_is_known_by_its_content_and_a_long_row_is_a_bad_record(tmp_path):

@@ -19,9 +19,11 @@ from gptjax.core import config
 from gptjax.core.config import ConfigError
 from gptjax.data import (
     Bytes,
+    Characters,
     DataConfig,
     Given,
     LanguageModel,
+    Published,
     SentencePiece,
     Text,
     prepare,
@@ -86,6 +88,32 @@ def test_other_parameters_have_another_fingerprint():
     assert len(model.fingerprint()) == 64
     other = model._replace(params=jax.tree.map(lambda leaf: leaf + 1, model.params))
     assert other.fingerprint() != model.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("shape", "tokenizer"),
+    [
+        ({"num_layers": 7, "width": 192, "positions": "learned"}, SentencePiece(vocab_size=500)),
+        ({"vocab_size": 99, "activation": "relu", "tied": False}, Characters()),
+        (
+            {"width": 96, "num_kv_heads": 1, "feed_forward": 5, "norm_epsilon": 1e-3},
+            Published("none"),
+        ),
+    ],
+)
+def test_a_config_of_another_shape_gives_way_but_trains_as_it_says(
+    shape, tokenizer, experiment, tmp_path
+):
+    """T3: neighbours with other shapes and kinds of tokenizer; dropout and compute are its own."""
+    start = starts.of(experiment, tmp_path, resuming=False)
+    own = dataclasses.replace(experiment.model, **shape, residual_dropout=0.3, compute="bfloat16")
+    data = dataclasses.replace(experiment.data, tokenizer=tokenizer)
+    adopted, notes = starts.adopted(dataclasses.replace(experiment, model=own, data=data), start)
+    wanted = dataclasses.replace(start.config, context=12, residual_dropout=0.3, compute="bfloat16")
+    assert adopted.model == wanted and adopted.data == experiment.data
+    said = " ".join(notes)
+    assert type(tokenizer).__name__ in said
+    assert all(f"model.{n}" in said or getattr(wanted, n) == v for n, v in shape.items()), said
 
 
 def test_any_config_takes_the_shape_and_tokenizer_of_the_model_it_starts_from(experiment, tmp_path):
@@ -211,13 +239,50 @@ def test_a_resume_that_is_refused_changes_nothing_in_the_run(short_run):
     deeper = dataclasses.replace(longer, model=dataclasses.replace(longer.model, num_layers=2))
     other = dataclasses.replace(longer.data, tokenizer=SentencePiece(vocab_size=340))
     retokenised = dataclasses.replace(longer, data=other)
-    for changed, reason in (
-        (deeper, "does not fit the config"),
-        (retokenised, "a run's tokenizer never changes"),
+    bytewise = dataclasses.replace(longer.data, tokenizer=Bytes())
+    absent = dataclasses.replace(longer.data, source=Text(str(run / "gone.txt")), validation=0.3)
+    dead = dataclasses.replace(experiment.schedule, kind="linear", steps=3, floor=0.0)
+    for changed, allow, reason in (
+        (deeper, True, "does not fit the config"),
+        (retokenised, True, "a run's tokenizer never changes"),
+        (dataclasses.replace(longer, data=bytewise), True, "a run's tokenizer never changes"),
+        (dataclasses.replace(longer, data=absent), True, r"gone\.txt is not there"),
+        (dataclasses.replace(longer, batch=16), False, "--allow-changes"),
+        (dataclasses.replace(longer, optim=SGD(peak=0.2)), False, "--allow-changes"),
+        (dataclasses.replace(longer, start="other"), False, "--allow-changes|not"),
+        (dataclasses.replace(longer, schedule=dead), True, "nothing will be learned"),
     ):
         with pytest.raises(ConfigError, match=reason):
-            train(changed, run, allow_changes=True)
-        assert contents(run) == before
+            train(changed, run, allow_changes=allow)
+        assert contents(run) == before, reason
+
+
+@pytest.mark.parametrize("change", ["shrank", "is another", "has other letters", "has other files"])
+def test_a_text_that_changed_is_read_with_the_tokenizer_of_the_run(change, short_run, tmp_path):
+    """T6: neighbours: text that shrank, another text, other letters, a folder."""
+    experiment, run = short_run
+    source = tmp_path / "text.txt"
+    if change == "has other files":
+        source = tmp_path / "texts"
+        source.mkdir()
+        for n in range(3):
+            (source / f"{n}.txt").write_text(prose(seed=n))
+    else:
+        text = {
+            "shrank": prose(0)[:4000],
+            "is another": prose(7),
+            "has other letters": "深度 é " * 900,
+        }
+        source.write_text(text[change])
+    data = dataclasses.replace(experiment.data, source=Text(str(source)))
+    own = tokenizers.load_tokenizer(run / "tokenizer")
+    made = prepare(data, given=own)
+    assert tokenizers.hash_tokenizer(made.tokenizer) == tokenizers.hash_tokenizer(own)
+    changed = dataclasses.replace(experiment, data=data, steps=4)
+    resolved = identity.resolve(changed, made)
+    with pytest.raises(ConfigError, match="--allow-changes"):
+        identity.settle(resolved, run, made, done=2, allow=False)
+    assert identity.settle(resolved, run, made, done=2, allow=True).record["data"] == made.content
 
 
 def test_text_that_grew_is_read_with_the_tokenizer_of_the_run(short_run, tmp_path):

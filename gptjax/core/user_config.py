@@ -273,6 +273,13 @@ def _replace(plain: dict, flag: str, kind: type, words: list[str]) -> None:
     plain[last] = new
 
 
+WORDS = {
+    r"invalid literal for int\(\) with base 10": "a whole number",
+    "could not convert string to float": "a number",
+}
+"""How Python refuses a value, and what it should be."""
+
+
 def _one_line(box: str, synonyms: Mapping[str, str]) -> str:
     """Turns the box that tyro draws around an error into one line.
 
@@ -286,6 +293,10 @@ def _one_line(box: str, synonyms: Mapping[str, str]) -> str:
     message = re.sub(r"\s+", " ", parts[0]).strip(" .")
     unknown = re.match(r"Unrecognized options: (\S+)", message)
     if not unknown:
+        for words, kind in WORDS.items():
+            message = re.sub(
+                rf"Error parsing (\S+): {words}: (.*)", rf"\1 is \2, not {kind}", message
+            )
         return f"{message}; see --help."
     word = unknown[1].rstrip(",")
     if not word.startswith("-"):

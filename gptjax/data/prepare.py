@@ -186,7 +186,9 @@ def _say_what_is_missing(survey: Survey, say: Callable[[str], None]) -> None:
         )
     if names := survey.left_out:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        say(f"left out {len(names)} binary files: {', '.join(names[:3])}{more}")
+        say(
+            f"left out {len(names)} files, binary or links to nothing: {', '.join(names[:3])}{more}"
+        )
 
 
 def _lost(facts: dict[str, Any]) -> float:

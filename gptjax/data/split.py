@@ -57,14 +57,18 @@ class Census:
 
     def fitted(self, share: float) -> tuple[int, int]:
         """Returns (threshold, largest size) such that documents below both hold the share of bytes,
-        within one document; (0, 0) if every document is larger than the share."""
+        within one document or several equal ones; (0, 0) if every document is larger than the
+        share."""
         numbers, sizes = np.asarray(self._numbers), np.asarray(self._sizes)
         wanted = share * sizes.sum()
+        _, same = np.unique(numbers, return_inverse=True)  # equal documents are in one part
+        together = np.bincount(same, sizes)[same]
+        largest = min(wanted, (sizes[together > wanted] - 1).min(initial=wanted))
         order = np.argsort(numbers)
-        order = order[sizes[order] <= wanted]
+        order = order[sizes[order] <= largest]
         reached = np.cumsum(sizes[order]) >= wanted
         last = int(np.argmax(reached)) if reached.any() else len(order) - 1
-        return (int(numbers[order[last]]) + 1, int(wanted)) if len(order) else (0, 0)
+        return (int(numbers[order[last]]) + 1, int(largest)) if len(order) else (0, 0)
 
 
 class Split(NamedTuple):

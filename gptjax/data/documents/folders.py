@@ -14,7 +14,7 @@ def files_below(folder: Path, pattern: str) -> list[tuple[str, Path]]:
     """Returns (name relative to the folder, path) of files that match, sorted by name.
 
     Hidden files and folders are left out. Links are followed, to files and to folders alike, except
-    to a folder that holds the link, which would never end.
+    to a folder that holds the link, which would never end. Links that lead nowhere are listed.
 
     Raises:
       ConfigError: a folder can't be read.
@@ -40,11 +40,18 @@ def _walk(folder: Path, prefix: str, above: tuple[str, ...]) -> Iterator[tuple[s
     for entry in os.scandir(folder):
         if entry.name.startswith("."):
             continue
-        name = prefix + entry.name
-        if entry.is_dir():
-            yield from _walk(folder / entry.name, f"{name}/", (*above, real))
+        name, path = prefix + entry.name, folder / entry.name
+        if leads_nowhere(path):
+            yield name, path
+        elif entry.is_dir():
+            yield from _walk(path, f"{name}/", (*above, real))
         elif entry.is_file():
-            yield name, folder / entry.name
+            yield name, path
+
+
+def leads_nowhere(path: Path) -> bool:
+    """Whether this is a link to nothing, or to itself."""
+    return path.is_symlink() and not path.exists()
 
 
 def _matches(parts: Sequence[str], patterns: Sequence[str]) -> bool:

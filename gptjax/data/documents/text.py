@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from gptjax.core.config import ConfigError, nearest, require
 from gptjax.data.documents.document import Document, Quota, require_quota
 from gptjax.data.documents.encodings import decode, is_binary, require_encoding, require_text
-from gptjax.data.documents.folders import files_below
+from gptjax.data.documents.folders import files_below, leads_nowhere
 from gptjax.data.documents.opening import opened
 from gptjax.data.documents.standard_library import read_standard_library
 from gptjax.data.documents.structured import Format, format_of, read_rows
@@ -75,7 +75,8 @@ def read_text_files(
 
     Args:
       pass_over: called with each record that the quota lets pass, by file, line and defect.
-      leave_out: called with the name of each binary file of a folder.
+      leave_out: called with the name of each file of a folder that is binary, and of each link that
+        leads nowhere.
 
     Raises:
       ConfigError: something can't be read, or there is no document at all; on the way, not at the
@@ -87,6 +88,9 @@ def read_text_files(
     path, any_text, structured = Path(source.path), False, False
     quota = Quota(source.max_bad_records, pass_over)
     for name, file in _files(path, source.pattern):
+        if leads_nowhere(file):
+            leave_out(str(file))
+            continue
         kind = format_of(file, source.encoding) if source.format == "auto" else source.format
         structured |= kind != "text"
         if kind == "text":

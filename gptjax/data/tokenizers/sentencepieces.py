@@ -133,6 +133,8 @@ def _trained(
         "max_sentence_length": 1 << 14,
     }
     parts = _common(lines, characters)
+    if not any(" " in part for part in parts):  # in bytes it would be the mark, not a space
+        settings["required_chars"] = SPACE
     if not parts:
         return None, 0
     try:
