@@ -1,7 +1,7 @@
 """The `chat` command: a conversation in the terminal, with any model that `gptjax.load` opens.
 
 Read `ChatOptions`, then `run_chat` (lines become turns), then `Talk`, the state of a conversation,
-and `answer_message`, which adds a turn.
+and `answer_message`, which adds a turn. What a person says of an answer is in `feedback`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gptjax.api import Model, load
+from gptjax.cli import feedback
 from gptjax.cli.adapters import holding
 from gptjax.cli.terminal import Speed, changed, remembered_lines
 from gptjax.core.config import ConfigError, require
@@ -50,6 +51,9 @@ class ChatOptions:
     computes."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
     """Devices that share the model. Without any --mesh flag it is on one device."""
+    feedback: str | None = None
+    """File to which /good, /bad and /better TEXT append what they say of the last answer, as
+    records to learn from."""
     progress: bool | None = None
     """Report tokens/s and the time to the first token on standard error; `None` means only on a
     terminal."""
@@ -100,15 +104,19 @@ def run_chat(path: str | Path | None, options: ChatOptions, settings: GenerateCo
     model = _within(model.prepared(options.weights), options.context)
     model.using(settings.use)
     _require_usable(model, settings)
+    if options.feedback is not None:
+        feedback.require_writable(Path(options.feedback))
     session = Session(options, settings, start_talk(model, options.template, options.system))
     if sys.stdin.isatty():
-        _greet(model, session.talk.template.name)
+        _greet(model, session.talk.template.name, options.feedback)
     with remembered_lines():
         while True:
             try:
                 line = _line()
                 if line.startswith("--"):
                     session = _changed(model, session, line)
+                elif feedback.is_judgement(line, options.feedback is not None):
+                    session = session._replace(talk=_judged(model, session, line))
                 elif line.strip():
                     session = session._replace(talk=_turn(model, session, line))
             except EOFError:
@@ -119,13 +127,27 @@ def run_chat(path: str | Path | None, options: ChatOptions, settings: GenerateCo
                 print(f"error: {error}", file=sys.stderr, flush=True)
 
 
-def _greet(model: Model, template: str) -> None:
+def _greet(model: Model, template: str, kept_in: str | None) -> None:
     print(
         f"Template {template}, {model.config.context} tokens of context. Write a message; end a"
         " line with \\ to continue it on the next."
     )
     print("Change settings like --temperature 0.5; start anew with --system TEXT or --forget.")
+    if kept_in is not None:
+        print(f"Judge an answer with /good, /bad or /better TEXT; {kept_in} keeps it.")
     print("Ctrl-C ends an answer, Ctrl-D ends the conversation.")
+
+
+def _judged(model: Model, session: Session, line: str) -> Talk:
+    """Keeps what a line says of the last answer; a better one takes its place."""
+    talk, file = session.talk, Path(session.options.feedback or "")
+    found = feedback.judged(line, talk.messages, cut=bool(talk.note))
+    try:
+        feedback.keep(file, {**found.record, "model": model.about.source})
+    except OSError as error:
+        raise ConfigError(f"{file} did not take it ({error.strerror}); say it again.") from None
+    print(f"[kept in {file}]", file=sys.stderr, flush=True)
+    return talk._replace(messages=found.messages)
 
 
 def _changed(model: Model, session: Session, line: str) -> Session:

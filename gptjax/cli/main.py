@@ -22,6 +22,7 @@ from gptjax.cli.inspect import inspect_command
 from gptjax.cli.plan import plan_command
 from gptjax.cli.process import GARBAGE_THRESHOLD, keep_freed_memory, leave_quickly
 from gptjax.cli.scaling import scaling_command
+from gptjax.cli.score import score_command
 from gptjax.cli.train import train_command
 from gptjax.cli.verify import verify_command
 from gptjax.core import backend, config, processes, user_config
@@ -37,6 +38,8 @@ USAGE = """usage: gptjax COMMAND [...] --help
       Talk with a model.
   evaluate MODEL [--data.source.path FILE]
       The held-out loss of a model, or its loss on another text.
+  score MODEL FILE
+      What a reward model thinks of the answers in a file, as JSON lines.
   convert SRC DST [--dtype bfloat16 ...]
       Write a model in another format, and prove that it is the same.
   inspect CONFIG|RUN|PRESET
@@ -63,6 +66,7 @@ def main(args: list[str] | None = None) -> int:
         "sample": _sample_command,
         "chat": _chat_command,
         "evaluate": evaluate_command,
+        "score": score_command,
         "convert": _convert_command,
         "inspect": inspect_command,
         "plan": plan_command,

@@ -11,6 +11,8 @@ are read in such an order.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from gptjax.data.layouts import Batch
@@ -78,9 +80,20 @@ def batch(store: Store, plan: Plan, step: int, rows: np.ndarray | None = None) -
     return plan.task.batch(store, plan, RowNumbers(number, epoch, row))
 
 
-def empty(task: Task, *, length: int, isolated: bool, with_encoder: bool) -> Batch:
+def empty(
+    task: Task,
+    *,
+    length: int,
+    isolated: bool,
+    with_encoder: bool,
+    columns: Mapping[str, tuple[int, ...]] | None = None,
+) -> Batch:
     """Returns one row of padding as `task` lays it out: the fields and shapes of its batches, known
-    before there is data."""
+    before there is data.
+
+    Args:
+      columns: of the store: name → shape of one example's values, which are float32.
+    """
     last = task.extra_ids
     store = Store(
         header=Header(
@@ -94,6 +107,7 @@ def empty(task: Task, *, length: int, isolated: bool, with_encoder: bool) -> Bat
         ),
         ids=np.asarray([0, last, 0, last], np.int32),  # a record's answer follows its last id
         offsets=np.asarray([0, 2, 4]),
+        columns={name: np.zeros((2, *one), np.float32) for name, one in (columns or {}).items()},
     )
     layout = plan(
         store,

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import weakref
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,6 +91,9 @@ class Store(NamedTuple):
     """int64 [num_examples + 1]."""
     path: Path | None = None
     """Its folder, if it is on disk."""
+    columns: Mapping[str, np.ndarray] | None = None
+    """Further values of each example [num_examples ...], by name, which tasks of pairs put into
+    their batches."""
 
 
 # --- writing

@@ -82,11 +82,17 @@ class Compared(LossConfig):
     """Base of the settings of losses that compare answers with a reference."""
 
     reference: str
+    cached: bool
 
     @property
     def models(self) -> Mapping[str, str]:
         """The reference, where it is another model."""
         return {} if self.reference in (START, BASE, NONE) else {REFERENCE: self.reference}
+
+    @property
+    def columns(self) -> Mapping[str, tuple[int, ...]]:
+        """With `cached`, ln p of both answers under the reference."""
+        return {REFERENCE: (2,)} if self.cached else {}
 
     def started(self: Any, start: str | None, adapted: bool) -> Any:
         """Returns the settings with the reference by name, if it is what the run starts from: the
@@ -104,21 +110,30 @@ class Reference:
     """`base`, `none`, or the path of a model."""
     policy: ModelConfig
     other: ModelConfig | None = None
-    """Of another model, whose weights are `frozen["reference"]`."""
+    """Of another model, whose weights are `frozen["reference"]`. It is computed as the policy is,
+    or equal weights would not have equal log-probabilities."""
+    cached: bool = False
+    """Its log-probabilities are a column of the batch."""
 
     @classmethod
-    def of(cls, name: str, policy: ModelConfig, models: Mapping[str, ModelConfig]) -> Reference:
-        """Returns the reference of this name.
+    def of(
+        cls, settings: Compared, policy: ModelConfig, models: Mapping[str, ModelConfig]
+    ) -> Reference:
+        """Returns the reference that the settings name.
 
         Raises:
           ConfigError: it is `start`, which was not replaced by what the run starts from.
         """
         require(
-            name != START,
+            settings.reference != START,
             "loss.reference is start, and this run starts from random weights; name a model"
             " (--start MODEL), or another reference (--loss.reference MODEL).",
         )
-        return cls(name, policy, models.get(REFERENCE))
+        other = models.get(REFERENCE)
+        if other is not None:
+            way = {name: getattr(policy, name) for name in ("compute", "attention", "layers")}
+            other = dataclasses.replace(other, **way)
+        return cls(settings.reference, policy, other, settings.cached)
 
     def sums(self, params: Params, frozen: Frozen, batch: Batch, vocab_parts: int = 1) -> Pair:
         """Returns ln p of the answers under the reference [B P], without gradient: from the batch
@@ -129,6 +144,11 @@ class Reference:
         known = (batch.columns or {}).get(REFERENCE)
         if known is not None:
             return Pair(jnp.asarray(known)[..., 0], jnp.asarray(known)[..., 1])
+        require(
+            not self.cached,
+            "loss.cached is set, and these batches have no log-probabilities of the reference;"
+            " gptjax train computes them, or set it to False (--loss.cached False).",
+        )
         if self.name == BASE:
             config, (weights, adapters) = self.policy, detach(params)
             require(

@@ -37,6 +37,9 @@ class KTO(Compared):
     reference: str = "start"
     """What answers are compared with: `start`, the model that the run starts from; `base`, the
     model without its adapters; or the path of another model."""
+    cached: bool = False
+    """Compute the reference's log-probabilities once, before the first step, and keep them beside
+    the prepared data, so that it is not in memory; otherwise in each step."""
     vocab_parts: int = 1
     """Parts of the vocabulary whose logits are computed one after the other."""
 
@@ -58,7 +61,7 @@ class KTO(Compared):
         Raises:
           ConfigError: `start` was not replaced by what the run starts from.
         """
-        return KTOLoss(config, Reference.of(self.reference, config, models), self)
+        return KTOLoss(config, Reference.of(self, config, models), self)
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,17 @@ class LossConfig(Open):
         """
         return {}
 
+    @property
+    def columns(self) -> Mapping[str, tuple[int, ...]]:
+        """What it reads of each example instead of computing it: column of the batch → shape of
+        one example's values. `models` of that name are then not in memory."""
+        return {}
+
+    @property
+    def resident(self) -> Mapping[str, str]:
+        """Those of `models` whose weights are in memory during training."""
+        return {name: path for name, path in self.models.items() if name not in self.columns}
+
     def started(self, start: str | None, adapted: bool) -> LossConfig:
         """Returns the settings with what depends on where the run starts.
 

@@ -83,6 +83,9 @@ class Preference(Compared):
     reference: str = START
     """What answers are compared with: `start`, the model that the run starts from; `base`, the
     model without its adapters; the path of another model; or `none`."""
+    cached: bool = False
+    """Compute the reference's log-probabilities once, before the first step, and keep them beside
+    the prepared data, so that it is not in memory; otherwise in each step."""
     vocab_parts: int = 1
     """Parts of the vocabulary whose logits are computed one after the other."""
 
@@ -114,6 +117,10 @@ class Preference(Compared):
                 f"loss.loss orpo compares with no reference, and loss.reference is"
                 f" {self.reference!r}; set it to none (--loss.reference none)."
             )
+        require(
+            not (self.cached and self.reference == NONE),
+            "loss.cached is set, and loss.reference none has nothing to keep; omit --loss.cached.",
+        )
 
     def build(self, config: ModelConfig, **models: ModelConfig) -> PreferenceLoss:
         """Returns the loss for a model; `frozen["reference"]` holds the reference's weights.
@@ -121,7 +128,7 @@ class Preference(Compared):
         Raises:
           ConfigError: `start` was not replaced by what the run starts from.
         """
-        return PreferenceLoss(config, Reference.of(self.reference, config, models), self)
+        return PreferenceLoss(config, Reference.of(self, config, models), self)
 
 
 @dataclass(frozen=True)

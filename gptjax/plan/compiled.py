@@ -132,6 +132,7 @@ def batch_shapes(experiment: Experiment, mesh: Mesh) -> Batch:
         length=experiment.model.context,
         isolated=experiment.data.isolated,
         with_encoder=experiment.model.encoder_layers > 0,
+        columns=experiment.loss.columns,
     )
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(

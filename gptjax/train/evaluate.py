@@ -51,7 +51,8 @@ def evaluate(
       labels) that are the most likely; `exact_match`, the share of answers that greedy decoding
       would write; of a language model `bits_per_byte` of the text behind the tokens.
     """
-    count, batch = evaluation_batches(experiment, store, mesh)
+    plan, batch = evaluation_batches(experiment, store, mesh)
+    count = plan.batches_per_epoch
     if rows is not None:
         count = min(count, -(-rows // len(batch(0).tokens)))
     sums: list[Any] = []

@@ -263,6 +263,7 @@ FREE = (
         "model.stage_parts",
         "loss.vocab_parts",
         "loss.inner.vocab_parts",
+        "loss.cached",
     ),
 )
 """What a resumed run may change: length, observation, and how the same numbers are computed."""

@@ -24,7 +24,7 @@ from gptjax.observe.spikes import SkippedSteps, Spikes
 from gptjax.observe.watch import Watch
 from gptjax.observe.watchdog import interruptible, watchdog
 from gptjax.runs import Run, frozen
-from gptjax.train import forecast, identity, program, saved
+from gptjax.train import forecast, identity, program, references, saved
 from gptjax.train import start as starts
 from gptjax.train.evaluator import Evaluator, prompt_of
 from gptjax.train.experiment import Experiment
@@ -74,7 +74,7 @@ def train(
     stacks = path / ("log.txt" if processes.first() else f"log.{processes.index()}.txt")
     guard = watchdog(clock, experiment.watchdog, stacks)
     with run.lock(), clock, forecast.explained(experiment), guard:
-        plan = _plan(experiment, run, clock, allow_changes)
+        plan = _compared(_plan(experiment, run, clock, allow_changes), clock)
         built = _compile(plan, planned, clock, source, gradients)
         begun = saved.restore_or_init(
             *(run, built, plan.experiment, plan.settled.old, cast, fall_back, plan.start.params),
@@ -128,6 +128,7 @@ def _plan(experiment: Experiment, run: Run, clock: Clock, allow_changes: bool) -
         mesh = mesh or forecast.require_possible(experiment)  # an adapter is that of its base
         data = prepare(experiment.data, say=say, given=start.tokenizer, kept=start.kept)
     experiment = identity.resolve(experiment, data)
+    start = starts.with_classes(experiment, start)
     attention_kernels(experiment, mesh)
     prompt_of(experiment, data)
     identity.require_same_run(experiment, data, start)
@@ -144,6 +145,21 @@ def _plan(experiment: Experiment, run: Run, clock: Clock, allow_changes: bool) -
         resuming=resuming,
         notes=(*adopted, *settled.notes),
     )
+
+
+def _compared(plan: Plan, clock: Clock) -> Plan:
+    """Adds to the data what the loss reads of its reference."""
+    if not plan.experiment.objective.columns:
+        return plan
+    say = print if processes.first() else lambda line: None
+    with clock.during("data", "computing the reference"):
+        data = references.add(
+            *(plan.experiment, plan.data, plan.mesh),
+            record=plan.settled.record,
+            params=plan.start.params,
+            say=say,
+        )
+    return plan._replace(data=data)
 
 
 def _compile(

@@ -116,7 +116,7 @@ def abstract(
     """
     own, rules = experiment.model, experiment.mesh.rules
     if models is None:
-        models = dict.fromkeys(experiment.objective.models, own)
+        models = dict.fromkeys(experiment.objective.resident, own)
     params = parameters(own, mesh, rules)
     both = jax.eval_shape(functools.partial(halves, experiment), params)
     trainable, rest = _placed_halves(experiment, mesh, both)

@@ -93,9 +93,9 @@ def row_plan(
 
 def evaluation_batches(
     experiment: Experiment, store: Store, mesh: Mesh
-) -> tuple[int, Callable[[int], Batch]]:
-    """Returns the number of batches that hold the whole store in order, and number → batch. They
-    are larger than training batches."""
+) -> tuple[batches.Plan, Callable[[int], Batch]]:
+    """Returns the plan of batches that hold the whole store in order, and number → batch. They are
+    larger than training batches."""
     shards = num_row_shards(mesh)
     rows = max(
         experiment.batch // experiment.micro_batches,
@@ -103,6 +103,6 @@ def evaluation_batches(
     )
     plan = row_plan(experiment, store, seed=None, rows=rows)
     mine = local_rows(mesh, plan.rows)
-    return plan.batches_per_epoch, lambda number: place_batch(
+    return plan, lambda number: place_batch(
         batches.batch(store, plan, number, mine), mesh, plan.rows
     )

@@ -9,12 +9,14 @@ import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
+
 from gptjax.core import config, user_config
 from gptjax.core.arrays import Params
 from gptjax.core.config import require
 from gptjax.data.prepare import Kept
 from gptjax.data.tokenizers.tokenizer import Given, Tokenizer
-from gptjax.model import ModelConfig
+from gptjax.model import ModelConfig, init, shapes
 from gptjax.model.config import DROPOUTS
 from gptjax.train.experiment import Experiment, is_place
 from gptjax.weights import merge
@@ -96,6 +98,26 @@ def _kept(experiment: Experiment, run: Path, recorded: dict) -> Kept | None:
     if "prepared" not in recorded or any(n not in free and not is_place(n) for n in changed):
         return None
     return Kept(recorded["data"], recorded["prepared"])
+
+
+def with_classes(experiment: Experiment, start: Start) -> Start:
+    """Returns the start with a fresh output over the classes of a resolved experiment (one is a
+    score), where the model that it begins from has none.
+
+    Raises:
+      ConfigError: an adapter would leave that output random.
+    """
+    own, params = experiment.model, start.params
+    if params is None or not own.classes or "classes" in params:
+        return start
+    require(
+        experiment.adapter is None,
+        f"{experiment.start} predicts tokens, and this task needs an output of its own, which an"
+        " adapter would leave random; train all weights (omit --adapter).",
+    )
+    fresh = jax.jit(lambda key: init(own, key)["classes"])(jax.random.key(experiment.seed))
+    kept = {name: tree for name, tree in params.items() if name in shapes(own)}
+    return start._replace(params={**kept, "classes": fresh})
 
 
 TRAINING = (

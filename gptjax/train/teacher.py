@@ -20,10 +20,10 @@ from gptjax.train.experiment import Experiment
 def load_teachers(
     experiment: Experiment, tokenizer: Tokenizer, mesh: Mesh | None = None
 ) -> dict[str, OpenedModel]:
-    """Opens the models that a resolved experiment's loss needs, by name."""
+    """Opens the models that a resolved experiment's loss needs in memory, by name."""
     return {
         name: open_other(name, path, experiment.model, tokenizer, mesh)
-        for name, path in experiment.objective.models.items()
+        for name, path in experiment.objective.resident.items()
     }
 
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from gptjax.core.config import require
 from gptjax.data.documents.conversations import Record, parse_record, record_objects
@@ -43,6 +43,9 @@ class Comparisons:
     as_messages: bool = False
     """Texts are what a user says and an assistant answers, which the chat template writes;
     otherwise they are read as they are."""
+    only: Literal["all", "pairs", "labels"] = "all"
+    """Records of a file with both kinds that are read: all, those with two answers, or those with a
+    label."""
     held_out: str | None = None
     """A file of the same kind that is held out as a whole; `None` holds out `data.validation` of
     the records, by their prompt."""
@@ -78,6 +81,8 @@ def read_comparisons(
 
     def entries(file: Path) -> Iterator[Entry]:
         for number, value, defect in record_objects(file, source.encoding):
+            if not defect and source.only != "all" and source.only != _kind(value, source):
+                continue
             record, wrong = (Judged(()), defect) if defect else parse_judged(value, source)
             if wrong:
                 yield Entry(number, defect=wrong)
@@ -86,6 +91,10 @@ def read_comparisons(
             yield Entry(number, text, _asked(record))
 
     return read_record_files(source, entries, "a file of judged answers", pass_over)
+
+
+def _kind(value: Mapping[str, Any], source: Comparisons) -> str:
+    return "pairs" if source.chosen in value and source.rejected in value else "labels"
 
 
 def load_judged(text: str) -> Judged:

@@ -79,11 +79,11 @@ class Preferences(Chat):
         for document in documents:
             record = load_judged(document.text)
             try:
-                yield self.joined(record, writer)
+                yield from self.joined(record, writer)
             except ConfigError as error:
                 raise ConfigError(f"{document.name} {error}") from None
 
-    def joined(self, record: Judged, writer: Writer) -> np.ndarray:
+    def joined(self, record: Judged, writer: Writer) -> list[np.ndarray]:
         """Returns a record as one example.
 
         Raises:
@@ -91,12 +91,12 @@ class Preferences(Chat):
         """
         require(
             len(record.answers) == 2,
-            "is one answer with a label; use data.task Feedback, or records with chosen and"
-            " rejected.",
+            "is one answer with a label; use data.task Feedback, records with chosen and rejected,"
+            " or --data.source.only pairs.",
         )
         border = writer.tokenizer.vocab_size + 1
         chosen, rejected = (self.marked(answer, writer) for answer in record.answers)
-        return np.concatenate([chosen, [border], rejected]).astype(np.int32)
+        return [np.concatenate([chosen, [border], rejected]).astype(np.int32)]
 
     # --- a store to batches
 
@@ -108,7 +108,9 @@ class Preferences(Chat):
     def batch(self, store: Store, plan: Plan, at: RowNumbers) -> Batch:
         """Returns the rows with these numbers, as numpy arrays. It depends on nothing else."""
         vocab_size = store.header.vocab_size - self.extra_ids
-        return _paired(plan, at, lambda i: self.pair(example_ids(store, i), vocab_size, plan.width))
+        return _paired(
+            store, plan, at, lambda i: self.pair(example_ids(store, i), vocab_size, plan.width)
+        )
 
     def piece(self, ids: np.ndarray, vocab_size: int, width: int, with_encoder: bool) -> Piece:
         """Returns one text as a piece of a row; where it gets a score, with its last token, at
@@ -132,7 +134,8 @@ class Preferences(Chat):
 
 @dataclass(frozen=True)
 class Feedback(Preferences):
-    """Answers that were judged alone (`Comparisons` with `label`); for the loss `KTO`.
+    """Answers that were judged alone (`Comparisons` with `label`); for the loss `KTO`. Of a pair
+    the chosen answer counts as good and the rejected one as bad.
 
     Beside each answer a row holds its prompt with the answer of another record, from which the loss
     estimates how far the model has moved. The column `pairs` [B P] is
@@ -149,19 +152,19 @@ class Feedback(Preferences):
         """The mark, and an id before a good and before a bad answer."""
         return 3
 
-    def joined(self, record: Judged, writer: Writer) -> np.ndarray:
-        """Returns a record as one example: its judgement, then its ids.
+    def joined(self, record: Judged, writer: Writer) -> list[np.ndarray]:
+        """Returns each answer of a record as an example: its judgement, then its ids.
 
         Raises:
-          ConfigError: it is a pair, or has nothing to learn.
+          ConfigError: it has nothing to learn.
         """
-        require(
-            record.good is not None,
-            "is a pair; use data.task Preferences, or records with completion and label.",
-        )
-        ids = self.marked(record.answers[0], writer)
-        judgement = writer.tokenizer.vocab_size + (1 if record.good else 2)
-        return np.concatenate([[judgement], ids]).astype(np.int32)
+        judgements = (True, False) if record.good is None else (record.good,)
+        examples = []
+        for good, answer in zip(judgements, record.answers, strict=True):
+            judgement = writer.tokenizer.vocab_size + (1 if good else 2)
+            ids = self.marked(answer, writer)
+            examples.append(np.concatenate([[judgement], ids]).astype(np.int32))
+        return examples
 
     def plan(self, store: Store, plan: Plan) -> Plan:
         """Packs the answers with their mismatched ones into rows, in an order of the seed.
@@ -199,7 +202,7 @@ class Feedback(Preferences):
                 self.piece(mismatched, vocab_size, plan.width, with_encoder=False),
             )
 
-        batch = _paired(plan, at, pieces)
+        batch = _paired(store, plan, at, pieces)
         assert batch.columns is not None
         good = np.zeros_like(batch.columns["pairs"])
         for row, examples in enumerate(packed_examples(plan, at)):
@@ -218,8 +221,8 @@ def _partner(i: Any, count: int) -> Any:
     return (i + count // 2) % count
 
 
-def _paired(plan: Plan, at: RowNumbers, pieces: Callable[[int], Pieces]) -> Batch:
-    """Rows of pairs of pieces, with the column `pairs`.
+def _paired(store: Store, plan: Plan, at: RowNumbers, pieces: Callable[[int], Pieces]) -> Batch:
+    """Rows of pairs of pieces, with the column `pairs` and those of the store [B P ...].
 
     Args:
       pieces: gives both pieces of an example.
@@ -229,5 +232,8 @@ def _paired(plan: Plan, at: RowNumbers, pieces: Callable[[int], Pieces]) -> Batc
     rows = [[piece for i in row for piece in pieces(i)] for row in examples]
     most = int(np.diff(plan.packing.firsts).max())
     real = np.arange(most)[None] < np.asarray([len(row) for row in examples])[:, None]
-    batch = filled(rows, plan.width)
-    return batch._replace(prefix=None, columns={"pairs": real.astype(np.float32)})
+    columns = {"pairs": real.astype(np.float32)}
+    for name, values in (store.columns or {}).items():
+        columns[name] = np.zeros((*real.shape, *values.shape[1:]), values.dtype)
+        columns[name][real] = values[[i for row in examples for i in row]]
+    return filled(rows, plan.width)._replace(prefix=None, columns=columns)
