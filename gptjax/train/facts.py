@@ -211,9 +211,13 @@ def suggestions(experiment: Experiment, path: Path, step: int) -> list[str]:
     `optim.lengthened`."""
     prompt = experiment.evaluation.prompt
     sample = f" --prompt {shlex.quote(prompt)}" if prompt.strip() else ""
-    talks = experiment.data.task.conversations
+    use = f"python sample.py {path}{sample}"
+    if experiment.model.classes == 1:
+        use = f"gptjax score {path} {getattr(experiment.data.source, 'path', 'FILE')}"
+    elif experiment.data.task.conversations:
+        use = f"gptjax chat {path}"
     return [
-        f"gptjax chat {path}" if talks else f"python sample.py {path}{sample}",
+        use,
         f"python train.py {path}/config.json --steps {2 * max(step, experiment.steps)}",
         f"tensorboard --logdir {path}",
     ]

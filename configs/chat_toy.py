@@ -1,0 +1,38 @@
+"""A toy assistant that adds two digits in three manners, to be taught one of them by judgements
+(docs/feedback.md).
+
+    python examples/toy_sets.py data
+    python train.py configs/chat_toy.py
+    gptjax chat runs/chat_toy --feedback judged.jsonl
+"""
+
+from gptjax.core.backend import fast_bfloat16
+from gptjax.data import Bytes, Chat, Conversations, DataConfig
+from gptjax.model import ModelConfig
+from gptjax.train.experiment import Evaluation, Experiment
+from gptjax.train.optim import AdamW, Schedule
+
+experiment = Experiment(
+    data=DataConfig(
+        source=Conversations("data/toy_chats.jsonl"),
+        tokenizer=Bytes(),
+        task=Chat("zephyr"),
+        validation=0.1,
+    ),
+    model=ModelConfig(
+        context=128,
+        width=96,
+        num_layers=3,
+        num_heads=4,
+        positions="rope",
+        norm="rmsnorm",
+        activation="relu2",
+        bias=False,
+        compute="bfloat16" if fast_bfloat16() else "float32",
+    ),
+    optim=AdamW(peak=3e-3, weight_decay=0.1, beta2=0.99, clip_norm=1.0),
+    schedule=Schedule("linear", warmup=20, floor=0.0),
+    evaluation=Evaluation(every=100, prompt="What is 3 and 4?"),
+    steps=300,
+    batch=16,
+)
