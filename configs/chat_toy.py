@@ -32,7 +32,7 @@ experiment = Experiment(
     ),
     optim=AdamW(peak=3e-3, weight_decay=0.1, beta2=0.99, clip_norm=1.0),
     schedule=Schedule("linear", warmup=20, floor=0.0),
-    evaluation=Evaluation(every=100, prompt="What is 3 and 4?"),
-    steps=300,
+    evaluation=Evaluation(every=350, prompt="What is 3 and 4?"),
+    steps=700,
     batch=16,
 )

@@ -46,7 +46,7 @@ def converse(run: str, judged: Path | None, seed: int) -> float:
             answer = chat.stdout.readline().strip()
             good += liked(answer, value)
             if number < 3:
-                print(f"  {asked}  {answer}")
+                print(f"  {asked}  {answer}", flush=True)
             if judged:
                 say("/good" if liked(answer, value) else "/bad")
         chat.stdin.close()

@@ -12,6 +12,7 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+from jax.sharding import Mesh
 
 from gptjax.model import flops_per_token
 from gptjax.model.config import ModelConfig
@@ -21,6 +22,8 @@ from gptjax.plan.collectives import Collective
 from gptjax.plan.compiled import Compiled, compile_step
 from gptjax.plan.hlo import Operation
 from gptjax.plan.target import Target
+from gptjax.sharding.mesh import bytes_per_device
+from gptjax.train import placement
 from gptjax.train.experiment import Experiment, guessed
 from gptjax.train.overview import model_facts
 
@@ -41,6 +44,7 @@ def plan_step(experiment: Experiment, target: Target, *, fast: bool = False) -> 
 
     Returns:
       `fits`; `peak_bytes_per_device` of `memory_bytes_per_device`, and `memory`, its parts;
+      `weights`, see `weight_bytes`;
       `parameters`, `active_parameters`; `flops_per_step` of the model on all devices, and `flops`:
       `model`, `hardware`, `kernels` of one device, and `as_xla_counts`; `collectives`, rows of
       kind, axes, network, times, bytes and seconds; `step_seconds`, `tokens_per_second` and `mfu`,
@@ -66,6 +70,7 @@ def plan_step(experiment: Experiment, target: Target, *, fast: bool = False) -> 
         "peak_bytes_per_device": round(done.memory.peak),
         "memory_bytes_per_device": round(limit),
         "memory": {name: round(value) for name, value in done.memory._asdict().items()},
+        "weights": weight_bytes(experiment, done.mesh),
         "parameters": facts["parameters"],
         "active_parameters": facts["active_parameters"],
         "tokens_per_step": experiment.tokens_per_step,
@@ -73,6 +78,18 @@ def plan_step(experiment: Experiment, target: Target, *, fast: bool = False) -> 
         "compile_seconds": round(done.seconds, 1),
     }
     return summary | _costs(experiment, target, done, fast) | {"notes": _notes(target, done, fast)}
+
+
+def weight_bytes(experiment: Experiment, mesh: Mesh) -> dict[str, int]:
+    """Returns the bytes of a device's weights: those that `train` (of an adapter it alone), the
+    `frozen` ones of the model, and those of each further model that the loss has in memory, by its
+    name; `cached` are the bytes of what it reads of each example instead."""
+    state, frozen = placement.abstract(experiment, mesh)
+    named = {"frozen" if name == "params" else name: tree for name, tree in frozen.items()}
+    sizes = {"train": state.trainable, **named}
+    found = {name: bytes_per_device(tree) for name, tree in sizes.items()}
+    cached = sum(4 * math.prod(shape) for shape in experiment.objective.columns.values())
+    return found | ({"cached": cached} if cached else {})
 
 
 def _costs(experiment: Experiment, target: Target, done: Compiled, fast: bool) -> dict[str, Any]:

@@ -24,6 +24,7 @@ def format_plan(facts: dict[str, Any]) -> str:
             " device"
         ),
         f"parameters   {facts['parameters']:,}{active}",
+        *_weights(facts["weights"]),
     ]
     if facts["flops"]:
         flops = facts["flops"]
@@ -52,6 +53,16 @@ def format_plan(facts: dict[str, Any]) -> str:
     if facts.get("change"):
         lines.append(f"change       {facts['change']}")
     return "\n".join([*lines, f"compiled in  {facts['compile_seconds']:.0f} s of one core"])
+
+
+def _weights(sizes: dict[str, int]) -> list[str]:
+    """Says what trains, what is frozen and which other models are in memory, if not all trains."""
+    if set(sizes) == {"train"}:
+        return []
+    parts = [f"{name} {gib(size)}" for name, size in sizes.items() if name != "cached"]
+    kept = sizes.get("cached")
+    cached = f"; the reference is cached, {kept} bytes an example on the host" if kept else ""
+    return [f"weights      {', '.join(parts)}; GiB a device{cached}"]
 
 
 def gib(size: float) -> str:

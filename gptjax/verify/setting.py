@@ -117,13 +117,15 @@ def shrink(experiment: Experiment) -> tuple[Experiment, tuple[str, ...]]:
     """Returns the same experiment in a size that takes seconds on a CPU, and the changes.
 
     The rule: at most 4 layers, or as many more as the pattern of layers needs to come once, and 128
-    positions; every width divided by the smallest whole number that brings the model's to 256 or
-    less; 4 rows, or as few more as devices and micro-batches divide; a schedule over 300 steps with
-    at most 10 of warm-up, and a peak that learns in so few. Kinds, numbers of heads, vocabulary,
-    text and seed stay. The attention that serves the whole context is named, so that it serves the
-    shorter one too. A mesh that is not this machine's gives way to all devices.
+    positions (512 where texts are conversations); every width divided by the smallest whole number
+    that brings the model's to 256 or less; 4 rows, or as few more as devices and micro-batches
+    divide; a schedule over 300 steps with at most 10 of warm-up, and a peak that learns in so few.
+    Kinds, numbers of heads, vocabulary, text and seed stay. The attention that serves the whole
+    context is named, so that it serves the shorter one too. A mesh that is not this machine's gives
+    way to all devices.
     """
-    small = smaller(experiment.model)
+    whole = experiment.data.task.conversations  # none is cut, so a short row would hold none
+    small = smaller(experiment.model, 4 * CONTEXT if whole else CONTEXT)
     mesh = experiment.mesh
     try:
         make_mesh(mesh)
@@ -145,17 +147,17 @@ def shrink(experiment: Experiment) -> tuple[Experiment, tuple[str, ...]]:
     return twin, tuple(f"{name} {old} → {new}" for name, (old, new) in changed.items())
 
 
-def smaller(c: ModelConfig) -> ModelConfig:
-    """Shrinks a model by the rule of `shrink`."""
+def smaller(c: ModelConfig, context: int = CONTEXT) -> ModelConfig:
+    """Shrinks a model by the rule of `shrink`, to at most `context` positions."""
     by = -(-c.width // WIDTH)
     even, kinds = (
         (lambda width: max(2, width // by // 2 * 2)),
         {select_attention(c, c.context, layer)[0] for layer in c.stack},
     )
     depth = min(c.num_layers, max(LAYERS, len(c.first) + len(c.pattern)))
-    if c.context > CONTEXT:
+    if c.context > context:
         c = dataclasses.replace(
-            c, context=CONTEXT, attention=kinds.pop() if len(kinds) == 1 else c.attention
+            c, context=context, attention=kinds.pop() if len(kinds) == 1 else c.attention
         )
     if by == 1:
         return dataclasses.replace(c, num_layers=depth)

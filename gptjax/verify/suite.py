@@ -20,7 +20,7 @@ from gptjax.train import start as starts
 from gptjax.train.experiment import Experiment
 from gptjax.train.facts import processor
 from gptjax.train.identity import versions
-from gptjax.verify import reading, text, training, writing
+from gptjax.verify import alignment, reading, text, training, writing
 from gptjax.verify.setting import Figure, Setting, Skipped, make
 
 
@@ -72,19 +72,57 @@ PROOFS = (
 )
 
 
-def choose_proofs(only: Iterable[str]) -> tuple[Proof, ...]:
+OF_THE_MODEL = (
+    *("tokenizer", "checkpoints", "attention", "causal", "packed", "cache", "decoding"),
+    *("neighbours", "randomness", "gradients", "bfloat16"),
+)
+"""Names of the proofs that hold whatever a model learns from."""
+
+ALIGNMENT = (
+    *(proof for proof in PROOFS if proof.name in OF_THE_MODEL),
+    Proof(
+        "prompts",
+        "an answer follows the very ids with which chat asks for it",
+        alignment.prompts,
+    ),
+    Proof("counted", "what counts is the answers and their ends", alignment.counted),
+    Proof("rows", "examples that share a row have the losses that they have alone", alignment.rows),
+    Proof(
+        "start", "where policy and reference are one, the loss is known by hand", alignment.start
+    ),
+    Proof("split", "the loss of parts of a batch is that of the batch", alignment.split),
+    Proof("cached", "a reference that is kept is the reference", alignment.cached),
+    Proof(
+        "adapter",
+        "an untrained adapter changes nothing, and a trained one is the same merged",
+        alignment.adapter,
+    ),
+)
+"""The proofs of configs that learn from conversations or preferences, or train an adapter."""
+
+
+def proofs_of(experiment: Experiment) -> tuple[Proof, ...]:
+    """Returns the proofs that an experiment has."""
+    if experiment.data.task.conversations:
+        return ALIGNMENT
+    if experiment.adapter is not None:
+        return tuple(one for one in ALIGNMENT if one.name in (*OF_THE_MODEL, "split", "adapter"))
+    return PROOFS
+
+
+def choose_proofs(only: Iterable[str], among: tuple[Proof, ...] = PROOFS) -> tuple[Proof, ...]:
     """Returns the proofs of these names; all without names.
 
     Raises:
       ConfigError: there is no proof of a name.
     """
-    known, wanted = [proof.name for proof in PROOFS], set(only)
+    known, wanted = [proof.name for proof in among], set(only)
     for name in sorted(wanted):
         require(
             name in known,
             f"{name!r} is not a proof.{nearest(name, known)} --only takes {', '.join(known)}.",
         )
-    return tuple(proof for proof in PROOFS if not wanted or proof.name in wanted)
+    return tuple(proof for proof in among if not wanted or proof.name in wanted)
 
 
 def prove(proof: Proof, setting: Setting) -> dict[str, Any]:
@@ -132,7 +170,7 @@ def run_proofs(
     Raises:
       ConfigError: there is no proof of a name, or the experiment can't be trained.
     """
-    begun, chosen = time.monotonic(), choose_proofs(only)
+    begun, chosen = time.monotonic(), choose_proofs(only, proofs_of(experiment))
     _require_covered(experiment)
     start = starts.of(
         experiment, run or Path(), resuming=run is not None and (run / "identity.json").is_file()
@@ -175,9 +213,9 @@ def _require_covered(experiment: Experiment) -> None:
         " laws of the tests cover it.",
     )
     require(
-        not task.conversations,
-        "verify reads plain text, and this config conversations, whose laws the tests cover; for"
-        " the model, verify a config with the same --model flags and a Text.",
+        task.classes is None,
+        "verify covers models that write, and this config trains a score, whose laws the tests"
+        " cover; for the model, verify it without --data.task.score and with another loss.",
     )
 
 

@@ -1,0 +1,103 @@
+"""The proofs about conversations and preferences pass where nothing is wrong, and each notices the
+defect that it is for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from variants import PLAIN
+
+from gptjax import verify, weights
+from gptjax.core.config import ConfigError
+from gptjax.data import Bytes, Comparisons, DataConfig, Preferences, prepare
+from gptjax.data.tasks.chat import Rendered, render_record
+from gptjax.losses import BradleyTerry, Preference
+from gptjax.plan.plan import weight_bytes
+from gptjax.sharding.mesh import make_mesh
+from gptjax.train.experiment import Experiment
+from gptjax.verify import alignment
+from gptjax.verify.setting import Setting, make
+from gptjax.verify.suite import ALIGNMENT, proofs_of
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory) -> Setting:
+    folder = tmp_path_factory.mktemp("alignment")
+
+    def said(role: str, text: str) -> list[dict[str, str]]:
+        return [{"role": role, "content": text}]
+
+    records = [
+        {
+            "prompt": said("user", f"{n}?"),
+            "chosen": said("assistant", "ab"),
+            "rejected": said("assistant", f"c{n}"),
+        }
+        for n in range(24)
+    ]
+    file = folder / "pairs.jsonl"
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    data = DataConfig(
+        Comparisons(str(file)), Bytes(), 0.2, Preferences("zephyr"), cache=str(folder)
+    )
+    experiment = Experiment(
+        model=replace(PLAIN, vocab_size=None, context=96, num_layers=1),
+        data=data,
+        loss=Preference(),
+        adapter=weights.LoRA(rank=2),
+    )
+    return make(experiment, prepare(data))
+
+
+def status(name: str, setting: Setting) -> str:
+    (proof,) = verify.choose_proofs([name], ALIGNMENT)
+    result = verify.prove(proof, setting)
+    return f"{result['status']} {result['words']}"
+
+
+def test_what_is_right_passes(setting):
+    assert proofs_of(setting.experiment) is ALIGNMENT
+    for name in ("prompts", "counted", "rows", "start", "cached", "adapter"):
+        assert status(name, setting).startswith("pass"), status(name, setting)
+
+
+def test_a_mask_that_is_shifted_is_noticed(setting, monkeypatch):
+    def shifted(*args):
+        made = render_record(*args)
+        return Rendered(made.ids, np.roll(made.counts, -1))
+
+    monkeypatch.setattr(alignment, "render_record", shifted)
+    for name in ("prompts", "counted"):
+        assert status(name, setting).startswith("fail of"), status(name, setting)
+
+
+def test_a_reference_that_is_another_is_noticed(setting, monkeypatch):
+    compute = alignment.references.compute
+    monkeypatch.setattr(
+        alignment.references, "compute", lambda *args: compute(*args) + np.float32([0.01, 0])
+    )
+    assert status("cached", setting).startswith("fail difference")
+    other = alignment.sharp(setting.exact, seed=1)
+    monkeypatch.setattr(alignment, "_frozen", lambda loss, params: {"reference": other})
+    assert status("start", setting).startswith("fail relative")
+
+
+def test_a_reward_model_is_refused_in_one_line(setting):
+    data = replace(setting.experiment.data, task=Preferences("zephyr", score=True))
+    scored = replace(setting.experiment, data=data, loss=BradleyTerry(), adapter=None)
+    with pytest.raises(ConfigError, match="trains a score"):
+        verify.run_proofs(scored, say=lambda line: None)
+
+
+def test_a_cached_reference_is_not_in_the_memory_of_a_plan(setting):
+    plain = replace(setting.small, adapter=None, start="runs/a")
+    mesh = make_mesh(plain.mesh)
+    whole = weight_bytes(plain, mesh)
+    assert whole["reference"] == whole["train"] > 0
+    kept = weight_bytes(replace(plain, loss=replace(plain.loss, cached=True)), mesh)
+    assert kept == {"train": whole["train"], "cached": 8}
+    adapted = weight_bytes(replace(setting.small, start="runs/a"), mesh)
+    assert adapted["frozen"] == whole["train"] > adapted["train"] and len(adapted) == 2
