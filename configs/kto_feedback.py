@@ -22,8 +22,8 @@ experiment = Experiment(
     model=ModelConfig(
         context=128, positions="rope", compute="bfloat16" if fast_bfloat16() else "float32"
     ),
-    loss=KTO(beta=0.1, cached=True),
-    optim=AdamW(peak=2e-4, weight_decay=0.0, beta2=0.99, clip_norm=1.0),
+    loss=KTO(beta=1.0, cached=True),
+    optim=AdamW(peak=1e-4, weight_decay=0.0, beta2=0.99, clip_norm=1.0),
     schedule=Schedule("linear", warmup=5, floor=0.0),
     evaluation=Evaluation(every=30, prompt="What is 3 and 4?"),
     steps=30,

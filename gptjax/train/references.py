@@ -94,7 +94,7 @@ def key(experiment: Experiment, data: Prepared, record: Mapping[str, Any]) -> di
     return {
         "format": FORMAT,
         "weights": record.get("start" if name == BASE else REFERENCE),
-        "stored": adapter.base if name == BASE and adapter else None,
+        "stored": getattr(adapter, "base", None) if name == BASE else None,
         "data": data.fingerprint,
         "tokenizer": hash_tokenizer(data.tokenizer),
         "compute": experiment.model.compute,

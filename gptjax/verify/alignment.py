@@ -291,8 +291,8 @@ def adapter(setting: Setting) -> Figure | Skipped:
     """Puts the config's adapter beside sharp weights: before it is trained it must change no bit,
     and a trained one must be the same merged."""
     settings = setting.experiment.adapter
-    if settings is None:
-        return Skipped("the config trains no adapter")
+    if not isinstance(settings, weights.LoRA):
+        return Skipped("the config trains no low-rank adapter")
     c, batch = setting.exact, setting.batch
     roles, f = model.roles(c), setting.functions
     trainable, rest = weights.adapt(settings, setting.params, roles, jax.random.key(0))
