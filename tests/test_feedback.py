@@ -128,6 +128,7 @@ def test_misuses_of_score_end_in_one_line(tmp_path, capsys, monkeypatch):
         (scoring, ["runs/x", str(tmp_path / "absent.jsonl")], "is not there"),
         (scoring, ["runs/x", str(file)], "pairs.jsonl:1 has 'prompt', 'chosen'"),
         (scoring, ["runs/x", str(file), "--batch", "0"], "at least 1"),
+        (scoring, ["runs/x", str(file), "--out", str(tmp_path)], "can't be written"),
         (talks, ["runs/x", str(file)], "gives no score"),
     ):
         monkeypatch.setattr("gptjax.api.load", lambda path, step, opened=opened: opened)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from gptjax.cli.arguments import first_path
 from gptjax.core import backend, config, user_config
@@ -69,9 +69,18 @@ def score_command(args: list[str]) -> None:
     if options.out is None:
         summary = score_file(model, source, options.batch, sys.stdout)
     else:
-        with open(options.out, "w", encoding="utf-8") as out:
+        with _written(options.out) as out:
             summary = score_file(model, source, options.batch, out)
     print(summary, file=sys.stderr)
+
+
+def _written(path: str) -> TextIO:
+    try:
+        return open(path, "w", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{path} can't be written ({error.strerror}); choose another file (--out)."
+        ) from None
 
 
 def _own_source(path: Path) -> Comparisons:
