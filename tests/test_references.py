@@ -186,3 +186,11 @@ def test_a_damaged_file_is_computed_again(tmp_path):
 def test_a_reference_that_cannot_be_read_is_refused():
     with pytest.raises(ConfigError, match="nothing to keep"):
         Preference(reference="none", cached=True)
+
+
+def test_a_reference_is_computed_in_the_type_of_the_policy():
+    """Otherwise equal weights would not have equal log-probabilities."""
+    policy = replace(SMALL, compute="bfloat16", layers="scan")
+    for loss in (Preference(reference="runs/a"), KTO(reference="runs/a")):
+        reference = loss.build(policy, reference=SMALL).reference
+        assert reference.other == policy
