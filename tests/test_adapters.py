@@ -20,20 +20,19 @@ from gptjax import model, weights
 from gptjax.cli.convert import ConvertOptions, convert, write_run
 from gptjax.core import config
 from gptjax.core.config import ConfigError
-from gptjax.core.trees import combine, paths
-from gptjax.data import Batch, Bytes
+from gptjax.core.trees import combine, paths, trainable_part
+from gptjax.data import Batch, Bytes, prepare
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.formats import OpenedModel
 from gptjax.losses import CrossEntropy
 from gptjax.runs import Run, leaves
 from gptjax.runs.open import open_model
 from gptjax.sharding.mesh import MeshConfig, make_mesh, place_batch
-from gptjax.train import optim, placement, program, step
+from gptjax.train import identity, optim, placement, program, saved, start, step
 from gptjax.train.experiment import Experiment
 from gptjax.train.halves import halves
-from gptjax.train.loop import train
 from gptjax.train.overview import overview
-from gptjax.weights import DoRA, LoRA
+from gptjax.weights import DoRA, LoRA, PromptTuning
 from gptjax.weights.adapters import by_path
 
 SMALL = {"width": 32, "num_heads": 4, "num_kv_heads": 2, "feed_forward": 48, "context": 32}
@@ -230,30 +229,55 @@ def base_run(tmp_path_factory):
     return path
 
 
-@pytest.mark.slow
-def test_a_run_saves_its_adapter_alone_resumes_to_the_same_bits(
-    tiny_experiment, base_run, tmp_path
+@pytest.mark.parametrize(
+    ("settings", "own"),
+    [
+        (
+            DoRA(rank=2, dropout=0.1, base="int8", untie=True, targets=("layers/mlp", "head")),
+            ("/a", "/b", "/magnitude"),
+        ),
+        (PromptTuning(tokens=3, text="The "), ("virtual_tokens/embeddings",)),
+    ],
+    ids=["dora", "prompt"],
+)
+def test_a_run_saves_its_adapter_alone_and_resumes_to_the_same_bits(
+    settings, own, tiny_experiment, base_run, tmp_path
 ):
-    settings = DoRA(rank=2, dropout=0.1, base="int8", untie=True, targets=("layers", "head"))
-    evaluation = dataclasses.replace(tiny_experiment.evaluation, every=2, rows=8)
-    schedule = dataclasses.replace(tiny_experiment.schedule, warmup=1)
-    experiment = dataclasses.replace(
-        tiny_experiment,
-        start=str(base_run),
-        adapter=settings,
-        evaluation=evaluation,
-        schedule=schedule,
-        steps=2,
+    experiment = dataclasses.replace(tiny_experiment, start=str(base_run), adapter=settings)
+    begin = start.of(experiment, tmp_path, resuming=False)
+    experiment, _ = start.adopted(experiment, begin)
+    data = prepare(experiment.data, [].append, given=begin.tokenizer)
+    experiment = identity.resolve(experiment, data)
+    one_device = make_mesh(MeshConfig(), jax.devices()[:1])
+    built, run = program.build(experiment, data, mesh=one_device), Run(tmp_path / "run")
+    open_or_begin = functools.partial(
+        saved.restore_or_init, run, built, experiment, None, params=begin.params
     )
-    train(experiment, tmp_path / "whole")
-    train(dataclasses.replace(experiment, steps=1), tmp_path / "resumed")
-    train(experiment, tmp_path / "resumed")
-    one, other = (gptjax.load(tmp_path / name) for name in ("whole", "resumed"))
-    jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
-    saved = {leaf.path for leaf in leaves(tmp_path / "whole")}
-    assert all(path.endswith(("/a", "/b", "/magnitude")) for path in saved if "params" in path)
-    assert not (tmp_path / "whole" / "frozen").exists()
-    assert len(one.generate("The ", new_tokens=4, temperature=0.0)) > 0
+    with run.lock():
+        state, frozen, *_ = open_or_begin()
+        state, _ = built.step(state, frozen, built.batch(0, state))
+        run.save(1, saved.trees(state))
+        run.wait()
+        first = jax.tree.map(np.array, state.trainable)  # the step takes its arrays
+        whole, _ = built.step(state, frozen, built.batch(1, state))
+        state, frozen, restored, *_ = open_or_begin()
+    assert restored == 1
+    resumed, _ = built.step(state, frozen, built.batch(1, state))
+    jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+    kept = [leaf.path for leaf in leaves(run.path)]
+    assert kept and all(path.endswith(own) for path in kept), kept
+    assert not (run.path / "frozen").exists()
+    described(run.path, experiment, begin.fingerprint, begin.tokenizer)
+    opened = trainable_part(gptjax.load(run.path).params, first)
+    jax.tree.map(np.testing.assert_array_equal, opened, first)
+
+
+def described(path, experiment, fingerprint, tokenizer):
+    """Writes beside checkpoints what says which model they are of."""
+    tokenizers.save_tokenizer(path / "tokenizer", tokenizer)
+    config.save_config(path / "config.json", experiment)
+    hashes = {"start": fingerprint, "tokenizer": tokenizers.hash_tokenizer(tokenizer)}
+    (path / "identity.json").write_text(json.dumps(hashes))
 
 
 @pytest.fixture(scope="module")
@@ -267,13 +291,7 @@ def lora_run(tiny_experiment, base_run, tmp_path_factory):
         adapter=LoRA(rank=2, alpha=5.0, rs=True),
     )
     trainable = random_like(halves(experiment, opened.params)[0])
-    tokenizers.save_tokenizer(path / "tokenizer", opened.tokenizer)
-    config.save_config(path / "config.json", experiment)
-    hashes = {
-        "start": opened.fingerprint(),
-        "tokenizer": tokenizers.hash_tokenizer(opened.tokenizer),
-    }
-    (path / "identity.json").write_text(json.dumps(hashes))
+    described(path, experiment, opened.fingerprint(), opened.tokenizer)
     run = Run(path)
     with run.lock():
         run.save(1, {"params": trainable})

@@ -5,18 +5,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_adapters import CONFIG, ROLES, TOKENS, base, close
+from test_adapters import CONFIG, ROLES, TOKENS, base, close, described
 
 import gptjax
 from gptjax import model, weights
 from gptjax.cli.convert import ConvertOptions, convert, write_run
-from gptjax.core import config
 from gptjax.core.config import ConfigError
 from gptjax.core.trees import combine
 from gptjax.data import Batch, Bytes
@@ -111,13 +109,7 @@ def run_of(path, settings, base_run):
     opened = open_model(base_run)
     experiment = Experiment(model=CONFIG, start=str(base_run), adapter=settings)
     trainable = adapt(CONFIG, settings, opened.params, jax.random.key(1))[0]
-    tokenizers.save_tokenizer(path / "tokenizer", opened.tokenizer)
-    config.save_config(path / "config.json", experiment)
-    hashes = {
-        "start": opened.fingerprint(),
-        "tokenizer": tokenizers.hash_tokenizer(opened.tokenizer),
-    }
-    (path / "identity.json").write_text(json.dumps(hashes))
+    described(path, experiment, opened.fingerprint(), opened.tokenizer)
     run = Run(path)
     with run.lock():
         run.save(1, {"params": jax.tree.map(lambda x: 3 * x, trainable)})

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from gptjax.core.arrays import Axes, Params
 from gptjax.sharding.mesh import param_shardings
 from gptjax.weights.linear import Names
-from gptjax.weights.virtual import VIRTUAL
+from gptjax.weights.virtual import VIRTUAL, split_virtual
 from gptjax.weights.weight import Adapted, Weight
 
 
@@ -32,14 +32,14 @@ def axes_within(params: Params, axes: Axes) -> Axes:
     Args:
       axes: `model.axes(config)`, those of the weights.
     """
-    if isinstance(params, dict) and VIRTUAL in params:
-        axes = {**axes, VIRTUAL: ()}  # not split
-    return jax.tree.map(
+    params, virtual = split_virtual(params)
+    known = jax.tree.map(
         lambda names, weight: weight_axes(weight, names),
         axes,
         params,
         is_leaf=lambda leaf: isinstance(leaf, tuple),
     )
+    return known if virtual is None else {**known, VIRTUAL: jax.tree.map(_whole, virtual)}
 
 
 @functools.singledispatch
