@@ -6,8 +6,17 @@ lists of messages; texts become what a user says and an assistant answers:
     python train.py configs/dpo_smollm2.py --data.source.path pairs.jsonl
     gptjax chat runs/dpo_smollm2
 
-The first loss is ln 2 = 0.6931, because the model is its own reference. No run has been measured
-yet.
+The first loss is ln 2 = 0.6931, because the model is its own reference. With an adapter (--adapter
+lora --optim.peak 1e-4 --model.context 256 --batch 1), on 400 pairs of polite and rude answers, two
+in a step, the loss of 37 held-out pairs went from 0.6931 to 0.4349 in 50 steps, and the share of
+pairs whose chosen answer gains more to 0.892: chosen answers gained 0.29 nats in the mean, rejected
+ones lost 1.23. It took 3.6 minutes of processor time, compilation and evaluations included. In
+bfloat16 policy and reference are rounded apart while training, by 0.05 to 0.2 nats an answer: the
+first training step had a loss of 0.659, the evaluation before it 0.6931. With all parameters no run
+has been measured.
+
+Measured on 2026-11-29 on one of two Intel Xeon cores with AMX, shared with much other work, one
+seed.
 
 Source: Rafailov et al. 2023, arXiv:2305.18290; the rate and beta of SmolLM2's own recipe (Ben Allal
 et al. 2025, arXiv:2502.02737, section 5.3).
