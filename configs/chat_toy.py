@@ -4,6 +4,10 @@
     python examples/toy_sets.py data
     python train.py configs/chat_toy.py
     gptjax chat runs/chat_toy --feedback judged.jsonl
+
+Held-out loss 0.0849 nats a token (seed 0), exact match 0.298, of at most a third, since the manner
+cannot be known: nine sums of ten are right. One core needs about two minutes. Measured on
+2026-11-29 on one of two Xeon cores with AMX, shared with other work.
 """
 
 from gptjax.core.backend import fast_bfloat16

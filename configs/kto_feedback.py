@@ -4,6 +4,14 @@
     python train.py configs/kto_feedback.py --start runs/chat_toy --data.source.path judged.jsonl
     gptjax chat runs/kto_feedback --feedback more.jsonl
 
+Three rounds of 48 judged answers each (docs/feedback.md) raised the share of answers that a
+scripted person liked from 27 % to 50, 62 and 75 % (one seed). With beta 0.1 the model was lost
+after one round, at a rate of 1e-3 as at 2e-4: 0 % liked. A round of 30 steps takes half a minute of
+one core. Measured on 2026-11-29 on one of two Xeon cores with AMX, shared with other work.
+
+For a model of your own: --start MODEL --model.context 512 --adapter lora; with an adapter the
+reference is its base, without memory of its own.
+
 Source: Ethayarajh et al. 2024, arXiv:2402.01306.
 """
 

@@ -12,7 +12,15 @@ from variants import PLAIN
 
 from gptjax import verify, weights
 from gptjax.core.config import ConfigError
-from gptjax.data import Bytes, Comparisons, DataConfig, Preferences, prepare
+from gptjax.data import (
+    Bytes,
+    Comparisons,
+    DataConfig,
+    Feedback,
+    Preferences,
+    batches,
+    prepare,
+)
 from gptjax.data.tasks.chat import Rendered, render_record
 from gptjax.losses import BradleyTerry, Preference
 from gptjax.plan.plan import weight_bytes
@@ -90,6 +98,14 @@ def test_a_reward_model_is_refused_in_one_line(setting):
     scored = replace(setting.experiment, data=data, loss=BradleyTerry(), adapter=None)
     with pytest.raises(ConfigError, match="trains a score"):
         verify.run_proofs(scored, say=lambda line: None)
+
+
+@pytest.mark.parametrize("task", [Preferences(), Feedback()])
+def test_a_plan_knows_the_batches_of_judged_answers(task):
+    shape = {"length": 16, "isolated": True, "with_encoder": False}
+    batch = batches.empty(task, columns={"reference": (2,)}, **shape)
+    assert batch.columns["reference"].shape == (*batch.columns["pairs"].shape, 2)
+    assert not batch.columns["pairs"].any() and ("good" in batch.columns) == (task == Feedback())
 
 
 def test_a_cached_reference_is_not_in_the_memory_of_a_plan(setting):

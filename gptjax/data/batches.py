@@ -94,20 +94,20 @@ def empty(
     Args:
       columns: of the store: name → shape of one example's values, which are float32.
     """
-    last = task.extra_ids
+    one = task.blank
     store = Store(
         header=Header(
             dtype="int32",
-            vocab_size=last + 1,
-            num_tokens=4,
+            vocab_size=task.extra_ids + 1,
+            num_tokens=2 * len(one),
             num_examples=2,
             num_bytes=0,
             fingerprint="",
             facts={},
         ),
-        ids=np.asarray([0, last, 0, last], np.int32),  # a record's answer follows its last id
-        offsets=np.asarray([0, 2, 4]),
-        columns={name: np.zeros((2, *one), np.float32) for name, one in (columns or {}).items()},
+        ids=np.asarray([*one, *one], np.int32),
+        offsets=np.arange(3) * len(one),
+        columns={name: np.zeros((2, *each), np.float32) for name, each in (columns or {}).items()},
     )
     layout = plan(
         store,

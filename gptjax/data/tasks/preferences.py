@@ -152,6 +152,11 @@ class Feedback(Preferences):
         """The mark, and an id before a good and before a bad answer."""
         return 3
 
+    @property
+    def blank(self) -> list[int]:
+        """A judgement, a prompt, and an answer between marks."""
+        return [2, 0, 1, 0, 1]
+
     def joined(self, record: Judged, writer: Writer) -> list[np.ndarray]:
         """Returns each answer of a record as an example: its judgement, then its ids.
 

@@ -62,6 +62,12 @@ class Task(Open):
         return 0
 
     @property
+    def blank(self) -> list[int]:
+        """Ids of an example over a vocabulary of one, before there is data; a record's answer
+        follows its last id."""
+        return [0, self.extra_ids]
+
+    @property
     def classes(self) -> int | None:
         """Number of classes that it predicts instead of tokens; `None` predicts tokens, 0 takes
         them from the data."""
