@@ -1,8 +1,8 @@
 """A reward model of 0.3 million parameters that learns which of two rows of digits is sorted.
 
-python examples/toy_sets.py data
-python train.py configs/reward_toy.py
-gptjax score runs/reward_toy data/sorted_pairs.jsonl --out scores.jsonl
+    python examples/toy_sets.py data
+    python train.py configs/reward_toy.py
+    gptjax score runs/reward_toy data/sorted_pairs.jsonl --out scores.jsonl
 
 Result (seeds 0, 1, 2): the sorted answer leads in all of the held-out pairs after 150, 100 and 100
 steps, and at the end; held-out loss 0.028, 0.013, 0.015 nats a pair, mean lead 4.1, 4.9, 4.9. A run
