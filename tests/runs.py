@@ -9,7 +9,9 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import jax
 import numpy as np
@@ -83,7 +85,13 @@ cli.console()
 """
 
 
-def start(experiment: Experiment, path: Path, *flags: str, fault: str = "") -> subprocess.Popen:
+def start(
+    experiment: Experiment,
+    path: Path,
+    *flags: str,
+    fault: str = "",
+    env: Mapping[str, str] = MappingProxyType({}),
+) -> subprocess.Popen:
     """A process that trains, and meets a fault."""
     path.mkdir(parents=True, exist_ok=True)
     given = path.parent / f"{path.name}.json"
@@ -94,7 +102,7 @@ def start(experiment: Experiment, path: Path, *flags: str, fault: str = "") -> s
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1", "GPTJAX_FAULT": fault},
+        env=os.environ | {"PYTHONUNBUFFERED": "1", "GPTJAX_FAULT": fault} | dict(env),
     )
 
 

@@ -157,10 +157,41 @@ def test_a_sentencepiece_model_takes_the_tokens_of_added_tokens_json(tmp_path):
 
 def test_a_slow_tokenizer_of_a_class_that_spells_otherwise_is_refused(tmp_path):
     """I2 (faster-whisper#464): neighbours of other classes with the same two files."""
-    for name in ("RobertaTokenizer", "WhisperTokenizer", "LlamaTokenizer"):
+    names = ("Roberta", "Whisper", "Llama", "Bart", "CLIP", "Blenderbot", "DebertaFast")
+    for name in (f"{one.removesuffix('Fast')}Tokenizer{'Fast' * ('Fast' in one)}" for one in names):
         folder = slow(tmp_path / name, "GPT2Tokenizer", tokenizer_class=name)
         with pytest.raises(ConfigError, match=f"class '{name}' and no tokenizer.json"):
             tok.train_tokenizer(tok.Published(str(folder)), [])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("Qwen2TokenizerFast", "Qwen2Tokenizer"),
+        ("CodeGenTokenizer", "GPT2Tokenizer"),
+        (None, "GPT2Tokenizer"),
+    ],
+)
+def test_a_slow_tokenizer_of_a_class_that_spells_alike_is_read(name, kind, tmp_path):
+    """I2: neighbours: the fast class of a directory without its file, CodeGen, and no class."""
+    one = tok.train_tokenizer(
+        tok.Published(str(slow(tmp_path / "a", kind, tokenizer_class=name))), []
+    )
+    other = tok.train_tokenizer(tok.Published(str(slow(tmp_path / "b", kind))), [])
+    text = "x 123456 y<tool> don't\n\n e\u0301"
+    assert one.encode(text).tolist() == other.encode(text).tolist()
+    assert one.decode(one.encode(text)) == (text if "Qwen2" not in kind else text[:-2] + "é")
+
+
+def test_a_directory_with_other_files_alone_is_refused(tmp_path):
+    """I2: neighbours: the vocabulary of BERT, T5's pieces, and half of GPT-2's files."""
+    for name in ("vocab.txt", "spiece.model", "vocab.json", "merges.txt"):
+        folder = tmp_path / name.replace(".", "-")
+        folder.mkdir()
+        (folder / name).write_text("[PAD]\n[UNK]\nthe\n")
+        with pytest.raises(ConfigError, match="has no tokenizer; ") as caught:
+            tok.train_tokenizer(tok.Published(str(folder)), [])
+        assert "\n" not in str(caught.value)
 
 
 # --- I4: contradicting settings ------------------------------------------------------------------
@@ -294,25 +325,37 @@ def test_a_tensor_that_published_files_have_and_nothing_uses_is_passed_over(name
 # --- I10, I11: tokenizers on their way to GGUF, and unmarked control tokens ----------------------
 
 
-def test_control_tokens_that_are_not_called_special_survive_gguf(saved, tmp_path):
-    """I10, I11 (transformers#43062, llama.cpp#7049): ChatML of that kind, out and in again."""
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("<|im_start|>", "<|im_end|>"),
+        ("<|start_header_id|>", "<|eot_id|>"),
+        ("[INST]", "[/INST]"),
+        ("<start_of_turn>", "<end_of_turn>"),
+    ],
+)
+def test_control_tokens_that_are_not_called_special_survive_gguf(names, saved, tmp_path):
+    """I10, I11 (transformers#43062, llama.cpp#7049): ChatML of that kind, out and in again, and
+    its neighbours of Llama 3, Mistral and Gemma."""
+    begin, end = names
     content = json.loads((saved / "tokenizer.json").read_text())
     size = max(content["model"]["vocab"].values()) + 1
     size = max([size, *(t["id"] + 1 for t in content["added_tokens"])])
-    for n, name in enumerate(("<|im_start|>", "<|im_end|>")):
+    for n, name in enumerate(names):
         content["added_tokens"].append(
             {"id": size + n, "content": name, "special": False, "normalized": False}
             | dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
         )
-    template = "{% for m in messages %}{{ '<|im_start|>' + m.content + '<|im_end|>' }}{% endfor %}"
+    turn = f"{{{{ '{begin}' + m.content + '{end}' }}}}"
+    template = "{% for m in messages %}" + turn + "{% endfor %}"
     special = Special(None, size + 1, False, (), (size, size + 1), template)
     tokenizer = tok.published("tokenizer.json", json.dumps(content).encode(), special)
     config = dataclasses.replace(LLAMA, vocab_size=tokenizer.vocab_size)
     gguf.save_gguf(tmp_path / "a.gguf", made(config, tokenizer))
     back = gguf.load_gguf(tmp_path / "a.gguf").tokenizer
-    assert {"<|im_start|>", "<|im_end|>"} <= back.controls.keys()
+    assert set(names) <= back.controls.keys()
     assert back.end_of_document == size + 1
-    assert not {size, size + 1} & set(back.encode("a<|im_start|>b<|im_end|>").tolist())
+    assert not {size, size + 1} & set(back.encode(f"a{begin}b{end}").tolist())
 
 
 # --- I12: harmless keys --------------------------------------------------------------------------

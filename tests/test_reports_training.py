@@ -29,7 +29,20 @@ from gptjax.cli import arguments
 from gptjax.cli import main as cli
 from gptjax.core import backend, user_config
 from gptjax.core.config import ConfigError
-from gptjax.data import Batch, Bytes, DataConfig, Mixture, Records, Text, batches, prepare
+from gptjax.data import (
+    Batch,
+    Bytes,
+    Characters,
+    DataConfig,
+    LanguageModel,
+    Mixture,
+    PrefixLanguageModel,
+    Records,
+    SentencePiece,
+    Text,
+    batches,
+    prepare,
+)
 from gptjax.data.documents.sources import read_documents
 from gptjax.generate import SampleConfig
 from gptjax.losses import CrossEntropy, FunctionLoss
@@ -37,7 +50,18 @@ from gptjax.model import ModelConfig
 from gptjax.observe.log import read_metrics
 from gptjax.runs import Run, manifest
 from gptjax.runs.open import read_tokenizer
-from gptjax.train import carry, facts, identity, optim, saved, sources, start, step
+from gptjax.train import (
+    carry,
+    evaluator,
+    facts,
+    identity,
+    optim,
+    saved,
+    sources,
+    start,
+    step,
+    updates,
+)
 from gptjax.train.experiment import Checkpoints, Evaluation, Experiment
 from gptjax.train.loop import train
 from gptjax.train.optim import SGD, Adafactor, Adam, AdamW, Lion, Muon, Schedule
@@ -169,6 +193,24 @@ def test_a_warm_up_that_takes_the_whole_run_is_said(short, tmp_path):
     assert "never reaches its peak (--schedule.warmup" in note
     short_enough = identity.settle(short, tmp_path, data, done=None, allow=False)
     assert not short_enough.notes
+    for kind, warmup in (("cosine", 8), ("constant", 9), ("wsd", 100), ("rsqrt", 50)):
+        neighbour = changed(short, schedule=Schedule(kind, warmup=warmup))
+        notes = identity.settle(neighbour, tmp_path, data, done=None, allow=False).notes
+        assert notes and "never reaches its peak" in notes[0], kind
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--steps", "x"], "--steps is 'x', not a whole number"),
+        (["--batch", "1.5"], "--batch is '1.5', not a whole number"),
+        (["--optim.peak", "fast"], "--optim.peak is 'fast', not a number"),
+    ],
+)
+def test_messages_about_flags_use_no_words_of_python(flags, said, capsys):
+    """T22: neighbours of "a int": "invalid literal for int() with base 10"."""
+    assert cli.main(["train", "configs/quickstart.py", *flags]) == 2
+    assert said in capsys.readouterr().err
 
 
 # --- T4: resume with another optimizer setting ----------------------------------------------------
@@ -361,6 +403,88 @@ def test_averaged_and_latest_weights_are_both_measured_and_both_write(run, short
     assert loss_of(older, new) == pytest.approx(lines_of(run)[7]["validation_loss"], rel=1e-5)
 
 
+@pytest.mark.parametrize("decay", [0.9, 0.999, 0.99999])
+@pytest.mark.parametrize("first", [0, 1000])
+def test_an_average_of_a_short_run_holds_little_of_its_first_weights(decay, first):
+    """T9 (pytorch-image-models#1182): neighbours: slower decays, and an average that a run takes up
+    late. Weights that move by 1 a step are averaged no further back than the decay reaches."""
+    average = updates.average(decay)
+    weights = {"w": jnp.asarray(float(first))}
+    state = average.init(weights)
+    for step_number in range(first, first + 100):
+        _, state = average.update(
+            {"w": jnp.ones(())}, state, weights, step=jnp.asarray(step_number)
+        )
+        weights = {"w": weights["w"] + 1}
+    behind = float(weights["w"] - state.ema["w"])
+    reach = 1 / (1 - min(decay, (1 + first) / (10 + first)))
+    assert 0 < behind < min(100, max(20, reach)), "behind the latest, within its reach"
+
+
+# --- T8: rows of which nothing counts -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("config", "parts"), [(SGD(), 1), (Lion(), 2), (AdamW(ema=0.9), 2)])
+def test_a_step_of_which_nothing_counts_moves_no_optimizer(config, parts):
+    """T8 (trl#6668, transformers#16711): neighbours: other optimizers, micro-batches, and a half
+    that is empty, which is no skipped step."""
+
+    def loss(params, frozen, batch, key):
+        nats = (params["w"] @ batch.weights.T**2).sum()
+        return nats, batch.weights.sum(), {}
+
+    rate = optim.learning_rate(Schedule("constant", warmup=1), 0.1, 9)
+    optimizer = optim.build_optimizer(config, rate)
+    take = jax.jit(
+        functools.partial(
+            step.train_step,
+            loss=FunctionLoss(loss),
+            optimizer=optimizer,
+            rate=rate,
+            seed=0,
+            micro_batches=parts,
+        )
+    )
+    state = step.init({"w": jnp.ones(2)}, optimizer)
+    zeros, ones = np.zeros((2, 2), np.int32), np.ones((2, 2), np.float32)
+    half = ones * [[1.0], [0.0]]
+    for weights in (ones, 0 * ones, half.astype(np.float32)):
+        before = state
+        state, metrics = take(state, {}, Batch(zeros, zeros, weights))
+        empty = not weights.any()
+        assert int(metrics["skipped"]) == empty and int(state.step) == int(before.step) + 1
+        assert np.isnan(metrics["loss"]) == empty
+        same = jax.tree.map(
+            np.array_equal, (before.trainable, before.opt_state), (state.trainable, state.opt_state)
+        )
+        assert all(jax.tree.leaves(same)) == empty
+
+
+# --- T10: prompts ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "prompt", "task", "wanted"),
+    [
+        (Characters(), "", LanguageModel(), ""),
+        (Characters(end_of_document=False), "", LanguageModel(), "\n"),
+        (Characters(), "the ?", LanguageModel(), None),
+        (Characters(), "深", PrefixLanguageModel(), None),
+        (Bytes(), "深 \0 é", LanguageModel(), "深 \0 é"),
+        (SentencePiece(320), "深 \0 é", LanguageModel(), "深 \0 é"),
+    ],
+)
+def test_a_prompt_is_taken_or_refused_before_training(tokenizer, prompt, task, wanted, short):
+    """T10 (transformers#29665): neighbours: other tokenizers and tasks."""
+    data = prepare(changed(short.data, tokenizer=tokenizer))
+    experiment = changed(short, evaluation__prompt=prompt, data__task=task)
+    if wanted is None:
+        with pytest.raises(ConfigError, match=r"characters that are not in .*--evaluation\.prompt"):
+            evaluator.prompt_of(experiment, data)
+    else:
+        assert evaluator.prompt_of(experiment, data) == wanted
+
+
 def loss_of(model: gptjax.api.Model, experiment: Experiment) -> float:
     """The loss of the text that the experiment holds out, computed here."""
     data = prepare(experiment.data)
@@ -518,9 +642,23 @@ def test_no_walk_of_a_user_leaves_a_run_unusable(seed, short, done, tmp_path):
     """Issue 31: after any sequence of commands, interruptions and changes the run trains on, and
     what is logged is what is applied."""
     path = Path(shutil.copytree(done, tmp_path / "run"))
-    walk = Walk(short, path, np.random.default_rng(seed))
+    walk = Walk(short, path, np.random.default_rng(seed), shots=seed >= 2)
     for _ in range(3 if seed < 2 else 7):
         walk.go()
     walk.said.append("at the end")
     walk.longer()
     walk.sampled()
+    print(seed, "; ".join(walk.said))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_a_process_that_is_killed_at_any_moment_leaves_a_run_that_its_command_resumes(
+    seed, short, done, tmp_path
+):
+    """Issue 31: `kill -9` of train, of a change of settings, of convert and evaluate."""
+    path = Path(shutil.copytree(done, tmp_path / "run"))
+    walk = Walk(short, path, np.random.default_rng(100 + seed), shots=True)
+    for _ in range(4):
+        walk.shot()
+    print(seed, "; ".join(walk.said))

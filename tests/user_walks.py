@@ -6,17 +6,21 @@ and checks it. Nothing here knows how a run is stored.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import runs
 from runs import lines_of
 
 import gptjax
@@ -42,10 +46,13 @@ class Walk:
     Args:
       experiment: the first command.
       draw: decides everything.
+      shots: processes of their own are killed too, which takes some 20 s each.
     """
 
-    def __init__(self, experiment: Experiment, path: Path, draw: np.random.Generator):
-        self.experiment, self.path, self.draw = experiment, path, draw
+    def __init__(
+        self, experiment: Experiment, path: Path, draw: np.random.Generator, shots: bool = False
+    ):
+        self.experiment, self.path, self.draw, self.shots = experiment, path, draw, shots
         self.said: list[str] = []
         """What happened, for the message of a failure."""
 
@@ -60,6 +67,7 @@ class Walk:
             (self.refused, 2),
             (self.sampled, 1),
             (self.converted, 0.5),
+            (self.shot, 3 if self.shots else 0),
         ]
         shares = np.asarray([share for _, share in kinds])
         kind = kinds[int(self.draw.choice(len(kinds), p=shares / shares.sum()))][0]
@@ -86,6 +94,70 @@ class Walk:
             raise Killed
 
         self._until(die)
+
+    def shot(self) -> None:
+        """SIGKILL to a process at a random moment of a command; then the same command works."""
+        command = ("train", "change", "convert", "evaluate")[int(self.draw.integers(4))]
+        if command in ("convert", "evaluate"):
+            self._shot_reading(command)
+            return
+        new = dataclasses.replace(self.experiment, steps=self.reached() + 3)
+        if command == "change":
+            size = 8 if new.batch == 16 else 16
+            new = dataclasses.replace(new, batch=size, optim=AdamW(peak=1e-2, ema=0.9))
+        process = runs.start(new, self.path, "--allow-changes", env=self._child_env())
+        self._shoot(process, command)
+        self.experiment = new
+        self.train()
+
+    def _shot_reading(self, command: str) -> None:
+        """The same for commands that only read the run; what they write is whole or not there."""
+        target = self.path.with_name("shot")
+        shutil.rmtree(target, ignore_errors=True)
+        words = [str(self.path), *([str(target)] if command == "convert" else [])]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gptjax", command, *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | self._child_env(),
+        )
+        before = {file: file.stat().st_mtime_ns for file in self.path.rglob("*") if file.is_file()}
+        self._shoot(process, command)
+        after = {file: file.stat().st_mtime_ns for file in self.path.rglob("*") if file.is_file()}
+        assert after == before, f"{command} changes nothing in a run: {self.said}"
+        if command == "convert":
+            if not target.exists():  # it is renamed once it is whole
+                assert convert.convert(self.path, target, convert.ConvertOptions(), str)
+            assert isinstance(gptjax.load(target).generate("the ", new_tokens=2), str)
+
+    def _shoot(self, process: subprocess.Popen, command: str) -> None:
+        """Kills a process, at any time or soon after it began to train."""
+        assert process.stdout is not None
+        early = bool(self.draw.random() < 0.4) or command in ("convert", "evaluate")
+        if early:
+            wait = float(self.draw.uniform(1, 12))
+        else:
+            for line in process.stdout:
+                if "interrupt when you like" in line or "resuming at step" in line:
+                    break
+            wait = float(self.draw.exponential(0.3))
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(wait)
+        ended = process.poll()
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        if process.stderr:
+            process.stderr.close()
+        place = "from its start" if early else "from its first step"
+        how = f"had ended with {ended}" if ended is not None else "was killed"
+        self.said.append(f"{command} {how}, {wait:.2f} s {place}, at step {self.reached()}")
+        assert ended in (None, 0), self.said
+
+    def _child_env(self) -> dict[str, str]:
+        """A compile cache of its own, of which a kill may leave half an entry."""
+        return {"JAX_COMPILATION_CACHE_DIR": str(self.path.with_name("compiled"))}
 
     def longer(self) -> None:
         """--steps alone."""
