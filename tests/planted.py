@@ -672,6 +672,27 @@ DATA = (
         "test_answers.py::test_all_answers_to_one_text_are_on_one_side",
     ),
     Defect(
+        "copies-counted-apart",
+        "data/split.py",
+        "_, same = np.unique(numbers, return_inverse=True)",
+        "same = np.arange(len(numbers))",
+        "test_reports_data.py::test_no_more_than_about_the_share_is_held_out",
+    ),
+    Defect(
+        "dictionary-of-parquet-not-measured",
+        "data/documents/parquet.py",
+        "return size if kind == 2 else 0",
+        "return 0",
+        "test_reports_data.py::test_a_parquet_bomb_stops_at_its_bound",
+    ),
+    Defect(
+        "utf-7-not-looked-for",
+        "data/documents/encodings.py",
+        '("utf-7", re.compile(rb"\\+[A-Za-z0-9+/]{3,}")),',
+        "",
+        "test_reports_data.py::test_what_is_not_read_is_refused_in_one_line_that_says_what_reads_it",
+    ),
+    Defect(
         "mixture-by-documents-not-bytes",
         "data/documents/sources.py",
         "given[chosen] += len(document.text.encode())",
@@ -924,6 +945,13 @@ CONSTRAINTS = (
         "([2468][048]|[13579][26])00)-02-29",
         "([02468][048]|[13579][26])00)-02-29",
         "test_schemas.py::test_every_answer_is_valid_and_finished_in_time",
+    ),
+    Defect(
+        "equal-tags-told-apart",
+        "generate/constraints/schema.py",
+        "if keys & seen:",
+        "if False:",
+        "test_schemas.py::test_parts_of_a_oneof_are_told_apart_in_time_linear_in_their_number",
     ),
 )
 
@@ -1261,6 +1289,13 @@ TOKENIZERS = (
         "[mark if text == SPACE else ids for text, ids in spelled]",
         "[ids for text, ids in spelled]",
         "test_tokenizer.py::test_every_unicode_string_comes_back",
+    ),
+    Defect(
+        "no-piece-for-the-space",
+        "data/tokenizers/sentencepieces.py",
+        'settings["required_chars"] = SPACE',
+        "pass",
+        "test_reports_data.py::test_a_vocabulary_that_was_made_smaller_still_writes_every_text",
     ),
     Defect(
         "file-of-a-tokenizer-not-checked",
