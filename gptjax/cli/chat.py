@@ -152,12 +152,14 @@ def _judged(model: Model, session: Session, line: str) -> Talk:
 
 def _changed(model: Model, session: Session, line: str) -> Session:
     """Applies a line of flags; nothing changes if one of them cannot be used."""
-    changes, settings = changed(
-        Changes, session.settings, line, check=lambda new: _require_usable(model, new)
-    )
+
+    def check(new: GenerateConfig) -> None:
+        _require_usable(model, new)
+        model.using(new.use)
+
+    changes, settings = changed(Changes, session.settings, line, check=check)
     talk = session.talk
     if settings.use != session.settings.use:
-        model.using(settings.use)
         talk = talk._replace(read=None)  # it was read with another adapter
     if changes == Changes():
         return Session(session.options, settings, talk)
