@@ -36,7 +36,7 @@ def written(source: Source, folder: Path) -> Source:
     if isinstance(source, data.Comparisons):
         path = folder / "pairs.jsonl"
         pairs = [
-            {"prompt": f"x = {i}", "chosen": str(i % 7), "rejected": str(i % 5) + "?"}
+            {"prompt": f"{i}>", "chosen": str(i % 7), "rejected": str(i % 5) + "?"}
             for i in range(300)
         ]
         path.write_text("\n".join(map(json.dumps, pairs)), encoding="utf-8")
