@@ -559,24 +559,29 @@ def deaf(setting: str, *signals: int) -> tuple[int, list[float], str]:
     starts at once.
     """
     code = (
-        f"import hashlib\nfrom gptjax.observe import watchdog\n{setting}\n"
+        "import hashlib, signal\nfrom gptjax.observe import watchdog\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # tests may run under nohup
+        f"{setting}\n"
         "    print('now', flush=True)\n"
         "    hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"
     )
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", code],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    assert process.stdout.readline() == "now\n"
-    sent = []
-    for number in signals:
-        time.sleep(0.2)
-        process.send_signal(number)
-        sent.append(time.monotonic())
-    _, err = process.communicate(timeout=30)
+    ) as process:
+        try:
+            assert process.stdout.readline() == "now\n"
+            sent = []
+            for number in signals:
+                time.sleep(0.2)
+                process.send_signal(number)
+                sent.append(time.monotonic())
+            _, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
     return process.returncode, [time.monotonic() - moment for moment in sent], err
 
 
