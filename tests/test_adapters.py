@@ -62,7 +62,7 @@ def close(found, wanted, within=1e-5):
     np.testing.assert_allclose(found, wanted, rtol=0, atol=within * max(scale, 1.0))
 
 
-@pytest.mark.parametrize("kind", [LoRA, DoRA])
+@pytest.mark.parametrize("kind", [LoRA, pytest.param(DoRA, marks=pytest.mark.slow)])
 def test_an_adapter_begins_as_its_base_and_merged_is_unmerged(kind):
     settings = kind(rank=3, alpha=5.0, rs=True, targets=("layers", "head"))
     zero = settings.init(base(), ROLES, jax.random.key(1))
@@ -182,7 +182,7 @@ def test_a_rank_inside_a_larger_one_trains_as_alone():
     assert not b[:, 2:].any()
 
 
-@pytest.mark.parametrize("stored", ["nf4", "int4"])
+@pytest.mark.parametrize("stored", [pytest.param("nf4", marks=pytest.mark.slow), "int4"])
 def test_a_quantised_base_is_merged_as_the_numbers_the_adapter_was_trained_on(stored):
     state, rest, losses = steps_of(LoRA(rank=2, base=stored), 2)
     assert losses[1] < losses[0]

@@ -258,7 +258,13 @@ def weights_and_rows(rows: int = 4, length: int = 8):
     return params, jax.tree.map(jnp.asarray, batch)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name.startswith("FGM around") else ())
+        for name in LOSSES
+    ],
+)
 def test_any_loss_is_the_same_in_any_number_of_micro_batches(name):
     params, batch = weights_and_rows()
     teacher = jax.tree.map(lambda leaf: 2 * leaf, params)

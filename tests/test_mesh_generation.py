@@ -36,7 +36,9 @@ def config_of(name: str, heads: int) -> model.ModelConfig:
     return dataclasses.replace(config, num_heads=heads, num_kv_heads=kv_heads)
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize(
+    "split", [pytest.param(n, marks=pytest.mark.slow if n == "tensor 8" else ()) for n in SPLITS]
+)
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=() if n == "gqa" else pytest.mark.slow) for n in MODELS]
 )

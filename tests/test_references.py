@@ -72,7 +72,7 @@ def aligned(folder: Path, **changes) -> Experiment:
     return Experiment(model=SMALL, data=data, **(settings | changes))
 
 
-@pytest.mark.parametrize("kind", [Preference, KTO])
+@pytest.mark.parametrize("kind", [Preference, pytest.param(KTO, marks=pytest.mark.slow)])
 def test_a_cached_reference_gives_the_loss_of_a_computed_one_in_any_split(kind, folder):
     data = prepare(aligned(folder, loss=kind()).data)
     experiment = identity.resolve(aligned(folder, loss=kind(reference="other")), data)
