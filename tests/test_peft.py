@@ -98,6 +98,14 @@ def test_virtual_tokens_of_peft_compute_what_peft_computes_and_are_written_back(
     np.testing.assert_array_equal(found, wanted)  # the file's own values, to the last bit
 
 
+def changed_copy(name: str, changed: dict, folder: Path) -> Path:
+    """A golden adapter whose adapter_config.json says something else."""
+    copy = Path(shutil.copytree(GOLDEN / name, folder / name))
+    file = copy / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changed}))
+    return copy
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
@@ -108,11 +116,8 @@ def test_virtual_tokens_of_peft_compute_what_peft_computes_and_are_written_back(
     ],
 )
 def test_virtual_tokens_of_another_model_are_refused_by_name(changed, said, tmp_path):
-    shutil.copytree(GOLDEN / "prefix", tmp_path / "prefix")
-    file = tmp_path / "prefix" / "adapter_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **changed}))
     with pytest.raises(ConfigError, match=said):
-        peft_virtual.read_peft_virtual(tmp_path / "prefix", base("llama"))
+        peft_virtual.read_peft_virtual(changed_copy("prefix", changed, tmp_path), base("llama"))
 
 
 @pytest.mark.parametrize("name", ["lora", "dora"])
@@ -156,11 +161,8 @@ def test_a_mixed_batch_and_a_sum_adapters_are_those_of_peft():
     ],
 )
 def test_what_a_file_says_and_is_not_known_is_refused_by_name(changed, said, tmp_path):
-    shutil.copytree(GOLDEN / "lora", tmp_path / "lora")
-    file = tmp_path / "lora" / "adapter_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **changed}))
     with pytest.raises(ConfigError, match=said):
-        peft.read_peft(tmp_path / "lora", base("llama"))
+        peft.read_peft(changed_copy("lora", changed, tmp_path), base("llama"))
 
 
 def test_a_tensor_that_no_weight_takes_is_refused_by_name():

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gptjax.core.config import nearest, require
+from gptjax.core.config import ConfigError, nearest, require
 from gptjax.data.tokenizers.chat import Message
 
 COMMANDS = ("/good", "/bad", "/better")
@@ -116,5 +116,6 @@ def require_writable(file: Path) -> None:
         os.fsync(folder)
         os.close(folder)
     except OSError as error:
-        reason = error.strerror
-        require(False, f"{file} can't be written ({reason}); choose another file (--feedback).")
+        raise ConfigError(
+            f"{file} can't be written ({error.strerror}); choose another file (--feedback)."
+        ) from None

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, cast
 
 from gptjax.cli.arguments import first_path
 from gptjax.core import backend, config, user_config
@@ -140,7 +140,7 @@ def _scored(model: Model, source: Comparisons, batch: int) -> Iterator[Scored]:
     from gptjax.data.tasks.chat import Writer
     from gptjax.generate.scores import score_pieces
 
-    task = model.task if isinstance(model.task, Preferences) else Preferences(score=True)
+    task = cast(Preferences, model.task) if model.task.conversations else Preferences(score=True)
     writer, size = Writer.of(model.tokenizer), model.tokenizer.vocab_size
 
     def pieces(judged: Judged, where: str) -> Iterator[Any]:
@@ -172,15 +172,19 @@ def _scored(model: Model, source: Comparisons, batch: int) -> Iterator[Scored]:
 
 def _judged(source: Comparisons) -> Iterator[tuple[int, Judged]]:
     """Records of a file, with their numbers: judged ones, or any that a model can learn from."""
-    from gptjax.data.documents.comparisons import Judged, parse_judged
+    from gptjax.data.documents.comparisons import (
+        Judged,
+        is_labelled,
+        is_pair,
+        parse_judged,
+    )
     from gptjax.data.documents.conversations import parse_record, record_objects
 
     any_record = False
     for number, value, broken in record_objects(Path(source.path), source.encoding):
-        pair = source.chosen in value and source.rejected in value
         if broken:
             judged, defect = Judged(()), broken
-        elif pair or (source.completion in value and source.label in value):
+        elif is_pair(value, source) or is_labelled(value, source):
             judged, defect = parse_judged(value, source)
         else:
             record, defect = parse_record(value, source.completion)

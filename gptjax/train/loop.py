@@ -24,7 +24,7 @@ from gptjax.observe.spikes import SkippedSteps, Spikes
 from gptjax.observe.watch import Watch
 from gptjax.observe.watchdog import interruptible, watchdog
 from gptjax.runs import Run, frozen
-from gptjax.train import forecast, identity, program, references, saved
+from gptjax.train import forecast, identity, program, saved
 from gptjax.train import start as starts
 from gptjax.train.evaluator import Evaluator, prompt_of
 from gptjax.train.experiment import Experiment
@@ -151,6 +151,8 @@ def _compared(plan: Plan, clock: Clock) -> Plan:
     """Adds to the data what the loss reads of its reference."""
     if not plan.experiment.objective.columns:
         return plan
+    from gptjax.train import references  # few losses keep one
+
     say = print if processes.first() else lambda line: None
     with clock.during("data", "computing the reference"):
         data = references.add(

@@ -12,7 +12,7 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +20,8 @@ import numpy as np
 
 from gptjax import model, weights
 from gptjax.core.trees import combine
-from gptjax.data import Batch, Preferences, batches
-from gptjax.data.documents.comparisons import load_judged
-from gptjax.data.documents.conversations import Record, load_record
+from gptjax.data import Batch, batches
+from gptjax.data.documents.conversations import Record
 from gptjax.data.documents.sources import read_documents
 from gptjax.data.store import Store
 from gptjax.data.tasks.chat import Chat, Rendered, Writer, render_record
@@ -45,17 +44,15 @@ EXAMPLES = 64
 """Number of examples of a store whose reference is computed."""
 CACHED = 1e-6
 """Allowed difference of a loss, of 1 or more nats relative to it."""
+NO_REFERENCE = Skipped("the loss compares with no reference")
 
 
 def _records(setting: Setting) -> Iterator[tuple[Record, Writer, Chat]]:
     """The first records of the text, of judged ones each answer with its prompt."""
-    task = setting.experiment.data.task
-    assert isinstance(task, Chat)
+    task = cast(Chat, setting.experiment.data.task)
     writer = Writer.of(setting.data.tokenizer)
     for document in itertools.islice(read_documents(setting.experiment.data.source), RECORDS):
-        judged = isinstance(task, Preferences)
-        some = load_judged(document.text).answers if judged else [load_record(document.text)]
-        for record in some:
+        for record in task.records_of(document):
             yield record, writer, task
 
 
@@ -169,7 +166,9 @@ def start(setting: Setting) -> Figure | Skipped:
     """Takes the loss of a batch where the policy is its own reference: it is known by hand."""
     loss = _loss(setting)
     if not isinstance(loss, Compared) or loss.reference == NONE:
-        return Skipped("the loss compares with no reference")
+        return NO_REFERENCE
+    if isinstance(loss, Preference) and loss.nll:
+        return Skipped("the loss has a further term, nll")
     built = loss.build(setting.exact, reference=setting.exact)
     frozen, params = _frozen(loss, setting.params), setting.params
 
@@ -179,9 +178,6 @@ def start(setting: Setting) -> Figure | Skipped:
         return built(params, frozen, built.foresee(params, frozen, batch), None)[:2]
 
     total, weight = first(setting.batch)
-    extra = loss.nll if isinstance(loss, Preference) else 0.0
-    if extra:
-        return Skipped("the loss has a further term, nll")
     wanted = _known_start(loss, setting.batch)
     return Figure(
         abs(float(total / weight) / wanted - 1),
@@ -245,7 +241,7 @@ def cached(setting: Setting) -> Figure | Skipped:
     loss with that of a reference that is computed with the batch."""
     loss = _loss(setting)
     if not isinstance(loss, Compared) or loss.reference == NONE:
-        return Skipped("the loss compares with no reference")
+        return NO_REFERENCE
     twin = dataclasses.replace(setting.small, model=setting.exact, loss=loss)
     built = loss.build(setting.exact, reference=setting.exact)
     frozen = _frozen(loss, sharp(setting.exact, seed=1))

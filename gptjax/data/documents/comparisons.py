@@ -81,7 +81,7 @@ def read_comparisons(
 
     def entries(file: Path) -> Iterator[Entry]:
         for number, value, defect in record_objects(file, source.encoding):
-            if not defect and source.only != "all" and source.only != _kind(value, source):
+            if not defect and not _wanted(value, source):
                 continue
             record, wrong = (Judged(()), defect) if defect else parse_judged(value, source)
             if wrong:
@@ -93,8 +93,18 @@ def read_comparisons(
     return read_record_files(source, entries, "a file of judged answers", pass_over)
 
 
-def _kind(value: Mapping[str, Any], source: Comparisons) -> str:
-    return "pairs" if source.chosen in value and source.rejected in value else "labels"
+def _wanted(value: Mapping[str, Any], source: Comparisons) -> bool:
+    return source.only == "all" or (source.only == "pairs") == is_pair(value, source)
+
+
+def is_pair(value: Mapping[str, Any], source: Comparisons) -> bool:
+    """Whether a record has a chosen and a rejected answer."""
+    return source.chosen in value and source.rejected in value
+
+
+def is_labelled(value: Mapping[str, Any], source: Comparisons) -> bool:
+    """Whether a record has an answer with a label."""
+    return source.completion in value and source.label in value
 
 
 def load_judged(text: str) -> Judged:
@@ -113,9 +123,9 @@ def parse_judged(value: Mapping[str, Any], source: Comparisons) -> tuple[Judged,
     prompt, defect = _prompt(value, source)
     if defect:
         return Judged(()), defect
-    if source.chosen in value and source.rejected in value:
+    if is_pair(value, source):
         return _compared(value[source.chosen], value[source.rejected], prompt, value, source)
-    if source.completion in value and source.label in value:
+    if is_labelled(value, source):
         good = value[source.label]
         if good not in (0, 1, True, False):
             return Judged(()), f"has the {source.label} {good!r}; it can be true or false"

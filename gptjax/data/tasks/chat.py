@@ -89,9 +89,17 @@ class Chat(RecordTask):
 
     # --- documents to examples
 
+    def records_of(self, document: Document) -> tuple[Record, ...]:
+        """Returns the conversations of a document."""
+        return (load_record(document.text),)
+
     def texts(self, document: Document) -> tuple[str, ...]:
-        """Returns what a tokenizer has to spell: a conversation as its template writes it."""
-        return self.record_texts(load_record(document.text), document.name)
+        """Returns what a tokenizer has to spell: conversations as their template writes them."""
+        return tuple(
+            text
+            for record in self.records_of(document)
+            for text in self.record_texts(record, document.name)
+        )
 
     def record_texts(self, record: Record, name: str) -> tuple[str, ...]:
         """Returns what a tokenizer has to spell of one record.
@@ -109,7 +117,9 @@ class Chat(RecordTask):
 
     def num_bytes(self, document: Document) -> int:
         """Returns the bytes of what the messages say."""
-        return sum(len(text.encode()) for text in load_record(document.text).texts)
+        return sum(
+            len(text.encode()) for record in self.records_of(document) for text in record.texts
+        )
 
     def examples(self, documents: Sequence[Document], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
         """Yields each record as ids with marks where counting begins or ends.

@@ -14,6 +14,7 @@ import numpy as np
 
 from gptjax.core.config import ConfigError, require
 from gptjax.data.documents.comparisons import Judged, load_judged
+from gptjax.data.documents.conversations import Record
 from gptjax.data.documents.sources import Document
 from gptjax.data.layouts import Batch, Piece, filled
 from gptjax.data.rows import Plan, RowNumbers, example_ids, packed_examples
@@ -56,18 +57,9 @@ class Preferences(Chat):
 
     # --- documents to examples
 
-    def texts(self, document: Document) -> tuple[str, ...]:
-        """Returns the texts of all answers with their prompts."""
-        return tuple(
-            text
-            for record in load_judged(document.text).answers
-            for text in self.record_texts(record, document.name)
-        )
-
-    def num_bytes(self, document: Document) -> int:
-        """Returns the bytes of what prompts and answers say."""
-        records = load_judged(document.text).answers
-        return sum(len(text.encode()) for record in records for text in record.texts)
+    def records_of(self, document: Document) -> tuple[Record, ...]:
+        """Returns each answer of a judged record with its prompt."""
+        return load_judged(document.text).answers
 
     def examples(self, documents: Sequence[Document], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
         """Yields each pair as the ids of the chosen text, the border, and those of the rejected.
