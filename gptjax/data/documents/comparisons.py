@@ -13,7 +13,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from gptjax.core.config import require
-from gptjax.data.documents.conversations import Record, parse_record, record_objects
+from gptjax.data.documents.conversations import (
+    Record,
+    parse_record,
+    plain_record,
+    record_objects,
+)
 from gptjax.data.documents.document import Document
 from gptjax.data.documents.record_files import Entry, read_record_files, require_record_files
 
@@ -87,7 +92,7 @@ def read_comparisons(
             if wrong:
                 yield Entry(number, defect=wrong)
                 continue
-            text = json.dumps([[r._asdict() for r in record.answers], record.good])
+            text = json.dumps([[plain_record(r) for r in record.answers], record.good])
             yield Entry(number, text, _asked(record))
 
     return read_record_files(source, entries, "a file of judged answers", pass_over)

@@ -58,6 +58,8 @@ class Record(NamedTuple):
     """Of a record without messages: what the model reads, as it is."""
     text: str = ""
     """Of a record without messages: what is learned, as it is."""
+    fields: Mapping[str, Any] = {}
+    """What else a problem says of itself, for those who judge answers."""
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -107,9 +109,15 @@ def record_objects(file: Path, encoding: str) -> Iterator[tuple[int, dict[str, A
     yield from read_objects(file, kind, encoding)
 
 
+def plain_record(record: Record) -> dict[str, Any]:
+    """Returns a record as JSON values, without `fields` where there are none."""
+    plain = record._asdict()
+    return plain if record.fields else {k: v for k, v in plain.items() if k != "fields"}
+
+
 def dump_record(record: Record) -> str:
     """Returns a record as JSON, which `load_record` reads."""
-    return json.dumps(record._asdict(), ensure_ascii=False)
+    return json.dumps(plain_record(record), ensure_ascii=False)
 
 
 def load_record(text: str) -> Record:
