@@ -39,12 +39,13 @@ class Text(NamedTuple):
     limit: Int[Array, " B"]
     """Maximum number of tokens to write after the prompt."""
     logprobs: Float[Array, "B S"]
-    """ln p of each written token under the model itself, before any transform."""
+    """ln p of each written token, and of the stop token that a row met, under the model itself,
+    before any transform."""
     alternatives: tuple[Int[Array, "B S A"], Float[Array, "B S A"]] | None
     """The ids of the most likely tokens at each place and their ln p; `None` if not asked for."""
     finished: Bool[Array, " B"]
     stopped: Bool[Array, " B"]
-    """The row met a stop token; it is not part of the text."""
+    """The row met a stop token; it stands behind the text and is no part of it."""
 
 
 class Guide(NamedTuple):
@@ -223,14 +224,14 @@ def append(
     active: Bool[Array, " B"],
 ) -> Text:
     """Writes a token to each active row, with its log-probability; a stop token ends the row
-    instead."""
+    instead, and stands behind its text."""
     ids, prompt, length, known = text.history
     known = (
         known if known is None else jnp.where(active, track(sampling, text.history, token), known)
     )
+    rows, place = jnp.arange(len(ids)), jnp.where(active, length, ids.shape[1])
     hit = active & jnp.any(token[:, None] == stop, axis=-1)
     active &= ~hit
-    rows, place = jnp.arange(len(ids)), jnp.where(active, length, ids.shape[1])
     logp = jax.nn.log_softmax(logits, axis=-1)
     own = jnp.take_along_axis(logp, token[:, None], axis=-1)[:, 0]
     other = text.alternatives

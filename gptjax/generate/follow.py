@@ -35,6 +35,8 @@ class Answer(NamedTuple):
     """As in `Completion`; `None` while it is written."""
     alternatives: list[list[tuple[int, float]]] | None = None
     score: float | None = None
+    end: tuple[int, float] | None = None
+    """The stop token that it ended with, and its ln p."""
 
 
 class _Seat(NamedTuple):
@@ -112,12 +114,15 @@ def _look(text: Text, tokenizer: Tokenizer, seats: dict[int, _Seat]) -> dict[int
         if top := request.settings.top_logprobs:
             best = (leaf[row, span][: len(kept), :top].tolist() for leaf in places)
             alternatives = [list(zip(*place, strict=True)) for place in zip(*best, strict=True)]
+        reason = "stop_string" if ends else "stop" if stopped[row] else otherwise
+        last = int(length[row])
         answers[row] = Answer(
             ids=kept,
             logprobs=logprobs[row, span][: len(kept)].tolist(),
             text=shown,
-            reason="stop_string" if ends else "stop" if stopped[row] else otherwise,
+            reason=reason,
             alternatives=alternatives,
+            end=(int(ids[row, last]), float(logprobs[row, last])) if reason == "stop" else None,
         )
     return answers
 

@@ -49,6 +49,9 @@ class Completion(NamedTuple):
     """ln p of each token of the prompt but the first, which follows nothing, if asked for."""
     score: float | None = None
     """By which beams are ordered: log-probability / length ^ length penalty."""
+    end: tuple[int, float] | None = None
+    """The stop token that ended it, which is none of its tokens, and its ln p; `None` where it
+    ended otherwise, and for beams."""
 
 
 def complete(*args, **kwargs) -> list[Completion]:
@@ -296,6 +299,7 @@ def _completion(call: Call, request: Request, answer: Answer) -> Completion:
         alternatives=answer.alternatives,
         prompt_logprobs=before,
         score=answer.score,
+        end=answer.end,
     )
 
 
