@@ -14,14 +14,27 @@ from gptjax.losses.loss import (
     per_weight,
     ratio,
 )
+from gptjax.losses.policy import CRITIC, Policy, PolicyLoss
+from gptjax.losses.policy_presets import advantages_of, penalty, token_advantages
 from gptjax.losses.preference import Preference
 from gptjax.losses.reward import BradleyTerry
 from gptjax.losses.tokens import losses_in_parts, token_losses
 
-LossKind = CrossEntropy | Distillation | FGM | FreeLB | Preference | KTO | BradleyTerry | LossConfig
+LossKind = (
+    CrossEntropy
+    | Distillation
+    | FGM
+    | FreeLB
+    | Preference
+    | KTO
+    | BradleyTerry
+    | Policy
+    | LossConfig
+)
 """A loss of gptjax, or one defined elsewhere."""
 
 __all__ = [
+    "CRITIC",
     "FGM",
     "KTO",
     "BradleyTerry",
@@ -34,12 +47,17 @@ __all__ = [
     "LossConfig",
     "LossKind",
     "Metrics",
+    "Policy",
+    "PolicyLoss",
     "PredictionLoss",
     "Preference",
     "Reduction",
+    "advantages_of",
     "losses_in_parts",
+    "penalty",
     "per_weight",
     "predict",
     "ratio",
+    "token_advantages",
     "token_losses",
 ]

@@ -117,15 +117,19 @@ class Reference:
 
     @classmethod
     def of(
-        cls, settings: Compared, policy: ModelConfig, models: Mapping[str, ModelConfig]
+        cls,
+        name: str,
+        policy: ModelConfig,
+        models: Mapping[str, ModelConfig],
+        cached: bool = False,
     ) -> Reference:
-        """Returns the reference that the settings name.
+        """Returns the reference of a name, as the settings have it.
 
         Raises:
           ConfigError: it is `start`, which was not replaced by what the run starts from.
         """
         require(
-            settings.reference != START,
+            name != START,
             "loss.reference is start, and this run starts from random weights; name a model"
             " (--start MODEL), or another reference (--loss.reference MODEL).",
         )
@@ -133,7 +137,19 @@ class Reference:
         if other is not None:
             way = {name: getattr(policy, name) for name in ("compute", "attention", "layers")}
             other = dataclasses.replace(other, **way)
-        return cls(settings.reference, policy, other, settings.cached)
+        return cls(name, policy, other, cached)
+
+    def weights(self, params: Params, frozen: Frozen) -> tuple[ModelConfig, Params]:
+        """Returns architecture and weights of the reference, which take no gradient."""
+        if self.name != BASE:
+            return self.other or self.policy, jax.lax.stop_gradient(frozen[REFERENCE])
+        weights, adapters = detach(params)
+        require(
+            bool(adapters),
+            "loss.reference is base, the model without its adapters, and it has none; use"
+            " start, or train an adapter (--adapter).",
+        )
+        return self.policy, jax.lax.stop_gradient(weights)
 
     def sums(self, params: Params, frozen: Frozen, batch: Batch, vocab_parts: int = 1) -> Pair:
         """Returns ln p of the answers under the reference [B P], without gradient: from the batch
@@ -149,13 +165,4 @@ class Reference:
             "loss.cached is set, and these batches have no log-probabilities of the reference;"
             " gptjax train computes them, or set it to False (--loss.cached False).",
         )
-        if self.name == BASE:
-            config, (weights, adapters) = self.policy, detach(params)
-            require(
-                bool(adapters),
-                "loss.reference is base, the model without its adapters, and it has none; use"
-                " start, or train an adapter (--adapter).",
-            )
-        else:
-            config, weights = self.other or self.policy, frozen[REFERENCE]
-        return answer_sums(config, jax.lax.stop_gradient(weights), batch, vocab_parts).log_probs
+        return answer_sums(*self.weights(params, frozen), batch, vocab_parts).log_probs

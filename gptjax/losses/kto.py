@@ -61,7 +61,7 @@ class KTO(Compared):
         Raises:
           ConfigError: `start` was not replaced by what the run starts from.
         """
-        return KTOLoss(config, Reference.of(self, config, models), self)
+        return KTOLoss(config, Reference.of(self.reference, config, models, self.cached), self)
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,9 @@ class Preference(Compared):
         Raises:
           ConfigError: `start` was not replaced by what the run starts from.
         """
-        return PreferenceLoss(config, Reference.of(self, config, models), self)
+        return PreferenceLoss(
+            config, Reference.of(self.reference, config, models, self.cached), self
+        )
 
 
 @dataclass(frozen=True)

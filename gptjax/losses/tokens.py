@@ -50,16 +50,18 @@ def losses_in_parts(
     targets: Int[Numbers, "B T"],
     smoothing: float = 0.0,
     z: float = 0.0,
+    temperature: float = 1.0,
 ) -> Float[Array, "B T"]:
     """Returns `token_losses` of hidden states, with only one part of the vocabulary's logits in
-    memory at a time.
+    memory at a time. Logits are divided by the temperature.
 
     A running log-sum-exp goes over the parts; the backward pass computes each part's logits again.
     The vocabulary is split, not the positions, so that the gradient of the output kernel is summed
     over the devices once and not once per part.
     """
     if parts == 1:
-        return token_losses(model.unembed(config, params, hidden), targets, smoothing, z)
+        logits = model.unembed(config, params, hidden)
+        return token_losses(_tempered(logits, temperature), targets, smoothing, z)
     hidden, kernel, bias = model.to_output(config, params, hidden)
     tokens = kernel.shape[1]
     size = -(-tokens // parts)
@@ -72,6 +74,7 @@ def losses_in_parts(
     def add(running: tuple[Array, ...], part: tuple[Any, ...]) -> tuple[tuple[Array, ...], None]:
         (highest, total, chosen, summed), (kernel, bias, begin) = running, part
         logits = model.logits_of(config, wide.astype(hidden.dtype), kernel, bias)
+        logits = _tempered(logits, temperature)
         ids = (begin + jnp.arange(size))[None, None]
         known = jnp.where(ids < tokens, logits, -jnp.inf)
         higher = jnp.maximum(highest, jax.lax.stop_gradient(known.max(-1)))
@@ -87,6 +90,10 @@ def losses_in_parts(
     )
     valid = (targets >= 0) & (targets < tokens)
     return _lost(valid, highest + jnp.log(total), chosen, summed / tokens, smoothing, z)
+
+
+def _tempered(logits: Float[Array, "..."], temperature: float) -> Float[Array, "..."]:
+    return logits if temperature == 1 else logits / temperature
 
 
 def _in_parts(x: Float[Array, "... V"], parts: int) -> Float[Array, "... parts size"]:
