@@ -41,6 +41,8 @@ def written(source: Source, folder: Path) -> Source:
         ]
         path.write_text("\n".join(map(json.dumps, pairs)), encoding="utf-8")
         return dataclasses.replace(source, path=str(path), as_messages=False)
+    if isinstance(source, data.Puzzles):
+        return source
     if isinstance(source, data.Text):
         path = folder / "text.txt"
         path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

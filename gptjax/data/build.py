@@ -78,7 +78,8 @@ def build_stores(
             " more text (--data.source.path) or another share (--data.validation 0.1).",
         )
     unknown = sum(builder.unknown for builder in builders.values())
-    return _summary(headers, split, unknown, time.monotonic() - begun) + _smaller(
+    tokens = builders["train"].tokens
+    return _summary(headers, split, tokens, unknown, time.monotonic() - begun) + _smaller(
         config.tokenizer, tokenizer
     )
 
@@ -91,16 +92,19 @@ def _smaller(asked: TokenizerConfig, made: Tokenizer) -> str:
     return f"; {made.vocab_size:,} pieces, since the text is too small for {size:,}"
 
 
-def _summary(headers: dict[str, store.Header], split: Split, unknown: int, seconds: float) -> str:
+def _summary(
+    headers: dict[str, store.Header], split: Split, tokens: int, unknown: int, seconds: float
+) -> str:
     """A line about the stores.
 
     Args:
+      tokens: number of ids to train on that the tokenizer has; a store has ids of the task too.
       unknown: number of held-out characters that the tokenizer has no id for.
     """
     train = headers["train"]
     summary = (
-        f"tokenised {split.documents:,} documents into {train.num_tokens:,} training tokens"
-        f" ({train.num_bytes / train.num_tokens:.2f} bytes each) in {seconds:.1f}s"
+        f"tokenised {split.documents:,} documents into {tokens:,} training tokens"
+        f" ({train.num_bytes / max(1, tokens):.2f} bytes each) in {seconds:.1f}s"
     )
     if unknown:
         summary += f", {unknown:,} held-out characters unknown to the tokenizer"
@@ -138,7 +142,7 @@ class StoreBuilder:
         self.compressors = Compressors() if compress and not task.records else None
         self.coverage = Coverage(tokenizer)
         self.documents: list[Document] = []
-        self.num_bytes = self.waiting = self.unknown = 0
+        self.num_bytes = self.waiting = self.unknown = self.tokens = 0
 
     def add(self, document: Document) -> None:
         """Takes one document."""
@@ -156,6 +160,7 @@ class StoreBuilder:
         try:
             for ids in self.task.examples(self.documents, self.tokenizer):
                 self.writer.add(ids)
+                self.tokens += int((np.asarray(ids) < self.tokenizer.vocab_size).sum())
                 if self.tokenizer.unknown is not None:
                     self.unknown += int((np.asarray(ids) == self.tokenizer.unknown).sum())
             for document in self.documents:

@@ -17,6 +17,8 @@ from gptjax.data.documents.sources import (
     Comparisons,
     Conversations,
     Document,
+    Problems,
+    Puzzles,
     Records,
     Source,
 )
@@ -36,6 +38,13 @@ def _number(content: bytes) -> int:
 def _content(document: Document) -> bytes:
     """What decides: of records the source, so that all answers to one text are in one part."""
     return (document.source or document.text).encode("utf-8", "surrogatepass")
+
+
+def _says_what_is_held_out(source: Source) -> bool:
+    if isinstance(source, Puzzles):
+        return source.held_out_count is not None
+    files = isinstance(source, Records | Conversations | Comparisons | Problems)
+    return files and source.held_out is not None
 
 
 class Census:
@@ -100,9 +109,9 @@ class Split(NamedTuple):
         bytes, as where one document has most of them. Documents that leave a part without any are
         divided themselves.
         """
-        records = isinstance(source, Records | Conversations | Comparisons)
+        records = isinstance(source, Records | Conversations | Comparisons | Problems | Puzzles)
         by_document = kind == "documents" or (kind == "auto" and (documents >= FEW or records))
-        holds_out = share > 0 or (records and source.held_out is not None)
+        holds_out = share > 0 or _says_what_is_held_out(source)
         names = ("train", "validation") if holds_out else ("train",)
         split = cls(share, by_document, names, documents, threshold=int(share * 2**64))
         if not by_document or not share or census is None:

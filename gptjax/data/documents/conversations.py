@@ -66,6 +66,20 @@ class Record(NamedTuple):
         """What the record says, without roles and tools."""
         return tuple(m["content"] for m in self.messages) or (self.prompt, self.text)
 
+    @property
+    def asked(self) -> tuple[Mapping[str, Any], ...]:
+        """The messages before the first answer that is learned; all where there is none."""
+        answers = [n for n, m in enumerate(self.messages) if m["role"] == "assistant"]
+        return self.messages[: min((n for n in answers if n >= self.given), default=None)]
+
+    @property
+    def answer(self) -> str:
+        """The first answer that is learned, empty where there is none."""
+        if not self.messages:
+            return self.text
+        answers = [m["content"] for m in self.messages[len(self.asked) :]]
+        return answers[0] if answers else ""
+
 
 def read_conversations(
     source: Conversations, pass_over: Callable[[str], Any] = str
@@ -85,7 +99,7 @@ def read_conversations(
             if wrong:
                 yield Entry(number, defect=wrong)
             else:
-                yield Entry(number, dump_record(record), _asked(record))
+                yield Entry(number, dump_record(record), question(record))
 
     return read_record_files(source, entries, "a file of conversations", pass_over)
 
@@ -125,14 +139,13 @@ def load_record(text: str) -> Record:
     return Record(**json.loads(text))
 
 
-def _asked(record: Record) -> str:
-    """What a record asks: all before its first answer. Records that ask the same are in one part of
-    the split."""
+def question(record: Record) -> str:
+    """Returns what a record asks: all before its first answer. Records that ask the same are in one
+    part of the split."""
     if not record.messages:
         return record.prompt or record.text
-    roles = [message["role"] for message in record.messages]
-    first = roles.index("assistant", record.given)
-    return json.dumps(record.messages[:first], ensure_ascii=False) if first else dump_record(record)
+    asked = record.asked
+    return json.dumps(asked, ensure_ascii=False) if asked else dump_record(record)
 
 
 # --- what a record is
@@ -144,12 +157,9 @@ def parse_record(value: Mapping[str, Any], completion: str = "completion") -> tu
     Args:
       completion: key of what answers a `prompt`.
     """
-    lone = re.search("[\ud800-\udfff]", json.dumps(value, ensure_ascii=False))
-    if lone:
-        return Record(), f"has a lone surrogate, U+{ord(lone[0]):04X}"
-    tools = value.get("tools") or ()
-    if not isinstance(tools, Sequence) or not all(isinstance(tool, Mapping) for tool in tools):
-        return Record(), "has 'tools' that are not a list of JSON schemas"
+    tools, wrong = parse_tools(value)
+    if defect := lone_surrogate(value) or wrong:
+        return Record(), defect
     if "messages" in value:
         return _talk(value["messages"], (), tools, "'messages'")
     if "prompt" in value and completion in value:
@@ -172,6 +182,20 @@ def parse_record(value: Mapping[str, Any], completion: str = "completion") -> tu
     )
 
 
+def lone_surrogate(value: Mapping[str, Any]) -> str:
+    """Returns the defect of a record with a text that UTF-8 has no bytes for."""
+    lone = re.search("[\ud800-\udfff]", json.dumps(value, ensure_ascii=False))
+    return f"has a lone surrogate, U+{ord(lone[0]):04X}" if lone else ""
+
+
+def parse_tools(value: Mapping[str, Any]) -> tuple[Sequence[Mapping[str, Any]], str]:
+    """Returns the tools of a record, and what is wrong with them."""
+    tools = value.get("tools") or ()
+    if not isinstance(tools, Sequence) or not all(isinstance(tool, Mapping) for tool in tools):
+        return (), "has 'tools' that are not a list of JSON schemas"
+    return tools, ""
+
+
 def _talk(messages: Any, given: Any, tools: Sequence, name: str) -> tuple[Record, str]:
     """A conversation.
 
@@ -182,15 +206,23 @@ def _talk(messages: Any, given: Any, tools: Sequence, name: str) -> tuple[Record
     """
     if not isinstance(messages, list) or not isinstance(given, list | tuple):
         return Record(), f"has no list of messages in {name} or 'prompt'"
-    checked = []
-    for number, message in enumerate([*given, *messages], 1):
-        plain, defect = _message(message)
-        if defect:
-            return Record(), f"has a message {number} that {defect}"
-        checked.append(plain)
+    checked, defect = parse_messages([*given, *messages])
+    if defect:
+        return Record(), defect
     if not any(m["role"] == "assistant" for m in checked[len(given) :]):
         return Record(), f"has no message of the assistant in {name}, so nothing to learn"
-    return Record(tuple(checked), len(given), tuple(tools)), ""
+    return Record(checked, len(given), tuple(tools)), ""
+
+
+def parse_messages(messages: Sequence[Any]) -> tuple[tuple[dict[str, Any], ...], str]:
+    """Returns messages with their contents as texts, and what is wrong with the first bad one."""
+    checked = []
+    for number, message in enumerate(messages, 1):
+        plain, defect = _message(message)
+        if defect:
+            return (), f"has a message {number} that {defect}"
+        checked.append(plain)
+    return tuple(checked), ""
 
 
 def _message(message: Any) -> tuple[dict[str, Any], str]:

@@ -35,10 +35,10 @@ class Puzzles:
     puzzle: Literal["sums", "sorting", "reversal", "countdown", "letters"] = "sums"
     """What is asked."""
     count: int = 1000
-    """Number of problems that are not held out by `held_out`."""
-    held_out: int | None = None
-    """Number of problems held out beside these, the same for every `count`; `None` holds out
-    `data.validation` of them, by their prompt."""
+    """Number of problems, besides those of `held_out_count`."""
+    held_out_count: int | None = None
+    """Number of further problems that are held out, the same ones for every `count`; `None` holds
+    out `data.validation` of the problems, by their prompt."""
     digits: int = 2
     """Digits of each number of sums, sorting and countdown."""
     length: int = 4
@@ -54,9 +54,9 @@ class Puzzles:
             flag = f"pass --data.source.{name} N"
             require(value >= 1, f"data.source.{name} is {value}; it needs 1 or more: {flag}.")
         require(
-            self.held_out is None or self.held_out >= 1,
-            f"data.source.held_out is {self.held_out}; it needs 1 or more, or None: pass"
-            " --data.source.held-out N.",
+            self.held_out_count is None or self.held_out_count >= 1,
+            f"data.source.held_out_count is {self.held_out_count}; it needs 1 or more, or None:"
+            " pass --data.source.held-out-count N.",
         )
         require(
             self.puzzle == "sums" or not self.scratchpad,
@@ -236,7 +236,7 @@ def read_puzzles(source: Puzzles) -> Iterator[Document]:
     Raises:
       ConfigError: there are not so many different ones; on the way, not at the call.
     """
-    held_out = source.held_out or 0
+    held_out = source.held_out_count or 0
     wanted, given = source.count + held_out, 0
     seen: set[str] = set()
     make = KINDS[source.puzzle].make
@@ -254,7 +254,7 @@ def read_puzzles(source: Puzzles) -> Iterator[Document]:
             dump_record(record),
             f"{source.puzzle}:{given}",
             source=puzzle.prompt,
-            held_out=None if source.held_out is None else given < held_out,
+            held_out=None if source.held_out_count is None else given < held_out,
         )
         given += 1
         if given == wanted:

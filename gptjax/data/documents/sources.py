@@ -1,5 +1,5 @@
-"""The text sources of a config: files, a data set, a mixture of these, records of two texts, or
-conversations.
+"""The text sources of a config: files, a data set, a mixture of these, records of two texts,
+conversations, judged answers, problems, or puzzles.
 
 Read `Mixture` (the others have files of their own), then `read_documents`, which yields their
 documents one at a time; then `survey`.
@@ -18,6 +18,8 @@ from gptjax.core.config import require
 from gptjax.data.documents.comparisons import Comparisons, read_comparisons
 from gptjax.data.documents.conversations import Conversations, read_conversations
 from gptjax.data.documents.document import Document
+from gptjax.data.documents.problems import Problems, read_problems
+from gptjax.data.documents.puzzles import Puzzles, read_puzzles
 from gptjax.data.documents.records import Records, read_records
 from gptjax.data.documents.text import Text, read_text_files
 from gptjax.data.documents.tfds import Tfds, prepare_tfds, read_tfds
@@ -27,6 +29,8 @@ __all__ = [
     "Conversations",
     "Document",
     "Mixture",
+    "Problems",
+    "Puzzles",
     "Records",
     "Source",
     "Survey",
@@ -67,7 +71,7 @@ class Mixture:
         )
 
 
-Source = Text | Records | Conversations | Comparisons | Tfds | Mixture
+Source = Text | Records | Conversations | Comparisons | Problems | Puzzles | Tfds | Mixture
 Listener = Callable[[str], Any]
 
 
@@ -76,7 +80,7 @@ def is_there(source: Source) -> bool:
     if isinstance(source, Mixture):
         return all(map(is_there, source.sources))
     paths = (getattr(source, "path", None), getattr(source, "held_out", None))
-    return isinstance(source, Tfds) or all(p is None or Path(p).exists() for p in paths)
+    return isinstance(source, Tfds | Puzzles) or all(p is None or Path(p).exists() for p in paths)
 
 
 def read_documents(
@@ -100,6 +104,10 @@ def read_documents(
         return read_conversations(source, pass_over)
     if isinstance(source, Comparisons):
         return read_comparisons(source, pass_over)
+    if isinstance(source, Problems):
+        return read_problems(source, pass_over)
+    if isinstance(source, Puzzles):
+        return read_puzzles(source)
     if isinstance(source, Text):
         return read_text_files(source, pass_over, leave_out)
     return read_tfds(source)

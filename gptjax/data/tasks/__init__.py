@@ -7,6 +7,7 @@ from gptjax.data.tasks.classification import Classification
 from gptjax.data.tasks.language_model import LanguageModel
 from gptjax.data.tasks.masked import MaskedLanguageModel
 from gptjax.data.tasks.preferences import Feedback, Preferences
+from gptjax.data.tasks.prompts import Prompts
 from gptjax.data.tasks.sequence_to_sequence import SequenceToSequence
 from gptjax.data.tasks.spans import UL2, PrefixLanguageModel, SpanCorruption
 from gptjax.data.tasks.task import RecordTask, Shape, Task
@@ -20,6 +21,7 @@ __all__ = [
     "MaskedLanguageModel",
     "Preferences",
     "PrefixLanguageModel",
+    "Prompts",
     "RecordTask",
     "SequenceToSequence",
     "Shape",
@@ -40,6 +42,7 @@ TaskConfig = (
     | Chat
     | Preferences
     | Feedback
+    | Prompts
     | Task
 )
 """A task of gptjax, or one defined elsewhere."""

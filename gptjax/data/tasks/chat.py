@@ -11,7 +11,7 @@ the text: the template or a message.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -33,7 +33,8 @@ from gptjax.data.tokenizers.tokenizer import Tokenizer, with_template
 
 @dataclass(frozen=True)
 class Chat(RecordTask):
-    """Supervised fine-tuning on conversations (`Conversations`).
+    """Supervised fine-tuning on conversations (`Conversations`), or on problems with their answers
+    (`Problems`, `Puzzles`).
 
     The answers of the assistant and the token that ends each of them are learned, given all before
     them. Of a prompt and its completion as plain texts, the completion and an end are; no template
@@ -52,7 +53,7 @@ class Chat(RecordTask):
 
     called: ClassVar[str] = "conversations"
     """What messages call the examples."""
-    sources: ClassVar[tuple[str, ...]] = ("Conversations",)
+    sources: ClassVar[tuple[str, ...]] = ("Conversations", "Problems", "Puzzles")
     conversations: ClassVar[bool] = True
     cuts: ClassVar[bool] = False
     writes: ClassVar[bool] = True
@@ -140,6 +141,11 @@ class Chat(RecordTask):
         Raises:
           ConfigError: it has nothing to learn, or cannot be written.
         """
+        require(
+            bool(record.messages or record.text),
+            "has no answer, so nothing to learn; give it one (--data.source.answer KEY), or leave"
+            " it out.",
+        )
         ids, counts = render_record(record, writer, self.loss_on)
         require(
             bool(counts[1:].any()), "has no token to learn; give it an answer, or leave it out."
@@ -248,6 +254,20 @@ class Writer(NamedTuple):
         known = {tokenizer.end_of_document, *tokenizer.ends, *own} - {None}
         return cls(tokenizer, template, frozenset(known), own[0] if own else None)
 
+    def require_template(self) -> ChatTemplate:
+        """Returns the template.
+
+        Raises:
+          ConfigError: there is none.
+        """
+        if self.template is None:
+            raise ConfigError(
+                "has messages, and the tokenizer has no chat template, and data.task.template names"
+                f" none; it can write {', '.join(chat.usable_forms(self.tokenizer))}:"
+                " --data.task.template zephyr."
+            )
+        return self.template
+
 
 def render_record(
     record: Record, writer: Writer, loss_on: Literal["all", "last"] = "all"
@@ -271,15 +291,9 @@ def render_record(
 
 
 def _talk(record: Record, writer: Writer, loss_on: Literal["all", "last"]) -> Rendered:
-    tokenizer = writer.tokenizer
-    if writer.template is None:
-        raise ConfigError(
-            "has messages, and the tokenizer has no chat template, and data.task.template names"
-            f" none; it can write {', '.join(chat.usable_forms(tokenizer))}:"
-            " --data.task.template zephyr."
-        )
-    messages = [_message(fields) for fields in record.messages]
-    made = chat.parts(writer.template, messages, tokenizer, reply=False, tools=record.tools)
+    tokenizer, template = writer.tokenizer, writer.require_template()
+    messages = [message(fields) for fields in record.messages]
+    made = chat.parts(template, messages, tokenizer, reply=False, tools=record.tools)
     written = {part.answer: part for part in made if part.answer is not None}
     answers = [n for n, m in enumerate(messages) if m.role == "assistant" and n >= record.given]
     wanted = answers[-1:] if loss_on == "last" else answers
@@ -322,7 +336,8 @@ def _talk(record: Record, writer: Writer, loss_on: Literal["all", "last"]) -> Re
     return Rendered(np.asarray(ids, np.int32), counts)
 
 
-def _message(fields: Any) -> Message:
+def message(fields: Mapping[str, Any]) -> Message:
+    """Returns a message of a record as a template takes it."""
     more = {k: v for k, v in fields.items() if k not in ("role", "content", "weight")}
     return Message(fields["role"], fields["content"], more)
 
