@@ -4,7 +4,9 @@ split, and what policy gradients have in common with cross-entropy."""
 from __future__ import annotations
 
 import functools
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -106,6 +108,54 @@ def test_estimates_of_the_divergence_are_golden():
     np.testing.assert_allclose(k3, wanted, atol=1e-6)
 
 
+# --- what TRL computes
+
+GOLDENS = json.loads((Path(__file__).parent / "golden/policy.json").read_text())
+"""Made by benchmarks/trl_policy.py, with the versions."""
+DRAWN = {name: np.asarray(x, np.float32) for name, x in GOLDENS["inputs"].items()}
+
+TRL = {
+    "grpo": presets.grpo(kl=0.0),
+    "grpo with kl": presets.grpo(),
+    "bnpo": Policy("group", normalise="token", clip=CLIP),
+    "dr_grpo": replace(presets.dr_grpo(12), advantage="group"),
+    "dapo": presets.dapo(),
+    "dapo with kl": replace(presets.dapo(), kl=0.1),
+    "cispo": presets.cispo(),
+    "gspo": replace(presets.gspo(), clip=CLIP),
+    "gspo with kl": replace(presets.gspo(), clip=CLIP, kl=0.04),
+    "grpo corrected": replace(presets.grpo(kl=0.0), correction="truncated"),
+    "rloo": presets.rloo(kl=0.0),
+}
+
+
+def told(settings: Policy, rewards=DRAWN["rewards"]):
+    judged = ~np.isnan(rewards)
+    return advantages_of(settings, rewards, judged, judged, judged)
+
+
+@pytest.mark.parametrize("name", sorted(GOLDENS["losses"]))
+def test_an_objective_its_slope_and_its_advantages_are_trls(name):
+    """TRL's mean over answers counts one that has no token; in RLOO its ratio is 1."""
+    settings, theirs = TRL[name], GOLDENS["losses"][name]
+    kind = settings.advantage
+    advantages = np.asarray(told(settings).advantages)
+    np.testing.assert_allclose(advantages, GOLDENS["advantages"][kind], rtol=1e-5, atol=1e-6)
+    columns = {
+        "advantages": np.repeat(advantages.reshape(-1, 1), 12, 1),
+        "old": DRAWN["old_joint" if settings.ratio == "joint" else "old"],
+        "drawn": DRAWN["sampled"],
+        "reference": DRAWN["reference"],
+    }
+    logp, counted = jnp.asarray(DRAWN["logp"]), DRAWN["counted"]
+    value, slope, _ = of_log_probs(settings, logp, counted, columns)
+    share = 1.0 if settings.normalise == "token" else (counted.sum(1) > 0).mean()
+    empty = advantages[0, 0] / len(counted) if settings.ratio == "joint" else 0.0
+    assert value * share - empty == pytest.approx(theirs["loss"], rel=1e-5)
+    largest = np.abs(theirs["slope"]).max()
+    np.testing.assert_allclose(slope * share, theirs["slope"], rtol=1e-5, atol=1e-6 * largest)
+
+
 # --- advantages
 
 REWARDS = np.array([[1, 0, 0, 1], [0, 0, 0, 0], [1, 1, 1, 0]], np.float32)
@@ -165,22 +215,22 @@ def test_advantages_are_those_of_the_judged_answers_of_the_own_group(kind):
 def test_what_is_kept_of_a_group_is_as_the_settings_say():
     judged, finished, passed = ALL.copy(), ALL.copy(), REWARDS > 0
     judged[0, 0], finished[2, 1] = False, False
-    told = functools.partial(
+    of = functools.partial(
         advantages_of, rewards=REWARDS, judged=judged, finished=finished, passed=passed
     )
-    values, keep, flat = told(presets.expert_iteration())
+    values, keep, flat = of(presets.expert_iteration())
     np.testing.assert_array_equal(keep, judged & passed)
     np.testing.assert_array_equal(values, keep)
     np.testing.assert_array_equal(flat[:, 0], [False, True, False])
-    values, keep, _ = told(presets.rejection_sampling())
+    values, keep, _ = of(presets.rejection_sampling())
     np.testing.assert_array_equal(np.argmax(keep, 1), [3, 0, 0])
     np.testing.assert_array_equal(keep.sum(1), 1)
     np.testing.assert_array_equal(keep, best(REWARDS, judged))
-    _, keep, _ = told(presets.dapo())
+    _, keep, _ = of(presets.dapo())
     wanted = judged & finished
     wanted[1] = False
     np.testing.assert_array_equal(keep, wanted)
-    values, keep, _ = told(presets.reinforce())
+    values, keep, _ = of(presets.reinforce())
     np.testing.assert_array_equal(keep, judged)
     np.testing.assert_array_equal(values, REWARDS * judged)
 
@@ -342,9 +392,9 @@ def test_learning_the_right_answers_is_cross_entropy_of_them():
     batch = on_policy()
     passed = batch.columns["passed"] * (batch.weights.sum(1) > 0)
     rewards, judged = passed.reshape(2, 4), np.ones((2, 4), bool)
-    told = advantages_of(PLAINLY, rewards, judged, judged, rewards > 0)
-    weights = batch.weights * np.asarray(told.keep, np.float32).reshape(-1, 1)
-    learned = with_advantages(np.asarray(told.advantages).reshape(-1, 1))
+    values, keep, _ = advantages_of(PLAINLY, rewards, judged, judged, rewards > 0)
+    weights = batch.weights * np.asarray(keep, np.float32).reshape(-1, 1)
+    learned = with_advantages(np.asarray(values).reshape(-1, 1))
     (value, _), slope = step_of(PLAINLY)(learned._replace(weights=weights), params())
     only = batch._replace(weights=batch.weights * passed[:, None], columns=None)
 
