@@ -1418,6 +1418,44 @@ TOKENIZERS = (
     ),
 )
 
+REWARDS = (
+    Defect(
+        "reward-of-the-next-answer",
+        "rewards/reward.py",
+        "return lambda answered: [grade(row) for row in answered]",
+        "return lambda answered: [grade(row) for row in (*answered[1:], *answered[:1])]",
+        "test_rewards.py::test_each_kind_gives_what_it_says_and_no_answer_changes_another",
+    ),
+    Defect(
+        "answer-that-kills-the-worker-takes-the-rest",
+        "rewards/sandbox.py",
+        "values += [None] * (len(lines) < len(rest))",
+        "values += [None] * (len(rest) - len(lines))",
+        "test_rewards.py::test_an_expression_that_ends_the_worker_takes_no_other_with_it",
+    ),
+    Defect(
+        "not-judged-is-zero",
+        "rewards/reward.py",
+        "[math.nan if v is None else v for v in values]",
+        "[0 if v is None else v for v in values]",
+        "test_rewards.py::test_several_rewards_are_weighed_and_none_leaves_a_row_out",
+    ),
+    Defect(
+        "files-may-be-written",
+        "rewards/confine.py",
+        "(257, 2, 0o1103)",
+        "(257, 2, 0o1101)",
+        "test_rewards.py::test_a_program_cannot_go_on_forever_or_change_what_is_outside_of_it",
+    ),
+    Defect(
+        "minus-of-a-difference-is-a-sign",
+        "rewards/numbers.py",
+        "(?:(?<![\\w)\\]])[-+−])?[$€£]?",
+        "[-+−]?[$€£]?",
+        "test_rewards.py::test_numbers_are_read_as_they_are_written",
+    ),
+)
+
 ROOMS = {
     "attention": ATTENTION,
     "model": MODEL,
@@ -1434,6 +1472,7 @@ ROOMS = {
     "weights": WEIGHTS,
     "sharding": SHARDING,
     "tokenizers": TOKENIZERS,
+    "rewards": REWARDS,
 }
 
 SURVIVES: dict[str, str] = {

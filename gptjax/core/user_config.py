@@ -2,6 +2,7 @@
 
 Read `load_python`, `relocated` and `cli`; all end in the strict parser of `config`. A flag changes
 a value (`--optim.peak 0.1`) or, where a field takes several classes, chooses one (`--optim sgd`).
+`load_function` is for settings that name a function of the user.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import importlib.util
 import io
+import pkgutil
 import re
 import runpy
 import traceback
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -44,22 +47,74 @@ def load_python(cls: type[T], path: Path | str, name: str = "experiment") -> T:
         path.is_file(),
         f"{path} is not there; give a config file, for example configs/quickstart.py.",
     )
-    try:
-        config = runpy.run_path(str(path)).get(name)
-    except ConfigError:
-        raise
-    except (Exception, SystemExit) as error:  # any mistake in the user's file becomes one line
-        if isinstance(error, TypeError):
-            _explain_type_error(error, path, cls)
-        raise ConfigError(
-            f"{path} fails in line {_line_in(path, error)} with {type(error).__name__}:"
-            f" {' '.join(str(error).split())}."
-        ) from error
+    config = _run(path, cls).get(name)
     require(
         isinstance(config, cls),
         f"{path} must define `{name}`, a {cls.__name__}; it defines {type(config).__name__}.",
     )
     return from_dict(cls, to_dict(config), known=classes_in(config))
+
+
+def function_file(name: str) -> Path:
+    """Returns the file of a function that is named as FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION.
+
+    Raises:
+      ConfigError: the name has another form, or there is no such file.
+    """
+    where, _, function = name.rpartition(":")
+    require(
+        bool(where) and function.isidentifier(),
+        f"{name!r} does not name a function; write FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION.",
+    )
+    file = Path(where)
+    if not where.endswith(".py"):
+        with contextlib.suppress(ImportError, ValueError):
+            found = importlib.util.find_spec(where)
+            file = Path(found.origin) if found and found.origin else file
+    require(
+        file.is_file(),
+        f"{where} is not there, so {function} can't be loaded from it; give a Python file"
+        " (FILE.py:FUNCTION) or a module of an installed package.",
+    )
+    return file
+
+
+def load_function(name: str) -> Callable[..., Any]:
+    """Runs the file of a function, or imports its module, and returns the function.
+
+    Raises:
+      ConfigError: there is no such file, it fails, or it does not define the function.
+    """
+    file = function_file(name)
+    where, _, function = name.rpartition(":")
+    try:
+        names = _run(file) if where.endswith(".py") else vars(pkgutil.resolve_name(where))
+    except ImportError as error:
+        raise ConfigError(f"{where} can't be imported: {error}; install what it needs.") from error
+    require(
+        callable(names.get(function)),
+        f"{where} has no function {function!r}.{nearest(function, names)}",
+    )
+    return names[function]
+
+
+def _run(path: Path, cls: type | None = None) -> dict[str, Any]:
+    """The variables of a Python file after it has run; any mistake in it becomes one line.
+
+    Args:
+      cls: a config class whose misuses are explained.
+    """
+    try:
+        return runpy.run_path(str(path))
+    except ConfigError:
+        raise
+    except (Exception, SystemExit) as error:
+        if isinstance(error, TypeError) and cls is not None:
+            _explain_type_error(error, path, cls)
+        raise ConfigError(
+            f"{path} fails in line {_line_in(path, error)} with {type(error).__name__}:"
+            f" {' '.join(str(error).split())}."
+        ) from error
 
 
 def _explain_type_error(error: TypeError, path: Path, cls: type) -> None:
