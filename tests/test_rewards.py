@@ -390,7 +390,7 @@ def scorer() -> Model:
 
 
 def test_a_reward_model_scores_as_gptjax_score_does(scorer, tmp_path, monkeypatch):
-    texts = ["b", "", "longer answer", "c" * 99, "1"]
+    texts = ["b", "an answer that needs a wider row", "", "c" * 99, "1"]
     rows = [answered(text, {"answer": "1"}, prompt="a:") for text in texts]
     found = score_judge(scorer, False, 2, "it")(rows)
     file, out = tmp_path / "records.jsonl", io.StringIO()
@@ -398,8 +398,8 @@ def test_a_reward_model_scores_as_gptjax_score_does(scorer, tmp_path, monkeypatc
     file.write_text("".join(json.dumps(record) + "\n" for record in records))
     score_file(scorer, Comparisons(str(file)), 8, out)
     scores = [json.loads(line)["score"] for line in out.getvalue().splitlines()]
-    assert found[3] is scores[2] is None and np.isfinite(found[1])
-    same = [found[0], found[2], found[4]], [scores[0], scores[1], scores[3]]
+    assert found[3] is scores[2] is None and np.isfinite(found[2])
+    same = [found[0], found[1], found[4]], [scores[0], scores[1], scores[3]]
     np.testing.assert_allclose(*same, rtol=1e-5, atol=1e-6)
     assert len(set(same[0])) == 3
     (tmp_path / "config.json").write_text('{"data": {"source": {"as_messages": false}}}')
@@ -409,6 +409,17 @@ def test_a_reward_model_scores_as_gptjax_score_does(scorer, tmp_path, monkeypatc
     with pytest.raises(ConfigError, match="gives no score"):
         wrong = scorer._replace(config=dataclasses.replace(scorer.config, classes=None))
         score_judge(wrong, False, 2, "it")
+
+
+def test_a_score_is_rounded_alike_beside_a_longer_answer(scorer, monkeypatch):
+    def width(config, params, batch):  # on which rounding depends
+        return np.full(len(batch.tokens), batch.tokens.shape[1], np.float32)
+
+    monkeypatch.setattr("gptjax.generate.scores._scores", width)
+    one = score_judge(scorer, False, 2, "it")
+    rows = [answered(text) for text in ("b", "x" * 30, "", "y" * 99, "1", "z" * 16, "2")]
+    require_alone(one, rows)
+    assert one(rows) == [16, 32, 16, None, 16, 32, 16]
 
 
 def test_a_reward_model_reads_messages_by_its_template(scorer, tmp_path):

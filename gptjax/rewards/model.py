@@ -61,6 +61,7 @@ def score_judge(opened: Any, as_messages: bool, batch: int, name: str) -> Judge:
     """
     from gptjax.data import Preferences
     from gptjax.data.tasks.chat import Writer, render_record
+    from gptjax.generate.decode import padded_size
     from gptjax.generate.scores import score_pieces
 
     require(
@@ -75,8 +76,15 @@ def score_judge(opened: Any, as_messages: bool, batch: int, name: str) -> Judge:
     def one(answered: Sequence[Answered]) -> list[float | None]:
         records = (_conversation(row, as_messages) for row in answered)
         ids = (render_record(record, writer, "last").ids for record in records)
-        pieces = (task.piece(read, size, opened.config.context, with_encoder=False) for read in ids)
-        return list(score_pieces(opened.config, opened.params, pieces, batch))
+        pieces = [task.piece(read, size, opened.config.context, with_encoder=False) for read in ids]
+        widths = [padded_size(len(piece.tokens), opened.config.context) for piece in pieces]
+        scores: list[float | None] = [None] * len(pieces)
+        for width in sorted(set(widths)):  # else a longer neighbour would change the rounding
+            rows = [row for row, own in enumerate(widths) if own == width]
+            found = score_pieces(opened.config, opened.params, (pieces[row] for row in rows), batch)
+            for row, score in zip(rows, found, strict=True):
+                scores[row] = score
+        return scores
 
     return one
 
