@@ -417,7 +417,7 @@ def test_a_score_is_rounded_alike_beside_a_longer_answer(scorer, monkeypatch):
 
     monkeypatch.setattr("gptjax.generate.scores._scores", width)
     one = score_judge(scorer, False, 2, "it")
-    rows = [answered(text) for text in ("b", "x" * 30, "", "y" * 99, "1", "z" * 16, "2")]
+    rows = [answered(text) for text in ("b", "x" * 20, "", "y" * 99, "1", "z" * 16, "2")]
     require_alone(one, rows)
     assert one(rows) == [16, 32, 16, None, 16, 32, 16]
 
