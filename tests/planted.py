@@ -756,6 +756,20 @@ DATA = (
         "test_data.py::test_the_header_counts_what_the_store_holds",
     ),
     Defect(
+        "prompts-without-a-beginning",
+        "data/tasks/prompts.py",
+        "return [*begin, *spell_in_turn",
+        "return [*spell_in_turn",
+        "test_problems.py::test_a_store_gives_every_problem_back_with_the_ids_that_chat_trains_on",
+    ),
+    Defect(
+        "a-number-used-twice",
+        "data/documents/puzzles.py",
+        "reached == target and used <= Counter(numbers)",
+        "reached == target and used.keys() <= {*numbers}",
+        "test_problems.py::test_a_checker_takes_right_answers_and_no_neighbour",
+    ),
+    Defect(
         "ids-not-sealed",
         "data/store.py",
         "line in sealed,",

@@ -21,7 +21,6 @@ from gptjax.data.documents.problems import judge_record
 from gptjax.data.documents.sources import Document
 from gptjax.data.layouts import Batch, Piece, filled
 from gptjax.data.packing import Packing
-from gptjax.data.permutation import permute
 from gptjax.data.rows import Plan, RowNumbers, example_ids, packed_examples
 from gptjax.data.store import Store
 from gptjax.data.tasks.chat import Chat, Writer, mark_places, message
@@ -98,17 +97,14 @@ class Prompts(Chat):
         return (mark_places(store, self.extra_ids) - store.offsets[:-1])[:, None]
 
     def plan(self, store: Store, plan: Plan) -> Plan:
-        """Gives each prompt that fits a row of its own, in an order of the seed.
+        """Gives each prompt that fits a row of its own.
 
         Raises:
           ConfigError: one is longer than a row and has to fit, or none fits.
         """
         sizes = self.sizes(store, plan.with_encoder)
-        order = np.arange(len(sizes))
-        if plan.seed is not None:
-            order = permute(order, len(order), (plan.seed, -1))
         long = sizes[:, 0] > plan.width
-        order = order[~long[order]]
+        order = np.flatnonzero(~long)
         packing = Packing(order, np.arange(len(order) + 1), cut=0, left_out=int(long.sum()))
         self.require_room(packing, sizes, plan.width)
         return plan._replace(packing=packing, length=plan.width)
