@@ -507,6 +507,13 @@ LOSSES = (
         "hidden if True else",
         "test_policy.py::test_a_value_head_may_train_alone",
     ),
+    Defect(
+        "head-saved-as-the-models",
+        "train/saved.py",
+        '{"ema": split_heads(average, heads)[0]}',
+        '{"ema": average}',
+        "test_frozen.py::test_a_head_of_the_loss_is_saved_apart_from_the_model",
+    ),
 )
 
 TRAIN = (

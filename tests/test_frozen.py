@@ -18,10 +18,13 @@ from gptjax import api, model
 from gptjax.core.config import ConfigError
 from gptjax.core.trees import combine, partition, paths, trainable_part, trains
 from gptjax.data import Batch, prepare
-from gptjax.losses import CrossEntropy, Distillation
+from gptjax.losses import CrossEntropy, Distillation, FunctionLoss, losses_in_parts
+from gptjax.losses.cross_entropy import forward_batch
+from gptjax.losses.policy import value_of
 from gptjax.runs import Run, leaves
 from gptjax.sharding.mesh import make_mesh, row_sharding
-from gptjax.train import optim, placement, program, step
+from gptjax.train import optim, placement, program, saved, step
+from gptjax.train.experiment import Checkpoints
 from gptjax.train.identity import resolve
 from gptjax.train.loop import train
 
@@ -148,11 +151,11 @@ def test_a_run_with_frozen_weights_saves_them_once_resumes_and_opens(
     experiment = dataclasses.replace(tiny_experiment, freeze=FREEZE, steps=4)
     train(experiment, run)
     assert "frozen      " in (banner := capsys.readouterr().out) and "embedding" in banner
-    saved = {leaf.path for leaf in leaves(run)}
+    kept = {leaf.path for leaf in leaves(run)}
     frozen = {leaf.path for leaf in leaves(run / "frozen")}
-    assert saved and frozen and not saved & frozen
+    assert kept and frozen and not kept & frozen
     resolved = resolve(experiment, prepare(experiment.data))
-    assert saved | frozen == set(paths(model.shapes(resolved.model)))
+    assert kept | frozen == set(paths(model.shapes(resolved.model)))
 
     train(dataclasses.replace(experiment, steps=8), run)
     train(dataclasses.replace(experiment, steps=8), tmp_path / "alone")
@@ -175,3 +178,67 @@ def test_a_run_with_frozen_weights_saves_them_once_resumes_and_opens(
     with pytest.raises(ConfigError, match="other weights"):
         train(dataclasses.replace(experiment, steps=9), run)
     assert json.loads((run / "identity.json").read_text())["frozen"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Guessing(CrossEntropy):
+    """Cross-entropy, whose value a head guesses."""
+
+    def heads(self, config):
+        return {"critic": {"kernel": jnp.zeros((config.width, 1)), "bias": jnp.zeros(1)}}
+
+    def build(self, config, **models):
+        def loss(params, frozen, batch, key):
+            hidden = forward_batch(config, params, batch, key).hidden
+            losses = losses_in_parts(config, params, 1, hidden, batch.targets)
+            errors = jnp.square(value_of(params["critic"], hidden) - losses)
+            return (batch.weights * (losses + errors)).sum(), batch.weights.sum(), {}
+
+        return FunctionLoss(loss)
+
+
+def test_a_head_of_the_loss_is_saved_apart_from_the_model(tiny_experiment):
+    model_of = dataclasses.replace(tiny_experiment.model, vocab_size=257)
+    for freeze in ((), FREEZE):
+        experiment = dataclasses.replace(
+            tiny_experiment,
+            loss=Guessing(),
+            model=model_of,
+            optim=optim.AdamW(peak=1e-2, ema=0.9),
+            freeze=freeze,
+        )
+        state, frozen = placement.abstract(experiment, make_mesh(experiment.mesh))
+        assert state.trainable["critic"]["kernel"].shape == (model_of.width, 1)
+        kept = saved.trees(state, ["critic"])
+        assert paths(kept["heads"]) == ["critic/bias", "critic/kernel"]
+        own = set(paths(model.shapes(model_of))) - set(paths(frozen.get("params", {})))
+        assert {*paths(kept["params"])} == {*paths(kept["ema"])} == own
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("told", [{}, {"freeze": FREEZE}], ids=["all", "part"])
+def test_a_head_of_the_loss_trains_resumes_and_is_no_part_of_the_model(
+    told, tiny_experiment, tmp_path
+):
+    experiment = dataclasses.replace(
+        tiny_experiment,
+        loss=Guessing(),
+        optim=optim.AdamW(peak=1e-2, ema=0.9),
+        evaluation=dataclasses.replace(tiny_experiment.evaluation, every=2),
+        checkpoints=Checkpoints(every=2),
+        **told,
+    )
+    for steps in (2, 4):
+        train(dataclasses.replace(experiment, steps=steps), tmp_path / "run")
+    train(dataclasses.replace(experiment, steps=4), tmp_path / "alone")
+    found = Run(tmp_path / "run").trees(4)
+    assert found == Run(tmp_path / "alone").trees(4) and "heads" in found
+    for tree in found:
+        assert leaves(tmp_path / "run", tree=tree) == leaves(tmp_path / "alone", tree=tree)
+    halves = (
+        leaves(tmp_path / "alone", step=2, tree="heads"),
+        leaves(tmp_path / "alone", tree="heads"),
+    )
+    assert [leaf.path for leaf in halves[1]] == ["critic/bias", "critic/kernel"]
+    assert all(a != b for a, b in zip(*halves, strict=True))
+    assert isinstance(api.load(tmp_path / "run").generate("the ", new_tokens=2), str)

@@ -108,6 +108,11 @@ class LossConfig(Open):
         """
         return self
 
+    def heads(self, config: ModelConfig) -> Mapping[str, Params]:
+        """Returns initial weights that the loss reads beside the model's own, such as a value head:
+        subtrees by name. They train, and a checkpoint has them apart from the model."""
+        return {}
+
     def build(self, config: ModelConfig, **models: ModelConfig) -> Loss:
         """Returns the loss for a model."""
         raise NotImplementedError

@@ -154,6 +154,12 @@ class Policy(LossConfig):
             return self
         return dataclasses.replace(self, reference=BASE if adapted else start or START)
 
+    def heads(self, config: ModelConfig) -> Mapping[str, Params]:
+        """Returns the value head of `gae`, which expects 0 at first."""
+        if self.advantage != "gae":
+            return {}
+        return {CRITIC: {"kernel": jnp.zeros((config.width, 1)), "bias": jnp.zeros(1)}}
+
     def needs_old(self, updates: int) -> bool:
         """Whether batches need the column `old`, with so many updates a rollout."""
         in_reward = self.kl > 0 and self.kl_in == "reward"

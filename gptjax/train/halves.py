@@ -20,11 +20,17 @@ from gptjax.train.experiment import Experiment
 
 def halves(experiment: Experiment, params: Params) -> tuple[Params, Params]:
     """Splits a model's parameters as `core.trees.partition` does: by `freeze`, or into an adapter
-    in its initial state and the base that it adapts.
+    in its initial state and the base that it adapts. The loss's own `heads` train beside them.
 
     Raises:
       ConfigError: a pattern of the experiment fits no weight.
     """
+    trainable, rest = _own_halves(experiment, params)
+    heads = experiment.objective.heads(experiment.model)
+    return {**trainable, **heads}, {**rest, **jax.tree.map(lambda _: None, dict(heads))}
+
+
+def _own_halves(experiment: Experiment, params: Params) -> tuple[Params, Params]:
     adapter = experiment.adapter
     if adapter is None:
         return partition(params, trains(params, experiment.freeze))

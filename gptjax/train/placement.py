@@ -134,7 +134,10 @@ def _placed_halves(
     logical axes of the weight that they are part of."""
     trainable, rest = both
     whole = combine({"params": rest}, trainable)
-    axes = weights.axes_within(whole, model.axes(experiment.model))
+    heads = jax.eval_shape(lambda: experiment.objective.heads(experiment.model))
+    own = {name: tree for name, tree in whole.items() if name not in heads}
+    axes = weights.axes_within(own, model.axes(experiment.model))
+    axes = {**axes, **jax.tree.map(lambda leaf: (None,) * leaf.ndim, heads)}
     where = param_shardings(mesh, axes, whole, experiment.mesh.rules)
 
     def placed(half: Params) -> Params:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import jax
@@ -22,14 +23,30 @@ from gptjax.train.sources import Read
 from gptjax.train.step import TrainState
 from gptjax.train.updates import averaged
 
+HEADS = "heads"
+"""Tree of a checkpoint: weights that the loss reads beside the model's own."""
 
-def trees(state: TrainState) -> dict[str, Any]:
+
+def trees(state: TrainState, heads: Collection[str] = ()) -> dict[str, Any]:
     """Returns what a checkpoint holds: all of the state but the step, which names the checkpoint,
-    and the averaged weights once more by themselves."""
+    and the averaged weights once more by themselves.
+
+    Args:
+      heads: subtrees that are not of the model, which are in `heads` instead.
+    """
     average = averaged(state.opt_state)
-    return {"params": state.trainable, "opt_state": state.opt_state} | (
-        {} if average is None else {"ema": average}
+    params, others = split_heads(state.trainable, heads)
+    return (
+        {"params": params, "opt_state": state.opt_state}
+        | ({} if average is None else {"ema": split_heads(average, heads)[0]})
+        | ({HEADS: others} if others else {})
     )
+
+
+def split_heads(params: Params, heads: Collection[str]) -> tuple[Params, Params]:
+    """Returns a model's parameters, and what the loss has beside them."""
+    own = {name: tree for name, tree in params.items() if name not in heads}
+    return own, {name: tree for name, tree in params.items() if name in heads}
 
 
 def weights(state: TrainState, frozen: Frozen) -> Params:
@@ -78,6 +95,7 @@ def restore_or_init(
       ConfigError: a checkpoint is absent or does not fit, or frozen weights were replaced.
     """
     wanted = built.state.opt_state
+    own, heads = split_heads(built.state.trainable, experiment.objective.heads(experiment.model))
 
     def readable(saved: tuple[Leaf, ...]) -> Any:
         if carry.same(saved, wanted):
@@ -87,7 +105,7 @@ def restore_or_init(
     if step is not None:
         run.require_intact(step)
     restored = run.restore(
-        {"params": built.state.trainable, "opt_state": readable},
+        {"params": own, "opt_state": readable} | ({HEADS: heads} if heads else {}),
         step=step,
         cast=cast,
         fall_back=fall_back,
@@ -99,22 +117,28 @@ def restore_or_init(
             frozen.save_frozen(run.path, rest["params"])
         return Begun(state, rest, None, Read(0, 0, 0))
     step, trees = restored
+    trees["params"] = {**trees["params"], **trees.get(HEADS, {})}
     rest = built.models
     if "params" in built.frozen and host is not None:
         rest = jax.block_until_ready(built.init(host)[1])
     elif "params" in built.frozen:
         identity.require_frozen(run.path)
         rest = {**rest, "params": frozen.restore(run.path, built.frozen["params"])}
-    opt_state, notes = trees["opt_state"], ()
-    if isinstance(opt_state, dict):
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, wanted)
-        begin = jax.jit(placement.optimizer(experiment).init, out_shardings=shardings)
-        fresh = begin(trees["params"])
-        opt_state, note = carry.carried(opt_state, fresh, built.state.trainable)
-        notes = (note,)
+    opt_state, notes = _carried(trees, built, experiment)
     number = jax.device_put(np.int32(step), built.state.step.sharding)
     state = TrainState(number, trees["params"], opt_state)
     return Begun(state, rest, step, read_until(run, step, experiment, old or experiment), notes)
+
+
+def _carried(trees: dict, built: Program, experiment: Experiment) -> tuple[Any, tuple[str, ...]]:
+    """The optimizer state of restored trees as the run needs it, and notes for the banner."""
+    if not isinstance(trees["opt_state"], dict):
+        return trees["opt_state"], ()
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, built.state.opt_state)
+    begin = jax.jit(placement.optimizer(experiment).init, out_shardings=shardings)
+    fresh = begin(trees["params"])
+    opt_state, note = carry.carried(trees["opt_state"], fresh, built.state.trainable)
+    return opt_state, (note,)
 
 
 def read_until(run: Run, step: int, experiment: Experiment, old: Experiment) -> Read:
@@ -162,5 +186,6 @@ class Saver:
             read = self._read.until(done, self._experiment)
             context = self._experiment.model.context
             counts = {"rows": read.rows, "tokens": read.tokens, "context": context}
-            self._run.save(done, trees(state), {**figures, **counts})
+            heads = self._experiment.objective.heads(self._experiment.model)
+            self._run.save(done, trees(state, heads), {**figures, **counts})
         self._step = done
