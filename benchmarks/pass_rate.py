@@ -1,15 +1,16 @@
 """The share of held-out puzzles that a run solves: its likeliest answers, and answers sampled at
 temperature 1.
 
-    python benchmarks/pass_rate.py configs/sums.py runs/sums [runs/other ...]
+    python benchmarks/pass_rate.py runs/sums [runs/other ...]
 """
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import gptjax
-from gptjax.core import user_config
+from gptjax.core import config
 from gptjax.data import Puzzles
 from gptjax.data.documents.conversations import load_record
 from gptjax.data.documents.problems import judge_record
@@ -37,11 +38,10 @@ def pass_rate(run: str, source: Puzzles, temperature: float, samples: int) -> fl
 
 
 if __name__ == "__main__":
-    experiment = user_config.load_python(Experiment, sys.argv[1])
-    source = experiment.data.source
-    if not isinstance(source, Puzzles) or source.held_out_count is None:
-        sys.exit(f"{sys.argv[1]} has no held-out puzzles (data.source.held_out_count).")
-    for run in sys.argv[2:]:
+    for run in sys.argv[1:]:
+        source = config.load_config(Experiment, Path(run) / "config.json").data.source
+        if not isinstance(source, Puzzles) or source.held_out_count is None:
+            sys.exit(f"{run} has no held-out puzzles (data.source.held_out_count).")
         likeliest = pass_rate(run, source, temperature=0.0, samples=1)
         sampled = pass_rate(run, source, temperature=1.0, samples=SAMPLES)
         print(f"{run}: likeliest {likeliest:.1%}, sampled {sampled:.1%} right")
