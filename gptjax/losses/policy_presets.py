@@ -82,7 +82,7 @@ def token_advantages(
     rewards: Float[Numbers, " B"],
     values: Float[Numbers, "B T"],
     counted: Float[Numbers, "B T"],
-    finished: Bool[Numbers, " B"],
+    finished: Bool[Numbers, " B"] | Float[Numbers, " B"],
     penalties: Float[Numbers, "B T"] | None = None,
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
     """Returns the columns `advantages`, whitened over the whole batch, and `returns` of `gae`.
