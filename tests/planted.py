@@ -466,11 +466,11 @@ LOSSES = (
         "test_policy.py::test_generalised_advantages_are_golden_wherever_the_answer_stands",
     ),
     Defect(
-        "nothing-after-a-cut",
+        "reward-and-value-of-a-cut",
         "losses/policy_presets.py",
-        "jnp.where(jnp.asarray(finished, bool), 0.0, last)",
-        "jnp.zeros_like(last)",
-        "test_policy.py::test_an_answer_that_was_cut_short_is_expected_to_go_on",
+        "jnp.where(goes_on, 0.0, rewards)",
+        "rewards",
+        "test_policy.py::test_an_answer_that_was_cut_short_has_its_reward_or_what_was_expected",
     ),
     Defect(
         "wrong-answers-learned-too",

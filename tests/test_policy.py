@@ -250,18 +250,20 @@ def test_generalised_advantages_are_golden_wherever_the_answer_stands():
     np.testing.assert_allclose(back, placed(returns, 0), rtol=1e-5)
 
 
-def test_an_answer_that_was_cut_short_is_expected_to_go_on():
+def test_an_answer_that_was_cut_short_has_its_reward_or_what_was_expected():
     settings, counted = replace(presets.ppo(), lam=1.0), np.ones((2, 3), np.float32)
     values = np.tile(np.array([0.2, 0.5, 0.4], np.float32), (2, 1))
-    rewards, finished = np.array([1.0, 1.0], np.float32), np.array([True, False])
-    whitened, returns = token_advantages(settings, rewards, values, counted, finished)
-    np.testing.assert_allclose(returns, [[1.0] * 3, [1.4] * 3], rtol=1e-6)
+    given = np.array([1.0, 1.0], np.float32), values, counted, np.array([True, False])
+    whitened, returns = token_advantages(settings, *given)
+    np.testing.assert_allclose(returns, np.ones((2, 3)), rtol=1e-6)
     np.testing.assert_allclose(np.mean(whitened), 0, atol=1e-6)
     np.testing.assert_allclose(np.std(whitened, ddof=1), 1, rtol=1e-5)
+    _, returns = token_advantages(replace(settings, unfinished="bootstrap"), *given)
+    np.testing.assert_allclose(returns, [[1.0] * 3, [0.4] * 3], rtol=1e-6)
     counts = np.array([[1, 1, 0], [1, 0, 0]], np.float32)
     np.testing.assert_allclose(whiten(returns, counts)[:, 2], 0)
     penalties = np.full((2, 3), 0.1, np.float32)
-    _, less = token_advantages(settings, rewards, values, counted, finished, penalties)
+    _, less = token_advantages(settings, *given, penalties)
     np.testing.assert_allclose(less[0], [0.7, 0.8, 0.9], rtol=1e-6)
 
 
@@ -432,6 +434,7 @@ def test_a_value_head_may_train_alone():
         {"clip": (1.5, 0.2)},
         {"temperature": 0.0},
         {"gamma": 1.5},
+        {"unfinished": "bootstrap"},
         {"kl": -1.0},
     ],
 )

@@ -77,8 +77,9 @@ class Policy(LossConfig):
     without its adapters; or the path of another model. Only in memory if `kl` is not 0."""
     entropy: float = 0.0
     """Weight of a bonus for the entropy of each prediction, under the same normaliser."""
-    unfinished: Literal["count", "leave-out"] = "count"
-    """Whether answers that were cut short are learned from. They are part of their group anyway."""
+    unfinished: Literal["count", "leave-out", "bootstrap"] = "count"
+    """Whether answers that were cut short are learned from. They are part of their group anyway.
+    With `bootstrap`, for `gae`, the value of their last token stands for their reward."""
     flat: Literal["count", "leave-out"] = "count"
     """Whether answers whose group has only one reward count in the normaliser."""
     correction: Literal["none", "truncated"] = "none"
@@ -131,6 +132,11 @@ class Policy(LossConfig):
             (self.value > 0) == (self.advantage == "gae"),
             f"loss.advantage is {self.advantage} and loss.value {self.value}; a value head is for"
             " gae alone (--loss.advantage gae --loss.value 0.1).",
+        )
+        require(
+            self.unfinished != "bootstrap" or self.advantage == "gae",
+            f"loss.unfinished is bootstrap, which needs values, and loss.advantage is"
+            f" {self.advantage}; use count or leave-out (--loss.unfinished count).",
         )
         require(
             self.entropy == 0 or self.vocab_parts == 1,

@@ -87,17 +87,19 @@ def token_advantages(
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
     """Returns the columns `advantages`, whitened over the whole batch, and `returns` of `gae`.
 
-    The reward lies on the last counted token. After an answer that was cut short, what its last
-    token was worth is expected to remain.
+    The reward lies on the last counted token, whether the answer ended there or was cut short: its
+    value on top would be counted twice, and grow without end. With `unfinished` `bootstrap` an
+    answer that was cut short has no reward, and what its last token was worth is expected to come.
 
     Args:
       penalties: of each token, if they are part of rewards.
     """
-    values = jnp.asarray(values, jnp.float32)
-    each = advantages.at_end(jnp.asarray(rewards, jnp.float32), counted)
+    values, rewards = jnp.asarray(values, jnp.float32), jnp.asarray(rewards, jnp.float32)
+    goes_on = ~jnp.asarray(finished, bool) & (settings.unfinished == "bootstrap")
+    each = advantages.at_end(jnp.where(goes_on, 0.0, rewards), counted)
     each = each if penalties is None else each - jnp.asarray(penalties)
     last = jnp.sum(jnp.where(advantages.is_last(counted), values, 0.0), axis=1)
-    after = jnp.where(jnp.asarray(finished, bool), 0.0, last)
+    after = jnp.where(goes_on, last, 0.0)
     found, returns = advantages.gae(each, values, counted, settings.gamma, settings.lam, after)
     return advantages.whiten(found, counted), returns
 
