@@ -32,6 +32,7 @@ PARTS = {
     ),
     "compile": "compiling the training step",
     "data": "preparing data, and waiting for batches while the devices had nothing to do",
+    "rollout": "writing answers to learn from, and judging them",
     "useful": "training",
     "evaluation": "held-out losses, samples and the report, with what they compile",
     "checkpoint": "what training waited for saves; they are written beside it",

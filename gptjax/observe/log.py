@@ -15,7 +15,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -51,9 +51,8 @@ class Log:
         run_dir = Path(run_dir)
         self._terminal = sys.stdout if terminal is None else terminal
         self._clock, self._warned, self._flushed = clock, -math.inf, clock()
-        self._metrics, self._text = (
-            _Appended(run_dir / "metrics.jsonl"),
-            _Appended(run_dir / "log.txt"),
+        self._metrics, self._text, self._rollouts = (
+            _Appended(run_dir / name) for name in ("metrics.jsonl", "log.txt", "rollouts.jsonl")
         )
         self._events: _Events | None = _Events(
             run_dir / "tensorboard", 0 if resume_step is None else resume_step + 1
@@ -61,7 +60,8 @@ class Log:
         self._in_place = False
         with self._forgiving():
             run_dir.mkdir(parents=True, exist_ok=True)
-            _forget(run_dir / "metrics.jsonl", -1 if resume_step is None else resume_step)
+            for name in ("metrics.jsonl", "rollouts.jsonl"):
+                _forget(run_dir / name, -1 if resume_step is None else resume_step)
 
     def __enter__(self) -> Log:
         return self
@@ -88,6 +88,11 @@ class Log:
             ),
         )
         self.text(step, "sample", prompt + text)
+
+    def rollout(self, step: int, answers: Iterable[Mapping[str, Any]]) -> None:
+        """Logs answers that `step` learns from: a line of rollouts.jsonl each. Prints nothing."""
+        lines = (json.dumps({"step": int(step), **one}, ensure_ascii=False) for one in answers)
+        self._append(self._rollouts, "\n".join(lines))
 
     def text(self, step: int, name: str, text: str) -> None:
         """Shows a text, such as the config, in TensorBoard, in a fixed-width font."""
@@ -120,6 +125,7 @@ class Log:
         for retry in (
             lambda: self._metrics.append(""),
             lambda: self._text.append(""),
+            self._rollouts.retry,
             lambda: self._events and self._events.flush(),
         ):
             with self._forgiving():
@@ -131,7 +137,7 @@ class Log:
         if self._in_place:
             self._write("\n")
             self._in_place = False
-        for file in (self._metrics, self._text, self._events):
+        for file in (self._metrics, self._text, self._rollouts, self._events):
             if file is not None:
                 with self._forgiving():
                     file.close()
@@ -233,6 +239,10 @@ class _Appended:
             self._file.truncate(end)
             raise
         self._waiting.clear()
+
+    def retry(self) -> None:
+        if self._waiting:
+            self.append("")
 
     def close(self) -> None:
         if self._file is not None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from gptjax.observe import rollouts
 from gptjax.observe.charts import Curve, chart, finite, printable
 from gptjax.observe.progress import duration
 
@@ -36,6 +37,7 @@ def page(content: dict[str, Any]) -> str:
     sections = [
         ("", _curves(content)),
         ("Samples", _samples(content["samples"])),
+        ("Answers that it learned from", rollouts.section(content.get("rollouts", []))),
         ("Figures", _table(_figures(content))),
         ("Where the time went", _time(content.get("seconds", {}))),
         (

@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from gptjax.observe import rollouts
 from gptjax.observe.charts import Point, finite, short_number
 from gptjax.observe.log import read_metrics
 from gptjax.observe.page import page
@@ -77,7 +78,13 @@ def report(run_dir: Path | str, facts: dict[str, Any]) -> dict[str, Any]:
         name: {"step": [x for x, _ in points], "value": [y for _, y in points]}
         for name, points in ((n, thin(c)) for n, c in curves.items())
     }
-    return {"headline": headline(facts), **facts, "curves": thinned, "samples": samples}
+    return {
+        "headline": headline(facts),
+        **facts,
+        "curves": thinned,
+        "samples": samples,
+        "rollouts": rollouts.answers_shown(run_dir),
+    }
 
 
 def headline(facts: dict[str, Any]) -> str:
@@ -104,6 +111,8 @@ def headline(facts: dict[str, Any]) -> str:
         result = f"held-out text costs {bits:.2f} bits per byte" + (
             f" ({baselines})" if baselines else ""
         )
+    elif (passed := finite(final.get("validation_pass_rate"))) is not None:
+        result = f"{passed:.0%} of the answers to held-out prompts are right"
     elif loss is not None:
         result = f"held-out loss is {loss:.3f} nats per {facts.get('unit', 'token')}"
     if len(parts) == 1 and parts[0] == "Trained":

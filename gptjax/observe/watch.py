@@ -35,10 +35,16 @@ class Watch:
         self._compiled: set[str] = set()  # pauses that compile nothing any more
 
     @contextlib.contextmanager
-    def reading(self, done: int, pending: tuple[int, Any] | None) -> Iterator[None]:
+    def reading(
+        self, done: int, pending: tuple[int, Any] | None, part: str = "data"
+    ) -> Iterator[None]:
         """Inside, the batch of a step is read. That counts as useful time while the devices still
-        work on the step before."""
-        self._clock.turn("data", f"reading the batch of step {done}")
+        work on the step before.
+
+        Args:
+          part: see `goodput.PARTS`.
+        """
+        self._clock.turn(part, f"reading the batch of step {done}")
         yield
         busy = pending is not None and not pending[1]["loss"].is_ready()
         self._clock.turn("useful", f"beginning step {done}", was="useful" if busy else None)

@@ -22,7 +22,7 @@ from gptjax.plan import target as targets
 from gptjax.plan.hlo import Analysis, analyse
 from gptjax.plan.target import Target
 from gptjax.sharding.mesh import bytes_per_device, num_row_shards, row_sharding
-from gptjax.train import placement, program
+from gptjax.train import placement, program, rollout_columns
 from gptjax.train.experiment import Experiment, guessed
 from gptjax.train.overview import activation_bytes
 
@@ -126,7 +126,9 @@ def _compiling(target: Target, fast: bool) -> Iterator[None]:
 
 
 def batch_shapes(experiment: Experiment, mesh: Mesh) -> Batch:
-    """Returns the shapes of a training batch's arrays, as the task lays them out."""
+    """Returns the shapes of a training batch's arrays, as the task lays them out, or a rollout."""
+    if experiment.rollout is not None:
+        return rollout_columns.row_shapes(experiment, mesh)
     row = batches.empty(
         experiment.data.task,
         length=experiment.model.context,

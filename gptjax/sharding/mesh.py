@@ -264,6 +264,11 @@ def describe_mesh(mesh: Mesh) -> str:
     )
 
 
+def writing_mesh(mesh: Mesh) -> Mesh | None:
+    """The mesh, if it splits nothing but what generation splits: no layers and no positions."""
+    return mesh if mesh.shape["stage"] == mesh.shape["context"] == 1 else None
+
+
 def local_rows(mesh: Mesh, rows: int) -> np.ndarray:
     """The rows of a batch that the devices of this process hold, in their order."""
     where = row_sharding(mesh).addressable_devices_indices_map((rows,)).values()

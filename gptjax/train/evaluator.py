@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from jax.sharding import Mesh
-
 from gptjax import generate
 from gptjax.core.arrays import Params
 from gptjax.core.config import ConfigError, require
@@ -15,6 +13,7 @@ from gptjax.observe.goodput import Clock
 from gptjax.observe.log import Log
 from gptjax.observe.watch import Watch
 from gptjax.observe.watchdog import unless
+from gptjax.sharding.mesh import writing_mesh
 from gptjax.train import saved
 from gptjax.train.evaluate import evaluate
 from gptjax.train.experiment import Experiment
@@ -99,16 +98,15 @@ class Evaluator:
             self._clock.beat()
             return self._interrupted()
 
-        figures = evaluate(
-            self._program.evaluate,
-            self._program.mesh,
-            self._experiment,
-            self._data.validation,
-            params,
-            self._frozen,
-            rows,
-            stop,
-        )
+        experiment, store, mesh = self._experiment, self._data.validation, self._program.mesh
+        if experiment.rollout is not None:
+            from gptjax.train.rollout_figures import held_out  # other runs write nothing
+
+            tokenizer = self._data.tokenizer
+            figures = held_out(experiment, tokenizer, store, params, mesh, rows, stop)
+        else:
+            measure = self._program.evaluate
+            figures = evaluate(measure, mesh, experiment, store, params, self._frozen, rows, stop)
         return {f"validation_{name}": value for name, value in (figures or {}).items()}
 
     def _show(self, done: int, figures: dict[str, float]) -> None:
@@ -144,14 +142,9 @@ class Evaluator:
             [self._experiment.data.task.asked(prompt, self._data.tokenizer)],
             self._experiment.evaluation.sample,
             task=self._experiment.data.task,
-            mesh=_writing(self._program.mesh),
+            mesh=writing_mesh(self._program.mesh),
         )
         return completions[0].text
-
-
-def _writing(mesh: Mesh) -> Mesh | None:
-    """The mesh, if it splits nothing but what generation splits: no layers and no positions."""
-    return mesh if mesh.shape["stage"] == mesh.shape["context"] == 1 else None
 
 
 def prompt_of(experiment: Experiment, data: Prepared) -> str | None:

@@ -15,6 +15,7 @@ from gptjax.model.config import ModelConfig
 from gptjax.model.presets import small
 from gptjax.sharding.mesh import MeshConfig
 from gptjax.train.optim import AdamW, OptimConfig, Schedule
+from gptjax.train.rollout import Rollout
 from gptjax.weights import AdapterKind
 
 
@@ -91,7 +92,7 @@ def _migrate(plain: dict[str, Any]) -> dict[str, Any]:
     return {**plain, "loss": nested}
 
 
-@formerly(added=("freeze", "adapter"), migrate=_migrate)
+@formerly(added=("freeze", "adapter", "rollout"), migrate=_migrate)
 @dataclass(frozen=True)
 class Experiment:
     """A whole run: model, data, optimizer, length. A run's `config.json` is this value,
@@ -112,6 +113,9 @@ class Experiment:
     adapter: AdapterKind | None = None
     """Train an adapter beside the frozen weights of `start`; `None` trains the weights. Checkpoints
     hold the adapter alone."""
+    rollout: Rollout | None = None
+    """How the answers that the loss `Policy` learns from are written and judged; `None` in runs
+    that learn from the data itself."""
     optim: OptimConfig = field(default_factory=AdamW)
     """The optimizer."""
     schedule: Schedule = field(default_factory=Schedule)
@@ -174,6 +178,8 @@ class Experiment:
             f"micro_batch is {self.micro_batch}, which does not divide the batch of {self.batch};"
             f" use a divisor (--micro-batch {self.batch}).",
         )
+        if self.rollout is not None:
+            _require_rollout(self, self.rollout)
 
     def _require_task(self) -> None:
         """Refuses a task that the model's shape is not for."""
@@ -206,6 +212,13 @@ class Experiment:
             f"data.task is {name} and model.classes {self.model.classes}; use data.task"
             " Classification, or null.",
         )
+        learns = loss.batches == ROLLOUTS
+        require(
+            learns == (self.rollout is not None),
+            f"loss {type(loss).__name__} learns from {loss.batches}, and rollout is"
+            f" {'not set' if learns else 'set'}; {'set' if learns else 'leave out'} rollout in the"
+            " config file.",
+        )
 
     @property
     def objective(self) -> LossConfig:
@@ -222,6 +235,43 @@ class Experiment:
     def tokens_per_step(self) -> int:
         """Positions of one batch."""
         return self.batch * self.model.context
+
+
+ROLLOUTS = "rollouts"
+"""What batches hold that the model wrote itself."""
+
+
+def _require_rollout(experiment: Experiment, rollout: Rollout) -> None:
+    """Refuses numbers that do not fit the rollouts."""
+    batch, answers, updates = experiment.batch, rollout.answers, rollout.updates
+    near = answers * max(1, round(batch / answers))
+    require(
+        batch % answers == 0,
+        f"batch is {batch}, which {answers} answers to each prompt do not divide; use a multiple"
+        f" (--batch {near}).",
+    )
+    evaluated = experiment.evaluation.every
+    saved = experiment.checkpoints.every or evaluated
+    counts = {"steps": experiment.steps, "checkpoints.every": saved, "evaluation.every": evaluated}
+    for name, count in counts.items():
+        require(
+            count % updates == 0,
+            f"{name} is {count}, and each rollout serves {updates} steps; use a multiple"
+            f" (--{name.replace('_', '-')} {updates * -(-count // updates)}).",
+        )
+    require(
+        not rollout.truncates or getattr(experiment.loss, "correction", "none") != "none",
+        "rollout.top_k or top_p leaves tokens out, so that answers come from another distribution"
+        " than the one that is trained; set a loss.correction (--loss.correction truncated), or"
+        " --rollout.top-k 0 --rollout.top-p 1.",
+    )
+    context = experiment.model.context
+    require(
+        rollout.new_tokens < context,
+        f"rollout.new_tokens is {rollout.new_tokens} and model.context {context}, which leaves no"
+        " room for a prompt; use fewer (--rollout.new-tokens), or a longer context"
+        " (--model.context).",
+    )
 
 
 def shape_of(model: ModelConfig) -> Shape:
@@ -264,6 +314,7 @@ FREE = (
         "loss.vocab_parts",
         "loss.inner.vocab_parts",
         "loss.cached",
+        "rollout.log_every",
     ),
 )
 """What a resumed run may change: length, observation, and how the same numbers are computed."""

@@ -145,6 +145,12 @@ def _why_frozen(experiment: Experiment) -> str:
 
 def _data(experiment: Experiment, data: Prepared) -> str:
     train, held_out = data.train.header, data.validation
+    if experiment.rollout is not None:  # most of its ids are records, which the model never reads
+        prompts = held_out.header.num_examples if held_out else "none"
+        return (
+            f"{train.num_examples:,} prompts to answer, {prompts} held out;"
+            f" {type(experiment.data.tokenizer).__name__} of {data.tokenizer.vocab_size}"
+        )
     return (
         f"{human(train.num_tokens)} tokens to train,"
         f" {human(held_out.header.num_tokens) if held_out else 'none'} held out;"

@@ -135,7 +135,8 @@ def settle(
     record["folder"] = recorded.get("folder", record["folder"])
     experiment = _lasting(experiment, old)
     changed = config.differences(old, experiment)
-    bound = _bound(changed, recorded, record, experiment.objective.models)
+    others = (*experiment.objective.models, *_rewards(experiment))
+    bound = _bound(changed, recorded, record, others)
     listed = "; ".join(f"{k} was {a!r}, now {b!r}" for k, (a, b) in list(bound.items())[:5])
     require(
         allow or not bound,
@@ -166,7 +167,17 @@ def _record(experiment: Experiment, data: Prepared, start: Start) -> dict[str, A
     }
     if start.fingerprint:
         record["start"] = start.fingerprint
-    return record | teacher.fingerprints(experiment)
+    return record | teacher.fingerprints(experiment) | _rewards(experiment)
+
+
+def _rewards(experiment: Experiment) -> dict[str, str]:
+    """What identifies the files and models that the rewards of a run depend on."""
+    known: dict[str, str] = {}
+    for number, reward in enumerate(experiment.rollout.rewards if experiment.rollout else (), 1):
+        parts = {"": reward.fingerprint()}
+        parts |= {f".{name}": teacher.fingerprint_of(path) for name, path in reward.models.items()}
+        known |= {f"reward {number}{name}": digest for name, digest in parts.items() if digest}
+    return known
 
 
 def _bound(
@@ -179,7 +190,7 @@ def _bound(
     content is the same.
 
     Args:
-      models: names of the models that the loss needs.
+      models: names of the models that the loss needs, and of what rewards depend on.
     """
     bound = {name: values for name, values in changed.items() if not name.startswith(FREE)}
     by_content = ("data", "tokenizer", *models)

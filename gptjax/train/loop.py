@@ -7,6 +7,7 @@ which `train` calls them. What is called from here is pure, or an observer (see 
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -230,7 +231,9 @@ def _loop(
     """
     experiment, state, rest = plan.experiment, begun.state, begun.frozen
     first = int(state.step)
-    batches = built.batches(begun.read.rows - first * experiment.batch)
+    shift, seen = begun.read.rows - first * experiment.batch, _seen(experiment, log)
+    batches = built.batches(shift, rest, seen)
+    updates = 1 if experiment.rollout is None else experiment.rollout.updates
     in_a_row, evaluated = processes.by_first("history", lambda: history(run.path, first or None))
     watch = _watch(experiment, begun.read, run, log, clock, interrupted, in_a_row)
     losses = processes.by_first("losses", lambda: validation_losses(run.path, first))
@@ -243,8 +246,11 @@ def _loop(
     if evaluator.waited_enough():
         return state, True
     for done in range(first + 1, experiment.steps + 1):
+        if pending and experiment.rollout:  # which begins with what the last step has learned
+            watch.finished(*pending)
+            pending = None
         try:
-            with watch.reading(done, pending):
+            with watch.reading(done, pending, "rollout" if experiment.rollout else "data"):
                 batch = batches(done - 1, state)
         except Exception as error:
             kept = _give_up(watch, saver, state, pending)
@@ -258,7 +264,7 @@ def _loop(
         pending = done, metrics
         figures = evaluator.evaluate(state, watch) if evaluator.due(done) else {}
         early = bool(figures) and evaluator.waited_enough() and done < experiment.steps
-        stopped = interrupted(*watch.step_seconds()) or early
+        stopped = (interrupted(*watch.step_seconds()) or early) and done % updates == 0
         saving = stopped or done % save_every == 0 or done == experiment.steps
         if saving or evaluator.due(done):
             watch.finished(*pending, figures)  # before the save: a resumed run will not repeat it
@@ -297,6 +303,16 @@ def _watch(
         Spikes(log, experiment.spike_score),
         SkippedSteps(in_a_row, experiment.skip_norm, skip_score, run.wait),
     )
+
+
+def _seen(experiment: Experiment, log: Log) -> Callable | None:
+    """Returns what writes rollouts to the log."""
+    every = experiment.rollout.log_every if experiment.rollout else 0
+    if not every or experiment.rollout is None:
+        return None
+    from gptjax.train.rollout_figures import log_rollout
+
+    return functools.partial(log_rollout, experiment.rollout, log)
 
 
 def _give_up(watch: Watch, saver: Saver, state: TrainState, pending: tuple[int, Any] | None) -> str:

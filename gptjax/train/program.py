@@ -44,9 +44,11 @@ class Program(NamedTuple):
     evaluate: Callable[[Params, Frozen, Batch], dict[str, Any]]
     """Sums over one batch of held-out data."""
     batch: Source
-    """The batches of a run whose batch has always had this size."""
-    batches: Callable[[int], Source]
-    """Rows that batches of another size have read beyond step · B → the run's batches."""
+    """The batches of a run whose batch has always had this size, if nothing of its own model is
+    frozen."""
+    batches: Callable[..., Source]
+    """Rows that batches of another size have read beyond step · B, frozen weights, and who sees
+    rollouts (see `rollouts.Seen`) → the run's batches."""
     frozen: Frozen
     """Shapes, types and shardings of the weights that do not train, `models` included."""
     temporary_bytes: int
@@ -86,22 +88,22 @@ def build(
     state, frozen = placement.abstract(experiment, mesh, configs)
     models = {name: _onto(frozen[name], other.params) for name, other in others.items()}
 
-    def batches(shift: int) -> Source:
-        read = stored(data.train, plan._replace(shift=shift), mesh)
+    def batches(shift: int, frozen: Frozen = models, seen: Any = None) -> Source:
+        if experiment.rollout is None:
+            read = stored(data.train, plan._replace(shift=shift), mesh)
+        else:
+            read = _rollouts(experiment, data, mesh, configs, frozen, shift, seen)
         return read if source is None else placed(source(read), mesh)
 
     init = None if source is None else _init(experiment, state, frozen, fresh=True)
-    begun = state if init is None else init(None)[0]  # a source may look at the state
-    first = batches(0)(0, begun)
-    batch = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), first
-    )
+    first = batches(0)
+    # a source may look at the state
+    batch = _batch_shapes(experiment, mesh, lambda: first(0, init(None)[0] if init else state))
     with ThreadPoolExecutor(1, thread_name_prefix="compile") as beside:
         traced = lowered(experiment, mesh, batch, configs, planned, gradients)
         compiling = beside.submit(traced.compile)
         init = init if init and fresh else _init(experiment, state, frozen, fresh)
-    compiled = compiling.result()
-    memory = compiled.memory_analysis()
+    memory = (compiled := compiling.result()).memory_analysis()
     evaluate = functools.partial(step.evaluate_step, loss=held_out_loss(experiment, configs))
     return Program(
         mesh=mesh,
@@ -111,11 +113,29 @@ def build(
         init=functools.partial(_begin, init, models),
         step=compiled,
         evaluate=jax.jit(with_mesh(mesh, evaluate), out_shardings=replicated(mesh)),
-        batch=faults.in_batches(planned, batches(0)),
-        batches=lambda shift: faults.in_batches(planned, batches(shift)),
+        batch=faults.in_batches(planned, first),
+        batches=lambda *args: faults.in_batches(planned, batches(*args)),
         temporary_bytes=memory.temp_size_in_bytes if memory else 0,
         cut=plan.packing.cut if plan.packing else 0,
         left_out=plan.packing.left_out if plan.packing else 0,
+    )
+
+
+def _rollouts(*args: Any) -> Source:
+    """The source of answers that the model writes itself."""
+    from gptjax.train.rollouts import rollouts  # other runs write nothing
+
+    return rollouts(*args)
+
+
+def _batch_shapes(experiment: Experiment, mesh: Mesh, first: Callable[[], Batch]) -> Batch:
+    """Shapes, types and shardings of a batch; to know them, no answer is written."""
+    if experiment.rollout is not None:
+        from gptjax.train.rollout_columns import row_shapes  # other runs write nothing
+
+        return row_shapes(experiment, mesh)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), first()
     )
 
 

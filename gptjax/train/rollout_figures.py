@@ -1,0 +1,91 @@
+"""What is kept and measured of rollouts: lines of rollouts.jsonl, and held-out figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jax.sharding import Mesh
+
+from gptjax.core.arrays import Params
+from gptjax.data.store import Store
+from gptjax.data.tokenizers.tokenizer import Tokenizer
+from gptjax.observe.log import Log
+from gptjax.rewards import Judgement
+from gptjax.train.experiment import Experiment
+from gptjax.train.rollout import Rollout
+from gptjax.train.rollouts import Written, judges, problems_of, seeds_of, verdict_of, write
+from gptjax.train.sources import row_plan
+
+
+def log_rollout(
+    rollout: Rollout, log: Log, step: int, written: Sequence[Written], verdict: Judgement
+) -> None:
+    """Writes one of `rollout.log_every` rollouts to the log. A line is at the same time an example
+    to learn (`prompt`, `completion`) and one that was judged (`label`)."""
+    if step // rollout.updates % rollout.log_every:
+        return
+    parts = verdict.parts
+    log.rollout(
+        step + 1,
+        (
+            {
+                "prompt": one.problem.prompt,
+                "completion": one.text,
+                "label": bool(verdict.passed[i]),
+                "reward": float(verdict.total[i]) if verdict.judged[i] else None,
+                "rewards": {name: values[i] for name, values in parts.items()},
+                "finished": one.finished,
+                "log_prob": round(sum(one.log_probs), 5),
+                "ids": one.ids,
+            }
+            for i, one in enumerate(written)
+        ),
+    )
+
+
+def held_out(
+    experiment: Experiment,
+    tokenizer: Tokenizer,
+    store: Store,
+    params: Params,
+    mesh: Mesh,
+    rows: int | None,
+    stop: Callable[[], bool] = lambda: False,
+) -> dict[str, float] | None:
+    """Writes one answer to each held-out problem, with the same draws at every evaluation, and
+    returns the mean `reward`, `loss` (its negative), `pass_rate` (share of right ones, pass@1),
+    `unfinished` and `answer_length`; `None` if `stop`, asked now and then, returned true.
+
+    Args:
+      rows: only the first problems; `None` means all.
+    """
+    rewards, prompts = judges(experiment), experiment.batch
+    plan = row_plan(experiment, store, seed=None, rows=prompts)
+    count = plan.rows_per_epoch if rows is None else min(rows, plan.rows_per_epoch)
+    written: list[Written] = []
+    for number in range(-(-count // prompts)):
+        problems = problems_of(store, plan, number)[: count - number * prompts]
+        written += write(
+            *(experiment, params, tokenizer, problems),
+            seeds=seeds_of(experiment.seed, _HELD_OUT + number, len(problems)),
+            mesh=mesh,
+            each=1,
+        )
+        if stop():
+            return None
+    verdict = verdict_of(rewards, written)
+    known = verdict.judged
+    reward = float(verdict.total[known].mean()) if known.any() else math.nan
+    return {
+        "loss": -reward,
+        "reward": reward,
+        "pass_rate": float(verdict.passed[known].mean()) if known.any() else math.nan,
+        "unfinished": float(np.mean([not one.finished for one in written])),
+        "answer_length": float(np.mean([len(one.ids) for one in written])),
+    }
+
+
+_HELD_OUT = 1 << 31
+"""Numbers of rollouts from here on are evaluations."""
