@@ -16,14 +16,15 @@ import pytest
 from runs import assert_same_run, lines_of, losses_of
 from variants import VARIANTS
 
-from gptjax import model
+from gptjax import api, model
 from gptjax.core.config import ConfigError
 from gptjax.data import Characters, DataConfig, Prompts, Puzzles
 from gptjax.data.prepare import prepare
 from gptjax.data.tasks.prompts import Problem
 from gptjax.losses import Policy
-from gptjax.losses.policy_presets import expert_iteration
+from gptjax.losses.policy_presets import expert_iteration, ppo
 from gptjax.rewards import Function, Judgement, Solved
+from gptjax.runs import Run, leaves
 from gptjax.sharding.mesh import MeshConfig, make_mesh
 from gptjax.train import identity, program, rollouts
 from gptjax.train.experiment import Evaluation, Experiment
@@ -259,6 +260,31 @@ def test_answers_that_cannot_be_judged_are_in_no_sum():
     assert not batch.weights[left_out].any() and (batch.weights[~left_out] > 0).any(axis=1).all()
     sums = batch.columns["advantages"].max(axis=1) + batch.columns["advantages"].min(axis=1)
     assert np.abs(sums.reshape(3, 4).sum(axis=1)).max() < 1e-6
+
+
+@pytest.mark.slow
+def test_a_value_head_learns_what_rewards_come_and_a_run_with_it_resumes(tmp_path):
+    """Random models get a reward of 0.36; nearly all answers are cut short."""
+    own = dataclasses.replace(experiment().rollout, answers=8, updates=2)
+    run = experiment(
+        rollout=own,
+        loss=ppo(kl=0.0),
+        batch=64,
+        optim=AdamW(peak=3e-3, weight_decay=0.0),
+        schedule=Schedule("constant", warmup=0),
+        evaluation=Evaluation(every=20, rows=8, prompt="abc<"),
+    )
+    for steps in (20, 60):
+        train(dataclasses.replace(run, steps=steps), tmp_path / "run")
+    train(dataclasses.replace(run, steps=60), tmp_path / "alone")
+    found = {tree: leaves(tmp_path / "run", tree=tree) for tree in Run(tmp_path / "run").trees(60)}
+    assert "heads" in found
+    for tree, values in found.items():
+        assert values == leaves(tmp_path / "alone", tree=tree)
+    lines = lines_of(tmp_path / "run")
+    assert lines[0]["reward"] < 0.5 < 0.7 < lines[-1]["reward"]
+    assert lines[-1]["value_loss"] < 0.2 * lines[0]["value_loss"]
+    assert isinstance(api.load(tmp_path / "run").generate("abc<", new_tokens=2), str)
 
 
 # --- refusals
