@@ -23,6 +23,7 @@ from gptjax.data.prepare import prepare
 from gptjax.data.tasks.prompts import Problem
 from gptjax.losses import Policy
 from gptjax.losses.policy_presets import expert_iteration, ppo
+from gptjax.observe import learning
 from gptjax.rewards import Function, Judgement, Solved
 from gptjax.runs import Run, leaves
 from gptjax.sharding.mesh import MeshConfig, make_mesh
@@ -211,6 +212,10 @@ def test_what_a_run_says_of_its_answers(whole):
         assert step["unfinished"] == pytest.approx(np.mean([not one["finished"] for one in own]))
         assert step["sampler_gap"] <= 1e-5 and step["ratio"] == 1 and step["clip_share"] == 0
     assert "validation_pass_rate" in steps[-1]
+    log = (whole / "log.txt").read_text()
+    assert " right " in log and "validation reward " in log and "validation loss" not in log
+    facts = json.loads((whole / "report.json").read_text(encoding="utf-8"))
+    assert facts["next"][0] == f"gptjax sample {whole} --prompt 'abc<'"
     page = (whole / "report.html").read_text(encoding="utf-8")
     assert "Answers that it learned from" in page and html.escape(lines[-1]["prompt"]) in page
 
@@ -232,8 +237,9 @@ def test_several_updates_learn_from_one_rollout(tmp_path):
 
 
 @pytest.mark.parametrize("settings", [Policy("group"), expert_iteration()])
-def test_a_constant_reward_changes_nothing_at_all(settings, tmp_path):
-    """Law L24; of expert iteration with no right answer too."""
+def test_a_constant_reward_changes_nothing_at_all(settings, tmp_path, monkeypatch):
+    """Law L24; of expert iteration with no right answer too. A run that compares says so."""
+    monkeypatch.setattr(learning, "PATIENCE", 1)
     reward = Function(f"{__file__}:constant")
     own = dataclasses.replace(experiment().rollout, rewards=(reward,))
     run = experiment(rollout=own, loss=settings, steps=2)
@@ -246,6 +252,8 @@ def test_a_constant_reward_changes_nothing_at_all(settings, tmp_path):
     ended = open_model(tmp_path / "run").params
     same = jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b)), begun, ended)
     assert all(jax.tree.leaves(same))
+    warned = "--rollout.answers 16" in (tmp_path / "run/log.txt").read_text()
+    assert warned == settings.compares
 
 
 def test_answers_that_cannot_be_judged_are_in_no_sum():

@@ -166,6 +166,11 @@ class Policy(LossConfig):
             return {}
         return {CRITIC: {"kernel": jnp.zeros((config.width, 1)), "bias": jnp.zeros(1)}}
 
+    @property
+    def compares(self) -> bool:
+        """Whether an answer teaches only if another one to its prompt is better or worse."""
+        return self.advantage in ("group", "centred", "leave-one-out")
+
     def needs_old(self, updates: int) -> bool:
         """Whether batches need the column `old`, with so many updates a rollout."""
         in_reward = self.kl > 0 and self.kl_in == "reward"

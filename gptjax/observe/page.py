@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gptjax.observe import rollouts
-from gptjax.observe.charts import Curve, chart, finite, printable
+from gptjax.observe.charts import Curve, Point, chart, finite, printable
 from gptjax.observe.progress import duration
 
 STYLE = Path(__file__).with_name("report.css")
@@ -21,6 +21,10 @@ NOT_CURVES = {
     "loss",
     "validation_loss",
     "validation_bits_per_byte",
+    "reward",
+    "validation_reward",
+    "pass_rate",
+    "validation_pass_rate",
 }  # these have their own charts, or none
 FIRST = [
     "learning_rate",
@@ -77,40 +81,61 @@ def _curves(content: dict[str, Any]) -> str:
     found = {
         name: list(zip(c["step"], c["value"], strict=True)) for name, c in content["curves"].items()
     }
-    smoothed = "smoothed_loss" in found
-    shown = [
-        ("training", "loss", "raw" if smoothed else "main"),
-        ("training, smoothed", "smoothed_loss", "main"),
-        ("held-out", "validation_loss", "validation"),
-    ]
-    loss = [
-        Curve(label, found[name], style, dots=style == "validation")
-        for label, name, style in shown
-        if name in found
-    ]
-    legend = "".join(
-        f'<span class="{c.style}"><svg viewBox="0 0 18 8"><path class="{c.style}" d="M1'
-        f' 4h16"/></svg>{c.label}</span>'
-        for c in loss
-    )
+    rewarded = "pass_rate" in found
     bits = [Curve("held-out", found.get("validation_bits_per_byte", []), "validation", dots=True)]
     others = [
         n
         for n in found
-        if n not in NOT_CURVES | {*FIRST, "smoothed_loss"} and len({y for _, y in found[n]}) > 1
+        if n not in {*NOT_CURVES, *FIRST}
+        and not n.startswith("smoothed_")
+        and len({y for _, y in found[n]}) > 1
     ]  # a constant says nothing
-    names = [n for n in FIRST if n in found] + others
+    names = [n for n in FIRST if n in found] + ["loss"] * rewarded + others
     small = [
         (n, chart([Curve(n, found[n], "main")], title=_words(n), size=(280, 140), zero=True))
         for n in names
     ]
-    out = _both("Loss", loss, f"nats per {content.get('unit', 'token')}", legend) + _both(
+    if rewarded:
+        out = _rewarded(found)
+    else:
+        out = _learned("Loss", found, "loss", f"nats per {content.get('unit', 'token')}")
+    out += _both(
         "Bits per byte of held-out text", bits, "bits per byte", levels=content.get("baselines", {})
     )
     multiples = "".join(
         f"<figure><figcaption>{_title(n)}</figcaption>{svg}</figure>" for n, svg in small if svg
     )
     return out + (f'<div class="multiples">{multiples}</div>' if multiples else "")
+
+
+def _rewarded(found: dict[str, list[Point]]) -> str:
+    """Charts of a run that learns from rewards. The loss says little there: held out it is the
+    reward, negated."""
+    right = _learned("Right answers", found, "pass_rate", "share of answers")
+    if found.get("reward") == found["pass_rate"]:
+        return right
+    return _learned("Reward", found, "reward", "mean of the answers") + right
+
+
+def _learned(title: str, found: dict[str, list[Point]], name: str, unit: str) -> str:
+    """The chart of a metric: in training, smoothed, and held out."""
+    smoothed = f"smoothed_{name}" in found
+    shown = [
+        ("training", name, "raw" if smoothed else "main"),
+        ("training, smoothed", f"smoothed_{name}", "main"),
+        ("held-out", f"validation_{name}", "validation"),
+    ]
+    curves = [
+        Curve(label, found[key], style, dots=style == "validation")
+        for label, key, style in shown
+        if key in found
+    ]
+    legend = "".join(
+        f'<span class="{c.style}"><svg viewBox="0 0 18 8"><path class="{c.style}" d="M1'
+        f' 4h16"/></svg>{c.label}</span>'
+        for c in curves
+    )
+    return _both(title, curves, unit, legend)
 
 
 def _both(

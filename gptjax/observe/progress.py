@@ -15,7 +15,8 @@ from gptjax.observe.log import Log
 
 
 class Progress:
-    """Measures speed and the smoothed loss, and prints a line every `log_every` steps.
+    """Measures speed and the smoothed loss, or reward where there is one, and prints a line every
+    `log_every` steps.
 
     Args:
       steps: length of the run.
@@ -45,7 +46,7 @@ class Progress:
         """Records the metrics of a finished step, and returns them with the number of tokens and
         the speed."""
         tokens = self._tokens(done)
-        self._smoothed = smooth(self._smoothed, values["loss"], 0.98)
+        self._smoothed = smooth(self._smoothed, values.get("reward", values["loss"]), 0.98)
         self._speed = self._speed.at(time.monotonic(), done, tokens)
         speed = self._speed.tokens_per_second
         return {"tokens": tokens, **values, **({"tokens_per_second": speed} if speed else {})}
@@ -73,6 +74,8 @@ class Progress:
             tokens_per_second=speed,
             mfu=self._flops_per_token * speed / self._peak_flops if known else None,
             eta=self._speed.eta(left, evaluation=pauses, checkpoint=pauses),
+            reward=values.get("reward"),
+            right=values.get("pass_rate"),
         )
 
 
@@ -90,6 +93,8 @@ def progress_line(
     tokens_per_second: float | None = None,
     mfu: float | None = None,
     eta: float | None = None,
+    reward: float | None = None,
+    right: float | None = None,
 ) -> str:
     """Formats the state of training as one line of fewer than 100 columns for usual values.
 
@@ -97,18 +102,26 @@ def progress_line(
       mfu: model FLOPs utilisation as a fraction; None, where the device's peak is not known, shows
         "n/a".
       eta: seconds.
+      reward: of the answers that the step learned from, which `smoothed` is then the average of;
+        the speed is not shown then, since most time goes into writing answers.
+      right: fraction of those answers.
     """
     parts = [f"step {step:>{len(str(steps))}}/{steps}  {100 * step // max(steps, 1):>2}%"]
-    parts.append(
-        f"loss {_figures(loss)}" + ("" if smoothed is None else f" ({_figures(smoothed)})")
-    )
+    average = "" if smoothed is None else f" ({_figures(smoothed)})"
+    if reward is None:
+        parts.append(f"loss {_figures(loss)}{average}")
+    else:
+        parts.append(f"reward {_figures(reward)}{average}")
+        parts += [] if right is None else [f"right {100 * right:.0f}%"]
+        parts.append(f"loss {_figures(loss)}")
     if learning_rate is not None:
         parts.append(f"lr {learning_rate:.1e}")
     if gradient_norm is not None:
         parts.append(f"grad {_figures(gradient_norm, 2)}")
-    if tokens_per_second is not None:
+    if tokens_per_second is not None and reward is None:
         parts.append(f"{human(tokens_per_second)} tok/s")
-    parts.append("mfu n/a" if mfu is None else f"mfu {100 * mfu:.0f}%")
+    if reward is None:
+        parts.append("mfu n/a" if mfu is None else f"mfu {100 * mfu:.0f}%")
     if eta is not None:
         parts.append(f"eta {duration(eta)}")
     return "  ".join(parts)

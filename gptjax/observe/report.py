@@ -64,8 +64,11 @@ def report(run_dir: Path | str, facts: dict[str, Any]) -> dict[str, Any]:
         name: [(line["step"], finite(line[name])) for line in lines if name in line]
         for name in names
     }
-    if len(curves.get("loss", [])) >= 20:
-        curves["smoothed_loss"] = _smoothed(curves["loss"])
+    curves |= {
+        f"smoothed_{name}": _smoothed(curves[name])
+        for name in ("loss", "reward", "pass_rate")
+        if len(curves.get(name, [])) >= 20
+    }
     samples = [
         {"step": line["step"], **line["sample"]}
         for line in lines

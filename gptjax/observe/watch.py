@@ -11,6 +11,7 @@ import jax
 
 from gptjax.core.processes import Votes
 from gptjax.observe.goodput import Clock
+from gptjax.observe.learning import Learning
 from gptjax.observe.log import Log
 from gptjax.observe.progress import Progress
 from gptjax.observe.spikes import SkippedSteps, Spikes
@@ -18,7 +19,8 @@ from gptjax.observe.stragglers import Pace, Stragglers
 
 
 class Watch:
-    """Hands each finished step to the observers: log, progress, spikes, stragglers, goodput."""
+    """Hands each finished step to the observers: log, progress, spikes, signs that nothing is
+    learned, stragglers, goodput."""
 
     def __init__(
         self,
@@ -28,9 +30,10 @@ class Watch:
         progress: Progress,
         spikes: Spikes,
         skipped: SkippedSteps,
+        learning: Learning,
     ):
         self._log, self._clock, self._progress = log, clock, progress
-        self._spikes, self._skipped = spikes, skipped
+        self._spikes, self._skipped, self._learning = spikes, skipped, learning
         self._pace, self._stragglers = Pace(), Stragglers(log, votes.seen)
         self._compiled: set[str] = set()  # pauses that compile nothing any more
 
@@ -78,6 +81,7 @@ class Watch:
         )
         self._clock.reached(done)
         self._spikes.show(done, values, skipped)
+        self._learning.show(done, values)
         self._stragglers.compare(done)
         self._skipped.require_progress(done, skipped)
         self._progress.show(done, values)

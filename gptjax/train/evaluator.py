@@ -112,9 +112,12 @@ class Evaluator:
     def _show(self, done: int, figures: dict[str, float]) -> None:
         if figures:
             named = {name.removeprefix("validation_"): value for name, value in figures.items()}
-            loss = f"validation loss {named.pop('loss'):.4f}"
+            if "reward" in named:  # whose negative is the loss
+                del named["loss"]
+            first = "reward" if "reward" in named else "loss"
+            shown = f"validation {first} {named.pop(first):.4f}"
             others = [f"{value:.3f} {name.replace('_', ' ')}" for name, value in named.items()]
-            self._log.progress(f"step {done}: {', '.join([loss, *others])}", keep=True)
+            self._log.progress(f"step {done}: {', '.join([shown, *others])}", keep=True)
         elif self._data.validation is not None:
             self._log.say("this evaluation is left out; the same command makes up for it")
 

@@ -18,12 +18,14 @@ from gptjax.core import config, processes
 from gptjax.core.arrays import Params
 from gptjax.core.config import ConfigError
 from gptjax.data.prepare import Prepared
+from gptjax.data.tasks.prompts import Prompts
 from gptjax.losses import Frozen
 from gptjax.model import flops_per_token
 from gptjax.model.attention.layer import select_attention
 from gptjax.model.stack import scanned
 from gptjax.observe import goodput
 from gptjax.observe.goodput import Clock
+from gptjax.observe.learning import Sign, signs
 from gptjax.observe.log import read_metrics
 from gptjax.observe.progress import duration, human, memory
 from gptjax.sharding.constrain import use_mesh
@@ -208,25 +210,41 @@ def facts(
         "warnings": [f"{len(bad)} bad records were left out, the first: {bad[0]}"] if bad else [],
         "passed_over_records": len(bad),
         "spikes": sum((line.get("spike") or 0.0) >= experiment.spike_score for line in lines),
-        "next": suggestions(experiment, path, read.step),
+        "next": suggestions(experiment, path, data, read.step),
     }
 
 
-def suggestions(experiment: Experiment, path: Path, step: int) -> list[str]:
+def suggestions(experiment: Experiment, path: Path, data: Prepared, step: int) -> list[str]:
     """Returns commands to type next. A longer run's schedule begins again, see
     `optim.lengthened`."""
-    prompt = experiment.evaluation.prompt
+    prompt, task = experiment.evaluation.prompt, experiment.data.task
+    if not prompt.strip() and isinstance(task, Prompts):
+        prompt = task.problem(data.train, 0).prompt
     sample = f" --prompt {shlex.quote(prompt)}" if prompt.strip() else ""
-    use = f"python sample.py {path}{sample}"
+    use = f"gptjax sample {path}{sample}"
     if experiment.model.classes == 1:
         use = f"gptjax score {path} {getattr(experiment.data.source, 'path', 'FILE')}"
-    elif experiment.data.task.conversations:
+    elif task.conversations and data.tokenizer.template is not None:
         use = f"gptjax chat {path}"
     return [
         use,
         f"python train.py {path}/config.json --steps {2 * max(step, experiment.steps)}",
         f"tensorboard --logdir {path}",
     ]
+
+
+def signs_of(experiment: Experiment) -> dict[str, Sign]:
+    """Returns what says in a run with rollouts that nothing is learned."""
+    rollout = experiment.rollout
+    if rollout is None:
+        return {}
+    return signs(
+        answers=rollout.answers,
+        new_tokens=rollout.new_tokens,
+        peak=experiment.optim.peak,
+        compared=getattr(experiment.objective, "compares", False),
+        most_gap=1e-2 if experiment.model.compute == "float32" else 0.1,
+    )
 
 
 def peak_flops() -> float | None:

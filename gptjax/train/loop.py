@@ -19,6 +19,7 @@ from gptjax.core import faults, processes
 from gptjax.data.prepare import Prepared, prepare
 from gptjax.model import flops_per_token
 from gptjax.observe.goodput import Clock
+from gptjax.observe.learning import Learning
 from gptjax.observe.log import Log, Silent, history, validation_losses
 from gptjax.observe.progress import Progress
 from gptjax.observe.spikes import SkippedSteps, Spikes
@@ -29,7 +30,14 @@ from gptjax.train import forecast, identity, program, saved
 from gptjax.train import start as starts
 from gptjax.train.evaluator import Evaluator, prompt_of
 from gptjax.train.experiment import Experiment
-from gptjax.train.facts import attention_kernels, banner, facts, num_parameters, peak_flops
+from gptjax.train.facts import (
+    attention_kernels,
+    banner,
+    facts,
+    num_parameters,
+    peak_flops,
+    signs_of,
+)
 from gptjax.train.saved import Begun, Saver
 from gptjax.train.sources import Read, Source
 from gptjax.train.step import Gradients, TrainState, default_gradients
@@ -302,6 +310,7 @@ def _watch(
         progress,
         Spikes(log, experiment.spike_score),
         SkippedSteps(in_a_row, experiment.skip_norm, skip_score, run.wait),
+        Learning(log, signs_of(experiment)),
     )
 
 
