@@ -333,6 +333,13 @@ MOE = (
 
 LOSSES = (
     Defect(
+        "old-is-what-the-sampler-said",
+        "losses/policy.py",
+        "else jax.lax.stop_gradient(logp)",
+        'else column("sampled")',
+        "test_verify_rewards.py::test_what_is_right_passes",
+    ),
+    Defect(
         "z-of-the-loss-not-of-the-sum",
         "losses/tokens.py",
         "z * jnp.square(total)",
@@ -517,6 +524,27 @@ LOSSES = (
 )
 
 TRAIN = (
+    Defect(
+        "answers-read-one-position-late",
+        "train/rollouts.py",
+        "batch.positions[row, :last] = np.arange(last)",
+        "batch.positions[row, :last] = np.arange(last) + 1",
+        "test_verify_rewards.py::test_what_is_right_passes",
+    ),
+    Defect(
+        "keys-of-the-width-of-generation",
+        "train/rollouts.py",
+        "            seed=seed,\n",
+        "            seed=seed + (rollout.rows or 0),\n",
+        "test_verify_rewards.py::test_what_is_right_passes",
+    ),
+    Defect(
+        "answers-of-prompts-interleaved",
+        "train/rollouts.py",
+        "advantages_of(policy, rewards.reshape(shape), ",
+        "advantages_of(policy, rewards.reshape(shape[::-1]).T.reshape(shape), ",
+        "test_verify_rewards.py::test_what_is_right_passes",
+    ),
     Defect(
         "micro-batches-share-dropout",
         "train/step.py",

@@ -42,7 +42,7 @@ from gptjax.train import optim, step
 from gptjax.train.experiment import Experiment
 from gptjax.verify import setting as settings
 from gptjax.verify import training
-from gptjax.verify.suite import ALIGNMENT
+from gptjax.verify.suite import ALIGNMENT, REWARDS
 
 ROOT = Path(__file__).parents[1]
 NAMES = [proof.name for proof in verify.PROOFS]
@@ -669,4 +669,5 @@ def test_the_page_has_a_row_for_every_proof_in_order():
         if line.startswith("| `")
     ]
     further = [proof.name for proof in ALIGNMENT if proof not in verify.PROOFS]
-    assert rows == [*NAMES, *further]
+    learned = [proof.name for proof in REWARDS if proof not in (*verify.PROOFS, *ALIGNMENT)]
+    assert rows == [*NAMES, *further, *learned]

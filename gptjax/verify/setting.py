@@ -92,6 +92,7 @@ def make(experiment: Experiment, data: Prepared, run: Path | None = None) -> Set
     exact = without_dropout(dataclasses.replace(small.model, compute="float32"))
     plan = row_plan(small, data.train, seed=small.seed)
     batch = with_positions(batches.batch(data.train, plan, 0))
+    batch = batch if small.rollout is None else with_weights(batch)
     build = functools.cache(lambda wanted: program.build(wanted, data))
     return Setting(
         experiment,
@@ -139,9 +140,15 @@ def shrink(experiment: Experiment) -> tuple[Experiment, tuple[str, ...]]:
     optimizer = dataclasses.replace(
         experiment.optim, peak=max(experiment.optim.peak, least_peak(experiment.optim, small.width))
     )
-    sizes = {"batch": rows, "micro_batch": rows // micro if micro > 1 else None, "steps": STEPS}
+    steps, written = STEPS, {}
+    if (rollout := experiment.rollout) is not None:
+        answers, new = min(rollout.answers, ROWS), min(rollout.new_tokens, CONTEXT // 8)
+        rollout = dataclasses.replace(rollout, answers=answers, new_tokens=new, rows=None)
+        rows, steps = rows * answers, max(1, STEPS // rollout.updates) * rollout.updates
+        written = {"rollout": rollout}
+    sizes = {"batch": rows, "micro_batch": rows // micro if micro > 1 else None, "steps": steps}
     twin = dataclasses.replace(
-        experiment, model=small, mesh=mesh, optim=optimizer, schedule=schedule, **sizes
+        experiment, model=small, mesh=mesh, optim=optimizer, schedule=schedule, **sizes, **written
     )
     changed = config.differences(experiment, twin)
     return twin, tuple(f"{name} {old} → {new}" for name, (old, new) in changed.items())
@@ -301,6 +308,13 @@ def with_positions(batch: Batch) -> Batch:
         batch.weights > 0, np.arange(batch.tokens.shape[1], dtype=np.int32), -1
     ).astype(np.int32)
     return batch._replace(positions=positions, segments=np.ones_like(batch.tokens))
+
+
+def with_weights(batch: Batch) -> Batch:
+    """Returns a batch of prompts, of which nothing is learned, as one whose every token is."""
+    positions = np.asarray(batch.positions)
+    follows = np.append(positions[:, 1:] > 0, np.zeros((len(positions), 1), bool), axis=1)
+    return batch._replace(weights=follows.astype(np.float32), columns=None)
 
 
 def unpacked_places(rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:

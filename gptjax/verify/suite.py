@@ -20,7 +20,7 @@ from gptjax.train import start as starts
 from gptjax.train.experiment import Experiment
 from gptjax.train.facts import processor
 from gptjax.train.identity import versions
-from gptjax.verify import alignment, reading, text, training, writing
+from gptjax.verify import alignment, reading, rewards, text, training, writing
 from gptjax.verify.setting import Figure, Setting, Skipped, make
 
 
@@ -100,9 +100,21 @@ ALIGNMENT = (
 )
 """The proofs of configs that learn from conversations or preferences, or train an adapter."""
 
+REWARDS = (
+    *(proof for proof in PROOFS if proof.name in OF_THE_MODEL),
+    Proof("sampler", "the sampler's ln p is the trainer's", rewards.sampler),
+    Proof("on-policy", "the weights that wrote an answer learn −A·ln p of it", rewards.on_policy),
+    Proof("rollout", "a rollout is a function of step and state", rewards.rollout),
+    Proof("groups", "an answer is compared with the others to its prompt", rewards.groups),
+    *(proof for proof in ALIGNMENT if proof.name == "adapter"),
+)
+"""The proofs of configs that learn from rewards."""
+
 
 def proofs_of(experiment: Experiment) -> tuple[Proof, ...]:
     """Returns the proofs that an experiment has."""
+    if experiment.rollout is not None:
+        return REWARDS
     if experiment.data.task.conversations:
         return ALIGNMENT
     if experiment.adapter is not None:

@@ -23,8 +23,9 @@ def tokenizer(setting: Setting) -> Figure:
     """Encodes and decodes texts of the store and, if the tokenizer can represent any text, random
     Unicode; saves and loads the tokenizer."""
     spelled, store = setting.data.tokenizer, setting.data.train
-    ends = store.offsets[:21]
-    texts = [spelled.decode(store.ids[a : min(b, a + 50_000)]) for a, b in itertools.pairwise(ends)]
+    pieces = [store.ids[a : min(b, a + 50_000)] for a, b in itertools.pairwise(store.offsets[:21])]
+    # a task may write ids of its own, behind the tokenizer's
+    texts = [spelled.decode(ids[np.asarray(ids) < spelled.vocab_size]) for ids in pieces]
     kind = setting.experiment.data.tokenizer
     promised = isinstance(kind, (Bytes, GPT2)) or (
         isinstance(kind, SentencePiece) and kind.path is None
