@@ -7,6 +7,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from small_plans import CASES, GOLDEN, golden, llama
@@ -14,8 +15,8 @@ from small_plans import CASES, GOLDEN, golden, llama
 from gptjax.cli import main as cli
 from gptjax.core import config
 from gptjax.core.config import ConfigError
-from gptjax.data import Bytes, DataConfig, Text
-from gptjax.losses import CrossEntropy
+from gptjax.data import Bytes, DataConfig, Prompts, Puzzles, Text
+from gptjax.losses import CrossEntropy, Policy
 from gptjax.model import ModelConfig, flops_per_token
 from gptjax.model.cost import products_per_key
 from gptjax.plan import sampling, scaling, search
@@ -26,8 +27,10 @@ from gptjax.plan.hlo import analyse
 from gptjax.plan.plan import plan_step, readable
 from gptjax.plan.report import format_plan
 from gptjax.plan.text import parse, runs
-from gptjax.sharding.mesh import MeshConfig
+from gptjax.rewards import Solved
+from gptjax.sharding.mesh import MeshConfig, make_mesh
 from gptjax.train.experiment import Experiment
+from gptjax.train.rollout import Rollout
 
 HLO = Path(__file__).parent / "fixtures" / "hlo"
 LAYERS, WIDTH, ROWS = 6, 1024, 512
@@ -287,6 +290,36 @@ def test_changes_are_tried_from_the_cheapest_to_all_together():
 
 
 # --- sampling ---
+
+
+def test_a_rollout_has_to_fit_beside_the_state(monkeypatch):
+    """Cache, logits and time against counts by hand; the same step that fits without it."""
+    plain = experiment(mesh={"data": 1}, batch=16)
+    data = DataConfig(Puzzles("sums"), Bytes(), task=Prompts())
+    rollout = Rollout((Solved(),), answers=8, new_tokens=32, updates=2, rows=8)
+    one = dataclasses.replace(plain, data=data, loss=Policy(), rollout=rollout)
+    monkeypatch.setattr(targets, "stand_in_devices", lambda target: jax.devices()[:1])
+    facts = plan_step(one, targets.parse_target("cpu:1"))
+    found = facts["rollout"]
+    text = 64 * (2 * 2 * 64 * 4 + 4)  # keys and values of two layers, and positions
+    assert found["cache_bytes_per_device"] == (8 + 1) * text and found["seconds"] is None
+    held = facts["memory"]["parameters"] + facts["memory"]["optimizer"]
+    needs = held + 9 * text + 8 * 512 * 4
+    assert found["peak_bytes_per_device"] == pytest.approx(needs, abs=2)
+    assert facts["fits"] and "8 at once" in format_plan(facts)
+
+    chip, mesh = targets.CHIPS["v5e"], make_mesh(one.mesh, jax.devices()[:1])
+    timed = sampling.plan_rollout(one, targets.parse_target("v5e:1x1"), mesh, held)
+    read = facts["parameters"] * 4 + 8 * text / 2
+    assert timed["seconds"] == pytest.approx(2 * 32 * read / chip.bandwidth)
+    assert timed["seconds_per_step"] == timed["seconds"] / 2
+
+    many = dataclasses.replace(one, batch=1 << 15, rollout=dataclasses.replace(rollout, rows=None))
+    more = sampling.plan_rollout(many, targets.parse_target("v5e:1x1"), mesh, held)
+    monkeypatch.setattr(targets, "host_bytes", lambda: more["peak_bytes_per_device"] - 1)
+    monkeypatch.setattr(sampling, "plan_rollout", lambda *_: dict(more))
+    tight = plan_step(one, targets.parse_target("cpu:1"))
+    assert not tight["fits"] and "its rollout does not" in format_plan(tight)
 
 
 def test_the_largest_batch_fills_what_the_weights_leave(monkeypatch):

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from gptjax.model import flops_per_token
 from gptjax.model.config import ModelConfig
 from gptjax.model.cost import products_per_key, seen
+from gptjax.plan import sampling
 from gptjax.plan import target as targets
 from gptjax.plan.collectives import Collective
 from gptjax.plan.compiled import Compiled, compile_step
@@ -50,7 +51,8 @@ def plan_step(experiment: Experiment, target: Target, *, fast: bool = False) -> 
       kind, axes, network, times, bytes and seconds; `step_seconds`, `tokens_per_second` and `mfu`,
       each from full overlap to none (the first is the better), within `margin`, or `None` if no
       time can be predicted; `seconds`, the parts of the time, and `bound`, the longest of them;
-      `dearest`, the ten costliest operations; `notes`.
+      `dearest`, the ten costliest operations; `notes`;
+      of a run that learns from rewards `rollout`, see `sampling.plan_rollout`; it has to fit too.
 
     Raises:
       ConfigError: see `compile_step`.
@@ -77,6 +79,11 @@ def plan_step(experiment: Experiment, target: Target, *, fast: bool = False) -> 
         "flops_per_step": facts["flops_per_token"] * experiment.tokens_per_step,
         "compile_seconds": round(done.seconds, 1),
     }
+    if experiment.rollout is not None:
+        state = done.memory.parameters + done.memory.optimizer
+        written = sampling.plan_rollout(experiment, target, done.mesh, state)
+        written["fits"] = written["peak_bytes_per_device"] <= limit
+        summary |= {"rollout": written, "fits": summary["fits"] and written["fits"]}
     return summary | _costs(experiment, target, done, fast) | {"notes": _notes(target, done, fast)}
 
 

@@ -25,6 +25,7 @@ def format_plan(facts: dict[str, Any]) -> str:
         ),
         f"parameters   {facts['parameters']:,}{active}",
         *_weights(facts["weights"]),
+        *_rollout(facts.get("rollout")),
     ]
     if facts["flops"]:
         flops = facts["flops"]
@@ -65,6 +66,21 @@ def _weights(sizes: dict[str, int]) -> list[str]:
     return [f"weights      {', '.join(parts)}; GiB a device{cached}"]
 
 
+def _rollout(facts: dict[str, Any] | None) -> list[str]:
+    """Says what writing answers needs, if the run learns from them."""
+    if facts is None:
+        return []
+    fits = "fits" if facts["fits"] else "does NOT fit"
+    found = (
+        f"rollout      {fits}: {gib(facts['peak_bytes_per_device'])} GiB a device with the state,"
+        f" of which cache {gib(facts['cache_bytes_per_device'])}; {facts['answers']:,} answers of"
+        f" at most {facts['new_tokens']:,} tokens, {facts['rows']:,} at once"
+    )
+    if facts["seconds"] is None:
+        return [found]
+    return [f"{found}; at least {facts['seconds_per_step']:.3g} s a step, if all are that long"]
+
+
 def gib(size: float) -> str:
     """Formats bytes as GiB, with three digits."""
     size /= 2**30
@@ -72,6 +88,13 @@ def gib(size: float) -> str:
 
 
 def _verdict(facts: dict[str, Any]) -> str:
+    written = facts.get("rollout")
+    if (
+        written
+        and not written["fits"]
+        and facts["peak_bytes_per_device"] <= facts["memory_bytes_per_device"]
+    ):
+        return "does NOT fit: the step does, its rollout does not (--rollout.rows, fewer at once)"
     needs, has = gib(facts["peak_bytes_per_device"]), gib(facts["memory_bytes_per_device"])
     return (
         f"fits: {needs} of {has} GiB a device"

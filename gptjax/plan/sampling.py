@@ -1,14 +1,19 @@
-"""Plans generation on a machine: the cache, the largest batch, and the speed that memory allows."""
+"""Plans generation on a machine: the cache, the largest batch, and the speed that memory allows;
+of a run that learns from rewards its rollouts."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from jax.sharding import Mesh
 
 from gptjax.core.config import require
 from gptjax.model import ModelConfig
 from gptjax.plan import target as targets
 from gptjax.plan.report import gib
 from gptjax.plan.target import Target
+from gptjax.sharding.mesh import num_row_shards
+from gptjax.train.experiment import Experiment
 from gptjax.train.overview import model_facts
 
 
@@ -82,6 +87,48 @@ def _seconds(
     return max(
         read / (chip.bandwidth * count), 2 * facts["active_parameters"] * rows / (chip.peak * count)
     )
+
+
+def plan_rollout(
+    experiment: Experiment, target: Target, mesh: Mesh, state: float
+) -> dict[str, Any]:
+    """Returns what a rollout needs beside the state of training, which stays in memory. It is never
+    at the same time as a step.
+
+    Args:
+      state: bytes of a device's parameters, frozen weights and optimizer.
+
+    Returns:
+      `rows`, answers that are written at once, of `answers`; `new_tokens`, the most of each;
+      `cache_bytes_per_device`, of these rows and of the prompts that are read for them, as long as
+      the context; `logits_bytes_per_device` of one token in each row; `peak_bytes_per_device` with
+      the state; `seconds`, a lower bound where every answer is as long as it may be, or `None` if
+      the machine's bandwidth is unknown; `seconds_per_step`, the share of each step that learns
+      from it. Reading prompts, rewards and reference are not counted.
+    """
+    config, rollout, facts = experiment.model, experiment.rollout, model_facts(experiment.model)
+    assert rollout is not None
+    rows = min(rollout.rows or experiment.batch, experiment.batch)
+    shards = num_row_shards(mesh)
+    prompts = -(-rows // rollout.answers)
+    text = facts["cache_per_token"] * config.context
+    cache = -(-(rows + prompts) // shards) * text
+    logits = -(-rows // shards) * config.vocabulary * 4
+    seconds = None
+    if target.chip is not None:
+        size = 2 if config.compute == "bfloat16" else 4
+        one = _seconds(config, facts, rows, text, size, target.chip, mesh.size)
+        seconds = -(-experiment.batch // rows) * rollout.new_tokens * one
+    return {
+        "rows": rows,
+        "answers": experiment.batch,
+        "new_tokens": rollout.new_tokens,
+        "cache_bytes_per_device": cache,
+        "logits_bytes_per_device": logits,
+        "peak_bytes_per_device": round(state + cache + logits),
+        "seconds": seconds,
+        "seconds_per_step": seconds and seconds / rollout.updates,
+    }
 
 
 def format_sampling(facts: dict[str, Any]) -> str:
