@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 from pathlib import Path
 
 import jax
 import numpy as np
+
+from gptjax.data import Comparisons, Conversations
+from gptjax.data.documents.comparisons import load_judged, read_comparisons
+from gptjax.data.documents.conversations import load_record, read_conversations
 
 FOLDER = Path(__file__).parents[1] / "examples"
 
@@ -24,3 +29,34 @@ def test_a_step_mapped_by_pmap_and_by_shard_map_is_the_step_of_one_device():
     assert jax.device_count() == 8 and alone[-1] < alone[0]
     np.testing.assert_allclose(pmap, alone, rtol=1e-5)
     np.testing.assert_allclose(shard_map, alone, rtol=1e-5)
+
+
+def test_answers_of_a_run_become_right_ones_and_pairs(tmp_path):
+    example, rollouts = runpy.run_path(str(FOLDER / "rollouts.py")), tmp_path / "rollouts.jsonl"
+    talk = [{"role": "user", "content": "hi"}]
+
+    def line(prompt, completion, reward, finished=True):
+        label = None if reward is None else reward >= 1
+        told = {"prompt": prompt, "completion": completion, "label": label, "reward": reward}
+        return json.dumps(told | {"finished": finished}) + "\n"
+
+    answered = [{"role": "assistant", "content": "hello"}]
+    rollouts.write_text(
+        line("1+1=", "2", 1.0)
+        + line("1+1=", "2", 1.0)  # said twice
+        + line("1+1=", "2", 1.0, finished=False)
+        + line("1+1=", "3", 0.5)
+        + line("1+1=", "5", 0.0)
+        + line("1+1=", "?", None)
+        + line("2+2=", "", 0.0)
+        + line("2+2=", "4", 1.0)
+        + line(talk, answered, 1.0)
+    )
+    example["main"]("right", str(rollouts), str(tmp_path / "right.jsonl"))
+    example["main"]("pairs", str(rollouts), str(tmp_path / "pairs.jsonl"))
+    found = list(read_conversations(Conversations(str(tmp_path / "right.jsonl"))))
+    records = [load_record(document.text) for document in found]
+    assert [(one.prompt, one.text) for one in records[:2]] == [("1+1=", "2"), ("2+2=", "4")]
+    assert [m["content"] for m in records[2].messages] == ["hi", "hello"] and len(records) == 3
+    judged = list(read_comparisons(Comparisons(str(tmp_path / "pairs.jsonl"))))
+    assert [[a.text for a in load_judged(one.text).answers] for one in judged] == [["2", "5"]]

@@ -8,6 +8,7 @@ import functools
 import html
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,9 @@ from variants import VARIANTS
 
 from gptjax import api, model
 from gptjax.core.config import ConfigError
-from gptjax.data import Characters, DataConfig, Prompts, Puzzles
+from gptjax.data import Characters, Comparisons, Conversations, DataConfig, Prompts, Puzzles
+from gptjax.data.documents.comparisons import load_judged, read_comparisons
+from gptjax.data.documents.conversations import load_record, parse_record, read_conversations
 from gptjax.data.prepare import prepare
 from gptjax.data.tasks.prompts import Problem
 from gptjax.losses import Policy
@@ -32,6 +35,7 @@ from gptjax.train.experiment import Evaluation, Experiment
 from gptjax.train.loop import train
 from gptjax.train.optim import AdamW, Schedule
 from gptjax.train.rollout import Rollout
+from gptjax.train.rollout_figures import log_rollout
 
 LETTERS = Puzzles("reversal", count=200, length=3)
 
@@ -218,6 +222,37 @@ def test_what_a_run_says_of_its_answers(whole):
     assert facts["next"][0] == f"gptjax sample {whole} --prompt 'abc<'"
     page = (whole / "report.html").read_text(encoding="utf-8")
     assert "Answers that it learned from" in page and html.escape(lines[-1]["prompt"]) in page
+
+
+def test_answers_of_a_run_are_data_as_they_are(whole):
+    """To learn (`Conversations`), and judged (`Comparisons`); empty answers and those without a
+    reward are the bad records."""
+    path = str(whole / "rollouts.jsonl")
+    lines = [json.loads(line) for line in (whole / "rollouts.jsonl").read_text().splitlines()]
+    told = [one for one in lines if one["completion"].strip()]
+    found = list(read_conversations(Conversations(path, max_bad_records=len(lines))))
+    records = [load_record(document.text) for document in found]
+    said = [(one["prompt"], one["completion"]) for one in told]
+    assert [(one.prompt, one.text) for one in records] == said
+    known = [one for one in told if one["label"] is not None]
+    found = read_comparisons(Comparisons(path, max_bad_records=len(lines)))
+    judged = [load_judged(document.text) for document in found]
+    wanted = [(one["completion"], one["label"]) for one in known]
+    assert [(one.answers[0].text, one.good) for one in judged] == wanted
+    assert all((one["label"] is None) == (one["reward"] is None) for one in lines)
+
+
+def test_messages_stay_messages_in_what_is_kept():
+    asked = [{"role": "user", "content": "hi"}]
+    problem = Problem([1], "hi", {"prompt": asked, "tools": [{"name": "f"}]})
+    kept = []
+    log = SimpleNamespace(rollout=lambda step, lines: kept.extend(lines))
+    one = rollouts.Written(problem, "hello", [2], [-1.0], True)
+    verdict = judgement(1)._replace(judged=np.zeros(1, bool))
+    log_rollout(experiment().rollout, log, 0, [one], verdict)
+    record, wrong = parse_record(kept[0])
+    assert not wrong and [m["content"] for m in record.messages] == ["hi", "hello"]
+    assert record.given == 1 and record.tools == ({"name": "f"},) and kept[0]["label"] is None
 
 
 def test_several_updates_learn_from_one_rollout(tmp_path):

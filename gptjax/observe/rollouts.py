@@ -50,9 +50,9 @@ def _grouped(lines: Iterable[bytes]) -> list[dict[str, Any]]:
     for line in lines:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             one = json.loads(line)
-            step, prompt = int(one["step"]), str(one["prompt"])
+            step, prompt = int(one["step"]), _last(one["prompt"])
             answer = {
-                "text": str(one["completion"]),
+                "text": _last(one["completion"]),
                 "reward": one["reward"],
                 "right": bool(one["label"]),
                 "finished": bool(one["finished"]),
@@ -65,6 +65,11 @@ def _grouped(lines: Iterable[bytes]) -> list[dict[str, Any]]:
         if sum(other["step"] == group["step"] for other in kept) < PROMPTS:
             kept.append(group | {"answers": group["answers"][:ANSWERS]})
     return kept
+
+
+def _last(said: Any) -> str:
+    """A text; of messages what the last one says."""
+    return str(said[-1]["content"] if isinstance(said, list) else said)
 
 
 def section(groups: list[dict[str, Any]]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -23,7 +24,8 @@ def log_rollout(
     rollout: Rollout, log: Log, step: int, written: Sequence[Written], verdict: Judgement
 ) -> None:
     """Writes one of `rollout.log_every` rollouts to the log. A line is at the same time an example
-    to learn (`prompt`, `completion`) and one that was judged (`label`)."""
+    to learn (`prompt`, `completion`: texts, or messages) and one that was judged (`label`; null
+    where it was not)."""
     if step // rollout.updates % rollout.log_every:
         return
     parts = verdict.parts
@@ -31,9 +33,8 @@ def log_rollout(
         step + 1,
         (
             {
-                "prompt": one.problem.prompt,
-                "completion": one.text,
-                "label": bool(verdict.passed[i]),
+                **_said(one),
+                "label": bool(verdict.passed[i]) if verdict.judged[i] else None,
                 "reward": float(verdict.total[i]) if verdict.judged[i] else None,
                 "rewards": {name: values[i] for name, values in parts.items()},
                 "finished": one.finished,
@@ -43,6 +44,15 @@ def log_rollout(
             for i, one in enumerate(written)
         ),
     )
+
+
+def _said(one: Written) -> dict[str, Any]:
+    """A prompt and its answer, as `Conversations` and `Comparisons` read them."""
+    prompt, tools = one.problem.record["prompt"], one.problem.record.get("tools")
+    if isinstance(prompt, str):
+        return {"prompt": prompt, "completion": one.text}
+    answer = [{"role": "assistant", "content": one.text}]
+    return {"prompt": prompt, "completion": answer, **({"tools": tools} if tools else {})}
 
 
 def held_out(
