@@ -16,6 +16,8 @@ from runs import assert_same_run, losses_of
 from variants import PLAIN
 
 from gptjax import model, weights
+from gptjax.cli.arguments import read_experiment
+from gptjax.cli.evaluate import EvaluateOptions, measured
 from gptjax.core.config import ConfigError
 from gptjax.data import (
     Bytes,
@@ -29,7 +31,7 @@ from gptjax.data import (
     prepare,
 )
 from gptjax.data.store import Header, Store
-from gptjax.losses import KTO, Preference
+from gptjax.losses import KTO, BradleyTerry, Preference
 from gptjax.observe.log import validation_losses
 from gptjax.sharding.mesh import make_mesh
 from gptjax.train import identity, optim, references
@@ -114,6 +116,21 @@ def started(folder: Path, **changes) -> Experiment:
         train(Experiment(model=SMALL, data=data, steps=3, batch=8), start)
     made = aligned(folder, **changes)
     return replace(made, start=str(start), data=replace(made.data, tokenizer=Given()))
+
+
+@pytest.mark.parametrize("kind", [pytest.param("pairs", marks=pytest.mark.slow), "score"])
+def test_evaluate_measures_the_own_loss_of_a_run(kind, folder):
+    if kind == "pairs":
+        run = started(folder, loss=Preference(beta=1.0, cached=True))
+    else:
+        run = aligned(folder, loss=BradleyTerry())
+        run = replace(run, data=replace(run.data, task=Preferences(score=True)))
+    train(run, folder / f"measured-{kind}")
+    own, _ = read_experiment(folder / f"measured-{kind}")
+    found = measured(folder / f"measured-{kind}", EvaluateOptions(), own, whole=False)
+    wanted = validation_losses(folder / f"measured-{kind}", 3)
+    assert [found["loss"]] == pytest.approx(wanted, abs=2e-6)
+    assert 0 <= found["preference_accuracy"] <= 1
 
 
 @pytest.mark.slow

@@ -18,6 +18,8 @@ from runs import assert_same_run, lines_of, losses_of
 from variants import VARIANTS
 
 from gptjax import api, model
+from gptjax.cli import evaluate
+from gptjax.cli.arguments import read_experiment
 from gptjax.core.config import ConfigError
 from gptjax.data import Characters, Comparisons, Conversations, DataConfig, Prompts, Puzzles
 from gptjax.data.documents.comparisons import load_judged, read_comparisons
@@ -253,6 +255,19 @@ def test_messages_stay_messages_in_what_is_kept():
     record, wrong = parse_record(kept[0])
     assert not wrong and [m["content"] for m in record.messages] == ["hi", "hello"]
     assert record.given == 1 and record.tools == ({"name": "f"},) and kept[0]["label"] is None
+
+
+def test_evaluate_answers_the_held_out_prompts_again(whole):
+    wanted = {
+        name.removeprefix("validation_"): value
+        for name, value in lines_of(whole)[-1].items()
+        if name.startswith("validation_")
+    }
+    own, _ = read_experiment(whole)
+    found = evaluate.measured(whole, evaluate.EvaluateOptions(), own, whole=False)
+    assert found.pop("prompts") == 20 and found == pytest.approx(wanted, abs=1e-5)
+    fewer = evaluate.measured(whole, evaluate.EvaluateOptions(rows=3), own, whole=False)
+    assert fewer["prompts"] == 3 and fewer != found
 
 
 def test_several_updates_learn_from_one_rollout(tmp_path):

@@ -15,6 +15,11 @@ from gptjax.core import backend, user_config
 from gptjax.core.config import ConfigError
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+    from gptjax.data.store import Store
+    from gptjax.formats import OpenedModel
+    from gptjax.losses import LossConfig
     from gptjax.train.experiment import Experiment
 
 
@@ -27,14 +32,14 @@ class EvaluateOptions:
     live: bool = False
     """Take the latest weights of a run, also where it kept averaged ones (--optim.ema)."""
     rows: int | None = None
-    """Number of rows to read; `None` means all."""
+    """Number of rows to read, or of prompts to answer; `None` means all."""
     json: bool = False
     """Print one JSON object."""
 
 
 def evaluate_command(args: list[str]) -> None:
     """Prints the loss of a model on the text that its run held out, or on all of another text
-    (`--data.source.path`)."""
+    (`--data.source.path`); of a run that learns from rewards what its answers earn."""
     backend.configure()
     path, flags = first_path(
         args,
@@ -43,11 +48,12 @@ def evaluate_command(args: list[str]) -> None:
     )
     from gptjax import formats
     from gptjax.data import DataConfig, Given
+    from gptjax.train import start
     from gptjax.train.experiment import Experiment
 
     is_run = path is not None and formats.kind(formats.located(path)) is None
     if path is not None and is_run:
-        own = read_experiment(path)[0]
+        own = start.from_elsewhere(read_experiment(path)[0], path)
     else:
         own = Experiment(data=DataConfig(tokenizer=Given()))
     options, wanted = user_config.cli(
@@ -72,7 +78,9 @@ def evaluate_command(args: list[str]) -> None:
 def measured(
     path: Path, options: EvaluateOptions, experiment: Experiment, *, whole: bool
 ) -> dict[str, float]:
-    """Returns the figures of a model on the data of an experiment.
+    """Returns the figures of a model on the data of an experiment: the cross-entropy of what it
+    predicts, the own loss of what compares answers, and of a run that learns from rewards what one
+    answer to each prompt earns.
 
     Args:
       whole: measure all of the text; otherwise what of it is held out.
@@ -80,14 +88,9 @@ def measured(
     Raises:
       ConfigError: the model or the text cannot be used, or nothing is held out.
     """
-    import jax
-
     from gptjax.data.prepare import prepare
-    from gptjax.losses import CrossEntropy
     from gptjax.runs.open import open_model
-    from gptjax.sharding.mesh import make_mesh, replicated, with_mesh
-    from gptjax.train import step
-    from gptjax.train.evaluate import evaluate, held_out_loss
+    from gptjax.sharding.mesh import make_mesh
 
     mesh = make_mesh(experiment.mesh)
     opened = open_model(path, options.step, mesh, live=options.live)
@@ -101,9 +104,45 @@ def measured(
             f"{path} held out no text (data.validation 0); give one with --data.source.path FILE."
         )
     experiment = dataclasses.replace(
-        experiment, model=opened.config, data=data, loss=CrossEntropy(), start=None, freeze=()
+        experiment, model=opened.config, data=data, loss=_loss(experiment), freeze=()
     )
-    one_batch = functools.partial(step.evaluate_step, loss=held_out_loss(experiment))
+    if experiment.rollout is not None:
+        from gptjax.train.rollout_figures import held_out
+
+        prompts = min(options.rows or store.header.num_examples, store.header.num_examples)
+        given = (experiment, opened.tokenizer, store, opened.params, mesh, prompts)
+        return {**(held_out(*given) or {}), "prompts": prompts}
+    figures = _held_out(experiment, opened, store, mesh, options.rows)
+    return {**figures, "tokens": store.header.num_tokens}
+
+
+def _loss(experiment: Experiment) -> LossConfig:
+    """Returns what a model is measured by: of predictions cross-entropy, whatever it learned from;
+    otherwise its own loss, with the reference in memory."""
+    from gptjax.losses import CrossEntropy
+    from gptjax.losses.answers import Compared
+
+    loss = experiment.loss
+    if loss.batches == CrossEntropy.batches:
+        return CrossEntropy()
+    return dataclasses.replace(loss, cached=False) if isinstance(loss, Compared) else loss
+
+
+def _held_out(
+    experiment: Experiment, opened: OpenedModel, store: Store, mesh: Mesh, rows: int | None
+) -> dict[str, float]:
+    """Returns the figures of the experiment's loss over a store."""
+    import jax
+
+    from gptjax.sharding.mesh import replicated, with_mesh
+    from gptjax.train import step, teacher
+    from gptjax.train.evaluate import evaluate, held_out_loss
+
+    assert opened.tokenizer is not None
+    others = teacher.load_teachers(experiment, opened.tokenizer, mesh)
+    loss = held_out_loss(experiment, {name: other.config for name, other in others.items()})
+    frozen = {name: other.params for name, other in others.items()}
+    one_batch = functools.partial(step.evaluate_step, loss=loss)
     compiled = jax.jit(with_mesh(mesh, one_batch), out_shardings=replicated(mesh))
-    figures = evaluate(compiled, mesh, experiment, store, opened.params, {}, options.rows)
-    return {**(figures or {}), "tokens": store.header.num_tokens}
+    figures = evaluate(compiled, mesh, experiment, store, opened.params, frozen, rows)
+    return figures or {}
