@@ -540,9 +540,9 @@ TRAIN = (
     ),
     Defect(
         "answers-of-prompts-interleaved",
-        "train/rollouts.py",
-        "advantages_of(policy, rewards.reshape(shape), ",
-        "advantages_of(policy, rewards.reshape(shape[::-1]).T.reshape(shape), ",
+        "losses/policy_presets.py",
+        "advantages_of(settings, rewards.reshape(shape), ",
+        "advantages_of(settings, rewards.reshape(shape[::-1]).T.reshape(shape), ",
         "test_verify_rewards.py::test_what_is_right_passes",
     ),
     Defect(

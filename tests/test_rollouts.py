@@ -311,9 +311,7 @@ def test_answers_that_cannot_be_judged_are_in_no_sum():
     weights = model.init(settings.model, jax.random.key(1))
     written = some(settings, weights)
     verdict = judgement(12)._replace(judged=np.arange(12) % 4 != 1)
-    batch = rollouts.learned(
-        settings.objective, settings.rollout, rollouts.rows_of(settings, written, verdict), {}
-    )
+    batch = settings.objective.learned(rollouts.rows_of(settings, written, verdict), {}, 4)
     left_out = ~verdict.judged
     assert not batch.weights[left_out].any() and (batch.weights[~left_out] > 0).any(axis=1).all()
     sums = batch.columns["advantages"].max(axis=1) + batch.columns["advantages"].min(axis=1)
@@ -353,6 +351,7 @@ def test_a_value_head_learns_what_rewards_come_and_a_run_with_it_resumes(tmp_pat
     [
         ({"batch": 10}, "batch is 10, which 4 answers"),
         ({"rollout": None}, "rollout is not set"),
+        ({"rollout": Rollout(answers=4, new_tokens=6)}, "rollout.rewards is empty"),
         ({"steps": 5, "rollout": Rollout((Solved(),), answers=4, updates=2)}, "steps is 5"),
         ({"rollout": Rollout((Solved(),), answers=4, new_tokens=16)}, "leaves no room"),
         ({"rollout": Rollout((Solved(),), answers=4, top_k=5, new_tokens=4)}, "loss.correction"),

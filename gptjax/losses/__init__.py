@@ -3,6 +3,7 @@
 from gptjax.losses.adversarial import FGM, FreeLB
 from gptjax.losses.cross_entropy import CrossEntropy, PredictionLoss, predict
 from gptjax.losses.distillation import Distillation
+from gptjax.losses.gkd import GKD
 from gptjax.losses.kto import KTO
 from gptjax.losses.loss import (
     Frozen,
@@ -14,6 +15,7 @@ from gptjax.losses.loss import (
     per_weight,
     ratio,
 )
+from gptjax.losses.own_answers import OwnAnswers
 from gptjax.losses.policy import CRITIC, Policy, PolicyLoss
 from gptjax.losses.policy_presets import advantages_of, penalty, token_advantages
 from gptjax.losses.preference import Preference
@@ -29,6 +31,7 @@ LossKind = (
     | KTO
     | BradleyTerry
     | Policy
+    | GKD
     | LossConfig
 )
 """A loss of gptjax, or one defined elsewhere."""
@@ -36,6 +39,7 @@ LossKind = (
 __all__ = [
     "CRITIC",
     "FGM",
+    "GKD",
     "KTO",
     "BradleyTerry",
     "CrossEntropy",
@@ -47,6 +51,7 @@ __all__ = [
     "LossConfig",
     "LossKind",
     "Metrics",
+    "OwnAnswers",
     "Policy",
     "PolicyLoss",
     "PredictionLoss",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,8 @@ from gptjax.losses import surrogates
 from gptjax.losses.advantages import Spread
 from gptjax.losses.answers import BASE, NONE, REFERENCE, START, Reference
 from gptjax.losses.cross_entropy import forward_batch
-from gptjax.losses.loss import Frozen, Loss, LossConfig, Metrics, Reduction, Sum, Weight, ratio
+from gptjax.losses.loss import Frozen, Loss, Metrics, Reduction, Sum, Weight, ratio
+from gptjax.losses.own_answers import OwnAnswers, column_of, sum_facts
 from gptjax.losses.surrogates import KLKind
 from gptjax.losses.tokens import losses_in_parts, token_losses
 from gptjax.model import ModelConfig
@@ -36,7 +37,7 @@ CRITIC = "critic"
 
 
 @dataclass(frozen=True)
-class Policy(LossConfig):
+class Policy(OwnAnswers):
     """A policy gradient over answers that the model wrote itself, without dropout. It needs the
     task `Prompts`, and `rollout`.
 
@@ -100,8 +101,6 @@ class Policy(LossConfig):
     """λ of `gae`: 1 trusts rewards alone, 0 the values."""
     vocab_parts: int = 1
     """Parts of the vocabulary whose logits are computed one after the other."""
-
-    batches: ClassVar[str] = "rollouts"
 
     def __post_init__(self) -> None:
         for name in ("constant", "ceiling", "temperature", "correction_cap", "value_clip"):
@@ -167,9 +166,42 @@ class Policy(LossConfig):
         return {CRITIC: {"kernel": jnp.zeros((config.width, 1)), "bias": jnp.zeros(1)}}
 
     @property
+    def rewarded(self) -> bool:
+        """True."""
+        return True
+
+    @property
     def compares(self) -> bool:
-        """Whether an answer teaches only if another one to its prompt is better or worse."""
+        """Whether advantages are differences to the other answers."""
         return self.advantage in ("group", "centred", "leave-one-out")
+
+    @property
+    def any_sampler(self) -> bool:
+        """Only with a correction."""
+        return self.correction != "none"
+
+    @property
+    def adds(self) -> tuple[str, ...]:
+        """What the value head learns."""
+        return ("returns",) if self.value > 0 else ()
+
+    def reads(self, updates: int) -> list[str]:
+        """Returns what the weights that wrote answers, or the reference, say of them."""
+        in_reward = self.kl > 0 and self.kl_in == "reward"
+        wanted = {
+            "old": self.needs_old(updates) or self.temperature != 1,
+            "reference": self.kl > 0 and (updates > 1 or in_reward),
+            "drawn": self.correction != "none",
+            "values": self.value > 0,
+            "sampled": self.temperature != 1,
+        }
+        return [name for name, needed in wanted.items() if needed]
+
+    def learned(self, batch: Batch, known: Mapping[str, Any], answers: int) -> Batch:
+        """Adds advantages, and takes the weights of what is not learned from."""
+        from gptjax.losses.policy_presets import with_advantages  # presets are settings of this
+
+        return with_advantages(self, batch, known, answers)
 
     def needs_old(self, updates: int) -> bool:
         """Whether batches need the column `old`, with so many updates a rollout."""
@@ -347,38 +379,3 @@ def value_of(
     hidden = hidden if through else jax.lax.stop_gradient(hidden)
     values: Any = hidden.astype(jnp.float32) @ head["kernel"] + head["bias"].reshape(1, 1, 1)
     return values[..., 0]
-
-
-def column_of(batch: Batch, name: str) -> Array:
-    """Returns a column of a batch.
-
-    Raises:
-      ValueError: it has none of that name.
-    """
-    columns = batch.columns or {}
-    if name not in columns:
-        raise ValueError(f"a loss of rollouts needs the column {name!r}, which this batch lacks.")
-    return jnp.asarray(columns[name], jnp.float32)
-
-
-def sum_facts(batch: Batch) -> Metrics:
-    """Sums what is known of each answer."""
-    lengths = jnp.sum(jnp.asarray(batch.weights) > 0, axis=1, dtype=jnp.float32)
-    counted = 1.0 * (lengths > 0)
-    judged, passed = column_of(batch, "judged"), column_of(batch, "passed")
-    right, wrong = judged * passed, judged * (1 - passed)
-    rows = {
-        "reward": jnp.where(judged > 0, column_of(batch, "reward"), 0.0),
-        "judged": judged,
-        "passed": right,
-        "unfinished": 1 - column_of(batch, "finished"),
-        "flat": column_of(batch, "flat"),
-        "answers": jnp.ones_like(judged),
-        "counted": counted,
-        "tokens": lengths,
-        "right": right * counted,
-        "wrong": wrong * counted,
-        "right_tokens": right * lengths,
-        "wrong_tokens": wrong * lengths,
-    }
-    return {name: jnp.sum(values) for name, values in rows.items()}

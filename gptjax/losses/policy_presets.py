@@ -1,16 +1,20 @@
 """Algorithms of the literature as settings of `Policy`, and advantages by these settings.
 
 Read `advantages_of` (a number for each answer) and `token_advantages` (for each token, with a value
-head), then the presets. A preset is a start: `dataclasses.replace` changes what should differ.
+head), `with_advantages` (of a whole rollout), then the presets. A preset is a start:
+`dataclasses.replace` changes what should differ.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 from gptjax.core.arrays import Array, Bool, Float, Numbers
+from gptjax.data.layouts import Batch
 from gptjax.losses import advantages, surrogates
 from gptjax.losses.policy import Policy
 
@@ -102,6 +106,37 @@ def token_advantages(
     after = jnp.where(goes_on, last, 0.0)
     found, returns = advantages.gae(each, values, counted, settings.gamma, settings.lam, after)
     return advantages.whiten(found, counted), returns
+
+
+def with_advantages(
+    settings: Policy, batch: Batch, known: Mapping[str, Any], answers: int
+) -> Batch:
+    """Returns a rollout with the column `advantages`, and weights of 0 where nothing is learned.
+
+    Args:
+      known: columns that were read off the model, [B T].
+      answers: to each prompt.
+    """
+    columns = {**(batch.columns or {}), **known}
+    counted, shape = batch.weights, (-1, answers)
+    rewards, taken = columns["reward"], None
+    if settings.kl and settings.kl_in == "reward":
+        taken = penalty(settings, columns["old"], columns["reference"], counted)
+        if settings.advantage != "gae":
+            rewards = rewards - np.asarray(taken).sum(axis=1)
+    facts = (columns[name].astype(bool) for name in ("judged", "finished", "passed"))
+    found = advantages_of(settings, rewards.reshape(shape), *(x.reshape(shape) for x in facts))
+    columns["flat"] = np.asarray(found.flat, np.float32).reshape(-1)
+    weights = counted * np.asarray(found.keep, np.float32).reshape(-1, 1)
+    if settings.advantage == "gae":
+        each, columns["returns"] = token_advantages(
+            *(settings, columns["reward"], columns["values"], weights, columns["finished"], taken)
+        )
+    else:
+        each = np.asarray(found.advantages).reshape(-1, 1) * (counted > 0)
+    columns["advantages"] = each
+    whole = {name: np.asarray(values, np.float32) for name, values in columns.items()}
+    return batch._replace(weights=weights, columns=whole)
 
 
 # --- presets

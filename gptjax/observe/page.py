@@ -21,11 +21,9 @@ NOT_CURVES = {
     "loss",
     "validation_loss",
     "validation_bits_per_byte",
-    "reward",
-    "validation_reward",
-    "pass_rate",
-    "validation_pass_rate",
 }  # these have their own charts, or none
+OF_REWARDS = {"reward", "validation_reward", "pass_rate", "validation_pass_rate"}
+"""Likewise where a run learns from rewards."""
 FIRST = [
     "learning_rate",
     "gradient_norm",
@@ -86,7 +84,7 @@ def _curves(content: dict[str, Any]) -> str:
     others = [
         n
         for n in found
-        if n not in {*NOT_CURVES, *FIRST}
+        if n not in {*NOT_CURVES, *FIRST, *(OF_REWARDS if rewarded else ())}
         and not n.startswith("smoothed_")
         and len({y for _, y in found[n]}) > 1
     ]  # a constant says nothing

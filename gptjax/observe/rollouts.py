@@ -80,7 +80,9 @@ def section(groups: list[dict[str, Any]]) -> str:
         answers = [answer for group in own for answer in group["answers"]]
         right = sum(answer["right"] for answer in answers)
         body = "".join(_group(group) for group in own)
-        title = f"step {step:,}: {right} of these {len(answers)} answers are right"
+        judged = any(answer["reward"] is not None for answer in answers)
+        says = f": {right} of these {len(answers)} answers are right" if judged else ""
+        title = f"step {step:,}{says}"
         out.append(f"<details{'' if out else ' open'}><summary>{title}</summary>{body}</details>")
     return "".join(out)
 

@@ -77,13 +77,13 @@ class Judgement(NamedTuple):
 
 
 def judge(rewards: Sequence[tuple[RewardConfig, Judge]], answered: Sequence[Answered]) -> Judgement:
-    """Returns the weighted sum of rewards for each answer, and what each reward gave.
+    """Returns the weighted sum of rewards for each answer, and what each reward gave. Without
+    rewards no answer is judged.
 
     Raises:
       ConfigError: a reward failed, or gave something that is no finite number; names the reward,
         the prompt and the answer.
     """
-    require(bool(rewards), "there are no rewards; name at least one, such as Exact().")
     parts: dict[str, list[float | None]] = {}
     for config, one in rewards:
         like = sum(other.called == config.called for other, _ in rewards[: len(parts)])
@@ -92,8 +92,8 @@ def judge(rewards: Sequence[tuple[RewardConfig, Judge]], answered: Sequence[Answ
     total = np.zeros(len(answered))
     for (config, _), values in zip(rewards, parts.values(), strict=True):
         total += config.weight * np.asarray([math.nan if v is None else v for v in values])
-    judged = ~np.isnan(total)
-    first = next(iter(parts.values()))
+    judged = ~np.isnan(total) & bool(rewards)
+    first = next(iter(parts.values()), [None] * len(answered))
     passed = np.asarray([value is not None and value >= 1 for value in first], bool)
     with np.errstate(over="ignore"):
         total = total.astype(np.float32)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from gptjax import generate
 from gptjax.core.arrays import Params
 from gptjax.core.config import ConfigError, require
+from gptjax.data.layouts import Batch
 from gptjax.data.prepare import Prepared
 from gptjax.losses import Frozen
 from gptjax.observe.goodput import Clock
@@ -103,7 +105,11 @@ class Evaluator:
             from gptjax.train.rollout_figures import held_out  # other runs write nothing
 
             tokenizer = self._data.tokenizer
-            figures = held_out(experiment, tokenizer, store, params, mesh, rows, stop)
+
+            def measure(batch: Batch) -> Mapping[str, Any]:
+                return self._program.evaluate(params, self._frozen, batch)
+
+            figures = held_out(experiment, tokenizer, store, params, mesh, rows, stop, measure)
         else:
             measure = self._program.evaluate
             figures = evaluate(measure, mesh, experiment, store, params, self._frozen, rows, stop)
@@ -112,9 +118,10 @@ class Evaluator:
     def _show(self, done: int, figures: dict[str, float]) -> None:
         if figures:
             named = {name.removeprefix("validation_"): value for name, value in figures.items()}
-            if "reward" in named:  # whose negative is the loss
+            first = "loss"
+            if named.get("reward") == -named["loss"]:
                 del named["loss"]
-            first = "reward" if "reward" in named else "loss"
+                first = "reward"
             shown = f"validation {first} {named.pop(first):.4f}"
             others = [f"{value:.3f} {name.replace('_', ' ')}" for name, value in named.items()]
             self._log.progress(f"step {done}: {', '.join([shown, *others])}", keep=True)

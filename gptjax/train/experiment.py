@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from gptjax.core.config import formerly, require
 from gptjax.data.prepare import DataConfig
 from gptjax.data.tasks import Shape, default_task
 from gptjax.generate.settings import SampleConfig
-from gptjax.losses import CrossEntropy, LossConfig, LossKind
+from gptjax.losses import CrossEntropy, LossConfig, LossKind, OwnAnswers
 from gptjax.model.config import ModelConfig
 from gptjax.model.presets import small
 from gptjax.sharding.mesh import MeshConfig
@@ -114,8 +114,8 @@ class Experiment:
     """Train an adapter beside the frozen weights of `start`; `None` trains the weights. Checkpoints
     hold the adapter alone."""
     rollout: Rollout | None = None
-    """How the answers that the loss `Policy` learns from are written and judged; `None` in runs
-    that learn from the data itself."""
+    """How the answers that the losses `Policy` and `GKD` learn from are written and judged; `None`
+    in runs that learn from the data itself."""
     optim: OptimConfig = field(default_factory=AdamW)
     """The optimizer."""
     schedule: Schedule = field(default_factory=Schedule)
@@ -243,6 +243,12 @@ ROLLOUTS = "rollouts"
 
 def _require_rollout(experiment: Experiment, rollout: Rollout) -> None:
     """Refuses numbers that do not fit the rollouts."""
+    loss = cast(OwnAnswers, experiment.loss)
+    require(
+        bool(rollout.rewards) or not loss.rewarded,
+        "rollout.rewards is empty, so no answer is better than another; name a reward in the"
+        " config file, such as Exact().",
+    )
     batch, answers, updates = experiment.batch, rollout.answers, rollout.updates
     near = answers * max(1, round(batch / answers))
     require(
@@ -260,7 +266,7 @@ def _require_rollout(experiment: Experiment, rollout: Rollout) -> None:
             f" (--{name.replace('_', '-')} {updates * -(-count // updates)}).",
         )
     require(
-        not rollout.truncates or getattr(experiment.loss, "correction", "none") != "none",
+        not rollout.truncates or loss.any_sampler,
         "rollout.top_k or top_p leaves tokens out, so that answers come from another distribution"
         " than the one that is trained; set a loss.correction (--loss.correction truncated), or"
         " --rollout.top-k 0 --rollout.top-p 1.",

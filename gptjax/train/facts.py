@@ -8,7 +8,7 @@ import os
 import platform
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 from jax.sharding import Mesh
@@ -19,7 +19,7 @@ from gptjax.core.arrays import Params
 from gptjax.core.config import ConfigError
 from gptjax.data.prepare import Prepared
 from gptjax.data.tasks.prompts import Prompts
-from gptjax.losses import Frozen
+from gptjax.losses import Frozen, OwnAnswers
 from gptjax.model import flops_per_token
 from gptjax.model.attention.layer import select_attention
 from gptjax.model.stack import scanned
@@ -242,7 +242,7 @@ def signs_of(experiment: Experiment) -> dict[str, Sign]:
         answers=rollout.answers,
         new_tokens=rollout.new_tokens,
         peak=experiment.optim.peak,
-        compared=getattr(experiment.objective, "compares", False),
+        compared=cast(OwnAnswers, experiment.objective).compares,
         most_gap=1e-2 if experiment.model.compute == "float32" else 0.1,
     )
 

@@ -19,7 +19,7 @@ class Rollout:
 
     rewards: tuple[RewardKind, ...] = ()
     """What judges an answer; their weighted sum is its reward. The first decides what counts as
-    right: an answer to which it gives 1 or more."""
+    right: an answer to which it gives 1 or more. None are needed where the loss is `GKD`."""
     answers: int = 8
     """Answers to each prompt."""
     new_tokens: int = 64
@@ -37,11 +37,6 @@ class Rollout:
     """Rollouts of which one is written to rollouts.jsonl; 0 writes none."""
 
     def __post_init__(self) -> None:
-        require(
-            bool(self.rewards),
-            "rollout.rewards is empty, so no answer is better than another; name a reward in the"
-            " config file, such as Exact().",
-        )
         for name, least in (("answers", 1), ("new_tokens", 1), ("updates", 1), ("log_every", 0)):
             value = getattr(self, name)
             require(

@@ -1,6 +1,6 @@
 """What a rollout's rows hold, and what is read off the model for them.
 
-Read `blank_rows` (the layout), `columns_read`, then `reading`, which compiles the reading.
+Read `blank_rows` (the layout), then `reading`, which compiles the reading.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gptjax import model
 from gptjax.core.arrays import Array, Float, Params
 from gptjax.data.layouts import Batch
 from gptjax.generate import transforms
-from gptjax.losses import Frozen, Policy
+from gptjax.losses import Frozen, OwnAnswers, Policy
 from gptjax.losses.cross_entropy import forward_batch
 from gptjax.model import ModelConfig
 from gptjax.sharding.mesh import row_sharding, with_mesh
@@ -31,6 +31,11 @@ def rollout_of(experiment: Experiment) -> Rollout:
     """Returns the rollout of an experiment that has one."""
     assert experiment.rollout is not None
     return experiment.rollout
+
+
+def own_answers(experiment: Experiment) -> OwnAnswers:
+    """Returns the loss of an experiment that has a rollout."""
+    return cast(OwnAnswers, experiment.objective)
 
 
 def blank_rows(experiment: Experiment, rows: int) -> Batch:
@@ -54,9 +59,8 @@ def blank_rows(experiment: Experiment, rows: int) -> Batch:
 def row_shapes(experiment: Experiment, mesh: Mesh) -> Batch:
     """Returns shapes, types and shardings of a step's batch."""
     rows = blank_rows(experiment, 1)
-    policy, updates = cast(Policy, experiment.objective), rollout_of(experiment).updates
-    names = columns_read(policy, updates) + ["returns"] * (policy.value > 0)
-    known = dict.fromkeys(names, rows.weights)
+    loss, updates = own_answers(experiment), rollout_of(experiment).updates
+    known = dict.fromkeys([*loss.reads(updates), *loss.adds], rows.weights)
     rows = rows._replace(columns={**(rows.columns or {}), **known})
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(
@@ -66,28 +70,16 @@ def row_shapes(experiment: Experiment, mesh: Mesh) -> Batch:
     )
 
 
-def columns_read(policy: Policy, updates: int) -> list[str]:
-    """Returns the columns that are read off the model once it has written its answers."""
-    in_reward = policy.kl > 0 and policy.kl_in == "reward"
-    wanted = {
-        "old": policy.needs_old(updates) or policy.temperature != 1,
-        "reference": policy.kl > 0 and (updates > 1 or in_reward),
-        "drawn": policy.correction != "none",
-        "values": policy.value > 0,
-        "sampled": policy.temperature != 1,
-    }
-    return [name for name, needed in wanted.items() if needed]
-
-
 def reading(
     experiment: Experiment, mesh: Mesh, models: Mapping[str, ModelConfig]
 ) -> Callable[[Params, Frozen, Batch], dict[str, Array]] | None:
     """Returns the compiled function (params, frozen, batch) → columns of what the weights that
     wrote a rollout say of it, [B T] each; `None` if none is needed."""
-    policy, rollout = cast(Policy, experiment.objective), rollout_of(experiment)
-    loss, names = policy.build(experiment.model, **models), columns_read(policy, rollout.updates)
+    names = own_answers(experiment).reads(rollout_of(experiment).updates)
     if not names:
         return None
+    policy = cast(Policy, experiment.objective)
+    loss = policy.build(experiment.model, **models)
 
     def part(params: Params, frozen: Frozen, batch: Batch) -> dict[str, Array]:
         seen, found = loss.read(params, batch), {}

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
 
 from gptjax.core.arrays import Params
+from gptjax.data.layouts import Batch
 from gptjax.data.store import Store
 from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.observe.log import Log
 from gptjax.rewards import Judgement
 from gptjax.train.experiment import Experiment
 from gptjax.train.rollout import Rollout
-from gptjax.train.rollouts import Written, judges, problems_of, seeds_of, verdict_of, write
+from gptjax.train.rollout_columns import own_answers
+from gptjax.train.rollouts import (
+    Written,
+    judges,
+    place_rows,
+    problems_of,
+    rows_of,
+    seeds_of,
+    verdict_of,
+    write,
+)
 from gptjax.train.sources import row_plan
 
 
@@ -63,35 +74,46 @@ def held_out(
     mesh: Mesh,
     rows: int | None,
     stop: Callable[[], bool] = lambda: False,
+    measure: Callable[[Batch], Mapping[str, Any]] | None = None,
 ) -> dict[str, float] | None:
     """Writes one answer to each held-out problem, with the same draws at every evaluation, and
-    returns the mean `reward`, `loss` (its negative), `pass_rate` (share of right ones, pass@1),
-    `unfinished` and `answer_length`; `None` if `stop`, asked now and then, returned true.
+    returns `loss`, `unfinished` and `answer_length`; with rewards the mean `reward` and `pass_rate`
+    (share of right ones, pass@1); `None` if `stop`, asked now and then, returned true.
+
+    The loss is the negative reward; where rewards decide nothing it is that of the answers, left
+    out without `measure`.
 
     Args:
       rows: only the first problems; `None` means all.
+      measure: sums over a batch on the devices, see `step.evaluate_step`.
     """
-    rewards, prompts = judges(experiment), experiment.batch
+    rewards, prompts, sums = judges(experiment), experiment.batch, np.zeros(2)
+    rewarded = own_answers(experiment).rewarded
     plan = row_plan(experiment, store, seed=None, rows=prompts)
     count = plan.rows_per_epoch if rows is None else min(rows, plan.rows_per_epoch)
     written: list[Written] = []
     for number in range(-(-count // prompts)):
         problems = problems_of(store, plan, number)[: count - number * prompts]
-        written += write(
+        some = write(
             *(experiment, params, tokenizer, problems),
             seeds=seeds_of(experiment.seed, _HELD_OUT + number, len(problems)),
             mesh=mesh,
             each=1,
         )
+        if measure and not rewarded:
+            found = measure(place_rows(rows_of(experiment, some), experiment, mesh))
+            sums += [float(found["loss"]), float(found["weight"])]
+        written += some
         if stop():
             return None
     verdict = verdict_of(rewards, written)
     known = verdict.judged
     reward = float(verdict.total[known].mean()) if known.any() else math.nan
+    passed = float(verdict.passed[known].mean()) if known.any() else math.nan
+    loss = -reward if rewarded else float(sums[0] / sums[1]) if measure else None
     return {
-        "loss": -reward,
-        "reward": reward,
-        "pass_rate": float(verdict.passed[known].mean()) if known.any() else math.nan,
+        **({} if loss is None else {"loss": loss}),
+        **({"reward": reward, "pass_rate": passed} if rewards else {}),
         "unfinished": float(np.mean([not one.finished for one in written])),
         "answer_length": float(np.mean([len(one.ids) for one in written])),
     }

@@ -4,8 +4,8 @@ A rollout draws prompts by its number, writes answers with the parameters that t
 judges them, and lays them out as rows. Parameters, step and seed decide it, so a resumed run sees
 the same rollouts. What is trained are the ids that were drawn, never their text.
 
-Read `rollouts` (the source of a run), then `write`, `verdict_of`, `rows_of` and `learned` in the
-order in which it calls them.
+Read `rollouts` (the source of a run), then `write`, `verdict_of`, `rows_of` in the order in which
+it calls them; the loss has the last word (`OwnAnswers.learned`).
 """
 
 from __future__ import annotations
@@ -30,14 +30,12 @@ from gptjax.data.store import Store
 from gptjax.data.tasks.prompts import Problem, Prompts
 from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.generate import GenerateConfig
-from gptjax.losses import Frozen, Policy
-from gptjax.losses.policy_presets import advantages_of, penalty, token_advantages
+from gptjax.losses import Frozen
 from gptjax.model import ModelConfig
 from gptjax.rewards import Answered, Judge, Judgement, RewardConfig, judge
 from gptjax.sharding.mesh import local_rows, place_batch, to_host, writing_mesh
 from gptjax.train.experiment import Experiment
-from gptjax.train.rollout import Rollout
-from gptjax.train.rollout_columns import blank_rows, reading, rollout_of
+from gptjax.train.rollout_columns import blank_rows, own_answers, reading, rollout_of
 from gptjax.train.sources import Source, row_plan
 from gptjax.train.step import TrainState
 
@@ -95,14 +93,11 @@ def rollouts(
     plan = row_plan(experiment, data.train, seed=experiment.seed, rows=prompts)
     plan = plan._replace(shift=shift // (rollout.answers * rollout.updates))
     require_room(experiment, data.train)
-    policy = cast(Policy, experiment.objective)
+    loss = own_answers(experiment)
     rewards, read = judges(experiment), reading(experiment, mesh, models)
     last: dict[int, Batch] = {}
 
-    def placed(batch: Batch) -> Batch:
-        mine = local_rows(mesh, experiment.batch)
-        own = jax.tree.map(lambda leaf: leaf[mine], batch)
-        return place_batch(own, mesh, experiment.batch)
+    placed = functools.partial(place_rows, experiment=experiment, mesh=mesh)
 
     def source(step: int, state: TrainState) -> Batch:
         number, place = divmod(step, rollout.updates)
@@ -121,12 +116,23 @@ def rollouts(
             known = read(params, frozen, placed(batch)) if read else {}
             known = {name: to_host(values) for name, values in known.items()}
             last.clear()
-            last[number] = placed(learned(policy, rollout, batch, known))
+            last[number] = placed(loss.learned(batch, known, rollout.answers))
             if seen is not None:
                 seen(step, written, verdict)
         return last[number]
 
     return source
+
+
+def place_rows(batch: Batch, experiment: Experiment, mesh: Mesh) -> Batch:
+    """Puts rows that every process holds onto the devices, filled up with blank ones."""
+    missing = experiment.batch - len(batch.tokens)
+    if missing:
+        blank = blank_rows(experiment, missing)
+        batch = jax.tree.map(lambda *parts: np.concatenate(parts), batch, blank)
+    mine = local_rows(mesh, experiment.batch)
+    own = jax.tree.map(lambda leaf: leaf[mine], batch)
+    return place_batch(own, mesh, experiment.batch)
 
 
 def judges(experiment: Experiment) -> list[tuple[RewardConfig, Judge]]:
@@ -194,12 +200,12 @@ def write(
     Args:
       each: answers to a problem; `None` means as many as in training.
     """
-    rollout, policy = rollout_of(experiment), cast(Policy, experiment.objective)
+    rollout, loss = rollout_of(experiment), own_answers(experiment)
     each = rollout.answers if each is None else each
     settings = [
         GenerateConfig(
             new_tokens=rollout.new_tokens,
-            temperature=policy.temperature,
+            temperature=loss.temperature,
             top_k=rollout.top_k,
             top_p=rollout.top_p,
             num_samples=each,
@@ -251,7 +257,9 @@ def verdict_of(
     )
 
 
-def rows_of(experiment: Experiment, written: Sequence[Written], verdict: Judgement) -> Batch:
+def rows_of(
+    experiment: Experiment, written: Sequence[Written], verdict: Judgement | None = None
+) -> Batch:
     """Lays answers out as rows of ids, with what is known of each answer as columns."""
     batch = blank_rows(experiment, len(written))
     columns = batch.columns or {}
@@ -263,36 +271,9 @@ def rows_of(experiment: Experiment, written: Sequence[Written], verdict: Judgeme
         batch.segments[row, :last] = 1
         batch.weights[row, first:last] = 1
         columns["sampled"][row, first:last] = one.log_probs
-    known = verdict.judged
-    columns["reward"][:] = np.where(known, np.nan_to_num(verdict.total), 0)
-    columns["judged"][:], columns["passed"][:] = known, verdict.passed & known
+    if verdict is not None:
+        known = verdict.judged
+        columns["reward"][:] = np.where(known, np.nan_to_num(verdict.total), 0)
+        columns["judged"][:], columns["passed"][:] = known, verdict.passed & known
     columns["finished"][:] = [one.finished for one in written]
     return batch
-
-
-def learned(policy: Policy, rollout: Rollout, batch: Batch, known: Mapping[str, Any]) -> Batch:
-    """Adds advantages to a rollout, and takes the weights of what is not learned from.
-
-    Args:
-      known: columns that were read off the model, [B T]; see `reading`.
-    """
-    columns = {**(batch.columns or {}), **known}
-    counted, shape = batch.weights, (-1, rollout.answers)
-    rewards, taken = columns["reward"], None
-    if policy.kl and policy.kl_in == "reward":
-        taken = penalty(policy, columns["old"], columns["reference"], counted)
-        if policy.advantage != "gae":
-            rewards = rewards - np.asarray(taken).sum(axis=1)
-    facts = (columns[name].astype(bool) for name in ("judged", "finished", "passed"))
-    found = advantages_of(policy, rewards.reshape(shape), *(x.reshape(shape) for x in facts))
-    columns["flat"] = np.asarray(found.flat, np.float32).reshape(-1)
-    weights = counted * np.asarray(found.keep, np.float32).reshape(-1, 1)
-    if policy.advantage == "gae":
-        each, columns["returns"] = token_advantages(
-            *(policy, columns["reward"], columns["values"], weights, columns["finished"], taken)
-        )
-    else:
-        each = np.asarray(found.advantages).reshape(-1, 1) * (counted > 0)
-    columns["advantages"] = each
-    whole = {name: np.asarray(values, np.float32) for name, values in columns.items()}
-    return batch._replace(weights=weights, columns=whole)

@@ -244,7 +244,7 @@ def groups(setting: Setting) -> Figure | Skipped:
 
     def learned(rewards: np.ndarray) -> Batch:
         batch = rollouts.rows_of(experiment, written, rated(rewards))
-        return rollouts.learned(settings, own, batch, {})
+        return settings.learned(batch, {}, own.answers)
 
     loss = settings.build(setting.exact)
     slope = jax.jit(precise(jax.grad(lambda p, batch: loss(p, {}, batch, None)[0])))

@@ -8,13 +8,14 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 
 from gptjax.core import config
 from gptjax.core.config import nearest, require
 from gptjax.data import prepare
+from gptjax.losses import OwnAnswers
 from gptjax.observe.progress import duration
 from gptjax.train import start as starts
 from gptjax.train.experiment import Experiment
@@ -110,11 +111,15 @@ REWARDS = (
 )
 """The proofs of configs that learn from rewards."""
 
+OF_REWARDS = ("sampler", "on-policy", "rollout", "groups")
+"""Those of them that only losses of rewards have."""
+
 
 def proofs_of(experiment: Experiment) -> tuple[Proof, ...]:
     """Returns the proofs that an experiment has."""
     if experiment.rollout is not None:
-        return REWARDS
+        rewarded = cast(OwnAnswers, experiment.loss).rewarded
+        return REWARDS if rewarded else tuple(one for one in REWARDS if one.name not in OF_REWARDS)
     if experiment.data.task.conversations:
         return ALIGNMENT
     if experiment.adapter is not None:
