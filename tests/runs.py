@@ -90,13 +90,14 @@ def start(
     path: Path,
     *flags: str,
     fault: str = "",
+    child: str = CHILD,
     env: Mapping[str, str] = MappingProxyType({}),
 ) -> subprocess.Popen:
     """A process that trains, and meets a fault."""
     path.mkdir(parents=True, exist_ok=True)
     given = path.parent / f"{path.name}.json"
     config.save_config(given, experiment)
-    told = [sys.executable, "-c", CHILD, str(given), "--dir", str(path), *flags]
+    told = [sys.executable, "-c", child, str(given), "--dir", str(path), *flags]
     return subprocess.Popen(
         told,
         stdout=subprocess.PIPE,
