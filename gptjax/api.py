@@ -35,6 +35,7 @@ from gptjax.generate import (
 from gptjax.generate.schedule import adapter_number
 from gptjax.generate.settings import plain
 from gptjax.model import ModelConfig, axes, prepare_weights
+from gptjax.rewards import Answered, RewardConfig, best_of
 from gptjax.runs.adapted import hold_adapters
 from gptjax.runs.open import open_model
 from gptjax.sharding.mesh import MeshConfig, make_mesh
@@ -78,6 +79,28 @@ class Model(NamedTuple):
             tokenizer; `batch`, the number of rows that are computed together.
         """
         return list(self.each(prompts, settings, **more))
+
+    def best_of(
+        self,
+        answers: int,
+        prompt: str,
+        rewards: Sequence[RewardConfig],
+        record: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> Completion:
+        """Draws answers to a prompt and returns the one with the highest reward.
+
+        Args:
+          record: what else rewards read, such as the right `answer`.
+          settings: fields of `GenerateConfig`.
+        """
+        drawn = self.complete([prompt], num_samples=answers, **settings)
+        told = {"prompt": prompt, **(record or {})}
+        judged = [
+            Answered(prompt, one.text, told, ended := one.end is not None, len(one.ids) + ended)
+            for one in drawn
+        ]
+        return drawn[best_of(rewards, judged)]
 
     def each(
         self,

@@ -10,12 +10,14 @@ import json
 import time
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import combinations
 from pathlib import Path
 
 import jax
 import jsonschema
 import numpy as np
 import pytest
+from variants import PLAIN
 
 from gptjax import model
 from gptjax.api import Model
@@ -40,6 +42,8 @@ from gptjax.rewards import (
     RewardKind,
     RewardModel,
     Solved,
+    best_of,
+    expected_best,
     judge,
     sandbox,
 )
@@ -437,3 +441,39 @@ def test_a_reward_model_reads_messages_by_its_template(scorer, tmp_path):
     assert one == other != text
     assert score_judge(talking, False, 2, "it")([given]) == [pytest.approx(one, rel=1e-5)]
     assert np.isfinite(as_messages([answered("", prompt="hi")])[0])
+
+
+def test_the_best_of_n_is_estimated_without_bias_and_is_the_mean_over_all_choices():
+    rewards = np.random.default_rng(0).standard_normal((3, 6)).round(1)
+    for n in range(1, 7):
+        choices = [rewards[:, list(some)].max(axis=1) for some in combinations(range(6), n)]
+        assert expected_best(rewards, n) == pytest.approx(np.mean(choices))
+    assert expected_best([[0, 1, 0, 0]], 2) == pytest.approx(0.5)  # pass@2 of one in four
+    with pytest.raises(ValueError, match="at least 7 answers"):
+        expected_best(rewards, 7)
+
+
+def test_the_best_of_several_answers_is_the_one_that_rewards_like_most(tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text(
+        "def count(prompt, answer, record):\n"
+        "    return None if 'e' in answer else float(answer.count(record['letter']))\n"
+    )
+    reward, told = Function(f"{own}:count"), {"letter": "a"}
+
+    def chosen(*texts: str) -> int:
+        return best_of([reward], [Answered("", text, told, True, 1) for text in texts])
+
+    assert chosen("ab", "aba", "aaae", "baa") == 1 and chosen("e", "b") == 1
+    assert chosen("e", "ee") == 0
+    with pytest.raises(ConfigError, match="needs a reward"):
+        best_of([], [])
+    tokenizer = tokenizers.train_tokenizer(Bytes(), [])
+    config = dataclasses.replace(PLAIN, vocab_size=tokenizer.vocab_size)
+    opened = Model(config, model.init(config, jax.random.key(0)), tokenizer)
+    drawn = opened.complete(["a"], num_samples=6, new_tokens=8, temperature=1.0, top_p=1.0)
+    shortest = Function(f"{own}:shortest")
+    own.write_text("def shortest(prompt, answer, record):\n    return -float(len(answer))\n")
+    best = opened.best_of(6, "a", [shortest], new_tokens=8, temperature=1.0, top_p=1.0)
+    assert best.text == min((one.text for one in drawn), key=len)
+    assert len({len(one.text) for one in drawn}) > 1
