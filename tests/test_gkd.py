@@ -15,6 +15,8 @@ from test_rollouts import experiment, one_device, resolved, whole  # noqa: F401
 from variants import PLAIN
 
 from gptjax import model
+from gptjax.cli import evaluate
+from gptjax.cli.arguments import read_experiment
 from gptjax.core.config import ConfigError
 from gptjax.data import Batch
 from gptjax.losses import GKD
@@ -103,6 +105,9 @@ def test_a_run_learns_a_teachers_predictions_without_rewards(whole, tmp_path):  
     assert steps[-1]["loss"] < 0.7 * steps[0]["loss"] and "reward" not in steps[0]
     assert 0 < steps[-1]["validation_loss"] < 0.7 * steps[0]["loss"]
     assert "validation_reward" not in steps[-1]
+    own, _ = read_experiment(tmp_path / "plain")
+    found = evaluate.measured(tmp_path / "plain", evaluate.EvaluateOptions(), own, whole=False)
+    assert found["loss"] == pytest.approx(steps[-1]["validation_loss"], abs=1e-6)
     lines = (tmp_path / "plain" / "rollouts.jsonl").read_text().splitlines()
     kept = json.loads(lines[0])
     assert len(lines) == 8 * 8 and kept["label"] is kept["reward"] is None

@@ -14,7 +14,7 @@ from variants import PLAIN
 
 from gptjax import verify
 from gptjax.data import Characters, DataConfig, Prompts, Puzzles, prepare
-from gptjax.losses import Policy, policy
+from gptjax.losses import Policy, policy, policy_presets
 from gptjax.rewards import Solved
 from gptjax.sharding.mesh import MeshConfig
 from gptjax.train import rollouts
@@ -61,7 +61,11 @@ def test_what_is_right_passes(setting):
 
 
 def test_each_proof_notices_its_defect(setting, monkeypatch):
-    rows_of, ratios, found = rollouts.rows_of, policy.surrogates.ratios, rollouts.advantages_of
+    rows_of, ratios, found = (
+        rollouts.rows_of,
+        policy.surrogates.ratios,
+        policy_presets.advantages_of,
+    )
     counter = itertools.count()
 
     def late(*args):
@@ -75,7 +79,7 @@ def test_each_proof_notices_its_defect(setting, monkeypatch):
         ("sampler", rollouts, "rows_of", late),
         ("on-policy", policy.surrogates, "ratios", lambda log_ratio: 1.001 * ratios(log_ratio)),
         ("rollout", rollouts, "seeds_of", lambda *args: [next(counter) for _ in range(args[2])]),
-        ("groups", rollouts, "advantages_of", mixed),
+        ("groups", policy_presets, "advantages_of", mixed),
     )
     for name, module, function, defect in defects:
         with monkeypatch.context() as patch:

@@ -8,18 +8,21 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gptjax.cli.arguments import first_path, read_experiment
 from gptjax.core import backend, user_config
 from gptjax.core.config import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jax.sharding import Mesh
 
+    from gptjax.core.arrays import Params
     from gptjax.data.store import Store
     from gptjax.formats import OpenedModel
-    from gptjax.losses import LossConfig
+    from gptjax.losses import Frozen, LossConfig
     from gptjax.train.experiment import Experiment
 
 
@@ -107,11 +110,15 @@ def measured(
         experiment, model=opened.config, data=data, loss=_loss(experiment), freeze=()
     )
     if experiment.rollout is not None:
+        from gptjax.train.rollout_columns import own_answers
         from gptjax.train.rollout_figures import held_out
 
+        measure = None  # rewards are what is measured, if they decide
+        if not own_answers(experiment).rewarded:
+            measure = functools.partial(*_measuring(experiment, opened, mesh))
         prompts = min(options.rows or store.header.num_examples, store.header.num_examples)
         given = (experiment, opened.tokenizer, store, opened.params, mesh, prompts)
-        return {**(held_out(*given) or {}), "prompts": prompts}
+        return {**(held_out(*given, measure=measure) or {}), "prompts": prompts}
     figures = _held_out(experiment, opened, store, mesh, options.rows)
     return {**figures, "tokens": store.header.num_tokens}
 
@@ -132,11 +139,22 @@ def _held_out(
     experiment: Experiment, opened: OpenedModel, store: Store, mesh: Mesh, rows: int | None
 ) -> dict[str, float]:
     """Returns the figures of the experiment's loss over a store."""
+    from gptjax.train.evaluate import evaluate
+
+    measure, params, frozen = _measuring(experiment, opened, mesh)
+    return evaluate(measure, mesh, experiment, store, params, frozen, rows) or {}
+
+
+def _measuring(
+    experiment: Experiment, opened: OpenedModel, mesh: Mesh
+) -> tuple[Callable[..., dict[str, Any]], Params, Frozen]:
+    """Returns the compiled sums of the experiment's loss over a batch, and the weights that it
+    takes before the batch."""
     import jax
 
     from gptjax.sharding.mesh import replicated, with_mesh
     from gptjax.train import step, teacher
-    from gptjax.train.evaluate import evaluate, held_out_loss
+    from gptjax.train.evaluate import held_out_loss
 
     assert opened.tokenizer is not None
     others = teacher.load_teachers(experiment, opened.tokenizer, mesh)
@@ -144,5 +162,4 @@ def _held_out(
     frozen = {name: other.params for name, other in others.items()}
     one_batch = functools.partial(step.evaluate_step, loss=loss)
     compiled = jax.jit(with_mesh(mesh, one_batch), out_shardings=replicated(mesh))
-    figures = evaluate(compiled, mesh, experiment, store, opened.params, frozen, rows)
-    return figures or {}
+    return compiled, opened.params, frozen
