@@ -1,6 +1,8 @@
-"""placeholder"""
+"""GRPO: a model that adds two-digit numbers right in a third to a half of its answers learns from a
+checker alone."""
 
 from gptjax.data import DataConfig, Given, Prompts, Puzzles
+from gptjax.generate import SampleConfig
 from gptjax.losses import Policy
 from gptjax.model import ModelConfig
 from gptjax.rewards import Solved
@@ -16,12 +18,14 @@ experiment = Experiment(
         task=Prompts(),
         validation=0.0,
     ),
-    model=ModelConfig(context=16),
+    model=ModelConfig(context=12),
     loss=Policy("group", normalise="token"),
-    rollout=Rollout(rewards=(Solved(),), answers=16, new_tokens=5),
-    optim=AdamW(peak=3e-4, weight_decay=0.0),
-    schedule=Schedule("constant", warmup=5),
-    evaluation=Evaluation(every=50, prompt="37+58="),
-    batch=256,
-    steps=500,
+    rollout=Rollout(rewards=(Solved(),), answers=4, new_tokens=5),
+    optim=AdamW(peak=1.5e-4, weight_decay=0.0, beta2=0.99, clip_norm=1.0),
+    schedule=Schedule("linear", warmup=30, floor=0.0),
+    evaluation=Evaluation(
+        every=50, prompt="37+58=", sample=SampleConfig(new_tokens=5, temperature=1.0)
+    ),
+    batch=512,
+    steps=400,
 )
