@@ -20,12 +20,12 @@ experiment = Experiment(
     ),
     model=ModelConfig(context=12),
     loss=Policy("group", normalise="token"),
-    rollout=Rollout(rewards=(Solved(),), answers=4, new_tokens=5),
-    optim=AdamW(peak=1.5e-4, weight_decay=0.0, beta2=0.99, clip_norm=1.0),
+    rollout=Rollout(rewards=(Solved(),), answers=8, new_tokens=5),
+    optim=AdamW(peak=2.5e-4, weight_decay=0.0, beta2=0.99, clip_norm=1.0),
     schedule=Schedule("linear", warmup=30, floor=0.0),
     evaluation=Evaluation(
         every=50, prompt="37+58=", sample=SampleConfig(new_tokens=5, temperature=1.0)
     ),
     batch=512,
-    steps=400,
+    steps=500,
 )

@@ -3,14 +3,14 @@ learned, the questions only read. Data and rows are those of configs/sft_smollm2
 all parameters.
 
 The adapter has 4.88M parameters beside the model's 135M: with its optimizer state it takes 56 MiB,
-and the frozen base 513 MiB, where training all parameters keeps 1,539. Three ways took the same
-steps of one row in turns, stopped at half of 40: from 1.799 nats per token of held-out answers LoRA
-came to 1.699, DoRA to 1.696, all parameters at a tenth of the rate to 1.710. LoRA's step took 0.69
-of full training's processor time (median; 0.56 to 0.90), DoRA's 0.80; of two rows 0.61 and 0.77
-(three steps). This config's 120 steps have not been run.
+and the frozen base 513 MiB, where training all parameters keeps 1,539. Four ways took the same 40
+steps of one row in turns: from 2.105 nats per token of held-out answers LoRA came to 2.032 and
+2.030 (seeds 0 and 1), DoRA to 2.032 and 2.029, all parameters at a tenth of the rate to 2.037 and
+2.034. LoRA's step took 0.63 of full training's processor time (median), DoRA's 0.75. This config's
+120 steps have not been run.
 
-Measured on 2026-11-29 on one of two Intel Xeon cores with AMX, shared with much other work, in
-bfloat16, one seed: benchmarks/adapters_smollm2.py.
+Measured on 2026-11-29 on two Intel Xeon cores with AMX in bfloat16, little else running with seed
+0, where the times are from: benchmarks/adapters_smollm2.py.
 
     python examples/oasst_chats.py oasst_trees.jsonl data/chats.jsonl
     python train.py configs/lora_smollm2.py --data.source.path data/chats.jsonl
@@ -18,7 +18,7 @@ bfloat16, one seed: benchmarks/adapters_smollm2.py.
     gptjax convert runs/lora_smollm2 merged --merge
 
 Another adapter is a flag away: `--adapter dora`, or `--adapter prompt-tuning --adapter.tokens 16`,
-which began at 1.793 and came to 1.773 at a rate of 1e-2 (`--optim.peak`).
+which began at 2.101 and 2.103 and came to 2.084 and 2.085 at a rate of 1e-2 (`--optim.peak`).
 
 Sources: Hu et al. 2021, LoRA, arXiv:2106.09685; Ben Allal et al. 2025, SmolLM2, arXiv:2502.02737.
 """

@@ -11,13 +11,13 @@ for, and 333 conversations to begin with, made from a file of trees of OpenAssis
     gptjax chat runs/sft_smollm2
 
 Of the first hundred trees' 333 conversations 75 % of 124,858 tokens count, and 66 are longer than a
-row of 512 tokens and are left out. One row a step instead of two, stopped at half of 40 steps:
-1.799 → 1.710 nats per token of held-out answers, where LoRA (configs/lora_smollm2.py) came to 1.699
-from the same 10,240 tokens. State 1,539 MiB; 6.4 s of processor time a step of 512 tokens, 12.4 of
-1,024. This config's 120 steps have not been run.
+row of 512 tokens and are left out. 40 steps of one row instead of two: 2.105 → 2.037 and 2.034 nats
+per token of held-out answers (seeds 0 and 1), where LoRA (configs/lora_smollm2.py) came to 2.032
+and 2.030 from the same 20,480 tokens. State 1,539 MiB; 5.4 s of processor time a step. This
+config's 120 steps have not been run.
 
-Measured on 2026-11-29 on one of two Intel Xeon cores with AMX, shared with much other work, in
-bfloat16, one seed: benchmarks/adapters_smollm2.py.
+Measured on 2026-11-29 on two Intel Xeon cores with AMX in bfloat16, little else running with seed
+0: benchmarks/adapters_smollm2.py.
 
 Source: Ben Allal et al. 2025, SmolLM2, arXiv:2502.02737 (two epochs; their rate of 1e-3 is for
 batches of 128 rows).

@@ -29,7 +29,7 @@ from gptjax.train.optim import AdamW, Schedule
 
 experiment = Experiment(
     data=DataConfig(
-        source=Puzzles("sums", count=600, held_out_count=400),
+        source=Puzzles("sums", count=1000, held_out_count=400),
         tokenizer=Characters(),
         task=Chat(),
         validation=0.0,
@@ -46,10 +46,10 @@ experiment = Experiment(
         compute="bfloat16" if fast_bfloat16() else "float32",
     ),
     optim=AdamW(peak=1e-3, weight_decay=0.1, beta2=0.99, clip_norm=1.0),
-    schedule=Schedule("linear", warmup=20, floor=0.0),
+    schedule=Schedule("constant", warmup=20),
     evaluation=Evaluation(
         every=200, prompt="37+58=", sample=SampleConfig(new_tokens=4, temperature=1.0)
     ),
-    steps=600,
+    steps=700,
     batch=32,
 )
