@@ -1,5 +1,22 @@
-"""GRPO: a model that adds two-digit numbers right in a third to a half of its answers learns from a
-checker alone."""
+"""GRPO: a model that adds two-digit numbers right in a third of its answers learns from a checker
+that only says right or wrong. 64 prompts a step, eight answers to each.
+
+    python train.py configs/sums.py
+    python train.py configs/grpo_sums.py
+
+Right answers to 400 held-out sums, one drawn at temperature 1 for each: 32 → 46 % after 50 updates,
+55 after 100, 68 after 200, 80 after 400, 81.5 after 500; of the answers that it learns from 84 %.
+One seed; 14 and a half minutes beside other work. The goal, 95 %, is missed. The sampler's ln p and
+the trainer's differ by 4e-7 nats on average. A quarter of a step's time goes into answers.
+
+It depends on where it starts, see configs/sums.py; on the number of prompts (16 prompts with 32
+answers each lost where 64 with eight gained); and on the rate (from a start of another kind).
+
+Measured on 2026-11-29 on two Xeon cores with AMX, shared with much other work.
+
+Sources: Shao et al. 2024, GRPO, arXiv:2402.03300; normalised by tokens as in Yu et al. 2025, DAPO,
+arXiv:2503.14476.
+"""
 
 from gptjax.data import DataConfig, Given, Prompts, Puzzles
 from gptjax.generate import SampleConfig
