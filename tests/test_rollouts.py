@@ -17,10 +17,11 @@ import pytest
 from runs import assert_same_run, lines_of, losses_of
 from variants import VARIANTS
 
-from gptjax import api, model
+from gptjax import api, generate, model
 from gptjax.cli import evaluate
 from gptjax.cli.arguments import read_experiment
 from gptjax.core.config import ConfigError
+from gptjax.core.trees import combine
 from gptjax.data import Characters, Comparisons, Conversations, DataConfig, Prompts, Puzzles
 from gptjax.data.documents.comparisons import load_judged, read_comparisons
 from gptjax.data.documents.conversations import load_record, parse_record, read_conversations
@@ -37,7 +38,9 @@ from gptjax.train.experiment import Evaluation, Experiment
 from gptjax.train.loop import train
 from gptjax.train.optim import AdamW, Schedule
 from gptjax.train.rollout import Rollout
+from gptjax.train.rollout_columns import row_shapes
 from gptjax.train.rollout_figures import log_rollout
+from gptjax.weights import LoRA
 
 LETTERS = Puzzles("reversal", count=200, length=3)
 
@@ -93,14 +96,17 @@ def one_device(monkeypatch):
 # --- the sampler is the trainer
 
 
-KINDS = ("gpt2", "gqa", "alibi")
+KINDS = ("gpt2", "gqa", "alibi", "adapted")
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_the_sampler_recorded_what_the_trainer_computes(name):
-    """Law L10: ragged prompts, ended and cut answers, alone and packed in other places."""
-    settings = resolved(model_config=VARIANTS[name])
+    """Law L10: ragged prompts, ended and cut answers, alone and packed in other places; with an
+    adapter too."""
+    settings = resolved(model_config=VARIANTS.get(name))
     weights = model.init(settings.model, jax.random.key(1))
+    if name == "adapted":
+        weights = adapted(settings.model, weights)
     written = some(settings, weights)
     assert {one.finished for one in written} == {True, False}  # both kinds are looked at
     batch = rollouts.rows_of(settings, written, judgement(len(written)))
@@ -113,6 +119,36 @@ def test_the_sampler_recorded_what_the_trainer_computes(name):
     again = np.asarray(jax.jit(loss.read)(weights, packed).log_probs)
     gap = np.abs(again - packed.columns["sampled"])[packed.weights > 0]
     assert len(gap) == counted.sum() and gap.max() <= 1e-5
+
+
+def adapted(config, params):
+    """The weights with a LoRA that is not zero any more."""
+    adapter, base = model.add_adapter(config, LoRA(rank=2), params, jax.random.key(2))
+    moved = jax.tree.map(lambda x: x + 0.1 * jnp.ones_like(x), adapter)
+    return combine({"params": base}, moved)
+
+
+@pytest.mark.slow
+def test_after_a_shared_prefix_the_sampler_is_the_trainer_too():
+    settings, letters = resolved(), data().tokenizer
+    config, weights = settings.model, model.init(settings.model, jax.random.key(1))
+    before = letters.encode("abcd").tolist()
+    prefix = generate.shared_prefix(config, weights, letters, before)
+    asked, how = letters.encode("ef<").tolist(), generate.GenerateConfig(4, 1.0, top_p=1.0)
+    done = generate.complete(config, weights, letters, [asked], [how], prefix=prefix)[0]
+    ends = [] if done.end is None else [done.end]
+    ids = np.asarray([[*before, *asked, *done.ids, *(i for i, _ in ends)]], np.int32)
+    lengths = jnp.asarray([ids.size])
+    read = generate.token_logprobs(config, weights, jnp.asarray(ids), lengths)
+    recorded = [*done.logprobs, *(p for _, p in ends)]
+    np.testing.assert_allclose(read[0, -len(recorded) :], recorded, atol=1e-5)
+
+
+def test_experts_that_a_bias_balances_are_left_as_they_are():
+    """No loss of rollouts says how much each expert had to do."""
+    own = resolved(model_config=VARIANTS["deepseek"])
+    mesh = make_mesh(own.mesh, jax.devices())
+    assert program.lowered(own, mesh, row_shapes(own, mesh))
 
 
 def some(settings: Experiment, weights, **how) -> list[rollouts.Written]:

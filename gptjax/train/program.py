@@ -20,7 +20,7 @@ from gptjax.core import faults
 from gptjax.core.arrays import Params
 from gptjax.data.layouts import Batch
 from gptjax.data.prepare import Prepared
-from gptjax.losses import Frozen
+from gptjax.losses import Frozen, LossConfig
 from gptjax.model import ModelConfig
 from gptjax.sharding.mesh import in_device_memory, make_mesh, replicated, with_mesh
 from gptjax.train import placement, step, teacher
@@ -179,7 +179,7 @@ def lowered(
             skip_norm=experiment.skip_norm,
             skip_score=experiment.spike_score if experiment.skip_spikes else math.inf,
             dropout=placement.uses_dropout(experiment),
-            post_update=_post_update(experiment.model),
+            post_update=_post_update(experiment),
             gradients=faults.in_gradients(planned, gradients, state.step),
         )
 
@@ -189,9 +189,12 @@ def lowered(
     return jitted.lower(state, frozen, batch)
 
 
-def _post_update(config: ModelConfig) -> Callable | None:
-    """Returns what balances experts without a loss, in models that have that."""
-    if config.experts is None or not config.experts.bias_step:
+def _post_update(experiment: Experiment) -> Callable | None:
+    """Returns what balances experts without a loss, in models that have that. Where answers are
+    compared or rewarded, experts are chosen as they were before."""
+    config = experiment.model
+    balanced = config.experts is not None and config.experts.bias_step > 0
+    if not balanced or experiment.loss.batches != LossConfig.batches:
         return None
     return lambda params, sums: model.rebalance(config, params, sums["load"])
 
