@@ -639,6 +639,7 @@ IN_PYTHON = {
     "model.frames",
     "loss.adversarial",
     "loss.distillation",
+    "rollout",
 }
 """Kinds that only a Python config file chooses."""
 

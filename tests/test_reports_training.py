@@ -164,7 +164,8 @@ def settled(experiment: Experiment, path: Path, *, allow: bool = False) -> ident
 def test_a_finished_run_learns_on_by_the_command_that_it_prints(run, short, capsys):
     """T1: banner, "next:" and report propose `--steps 16`, and that is enough."""
     proposed = f"python train.py {run}/config.json --steps 16"
-    assert proposed.replace(run.name, "run") in facts.suggestions(short, run, 8)
+    proposals = facts.suggestions(short, run, prepare(short.data), 8)
+    assert proposed.replace(run.name, "run") in proposals
     train(changed(short, steps=16), run)
     said = capsys.readouterr().out
     assert "linear schedule ends at step 8 and begins again" in said
