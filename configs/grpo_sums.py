@@ -7,8 +7,8 @@ that only says right or wrong. 64 prompts a step, eight answers to each.
 Right answers to 400 held-out sums, one drawn at temperature 1 for each: 39 → 58.5 % after 50
 updates, 66 after 100, 77.5 after 200, 86 after 400, 88 after 500. One seed, 9.5 minutes beside
 other work. The goal, 95 %, is missed. With 4,000 sums as prompts instead of 7,600, and a start at
-32 %, it came to 81.5 %. The ln p of sampler and trainer differ by 4e-7 nats on average. Three tenths
-of the time of rollouts and updates go into answers.
+32 %, it came to 81.5 %. The ln p of sampler and trainer differ by 4e-7 nats on average. Answers
+take three tenths of the time of rollouts and updates. Controls: docs/rollouts.md.
 
 It depends on where it starts, see configs/sums.py; on the number of prompts (16 prompts with 32
 answers each lost where 64 with eight gained); and on the rate (from a start of another kind).
