@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 from jax.sharding import Mesh
@@ -35,11 +35,13 @@ from gptjax.generate import (
 from gptjax.generate.schedule import adapter_number
 from gptjax.generate.settings import plain
 from gptjax.model import ModelConfig, axes, prepare_weights
-from gptjax.rewards import Answered, RewardConfig, best_of
 from gptjax.runs.adapted import hold_adapters
 from gptjax.runs.open import open_model
 from gptjax.sharding.mesh import MeshConfig, make_mesh
 from gptjax.weights import Stored, choose_adapter, on_mesh
+
+if TYPE_CHECKING:
+    from gptjax.rewards import RewardConfig
 
 
 class Model(NamedTuple):
@@ -94,6 +96,8 @@ class Model(NamedTuple):
           record: what else rewards read, such as the right `answer`.
           settings: fields of `GenerateConfig`.
         """
+        from gptjax.rewards import Answered, best_of  # most callers judge nothing
+
         drawn = self.complete([prompt], num_samples=answers, **settings)
         told = {"prompt": prompt, **(record or {})}
         judged = [

@@ -3,11 +3,13 @@ defect that it is for."""
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from proving import outcome
 from variants import PLAIN
 
 from gptjax import verify, weights
@@ -60,10 +62,7 @@ def setting(tmp_path_factory) -> Setting:
     return make(experiment, prepare(data))
 
 
-def status(name: str, setting: Setting) -> str:
-    (proof,) = verify.choose_proofs([name], ALIGNMENT)
-    result = verify.prove(proof, setting)
-    return f"{result['status']} {result['words']}"
+status = functools.partial(outcome, ALIGNMENT)
 
 
 def test_what_is_right_passes(setting):

@@ -3,6 +3,7 @@ that it is for."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,9 +11,9 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from proving import outcome
 from variants import PLAIN
 
-from gptjax import verify
 from gptjax.data import Characters, DataConfig, Prompts, Puzzles, prepare
 from gptjax.losses import Policy, policy, policy_presets
 from gptjax.rewards import Solved
@@ -46,10 +47,7 @@ def setting(tmp_path_factory) -> Iterator[Setting]:
         yield make(experiment, prepare(data))
 
 
-def status(name: str, setting: Setting) -> str:
-    (proof,) = verify.choose_proofs([name], REWARDS)
-    result = verify.prove(proof, setting)
-    return f"{result['status']} {result['words']}"
+status = functools.partial(outcome, REWARDS)
 
 
 def test_what_is_right_passes(setting):

@@ -127,12 +127,9 @@ def _loss(experiment: Experiment) -> LossConfig:
     """Returns what a model is measured by: of predictions cross-entropy, whatever it learned from;
     otherwise its own loss, with the reference in memory."""
     from gptjax.losses import CrossEntropy
-    from gptjax.losses.answers import Compared
 
     loss = experiment.loss
-    if loss.batches == CrossEntropy.batches:
-        return CrossEntropy()
-    return dataclasses.replace(loss, cached=False) if isinstance(loss, Compared) else loss
+    return CrossEntropy() if loss.batches == CrossEntropy.batches else loss.computed()
 
 
 def _held_out(

@@ -87,7 +87,7 @@ class Compared(LossConfig):
     @property
     def models(self) -> Mapping[str, str]:
         """The reference, where it is another model."""
-        return {} if self.reference in (START, BASE, NONE) else {REFERENCE: self.reference}
+        return other_reference(self.reference)
 
     @property
     def columns(self) -> Mapping[str, tuple[int, ...]]:
@@ -97,9 +97,22 @@ class Compared(LossConfig):
     def started(self: Any, start: str | None, adapted: bool) -> Any:
         """Returns the settings with the reference by name, if it is what the run starts from: the
         base of a run that trains adapters, else the model itself."""
-        if self.reference != START:
-            return self
-        return dataclasses.replace(self, reference=BASE if adapted else start or START)
+        return dataclasses.replace(self, reference=reference_name(self.reference, start, adapted))
+
+    def computed(self: Any) -> Any:
+        """Returns the settings with the reference in memory."""
+        return dataclasses.replace(self, cached=False)
+
+
+def other_reference(name: str) -> Mapping[str, str]:
+    """Returns the path of a reference by its name among `models`, where it is another model."""
+    return {} if name in (START, BASE, NONE) else {REFERENCE: name}
+
+
+def reference_name(reference: str, start: str | None, adapted: bool) -> str:
+    """Returns the name of a reference; that of what the run starts from in place of `start`: the
+    base of a run that trains adapters, else the model itself, if there is one."""
+    return reference if reference != START else BASE if adapted else start or START
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from gptjax.core.config import require
 from gptjax.data.layouts import Batch
 from gptjax.losses.cross_entropy import forward_batch
 from gptjax.losses.loss import Frozen, Loss, Metrics, Reduction, Sum, Weight, ratio
-from gptjax.losses.own_answers import OwnAnswers, column_of
+from gptjax.losses.own_answers import OwnAnswers, sum_lengths
 from gptjax.losses.pairwise import generalised_jsd
 from gptjax.model import ModelConfig
 
@@ -84,15 +84,8 @@ class GKDLoss(Loss):
         teacher = self._log_probs(self.teacher, others, batch)
         counted = jnp.asarray(batch.weights) > 0
         losses = generalised_jsd(student, teacher, self.settings.share)
-        lengths = jnp.sum(counted, axis=1, dtype=jnp.float32)
-        finished = column_of(batch, "finished")
-        sums = {
-            "unfinished": jnp.sum(1 - finished),
-            "answers": jnp.float32(len(finished)),
-            "tokens": jnp.sum(lengths),
-            "counted": jnp.sum(1.0 * (lengths > 0)),
-        }
-        return jnp.sum(jnp.where(counted, losses, 0.0)), jnp.sum(lengths), sums
+        sums = sum_lengths(batch)
+        return jnp.sum(jnp.where(counted, losses, 0.0)), sums["tokens"], sums
 
     def _log_probs(
         self, config: ModelConfig, params: Params, batch: Batch

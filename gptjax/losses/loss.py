@@ -113,6 +113,10 @@ class LossConfig(Open):
         subtrees by name. They train, and a checkpoint has them apart from the model."""
         return {}
 
+    def computed(self) -> LossConfig:
+        """Returns the settings that compute what `columns` would read."""
+        return self
+
     def build(self, config: ModelConfig, **models: ModelConfig) -> Loss:
         """Returns the loss for a model."""
         raise NotImplementedError

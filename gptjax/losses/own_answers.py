@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
-from gptjax.core.arrays import Array
+from gptjax.core.arrays import Array, Float
 from gptjax.data.layouts import Batch
 from gptjax.losses.loss import LossConfig, Metrics
 
@@ -73,9 +73,25 @@ def column_of(batch: Batch, name: str) -> Array:
     return jnp.asarray(columns[name], jnp.float32)
 
 
+def lengths_of(batch: Batch) -> Float[Array, " B"]:
+    """Returns the number of counted tokens of each answer."""
+    return jnp.sum(jnp.asarray(batch.weights) > 0, axis=1, dtype=jnp.float32)
+
+
+def sum_lengths(batch: Batch) -> Metrics:
+    """Sums what is known of each answer without rewards."""
+    lengths, finished = lengths_of(batch), column_of(batch, "finished")
+    return {
+        "unfinished": jnp.sum(1 - finished),
+        "answers": jnp.sum(jnp.ones_like(finished)),
+        "counted": jnp.sum(1.0 * (lengths > 0)),
+        "tokens": jnp.sum(lengths),
+    }
+
+
 def sum_facts(batch: Batch) -> Metrics:
-    """Sums what is known of each answer."""
-    lengths = jnp.sum(jnp.asarray(batch.weights) > 0, axis=1, dtype=jnp.float32)
+    """Sums what is known of each answer and of its reward."""
+    lengths = lengths_of(batch)
     counted = 1.0 * (lengths > 0)
     judged, passed = column_of(batch, "judged"), column_of(batch, "passed")
     right, wrong = judged * passed, judged * (1 - passed)
@@ -83,14 +99,10 @@ def sum_facts(batch: Batch) -> Metrics:
         "reward": jnp.where(judged > 0, column_of(batch, "reward"), 0.0),
         "judged": judged,
         "passed": right,
-        "unfinished": 1 - column_of(batch, "finished"),
         "flat": column_of(batch, "flat"),
-        "answers": jnp.ones_like(judged),
-        "counted": counted,
-        "tokens": lengths,
         "right": right * counted,
         "wrong": wrong * counted,
         "right_tokens": right * lengths,
         "wrong_tokens": wrong * lengths,
     }
-    return {name: jnp.sum(values) for name, values in rows.items()}
+    return sum_lengths(batch) | {name: jnp.sum(values) for name, values in rows.items()}

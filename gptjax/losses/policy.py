@@ -22,7 +22,7 @@ from gptjax.core.config import require
 from gptjax.data.layouts import Batch
 from gptjax.losses import surrogates
 from gptjax.losses.advantages import Spread
-from gptjax.losses.answers import BASE, NONE, REFERENCE, START, Reference
+from gptjax.losses.answers import NONE, START, Reference, other_reference, reference_name
 from gptjax.losses.cross_entropy import forward_batch
 from gptjax.losses.loss import Frozen, Loss, Metrics, Reduction, Sum, Weight, ratio
 from gptjax.losses.own_answers import OwnAnswers, column_of, sum_facts
@@ -149,15 +149,14 @@ class Policy(OwnAnswers):
     @property
     def models(self) -> Mapping[str, str]:
         """The reference, where it is another model."""
-        known = self.kl == 0 or self.reference in (START, BASE, NONE)
-        return {} if known else {REFERENCE: self.reference}
+        return other_reference(self.reference) if self.kl else {}
 
     def started(self, start: str | None, adapted: bool) -> Policy:
         """Returns the settings with the reference by name, if it is what the run starts from: the
         base of a run that trains adapters, else the model itself."""
-        if self.kl == 0 or self.reference != START:
+        if self.kl == 0:
             return self
-        return dataclasses.replace(self, reference=BASE if adapted else start or START)
+        return dataclasses.replace(self, reference=reference_name(self.reference, start, adapted))
 
     def heads(self, config: ModelConfig) -> Mapping[str, Params]:
         """Returns the value head of `gae`, which expects 0 at first."""

@@ -117,7 +117,7 @@ def _text(x: float, y: float, text: str, kind: str = "") -> str:
     return (
         f'<text x="{x:.1f}" y="{y:.1f}"'
         + (f' class="{kind}"' if kind else "")
-        + f">{html.escape(printable(text))}</text>"
+        + f">{escaped(text)}</text>"
     )
 
 
@@ -173,6 +173,11 @@ def short_number(n: float) -> str:
     """Returns 1.90M as 1.9M, for prose."""
     text = human(n)
     return re.sub(r"\.?0+(?=[a-zA-Z]?$)", "", text) if "." in text else text
+
+
+def escaped(text: str) -> str:
+    """Returns a text as HTML or XML shows it, letter by letter."""
+    return html.escape(printable(text))
 
 
 def printable(text: str) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from gptjax.observe import rollouts
-from gptjax.observe.charts import Curve, Point, chart, finite, printable
+from gptjax.observe.charts import Curve, Point, chart, escaped, finite
 from gptjax.observe.progress import duration
 
 STYLE = Path(__file__).with_name("report.css")
@@ -265,4 +264,4 @@ def _words(name: str) -> str:
 
 
 def _escape(text: Any) -> str:
-    return html.escape(printable(str(text)))
+    return escaped(str(text))

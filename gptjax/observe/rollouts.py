@@ -6,14 +6,13 @@ Read `answers_shown`, which chooses them, then `section`, which writes them as H
 from __future__ import annotations
 
 import contextlib
-import html
 import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from gptjax.observe.charts import printable
+from gptjax.observe.charts import escaped
 
 STEPS = 12
 """Steps that are shown, evenly spread; the last is one of them."""
@@ -90,18 +89,14 @@ def section(groups: list[dict[str, Any]]) -> str:
 def _group(group: dict[str, Any]) -> str:
     rows = "".join(
         f"<tr><td>{'✓' if one['right'] else ''}</td><td>{_number(one['reward'])}</td>"
-        f"<td><pre>{_escape(one['text'])}{'' if one['finished'] else ' …'}</pre></td></tr>"
+        f"<td><pre>{escaped(one['text'])}{'' if one['finished'] else ' …'}</pre></td></tr>"
         for one in group["answers"]
     )
     return (
-        f"<pre><mark>{_escape(group['prompt'])}</mark></pre><table class=answers>"
+        f"<pre><mark>{escaped(group['prompt'])}</mark></pre><table class=answers>"
         f"<tr><th>right</th><th>reward</th><th>answer (… is unfinished)</th></tr>{rows}</table>"
     )
 
 
 def _number(reward: float | None) -> str:
     return "not judged" if reward is None else f"{reward:.3g}"
-
-
-def _escape(text: str) -> str:
-    return html.escape(printable(text))

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gptjax.core.config import require
-from gptjax.rewards import sandbox
 from gptjax.rewards.numbers import nearly_equal, require_tolerance, wanted_number, whole_number
 from gptjax.rewards.reward import Answered, Judge, RewardConfig, wanted_text
 
@@ -54,6 +53,8 @@ class Program(RewardConfig):
         Raises:
           ConfigError: programs do not run here, or Python programs can't be confined.
         """
+        from gptjax.rewards import sandbox  # runs without such a reward need none
+
         require_tolerance(self.tolerance)
         if self.language == "arithmetic":
             sandbox.require_arithmetic()
@@ -62,6 +63,8 @@ class Program(RewardConfig):
         return self._python
 
     def _arithmetic(self, answered: Sequence[Answered]) -> list[float | None]:
+        from gptjax.rewards import sandbox
+
         wanted = [wanted_number(row, self.field) for row in answered]
         found = sandbox.run_arithmetic([row.answer for row in answered])
         return [
@@ -70,6 +73,8 @@ class Program(RewardConfig):
         ]
 
     def _python(self, answered: Sequence[Answered]) -> list[float | None]:
+        from gptjax.rewards import sandbox
+
         wanted = [wanted_text(row, self.field) for row in answered]
         limits = sandbox.Limits(self.seconds, self.wall_seconds, self.memory)
         with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -18,7 +18,6 @@ from gptjax.core import config, processes
 from gptjax.core.arrays import Params
 from gptjax.core.config import ConfigError
 from gptjax.data.prepare import Prepared
-from gptjax.data.tasks.prompts import Prompts
 from gptjax.losses import Frozen, OwnAnswers
 from gptjax.model import flops_per_token
 from gptjax.model.attention.layer import select_attention
@@ -218,8 +217,7 @@ def suggestions(experiment: Experiment, path: Path, data: Prepared, step: int) -
     """Returns commands to type next. A longer run's schedule begins again, see
     `optim.lengthened`."""
     prompt, task = experiment.evaluation.prompt, experiment.data.task
-    if not prompt.strip() and isinstance(task, Prompts):
-        prompt = task.problem(data.train, 0).prompt
+    prompt = prompt if prompt.strip() else task.example_prompt(data.train)
     sample = f" --prompt {shlex.quote(prompt)}" if prompt.strip() else ""
     use = f"gptjax sample {path}{sample}"
     if experiment.model.classes == 1:

@@ -124,7 +124,8 @@ def settle(
     Raises:
       ConfigError: the directory's run differs in what decides its numbers, and that is not allowed.
     """
-    record = _record(experiment, data, start)
+    rewards = _rewards(experiment)
+    record = _record(experiment, data, start) | rewards
     if done is None:
         experiment = _lasting(experiment)
         _require_learning(experiment)
@@ -135,7 +136,7 @@ def settle(
     record["folder"] = recorded.get("folder", record["folder"])
     experiment = _lasting(experiment, old)
     changed = config.differences(old, experiment)
-    others = (*experiment.objective.models, *_rewards(experiment))
+    others = (*experiment.objective.models, *rewards)
     bound = _bound(changed, recorded, record, others)
     listed = "; ".join(f"{k} was {a!r}, now {b!r}" for k, (a, b) in list(bound.items())[:5])
     require(
@@ -167,7 +168,7 @@ def _record(experiment: Experiment, data: Prepared, start: Start) -> dict[str, A
     }
     if start.fingerprint:
         record["start"] = start.fingerprint
-    return record | teacher.fingerprints(experiment) | _rewards(experiment)
+    return record | teacher.fingerprints(experiment)
 
 
 def _rewards(experiment: Experiment) -> dict[str, str]:

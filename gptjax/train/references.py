@@ -7,7 +7,6 @@ both answers of an example, NaN where the example is longer than a row.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -139,7 +138,7 @@ def measuring(experiment: Experiment, data: Prepared, mesh: Mesh, params: Params
     Raises:
       ConfigError: the reference can't be opened, or reads something else than the model.
     """
-    settings = cast(Preference | KTO, dataclasses.replace(experiment.objective, cached=False))
+    settings = cast(Preference | KTO, experiment.objective.computed())
     others = {
         name: open_other(name, path, experiment.model, data.tokenizer, mesh)
         for name, path in settings.models.items()

@@ -134,6 +134,10 @@ class Prompts(Chat):
         record = json.loads(content)
         return Problem(ids[:border].tolist(), _readable(record["prompt"]), record)
 
+    def example_prompt(self, store: Store) -> str:
+        """Returns the first prompt."""
+        return self.problem(store, 0).prompt
+
     def describe(self, store: Store) -> str:
         """Says how many prompts there are, and how long."""
         sizes = self.sizes(store, with_encoder=False)[:, 0]

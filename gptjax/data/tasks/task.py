@@ -154,6 +154,10 @@ class Task(Open):
 
     # --- inference
 
+    def example_prompt(self, store: Store) -> str:
+        """Returns a prompt to try a model with; empty where a store holds none."""
+        return ""
+
     def asked(self, text: str, tokenizer: Tokenizer) -> str | list[int]:
         """Returns the prompt of a sample as `generate.complete` takes it."""
         return text
