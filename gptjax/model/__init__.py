@@ -11,6 +11,7 @@ from gptjax.model.cache import (
     insert_rows,
     rollback,
     take_rows,
+    within_reach,
 )
 from gptjax.model.config import (
     Experts,
@@ -107,6 +108,7 @@ __all__ = [
     "smollm",
     "t5",
     "take_rows",
+    "within_reach",
     "to_output",
     "unembed",
     "vaswani",

@@ -36,7 +36,7 @@ class Memory(NamedTuple):
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["keys", "values", "positions", "key_scales", "value_scales"],
-    meta_fields=["sinks", "at_once"],
+    meta_fields=["sinks", "at_once", "reach"],
 )
 @dataclass(frozen=True)
 class CacheGroup:
@@ -60,6 +60,8 @@ class CacheGroup:
     at_once: int | None = None
     """In a ring, the maximum number of tokens that are read at once, or rolled back; `None` means
     a slot for every token."""
+    reach: int | None = None
+    """Number of slots, from the first on, that attention reads; `None` is all. See `within_reach`."""
 
 
 class Cache(NamedTuple):
@@ -197,6 +199,16 @@ def insert_rows(
     return Cache(groups, by_row(cache.lengths, other.lengths), memory)
 
 
+def within_reach(cache: Cache, reach: int | None) -> Cache:
+    """The same cache, of which attention reads only the first `reach` slots; the caller knows that
+    the others are empty. `None` reads all of them again. Rings are read whole."""
+
+    def reaching(group: CacheGroup) -> CacheGroup:
+        return group if group.at_once is not None else replace(group, reach=reach)
+
+    return cache._replace(groups=tuple(map(reaching, cache.groups)))
+
+
 def constrain_cache(cache: Cache) -> Cache:
     """The cache, its rows split over the mesh as those of a batch and its heads over `tensor`, as
     far as they divide; without a mesh nothing changes."""
@@ -278,6 +290,7 @@ def update(
     reaches, places = _places(config)
     at = reaches.index(_reach(layer))
     group, rows = cache.groups[at], jnp.arange(k.shape[0])[:, None]
+    reach = group.reach
     place = int(places[number]) if isinstance(number, int) else jnp.asarray(places)[number]
 
     def write(whole, new):
@@ -285,7 +298,7 @@ def update(
 
     if group.key_scales is None:
         group = replace(group, keys=write(group.keys, k), values=write(group.values, v))
-        k, v = group.keys[place], group.values[place]
+        k, v = group.keys[place][:, :, :reach], group.values[place][:, :, :reach]
     else:
         (k, key_scales), (v, value_scales) = quantise_vectors(k), quantise_vectors(v)
         scales = {
@@ -294,7 +307,7 @@ def update(
         }
         group = replace(group, keys=write(group.keys, k), values=write(group.values, v), **scales)
         k, v = (
-            (whole[place] * scales[place][..., None]).astype(config.compute)
+            (whole[place][:, :, :reach] * scales[place][:, :, :reach, None]).astype(config.compute)
             for whole, scales in (
                 (group.keys, group.key_scales),
                 (group.values, group.value_scales),
@@ -305,7 +318,7 @@ def update(
         cache._replace(groups=(*cache.groups[:at], group, *cache.groups[at + 1 :])),
         k,
         v,
-        group.positions,
+        group.positions[:, :reach],
     )
 
 

@@ -1,7 +1,11 @@
-"""What passes between the engine and those who ask it: an `Ask` goes in, `Piece`s come out."""
+"""What passes between the engine and those who ask it: an `Ask` goes in, `Piece`s come out of a
+`Stream`."""
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -88,3 +92,111 @@ class Unwell(Exception):
 
 class Failed(Exception):
     """This request failed inside the engine; others go on."""
+
+
+# --- from the engine's thread to any other
+
+
+class Stream:
+    """The pieces of one answer, for one reader, in a thread (`for`) or a coroutine (`async for`).
+
+    Pieces that nobody takes are joined, so a slow reader costs the memory of one answer and nobody
+    else's time.
+    """
+
+    def __init__(self, cancel: Callable[[], None]) -> None:
+        self._cancel = cancel
+        self._changed = threading.Condition()
+        self._piece: Piece | None = None
+        self._error: Exception | None = None
+        self._over = False
+        self._wake: Callable[[], None] | None = None
+
+    def cancel(self) -> None:
+        """Ends the answer; its row is free within one step. The iteration ends without a last
+        piece. Again, or after the end, it does nothing."""
+        self._end()
+        self._cancel()
+
+    def __iter__(self) -> Iterator[Piece]:
+        """Yields the pieces; the last has a `reason`.
+
+        Raises:
+          Failed: this request failed.
+          Unwell: the engine failed or was closed.
+        """
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._piece or self._over)
+                piece, over = self._taken()
+            if piece is not None:
+                yield piece
+            if over:
+                return
+
+    async def __aiter__(self) -> AsyncIterator[Piece]:
+        """Like `for`, without holding up the event loop."""
+        loop, woken = asyncio.get_running_loop(), asyncio.Event()
+        self._wake = lambda: loop.call_soon_threadsafe(woken.set)
+        while True:
+            with self._changed:
+                piece, over = self._taken()
+            if piece is not None:
+                yield piece
+            if over:
+                return
+            if piece is None:
+                await woken.wait()
+            woken.clear()
+
+    def _taken(self) -> tuple[Piece | None, bool]:
+        """What there is, and whether it is all."""
+        piece, self._piece = self._piece, None
+        if piece is None and self._error is not None:
+            raise self._error
+        return piece, self._over and self._error is None
+
+    def put(self, piece: Piece) -> None:
+        """Adds a piece; one with a reason is the last."""
+        with self._changed:
+            if not self._over:
+                self._piece = piece if self._piece is None else joined_pieces(self._piece, piece)
+                self._over = piece.reason is not None
+            self._changed.notify_all()
+        self._woken()
+
+    def fail(self, error: Exception) -> None:
+        """Ends the pieces with an error."""
+        with self._changed:
+            if not self._over:
+                self._error, self._over = error, True
+            self._changed.notify_all()
+        self._woken()
+
+    def _end(self) -> None:
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
+        self._woken()
+
+    def _woken(self) -> None:
+        if self._wake is not None:
+            try:
+                self._wake()
+            except RuntimeError:  # the reader's event loop is closed: nobody waits any more
+                self._wake = None
+
+
+def joined_pieces(first: Piece, second: Piece) -> Piece:
+    """Two pieces of an answer that follow each other as one."""
+    alternatives = second.alternatives
+    if first.alternatives is not None:
+        alternatives = [*first.alternatives, *(second.alternatives or [])]
+    return second._replace(
+        text=first.text + second.text,
+        ids=[*first.ids, *second.ids],
+        logprobs=[*first.logprobs, *second.logprobs],
+        alternatives=alternatives,
+        prompt=first.prompt or second.prompt,
+        embedding=first.embedding if second.embedding is None else second.embedding,
+    )
