@@ -42,6 +42,7 @@ from gptjax.weights import Stored, choose_adapter, on_mesh
 
 if TYPE_CHECKING:
     from gptjax.rewards import RewardConfig
+    from gptjax.serve.engine import Engine
 
 
 class Model(NamedTuple):
@@ -117,7 +118,7 @@ class Model(NamedTuple):
         return generate.completions(
             *self[:3],
             prompts,
-            self._settings(settings, more),
+            self.make_settings(settings, more),
             **more,
             task=self.task,
             mesh=self.mesh,
@@ -153,7 +154,7 @@ class Model(NamedTuple):
         return generate.stream_text(
             *self[:3],
             prompt,
-            self._settings(settings, more),
+            self.make_settings(settings, more),
             **more,
             task=self.task,
             mesh=self.mesh,
@@ -167,7 +168,7 @@ class Model(NamedTuple):
         return generate.astream_text(
             *self[:3],
             prompt,
-            self._settings(settings, more),
+            self.make_settings(settings, more),
             **more,
             task=self.task,
             mesh=self.mesh,
@@ -230,7 +231,24 @@ class Model(NamedTuple):
         config, params = prepare_weights(self.config, self.params, stored, self.mesh)
         return self._replace(config=config, params=params)
 
-    def _settings(self, settings: Any, more: dict[str, Any]) -> Any:
+    def engine(self, **settings: Any) -> Engine:
+        """Opens an engine that answers many requests at once, each as if it were alone: `submit`,
+        iterate, `cancel`; or `complete` from several threads.
+
+        Args:
+          settings: fields of `serve.engine.EngineConfig`: `slots`, `context`, `cache_gib`, ….
+
+        Raises:
+          ConfigError: the model does not write one token after another.
+        """
+        from gptjax.serve.engine import (
+            Engine,
+            EngineConfig,
+        )  # a client room: most callers need none
+
+        return Engine(self, config.from_dict(EngineConfig, settings))
+
+    def make_settings(self, settings: Any, more: dict[str, Any]) -> Any:
         """The settings; `more` keeps what is not a setting, as `generate` takes it."""
         if isinstance(draft := more.get("draft"), Model):
             same = tokenizers.hash_tokenizer(draft.tokenizer) == tokenizers.hash_tokenizer(

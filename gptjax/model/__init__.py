@@ -108,8 +108,8 @@ __all__ = [
     "smollm",
     "t5",
     "take_rows",
-    "within_reach",
     "to_output",
     "unembed",
     "vaswani",
+    "within_reach",
 ]

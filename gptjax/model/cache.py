@@ -61,7 +61,8 @@ class CacheGroup:
     """In a ring, the maximum number of tokens that are read at once, or rolled back; `None` means
     a slot for every token."""
     reach: int | None = None
-    """Number of slots, from the first on, that attention reads; `None` is all. See `within_reach`."""
+    """Number of slots, from the first on, that attention reads; `None` is all. See
+    `within_reach`."""
 
 
 class Cache(NamedTuple):

@@ -26,12 +26,13 @@ from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.generate import engine
 from gptjax.generate.batch import Job, Room, columns
 from gptjax.generate.constraints import unconstrained
-from gptjax.generate.decode import Decoding, empty_rows, within
+from gptjax.generate.decode import Decoding, Text, empty_rows, within
 from gptjax.generate.engine import Columns, Slots, with_constraint
 from gptjax.generate.request import Request
 from gptjax.generate.settings import GenerateConfig
 from gptjax.model import Cache, ModelConfig
 from gptjax.model.cache import CacheGroup
+from gptjax.sharding.mesh import to_host
 from gptjax.weights import serve
 
 PART = 128
@@ -261,9 +262,7 @@ def restore(
         }
         positions = group.positions.at[row, places].set(places)
         groups.append(dataclasses.replace(group, positions=positions, **written))
-    cache = cache._replace(
-        groups=tuple(groups), lengths=cache.lengths.at[row].set(start + PART)
-    )
+    cache = cache._replace(groups=tuple(groups), lengths=cache.lengths.at[row].set(start + PART))
     return decoding._replace(cache=model.constrain_cache(cache))
 
 
@@ -287,6 +286,48 @@ def scores(
     logp = jax.nn.log_softmax(logits, axis=-1)
     best, names = jax.lax.top_k(logp, ALTERNATIVES)
     return jnp.take_along_axis(logp, following[:, None], axis=-1)[:, 0], names, best
+
+
+class Written(NamedTuple):
+    """What a row has written."""
+
+    ids: list[int]
+    logprobs: list[float]
+    alternatives: list[list[tuple[int, float]]] | None
+    """At each place the likeliest ids and their ln p, as many as were wanted."""
+    finished: bool
+    stopped: bool
+    end: tuple[int, float] | None
+    """The stop token and its ln p, if one ended the row."""
+
+
+def written(text: Text, wanted: dict[int, int]) -> dict[int, Written]:
+    """Takes what rows have written to the host.
+
+    Args:
+      wanted: row → number of alternatives at each place.
+    """
+    history = text.history
+    ids, prompt, length = map(to_host, (history.ids, history.prompt, history.length))
+    logprobs, finished, stopped = map(to_host, (text.logprobs, text.finished, text.stopped))
+    wide = [to_host(leaf) for leaf in text.alternatives or ()] if any(wanted.values()) else []
+    found = {}
+    for row, top in wanted.items():
+        span, last = slice(int(prompt[row]), int(length[row])), int(length[row])
+        alternatives = None
+        if top:
+            places = (leaf[row, span, :top].tolist() for leaf in wide)
+            alternatives = [list(zip(*place, strict=True)) for place in zip(*places, strict=True)]
+        end = (int(ids[row, last]), float(logprobs[row, last])) if stopped[row] else None
+        found[row] = Written(
+            ids=ids[row, span].tolist(),
+            logprobs=logprobs[row, span].tolist(),
+            alternatives=alternatives,
+            finished=bool(finished[row]),
+            stopped=bool(stopped[row]),
+            end=end,
+        )
+    return found
 
 
 def width_of(count: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -58,9 +58,9 @@ class Piece(NamedTuple):
     text: str = ""
     """Whole characters, and nothing that may belong to a stop text. All pieces joined are the
     text of the answer."""
-    ids: list[int] = []
+    ids: Sequence[int] = ()
     """New tokens, those of a stop text included. They may run ahead of `text`."""
-    logprobs: list[float] = []
+    logprobs: Sequence[float] = ()
     """ln p of each of them under the model itself, before any transform."""
     alternatives: list[list[tuple[int, float]]] | None = None
     """At each of them the `top_logprobs` likeliest ids and their ln p, if asked for."""

@@ -1,0 +1,308 @@
+"""The rows of a server on their device: the state that the programs of `slots` change, beside the
+prefix cache and the tables of constraints."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from gptjax.core.config import require
+from gptjax.data.tokenizers.tokenizer import hash_tokenizer
+from gptjax.generate.batch import Job as Row
+from gptjax.generate.batch import columns
+from gptjax.generate.constraints import Place, TokenAutomaton, insert
+from gptjax.generate.engine import Slots, with_constraint
+from gptjax.serve import slots
+from gptjax.serve.jobs import Job, spare_job
+from gptjax.serve.prefixes import Prefixes, block_keys
+from gptjax.serve.slots import PART, Written, padded_ids, reach_of, reaches, room_of, width_of
+from gptjax.sharding.constrain import use_mesh
+
+if TYPE_CHECKING:
+    from gptjax.api import Model
+    from gptjax.serve.engine import EngineConfig
+
+
+class Device:
+    """Rows, and what the programs need beside them. Only the engine's thread may call it."""
+
+    def __init__(self, model: Model, settings: EngineConfig) -> None:
+        _require_served(model)
+        self.model, self.settings = model, settings
+        self.config, self.params = model.config, model.params
+        self.room = room_of(settings.context, bool(model.adapters), settings.int8_cache)
+        self.vocabulary = np.int32(model.tokenizer.vocab_size)
+        self.fingerprint = _fingerprint(model, settings)
+        self.prefixes = Prefixes(int(settings.cache_gib * 2**30))
+        self.reopen()
+        rings = any(group.at_once is not None for group in self.slots.decoding.cache.groups)
+        self.keeps_prefixes = settings.cache_gib > 0 and not rings
+        """Layers with a window keep only the last tokens, of which no beginning can be made."""
+
+    def reopen(self) -> None:
+        """Empties all rows."""
+        with use_mesh(self.model.mesh):
+            self.slots = slots.open_slots(
+                self.config, self.model.tokenizer, self.settings.slots, self.room
+            )
+        self.places: list[Place | None] = [None] * self.settings.slots
+        self.lengths = [0] * self.settings.slots
+        """Tokens of each row that writes."""
+
+    # --- one request
+
+    def require_room(self, automaton: TokenAutomaton | None) -> None:
+        """Refuses a constraint that is larger than the tables for all of them.
+
+        Raises:
+          ConfigError: it is.
+        """
+        if automaton is None:
+            return
+        states, masks = len(automaton.table), len(automaton.masks)
+        require(
+            states < slots.STATES and masks < slots.MASKS,
+            f"the constraint has {states} states and {masks} sets of tokens, and the server keeps"
+            f" {slots.STATES} and {slots.MASKS}; use a smaller schema or expression.",
+        )
+
+    def place(self, row: int, job: Job) -> int:
+        """Makes a row ready, and restores what the prefix cache has; returns how many tokens."""
+        self.clear(row)
+        hit = 0
+        for block in self.prefixes.longest(self._keys(job)):
+            with use_mesh(self.model.mesh):
+                self._decoding(slots.restore(self.slots.decoding, _int(row), _int(hit), block))
+            hit += PART
+        return hit
+
+    def _keys(self, job: Job) -> list[bytes]:
+        """The keys of the blocks of its prompt; none if the hidden states are needed."""
+        if not self.keeps_prefixes or job.embeds or job.scores:
+            return []
+        return self._all_keys(job)
+
+    def _all_keys(self, job: Job) -> list[bytes]:
+        one = job.ask.request
+        ids = job.ids[: job.to_read]
+        return block_keys(ids, model=self.fingerprint, adapter=one.adapter, salt=job.ask.salt)
+
+    def read(self, row: int, job: Job, start: int, count: int) -> None:
+        """Reads a part of its prompt."""
+        ids, width = job.ids[start : start + count], width_of(count)
+        adapter = None if job.ask.request.adapter is None else _int(job.ask.request.adapter)
+        with use_mesh(self.model.mesh):
+            decoding, hidden = slots.read_part(
+                self.config,
+                self.params,
+                self.slots.decoding,
+                _int(row),
+                padded_ids(ids, width),
+                _int(start),
+                _int(count),
+                adapter,
+                reach=reach_of(start + width, self.settings.context),
+            )
+            self._decoding(decoding)
+            if job.embeds:
+                job.pooled = job.pooled + np.asarray(hidden[:count], np.float32).sum(axis=0)
+            if job.scores:
+                following = padded_ids(job.ids[start + 1 : start + 1 + count], width)
+                found = slots.scores(
+                    self.config, self._of(adapter), hidden, following, self.vocabulary
+                )
+                job.scored.append(tuple(np.array(leaf)[:count] for leaf in found))
+            if count == PART and self.keeps_prefixes:
+                key = self._all_keys(job)[start // PART]
+                if key not in self.prefixes:
+                    self.prefixes.add(
+                        key, slots.keep(self.slots.decoding.cache, _int(row), _int(start))
+                    )
+
+    def _of(self, adapter: np.int32 | None) -> Any:
+        from gptjax.weights import choose_adapter
+
+        return self.params if adapter is None else choose_adapter(self.params, int(adapter))
+
+    def begin(self, row: int, job: Job) -> bool:
+        """Lets a row write whose prompt was read; false if the tables of constraints are full."""
+        columns_of, tokenizer = self.slots.columns, self.model.tokenizer
+        shaping = columns_of.sampling.shaping
+        assert shaping is not None and shaping.constraint is not None
+        with use_mesh(self.model.mesh):
+            constraint, places = insert(
+                shaping.constraint, row, job.automaton, job.limit, self.places
+            )
+            if constraint.table.shape != shaping.constraint.table.shape or (
+                constraint.masks.shape != shaping.constraint.masks.shape
+            ):
+                return False
+            self.places = places
+            request = job.ask.request
+            one = columns(self.config, tokenizer, [Row(request, job.ask.sample)], self.room)
+            decoding, whole = slots.begin(
+                self.slots.decoding,
+                with_constraint(columns_of, constraint),
+                _int(row),
+                padded_ids(job.ids, self.room.slots),
+                _int(len(job.ids)),
+                _int(job.limit),
+                one,
+            )
+        self.slots = Slots(decoding, whole)
+        self.lengths[row] = len(job.ids)
+        return True
+
+    def write(self, jobs: Mapping[int, Job], steps: int) -> dict[int, Written]:
+        """Writes up to `steps` tokens in every row that writes; gives what these have written."""
+        reach = reach_of(max(self.lengths) + steps, self.settings.context)
+        with use_mesh(self.model.mesh):
+            decoding, whole = self.slots
+            self._decoding(
+                slots.advance(
+                    self.config,
+                    self.params,
+                    decoding,
+                    whole,
+                    _int(steps),
+                    self.vocabulary,
+                    reach=reach,
+                )
+            )
+        wanted = {row: job.ask.request.settings.top_logprobs for row, job in jobs.items()}
+        found = slots.written(self.slots.text, wanted)
+        for row, one in found.items():
+            self.lengths[row] = len(jobs[row].ids) + len(one.ids)
+        return found
+
+    def clear(self, row: int) -> None:
+        """Empties a row."""
+        with use_mesh(self.model.mesh):
+            self._decoding(slots.clear(self.slots.decoding, _int(row)))
+        self.places[row], self.lengths[row] = None, 0
+
+    def _decoding(self, decoding: Any) -> None:
+        self.slots = self.slots._replace(decoding=decoding)
+
+    # --- before requests come
+
+    def warm_up(self) -> Iterator[None]:
+        """Compiles every program that a request may need, one at a time, the most common first.
+        All rows must be free, and are so afterwards."""
+        widths = sorted(slots.TAILS, key=lambda width: (width not in (16, PART), width))
+        spare = spare_job(-1 if self.model.adapters else None)
+        for reach in reaches(self.settings.context):
+            for width in [width for width in widths if width <= reach]:
+                hidden = self._warm_read(width, reach)
+                yield
+                if width == 16:
+                    self.begin(0, spare)
+                    self._warm_write(reach)
+                    yield
+                if reach == reaches(self.settings.context)[0]:
+                    none = np.zeros(width, np.int32)
+                    slots.scores(self.config, self.params, hidden, none, self.vocabulary)
+                    yield
+        if self.keeps_prefixes and self.settings.context >= PART:
+            block = slots.keep(self.slots.decoding.cache, _int(0), _int(0))
+            self._decoding(slots.restore(self.slots.decoding, _int(0), _int(0), block))
+            self.clear(0)
+            yield
+        yield from self._warm_tables()
+
+    def _warm_read(self, width: int, reach: int) -> Any:
+        """Reads no token."""
+        adapter = _int(-1) if self.model.adapters else None
+        with use_mesh(self.model.mesh):
+            decoding, hidden = slots.read_part(
+                self.config,
+                self.params,
+                self.slots.decoding,
+                _int(0),
+                padded_ids([], width),
+                _int(0),
+                _int(0),
+                adapter,
+                reach=reach,
+            )
+        self._decoding(decoding)
+        return hidden
+
+    def _warm_write(self, reach: int) -> None:
+        """Writes no token."""
+        decoding, whole = self.slots
+        with use_mesh(self.model.mesh):
+            decoding = slots.advance(
+                self.config,
+                self.params,
+                decoding,
+                whole,
+                _int(0),
+                self.vocabulary,
+                reach=reach,
+            )
+        self._decoding(decoding)
+
+    def _warm_tables(self) -> Iterator[None]:
+        """Inserts automata of every size that is padded to, and forgets them."""
+        constraint = self.slots.columns.sampling.shaping.constraint
+        words, size = constraint.masks.shape[1], 64
+        while size < slots.STATES:
+            masks = np.zeros((min(size, slots.MASKS - 1), words), np.int32)
+            states = np.zeros(size, np.int32)
+            table = np.full((size, 256), -1, np.int32)
+            insert(
+                constraint,
+                0,
+                TokenAutomaton(masks, masks, states, states, table, 0),
+                0,
+                self.places,
+            )
+            size *= 4
+            yield
+
+
+def _require_served(model: Model) -> None:
+    """Refuses models that don't write one token after another."""
+    config = model.config
+    require(
+        config.causal and not config.classes and not config.prefix_lm and not config.encoder_layers,
+        "serve needs a model that reads and writes one token after another: no encoder, no prefix"
+        " LM and no classifier; use gptjax sample.",
+    )
+
+
+def _fingerprint(model: Model, settings: EngineConfig) -> str:
+    """A short name of everything that an answer depends on beside its request."""
+    told = repr((model.config, settings.slots, settings.int8_cache, slots.PART, slots.TAILS))
+    whole = hashlib.sha256(told.encode())
+    whole.update(hash_tokenizer(model.tokenizer).encode())
+    whole.update(f"{jax.__version__} {jax.default_backend()} {model.adapters}".encode())
+    for leaf in jax.tree.leaves(model.params):
+        whole.update(f"{leaf.shape} {leaf.dtype}".encode())
+        whole.update(np.asarray(leaf.reshape(-1)[:64]).tobytes())
+    return whole.hexdigest()[:16]
+
+
+def _int(value: int) -> np.int32:
+    return np.int32(value)
+
+
+_COMPILED = [0]
+
+
+def _count(event: str, *_: Any, **__: Any) -> None:
+    if event == "/jax/core/compile/backend_compile_duration":
+        _COMPILED[0] += 1
+
+
+def compiles() -> int:
+    """The number of programs that this process has compiled since this module was loaded."""
+    return _COMPILED[0]
+
+
+jax.monitoring.register_event_duration_secs_listener(_count)

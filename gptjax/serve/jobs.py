@@ -1,0 +1,144 @@
+"""What the engine knows of a request while it is read and written, and what of it goes to the
+client."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gptjax.data.tokenizers.tokenizer import Tokenizer
+from gptjax.generate.follow import until_stop
+from gptjax.generate.request import Request
+from gptjax.generate.settings import GenerateConfig
+from gptjax.generate.stops import Pieces
+from gptjax.serve.slots import Written
+from gptjax.serve.stream import Ask, Piece, PromptScores, Stream, Usage
+
+
+@dataclass
+class Job:
+    """One answer on its way."""
+
+    ask: Ask
+    stream: Stream
+    pieces: Pieces
+    since: float
+    """When it was submitted."""
+    limit: int = 0
+    """Most tokens that it can write."""
+    automaton: Any = None
+    """Its constraint, compiled."""
+    cached: int = 0
+    written: int = 0
+    """Tokens written, as the device counts them, without a stop token."""
+    sent: int = 0
+    """Tokens that the client has."""
+    scored: list[tuple[np.ndarray, ...]] = field(default_factory=list)
+    """Of each part of the prompt: ln p of the next tokens, likeliest ids, their ln p."""
+    pooled: np.ndarray | float = 0.0
+    """Sum of the hidden states so far, where an embedding is asked for."""
+
+    @property
+    def ids(self) -> list[int]:
+        """The prompt."""
+        return self.ask.request.ids
+
+    @property
+    def scores(self) -> bool:
+        """Whether the prompt's log-probabilities are asked for."""
+        return self.ask.wants == "answer" and self.ask.request.settings.prompt_logprobs
+
+    @property
+    def embeds(self) -> bool:
+        """Whether an embedding is asked for."""
+        return self.ask.wants == "embedding"
+
+    @property
+    def to_read(self) -> int:
+        """Tokens to read before the first is written: all but the last, or all for an
+        embedding."""
+        return len(self.ids) - (not self.embeds)
+
+    def usage(self, stop_token: bool = False) -> Usage:
+        """What it cost so far."""
+        return Usage(prompt=len(self.ids), cached=self.cached, written=self.sent + stop_token)
+
+    def prompt_scores(self) -> PromptScores | None:
+        """The scores of the prompt, if they are asked for."""
+        if not self.scores:
+            return None
+        top = self.ask.request.settings.top_logprobs
+        logprobs: list[float | None] = [None]
+        alternatives: list[list[tuple[int, float]] | None] = [None]
+        for own, names, best in self.scored:
+            logprobs += own.tolist()
+            alternatives += [
+                list(zip(*pair, strict=True))
+                for pair in zip(names[:, :top].tolist(), best[:, :top].tolist(), strict=True)
+            ]
+        return PromptScores(logprobs, alternatives)
+
+    def embedding(self) -> np.ndarray:
+        """The mean of the hidden states, of length 1."""
+        mean = np.asarray(self.pooled, np.float32) / max(1, len(self.ids))
+        return mean / max(float(np.linalg.norm(mean)), 1e-12)
+
+
+def spare_job(adapter: int | None) -> Job:
+    """A job that writes nothing, for rows that programs are tried on."""
+    request = Request("", [0], GenerateConfig(), adapter=adapter)
+    return Job(Ask(request), Stream(lambda: None), Pieces([]), since=0.0)
+
+
+class Turn(NamedTuple):
+    """What a write gave one request."""
+
+    piece: Piece | None
+    """`None`: nothing to send yet."""
+    tokens: int
+    """Written since the last turn, for the scheduler."""
+    done: bool
+    broken: bool = False
+    """The model gave NaN."""
+
+
+def take_turn(job: Job, row: Written, tokenizer: Tokenizer) -> Turn:
+    """What the client gets after a write.
+
+    Args:
+      row: everything that the row has written.
+    """
+    settings, before = job.ask.request.settings, job.written
+    job.written = len(row.ids)
+    if any(map(math.isnan, row.logprobs[job.sent :])):
+        return Turn(None, job.written - before, done=False, broken=True)
+    kept, text, ends = until_stop(tokenizer, job.ask.request, row.ids)
+    reason = "stop_string" if ends else "stop" if row.stopped else None
+    reason = reason or ("length" if row.finished else None)
+    piece = job.pieces(text, reason is not None)
+    new = slice(job.sent, len(kept))
+    alternatives = None
+    if settings.top_logprobs and row.alternatives is not None:
+        alternatives = row.alternatives[new]
+    first = job.sent == 0
+    job.sent = len(kept)
+    end = row.end if reason == "stop" else None
+    if not piece and not kept[new] and reason is None:
+        return Turn(None, job.written - before, done=False)
+    return Turn(
+        Piece(
+            text=piece,
+            ids=kept[new],
+            logprobs=row.logprobs[new],
+            alternatives=alternatives,
+            reason=reason,
+            end=end,
+            usage=job.usage(end is not None) if reason else None,
+            prompt=job.prompt_scores() if first else None,
+        ),
+        job.written - before,
+        done=reason is not None,
+    )
