@@ -78,6 +78,10 @@ DOORS = {
     "safetensors": ("formats/",),
     "gguf": ("formats/",),
     "runpy": ("core/user_config.py",),
+    "starlette": ("serve/http.py",),
+    "uvicorn": ("serve/listen.py",),
+    "h11": ("serve/listen.py",),
+    "prometheus_client": ("serve/metrics.py",),
 }
 """Package → the files or rooms that may import it ("" is everywhere). A package that is in neither
 table may not be imported."""

@@ -314,15 +314,21 @@ def automaton_of(
     constraint = request.settings.constraint
     if constraint is None:
         return None
-    s, room = request.settings, limit_of(config, request, before)
-    other = set(range(tokenizer.vocab_size)) - set(s.allowed) if s.allowed else set()
-    automaton = compiled(*constraint, tokenizer, frozenset({*s.banned, *other}))
+    room, automaton = limit_of(config, request, before), request.automaton
+    if automaton is None:
+        automaton = compiled(*constraint, tokenizer, never_written(request.settings, tokenizer))
     require(
         automaton.least <= room,
         f"the {constraint[0]} needs at least {automaton.least} tokens and there is room for {room};"
         " use more --new-tokens, or a shorter prompt.",
     )
     return automaton
+
+
+def never_written(s: GenerateConfig, tokenizer: Tokenizer) -> frozenset[int]:
+    """Ids that the settings ban, or do not allow."""
+    other = set(range(tokenizer.vocab_size)) - set(s.allowed) if s.allowed else set()
+    return frozenset({*s.banned, *other})
 
 
 class Batch(NamedTuple):

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from gptjax.core.config import require
 from gptjax.data.tasks import LanguageModel, Task
 from gptjax.data.tokenizers.tokenizer import Tokenizer
+from gptjax.generate.constraints import TokenAutomaton
 from gptjax.generate.settings import GenerateConfig, SampleConfig
 from gptjax.model import ModelConfig
 
@@ -32,6 +33,8 @@ class Request(NamedTuple):
     adapter: int | None = None
     """The number of the adapter that serves it, where prompts of a call use different ones; −1 is
     the base alone."""
+    automaton: TokenAutomaton | None = None
+    """The constraint of its settings, where that was compiled before."""
 
     @property
     def rows(self) -> int:

@@ -19,7 +19,13 @@ from gptjax.generate.constraints.masks import (
     next_states,
     unconstrained,
 )
-from gptjax.generate.constraints.tokens import KINDS, TokenAutomaton, compiled
+from gptjax.generate.constraints.tokens import (
+    KINDS,
+    TokenAutomaton,
+    compile_tokens,
+    compiled,
+    spell,
+)
 
 __all__ = [
     "KINDS",
@@ -27,9 +33,11 @@ __all__ = [
     "Place",
     "TokenAutomaton",
     "allowed",
+    "compile_tokens",
     "compiled",
     "insert",
     "join_automata",
     "next_states",
+    "spell",
     "unconstrained",
 ]

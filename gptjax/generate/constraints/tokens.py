@@ -49,17 +49,27 @@ def compiled(
       ConfigError: the source is malformed or too large to compile, or no tokens of this tokenizer
         (that are not banned) spell such a text.
     """
+    return compile_tokens(kind, source, spell(tokenizer), tokenizer.end_of_document, banned)
+
+
+def compile_tokens(
+    kind: str, source: Any, pieces: np.ndarray, end: int | None, banned: frozenset[int]
+) -> TokenAutomaton:
+    """Like `compiled`, from arrays alone.
+
+    Args:
+      pieces: from `spell`.
+      end: id of the end of a document, which ends an answer.
+    """
     # the compilers of languages are a tenth of gptjax; only answers under a constraint need them
     from gptjax.generate.constraints.syntaxes import byte_automaton
 
-    end = tokenizer.end_of_document
     require(
         end is not None and end not in banned,
         f"an answer under a {kind} ends with the end-of-document id, which this tokenizer"
         f" {'lacks' if end is None else 'has, but it is banned'} (--{kind}).",
     )
     automaton = byte_automaton(kind, source)
-    pieces = spell(tokenizer)
     pieces = np.where(np.isin(np.arange(len(pieces)), [*banned])[:, None], -1, pieces)
     table, symbol = automaton.symbols()
     levels, word = _trie(np.where(pieces >= 0, symbol[pieces], -1))
