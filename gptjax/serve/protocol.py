@@ -6,7 +6,7 @@ What a route does, whatever the endpoint (`read_chat`, `read_completion`, `read_
     call = read_chat(body, served, stamp(), tenant)      # bytes → Call; raises BadRequest
     streams = [engine.submit(ask) for ask in call.asks]  # all of them, in order
     # not call.stream: gather the pieces of each ask, then send
-    answers.answer(call, pieces)                         # one list of pieces per ask → JSON object
+    whole_answer(call, pieces)       # of `answers`; a list of pieces for each ask → JSON object
     # call.stream: send each event as it comes; `number` is that of the ask
     chunks = Chunks(call)                                # of the module `chunks`
     chunks.begin(), chunks.take(number, piece), chunks.end()    # bytes of events, perhaps b""
@@ -87,6 +87,17 @@ class Stamp(NamedTuple):
     """For a request that gives none; answers name the seed that they used."""
 
 
+class CallForm(NamedTuple):
+    """How a template writes a call of a tool."""
+
+    opening: str = ""
+    closing: str = ""
+    key: str = "arguments"
+    """Under which arguments are; some models call them `parameters`."""
+    forced: tuple[int, ...] = ()
+    """Ids that lead to a call which has to come, where the opening mark is a control token."""
+
+
 class Form(NamedTuple):
     """What an answer has to look like."""
 
@@ -106,8 +117,8 @@ class Form(NamedTuple):
     """Whether ids are returned too."""
     usage: bool = False
     """Whether a stream ends with its usage."""
-    tools: bool = False
-    """Whether an answer may be calls of tools, in the form that `tools` describes."""
+    calls: CallForm | None = None
+    """How calls of tools look, if the answer may call."""
     base64: bool = False
     """Whether embeddings are packed."""
 

@@ -6,12 +6,13 @@ times.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable
 
 from gptjax.core.config import require
 from gptjax.generate.constraints.languages import LAST_CODE_POINT, NOTHING, Language
 from gptjax.generate.constraints.reader import Reader
+from gptjax.generate.constraints.schema import json_schema
 
 _RULE = re.compile(r"\s*([A-Za-z][\w-]*)\s*::=\s*(.*)", re.DOTALL)
 
@@ -19,7 +20,8 @@ _RULE = re.compile(r"\s*([A-Za-z][\w-]*)\s*::=\s*(.*)", re.DOTALL)
 def grammar(rules: str, depth: int) -> tuple[Language, bool]:
     """The texts of a GBNF grammar's rule `root`, and whether it nests deeper than `depth`.
 
-    Rules are written `name ::= "text" [class] other (…) | …`.
+    Rules are written `name ::= "text" [class] other (…) | …`; `%json {…}` is any JSON that is valid
+    against that schema, whose references begin at its own root.
 
     Args:
       depth: number of times that a rule may contain itself.
@@ -64,9 +66,7 @@ class _Rules:
             return NOTHING
         key = name, tuple(sorted(inside))
         if key not in self.known:
-            reader = _GrammarReader(
-                self.bodies[name], name, lambda other: self.language(other, (*inside, name))
-            )
+            reader = _GrammarReader(self.bodies[name], name, self, inside)
             self.known[key] = reader.whole()
         return self.known[key]
 
@@ -82,9 +82,9 @@ def _logical_lines(rules: str) -> list[str]:
 class _GrammarReader(Reader):
     ignores_spaces = True
 
-    def __init__(self, body: str, name: str, rule: Callable[[str], Language]) -> None:
+    def __init__(self, body: str, name: str, rules: _Rules, inside: tuple[str, ...]) -> None:
         super().__init__(body, f"grammar's rule {name!r}", "--grammar")
-        self.rule = rule
+        self.rules, self.inside = rules, (*inside, name)
 
     def atom(self) -> Language:
         one = self.take()
@@ -94,10 +94,22 @@ class _GrammarReader(Reader):
             return self.characters([(0, LAST_CODE_POINT)])
         if one == '"':
             return self.literal(self._quoted())
+        if one == "%" and self.match(r"json\s*"):
+            return self._schema()
         self.at -= 1
         name = self.match(r"[A-Za-z][\w-]*")
         self.require(name is not None, f"has {one!r} where a text, a class or a rule is expected")
-        return self.rule(name[0])
+        return self.rules.language(name[0], self.inside)
+
+    def _schema(self) -> Language:
+        """The JSON of a schema, which begins here."""
+        try:
+            schema, self.at = json.JSONDecoder().raw_decode(self.source, self.at)
+        except ValueError:
+            self.require(False, "has no JSON schema after '%json'")
+        language, nests = json_schema(schema, self.rules.depth)
+        self.rules.nests |= nests
+        return language
 
     def _quoted(self) -> str:
         literal = ""

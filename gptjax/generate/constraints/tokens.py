@@ -87,7 +87,8 @@ def compile_tokens(
         f"no tokens of this tokenizer{' that are not banned' if banned else ''} spell a text that"
         f" the {kind} allows (--{kind}).",
     )
-    masks = _Masks(len(table), word, end)
+    ends = [i for i in (end, *tokenizer.ends) if i is not None]
+    masks = _Masks(len(table), word, ends)
     for states in groups:
         steps = np.append(distance, np.inf)[after(states)]
         masks.add(states, steps, distance[states], automaton.accepting[states])
@@ -194,9 +195,9 @@ def _distances(following: list[list[int]], accepting: np.ndarray) -> np.ndarray:
 class _Masks:
     """Collects the masks of states over words; equal ones are stored once."""
 
-    def __init__(self, size: int, word: np.ndarray, end: int) -> None:
-        """Args: `word` is that of each token, −1 for none; `end` is the id that ends an answer."""
-        self.word, self.end = word, end
+    def __init__(self, size: int, word: np.ndarray, ends: list[int]) -> None:
+        """Args: `word` is that of each token, −1 for none; `ends` are ids that end an answer."""
+        self.word, self.ends = word, ends
         self.known: dict[bytes, int] = {}
         self.mask, self.need = np.zeros(size, np.int32), np.zeros(size, np.int32)
 
@@ -235,5 +236,5 @@ class _Masks:
         size = len(self.word)
         whole = np.zeros((len(flags), -(-size // 32) * 32), bool)
         whole[:, :size] = np.append(flags, np.zeros((len(flags), 1), bool), axis=1)[:, self.word]
-        whole[:, self.end] = accepting
+        whole[:, self.ends] = accepting[:, None]
         return np.packbits(whole, axis=1, bitorder="little").view("<i4")
