@@ -22,7 +22,7 @@ import numpy as np
 from gptjax.core.config import ConfigError
 from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.generate.batch import never_written
-from gptjax.generate.constraints import TokenAutomaton, spell
+from gptjax.generate.constraints import TokenAutomaton, ends_of, spell
 from gptjax.generate.request import Request
 from gptjax.serve.stream import Busy
 
@@ -138,7 +138,7 @@ class Compiler:
         if self._child is None or self._pipe is None or not self._child.is_alive():
             context = multiprocessing.get_context("spawn")
             ours, theirs = context.Pipe()
-            given = (theirs, spell(self._tokenizer), self._tokenizer.end_of_document)
+            given = (theirs, spell(self._tokenizer), ends_of(self._tokenizer))
             child = context.Process(target=_work, args=given, daemon=True)
             child.start()
             theirs.close()
@@ -153,7 +153,7 @@ class Compiler:
         return self._pipe
 
 
-def _work(pipe: Connection, pieces: np.ndarray, end: int | None) -> None:
+def _work(pipe: Connection, pieces: np.ndarray, ends: tuple[int, ...]) -> None:
     """The child: compiles one constraint after another, until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     threading.Thread(target=_leave_with_parent, daemon=True).start()
@@ -167,7 +167,7 @@ def _work(pipe: Connection, pieces: np.ndarray, end: int | None) -> None:
         except EOFError:
             return
         try:
-            pipe.send(compile_tokens(kind, source, pieces, end, banned))
+            pipe.send(compile_tokens(kind, source, pieces, ends, banned))
         except ConfigError as error:
             pipe.send(str(error))
         except (MemoryError, RecursionError):

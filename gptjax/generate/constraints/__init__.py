@@ -23,6 +23,7 @@ from gptjax.generate.constraints.tokens import (
     KINDS,
     TokenAutomaton,
     compile_tokens,
+    ends_of,
     compiled,
     spell,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "TokenAutomaton",
     "allowed",
     "compile_tokens",
+    "ends_of",
     "compiled",
     "insert",
     "join_automata",

@@ -49,25 +49,32 @@ def compiled(
       ConfigError: the source is malformed or too large to compile, or no tokens of this tokenizer
         (that are not banned) spell such a text.
     """
-    return compile_tokens(kind, source, spell(tokenizer), tokenizer.end_of_document, banned)
+    return compile_tokens(kind, source, spell(tokenizer), ends_of(tokenizer), banned)
+
+
+def ends_of(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Ids that may end an answer under a constraint: that of a document, first, and others. None if
+    documents have no end."""
+    end = tokenizer.end_of_document
+    return () if end is None else (end, *tokenizer.ends)
 
 
 def compile_tokens(
-    kind: str, source: Any, pieces: np.ndarray, end: int | None, banned: frozenset[int]
+    kind: str, source: Any, pieces: np.ndarray, ends: tuple[int, ...], banned: frozenset[int]
 ) -> TokenAutomaton:
     """Like `compiled`, from arrays alone.
 
     Args:
       pieces: from `spell`.
-      end: id of the end of a document, which ends an answer.
+      ends: from `ends_of`.
     """
     # the compilers of languages are a tenth of gptjax; only answers under a constraint need them
     from gptjax.generate.constraints.syntaxes import byte_automaton
 
     require(
-        end is not None and end not in banned,
+        bool(ends) and ends[0] not in banned,
         f"an answer under a {kind} ends with the end-of-document id, which this tokenizer"
-        f" {'lacks' if end is None else 'has, but it is banned'} (--{kind}).",
+        f" {'has, but it is banned' if ends else 'lacks'} (--{kind}).",
     )
     automaton = byte_automaton(kind, source)
     pieces = np.where(np.isin(np.arange(len(pieces)), [*banned])[:, None], -1, pieces)
@@ -87,8 +94,7 @@ def compile_tokens(
         f"no tokens of this tokenizer{' that are not banned' if banned else ''} spell a text that"
         f" the {kind} allows (--{kind}).",
     )
-    ends = [i for i in (end, *tokenizer.ends) if i is not None]
-    masks = _Masks(len(table), word, ends)
+    masks = _Masks(len(table), word, [*ends])
     for states in groups:
         steps = np.append(distance, np.inf)[after(states)]
         masks.add(states, steps, distance[states], automaton.accepting[states])
