@@ -249,19 +249,13 @@ class Device:
 
     def _warm_tables(self) -> Iterator[None]:
         """Inserts automata of every size that is padded to, and forgets them."""
-        constraint = self.slots.columns.sampling.shaping.constraint
-        words, size = constraint.masks.shape[1], 64
+        size = 64
         while size < slots.STATES:
-            masks = np.zeros((min(size, slots.MASKS - 1), words), np.int32)
-            states = np.zeros(size, np.int32)
-            table = np.full((size, 256), -1, np.int32)
-            insert(
-                constraint,
-                0,
-                TokenAutomaton(masks, masks, states, states, table, 0),
-                0,
-                self.places,
-            )
+            constraint = self.slots.columns.sampling.shaping.constraint
+            masks = np.zeros((min(size, slots.MASKS - 1), constraint.masks.shape[1]), np.int32)
+            states, table = np.zeros(size, np.int32), np.full((size, 256), -1, np.int32)
+            made = TokenAutomaton(masks, masks, states, states, table, 0)
+            insert(constraint, 0, made, 0, self.places)
             size *= 4
             yield
 

@@ -142,6 +142,7 @@ class Engine:
         self._counts: Counter[str] = Counter()
         self._opened, self._failures, self._state = time.monotonic(), 0, "warming"
         self._answer_seconds = 1.0
+        self._why = ""
         self._log = open(settings.log, "a", buffering=1) if settings.log else None  # noqa: SIM115
         self._thread = threading.Thread(target=self._run, name="gptjax-engine", daemon=True)
         self._thread.start()
@@ -175,8 +176,8 @@ class Engine:
         """
         job, now = self._job(ask), time.monotonic()
         with self._lock:
-            if self._state in ("draining", "failed"):
-                raise Unwell(f"the engine is {self._state} and takes no requests.")
+            if self._state not in ("warming", "ready"):
+                raise Unwell(f"the engine is {self._state} and takes no requests{self._why}.")
             number = next(self._numbers)
             seconds = [s for s in (ask.seconds, ask.request.settings.max_seconds) if s is not None]
             arrival = Arrival(
@@ -452,12 +453,12 @@ class Engine:
     def _fail(self, why: str) -> None:
         with self._lock:
             self._state = "failed"
-            self._why = why
+            self._why = f" ({why})"
 
     def _leave(self) -> None:
         with self._lock:
             jobs, self._jobs = self._jobs, {}
-            why = getattr(self, "_why", "the engine was closed")
+            why = f"the engine is {self._state}{self._why}."
             self._lock.notify_all()
         for job in jobs.values():
             job.stream.fail(Unwell(why))

@@ -23,8 +23,8 @@ from gptjax.generate.constraints.tokens import (
     KINDS,
     TokenAutomaton,
     compile_tokens,
-    ends_of,
     compiled,
+    ends_of,
     spell,
 )
 
@@ -35,8 +35,8 @@ __all__ = [
     "TokenAutomaton",
     "allowed",
     "compile_tokens",
-    "ends_of",
     "compiled",
+    "ends_of",
     "insert",
     "join_automata",
     "next_states",
