@@ -180,6 +180,34 @@ const TESTS = {
     assert.equal(written, false); // trusted types: even a script of the page could not
     page.complaints = page.complaints.filter((text) => !/TrustedHTML/.test(text));
   },
+  async "Markdown becomes the elements that it names"(page) {
+    const cases = {
+      "a **b** *c* `d` ~~e~~ __f__ _g_": "<p>a <strong>b</strong> <em>c</em> <code>d</code> <s>e</s> <strong>f</strong> <em>g</em></p>",
+      "**a *b* c** ***d***": "<p><strong>a <em>b</em> c</strong> <strong><em>d</em></strong></p>",
+      "2 * 3 * 4, snake_case_name, `a ** b`, \\*x\\*": "<p>2 * 3 * 4, snake_case_name, <code>a ** b</code>, *x*</p>",
+      "# a\n### b\n#### c\n# d": "<h3>a</h3><h4>b</h4><h5>c</h5><h3>d</h3>",
+      "3. a\n4. b\n   - c\n\n   d": '<ol start="3"><li><p>a</p></li><li><p>b</p><ul><li><p>c</p></li></ul><p>d</p></li></ol>',
+      "- a\nb\n\nc": "<ul><li><p>a\nb</p></li></ul><p>c</p>",
+      "> a\n> > b": "<blockquote><p>a</p><blockquote><p>b</p></blockquote></blockquote>",
+      "a\n\n---\nb": "<p>a</p><hr><p>b</p>",
+      "|a|b|\n|-|-|\n|1|`2`|": "<div><table><thead><tr><th>a</th><th>b</th></tr></thead><tbody><tr><td>1</td><td><code>2</code></td></tr></tbody></table></div>",
+      "```py\n# **a**\n\n```\nb": "<div><div><span>py</span><button>Copy</button></div><pre><code># **a**\n</code></pre></div><p>b</p>",
+      "````\n```\n````": "<div><div><span></span><button>Copy</button></div><pre><code>```</code></pre></div>",
+      "- a\n  ```\n  b\n   c\n  ```\n- d": "<ul><li><p>a</p><div><div><span></span><button>Copy</button></div><pre><code>b\n c</code></pre></div></li><li><p>d</p></li></ul>",
+      "see https://a.example/b?c=1. Or [d](https://a.example/e_(f)).": '<p>see <a href="https://a.example/b?c=1"><bdi>https://a.example/b?c=1</bdi></a>. Or <a href="https://a.example/e_(f)"><bdi>d</bdi> <bdi>(a.example)</bdi></a>.</p>',
+    };
+    const wrong = await page.evaluate(async (expected) => {
+      const { render } = await import("./markdown.js");
+      return Object.entries(expected).flatMap(([text, html]) => {
+        const node = document.createElement("div");
+        render(node, text);
+        for (const one of node.querySelectorAll("*"))
+          for (const { name } of [...one.attributes]) if (!["href", "start"].includes(name)) one.removeAttribute(name);
+        return node.innerHTML === html ? [] : [[text, node.innerHTML, html]];
+      });
+    }, cases);
+    assert.deepEqual(wrong, []);
+  },
   async "text made to be slow is not"(page) {
     const slow = await page.evaluate(async () => {
       const { render } = await import("./markdown.js");

@@ -45,7 +45,7 @@ async function answer() {
   try {
     const response = await request("v1/chat/completions", body, control.signal);
     for await (const event of events(response)) {
-      if (event.error) throw new Refused(`The answer broke off: ${event.error.message}`);
+      if (event.error) throw new Refused(`The answer broke off: ${event.error.message ?? event.error}`);
       usage = event.usage ?? usage;
       reason = event.choices?.[0]?.finish_reason ?? reason;
       const text = event.choices?.[0]?.delta?.content;
@@ -186,8 +186,9 @@ function notify(text, wait = 0) {
 }
 
 async function copy(text, button) {
-  if (navigator.clipboard) await navigator.clipboard.writeText(text);
-  else { // plain http from another machine
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch { // refused, or not there: plain http from another machine
     const area = element("textarea", { value: text });
     document.body.append(area);
     area.select();
@@ -215,9 +216,13 @@ function send() {
 function compose(text = "", instead = false) {
   editing = instead;
   $("text").value = text;
+  grow();
   $("text").focus();
   draw();
 }
+
+/** Makes the box as high as its lines, in browsers without `field-sizing`. */
+const grow = () => { $("text").rows = Math.min($("text").value.split("\n").length, 10); };
 
 function edit() {
   if (lastOf("user") >= 0 && !running) compose(chat.messages[lastOf("user")].content, true);
@@ -327,6 +332,7 @@ $("numbers").oninput = () => {
 $("messages").onclick = ({ target }) => {
   if (target.className === "copy") copy(target.closest(".code").querySelector("code").textContent, target);
 };
+$("text").oninput = grow;
 $("text").onkeydown = (event) => {
   if (event.isComposing) return;
   if (event.key === "Enter" && !event.shiftKey) { event.preventDefault(); send(); }
