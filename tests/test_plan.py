@@ -17,9 +17,9 @@ from gptjax.core import config
 from gptjax.core.config import ConfigError
 from gptjax.data import Bytes, DataConfig, Prompts, Puzzles, Text
 from gptjax.losses import CrossEntropy, Policy
-from gptjax.model import ModelConfig, flops_per_token
+from gptjax.model import ModelConfig, empty_cache, flops_per_token
 from gptjax.model.cost import products_per_key
-from gptjax.plan import sampling, scaling, search
+from gptjax.plan import sampling, scaling, search, serving
 from gptjax.plan import target as targets
 from gptjax.plan.collectives import members, spanned
 from gptjax.plan.compiled import compile_step
@@ -287,6 +287,22 @@ def test_changes_are_tried_from_the_cheapest_to_all_together():
         flags[0] == "--mesh.fsdp 8"
         and flags[-1] == "--mesh.fsdp 8 --micro-batch 8 --loss.vocab-parts 8 --model.remat full"
     )
+
+
+# --- serving ---
+
+
+def test_a_server_is_planned_by_the_bytes_that_it_holds(monkeypatch, capsys):
+    monkeypatch.setattr(targets, "stand_in_devices", lambda target: [None])
+    one, target = experiment().model, targets.parse_target("v5e:1x1")
+    facts = serving.plan_serving(one, target, slots=4, context=64, cache_gib=0)
+    held = jax.eval_shape(lambda: empty_cache(one, 4, 64)).groups
+    assert facts["rows_bytes"] == sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(held))
+    more = serving.plan_serving(one, target, slots=facts["most_slots"] + 1, context=64, cache_gib=0)
+    most = serving.plan_serving(one, target, slots=facts["most_slots"], context=64, cache_gib=0)
+    assert most["fits"] and not more["fits"]
+    args = ["plan", "llama-70b", "--target", "v5e:1x1", "--serve", "--slots", "2"]
+    assert cli.main(args) == 3 and "does NOT fit" in capsys.readouterr().out
 
 
 # --- sampling ---

@@ -24,8 +24,15 @@ class PlanOptions:
     sampling: bool = False
     """Plan generation instead of training: cache, largest batch, and the speed that memory
     bandwidth allows."""
+    serve: bool = False
+    """Plan `gptjax serve`: the memory of weights, slots and prefix cache."""
+    slots: int = 8
+    """Requests that are answered at the same time, with --serve."""
+    cache_gib: float = 1.0
+    """Memory of the prefix cache in GiB, with --serve."""
     length: int | None = None
-    """Tokens of a text, with --sampling; the default is the model's context."""
+    """Tokens of a text, with --sampling, by default the model's context; of a request with
+    --serve, by default at most 2048."""
     json: bool = False
     """Print one JSON object; progress goes to standard error."""
 

@@ -13,6 +13,7 @@ import jax
 
 from gptjax.plan import sampling as generation
 from gptjax.plan import search as ways
+from gptjax.plan import serving
 from gptjax.plan.plan import plan_step
 from gptjax.plan.report import format_plan
 from gptjax.plan.target import Target, parse_target
@@ -26,6 +27,9 @@ def run_plan(
     fast: bool,
     search: bool,
     sampling: bool,
+    serve: bool,
+    slots: int,
+    cache_gib: float,
     length: int | None,
     json: bool,
 ) -> bool:
@@ -36,11 +40,15 @@ def run_plan(
         with contextlib.suppress(RuntimeError):  # the CPU is in use already, with its devices
             jax.config.update("jax_num_cpu_devices", machine.shape[0])
     say = functools.partial(print, file=sys.stderr if json else sys.stdout, flush=True)
-    facts, lines = (
-        _sampled(experiment, machine, length)
-        if sampling
-        else (_searched if search else _planned)(experiment, machine, fast, say)
-    )
+    if serve:
+        facts = serving.plan_serving(
+            guessed(experiment).model, machine, slots=slots, context=length, cache_gib=cache_gib
+        )
+        lines = serving.format_serving(facts)
+    elif sampling:
+        facts, lines = _sampled(experiment, machine, length)
+    else:
+        facts, lines = (_searched if search else _planned)(experiment, machine, fast, say)
     print(_json(facts) if json else lines)
     return facts["fits"]
 

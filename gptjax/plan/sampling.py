@@ -58,7 +58,8 @@ def plan_sampling(config: ModelConfig, target: Target, length: int | None = None
             [
                 {
                     "batch": n,
-                    "tokens_per_second": n / _seconds(config, facts, n, cache, size, chip, count),
+                    "tokens_per_second": n
+                    / seconds_per_token(config, facts, n, cache, size, chip, count),
                 }
                 for n in rows
             ]
@@ -68,7 +69,7 @@ def plan_sampling(config: ModelConfig, target: Target, length: int | None = None
     }
 
 
-def _seconds(
+def seconds_per_token(
     config: ModelConfig,
     facts: dict[str, Any],
     rows: int,
@@ -78,7 +79,14 @@ def _seconds(
     count: int,
 ) -> float:
     """Returns the least time of one token for each of `rows` texts, half full on average: memory or
-    products, whichever is longer."""
+    products, whichever is longer.
+
+    Args:
+      facts: from `model_facts`.
+      cache: bytes of one text's keys and values.
+      size: bytes of a weight.
+      count: number of chips.
+    """
     idle = facts["parameters"] - facts["active_parameters"]
     if config.experts is not None:
         # the probability that no text chooses an expert, if all are equally likely
@@ -117,7 +125,7 @@ def plan_rollout(
     seconds = None
     if target.chip is not None:
         size = 2 if config.compute == "bfloat16" else 4
-        one = _seconds(config, facts, rows, text, size, target.chip, mesh.size)
+        one = seconds_per_token(config, facts, rows, text, size, target.chip, mesh.size)
         seconds = -(-experiment.batch // rows) * rollout.new_tokens * one
     return {
         "rows": rows,
