@@ -71,9 +71,7 @@ def mixed(engine: Engine, asked: list[Ask], seed: int, disturb: int = 0) -> list
             threads.append(threading.Timer(float(draw.uniform(0, 0.1)), stream.cancel))
         else:
             threads.append(
-                threading.Thread(
-                    target=lambda s=stream, n=number: answers.setdefault(n, answer(s))
-                )
+                threading.Thread(target=lambda s=stream, n=number: answers.setdefault(n, answer(s)))
             )
         threads[-1].start()
         time.sleep(float(draw.uniform(0, 0.01)))
@@ -94,7 +92,9 @@ def test_answers_are_the_same_to_the_bit_alone_and_among_others(engine, count, r
     alone = [answer(engine.submit(one)) for one in asked]
     together = mixed(engine, asked, seed=1, disturb=count // 2)
     same = sum(a == b for a, b in zip(alone, together, strict=True))
-    figure = f"{same} of {count} answers equal in ids, text and every bit of their log-probabilities"
+    figure = (
+        f"{same} of {count} answers equal in ids, text and every bit of their log-probabilities"
+    )
     print(figure)
     record_property("figure", figure)
     assert same == count

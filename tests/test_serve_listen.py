@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
+pytest.importorskip("uvicorn", reason="serving needs it: pip install 'gptjax[serve]'")
 
 from gptjax.core.config import ConfigError
 from gptjax.serve.listen import Deadlines, bound, listen, url_of
@@ -183,7 +183,7 @@ def test_an_address_that_others_reach_needs_keys():
         with pytest.raises(ConfigError, match=r"--key-file"):
             bound(host, 0, has_keys=False)
     with contextlib.closing(bound("0.0.0.0", 0, has_keys=True)) as opened:
-        assert url_of(opened).startswith("http://127.0.0.1:")
+        assert url_of(opened).startswith("http://localhost:")
 
 
 def test_a_port_in_use_is_named_with_a_remedy():

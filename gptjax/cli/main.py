@@ -36,6 +36,8 @@ USAGE = """usage: gptjax COMMAND [...] --help
       Generate text; --interactive; --prompt-file FILE --out FILE.
   chat MODEL [--system TEXT] [--temperature 0.8 ...]
       Talk with a model.
+  serve MODEL [--slots 8] [--port 8000] [--key-file FILE] ...
+      Serve a model over HTTP, as OpenAI's clients speak it, with a page to talk to it.
   evaluate MODEL [--data.source.path FILE]
       The held-out loss of a model, or its loss on another text.
   score MODEL FILE
@@ -65,6 +67,7 @@ def main(args: list[str] | None = None) -> int:
         "train": train_command,
         "sample": _sample_command,
         "chat": _chat_command,
+        "serve": _serve_command,
         "evaluate": evaluate_command,
         "score": score_command,
         "convert": _convert_command,
@@ -178,6 +181,34 @@ def _chat_command(args: list[str]) -> None:
 
     with explained():
         run_chat(path, options, settings)
+
+
+def _serve_command(args: list[str]) -> None:
+    """Serves a model until a signal ends it; exits with status 1 if its engine failed."""
+    backend.configure()
+    from gptjax.cli.adapters import gather_flag
+    from gptjax.cli.serve import ServeOptions, run_serve
+
+    usage = "gptjax serve MODEL [flags]"
+    needed = "a model: a run directory, a Hugging Face directory or a .gguf file"
+    path, flags = first_path(args, usage, needed)
+    for flag in ("--adapter", "--allow-origin", "--allow-host"):
+        flags = gather_flag(flags, flag)
+    options = user_config.cli(
+        ServeOptions,
+        flags,
+        prog="gptjax serve MODEL",
+        description="Serves a model over HTTP, as OpenAI's clients speak it, with a page to talk to"
+        " it. Only this machine can reach it unless --host says otherwise.",
+    )
+    if path is None:
+        raise ConfigError(f"{usage}: it needs {needed}.")
+    from gptjax.train.forecast import explained
+
+    with explained():
+        status = run_serve(path, options)
+    if status:
+        raise SystemExit(status)
 
 
 def _convert_command(args: list[str]) -> None:

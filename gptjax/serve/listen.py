@@ -93,8 +93,9 @@ def bound(host: str, port: int, *, has_keys: bool) -> socket.socket:
 def url_of(opened: socket.socket) -> str:
     """The address of a socket, as a browser takes it."""
     host, port = opened.getsockname()[:2]
-    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+    if host in ("0.0.0.0", "::"):
+        host = "localhost"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 async def listen(
@@ -152,15 +153,16 @@ async def listen(
 
 
 async def _ended(server: uvicorn.Server, serving: asyncio.Task, seconds: float) -> None:
-    """Waits for the server to end; when the seconds are over, it ends whatever is left."""
-    done, _ = await asyncio.wait({serving}, timeout=seconds)
-    if not done:
-        server.force_exit = True
-        for task in list(server.server_state.tasks):
-            task.cancel()
-        for connection in list(server.server_state.connections):
-            connection.transport.abort()
-        await asyncio.wait({serving}, timeout=0.5)
+    """Waits for the server to end; when the seconds are over, or at a second signal, it closes all
+    connections, which ends the work for their clients."""
+    until = asyncio.get_running_loop().time() + seconds
+    while not server.force_exit and asyncio.get_running_loop().time() < until:
+        if (await asyncio.wait({serving}, timeout=0.05))[0]:
+            break
+    server.force_exit = True
+    for connection in list(server.server_state.connections):
+        connection.transport.abort()
+    await asyncio.wait({serving}, timeout=0.5)
     if serving.done():
         serving.result()
 

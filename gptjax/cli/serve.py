@@ -1,0 +1,191 @@
+"""`gptjax serve MODEL`: an OpenAI-compatible server for one model.
+
+Read `ServeOptions`, then `run_serve`: keys, socket, model, engine, and `_run` until a signal ends
+it. The socket comes first, so that a port in use is reported before a model is loaded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gptjax.api import Model, load
+from gptjax.cli.adapters import holding
+from gptjax.core.config import require
+from gptjax.sharding.mesh import MeshConfig
+from gptjax.weights import Stored
+
+NEEDED = ("starlette", "uvicorn", "prometheus_client")
+"""Packages of the extra `serve`."""
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """Flags of `serve`."""
+
+    slots: int = 8
+    """Requests that are answered at the same time."""
+    context: int = 2048
+    """Tokens of a request, prompt and answer together, at most the model's context. Each slot
+    has as many."""
+    host: str = "127.0.0.1"
+    """Address to listen at. One that other machines reach needs --key-file."""
+    port: int = 8000
+    """Port to listen at; 0 takes a free one."""
+    name: str | None = None
+    """Name under which clients ask for the model; `None` means that of its file or
+    directory."""
+    key_file: str | None = None
+    """File of the keys by which clients may ask, one `name key` a line."""
+    cache_gib: float = 1.0
+    """Memory for the beginnings of prompts, which later prompts reuse."""
+    weights: Stored | None = None
+    """How weights are stored; `None` keeps the type in which the model computes."""
+    step: int | None = None
+    """Checkpoint of a run; `None` means the newest."""
+    live: bool = False
+    """Take the latest weights of a run, also where it kept averaged ones (--optim.ema)."""
+    adapter: tuple[str, ...] = ()
+    """NAME=DIR of an adapter to load beside the model, which clients ask for by its name; may
+    be repeated."""
+    template: str | None = None
+    """Chat template: a name such as chatml, or a .jinja file; `None` means the model's own."""
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    """Devices that share the model. Without any --mesh flag it is on one device."""
+    drain: float = 10.0
+    """Seconds that answers have to end after SIGTERM or Ctrl-C."""
+    allow_origin: tuple[str, ...] = ()
+    """Origins of web pages on other servers that may ask: https://example.org."""
+    allow_host: tuple[str, ...] = ()
+    """Names by which clients call this server, besides localhost and addresses in digits."""
+    max_waiting: int = 256
+    """Requests that may wait for a slot; further ones are told to come again."""
+    max_waiting_tokens: int = 1 << 20
+    """Prompt tokens of the requests that may wait."""
+    access_log: bool = True
+    """Write a line of JSON for each request on standard error."""
+
+
+def run_serve(path: Path, options: ServeOptions) -> int:
+    """Serves a model as the flags say until a signal ends it, and returns the exit status: 0, or 1
+    if the engine failed.
+
+    Raises:
+      ConfigError: a flag or the model can't be used, or the port is taken.
+    """
+    _require_usable(options)
+    from gptjax.serve.limits import Guard, read_keys, require_origins
+    from gptjax.serve.listen import bound
+
+    require_origins(options.allow_origin)
+    keys = [] if options.key_file is None else read_keys(Path(options.key_file))
+    hosts = [options.host, *options.allow_host]
+    guard = Guard(keys=keys, hosts=hosts, origins=options.allow_origin)
+    with contextlib.closing(bound(options.host, options.port, has_keys=bool(keys))) as opened:
+        model = _opened_model(path, options)
+        engine = model.engine(
+            slots=options.slots,
+            context=options.context,
+            cache_gib=options.cache_gib,
+            max_waiting=options.max_waiting,
+            max_waiting_tokens=options.max_waiting_tokens,
+        )
+        try:
+            name = options.name or path.name.removesuffix(".gguf")
+            return _run(engine, name, guard, opened, options)
+        finally:
+            engine.close()
+
+
+def _require_usable(options: ServeOptions) -> None:
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    require(
+        not missing,
+        f"serving needs {', '.join(missing)}; install them: pip install 'gptjax[serve]'.",
+    )
+    for name, least in (("slots", 1), ("context", 16), ("max_waiting", 1), ("cache_gib", 0)):
+        value, flag = getattr(options, name), f"--{name.replace('_', '-')}"
+        require(value >= least, f"{name} is {value}; it needs at least {least} ({flag}).")
+    require(options.drain >= 0, f"drain is {options.drain}; it needs 0 or more seconds (--drain).")
+    require(0 <= options.port < 65536, f"port is {options.port}; ports are 0 to 65535 (--port).")
+
+
+def _opened_model(path: Path, options: ServeOptions) -> Model:
+    opened = load(path, options.step, options.mesh, live=options.live)
+    return holding(opened, options.adapter).prepared(options.weights)
+
+
+def _run(engine: Any, name: str, guard: Any, opened: socket.socket, options: ServeOptions) -> int:
+    """Serves until a signal ends it or the engine fails."""
+    from gptjax.serve.access import line_writer
+    from gptjax.serve.constraints import Compiler
+    from gptjax.serve.http import Service, application
+    from gptjax.serve.listen import listen, url_of
+    from gptjax.serve.metrics import Metrics
+    from gptjax.serve.protocol import served_model
+
+    model = engine.model
+    served = served_model(
+        name,
+        model.config,
+        model.tokenizer,
+        context=engine.context,
+        fingerprint=engine.fingerprint,
+        task=model.task,
+        adapters=model.adapters,
+        template=options.template,
+        created=int(time.time()),
+    )
+    compiler = Compiler(model.tokenizer)
+    service = Service(engine, served, compiler, Metrics(engine, name))
+    app = application(service, guard, [line_writer()] if options.access_log else [])
+
+    async def serving() -> int:
+        status = await listen(
+            app,
+            engine,
+            opened,
+            drain=options.drain,
+            ready=lambda: _greet(url_of(opened), name, engine, options, has_keys=bool(guard.keys)),
+        )
+        # Threads that still tokenize must not hold up the end.
+        leaving = threading.Timer(0.3, _leave, (status,))
+        leaving.daemon = True
+        leaving.start()
+        return status
+
+    try:
+        return asyncio.run(serving())
+    finally:
+        compiler.close()
+
+
+def _leave(status: int) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(status)
+
+
+def _greet(url: str, name: str, engine: Any, options: ServeOptions, *, has_keys: bool) -> None:
+    """Says where the server is, what it can do, and what to type next."""
+    body = {"model": name, "messages": [{"role": "user", "content": "Hello!"}]}
+    key = '-H "Authorization: Bearer KEY" ' if has_keys else ""
+    print(
+        f"{name} is served at {url}: {options.slots} slots of {engine.context} tokens,"
+        f" {options.cache_gib:g} GiB for beginnings of prompts\n"
+        f"page: {url}/\n"
+        f"try: curl {url}/v1/chat/completions {key}-d '{json.dumps(body)}'\n"
+        "Ctrl-C ends it.",
+        flush=True,
+    )
