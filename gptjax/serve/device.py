@@ -24,7 +24,7 @@ from gptjax.sharding.constrain import use_mesh
 
 if TYPE_CHECKING:
     from gptjax.api import Model
-    from gptjax.serve.engine import EngineConfig
+    from gptjax.serve.engine_config import EngineConfig
 
 
 class Device:

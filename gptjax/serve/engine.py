@@ -12,104 +12,25 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from gptjax.core.config import ConfigError, require
+from gptjax.core.config import require
 from gptjax.generate import Completion, SampleConfig
 from gptjax.generate.batch import automaton_of, limit_of
 from gptjax.generate.request import requests
 from gptjax.generate.schedule import adapter_number
 from gptjax.generate.stops import Pieces
-from gptjax.serve import plan
+from gptjax.serve import events, plan
 from gptjax.serve.device import Device, compiles
+from gptjax.serve.engine_config import EngineConfig, Facts
 from gptjax.serve.event_log import event_to_json
-from gptjax.serve.events import (
-    Action,
-    Arrival,
-    Arrived,
-    Cancelled,
-    Drop,
-    Event,
-    Expire,
-    Place,
-    Placed,
-    Read,
-    ReadPart,
-    Release,
-    Reset,
-    Tick,
-    Write,
-    Wrote,
-)
-from gptjax.serve.events import (
-    Failed as RowFailed,
-)
-from gptjax.serve.jobs import Job, take_turn
+from gptjax.serve.jobs import Job, completed, take_turn
 from gptjax.serve.slots import ALTERNATIVES, PART, STOPS
 from gptjax.serve.stream import Ask, Busy, Failed, Piece, Stream, Unwell
 
 if TYPE_CHECKING:
     from gptjax.api import Model
-
-
-@dataclass(frozen=True)
-class EngineConfig:
-    """How much an engine does at a time."""
-
-    slots: int = 8
-    """Requests that are answered at the same time; the rest wait. Part of what an answer is
-    computed with: another number may round otherwise."""
-    context: int = 2048
-    """Maximum number of tokens of a request, prompt and answer together, at most the model's."""
-    cache_gib: float = 1.0
-    """Memory for beginnings of prompts that were read before, in GiB; 0 keeps none."""
-    int8_cache: bool = False
-    """Keep keys and values in 8 bits: a quarter of the memory, and slightly other logits."""
-    max_waiting: int = 256
-    """Requests that may wait; further ones are refused."""
-    max_waiting_tokens: int = 1 << 20
-    """Tokens of prompts that may wait; further ones are refused."""
-    log: str | None = None
-    """File to which the events of the scheduler are appended, as JSON lines without any text; a
-    test can replay them."""
-
-    def __post_init__(self) -> None:
-        for name in ("slots", "context", "max_waiting", "max_waiting_tokens"):
-            value = getattr(self, name)
-            flag = f"--{name.replace('_', '-')}"
-            require(value >= 1, f"{name} is {value}; it needs at least 1 ({flag}).")
-        require(self.context >= 2, "context is 1; it needs room for a prompt and an answer.")
-        require(self.cache_gib >= 0, f"cache_gib is {self.cache_gib}; it needs 0 or more.")
-
-
-class Facts(NamedTuple):
-    """What an engine has done and holds now."""
-
-    rows: int
-    writing: int
-    reading: int
-    waiting: int
-    waiting_tokens: int
-    prompt_tokens: int
-    """Of all requests that began, those from the prefix cache included."""
-    cached_tokens: int
-    written_tokens: int
-    steps: int
-    """Calls of the program that writes, of up to 8 tokens a row each."""
-    parts: int
-    submitted: int
-    finished: int
-    cancelled: int
-    rejected: int
-    failed: int
-    expired: int
-    compiles: int
-    """Programs that this process has compiled."""
-    cache_bytes: int
-    cache_blocks: int
-    seconds: float
-    """Since it was opened."""
 
 
 class Engine:
@@ -119,7 +40,7 @@ class Engine:
     beginning of its prompt was read before.
     """
 
-    def __init__(self, model: Model, settings: EngineConfig = EngineConfig()) -> None:
+    def __init__(self, model: Model, settings: EngineConfig) -> None:
         """Opens an engine on a model that generates.
 
         Raises:
@@ -180,14 +101,14 @@ class Engine:
                 raise Unwell(f"the engine is {self._state} and takes no requests{self._why}.")
             number = next(self._numbers)
             seconds = [s for s in (ask.seconds, ask.request.settings.max_seconds) if s is not None]
-            arrival = Arrival(
+            arrival = events.Arrival(
                 number,
                 job.to_read,
                 0 if job.embeds else job.limit,
                 ask.tenant,
                 now + min(seconds) if seconds else None,
             )
-            self._note(Arrived(arrival))
+            self._note(events.Arrived(arrival))
             self._table, reject = plan.offer(self._table, arrival, self._policy)
             if reject is not None:
                 self._counts["rejected"] += 1
@@ -228,9 +149,9 @@ class Engine:
                     break
                 except Busy:
                     require(len(done) < len(streams), "others fill the engine; try again later.")
-                    done.append(_completion(asks[len(done)], streams[len(done)]))
+                    done.append(completed(asks[len(done)], streams[len(done)]))
         done += [
-            _completion(*pair) for pair in zip(asks[len(done) :], streams[len(done) :], strict=True)
+            completed(*pair) for pair in zip(asks[len(done) :], streams[len(done) :], strict=True)
         ]
         return done
 
@@ -316,7 +237,7 @@ class Engine:
     def _cancel(self, number: int) -> None:
         with self._lock:
             if number in self._jobs:
-                self._apply(Cancelled(number))
+                self._apply(events.Cancelled(number))
                 self._lock.notify_all()
 
     def _retry_after(self, waiting: int) -> int:
@@ -339,7 +260,7 @@ class Engine:
         finally:
             self._leave()
 
-    def _next(self, warm: Iterator[None]) -> tuple[Action, ...] | None:
+    def _next(self, warm: Iterator[None]) -> tuple[events.Action, ...] | None:
         """The next actions; `None` when the engine is closed. While there are none, programs that
         were not needed yet are compiled."""
         while True:
@@ -347,7 +268,7 @@ class Engine:
                 if self._state in ("closed", "failed"):
                     return None
                 now = time.monotonic()
-                self._note(Tick(now))
+                self._note(events.Tick(now))
                 self._table, actions = plan.schedule(self._table, now, self._policy)
                 if actions:
                     return actions
@@ -359,14 +280,14 @@ class Engine:
                 with self._lock:
                     self._state = "ready" if self._state == "warming" else self._state
 
-    def _done(self, actions: Sequence[Action]) -> Iterator[Event]:
+    def _done(self, actions: Sequence[events.Action]) -> Iterator[events.Event]:
         """Does some actions; gives what came of them. If the device fails, every request that was
         on it does, and the next ones begin anew; the second failure in succession ends the
         engine."""
         for action in actions:
             try:
                 yield from self._do(action)
-                if isinstance(action, Write):
+                if isinstance(action, events.Write):
                     self._failures = 0
             except Exception as error:
                 self._failures += 1
@@ -374,41 +295,41 @@ class Engine:
                 if self._failures > 1:
                     raise
                 self.device.reopen()
-                yield Reset(why)
+                yield events.Reset(why)
                 return
 
-    def _do(self, action: Action) -> Iterator[Event]:
+    def _do(self, action: events.Action) -> Iterator[events.Event]:
         match action:
-            case Place(row, number):
+            case events.Place(row, number):
                 yield from self._place(row, self._jobs[number])
-            case ReadPart(row, number, start, tokens):
+            case events.ReadPart(row, number, start, tokens):
                 job = self._jobs[number]
                 self.device.read(row, job, start, tokens)
                 self._counts["parts"] += 1
                 yield from self._begun(row, job, start + tokens)
-                yield Read(row, tokens)
-            case Write(rows, steps):
+                yield events.Read(row, tokens)
+            case events.Write(rows, steps):
                 yield self._write(rows, steps)
-            case Expire(number):
+            case events.Expire(number):
                 job = self._jobs[number]
                 job.stream.put(Piece(reason="time", usage=job.usage()))
                 self._counts["expired"] += 1
-            case Drop(number):
+            case events.Drop(number):
                 self._ended(number, "cancelled")
-            case Release(row, number, outcome, why):
+            case events.Release(row, number, outcome, why):
                 self.device.clear(row)
                 if outcome == "failed":
                     self._jobs[number].stream.fail(Failed(why))
                 self._ended(number, outcome)
 
-    def _place(self, row: int, job: Job) -> Iterator[Event]:
+    def _place(self, row: int, job: Job) -> Iterator[events.Event]:
         job.cached = self.device.place(row, job)
         self._counts["prompt_tokens"] += len(job.ids)
         self._counts["cached_tokens"] += job.cached
         yield from self._begun(row, job, job.cached)
-        yield Placed(row, job.cached)
+        yield events.Placed(row, job.cached)
 
-    def _begun(self, row: int, job: Job, read: int) -> Iterator[Event]:
+    def _begun(self, row: int, job: Job, read: int) -> Iterator[events.Event]:
         """Lets the row write once everything was read."""
         if read < job.to_read:
             return
@@ -416,9 +337,9 @@ class Engine:
             job.stream.put(Piece(reason="stop", embedding=job.embedding(), usage=job.usage()))
             return
         if not self.device.begin(row, job):
-            yield RowFailed(row, "constraints of other requests leave no room; try again.")
+            yield events.Failed(row, "constraints of other requests leave no room; try again.")
 
-    def _write(self, rows: tuple[int, ...], steps: int) -> Wrote:
+    def _write(self, rows: tuple[int, ...], steps: int) -> events.Wrote:
         with self._lock:
             slots = self._table.rows
             jobs = {row: self._jobs[slot.arrival.id] for row in rows if (slot := slots[row])}
@@ -434,7 +355,7 @@ class Engine:
             elif turn.piece is not None:
                 job.stream.put(turn.piece)
             wrote.append((row, turn.tokens, turn.done or turn.broken))
-        return Wrote(tuple(wrote))
+        return events.Wrote(tuple(wrote))
 
     def _ended(self, number: int, outcome: str) -> None:
         job = self._jobs.pop(number)
@@ -442,11 +363,11 @@ class Engine:
             self._counts[outcome] += 1
         self._answer_seconds += 0.1 * (time.monotonic() - job.since - self._answer_seconds)
 
-    def _apply(self, event: Event) -> None:
+    def _apply(self, event: events.Event) -> None:
         self._note(event)
         self._table = plan.apply(self._table, event)
 
-    def _note(self, event: Event) -> None:
+    def _note(self, event: events.Event) -> None:
         if self._log is not None:
             self._log.write(event_to_json(event) + "\n")
 
@@ -464,27 +385,3 @@ class Engine:
             job.stream.fail(Unwell(why))
         if self._log is not None:
             self._log.close()
-
-
-def _completion(ask: Ask, stream: Stream) -> Completion:
-    """The whole answer."""
-    whole = Piece()
-    texts, ids, logprobs, alternatives, prompt = [], [], [], [], None
-    for whole in stream:
-        texts.append(whole.text)
-        ids += whole.ids
-        logprobs += whole.logprobs
-        alternatives += whole.alternatives or []
-        prompt = prompt or whole.prompt
-    if whole.reason is None:
-        raise ConfigError("the request was cancelled.")
-    return Completion(
-        prompt=ask.request.prompt,
-        text="".join(texts),
-        ids=ids,
-        logprobs=logprobs,
-        reason=whole.reason,
-        alternatives=alternatives if ask.request.settings.top_logprobs else None,
-        prompt_logprobs=[p for p in prompt.logprobs[1:] if p is not None] if prompt else None,
-        end=whole.end,
-    )

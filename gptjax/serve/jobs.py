@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gptjax.core.config import ConfigError
 from gptjax.data.tokenizers.tokenizer import Tokenizer
+from gptjax.generate import Completion
 from gptjax.generate.follow import until_stop
 from gptjax.generate.request import Request
 from gptjax.generate.settings import GenerateConfig
@@ -141,4 +143,32 @@ def take_turn(job: Job, row: Written, tokenizer: Tokenizer) -> Turn:
         ),
         job.written - before,
         done=reason is not None,
+    )
+
+
+def completed(ask: Ask, stream: Stream) -> Completion:
+    """The whole answer, once it is there.
+
+    Raises:
+      ConfigError: somebody cancelled it.
+    """
+    whole = Piece()
+    texts, ids, logprobs, alternatives, prompt = [], [], [], [], None
+    for whole in stream:
+        texts.append(whole.text)
+        ids += whole.ids
+        logprobs += whole.logprobs
+        alternatives += whole.alternatives or []
+        prompt = prompt or whole.prompt
+    if whole.reason is None:
+        raise ConfigError("the request was cancelled.")
+    return Completion(
+        prompt=ask.request.prompt,
+        text="".join(texts),
+        ids=ids,
+        logprobs=logprobs,
+        reason=whole.reason,
+        alternatives=alternatives if ask.request.settings.top_logprobs else None,
+        prompt_logprobs=[p for p in prompt.logprobs[1:] if p is not None] if prompt else None,
+        end=whole.end,
     )

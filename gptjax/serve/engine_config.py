@@ -1,0 +1,67 @@
+"""How much an engine does at a time, and what it says of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from gptjax.core.config import require
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How much an engine does at a time."""
+
+    slots: int = 8
+    """Requests that are answered at the same time; the rest wait. Part of what an answer is
+    computed with: another number may round otherwise."""
+    context: int = 2048
+    """Maximum number of tokens of a request, prompt and answer together, at most the model's."""
+    cache_gib: float = 1.0
+    """Memory for beginnings of prompts that were read before, in GiB; 0 keeps none."""
+    int8_cache: bool = False
+    """Keep keys and values in 8 bits: a quarter of the memory, and slightly other logits."""
+    max_waiting: int = 256
+    """Requests that may wait; further ones are refused."""
+    max_waiting_tokens: int = 1 << 20
+    """Tokens of prompts that may wait; further ones are refused."""
+    log: str | None = None
+    """File to which the events of the scheduler are appended, as JSON lines without any text; a
+    test can replay them."""
+
+    def __post_init__(self) -> None:
+        for name in ("slots", "context", "max_waiting", "max_waiting_tokens"):
+            value = getattr(self, name)
+            flag = f"--{name.replace('_', '-')}"
+            require(value >= 1, f"{name} is {value}; it needs at least 1 ({flag}).")
+        require(self.context >= 2, "context is 1; it needs room for a prompt and an answer.")
+        require(self.cache_gib >= 0, f"cache_gib is {self.cache_gib}; it needs 0 or more.")
+
+
+class Facts(NamedTuple):
+    """What an engine has done and holds now."""
+
+    rows: int
+    writing: int
+    reading: int
+    waiting: int
+    waiting_tokens: int
+    prompt_tokens: int
+    """Of all requests that began, those from the prefix cache included."""
+    cached_tokens: int
+    written_tokens: int
+    steps: int
+    """Calls of the program that writes, of up to 8 tokens a row each."""
+    parts: int
+    submitted: int
+    finished: int
+    cancelled: int
+    rejected: int
+    failed: int
+    expired: int
+    compiles: int
+    """Programs that this process has compiled."""
+    cache_bytes: int
+    cache_blocks: int
+    seconds: float
+    """Since it was opened."""
