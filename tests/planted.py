@@ -1505,6 +1505,53 @@ REWARDS = (
     ),
 )
 
+PROTOCOL = (
+    Defect(
+        "an-end-of-document-has-no-score",
+        "serve/answers.py",
+        'piece.end is not None and self._call.kind == "completion"',
+        'piece.end is not None and self._call.kind == "completions"',
+        "test_serve_protocol.py::test_an_echo_scores_the_prompt_as_evaluators_read_it",
+    ),
+    Defect(
+        "tokens-of-a-stop-text-are-shown",
+        "serve/tokens.py",
+        'whole = piece.reason in ("stop", "length")',
+        "whole = piece.reason is not None",
+        "test_serve_protocol.py::test_bytes_of_tokens_joined_are_the_bytes_of_the_text",
+    ),
+    Defect(
+        "top-p-of-nothing-is-everything",
+        "serve/asks.py",
+        "top_k=1 if greedy else min(",
+        "top_k=0 if greedy else min(",
+        "test_serve_protocol.py::test_zero_is_a_value_and_absence_has_openais_defaults",
+    ),
+    Defect(
+        "a-quote-ends-every-string",
+        "serve/tools.py",
+        "closes = character == '\"' and not self._escaped",
+        "closes = character == '\"'",
+        "test_serve_protocol.py"
+        "::test_calls_are_valid_by_construction_and_read_back_however_they_are_cut",
+    ),
+    Defect(
+        "salts-run-into-tenants",
+        "serve/asks.py",
+        "f\"{len(tenant)}:{tenant}:{more or ''}\"",
+        "f\"{tenant}{more or ''}\"",
+        "test_serve_protocol.py"
+        "::test_fields_without_effect_are_named_and_requests_share_no_prefix_with_others",
+    ),
+    Defect(
+        "two-answers-cost-two-prompts",
+        "serve/answers.py",
+        "firsts = writers[:: call.form.n]",
+        "firsts = writers",
+        "test_serve_protocol.py::test_usage_counts_a_prompt_once_and_best_of_keeps_the_likeliest",
+    ),
+)
+
 ROOMS = {
     "attention": ATTENTION,
     "model": MODEL,
@@ -1522,6 +1569,7 @@ ROOMS = {
     "sharding": SHARDING,
     "tokenizers": TOKENIZERS,
     "rewards": REWARDS,
+    "protocol": PROTOCOL,
 }
 
 SURVIVES: dict[str, str] = {

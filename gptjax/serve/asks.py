@@ -322,7 +322,8 @@ def _prompts(given: Any, served: Served, where: str) -> list[Prompt]:
         if wrong:
             raise BadRequest(f"{where} has the id {wrong[0]}; the ids are 0 to {size - 1}.", where)
         if not isinstance(prompt, str) and not prompt:
-            raise BadRequest(f"{where}.{i} is an empty list; give at least one id.", where)
+            field = f"{where}.{i}"
+            raise BadRequest(f"{field} is an empty list; give at least one id.", field)
         if len(prompt) > LONGEST * served.context:
             raise _too_long(len(prompt), 1, served, where)
     return [prompt if isinstance(prompt, str) else list(prompt) for prompt in prompts]
@@ -342,7 +343,7 @@ def _requests(
         except BadRequest:
             ids = served.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
             if len(ids) >= served.context:
-                raise _too_long(len(ids), settings.new_tokens, served, where) from None
+                raise _too_long(len(ids), 1, served, where) from None
             raise
     if not served.adapters:
         return made

@@ -228,7 +228,7 @@ class Sampled:
     dry_breakers: Annotated[tuple[Stop, ...], limits(maxItems=16)] = ("\n", ":", '"', "*")
     min_tokens: Count = 0
     ignore_eos: bool = False
-    stop_token_ids: Annotated[tuple[Id, ...], limits(maxItems=64)] = ()
+    stop_token_ids: Annotated[tuple[Id, ...], limits(maxItems=16)] = ()
     allowed_token_ids: Annotated[tuple[Id, ...], limits(maxItems=1 << 20)] = ()
     json_schema: dict | Source | None = None
     regex: Source | None = None

@@ -263,7 +263,7 @@ def json_schema_of(hint: Any) -> dict[str, Any]:
 
 def _object_schema(cls: Any) -> dict[str, Any]:
     fields = dataclasses.fields(cls)
-    properties = {name: json_schema_of(hint) for name, hint in _types(cls).items()}
+    properties = {field.name: _property(field, _types(cls)[field.name]) for field in fields}
     for alias, name in getattr(cls, "ALIASES", {}).items():
         properties[alias] = properties[name]
     properties |= {name: {} for name in getattr(cls, "IGNORED", ())}
@@ -273,3 +273,11 @@ def _object_schema(cls: Any) -> dict[str, Any]:
         "required": [field.name for field in fields if not _optional(field)],
         "additionalProperties": False,
     }
+
+
+def _property(field: dataclasses.Field, hint: Any) -> dict[str, Any]:
+    """The schema of a field; `null` is the same as absence where that is possible."""
+    schema, null = json_schema_of(hint), {"type": "null"}
+    if not _optional(field) or null in schema.get("anyOf", ()):
+        return schema
+    return {"anyOf": [schema, null]}

@@ -88,7 +88,7 @@ class Aligner:
             )
             self._written += len(self._decode(spelled))
         self._given += len(piece.text)
-        whole = piece.reason not in (None, "stop_string")
+        whole = piece.reason in ("stop", "length")
         ready = []
         while self._waiting and (whole or self._waiting[0].offset < self._given):
             ready.append(self._waiting.popleft())
