@@ -420,6 +420,46 @@ async function look(url, name, options) {
   await page.context().close();
 }
 
+/** A server that runs already, at URL, with KEY if it asks for one: a chat of three turns. */
+async function real(url, key) {
+  const page = await open(url);
+  if (key) {
+    await page.fill("#key", "wrong");
+    await page.keyboard.press("Enter");
+    await page.waitForFunction(() => /did not accept/.test(document.querySelector("#lock-text").textContent));
+    await page.fill("#key", key);
+    await page.keyboard.press("Enter");
+  }
+  await ready(page);
+  await page.click("#open");
+  for (const [name, value] of [["max_tokens", "24"], ["temperature", "0.7"], ["top_p", "0.9"], ["top_k", "20"], ["repetition_penalty", "1.1"], ["seed", "5"]]) await page.fill(`[name=${name}]`, value);
+  await page.click("text=Done");
+  await say(page, "Once upon a time");
+  await done(page, 1);
+  const first = await last(page).locator(".body").textContent();
+  assert.match(await last(page).locator(".note").textContent(), /tokens · [\d.]+ tokens\/s · first after [\d.]+ s · prompt \d+/);
+  await page.click("text=Regenerate");
+  await done(page, 1);
+  assert.equal(await last(page).locator(".body").textContent(), first, "the same seed gave another answer");
+  await page.click("#open");
+  await page.fill("[name=max_tokens]", "100");
+  await page.click("text=Done");
+  await say(page, "And then?");
+  await page.waitForFunction(() => document.querySelectorAll(".assistant .body")[1]?.textContent.length > 5);
+  await page.keyboard.press("Escape");
+  await done(page, 2);
+  if (screenshots) await page.screenshot({ path: join(screenshots, "real.png") });
+  await page.click("#new");
+  await page.click("#open");
+  await page.fill("[name=top_p]", "2");
+  await page.keyboard.press("Escape");
+  await say(page, "Too much");
+  await page.waitForFunction(() => /refused \(400\).*top_p/.test(document.querySelector("#alert").textContent));
+  console.log(`     ${await page.textContent("#alert")}`);
+  await accessible(page, "real");
+  assert.deepEqual(page.complaints, []);
+}
+
 const servers = [];
 let rules = 0;
 let failures = 0;
@@ -436,23 +476,26 @@ async function attempt(name, run) {
 const flags = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync";
 const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: flags.split(" ") });
 console.log(`Chromium ${browser.version()}`);
-const { url, server } = await serve();
-const only = process.env.ONLY;
-for (const [name, run] of Object.entries(TESTS)) {
-  if (only && !name.includes(only)) continue;
-  await attempt(name, async () => {
-    const page = await open(url);
-    await ready(page);
-    await run(page, server);
-    assert.deepEqual(page.complaints, []);
-    await page.context().close();
-  });
-}
-if (!only || only === "look") {
-  await attempt("a wrong key is asked for again, and a key is kept nowhere", locked);
-  for (const [name, options] of [["light", { ...DESKTOP, colorScheme: "light" }], ["dark", { ...DESKTOP, colorScheme: "dark" }], ["phone", { ...PHONE, colorScheme: "light" }], ["phone-dark", { ...PHONE, colorScheme: "dark" }]])
-    await attempt(`axe-core finds nothing, nothing is wider than the screen: ${name}`, () => look(url, name, options));
-  console.log(`     up to ${rules} axe rules passed on a page`);
+if (process.env.URL) await attempt(`a chat with ${process.env.URL}`, () => real(process.env.URL, process.env.KEY));
+else {
+  const { url, server } = await serve();
+  const only = process.env.ONLY;
+  for (const [name, run] of Object.entries(TESTS)) {
+    if (only && !name.includes(only)) continue;
+    await attempt(name, async () => {
+      const page = await open(url);
+      await ready(page);
+      await run(page, server);
+      assert.deepEqual(page.complaints, []);
+      await page.context().close();
+    });
+  }
+  if (!only || only === "look") {
+    await attempt("a wrong key is asked for again, and a key is kept nowhere", locked);
+    for (const [name, options] of [["light", { ...DESKTOP, colorScheme: "light" }], ["dark", { ...DESKTOP, colorScheme: "dark" }], ["phone", { ...PHONE, colorScheme: "light" }], ["phone-dark", { ...PHONE, colorScheme: "dark" }]])
+      await attempt(`axe-core finds nothing, nothing is wider than the screen: ${name}`, () => look(url, name, options));
+    console.log(`     up to ${rules} axe rules passed on a page`);
+  }
 }
 await browser.close();
 servers.forEach((one) => one.kill());
