@@ -19,7 +19,16 @@ from gptjax.generate.engine import Slots, with_constraint
 from gptjax.serve import slots
 from gptjax.serve.jobs import Job, spare_job
 from gptjax.serve.prefixes import Prefixes, block_keys
-from gptjax.serve.slots import PART, Written, padded_ids, reach_of, reaches, room_of, width_of
+from gptjax.serve.slots import (
+    PART,
+    READING,
+    Written,
+    padded_ids,
+    reach_of,
+    reaches,
+    room_of,
+    width_of,
+)
 from gptjax.sharding.constrain import use_mesh
 
 if TYPE_CHECKING:
@@ -105,7 +114,7 @@ class Device:
                 _int(start),
                 _int(count),
                 adapter,
-                reach=reach_of(start + width, self.settings.context),
+                reach=reach_of(start + width, self.settings.context, READING),
             )
             self._decoding(decoding)
             if job.embeds:
@@ -195,18 +204,21 @@ class Device:
         All rows must be free, and are so afterwards."""
         widths = sorted(slots.TAILS, key=lambda width: (width not in (16, PART), width))
         spare = spare_job(-1 if self.model.adapters else None)
-        for reach in reaches(self.settings.context):
-            for width in [width for width in widths if width <= reach]:
+        context, scored = self.settings.context, set[int]()
+        writing, reading = reaches(context), reaches(context, READING)
+        for reach in sorted({*writing, *reading}):
+            for width in [width for width in widths if width < 2 * reach and reach in reading]:
                 hidden = self._warm_read(width, reach)
                 yield
-                if width == 16:
-                    self.begin(0, spare)
-                    self._warm_write(reach)
-                    yield
-                if reach == reaches(self.settings.context)[0]:
+                if width not in scored:
                     none = np.zeros(width, np.int32)
                     slots.scores(self.config, self.params, hidden, none, self.vocabulary)
+                    scored.add(width)
                     yield
+            if reach in writing:
+                self.begin(0, spare)
+                self._warm_write(reach)
+                yield
         if self.keeps_prefixes and self.settings.context >= PART:
             block = slots.keep(self.slots.decoding.cache, _int(0), _int(0))
             self._decoding(slots.restore(self.slots.decoding, _int(0), _int(0), block))

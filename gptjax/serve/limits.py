@@ -1,7 +1,7 @@
 """Who may ask, and how much they may send, before any route sees a request.
 
-Read `read_keys`, then `restricted`: it checks the Host, the Origin, the key and the size of the body,
-in this order. It is an ASGI app around another one, so that a client's leaving is seen by the
+Read `read_keys`, then `restricted`: it checks the Host, the Origin, the key and the size of the
+body, in this order. It is an ASGI app around another one, so that a client's leaving is seen by the
 routes.
 """
 

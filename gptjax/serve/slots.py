@@ -106,7 +106,7 @@ def read_part(
     Args:
       ids: the tokens, padded at the right.
       adapter: which of several adapters serves the row.
-      reach: one of `reaches` that is at least `start + count`; static.
+      reach: one of `reaches` that is at least `start` and the width of the part; static.
 
     Returns:
       The rows, and the last hidden states of the tokens.
@@ -170,17 +170,22 @@ def advance(
     return near._replace(cache=model.within_reach(near.cache, None))
 
 
-def reaches(context: int) -> list[int]:
-    """Numbers of slots that programs are compiled for, each four times the one before."""
+def reaches(context: int, factor: int = 2) -> list[int]:
+    """Numbers of slots that programs are compiled for, each `factor` times the one before, at least
+    256; the last is the context."""
     sizes = [context]
-    while sizes[-1] > 256:
-        sizes.append(max(256, 1 << ((sizes[-1] - 1).bit_length() - 2)))
-    return sorted({*sizes})
+    while sizes[0] > 256:
+        sizes.insert(0, max(256, (1 << (sizes[0] - 1).bit_length()) // factor))
+    return sizes
 
 
-def reach_of(count: int, context: int) -> int:
+def reach_of(count: int, context: int, factor: int = 2) -> int:
     """The least of `reaches` that holds `count` tokens."""
-    return next(size for size in reaches(context) if size >= min(count, context))
+    return next(size for size in reaches(context, factor) if size >= min(count, context))
+
+
+READING = 4
+"""`factor` of the programs that read, of which there is one for each width as well."""
 
 
 @functools.partial(jax.jit, donate_argnames=("decoding", "whole"))
