@@ -20,6 +20,7 @@ from walks import SPELLERS, speller, walk
 
 from gptjax import generate, model
 from gptjax.core.config import ConfigError
+from gptjax.data.tokenizers.spelling import Special
 from gptjax.generate import Draft, GenerateConfig
 from gptjax.generate.constraints import (
     KINDS,
@@ -316,6 +317,21 @@ def test_random_answers_are_valid_and_finished_in_time(name, kind):
         room = automaton.least + int(draw.integers(3) if i % 2 else draw.integers(90))
         answer = walk(automaton, tokenizer, room, draw).decode()
         assert valid(answer), answer
+
+
+def test_every_id_that_ends_answers_may_end_a_constrained_one():
+    """Chat models end answers with another id than documents."""
+    tokenizer = speller("bytes")
+    end = tokenizer.end_of_document
+    several = dataclasses.replace(
+        tokenizer, pieces=(*tokenizer.pieces, b""), special=Special(eos=end, ends=(end + 1,))
+    )
+    one = compiled("regex", "[0-9]", several)
+    after = one.table[0, ord("7")]
+    for state, expected in ((0, [*range(48, 58)]), (after, [end, end + 1])):
+        words = one.masks[one.mask[state]].view(np.uint32)
+        bits = [i for i in range(several.vocab_size) if words[i // 32] >> (i % 32) & 1]
+        assert bits == expected
 
 
 def test_banned_tokens_are_not_needed_for_an_answer():

@@ -234,8 +234,9 @@ def _check_ids(s: GenerateConfig, size: int) -> None:
             f"{name} has the id {wrong[:1]}, the vocabulary has 0 to {size - 1}"
             f" (--{name.replace('_', '-')}).",
         )
-    left = set(s.allowed or range(size)) - set(s.banned)
+    banned = set(s.banned)
+    left = len(set(s.allowed) - banned) if s.allowed else size - len(banned)
     require(
-        bool(left),
+        left > 0,
         "banned leaves no token to write; ban fewer (--banned), or allow more (--allowed).",
     )

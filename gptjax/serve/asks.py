@@ -60,7 +60,7 @@ def read_chat(
       BadRequest: a field is unknown, wrong, or can't be served.
     """
     asked, ignored = read_fields(ChatBody, body)
-    if asked.top_logprobs is not None and not asked.logprobs:
+    if asked.top_logprobs and not asked.logprobs:
         raise BadRequest("top_logprobs needs logprobs to be true.", "top_logprobs")
     toolset, form = tools.chosen_tools(asked), CallForm()
     constraint = _constraint(asked)
