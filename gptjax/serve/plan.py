@@ -200,12 +200,13 @@ def apply(table: Table, event: Event) -> Table:
             return _ended(table, number, "cancelled")
         case Placed(row, hit):
             slot = _slot(table, row)
-            if slot and slot.busy and slot.next is None:
+            if slot and slot.next is None:
                 return _advanced(table, row, slot._replace(next=hit, busy=False))
         case Read(row, tokens):
             slot = _slot(table, row)
-            if slot and slot.busy and slot.next is not None and slot.reading:
-                return _advanced(table, row, slot._replace(next=slot.next + tokens, busy=False))
+            if slot and slot.busy and slot.reading:
+                further = slot._replace(next=(slot.next or 0) + tokens, busy=False)
+                return _advanced(table, row, further)
         case Wrote(rows):
             return _after_write(table, rows)
         case Failed(row, why):
