@@ -184,6 +184,7 @@ const TESTS = {
     const cases = {
       "a **b** *c* `d` ~~e~~ __f__ _g_": "<p>a <strong>b</strong> <em>c</em> <code>d</code> <s>e</s> <strong>f</strong> <em>g</em></p>",
       "**a *b* c** ***d***": "<p><strong>a <em>b</em> c</strong> <strong><em>d</em></strong></p>",
+      " a\n  b": "<p>a\n  b</p>",
       "2 * 3 * 4, snake_case_name, `a ** b`, \\*x\\*": "<p>2 * 3 * 4, snake_case_name, <code>a ** b</code>, *x*</p>",
       "# a\n### b\n#### c\n# d": "<h3>a</h3><h4>b</h4><h5>c</h5><h3>d</h3>",
       "3. a\n4. b\n   - c\n\n   d": '<ol start="3"><li><p>a</p></li><li><p>b</p><ul><li><p>c</p></li></ul><p>d</p></li></ol>',

@@ -92,7 +92,7 @@ function build({ kind, lines, level }, depth) {
     return inline(element(depth ? "p" : `h${level}`, { dir: "auto", className: "heading" }), words);
   }
   if (lines.length > 1 && lines[0].includes("|") && DELIMITER.test(lines[1])) return table(lines);
-  return inline(element("p", { dir: "auto" }), lines.join("\n"));
+  return inline(element("p", { dir: "auto" }), lines.join("\n").trimStart());
 }
 
 function code(lines) {
