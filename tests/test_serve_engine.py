@@ -86,6 +86,7 @@ def engine():
         yield opened
 
 
+@pytest.mark.row(68)
 @pytest.mark.parametrize("count", [24, pytest.param(1000, marks=pytest.mark.slow)])
 def test_answers_are_the_same_to_the_bit_alone_and_among_others(engine, count, record_property):
     asked = asks(count, top_logprobs=2)
@@ -144,7 +145,8 @@ def test_a_token_of_the_prompt_has_one_float_wherever_it_stands(engine):
     assert met
 
 
-def test_nothing_is_compiled_after_the_start(engine):
+@pytest.mark.row(70)
+def test_nothing_is_compiled_after_the_start(engine, record_property):
     until = time.monotonic() + 120
     while engine.state == "warming" and time.monotonic() < until:
         time.sleep(0.05)
@@ -157,6 +159,8 @@ def test_nothing_is_compiled_after_the_start(engine):
         kinds = one.request._replace(ids=ids[:length])
         list(engine.submit(Ask(kinds, salt=bytes([length]))))
     assert engine.facts().compiles == before, slots.programs()
+    lengths = len(range(1, CONTEXT, 7))
+    record_property("figure", f"serving {lengths} lengths of prompts compiled nothing")
 
 
 def test_a_cancelled_request_leaves_its_row_at_once(engine):
@@ -218,7 +222,10 @@ def test_what_cannot_be_served_is_refused_before_it_waits(engine, settings, word
         engine.complete(["a"], **settings)
 
 
-def test_a_failure_of_the_device_ends_only_the_requests_that_were_on_it(monkeypatch):
+@pytest.mark.row(66)
+def test_a_failure_of_the_device_ends_only_the_requests_that_were_on_it(
+    monkeypatch, record_property
+):
     with MODEL.engine(slots=2, context=64, cache_gib=0) as one:
         asked = [ask for ask in asks(4, seed=20, longest=30) if len(ask.request.ids) < 40]
         good = answer(one.submit(asked[0]))
@@ -243,6 +250,10 @@ def test_a_failure_of_the_device_ends_only_the_requests_that_were_on_it(monkeypa
         assert errors[0] is Failed and errors[-1] is Unwell and one.state == "failed"
         with pytest.raises(Unwell):
             one.submit(asked[0])
+    record_property(
+        "figure",
+        "its requests fail, the next is answered; the second in succession ends the engine",
+    )
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_again():
@@ -279,7 +290,7 @@ def test_every_kind_of_model_is_served_as_if_alone(name):
     config = dataclasses.replace(config, vocab_size=V)
     model = Model(config, weights(config), TOKENIZER)
     context = config.context
-    asked = [ask for ask in asks(12, seed=30, model=model, longest=context - 12)]
+    asked = asks(12, seed=30, model=model, longest=context - 12)
     with model.engine(slots=4, context=context) as one:
         alone = [answer(one.submit(ask)) for ask in asked]
         assert mixed(one, asked, seed=3) == alone
