@@ -139,7 +139,8 @@ def test_a_token_of_the_prompt_has_one_float_wherever_it_stands(engine):
     assert len(scores.logprobs) == len(scores.alternatives) == len(ids)
     assert scores.logprobs[0] is None and scores.alternatives[0] is None
     met = 0
-    for token, own, places in zip(ids[1:], scores.logprobs[1:], scores.alternatives[1:]):
+    places_of = scores.alternatives[1:]
+    for token, own, places in zip(ids[1:], scores.logprobs[1:], places_of, strict=True):
         met += token in dict(places)
         assert dict(places).get(token, own) == own
     assert met
