@@ -76,6 +76,7 @@ def test_every_route_answers():
         "/v1/chat/completions": CHAT,
         "/v1/completions": {"model": "tiny", "prompt": "a"},
         "/v1/embeddings": {"model": "tiny", "input": "abc"},
+        "/v1/responses": {"model": "tiny", "input": "abc"},
         "/tokenize": {"prompt": "abc"},
         "/detokenize": {"tokens": [97, 98]},
     }

@@ -19,7 +19,7 @@ from test_generate import CONFIG, TOKENIZER
 from gptjax.core.config import ConfigError
 from gptjax.generate.constraints.syntaxes import byte_automaton
 from gptjax.generate.stops import Pieces
-from gptjax.serve import asks, bodies, openapi, tokenizing, tools
+from gptjax.serve import asks, bodies, openapi, responses, tokenizing, tools
 from gptjax.serve.answers import whole_answer
 from gptjax.serve.chunks import Chunks, error_event
 from gptjax.serve.fields import json_schema_of
@@ -35,6 +35,7 @@ from gptjax.serve.protocol import (
     problem,
     served_model,
 )
+from gptjax.serve.response_events import answer_of, events_of
 from gptjax.serve.slots import Written
 from gptjax.serve.stream import Busy, Failed, Piece, PromptScores, Stream, Unwell
 
@@ -206,6 +207,82 @@ def test_a_bad_body_is_refused_fast_by_the_name_of_its_field():
 def test_what_is_no_json_is_refused(body):
     with pytest.raises(BadRequest):
         asks.read_completion(body, SERVED, STAMP)
+
+
+def anything(schema: dict, draw: random.Random) -> object:
+    """A random value that a schema takes, or sometimes one that it does not."""
+    if draw.random() < 0.03:
+        odd = [
+            None,
+            True,
+            -1,
+            10**30,
+            1.5,
+            "",
+            [],
+            {},
+            [[]],
+            [{}],
+            "\0",
+            {"a": {}},
+            1e308,
+            "é" * 99,
+        ]
+        return draw.choice(odd)
+    if "anyOf" in schema:
+        return anything(draw.choice(schema["anyOf"]), draw)
+    if "enum" in schema:
+        return draw.choice(schema["enum"])
+    kind = schema.get("type")
+    if kind == "object":
+        known, needed = schema.get("properties", {}), schema.get("required", [])
+        names = [n for n in known if n in needed or draw.random() < 4 / len(known)]
+        free = {} if known else {draw.choice(["type", "a", "5", "$ref"]): draw.choice(ODD)}
+        return {name: anything(known[name], draw) for name in names} | free
+    if kind == "array":
+        count = draw.randrange(schema.get("minItems", 0), 4)
+        return [anything(schema["items"], draw) for _ in range(count)]
+    if kind in ("integer", "number"):
+        low = schema.get("minimum", schema.get("exclusiveMinimum", 0))
+        high = schema.get("maximum", 10)
+        wide = draw.choice([low, high, min(high, low + 3)])
+        return wide if kind == "integer" else float(wide)
+    texts = ["add", "Hi", "user", "a b", "root ::= [a-z", '{"a": 1}', "{", "\n", "🙂\u2028"]
+    return {"boolean": draw.random() < 0.5, "string": draw.choice(texts)}.get(kind)
+
+
+ODD = ["object", "#/$defs/x", "array", 7, -100, None, {"type": "string"}, [1], 1e6]
+
+
+def test_any_body_is_read_or_refused_by_name_and_fast():
+    """No other error, whatever is asked."""
+    draw, count = random.Random(11), {True: 0, False: 0}
+    for _ in range(1500):
+        served = draw.choice([SERVED, BPE["thinking"]])
+        cls, read = draw.choice(
+            [
+                (bodies.ChatBody, asks.read_chat),
+                (bodies.CompletionBody, asks.read_completion),
+                (bodies.EmbeddingBody, asks.read_embedding),
+                (responses.ResponseBody, responses.read_response),
+                (
+                    bodies.TokenizeBody,
+                    lambda body, served, stamp: tokenizing.tokenize(body, served),
+                ),
+            ]
+        )
+        body = anything(json_schema_of(cls), draw)
+        if isinstance(body, dict) and draw.random() < 0.9:
+            body.pop("model", None)
+        start = time.process_time()
+        try:
+            read(json.dumps(body).encode(), served, STAMP)
+            count[True] += 1
+        except BadRequest as error:
+            count[False] += 1
+            assert "\n" not in str(error), body
+        assert time.process_time() - start < 0.2, body
+    assert min(count.values()) > 200, count
 
 
 def test_an_error_names_the_nearest_right_field_and_both_numbers():
@@ -848,8 +925,8 @@ def client(call_of, pieces_of, strict: bool = True):
             told = problem(error)
             return httpx.Response(told.status, json=told.body, headers=told.headers)
         if not call.stream:
-            return httpx.Response(200, json=whole_answer(call, pieces))
-        chunks = Chunks(call)
+            return httpx.Response(200, json=answer_of(call, pieces))
+        chunks = events_of(call)
         body = chunks.begin()
         for number, each in enumerate(pieces):
             for piece in each:
@@ -872,6 +949,7 @@ def route(path: str, body: bytes) -> Call:
         "/v1/chat/completions": asks.read_chat,
         "/v1/completions": asks.read_completion,
         "/v1/embeddings": asks.read_embedding,
+        "/v1/responses": responses.read_response,
     }
     return read[path](body, SERVED, STAMP)
 
@@ -940,6 +1018,69 @@ def test_the_official_client_takes_calls_of_tools():
         assert one.function.arguments == two.function.arguments
     again = [*USER, whole.message.model_dump(), {"role": "tool", "content": "3"}]
     official.chat.completions.create(**asked | {"messages": again})
+
+
+def test_the_official_client_takes_responses():
+    """Whole and streamed, with text, scores and calls; its own parser joins the events."""
+    _, official = client(route, hello)
+    for more in ({}, {"top_logprobs": 2}, {"instructions": "Be brief.", "max_output_tokens": 99}):
+        whole = official.responses.create(input="Hi", model="tiny", **more)
+        assert (whole.output_text, whole.status) == ("Hé 🙂", "completed")
+        with official.responses.stream(input="Hi", model="tiny", **more) as stream:
+            kinds = [event.type for event in stream]
+            final = stream.get_final_response()
+        assert final.output_text == whole.output_text and final.usage == whole.usage
+        assert final.output[0].content[0].logprobs == whole.output[0].content[0].logprobs
+        assert kinds[:2] == ["response.created", "response.in_progress"]
+        assert kinds[-1] == "response.completed"
+    text = '[{"name": "add", "arguments": {"a": 12}}, {"name": "now", "arguments": {}}]'
+    _, official = client(
+        route,
+        lambda call: [
+            [*(Piece(text[i : i + 3]) for i in range(0, len(text), 3)), Piece(reason="stop")]
+        ],
+    )
+    offered = [{"type": "function", "strict": True} | one for one in TOOLS]
+    asked = {"model": "tiny", "tools": offered}
+    whole = official.responses.create(input="Hi", **asked)
+    assert [(c.name, c.arguments) for c in whole.output] == [("add", '{"a": 12}'), ("now", "{}")]
+    events = [*official.responses.create(input="Hi", **asked, stream=True)]
+    assert events[-1].response.output == whole.output
+    assert [event.sequence_number for event in events] == [*range(len(events))]
+    results = [
+        {"type": "function_call_output", "call_id": c.call_id, "output": "3"} for c in whole.output
+    ]
+    talk = [{"role": "user", "content": "Hi"}, *(c.model_dump() for c in whole.output), *results]
+    again = responses.read_response({"input": talk, **asked}, SERVED, STAMP)
+    told = text_of(SERVED, again).decode()
+    assert told.count('"name": "add"') >= 2 and "Result of now: 3" in told
+
+
+def test_a_response_repeats_its_request_and_refuses_what_is_stored_by_name():
+    read = responses.read_response
+    call = read({"input": "Hi", "max_output_tokens": 1, "metadata": {"a": "b"}}, SERVED, STAMP)
+    cut = answer_of(call, [[Piece("a", [97], [-1.0], None, "length")]])
+    assert (cut["status"], cut["incomplete_details"]["reason"]) == (
+        "incomplete",
+        "max_output_tokens",
+    )
+    assert cut["metadata"] == {"a": "b"} and cut["output"][0]["status"] == "incomplete"
+    empty = answer_of(read({"input": "Hi"}, SERVED, STAMP), [[Piece(reason="stop")]])
+    assert empty["output"][0]["content"][0]["text"] == ""
+    for body, param in (
+        ({"input": []}, "input"),
+        ({"input": [{"type": "function_call"}]}, "input.0.name"),
+        ({"input": [{"role": "user"}]}, "input.0.content"),
+        ({"input": "a", "previous_response_id": "x"}, "previous_response_id"),
+        ({"input": "a", "background": True}, "background"),
+        ({"input": "x" * 9999}, "input"),
+        ({"input": "a", "max_output_tokens": 9999}, "max_output_tokens"),
+        ({"input": "a", "text": {"format": {"type": "json_schema"}}}, "text.format.schema"),
+        ({"input": "a", "model": "b"}, "model"),
+    ):
+        with pytest.raises(BadRequest) as caught:
+            read(body, SERVED, STAMP)
+        assert caught.value.param == param
 
 
 def test_the_official_client_raises_its_own_errors():

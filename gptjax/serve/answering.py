@@ -14,11 +14,12 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
-from gptjax.serve import answers, chunks
+from gptjax.serve import chunks
 from gptjax.serve.access import Record
 from gptjax.serve.constraints import Compiler
 from gptjax.serve.metrics import Metrics, Timing
 from gptjax.serve.protocol import BadRequest, Call, problem
+from gptjax.serve.response_events import answer_of, events_of
 from gptjax.serve.stream import Ask, Piece
 
 SILENCE = 15.0
@@ -207,7 +208,7 @@ async def answer_call(
                 for number, piece in batch:
                     timing.take(number, piece)
                     pieces[number].append(piece)
-        whole = await asyncio.to_thread(answers.whole_answer, call, pieces)
+        whole = await asyncio.to_thread(answer_of, call, pieces)
         await send_json(send, whole, headers=headers)
     finally:
         for stream in streams:
@@ -228,7 +229,7 @@ async def _send_events(
         if body:
             await send({"type": "http.response.body", "body": body, "more_body": True})
 
-    made = chunks.Chunks(call)
+    made = events_of(call)
     started = _encoded({**EVENTS, **headers})
     await send({"type": "http.response.start", "status": 200, "headers": started})
     try:

@@ -1,8 +1,8 @@
 """JSON objects ↔ dataclasses, strictly: `read_fields` reads a body, `json_schema_of` describes it.
 
 A dataclass is the one place that says what an object may hold. Limits stand beside a type, as
-keywords of JSON Schema: `n: Annotated[int, limits(minimum=1)]`. `null` is the same as absence.
-Further names are class variables:
+keywords of JSON Schema: `n: Annotated[int, limits(minimum=1)]`. `null` is the same as absence,
+whatever its name: clients write out what they do not use. Further names are class variables:
 
 * `REFUSED`: name → why it can't be served. A value that asks for nothing (false, 0, "") is fine.
 * `IGNORED`: names that are accepted and have no effect.
@@ -90,7 +90,7 @@ def _object(cls: Any, value: Mapping[str, Any], where: str, ignored: list[str]) 
     given: dict[str, Any] = {}
     for key, inner in value.items():
         path, name = f"{where}.{key}".lstrip("."), aliases.get(key, key)
-        if inner is None and name in (*names, *refused, *without_effect):
+        if inner is None:
             continue
         if name in given:
             raise BadRequest(f"{path} is {name} by another name; give one of them.", param=path)

@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 import gptjax
-from gptjax.serve import asks, openapi, page, tokenizing
+from gptjax.serve import asks, openapi, page, responses, tokenizing
 from gptjax.serve.access import Record, record_of, recorded
 from gptjax.serve.answering import (
     Gone,
@@ -219,6 +219,7 @@ ROUTES: dict[str, tuple[str, Callable[[Exchange], Awaitable[None]]]] = {
     "/v1/chat/completions": ("POST", functools.partial(_answer, asks.read_chat)),
     "/v1/completions": ("POST", functools.partial(_answer, asks.read_completion)),
     "/v1/embeddings": ("POST", functools.partial(_answer, asks.read_embedding)),
+    "/v1/responses": ("POST", functools.partial(_answer, responses.read_response)),
     "/v1/models": ("GET", _models),
     "/v1/models/{name:path}": ("GET", _model),
     "/tokenize": ("POST", functools.partial(_convert, tokenizing.tokenize)),

@@ -13,10 +13,12 @@ from gptjax.serve.bodies import (
     TokenizeBody,
 )
 from gptjax.serve.fields import json_schema_of
+from gptjax.serve.responses import ResponseBody
 
 POSTS: Mapping[str, tuple[type, str, bool]] = {
     "/v1/chat/completions": (ChatBody, "Answers a conversation.", True),
     "/v1/completions": (CompletionBody, "Continues prompts.", True),
+    "/v1/responses": (ResponseBody, "Answers a conversation, in OpenAI's newer form.", True),
     "/v1/embeddings": (EmbeddingBody, "Gives texts as vectors of length 1.", False),
     "/tokenize": (TokenizeBody, "Gives the ids of a text or a conversation.", False),
     "/detokenize": (DetokenizeBody, "Gives the text of ids.", False),
@@ -103,6 +105,7 @@ _ANSWERS = {
     ChatBody: "ChatAnswer",
     CompletionBody: "CompletionAnswer",
     EmbeddingBody: "EmbeddingAnswer",
+    ResponseBody: "Response",
     TokenizeBody: "Tokens",
     DetokenizeBody: "Text",
 }
@@ -174,6 +177,17 @@ _RESPONSES: dict[str, tuple] = {
             "data": _list_of(_response({"object": _TEXT, "index": _COUNT, "embedding": _VECTOR})),
             "model": _TEXT,
             "usage": _response({"prompt_tokens": _COUNT, "total_tokens": _COUNT}),
+        },
+    ),
+    "Response": (
+        {
+            "id": _TEXT,
+            "object": {"const": "response"},
+            "created_at": _COUNT,
+            "status": {"enum": ["completed", "incomplete"]},
+            "model": _TEXT,
+            "output": _list_of({"type": "object"}),
+            "usage": {"type": "object"},
         },
     ),
     "Tokens": (

@@ -1,14 +1,14 @@
 """The protocol of the server as values: JSON bodies become asks, pieces become JSON. No HTTP here.
 
 What a route does, whatever the endpoint (`read_chat`, `read_completion`, `read_embedding` of
-`asks`, in OpenAI's form):
+`asks`, `read_response` of `responses`; all in OpenAI's form):
 
     call = read_chat(body, served, stamp(), tenant)      # bytes → Call; raises BadRequest
     streams = [engine.submit(ask) for ask in call.asks]  # all of them, in order
     # not call.stream: gather the pieces of each ask, then send
-    whole_answer(call, pieces)       # of `answers`; a list of pieces for each ask → JSON object
+    answer_of(call, pieces)          # of `response_events`; a list of pieces an ask → JSON object
     # call.stream: send each event as it comes; `number` is that of the ask
-    chunks = Chunks(call)                                # of the module `chunks`
+    chunks = events_of(call)                             # of `response_events`
     chunks.begin(), chunks.take(number, piece), chunks.end()    # bytes of events, perhaps b""
     error_event(error)                                   # instead of the rest, where one fails
 
@@ -18,13 +18,14 @@ body to JSON: `tokenizing.tokenize`, `detokenize`, `tokenizer_info`; `model_list
 here; `openapi.document` describes all of them.
 
 Read in this order: `fields`, how bodies are read; `bodies`, what they may say; `asks` and `tools`;
-`tokens`, how tokens are shown; `answers` and `chunks`.
+`tokens`, how tokens are shown; `answers` and `chunks`; `responses` and `response_events`.
 """
 
 from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from gptjax.core.config import ConfigError, nearest
@@ -127,7 +128,7 @@ class Call(NamedTuple):
     """A request: what the engine is asked, and how its pieces become an answer."""
 
     kind: str
-    """`chat`, `completion` or `embedding`."""
+    """`chat`, `completion`, `embedding` or `response`."""
     asks: list[Ask]
     """The `n` answers of a prompt are neighbours; `seconds` is set if the client gave a limit."""
     stream: bool
@@ -139,6 +140,8 @@ class Call(NamedTuple):
     stamp: Stamp
     served: Served
     form: Form
+    repeated: Mapping[str, Any] = {}
+    """What a response repeats of its request."""
 
 
 class Problem(NamedTuple):
