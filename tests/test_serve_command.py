@@ -105,8 +105,9 @@ def test_a_signal_lets_answers_finish_for_a_while_and_fails_the_rest():
 def test_a_stuck_engine_and_an_impatient_user_end_the_server_in_time():
     engine = Scripted(*"ab" * 200, pause=0.05)
     engine.stuck = True
-    status, took, _ = ended_by_signal(engine, drain=0.5)
+    status, took, answers = ended_by_signal(engine, drain=0.5)
     assert status == 0 and took < 2.5
+    assert json.loads(answers[200][-1][6:])["error"]["code"] == "unavailable"
     status, took, _ = ended_by_signal(Scripted(*"ab" * 200, pause=0.05), drain=20, signals=2)
     assert status == 0 and took < 2
 
@@ -116,9 +117,9 @@ def test_a_stuck_engine_and_an_impatient_user_end_the_server_in_time():
 
 @pytest.fixture(scope="module")
 def talking(tiny_experiment, tmp_path_factory) -> Path:
-    """A model that can write 1,000 tokens."""
+    """A model that can write for a while."""
     path = tmp_path_factory.mktemp("served") / "talking"
-    shape = replace(tiny_experiment.model, context=1024)
+    shape = replace(tiny_experiment.model, context=512)
     train(replace(tiny_experiment, model=shape, steps=2), path)
     return path
 
@@ -126,7 +127,11 @@ def talking(tiny_experiment, tmp_path_factory) -> Path:
 def start(path: Path, *flags: str) -> tuple[subprocess.Popen, str, str]:
     """A server as a process, its address, and what to type next."""
     told = [sys.executable, "-m", "gptjax", "serve", str(path), "--port", "0", *flags]
-    process = subprocess.Popen(told, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # a persistent cache refuses programs with oneDNN products, with a warning on standard error
+    env = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    process = subprocess.Popen(
+        told, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     line = wait_for(process, " is served at ")
     return process, line.split(" is served at ")[1].split(": ")[0], wait_for(process, "try: ")
 
@@ -139,12 +144,13 @@ def test_a_process_serves_a_model_and_ends_with_grace(talking, tmp_path):
         typed = subprocess.run(
             line.removeprefix("try: "), shell=True, capture_output=True, text=True, timeout=100
         )
+        assert typed.returncode == 0, typed.stderr
         assert json.loads(typed.stdout)["choices"][0]["message"]["role"] == "assistant"
         same = {"prompt": "The cat", "temperature": 0, "max_tokens": 20}
         asked = {**same, "n": 2, "regex": "[a-z ]{9}"}
         with httpx.Client(base_url=url, timeout=100) as client:
             text = client.post("/v1/completions", json=same).json()["choices"][0]["text"]
-            found = gptjax.load(talking).engine(slots=2, context=1024)
+            found = gptjax.load(talking).engine(slots=2, context=512)
             with found:
                 assert text == found.complete(["The cat"], temperature=0, new_tokens=20)[0].text
             choices = client.post("/v1/completions", json=asked).json()["choices"]
@@ -162,4 +168,5 @@ def test_a_process_serves_a_model_and_ends_with_grace(talking, tmp_path):
         process.kill()
     assert status == 0 and time.monotonic() - began < 3
     assert last == "data: [DONE]" or "error" in json.loads(last[6:])
-    assert SECRET not in log and all("status" in json.loads(one) for one in log.splitlines())
+    assert SECRET not in log
+    assert [one for one in log.splitlines() if not one.startswith('{"time": ')] == []

@@ -11,16 +11,18 @@ import asyncio
 import contextlib
 import json
 import re
+import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
+from gptjax.core.config import ConfigError
 from gptjax.serve import chunks
 from gptjax.serve.access import Record
 from gptjax.serve.constraints import Compiler
 from gptjax.serve.metrics import Metrics, Timing
-from gptjax.serve.protocol import BadRequest, Call, problem
+from gptjax.serve.protocol import Call, problem
 from gptjax.serve.response_events import answer_of, events_of
-from gptjax.serve.stream import Ask, Piece
+from gptjax.serve.stream import Ask, Busy, Failed, Piece, Unwell
 
 SILENCE = 15.0
 """Seconds without an event after which a stream shows that it lives."""
@@ -38,6 +40,9 @@ EVENTS = {
 }
 """Headers of a stream; the last one keeps nginx from collecting it."""
 
+
+ENDING = "the server is shutting down."
+"""With this message work is cancelled whose client is still there and shall be told."""
 
 PLAIN = re.compile(r"[\w.]{1,64}", re.ASCII)
 """Names of fields that may stand in a header."""
@@ -69,6 +74,7 @@ async def while_connected(receive: Callable, work: Coroutine[Any, Any, None]) ->
 
     Raises:
       Gone: the client has left.
+      CancelledError: with the message with which this was cancelled.
     """
 
     async def leaving() -> None:
@@ -76,13 +82,16 @@ async def while_connected(receive: Callable, work: Coroutine[Any, Any, None]) ->
             pass
 
     working, left = asyncio.create_task(work), asyncio.create_task(leaving())
+    why = None
     try:
         await asyncio.wait({working, left}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
             raise Gone
+    except asyncio.CancelledError as stop:
+        why = str(stop)
     finally:
         left.cancel()
-        working.cancel()
+        working.cancel(why)
         await asyncio.wait({working, left})
     working.result()
 
@@ -108,16 +117,38 @@ async def send_bytes(
     await send({"type": "http.response.body", "body": body})
 
 
-async def send_problem(send: Callable, error: Exception, record: Record) -> None:
-    """Sends an error as a whole answer, and notes its code."""
+async def send_problem(send: Callable, error: Exception) -> None:
+    """Sends an error as a whole answer."""
     told = problem(error)
-    record["error"] = told.body["error"]["code"]
     challenge = {"www-authenticate": "Bearer"} if told.status == 401 else {}
     await send_json(send, told.body, told.status, {**told.headers, **challenge})
 
 
 def _encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
     return [(name.encode(), value.encode()) for name, value in headers.items()]
+
+
+def ended_by(error: BaseException) -> Exception:
+    """What a client is told of whatever ended its answer.
+
+    Raises:
+      CancelledError: it has left, so that nobody can be told.
+    """
+    if isinstance(error, Exception):
+        return error
+    if error.args != (ENDING,):
+        raise error
+    return Unwell(ENDING)
+
+
+def note_error(record: Record, error: Exception) -> None:
+    """Notes an error's code and, of an unexpected one, where it was raised; not its message, which
+    may quote a prompt."""
+    record["error"] = problem(error).body["error"]["code"]
+    if not isinstance(error, ConfigError | Busy | Unwell | Failed):
+        frames = traceback.extract_tb(error.__traceback__)[-4:]
+        places = [f"{frame.filename.rpartition('/')[2]}:{frame.lineno}" for frame in frames]
+        record["failure"] = f"{type(error).__name__} at {' < '.join(reversed(places))}"
 
 
 # --- the engine
@@ -239,9 +270,8 @@ async def _send_events(
                 timing.take(number, piece)
             await write(b"".join(made.take(*one) for one in batch) if batch else PING)
         await write(made.end())
-    except Exception as error:
-        record["error"] = problem(error).body["error"]["code"]
-        if not isinstance(error, BadRequest):
-            record["failure"] = type(error).__name__
+    except (Exception, asyncio.CancelledError) as caught:
+        error = ended_by(caught)
+        note_error(record, error)
         await write(chunks.error_event(error))
     await send({"type": "http.response.body", "body": b""})

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +22,8 @@ from gptjax.serve.access import Record, record_of, recorded
 from gptjax.serve.answering import (
     Gone,
     answer_call,
+    ended_by,
+    note_error,
     read_body,
     send_bytes,
     send_json,
@@ -33,7 +34,6 @@ from gptjax.serve.constraints import Compiler
 from gptjax.serve.limits import Guard, restricted
 from gptjax.serve.metrics import Metrics
 from gptjax.serve.protocol import BadRequest, Served, model_card, model_list, stamp
-from gptjax.serve.stream import Busy, Failed, Unwell
 
 PAGE = {"/": "index.html", **{f"/{name}": name for name in page.MEDIA_TYPES}}
 """Path → file of the page."""
@@ -125,18 +125,11 @@ class Endpoint:
             await self._work(exchange)
         except Gone:
             return
-        except Exception as error:
-            if not isinstance(error, BadRequest | Busy | Unwell | Failed):
-                exchange.record["failure"] = _places(error)
+        except (Exception, asyncio.CancelledError) as caught:
+            error = ended_by(caught)
+            note_error(exchange.record, error)
             if not started:
-                await send_problem(sending, error, exchange.record)
-
-
-def _places(error: Exception) -> str:
-    """Where an unexpected error was raised; not its message, which may quote a prompt."""
-    frames = traceback.extract_tb(error.__traceback__)[-4:]
-    places = (f"{frame.filename.rpartition('/')[2]}:{frame.lineno}" for frame in frames)
-    return f"{type(error).__name__} at {' < '.join(reversed(list(places)))}"
+                await send_problem(sending, error)
 
 
 # --- routes that ask the engine

@@ -1,8 +1,7 @@
 """Who may ask, and how much they may send, before any route sees a request.
 
 Read `read_keys`, then `restricted`: it checks the Host, the Origin, the key and the size of the
-body, in this order. It is an ASGI app around another one, so that a client's leaving is seen by the
-routes.
+body, in this order. It is an ASGI app around another one, so that routes see a client leave.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from urllib.parse import urlsplit
 from gptjax.core.config import ConfigError, require
 from gptjax.serve import page
 from gptjax.serve.access import record_of
-from gptjax.serve.answering import send_problem
+from gptjax.serve.answering import note_error, send_problem
 from gptjax.serve.protocol import BadRequest
 
 MAX_BODY = 8 << 20
@@ -114,7 +113,8 @@ def restricted(app: Callable, guard: Guard) -> Callable:
             _require_length(headers, guard)
             await app(scope, _capped(receive, guard.max_body), sending)
         except BadRequest as error:
-            await send_problem(sending, error, record_of(scope))
+            note_error(record_of(scope), error)
+            await send_problem(sending, error)
 
     return answer
 

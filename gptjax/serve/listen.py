@@ -24,6 +24,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gptjax.core.config import ConfigError, require
+from gptjax.serve.answering import ENDING
 from gptjax.serve.protocol import error_body
 
 STATUS = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}
@@ -109,9 +110,9 @@ async def listen(
 ) -> int:
     """Serves an app until SIGTERM, Ctrl-C or the engine's death, and returns the exit status.
 
-    On a signal no connection is accepted any more, and answers have `drain` seconds to end; the
-    engine then fails those that are left, which tells their clients. A second signal waits for
-    nothing.
+    On a signal no connection is accepted any more, and answers have `drain` seconds to end; those
+    that are left then end with an error, at the latest two seconds after. A second signal waits
+    for nothing.
 
     Args:
       engine: its `state` is watched, and it is closed at the end.
@@ -147,22 +148,25 @@ async def listen(
     closing = threading.Thread(target=engine.close, args=(seconds,), daemon=True)
     server.should_exit = True
     closing.start()
-    await _ended(server, serving, seconds + 1)
+    await _ended(server, serving, seconds + 0.8)
     closing.join(0.2)
     return 1 if failed else 0
 
 
 async def _ended(server: uvicorn.Server, serving: asyncio.Task, seconds: float) -> None:
-    """Waits for the server to end; when the seconds are over, or at a second signal, it closes all
-    connections, which ends the work for their clients."""
-    until = asyncio.get_running_loop().time() + seconds
-    while not server.force_exit and asyncio.get_running_loop().time() < until:
-        if (await asyncio.wait({serving}, timeout=0.05))[0]:
-            break
+    """Waits for the server to end. When the seconds are over, or at a second signal, it cancels the
+    work that is left, so that clients are told, and then closes all connections."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + seconds
+    while not server.force_exit and not serving.done() and loop.time() < until:
+        await asyncio.wait({serving}, timeout=0.05)
     server.force_exit = True
+    for task in list(server.server_state.tasks):
+        task.cancel(ENDING)
+    await asyncio.wait({serving}, timeout=0.3)
     for connection in list(server.server_state.connections):
         connection.transport.abort()
-    await asyncio.wait({serving}, timeout=0.5)
+    await asyncio.wait({serving}, timeout=0.4)
     if serving.done():
         serving.result()
 
