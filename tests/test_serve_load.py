@@ -123,7 +123,7 @@ def test_overload_is_refused_and_slows_nobody_who_was_let_in(engine, record_prop
 @pytest.mark.timeout(1200)
 def test_minutes_of_mixed_load_change_neither_memory_nor_latency(engine, record_property):
     seconds = float(os.environ.get("GPTJAX_SOAK_SECONDS", "600"))
-    closed_loop(engine, 8, 30, seed=1)  # what is allocated once
+    closed_loop(engine, 8, 30, seed=2)  # what is allocated once
     sizes, over = [], threading.Event()
 
     def watch() -> None:
@@ -137,14 +137,16 @@ def test_minutes_of_mixed_load_change_neither_memory_nor_latency(engine, record_
     watcher.join()
     times, held = np.asarray(sizes).T
     slope = np.polyfit(times, held, 1)[0] * 3600
+    quarter = len(held) // 4
+    grown = np.median(held[-quarter:]) / np.median(held[quarter : 2 * quarter]) - 1
     half = (times[0] + times[-1]) / 2
     parts = [[s for at, s in took if (at < half) == first] for first in (True, False)]
     drift = p99(parts[1]) / p99(parts[0]) - 1
     failed = engine.facts().failed
     figure = (
         f"{len(took):,} answers in {seconds / 60:.0f} minutes, {failed} failed; memory"
-        f" {slope:+.1f} MiB an hour, p99 {100 * drift:+.1f} %"
+        f" {100 * grown:+.2f} % ({slope:+.0f} MiB an hour), p99 {100 * drift:+.1f} %"
     )
     print(figure)
     record_property("figure", figure)
-    assert failed == 0 and slope < max(1.0, 60 * 600 / seconds) and drift < 0.5
+    assert failed == 0 and grown < 0.02 and drift < 0.5
