@@ -1554,10 +1554,10 @@ PROTOCOL = (
 
 SCHEDULE = (
     Defect(
-        "expired-while-waiting-dropped",
+        "expired-while-waiting-and-not-told",
         "serve/plan.py",
-        "(told or (Drop(number),))",
-        "(Drop(number),)",
+        "owed=(*table.owed, *told, Drop(",
+        "owed=(*table.owed, Drop(",
         "test_serve_plan.py::test_every_run_keeps[every_request_ends_once_as_its_events_say]",
     ),
     Defect(

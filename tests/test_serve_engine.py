@@ -8,6 +8,8 @@ import asyncio
 import dataclasses
 import threading
 import time
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +23,8 @@ from gptjax.generate import GenerateConfig
 from gptjax.generate.request import requests
 from gptjax.serve import slots
 from gptjax.serve.engine import Engine
+from gptjax.serve.event_log import read_log, replay
+from gptjax.serve.events import Drop, Release
 from gptjax.serve.slots import PART
 from gptjax.serve.stream import Ask, Busy, Failed, Unwell
 
@@ -81,8 +85,9 @@ def mixed(engine: Engine, asked: list[Ask], seed: int, disturb: int = 0) -> list
 
 
 @pytest.fixture(scope="module")
-def engine():
-    with MODEL.engine(slots=4, context=CONTEXT) as opened:
+def engine(tmp_path_factory):
+    log = tmp_path_factory.mktemp("engine") / "events.jsonl"
+    with MODEL.engine(slots=4, context=CONTEXT, log=str(log)) as opened:
         yield opened
 
 
@@ -206,6 +211,27 @@ def test_time_that_is_over_ends_an_answer(engine):
     pieces = list(engine.submit(long._replace(seconds=0.02)))
     assert pieces[-1].reason == "time"
     assert pieces[-1].usage.written == sum(len(piece.ids) for piece in pieces) < 200
+
+
+def test_the_log_replays_to_what_the_engine_did_and_it_remembers_nobody(engine):
+    streams = [engine.submit(ask) for ask in asks(12, seed=12)]
+    streams += [engine.submit(ask._replace(seconds=0.0)) for ask in asks(3, seed=13)]
+    streams[5].cancel()
+    for stream in streams[:5] + streams[6:]:
+        list(stream)
+    until = time.monotonic() + 10
+    while engine._jobs and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not engine._jobs
+    facts = engine.facts()
+    ((policy, events),) = read_log(Path(engine.settings.log).read_text().splitlines())
+    actions = replay(events, policy)
+    did = Counter(type(action).__name__ for action in actions)
+    ended = Counter(action.outcome for action in actions if isinstance(action, Drop | Release))
+    assert did["ReadPart"] == facts.parts and did["Write"] == facts.steps
+    names = ("finished", "cancelled", "expired", "failed")
+    assert ended == {name: getattr(facts, name) for name in names if getattr(facts, name)}
+    assert ended["expired"] >= 3 and ended["cancelled"] >= 1
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from gptjax.generate.stops import Pieces
 from gptjax.serve import events, plan
 from gptjax.serve.device import Device, compiles
 from gptjax.serve.engine_config import EngineConfig, Facts
-from gptjax.serve.event_log import event_to_json
+from gptjax.serve.event_log import event_to_json, policy_to_json
 from gptjax.serve.jobs import Job, completed, take_turn
 from gptjax.serve.slots import ALTERNATIVES, PART, STOPS
 from gptjax.serve.stream import Ask, Busy, Failed, Piece, Stream, Unwell
@@ -65,6 +65,8 @@ class Engine:
         self._answer_seconds = 1.0
         self._why = ""
         self._log = open(settings.log, "a", buffering=1) if settings.log else None  # noqa: SIM115
+        if self._log is not None:
+            self._log.write(policy_to_json(self._policy) + "\n")
         self._thread = threading.Thread(target=self._run, name="gptjax-engine", daemon=True)
         self._thread.start()
 
@@ -314,8 +316,8 @@ class Engine:
                 job = self._jobs[number]
                 job.stream.put(Piece(reason="time", usage=job.usage()))
                 self._counts["expired"] += 1
-            case events.Drop(number):
-                self._ended(number, "cancelled")
+            case events.Drop(number, outcome):
+                self._ended(number, outcome)
             case events.Release(row, number, outcome, why):
                 self.device.clear(row)
                 if outcome == "failed":

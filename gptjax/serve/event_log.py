@@ -1,7 +1,9 @@
 """The events of an engine as JSON lines, so that an incident is a file that a test runs.
 
-    lines.append(event_to_json(event))                       # in the engine, as events happen
-    actions = replay(map(event_from_json, lines), policy)    # in a test, the same actions again
+    file.write(policy_to_json(policy) + "\\n")                # the engine, when it opens
+    file.write(event_to_json(event) + "\\n")                  # and as events happen
+    *_, (policy, events) = read_log(file)                     # a test, of the last engine
+    actions = replay(events, policy)                          # the same again
 
 A line names the event and its fields; it holds ids, counts and the tenant's name, and no text.
 """
@@ -24,6 +26,11 @@ def event_to_json(event: Event) -> str:
     return json.dumps({"event": type(event).__name__, **fields}, allow_nan=False)
 
 
+def policy_to_json(policy: Policy) -> str:
+    """Writes a policy as one line, which begins the log of an engine."""
+    return json.dumps({"policy": policy._asdict()})
+
+
 def event_from_json(line: str) -> Event:
     """Reads what `event_to_json` wrote.
 
@@ -43,6 +50,23 @@ def event_from_json(line: str) -> Event:
             f"{line[:80]!r} is not an event ({error}); each line must be one that"
             " `event_to_json` wrote."
         ) from error
+
+
+def read_log(lines: Iterable[str]) -> list[tuple[Policy, list[Event]]]:
+    """Reads the policy and the events of every engine that wrote to a log, first to last.
+
+    Raises:
+      ValueError: a line is neither a policy nor an event, or events come before any policy.
+    """
+    engines: list[tuple[Policy, list[Event]]] = []
+    for line in lines:
+        if line.startswith('{"policy": '):
+            engines.append((Policy(**json.loads(line)["policy"]), []))
+        elif engines:
+            engines[-1][1].append(event_from_json(line))
+        else:
+            raise ValueError("the log begins with an event; its first line must be a policy.")
+    return engines
 
 
 def replay(events: Iterable[Event], policy: Policy) -> list[Action]:

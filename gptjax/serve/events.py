@@ -91,15 +91,16 @@ class Reject(NamedTuple):
 
 
 class Expire(NamedTuple):
-    """The time of a request is over; a `Release` follows if it has a row."""
+    """The time of a request is over; its `Release` or `Drop` follows."""
 
     id: int
 
 
 class Drop(NamedTuple):
-    """A request was cancelled while it waited."""
+    """A request has ended while it waited."""
 
     id: int
+    outcome: Outcome
 
 
 class Release(NamedTuple):

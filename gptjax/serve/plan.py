@@ -14,12 +14,13 @@ seen before the next. No actions: wait for an event, at most until `next_deadlin
 | `Place` | takes the row for the request and restores what the prefix cache has | `Placed` |
 | `ReadPart` | reads tokens of the prompt; after the last of them the row writes | `Read` |
 | `Write` | writes up to `steps` tokens in each of the rows | `Wrote` |
-| `Release` | clears the row | nothing |
-| `Expire`, `Drop` | tells the client, forgets the request | nothing |
+| `Expire` | tells the client that the time is over | nothing |
+| `Release` | clears the row and forgets the request | nothing |
+| `Drop` | forgets the request | nothing |
 
-`Failed` may stand for any of the answers. Every request that was not rejected ends once: in a
-`Release` if it has a row, preceded by `Expire` if its time is over; otherwise in an `Expire` or a
-`Drop`. Events of requests that have ended change nothing.
+`Failed` may stand for any of the answers. Every request that was not rejected ends in one
+`Release` if it has a row, otherwise in one `Drop`. Events of requests that have ended change
+nothing.
 
 What is promised, with P = `parts_between_writes`, D = `writes_between_parts`, K = `oldest_every`:
 
@@ -246,7 +247,7 @@ def _ended(table: Table, number: int, outcome: Outcome, why: str = "") -> Table:
     turns = unqueued(table.turns, number)
     if turns == table.turns:
         return table
-    return table._replace(turns=turns, owed=table.owed + (told or (Drop(number),)))
+    return table._replace(turns=turns, owed=(*table.owed, *told, Drop(number, outcome)))
 
 
 def _with_row(table: Table, row: int, slot: Slot | None) -> Table:
