@@ -84,6 +84,14 @@ def mixed(engine: Engine, asked: list[Ask], seed: int, disturb: int = 0) -> list
     return [answers[n] for n in range(len(asked))]
 
 
+def nobody(engine: Engine) -> bool:
+    """Whether it has forgotten all requests, or does soon."""
+    until = time.monotonic() + 10
+    while engine._jobs and time.monotonic() < until:
+        time.sleep(0.01)
+    return not engine._jobs
+
+
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
     log = tmp_path_factory.mktemp("engine") / "events.jsonl"
@@ -219,10 +227,7 @@ def test_the_log_replays_to_what_the_engine_did_and_it_remembers_nobody(engine):
     streams[5].cancel()
     for stream in streams[:5] + streams[6:]:
         list(stream)
-    until = time.monotonic() + 10
-    while engine._jobs and time.monotonic() < until:
-        time.sleep(0.01)
-    assert not engine._jobs
+    assert nobody(engine)
     facts = engine.facts()
     ((policy, events),) = read_log(Path(engine.settings.log).read_text().splitlines())
     actions = replay(events, policy)
@@ -267,6 +272,17 @@ def test_a_failure_of_the_device_ends_only_the_requests_that_were_on_it(
         with pytest.raises(Failed, match="the device is gone"):
             list(one.submit(asked[0]))
         assert answer(one.submit(asked[0])) == good and one.facts().failed == 1
+        clear, tried = one.device.clear, threading.Event()
+
+        def failing_to_clear(row):
+            if not (one._jobs or tried.is_set()):  # after an answer
+                tried.set()
+                raise RuntimeError("no row can be cleared")
+            clear(row)
+
+        monkeypatch.setattr(one.device, "clear", failing_to_clear)
+        assert answer(one.submit(asked[0])) == good and tried.wait(10) and nobody(one)
+        assert answer(one.submit(asked[0])) == good
         failures += [RuntimeError("again"), RuntimeError("and again")]
         waiting = [one.submit(asked[0]) for _ in range(6)]
         errors = []

@@ -286,7 +286,10 @@ class Engine:
         """Does some actions; gives what came of them. If the device fails, every request that was
         on it does, and the next ones begin anew; the second failure in succession ends the
         engine."""
+        lost = False
         for action in actions:
+            if lost and isinstance(action, events.Place | events.ReadPart | events.Write):
+                continue  # the others tell clients of ends
             try:
                 yield from self._do(action)
                 if isinstance(action, events.Write):
@@ -298,7 +301,7 @@ class Engine:
                     raise
                 self.device.reopen()
                 yield events.Reset(why)
-                return
+                lost = True
 
     def _do(self, action: events.Action) -> Iterator[events.Event]:
         match action:
@@ -319,10 +322,10 @@ class Engine:
             case events.Drop(number, outcome):
                 self._ended(number, outcome)
             case events.Release(row, number, outcome, why):
-                self.device.clear(row)
                 if outcome == "failed":
                     self._jobs[number].stream.fail(Failed(why))
                 self._ended(number, outcome)
+                self.device.clear(row)
 
     def _place(self, row: int, job: Job) -> Iterator[events.Event]:
         job.cached = self.device.place(row, job)
