@@ -19,7 +19,7 @@ pytest.importorskip("uvicorn", reason="serving needs it: pip install 'gptjax[ser
 from gptjax.core.config import ConfigError
 from gptjax.serve.listen import Deadlines, bound, listen, url_of
 
-QUICK = Deadlines(headers=0.4, body=0.6, unread=0.6, linger=0.2, idle=2, connections=24)
+QUICK = Deadlines(headers=0.4, body=1.2, pause=0.4, unread=0.6, linger=0.2, idle=2, connections=24)
 
 
 class Idle:
@@ -100,6 +100,10 @@ BAD = {
     "half the headers": ((POST, b"content-le"), b"408"),
     "headers byte by byte": (tuple(b"%c" % c for c in POST * 4), b"408"),
     "half a body": ((POST + b"content-length: 100\r\n\r\nabc",), b"408"),
+    "a body byte by byte": (
+        (POST + b"content-length: 100\r\n\r\n", *[b"x"] * 99),
+        b"408",
+    ),
     "half a chunk": ((POST + b"transfer-encoding: chunked\r\n\r\n5\r\nab",), b"408"),
     "negative length": ((POST + b"content-length: -1\r\n\r\nabc",), b"400"),
     "a word as length": ((POST + b"content-length: abc\r\n\r\nabc",), b"400"),

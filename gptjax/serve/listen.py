@@ -38,6 +38,8 @@ class Deadlines(NamedTuple):
     headers."""
     body: float = 30.0
     """From there to the end of the body."""
+    pause: float = 8.0
+    """Between two parts of the body."""
     unread: float = 30.0
     """During which it reads nothing of an answer."""
     linger: float = 2.0
@@ -201,7 +203,7 @@ class Timed(H11Protocol):
         super().__init__(*args, **named)
         self._deadlines = deadlines
         self._timer: asyncio.TimerHandle | None = None
-        self._waits_for = ""
+        self._waits_for, self._until = "", 0.0
         self._unread: asyncio.TimerHandle | None = None
 
     # --- what asyncio calls
@@ -280,11 +282,15 @@ class Timed(H11Protocol):
             self._stop()
 
     def _wait_for(self, part: str) -> None:
+        now = self.loop.time()
+        if part == self._waits_for != "body":
+            return
         if part != self._waits_for:
-            self._stop()
-            self._waits_for = part
-            seconds = getattr(self._deadlines, part)
-            self._timer = self.loop.call_later(seconds, self._too_late)
+            self._until = now + getattr(self._deadlines, part)
+        self._stop()
+        self._waits_for = part
+        at = min(self._until, now + self._deadlines.pause) if part == "body" else self._until
+        self._timer = self.loop.call_at(at, self._too_late)
 
     def _stop(self) -> None:
         self._waits_for = ""
@@ -299,8 +305,7 @@ class Timed(H11Protocol):
         if part == "linger" or nothing:
             self.transport.close()
         else:
-            seconds = getattr(self._deadlines, part)
-            self._refuse(408, f"the {part} did not arrive within {seconds:g} seconds.")
+            self._refuse(408, f"the {part} did not arrive in time.")
 
     def _refuse(self, status: int, message: str) -> None:
         """Answers with an error, unless an answer has begun, and closes the connection."""
