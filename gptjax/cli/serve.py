@@ -181,9 +181,11 @@ def _greet(url: str, name: str, engine: Any, options: ServeOptions, *, has_keys:
     """Says where the server is, what it can do, and what to type next."""
     body = {"model": name, "messages": [{"role": "user", "content": "Hello!"}]}
     key = '-H "Authorization: Bearer KEY" ' if has_keys else ""
+    facts = engine.facts()
     print(
-        f"{name} is served at {url}: {options.slots} slots of {engine.context} tokens,"
-        f" {options.cache_gib:g} GiB for beginnings of prompts\n"
+        f"{name} is served at {url}: {facts.rows} slots of {engine.context} tokens"
+        f" ({facts.slot_bytes / 2**30:.3g} GiB), and up to {options.cache_gib:g} GiB for beginnings"
+        " of prompts\n"
         f"page: {url}/\n"
         f"try: curl {url}/v1/chat/completions {key}-d '{json.dumps(body)}'\n"
         "Ctrl-C ends it.",

@@ -61,6 +61,7 @@ class Device:
         self.places: list[Place | None] = [None] * self.settings.slots
         self.lengths = [0] * self.settings.slots
         """Tokens of each row that writes."""
+        self.slot_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(self.slots.decoding.cache))
 
     # --- one request
 

@@ -170,6 +170,7 @@ class Engine:
             "waiting": now.waiting,
             "waiting_tokens": now.waiting_tokens,
             "compiles": compiles(),
+            "slot_bytes": self.device.slot_bytes,
             "cache_bytes": self.device.prefixes.nbytes,
             "cache_blocks": len(self.device.prefixes),
         }

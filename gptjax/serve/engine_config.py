@@ -61,6 +61,8 @@ class Facts(NamedTuple):
     expired: int
     compiles: int
     """Programs that this process has compiled."""
+    slot_bytes: int
+    """Of keys and values of all rows, used or not."""
     cache_bytes: int
     cache_blocks: int
     seconds: float

@@ -22,6 +22,7 @@ GAUGES = {
     "waiting": ("num_requests_waiting", "Requests that wait for a slot."),
     "waiting_tokens": ("waiting_prompt_tokens", "Prompt tokens of the requests that wait."),
     "rows": ("slots", "Requests that can be answered at the same time."),
+    "slot_bytes": ("slots_bytes", "Memory of the keys and values of all slots."),
     "cache_bytes": ("prefix_cache_bytes", "Memory of the kept beginnings of prompts."),
     "cache_blocks": ("prefix_cache_blocks", "Blocks of tokens among them."),
 }
