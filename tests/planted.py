@@ -1536,6 +1536,13 @@ PROTOCOL = (
         "::test_calls_are_valid_by_construction_and_read_back_however_they_are_cut",
     ),
     Defect(
+        "bytes-spell-a-control-token",
+        "generate/constraints/tokens.py",
+        'b"" if token_mark(0)[0] in piece else piece',
+        "piece",
+        "test_constrain.py::test_control_tokens_come_only_where_a_grammar_names_them",
+    ),
+    Defect(
         "salts-run-into-tenants",
         "serve/asks.py",
         "f\"{len(tenant)}:{tenant}:{more or ''}\"",

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from chat_templates import made
 from variants import ROPE
 from walks import SPELLERS, speller, walk
 
@@ -29,6 +30,7 @@ from gptjax.generate.constraints import (
     insert,
     join_automata,
     next_states,
+    spell,
     unconstrained,
 )
 from gptjax.generate.constraints.masks import FREE
@@ -332,6 +334,28 @@ def test_every_id_that_ends_answers_may_end_a_constrained_one():
         words = one.masks[one.mask[state]].view(np.uint32)
         bits = [i for i in range(several.vocab_size) if words[i // 32] >> (i % 32) & 1]
         assert bits == expected
+
+
+def test_control_tokens_come_only_where_a_grammar_names_them():
+    tokenizer = made("thinking")
+    opened, closed = (tokenizer.controls[name].id for name in ("<think>", "</think>"))
+    spelled = spell(tokenizer)
+
+    def after(one, *ids: int) -> set[int]:
+        state = 0
+        for i in ids:
+            for byte in spelled[i][spelled[i] >= 0]:
+                state = one.table[state, byte]
+        words = one.masks[one.mask[state]].view(np.uint32)
+        return {i for i in range(tokenizer.vocab_size) if words[i // 32] >> (i % 32) & 1}
+
+    free = compiled("regex", "(.|\n)*", tokenizer)
+    controls = {control.id for control in tokenizer.controls.values()}
+    assert after(free) & controls == {tokenizer.end_of_document}
+    thought = compiled("grammar", f'root ::= %token {opened} "a"* %token {closed}', tokenizer)
+    assert after(thought) == {opened}
+    assert after(thought, opened) & controls == {closed}
+    assert after(thought, opened, closed) == {tokenizer.end_of_document}
 
 
 def test_banned_tokens_are_not_needed_for_an_answer():

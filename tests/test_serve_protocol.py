@@ -639,6 +639,17 @@ def test_the_time_limit_is_a_length_to_openai_and_says_so():
     )
 
 
+def test_calls_that_are_whole_at_the_limit_are_not_cut():
+    call, text = chat(tools=OFFERED), '{"name": "now", "arguments": {}}'
+    for size, expected in (
+        (len(text), "tool_calls"),
+        (len(text) - 1, "tool_calls"),
+        (30, "length"),
+    ):
+        answer = whole_answer(call, [[Piece(text[:size], reason="length")]])
+        assert answer["choices"][0]["finish_reason"] == expected
+
+
 def test_embeddings_are_the_same_packed_or_not():
     vector = np.float32([0.6, -0.8])
     pieces = [[Piece(reason="stop", embedding=vector)]] * 2
@@ -673,7 +684,7 @@ OFFERED = [{"type": "function", "function": one} for one in TOOLS]
 MARKED = CallForm("<tool_call>\n", "\n</tool_call>", "parameters")
 
 
-def walks(grammar: str, begins: list[str], count: int, draw: random.Random) -> list[str]:
+def walks(grammar: str, begins: list[str], count: int, draw: random.Random) -> list[bytes]:
     """Random texts of a grammar: a beginning, a random walk, then a shortest way to an end."""
     automaton = byte_automaton("grammar", grammar)
     table, accepting = automaton.table, automaton.accepting
@@ -688,13 +699,15 @@ def walks(grammar: str, begins: list[str], count: int, draw: random.Random) -> l
             state, text = int(table[state, byte]), text + bytes([byte])
         while not accepting[state] or (left > 0 and draw.random() > 0.05):
             options = np.flatnonzero(table[state] >= 0)
+            if table[state, 255] >= 0 and draw.random() < 0.2:
+                options = np.array([255])  # a control token
             if left <= 0:
                 options = options[distance[table[state, options]] < distance[state]]
             if not len(options):
                 break
             byte = int(draw.choice(options.tolist()))
             state, text, left = int(table[state, byte]), text + bytes([byte]), left - 1
-        texts.append(text.decode())
+        texts.append(text)
     return texts
 
 
@@ -725,7 +738,8 @@ def test_calls_are_valid_by_construction_and_read_back_however_they_are_cut(
     draw, calls = random.Random(5), []
     begins = [form.opening] if form.opening else ["{", "[" if parallel else "{"]
     begins += [] if required else [""]
-    for text in walks(tools.call_grammar(offered, form), begins, 40, draw):
+    for spelled in walks(tools.call_grammar(offered, form), begins, 40, draw):
+        text = spelled.decode()
         size = draw.randrange(1, 9)
         cut = [text[i : i + size] for i in range(0, len(text), size)]
         pieces = [Piece(part) for part in cut] + [Piece(reason="stop")]
@@ -745,6 +759,38 @@ def test_calls_are_valid_by_construction_and_read_back_however_they_are_cut(
         assert len({one["id"] for one in found}) == len(found)
         calls.append(len(found))
     assert max(calls) > 1 if parallel else max(calls) == 1
+
+
+@pytest.mark.parametrize("choice", ["required", "auto"])
+def test_calls_begin_at_the_control_token_of_the_template(choice):
+    """Behind a text, or a thought, if the model may choose; and each ends with its own token."""
+    served, draw = BPE["thinking"], random.Random(9)
+    call = chat(served, tools=OFFERED, tool_choice=choice, stream=True, logprobs=True)
+    tokenizer, source = served.tokenizer, settings(call).grammar
+    opened, closed = (tokenizer.controls[name].id for name in ("<tool_call>", "</tool_call>"))
+    begins = ["{"] if choice == "required" else ["", "Hm", "So\n"]
+    counts = []
+    for spelled in walks(source, begins, 40, draw):
+        ids: list[int] = []
+        for part in re.split(rb"(\xff...)", spelled, flags=re.DOTALL):
+            mark = part.startswith(b"\xff")
+            ids += [int.from_bytes(part[1:])] if mark else tokenizer.encode(part.decode()).tolist()
+        sizes = [draw.randrange(1, 5) for _ in range(len(ids))]
+        pieces = [scripted(call, 0, ids, sizes, "stop", draw)]
+        answer = whole_answer(call, pieces)
+        assert joined(call, streamed(call, pieces, draw)) == same_whole(call, answer)
+        (one,) = answer["choices"]
+        found = one["message"].get("tool_calls", [])
+        assert len(found) == ids.count(closed) == ids.count(opened) + (choice == "required")
+        before = ids[: ids.index(opened)] if opened in ids and choice == "auto" else ids
+        text = "" if choice == "required" else tokenizer.token_bytes(before).decode()
+        assert (one["message"]["content"] or "") == text
+        for made_call in found:
+            function = made_call["function"]
+            schema = next(t for t in TOOLS if t["name"] == function["name"])
+            assert is_valid(function["arguments"], schema)
+        counts.append(len(found))
+    assert max(counts) > 1 and (0 in counts) == (choice == "auto")
 
 
 def _body(**fields) -> bodies.ChatBody:
@@ -831,9 +877,13 @@ def test_a_call_has_the_marks_of_the_models_template():
     assert form == CallForm("<call>", "</call>\n", "parameters") or form == CallForm(
         "<call>", "</call>", "parameters"
     )
+    controls = BPE["thinking"].tokenizer.controls
     forced = tools.call_form(BPE["thinking"].template, BPE["thinking"].tokenizer)
-    mark = BPE["thinking"].tokenizer.controls["<tool_call>"].id
-    assert mark in forced.forced and not forced.opening
+    assert (forced.mark, forced.unmark) == (
+        controls["<tool_call>"].id,
+        controls["</tool_call>"].id,
+    )
+    assert set(forced.free) == {controls["<think>"].id, controls["</think>"].id}
     required = chat(BPE["thinking"], tools=OFFERED, tool_choice="required").asks[0].request.ids
     assert tuple(required[-len(forced.forced) :]) == forced.forced
 

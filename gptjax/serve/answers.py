@@ -46,8 +46,10 @@ class Writer:
 
     def __init__(self, call: Call, number: int) -> None:
         self._call, self.ask = call, call.asks[number]
-        self._align = Aligner(call.served.tokenizer, self.ask.request)
-        self._calls = None if call.form.calls is None else CallReader(call.form.calls)
+        form, self._calls = call.form.calls, None
+        if form is not None:
+            self._calls = CallReader(form, call.form.required)
+        self._align = Aligner(call.served.tokenizer, self.ask.request, form and form.mark)
         self._length = 0
         self.usage: Usage | None = None
         """Known after the last piece."""
@@ -60,14 +62,14 @@ class Writer:
         text, said = piece.text, []
         self._length += len(text)
         if self._calls is not None:
-            said = self._calls.take(text) + (self._calls.end() if over else [])
+            said = self._calls.take(text, self._align.marked) + (self._calls.end() if over else [])
             text = ""
         if piece.end is not None and self._call.kind == "completion":
             number, logprob = piece.end
             tokens.append(TokenAt(number, b"", self._length, json_logprob(logprob)))
         if form.silent:
             text, tokens = "", []
-        called = self._calls is not None and self._calls.calls > 0
+        called = self._calls is not None and self._calls.whole
         return Gain(
             text=text,
             said=said,
@@ -80,10 +82,14 @@ class Writer:
 
 
 def finish_reason(reason: str | None, called: bool = False) -> str:
-    """Returns why an answer ended, in OpenAI's closed set of words."""
-    if reason in ("stop", "stop_string"):
-        return "tool_calls" if called else "stop"
-    return "length"
+    """Returns why an answer ended, in OpenAI's closed set of words.
+
+    Args:
+      called: it consists of whole calls, which a grammar completes within the limit.
+    """
+    if called:
+        return "tool_calls"
+    return "stop" if reason in ("stop", "stop_string") else "length"
 
 
 # --- whole answers ------------------------------------------------------------------------------

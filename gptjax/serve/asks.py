@@ -92,6 +92,7 @@ def read_chat(
             keep=asked.n,
             logprobs=(asked.top_logprobs or 0) if asked.logprobs else None,
             calls=form if toolset.tools else None,
+            required=toolset.required,
         ),
         (served, stamp, tenant, ignored),
     )

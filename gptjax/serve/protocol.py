@@ -89,14 +89,20 @@ class Stamp(NamedTuple):
 
 
 class CallForm(NamedTuple):
-    """How a template writes a call of a tool."""
+    """How a template writes a call of a tool: `opening`, JSON, `closing`."""
 
     opening: str = ""
     closing: str = ""
     key: str = "arguments"
     """Under which arguments are; some models call them `parameters`."""
+    mark: int | None = None
+    """Control token before the opening; a text may then come before the first call."""
+    unmark: int | None = None
+    """Control token behind the closing."""
+    free: tuple[int, ...] = ()
+    """Control tokens that may be in a text, such as those around thoughts."""
     forced: tuple[int, ...] = ()
-    """Ids that lead to a call which has to come, where the opening mark is a control token."""
+    """Ids that lead to a call which has to come, up to its JSON; part of the prompt."""
 
 
 class Form(NamedTuple):
@@ -120,6 +126,8 @@ class Form(NamedTuple):
     """Whether a stream ends with its usage."""
     calls: CallForm | None = None
     """How calls of tools look, if the answer may call."""
+    required: bool = False
+    """Whether it has to."""
     base64: bool = False
     """Whether embeddings are packed."""
 

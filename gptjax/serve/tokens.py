@@ -66,14 +66,16 @@ def json_logprob(logprob: float) -> float:
 class Aligner:
     """Gives the tokens of an answer together with the text that they make."""
 
-    def __init__(self, tokenizer: Tokenizer, request: Request) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, request: Request, mark: int | None = None) -> None:
+        self._tokenizer, self._mark = tokenizer, mark
         self._decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
         self._waiting: deque[TokenAt] = deque()
         self._written, self._given = 0, 0
         first = tokenizer.token_bytes(tokenizer.encode("a"))[:1] if request.prompt == "" else b""
         self._strip = bool(request.ids) and first == b" "
         """Some tokenizers put a space before each text; it is no part of an answer to nothing."""
+        self.marked: int | None = None
+        """Characters before the first token that is the `mark`, once it was written."""
 
     def take(self, piece: Piece) -> list[TokenAt]:
         """Returns the tokens of the text that has been given so far, and not before; with the
@@ -86,6 +88,8 @@ class Aligner:
             self._waiting.append(
                 TokenAt(number, spelled, self._written, json_logprob(logprob), alternatives)
             )
+            if number == self._mark and self.marked is None:
+                self.marked = self._written
             self._written += len(self._decode(spelled))
         self._given += len(piece.text)
         whole = piece.reason in ("stop", "length")

@@ -3,8 +3,11 @@
 An answer that calls is one JSON object, `{"name": "add", "arguments": {"a": 1}}`, or where several
 calls are allowed a list of them, `[{…}, {…}]`. If the model's template writes calls between marks
 (`<tool_call>\\n{…}\\n</tool_call>`), so does the answer. A grammar holds the answer to it, so names
-exist and arguments are valid: `CallReader` needs to read nothing else. Where the model may choose
-(`auto`), the first character decides: `{`, `[` or the mark's first begins a call, any other a text.
+exist and arguments are valid: `CallReader` needs to read nothing else.
+
+Where the model may choose (`auto`) and the mark is a control token, calls begin at that, perhaps
+behind a text. Otherwise the first character decides: `{`, `[` or the mark's first begins a call,
+any other a text.
 
 A template that knows `tools` and `tool_calls` writes them itself. For others, `SYSTEM` and the
 descriptions join the system prompt, earlier calls are written as above, and results as messages of
@@ -16,8 +19,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from gptjax.core.config import ConfigError
 from gptjax.data.tokenizers import chat
@@ -93,17 +99,47 @@ def call_form(template: ChatTemplate, tokenizer: Tokenizer) -> CallForm:
     except ConfigError:
         return CallForm()
     ids = next((part.ids for part in parts if part.answer == 1 and part.prompted), [])
-    text = tokenizer.token_bytes(ids).decode("utf-8", errors="replace")
+    pieces = [tokenizer.token_bytes([i]) for i in ids]
+    text = b"".join(pieces)
     match = _WRITTEN.search(text)
     if match is None:
         return CallForm()
-    lengths = [len(tokenizer.token_bytes(ids[: i + 1])) for i in range(len(ids))]
-    before = len(text[: match.start()].encode())
-    leading = tuple(i for i, length in zip(ids, lengths, strict=True) if length <= before)
-    marked = any(not tokenizer.token_bytes([i]) for i in leading)
-    if marked:
-        return CallForm(key=match[1], forced=leading)
-    return CallForm(text[: match.start()], text[match.end() :], match[1])
+    ends = np.cumsum([len(piece) for piece in pieces])
+    first = int(np.searchsorted(ends, match.start(), "right"))
+    last = int(np.searchsorted(ends, match.end()))
+    blank = [at for at, piece in enumerate(pieces) if not piece]
+    marks = [at for at in blank if at < first]
+    key = match[1].decode()
+    if not marks:
+        opening, closing = text[: match.start()].decode(), text[match.end() :].decode()
+        return CallForm(opening, closing, key)
+    framing = _framing(template, tokenizer)
+    after = [at for at in blank if at > last and ids[at] not in framing]
+    behind = after[0] if after else last + 1
+    mine = {ids[at] for at in (marks[-1], *after[:1])}
+    other = mine | framing
+    named = [control.id for name, control in tokenizer.controls.items() if name in template.source]
+    return CallForm(
+        opening=b"".join(pieces[marks[-1] + 1 : first]).decode(),
+        closing=b"".join(pieces[last + 1 : behind]).decode(),
+        key=key,
+        mark=ids[marks[-1]],
+        unmark=ids[after[0]] if after else None,
+        free=tuple(i for i in named if i not in other),
+        forced=tuple(ids[:first]),
+    )
+
+
+def _framing(template: ChatTemplate, tokenizer: Tokenizer) -> set[int | None]:
+    """Ids that end an answer, and those that a template writes around every message."""
+    special = tokenizer.special
+    begin = special.bos if special else None
+    talk = [Message("user", "a"), Message("assistant", "b"), Message("user", "c")]
+    ids = Counter(chat.render(template, talk, tokenizer, reply=False))
+    controls = [control.id for control in tokenizer.controls.values()]
+    around = {i for i in controls if ids[i] > 1}
+    ends = (*tokenizer.ends, *chat.ends(template, tokenizer).ids)
+    return {tokenizer.end_of_document, begin, *ends, *around}
 
 
 _PROBE = {
@@ -114,7 +150,7 @@ _PROBE = {
         "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}},
     },
 }
-_WRITTEN = re.compile(r'\{"name": "probe", "(arguments|parameters)": \{"a": 1\}\}')
+_WRITTEN = re.compile(rb'\{"name": "probe", "(arguments|parameters)": \{"a": 1\}\}')
 
 
 def knows_tools(template: ChatTemplate) -> bool:
@@ -128,22 +164,26 @@ def call_grammar(tools: Toolset, form: CallForm) -> str:
         f'call{i} ::= {_quoted(_head(tool.function.name, form))} %json {_arguments(tool, i)} "}}"'
         for i, tool in enumerate(tools.tools)
     ]
-    block = " ".join(filter(None, (form.opening and _quoted(form.opening), "(", *_names(heads))))
-    block += f") {_quoted(form.closing)}" if form.closing else ")"
-    if not tools.parallel:
-        calls = "block"
-    elif form.opening:
-        calls = r'block ("\n" block)*'
+    names = " | ".join(f"call{i}" for i in range(len(heads)))
+    opening, closing = (_quoted(text) if text else "" for text in (form.opening, form.closing))
+    if form.mark is not None:
+        closing += "" if form.unmark is None else f" %token {form.unmark}"
+        block = rf"[\n ]* %token {form.mark} {opening} call {closing}"
+        first = f"call {closing}" if tools.required else block
+        calls = "first block*" if tools.parallel else "first"
+        other = "".join(f" | %token {i}" for i in form.free)
+        root = "calls" if tools.required else f"(.{other})* calls?"
+        rules = [f"first ::= {first}", f"block ::= {block}"]
     else:
-        calls = 'block | "[" block (", " block)* "]"'
-    begins = "".join(re.escape(c) for c in dict.fromkeys("{[" + form.opening[:1]))
-    free = [] if tools.required else [f"text ::= ([^{begins}] .*)?"]
-    root = "root ::= calls" if tools.required else "root ::= calls | text"
-    return "\n".join([root, f"calls ::= {calls}", f"block ::= {block}", *heads, *free])
-
-
-def _names(heads: list[str]) -> Iterator[str]:
-    yield " | ".join(head.split(" ", 1)[0] for head in heads)
+        block = f"{opening} call {closing}"
+        several = r'block ("\n" block)*' if opening else 'block | "[" block (", " block)* "]"'
+        calls = several if tools.parallel else "block"
+        begins = "".join(re.escape(c) for c in dict.fromkeys("{[" + form.opening[:1]))
+        root = "calls" if tools.required else f"calls | ([^{begins}] .*)?"
+        rules = [f"block ::= {block}"]
+    return "\n".join(
+        [f"root ::= {root}", f"calls ::= {calls}", *rules, f"call ::= {names}", *heads]
+    )
 
 
 def _head(name: str, form: CallForm) -> str:
@@ -268,20 +308,34 @@ class Said(NamedTuple):
 class CallReader:
     """Reads an answer piece by piece, in the form that `call_grammar` holds it to."""
 
-    def __init__(self, form: CallForm) -> None:
+    def __init__(self, form: CallForm, required: bool = False) -> None:
         self._begins = tuple("{[" + form.opening[:1])
         self._head = re.compile(rf'\{{"name": "([\w-]+)", "{form.key}": ')
-        self._buffer, self._mode = "", "start"
+        self._buffer, self._at = "", 0
+        self._mode = "start" if form.mark is None else "head" if required else "text"
         self._depth, self._quoted, self._escaped = 0, False, False
         self.calls = 0
         """How many calls have begun."""
 
-    def take(self, piece: str) -> list[Said]:
-        """Returns what a piece of the text brings."""
+    @property
+    def whole(self) -> bool:
+        """Whether there are calls and each is complete."""
+        return self.calls > 0 and self._mode == "head"
+
+    def take(self, piece: str, mark: int | None = None) -> list[Said]:
+        """Returns what a piece of the text brings.
+
+        Args:
+          mark: characters of the whole text before the first control token that begins a call, if
+            one was written.
+        """
         self._buffer += piece
         if self._mode == "start" and self._buffer:
             self._mode = "head" if self._buffer.startswith(self._begins) else "text"
         said = []
+        if self._mode == "text" and mark is not None and mark <= self._at + len(self._buffer):
+            text, self._buffer = self._buffer[: mark - self._at], self._buffer[mark - self._at :]
+            said, self._mode = [Said(text=text)] * bool(text), "head"
         while self._buffer and (one := self._next()):
             said.append(one)
         return said
@@ -294,6 +348,7 @@ class CallReader:
     def _next(self) -> Said | None:
         if self._mode == "text":
             rest, self._buffer = self._buffer, ""
+            self._at += len(rest)
             return Said(text=rest)
         if self._mode == "head":
             match = self._head.search(self._buffer)

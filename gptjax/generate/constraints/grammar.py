@@ -10,7 +10,7 @@ import json
 import re
 
 from gptjax.core.config import require
-from gptjax.generate.constraints.languages import LAST_CODE_POINT, NOTHING, Language
+from gptjax.generate.constraints.languages import LAST_CODE_POINT, NOTHING, Language, token
 from gptjax.generate.constraints.reader import Reader
 from gptjax.generate.constraints.schema import json_schema
 
@@ -21,7 +21,8 @@ def grammar(rules: str, depth: int) -> tuple[Language, bool]:
     """The texts of a GBNF grammar's rule `root`, and whether it nests deeper than `depth`.
 
     Rules are written `name ::= "text" [class] other (…) | …`; `%json {…}` is any JSON that is valid
-    against that schema, whose references begin at its own root.
+    against that schema, whose references begin at its own root, and `%token 7` the control token
+    with that id, which no text can be.
 
     Args:
       depth: number of times that a rule may contain itself.
@@ -96,6 +97,8 @@ class _GrammarReader(Reader):
             return self.literal(self._quoted())
         if one == "%" and self.match(r"json\s*"):
             return self._schema()
+        if one == "%" and (number := self.match(r"token ([0-9]{1,7})\b")):
+            return token(int(number[1]))
         self.at -= 1
         name = self.match(r"[A-Za-z][\w-]*")
         self.require(name is not None, f"has {one!r} where a text, a class or a rule is expected")

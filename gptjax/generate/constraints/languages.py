@@ -115,6 +115,16 @@ def exactly(literal: str) -> Language:
     return seq(*(Byte(frozenset({value})) for value in literal.encode()))
 
 
+def token(number: int) -> Language:
+    """Exactly this control token, which spells nothing that a text could say."""
+    return seq(*(Byte(frozenset({value})) for value in token_mark(number)))
+
+
+def token_mark(number: int) -> bytes:
+    """What stands for a control token in an automaton: bytes that no UTF-8 has."""
+    return b"\xff" + number.to_bytes(3)
+
+
 def seq(*parts: Language) -> Language:
     """The parts in order."""
     if any(part is NOTHING for part in parts):

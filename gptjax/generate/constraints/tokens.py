@@ -15,6 +15,7 @@ import numpy as np
 
 from gptjax.core.config import require
 from gptjax.data.tokenizers.tokenizer import Tokenizer
+from gptjax.generate.constraints.languages import token_mark
 
 GROUP = 1 << 20
 """Pairs of a state and a word that are computed together."""
@@ -103,8 +104,13 @@ def compile_tokens(
 
 @functools.lru_cache(maxsize=2)
 def spell(tokenizer: Tokenizer) -> np.ndarray:
-    """The bytes of each token [V bytes] int16, −1 after its end; the width is a power of two."""
+    """The bytes of each token [V bytes] int16, −1 after its end; the width is a power of two.
+    Control tokens have bytes that no text has, and that only a grammar can name; a token that has
+    such a byte is part of no text, so it spells nothing here."""
     pieces = [tokenizer.token_bytes([i]) for i in range(tokenizer.vocab_size)]
+    pieces = [b"" if token_mark(0)[0] in piece else piece for piece in pieces]
+    for control in tokenizer.controls.values():
+        pieces[control.id] = pieces[control.id] or token_mark(control.id)
     table = np.full((len(pieces), 1 << (max(map(len, pieces)) - 1).bit_length()), -1, np.int16)
     for row, piece in zip(table, pieces, strict=True):
         row[: len(piece)] = list(piece)
