@@ -16,7 +16,7 @@ the user, `Result of add: 3`.
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import json
 import re
 from collections import Counter
@@ -87,6 +87,7 @@ def chosen_tools(body: ChatBody) -> Toolset:
 # --- the form of a call -------------------------------------------------------------------------
 
 
+@functools.lru_cache(maxsize=4)
 def call_form(template: ChatTemplate, tokenizer: Tokenizer) -> CallForm:
     """Returns how a template writes a call, as far as constrained text can follow it: control
     tokens cannot be part of that."""
@@ -287,9 +288,12 @@ def _written_call(call: ToolCall, where: str) -> dict[str, Any]:
 
 
 def _described(function: ToolFunction) -> dict[str, Any]:
-    fields = {k: v for k, v in dataclasses.asdict(function).items() if v is not None}
-    fields.pop("strict", None)
-    return {"type": "function", "function": {"description": "", "parameters": {}} | fields}
+    shown = {
+        "name": function.name,
+        "description": function.description or "",
+        "parameters": function.parameters or {},
+    }
+    return {"type": "function", "function": shown}
 
 
 # --- calls out of a text ------------------------------------------------------------------------
