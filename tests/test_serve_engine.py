@@ -172,7 +172,7 @@ def test_nothing_is_compiled_after_the_start(engine, record_property):
         one = asked[length % len(asked)]
         kinds = one.request._replace(ids=ids[:length])
         list(engine.submit(Ask(kinds, salt=bytes([length]))))
-    assert engine.facts().compiles == before, slots.programs()
+    assert engine.facts().compiles == before, slots.compiled_programs()
     lengths = len(range(1, CONTEXT, 7))
     record_property("figure", f"serving {lengths} lengths of prompts compiled nothing")
 

@@ -86,7 +86,7 @@ class Device:
         hit = 0
         for block in self.prefixes.longest(self._keys(job)):
             with use_mesh(self.model.mesh):
-                self._decoding(slots.restore(self.slots.decoding, _int(row), _int(hit), block))
+                self._decoding(slots.put_block(self.slots.decoding, _int(row), _int(hit), block))
             hit += PART
         return hit
 
@@ -122,7 +122,7 @@ class Device:
                 job.pooled = job.pooled + np.asarray(hidden[:count], np.float32).sum(axis=0)
             if job.scores:
                 following = padded_ids(job.ids[start + 1 : start + 1 + count], width)
-                found = slots.scores(
+                found = slots.score_part(
                     self.config, self._of(adapter), hidden, following, self.vocabulary
                 )
                 job.scored.append(tuple(np.array(leaf)[:count] for leaf in found))
@@ -130,7 +130,7 @@ class Device:
                 key = self._all_keys(job)[start // PART]
                 if key not in self.prefixes:
                     self.prefixes.add(
-                        key, slots.keep(self.slots.decoding.cache, _int(row), _int(start))
+                        key, slots.block_of(self.slots.decoding.cache, _int(row), _int(start))
                     )
 
     def _of(self, adapter: np.int32 | None) -> Any:
@@ -173,7 +173,7 @@ class Device:
         with use_mesh(self.model.mesh):
             decoding, whole = self.slots
             self._decoding(
-                slots.advance(
+                slots.write_tokens(
                     self.config,
                     self.params,
                     decoding,
@@ -213,7 +213,7 @@ class Device:
                 yield
                 if width not in scored:
                     none = np.zeros(width, np.int32)
-                    slots.scores(self.config, self.params, hidden, none, self.vocabulary)
+                    slots.score_part(self.config, self.params, hidden, none, self.vocabulary)
                     scored.add(width)
                     yield
             if reach in writing:
@@ -221,8 +221,8 @@ class Device:
                 self._warm_write(reach)
                 yield
         if self.keeps_prefixes and self.settings.context >= PART:
-            block = slots.keep(self.slots.decoding.cache, _int(0), _int(0))
-            self._decoding(slots.restore(self.slots.decoding, _int(0), _int(0), block))
+            block = slots.block_of(self.slots.decoding.cache, _int(0), _int(0))
+            self._decoding(slots.put_block(self.slots.decoding, _int(0), _int(0), block))
             self.clear(0)
             yield
         yield from self._warm_tables()
@@ -249,7 +249,7 @@ class Device:
         """Writes no token."""
         decoding, whole = self.slots
         with use_mesh(self.model.mesh):
-            decoding = slots.advance(
+            decoding = slots.write_tokens(
                 self.config,
                 self.params,
                 decoding,

@@ -2,10 +2,10 @@
 
 `Slots` (`generate.engine`) are S rows of C slots each. A prompt is read straight into its row, in
 parts of `PART` tokens that begin at multiples of `PART` (`read_part`), beside the rows that write.
-`begin` lets the row write; `engine.advance` writes in all rows; `clear` empties a row.
+`begin` lets the row write; `write_tokens` writes in all rows; `clear` empties a row.
 
 Why answers do not depend on neighbours. The keys and values of a token are always computed by the
-same program on the same aligned part, whatever was read before it or restored by `restore`. All S
+same program on the same aligned part, whatever was read before it or restored by `put_block`. All S
 rows take part in every step, empty ones with masked tokens, and what a row computes depends on that
 row alone.
 """
@@ -149,7 +149,7 @@ def _put(whole: Array, part: Array, row: Array) -> Array:
 
 
 @functools.partial(jax.jit, static_argnames=("config", "reach"), donate_argnames="decoding")
-def advance(
+def write_tokens(
     config: ModelConfig,
     params: Params,
     decoding: Decoding,
@@ -237,7 +237,7 @@ class Block(NamedTuple):
 
 
 @jax.jit
-def keep(cache: Cache, row: Int[Array, ""], start: Int[Array, ""]) -> Block:
+def block_of(cache: Cache, row: Int[Array, ""], start: Int[Array, ""]) -> Block:
     """A copy of the keys and values of the `PART` tokens of a row from number `start` on."""
 
     def cut(leaf: Array) -> Array:
@@ -250,7 +250,7 @@ def keep(cache: Cache, row: Int[Array, ""], start: Int[Array, ""]) -> Block:
 
 
 @functools.partial(jax.jit, donate_argnames="decoding")
-def restore(
+def put_block(
     decoding: Decoding, row: Int[Array, ""], start: Int[Array, ""], block: Block
 ) -> Decoding:
     """Puts the keys and values of the `PART` tokens from number `start` on into a row that has
@@ -279,7 +279,7 @@ def _stored(group: Any) -> list[Array]:
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def scores(
+def score_part(
     config: ModelConfig,
     params: Params,
     hidden: Float[Array, "T D"],
@@ -347,8 +347,7 @@ def padded_ids(ids: Any, size: int) -> Int[Numbers, " T"]:
     return whole
 
 
-def programs() -> dict[str, int]:
+def compiled_programs() -> dict[str, int]:
     """The number of compiled versions of each program, in this process."""
-    functions = {"read_part": read_part, "begin": begin, "advance": advance, "clear": clear}
-    functions |= {"keep": keep, "restore": restore, "scores": scores}
-    return {name: function._cache_size() for name, function in functions.items()}
+    functions = (read_part, begin, write_tokens, clear, block_of, put_block, score_part)
+    return {function.__name__: function._cache_size() for function in functions}
