@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import http.client
+import itertools
 import json
 import os
 import platform
@@ -106,7 +107,7 @@ class Server(NamedTuple):
         details = usage.get("prompt_tokens_details") or {}
         return Told(
             first=times[0] - since if times else float("nan"),
-            gaps=[b - a for a, b in zip(times, times[1:])],
+            gaps=[b - a for a, b in itertools.pairwise(times)],
             tokens=usage.get("completion_tokens") or pieces,
             seconds=time.perf_counter() - since,
             cached=details.get("cached_tokens") or 0,
