@@ -315,17 +315,12 @@ def test_a_full_queue_refuses_and_says_when_to_come_again():
             one.submit(ask)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
-        "gqa",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in (
-                *("window", "window_with_sinks", "experts", "latent", "deepseek", "alibi"),
-                *("gpt2", "scanned", "bfloat16", "attention_sink", "strided"),
-            )
-        ),
+        *("gpt2", "window", "window_with_sinks", "experts", "latent", "deepseek", "alibi"),
+        *("scanned", "bfloat16", "attention_sink", "strided"),
     ],
 )
 def test_every_kind_of_model_is_served_as_if_alone(name):
