@@ -167,6 +167,7 @@ def test_paths_and_methods_that_are_not_there_are_errors_of_the_same_form():
     ):
         answer = ask(app, method, path)
         assert answer.status_code == status and answer.json()["error"]["message"], path
+        assert ("allow" in answer.headers) == (status == 405), "RFC 9110, section 15.5.6"
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_read():

@@ -799,6 +799,21 @@ def _body(**fields) -> bodies.ChatBody:
     return read_fields(bodies.ChatBody, {"messages": USER} | fields)[0]
 
 
+def test_json_that_the_limit_closed_is_no_answer_cut_off():
+    """openai-python's `parse` and instructor raise at `length`, though this JSON is whole."""
+    formed = chat(response_format={"type": "json_object"})
+    called = chat(tools=OFFERED, tool_choice="required")
+    written = '{"name": "add", "arguments": {"a": 1, "b": 2}}'
+    for call, reason, said in (
+        (formed, "length", ("stop", "length")),
+        (formed, "time", ("length", "time")),
+        (called, "length", ("tool_calls", "length")),
+        (chat(), "length", ("length", "length")),
+    ):
+        (choice,) = whole_answer(call, [[Piece(written, reason=reason)]])["choices"]
+        assert (choice["finish_reason"], choice["stop_reason"]) == said
+
+
 def test_the_choice_of_tools_is_what_the_grammar_allows():
     def allowed(text: str, **choice) -> bool:
         source = settings(chat(tools=OFFERED, **choice)).grammar

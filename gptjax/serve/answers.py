@@ -70,26 +70,29 @@ class Writer:
         if form.silent:
             text, tokens = "", []
         called = self._calls is not None and self._calls.whole
+        closed = piece.reason == "length" and bool(self.ask.request.settings.schema)
         return Gain(
             text=text,
             said=said,
             tokens=tokens,
             ids=[] if form.silent else list(piece.ids),
-            reason=finish_reason(piece.reason, called) if over else None,
+            reason=finish_reason(piece.reason, called, closed) if over else None,
             why="length" if form.silent and over else piece.reason,
             prompt=piece.prompt,
         )
 
 
-def finish_reason(reason: str | None, called: bool = False) -> str:
+def finish_reason(reason: str | None, called: bool = False, closed: bool = False) -> str:
     """Returns why an answer ended, in OpenAI's closed set of words.
 
     Args:
       called: it consists of whole calls, which a grammar completes within the limit.
+      closed: it is JSON that was closed within the limit. Clients throw away what was cut off,
+        `length`, and this was not.
     """
     if called:
         return "tool_calls"
-    return "stop" if reason in ("stop", "stop_string") else "length"
+    return "stop" if closed or reason in ("stop", "stop_string") else "length"
 
 
 # --- whole answers ------------------------------------------------------------------------------

@@ -97,6 +97,7 @@ async def _no_route(request: Any, error: Exception) -> Endpoint:
         "this path takes another method." if known else "there is no such path; see /openapi.json.",
         code="method_not_allowed" if known else "not_found",
         status=status,
+        headers=getattr(error, "headers", None),
     )
 
     async def work(exchange: Exchange) -> None:

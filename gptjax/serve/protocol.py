@@ -49,6 +49,7 @@ class BadRequest(ConfigError):
         param: str | None = None,
         code: str | None = None,
         status: int = 400,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message if len(message) <= SHOWN else f"{message[: SHOWN - 1]}…")
         self.param = param
@@ -56,6 +57,7 @@ class BadRequest(ConfigError):
         self.code = code
         """A word for programs: `model_not_found`, `context_length_exceeded`, …"""
         self.status = status
+        self.headers = dict(headers or {})
 
 
 class Served(NamedTuple):
@@ -266,7 +268,9 @@ def problem(error: Exception) -> Problem:
     if isinstance(error, BadRequest):
         kind = "invalid_request_error"
         return Problem(
-            error.status, {}, error_body(str(error), kind, error.param, error.code or "invalid")
+            error.status,
+            error.headers,
+            error_body(str(error), kind, error.param, error.code or "invalid"),
         )
     if isinstance(error, ConfigError):
         return problem(BadRequest(str(error)))
