@@ -1801,6 +1801,136 @@ SCHEDULE = (
 )
 
 
+SERVER = (
+    Defect(
+        "a-prefix-of-the-key-suffices",
+        "serve/limits.py",
+        "if hmac.compare_digest(one.digest, digest)]",
+        "if one.digest[:1] == digest[:1] or len(key) > 20]",
+        "test_serve_http.py::test_every_route_needs_the_key_but_those_that_say_nothing[/metrics]",
+    ),
+    Defect(
+        "models-need-no-key",
+        "serve/limits.py",
+        'OPEN = frozenset(["/health", "/",',
+        'OPEN = frozenset(["/health", "/", "/v1/models",',
+        "test_serve_http.py::test_only_health_and_the_page_are_open",
+    ),
+    Defect(
+        "hosts-by-their-beginning",
+        "serve/limits.py",
+        'if name in ("localhost", ',
+        'if name.startswith("localhost") or name in ("localhost", ',
+        "test_serve_http.py::test_pages_and_names_of_other_servers_are_refused",
+    ),
+    Defect(
+        "any-page-may-ask",
+        "serve/limits.py",
+        'if text.partition("://")[2] == headers',
+        'if text.partition("://")[2] != headers',
+        "test_serve_http.py::test_pages_and_names_of_other_servers_are_refused",
+    ),
+    Defect(
+        "chunked-bodies-without-a-limit",
+        "serve/limits.py",
+        "if count > limit:",
+        "if count < 0:",
+        "test_serve_http.py::test_a_body_that_is_too_large_is_refused_before_it_is_read",
+    ),
+    Defect(
+        "client-gone-engine-writes-on",
+        "serve/answering.py",
+        "        for stream in streams:\n            stream.cancel()\n\n\nasync def _send_events",
+        "        pass\n\n\nasync def _send_events",
+        "test_serve_http.py::test_a_client_that_leaves_frees_the_engine[False]",
+    ),
+    Defect(
+        "leaving-is-not-seen",
+        "serve/answering.py",
+        'while (await receive())["type"] != "http.disconnect":\n            pass',
+        'while (await receive())["type"]:\n            await asyncio.sleep(0.1)',
+        "test_serve_http.py::test_a_client_that_leaves_frees_the_engine[True]",
+    ),
+    Defect(
+        "refused-choice-leaves-others",
+        "serve/answering.py",
+        "        for stream in streams:\n            stream.cancel()\n        raise",
+        "        raise",
+        "test_serve_http.py::test_one_refused_choice_ends_the_others",
+    ),
+    Defect(
+        "last-piece-lost-before-an-error",
+        "serve/answering.py",
+        "if pieces or not items:",
+        "if (pieces and failure is None) or not items:",
+        "test_serve_http.py::test_an_answer_that_fails_midway_ends_with_an_error[error0]",
+    ),
+    Defect(
+        "message-of-an-error-in-the-log",
+        "serve/answering.py",
+        'record["failure"] = f"{type(error).__name__} at',
+        'record["failure"] = f"{error!r} at',
+        "test_serve_http.py::test_logs_and_metrics_hold_no_secret_and_one_line_a_request",
+    ),
+    Defect(
+        "log-not-in-ascii",
+        "serve/access.py",
+        'json.dumps({"time": now, **record})',
+        'json.dumps({"time": now, **record}, ensure_ascii=False)',
+        "test_serve_http.py::test_logs_and_metrics_hold_no_secret_and_one_line_a_request",
+    ),
+    Defect(
+        "headers-without-a-deadline",
+        "serve/listen.py",
+        'self._wait_for("headers")',
+        'self._wait_for("idle")',
+        "test_serve_listen.py::test_slow_and_malformed_requests_end_in_time_while_a_good_client_is_served",
+    ),
+    Defect(
+        "every-byte-buys-time",
+        "serve/listen.py",
+        "at = min(self._until, now + self._deadlines.pause)",
+        "at = now + self._deadlines.pause",
+        "test_serve_listen.py::test_slow_and_malformed_requests_end_in_time_while_a_good_client_is_served",
+    ),
+    Defect(
+        "answers-unread-for-ever",
+        "serve/listen.py",
+        "self.loop.call_later(self._deadlines.unread, self.transport.abort)",
+        "self.loop.call_later(60 + self._deadlines.unread, self.transport.abort)",
+        "test_serve_listen.py::test_a_client_that_does_not_read_is_dropped",
+    ),
+    Defect(
+        "open-to-all-without-keys",
+        "serve/listen.py",
+        "        has_keys or ipaddress.",
+        "        has_keys or port == 0 or ipaddress.",
+        "test_serve_listen.py::test_an_address_that_others_reach_needs_keys",
+    ),
+    Defect(
+        "drain-cut-short",
+        "serve/listen.py",
+        "seconds = 0.0 if failed else drain",
+        "seconds = 0.0",
+        "test_serve_command.py::test_a_signal_lets_answers_finish_for_a_while_and_fails_the_rest",
+    ),
+    Defect(
+        "a-bomb-keeps-the-child",
+        "serve/constraints.py",
+        "        except ConfigError:\n            self.close()\n            raise",
+        "        except ConfigError:\n            raise",
+        "test_serve_constraints.py::test_a_constraint_that_takes_too_long_is_refused_in_time_and_the_next_one_compiled",
+    ),
+    Defect(
+        "banned-ids-share-an-automaton",
+        "serve/constraints.py",
+        "key = (kind, source, banned)",
+        "key = (kind, source)",
+        "test_serve_constraints.py::test_the_child_compiles_what_the_library_compiles",
+    ),
+)
+
+
 ROOMS = {
     "attention": ATTENTION,
     "model": MODEL,
@@ -1820,6 +1950,7 @@ ROOMS = {
     "rewards": REWARDS,
     "protocol": PROTOCOL,
     "schedule": SCHEDULE,
+    "server": SERVER,
 }
 
 SURVIVES: dict[str, str] = {

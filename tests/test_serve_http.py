@@ -174,11 +174,11 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read():
     app = app_of(guard=Guard(max_body=1000))
     assert post(app, body=CHAT | {"user": "x" * 1000}).json()["error"]["code"] == "too_large"
 
-    async def endless():
-        while True:
+    async def chunks():
+        for _ in range(10):
             yield b"x" * 500
 
-    assert ask(app, "POST", "/tokenize", content=endless()).status_code == 413
+    assert ask(app, "POST", "/tokenize", content=chunks()).status_code == 413
     for length, status in (("-1", 400), ("abc", 400), ("9" * 30, 413), ("²", 400)):
         told = [("content-length", length.encode("utf-8"))]
         assert ask(app, "POST", "/tokenize", headers=told).status_code == status

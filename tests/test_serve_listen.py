@@ -101,7 +101,7 @@ BAD = {
     "headers byte by byte": (tuple(b"%c" % c for c in POST * 4), b"408"),
     "half a body": ((POST + b"content-length: 100\r\n\r\nabc",), b"408"),
     "a body byte by byte": (
-        (POST + b"content-length: 100\r\n\r\n", *[b"x"] * 99),
+        (POST + b"content-length: 400\r\n\r\n", *[b"x"] * 300),
         b"408",
     ),
     "half a chunk": ((POST + b"transfer-encoding: chunked\r\n\r\n5\r\nab",), b"408"),
