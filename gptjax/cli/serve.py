@@ -158,6 +158,8 @@ def _run(engine: Any, name: str, guard: Any, opened: socket.socket, options: Ser
             drain=options.drain,
             ready=lambda: _greet(url_of(opened), name, engine, options, has_keys=bool(guard.keys)),
         )
+        if status:
+            print(f"error: the engine has failed{engine.why}.", file=sys.stderr, flush=True)
         # Threads that still tokenize must not hold up the end.
         leaving = threading.Timer(0.3, _leave, (status,))
         leaving.daemon = True

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from gptjax.api import Model
 
 
+STATES = {"draining": "is shutting down", "failed": "has failed", "closed": "was closed"}
+"""What clients are told of a state in which they get no answer."""
+
+
 class Engine:
     """Answers requests of many clients at once; a thread of its own drives the device.
 
@@ -63,7 +67,8 @@ class Engine:
         self._counts: Counter[str] = Counter()
         self._opened, self._failures, self._state = time.monotonic(), 0, "warming"
         self._answer_seconds = 1.0
-        self._why = ""
+        self.why = ""
+        """Why it failed, in brackets; empty if it did not."""
         self._log = open(settings.log, "a", buffering=1) if settings.log else None  # noqa: SIM115
         if self._log is not None:
             self._log.write(policy_to_json(self._policy) + "\n")
@@ -100,7 +105,7 @@ class Engine:
         job, now = self._job(ask), time.monotonic()
         with self._lock:
             if self._state not in ("warming", "ready"):
-                raise Unwell(f"the engine is {self._state} and takes no requests{self._why}.")
+                raise Unwell(f"the engine {STATES[self._state]} and takes no requests{self.why}.")
             number = next(self._numbers)
             seconds = [s for s in (ask.seconds, ask.request.settings.max_seconds) if s is not None]
             arrival = events.Arrival(
@@ -380,12 +385,12 @@ class Engine:
     def _fail(self, why: str) -> None:
         with self._lock:
             self._state = "failed"
-            self._why = f" ({why})"
+            self.why = f" ({why})"
 
     def _leave(self) -> None:
         with self._lock:
             jobs, self._jobs = self._jobs, {}
-            why = f"the engine is {self._state}{self._why}."
+            why = f"the engine {STATES.get(self._state, 'was closed')}{self.why}."
             self._lock.notify_all()
         for job in jobs.values():
             job.stream.fail(Unwell(why))
