@@ -956,6 +956,7 @@ def test_the_description_takes_what_the_reader_takes():
     text = json.dumps(described)
     for name in re.findall(r"#/components/schemas/(\w+)", text):
         assert name in described["components"]["schemas"]
+    assert '"text/event-stream": {}' in text, "a schema there is that of each event: schemathesis"
     kinds = {chat: bodies.ChatBody, completion: bodies.CompletionBody}
     first = {chat: {"messages": USER}, completion: {"prompt": "Hi"}}
     for read, body, param in BAD:
@@ -1098,6 +1099,8 @@ def test_the_official_client_takes_responses():
         assert final.output[0].content[0].logprobs == whole.output[0].content[0].logprobs
         assert kinds[:2] == ["response.created", "response.in_progress"]
         assert kinds[-1] == "response.completed"
+        talk = [{"role": "user", "content": "Hi"}, *(item.model_dump() for item in whole.output)]
+        responses.read_response({"input": talk}, SERVED, STAMP)
     text = '[{"name": "add", "arguments": {"a": 12}}, {"name": "now", "arguments": {}}]'
     _, official = client(
         route,

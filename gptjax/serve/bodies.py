@@ -44,7 +44,7 @@ class ContentPart:
     text: str | None = None
     refusal: str | None = None
 
-    IGNORED: ClassVar = ("annotations", "cache_control")
+    IGNORED: ClassVar = ("annotations", "cache_control", "logprobs")
 
 
 @dataclass(frozen=True, kw_only=True)
