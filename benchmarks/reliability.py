@@ -1,12 +1,13 @@
 """Writes docs/reports/reliability.md, the fault matrix with its measured figures.
 
-    python benchmarks/reliability.py [--reports FOLDER]
+    python benchmarks/reliability.py [--reports FOLDER] [--rows FIRST-LAST]
 
 It runs every test marked `@pytest.mark.row(N)`, the long ones too, one file after another, and
 prints the figure that each recorded with `record_property("figure", …)`. With `--reports FOLDER` it
 keeps pytest's JUnit XML of each file there and does not run a file again whose report exists: so it
 can be interrupted, and a file is repeated by deleting its report. Reports of single tests may lie
-there too; of a test in several reports the newest counts.
+there too; of a test in several reports the newest counts. With `--rows` only those rows are
+measured, and the others stay as they are on the page.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -197,10 +199,7 @@ ROWS = {
 }
 """Section → row → (what goes wrong, what must happen)."""
 
-LATER = {
-    **dict.fromkeys((60,), "comes with filters of training text"),
-    **dict.fromkeys((57, 58, 59, *range(61, 71)), "comes with the server"),
-}
+LATER = {60: "comes with filters of training text"}
 """Why a row may have no test yet; any other row without one is marked as missing."""
 
 MISSED = {
@@ -347,24 +346,35 @@ def main() -> int:
     parser.add_argument(
         "--reports", type=Path, help="folder of JUnit XML; what is in it is not run again"
     )
-    kept, status = parser.parse_args().reports, 0
+    parser.add_argument("--rows", help="measure only these, FIRST-LAST")
+    options = parser.parse_args()
+    first, _, last = (options.rows or "1-999").partition("-")
+    wanted, status = range(int(first), int(last or first) + 1), 0
     with tempfile.TemporaryDirectory() as folder:
-        kept = kept or Path(folder)
-        for tests in sorted(
-            path for path in (ROOT / "tests").glob("test_*.py") if "mark.row(" in path.read_text()
-        ):
-            if not (report := kept / f"{tests.stem}.xml").is_file():
-                status = (
-                    run(tests, report) or status
-                )  # tests that end the interpreter leave no report
+        kept = options.reports or Path(folder)
+        for tests in sorted((ROOT / "tests").glob("test_*.py")):
+            marked = re.findall(r"mark\.row\((\d+)\)", tests.read_text())
+            report = kept / f"{tests.stem}.xml"
+            if any(int(row) in wanted for row in marked) and not report.is_file():
+                status = run(tests, report) or status  # one that ends the interpreter leaves none
         reports = sorted(kept.glob("*.xml"), key=lambda report: report.stat().st_mtime)
-        found, date = (
-            proofs(reports),
-            max(
-                next(ET.parse(report).iter("testsuite")).get("timestamp", "")[:10]
-                for report in reports
-            ),
-        )
+        found = proofs(reports)
+        suites = [next(ET.parse(report).iter("testsuite")) for report in reports]
+        date = max(suite.get("timestamp", "")[:10] for suite in suites)
+    measured = f"Measured on {date}: {machine()}."
+    text = (
+        whole_page(found, measured) if options.rows is None else _renewed(found, wanted, measured)
+    )
+    PAGE.write_text(text, encoding="utf-8")
+    print(
+        f"{len(found)} of {sum(map(len, ROWS.values()))} rows have tests; wrote"
+        f" {PAGE.relative_to(ROOT)}"
+    )
+    return status
+
+
+def whole_page(found: dict[int, list[Proof]], measured: str) -> str:
+    """The page, made anew."""
     head = [
         "# Reliability",
         "",
@@ -377,15 +387,25 @@ def main() -> int:
             " the long ones too."
         ),
         "",
-        f"Measured on {date}: {machine()}.",
+        measured,
         "",
     ]
-    PAGE.write_text("\n".join([*head, *table(found)]).rstrip() + "\n", encoding="utf-8")
-    print(
-        f"{len(found)} of {sum(map(len, ROWS.values()))} rows have tests; wrote"
-        f" {PAGE.relative_to(ROOT)}"
-    )
-    return status
+    return "\n".join([*head, *table(found)]).rstrip() + "\n"
+
+
+def _renewed(found: dict[int, list[Proof]], wanted: range, measured: str) -> str:
+    """The page that stands, with these rows anew."""
+    fresh = {line.split("|")[1]: line for line in table(found) if line.startswith("| ")}
+    note = f"Rows {wanted.start} to {wanted.stop - 1}: {measured[0].lower()}{measured[1:]}"
+    lines = []
+    for line in PAGE.read_text(encoding="utf-8").splitlines():
+        row = line.split("|")[1] if line.startswith("| ") else ""
+        again = row.strip().isdigit() and int(row) in wanted
+        if not line.startswith(note.split(":")[0]):
+            lines.append(fresh[row] if again else line)
+        if line.startswith("Measured on"):
+            lines.append(note)
+    return "\n".join(lines).rstrip() + "\n"
 
 
 if __name__ == "__main__":

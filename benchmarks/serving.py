@@ -40,7 +40,7 @@ import sys, time, xllamacpp
 params = xllamacpp.CommonParams()
 params.model.path = sys.argv[1]
 params.n_parallel, params.n_ctx = int(sys.argv[3]), int(sys.argv[3]) * 2048
-params.hostname, params.port, params.verbosity = "127.0.0.1", int(sys.argv[2]), 0
+params.hostnames, params.port, params.verbosity = ["127.0.0.1"], int(sys.argv[2]), 0
 params.cpuparams.n_threads = int(sys.argv[4])
 if len(sys.argv) > 5:
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
@@ -221,8 +221,10 @@ def peers(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         makers["llama.cpp"] = llama_server
     if options.hf:
         makers["transformers"] = transformers_server
-    servers = {name: make(options, folder) for name, make in makers.items()}
+    servers: dict[str, Server] = {}
     try:
+        for name, make in makers.items():
+            servers[name] = make(options, folder)
         ready(servers["gptjax"])
         for server in servers.values():
             loop(server, texts(options.clients, seed=99), options.clients)

@@ -178,16 +178,21 @@ BAD = [
 ]
 
 
-def test_a_bad_body_is_refused_fast_by_the_name_of_its_field():
+@pytest.mark.row(65)
+def test_a_bad_body_is_refused_fast_by_the_name_of_its_field(record_property):
+    longest = 0.0
     for read, body, param in BAD:
         start = time.monotonic()
         with pytest.raises(BadRequest) as caught:
             read(**body)
-        assert time.monotonic() - start < 0.1, body
+        longest = max(longest, time.monotonic() - start)
+        assert longest < 0.1, body
         error = caught.value
         assert error.param == param, (param, error.param, str(error))
         assert error.status == (404 if param == "model" else 400)
         assert "\n" not in str(error) and "--" not in str(error) and len(str(error)) <= 400
+    figure = f"{len(BAD)} of {len(BAD)} bad bodies refused by field, in at most"
+    record_property("figure", f"{figure} {1000 * longest:.0f} ms")
 
 
 @pytest.mark.parametrize(
