@@ -133,7 +133,9 @@ def result_of(name: str, client: Client, at: tuple[str, str], flags: argparse.Na
     began = time.monotonic()
     ended = subprocess.run(told, capture_output=True, text=True, env=apart)
     lines = ended.stdout.strip().splitlines() or ["no result"]
-    wrong = [line for line in ended.stderr.splitlines() if line.startswith(("  wrong:", "  failed:"))]
+    wrong = [
+        line for line in ended.stderr.splitlines() if line.startswith(("  wrong:", "  failed:"))
+    ]
     if ended.returncode and not wrong:
         wrong = [ended.stderr[-4000:]]
     print(*lines[:-1], *wrong, sep="\n", file=sys.stderr, flush=True)
