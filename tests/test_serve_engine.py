@@ -129,6 +129,22 @@ def test_a_hit_of_the_prefix_cache_is_a_miss_to_the_bit(engine):
     assert missed[-1].usage.cached == 0 and answer(iter(missed)) == a
 
 
+def test_a_long_neighbour_changes_no_bit():
+    """Beside it attention reads more slots, in another program."""
+    longer = MODEL._replace(config=dataclasses.replace(MODEL.config, context=1024))
+    (one,) = asks(1, seed=7, new_tokens=24, min_new_tokens=20, top_logprobs=3)
+    (long,) = asks(1, seed=8, new_tokens=150, min_new_tokens=150, stop_ids=())
+    ids = np.random.default_rng(3).integers(0, V - 1, 700).tolist()
+    with longer.engine(slots=4, context=1024) as wide:
+        alone = answer(wide.submit(one))
+        beside = wide.submit(long._replace(request=long.request._replace(ids=ids)))
+        next(iter(beside))  # it writes
+        together = [answer(wide.submit(one)) for _ in range(3)]
+        assert wide.facts().writing == 1  # it still does
+        assert [len(ids) for _, ids, *_ in together] == [24] * 3 and together == [alone] * 3
+        beside.cancel()
+
+
 def test_the_engine_writes_what_the_model_completes(engine):
     prompts = ["Once upon a time", BEGINNING, [5], "and"]
     settings = {"new_tokens": 12, "seed": 3, "top_logprobs": 2, "prompt_logprobs": True}

@@ -35,6 +35,11 @@ class EngineConfig:
             flag = f"--{name.replace('_', '-')}"
             require(value >= 1, f"{name} is {value}; it needs at least 1 ({flag}).")
         require(self.context >= 2, "context is 1; it needs room for a prompt and an answer.")
+        require(
+            self.max_waiting_tokens >= self.context,
+            f"max_waiting_tokens is {self.max_waiting_tokens}, and one request may have"
+            f" {self.context}; it needs at least as many (--max-waiting-tokens).",
+        )
         require(self.cache_gib >= 0, f"cache_gib is {self.cache_gib}; it needs 0 or more.")
 
 
