@@ -21,11 +21,11 @@ from gptjax.serve.jobs import Job, spare_job
 from gptjax.serve.prefixes import Prefixes, block_keys
 from gptjax.serve.slots import (
     PART,
-    READING,
     Written,
     padded_ids,
     reach_of,
     reaches,
+    reading_reaches,
     room_of,
     width_of,
 )
@@ -115,7 +115,7 @@ class Device:
                 _int(start),
                 _int(count),
                 adapter,
-                reach=reach_of(start + width, self.settings.context, READING),
+                reach=reach_of(start + width, reading_reaches(width, self.settings.context)),
             )
             self._decoding(decoding)
             if job.embeds:
@@ -169,7 +169,7 @@ class Device:
 
     def write(self, jobs: Mapping[int, Job], steps: int) -> dict[int, Written]:
         """Writes up to `steps` tokens in every row that writes; gives what these have written."""
-        reach = reach_of(max(self.lengths) + steps, self.settings.context)
+        reach = reach_of(max(self.lengths) + steps, reaches(self.settings.context))
         with use_mesh(self.model.mesh):
             decoding, whole = self.slots
             self._decoding(
@@ -206,9 +206,9 @@ class Device:
         widths = sorted(slots.TAILS, key=lambda width: (width not in (16, PART), width))
         spare = spare_job(-1 if self.model.adapters else None)
         context, scored = self.settings.context, set[int]()
-        writing, reading = reaches(context), reaches(context, READING)
-        for reach in sorted({*writing, *reading}):
-            for width in [width for width in widths if width < 2 * reach and reach in reading]:
+        reading = {width: reading_reaches(width, context) for width in widths}
+        for reach in reaches(context):
+            for width in [w for w in widths if w < 2 * reach and reach in reading[w]]:
                 hidden = self._warm_read(width, reach)
                 yield
                 if width not in scored:
@@ -216,10 +216,9 @@ class Device:
                     slots.score_part(self.config, self.params, hidden, none, self.vocabulary)
                     scored.add(width)
                     yield
-            if reach in writing:
-                self.begin(0, spare)
-                self._warm_write(reach)
-                yield
+            self.begin(0, spare)
+            self._warm_write(reach)
+            yield
         if self.keeps_prefixes and self.settings.context >= PART:
             block = slots.block_of(self.slots.decoding.cache, _int(0), _int(0))
             self._decoding(slots.put_block(self.slots.decoding, _int(0), _int(0), block))

@@ -37,6 +37,10 @@ STATES = {"draining": "is shutting down", "failed": "has failed", "closed": "was
 """What clients are told of a state in which they get no answer."""
 
 
+LOOK_SECONDS = 0.25
+"""About how long rows write before clients get what was written, unless a token takes longer."""
+
+
 class Engine:
     """Answers requests of many clients at once; a thread of its own drives the device.
 
@@ -66,7 +70,7 @@ class Engine:
         self._numbers = itertools.count(1)
         self._counts: Counter[str] = Counter()
         self._opened, self._failures, self._state = time.monotonic(), 0, "warming"
-        self._answer_seconds = 1.0
+        self._answer_seconds, self._step_seconds = 1.0, 1e-3
         self.why = ""
         """Why it failed, in brackets; empty if it did not."""
         self._log = open(settings.log, "a", buffering=1) if settings.log else None  # noqa: SIM115
@@ -354,7 +358,10 @@ class Engine:
         with self._lock:
             slots = self._table.rows
             jobs = {row: self._jobs[slot.arrival.id] for row in rows if (slot := slots[row])}
+        steps = max(1, min(steps, int(LOOK_SECONDS / self._step_seconds)))
+        since = time.monotonic()
         found = self.device.write(jobs, steps)
+        self._step_seconds = (time.monotonic() - since) / steps
         self._counts["steps"] += 1
         wrote = []
         for row, job in jobs.items():

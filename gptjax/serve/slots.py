@@ -179,13 +179,15 @@ def reaches(context: int, factor: int = 2) -> list[int]:
     return sizes
 
 
-def reach_of(count: int, context: int, factor: int = 2) -> int:
-    """The least of `reaches` that holds `count` tokens."""
-    return next(size for size in reaches(context, factor) if size >= min(count, context))
+def reach_of(count: int, sizes: list[int]) -> int:
+    """The least of `reaches` that holds `count` tokens, or the last."""
+    return next((size for size in sizes if size >= count), sizes[-1])
 
 
-READING = 4
-"""`factor` of the programs that read, of which there is one for each width as well."""
+def reading_reaches(width: int, context: int) -> list[int]:
+    """`reaches` of the programs that read so many tokens: more of whole parts, since most tokens
+    are read by these, than of each narrower width."""
+    return reaches(context, 2 if width == PART else 4)
 
 
 @functools.partial(jax.jit, donate_argnames=("decoding", "whole"))
