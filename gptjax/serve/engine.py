@@ -23,7 +23,7 @@ from gptjax.generate.schedule import adapter_number
 from gptjax.generate.stops import Pieces
 from gptjax.serve import events, plan
 from gptjax.serve.device import Device, compiles
-from gptjax.serve.engine_config import EngineConfig, Facts
+from gptjax.serve.engine_config import LOOK_SECONDS, EngineConfig, Facts
 from gptjax.serve.event_log import event_to_json, policy_to_json
 from gptjax.serve.jobs import Job, completed, take_turn
 from gptjax.serve.slots import ALTERNATIVES, PART, STOPS
@@ -35,10 +35,6 @@ if TYPE_CHECKING:
 
 STATES = {"draining": "is shutting down", "failed": "has failed", "closed": "was closed"}
 """What clients are told of a state in which they get no answer."""
-
-
-LOOK_SECONDS = 0.25
-"""About how long rows write before clients get what was written, unless a token takes longer."""
 
 
 class Engine:
@@ -229,11 +225,9 @@ class Engine:
         )
         ends = {*m.tokenizer.ends, *s.stop_ids, m.tokenizer.end_of_document}
         require(len(ends) <= STOPS, f"{len(ends)} stop ids are too many; {STOPS} is the limit.")
-        number = adapter_number(s.use, m.adapters) if m.adapters else None
-        if not m.adapters:
-            adapter_number(s.use, ())
+        number = adapter_number(s.use, m.adapters)
         s = replace(s, int8_cache=self.settings.int8_cache)
-        request = request._replace(adapter=number, settings=s)
+        request = request._replace(adapter=number if m.adapters else None, settings=s)
         limit = limit_of(m.config, request, ())
         automaton = automaton_of(m.config, m.tokenizer, request, ())
         self.device.require_room(automaton)

@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from gptjax.core.config import require
 
+LOOK_SECONDS = 0.25
+"""About how long rows write before clients get what was written, unless a token takes longer."""
+
 
 @dataclass(frozen=True)
 class EngineConfig:
