@@ -208,6 +208,9 @@ class Device:
         context, scored = self.settings.context, set[int]()
         reading = {width: reading_reaches(width, context) for width in widths}
         for reach in reaches(context):
+            self.begin(0, spare)
+            self._warm_write(reach)
+            yield
             for width in [w for w in widths if w < 2 * reach and reach in reading[w]]:
                 hidden = self._warm_read(width, reach)
                 yield
@@ -216,9 +219,6 @@ class Device:
                     slots.score_part(self.config, self.params, hidden, none, self.vocabulary)
                     scored.add(width)
                     yield
-            self.begin(0, spare)
-            self._warm_write(reach)
-            yield
         if self.keeps_prefixes and self.settings.context >= PART:
             block = slots.block_of(self.slots.decoding.cache, _int(0), _int(0))
             self._decoding(slots.put_block(self.slots.decoding, _int(0), _int(0), block))
