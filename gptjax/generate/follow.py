@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -86,7 +86,11 @@ def follow(
             writer = writer.admit(entering)
         steps = TO_THE_END if not looks else 1 if entering else LOOK_EVERY
         writer = writer.advance(steps, pause=bool(waiting))
-        answers = _look(writer.text, writer.call.tokenizer, seats)
+        asked = {row: seat.job.request for row, seat in seats.items()}
+        answers = answers_of(writer.text, writer.call.tokenizer, asked)
+        for row, seat in seats.items():
+            if seat.late and answers[row].reason is None:
+                answers[row] = answers[row]._replace(reason="time")
         if watch is not None:
             counts |= {seats[row].number: len(answer.ids) for row, answer in answers.items()}
             watch(sum(counts.values()))
@@ -97,23 +101,27 @@ def follow(
             writer = writer.evict(np.isin(np.arange(writer.rows), over))
 
 
-def _look(text: Text, tokenizer: Tokenizer, seats: dict[int, _Seat]) -> dict[int, Answer]:
-    """The answers so far."""
+def answers_of(text: Text, tokenizer: Tokenizer, asked: Mapping[int, Request]) -> dict[int, Answer]:
+    """What rows have written so far, on the host.
+
+    Args:
+      asked: row → its request.
+    """
     ids, logprobs, stopped, finished = (
         to_host(leaf) for leaf in (text.history.ids, text.logprobs, text.stopped, text.finished)
     )
     prompt, length = to_host(text.history.prompt), to_host(text.history.length)
-    wide = any(seat.job.request.settings.top_logprobs for seat in seats.values())
+    wide = any(request.settings.top_logprobs for request in asked.values())
     places = [to_host(leaf) for leaf in text.alternatives] if wide else None
     answers = {}
-    for row, seat in seats.items():
-        request, span = seat.job.request, slice(int(prompt[row]), int(length[row]))
+    for row, request in asked.items():
+        span = slice(int(prompt[row]), int(length[row]))
         kept, shown, ends = until_stop(tokenizer, request, ids[row, span].tolist())
-        otherwise = "length" if finished[row] else "time" if seat.late else None
         alternatives = None
         if top := request.settings.top_logprobs:
             best = (leaf[row, span][: len(kept), :top].tolist() for leaf in places)
             alternatives = [list(zip(*place, strict=True)) for place in zip(*best, strict=True)]
+        otherwise = "length" if finished[row] else None
         reason = "stop_string" if ends else "stop" if stopped[row] else otherwise
         last = int(length[row])
         answers[row] = Answer(

@@ -15,7 +15,7 @@ from gptjax.plan import target as targets
 from gptjax.plan.report import gib
 from gptjax.plan.sampling import seconds_per_token
 from gptjax.plan.target import Target
-from gptjax.train.overview import model_facts
+from gptjax.train.overview import model_facts, tree_bytes
 
 
 def plan_serving(
@@ -52,7 +52,7 @@ def plan_serving(
     )
     size = 2 if config.compute == "bfloat16" else 4
     facts = model_facts(config)
-    row = _bytes(jax.eval_shape(lambda: model.empty_cache(config, 1, context)).groups)
+    row = tree_bytes(jax.eval_shape(lambda: model.empty_cache(config, 1, context)).groups)
     beside = 6 * 4 * config.vocabulary + context * (4 + 4 + 20 * 8 + 4)
     """Of a slot: logits, settings, text and alternatives."""
     tables = 4 * STATES * 258 + 2 * 4 * MASKS * -(-config.vocabulary // 32)
@@ -77,10 +77,6 @@ def plan_serving(
         "most_slots": max(0, int(left // (row + beside))),
         "tokens_per_second": seconds and slots / seconds,
     }
-
-
-def _bytes(tree: Any) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def format_serving(facts: dict[str, Any]) -> str:

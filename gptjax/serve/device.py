@@ -16,12 +16,12 @@ from gptjax.generate.batch import Job as Row
 from gptjax.generate.batch import columns
 from gptjax.generate.constraints import Place, TokenAutomaton, insert
 from gptjax.generate.engine import Slots, with_constraint
+from gptjax.generate.follow import Answer, answers_of
 from gptjax.serve import slots
 from gptjax.serve.jobs import Job, spare_job
 from gptjax.serve.prefixes import Prefixes, block_keys
 from gptjax.serve.slots import (
     PART,
-    Written,
     padded_ids,
     reach_of,
     reaches,
@@ -30,6 +30,7 @@ from gptjax.serve.slots import (
     width_of,
 )
 from gptjax.sharding.constrain import use_mesh
+from gptjax.weights import choose_adapter
 
 if TYPE_CHECKING:
     from gptjax.api import Model
@@ -83,23 +84,18 @@ class Device:
     def place(self, row: int, job: Job) -> int:
         """Makes a row ready, and restores what the prefix cache has; returns how many tokens."""
         self.clear(row)
-        hit = 0
-        for block in self.prefixes.longest(self._keys(job)):
+        if self.keeps_prefixes:
+            request, ids = job.ask.request, job.ids[: job.to_read]
+            job.keys = block_keys(
+                ids, model=self.fingerprint, adapter=request.adapter, salt=job.ask.salt
+            )
+        # scores and embeddings need the hidden states of all tokens
+        known = [] if job.embeds or job.scores else self.prefixes.longest(job.keys)
+        for number, block in enumerate(known):
             with use_mesh(self.model.mesh):
-                self._decoding(slots.put_block(self.slots.decoding, _int(row), _int(hit), block))
-            hit += PART
-        return hit
-
-    def _keys(self, job: Job) -> list[bytes]:
-        """The keys of the blocks of its prompt; none if the hidden states are needed."""
-        if not self.keeps_prefixes or job.embeds or job.scores:
-            return []
-        return self._all_keys(job)
-
-    def _all_keys(self, job: Job) -> list[bytes]:
-        one = job.ask.request
-        ids = job.ids[: job.to_read]
-        return block_keys(ids, model=self.fingerprint, adapter=one.adapter, salt=job.ask.salt)
+                start = _int(PART * number)
+                self._decoding(slots.put_block(self.slots.decoding, _int(row), start, block))
+        return PART * len(known)
 
     def read(self, row: int, job: Job, start: int, count: int) -> None:
         """Reads a part of its prompt."""
@@ -126,16 +122,11 @@ class Device:
                     self.config, self._of(adapter), hidden, following, self.vocabulary
                 )
                 job.scored.append(tuple(np.array(leaf)[:count] for leaf in found))
-            if count == PART and self.keeps_prefixes:
-                key = self._all_keys(job)[start // PART]
-                if key not in self.prefixes:
-                    self.prefixes.add(
-                        key, slots.block_of(self.slots.decoding.cache, _int(row), _int(start))
-                    )
+            if count == PART and job.keys and job.keys[start // PART] not in self.prefixes:
+                block = slots.block_of(self.slots.decoding.cache, _int(row), _int(start))
+                self.prefixes.add(job.keys[start // PART], block)
 
     def _of(self, adapter: np.int32 | None) -> Any:
-        from gptjax.weights import choose_adapter
-
         return self.params if adapter is None else choose_adapter(self.params, int(adapter))
 
     def begin(self, row: int, job: Job) -> bool:
@@ -167,7 +158,7 @@ class Device:
         self.lengths[row] = len(job.ids)
         return True
 
-    def write(self, jobs: Mapping[int, Job], steps: int) -> dict[int, Written]:
+    def write(self, jobs: Mapping[int, Job], steps: int) -> dict[int, Answer]:
         """Writes up to `steps` tokens in every row that writes; gives what these have written."""
         reach = reach_of(max(self.lengths) + steps, reaches(self.settings.context))
         with use_mesh(self.model.mesh):
@@ -183,8 +174,8 @@ class Device:
                     reach=reach,
                 )
             )
-        wanted = {row: job.ask.request.settings.top_logprobs for row, job in jobs.items()}
-        found = slots.written(self.slots.text, wanted)
+        asked = {row: job.ask.request for row, job in jobs.items()}
+        found = answers_of(self.slots.text, self.model.tokenizer, asked)
         for row, one in found.items():
             self.lengths[row] = len(jobs[row].ids) + len(one.ids)
         return found

@@ -8,6 +8,7 @@ Read `Engine.submit`, then `Engine._run`: the scheduler (`plan`, pure) says what
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 import time
 from collections import Counter
@@ -25,7 +26,7 @@ from gptjax.serve import events, plan
 from gptjax.serve.device import Device, compiles
 from gptjax.serve.engine_config import LOOK_SECONDS, EngineConfig, Facts
 from gptjax.serve.event_log import event_to_json, policy_to_json
-from gptjax.serve.jobs import Job, completed, take_turn
+from gptjax.serve.jobs import Job, completed, next_piece
 from gptjax.serve.slots import ALTERNATIVES, PART, STOPS
 from gptjax.serve.stream import Ask, Busy, Failed, Piece, Stream, Unwell
 
@@ -102,11 +103,11 @@ class Engine:
           Busy: too much is waiting.
           Unwell: the engine has failed or is closing.
         """
-        job, now = self._job(ask), time.monotonic()
+        number = next(self._numbers)
+        job, now = self._job(ask, number), time.monotonic()
         with self._lock:
             if self._state not in ("warming", "ready"):
                 raise Unwell(f"the engine {STATES[self._state]} and takes no requests{self.why}.")
-            number = next(self._numbers)
             seconds = [s for s in (ask.seconds, ask.request.settings.max_seconds) if s is not None]
             arrival = events.Arrival(
                 number,
@@ -126,7 +127,6 @@ class Engine:
                 )
             self._counts["submitted"] += 1
             self._jobs[number] = job
-            job.stream = Stream(lambda: self._cancel(number))
             self._lock.notify_all()
         return job.stream
 
@@ -203,7 +203,7 @@ class Engine:
 
     # --- of a request
 
-    def _job(self, ask: Ask) -> Job:
+    def _job(self, ask: Ask, number: int) -> Job:
         """What is known of a request; refuses what this engine cannot do."""
         m, request = self.model, ask.request
         s = request.settings
@@ -225,15 +225,15 @@ class Engine:
         )
         ends = {*m.tokenizer.ends, *s.stop_ids, m.tokenizer.end_of_document}
         require(len(ends) <= STOPS, f"{len(ends)} stop ids are too many; {STOPS} is the limit.")
-        number = adapter_number(s.use, m.adapters)
+        adapter = adapter_number(s.use, m.adapters)
         s = replace(s, int8_cache=self.settings.int8_cache)
-        request = request._replace(adapter=number if m.adapters else None, settings=s)
+        request = request._replace(adapter=adapter if m.adapters else None, settings=s)
         limit = limit_of(m.config, request, ())
         automaton = automaton_of(m.config, m.tokenizer, request, ())
         self.device.require_room(automaton)
         return Job(
             ask=ask._replace(request=request),
-            stream=Stream(lambda: None),
+            stream=Stream(lambda: self._cancel(number)),
             pieces=Pieces(request.stop_texts),
             since=time.monotonic(),
             limit=limit,
@@ -318,7 +318,7 @@ class Engine:
                 yield from self._begun(row, job, start + tokens)
                 yield events.Read(row, tokens)
             case events.Write(rows, steps):
-                yield self._write(rows, steps)
+                yield from self._write(rows, steps)
             case events.Expire(number):
                 job = self._jobs[number]
                 job.stream.put(Piece(reason="time", usage=job.usage()))
@@ -348,7 +348,7 @@ class Engine:
         if not self.device.begin(row, job):
             yield events.Failed(row, "constraints of other requests leave no room; try again.")
 
-    def _write(self, rows: tuple[int, ...], steps: int) -> events.Wrote:
+    def _write(self, rows: tuple[int, ...], steps: int) -> Iterator[events.Event]:
         with self._lock:
             slots = self._table.rows
             jobs = {row: self._jobs[slot.arrival.id] for row in rows if (slot := slots[row])}
@@ -359,15 +359,15 @@ class Engine:
         self._counts["steps"] += 1
         wrote = []
         for row, job in jobs.items():
-            turn = take_turn(job, found[row], self.model.tokenizer)
-            self._counts["written_tokens"] += turn.tokens
-            if turn.broken:
-                job.stream.fail(Failed("the model gives NaN: its weights are damaged."))
-                self._counts["failed"] += 1
-            elif turn.piece is not None:
-                job.stream.put(turn.piece)
-            wrote.append((row, turn.tokens, turn.done or turn.broken))
-        return events.Wrote(tuple(wrote))
+            answer, before = found[row], job.sent
+            if any(map(math.isnan, answer.logprobs[before:])):
+                yield events.Failed(row, "the model gives NaN: its weights are damaged.")
+                continue
+            if (piece := next_piece(job, answer)) is not None:
+                job.stream.put(piece)
+            self._counts["written_tokens"] += job.sent - before
+            wrote.append((row, job.sent - before, answer.reason is not None))
+        yield events.Wrote(tuple(wrote))
 
     def _ended(self, number: int, outcome: str) -> None:
         job = self._jobs.pop(number)

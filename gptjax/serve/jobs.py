@@ -3,20 +3,17 @@ client."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from gptjax.core.config import ConfigError
-from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.generate import Completion
-from gptjax.generate.follow import until_stop
+from gptjax.generate.follow import Answer
 from gptjax.generate.request import Request
 from gptjax.generate.settings import GenerateConfig
 from gptjax.generate.stops import Pieces
-from gptjax.serve.slots import Written
 from gptjax.serve.stream import Ask, Piece, PromptScores, Stream, Usage
 
 
@@ -33,9 +30,9 @@ class Job:
     """Most tokens that it can write."""
     automaton: Any = None
     """Its constraint, compiled."""
+    keys: list[bytes] = field(default_factory=list)
+    """Those of the whole parts of its prompt in the prefix cache; none if that is not used."""
     cached: int = 0
-    written: int = 0
-    """Tokens written, as the device counts them, without a stop token."""
     sent: int = 0
     """Tokens that the client has."""
     scored: list[tuple[np.ndarray, ...]] = field(default_factory=list)
@@ -95,54 +92,26 @@ def spare_job(adapter: int | None) -> Job:
     return Job(Ask(request), Stream(lambda: None), Pieces([]), since=0.0)
 
 
-class Turn(NamedTuple):
-    """What a write gave one request."""
-
-    piece: Piece | None
-    """`None`: nothing to send yet."""
-    tokens: int
-    """Written since the last turn, for the scheduler."""
-    done: bool
-    broken: bool = False
-    """The model gave NaN."""
-
-
-def take_turn(job: Job, row: Written, tokenizer: Tokenizer) -> Turn:
-    """What the client gets after a write.
+def next_piece(job: Job, answer: Answer) -> Piece | None:
+    """What the client gets after a write, if there is anything.
 
     Args:
-      row: everything that the row has written.
+      answer: everything that was written so far.
     """
-    settings, before = job.ask.request.settings, job.written
-    job.written = len(row.ids)
-    if any(map(math.isnan, row.logprobs[job.sent :])):
-        return Turn(None, job.written - before, done=False, broken=True)
-    kept, text, ends = until_stop(tokenizer, job.ask.request, row.ids)
-    reason = "stop_string" if ends else "stop" if row.stopped else None
-    reason = reason or ("length" if row.finished else None)
-    piece = job.pieces(text, reason is not None)
-    new = slice(job.sent, len(kept))
-    alternatives = None
-    if settings.top_logprobs and row.alternatives is not None:
-        alternatives = row.alternatives[new]
-    first = job.sent == 0
-    job.sent = len(kept)
-    end = row.end if reason == "stop" else None
-    if not piece and not kept[new] and reason is None:
-        return Turn(None, job.written - before, done=False)
-    return Turn(
-        Piece(
-            text=piece,
-            ids=kept[new],
-            logprobs=row.logprobs[new],
-            alternatives=alternatives,
-            reason=reason,
-            end=end,
-            usage=job.usage(end is not None) if reason else None,
-            prompt=job.prompt_scores() if first else None,
-        ),
-        job.written - before,
-        done=reason is not None,
+    piece = job.pieces(answer.text, answer.reason is not None)
+    new, first = slice(job.sent, len(answer.ids)), job.sent == 0
+    job.sent = len(answer.ids)
+    if not piece and not answer.ids[new] and answer.reason is None:
+        return None
+    return Piece(
+        text=piece,
+        ids=answer.ids[new],
+        logprobs=answer.logprobs[new],
+        alternatives=answer.alternatives and answer.alternatives[new],
+        reason=answer.reason,
+        end=answer.end,
+        usage=job.usage(answer.end is not None) if answer.reason else None,
+        prompt=job.prompt_scores() if first else None,
     )
 
 

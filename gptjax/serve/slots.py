@@ -26,13 +26,12 @@ from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.generate import engine
 from gptjax.generate.batch import Job, Room, columns
 from gptjax.generate.constraints import unconstrained
-from gptjax.generate.decode import Decoding, Text, empty_rows, within
+from gptjax.generate.decode import Decoding, empty_rows, within
 from gptjax.generate.engine import Columns, Slots, with_constraint
 from gptjax.generate.request import Request
 from gptjax.generate.settings import GenerateConfig
 from gptjax.model import Cache, ModelConfig
 from gptjax.model.cache import CacheGroup
-from gptjax.sharding.mesh import to_host
 from gptjax.weights import serve
 
 PART = 128
@@ -115,37 +114,49 @@ def read_part(
     positions = jnp.where(number < count, start + number, -1)[None]
     own = params if adapter is None else serve(params, adapter[None])
     alone = cache._replace(
-        groups=tuple(_beginning(group, row, reach) for group in cache.groups),
+        groups=tuple(_cut(group, row, 0, reach) for group in cache.groups),
         lengths=cache.lengths[row][None],
     )
     out = model.forward(config, own, ids[None], positions=positions, cache=alone)
     groups = tuple(
-        jax.tree.map(lambda whole, part: _put(whole, part, row), old, new)
-        for old, new in zip(cache.groups, out.cache.groups, strict=True)
+        _put(old, new, row, 0) for old, new in zip(cache.groups, out.cache.groups, strict=True)
     )
     lengths = cache.lengths.at[row].set(out.cache.lengths[0])
     cache = model.constrain_cache(cache._replace(groups=groups, lengths=lengths))
     return decoding._replace(cache=cache), out.hidden[0]
 
 
-def _beginning(group: CacheGroup, row: Array, reach: int) -> CacheGroup:
-    """One row of a group, and of it the first `reach` slots; a ring whole."""
-    slots = group.positions.shape[1] if group.at_once is not None else reach
+def _cut(group: CacheGroup, row: Array, start: Array | int, slots: int) -> CacheGroup:
+    """One row of a group, and of it so many slots; a ring whole."""
+    size = group.positions.shape[1] if group.at_once is not None else slots
 
     def cut(leaf: Array) -> Array:
-        if leaf.ndim == 2:
-            return jax.lax.dynamic_slice(leaf, (row, 0), (1, slots))
-        begins = (0, row, *(0,) * (leaf.ndim - 2))
-        sizes = (leaf.shape[0], 1, leaf.shape[2], slots, *leaf.shape[4:])
-        return jax.lax.dynamic_slice(leaf, begins, sizes)
+        shape = list(leaf.shape)
+        rows, places = _AXES[leaf.ndim > 2]
+        shape[rows], shape[places] = 1, size
+        return jax.lax.dynamic_slice(leaf, _begins(leaf, row, start), shape)
 
     return jax.tree.map(cut, group)
 
 
-def _put(whole: Array, part: Array, row: Array) -> Array:
-    """The leaf with the beginning of a row back in its place."""
-    begins = (row, 0) if whole.ndim == 2 else (0, row, *(0,) * (whole.ndim - 2))
-    return jax.lax.dynamic_update_slice(whole, part, begins)
+def _put(group: CacheGroup, part: CacheGroup, row: Array, start: Array | int) -> CacheGroup:
+    """The group with what `_cut` took back in its place."""
+
+    def put(leaf: Array, new: Array) -> Array:
+        return jax.lax.dynamic_update_slice(leaf, new, _begins(leaf, row, start))
+
+    return jax.tree.map(put, group, part)
+
+
+def _begins(leaf: Array, row: Array, start: Array | int) -> list[Array | int]:
+    begins: list[Array | int] = [0] * leaf.ndim
+    rows, places = _AXES[leaf.ndim > 2]
+    begins[rows], begins[places] = row, start
+    return begins
+
+
+_AXES = ((0, 1), (1, 3))
+"""Axes of rows and slots: of positions [B S], and of all else [L B K S …]."""
 
 
 @functools.partial(jax.jit, static_argnames=("config", "reach"), donate_argnames="decoding")
@@ -228,56 +239,35 @@ def begin(
 
 
 class Block(NamedTuple):
-    """Keys and values of `PART` consecutive tokens, group by group of the cache."""
+    """Keys, values and positions of `PART` consecutive tokens."""
 
-    parts: tuple[tuple[Array, ...], ...]
+    groups: tuple[CacheGroup, ...]
 
     @property
     def nbytes(self) -> int:
         """Bytes that it holds."""
-        return sum(leaf.nbytes for leaf in jax.tree.leaves(self.parts))
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(self.groups))
 
 
 @jax.jit
 def block_of(cache: Cache, row: Int[Array, ""], start: Int[Array, ""]) -> Block:
-    """A copy of the keys and values of the `PART` tokens of a row from number `start` on."""
-
-    def cut(leaf: Array) -> Array:
-        # [L B K S ...]: one row, PART slots
-        begins = (0, row, 0, start, *(0,) * (leaf.ndim - 4))
-        sizes = (leaf.shape[0], 1, leaf.shape[2], PART, *leaf.shape[4:])
-        return jax.lax.dynamic_slice(leaf, begins, sizes)
-
-    return Block(tuple(tuple(map(cut, _stored(group))) for group in cache.groups))
+    """A copy of what the cache holds of the `PART` tokens of a row from number `start` on."""
+    return Block(tuple(_cut(group, row, start, PART) for group in cache.groups))
 
 
 @functools.partial(jax.jit, donate_argnames="decoding")
 def put_block(
     decoding: Decoding, row: Int[Array, ""], start: Int[Array, ""], block: Block
 ) -> Decoding:
-    """Puts the keys and values of the `PART` tokens from number `start` on into a row that has
-    read those before them."""
-    cache, groups = decoding.cache, []
-    places = start + jnp.arange(PART)
-    for group, parts in zip(cache.groups, block.parts, strict=True):
-        names = [name for name in _LEAVES if getattr(group, name) is not None]
-        written = {
-            name: jax.lax.dynamic_update_slice(
-                getattr(group, name), part, (0, row, 0, start, *(0,) * (part.ndim - 4))
-            )
-            for name, part in zip(names, parts, strict=True)
-        }
-        positions = group.positions.at[row, places].set(places)
-        groups.append(dataclasses.replace(group, positions=positions, **written))
-    cache = cache._replace(groups=tuple(groups), lengths=cache.lengths.at[row].set(start + PART))
+    """Puts the block of the `PART` tokens from number `start` on into a row that has read those
+    before them."""
+    cache = decoding.cache
+    groups = tuple(
+        _put(group, part, row, start)
+        for group, part in zip(cache.groups, block.groups, strict=True)
+    )
+    cache = cache._replace(groups=groups, lengths=cache.lengths.at[row].set(start + PART))
     return decoding._replace(cache=model.constrain_cache(cache))
-
-
-_LEAVES = ("keys", "values", "key_scales", "value_scales")
-
-
-def _stored(group: Any) -> list[Array]:
-    return [leaf for name in _LEAVES if (leaf := getattr(group, name)) is not None]
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -293,48 +283,6 @@ def score_part(
     logp = jax.nn.log_softmax(logits, axis=-1)
     best, names = jax.lax.top_k(logp, ALTERNATIVES)
     return jnp.take_along_axis(logp, following[:, None], axis=-1)[:, 0], names, best
-
-
-class Written(NamedTuple):
-    """What a row has written."""
-
-    ids: list[int]
-    logprobs: list[float]
-    alternatives: list[list[tuple[int, float]]] | None
-    """At each place the likeliest ids and their ln p, as many as were wanted."""
-    finished: bool
-    stopped: bool
-    end: tuple[int, float] | None
-    """The stop token and its ln p, if one ended the row."""
-
-
-def written(text: Text, wanted: dict[int, int]) -> dict[int, Written]:
-    """Takes what rows have written to the host.
-
-    Args:
-      wanted: row → number of alternatives at each place.
-    """
-    history = text.history
-    ids, prompt, length = map(to_host, (history.ids, history.prompt, history.length))
-    logprobs, finished, stopped = map(to_host, (text.logprobs, text.finished, text.stopped))
-    wide = [to_host(leaf) for leaf in text.alternatives or ()] if any(wanted.values()) else []
-    found = {}
-    for row, top in wanted.items():
-        span, last = slice(int(prompt[row]), int(length[row])), int(length[row])
-        alternatives = None
-        if top:
-            places = (leaf[row, span, :top].tolist() for leaf in wide)
-            alternatives = [list(zip(*place, strict=True)) for place in zip(*places, strict=True)]
-        end = (int(ids[row, last]), float(logprobs[row, last])) if stopped[row] else None
-        found[row] = Written(
-            ids=ids[row, span].tolist(),
-            logprobs=logprobs[row, span].tolist(),
-            alternatives=alternatives,
-            finished=bool(finished[row]),
-            stopped=bool(stopped[row]),
-            end=end,
-        )
-    return found
 
 
 def width_of(count: int) -> int:

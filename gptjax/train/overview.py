@@ -60,7 +60,7 @@ def model_facts(config: ModelConfig) -> dict[str, Any]:
         "vocab_size": config.vocabulary,
         "context": config.context,
         "flops_per_token": flops_per_token(config, config.context),
-        "cache_per_token": _bytes(cache.groups) // config.context,
+        "cache_per_token": tree_bytes(cache.groups) // config.context,
         "table": rows,
     }
 
@@ -123,9 +123,9 @@ def overview(experiment: Experiment) -> dict[str, Any]:
         "tokens_per_step": experiment.tokens_per_step,
         "rows_at_once": rows,
         "bytes": {
-            "parameters": _bytes((trainable, frozen)),
-            "optimizer": _bytes(state.opt_state),
-            "gradients": _bytes(trainable),
+            "parameters": tree_bytes((trainable, frozen)),
+            "optimizer": tree_bytes(state.opt_state),
+            "gradients": tree_bytes(trainable),
             "activations": activation_bytes(config, rows),
             "cache_per_token": facts["cache_per_token"],
         },
@@ -186,7 +186,8 @@ def table(facts: dict[str, Any]) -> str:
     )
 
 
-def _bytes(tree: Any) -> int:
+def tree_bytes(tree: Any) -> int:
+    """Returns the bytes of all arrays of a tree, which may be shapes alone."""
     return sum(
         math.prod(leaf.shape) * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree)
     )
