@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -84,22 +84,24 @@ def run_serve(path: Path, options: ServeOptions) -> int:
       ConfigError: a flag or the model can't be used, or the port is taken.
     """
     _require_usable(options)
+    from gptjax.serve.engine_config import EngineConfig
     from gptjax.serve.limits import Guard, read_keys, require_origins
     from gptjax.serve.listen import bound
 
+    settings = EngineConfig(
+        slots=options.slots,
+        context=options.context,
+        cache_gib=options.cache_gib,
+        max_waiting=options.max_waiting,
+        max_waiting_tokens=options.max_waiting_tokens,
+    )
     require_origins(options.allow_origin)
     keys = [] if options.key_file is None else read_keys(Path(options.key_file))
     hosts = [options.host, *options.allow_host]
     guard = Guard(keys=keys, hosts=hosts, origins=options.allow_origin)
     with contextlib.closing(bound(options.host, options.port, has_keys=bool(keys))) as opened:
         model = _opened_model(path, options)
-        engine = model.engine(
-            slots=options.slots,
-            context=options.context,
-            cache_gib=options.cache_gib,
-            max_waiting=options.max_waiting,
-            max_waiting_tokens=options.max_waiting_tokens,
-        )
+        engine = model.engine(**asdict(settings))
         try:
             name = options.name or path.name.removesuffix(".gguf")
             return _run(engine, name, guard, opened, options)
@@ -113,9 +115,8 @@ def _require_usable(options: ServeOptions) -> None:
         not missing,
         f"serving needs {', '.join(missing)}; install them: pip install 'gptjax[serve]'.",
     )
-    for name, least in (("slots", 1), ("context", 16), ("max_waiting", 1), ("cache_gib", 0)):
-        value, flag = getattr(options, name), f"--{name.replace('_', '-')}"
-        require(value >= least, f"{name} is {value}; it needs at least {least} ({flag}).")
+    context = options.context
+    require(context >= 16, f"context is {context}; it needs at least 16 (--context).")
     require(options.drain >= 0, f"drain is {options.drain}; it needs 0 or more seconds (--drain).")
     require(0 <= options.port < 65536, f"port is {options.port}; ports are 0 to 65535 (--port).")
 

@@ -33,17 +33,21 @@ class EngineConfig:
     test can replay them."""
 
     def __post_init__(self) -> None:
-        for name in ("slots", "context", "max_waiting", "max_waiting_tokens"):
-            value = getattr(self, name)
-            flag = f"--{name.replace('_', '-')}"
-            require(value >= 1, f"{name} is {value}; it needs at least 1 ({flag}).")
-        require(self.context >= 2, "context is 1; it needs room for a prompt and an answer.")
+        least = {
+            "slots": 1,
+            "context": 2,
+            "max_waiting": 1,
+            "max_waiting_tokens": 1,
+            "cache_gib": 0,
+        }
+        for name, bound in least.items():
+            value, flag = getattr(self, name), f"--{name.replace('_', '-')}"
+            require(value >= bound, f"{name} is {value}; it needs at least {bound} ({flag}).")
         require(
             self.max_waiting_tokens >= self.context,
             f"max_waiting_tokens is {self.max_waiting_tokens}, and one request may have"
             f" {self.context}; it needs at least as many (--max-waiting-tokens).",
         )
-        require(self.cache_gib >= 0, f"cache_gib is {self.cache_gib}; it needs 0 or more.")
 
 
 class Facts(NamedTuple):
