@@ -18,12 +18,13 @@ from test_generate import CONFIG, TOKENIZER
 
 from gptjax.core.config import ConfigError
 from gptjax.generate.constraints.syntaxes import byte_automaton
+from gptjax.generate.follow import Answer, until_stop
 from gptjax.generate.stops import Pieces
 from gptjax.serve import asks, bodies, openapi, responses, tokenizing, tools
 from gptjax.serve.answers import whole_answer
 from gptjax.serve.chunks import Chunks, error_event
 from gptjax.serve.fields import json_schema_of
-from gptjax.serve.jobs import Job, take_turn
+from gptjax.serve.jobs import Job, next_piece
 from gptjax.serve.protocol import (
     BadRequest,
     Call,
@@ -36,7 +37,6 @@ from gptjax.serve.protocol import (
     served_model,
 )
 from gptjax.serve.response_events import answer_of, events_of
-from gptjax.serve.slots import Written
 from gptjax.serve.stream import Busy, Failed, Piece, PromptScores, Stream, Unwell
 
 CONTEXT = 4096
@@ -431,13 +431,19 @@ def scripted(
     for size in [*sizes, len(ids)]:
         written = min(len(ids), written + size)
         over = written == len(ids)
-        stopped = over and ending == "stop"
-        end = (tokenizer.end_of_document, -0.25) if stopped else None
-        row = Written(ids[:written], logprobs[:written], best[:written], over, stopped, end)
-        turn = take_turn(job, row, tokenizer)
-        if turn.piece is not None:
-            pieces.append(turn.piece)
-        if turn.done or over:
+        kept, text, ends = until_stop(tokenizer, ask.request, ids[:written])
+        reason = "stop_string" if ends else ending if over else None
+        answer = Answer(
+            ids=kept,
+            logprobs=logprobs[: len(kept)],
+            text=text,
+            reason=reason,
+            alternatives=best[: len(kept)] if top else None,
+            end=(tokenizer.end_of_document, -0.25) if reason == "stop" else None,
+        )
+        if (piece := next_piece(job, answer)) is not None:
+            pieces.append(piece)
+        if answer.reason is not None:
             break
     return pieces
 

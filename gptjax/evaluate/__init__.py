@@ -1,0 +1,2 @@
+"""Evaluation: records of a task become requests, a model's responses become figures with
+intervals."""
