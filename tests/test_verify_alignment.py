@@ -7,6 +7,8 @@ import functools
 import json
 from dataclasses import replace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from proving import outcome
@@ -24,7 +26,9 @@ from gptjax.data import (
     prepare,
 )
 from gptjax.data.tasks.chat import Rendered, render_record
-from gptjax.losses import BradleyTerry, Preference
+from gptjax.losses import BradleyTerry, Preference, answers
+from gptjax.losses.pairwise import Pair
+from gptjax.losses.preference import PreferenceLoss
 from gptjax.plan.plan import weight_bytes
 from gptjax.sharding.mesh import make_mesh
 from gptjax.train.experiment import Experiment
@@ -67,7 +71,7 @@ status = functools.partial(outcome, ALIGNMENT)
 
 def test_what_is_right_passes(setting):
     assert proofs_of(setting.experiment) is ALIGNMENT
-    for name in ("prompts", "counted", "rows", "start", "cached", "adapter"):
+    for name in ("prompts", "counted", "rows", "start", "slope", "split", "cached", "adapter"):
         assert status(name, setting).startswith("pass"), status(name, setting)
 
 
@@ -90,6 +94,64 @@ def test_a_reference_that_is_another_is_noticed(setting, monkeypatch):
     other = alignment.sharp(setting.exact, seed=1)
     monkeypatch.setattr(alignment, "_frozen", lambda loss, params: {"reference": other})
     assert status("start", setting).startswith("fail relative")
+
+
+def test_texts_of_a_row_that_see_each_other_are_noticed(setting):
+    """Without segments, and so with the places of a row instead of a text."""
+    hidden = setting.functions.hidden
+    blind = setting.functions._replace(
+        hidden=lambda params, tokens, positions, segments: hidden(
+            params, tokens, positions, np.minimum(segments, 1)
+        )
+    )
+    assert status("rows", setting._replace(functions=blind)).startswith("fail relative")
+
+
+def test_a_loss_of_means_and_a_pair_turned_round_are_noticed(setting, monkeypatch):
+    whole = PreferenceLoss.__call__
+
+    def mean(self, *args):
+        total, weight, metrics = whole(self, *args)
+        return total / weight, jnp.ones_like(weight), metrics
+
+    monkeypatch.setattr(PreferenceLoss, "__call__", mean)
+    assert status("split", setting).startswith("fail relative")
+    monkeypatch.undo()
+
+    by_pair = answers.by_pair
+    monkeypatch.setattr(answers, "by_pair", lambda batch, x: Pair(*by_pair(batch, x)[::-1]))
+    assert status("slope", setting).startswith("fail relative")
+
+
+def test_an_adapter_that_begins_trained_or_merges_otherwise_is_noticed(setting, monkeypatch):
+    merge = weights.merge
+    monkeypatch.setattr(
+        alignment.weights, "merge", lambda tree: merge(jax.tree.map(lambda x: x * 1.001, tree))
+    )
+    assert status("adapter", setting).startswith("fail relative")
+    monkeypatch.undo()
+    adapt = weights.adapt
+
+    def begun(*args):
+        trainable, rest = adapt(*args)
+        return jax.tree.map(lambda x: x + 0.01, trainable), rest
+
+    monkeypatch.setattr(alignment.weights, "adapt", begun)
+    assert status("adapter", setting).startswith("fail an untrained adapter")
+
+
+def test_an_adapter_merged_on_another_base_than_it_was_trained_on_is_noticed(setting, monkeypatch):
+    stored = replace(setting.experiment, adapter=weights.LoRA(rank=2, base="int4"))
+    quantised, merge = setting._replace(experiment=stored), weights.merge
+    assert status("adapter", quantised).startswith("pass"), status("adapter", quantised)
+
+    def on_floats(tree, floats=setting.params):
+        if isinstance(tree, dict):
+            return {name: on_floats(part, floats[name]) for name, part in tree.items()}
+        return replace(tree, base=floats) if isinstance(tree, weights.Adapted) else tree
+
+    monkeypatch.setattr(alignment.weights, "merge", lambda tree: merge(on_floats(tree)))
+    assert status("adapter", quantised).startswith("fail relative")
 
 
 def test_a_reward_model_is_refused_in_one_line(setting):

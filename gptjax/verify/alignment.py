@@ -28,14 +28,23 @@ from gptjax.data.tasks.chat import Chat, Rendered, Writer, render_record
 from gptjax.data.tokenizers import chat
 from gptjax.data.tokenizers.chat import Message
 from gptjax.losses import KTO, LossConfig, Preference
-from gptjax.losses.answers import NONE, REFERENCE, Compared
+from gptjax.losses.answers import NONE, PAIRS, REFERENCE, Compared
 from gptjax.losses.pairwise import PAIR_LOSSES, Pair, PairSettings
 from gptjax.sharding.mesh import make_mesh
 from gptjax.train import optim, references, step
 from gptjax.train.optim import Schedule
 from gptjax.train.sources import row_plan
 from gptjax.verify.reading import ROUNDING
-from gptjax.verify.setting import Figure, Setting, Skipped, apart, difference, precise, sharp
+from gptjax.verify.setting import (
+    Figure,
+    Functions,
+    Setting,
+    Skipped,
+    apart,
+    difference,
+    precise,
+    sharp,
+)
 from gptjax.verify.training import LONG, descent, slopes_from
 
 RECORDS = 200
@@ -127,12 +136,28 @@ def rows(setting: Setting) -> Figure:
     assert batch.segments is not None and batch.positions is not None
 
     def losses(one: Batch) -> np.ndarray:
-        hidden = f.hidden(setting.params, one.tokens, one.positions, one.segments)
-        nats = -jax.nn.log_softmax(f.logits(setting.params, hidden))
-        each = np.take_along_axis(np.asarray(nats), np.asarray(one.targets)[..., None], -1)[..., 0]
-        return each * np.asarray(one.weights)
+        return np.asarray(_nats(f, setting.params, one))
 
     together, far, examples = losses(batch), 0.0, 0
+    for row, where, alone in _alone(batch):
+        wanted = together[row, where].sum()
+        far = max(far, abs(losses(alone)[0].sum() - wanted) / max(1.0, wanted))
+        examples += 1
+    return Figure(far, ROUNDING, f"relative difference of the loss of {examples} examples alone")
+
+
+def _nats(f: Functions, params: Any, batch: Batch) -> Any:
+    """−ln p of each counted token, 0 elsewhere: [B T]."""
+    hidden = f.hidden(params, batch.tokens, batch.positions, batch.segments)
+    nats = -jax.nn.log_softmax(f.logits(params, hidden))
+    of_targets = jnp.take_along_axis(nats, jnp.asarray(batch.targets)[..., None], -1)[..., 0]
+    return of_targets * batch.weights
+
+
+def _alone(batch: Batch) -> Iterator[tuple[int, np.ndarray, Batch]]:
+    """Each example of a batch: its row, its places there, and a batch that holds it alone, at the
+    beginning of its first row."""
+    assert batch.segments is not None
     for row, segments in enumerate(batch.segments):
         for segment in range(1, int(segments.max()) + 1):
             where = np.flatnonzero(segments == segment)
@@ -141,10 +166,7 @@ def rows(setting: Setting) -> Figure:
             alone.positions[:] = -1
             for mine, theirs in zip(alone[:5], batch[:5], strict=True):
                 mine[0, : len(where)] = theirs[row, where]
-            wanted = together[row, where].sum()
-            far = max(far, abs(losses(alone)[0].sum() - wanted) / max(1.0, wanted))
-            examples += 1
-    return Figure(far, ROUNDING, f"relative difference of the loss of {examples} examples alone")
+            yield row, where, alone
 
 
 # --- losses
@@ -209,9 +231,41 @@ def _known_start(loss: Compared, batch: Batch) -> float:
     return float(PAIR_LOSSES[loss.loss](zero, one, settings)[0])
 
 
+def slope(setting: Setting) -> Figure | Skipped:
+    """Takes the gradient of DPO where the policy is its own reference: it is −β/2 of the lead in
+    ln p of each chosen answer, here read alone, over the rejected one."""
+    loss, f, params = _loss(setting), setting.functions, setting.params
+    plain = isinstance(loss, Preference) and loss.loss == "sigmoid" and not loss.smoothing
+    if not plain or loss.nll or loss.reference == NONE:
+        return Skipped("the loss is not DPO's, without smoothing and further terms")
+    built = loss.build(setting.exact, reference=setting.exact)
+    frozen = _frozen(loss, params)
+
+    @jax.jit
+    @precise
+    def gradient(batch: Batch) -> Any:
+        def mean(params: Any) -> Any:
+            total, weight, _ = built(params, frozen, built.foresee(params, frozen, batch), None)
+            return total / weight
+
+        return jax.grad(mean)(params)
+
+    rises = jax.grad(lambda params, alone: -_nats(f, params, alone).sum())
+    leads, answers = jax.tree.map(np.zeros_like, params), 0
+    for _, where, alone in _alone(setting.batch):
+        if len(where):
+            sign = 1 if answers % 2 == 0 else -1  # the chosen answer of a pair comes first
+            leads = jax.tree.map(lambda x, g, s=sign: x + s * g, leads, rises(params, alone))
+            answers += 1
+    wanted = jax.tree.map(lambda x: -loss.beta / answers * x, leads)
+    far = apart(gradient(setting.batch), wanted)
+    return Figure(far, ROUNDING, f"relative difference of the gradient of {answers // 2} pairs")
+
+
 def split(setting: Setting) -> Figure:
-    """Takes a step of the config's loss on a batch, whole and in parts."""
-    loss, parts = _loss(setting), len(setting.batch.tokens)
+    """Takes a step of the config's loss on a batch whose first row has a pair less, whole and in
+    parts."""
+    loss, batch, parts = _loss(setting), _uneven(setting.batch), len(setting.batch.tokens)
     built = loss.build(setting.exact, **dict.fromkeys(loss.models, setting.exact))
     frozen = _frozen(loss, sharp(setting.exact, seed=1))
     rate = optim.learning_rate(Schedule("constant", warmup=0), LONG, 10)
@@ -228,12 +282,25 @@ def split(setting: Setting) -> Figure:
             dropout=False,
         )
         begun = step.init(setting.params, optimizer)
-        return jax.jit(precise(one))(begun, frozen, setting.batch)
+        return jax.jit(precise(one))(begun, frozen, batch)
 
     (whole, metrics), (torn, others) = take(1), take(parts)
     slopes = [slopes_from(setting.params, one.trainable) for one in (whole, torn)]
     far = max(difference(others["loss"], metrics["loss"]), apart(slopes[1], slopes[0]))
     return Figure(far, ROUNDING, f"relative difference of loss and gradient in {parts} parts")
+
+
+def _uneven(batch: Batch) -> Batch:
+    """The batch without the last pair of its first row, so that the mean of the rows' means is
+    another than the batch's."""
+    if batch.columns is None or PAIRS not in batch.columns:
+        return batch  # rows of plain text count unequally many tokens by themselves
+    pairs, weights = batch.columns[PAIRS].copy(), batch.weights.copy()
+    last = int(np.flatnonzero(pairs[0])[-1])
+    pairs[0, last] = 0
+    assert batch.segments is not None
+    weights[0, np.isin(batch.segments[0], (2 * last + 1, 2 * last + 2))] = 0
+    return batch._replace(columns={**batch.columns, PAIRS: pairs}, weights=weights)
 
 
 def cached(setting: Setting) -> Figure | Skipped:
