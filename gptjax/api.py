@@ -79,7 +79,8 @@ class Model(NamedTuple):
         Args:
           settings: one for all prompts, or one for each; or their fields by name in `more`.
           more: also `prefix`, from `self.prefix(text)`; `draft`, a smaller model with the same
-            tokenizer; `batch`, the number of rows that are computed together.
+            tokenizer; `batch`, the number of rows that are computed together; `merit`, by which
+            the best of several are chosen.
         """
         return list(self.each(prompts, settings, **more))
 
@@ -97,15 +98,10 @@ class Model(NamedTuple):
           record: what else rewards read, such as the right `answer`.
           settings: fields of `GenerateConfig`.
         """
-        from gptjax.rewards import Answered, best_of  # most callers judge nothing
+        from gptjax.rewards import merit_of  # most callers judge nothing
 
-        drawn = self.complete([prompt], num_samples=answers, **settings)
-        told = {"prompt": prompt, **(record or {})}
-        judged = [
-            Answered(prompt, one.text, told, ended := one.end is not None, len(one.ids) + ended)
-            for one in drawn
-        ]
-        return drawn[best_of(rewards, judged)]
+        merit = merit_of(rewards, record)
+        return self.complete([prompt], best_of=answers, merit=merit, **settings)[0]
 
     def each(
         self,
@@ -269,7 +265,7 @@ class Model(NamedTuple):
             not (named and settings),
             f"give settings, or {', '.join(sorted(named))} by name, not both.",
         )
-        for name in set(more) - {"prefix", "draft", "batch", "watch"}:
+        for name in set(more) - {"prefix", "draft", "batch", "watch", "merit"}:
             hint = config.suggestion(GenerateConfig, name, names)
             raise ConfigError(f"{name} is not a setting of GenerateConfig.{hint}")
         made = settings or config.from_dict(GenerateConfig, named)

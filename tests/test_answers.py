@@ -684,7 +684,7 @@ def test_a_run_over_records_trains_goes_on_and_answers(name, tiny_experiment, tm
     if name == "labels":
         (found,) = api.load(tmp_path / "run").classify(["300 cccc"])
         assert sum(np.exp(list(found.logprobs.values()))) == pytest.approx(1, abs=1e-5)
-        with pytest.raises(ConfigError, match="tells labels"):
+        with pytest.raises(ConfigError, match="classifies texts"):
             api.load(tmp_path / "run").generate("300 cccc")
         return
     loaded = api.load(tmp_path / "run")
@@ -696,7 +696,7 @@ def test_a_run_over_records_trains_goes_on_and_answers(name, tiny_experiment, tm
     assert [one.text for one in beams] == ["ccc", "aaa"]
     with pytest.raises(ConfigError, match="the prompt is empty"):
         loaded.generate()
-    with pytest.raises(ConfigError, match="none can be shared"):
+    with pytest.raises(ConfigError, match="can't share a prefix"):
         loaded.prefix("300")
 
 

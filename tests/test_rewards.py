@@ -27,6 +27,7 @@ from gptjax.core.config import ConfigError, from_dict, to_dict
 from gptjax.data import Bytes, Comparisons, Preferences
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.data.tokenizers.tokenizer import with_template
+from gptjax.generate import Completion
 from gptjax.rewards import (
     Answered,
     Ends,
@@ -42,9 +43,9 @@ from gptjax.rewards import (
     RewardKind,
     RewardModel,
     Solved,
-    best_of,
     expected_best,
     judge,
+    merit_of,
     sandbox,
 )
 from gptjax.rewards.model import score_judge
@@ -461,13 +462,11 @@ def test_the_best_of_several_answers_is_the_one_that_rewards_like_most(tmp_path)
     )
     reward, told = Function(f"{own}:count"), {"letter": "a"}
 
-    def chosen(*texts: str) -> int:
-        return best_of([reward], [Answered("", text, told, True, 1) for text in texts])
-
-    assert chosen("ab", "aba", "aaae", "baa") == 1 and chosen("e", "b") == 1
-    assert chosen("e", "ee") == 0
+    merit = merit_of([reward], told)
+    texts = [Completion("", text, [1], [-1.0], "stop", end=(0, 0.0)) for text in ("ab", "aba", "e")]
+    assert np.array_equal(merit(texts), [1, 2, np.nan], equal_nan=True)
     with pytest.raises(ConfigError, match="needs a reward"):
-        best_of([], [])
+        merit_of([])
     tokenizer = tokenizers.train_tokenizer(Bytes(), [])
     config = dataclasses.replace(PLAIN, vocab_size=tokenizer.vocab_size)
     opened = Model(config, model.init(config, jax.random.key(0)), tokenizer)
@@ -476,4 +475,9 @@ def test_the_best_of_several_answers_is_the_one_that_rewards_like_most(tmp_path)
     own.write_text("def shortest(prompt, answer, record):\n    return -float(len(answer))\n")
     best = opened.best_of(6, "a", [shortest], new_tokens=8, temperature=1.0, top_p=1.0)
     assert best.text == min((one.text for one in drawn), key=len)
-    assert len({len(one.text) for one in drawn}) > 1
+    assert len({len(one.text) for one in drawn}) > 1 and best.score == -len(best.text)
+    own.write_text("def shortest(prompt, answer, record):\n    return None if answer else 0.0\n")
+    kept = opened.best_of(6, "a", [shortest], new_tokens=8, temperature=1.0, top_p=1.0)
+    assert kept.text == drawn[0].text  # none can be judged
+    with pytest.raises(ConfigError, match="nothing to choose from"):
+        opened.complete(["a"], merit=merit)

@@ -256,6 +256,29 @@ def test_a_file_of_other_answers_is_left_alone(capsys, home):
     assert out.read_bytes() == b"hello\n" + whole
 
 
+def test_a_judge_chooses_among_several_answers(capsys, home, monkeypatch):
+    """The judge is read once, and its name is part of what a file's answers depend on."""
+    settings, built = dataclasses.replace(PLAIN, best_of=5, temperature=2.0), []
+
+    def build(reward):
+        built.append(reward.path)
+        return lambda answers: [float(ord(one.answer[0])) for one in answers]
+
+    monkeypatch.setattr("gptjax.rewards.RewardModel.build", build)
+    asked, out = ("a", "b"), home / "out.jsonl"
+    drawn = TINY.complete(asked, dataclasses.replace(settings, best_of=0, num_samples=5))
+    said(capsys, settings, prompt=asked, judge="score", out=str(out))
+    kept = [json.loads(line) for line in out.read_text().splitlines()]
+    for n, one in enumerate(kept):
+        firsts = [ord(each.text[0]) for each in drawn[5 * n : 5 * n + 5]]
+        assert one["score"] == ord(one["text"][0]) == max(firsts) > min(firsts)
+    assert built == ["score"]
+    with pytest.raises(ConfigError, match="is no answer to prompt"):
+        said(capsys, settings, prompt=asked, judge="other", out=str(out))
+    with pytest.raises(ConfigError, match="nothing to choose from"):
+        said(capsys, prompt=asked, judge="score")
+
+
 # --- with a person ---
 
 

@@ -54,6 +54,9 @@ class SampleOptions:
     draft: str | None = None
     """Run of a smaller model with the same tokenizer, which guesses tokens: faster, with the same
     distribution."""
+    judge: str | None = None
+    """Run of a reward model: of the --best-of answers those with its highest scores are kept, not
+    those most like the others."""
     step: int | None = None
     """Checkpoint to use; `None` is the newest."""
     adapter: tuple[str, ...] = ()
@@ -111,6 +114,10 @@ def run_sample(path: Path | None, options: SampleOptions, settings: GenerateConf
     if options.draft:
         draft = load(options.draft, mesh=options.mesh)
         more["draft"] = draft.prepared(options.weights)
+    if options.judge:
+        from gptjax.rewards import RewardModel, merit_of  # most samples are not judged
+
+        more["merit"] = merit_of([RewardModel(options.judge, options.batch)])
     if options.prefix:
         chosen = {settings.use, *(one.settings.use for one in prompts)}
         require(
@@ -235,6 +242,7 @@ def _marks(model: Model, prompts: list[_Prompt], more: dict[str, Any]) -> list[s
     for leaf in jax.tree.leaves(model.params):
         weights = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), weights)
     rest = [weights, more["prefix"].ids if "prefix" in more else [], "draft" in more]
+    rest += [repr(reward) for reward, _ in more["merit"].rewards] if "merit" in more else []
     known: dict[GenerateConfig, str] = {}
     for settings in {one.settings for one in prompts}:
         known[settings] = hashlib.sha256(

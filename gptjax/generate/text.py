@@ -48,10 +48,15 @@ class Completion(NamedTuple):
     prompt_logprobs: list[float] | None = None
     """ln p of each token of the prompt but the first, which follows nothing, if asked for."""
     score: float | None = None
-    """By which beams are ordered: log-probability / length ^ length penalty."""
+    """By which answers were ordered: log-probability / length ^ length penalty of beams, the merit
+    of the best of several."""
     end: tuple[int, float] | None = None
     """The stop token that ended it, which is none of its tokens, and its ln p; `None` where it
     ended otherwise, and for beams."""
+
+
+Merit = Callable[[Sequence[Completion]], Sequence[float]]
+"""Scores of the answers to one prompt, higher is better."""
 
 
 def complete(*args, **kwargs) -> list[Completion]:
@@ -73,6 +78,7 @@ def completions(
     watch: Callable[[int], None] | None = None,
     mesh: Mesh | None = None,
     adapters: Sequence[str] = (),
+    merit: Merit | None = None,
 ) -> Iterator[Completion]:
     """Continues every prompt. Completions come in the order of the prompts, several of one prompt
     one after the other, each as soon as it and those before it are done.
@@ -86,14 +92,21 @@ def completions(
       watch: gets the number of tokens written so far, every few tokens.
       mesh: the devices on which the parameters are placed.
       adapters: names of those that the parameters hold side by side; `use` of the settings chooses.
+      merit: gives each of the `best_of` answers to a prompt a score, by which they are chosen
+        instead of by their likeness; NaN is worst.
 
     Raises:
-      ConfigError: what `request.requests` refuses, or the model gives NaN.
+      ConfigError: what `request.requests` refuses, the model gives NaN, or there is a `merit` and
+        nothing to choose from.
     """
     if not prompts:
         return
     asked = requests(config, tokenizer, prompts, settings, prefix and prefix.ids, task)
     _check_helpers(config, draft, prefix, asked)
+    require(
+        merit is None or all(one.settings.best_of for one in asked),
+        "best_of is 0, so there is nothing to choose from; draw several answers (--best-of 8).",
+    )
     call = Call(config, params, tokenizer, prefix, draft, mesh)
     call, asked = call.chosen(asked, adapters)
     if asked[0].settings.beams > 1:
@@ -106,7 +119,8 @@ def completions(
     for turn in follow(_writer(call, asked, batch), jobs, watch=watch):
         done |= {number: answer for number, answer in turn.items() if answer.reason}
         while request and all(n in done for n in range(first, first + request.rows)):
-            yield from _best(call, request, [done.pop(first + n) for n in range(request.rows)])
+            found = [done.pop(first + n) for n in range(request.rows)]
+            yield from _best(call, request, found, merit)
             first, request = first + request.rows, next(wanted, None)
 
 
@@ -237,12 +251,20 @@ def _prompts(asked: Sequence[Request], batch: int) -> int:
     return most if len(asked) > most else 1 << (len(asked) - 1).bit_length()
 
 
-def _best(call: Call, request: Request, found: list[Answer]) -> list[Completion]:
-    """The completions of one request; with `best_of` those that are most like all others."""
+def _best(
+    call: Call, request: Request, found: list[Answer], merit: Merit | None
+) -> list[Completion]:
+    """The completions of one request; with `best_of` those of the highest merit, or those that are
+    most like all others."""
     done = [_completion(call, request, answer) for answer in found]
     if not request.settings.best_of:
         return done
-    order = minimum_risk([one.text for one in done])
+    if merit is None:
+        order = minimum_risk([one.text for one in done])
+    else:
+        scores = np.asarray(merit(done), np.float64)
+        done = [one._replace(score=float(s)) for one, s in zip(done, scores, strict=True)]
+        order = np.argsort(-scores, kind="stable").tolist()  # NaN comes last
     return [done[i] for i in order[: request.settings.num_samples]]
 
 

@@ -1,7 +1,7 @@
 """Rewards: judges of answers that a model wrote. `reward.py` defines the interface; other files
 hold the kinds."""
 
-from gptjax.rewards.best import best_of, expected_best
+from gptjax.rewards.best import expected_best, merit_of
 from gptjax.rewards.function import Function
 from gptjax.rewards.languages import JsonSchema, Regex
 from gptjax.rewards.model import RewardModel
@@ -42,7 +42,7 @@ __all__ = [
     "RewardKind",
     "RewardModel",
     "Solved",
-    "best_of",
     "expected_best",
     "judge",
+    "merit_of",
 ]

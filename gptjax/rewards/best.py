@@ -1,27 +1,52 @@
-"""Best of n: the answer that rewards like most, and what n answers are expected to be worth."""
+"""Best of n: answers chosen by rewards, and what n answers are expected to be worth."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gptjax.core.arrays import Float, Numbers
 from gptjax.core.config import require
-from gptjax.rewards.reward import Answered, RewardConfig, judge
+from gptjax.generate import Completion
+from gptjax.rewards.reward import Answered, Judge, RewardConfig, judge
 
 
-def best_of(rewards: Sequence[RewardConfig], answers: Sequence[Answered]) -> int:
-    """Returns the place of the answer with the highest reward: the first of several, and the first
-    of all where none can be judged.
+class RewardMerit(NamedTuple):
+    """What rewards give the answers to a prompt: the `merit` of `generate.completions`. NaN where
+    an answer cannot be judged."""
+
+    rewards: tuple[tuple[RewardConfig, Judge], ...]
+    record: Mapping[str, Any]
+    """What else rewards read, such as the right `answer`."""
+
+    def __call__(self, answers: Sequence[Completion]) -> list[float]:
+        """Judges the answers to one prompt."""
+        judged = [
+            Answered(
+                one.prompt,
+                one.text,
+                {"prompt": one.prompt, **self.record},
+                one.end is not None,
+                len(one.ids) + (one.end is not None),
+            )
+            for one in answers
+        ]
+        return judge(self.rewards, judged).total.tolist()
+
+
+def merit_of(
+    rewards: Sequence[RewardConfig], record: Mapping[str, Any] | None = None
+) -> RewardMerit:
+    """Builds rewards, to choose the best of several answers by.
 
     Raises:
-      ConfigError: there is no reward, or one cannot be built or fails.
+      ConfigError: there is no reward, or one cannot be built.
     """
     require(bool(rewards), "best of n needs a reward; name at least one, such as Exact().")
-    total = judge([(reward, reward.build()) for reward in rewards], answers).total
-    return int(np.argmax(np.nan_to_num(total, nan=-np.inf)))
+    return RewardMerit(tuple((one, one.build()) for one in rewards), record or {})
 
 
 def expected_best(rewards: Float[Numbers, "P G"], n: int) -> float:

@@ -91,7 +91,9 @@ ALIGNMENT = (
     Proof(
         "start", "where policy and reference are one, the loss is known by hand", alignment.start
     ),
-    Proof("slope", "DPO begins by raising chosen answers as it lowers rejected ones", alignment.slope),
+    Proof(
+        "slope", "DPO begins by raising chosen answers as it lowers rejected ones", alignment.slope
+    ),
     Proof("split", "the loss of parts of a batch is that of the batch", alignment.split),
     Proof("cached", "a reference that is kept is the reference", alignment.cached),
     Proof(
