@@ -134,7 +134,8 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clone")
     for name in ("train.py", "sample.py"):
         shutil.copy(ROOT / name, folder)
-    shutil.copytree(ROOT / "configs", folder / "configs")
+    for name in ("configs", "examples"):
+        shutil.copytree(ROOT / name, folder / name)
     prose = "".join(f"def f{i}(x): return x + {i * i}\n" for i in range(300))
     for name in ("tiny.txt", "mytext.txt", "input.txt"):
         (folder / name).write_text(prose, encoding="utf-8")

@@ -24,6 +24,7 @@ import numpy as np
 
 from gptjax.api import Model, load
 from gptjax.cli.adapters import holding
+from gptjax.cli.prompts import LibraryOptions, LibraryPrompt, library_prompt, written_prompts
 from gptjax.cli.terminal import NoOptions, Speed, changed, remembered_lines, streams
 from gptjax.core import config
 from gptjax.core.config import ConfigError, require
@@ -36,7 +37,7 @@ __all__ = ["GenerateConfig", "SampleOptions", "run_sample"]
 
 
 @dataclass(frozen=True)
-class SampleOptions:
+class SampleOptions(LibraryOptions):
     """Flags of `sample`, besides those of `GenerateConfig`."""
 
     prompt: tuple[str, ...] = ()
@@ -44,7 +45,8 @@ class SampleOptions:
     new document."""
     prompt_file: str | None = None
     """Read prompts from a file, one per line, or from a .jsonl file of objects with `prompt` and
-    any settings; `-` is standard input."""
+    any settings; `-` is standard input. With --prompts, the values of a template, an object a
+    line."""
     prefix: str = ""
     """Text with which all prompts begin; it is read once."""
     out: str | None = None
@@ -83,12 +85,17 @@ class SampleOptions:
             not (self.out and self.interactive),
             "out and interactive can't be joined; omit one of them (--out, --interactive).",
         )
+        require(
+            not (self.prompts and (self.prompt or self.prefix or self.interactive)),
+            "prompts takes the place of prompt, prefix and interactive; omit them (--prompts).",
+        )
 
 
 class _Prompt(NamedTuple):
     """A prompt and its settings."""
 
-    text: str
+    text: str | list[int]
+    """Ids where a chat template has written it."""
     settings: GenerateConfig
 
 
@@ -100,10 +107,13 @@ def run_sample(path: Path | None, options: SampleOptions, settings: GenerateConf
         was printed.
     """
     require(path is not None, "sample needs a run directory, for example runs/quickstart.")
-    prompts = [] if options.interactive else _prompts(options, settings)
+    named = library_prompt(options, options.prompt_file)
+    prompts = [] if options.interactive or named else _prompts(options, settings)
     opened = load(path, options.step, options.mesh, live=options.live)
     model = holding(opened, options.adapter)
     model = model.prepared(options.weights)
+    if named:
+        prompts = _named(named, model, settings)
     if model.config.classes:
         _print_labels(model, prompts, options)
         return
@@ -144,12 +154,17 @@ def run_sample(path: Path | None, options: SampleOptions, settings: GenerateConf
 
 
 def _show(
-    model: Model, prompt: str, settings: GenerateConfig, more: dict[str, Any], shown: bool
+    model: Model,
+    prompt: str | list[int],
+    settings: GenerateConfig,
+    more: dict[str, Any],
+    shown: bool,
 ) -> None:
-    """Prints one text as it is written. The prompt is printed once it is known to be usable."""
+    """Prints one text as it is written. A prompt that it continues is printed once it is known to
+    be usable."""
     speed = Speed(shown)
     pieces = model.stream(prompt, settings, **more, watch=speed)
-    if not model.task.answers:
+    if isinstance(prompt, str) and not model.task.answers:
         print(prompt, end="", flush=True)
     try:
         for piece in pieces:
@@ -166,7 +181,7 @@ def _print_labels(model: Model, prompts: list[_Prompt], options: SampleOptions) 
         "a model that classifies prints labels; omit --out and --interactive (--json prints the"
         " probabilities of all labels).",
     )
-    for one in model.classify([prompt.text for prompt in prompts], options.batch):
+    for one in model.classify(_texts(prompts), options.batch):
         line = json.dumps(one._asdict(), ensure_ascii=False)
         print(line if options.json else f"{one.label}\t{one.text}", flush=True)
 
@@ -178,21 +193,21 @@ def _print_filled(model: Model, prompts: list[_Prompt], options: SampleOptions) 
         " prints the candidates of each mask, --top-logprobs N as many).",
     )
     top = (prompts[0].settings.top_logprobs if prompts else 0) or 5
-    for one in model.fill([prompt.text for prompt in prompts], top, options.batch):
+    for one in model.fill(_texts(prompts), top, options.batch):
         print(json.dumps(one._asdict(), ensure_ascii=False) if options.json else one.text)
 
 
 def _print(
     model: Model, prompts: list[_Prompt], as_json: bool, more: dict[str, Any], shown: bool
 ) -> None:
-    speed = Speed(shown)
+    speed, answers = Speed(shown), model.task.answers or not _texts(prompts)
     for done in model.each(
         [one.text for one in prompts],
         [one.settings for one in prompts],
         **more,
         watch=speed if shown else None,
     ):
-        text = done.text if model.task.answers else f"{done.prompt}{done.text}\n{'─' * 40}"
+        text = done.text if answers else f"{done.prompt}{done.text}\n{'─' * 40}"
         print(json.dumps(_record(done), ensure_ascii=False) if as_json else text, flush=True)
     speed.end()
 
@@ -211,7 +226,11 @@ def _write(
     """Appends a line for each answer; lines that are there already are checked and kept."""
     each = prompts[0].settings.num_samples
     marks = _marks(model, prompts, more)
-    pairs = [(one.text, mark) for one, mark in zip(prompts, marks, strict=True)]
+    texts = (
+        one.text if isinstance(one.text, str) else model.tokenizer.decode(one.text)
+        for one in prompts
+    )
+    pairs = list(zip(texts, marks, strict=True))
     known = _known(out, [pair for pair in pairs for _ in range(each)]) // each
     rest, speed = prompts[known:], Speed(shown)
     with out.open("rb+" if out.exists() else "wb") as file:
@@ -305,6 +324,22 @@ def _converse(model: Model, settings: GenerateConfig, more: dict[str, Any], show
 
 
 # --- prompts ---
+
+
+def _texts(prompts: list[_Prompt]) -> list[str]:
+    """The prompts that are texts: all of them, or none."""
+    return [one.text for one in prompts if isinstance(one.text, str)]
+
+
+def _named(asked: LibraryPrompt, model: Model, settings: GenerateConfig) -> list[_Prompt]:
+    """Prompts of a library. An answer in a chat also ends where the chat template ends it."""
+    written = written_prompts(asked, model.tokenizer, model.task)
+    settings = dataclasses.replace(
+        settings,
+        stop=(*settings.stop, *written.ends.texts),
+        stop_ids=(*settings.stop_ids, *written.ends.ids),
+    )
+    return [_Prompt(prompt, settings) for prompt in written.prompts]
 
 
 def _prompts(options: SampleOptions, settings: GenerateConfig) -> list[_Prompt]:

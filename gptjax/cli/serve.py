@@ -15,6 +15,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 from gptjax.api import Model, load
 from gptjax.cli.adapters import holding
 from gptjax.core.config import require
+from gptjax.data.prompt_library import PromptTemplate, read_library
 from gptjax.sharding.mesh import MeshConfig
 from gptjax.weights import Stored
 
@@ -58,6 +60,8 @@ class ServeOptions:
     adapter: tuple[str, ...] = ()
     """NAME=DIR of an adapter to load beside the model, which clients ask for by its name; may
     be repeated."""
+    prompts: str | None = None
+    """Library of prompts, a TOML file of templates, which clients may ask for by name."""
     template: str | None = None
     """Chat template: a name such as chatml, or a .jinja file; `None` means the model's own."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -96,6 +100,7 @@ def run_serve(path: Path, options: ServeOptions) -> int:
         max_waiting_tokens=options.max_waiting_tokens,
     )
     require_origins(options.allow_origin)
+    prompts = {} if options.prompts is None else read_library(options.prompts)
     keys = [] if options.key_file is None else read_keys(Path(options.key_file))
     hosts = [options.host, *options.allow_host]
     guard = Guard(keys=keys, hosts=hosts, origins=options.allow_origin)
@@ -104,7 +109,7 @@ def run_serve(path: Path, options: ServeOptions) -> int:
         engine = model.engine(**asdict(settings))
         try:
             name = options.name or path.name.removesuffix(".gguf")
-            return _run(engine, name, guard, opened, options)
+            return _run(engine, name, guard, opened, options, prompts)
         finally:
             engine.close()
 
@@ -126,7 +131,14 @@ def _opened_model(path: Path, options: ServeOptions) -> Model:
     return holding(opened, options.adapter).prepared(options.weights)
 
 
-def _run(engine: Any, name: str, guard: Any, opened: socket.socket, options: ServeOptions) -> int:
+def _run(
+    engine: Any,
+    name: str,
+    guard: Any,
+    opened: socket.socket,
+    options: ServeOptions,
+    prompts: Mapping[str, PromptTemplate],
+) -> int:
     """Serves until a signal ends it or the engine fails."""
     from gptjax.serve.access import line_writer
     from gptjax.serve.constraints import Compiler
@@ -146,6 +158,7 @@ def _run(engine: Any, name: str, guard: Any, opened: socket.socket, options: Ser
         adapters=model.adapters,
         template=options.template,
         created=int(time.time()),
+        prompts=prompts,
     )
     compiler = Compiler(model.tokenizer)
     service = Service(engine, served, compiler, Metrics(engine, name))

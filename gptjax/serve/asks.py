@@ -24,6 +24,7 @@ from gptjax.serve.bodies import ChatBody, CompletionBody, EmbeddingBody, Sampled
 from gptjax.serve.fields import read_fields
 from gptjax.serve.protocol import BadRequest, Call, CallForm, Form, Served, Stamp, require_model
 from gptjax.serve.stream import Ask
+from gptjax.serve.templates import PromptReference, referred_text
 
 COMPLETION_TOKENS = 16
 """Tokens of a completion without `max_tokens`, as OpenAI has it. A chat may fill the context."""
@@ -109,10 +110,13 @@ def read_completion(
     if drawn > asked.n and asked.stream:
         raise BadRequest("best_of can't be streamed; omit one of them.", "best_of", "unsupported")
     limit = COMPLETION_TOKENS if asked.max_tokens is None else asked.max_tokens
+    given: Any = asked.prompt
+    if isinstance(given, PromptReference):
+        given = referred_text(given, served)
     return _call(
         "completion",
         asked,
-        _prompts(asked.prompt, served, "prompt"),
+        _prompts(given, served, "prompt"),
         _Way(limit, _constraint(asked)),
         Form(
             n=drawn,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from gptjax.serve.fields import limits
+from gptjax.serve.templates import PromptReference
 
 Id = Annotated[int, limits(minimum=0, maximum=2**31 - 1)]
 Ids = Annotated[tuple[Id, ...], limits(maxItems=1 << 20)]
@@ -298,7 +299,7 @@ class ChatBody(Sampled):
 class CompletionBody(Sampled):
     """The body of /v1/completions."""
 
-    prompt: Prompts
+    prompt: Prompts | PromptReference
     logprobs: Annotated[int, limits(minimum=0, maximum=5)] | None = None
     echo: bool = False
     best_of: Annotated[int, limits(minimum=1, maximum=64)] | None = None

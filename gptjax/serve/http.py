@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 import gptjax
-from gptjax.serve import asks, openapi, page, responses, tokenizing
+from gptjax.serve import asks, openapi, page, responses, templates, tokenizing
 from gptjax.serve.access import Record, record_of, recorded
 from gptjax.serve.answering import (
     Gone,
@@ -174,6 +174,10 @@ async def _model(exchange: Exchange) -> None:
     await send_json(exchange.send, model_card(exchange.service.served, name))
 
 
+async def _stored_prompts(exchange: Exchange) -> None:
+    await send_json(exchange.send, templates.prompt_list(exchange.service.served))
+
+
 async def _tokenizer_info(exchange: Exchange) -> None:
     await send_json(exchange.send, tokenizing.tokenizer_info(exchange.service.served))
 
@@ -216,6 +220,7 @@ ROUTES: dict[str, tuple[str, Callable[[Exchange], Awaitable[None]]]] = {
     "/v1/responses": ("POST", functools.partial(_answer, responses.read_response)),
     "/v1/models": ("GET", _models),
     "/v1/models/{name:path}": ("GET", _model),
+    "/v1/prompts": ("GET", _stored_prompts),
     "/tokenize": ("POST", functools.partial(_convert, tokenizing.tokenize)),
     "/detokenize": ("POST", functools.partial(_convert, tokenizing.detokenize)),
     "/tokenizer_info": ("GET", _tokenizer_info),

@@ -28,6 +28,7 @@ POSTS: Mapping[str, tuple[type, str, bool]] = {
 GETS: Mapping[str, str] = {
     "/v1/models": "Lists the model and its adapters.",
     "/v1/models/{model}": "Describes one of them.",
+    "/v1/prompts": "Lists the prompts that a request may name.",
     "/tokenizer_info": "Describes the tokenizer.",
 }
 
@@ -74,7 +75,8 @@ def _post(body: type, does: str, streams: bool) -> dict[str, Any]:
 
 
 def _get(path: str, does: str) -> dict[str, Any]:
-    schema = _named("ModelList") if path == "/v1/models" else {"type": "object"}
+    lists = path in ("/v1/models", "/v1/prompts")
+    schema = _named("ModelList") if lists else {"type": "object"}
     content = {"application/json": {"schema": schema}}
     got: dict[str, Any] = {
         "summary": does,

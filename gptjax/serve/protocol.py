@@ -15,9 +15,10 @@ What a route does, whatever the endpoint (`read_chat`, `read_completion`, `read_
 `call.ignored` are fields without effect here, for the header `x-ignored-fields`. Whatever was
 raised, `problem(error)` is its status, headers and body. Routes without asks are functions from
 body to JSON: `tokenizing.tokenize`, `detokenize`, `tokenizer_info`; `model_list`, `model_card`
-here; `openapi.document` describes all of them.
+here, `templates.prompt_list`; `openapi.document` describes all of them.
 
-Read in this order: `fields`, how bodies are read; `bodies`, what they may say; `asks` and `tools`;
+Read in this order: `fields`, how bodies are read; `bodies`, what they may say, and `templates`,
+prompts that they may name; `asks` and `tools`;
 `tokens`, how tokens are shown; `answers` and `chunks`; `responses` and `response_events`.
 """
 
@@ -29,6 +30,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from gptjax.core.config import ConfigError, nearest
+from gptjax.data.prompt_library import PromptTemplate
 from gptjax.data.tasks import LanguageModel, Task
 from gptjax.data.tokenizers import chat
 from gptjax.data.tokenizers.chat import ChatTemplate, Ends
@@ -77,6 +79,8 @@ class Served(NamedTuple):
     ends: Ends
     created: int
     """When the model was made or loaded, in seconds since 1970."""
+    prompts: Mapping[str, PromptTemplate] = {}
+    """Library of prompts that clients may name."""
 
 
 class Stamp(NamedTuple):
@@ -173,12 +177,14 @@ def served_model(
     adapters: tuple[str, ...] = (),
     template: str | None = None,
     created: int = 0,
+    prompts: Mapping[str, PromptTemplate] | None = None,
 ) -> Served:
     """Returns what the protocol has to know of a model.
 
     Args:
       template: how conversations are written, as in `chat.choose_template`; `None` is the model's
         own.
+      prompts: library of prompts that clients may name.
 
     Raises:
       ConfigError: there is no such template, or it needs control tokens that the tokenizer lacks.
@@ -196,6 +202,7 @@ def served_model(
         template=form,
         ends=chat.ends(form, tokenizer),
         created=created,
+        prompts=prompts or {},
     )
 
 

@@ -16,6 +16,7 @@ from gptjax.serve.asks import read_chat
 from gptjax.serve.bodies import ContentPart, Count, Name, Penalty, Share
 from gptjax.serve.fields import limits, read_fields
 from gptjax.serve.protocol import BadRequest, Call, Served, Stamp
+from gptjax.serve.templates import PromptReference, referred_messages
 
 Content = str | Annotated[tuple[ContentPart, ...], limits(maxItems=256)]
 _STORED = "this server keeps nothing; send the whole conversation as input."
@@ -81,7 +82,9 @@ class TextOptions:
 class ResponseBody:
     """The body of /v1/responses."""
 
-    input: str | Annotated[tuple[InputItem, ...], limits(minItems=1, maxItems=2048)]
+    input: str | Annotated[tuple[InputItem, ...], limits(minItems=1, maxItems=2048)] | None = None
+    prompt: PromptReference | None = None
+    """A prompt of the server's library, which comes before the input."""
     model: Annotated[str, limits(maxLength=256)] | None = None
     instructions: str | None = None
     max_output_tokens: Annotated[int, limits(minimum=1, maximum=2**31 - 1)] | None = None
@@ -108,7 +111,6 @@ class ResponseBody:
     REFUSED: ClassVar[Mapping[str, str]] = {
         "previous_response_id": _STORED,
         "conversation": _STORED,
-        "prompt": _STORED,
         "background": _STORED,
         "max_tool_calls": "the server calls no tools itself; omit it.",
     }
@@ -123,7 +125,7 @@ def read_response(
     same = ("model", "temperature", "top_p", "presence_penalty", "frequency_penalty", "top_k")
     chat: dict[str, Any] = {name: getattr(asked, name) for name in (*same, "seed", "stream")}
     chat |= {
-        "messages": _messages(asked),
+        "messages": _messages(asked, served),
         "max_completion_tokens": asked.max_output_tokens,
         "logprobs": scored,
         "top_logprobs": asked.top_logprobs,
@@ -154,14 +156,12 @@ _NAMES = {
 """What fields of a chat are called here."""
 
 
-def _messages(asked: ResponseBody) -> list[dict[str, Any]]:
+def _messages(asked: ResponseBody, served: Served) -> list[dict[str, Any]]:
     """The conversation as a chat has it."""
-    messages: list[dict[str, Any]] = []
-    if asked.instructions is not None:
-        messages.append({"role": "system", "content": asked.instructions})
+    messages = _opening(asked, served)
     if isinstance(asked.input, str):
         return [*messages, {"role": "user", "content": asked.input}]
-    for i, item in enumerate(asked.input):
+    for i, item in enumerate(asked.input or ()):
         if item.type == "message":
             role, content = _needed(item, i, "role"), _needed(item, i, "content")
             messages.append({"role": role, "content": _plain(content)})
@@ -176,6 +176,23 @@ def _messages(asked: ResponseBody) -> list[dict[str, Any]]:
             output = _plain(_needed(item, i, "output"))
             messages.append({"role": "tool", "content": output, **told})
     return messages
+
+
+def _opening(asked: ResponseBody, served: Served) -> list[dict[str, Any]]:
+    """What comes before the input: instructions, and a prompt of the library."""
+    told = asked.instructions
+    messages = [] if told is None else [{"role": "system", "content": told}]
+    if asked.prompt is None:
+        if asked.input is None:
+            raise BadRequest("input is missing; it is needed.", "input", "missing")
+        return messages
+    talk = referred_messages(asked.prompt, served)
+    if messages and talk[0]["role"] == "system":
+        raise BadRequest(
+            f"the prompt {asked.prompt.id} has a system message of its own; omit instructions.",
+            "instructions",
+        )
+    return messages + talk
 
 
 def _needed(item: InputItem, number: int, name: str) -> Any:
@@ -215,6 +232,7 @@ def _repeated(asked: ResponseBody) -> dict[str, Any]:
     return {
         "previous_response_id": None,
         "instructions": asked.instructions,
+        "prompt": asked.prompt and dataclasses.asdict(asked.prompt),
         "tools": [{**dataclasses.asdict(tool), "strict": True} for tool in asked.tools],
         "tool_choice": dataclasses.asdict(choice) if named else choice,
         "truncation": "disabled",
