@@ -174,6 +174,10 @@ MODELS: dict[str, tuple[str, ModelConfig]] = {
         ),
     ),
     "bert": ("bert", bert("base", **SMALL, **QUIET)),
+    "bert without an output": (
+        "bert",
+        dataclasses.replace(bert("base", **SMALL, **QUIET), head_transform=False, logit_bias=False),
+    ),
     "t5": (
         "t5",
         dataclasses.replace(

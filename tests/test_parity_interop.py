@@ -202,6 +202,17 @@ MODELS |= {
 """One of each family, some in two forms."""
 
 
+def test_hidden_states_of_a_bert_without_an_output_agree(tmp_path: Path) -> None:
+    theirs = shaken(transformers.BertModel(build_bert().config, add_pooling_layer=False))
+    theirs.save_pretrained(tmp_path)
+    found, tokens = formats.load_model(tmp_path), some_ids(2, 33)
+    config = replace(found.config, attention="reference")
+    hidden = model.forward(config, found.params, tokens).hidden
+    with torch.no_grad():
+        wanted = theirs(torch.tensor(tokens)).last_hidden_state
+    np.testing.assert_allclose(hidden, wanted.numpy(), atol=1e-5)
+
+
 def some_ids(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 97, shape).astype(np.int32)
 

@@ -91,8 +91,10 @@ def gpt_neox_json(c: ModelConfig) -> dict[str, Any]:
 
 
 def bert_config(keys: Keys) -> ModelConfig:
-    """Translates BERT's. The first of its two sentence embeddings is part of our positions."""
+    """Translates BERT's. The first of its two sentence embeddings is part of our positions. A
+    `BertModel` (sentence embeddings such as MiniLM) ends with its hidden states."""
     keys.number("type_vocab_size", 2)
+    fills = "BertModel" not in (keys.take("architectures", None) or ())
     for key, value in (
         ("is_decoder", False),
         ("add_cross_attention", False),
@@ -112,8 +114,8 @@ def bert_config(keys: Keys) -> ModelConfig:
         norm_placement="post",
         causal=False,
         embedding_norm=True,
-        head_transform=True,
-        logit_bias=True,
+        head_transform=fills,
+        logit_bias=fills,
     )
 
 
@@ -129,6 +131,7 @@ def bert_json(c: ModelConfig) -> dict[str, Any]:
         "hidden_act": OURS.get(c.activation),
         "layer_norm_eps": c.norm_epsilon,
         "type_vocab_size": 2,
+        "architectures": ["BertForMaskedLM" if c.head_transform else "BertModel"],
     }
 
 

@@ -28,7 +28,7 @@ from gptjax.model.cost import flops_per_token
 from gptjax.model.decoding import prepare_weights
 from gptjax.model.moe.router import rebalance
 from gptjax.model.output import class_logits, logits_of, to_output, unembed
-from gptjax.model.parameters import axes, init, roles, shapes
+from gptjax.model.parameters import axes, init, roles, shapes, with_output
 from gptjax.model.presets import (
     bert,
     deepseek,
@@ -111,5 +111,6 @@ __all__ = [
     "to_output",
     "unembed",
     "vaswani",
+    "with_output",
     "within_reach",
 ]

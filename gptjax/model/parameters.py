@@ -50,6 +50,13 @@ def shapes(config: ModelConfig) -> Params:
     return jax.eval_shape(functools.partial(init, config), jax.random.key(0))
 
 
+def with_output(params: Params, config: ModelConfig, classes: Params) -> Params:
+    """Returns the parameters of a model that predicts tokens with an output over the classes of
+    `config` instead."""
+    kept = {name: tree for name, tree in params.items() if name in shapes(config)}
+    return {**kept, "classes": classes}
+
+
 def axes(config: ModelConfig) -> Axes:
     """Returns the logical axis names of every parameter's dimensions; stacked layers begin with
     `layers`."""

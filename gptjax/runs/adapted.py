@@ -19,6 +19,7 @@ from gptjax.formats import OpenedModel
 from gptjax.formats.peft import PeftAdapter, is_peft, read_peft
 from gptjax.formats.peft_config import Settings
 from gptjax.formats.peft_virtual import is_virtual, read_peft_virtual
+from gptjax.model import ModelConfig
 from gptjax.runs.checkpoints import Run
 from gptjax.weights import (
     VIRTUAL,
@@ -71,6 +72,15 @@ def plain_base(opened: OpenedModel, adapter: AdapterKind) -> OpenedModel:
         c = dataclasses.replace(c, tied=False)
         params = {**params, "head": {"kernel": transposed(params["embedding"]["embedding"])}}
     return opened._replace(config=c, params=params)
+
+
+def with_classes_of(own: ModelConfig, base: OpenedModel) -> OpenedModel:
+    """The base of an adapter run that classifies: with an output over its classes, of zeros, whose
+    values the run has. Any other base is returned as it is."""
+    if not own.classes or "classes" in base.params:
+        return base
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), model.shapes(own)["classes"])
+    return base._replace(config=own, params=model.with_output(base.params, own, zeros))
 
 
 def missing_base(run: Path, path: str, error: ConfigError) -> ConfigError:

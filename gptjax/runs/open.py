@@ -164,7 +164,7 @@ def _open_adapted(
     run: Path, found: RunConfig, step: int | None, shardings: Any, tree: str
 ) -> OpenedModel:
     """An adapter run: its base, with the adapter beside the weights."""
-    base = open_base(run, found)
+    base = adapted.with_classes_of(found.model, open_base(run, found))
     if shardings is not None:
         base = base._replace(params=jax.device_put(base.params, shardings(base.config)))
     params = (

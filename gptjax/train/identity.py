@@ -34,8 +34,8 @@ from gptjax.weights import AdapterKind, PromptTuning
 
 
 def resolve(experiment: Experiment, data: Prepared) -> Experiment:
-    """Fills in what only the data knows: the vocabulary size, the labels of classes, and the tokens
-    of the text with which virtual tokens begin.
+    """Fills in what only the data knows: the vocabulary size, the labels of classes, the tokens of
+    the text with which virtual tokens begin, and that an adapter trains the output over classes.
 
     Raises:
       ConfigError: the model's vocabulary is smaller than the tokenizer's.
@@ -50,7 +50,7 @@ def resolve(experiment: Experiment, data: Prepared) -> Experiment:
     )
     return dataclasses.replace(
         experiment,
-        adapter=_with_ids(experiment.adapter, data.tokenizer),
+        adapter=_with_classes(_with_ids(experiment.adapter, data.tokenizer), task.classes),
         model=dataclasses.replace(experiment.model, vocab_size=vocab_size, classes=task.classes),
         data=dataclasses.replace(experiment.data, task=task),
     )
@@ -65,6 +65,13 @@ def _with_ids(adapter: AdapterKind | None, tokenizer: Tokenizer) -> AdapterKind 
         f"adapter.text is {adapter.text!r}, which has no token; use another (--adapter.text).",
     )
     return dataclasses.replace(adapter, ids=ids)
+
+
+def _with_classes(adapter: AdapterKind | None, classes: int | None) -> AdapterKind | None:
+    if not classes or adapter is None or isinstance(adapter, PromptTuning):
+        return adapter
+    saved = dict.fromkeys((*adapter.modules_to_save, "classes"))
+    return dataclasses.replace(adapter, modules_to_save=tuple(saved))
 
 
 def require_same_run(experiment: Experiment, data: Prepared, start: Start) -> None:

@@ -16,10 +16,10 @@ from gptjax.core.arrays import Params
 from gptjax.core.config import require
 from gptjax.data.prepare import Kept
 from gptjax.data.tokenizers.tokenizer import Given, Tokenizer
-from gptjax.model import ModelConfig, init, shapes
+from gptjax.model import ModelConfig, init, with_output
 from gptjax.model.config import DROPOUTS
 from gptjax.train.experiment import Experiment, is_place
-from gptjax.weights import merge
+from gptjax.weights import PromptTuning, merge
 
 
 class Start(NamedTuple):
@@ -105,19 +105,19 @@ def with_classes(experiment: Experiment, start: Start) -> Start:
     score), where the model that it begins from has none.
 
     Raises:
-      ConfigError: an adapter would leave that output random.
+      ConfigError: virtual tokens would leave that output random.
     """
     own, params = experiment.model, start.params
     if params is None or not own.classes or "classes" in params:
         return start
     require(
-        experiment.adapter is None,
-        f"{experiment.start} predicts tokens, and this task needs an output of its own, which an"
-        " adapter would leave random; train all weights (omit --adapter).",
+        not isinstance(experiment.adapter, PromptTuning),
+        f"{experiment.start} predicts tokens, and this task needs an output of its own, which"
+        " virtual tokens would leave random; use --adapter lora, or train all weights (omit"
+        " --adapter).",
     )
     fresh = jax.jit(lambda key: init(own, key)["classes"])(jax.random.key(experiment.seed))
-    kept = {name: tree for name, tree in params.items() if name in shapes(own)}
-    return start._replace(params={**kept, "classes": fresh})
+    return start._replace(params=with_output(params, own, fresh))
 
 
 TRAINING = (
@@ -142,6 +142,8 @@ def adopted(experiment: Experiment, start: Start) -> tuple[Experiment, list[str]
     asked, own = experiment.model, start.config
     default = Experiment.__dataclass_fields__["model"].default_factory()
     kept = [name for name in TRAINING if name != "context" or own.positions != "learned"]
+    if experiment.data.task.classes is not None and not own.classes:
+        kept.append("pool")  # of an output that is not there yet
     model = dataclasses.replace(own, **{name: getattr(asked, name) for name in kept})
     changed = [
         f"model.{name} is {getattr(model, name)!r}, as in {experiment.start}, not {wanted!r}"

@@ -42,7 +42,8 @@ class LoRA:
     rank_patterns: tuple[str, ...] = ()
     """PATTERN=RANK of weights with another rank; the last that matches counts."""
     modules_to_save: tuple[str, ...] = ()
-    """Patterns of weights that train whole, such as `norm`, and are saved with the adapter."""
+    """Patterns of weights that train whole, such as `norm`, and are saved with the adapter; an
+    output over classes always does."""
     untie: bool = False
     """Give a model whose output is its embedding an output of its own, so that one of the two can
     be adapted or trained."""
