@@ -30,6 +30,7 @@ from gptjax.data.prompt_library import (
     read_library,
 )
 from gptjax.data.tokenizers import chat
+from gptjax.generate import GenerateConfig
 from gptjax.serve import asks, responses
 from gptjax.serve.constraints import Compiler
 from gptjax.serve.http import Service, application
@@ -41,6 +42,7 @@ from gptjax.serve.templates import prompt_list
 ROOT = Path(__file__).parents[1]
 LIBRARY = read_library(ROOT / "examples/prompts.toml")
 CHATML = made("chatml")
+SETTINGS = GenerateConfig()
 STAMP = Stamp("00ff", 1_800_000_000, 77)
 NASTY = (
     "{text}",
@@ -76,7 +78,9 @@ def test_no_value_becomes_a_control_token(value, form):
 
     def found(text: str) -> tuple[list[int], str]:
         asked = library_prompt(dataclasses.replace(options, values=(f"text={text}",)))
-        prompt = written_prompts(asked, CHATML, LanguageModel()).prompts[0]
+        (prompt,), settings = written_prompts(asked, CHATML, LanguageModel(), SETTINGS)
+        ends = chat.ends(chat.choose_template(None, CHATML), CHATML)
+        assert settings.stop_ids == (ends.ids if form == "chat" else ())
         ids = CHATML.encode(prompt).tolist() if isinstance(prompt, str) else prompt
         return [i for i in ids if i in controls], CHATML.decode(ids)
 
@@ -180,9 +184,8 @@ def test_a_file_of_records_is_a_prompt_each(tmp_path):
     file.write_text('{"text": "a", "label": 1}\n{"text": "b"}\n')
     library = str(ROOT / "examples/prompts.toml")
     options = LibraryOptions(library, "summary", ("length=two words",), form="text")
-    prompts = written_prompts(
-        library_prompt(options, str(file)), TOKENIZER, SequenceToSequence()
-    ).prompts
+    asked = library_prompt(options, str(file))
+    prompts, _ = written_prompts(asked, TOKENIZER, SequenceToSequence(), SETTINGS)
     told = {"length": "two words"}
     assert prompts == [prompt_text(LIBRARY["summary"], {"text": t, **told}) for t in "ab"]
     file.write_text('{"text": "a"}\n{"txt": "b"}\n')

@@ -3,6 +3,7 @@ model."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from gptjax.data.tokenizers import chat
 if TYPE_CHECKING:
     from gptjax.data.tasks import Task
     from gptjax.data.tokenizers.tokenizer import Tokenizer
+    from gptjax.generate import GenerateConfig
 
 Form = Literal["auto", "chat", "text"]
 
@@ -50,13 +52,6 @@ class LibraryPrompt(NamedTuple):
     template: PromptTemplate
     records: tuple[Values, ...]
     form: Form
-
-
-class WrittenPrompts(NamedTuple):
-    """Prompts as a model takes them, and what ends their answers besides."""
-
-    prompts: list[str | list[int]]
-    ends: chat.Ends
 
 
 def library_prompt(options: LibraryOptions, file: str | None = None) -> LibraryPrompt | None:
@@ -115,23 +110,26 @@ def _read_records(file: Path) -> list[Mapping[str, Any]]:
     return records
 
 
-def written_prompts(asked: LibraryPrompt, tokenizer: Tokenizer, task: Task) -> WrittenPrompts:
-    """Returns the prompts as the model takes them.
+def written_prompts(
+    asked: LibraryPrompt, tokenizer: Tokenizer, task: Task, settings: GenerateConfig
+) -> tuple[list[str | list[int]], GenerateConfig]:
+    """Returns the prompts as the model takes them, and the settings, by which an answer in a chat
+    also ends where the chat template ends it.
 
     Raises:
-      ConfigError: a chat is wanted, and the model only answers texts.
+      ConfigError: a chat is wanted, and the model reads texts alone.
     """
     form, writes = asked.form, task.writes and not task.answers
     if form == "auto":
         form = "chat" if tokenizer.template and writes else "text"
     if form == "text":
-        return WrittenPrompts(
-            [prompt_text(asked.template, one) for one in asked.records], chat.Ends()
-        )
+        return [prompt_text(asked.template, one) for one in asked.records], settings
     require(writes, "this model reads texts and no conversations; use --form text.")
     template = chat.choose_template(None, tokenizer)
     ids = [
         chat.render(template, prompt_messages(asked.template, one), tokenizer)
         for one in asked.records
     ]
-    return WrittenPrompts([*ids], chat.ends(template, tokenizer))
+    closing = chat.ends(template, tokenizer)
+    stop, stop_ids = (*settings.stop, *closing.texts), (*settings.stop_ids, *closing.ids)
+    return [*ids], dataclasses.replace(settings, stop=stop, stop_ids=stop_ids)

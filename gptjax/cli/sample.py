@@ -24,7 +24,7 @@ import numpy as np
 
 from gptjax.api import Model, load
 from gptjax.cli.adapters import holding
-from gptjax.cli.prompts import LibraryOptions, LibraryPrompt, library_prompt, written_prompts
+from gptjax.cli.prompts import LibraryOptions, library_prompt, written_prompts
 from gptjax.cli.terminal import NoOptions, Speed, changed, remembered_lines, streams
 from gptjax.core import config
 from gptjax.core.config import ConfigError, require
@@ -113,7 +113,8 @@ def run_sample(path: Path | None, options: SampleOptions, settings: GenerateConf
     model = holding(opened, options.adapter)
     model = model.prepared(options.weights)
     if named:
-        prompts = _named(named, model, settings)
+        written, settings = written_prompts(named, model.tokenizer, model.task, settings)
+        prompts = [_Prompt(prompt, settings) for prompt in written]
     if model.config.classes:
         _print_labels(model, prompts, options)
         return
@@ -329,17 +330,6 @@ def _converse(model: Model, settings: GenerateConfig, more: dict[str, Any], show
 def _texts(prompts: list[_Prompt]) -> list[str]:
     """The prompts that are texts: all of them, or none."""
     return [one.text for one in prompts if isinstance(one.text, str)]
-
-
-def _named(asked: LibraryPrompt, model: Model, settings: GenerateConfig) -> list[_Prompt]:
-    """Prompts of a library. An answer in a chat also ends where the chat template ends it."""
-    written = written_prompts(asked, model.tokenizer, model.task)
-    settings = dataclasses.replace(
-        settings,
-        stop=(*settings.stop, *written.ends.texts),
-        stop_ids=(*settings.stop_ids, *written.ends.ids),
-    )
-    return [_Prompt(prompt, settings) for prompt in written.prompts]
 
 
 def _prompts(options: SampleOptions, settings: GenerateConfig) -> list[_Prompt]:
