@@ -47,7 +47,7 @@ class Measure:
     better: str = "higher"
     """`higher`, `lower`, or empty where neither is better."""
     unit: str = ""
-    """`bits`, `nats`, …; empty for shares."""
+    """`nats`, `0 to 100`, …; empty for shares and where the name says it."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,13 @@ class TaskReport:
     calibration: tuple[Calibration, ...] = ()
     """Of each form that has one."""
     confusion: tuple[Confusion, ...] = ()
+    content: str = ""
+    """SHA-256 of all records of the file."""
     requests: int = 0
+    tokens_read: int = 0
+    tokens_alone: int = 0
+    """Tokens that reading each request by itself would have taken."""
+    tokens_written: int = 0
     seconds: float = 0.0
     truncated: int = 0
     """Items whose prompt did not fit."""

@@ -72,6 +72,8 @@ class Chat(NamedTuple):
 
     write: Callable[[Sequence[Message]], Sequence[int]]
     """Messages, the last of the user, → ids up to where the answer begins."""
+    text: Callable[[Sequence[int]], str]
+    """Ids → what they say."""
     stop: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
 
@@ -94,11 +96,11 @@ def sample_of(
 ) -> tuple[list[Record], str]:
     """Returns the items to ask, in the order of the file, and which they are, in words."""
     if limit is None or limit >= len(records):
-        return list(records), f"all {len(records):,}"
+        return list(records), f"all {len(records):,} records"
     if first:
-        return list(records[:limit]), f"the first {limit:,} of {len(records):,}"
+        return list(records[:limit]), f"the first {limit:,} of {len(records):,} records"
     chosen = np.random.default_rng(seed).permutation(len(records))[:limit]
-    said = f"{limit:,} of {len(records):,}, drawn with seed {seed}"
+    said = f"{limit:,} of {len(records):,} records, drawn with seed {seed}"
     return [records[at] for at in sorted(chosen)], said
 
 
@@ -174,6 +176,7 @@ def _asked(
     if chat is not None:
         told = (as_messages(task.prompt, examples, context) for context in text.contexts)
         contexts = [tuple(chat.write(messages)) for messages in told]
+        prompts = [chat.text(ids) for ids in contexts]
     if isinstance(record, Whole):
         return Asked(record, form, "", text.options, (Roll(record.text),))
     if not text.options:
