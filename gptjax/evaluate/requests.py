@@ -17,14 +17,14 @@ class Score(NamedTuple):
 
     context: str | Sequence[int]
     """Text, or ids where a chat template has written it. Empty text is one start token."""
-    continuation: str
-    """With the space that separates it from the context, if there is one."""
+    continuation: str | Sequence[int]
+    """With the space that separates it from the context, if there is one; or ids."""
 
 
 class Roll(NamedTuple):
     """Asks for the log-probability of a whole text, each token predicted exactly once."""
 
-    text: str
+    text: str | Sequence[int]
 
 
 class Write(NamedTuple):
