@@ -1,0 +1,30 @@
+r"""Fine-tunes MiniLM (all-MiniLM-L6-v2, six layers) to tell which of twelve books a paragraph is
+from, names struck out: 3,000 training paragraphs, 720 held out, from other chapters.
+"""
+
+from gptjax.core.backend import fast_bfloat16
+from gptjax.data import Classification, DataConfig, Given, Records
+from gptjax.model import ModelConfig
+from gptjax.train.experiment import Evaluation, Experiment
+from gptjax.train.optim import AdamW, Schedule
+
+experiment = Experiment(
+    start="data/minilm",
+    freeze=("embedding", "positions"),
+    data=DataConfig(
+        source=Records("data/topics_train.tsv", held_out="data/topics_test.tsv"),
+        tokenizer=Given(),
+        task=Classification(),
+    ),
+    model=ModelConfig(
+        causal=False,
+        pool="mean",
+        residual_dropout=0.1,
+        compute="bfloat16" if fast_bfloat16() else "float32",
+    ),
+    optim=AdamW(peak=2e-4, weight_decay=0.01, beta2=0.98, clip_norm=1.0),
+    schedule=Schedule("linear", warmup=60, floor=0.0),
+    evaluation=Evaluation(every=300),
+    steps=600,
+    batch=2,
+)
