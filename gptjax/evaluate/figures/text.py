@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
 
-from gptjax.rewards.numbers import last_number, whole_number
+from gptjax.rewards.numbers import whole_number
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -68,10 +68,9 @@ def _f1(words: list[str], right: list[str]) -> float:
 
 
 def marked_number(text: str) -> Fraction | None:
-    """Returns the first number after `####`, as in the solutions of GSM8K, or `None`."""
-    _, mark, rest = text.partition("####")
-    line = rest.strip().splitlines()[:1]
-    return last_number(line[0]) if mark and line else None
+    """Returns the number after `####`, as in the solutions of GSM8K, or `None`."""
+    words = text.partition("####")[2].split()
+    return whole_number(words[0].rstrip(".,")) if words else None
 
 
 def right_number(text: str) -> Fraction | None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from gptjax.core.config import ConfigError
-from gptjax.evaluate.figure import NORMAL, Figure
-from gptjax.evaluate.figures.totals import ROUNDS
+from gptjax.evaluate.figure import Figure
+from gptjax.evaluate.figures.totals import jackknife_of
 
 CORPUS = ("bleu", "chrf")
 ROUGE = ("rouge1", "rouge2", "rougeL")
@@ -18,7 +18,7 @@ ROUGE = ("rouge1", "rouge2", "rougeL")
 def corpus_figures(
     written: Sequence[str], references: Sequence[Sequence[str]], tokenize: str = "13a"
 ) -> dict[str, Figure]:
-    """Returns BLEU and chrF of a corpus, in [0, 100], with sacrebleu's bootstrap.
+    """Returns BLEU and chrF of a corpus, in [0, 100].
 
     Args:
       references: of each text; where they are fewer than elsewhere, the first is repeated.
@@ -57,14 +57,14 @@ def available() -> tuple[str, ...]:
     return names
 
 
-def _corpus(metric: Any, written: list[str], streams: list[list[str]]) -> Figure:
-    """A score of a corpus with its interval, which sacrebleu gives in its text alone."""
-    rounds = ROUNDS if len(written) > 1 else 1
-    score = metric.corpus_score(written, streams, n_bootstrap=rounds)
-    signature = metric.get_signature().format(short=False)
-    told = json.loads(score.format(width=6, signature=signature, is_json=True))
-    half = float(told["confidence_var"]) if "confidence_var" in told else math.nan
-    return Figure(score.score, len(written), half / NORMAL, score.score - half, score.score + half)
+def _corpus(metric: Any, written: list[str], references: list[list[str]]) -> Figure:
+    """A score of a corpus."""
+
+    def score(items: np.ndarray) -> float:
+        streams = [[one[item] for item in items] for one in references]
+        return metric.corpus_score([written[item] for item in items], streams).score
+
+    return jackknife_of(score, len(written))
 
 
 def _import_sacrebleu() -> Any:
