@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from gptjax.core.config import ConfigError
+from gptjax.data.prompt_library import prompt_messages, prompt_text, read_library
 from gptjax.data.tokenizers.chat import named_template
 from gptjax.evaluate import identity
 from gptjax.evaluate.catalogue import CATALOGUE, located_task
@@ -284,6 +285,29 @@ def test_braces_of_a_record_stay_as_they_are():
     record = Choices("1", "{question} {letter}", ("{choice}", "{0}"), 0)
     (asked,) = ask(TaskConfig("t", form="letters"), [record])
     assert asked.prompt == "{question} {letter}\nA. {choice}\nB. {0}\nAnswer:"
+
+
+def test_a_prompt_of_a_library_is_asked_as_it_is_served(tmp_path):
+    library = tmp_path / "prompts.toml"
+    library.write_text(
+        '[mood]\nsystem = "You judge {what}."\nprompt = "Review: {text}\\nMood:"\n'
+        'defaults = { what = "films" }\nexamples = [{ text = "Dull.", answer = "bad" }]\n'
+        '[two]\nprompt = "{a} {b}"\n'
+    )
+    (tmp_path / "moods.jsonl").write_text(
+        '{"query": "A {text} delight", "choices": ["bad", "good"], "gold": 1}\n'
+    )
+    options = TaskOptions(str(tmp_path / "moods.jsonl"), prompts=str(library), named="mood")
+    (plan,) = plan_tasks(options)
+    template = read_library(library)["mood"]
+    (asked,) = ask(plan.task, plan.items)
+    assert asked.requests[0].context == prompt_text(template, {"text": "A {text} delight"})
+    seen = []
+    chat = Chat(lambda messages: seen.append(list(messages)) or [1], str)
+    ask(plan.task, plan.items, (), chat)
+    assert seen == [prompt_messages(template, {"text": "A {text} delight"})]
+    with pytest.raises(ConfigError, match="two has 2 variables without a default"):
+        plan_tasks(dataclasses.replace(options, named="two"))
 
 
 def test_a_conversation_has_examples_as_turns_and_no_space_before_the_answer():

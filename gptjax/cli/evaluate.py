@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptjax.cli.arguments import first_path, read_experiment
+from gptjax.cli.evaluate_tasks import evaluate_tasks_command, wants_tasks
 from gptjax.core import backend, user_config
 from gptjax.core.config import ConfigError
 
@@ -42,7 +43,11 @@ class EvaluateOptions:
 
 def evaluate_command(args: list[str]) -> None:
     """Prints the loss of a model on the text that its run held out, or on all of another text
-    (`--data.source.path`); of a run that learns from rewards what its answers earn."""
+    (`--data.source.path`); of a run that learns from rewards what its answers earn. With `--tasks`
+    it is `evaluate_tasks_command`."""
+    if wants_tasks(args):
+        evaluate_tasks_command(args)
+        return
     backend.configure()
     path, flags = first_path(
         args,
@@ -64,7 +69,8 @@ def evaluate_command(args: list[str]) -> None:
         flags,
         prog="gptjax evaluate MODEL",
         description="Measures a model on the text that its run held out, or on all of another text"
-        " (--data.source.path FILE).",
+        " (--data.source.path FILE), or on tasks (--tasks FILE,NAME; --tasks x --help has their"
+        " flags).",
         base=own,
     )
     if path is None:

@@ -40,6 +40,8 @@ USAGE = """usage: gptjax COMMAND [...] --help
       Serve a model over HTTP, as OpenAI's clients speak it, with a page to talk to it.
   evaluate MODEL [--data.source.path FILE]
       The held-out loss of a model, or its loss on another text.
+  evaluate MODEL --tasks FILE,NAME [--limit 200] [--against OTHER]
+      Its figures on tasks, with intervals and baselines, as a table, eval.json and eval.html.
   score MODEL FILE
       What a reward model thinks of the answers in a file, as JSON lines.
   convert SRC DST [--dtype bfloat16 ...]

@@ -6,13 +6,13 @@ Read `TaskOptions`, then `plan_tasks`: everything that can be refused is, before
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from gptjax.core.config import require
-from gptjax.data.prompt_library import choose_prompt, read_library
+from gptjax.core.config import require, to_dict
+from gptjax.data.prompt_library import ANSWER, choose_prompt, fill_prompt, read_library
 from gptjax.evaluate.catalogue import Entry, Located, located_task
 from gptjax.evaluate.measures import chosen_metric
 from gptjax.evaluate.prompt_form import PromptForm
@@ -52,9 +52,9 @@ class TaskOptions:
     cue: str | None = None
     """Text that follows a question and asks for the answer."""
     prompts: str | None = None
-    """Library of prompts (TOML), for --prompt."""
-    prompt: str | None = None
-    """Name of a prompt of the library, with the variable {question}."""
+    """Library of prompts (TOML), for --named."""
+    named: str | None = None
+    """Name of a prompt of the library; its one variable without a default is what a record asks."""
     new_tokens: int | None = None
     """Maximum length of an answer, in tokens."""
     encoding: str = "utf-8"
@@ -148,13 +148,13 @@ def task_config(name: str, options: TaskOptions, entry: Entry | None) -> TaskCon
 
 def _prompt_form(options: TaskOptions, known: PromptForm) -> PromptForm:
     form = known
-    if options.prompt is not None:
-        require(options.question is None, "question and prompt are both given; omit one of them.")
+    if options.named is not None:
+        require(options.question is None, "question and named are both given; omit one of them.")
         require(
             options.prompts is not None,
-            "prompt names a prompt of a library, and there is none; give one (--prompts FILE).",
+            "named is a prompt of a library, and there is none; give one (--prompts FILE).",
         )
-        form = _library_form(str(options.prompts), options.prompt)
+        form = _library_form(str(options.prompts), options.named)
     if options.question is not None:
         form = dataclasses.replace(form, question=_unescaped(options.question))
     if options.cue is not None:
@@ -163,17 +163,30 @@ def _prompt_form(options: TaskOptions, known: PromptForm) -> PromptForm:
 
 
 def _library_form(file: str, name: str) -> PromptForm:
-    """A prompt of a library, whose only variable is the question."""
+    """A prompt of a library, with its own examples; its only variable without a default stands for
+    what a record asks."""
     template = choose_prompt(read_library(file), name, file)
-    others = sorted({*template.variables} - {"question"})
+    open_ones = [one for one in template.variables if one not in template.defaults]
     require(
-        not others,
-        f"{file}: {name} has the variable {others and others[0]!r}; evaluate fills in {{question}}"
-        " alone.",
+        len(open_ones) == 1,
+        f"{file}: {name} has {len(open_ones)} variables without a default; evaluate fills in one"
+        " alone, with what a record asks.",
     )
-    plain = (text.replace("{{", "{").replace("}}", "}") for text in (template.prompt,))
-    system = f"{template.system}\n\n" if template.system else ""
-    return PromptForm(question=next(plain), description=system)
+    filled = fill_prompt(template, {open_ones[0]: "{question}"})
+    system = filled.system.strip()
+    examples = tuple(
+        (fill_prompt(template, _without(one, ANSWER)).prompt.strip(), str(one[ANSWER]))
+        for one in template.examples
+    )
+    return PromptForm(
+        question=filled.prompt.strip(),
+        description=f"{system}\n\n" if system else "",
+        examples=examples,
+    )
+
+
+def _without(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key != name}
 
 
 def _unescaped(text: str) -> str:
@@ -191,7 +204,7 @@ def task_settings(plan: TaskPlan, options: TaskOptions) -> dict[str, object]:
         "limit": task.limit,
         "first": task.first,
         "template": options.template,
-        **dataclasses.asdict(task.prompt),
+        **to_dict(task.prompt),
     }
     if task.shots:
         settings["shots_file"] = options.shots_file and Path(options.shots_file).name

@@ -48,6 +48,8 @@ class PromptForm:
     """What separates examples."""
     description: str = ""
     """What all prompts begin with; in a conversation, the system's message."""
+    examples: tuple[tuple[str, str], ...] = ()
+    """Pairs of what is asked and its answer, before all others."""
 
 
 class Worded(NamedTuple):

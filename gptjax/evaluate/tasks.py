@@ -170,7 +170,7 @@ def _asked(
     task: TaskConfig, record: Record, form: str, shown: Sequence[Record], chat: Chat | None
 ) -> Asked:
     text = worded(task.prompt, record, form)
-    examples = [example(task.prompt, one, form) for one in shown]
+    examples = [*task.prompt.examples, *(example(task.prompt, one, form) for one in shown)]
     prompts = [shown_before(task.prompt, examples, context) for context in text.contexts]
     contexts: list[str | tuple[int, ...]] = [*prompts]
     if chat is not None:
