@@ -55,6 +55,7 @@ EXCEPTIONS = {
 
 OFFERED = {
     ("gptjax/api.py", "gptjax.serve.engine"): "Model.engine opens one; without the room it cannot",
+    ("gptjax/train/watched.py", "gptjax.evaluate.watched"): "a run that watches tasks opens them",
 }
 """Imports of a client room from below it, inside a function that offers what the room does."""
 

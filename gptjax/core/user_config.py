@@ -158,8 +158,8 @@ def _reachable(cls: type) -> set[type]:
     return reached
 
 
-PLACES = ("path", "held_out", "run", "start")
-"""Fields of configs that name a file or a folder."""
+PLACES = ("path", "held_out", "run", "start", "files", "folder")
+"""Fields of configs that name a file or a folder, or several."""
 
 
 def relocated(config: T, folders: Iterable[Path]) -> T:
@@ -168,6 +168,8 @@ def relocated(config: T, folders: Iterable[Path]) -> T:
     folders = list(folders)
 
     def place(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(place(part) for part in value)
         if not isinstance(value, str) or not value or Path(value).exists():
             return value
         return next((str(f / value) for f in folders if (f / value).exists()), value)

@@ -15,6 +15,7 @@ whatever it says.
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import tomllib
@@ -100,6 +101,31 @@ def parse_library(text: str, where: str) -> dict[str, PromptTemplate]:
     )
     require(bool(tables), f"{where} has no templates; write a table such as [summary], {_EXAMPLE}.")
     return {name: _template(name, table, f"{where}: {name}") for name, table in tables.items()}
+
+
+def library_text(templates: Iterable[PromptTemplate]) -> str:
+    """Returns the text of a library; `parse_library` reads it back."""
+    tables = []
+    for one in templates:
+        fields: list[tuple[str, Any]] = [("prompt", one.prompt)]
+        fields += [(k, getattr(one, k)) for k in ("about", "system") if getattr(one, k)]
+        fields += [
+            (k, getattr(one, k)) for k in ("defaults", "examples", "labels") if getattr(one, k)
+        ]
+        lines = [f"{key} = {_toml(value)}" for key, value in fields]
+        tables.append("\n".join([f"[{_toml(one.name)}]", *lines]) + "\n")
+    return "\n".join(tables)
+
+
+def _toml(value: Any) -> str:
+    """A value as TOML writes it, on one line."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{_toml(k)} = {_toml(v)}" for k, v in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)
 
 
 def choose_prompt(

@@ -52,4 +52,5 @@ def _wilson(share: float, n: int) -> tuple[float, float]:
     square = NORMAL**2 / n
     middle = (share + square / 2) / (1 + square)
     half = NORMAL * math.sqrt(share * (1 - share) / n + square / (4 * n)) / (1 + square)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # rounding must not put the value outside of its own interval
+    return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from gptjax.observe.progress import human
@@ -20,6 +20,8 @@ class Curve(NamedTuple):
     points: list[Point]
     style: str  # a CSS class: raw, main, validation
     dots: bool = False
+    band: Sequence[tuple[float, float, float]] = ()
+    """(step, low, high) of an interval around it."""
 
 
 def chart(
@@ -46,7 +48,7 @@ def chart(
     levels = {k: v for k, v in (levels or {}).items() if finite(v) is not None}
     width, height = size
     left, right, top, bottom = 44, width - (86 if levels else 10), 26 if unit else 12, height - 24
-    low, high = _range(values, [*levels.values()] + [0.0] * zero)
+    low, high = _range(values, [*levels.values(), *_ends(curves)] + [0.0] * zero)
     last = max(x for c in curves for x, _ in c.points) or 1
     ys = ticks(low, high, 5 if height > 200 else 3)
     xs = ticks(0, last, 6 if width > 500 else 3, whole=True)
@@ -73,7 +75,7 @@ def chart(
             _horizontal("level", left, right, y)
             + _text(right + 6, place + 4, f"{label} {value:.2f}")
         )
-    parts += [_line(c, at) for c in curves]
+    parts += [draw(c, at) for draw in (_band, _line) for c in curves]
     for outside, place, word in ((values[-1], top - 3, "up"), (values[0], bottom - 5, "down")):
         if not low <= outside <= high:
             shown = short_number(outside) if abs(outside) >= 1000 else f"{outside:.3g}"
@@ -87,6 +89,22 @@ def chart(
 def _horizontal(kind: str, left: float, right: float, y: float) -> str:
     """A horizontal line; `kind` is its CSS class."""
     return f'<line class="{kind}" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
+
+
+def _ends(curves: Sequence[Curve]) -> list[float]:
+    """The ends of all intervals."""
+    return [end for curve in curves for _, *ends in curve.band for end in ends]
+
+
+def _band(curve: Curve, at: Callable[[float, float], tuple[float, float]]) -> str:
+    """The area of an interval, if it has one; of a single step a line."""
+    if not curve.band:
+        return ""
+    ends = [at(x, low) for x, low, _ in curve.band]
+    ends += [at(x, high) for x, _, high in reversed(curve.band)]
+    path = "L".join(f"{x:.1f} {y:.1f}" for x, y in ends)
+    kind = "band" if len(curve.band) > 1 else "whisker"
+    return f'<path class="{kind} {curve.style}" d="M{path}{"Z" * (kind == "band")}"/>'
 
 
 def _line(curve: Curve, at: Callable[[float, float], tuple[float, float]]) -> str:

@@ -350,7 +350,12 @@ def history(path: Path, step: int | None) -> tuple[int, bool]:
     in_a_row = next(
         (n for n, line in enumerate(reversed(steps)) if not line.get("skipped")), len(steps)
     )
-    return in_a_row, any(line["step"] == step and "validation_loss" in line for line in lines)
+    return in_a_row, any(line["step"] == step and any(map(is_evaluated, line)) for line in lines)
+
+
+def is_evaluated(name: str) -> bool:
+    """Whether a metric comes from an evaluation: of held-out text or of a task."""
+    return name.startswith(("validation_", "tasks/"))
 
 
 def validation_losses(path: Path, step: int) -> list[float]:

@@ -9,6 +9,7 @@ from typing import Any
 from gptjax.observe import rollouts
 from gptjax.observe.charts import Curve, Point, chart, escaped, finite
 from gptjax.observe.progress import duration
+from gptjax.observe.task_curves import PREFIX, task_charts
 
 STYLE = Path(__file__).with_name("report.css")
 
@@ -37,6 +38,7 @@ def page(content: dict[str, Any]) -> str:
     warnings = "".join(f'<p class="warning">{_escape(w)}</p>' for w in content.get("warnings", []))
     sections = [
         ("", _curves(content)),
+        ("Tasks, answered while training, with 95 % intervals", task_charts(_points(content))),
         ("Samples", _samples(content["samples"])),
         ("Answers that it learned from", rollouts.section(content.get("rollouts", []))),
         ("Figures", _table(_figures(content))),
@@ -74,17 +76,21 @@ def _title(name: str) -> str:
     return _escape(TITLES.get(name, _words(name).capitalize()))
 
 
-def _curves(content: dict[str, Any]) -> str:
-    found = {
+def _points(content: dict[str, Any]) -> dict[str, list[Point]]:
+    return {
         name: list(zip(c["step"], c["value"], strict=True)) for name, c in content["curves"].items()
     }
+
+
+def _curves(content: dict[str, Any]) -> str:
+    found = _points(content)
     rewarded = "pass_rate" in found
     bits = [Curve("held-out", found.get("validation_bits_per_byte", []), "validation", dots=True)]
     others = [
         n
         for n in found
         if n not in {*NOT_CURVES, *FIRST, *(OF_REWARDS if rewarded else ())}
-        and not n.startswith("smoothed_")
+        and not n.startswith(("smoothed_", PREFIX))
         and len({y for _, y in found[n]}) > 1
     ]  # a constant says nothing
     names = [n for n in FIRST if n in found] + ["loss"] * rewarded + others

@@ -16,7 +16,7 @@ from gptjax.observe.log import Log
 from gptjax.observe.watch import Watch
 from gptjax.observe.watchdog import unless
 from gptjax.sharding.mesh import writing_mesh
-from gptjax.train import saved
+from gptjax.train import saved, watched
 from gptjax.train.evaluate import evaluate
 from gptjax.train.experiment import Experiment
 from gptjax.train.program import Program
@@ -29,6 +29,7 @@ class Evaluator:
     Args:
       interrupted: whether the run was asked to stop; an evaluation then ends early.
       losses: validation losses of earlier evaluations of the run.
+      tasks: to answer besides.
     """
 
     def __init__(
@@ -41,12 +42,13 @@ class Evaluator:
         clock: Clock,
         interrupted: Callable[[], bool],
         losses: Sequence[float] = (),
+        tasks: watched.Tasks | None = None,
     ):
         self._experiment, self._data, self._program = experiment, data, program
         self._frozen, self._log, self._clock = frozen, log, clock
         self._interrupted = interrupted
         self._prompt = prompt_of(experiment, data)
-        self._losses = list(losses)
+        self._losses, self._tasks = list(losses), tasks
 
     def due(self, done: int) -> bool:
         """Whether a step is followed by an evaluation."""
@@ -60,8 +62,9 @@ class Evaluator:
         return len(losses) - 1 - losses.index(min(losses)) >= patience
 
     def evaluate(self, state: TrainState, watch: Watch) -> dict[str, float]:
-        """Returns the held-out figures with the prefix `validation_`; nothing without held-out
-        text, or if the run is interrupted meanwhile."""
+        """Returns the held-out figures with the prefix `validation_`, and those of tasks with the
+        prefix `tasks/`; nothing if there is nothing to measure, or if the run is interrupted
+        meanwhile."""
         done, params = int(state.step), saved.weights(state, self._frozen)
         live = saved.live_weights(state, self._frozen)
         rows = None if done == self._experiment.steps else self._experiment.evaluation.rows
@@ -70,10 +73,11 @@ class Evaluator:
             if figures and live is not None:
                 latest = unless(self._interrupted, lambda: self._held_out(live, rows)) or {}
                 figures |= {"validation_live_loss": latest["validation_loss"]} if latest else {}
+            figures = self._with_tasks(done, params, figures)
             self._show(done, figures)
             if self._prompt is not None and not self._interrupted():
                 self._sample(done, params, self._prompt)
-        self._losses += [figures["validation_loss"]] if figures else []
+        self._losses += [figures["validation_loss"]] if "validation_loss" in figures else []
         return figures
 
     def make_up(self, state: TrainState, watch: Watch, *, evaluated: bool) -> bool:
@@ -85,21 +89,35 @@ class Evaluator:
         """
         done = int(state.step)
         wanted = self.due(done) if done else self._experiment.evaluation.first
-        if evaluated or not wanted or self._data.validation is None:
+        if evaluated or not wanted or not self._measures(done):
             return True
         figures = self.evaluate(state, watch)
         if figures:
             self._log.record(done, figures)
         return bool(figures)
 
+    def _measures(self, done: int) -> bool:
+        """Whether the evaluation after a step has anything to measure."""
+        asked = self._tasks is not None and watched.due(self._experiment, done)
+        return asked or self._data.validation is not None
+
+    def _with_tasks(self, done: int, params: Params, held_out: dict[str, float]) -> dict:
+        """The figures with those of tasks; none at all if the run is interrupted meanwhile, so that
+        a resumed run makes up for both."""
+        tasks = self._tasks
+        missed = not held_out and self._data.validation is not None
+        if tasks is None or missed or not watched.due(self._experiment, done):
+            return held_out
+        figures = unless(self._interrupted, lambda: tasks.figures(params, self._stop))
+        return {} if figures is None else held_out | figures
+
+    def _stop(self) -> bool:
+        self._clock.beat()
+        return self._interrupted()
+
     def _held_out(self, params: Params, rows: int | None) -> dict[str, float]:
         if self._data.validation is None:
             return {}
-
-        def stop() -> bool:
-            self._clock.beat()
-            return self._interrupted()
-
         experiment, store, mesh = self._experiment, self._data.validation, self._program.mesh
         if experiment.rollout is not None:
             from gptjax.train.rollout_figures import held_out  # other runs write nothing
@@ -109,15 +127,25 @@ class Evaluator:
             def measure(batch: Batch) -> Mapping[str, Any]:
                 return self._program.evaluate(params, self._frozen, batch)
 
-            figures = held_out(experiment, tokenizer, store, params, mesh, rows, stop, measure)
+            figures = held_out(
+                experiment, tokenizer, store, params, mesh, rows, self._stop, measure
+            )
         else:
             measure = self._program.evaluate
-            figures = evaluate(measure, mesh, experiment, store, params, self._frozen, rows, stop)
+            given = (mesh, experiment, store, params, self._frozen, rows)
+            figures = evaluate(measure, *given, self._stop)
         return {f"validation_{name}": value for name, value in (figures or {}).items()}
 
     def _show(self, done: int, figures: dict[str, float]) -> None:
-        if figures:
-            named = {name.removeprefix("validation_"): value for name, value in figures.items()}
+        asked = {name: value for name, value in figures.items() if name.startswith("tasks/")}
+        for line in watched.lines(asked):
+            self._log.progress(f"step {done}: {line}", keep=True)
+        if figures.keys() - asked.keys():
+            named = {
+                name.removeprefix("validation_"): value
+                for name, value in figures.items()
+                if name not in asked
+            }
             first = "loss"
             if named.get("reward") == -named["loss"]:
                 del named["loss"]
@@ -125,7 +153,7 @@ class Evaluator:
             shown = f"validation {first} {named.pop(first):.4f}"
             others = [f"{value:.3f} {name.replace('_', ' ')}" for name, value in named.items()]
             self._log.progress(f"step {done}: {', '.join([shown, *others])}", keep=True)
-        elif self._data.validation is not None:
+        elif self._measures(done) and not asked:
             self._log.say("this evaluation is left out; the same command makes up for it")
 
     def _sample(self, done: int, params: Params, prompt: str) -> None:

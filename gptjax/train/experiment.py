@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from gptjax.core.config import formerly, require
 from gptjax.data.prepare import DataConfig
@@ -19,7 +19,37 @@ from gptjax.train.rollout import Rollout
 from gptjax.weights import AdapterKind
 
 
-@formerly(added=("first", "patience"))
+@dataclass(frozen=True)
+class WatchedTasks:
+    """Tasks that the model answers while it trains, as `gptjax evaluate --tasks` asks them."""
+
+    files: tuple[str, ...] = ()
+    """Files of records, or names of known tasks; none watches nothing."""
+    folder: str | None = None
+    """Folder with the files of known tasks."""
+    every: int | None = None
+    """Steps between the answers, a multiple of `evaluation.every`; `None` answers at each
+    evaluation. The last step is always answered."""
+    limit: int | None = 200
+    """Number of items of each task, the same ones at each step; `None` means all."""
+    shots: int | None = None
+    """Number of examples before each question; `None` is as the task has it."""
+    form: Literal["cloze", "letters"] = "cloze"
+    """How choices are asked: `cloze` scores their texts, `letters` lists them and scores
+    letters."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.every is None or self.every >= 1,
+            f"evaluation.tasks.every is {self.every}; it needs at least 1 step, or none.",
+        )
+        require(
+            self.limit is None or self.limit >= 1,
+            f"evaluation.tasks.limit is {self.limit}; it needs at least 1 item, or none for all.",
+        )
+
+
+@formerly(added=("first", "patience", "tasks"))
 @dataclass(frozen=True)
 class Evaluation:
     """Evaluations during training."""
@@ -37,9 +67,18 @@ class Evaluation:
     """Prompt of the sample at each evaluation; an empty one begins a new document."""
     sample: SampleConfig = field(default_factory=SampleConfig)
     """Sampling settings."""
+    tasks: WatchedTasks = field(default_factory=WatchedTasks)
+    """Tasks to answer besides."""
 
     def __post_init__(self) -> None:
         require(self.every >= 1, f"evaluation.every is {self.every}; it needs at least 1 step.")
+        between = self.tasks.every or self.every
+        require(
+            between % self.every == 0,
+            f"evaluation.tasks.every is {between}, which is no multiple of evaluation.every,"
+            f" {self.every}; use one (--evaluation.tasks.every"
+            f" {self.every * max(1, round(between / self.every))}).",
+        )
         require(
             self.rows is None or self.rows >= 1,
             f"evaluation.rows is {self.rows}; it needs at least 1, or none for all.",

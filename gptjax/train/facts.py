@@ -25,7 +25,7 @@ from gptjax.model.stack import scanned
 from gptjax.observe import goodput
 from gptjax.observe.goodput import Clock
 from gptjax.observe.learning import Sign, signs
-from gptjax.observe.log import read_metrics
+from gptjax.observe.log import is_evaluated, read_metrics
 from gptjax.observe.progress import duration, human, memory
 from gptjax.sharding.constrain import use_mesh
 from gptjax.sharding.mesh import describe_mesh
@@ -184,8 +184,8 @@ def facts(
       read: up to the step at which the run stands.
     """
     lines = read_metrics(path)
-    evaluated = [line for line in lines if "validation_loss" in line]
-    final = {name: value for name, value in (evaluated or [{}])[-1].items() if "validation" in name}
+    evaluated = [line for line in lines if any(map(is_evaluated, line))]
+    final = {name: value for name, value in (evaluated or [{}])[-1].items() if is_evaluated(name)}
     clock.write()
     spent = goodput.read_goodput(path)
     seconds = spent.seconds or clock.seconds()  # a full disk holds no record

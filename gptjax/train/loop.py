@@ -26,7 +26,7 @@ from gptjax.observe.spikes import SkippedSteps, Spikes
 from gptjax.observe.watch import Watch
 from gptjax.observe.watchdog import interruptible, watchdog
 from gptjax.runs import Run, frozen
-from gptjax.train import forecast, identity, program, saved
+from gptjax.train import forecast, identity, program, saved, watched
 from gptjax.train import start as starts
 from gptjax.train.evaluator import Evaluator, prompt_of
 from gptjax.train.experiment import Experiment
@@ -114,6 +114,8 @@ class Plan(NamedTuple):
     resuming: bool
     notes: tuple[str, ...]
     """Lines for the banner."""
+    tasks: watched.Tasks | None = None
+    """What is answered while training."""
 
     @property
     def fresh(self) -> bool:
@@ -140,6 +142,7 @@ def _plan(experiment: Experiment, run: Run, clock: Clock, allow_changes: bool) -
     start = starts.with_classes(experiment, start)
     attention_kernels(experiment, mesh)
     prompt_of(experiment, data)
+    tasks = watched.tasks_of(experiment, data, mesh)
     identity.require_same_run(experiment, data, start)
     done = max(run.steps()) if resuming else None
     settled = identity.settle(experiment, path, data, done=done, allow=allow_changes, start=start)
@@ -153,6 +156,7 @@ def _plan(experiment: Experiment, run: Run, clock: Clock, allow_changes: bool) -
         settled=settled,
         resuming=resuming,
         notes=(*adopted, *settled.notes),
+        tasks=tasks,
     )
 
 
@@ -243,11 +247,11 @@ def _loop(
     batches = built.batches(shift, rest, seen)
     updates = 1 if experiment.rollout is None else experiment.rollout.updates
     in_a_row, evaluated = processes.by_first("history", lambda: history(run.path, first or None))
-    watch = _watch(experiment, begun.read, run, log, clock, interrupted, in_a_row)
     losses = processes.by_first("losses", lambda: validation_losses(run.path, first))
-    evaluator = Evaluator(experiment, plan.data, built, rest, log, clock, interrupted, losses)
+    watch = _watch(experiment, begun.read, run, log, clock, interrupted, in_a_row)
+    given = (plan.data, built, rest, log, clock, interrupted, losses, plan.tasks)
+    evaluator = Evaluator(experiment, *given)
     saver = Saver(run, log, clock, experiment, begun)
-    save_every = experiment.checkpoints.every or experiment.evaluation.every
     pending: tuple[int, Any] | None = None
     if not evaluator.make_up(state, watch, evaluated=evaluated):
         return state, False  # it is saved; one more step would skip this evaluation for good
@@ -273,7 +277,7 @@ def _loop(
         figures = evaluator.evaluate(state, watch) if evaluator.due(done) else {}
         early = bool(figures) and evaluator.waited_enough() and done < experiment.steps
         stopped = (interrupted(*watch.step_seconds()) or early) and done % updates == 0
-        saving = stopped or done % save_every == 0 or done == experiment.steps
+        saving = stopped or saver.due(done)
         if saving or evaluator.due(done):
             watch.finished(*pending, figures)  # before the save: a resumed run will not repeat it
             pending = None

@@ -167,6 +167,12 @@ class Saver:
         self._run, self._log, self._clock, self._step = run, log, clock, begun.step
         self._experiment, self._read = experiment, begun.read
 
+    def due(self, done: int) -> bool:
+        """Whether a step is saved."""
+        experiment = self._experiment
+        every = experiment.checkpoints.every or experiment.evaluation.every
+        return done == experiment.steps or done % every == 0
+
     def prepare(self) -> None:
         """Imports what saving needs, in the background."""
         self._run.prepare()
