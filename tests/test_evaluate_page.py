@@ -159,6 +159,13 @@ def test_each_task_has_its_figure_interval_and_baselines_in_the_summary():
     assert summary.count('<svg class="interval"') == 3  # bits have no place between 0 and 1
 
 
+def test_a_task_says_what_its_responses_took():
+    assert (
+        "1,200 requests in 12s, 8,000 tokens read (2.5 times fewer than one by one), 7 written, 641"
+        " a second" in PAGE
+    )
+
+
 def test_the_reliability_diagram_has_a_point_for_each_bin():
     bins = (Bin(0.25, 0.5, 10), Bin(0.75, 1.0, 20))
     svg, square = reliability_svg(bins), Square()

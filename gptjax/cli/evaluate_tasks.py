@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from gptjax.cli.arguments import first_path
 from gptjax.core import backend, user_config
@@ -21,7 +22,7 @@ class CompareOptions:
 
 def wants_tasks(args: list[str]) -> bool:
     """Whether the arguments of `evaluate` ask for tasks, or compare evaluations."""
-    names = ("--tasks", "--against")
+    names = ("--tasks", "--against", "--search")
     return any(arg.split("=")[0] in names for arg in args)
 
 
@@ -33,6 +34,9 @@ def evaluate_tasks_command(args: list[str]) -> None:
     from gptjax.evaluate.command import is_evaluation, run_comparison, run_tasks
     from gptjax.evaluate.options import TaskOptions
 
+    if "--search" in flags:
+        _search(path, [flag for flag in flags if flag != "--search"])
+        return
     tasks = any(flag.split("=")[0] == "--tasks" for flag in flags)
     if path is not None and not tasks and is_evaluation(path):
         made = user_config.cli(
@@ -48,8 +52,26 @@ def evaluate_tasks_command(args: list[str]) -> None:
         flags,
         prog=usage,
         description="Evaluates a model on tasks: records in files, which are recognised by their"
-        " fields. Writes eval.json and eval.html.",
+        " fields. Writes eval.json and eval.html. With --search, searches a library for a prompt"
+        " (--search --help has its flags).",
     )
     if path is None:
         raise ConfigError(f"{usage}: a model is missing, for example runs/quickstart.")
     run_tasks(path, options)
+
+
+def _search(path: Path | None, flags: list[str]) -> None:
+    """Searches a library for the prompt that asks best."""
+    from gptjax.evaluate.search_command import SearchOptions, run_search
+
+    usage = "gptjax evaluate MODEL --tasks FILE --prompts FILE --search"
+    options = user_config.cli(
+        SearchOptions,
+        flags,
+        prog=usage,
+        description="Searches a library for the prompt that asks best: one half of the labelled"
+        " records selects, the other says what the selection is worth.",
+    )
+    if path is None:
+        raise ConfigError(f"{usage}: a model is missing, for example runs/quickstart.")
+    run_search(path, options)

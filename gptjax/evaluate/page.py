@@ -199,13 +199,7 @@ def _task(task: TaskReport) -> str:
     if task.truncated:
         notes.append(f"prompts that did not fit and lost their beginning: {task.truncated:,}")
     warnings = "".join(f'<p class="warning">{escaped(note)}</p>' for note in notes)
-    speed = f", {task.requests / task.seconds:,.1f} a second" if task.seconds > 0 else ""
-    tokens = sum(sum(item.tokens) for item in task.items)
-    rate = f", {tokens / task.seconds:,.0f} scored tokens a second" if tokens and speed else ""
-    told = (
-        f"{escaped(task.sample)}, from {escaped(task.file)}; {task.requests:,} requests in"
-        f" {duration(task.seconds)}{speed}{rate}."
-    )
+    told = f"{escaped(task.sample)}, from {escaped(task.file)}; {_spent(task)}."
     charts = "".join(_calibrated(one, task.items) for one in task.calibration)
     confusions = "".join(
         f"<h3>Confusion{_of_form(one.form)}</h3>{confusion_table(one)}" for one in task.confusion
@@ -221,6 +215,19 @@ def _task(task: TaskReport) -> str:
         f"{_fold('Settings', _pairs(_flat(task.settings)))}"
         f"{_fold('Identity', reasons + _pairs(identity))}"
     )
+
+
+def _spent(task: TaskReport) -> str:
+    """What the responses took."""
+    parts = [f"{task.requests:,} requests in {duration(task.seconds)}"]
+    shared = ""
+    if task.tokens_alone > task.tokens_read > 0:
+        shared = f" ({task.tokens_alone / task.tokens_read:.1f} times fewer than one by one)"
+    parts += [f"{task.tokens_read:,} tokens read{shared}"] if task.tokens_read else []
+    parts += [f"{task.tokens_written:,} written"] if task.tokens_written else []
+    tokens = task.tokens_read + task.tokens_written
+    parts += [f"{tokens / task.seconds:,.0f} a second"] if tokens and task.seconds > 0 else []
+    return ", ".join(parts)
 
 
 def _measures(measures: Sequence[Measure]) -> str:
