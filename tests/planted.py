@@ -2159,6 +2159,178 @@ TASKS = (
 )
 
 
+PROBES = (
+    Defect(
+        "choices-misspelt-in-the-question",
+        "evaluate/probes/perturbations.py",
+        "for word in protected if word.strip()",
+        "for word in protected if not word",
+        "test_probes.py::test_a_perturbation_leaves_labels_choices_and_the_right_answer_alone",
+    ),
+    Defect(
+        "labels-perturbed",
+        "evaluate/probes/perturbations.py",
+        "kept = [LABEL, *(",
+        'kept = ["(?!)", *(',
+        "test_probes.py::test_a_perturbation_leaves_labels_choices_and_the_right_answer_alone",
+    ),
+    Defect(
+        "choices-perturbed-with-the-question",
+        "evaluate/probes/asking.py",
+        "record._replace(query=change(record.query))",
+        "record._replace(query=change(record.query), choices=tuple(map(change, record.choices)))",
+        "test_probes.py::test_a_perturbation_leaves_labels_choices_and_the_right_answer_alone",
+    ),
+    Defect(
+        "unchanged-records-counted",
+        "evaluate/probes/robustness.py",
+        "if other != record:",
+        "if other is not None:",
+        "test_probes.py::test_only_records_whose_question_changes_count",
+    ),
+    Defect(
+        "worst-seed-averaged",
+        "evaluate/probes/robustness.py",
+        "max(0, *drops)",
+        "sum(drops) / len(drops)",
+        "test_probes.py::test_the_worst_seed_costs_more_than_the_mean_of_all",
+    ),
+    Defect(
+        "interval-a-point-where-nothing-changes",
+        "evaluate/probes/finding.py",
+        "(np.square(array).sum() + 1) / n",
+        "np.square(array).sum() / n",
+        "test_probes.py::test_a_model_that_reads_past_all_changes_loses_nothing",
+    ),
+    Defect(
+        "words-of-a-text-independent",
+        "evaluate/probes/finding.py",
+        "share * (1 - share) / variance if variance > 0 else n",
+        "total",
+        "test_probes.py::test_95_of_100_intervals_hold_the_truth[shares of counts]",
+    ),
+    Defect(
+        "ties-below",
+        "evaluate/probes/finding.py",
+        'np.searchsorted(negative, positive, "right")',
+        'np.searchsorted(negative, positive, "left")',
+        "test_probes.py::test_an_area_is_the_share_of_pairs_that_are_in_order",
+    ),
+    Defect(
+        "chance-not-taken-off",
+        "evaluate/probes/finding.py",
+        "max(0.0, value - float(most))",
+        "max(0.0, value - float(least))",
+        "test_probes.py::test_models_that_ignore_the_order_or_guess_are_not_found",
+    ),
+    Defect(
+        "answer-turned-the-wrong-way",
+        "evaluate/probes/sensitivity.py",
+        "(place + self.by)",
+        "(place - self.by)",
+        "test_probes.py::test_models_that_ignore_the_order_or_guess_are_not_found",
+    ),
+    Defect(
+        "gold-stays-when-choices-move",
+        "evaluate/probes/sensitivity.py",
+        "gold=(record.gold - by) % count",
+        "gold=record.gold",
+        "test_probes.py::test_a_model_that_always_says_a_is_found",
+    ),
+    Defect(
+        "stereotype-taken-for-its-opposite",
+        "evaluate/probes/paired_sentences.py",
+        "[more - less for",
+        "[less - more for",
+        "test_probes.py::test_a_model_that_prefers_one_sentence_of_pairs_is_found_and_an_even_one_is_not",
+    ),
+    Defect(
+        "polarity-of-the-question-ignored",
+        "evaluate/probes/ambiguous.py",
+        "if self.target is None or self.negative:",
+        "if self.target is None or self.question:",
+        "test_probes.py::test_answers_by_stereotype_are_found_where_they_are_given[stereotyping-expected2]",
+    ),
+    Defect(
+        "unknown-counts-as-unbiased-choice",
+        "evaluate/probes/ambiguous.py",
+        "return 0 if answer == question.unknown",
+        "return -1 if answer == question.unknown",
+        "test_probes.py::test_answers_by_stereotype_are_found_where_they_are_given[careful-expected0]",
+    ),
+    Defect(
+        "shares-not-shuffled",
+        "evaluate/probes/representation.py",
+        "numbers.permuted(named, axis=1)",
+        "named",
+        "test_probes.py::test_texts_that_name_one_group_oftener_are_found_and_even_ones_are_not",
+    ),
+    Defect(
+        "continuation-as-long-as-the-prefix",
+        "evaluate/probes/continuation.py",
+        "new_tokens=len(piece) - prefix",
+        "new_tokens=prefix",
+        "test_probes.py::test_recall_is_measured_in_tokens_of_the_rest",
+    ),
+    Defect(
+        "deletions-cost-two",
+        "evaluate/probes/continuation.py",
+        "row[1:] + 1)",
+        "row[1:] + 2)",
+        "test_probes.py::test_an_edit_distance_is_the_least_number_of_changes",
+    ),
+    Defect(
+        "exposure-among-one-fewer",
+        "evaluate/probes/canaries.py",
+        "chance = math.log2(count + 1)",
+        "chance = math.log2(count)",
+        "test_probes.py::test_the_exposure_of_no_effect_is_the_mean_over_all_ranks",
+    ),
+    Defect(
+        "seen-text-scores-lower",
+        "evaluate/probes/membership.py",
+        "float(logprobs.mean())",
+        "float(-logprobs.mean())",
+        "test_probes.py::test_a_model_that_knows_its_training_text_by_heart_is_found",
+    ),
+    Defect(
+        "pieces-across-documents",
+        "evaluate/probes/windows.py",
+        "places = lengths // size",
+        "places = -(-lengths // size)",
+        "test_probes.py::test_windows_are_disjoint_pieces_of_one_document_each",
+    ),
+    Defect(
+        "overlaps-run-over-gaps",
+        "evaluate/probes/contamination.py",
+        "if begin + at == at_before + 1 else",
+        "if begin + at > at_before else",
+        "test_probes.py::test_overlaps_are_exactly_those_of_comparing_all_runs[65536]",
+    ),
+    Defect(
+        "overlaps-cut-between-pieces",
+        "evaluate/probes/contamination.py",
+        "kept = min(len(ids), index.n - 1)",
+        "kept = min(len(ids), index.n - 2)",
+        "test_probes.py::test_overlaps_are_exactly_those_of_comparing_all_runs[7]",
+    ),
+    Defect(
+        "words-cut-between-pieces",
+        "evaluate/probes/corpus.py",
+        "        waiting = text[cut:]\n",
+        '        waiting = ""\n',
+        "test_probes.py::test_overlaps_are_exactly_those_of_comparing_all_runs[7]",
+    ),
+    Defect(
+        "curly-apostrophes-unread",
+        "evaluate/probes/refusals.py",
+        '.replace("’", "\'")',
+        "",
+        "test_probes.py::test_the_recogniser_of_refusals_errs_as_rarely_as_its_page_says",
+    ),
+)
+
+
 ROOMS = {
     "attention": ATTENTION,
     "model": MODEL,
@@ -2180,6 +2352,7 @@ ROOMS = {
     "schedule": SCHEDULE,
     "server": SERVER,
     "tasks": TASKS,
+    "probes": PROBES,
 }
 
 SURVIVES: dict[str, str] = {

@@ -20,6 +20,7 @@ from gptjax.cli.doctor import doctor_command
 from gptjax.cli.evaluate import evaluate_command
 from gptjax.cli.inspect import inspect_command
 from gptjax.cli.plan import plan_command
+from gptjax.cli.probe import probe_command
 from gptjax.cli.process import GARBAGE_THRESHOLD, keep_freed_memory, leave_quickly
 from gptjax.cli.scaling import scaling_command
 from gptjax.cli.score import score_command
@@ -42,6 +43,8 @@ USAGE = """usage: gptjax COMMAND [...] --help
       The held-out loss of a model, or its loss on another text.
   evaluate MODEL --tasks FILE,NAME [--limit 200] [--against OTHER]
       Its figures on tasks, with intervals and baselines, as a table, eval.json and eval.html.
+  probe MODEL robustness|sensitivity|bias|memorisation|contamination|refusals [flags]
+      What accuracy does not say: each figure with its interval, beside that of no effect.
   score MODEL FILE
       What a reward model thinks of the answers in a file, as JSON lines.
   convert SRC DST [--dtype bfloat16 ...]
@@ -71,6 +74,7 @@ def main(args: list[str] | None = None) -> int:
         "chat": _chat_command,
         "serve": _serve_command,
         "evaluate": evaluate_command,
+        "probe": probe_command,
         "score": score_command,
         "convert": _convert_command,
         "inspect": inspect_command,
