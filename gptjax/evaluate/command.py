@@ -106,8 +106,16 @@ def evaluate_model(
     created, begun = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()), time.monotonic()
     template = _template(model, options.template)
     hashes = hashes_of(model)
+    writer = model.prepared() if any(plan.writes for plan in plans) else model
     tasks = [
-        evaluate_task(model, plan, options, hashes, template, _progress(plan.task.name, say))
+        evaluate_task(
+            writer if plan.writes else model,
+            plan,
+            options,
+            hashes,
+            template,
+            _progress(plan.task.name, say),
+        )
         for plan in plans
     ]
     return Report(
@@ -129,7 +137,12 @@ def evaluate_task(
     template: ChatTemplate | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> TaskReport:
-    """Returns the figures of a model on one task."""
+    """Returns the figures of a model on one task.
+
+    Args:
+      hashes: of the model; where it writes, of the one whose weights were prepared for that.
+      template: how conversations are written; `None` is plain text.
+    """
     begun = time.monotonic()
     conversation = None if template is None else _conversation(model, template)
     asked = ask(plan.task, plan.items, plan.pool, conversation)

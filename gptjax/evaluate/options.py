@@ -95,6 +95,11 @@ class TaskPlan(NamedTuple):
         """The kind of its records."""
         return kind_of(self.records[0])
 
+    @property
+    def writes(self) -> bool:
+        """Whether the model writes answers."""
+        return self.kind in ("question", "free")
+
 
 def plan_tasks(options: TaskOptions) -> list[TaskPlan]:
     """Returns the tasks that the options name, their records read.
@@ -210,7 +215,7 @@ def task_settings(plan: TaskPlan, options: TaskOptions) -> dict[str, object]:
         settings["shots_file"] = options.shots_file and Path(options.shots_file).name
     if plan.kind == "choices":
         settings["form"] = task.form
-    if plan.kind in ("question", "free"):
+    if plan.writes:
         settings |= {"new_tokens": task.new_tokens, "stop": list(task.stop)}
     return settings
 
