@@ -2075,8 +2075,8 @@ TASKS = (
     Defect(
         "page-in-the-hash-of-the-code",
         "evaluate/identity.py",
-        '"evaluate/page", ',
-        "",
+        '*("evaluate/page", ',
+        "*(",
         "test_evaluate_tasks.py::test_the_hash_of_the_code_is_that_of_the_sources_which_decide",
     ),
     Defect(

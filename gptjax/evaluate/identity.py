@@ -24,8 +24,11 @@ from gptjax.formats import OpenedModel
 DECIDING = ("core", "weights", "model", "data", "generate", "rewards", "evaluate")
 """Rooms whose source decides figures. How weights are read is not among them: they are hashed as
 they are computed with."""
-SHOWING = ("evaluate/page", "evaluate/table", "evaluate/command")
-"""What shows figures alone."""
+SHOWING = (
+    *("evaluate/page", "evaluate/table", "evaluate/command", "evaluate/compare"),
+    *("evaluate/probes", "evaluate/watched", "evaluate/search", "evaluate/prompt_search"),
+)
+"""How the names of files begin that show figures or ask for them, and decide none of a task."""
 
 
 class Hashes(NamedTuple):
