@@ -2330,6 +2330,176 @@ PROBES = (
     ),
 )
 
+PROMPTED = (
+    Defect(
+        "a-value-is-a-template",
+        "data/prompt_library.py",
+        "_PIECE.sub(put, template.prompt))",
+        "_PIECE.sub(put, _PIECE.sub(put, template.prompt)))",
+        "test_prompts.py::test_a_value_is_put_in_once_and_never_read_as_a_template",
+    ),
+    Defect(
+        "a-value-that-nothing-takes",
+        "data/prompt_library.py",
+        "    unused = [name for name in values if name not in names]",
+        "    unused = [name for name in values if name in ()]",
+        "test_prompts.py::test_the_command_says_what_is_wrong_before_it_loads_the_model",
+    ),
+    Defect(
+        "examples-of-a-chat-as-one-message",
+        "data/prompt_library.py",
+        'talk += [Message("user", asked), Message("assistant", str(one[ANSWER]))]',
+        'talk += [Message("user", f"{asked} {one[ANSWER]}")]',
+        "test_prompts.py::test_a_prompt_is_written_as_its_file_says",
+    ),
+    Defect(
+        "a-chat-of-the-library-without-its-end",
+        "cli/prompts.py",
+        "(*settings.stop_ids, *closing.ids)",
+        "(*settings.stop_ids,)",
+        "test_prompts.py::test_no_value_becomes_a_control_token",
+    ),
+    Defect(
+        "input-before-the-stored-prompt",
+        "serve/responses.py",
+        '        return [*messages, {"role": "user", "content": asked.input}]',
+        '        return [{"role": "user", "content": asked.input}, *messages]',
+        "test_prompts.py::test_the_input_of_a_response_follows_the_stored_prompt",
+    ),
+    Defect(
+        "examples-from-the-held-out-half",
+        "evaluate/prompt_search.py",
+        "_hits(ask, one, held_out, selection, seed, chat)",
+        "_hits(ask, one, held_out, held_out, seed, chat)",
+        "test_prompt_search.py::test_no_held_out_item_is_asked_before_the_choice_or_shown_as_an_example",
+    ),
+    Defect(
+        "the-held-out-half-selects",
+        "evaluate/prompt_search.py",
+        "_hits(ask, one, selection, selection, seed, chat)",
+        "_hits(ask, one, selection + held_out, selection, seed, chat)",
+        "test_prompt_search.py::test_a_choice_depends_on_the_selection_half_alone",
+    ),
+    Defect(
+        "the-last-of-equal-prompts",
+        "evaluate/prompt_search.py",
+        "best = int(np.argmax(hits.mean(1)))",
+        "best = len(hits) - 1 - int(np.argmax(hits.mean(1)[::-1]))",
+        "test_prompt_search.py::test_equal_candidates_are_chosen_by_name",
+    ),
+    Defect(
+        "the-gain-that-selected-twice",
+        "evaluate/prompt_search.py",
+        "kept = mean_of(others[best] - others.mean(0))",
+        "kept = mean_of(hits[best] - hits.mean(0))",
+        "test_prompt_search.py::test_what_luck_has_gained_does_not_survive",
+    ),
+    Defect(
+        "candidates-in-their-own-order",
+        "evaluate/prompt_search.py",
+        "ordered = sorted(candidates, key=lambda one: one.name)",
+        "ordered = list(candidates)",
+        "test_prompt_search.py::test_no_order_changes_anything",
+    ),
+    Defect(
+        "an-item-is-its-own-example",
+        "evaluate/labelled.py",
+        "        if _key(seed, one.values) != own:",
+        "        if own != seed:",
+        "test_prompt_search.py::test_no_item_is_its_own_example_and_labels_take_turns",
+    ),
+    Defect(
+        "twins-in-both-halves",
+        "evaluate/labelled.py",
+        "groups.setdefault(_key(seed, item.values), [])",
+        "groups.setdefault(_key(seed, {**item.values, LABEL: item.label}), [])",
+        "test_prompt_search.py::test_the_halves_share_no_item_and_have_each_label_alike",
+    ),
+)
+
+PAGE = (
+    Defect(
+        "what-a-model-wrote-is-html",
+        "evaluate/page_items.py",
+        "<td><pre>{escaped(item.written)}</pre></td>",
+        "<td><pre>{item.written}</pre></td>",
+        "test_evaluate_page.py::test_a_page_runs_nothing_and_asks_for_nothing",
+    ),
+    Defect(
+        "the-surest-wrong-items-last",
+        "evaluate/page_items.py",
+        "key=lambda pair: (-pair[0], pair[1])",
+        "key=lambda pair: (pair[0], pair[1])",
+        "test_evaluate_page.py::test_the_most_confident_wrong_items_are_shown",
+    ),
+    Defect(
+        "an-interval-of-one-error",
+        "evaluate/page_charts.py",
+        "ends = x(figure.low), x(figure.high)",
+        "ends = x(figure.value - figure.stderr), x(figure.value + figure.stderr)",
+        "test_evaluate_page.py::test_an_interval_is_drawn_from_its_lower_to_its_upper_end",
+    ),
+    Defect(
+        "the-least-sure-answer-first",
+        "evaluate/page_charts.py",
+        "key=lambda at: -confidence[at]",
+        "key=lambda at: confidence[at]",
+        "test_evaluate_page.py::test_the_selective_curve_is_the_accuracy_of_the_most_confident",
+    ),
+    Defect(
+        "chance-left-out",
+        "evaluate/page.py",
+        '("chance", measure.chance, "chance"),',
+        '("chance", measure.majority, "chance"),',
+        "test_evaluate_page.py::test_each_task_has_its_figure_interval_and_baselines_in_the_summary",
+    ),
+)
+
+WATCHED = (
+    Defect(
+        "the-latest-weights-answer",
+        "train/evaluator.py",
+        "figures = self._with_tasks(done, params, figures)",
+        "figures = self._with_tasks(done, params if live is None else live, figures)",
+        "test_watched_tasks.py::test_the_figures_are_those_of_the_checkpoint_with_averaged_weights",
+    ),
+    Defect(
+        "an-interrupted-task-is-forgotten",
+        "train/evaluator.py",
+        "return {} if figures is None else held_out | figures",
+        "return held_out | (figures or {})",
+        "test_watched_tasks.py::test_a_run_that_is_interrupted_and_resumed_logs_the_same_figures",
+    ),
+    Defect(
+        "tasks-at-every-evaluation",
+        "train/watched.py",
+        "    return every is None or done % every == 0 or done == experiment.steps",
+        "    return every is None or done > 0",
+        "test_watched_tasks.py::test_tasks_may_be_added_on_a_resume_and_need_no_held_out_text",
+    ),
+    Defect(
+        "tasks-that-nothing-stops",
+        "evaluate/watched.py",
+        "        if stop():\n            raise _Stopped",
+        "        stop()",
+        "test_watched_tasks.py::test_a_task_that_writes_is_answered_until_it_is_told_to_stop",
+    ),
+    Defect(
+        "a-request-that-does-not-fit-is-found-late",
+        "evaluate/watched.py",
+        "    for one in opened:\n        _require_answerable(model, one)\n",
+        "",
+        "test_watched_tasks.py::test_what_cant_be_answered_is_refused_before_the_first_step",
+    ),
+    Defect(
+        "a-band-without-its-upper-end",
+        "observe/charts.py",
+        "ends += [at(x, high) for x, _, high in reversed(curve.band)]",
+        "ends += [at(x, low) for x, low, _ in reversed(curve.band)]",
+        "test_watched_tasks.py::test_a_band_lies_between_its_ends",
+    ),
+)
+
 
 ROOMS = {
     "attention": ATTENTION,
@@ -2353,6 +2523,9 @@ ROOMS = {
     "server": SERVER,
     "tasks": TASKS,
     "probes": PROBES,
+    "prompts": PROMPTED,
+    "page": PAGE,
+    "watched": WATCHED,
 }
 
 SURVIVES: dict[str, str] = {
