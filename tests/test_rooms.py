@@ -83,6 +83,7 @@ DOORS = {
     "uvicorn": ("serve/listen.py",),
     "h11": ("serve/listen.py",),
     "prometheus_client": ("serve/metrics.py",),
+    "lm_eval": ("evaluate/harness.py",),
     "sacrebleu": ("evaluate/figures/written.py",),
     "rouge_score": ("evaluate/figures/written.py",),
 }

@@ -18,6 +18,7 @@ from pathlib import Path
 from gptjax.cli.arguments import first_path
 from gptjax.cli.doctor import doctor_command
 from gptjax.cli.evaluate import evaluate_command
+from gptjax.cli.harness import harness_command
 from gptjax.cli.inspect import inspect_command
 from gptjax.cli.plan import plan_command
 from gptjax.cli.probe import probe_command
@@ -45,6 +46,8 @@ USAGE = """usage: gptjax COMMAND [...] --help
       Its figures on tasks, with intervals and baselines, as a table, eval.json and eval.html.
   probe MODEL robustness|sensitivity|bias|memorisation|contamination|refusals [flags]
       What accuracy does not say: each figure with its interval, beside that of no effect.
+  lm-eval --model_args path=MODEL --tasks NAME ...
+      lm-evaluation-harness with a model of gptjax.
   score MODEL FILE
       What a reward model thinks of the answers in a file, as JSON lines.
   convert SRC DST [--dtype bfloat16 ...]
@@ -75,6 +78,7 @@ def main(args: list[str] | None = None) -> int:
         "serve": _serve_command,
         "evaluate": evaluate_command,
         "probe": probe_command,
+        "lm-eval": harness_command,
         "score": score_command,
         "convert": _convert_command,
         "inspect": inspect_command,

@@ -320,6 +320,34 @@ def written_text(
     return conversation.stand_ins.shown(conversation.text(len(messages), reply=False))
 
 
+def rendered_text(
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    tokenizer: Tokenizer,
+    *,
+    reply: bool = True,
+) -> str:
+    """Returns a conversation as `transformers` writes it: control tokens by their names, which
+    `spell_rendered` turns into ids, those that messages say too.
+
+    Args:
+      reply: end with what asks the model for an answer, not with the last message's last character.
+    """
+    _require_usable(template, messages, tokenizer)
+    conversation = _conversation(template, messages, tokenizer)
+    text = conversation.text(len(messages), reply)
+    whole = (0, len(text))
+    end = len(text) if reply else _spans(conversation, text).get(len(messages) - 1, whole)[1]
+    return conversation.stand_ins.shown(text[:end])
+
+
+def spell_rendered(text: str, tokenizer: Tokenizer) -> list[int]:
+    """Returns the ids of a text in which names of control tokens are these tokens."""
+    tokens = _control_tokens(tokenizer)
+    pieces = [(0, tokens.get(piece, piece)) for piece in _pattern(tokens).split(text)]
+    return [i for _, ids in spell_pieces(pieces, tokenizer) for i in ids]
+
+
 # --- the end of an answer, and of the context
 
 
