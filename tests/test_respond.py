@@ -288,6 +288,13 @@ def test_a_text_that_fits_is_read_in_one_pass_and_a_long_one_in_windows():
     assert abs(both[0].logprob - total) < 1e-5 * abs(total), "texts are windows of their own"
 
 
+def test_windows_that_are_equal_count_as_often_as_the_text_has_them():
+    """Of one letter over and over, all windows but the first and the last are one passage."""
+    long, longer = respond(GPT2, [Roll("a" * 32 * 4), Roll("a" * 32 * 6)])
+    each = alone(GPT2, Score(TOKENIZER.encode("a").tolist(), TOKENIZER.encode("a" * 32).tolist()))
+    assert abs(longer.logprob - long.logprob - 2 * each[0]) < 1e-4 and longer.tokens == 32 * 6
+
+
 # --- spelling ------------------------------------------------------------------------------------
 
 

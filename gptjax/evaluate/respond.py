@@ -159,7 +159,7 @@ def _scored(
             counted["alone"] += len(passage.read) + len(passage.side)
     wanted, every = list(passages.values()), list(passages)
     missing = [len(one.passages) for one in encoded]
-    parts: list[dict[int, Found]] = [{} for _ in encoded]
+    parts: list[list[Found]] = [[] for _ in encoded]
     yield from _empty(requests, missing)
     total, batches = score_passages(model, every, rows * ROW)
     read, shapes = 0, set()
@@ -170,7 +170,7 @@ def _scored(
         complete = []
         for found in batch.found:
             for n in wanted[found.passage]:
-                parts[n][found.passage] = found
+                parts[n].append(found)
                 missing[n] -= 1
                 complete += [n] if not missing[n] else []
         made = [_response(requests[n], encoded[n], parts[n]) for n in complete]
@@ -194,8 +194,7 @@ def _empty(requests: Sequence[Score | Roll], missing: Sequence[int]) -> Iterator
         yield empty, [Rolled(0.0, 0)] * len(empty), 0.0
 
 
-def _response(one: Score | Roll, encoded: Encoded, parts: dict[int, Found]) -> Scored | Rolled:
-    found = list(parts.values())
+def _response(one: Score | Roll, encoded: Encoded, found: Sequence[Found]) -> Scored | Rolled:
     logprobs = np.concatenate([part.logprobs for part in found]).astype(np.float64)
     logprob, tokens = float(logprobs.sum()), len(logprobs)
     require(
