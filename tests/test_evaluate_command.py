@@ -111,6 +111,24 @@ def test_the_same_values_come_from_python(run):
     assert repr(report.tasks[0].items) == repr(kept.items)
 
 
+def test_prompts_that_do_not_fit_are_counted_whatever_they_ask_for(run, tmp_path, capsys):
+    long = "The sky is blue. " * 9
+    starts = [f"{long}The sky is", "The sky is"]
+    sets = {
+        "scored": [{"query": one, "choices": ["a", "b"], "gold": 0} for one in starts],
+        "written": [{"context": one, "answer": "blue"} for one in starts],
+    }
+    for name, records in sets.items():
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, records)))
+    files = ",".join(str(tmp_path / f"{name}.jsonl") for name in sets)
+    flags = ["--tasks", files, "--new-tokens", "12", "--out", str(tmp_path)]
+    assert main(["evaluate", str(run / "run"), *flags]) == 0
+    for task in read_evaluation(tmp_path).tasks:
+        assert [item.truncated for item in task.items] == [True, False]
+        assert task.truncated == 1
+    assert capsys.readouterr().out.count("1 prompts did not fit") == 2
+
+
 def test_without_tasks_it_measures_the_held_out_loss(run, capsys):
     assert main(["evaluate", str(run / "run"), "--json"]) == 0
     assert set(json.loads(capsys.readouterr().out)) >= {"loss", "tokens"}

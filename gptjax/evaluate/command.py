@@ -25,21 +25,24 @@ from gptjax.data.tokenizers.chat import ChatTemplate
 from gptjax.evaluate.compare import compare_reports
 from gptjax.evaluate.counting import items_of
 from gptjax.evaluate.figures.totals import centred_mean
+from gptjax.evaluate.figures.written import package_versions
 from gptjax.evaluate.identity import Hashes, hashes_of, identify, records_hash
 from gptjax.evaluate.measures import measure
 from gptjax.evaluate.options import TaskOptions, TaskPlan, names_of, plan_tasks, task_settings
 from gptjax.evaluate.page import write_page
 from gptjax.evaluate.report import (
     Average,
+    Item,
     Report,
     TaskReport,
     as_json,
     read_evaluation,
     write_evaluation,
 )
+from gptjax.evaluate.requests import Request, Write
 from gptjax.evaluate.respond import Progress, respond_and_count
 from gptjax.evaluate.table import comparison_lines, report_lines
-from gptjax.evaluate.tasks import Chat, ask
+from gptjax.evaluate.tasks import Asked, Chat, ask
 
 EVERY = 10.0
 """Seconds between lines of progress where they are kept."""
@@ -148,7 +151,7 @@ def evaluate_task(
     asked = ask(plan.task, plan.items, plan.pool, conversation)
     requests = [request for one in asked for request in one.requests]
     responses, cost = respond_and_count(model, requests, rows=options.rows, progress=progress)
-    items = items_of(plan.task, asked, responses)
+    items = _marked(model, asked, items_of(plan.task, asked, responses))
     made = measure(plan.task, plan.items, items)
     return TaskReport(
         name=plan.task.name,
@@ -173,6 +176,25 @@ def evaluate_task(
         truncated=len({item.id for item in items if item.truncated}),
         notes=made.notes,
     )
+
+
+def _marked(model: Model, asked: Sequence[Asked], items: Sequence[Item]) -> list[Item]:
+    """Returns items with those marked whose prompt leaves no room for an answer, which a completion
+    does not say itself."""
+    return [
+        dataclasses.replace(item, truncated=item.truncated or _cut(model, one.requests[0]))
+        for one, item in zip(asked, items, strict=True)
+    ]
+
+
+def _cut(model: Model, request: Request) -> bool:
+    """Whether a prompt for an answer loses its beginning."""
+    if not isinstance(request, Write) or model.task.answers:
+        return False
+    plain = isinstance(request.context, str)
+    ids = model.tokenizer.encode(request.context) if plain else request.context
+    begun = plain and model.tokenizer.begin_of_document is not None
+    return len(ids) + begun > model.config.context - request.settings.new_tokens
 
 
 SHARES = ("acc", "exact_match", "number_")
@@ -249,6 +271,7 @@ def _versions(model: Model) -> dict[str, str]:
         "jax": jax.__version__,
         "device": f"{device.platform} ({device.device_kind})",
         "compute": str(model.config.compute),
+        **package_versions(),
     }
 
 

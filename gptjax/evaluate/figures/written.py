@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -55,6 +57,15 @@ def available() -> tuple[str, ...]:
             continue
         names += more
     return names
+
+
+def package_versions() -> dict[str, str]:
+    """Returns the versions of the packages that are installed."""
+    versions = {}
+    for name in ("sacrebleu", "rouge-score"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
 
 
 def _corpus(metric: Any, written: list[str], references: list[list[str]]) -> Figure:
