@@ -427,6 +427,29 @@ def test_of_two_forms_the_better_one_is_the_headline():
         assert headline == ("acc_norm" if better == "cloze" else "letters/acc")
 
 
+def test_each_group_of_records_has_a_figure_of_its_own():
+    records = [one._replace(group="ab"[at % 2]) for at, one in enumerate(choices(40))]
+    items, made = figures(TaskConfig("colours", metric="acc"), records)
+    groups = {one.name: one.figure for one in made.measures if "(" in one.name}
+    assert {*groups} == {"acc (a)", "acc (b)"}
+    for at, group in enumerate("ab"):
+        values = [item.values["acc"] for item in items[at::2]]
+        assert (groups[f"acc ({group})"].value, groups[f"acc ({group})"].n) == (np.mean(values), 20)
+
+
+def test_examples_may_come_from_a_file_of_their_own(tmp_path):
+    (tmp_path / "items.jsonl").write_text(FILES["choices.jsonl"])
+    (tmp_path / "shown.jsonl").write_text(FILES["choices.jsonl"].replace('"q"', '"shown"'))
+    (tmp_path / "pairs.jsonl").write_text('{"good": "g", "bad": "b"}\n')
+    options = TaskOptions(str(tmp_path / "items.jsonl"), shots=1)
+    own = dataclasses.replace(options, shots_file=str(tmp_path / "shown.jsonl"))
+    (plan,) = plan_tasks(own)
+    assert ask(plan.task, plan.items, plan.pool)[0].prompt == "shown b\n\nq"
+    for more in (None, str(tmp_path / "items.jsonl"), str(tmp_path / "pairs.jsonl")):
+        with pytest.raises(ConfigError, match=r"\(--shots|--shots-file\)"):
+            plan_tasks(dataclasses.replace(options, shots_file=more))
+
+
 def test_an_unknown_metric_is_refused_before_anything_is_asked(tmp_path):
     (tmp_path / "colours.jsonl").write_text(FILES["choices.jsonl"] * 3)
     with pytest.raises(ConfigError, match=r"colours counts by 'f1'.*acc_norm.*\(--metric\)"):

@@ -17,7 +17,7 @@ from gptjax.evaluate.catalogue import Entry, Located, located_task
 from gptjax.evaluate.measures import chosen_metric
 from gptjax.evaluate.prompt_form import PromptForm
 from gptjax.evaluate.records import Record, kind_of, read_task_records
-from gptjax.evaluate.tasks import Forms, TaskConfig, sample_of
+from gptjax.evaluate.tasks import Chat, Forms, TaskConfig, ask, sample_of
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,9 @@ def plan_task(located: Located, options: TaskOptions) -> TaskPlan:
         pool = records
         if options.shots_file is not None:
             pool = read_task_records(options.shots_file, options.encoding)
+    # what cannot be asked is refused here; the model that is not open yet would write the rest
+    silent = Chat(write=lambda messages: (0,), text=lambda ids: "")
+    ask(task, items[:1], pool, silent if options.template else None)
     return TaskPlan(task, located.file, records, items, sample, pool)
 
 
