@@ -458,7 +458,8 @@ def test_an_unknown_metric_is_refused_before_anything_is_asked(tmp_path):
 
 def test_a_file_is_asked_as_the_catalogue_says_wherever_it_lies(tmp_path):
     (tmp_path / "deep").mkdir()
-    (tmp_path / "deep/arc_easy.jsonl").write_text(FILES["choices.jsonl"] * 3)
+    lines = (FILES["choices.jsonl"].replace('"q"', f'"q{at}"') for at in range(3))
+    (tmp_path / "deep/arc_easy.jsonl").write_text("".join(lines))
     (by_name,) = plan_tasks(TaskOptions("arc_easy", tasks_dir=str(tmp_path)))
     (by_path,) = plan_tasks(TaskOptions(str(tmp_path / "deep/arc_easy.jsonl")))
     assert by_name == by_path
