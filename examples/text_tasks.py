@@ -62,7 +62,7 @@ def main(text: str, folder: str, share: str = "0.1") -> None:
     """Writes the three files."""
     whole = Path(text).read_text(encoding="utf-8")
     end = whole[round(len(whole) * (1 - float(share))) :]
-    lines = [line.strip() for line in end.splitlines()]
+    lines = [line.strip() for line in end.splitlines()[1:]]  # the first may be half a line
     lines = [line for line in dict.fromkeys(lines) if len(line) in LENGTHS and line.count(" ") >= 3]
     Path(folder).mkdir(parents=True, exist_ok=True)
     for make in (line_end, word_order, last_word):

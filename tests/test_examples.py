@@ -12,6 +12,7 @@ import numpy as np
 from gptjax.data import Comparisons, Conversations
 from gptjax.data.documents.comparisons import load_judged, read_comparisons
 from gptjax.data.documents.conversations import load_record, read_conversations
+from gptjax.evaluate.records import Choices, Continuation, Pair, read_task_records
 
 FOLDER = Path(__file__).parents[1] / "examples"
 
@@ -60,3 +61,23 @@ def test_answers_of_a_run_become_right_ones_and_pairs(tmp_path):
     assert [m["content"] for m in records[2].messages] == ["hi", "hello"] and len(records) == 3
     judged = list(read_comparisons(Comparisons(str(tmp_path / "pairs.jsonl"))))
     assert [[a.text for a in load_judged(one.text).answers] for one in judged] == [["2", "5"]]
+
+
+def test_tasks_are_made_of_the_end_of_a_text(tmp_path):
+    lines = [f"Line number {n} of a play goes on to {n}" for n in range(400)]
+    (tmp_path / "play.txt").write_text("\n".join(lines))
+    example = runpy.run_path(str(FOLDER / "text_tasks.py"))
+    example["main"](str(tmp_path / "play.txt"), str(tmp_path), "0.25")
+    last = set(lines[299:])
+    found = {
+        n: read_task_records(tmp_path / f"{n}.jsonl")
+        for n in ("line_end", "word_order", "last_word")
+    }
+    assert {type(records[0]) for records in found.values()} == {Choices, Pair, Continuation}
+    for one in found["line_end"]:
+        assert f"{one.query} {one.choices[one.gold]}" in last
+        assert len({*one.choices}) == 4
+    for one in found["word_order"]:
+        assert one.good in last and one.bad not in last
+        assert sorted(one.good.split()) == sorted(one.bad.split())
+    assert {f"{one.context} {one.continuation}" for one in found["last_word"]} <= last

@@ -214,6 +214,8 @@ def test_what_cant_be_answered_is_refused_before_the_first_step(
         ("write", "an answer of 32 tokens leaves no room for a question"),
     ):
         assert words in refused(watching(tiny_experiment, tmp_path, name), path)
+    said = refused(watching(tiny_experiment, folder, "sense", template="own"), path)
+    assert "no chat template of its own" in said
     unknown = WatchedTasks(("arc_eezy",))
     evaluation = dataclasses.replace(tiny_experiment.evaluation, tasks=unknown)
     said = refused(dataclasses.replace(tiny_experiment, evaluation=evaluation), path)

@@ -107,7 +107,7 @@ def evaluate_model(
       say: takes lines of progress.
     """
     created, begun = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()), time.monotonic()
-    template = _template(model, options.template)
+    template = task_template(model, options.template)
     hashes = hashes_of(model)
     writer = model.prepared() if any(plan.writes for plan in plans) else model
     tasks = [
@@ -147,7 +147,7 @@ def evaluate_task(
       template: how conversations are written; `None` is plain text.
     """
     begun = time.monotonic()
-    conversation = None if template is None else _conversation(model, template)
+    conversation = None if template is None else conversation_of(model, template)
     asked = ask(plan.task, plan.items, plan.pool, conversation)
     requests = [request for one in asked for request in one.requests]
     responses, cost = respond_and_count(model, requests, rows=options.rows, progress=progress)
@@ -218,7 +218,12 @@ def averages_of(tasks: Sequence[TaskReport]) -> tuple[Average, ...]:
 # --- conversations
 
 
-def _template(model: Model, name: str | None) -> ChatTemplate | None:
+def task_template(model: Model, name: str | None) -> ChatTemplate | None:
+    """Returns the chat template of that name for a model; `own` is its own, `None` none.
+
+    Raises:
+      ConfigError: there is no such template, or the model lacks its control tokens.
+    """
     if name is None:
         return None
     require(
@@ -231,7 +236,8 @@ def _template(model: Model, name: str | None) -> ChatTemplate | None:
     return template
 
 
-def _conversation(model: Model, template: ChatTemplate) -> Chat:
+def conversation_of(model: Model, template: ChatTemplate) -> Chat:
+    """Returns how a chat template writes a task's prompts for a model."""
     closing = chats.ends(template, model.tokenizer)
     return Chat(
         write=lambda messages: chats.render(template, messages, model.tokenizer),

@@ -68,7 +68,7 @@ class Square(NamedTuple):
 
 def reliability_svg(bins: Sequence[Bin]) -> str:
     """Returns accuracy against confidence, with the interval of each bin."""
-    square, parts, line = Square(), [], []
+    square, parts = Square(), []
     for one in bins:
         right = round(one.accuracy * one.n)
         figure = mean_of([1.0] * right + [0.0] * (one.n - right))
@@ -79,12 +79,10 @@ def reliability_svg(bins: Sequence[Bin]) -> str:
             f'<path class="whisker" d="M{x:.1f} {low:.1f}V{high:.1f}"/><circle class="point"'
             f' cx="{x:.1f}" cy="{y:.1f}" r="4"><title>{says}</title></circle>'
         )
-        line.append(f"{x:.1f} {y:.1f}")
     (x0, y0), (x1, y1) = square.at(0, 0), square.at(1, 1)
     diagonal = f'<path class="level" d="M{x0:.1f} {y0:.1f}L{x1:.1f} {y1:.1f}"/>'
-    path = f'<path class="main" d="M{"L".join(line)}"/>' if line else ""
     says = "accuracy by confidence; on the diagonal both are equal"
-    return _framed(square, "confidence", "accuracy", says, diagonal + path + "".join(parts))
+    return _framed(square, "confidence", "accuracy", says, diagonal + "".join(parts))
 
 
 def selective_svg(confidence: Sequence[float], right: Sequence[bool]) -> str:

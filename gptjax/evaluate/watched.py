@@ -17,6 +17,7 @@ from gptjax.core.arrays import Params
 from gptjax.core.config import require
 from gptjax.data.tasks import Task
 from gptjax.data.tokenizers.tokenizer import Tokenizer
+from gptjax.evaluate.command import conversation_of, task_template
 from gptjax.evaluate.counting import items_of
 from gptjax.evaluate.encoding import encode_scores, prompts_of
 from gptjax.evaluate.measures import measure
@@ -93,9 +94,14 @@ def watch_tasks(
         limit=watched.limit,
         shots=watched.shots,
         form=watched.form,
+        template=watched.template,
     )
     model = Model(config, {}, tokenizer, task=task, mesh=mesh)
-    opened = [WatchedTask(one, ask(one.task, one.items, one.pool)) for one in plan_tasks(options)]
+    template = task_template(model, options.template)
+    chat = None if template is None else conversation_of(model, template)
+    opened = [
+        WatchedTask(one, ask(one.task, one.items, one.pool, chat)) for one in plan_tasks(options)
+    ]
     for one in opened:
         _require_answerable(model, one)
     return Watching(opened, model)

@@ -37,6 +37,9 @@ class WatchedTasks:
     form: Literal["cloze", "letters"] = "cloze"
     """How choices are asked: `cloze` scores their texts, `letters` lists them and scores
     letters."""
+    template: str | None = None
+    """Write prompts as conversations: `own` is the tokenizer's chat template, or a name, or a
+    .jinja file. `None` is plain text."""
 
     def __post_init__(self) -> None:
         require(
