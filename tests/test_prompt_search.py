@@ -17,6 +17,7 @@ from test_generate import CONFIG, TOKENIZER
 
 from gptjax import model
 from gptjax.api import Model
+from gptjax.cli.main import main
 from gptjax.core.config import ConfigError
 from gptjax.data.prompt_library import (
     answer_after,
@@ -42,7 +43,7 @@ from gptjax.evaluate.prompt_search import (
     search_prompts,
 )
 from gptjax.evaluate.requests import Score, Scored
-from gptjax.evaluate.search_command import SearchOptions, run_search, search_lines
+from gptjax.evaluate.search_command import SearchOptions, search_lines
 from gptjax.evaluate.tasks import Chat
 
 ROOT = Path(__file__).parents[1]
@@ -304,10 +305,8 @@ def test_the_command_keeps_the_prompt_that_it_has_measured(reviews, tmp_path, mo
     monkeypatch.setattr(search_command, "load", lambda *given, **more: tiny)
     monkeypatch.setattr(search_command, "respond", respond)
     out = tmp_path / "out"
-    options = SearchOptions(
-        str(reviews), str(tmp_path / "p.toml"), shots=(1,), out=str(out), named=("b",)
-    )
-    run_search(Path("m"), options)
+    flags = ["--prompts", str(tmp_path / "p.toml"), "--search", "--named", "b", "--shots", "1"]
+    assert main(["evaluate", "m", "--tasks", str(reviews), *flags, "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     kept = json.loads((out / "search.json").read_text())
     assert kept["chosen"] in printed and f"{kept['held_out']['value']:.3f}" in printed
@@ -319,6 +318,18 @@ def test_the_command_keeps_the_prompt_that_it_has_measured(reviews, tmp_path, mo
         context = prompt_text(chosen, item.values)
         for word in chosen.labels[0].values():
             assert Score(context, answer_after(context, word)) in asked
+
+
+def test_a_search_that_cant_be_is_refused_before_the_model_is_loaded(reviews, tmp_path, capsys):
+    for flags, words in (
+        (["--named", "c"], "no prompt 'c'; it has a, b"),
+        (["--shots", "-1"], "shots needs numbers of examples"),
+        (["--shots", "two"], "two"),
+    ):
+        given = ["--tasks", str(reviews), "--prompts", str(tmp_path / "p.toml"), "--search"]
+        assert main(["evaluate", "no-such-model", *given, *flags]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert words in line
 
 
 def test_a_search_is_told_in_figures():

@@ -10,12 +10,16 @@ import re
 from pathlib import Path
 
 import httpx
+import jax
 import numpy as np
 import pytest
 from chat_templates import made
 from scripted import Scripted
 from test_generate import CONFIG, TOKENIZER
 
+from gptjax import model
+from gptjax.api import Model
+from gptjax.cli import sample
 from gptjax.cli.main import main
 from gptjax.cli.prompts import LibraryOptions, library_prompt, written_prompts
 from gptjax.core.config import ConfigError
@@ -191,6 +195,27 @@ def test_a_file_of_records_is_a_prompt_each(tmp_path):
     file.write_text('{"text": "a"}\n{"txt": "b"}\n')
     with pytest.raises(ConfigError, match=r"r.jsonl:2: summary has no value for 'text'"):
         library_prompt(options, str(file))
+
+
+@pytest.mark.parametrize("form", ["chat", "text"])
+def test_sample_continues_a_text_and_answers_a_chat(form, monkeypatch, capsys):
+    config = dataclasses.replace(CONFIG, vocab_size=CHATML.vocab_size, context=512)
+    tiny = Model(config, model.init(config, jax.random.key(0)), CHATML)
+    monkeypatch.setattr(sample, "load", lambda *given, **more: tiny)
+    library, told = str(ROOT / "examples/prompts.toml"), {"text": "Fine.", "language": "Latin"}
+    flags = ["--prompts", library, "--named", "translation", "--form", form, "--values"]
+    flags += [f"{name}={value}" for name, value in told.items()]
+    assert main(["sample", "m", *flags, "--new-tokens", "4", "--temperature", "0"]) == 0
+    template = LIBRARY["translation"]
+    if form == "text":
+        text = prompt_text(template, told)
+        wanted = text + tiny.generate(text, new_tokens=4, temperature=0)
+    else:
+        ids = chat.render(
+            chat.choose_template(None, CHATML), prompt_messages(template, told), CHATML
+        )
+        wanted = tiny.complete([ids], new_tokens=4, temperature=0)[0].text
+    assert capsys.readouterr().out == f"{wanted}\n"
 
 
 # --- the server

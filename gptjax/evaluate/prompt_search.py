@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -213,7 +213,7 @@ def candidate_requests(
 
 def _examples(
     candidate: PromptCandidate, shots: Iterable[LabelledItem]
-) -> tuple[dict[str, object], ...]:
+) -> tuple[dict[str, Any], ...]:
     names = set(candidate.template.variables)
     return tuple(
         {name: value for name, value in one.values.items() if name in names}
