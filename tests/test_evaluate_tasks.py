@@ -282,9 +282,9 @@ def test_what_separates_a_context_from_an_option_is_one_space_or_none():
 
 
 def test_braces_of_a_record_stay_as_they_are():
-    record = Choices("1", "{question} {letter}", ("{choice}", "{0}"), 0)
+    record = Choices("1", "{question} {group} {letter}", ("{choice}", "{0}"), 0)
     (asked,) = ask(TaskConfig("t", form="letters"), [record])
-    assert asked.prompt == "{question} {letter}\nA. {choice}\nB. {0}\nAnswer:"
+    assert asked.prompt == "{question} {group} {letter}\nA. {choice}\nB. {0}\nAnswer:"
 
 
 def test_a_prompt_of_a_library_is_asked_as_it_is_served(tmp_path):
