@@ -2,12 +2,12 @@
 
     python examples/text_tasks.py data/tinyshakespeare/input.txt tasks 0.1
     gptjax train configs/shakespeare_char.py --data.tokenizer.end-of-document True \
-        --evaluation.tasks.files tasks/line_end.jsonl tasks/word_order.jsonl tasks/last_word.jsonl
+        --evaluation.tasks.files tasks/line_end.jsonl tasks/word_order.jsonl tasks/spelling.jsonl
 
-`line_end.jsonl`: the first half of a line, and which of four halves ends it. `word_order.jsonl`: a
-line, and the same with two neighbouring words swapped. `last_word.jsonl`: a line without its last
-word, and the word. The share is that of `data.validation`, which holds out as much of the end of a
-text.
+`line_end.jsonl`: the first half of a line, and which of four halves of about one length ends it.
+`word_order.jsonl`: a line, and the same with two neighbouring words swapped. `spelling.jsonl`: a
+line, and the same with two neighbouring letters swapped. The share is that of `data.validation`,
+which holds out as much of the end of a text.
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ def line_end(lines: list[str], draw: random.Random) -> Iterator[Record]:
         words = line.split()
         halves.append((" ".join(words[: len(words) // 2]), " ".join(words[len(words) // 2 :])))
     ends = sorted({end for _, end in halves})
+    draw.shuffle(ends)
     for begin, end in halves:
-        choices = [end, *draw.sample([one for one in ends if one != end], 3)]
+        others = sorted(ends, key=lambda one: abs(len(one) - len(end)))
+        choices = [end, *draw.sample([one for one in others[:30] if one != end], 3)]
         draw.shuffle(choices)
         yield {"query": begin, "choices": choices, "gold": choices.index(end)}
 
@@ -51,11 +53,18 @@ def word_order(lines: list[str], draw: random.Random) -> Iterator[Record]:
             yield {"good": " ".join(line.split()), "bad": " ".join(words)}
 
 
-def last_word(lines: list[str], draw: random.Random) -> Iterator[Record]:
-    """Yields a line without its last word, and the word."""
+def spelling(lines: list[str], draw: random.Random) -> Iterator[Record]:
+    """Yields a line, and the same with two neighbouring letters of a word swapped."""
     for line in lines:
-        before, _, word = line.rpartition(" ")
-        yield {"context": before, "continuation": word}
+        places = [
+            n
+            for n in range(len(line) - 1)
+            if line[n].isalpha()
+            and line[n + 1].isalpha()
+            and line[n].lower() != line[n + 1].lower()
+        ]
+        at = draw.choice(places)
+        yield {"good": line, "bad": line[:at] + line[at + 1] + line[at] + line[at + 2 :]}
 
 
 def main(text: str, folder: str, share: str = "0.1") -> None:
@@ -65,7 +74,7 @@ def main(text: str, folder: str, share: str = "0.1") -> None:
     lines = [line.strip() for line in end.splitlines()[1:]]  # the first may be half a line
     lines = [line for line in dict.fromkeys(lines) if len(line) in LENGTHS and line.count(" ") >= 3]
     Path(folder).mkdir(parents=True, exist_ok=True)
-    for make in (line_end, word_order, last_word):
+    for make in (line_end, word_order, spelling):
         draw = random.Random(make.__name__)
         records = list(make(lines, draw))
         records = draw.sample(records, min(ITEMS, len(records)))

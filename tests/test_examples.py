@@ -12,7 +12,7 @@ import numpy as np
 from gptjax.data import Comparisons, Conversations
 from gptjax.data.documents.comparisons import load_judged, read_comparisons
 from gptjax.data.documents.conversations import load_record, read_conversations
-from gptjax.evaluate.records import Choices, Continuation, Pair, read_task_records
+from gptjax.evaluate.records import Choices, Pair, read_task_records
 
 FOLDER = Path(__file__).parents[1] / "examples"
 
@@ -71,13 +71,13 @@ def test_tasks_are_made_of_the_end_of_a_text(tmp_path):
     last = set(lines[299:])
     found = {
         n: read_task_records(tmp_path / f"{n}.jsonl")
-        for n in ("line_end", "word_order", "last_word")
+        for n in ("line_end", "word_order", "spelling")
     }
-    assert {type(records[0]) for records in found.values()} == {Choices, Pair, Continuation}
+    assert {type(records[0]) for records in found.values()} == {Choices, Pair}
     for one in found["line_end"]:
         assert f"{one.query} {one.choices[one.gold]}" in last
-        assert len({*one.choices}) == 4
-    for one in found["word_order"]:
-        assert one.good in last and one.bad not in last
-        assert sorted(one.good.split()) == sorted(one.bad.split())
-    assert {f"{one.context} {one.continuation}" for one in found["last_word"]} <= last
+        assert len({*one.choices}) == 4 == len([c for c in one.choices if abs(len(c) - 20) < 5])
+    for one in found["word_order"] + found["spelling"]:
+        assert one.good in last and one.bad not in last and sorted(one.good) == sorted(one.bad)
+    assert all(sorted(o.good.split()) == sorted(o.bad.split()) for o in found["word_order"])
+    assert not any(sorted(o.good.split()) == sorted(o.bad.split()) for o in found["spelling"])

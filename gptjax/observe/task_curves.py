@@ -47,5 +47,5 @@ def _task_chart(name: str, of: Mapping[str, list[Point]]) -> str:
     }
     title = f"{name}, {measures[0]}"
     curve = Curve(title, of[measures[0]], "validation", dots=True, band=band)
-    svg = chart([curve], title=title, size=(400, 200), levels=levels)
+    svg = chart([curve], title=title, size=(330, 180), levels=levels)
     return f"<figure><figcaption>{escaped(title)}</figcaption>{svg}</figure>" if svg else ""
