@@ -2178,7 +2178,7 @@ PROBES = (
         "choices-perturbed-with-the-question",
         "evaluate/probes/asking.py",
         "record._replace(query=change(record.query))",
-        "record._replace(query=change(record.query), choices=tuple(map(change, record.choices)))",
+        "record._replace(query=change(record.query), choices=record.choices[::-1])",
         "test_probes.py::test_a_perturbation_leaves_labels_choices_and_the_right_answer_alone",
     ),
     Defect(

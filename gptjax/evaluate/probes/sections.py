@@ -134,15 +134,20 @@ def _pronouns(name: str, records: Sequence[Choices], answer: Answer) -> Section:
     return Section(f"pronouns exchanged, {name}", findings)
 
 
+def _sampled(options: BiasOptions, number: int) -> SampleConfig:
+    """Settings that sample the model's own distribution."""
+    return SampleConfig(
+        new_tokens=options.new_tokens, temperature=1, top_p=1, seed=options.seed + number
+    )
+
+
 def _representation(options: BiasOptions, answer: Answer) -> Section:
     lists = representation.PRONOUNS
     if options.word_lists:
         lists = representation.read_word_lists(Path(options.word_lists))
     prompts = representation.representation_prompts(lists)
     asked = [
-        Write(prompt, SampleConfig(options.new_tokens, 1.0, 0, 1.0, options.seed + k))
-        for prompt in prompts
-        for k in range(options.texts)
+        Write(prompt, _sampled(options, k)) for prompt in prompts for k in range(options.texts)
     ]
     prefixes = [str(request.context) for request in asked]
     texts = [written.text for written in answer(asked)]
