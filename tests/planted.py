@@ -2219,8 +2219,8 @@ PROBES = (
     Defect(
         "chance-not-taken-off",
         "evaluate/probes/finding.py",
-        "max(0.0, value - float(most))",
-        "max(0.0, value - float(least))",
+        "max(0.0, value - most)",
+        "value",
         "test_probes.py::test_models_that_ignore_the_order_or_guess_are_not_found",
     ),
     Defect(

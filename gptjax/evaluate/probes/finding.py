@@ -101,17 +101,15 @@ def beyond_chance(value: float, by_chance: Sequence[float], n: int) -> Figure:
     """Returns a statistic that is never below 0 and that chance alone makes larger, such as the
     largest of several differences.
 
-    The interval is what is left of it after chance has taken its part: from the value minus the
-    97.5 % quantile of chance, at least 0, to the value minus the 2.5 % quantile. It holds 0 where
-    chance alone gives as much.
+    The interval is one-sided, from what chance leaves of the value to the value itself: its low end
+    is the value minus the 95 % quantile of chance, and 0 where chance alone gives as much.
 
     Args:
       by_chance: the statistic in shuffles after which nothing is left but chance.
       n: items behind it.
     """
-    least, most = np.quantile(np.asarray(by_chance, np.float64), (0.025, 0.975))
-    low, high = max(0.0, value - float(most)), max(0.0, value - float(least))
-    return Figure(value, n, float(np.std(by_chance)), low, high)
+    most = float(np.quantile(np.asarray(by_chance, np.float64), 0.95))
+    return Figure(value, n, float(np.std(by_chance)), max(0.0, value - most), value)
 
 
 def area_under_roc(members: Sequence[float], others: Sequence[float]) -> Figure:
