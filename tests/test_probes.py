@@ -273,7 +273,7 @@ def test_a_prompt_form_that_confuses_is_found_and_forms_that_do_not_are_silent()
         return named(sensitivity.form_findings(RECORDS, scored(requests, model)))
 
     confused = forms(knower(lambda text: text.startswith("Q:")))
-    calm, unsure = forms(knower()), forms(knower(lambda text: True))
+    calm, unsure = forms(knower(share=0.9)), forms(knower(lambda text: True))
     name = "largest difference between forms"
     assert confused[name].found and not calm[name].found and not unsure[name].found
     assert calm["same answer in every form"].figure.value > 70
