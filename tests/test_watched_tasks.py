@@ -165,11 +165,20 @@ def test_a_run_that_is_interrupted_and_resumed_logs_the_same_figures(
 
 
 def test_tasks_may_be_added_on_a_resume_and_need_no_held_out_text(
-    tiny_experiment, folder, tmp_path
+    tiny_experiment, folder, tmp_path, monkeypatch
 ):
+    """Those that fail cost their figures, and not the run."""
+
+    class Broken:
+        def figures(self, params, stop):
+            raise ConfigError("the model gives NaN.")
+
     data = dataclasses.replace(tiny_experiment.data, validation=0.0)
     experiment = dataclasses.replace(tiny_experiment, data=data)
-    train(dataclasses.replace(experiment, steps=10), tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(watched, "tasks_of", lambda *given: Broken())
+        train(dataclasses.replace(experiment, steps=10), tmp_path / "run")
+    assert "tasks are not answered: the model gives NaN" in (tmp_path / "run/log.txt").read_text()
     train(watching(experiment, folder, "sense", every=20), tmp_path / "run")
     assert list(figures_of(tmp_path / "run")) == [20, 30]
     assert history(tmp_path / "run", 20)[1] and not history(tmp_path / "run", 10)[1]

@@ -103,12 +103,16 @@ class Evaluator:
 
     def _with_tasks(self, done: int, params: Params, held_out: dict[str, float]) -> dict:
         """The figures with those of tasks; none at all if the run is interrupted meanwhile, so that
-        a resumed run makes up for both."""
+        a resumed run makes up for both. What goes wrong costs those of tasks, not the run."""
         tasks = self._tasks
         missed = not held_out and self._data.validation is not None
         if tasks is None or missed or not watched.due(self._experiment, done):
             return held_out
-        figures = unless(self._interrupted, lambda: tasks.figures(params, self._stop))
+        try:
+            figures = unless(self._interrupted, lambda: tasks.figures(params, self._stop))
+        except ConfigError as error:
+            self._log.say(f"tasks are not answered: {error}")
+            return held_out
         return {} if figures is None else held_out | figures
 
     def _stop(self) -> bool:
