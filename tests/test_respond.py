@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_laws import weights
+from test_laws import few, weights
 from variants import ROPE, VARIANTS
 
 from gptjax import generate
@@ -26,7 +26,7 @@ from gptjax.data import Side
 from gptjax.data.tasks import LanguageModel, SequenceToSequence
 from gptjax.data.tokenizers.tokenizer import Bytes, Characters, train_tokenizer
 from gptjax.evaluate import layout
-from gptjax.evaluate.encoding import encode_scores, start_of_text
+from gptjax.evaluate.encoding import Passage, encode_scores, start_of_text
 from gptjax.evaluate.requests import Roll, Rolled, Score, Scored, Write
 from gptjax.evaluate.respond import respond, respond_and_count
 from gptjax.evaluate.rolling import windows
@@ -48,7 +48,9 @@ KINDS = {
         *("attention_sink", "prefix_lm", "beside_an_encoder_t5", "scanned", "ahead"),
     )
 } | {"tight_experts": TIGHT}
-FEW = ("gpt2", "window", "latent", "tight_experts", "prefix_lm", "beside_an_encoder_t5")
+FEW = ("gpt2", "window", "tight_experts", "prefix_lm", "beside_an_encoder_t5")
+WRITERS = ("gpt2", "prefix_lm")
+"""Kinds that are tested by default; where they write too, which takes longer, fewer."""
 
 
 def model_of(config, tokenizer=TOKENIZER) -> Model:
@@ -56,11 +58,13 @@ def model_of(config, tokenizer=TOKENIZER) -> Model:
     return Model(config, weights(config), tokenizer, task=task)
 
 
-@pytest.fixture(
-    scope="module",
-    params=[n if n in FEW else pytest.param(n, marks=pytest.mark.slow) for n in KINDS],
-)
+@pytest.fixture(scope="module", params=few(FEW, KINDS))
 def kind(request) -> Model:
+    return model_of(KINDS[request.param])
+
+
+@pytest.fixture(scope="module", params=few(WRITERS, KINDS))
+def writer(request) -> Model:
     return model_of(KINDS[request.param])
 
 
@@ -73,6 +77,8 @@ CHOICES = [
 ]
 TEXTS = [Score("Only once, ", "here"), Score("", "Nothing before"), Score("x", "y")]
 REQUESTS = CHOICES + TEXTS
+MANY = [Score("Long beginning", f" {a}{b}{a} {c}") for a in "abcde" for b in "fghij" for c in "xyz"]
+"""Choices of one question that fill a row of more than 256 places."""
 
 
 def alone(model: Model, one: Score) -> tuple[float, bool]:
@@ -120,7 +126,7 @@ def scores_of(model: Model, requests, **more) -> np.ndarray:
 
 
 def test_packed_and_shared_passages_score_as_each_does_alone(kind):
-    wanted = REQUESTS if not kind.task.answers else CHOICES + TEXTS[:1]
+    wanted = REQUESTS + MANY if not kind.task.answers else CHOICES + TEXTS[:1] + MANY
     found = respond(kind, wanted)
     for one, response in zip(wanted, found, strict=True):
         logprob, best = alone(kind, one)
@@ -158,22 +164,23 @@ def test_the_scores_are_those_of_token_logprobs():
     assert abs(whole.logprob - each.sum()) < 1e-5 and whole.tokens == len(ids)
 
 
-def test_what_greedy_generation_writes_is_greedy_with_the_same_probability(kind):
-    if kind.config.experts and kind.config.experts.capacity:
+def test_what_greedy_generation_writes_is_greedy_with_the_same_probability(writer):
+    if writer.config.experts and writer.config.experts.capacity:
         pytest.skip("generation reads prompts with a limited capacity, so experts miss tokens")
     prompts = ["The cat", "A dog sat on"]
     greedy = SampleConfig(new_tokens=5, temperature=0)
-    written = respond(kind, [Write(one, greedy) for one in prompts])
+    written = respond(writer, [Write(one, greedy) for one in prompts])
     asked = [
-        Score(tuple(_prompt(kind, p)), tuple(w.ids)) for p, w in zip(prompts, written, strict=True)
+        Score(tuple(_prompt(writer, p)), tuple(w.ids))
+        for p, w in zip(prompts, written, strict=True)
     ]
-    for scored, answer in zip(respond(kind, asked), written, strict=True):
+    for scored, answer in zip(respond(writer, asked), written, strict=True):
         assert scored.greedy and abs(scored.logprob - sum(answer.logprobs)) < 1e-4
     other = [
         Score(one.context, (*one.continuation[:-1], (one.continuation[-1] + 1) % 50))
         for one in asked
     ]
-    assert not any(one.greedy for one in respond(kind, other))
+    assert not any(one.greedy for one in respond(writer, other))
 
 
 def _prompt(model: Model, text: str) -> list[int]:
@@ -196,8 +203,9 @@ def test_a_mesh_changes_no_score(mesh):
     config = VARIANTS["gqa"]
     devices = _devices(MeshConfig(**mesh))
     single = model_of(config)
+    asked = REQUESTS + MANY[:7]
     spread = single._replace(params=on_mesh(devices, single.params, axes(config)), mesh=devices)
-    assert np.abs(scores_of(spread, REQUESTS) - scores_of(single, REQUESTS)).max() < 1e-5
+    assert np.abs(scores_of(spread, asked) - scores_of(single, asked)).max() < 1e-5
 
 
 # --- what is read --------------------------------------------------------------------------------
@@ -245,10 +253,29 @@ def test_progress_ends_with_all_requests():
     assert len(done) > 2 and seen[-1].left == 0
 
 
+def test_a_beginning_of_all_requests_is_read_once_a_row_and_rows_stay_short():
+    """Examples that stand before every question are shared although the questions differ."""
+    shown = "".join(np.random.default_rng(2).choice(list(LETTERS), 300))
+    questions = choices_set(60, 2)
+    passages = [
+        Passage((*TOKENIZER.encode(shown).tolist(), *p.ids), 300 + p.first)
+        for one in encode_scores(GPT2, questions)
+        for p in one.passages
+    ]
+    rows = layout.fill_rows(passages)
+    read = sum(
+        row.shared + sum(len(passages[n].read) - row.shared for n in row.passages) for row in rows
+    )
+    assert read * 6 < sum(len(one.read) for one in passages)
+    assert max(layout.row_length(row.used) for row in rows) <= 2048
+    short = layout.fill_rows(passages, longest=512)
+    assert max(row.used for row in short if row.shared) <= 512
+
+
 def test_rows_hold_every_passage_once_and_no_more_than_fits():
-    requests = choices_set(9, 3) + REQUESTS
+    requests = choices_set(9, 3) + REQUESTS + MANY
     passages = list({p: None for one in encode_scores(GPT2, requests) for p in one.passages})
-    rows = layout.fill_rows(passages, share=lambda length: True)
+    rows = layout.fill_rows(passages)
     assert sorted(n for row in rows for n in row.passages) == list(range(len(passages)))
     batches = list(layout.batched(passages, rows, 256))
     assert sum(len(part) for _, _, part in batches) == len(rows)

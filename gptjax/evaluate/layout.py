@@ -12,7 +12,8 @@ batch as arrays).
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,10 @@ DENSE = 256
 on attention between passages, which the mask hides."""
 SHARE = 4
 """A passage joins those before it if at least one in so many of its tokens is theirs too."""
+LEAST_ROOM = 512
+"""Places that passages with a shared beginning may always fill in a row; or, if that is more, so
+many times the length of the first of them as `ROOM` says."""
+ROOM = 4
 
 
 class Row(NamedTuple):
@@ -69,52 +74,59 @@ def row_length(used: int) -> int:
 
 
 def fill_rows(
-    passages: Sequence[Passage], *, share: Callable[[int], bool], whole_contexts: bool = False
+    passages: Sequence[Passage], *, longest: int | None = None, whole_contexts: bool = False
 ) -> list[Row]:
     """Returns rows that hold each passage once.
 
     Args:
-      share: says of a row's length whether passages may share their beginning in it.
+      longest: length of rows in which passages may share their beginning; `None` is any.
       whole_contexts: only passages with the same context share it, as in a prefix LM.
     """
     order = sorted(
         range(len(passages)), key=lambda n: (passages[n].side, passages[n].ids, passages[n].first)
     )
     rows, alone = [], []
-    for row in _grouped(passages, order, whole_contexts):
-        length = row_length(row.used)
+    for row in _grouped(passages, order, longest or sys.maxsize, whole_contexts):
         apart = sum(len(passages[n].read) for n in row.passages)
-        if passages[row.passages[0]].side or (length < apart and share(length)):
+        if passages[row.passages[0]].side or row_length(row.used) < apart:
             rows.append(row)
         else:
             alone += row.passages
     return rows + list(_side_by_side(passages, alone))
 
 
-def _grouped(passages: Sequence[Passage], order: Sequence[int], whole: bool) -> Iterator[Row]:
+def _grouped(
+    passages: Sequence[Passage], order: Sequence[int], longest: int, whole: bool
+) -> Iterator[Row]:
     """Cuts the passages, in alphabetical order, where sharing what both sides begin with would not
-    save tokens."""
-    group = Row([])
-    scored = 0
+    save tokens, and where a row is full."""
+    group, scored, room = Row([]), 0, 0
     for n in order:
         one = passages[n]
+        here = len(one.ids) - one.first
+        joined = _joined(group, passages, n, whole) if group.passages else None
+        if joined is not None and row_length(max(joined.used, scored + here)) <= room:
+            group, scored = joined, scored + here
+            continue
         if group.passages:
-            last = passages[group.passages[-1]]
-            same = last.side == one.side and (
-                not whole or last.ids[: last.first] == one.ids[: one.first]
-            )
-            shared = min(group.shared, _common(last.read, one.read)) if same else 0
-            more = len(group.passages)
-            tokens = group.used + more * (group.shared - shared) + len(one.read) - shared
-            joins = shared * SHARE >= len(one.read) and tokens < group.used + len(one.read)
-            if same and (joins or one.side):
-                group = Row([*group.passages, n], shared, tokens)
-                scored += len(one.ids) - one.first
-                continue
             yield group._replace(used=max(group.used, scored))
-        group, scored = Row([n], len(one.read), len(one.read)), len(one.ids) - one.first
+        group, scored = Row([n], len(one.read), len(one.read)), here
+        room = min(row_length(max(LEAST_ROOM, ROOM * len(one.read))), longest)
     if group.passages:
         yield group._replace(used=max(group.used, scored))
+
+
+def _joined(group: Row, passages: Sequence[Passage], n: int, whole: bool) -> Row | None:
+    """The row with one more passage, if that saves tokens, or the encoder reads the same."""
+    one, last = passages[n], passages[group.passages[-1]]
+    if last.side != one.side or (whole and last.ids[: last.first] != one.ids[: one.first]):
+        return None
+    shared = min(group.shared, _common(last.read, one.read))
+    apart = group.used + len(one.read)
+    used = apart - shared + len(group.passages) * (group.shared - shared)
+    if not one.side and (shared * SHARE < len(one.read) or used >= apart):
+        return None
+    return Row([*group.passages, n], shared, used)
 
 
 def _common(one: tuple[int, ...], other: tuple[int, ...]) -> int:
@@ -148,7 +160,7 @@ def batched(
 
     Args:
       positions: of a batch; a row that is longer has a batch of its own.
-      least: number of rows of a batch at least.
+      least: number of devices that share the rows of a batch.
     """
     by_side: dict[int, dict[int, list[Row]]] = {}
     for row in rows:
@@ -158,13 +170,14 @@ def batched(
     for _, lengths in sorted(by_side.items()):
         left: list[Row] = []
         for length, longer in zip(sorted(lengths), [*sorted(lengths)[1:], None], strict=True):
-            here, size = left + lengths[length], max(least, positions // length)
+            here = left + lengths[length]
+            size = least * max(1, positions // length // least)
             whole = len(here) // size * size
             for first in range(0, whole, size):
                 yield length, size, here[first : first + size]
             left = here[whole:]
             if left and (longer is None or len(left) * longer > positions):
-                few = max(least, 1 << (len(left) - 1).bit_length())
+                few = least << (-(-len(left) // least) - 1).bit_length()
                 yield length, size if whole else min(size, few), left
                 left = []
 

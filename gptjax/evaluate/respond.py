@@ -23,6 +23,8 @@ from gptjax.generate.decode import padded_size
 
 ROW = 256
 """Positions that one row stands for."""
+ANSWERS = 4
+"""Answers that are written together for each row: a token costs little beside a row's."""
 
 
 class Progress(NamedTuple):
@@ -74,7 +76,7 @@ def respond(
 
     Args:
       rows: rows of 256 tokens that are computed together (fewer if they are longer, more if they
-        are shorter); for answers, the number of answers. No response depends on it.
+        are shorter), or four times as many answers. No response depends on it.
       progress: called after each batch.
 
     Raises:
@@ -226,7 +228,7 @@ def _written(
     for room in sorted(by_room, reverse=True):
         numbers = [n for _, n in sorted(by_room[room], reverse=True)]
         settings = [requests[n].settings for n in numbers]
-        answers = model.each([prompts[n] for n in numbers], settings, batch=rows)
+        answers = model.each([prompts[n] for n in numbers], settings, batch=ANSWERS * rows)
         for n, written in zip(numbers, answers, strict=True):
             context = requests[n].context
             counted["written"] += len(written.ids)

@@ -87,7 +87,7 @@ def score_passages(
     """
     rows = fill_rows(
         passages,
-        share=functools.partial(_can_share, one.config),
+        longest=SHARED_MOST if _windowed(one.config) else None,
         whole_contexts=one.config.prefix_lm,
     )
     least = 1 if one.mesh is None else int(np.prod([one.mesh.shape.get(a, 1) for a in ROWS]))
@@ -98,10 +98,6 @@ def score_passages(
 
 def _windowed(config: ModelConfig) -> bool:
     return any(layer.sees == "window" for layer in config.stack)
-
-
-def _can_share(config: ModelConfig, length: int) -> bool:
-    return length <= SHARED_MOST or not _windowed(config)
 
 
 def config_for_rows(config: ModelConfig, length: int) -> ModelConfig:
