@@ -4,11 +4,13 @@
     python benchmarks/evaluate_parity.py measure gptjax  FOLDER --data DIR --tasks copa,arc_easy
     python benchmarks/evaluate_parity.py measure respond FOLDER --data DIR --tasks copa,arc_easy
     python benchmarks/evaluate_parity.py compare FOLDER
+    python benchmarks/evaluate_parity.py count FOLDER --data DIR --tasks copa,arc_easy --limit 9999
 
 The first call converts `--model` into FOLDER/model, a Hugging Face directory in float32, which `hf`
 reads with torch. `gptjax` is the adapter in the harness, which spells the texts; `respond` gets the
 same texts and spells them itself. Each call adds a file per task to FOLDER; `compare` reads them
-all. It needs lm-eval, torch and transformers.
+all. `count` reads no text: it counts the tokens that would be read. All need lm-eval, `hf` torch
+and transformers.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ METHODS = ("loglikelihood", "loglikelihood_rolling", "generate_until")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=("measure", "compare"))
+    parser.add_argument("what", choices=("measure", "compare", "count"))
     parser.add_argument("rest", nargs="+", metavar="[SIDE] FOLDER")
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--data", type=Path, help="folder of the evaluation files")
@@ -43,8 +45,12 @@ def main() -> None:
     if flags.what == "compare":
         print_table(Path(flags.rest[0]))
         return
-    side, folder = flags.rest[0], Path(flags.rest[1])
     os.environ |= {"HF_HUB_OFFLINE": "1", "EVAL_DATA": str(flags.data)}
+    if flags.what == "count":
+        for task in flags.tasks.split(","):
+            print(task, count(f"local_{task}", flags), flush=True)
+        return
+    side, folder = flags.rest[0], Path(flags.rest[1])
     convert(flags.model, folder / "model")
     backend.configure()
     for task in flags.tasks.split(","):
@@ -136,12 +142,35 @@ def measure_respond(task: str, flags: argparse.Namespace) -> dict[str, Any]:
     """The responses to the texts that the harness asks for, which `respond` spells."""
     import dataclasses
 
+    import gptjax
+    from gptjax.evaluate.requests import Rolled, Scored, Write
+    from gptjax.evaluate.respond import respond_and_count
+
+    model = gptjax.load(flags.model)
+    model = model._replace(config=dataclasses.replace(model.config, compute="float32"))
+    asked, requests = requests_of(task, flags.limit, model.tokenizer)
+    writer = model.prepared() if isinstance(requests[0], Write) else model
+    found, cost = respond_and_count(writer, requests, rows=flags.rows)
+
+    def answer(one: Any) -> Any:
+        if isinstance(one, Scored):
+            return [one.logprob, one.greedy]
+        return one.logprob if isinstance(one, Rolled) else one.text
+
+    answers = iter(map(answer, found))
+    items = [
+        {"arguments": arguments, "answers": [next(answers) for _ in arguments]}
+        for arguments in asked
+    ]
+    return {"items": items, "results": {}, "seconds": cost.seconds, "cost": cost._asdict()}
+
+
+def requests_of(task: str, limit: int, tokenizer: Any) -> tuple[list[list], list[Any]]:
+    """The texts that the harness asks for, by document, and the requests that they are."""
     from lm_eval.api.model import LM
 
-    import gptjax
     from gptjax.evaluate.harness import answer_settings
-    from gptjax.evaluate.requests import Roll, Rolled, Score, Scored, Write
-    from gptjax.evaluate.respond import respond_and_count
+    from gptjax.evaluate.requests import Roll, Score, Write
 
     class Asking(LM):
         """Answers nothing; its samples have the texts."""
@@ -155,33 +184,42 @@ def measure_respond(task: str, flags: argparse.Namespace) -> dict[str, Any]:
         def generate_until(self, requests: list) -> list:
             return ["" for _ in requests]
 
-    asked = list(documents(harness(Asking(), task, flags.limit), task))
-    model = gptjax.load(flags.model)
-    model = model._replace(config=dataclasses.replace(model.config, compute="float32"))
-
     def request(arguments: list) -> Any:
         if len(arguments) == 1:
             return Roll(arguments[0])
         context, other = arguments
         if isinstance(other, str):
             return Score(context, other)
-        return Write(context, answer_settings(other, model.tokenizer, 0))
+        return Write(context, answer_settings(other, tokenizer, 0))
 
-    requests = [request(one) for arguments, _ in asked for one in arguments]
-    writer = model.prepared() if isinstance(requests[0], Write) else model
-    found, cost = respond_and_count(writer, requests, rows=flags.rows)
+    asked = [arguments for arguments, _ in documents(harness(Asking(), task, limit), task)]
+    return asked, [request(one) for arguments in asked for one in arguments]
 
-    def answer(one: Any) -> Any:
-        if isinstance(one, Scored):
-            return [one.logprob, one.greedy]
-        return one.logprob if isinstance(one, Rolled) else one.text
 
-    answers = iter(map(answer, found))
-    items = [
-        {"arguments": arguments, "answers": [next(answers) for _ in arguments]}
-        for arguments, _ in asked
+def count(task: str, flags: argparse.Namespace) -> dict[str, float]:
+    """Tokens of the passages of a task: each by itself, with shared beginnings read once, and
+    places of the batches, padding included."""
+    import gptjax
+    from gptjax.evaluate.encoding import encode_scores
+    from gptjax.evaluate.layout import batched, fill_rows
+
+    model = gptjax.load(flags.model)
+    asked, requests = requests_of(task, flags.limit, model.tokenizer)
+    passages = list({p: 0 for one in encode_scores(model, requests) for p in one.passages})
+    rows = fill_rows(passages)
+    batches = list(batched(passages, rows, 256 * flags.rows))
+    alone = sum(len(one.read) for one in passages)
+    own = [
+        row.shared + sum(len(passages[n].read) - row.shared for n in row.passages) for row in rows
     ]
-    return {"items": items, "results": {}, "seconds": cost.seconds, "cost": cost._asdict()}
+    return {
+        "documents": len(asked),
+        "alone": alone,
+        "read": sum(own),
+        "times": alone / sum(own),
+        "positions": sum(length * size for length, size, _ in batches),
+        "programs": len({(length, size) for length, size, _ in batches}),
+    }
 
 
 # --- both sides

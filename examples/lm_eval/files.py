@@ -19,6 +19,6 @@ def read(file: str, folder: str | None = None, **other: Any) -> dict[str, datase
             f"error: {file} is not in {where or 'any folder'}; name the folder of evaluation files"
             """ (EVAL_DATA=DIR, or --metadata '{"folder": "DIR"}')."""
         )
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8").split("\n")
     records = [json.loads(line) for line in lines if line.strip()]
     return {"test": datasets.Dataset.from_list(records)}
