@@ -2152,8 +2152,8 @@ TASKS = (
     Defect(
         "bootstrap-of-half-the-items",
         "evaluate/figures/totals.py",
-        "integers(0, n, (rounds, n))",
-        "integers(0, n, (rounds, n // 2))",
+        "statistic(draw.integers(0, n, n))",
+        "statistic(draw.integers(0, n, n // 2))",
         "test_evaluate_figures.py::test_a_bootstrap_covers_at_its_rate_and_is_that_of_the_mean",
     ),
 )

@@ -31,8 +31,8 @@ def bootstrap_of(
     value = statistic(np.arange(n))
     if n < 2:
         return Figure(value, n, math.nan, math.nan, math.nan)
-    draws = np.random.default_rng(seed).integers(0, n, (rounds, n))
-    values = np.array([statistic(draw) for draw in draws])
+    draw = np.random.default_rng(seed)
+    values = np.array([statistic(draw.integers(0, n, n)) for _ in range(rounds)])
     low, high = np.quantile(values, (0.025, 0.975))
     return Figure(value, n, float(values.std(ddof=1)), float(low), float(high))
 
