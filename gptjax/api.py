@@ -182,6 +182,11 @@ class Model(NamedTuple):
         each, if the model is an encoder (BERT): `model.fill(["The cat [MASK] here."])[0].text`."""
         return list(generate.fill_masks(*self[:3], texts, top, batch))
 
+    def embed(self, texts: Sequence[str], batch: int = 8) -> np.ndarray:
+        """Returns texts as vectors of length 1 [texts, width], the means of their tokens' hidden
+        states; of a model that writes they are those of the server's /v1/embeddings."""
+        return generate.embed_texts(*self[:3], self.task, texts, batch)
+
     def prefix(
         self, text: str | Sequence[int], before: Prefix | None = None, *, int8_cache: bool = False
     ) -> Prefix:
@@ -295,7 +300,7 @@ def load(
     that a Python package ships.
 
     Args:
-      path: where it is, or the name of a packaged model: smollm2.
+      path: where it is, or the name of a packaged model: smollm2, minilm.
       step: checkpoint of a run; `None` is the newest intact one.
       mesh: devices that share the weights and the cache: `tensor` splits heads, MLP and vocabulary,
         `fsdp` weights and rows, `data` rows, `expert` experts and rows. `None` is one device.

@@ -32,6 +32,7 @@ ROOMS = (
         "observe",
         "train",
         "api",
+        "retrieve",
         "evaluate",
         "lab",
         "serve",
@@ -43,7 +44,7 @@ ROOMS = (
 )
 """From the bottom up: a room imports only rooms before it."""
 
-CLIENTS = ("evaluate", "lab", "serve", "verify", "plan")
+CLIENTS = ("retrieve", "evaluate", "lab", "serve", "verify", "plan")
 """Rooms that no other room needs; a command imports its room when it is called."""
 
 EXCEPTIONS = {
@@ -82,6 +83,7 @@ DOORS = {
     "starlette": ("serve/http.py",),
     "uvicorn": ("serve/listen.py",),
     "h11": ("serve/listen.py",),
+    "bm25s": ("retrieve/index.py",),
     "prometheus_client": ("serve/metrics.py",),
     "lm_eval": ("evaluate/harness.py",),
     "sacrebleu": ("evaluate/figures/written.py",),

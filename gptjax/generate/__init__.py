@@ -14,6 +14,7 @@ from gptjax.generate.decode import (
     prefill,
     step,
 )
+from gptjax.generate.embeddings import embed_texts
 from gptjax.generate.engine import Columns, Slots, admit, advance, evict, fill, programs
 from gptjax.generate.history import History
 from gptjax.generate.ids import Generated, generate, stream
@@ -77,6 +78,7 @@ __all__ = [
     "completions",
     "draw",
     "dry",
+    "embed_texts",
     "evict",
     "extend",
     "fill",

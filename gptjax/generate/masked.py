@@ -91,17 +91,23 @@ def hidden_ids(config: ModelConfig, tokenizer: Tokenizer, text: str) -> np.ndarr
         ' for each: --prompt "The cat [MASK] on the mat."',
     )
     mask = [mask_id(config, tokenizer)]
-    named = {name: control.id for name, control in tokenizer.controls.items()}
-    begin, end = named.get("[CLS]", tokenizer.end_of_document), named.get("[SEP]")
-    ids = [] if begin is None else [begin]
+    inner = []
     for n, part in enumerate(parts):
-        ids += [*(mask if n else []), *tokenizer.encode(part).tolist()]
-    ids += [] if end is None else [end]
+        inner += [*(mask if n else []), *tokenizer.encode(part).tolist()]
+    ids = between_marks(tokenizer, inner)
     require(
         len(ids) <= config.context,
         f"a prompt has {len(ids)} tokens and the context is {config.context}; shorten it.",
     )
     return np.asarray(ids, np.int32)
+
+
+def between_marks(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
+    """Returns ids between those that begin and end a text of an encoder, as far as the tokenizer
+    has them."""
+    named = {name: control.id for name, control in tokenizer.controls.items()}
+    begin, end = named.get("[CLS]", tokenizer.end_of_document), named.get("[SEP]")
+    return [*([] if begin is None else [begin]), *ids, *([] if end is None else [end])]
 
 
 def mask_id(config: ModelConfig, tokenizer: Tokenizer) -> int:

@@ -47,7 +47,7 @@ def open_model(
     instead of the latest ones.
 
     Args:
-      path: where the model is, or the name of a packaged model: smollm2.
+      path: where the model is, or the name of a packaged model: smollm2, minilm.
       step: checkpoint of a run; `None` means the newest intact one.
       mesh: devices that share the parameters, by the rules of their logical axes; `None` means all
         parameters on the default device.
