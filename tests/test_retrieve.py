@@ -23,6 +23,7 @@ from gptjax.retrieve import (  # noqa: E402 it needs bm25s
     citing_pattern,
     grounded_messages,
     learn_compounds,
+    quotes,
     search_passages,
     split_terms,
     within_budget,
@@ -127,6 +128,20 @@ def test_an_answer_that_keeps_to_the_pattern_cites_passages_that_exist():
     assert cited("a [2] b [1][2]", 2) == [2, 1]
     with pytest.raises(ConfigError, match=r"cites passage \[4\], and 3 were given"):
         cited("Yes [1] [4]", 3)
+
+
+def test_a_quote_is_a_sentence_of_the_passage_that_it_cites():
+    passages = ["It is free. Call us!", "三天。请等。", "No end"]
+    assert quotes(passages) == [
+        "It is free. [1]",
+        "Call us! [1]",
+        "三天。 [2]",
+        "请等。 [2]",
+        "No end [3]",
+    ]
+    for quote in quotes(passages):
+        (number,) = cited(quote, 3)
+        assert quote.split(" [")[0] in passages[number - 1]
 
 
 # --- embeddings

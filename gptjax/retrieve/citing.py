@@ -8,6 +8,21 @@ from collections.abc import Sequence
 from gptjax.core.config import require
 from gptjax.data.tokenizers.tokenizer import Tokenizer
 
+QUOTING = (
+    "Answer with the sentence of the numbered passages that answers the question, and the number of"
+    " its passage."
+)
+EXAMPLES = (
+    (
+        "user",
+        "[1] We open at 9.\n[2] Call us at any time. It is free.\n\nQuestion: Calls at night?",
+    ),
+    ("assistant", "Call us at any time. [2]"),
+    ("user", "[1] We open at 9.\n[2] We close on holidays.\n\nQuestion: when do you open"),
+    ("assistant", "We open at 9. [1]"),
+)
+"""What a small model needs to see before it quotes."""
+
 INSTRUCTION = (
     "Answer the question from the numbered passages alone, in one or two sentences, and end with"
     " the number of the passage that you used, like [1]."
@@ -40,6 +55,25 @@ def grounded_messages(question: str, passages: Sequence[str]) -> list[tuple[str,
     """Returns the conversation that asks a question about passages: (role, text) pairs."""
     listed = "".join(_numbered(number, text) for number, text in enumerate(passages, 1))
     return [("system", INSTRUCTION), ("user", f"{listed}\nQuestion: {question}")]
+
+
+def quoting_messages(question: str, passages: Sequence[str]) -> list[tuple[str, str]]:
+    """Returns the conversation that asks for the sentence of passages that answers a question; the
+    answer should be one of `quotes`."""
+    return [("system", QUOTING), *EXAMPLES, grounded_messages(question, passages)[1]]
+
+
+def quotes(passages: Sequence[str]) -> list[str]:
+    """Returns every sentence of numbered passages with its citation: as `choices` of an answer they
+    leave a model nothing to invent."""
+    return list(
+        dict.fromkeys(
+            f"{sentence} [{number}]"
+            for number, text in enumerate(passages, 1)
+            for sentence in re.split(r"(?<=[.?!])\s+|(?<=[。？！])", text.strip())
+            if sentence
+        )
+    )
 
 
 def citing_pattern(count: int, characters: int = 300) -> str:

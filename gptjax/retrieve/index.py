@@ -5,7 +5,7 @@ Read `Index`, `build_index` and `search_passages`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,20 +68,25 @@ def build_index(
 
 
 def search_passages(
-    index: Index, question: str, count: int = 5, embed: Embed | None = None
+    index: Index,
+    question: str,
+    count: int = 5,
+    embed: Embed | None = None,
+    weights: tuple[float, float] = (1.0, 1.0),
 ) -> list[Found]:
     """Returns the best passages for a question, the best first: by BM25 or, with embeddings, by
     both ranks. Without embeddings a passage needs a term of the question.
 
     Args:
       embed: what the index was built with; `None` leaves its embeddings out.
+      weights: of the ranks by BM25 and by embeddings.
     """
     scores = term_scores(index, question)
     if embed is None or index.vectors is None:
         order = [i for i in ranking(scores)[:count] if scores[i] > 0]
         return [Found(int(i), index.passages[i], float(scores[i]), np.nan) for i in order]
     similar = index.vectors @ embed([question])[0]
-    order = ranking(fused([scores, similar]))[:count]
+    order = ranking(fused([scores, similar], weights))[:count]
     return [Found(int(i), index.passages[i], float(scores[i]), float(similar[i])) for i in order]
 
 
@@ -94,13 +99,14 @@ def term_scores(index: Index, question: str) -> np.ndarray:
     return index.terms.get_scores(known)
 
 
-def fused(scores: Collection[np.ndarray]) -> np.ndarray:
-    """Returns the sum of reciprocal ranks over several scores of the same passages [passages]."""
-    total = np.zeros(len(next(iter(scores))))
-    for each in scores:
+def fused(scores: Sequence[np.ndarray], weights: Sequence[float] = (1.0, 1.0)) -> np.ndarray:
+    """Returns the weighted sum of reciprocal ranks over several scores of the same passages
+    [passages]."""
+    total = np.zeros(len(scores[0]))
+    for each, weight in zip(scores, weights, strict=True):
         ranks = np.empty(len(each), np.int64)
         ranks[ranking(each)] = np.arange(1, len(each) + 1)
-        total += 1 / (FUSION + ranks)
+        total += weight / (FUSION + ranks)
     return total
 
 
