@@ -6,6 +6,7 @@ from gptjax.data.tasks.chat import Chat
 from gptjax.data.tasks.classification import Classification
 from gptjax.data.tasks.language_model import LanguageModel
 from gptjax.data.tasks.masked import MaskedLanguageModel
+from gptjax.data.tasks.middle import FillInMiddle
 from gptjax.data.tasks.preferences import Feedback, Preferences
 from gptjax.data.tasks.prompts import Prompts
 from gptjax.data.tasks.sequence_to_sequence import SequenceToSequence
@@ -17,6 +18,7 @@ __all__ = [
     "Chat",
     "Classification",
     "Feedback",
+    "FillInMiddle",
     "LanguageModel",
     "MaskedLanguageModel",
     "Preferences",
@@ -33,6 +35,7 @@ __all__ = [
 
 TaskConfig = (
     LanguageModel
+    | FillInMiddle
     | MaskedLanguageModel
     | SpanCorruption
     | PrefixLanguageModel
