@@ -44,6 +44,6 @@ experiment = Experiment(
         prompt="for i in <fill>(10):",
         sample=SampleConfig(temperature=0.0, new_tokens=40),
     ),
-    steps=1000,
+    steps=800,
     batch=16,
 )
