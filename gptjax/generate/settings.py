@@ -122,6 +122,8 @@ class GenerateConfig(SampleConfig):
     """A GBNF-style grammar with a rule `root`."""
     choices: tuple[str, ...] = ()
     """Texts of which the answer is one."""
+    excerpt: str = ""
+    """A text of which the answer is a run of whole words."""
 
     # --- the end ---
     min_new_tokens: int = 0
@@ -319,7 +321,7 @@ _RANGES = (
 )
 """Setting, least value, largest value."""
 
-_CONSTRAINTS = ("schema", "regex", "grammar", "choices")
+_CONSTRAINTS = ("schema", "regex", "grammar", "choices", "excerpt")
 
 _SHAPING = {
     *(

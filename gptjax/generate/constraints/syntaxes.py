@@ -7,6 +7,7 @@ from typing import Any
 
 from gptjax.core.config import ConfigError, require
 from gptjax.generate.constraints.automaton import TooLarge, compile_language
+from gptjax.generate.constraints.excerpts import excerpt
 from gptjax.generate.constraints.grammar import grammar
 from gptjax.generate.constraints.languages import Automaton, Language, alt, exactly
 from gptjax.generate.constraints.patterns import regex
@@ -22,7 +23,11 @@ def choices(texts: Sequence[str]) -> Language:
     return alt(*map(exactly, texts))
 
 
-FLAT: dict[str, Callable[[Any], Language]] = {"regex": regex, "choices": choices}
+FLAT: dict[str, Callable[[Any], Language]] = {
+    "regex": regex,
+    "choices": choices,
+    "excerpt": excerpt,
+}
 NESTED: dict[str, Callable[[Any, int], tuple[Language, bool]]] = {
     "schema": json_schema,
     "grammar": grammar,

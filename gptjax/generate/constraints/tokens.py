@@ -20,7 +20,7 @@ from gptjax.generate.constraints.languages import token_mark
 GROUP = 1 << 20
 """Pairs of a state and a word that are computed together."""
 
-KINDS = ("schema", "grammar", "regex", "choices")
+KINDS = ("schema", "grammar", "regex", "choices", "excerpt")
 """The settings that constrain an answer."""
 
 
