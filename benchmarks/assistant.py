@@ -59,12 +59,17 @@ def best_border(inside: np.ndarray, outside: np.ndarray) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--questions", type=int, default=150, help="that the model answers")
+    parser.add_argument(
+        "--questions", type=int, default=150, help="that the model answers; 0 looks up only"
+    )
     parser.add_argument("--retrieval", type=int, default=1000, help="that are only looked up")
     args = parser.parse_args()
     example = runpy.run_path(str(EXAMPLE))
-    model, embed = gptjax.load("smollm2"), gptjax.load("minilm").embed
-    assistant = example["open_assistant"](example["local"](model), model.tokenizer, embed)
+    embedder = gptjax.load("minilm")
+    embed, ask = embedder.embed, None
+    if args.questions:
+        ask = example["local"](gptjax.load("smollm2"))
+    assistant = example["open_assistant"](ask, embedder.tokenizer, embed)
     intents = [set(entry["intents"]) for entry in assistant.entries]
     covered = set().union(*intents)
 
@@ -92,11 +97,15 @@ def main() -> None:
         for row, (_, label) in zip(similar, asked, strict=True)
     ]
     said("one of the first three is right, MiniLM", three)
+    said("answered (not refused), by BM25", (terms.max(1) >= plain).tolist())
+    said("answered (not refused), by similarity", (similar.max(1) >= border).tolist())
     for name, texts in (("bank", lacking[:400]), ("quiz", others[200:1200])):
         outside = scores(texts)
         said(f"refused, {name}, by BM25", (outside[0].max(1) < plain).tolist())
         said(f"refused, {name}, by similarity", (outside[1].max(1) < border).tolist())
 
+    if not args.questions:
+        return
     assistant, started = assistant._replace(least=border), time.monotonic()
     answers = [example["reply"](assistant, q) for q, _ in asked[: args.questions]]
     seconds = (time.monotonic() - started) / len(answers)

@@ -35,7 +35,7 @@ class Assistant(NamedTuple):
     tokenizer: Tokenizer
     embed: Callable
     ask: Ask
-    least: float = 0.38
+    least: float = 0.44
     """Similarity of the best passage below which the question is not answered."""
     margin: float = 0.05
     """Passages that much less similar than the best one are not read."""
