@@ -2627,6 +2627,112 @@ RESPOND = (
         "before, after = (start, after) if after[:1] != start else (start, after[1:])",
         "before = (*start, *start)",
         "test_respond.py::test_an_empty_context_is_the_token_that_begins_texts",
+RETRIEVE = (
+    Defect(
+        "the-last-pair-of-characters-missing",
+        "retrieve/terms.py",
+        "for i in range(len(run) - 1))",
+        "for i in range(len(run) - 2))",
+        "test_retrieve.py::test_every_two_neighbours_of_a_chinese_text_find_it_and_the_default"
+        "_splitter_finds_nothing",
+    ),
+    Defect(
+        "voice-marks-taken-for-accents",
+        "retrieve/terms.py",
+        ' or "\\u3099" <= c <= "\\u309a")',
+        ")",
+        "test_retrieve.py::test_voice_marks_of_kana_are_no_accents",
+    ),
+    Defect(
+        "a-compound-that-ends-in-a-link",
+        "retrieve/terms.py",
+        "(after < len(word) or not link)",
+        "(after <= len(word) or not link)",
+        "test_retrieve.py::test_a_german_compound_is_found_by_its_parts_once_they_are_learned",
+    ),
+    Defect(
+        "passages-that-share-nothing-found",
+        "retrieve/index.py",
+        " if scores[i] > 0]",
+        "]",
+        "test_retrieve.py::test_passages_without_a_term_of_the_question_are_not_found",
+    ),
+    Defect(
+        "scores-fused-instead-of-ranks",
+        "retrieve/index.py",
+        "total += weight / (FUSION + ranks)",
+        "total += weight * each",
+        "test_retrieve.py::test_fusion_depends_on_ranks_alone_and_prefers_what_both_rank_high",
+    ),
+    Defect(
+        "a-budget-that-forgets-what-was-kept",
+        "retrieve/citing.py",
+        "        left -= len(ids)\n",
+        "",
+        "test_retrieve.py::test_passages_keep_to_the_budget_and_the_first_is_always_there",
+    ),
+    Defect(
+        "a-citation-of-one-passage-more",
+        "retrieve/citing.py",
+        "map(str, range(1, count + 1))",
+        "map(str, range(1, count + 2))",
+        "test_retrieve.py::test_an_answer_that_keeps_to_the_pattern_cites_passages_that_exist",
+    ),
+    Defect(
+        "footnotes-taken-for-citations",
+        "retrieve/citing.py",
+        'return re.sub(r"\\[(\\d+)\\]", r"(\\1)", text)',
+        "return text",
+        "test_retrieve.py::test_numbers_in_the_brackets_of_a_passage_are_no_citations",
+    ),
+    Defect(
+        "padding-in-the-mean",
+        "generate/embeddings.py",
+        '"btd,bt->bd", hidden.astype(jnp.float32), batch.weights)',
+        '"btd,bt->bd", hidden.astype(jnp.float32), jnp.ones_like(batch.weights))',
+        "test_retrieve.py::test_an_embedding_has_length_one_and_does_not_depend_on_the_other_texts",
+    ),
+    Defect(
+        "embeddings-in-the-order-of-length",
+        "generate/embeddings.py",
+        "out[these] = ",
+        "out[start : start + len(these)] = ",
+        "test_retrieve.py::test_an_embedding_has_length_one_and_does_not_depend_on_the_other_texts",
+    ),
+    Defect(
+        "an-excerpt-of-two-places",
+        "generate/constraints/excerpts.py",
+        "if length[to] != length[state] + 1:",
+        "if False:",
+        "test_excerpts.py::test_every_run_of_words_is_an_excerpt_and_nothing_else_is",
+    ),
+    Defect(
+        "an-excerpt-that-begins-nowhere",
+        "generate/constraints/excerpts.py",
+        "frozenset(range(1, len(steps)))",
+        "frozenset(range(2, len(steps)))",
+        "test_excerpts.py::test_every_run_of_words_is_an_excerpt_and_nothing_else_is",
+    ),
+    Defect(
+        "a-middle-without-its-end",
+        "data/tasks/middle.py",
+        "[read, ids[start:stop], [end]]",
+        "[read, ids[start:stop]]",
+        "test_middle.py::test_cut_rows_hold_the_text_of_the_plain_rows_and_all_of_it_is_predicted",
+    ),
+    Defect(
+        "a-cursor-read-prefix-first",
+        "data/tasks/middle.py",
+        "tokenizer.vocab_size, suffix_first=True)",
+        "tokenizer.vocab_size, suffix_first=False)",
+        "test_middle.py::test_a_prompt_with_a_cursor_reads_like_a_row_up_to_its_middle",
+    ),
+    Defect(
+        "the-same-cuts-in-every-epoch",
+        "data/tasks/middle.py",
+        "enumerate(at.draws(plan.seed))",
+        "enumerate(at._replace(number=at.row).draws(plan.seed))",
+        "test_middle.py::test_a_cut_is_elsewhere_in_another_epoch",
     ),
 )
 
@@ -2657,6 +2763,7 @@ ROOMS = {
     "prompts": PROMPTED,
     "page": PAGE,
     "watched": WATCHED,
+    "retrieve": RETRIEVE,
 }
 
 SURVIVES: dict[str, str] = {

@@ -144,6 +144,13 @@ def test_a_quote_is_a_sentence_of_the_passage_that_it_cites():
         assert quote.split(" [")[0] in passages[number - 1]
 
 
+def test_numbers_in_the_brackets_of_a_passage_are_no_citations():
+    passages = ["Tea is hot [7]. It is old [12].", "Rain"]
+    assert [cited(quote, 2) for quote in quotes(passages)] == [[1], [1], [2]]
+    told = grounded_messages("?", passages)[1][1]
+    assert cited(told, 2) == [1, 2] and "(7)" in told
+
+
 # --- embeddings
 
 

@@ -70,7 +70,7 @@ def quotes(passages: Sequence[str]) -> list[str]:
         dict.fromkeys(
             f"{sentence} [{number}]"
             for number, text in enumerate(passages, 1)
-            for sentence in re.split(r"(?<=[.?!])\s+|(?<=[。？！])", text.strip())
+            for sentence in re.split(r"(?<=[.?!])\s+|(?<=[。？！])", _unnumbered(text).strip())
             if sentence
         )
     )
@@ -93,11 +93,16 @@ def cited(answer: str, count: int) -> list[int]:
     Raises:
       ConfigError: it cites a passage that was not given.
     """
-    numbers = list(dict.fromkeys(int(n) for n in re.findall(r"\[(\d{1,9})\]", answer)))
+    numbers = list(dict.fromkeys(int(n) for n in re.findall(r"\[(\d+)\]", answer)))
     wrong = [n for n in numbers if not 1 <= n <= count]
     require(not wrong, f"the answer cites passage {wrong[:1]}, and {count} were given; ask again.")
     return numbers
 
 
 def _numbered(number: int, text: str) -> str:
-    return f"[{number}] {text}\n"
+    return f"[{number}] {_unnumbered(text)}\n"
+
+
+def _unnumbered(text: str) -> str:
+    """A passage whose own numbers in brackets, such as those of footnotes, are no citations."""
+    return re.sub(r"\[(\d+)\]", r"(\1)", text)
