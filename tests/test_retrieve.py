@@ -48,6 +48,7 @@ def test_every_two_neighbours_of_a_chinese_text_find_it_and_the_default_splitter
         for i in range(len(line) - 1)
     ]
     assert all(search_passages(index, pair)[0].number == number for pair, number in asked)
+    assert split_terms("床前明月") == [*"床前明月", "床前", "前明", "明月"]
     default = bm25s.BM25()
     default.index(bm25s.tokenize(list(POEMS), return_ids=False, show_progress=False))
     assert not any(pair in default.vocab_dict for pair, _ in asked)
