@@ -1,7 +1,7 @@
 """Code completion at a cursor: a small GPT over bytes learns to fill in the middle of Python, from
 the source of the interpreter's own standard library.
 
-RESULT
+Not measured yet: benchmarks/middle.py does, beside the left side alone and a byte 6-gram model.
 
     python train.py configs/fill_in_middle.py
     python benchmarks/middle.py runs/fill_in_middle

@@ -147,6 +147,7 @@ def test_a_quote_is_a_sentence_of_the_passage_that_it_cites():
 
 def test_numbers_in_the_brackets_of_a_passage_are_no_citations():
     passages = ["Tea is hot [7]. It is old [12].", "Rain"]
+    assert quotes(passages) == ["Tea is hot (7). [1]", "It is old (12). [1]", "Rain [2]"]
     assert [cited(quote, 2) for quote in quotes(passages)] == [[1], [1], [2]]
     told = grounded_messages("?", passages)[1][1]
     assert cited(told, 2) == [1, 2] and "(7)" in told
