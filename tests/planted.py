@@ -2627,6 +2627,10 @@ RESPOND = (
         "before, after = (start, after) if after[:1] != start else (start, after[1:])",
         "before = (*start, *start)",
         "test_respond.py::test_an_empty_context_is_the_token_that_begins_texts",
+    ),
+)
+
+
 RETRIEVE = (
     Defect(
         "the-last-pair-of-characters-missing",
