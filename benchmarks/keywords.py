@@ -6,7 +6,10 @@ Keywords are those of `examples/paper_summaries.py`: words of an abstract that a
 without common ones. All words of the abstract without common ones are ranked: by tf-idf (counts in
 the abstract, document frequencies of the training abstracts), in their order, at random (expected),
 and by what a model says of each word after the abstract and `TL;DR:` (or `--asked keywords`): its
-ln p, and ln p less that without the abstract. The first `--limit` held-out papers are judged.
+ln p, and ln p less that without the abstract; and by each of these together with tf-idf, as
+reciprocal ranks. The first `--limit` held-out papers are judged.
+
+Source: Cormack et al. 2009, Reciprocal Rank Fusion.
 """
 
 from __future__ import annotations
@@ -106,6 +109,12 @@ def by_likelihood(
     return ranked
 
 
+def fused(one: Sequence[str], other: Sequence[str], far: int = 60) -> list[str]:
+    """Two rankings of the same words as one, by the sum of 1 / (`far` + rank)."""
+    ranks = [{word: place for place, word in enumerate(ranked, 1)} for ranked in (one, other)]
+    return sorted(one, key=lambda word: -sum(1 / (far + rank[word]) for rank in ranks))
+
+
 def said(name: str, ranked: Sequence[Sequence[str]], asked: Sequence[Asked]) -> None:
     """Prints mean average precision and the precision of the first five words."""
     pairs = list(zip(ranked, asked, strict=True))
@@ -132,12 +141,15 @@ def main() -> None:
     share = mean_of([expected_at_random(len(one.candidates), len(one.right)) for one in asked])
     print(f"{len(asked)} papers; at random: average precision {share.value:.3f}", flush=True)
     said("in their order", [one.candidates for one in asked], asked)
-    said("tf-idf", tf_idf(train, asked), asked)
+    counted = tf_idf(train, asked)
+    said("tf-idf", counted, asked)
     for path in args.models:
         began = time.monotonic()
         found = by_likelihood(gptjax.load(path), asked, PAPERS["ASKED"][args.asked])
         for name, ranked in found.items():
             said(f"{path}, {name}", ranked, asked)
+            pairs = zip(counted, ranked, strict=True)
+            said("  with tf-idf", [fused(*pair) for pair in pairs], asked)
         print(f"  {time.monotonic() - began:.0f} s", flush=True)
 
 

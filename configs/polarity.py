@@ -33,7 +33,7 @@ experiment = Experiment(
     ),
     optim=AdamW(peak=5e-4, weight_decay=0.0, beta2=0.95, clip_norm=1.0),
     schedule=Schedule("linear", warmup=20, floor=0.0),
-    evaluation=Evaluation(every=380),
-    steps=380,
+    evaluation=Evaluation(every=320),
+    steps=320,
     batch=4,
 )

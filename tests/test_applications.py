@@ -134,8 +134,8 @@ def test_a_planted_shift_is_noticed_and_a_stream_without_one_is_quiet():
 
 
 def test_false_alarms_are_as_rare_as_the_rate_says():
-    """With the usual share known, on 200,000 lines; a bound of ln(1 / rate) would still hold, a sum
-    that does not begin again below zero would alarm more often."""
+    """With the usual share known, on 200,000 lines. What passes the bound passes it by a step, so
+    that they are rarer: about a twentieth."""
     parts = example("sentiment_alarm")
     draw, rate = np.random.default_rng(1), 1e-3
     for usual in (0.2, 0.5):
@@ -143,7 +143,7 @@ def test_false_alarms_are_as_rare_as_the_rate_says():
         for has_label in stream(draw, (100_000, usual)):
             watched, passed = parts["add"](watched, has_label)
             count += any(passed)
-        assert 0.02 * rate < count / 100_000 <= rate
+        assert 0.01 * rate < count / 100_000 < 0.15 * rate
 
 
 def test_a_stream_is_classified_as_it_comes_and_empty_lines_are_left_out():
@@ -211,6 +211,12 @@ def test_words_of_an_abstract_are_ranked_by_what_the_model_says_of_them(monkeypa
     monkeypatch.setitem(rank.__globals__, "respond", respond)
     found = rank(None, [keywords["Asked"]("a b", ["of", "graph", "tree"], {"graph"})], "\n\nTL;DR:")
     assert list(found.values()) == [[["tree", "graph", "of"]], [["graph", "of", "tree"]]]
+
+
+def test_fused_rankings_prefer_what_both_rank_high():
+    fused = benchmark("keywords")["fused"]
+    assert fused(list("abcd"), list("abcd")) == list("abcd")
+    assert fused(list("abcd"), list("bdca")) == list("badc")
 
 
 def test_the_best_sentence_is_at_least_as_good_as_any(capsys):
