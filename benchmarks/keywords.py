@@ -115,6 +115,16 @@ def fused(one: Sequence[str], other: Sequence[str], far: int = 60) -> list[str]:
     return sorted(one, key=lambda word: -sum(1 / (far + rank[word]) for rank in ranks))
 
 
+def gains(
+    ranked: Sequence[Sequence[str]], other: Sequence[Sequence[str]], asked: Sequence[Asked]
+) -> list[float]:
+    """How much more average precision one ranking of each abstract has than another."""
+    return [
+        average_precision(mine, one.right) - average_precision(theirs, one.right)
+        for mine, theirs, one in zip(ranked, other, asked, strict=True)
+    ]
+
+
 def said(name: str, ranked: Sequence[Sequence[str]], asked: Sequence[Asked]) -> None:
     """Prints mean average precision and the precision of the first five words."""
     pairs = list(zip(ranked, asked, strict=True))
@@ -149,7 +159,10 @@ def main() -> None:
         for name, ranked in found.items():
             said(f"{path}, {name}", ranked, asked)
             pairs = zip(counted, ranked, strict=True)
-            said("  with tf-idf", [fused(*pair) for pair in pairs], asked)
+            both = [fused(*pair) for pair in pairs]
+            said("  with tf-idf", both, asked)
+            found = mean_of(gains(both, counted, asked))
+            print(f"    more than tf-idf: {found.value:.3f} ({found.low:.3f} to {found.high:.3f})")
         print(f"  {time.monotonic() - began:.0f} s", flush=True)
 
 

@@ -19,36 +19,33 @@ import math
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import gptjax
 
 
 class Watch(NamedTuple):
-    """Two sums and their bound."""
+    """Two sums, their bound, and what each adds for a line with the label and for one without."""
 
     gains: tuple[tuple[float, float], ...]
-    """What a sum adds for a line that has the label, and for one that has not."""
     bound: float
     sums: tuple[float, ...] = (0.0, 0.0)
 
 
 class Alarm(NamedTuple):
-    """A change, and the line at which it was noticed, counted from 1."""
+    """A change, the line at which it was noticed, from 1, and the share in the last 100 lines."""
 
     line: int
     change: str
     share: float
-    """Of the label, in the last 100 lines."""
 
 
 def watch(usual: float, odds: float, rate: float) -> Watch:
     """A watch over a usual share, for a change of its odds by a factor."""
-    gains = []
-    for factor in (odds, 1 / odds):
-        other = usual * factor / (1 - usual + usual * factor)
-        gains.append((math.log(other / usual), math.log((1 - other) / (1 - usual))))
-    return Watch(tuple(gains), math.log(2 / rate))
+    scales = [(factor, 1 - usual + usual * factor) for factor in (odds, 1 / odds)]
+    gains = tuple((math.log(factor / scale), -math.log(scale)) for factor, scale in scales)
+    return Watch(gains, math.log(2 / rate))
 
 
 def add(watched: Watch, has_label: bool) -> tuple[Watch, tuple[bool, ...]]:
@@ -58,7 +55,7 @@ def add(watched: Watch, has_label: bool) -> tuple[Watch, tuple[bool, ...]]:
         for total, gain in zip(watched.sums, watched.gains, strict=True)
     ]
     passed = tuple(total > watched.bound for total in sums)
-    left = tuple(0.0 if over else total for total, over in zip(sums, passed, strict=True))
+    left = tuple(total * (total <= watched.bound) for total in sums)
     return watched._replace(sums=left), passed
 
 
@@ -79,23 +76,24 @@ def alarms(
 
 def labels_of(lines: Iterable[str], model: gptjax.Model) -> Iterator[str]:
     """Yields the label of each line that is not empty, as soon as it is there."""
-    for line in lines:
-        if line.strip():
-            yield model.classify([line.strip()], batch=1)[0].label
+    for line in filter(str.strip, lines):
+        yield model.classify([line.strip()], batch=1)[0].label
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", help="a run that classifies, such as runs/polarity")
-    parser.add_argument("file", nargs="?", type=argparse.FileType("r"), default=sys.stdin)
-    parser.add_argument("--label", default="negative")
+    parser.add_argument("file", nargs="?", help="lines; standard input without it")
+    parser.add_argument("--label", default="negative", help="the label whose share is watched")
     parser.add_argument("--learn", type=int, default=300, help="lines that say what is usual")
     parser.add_argument("--rate", type=float, default=1e-3, help="false alarms in a line, at most")
-    args = parser.parse_args()
-    labels = labels_of(args.file, gptjax.load(args.run))
-    found = (label == args.label for label in labels)
-    for one in alarms(found, learn=args.learn, rate=args.rate):
-        print(f"line {one.line}: {one.change} {args.label}, {one.share:.0%} of late", flush=True)
+    args = parser.parse_intermixed_args()
+    with open(args.file) if args.file else nullcontext(sys.stdin) as lines:
+        found = (label == args.label for label in labels_of(lines, gptjax.load(args.run)))
+        for one in alarms(found, learn=args.learn, rate=args.rate):
+            print(
+                f"line {one.line}: {one.change} {args.label}, {one.share:.0%} of late", flush=True
+            )
 
 
 if __name__ == "__main__":

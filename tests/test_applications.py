@@ -4,6 +4,7 @@ alarms."""
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import random
 import runpy
@@ -146,22 +147,35 @@ def test_false_alarms_are_as_rare_as_the_rate_says():
         assert 0.01 * rate < count / 100_000 < 0.15 * rate
 
 
+class Scripted:
+    """Finds what is bad, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def classify(self, texts: list[str], batch: int) -> list[Labelled]:
+        self.asked.extend(texts)
+        return [Labelled(text, "negative" if "bad" in text else "positive", {}) for text in texts]
+
+
 def test_a_stream_is_classified_as_it_comes_and_empty_lines_are_left_out():
-    parts, asked = example("sentiment_alarm"), []
-
-    class Scripted:
-        """Finds what is bad."""
-
-        def classify(self, texts: list[str], batch: int) -> list[Labelled]:
-            asked.extend(texts)
-            return [
-                Labelled(text, "negative" if "bad" in text else "positive", {}) for text in texts
-            ]
-
-    lines = iter(["bad\n", "\n", "good\n", "bad\n"])
-    labels = parts["labels_of"](lines, Scripted())
-    assert list(islice(labels, 2)) == ["negative", "positive"] and asked == ["bad", "good"]
+    model, lines = Scripted(), iter(["bad\n", "\n", "good\n", "bad\n"])
+    labels = example("sentiment_alarm")["labels_of"](lines, model)
+    assert list(islice(labels, 2)) == ["negative", "positive"] and model.asked == ["bad", "good"]
     assert next(lines) == "bad\n"
+
+
+@pytest.mark.parametrize("piped", [False, True])
+def test_the_command_of_alarms_reads_a_file_or_a_pipe(piped, tmp_path, capsys, monkeypatch):
+    news = tmp_path / "news.txt"
+    news.write_text("good\nbad\ngood\n" * 40 + "bad\n" * 30)
+    monkeypatch.setattr("gptjax.load", lambda run: Scripted())
+    words = ["alarm", "runs/polarity", "--label", "negative", "--learn", "120"]
+    monkeypatch.setattr("sys.argv", words if piped else [*words, str(news)])
+    monkeypatch.setattr("sys.stdin", io.StringIO(news.read_text() if piped else ""))
+    example("sentiment_alarm")["main"]()
+    (line,) = capsys.readouterr().out.splitlines()[:1]
+    assert line.startswith("line 13") and line.endswith("more negative, 100% of late")
 
 
 # --- figures
