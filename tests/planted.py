@@ -2482,7 +2482,7 @@ WATCHED = (
         "evaluate/watched.py",
         "        if stop():\n            raise _Stopped",
         "        stop()",
-        "test_watched_tasks.py::test_a_task_that_writes_is_answered_until_it_is_told_to_stop",
+        "test_watched_tasks.py::test_answers_end_when_the_run_is_told_to_stop",
     ),
     Defect(
         "a-request-that-does-not-fit-is-found-late",
