@@ -96,7 +96,7 @@ def _errors(*statuses: str) -> dict[str, Any]:
 _WHY = {
     "400": "The body is wrong; `error.param` names the field.",
     "401": "The key is wrong or missing.",
-    "404": "There is no such model.",
+    "404": "There is no such model or prompt.",
     "408": "The body came too slowly.",
     "413": "The body is too large.",
     "415": "The body is no JSON.",
