@@ -52,7 +52,7 @@ def report(name: str, answers: list[str], wanted: list[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="+", help="smollm2, a run, a directory")
+    parser.add_argument("models", nargs="*", help="smollm2, a run; none: baselines alone")
     parser.add_argument("--file", type=Path, required=True)
     parser.add_argument("--count", type=int, default=40, help="held-out questions at most")
     parser.add_argument("--longest", type=int, default=400, help="characters of a question")

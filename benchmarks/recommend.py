@@ -117,6 +117,11 @@ def films(path: Path) -> None:
     named = Counter(name for films in asked for name in films.split(", "))
     gold = [record["gold"] for record in records]
     popular = [max(range(4), key=lambda i: named[each[i]]) for each in titles]
+    figure = mean_of((np.array(popular) == gold).astype(float))
+    print(
+        f"popularity       accuracy {figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})",
+        flush=True,
+    )
     smollm2 = gptjax.load("smollm2")
     for name, form in (
         ("cloze", "People who like the films {} also like the film"),
@@ -136,8 +141,6 @@ def films(path: Path) -> None:
         print(
             f"SmolLM2, {name:6} accuracy {figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})"
         )
-    figure = mean_of((np.array(popular) == gold).astype(float))
-    print(f"popularity     accuracy {figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})")
 
 
 def main() -> None:
