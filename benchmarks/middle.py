@@ -2,8 +2,8 @@
 
     python benchmarks/middle.py runs/fill_in_middle
 
-A line, or an identifier, of a held-out file is taken out; up to 120 bytes before it and 100 after
-it are given. The run fills it in from both sides, and continues the text from the left side alone,
+A line, or an identifier, of a held-out file is taken out; up to 100 bytes before it and 70 after it
+are given. The run fills it in from both sides, and continues the text from the left side alone,
 as any language model does. The baseline is a byte n-gram model (order 6, interpolated after Witten
 and Bell) of 2 MB of the training text. Bits per byte are those of what was taken out, without its
 end.
@@ -35,7 +35,7 @@ from gptjax.generate import token_logprobs
 from gptjax.train.experiment import Experiment
 
 ORDER = 6
-BEFORE, AFTER = 120, 100
+BEFORE, AFTER = 100, 70
 """Characters."""
 
 
@@ -183,7 +183,7 @@ def main() -> None:
                     )[1]
                     for p in prompts
                 ]
-                written = opened.complete(ids, temperature=0.0, new_tokens=80, batch=32)
+                written = opened.complete(prompts, temperature=0.0, new_tokens=80, batch=32)
                 answers = [one.text for one in written]
                 if name != "both sides":
                     answers = [cut(*pair) for pair in zip(answers, asked, strict=True)]
