@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=200, help="documents of each task")
     parser.add_argument("--batch", type=int, default=16, help="batch size of hf")
     parser.add_argument("--rows", type=int, default=4, help="rows of gptjax")
+    parser.add_argument("--chat", action="store_true", help="ask by the model's chat template")
     flags = parser.parse_args()
     if flags.what == "compare":
         print_table(Path(flags.rest[0]))
@@ -55,7 +56,8 @@ def main() -> None:
     backend.configure()
     for task in flags.tasks.split(","):
         measured = measure(side, folder, f"local_{task}", flags)
-        (folder / f"{task}.{side}.json").write_text(json.dumps(measured))
+        name = f"{task}_chat" if flags.chat else task
+        (folder / f"{name}.{side}.json").write_text(json.dumps(measured))
         print(task, side, {k: v for k, v in measured.items() if k != "items"}, flush=True)
 
 
@@ -75,7 +77,7 @@ def measure(side: str, folder: Path, task: str, flags: argparse.Namespace) -> di
         return measure_respond(task, flags)
     model = opened(side, folder, flags)
     seconds = timed(model)
-    results = harness(model, task, flags.limit)
+    results = harness(model, task, flags.limit, flags.chat)
     cost = [one._asdict() for one in getattr(model, "costs", [])]
     return {
         "items": [
@@ -118,14 +120,20 @@ def timed(model: Any) -> list[float]:
     return seconds
 
 
-def harness(model: Any, task: str, limit: int) -> dict[str, Any]:
+def harness(model: Any, task: str, limit: int, chat: bool = False) -> dict[str, Any]:
     """The harness' results, with samples."""
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_path=str(TASKS), include_defaults=False)
     return simple_evaluate(
-        model, tasks=[task], task_manager=manager, limit=limit, bootstrap_iters=0, log_samples=True
+        model,
+        tasks=[task],
+        task_manager=manager,
+        limit=limit,
+        bootstrap_iters=0,
+        log_samples=True,
+        apply_chat_template=chat,
     )
 
 

@@ -76,7 +76,8 @@ CHOICES = [
     for continuation in (" the mat.", " the moon", " a", " the mat.", " a mat")
 ]
 TEXTS = [Score("Only once, ", "here"), Score("", "Nothing before"), Score("x", "y")]
-REQUESTS = CHOICES + TEXTS
+CONTEXTS = [Score(f"The moon is so {word}", " that") for word in ("old", "new", "bright")]
+REQUESTS = CHOICES + TEXTS + CONTEXTS
 MANY = [Score("Long beginning", f" {a}{b}{a} {c}") for a in "abcde" for b in "fghij" for c in "xyz"]
 """Choices of one question that fill a row of more than 256 places."""
 
@@ -126,7 +127,7 @@ def scores_of(model: Model, requests, **more) -> np.ndarray:
 
 
 def test_packed_and_shared_passages_score_as_each_does_alone(kind):
-    wanted = REQUESTS + MANY if not kind.task.answers else CHOICES + TEXTS[:1] + MANY
+    wanted = REQUESTS + MANY if not kind.task.answers else CHOICES + TEXTS[:1] + CONTEXTS + MANY
     found = respond(kind, wanted)
     for one, response in zip(wanted, found, strict=True):
         logprob, best = alone(kind, one)
