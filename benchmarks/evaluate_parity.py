@@ -7,7 +7,8 @@
     python benchmarks/evaluate_parity.py count FOLDER --data DIR --tasks copa,arc_easy --limit 9999
 
 The first call converts `--model` into FOLDER/model, a Hugging Face directory in float32, which `hf`
-reads with torch. `gptjax` is the adapter in the harness, which spells the texts; `respond` gets the
+reads with torch; `hf64` is the same with a softmax in float64, since torch's own in float32 is off
+by 1e-5 a token. `gptjax` is the adapter in the harness, which spells the texts; `respond` gets the
 same texts and spells them itself. Each call adds a file per task to FOLDER; `compare` reads them
 all. `count` reads no text: it counts the tokens that would be read. All need lm-eval, `hf` torch
 and transformers.
@@ -91,11 +92,15 @@ def measure(side: str, folder: Path, task: str, flags: argparse.Namespace) -> di
 
 def opened(side: str, folder: Path, flags: argparse.Namespace) -> Any:
     """The model as the harness asks it."""
-    if side == "hf":
+    if side in ("hf", "hf64"):
         from lm_eval.models.huggingface import HFLM
 
         return HFLM(
-            pretrained=str(folder / "model"), dtype="float32", device="cpu", batch_size=flags.batch
+            pretrained=str(folder / "model"),
+            dtype="float32",
+            softmax_dtype="float64" if side == "hf64" else None,
+            device="cpu",
+            batch_size=flags.batch,
         )
     from gptjax.evaluate.harness import harness_class
 
@@ -234,24 +239,25 @@ def count(task: str, flags: argparse.Namespace) -> dict[str, float]:
 
 
 def print_table(folder: Path) -> None:
-    """Prints a row for each task and side that was measured beside `hf`."""
+    """Prints a row for each task, each side of gptjax, and each of `hf` that it stands beside."""
     print(
-        "| task | side | items | requests | max Δ ln p | mean Δ ln p | same choice | same greedy |"
-        " same text | tokens read / alone | seconds | hf seconds |"
+        "| task | side | beside | items | requests | max Δ ln p | mean Δ ln p | same choice |"
+        " same greedy | same text | tokens read / alone | seconds | its seconds |"
     )
-    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
-    for path in sorted(folder.glob("*.hf.json")):
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|---|")
+    for task in sorted({path.name.split(".")[0] for path in folder.glob("*.*.json")}):
         for side in ("gptjax", "respond"):
-            other = path.with_name(path.name.replace(".hf.", f".{side}."))
-            if other.is_file():
-                print(row(path.name.split(".")[0], side, read(path), read(other)))
+            for beside in ("hf", "hf64"):
+                paths = [folder / f"{task}.{name}.json" for name in (beside, side)]
+                if all(path.is_file() for path in paths):
+                    print(row(f"{task} | {side} | {beside}", *map(read, paths)))
 
 
 def read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-def row(task: str, side: str, hf: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+def row(names: str, hf: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     """A row of the table."""
     pairs = list(zip(hf["items"], ours["items"], strict=True))
     for one, other in pairs:
@@ -274,7 +280,7 @@ def row(task: str, side: str, hf: Mapping[str, Any], ours: Mapping[str, Any]) ->
     cost = ours["cost"]
     alone = cost["alone"] / cost["read"] if cost["read"] else 0
     cells = (
-        *(task, side, len(pairs), len(answers)),
+        *(names, len(pairs), len(answers)),
         f"{max(apart):.1e}" if apart else "",
         f"{sum(apart) / len(apart):.1e}" if apart else "",
         *(share(found) for found in (choices, greedy, texts)),

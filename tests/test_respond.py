@@ -195,6 +195,12 @@ def test_probabilities_are_those_of_the_vocabulary_alone(kind):
     assert abs(np.exp(scores_of(kind, every)).sum() - 1) < 1e-5
 
 
+def test_weights_prepared_for_writing_score_the_same():
+    prepared = GPT2.prepared()
+    assert isinstance(prepared.params["layers"], tuple)
+    assert np.abs(scores_of(prepared, CHOICES) - scores_of(GPT2, CHOICES)).max() < 1e-5
+
+
 @pytest.mark.parametrize("mesh", [{"data": 8}, {"tensor": 2, "fsdp": 4}], ids=str)
 def test_a_mesh_changes_no_score(mesh):
     from gptjax.api import _devices
