@@ -2736,7 +2736,7 @@ RETRIEVE = (
         "data/tasks/middle.py",
         "enumerate(at.draws(plan.seed))",
         "enumerate(at._replace(number=at.row).draws(plan.seed))",
-        "test_middle.py::test_a_cut_is_elsewhere_in_another_epoch",
+        "test_middle.py::test_the_same_row_is_cut_elsewhere_in_another_epoch",
     ),
 )
 
