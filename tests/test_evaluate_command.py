@@ -102,6 +102,29 @@ def test_two_models_are_compared_and_their_identities_differ_by_their_weights(ru
     before, after = early.tasks[0].identity.parts, late.tasks[0].identity.parts
     assert {name for name in before if before[name] != after[name]} == {"weights"}
     assert late.comparisons[0].other == str(run / "run")
+    assert (run / "late/eval.html").is_file()
+    against = ["--against", str(run / "early")]
+    letters = evaluated(run, "letters", "--form", "letters", *against, tasks=("colours",))
+    (made,) = letters.comparisons
+    assert made.measure == "letters/acc against acc"
+    difference = [one.tasks[0].measures[0].figure.value for one in (letters, early)]
+    assert made.figure.value == pytest.approx(difference[0] - difference[1])
+    assert "form is 'letters' here and 'cloze' there" in made.notes
+    (run / "other").mkdir()
+    (run / "other/colours.jsonl").write_text(
+        (run / "colours.jsonl").read_text().replace("loud", "low")
+    )
+    for flags, message in (
+        (["--tasks", str(run / "other/colours.jsonl"), *against], "measured on other records"),
+        (["--tasks", str(run / "texts.jsonl"), *against], "share one (--against)"),
+        (
+            ["--tasks", str(run / "colours.jsonl"), *against, "--out", str(run / "early")],
+            "write to another folder",
+        ),
+    ):
+        capsys.readouterr()
+        assert main(["evaluate", str(run / "run"), *flags]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_the_same_values_come_from_python(run):
@@ -142,6 +165,7 @@ def test_without_tasks_it_measures_the_held_out_loss(run, capsys):
         (["--tasks", "colours.jsonl", "--shots", "5"], "use fewer (--shots)"),
         (["--tasks", "colours.jsonl", "--template", "own"], "has no chat template of its own"),
         (["--tasks", "colours.jsonl", "--against", "no/eval.json"], "no/eval.json is not there"),
+        (["--tasks", "colours.jsonl", "--against", "no"], "no is not there; give an evaluation"),
         (["--tasks", "colours.jsonl", "--metric", "acc_nrom"], "Did you mean 'acc_norm'?"),
         (["--tasks", "colours.jsonl", "--named", "x"], "give one (--prompts FILE)"),
         (["--against", "no"], "--tasks"),

@@ -22,7 +22,7 @@ from gptjax.api import Model, load
 from gptjax.core.config import require
 from gptjax.data.tokenizers import chat as chats
 from gptjax.data.tokenizers.chat import ChatTemplate
-from gptjax.evaluate.compare import compare_reports
+from gptjax.evaluate.compare import compare_reports, require_comparable
 from gptjax.evaluate.counting import items_of
 from gptjax.evaluate.figures.totals import centred_mean
 from gptjax.evaluate.figures.written import package_versions
@@ -58,16 +58,17 @@ def run_tasks(path: Path, options: TaskOptions) -> None:
     """
     plans = plan_tasks(options)
     against = options.against and Path(options.against)
-    other = read_evaluation(against) if against and is_evaluation(against) else None
+    other = _other(against, plans, options) if against else None
     _say(f"{path}: {names_of(plans)}")
     model = load(path, options.step, live=options.live)
     report = evaluate_model(model, str(path), plans, options, say=_say)
+    folder = Path(options.out) if options.out else _folder(path)
+    write_evaluation(report, folder / "eval.json")  # kept, whatever comes of the comparison
     if against:
         if other is None:
             _say(f"{against}: {names_of(plans)}")
             other = evaluate_model(load(against), str(against), plans, options, say=_say)
         report = dataclasses.replace(report, comparisons=compare_reports(report, other))
-    folder = Path(options.out) if options.out else _folder(path)
     write_evaluation(report, folder / "eval.json")
     write_page(report, folder / "eval.html")
     if options.json:
@@ -76,6 +77,24 @@ def run_tasks(path: Path, options: TaskOptions) -> None:
     print("\n".join(report_lines(report)))
     print(f"written to {folder / 'eval.json'} and {folder / 'eval.html'}")
     print(f"next: gptjax evaluate OTHER --tasks {options.tasks} --against {folder}")
+
+
+def _other(against: Path, plans: Sequence[TaskPlan], options: TaskOptions) -> Report | None:
+    """The evaluation to compare with, or `None` for a model that is yet to be evaluated."""
+    if not is_evaluation(against):
+        require(
+            formats.located(against).exists(),
+            f"{against} is not there; give an evaluation or a model (--against).",
+        )
+        return None
+    other = read_evaluation(against)
+    folder = against if against.is_dir() else against.parent
+    require(
+        options.out is None or Path(options.out).resolve() != folder.resolve(),
+        f"{options.out} holds the evaluation to compare with; write to another folder (--out DIR).",
+    )
+    require_comparable({p.task.name: records_hash(p.records) for p in plans}, other)
+    return other
 
 
 def run_comparison(path: Path, against: str, *, as_object: bool) -> None:

@@ -35,24 +35,34 @@ def compare_reports(report: Report, other: Report) -> tuple[Comparison, ...]:
         in common.
     """
     others = {task.name: task for task in other.tasks}
+    require_comparable({task.name: task.content for task in report.tasks}, other)
     shared = [task for task in report.tasks if task.name in others]
-    require(
-        bool(shared),
-        f"the other evaluation has the tasks {', '.join(others)}, and this one"
-        f" {', '.join(task.name for task in report.tasks)}; compare evaluations that share one"
-        " (--against).",
-    )
     return tuple(_compared(task, others[task.name], other.model) for task in shared)
 
 
-def _compared(task: TaskReport, other: TaskReport, model: str) -> Comparison:
+def require_comparable(contents: Mapping[str, str], other: Report) -> None:
+    """Refuses an evaluation that shares no task, or has other records in one.
+
+    Args:
+      contents: task → hash of all its records.
+    """
+    others = {task.name: task for task in other.tasks}
     require(
-        task.content == other.content,
-        f"{task.name} was measured on other records ({task.file} and {other.file} differ); evaluate"
-        " both on the same file.",
+        bool(contents.keys() & others.keys()),
+        f"the other evaluation has the tasks {', '.join(others)}, and this one"
+        f" {', '.join(contents)}; compare evaluations that share one (--against).",
     )
-    name = _measure(task, other)
-    now, before = _values(task, name), _values(other, name)
+    for name in contents.keys() & others.keys():
+        require(
+            contents[name] == others[name].content,
+            f"{name} was measured on other records, those of another {others[name].file}; evaluate"
+            " both on the same file.",
+        )
+
+
+def _compared(task: TaskReport, other: TaskReport, model: str) -> Comparison:
+    name, before_name = _measures(task, other)
+    now, before = _values(task, name), _values(other, before_name)
     both = {key: (now[key], before[key]) for key in now if key in before}
     require(
         bool(both),
@@ -61,7 +71,7 @@ def _compared(task: TaskReport, other: TaskReport, model: str) -> Comparison:
     made = compare_values(both)
     return Comparison(
         task=task.name,
-        measure=name,
+        measure=name if name == before_name else f"{name} against {before_name}",
         other=model,
         figure=made.figure,
         p=made.p,
@@ -108,18 +118,19 @@ def mcnemar(gained: int, lost: int) -> float:
     return min(1.0, 2 * tail / 2**n)
 
 
-def _measure(task: TaskReport, other: TaskReport) -> str:
-    """The headline of one, or the first measure that all items of both have."""
+def _measures(task: TaskReport, other: TaskReport) -> tuple[str, str]:
+    """The headline of one, or the first measure, that all items of both have; or, where they were
+    asked in different forms, the headline of each."""
     names = (task.headline, other.headline, *(one.name for one in task.measures))
-    shared = (name for name in names if _values(task, name) and _values(other, name))
-    name = next(shared, None)
+    for name in names:
+        if _values(task, name) and _values(other, name):
+            return name, name
     require(
-        name is not None,
+        bool(_values(task, task.headline) and _values(other, other.headline)),
         f"{task.name} has no figure in both evaluations that is a mean over items; evaluate both"
-        " with the same --form and --metric.",
+        " with the same --metric.",
     )
-    assert name is not None
-    return name
+    return task.headline, other.headline
 
 
 def _values(task: TaskReport, name: str) -> dict[str, float]:
