@@ -5,9 +5,9 @@
 Each line of the file is a paper of SciTLDR: `source`, the sentences of the abstract, and `target`,
 its summaries; of each figure the best over these counts. Baselines are the first sentence, one at
 random, and, as a bound of what picking a sentence can reach, the one with the best ROUGE-1. A
-model continues the abstract after `TL;DR:` greedily to the end of a line; with `--chat` it is also
-asked in a conversation. The first `--limit` papers are judged. Needs `pip install -e
-'.[benchmark]'`.
+model continues the abstract after `TL;DR:` greedily, and its first line that is not empty counts;
+with `--chat` the first model is asked in a conversation too. The first `--limit` papers are judged.
+Needs `pip install -e '.[benchmark]'`.
 
 Source: Cachola et al. 2020, TLDR, arXiv:2004.15011; Lin 2004, ROUGE, with rouge-score's stemming.
 """
@@ -50,23 +50,28 @@ def best_sentence(paper: dict[str, Any]) -> str:
     )
 
 
+def first_line(text: str) -> str:
+    """The first line of a text that is not empty."""
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")
+
+
 def written_by(path: str, papers: Sequence[dict[str, Any]], *, chat: bool) -> list[str]:
     """What a model makes of each abstract."""
     model = gptjax.load(path).prepared()
     abstracts = [PAPERS["abstract_of"](paper) for paper in papers]
     settings = {"temperature": 0.0, "new_tokens": 60}
     if chat:
-        return [model.chat([("user", ASKED + text)], **settings) for text in abstracts]
+        asked = [[("user", ASKED + text)] for text in abstracts]
+        return [first_line(model.chat(messages, **settings)) for messages in asked]
     prompts = [text + PAPERS["ASKED"]["summaries"] for text in abstracts]
-    found = model.complete(prompts, stop=("\n",), batch=16, **settings)
-    return [one.text.strip() for one in found]
+    return [first_line(one.text) for one in model.complete(prompts, batch=8, **settings)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("papers", help="the file of papers that are held out")
     parser.add_argument("--models", nargs="*", default=[])
-    parser.add_argument("--chat", action="store_true", help="also ask the first in a conversation")
+    parser.add_argument("--chat", action="store_true", help="ask the first in a conversation too")
     parser.add_argument("--limit", type=int, default=200)
     args = parser.parse_args()
     papers, draw = PAPERS["read_papers"](args.papers)[: args.limit], random.Random(0)

@@ -24,7 +24,7 @@ experiment = Experiment(
     ),
     optim=AdamW(peak=2e-4, weight_decay=0.01, beta2=0.98, clip_norm=1.0),
     schedule=Schedule("linear", warmup=60, floor=0.0),
-    evaluation=Evaluation(every=300),
-    steps=600,
+    evaluation=Evaluation(every=320),
+    steps=320,
     batch=2,
 )

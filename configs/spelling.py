@@ -30,10 +30,10 @@ experiment = Experiment(
     optim=Muon(peak=1e-2, weight_decay=0.1, beta2=0.98),
     schedule=Schedule("linear", warmup=30, floor=0.0),
     evaluation=Evaluation(
-        every=500,
+        every=700,
         prompt="apropriate",
         sample=SampleConfig(temperature=0.0, new_tokens=30),
     ),
-    steps=500,
+    steps=700,
     batch=32,
 )

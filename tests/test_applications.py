@@ -241,6 +241,7 @@ def test_the_best_sentence_is_at_least_as_good_as_any(capsys):
         "target": ["fast graph kernels"],
     }
     assert summarise["best_sentence"](paper) == paper["source"][1]
+    assert summarise["first_line"]("\n\n Graphs are fast. \nTrees") == "Graphs are fast."
     summarise["said"]("copy", ["fast graph kernels", "fast graph kernels"], [paper, paper])
     assert "ROUGE-1 100.0 (100.0 to 100.0)" in capsys.readouterr().out
 
