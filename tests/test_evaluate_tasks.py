@@ -399,6 +399,17 @@ def test_numbers_are_extracted_strictly_and_flexibly(right, written, strict, fle
     assert item.values["number_flexible"] == flexible
 
 
+def test_answers_that_are_empty_are_counted():
+    records = RECORDS["question"]
+    asked = ask(TaskConfig("t"), records)
+    made = [Completion("", " " if at < 5 else "it", [], [], "stop") for at in range(len(records))]
+    items = items_of(TaskConfig("t"), asked, made)
+    assert any(
+        n.startswith("5 of 12 answers") for n in measure(TaskConfig("t"), records, items).notes
+    )
+    assert not any("empty" in note for note in figures(TaskConfig("t"), records)[1].notes)
+
+
 def test_no_constant_answer_beats_the_majority_and_random_ones_reach_chance():
     records = choices(400, of=3)
     beside = baselines(records, "acc")

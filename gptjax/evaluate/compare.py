@@ -138,8 +138,11 @@ def _values(task: TaskReport, name: str) -> dict[str, float]:
 
 
 def _differences(task: TaskReport, other: TaskReport, n: int) -> Iterator[str]:
-    keys = dict.fromkeys((*task.settings, *other.settings))
-    for key in keys:
+    drawn = task.settings.get("shots") or other.settings.get("shots")
+    idle = {"limit", "first", *(() if drawn else ("seed",))}  # which items: both are in both
+    for key in dict.fromkeys((*task.settings, *other.settings)):
+        if key in idle:
+            continue
         new, old = task.settings.get(key), other.settings.get(key)
         if new != old:
             yield f"{key} is {new!r} here and {old!r} there"

@@ -133,6 +133,7 @@ def measure(task: TaskConfig, records: Sequence[Record], items: Sequence[Item]) 
     measures |= {one.name: one for one in _groups(records, items, headline, forms)}
     if calibration and len(records) < ENOUGH:
         notes.append(f"calibration over {len(records)} items; ten bins need about {ENOUGH}")
+    notes += _silent(items)
     order = [headline, *(name for name in measures if name != headline)]
     return Measured(
         headline,
@@ -141,6 +142,14 @@ def measure(task: TaskConfig, records: Sequence[Record], items: Sequence[Item]) 
         tuple(confusion),
         tuple(notes),
     )
+
+
+def _silent(items: Sequence[Item]) -> list[str]:
+    """A note where a model wrote nothing, which a stop text at the beginning causes too."""
+    empty = sum(bool(item.answers) and not item.written.strip() for item in items)
+    told = f"{empty} of {len(items)} answers are empty: the model ended them, or began a new line"
+    more = "at once; examples (--shots 5) or its chat template (--template own) may show it how"
+    return [f"{told} {more}"] if empty else []
 
 
 # --- means over items
