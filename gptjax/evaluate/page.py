@@ -5,6 +5,7 @@ Read `eval_page`, then its sections in the order of the page: `_summary`, `_comp
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -224,7 +225,7 @@ def _spent(task: TaskReport) -> str:
     if task.tokens_alone > task.tokens_read > 0:
         shared = f" ({task.tokens_alone / task.tokens_read:.1f} times fewer than one by one)"
     parts += [f"{task.tokens_read:,} tokens read{shared}"] if task.tokens_read else []
-    parts += [f"{task.tokens_written:,} written"] if task.tokens_written else []
+    parts += [f"{task.tokens_written:,} tokens written"] if task.tokens_written else []
     tokens = task.tokens_read + task.tokens_written
     parts += [f"{tokens / task.seconds:,.0f} a second"] if tokens and task.seconds > 0 else []
     return ", ".join(parts)
@@ -262,13 +263,20 @@ def _calibrated(one: Calibration, items: Sequence[Item]) -> str:
         if len(right) > 1
         else ""
     )
-    advice = "too sure" if one.temperature > 1 else "not sure enough"
     return (
         f"<h3>Calibration{_of_form(one.form)}</h3><div class=pair><figure><figcaption>Can its"
         f" confidence be believed?</figcaption>{reliability_svg(one.bins)}</figure>{selective}"
-        f"</div><p>The temperature {one.temperature:.2f} makes right choices likeliest: it is"
-        f" {advice}.</p><table class=measures><tbody>{figures}</tbody></table>"
+        f"</div><p>{_advice(one.temperature)}</p><table class=measures><tbody>{figures}</tbody>"
+        "</table>"
     )
+
+
+def _advice(temperature: float) -> str:
+    """What a fitted temperature says; see `fitted_temperature` for its limits."""
+    if temperature > 19.9:
+        return "No temperature up to 20 is high enough: its confidence does not say what is right."
+    sure = "too sure" if temperature > 1 else "not sure enough"
+    return f"The temperature {temperature:.2f} makes right choices likeliest: it is {sure}."
 
 
 def _of_form(form: str) -> str:
@@ -306,6 +314,8 @@ def _pairs(rows: Iterable[tuple[str, Any]]) -> str:
 def _word(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(_word, value)) or "none"
+    if isinstance(value, str) and (not value or value != " ".join(value.split())):
+        return json.dumps(value, ensure_ascii=False)  # white space that counts
     shown = {True: "yes", False: "no", None: "none"}
     return shown[value] if isinstance(value, bool) or value is None else str(value)
 
