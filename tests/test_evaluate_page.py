@@ -161,8 +161,8 @@ def test_each_task_has_its_figure_interval_and_baselines_in_the_summary():
 
 def test_a_task_says_what_its_responses_took():
     assert (
-        "1,200 requests in 12s, 8,000 tokens read (2.5 times fewer than one by one), 7 tokens written,"
-        " 641 a second" in PAGE
+        "1,200 requests in 12s, 8,000 tokens read (2.5 times fewer than one by one), 7 tokens"
+        " written, 641 a second" in PAGE
     )
 
 
