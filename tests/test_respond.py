@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from adapted import write_adapted
 from test_laws import few, weights
 from variants import ROPE, VARIANTS
 
@@ -30,9 +31,11 @@ from gptjax.evaluate.encoding import Passage, encode_scores, start_of_text
 from gptjax.evaluate.requests import Roll, Rolled, Score, Scored, Write
 from gptjax.evaluate.respond import respond, respond_and_count
 from gptjax.evaluate.rolling import windows
+from gptjax.formats import OpenedModel
 from gptjax.generate import GenerateConfig, SampleConfig
 from gptjax.model import Experts
 from gptjax.sharding.mesh import MeshConfig
+from gptjax.weights import LoRA
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ.,"
 TOKENIZER = train_tokenizer(Characters(), [LETTERS])
@@ -199,6 +202,18 @@ def test_weights_prepared_for_writing_score_the_same():
     prepared = GPT2.prepared()
     assert isinstance(prepared.params["layers"], tuple)
     assert np.abs(scores_of(prepared, CHOICES) - scores_of(GPT2, CHOICES)).max() < 1e-5
+
+
+def test_one_of_several_adapters_scores_as_the_model_that_has_it_alone(tmp_path):
+    config = dataclasses.replace(VARIANTS["llama"], vocab_size=257)
+    base = model_of(config, train_tokenizer(Bytes(), []))
+    alone = write_adapted(tmp_path, OpenedModel(*base[:5]), LoRA(rank=2))
+    held = base.with_adapters({"one": tmp_path / "adapter"})
+    adapted = scores_of(held.using("one"), CHOICES)
+    wanted = scores_of(base._replace(params=alone.params), CHOICES)
+    plain = scores_of(base, CHOICES)
+    assert np.abs(adapted - wanted).max() < 1e-4 < 0.1 < np.abs(adapted - plain).max()
+    assert np.abs(scores_of(held.using("base"), CHOICES) - plain).max() < 1e-5
 
 
 @pytest.mark.parametrize("mesh", [{"data": 8}, {"tensor": 2, "fsdp": 4}], ids=str)
