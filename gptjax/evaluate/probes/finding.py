@@ -61,7 +61,9 @@ def signed_mean(values: Sequence[float] | np.ndarray) -> Figure:
     return Figure(float(array.mean()), len(array), stderr, float(low), float(high))
 
 
-def share_of_counts(parts: Sequence[float], wholes: Sequence[float]) -> Figure:
+def share_of_counts(
+    parts: Sequence[float] | np.ndarray, wholes: Sequence[float] | np.ndarray
+) -> Figure:
     """Returns Σ parts / Σ wholes, where texts and not single words are independent.
 
     The interval is Wilson's for as many independent words as would give the linearised variance of
