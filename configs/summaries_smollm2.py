@@ -1,5 +1,17 @@
 r"""Fine-tunes SmolLM2-135M-Instruct with an adapter (LoRA) to summarise abstracts of papers in one
-line: SciTLDR, 1,992 training papers.
+line: SciTLDR, 1,992 training papers, of which a twentieth is held out.
+
+Baselines on 40 papers of the development set, ROUGE-1, -2, -L: the first sentence 28.4, 9.2, 21.4;
+the model without training 31.6, 10.7, 24.2, with 45 words where the summaries have 22. **This
+config has not been run**: in the two hours for it the machine was taken.
+
+Measured on 2026-11-30 on two shared cores of an AMD EPYC with AVX-512, Python 3.12.
+
+    python examples/paper_summaries.py summaries train.jsonl data/summaries.jsonl
+    python train.py configs/summaries_smollm2.py
+    python benchmarks/summarise.py dev.jsonl --models smollm2 runs/summaries_smollm2
+
+Data: Cachola et al. 2020, TLDR, arXiv:2004.15011.
 """
 
 from gptjax.core.backend import fast_bfloat16
