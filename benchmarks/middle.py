@@ -82,16 +82,17 @@ def holes(documents: Sequence[str], kind: str, count: int) -> list[Hole]:
 
 def bits(opened: Model, asked: list[list[int]], holes: list[Hole]) -> list[float]:
     """Bits of each middle after what was read."""
-    out, width = [], 256
+    out, width = [], opened.config.context
     score = jax.jit(token_logprobs, static_argnums=0)
     for start in range(0, len(asked), 16):
         rows, lengths, spans = np.zeros((16, width), np.int32), np.ones(16, np.int32), []
         for row, (read, hole) in enumerate(
             zip(asked[start : start + 16], holes[start : start + 16], strict=True)
         ):
-            ids = [*read, *opened.tokenizer.encode(hole.middle)][-width:]
+            middle = opened.tokenizer.encode(hole.middle).tolist()
+            ids = [*read, *middle][-width:]
             rows[row, : len(ids)], lengths[row] = ids, len(ids)
-            spans.append((len(ids) - len(hole.middle), len(ids)))
+            spans.append((len(ids) - len(middle), len(ids)))
         found = np.asarray(score(opened.config, opened.params, rows, lengths))
         out += [-float(found[i, a:b].sum()) / math.log(2) for i, (a, b) in enumerate(spans)]
     return out
@@ -183,7 +184,10 @@ def main() -> None:
                     )[1]
                     for p in prompts
                 ]
-                written = opened.complete(prompts, temperature=0.0, new_tokens=80, batch=32)
+                room = opened.config.context - max(map(len, ids))
+                written = opened.complete(
+                    prompts, temperature=0.0, new_tokens=min(80, room), batch=32
+                )
                 answers = [one.text for one in written]
                 if name != "both sides":
                     answers = [cut(*pair) for pair in zip(answers, asked, strict=True)]

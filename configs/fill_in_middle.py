@@ -11,7 +11,7 @@ Source: Bavarian et al. 2022, arXiv:2207.14255.
 """
 
 from gptjax.core.backend import fast_bfloat16
-from gptjax.data import Bytes, DataConfig, FillInMiddle, Text
+from gptjax.data import DataConfig, FillInMiddle, SentencePiece, Text
 from gptjax.generate import SampleConfig
 from gptjax.model import ModelConfig
 from gptjax.train.experiment import Evaluation, Experiment
@@ -20,13 +20,13 @@ from gptjax.train.optim import Muon, Schedule
 experiment = Experiment(
     data=DataConfig(
         source=Text(),
-        tokenizer=Bytes(),
+        tokenizer=SentencePiece(vocab_size=2048),
         validation=0.05,
         split="documents",
-        task=FillInMiddle(),
+        task=FillInMiddle(share=0.9),
     ),
     model=ModelConfig(
-        context=256,
+        context=128,
         width=192,
         num_layers=4,
         num_heads=4,
@@ -44,6 +44,6 @@ experiment = Experiment(
         prompt="for i in <fill>(10):",
         sample=SampleConfig(temperature=0.0, new_tokens=40),
     ),
-    steps=800,
-    batch=16,
+    steps=700,
+    batch=32,
 )
