@@ -44,7 +44,7 @@ class Hole(NamedTuple):
     middle: str
     after: str
     ends: str
-    """Expression of where an answer that only the left side told ends."""
+    """Expression of where an answer ends that has not ended before."""
 
 
 def texts(store: Store, tokenizer: Tokenizer) -> list[str]:
@@ -189,8 +189,7 @@ def main() -> None:
                     prompts, temperature=0.0, new_tokens=min(80, room), batch=32
                 )
                 answers = [one.text for one in written]
-                if name != "both sides":
-                    answers = [cut(*pair) for pair in zip(answers, asked, strict=True)]
+                answers = [cut(*pair) for pair in zip(answers, asked, strict=True)]
                 report(f"{run.name}, {name}", asked, answers, bits(opened, ids, asked))
                 if name == "both sides":
                     for hole, answer in list(zip(asked, answers, strict=True))[:4]:
