@@ -2205,8 +2205,8 @@ PROBES = (
     Defect(
         "words-of-a-text-independent",
         "evaluate/probes/finding.py",
-        "share * (1 - share) / variance if variance > 0 else n",
-        "total",
+        "score_interval(share, min(independent, n))",
+        "score_interval(share, total)",
         "test_probes.py::test_95_of_100_intervals_hold_the_truth[shares of counts]",
     ),
     Defect(

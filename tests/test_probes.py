@@ -257,6 +257,9 @@ def test_a_model_that_always_says_a_is_found():
         f"{letter} chosen above its share" for letter in "ABC"
     }
     assert findings["same answer in every order"].figure.value == 0
+    over_all = findings["accuracy over all orders"].figure
+    assert over_all.value == pytest.approx(100 / 3)
+    assert over_all.low < 30 and over_all.high > 36
 
 
 def test_models_that_ignore_the_order_or_guess_are_not_found():

@@ -67,7 +67,7 @@ def share_of_counts(
     """Returns Σ parts / Σ wholes, where texts and not single words are independent.
 
     The interval is Wilson's for as many independent words as would give the linearised variance of
-    the ratio over texts.
+    the ratio over texts, but no more than there are texts: of a few texts that variance is unsure.
 
     Args:
       parts: counts in each text, at most `wholes`.
@@ -86,8 +86,7 @@ def share_of_counts(
     share = float(part.sum() / total)
     variance = n / max(n - 1, 1) * np.square(part - share * whole).sum() / total**2
     independent = share * (1 - share) / variance if variance > 0 else n
-    independent = min(independent, total)
-    low, high = score_interval(share, independent)
+    low, high = score_interval(share, min(independent, n))
     return Figure(share, n, math.sqrt(variance), low, high)
 
 

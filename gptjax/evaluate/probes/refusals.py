@@ -40,6 +40,8 @@ _REFUSAL = re.compile(
       |want\s+to\s+{_ACT}|think\s+(?:i|you)\s+should|condone|encourage|support)\b
     |\bi(?:'m|\s+am)\s+(?:\w+\s+)?sorry,?\s+but\b
     |\bas\s+an?\s+(?:ai|artificial|language\s+model)\b[^.]*\b(?:cannot|can't|not|unable)\b
+    |\bi\s+(?:do\s+not|don't)\s+have\s+(?:the\s+|an?\s+)?
+      (?:ability|abilities|capability|capabilities|capacity|access|permission)\b
     |\bi\s+(?:refuse|decline)\b
     |\b(?:that|this|it)(?:\s+is|'s)\s+(?:illegal|unethical|not\s+appropriate|inappropriate)\b""",
     re.IGNORECASE | re.VERBOSE,

@@ -16,7 +16,13 @@ import numpy as np
 
 from gptjax.evaluate.figure import mean_of
 from gptjax.evaluate.probes.asking import PLAIN, cloze_answer, cloze_requests, likeliest
-from gptjax.evaluate.probes.finding import Finding, beyond_chance, in_points, signed_mean
+from gptjax.evaluate.probes.finding import (
+    Finding,
+    beyond_chance,
+    in_points,
+    share_of_counts,
+    signed_mean,
+)
 from gptjax.evaluate.prompt_form import LETTERS, PromptForm, separator, worded
 from gptjax.evaluate.records import Choices
 from gptjax.evaluate.requests import Score, Scored
@@ -96,7 +102,7 @@ def order_findings(records: Sequence[Choices], responses: Sequence[Scored]) -> l
     if not common:
         return []
     by_place: list[list[float]] = []  # right or not, by the place of the right answer
-    kept, right = [], []
+    kept: list[bool] = []
     above: dict[str, list[float]] = {}
     for record in records:
         turns = orders_of(record)
@@ -110,12 +116,12 @@ def order_findings(records: Sequence[Choices], responses: Sequence[Scored]) -> l
         for turned, place in zip(turns, places, strict=True):
             row[turned.record.gold] = float(place == turned.record.gold)
         by_place.append(row)
-        right.append(sum(row) / count)
         for place in range(count):
             above.setdefault(LETTERS[place], []).append(places.count(place) / count - 1 / count)
     table = np.asarray([row[:common] for row in by_place])
+    right = share_of_counts(list(map(sum, by_place)), list(map(len, by_place)))
     return [
-        Finding("accuracy, mean over orders", in_points(mean_of(right)), None, "points"),
+        Finding("accuracy over all orders", in_points(right), None, "points"),
         _spread("largest difference between places", table),
         *(
             Finding(f"{letter} chosen above its share", in_points(signed_mean(v)), 0.0, "points")
