@@ -135,11 +135,35 @@ def tiny_experiment(text_file):
     )
 
 
-def pytest_collection_modifyitems(items: list) -> None:
+DEEP = frozenset((Path(__file__).with_name("deep.txt")).read_text(encoding="utf-8").splitlines())
+"""Tests that `pytest` without a file leaves to `pytest -m deep`: tests/tiers.py writes the list."""
+WHOLE = "GPTJAX_TESTS_WHOLE"
+"""Set where no file, and not the marker `deep`, was asked for; workers inherit it."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        unnamed = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+        os.environ[WHOLE] = str(int(unnamed and "deep" not in config.option.markexpr))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list) -> None:
     """Tells benchmarks/reliability.py, which reads the JUnit report, which rows of the fault matrix
-    a test proves."""
+    a test proves, and leaves out what is deep where the whole suite was asked for."""
+    deep = {}
     for item in items:
         item.user_properties.extend(("row", mark.args[0]) for mark in item.iter_markers("row"))
+        if (name := item.nodeid.removeprefix("tests/")) in DEEP:
+            item.add_marker("deep")
+            deep[name] = item
+    files = {item.path.name for item in items}
+    if os.environ[WHOLE] == "0":
+        return
+    if gone := sorted(n for n in DEEP - set(deep) if n.split("::")[0] in files):
+        raise pytest.UsageError(f"tests/deep.txt names {gone[0]}, which is gone; omit its line.")
+    config.hook.pytest_deselected(items=list(deep.values()))
+    items[:] = [item for item in items if item.nodeid.removeprefix("tests/") not in deep]
 
 
 def pytest_unconfigure() -> None:
