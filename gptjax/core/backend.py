@@ -75,9 +75,13 @@ def fast_bfloat16() -> bool:
     return _jaxlib() >= (0, 12) and _has_bfloat16()
 
 
+def user_cache() -> Path:
+    """The folder of what can be made again: `gptjax` in the user's XDG cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gptjax"
+
+
 def _cache_compilations() -> None:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "gptjax" / "compiled"
+    folder = user_cache() / "compiled"
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     try:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import gptjax
+from gptjax.core import backend
 from gptjax.core.config import require, stable_dict
 from gptjax.data import store
 from gptjax.data.build import build_stores
@@ -102,8 +103,7 @@ class Kept(NamedTuple):
 
 def cache_folder(config: DataConfig) -> Path:
     """Returns the folder of prepared data: `data.cache`, or `gptjax/data` in XDG's cache folder."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(config.cache) if config.cache else base / "gptjax" / "data"
+    return Path(config.cache) if config.cache else backend.user_cache() / "data"
 
 
 def prepare(

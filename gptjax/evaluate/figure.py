@@ -42,13 +42,14 @@ def mean_of(values: Sequence[float] | np.ndarray) -> Figure:
     mean = float(array.mean())
     stderr = float(array.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
     if np.isin(array, (0.0, 1.0)).all():
-        low, high = _wilson(mean, n)
+        low, high = score_interval(mean, n)
     else:
         low, high = mean - NORMAL * stderr, mean + NORMAL * stderr
     return Figure(mean, n, stderr, low, high)
 
 
-def _wilson(share: float, n: int) -> tuple[float, float]:
+def score_interval(share: float, n: float) -> tuple[float, float]:
+    """Returns Wilson's 95 % interval of a share of n, which need not be a whole number."""
     square = NORMAL**2 / n
     middle = (share + square / 2) / (1 + square)
     half = NORMAL * math.sqrt(share * (1 - share) / n + square / (4 * n)) / (1 + square)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import os
 import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gptjax.core.backend import user_cache
 from gptjax.core.config import require
 
 
@@ -60,13 +60,14 @@ def located(path: Path | str) -> Path:
 
 def _unpacked(archive: Path, name: str) -> Path:
     """The directory of an archive's files, which appears there whole or not at all."""
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gptjax"
+    caches = user_cache()
     folder = caches / f"{name}-{archive.stat().st_size}"
     if not folder.is_dir():
         caches.mkdir(parents=True, exist_ok=True)
-        staged = Path(tempfile.mkdtemp(dir=caches))
-        with zipfile.ZipFile(archive) as content:
-            content.extractall(staged)
-        with contextlib.suppress(OSError):  # another process may have been first
-            staged.rename(folder)
+        with tempfile.TemporaryDirectory(dir=caches) as staged:
+            made = Path(staged) / folder.name
+            with zipfile.ZipFile(archive) as content:
+                content.extractall(made)
+            with contextlib.suppress(OSError):  # another process may have been first
+                made.rename(folder)
     return folder

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from gptjax.core.config import require
 from gptjax.data.documents.structured import format_of, read_objects
-from gptjax.evaluate.figure import Figure, mean_of
+from gptjax.evaluate.figure import Figure, mean_of, score_interval
 from gptjax.evaluate.probes.asking import likeliest
-from gptjax.evaluate.probes.finding import Finding, score_interval, signed_mean
+from gptjax.evaluate.probes.finding import Finding, signed_mean
 from gptjax.evaluate.requests import Score, Scored
 
 UNKNOWN = (

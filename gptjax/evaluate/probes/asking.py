@@ -7,8 +7,9 @@ of lm-evaluation-harness). A continuation is right if each of its tokens is the 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from gptjax.core.config import ConfigError
+from gptjax.core.config import require
 from gptjax.evaluate.prompt_form import PromptForm, separator, worded
 from gptjax.evaluate.records import Choices, Continuation, Record
 from gptjax.evaluate.requests import Score, Scored
@@ -24,13 +25,7 @@ def askable(records: Sequence[Record]) -> list[Asked]:
     Raises:
       ConfigError: one has no question beside what is scored.
     """
-    for record in records:
-        if not isinstance(record, Asked):
-            raise ConfigError(
-                f"record {record.id} is of the kind {type(record).__name__.lower()}; this probe"
-                " needs records with choices or a continuation (--tasks FILE)."
-            )
-    return [record for record in records if isinstance(record, Asked)]
+    return [_of_kind(record, Asked, "choices or a continuation") for record in records]
 
 
 def with_choices(records: Sequence[Record]) -> list[Choices]:
@@ -39,13 +34,16 @@ def with_choices(records: Sequence[Record]) -> list[Choices]:
     Raises:
       ConfigError: one has no choices.
     """
-    for record in records:
-        if not isinstance(record, Choices):
-            raise ConfigError(
-                f"record {record.id} is of the kind {type(record).__name__.lower()}; this probe"
-                " needs records with choices (--tasks FILE)."
-            )
-    return [record for record in records if isinstance(record, Choices)]
+    return [_of_kind(record, Choices, "choices") for record in records]
+
+
+def _of_kind(record: Record, kinds: Any, parts: str) -> Any:
+    require(
+        isinstance(record, kinds),
+        f"record {record.id} is of the kind {type(record).__name__.lower()}; this probe needs"
+        f" records with {parts} (--tasks FILE).",
+    )
+    return record
 
 
 def cloze_requests(record: Asked, form: PromptForm = PLAIN) -> list[Score]:

@@ -10,8 +10,6 @@ import codecs
 import re
 from collections.abc import Iterable, Iterator
 
-import numpy as np
-
 from gptjax.data.store import Store
 from gptjax.data.tokenizers.tokenizer import Tokenizer
 
@@ -77,8 +75,3 @@ def text_documents(texts: Iterable[str]) -> Iterator[Iterator[str]]:
     """Yields texts that are in memory as documents in pieces."""
     for text in texts:
         yield (text[at : at + PIECE] for at in range(0, len(text), PIECE))
-
-
-def count_tokens(store: Store) -> int:
-    """Returns the number of tokens of a store."""
-    return int(np.asarray(store.offsets)[-1])

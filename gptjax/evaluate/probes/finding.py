@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gptjax.evaluate.figure import NORMAL, Figure
+from gptjax.evaluate.figure import NORMAL, Figure, score_interval
 
 PERCENT = 100.0
 
@@ -88,14 +88,6 @@ def share_of_counts(
     independent = share * (1 - share) / variance if variance > 0 else n
     low, high = score_interval(share, min(independent, n))
     return Figure(share, n, math.sqrt(variance), low, high)
-
-
-def score_interval(share: float, n: float) -> tuple[float, float]:
-    """Returns Wilson's 95 % interval of a share of n, which need not be a whole number."""
-    square = NORMAL**2 / n
-    middle = (share + square / 2) / (1 + square)
-    half = NORMAL * math.sqrt(share * (1 - share) / n + square / (4 * n)) / (1 + square)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def beyond_chance(value: float, by_chance: Sequence[float], n: int) -> Figure:

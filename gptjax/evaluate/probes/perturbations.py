@@ -11,7 +11,7 @@ import itertools
 import random
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from gptjax.core.config import ConfigError, require
@@ -221,9 +221,3 @@ def _cased_like(word: str, other: str) -> str:
     if len(word) > 1 and word.isupper():
         return other.upper()
     return other[:1].upper() + other[1:] if word[:1].isupper() else other
-
-
-def differing(texts: Iterable[str], others: Iterable[str]) -> list[int]:
-    """Returns the numbers of the texts that were changed."""
-    pairs = zip(texts, others, strict=True)
-    return [number for number, (text, other) in enumerate(pairs) if text != other]
