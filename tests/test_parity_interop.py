@@ -381,14 +381,14 @@ def test_an_exported_directory_writes_the_same_text_in_transformers(
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "m")
     spelling = transformers.AutoTokenizer.from_pretrained(tmp_path / "m")
     ours = gptjax.load(tmp_path / "m")
-    written = ours.complete(PROMPTS, new_tokens=12, temperature=0.0)
+    written = ours.complete(PROMPTS, new_tokens=20, temperature=0.0)
     for prompt, done in zip(PROMPTS, written, strict=True):
         read = spelling(prompt, return_tensors="pt")
         assert read["input_ids"][0].tolist() == [
             tokenizer.end_of_document,
             *tokenizer.encode(prompt).tolist(),
         ]
-        out = theirs.generate(**read, do_sample=False, max_new_tokens=12)[
+        out = theirs.generate(**read, do_sample=False, max_new_tokens=20)[
             0, read["input_ids"].shape[1] :
         ].tolist()
         assert [i for i in out if i != tokenizer.end_of_document] == done.ids
@@ -410,10 +410,10 @@ def test_an_exported_encoder_and_decoder_answers_as_in_transformers(tmp_path: Pa
     params = randomly(jax.eval_shape(lambda: model.init(config, jax.random.key(0))), seed=3)
     formats.save_model(tmp_path / "m", OpenedModel(config, params, tokenizer))
     theirs = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "m")
-    written = gptjax.load(tmp_path / "m").complete(PROMPTS, new_tokens=12, temperature=0.0)
+    written = gptjax.load(tmp_path / "m").complete(PROMPTS, new_tokens=20, temperature=0.0)
     for prompt, done in zip(PROMPTS, written, strict=True):
         ids = [*tokenizer.encode(prompt).tolist(), tokenizer.end_of_document]
-        out = theirs.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=12)[
+        out = theirs.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=20)[
             0, 1:
         ].tolist()
         assert [i for i in out if i != tokenizer.end_of_document] == done.ids and len(done.ids) > 2

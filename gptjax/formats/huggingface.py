@@ -18,7 +18,8 @@ from gptjax.core.config import ConfigError, nearest, require
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.data.tokenizers.tokenizer import Published, Tokenizer
 from gptjax.formats import configs, huggingface_tokenizer, layout, safetensors
-from gptjax.formats.huggingface_families import FAMILIES, Family, family_of
+from gptjax.formats.family import Family
+from gptjax.formats.huggingface_families import FAMILIES, family_of
 from gptjax.formats.huggingface_files import (
     FILES,
     StoredTensor,

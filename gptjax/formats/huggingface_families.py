@@ -1,5 +1,5 @@
-"""The families of Hugging Face models: `Family`, the table `FAMILIES`, and `family_of`, which
-chooses one for a model of ours.
+"""The families of Hugging Face models: the table `FAMILIES`, and `family_of`, which chooses one for
+a model of ours.
 
 A family is a config translated both ways (`configs`, `older`) and a table of tensors (`families`).
 """
@@ -7,34 +7,11 @@ A family is a config translated both ways (`configs`, `older`) and a table of te
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
-from gptjax.formats import configs, deepseek, equivalence, families, layout, older
+from gptjax.formats import configs, deepseek, equivalence, families, older
+from gptjax.formats.family import Family
 from gptjax.formats.keys import Keys
 from gptjax.model import ModelConfig
-
-
-class Family(NamedTuple):
-    """An architecture of `transformers`."""
-
-    architecture: str
-    """Name of its class."""
-    read: Callable[[Keys], ModelConfig]
-    write: Callable[[ModelConfig], dict[str, Any]]
-    entries: tuple[layout.Entry, ...] | Callable[[ModelConfig], tuple[layout.Entry, ...]]
-    prefix: str = "model."
-    """Prefix of names in a model with a head; files of bare models lack it."""
-    output: str = "lm_head.weight"
-    """Name of the output, which repeats the embedding if the two are tied."""
-    unused: tuple[str, ...] = ()
-    """Patterns of tensors that a forward pass does not use."""
-
-    def places(self, config: ModelConfig) -> list[layout.Place]:
-        """Returns the tensors of a model."""
-        entries = self.entries(config) if callable(self.entries) else self.entries
-        return layout.places(config, entries)
-
 
 _SECOND_TOKEN = (r"model\.layers\.{last}\..*",)
 _DEEPSEEK = (deepseek.deepseek_config, deepseek.deepseek_json, families.deepseek_entries)

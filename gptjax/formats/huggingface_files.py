@@ -19,7 +19,7 @@ import numpy as np
 from gptjax.core.arrays import Params
 from gptjax.core.config import require
 from gptjax.formats import layout, safetensors
-from gptjax.formats.huggingface_families import Family
+from gptjax.formats.family import Family
 
 FILES = (
     "config.json",
