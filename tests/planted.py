@@ -2740,6 +2740,52 @@ RETRIEVE = (
     ),
 )
 
+SAFETY = (
+    Defect(
+        "a-watermark-that-forgets-its-key",
+        "generate/watermark.py",
+        "words = [int(key[i : i + 8], 16) for i in (24, 16, 8, 0)]",
+        "words = [i for i in (24, 16, 8, 0)]",
+        "test_watermark.py::test_marked_texts_are_found_with_their_key_alone_however_they_are"
+        "_written[sampled]",
+    ),
+    Defect(
+        "half-of-a-watermarks-key",
+        "generate/watermark.py",
+        "for i in (24, 16, 8, 0)]",
+        "for i in (24, 16, 24, 16)]",
+        "test_watermark.py::test_the_cipher_is_speck_64_128",
+    ),
+    Defect(
+        "a-watermark-of-the-token-before-the-last",
+        "generate/watermark.py",
+        "place = jnp.maximum(history.length - back, 0)[:, None]",
+        "place = jnp.maximum(history.length - back - 1, 0)[:, None]",
+        "test_watermark.py::test_exactly_the_tokens_that_the_detector_calls_green_gain_delta",
+    ),
+    Defect(
+        "a-watermark-in-all-rows",
+        "generate/watermark.py",
+        "[0 if one is None else _least(one) for one in watermarks]",
+        "[_least(one or none) for one in watermarks]",
+        "test_watermark.py::test_a_row_without_a_watermark_beside_one_that_has_it_is_unchanged",
+    ),
+    Defect(
+        "repeated-tokens-counted-again",
+        "generate/watermark.py",
+        "_, first = np.unique(grams, axis=0, return_index=True)",
+        "first = np.arange(len(grams))",
+        "test_watermark.py::test_what_is_repeated_counts_once_and_the_figures_are_their_formulas",
+    ),
+    Defect(
+        "a-card-with-the-folder-of-the-data",
+        "evaluate/card.py",
+        "f\"`{Path(source['path']).name}`\"",
+        "f\"`{source['path']}`\"",
+        "test_card.py::test_a_card_says_what_the_run_wrote_and_what_nobody_measured",
+    ),
+)
+
 
 ROOMS = {
     "attention": ATTENTION,
@@ -2768,6 +2814,7 @@ ROOMS = {
     "page": PAGE,
     "watched": WATCHED,
     "retrieve": RETRIEVE,
+    "safety": SAFETY,
 }
 
 SURVIVES: dict[str, str] = {

@@ -19,11 +19,14 @@ from gptjax.generate.batch import Job, room_for
 from gptjax.generate.constraints.masks import LEAST_STATES
 from gptjax.generate.request import Request, requests
 from gptjax.generate.schedule import Call, Engine
+from gptjax.generate.watermark import Watermark
 
 V, END = TOKENIZER.vocab_size, TOKENIZER.end_of_document
 CALL = Call(CONFIG, PARAMS, TOKENIZER)
 DIGITS = {"regex": "[0-9]{2,6}", "new_tokens": 10}
 SCHEMA = {"schema": json.dumps({"type": "object", "properties": {"a": {"type": "boolean"}}})}
+WATERMARK = Watermark("0f" * 16, delta=5.0, width=2).text
+
 KINDS = (
     {},
     {"temperature": 0.0},
@@ -37,6 +40,7 @@ KINDS = (
     DIGITS,
     SCHEMA | {"new_tokens": 14, "temperature": 0.7},
     {"choices": ("yes", "no", "perhaps")},
+    {"watermark": WATERMARK, "temperature": 1.0},
 )
 """Settings, each of another kind."""
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gptjax.cli.arguments import first_path
+from gptjax.cli.card import card_command
 from gptjax.cli.doctor import doctor_command
 from gptjax.cli.evaluate import evaluate_command
 from gptjax.cli.harness import harness_command
@@ -27,6 +28,7 @@ from gptjax.cli.scaling import scaling_command
 from gptjax.cli.score import score_command
 from gptjax.cli.train import train_command
 from gptjax.cli.verify import verify_command
+from gptjax.cli.watermark import watermark_command
 from gptjax.core import backend, config, processes, user_config
 from gptjax.core.config import ConfigError, require
 
@@ -46,8 +48,12 @@ USAGE = """usage: gptjax COMMAND [...] --help
       Its figures on tasks, with intervals and baselines, as a table, eval.json and eval.html.
   probe MODEL robustness|sensitivity|bias|memorisation|contamination|refusals [flags]
       What accuracy does not say: each figure with its interval, beside that of no effect.
+  card RUN [--evaluations FILE ...] [--out README.md]
+      A model card of what the run wrote down: data, cleaning, training, figures, limits.
   lm-eval --model_args path=MODEL --tasks NAME ...
       lm-evaluation-harness with a model of gptjax.
+  detect-watermark FILE --key KEYFILE --model MODEL
+      Whether texts were written under a key (sample --watermark KEYFILE); --new-key makes one.
   score MODEL FILE
       What a reward model thinks of the answers in a file, as JSON lines.
   convert SRC DST [--dtype bfloat16 ...]
@@ -78,7 +84,9 @@ def main(args: list[str] | None = None) -> int:
         "serve": _serve_command,
         "evaluate": evaluate_command,
         "probe": probe_command,
+        "card": card_command,
         "lm-eval": harness_command,
+        "detect-watermark": watermark_command,
         "score": score_command,
         "convert": _convert_command,
         "inspect": inspect_command,
@@ -146,7 +154,7 @@ def _sample_command(args: list[str]) -> None:
     """Generates text with a trained model."""
     backend.configure()
     from gptjax.cli.adapters import gather_flag
-    from gptjax.cli.model_settings import settings_of
+    from gptjax.cli.model_settings import settings_of, with_key
     from gptjax.cli.sample import GenerateConfig, SampleOptions, run_sample
 
     path, flags = first_path(
@@ -165,7 +173,7 @@ def _sample_command(args: list[str]) -> None:
     from gptjax.train.forecast import explained
 
     with explained():
-        run_sample(path, options, settings)
+        run_sample(path, options, with_key(settings))
 
 
 def _chat_command(args: list[str]) -> None:
@@ -173,7 +181,7 @@ def _chat_command(args: list[str]) -> None:
     backend.configure()
     from gptjax.cli.adapters import gather_flag
     from gptjax.cli.chat import ChatOptions, GenerateConfig, run_chat
-    from gptjax.cli.model_settings import settings_of
+    from gptjax.cli.model_settings import settings_of, with_key
 
     path, flags = first_path(
         args,
@@ -190,7 +198,7 @@ def _chat_command(args: list[str]) -> None:
     from gptjax.train.forecast import explained
 
     with explained():
-        run_chat(path, options, settings)
+        run_chat(path, options, with_key(settings))
 
 
 def _serve_command(args: list[str]) -> None:

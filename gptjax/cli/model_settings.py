@@ -1,4 +1,5 @@
-"""Sampling settings of a model's own files as the defaults of `sample` and `chat`: `settings_of`.
+"""Sampling settings of files: `settings_of` a model's own, the defaults of `sample` and `chat`;
+`with_key`, a watermark.
 
 A flag on the command line goes before them.
 """
@@ -13,6 +14,7 @@ from gptjax import formats
 from gptjax.core.config import ConfigError
 from gptjax.formats.sampling import sampling_of
 from gptjax.generate import GenerateConfig
+from gptjax.generate.watermark import read_watermark
 from gptjax.runs.open import read_about
 
 NAMES = {
@@ -53,6 +55,18 @@ def settings_of(path: Path | None, base: GenerateConfig) -> GenerateConfig:
     if taken:
         print(f"[the model's own settings: {' '.join(taken)}]", file=sys.stderr, flush=True)
     return settings
+
+
+def with_key(settings: GenerateConfig) -> GenerateConfig:
+    """Returns the settings with what the key file of their watermark holds in place of its name.
+
+    Raises:
+      ConfigError: there is no such file, or it holds no key.
+    """
+    named = settings.watermark
+    if not named or named.startswith("{"):
+        return settings
+    return dataclasses.replace(settings, watermark=read_watermark(named).text)
 
 
 def _published(path: Path) -> dict:

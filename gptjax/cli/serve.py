@@ -24,6 +24,7 @@ from gptjax.api import Model, load
 from gptjax.cli.adapters import holding
 from gptjax.core.config import require
 from gptjax.data.prompt_library import PromptTemplate, read_library
+from gptjax.generate.watermark import read_watermark
 from gptjax.sharding.mesh import MeshConfig
 from gptjax.weights import Stored
 
@@ -62,6 +63,8 @@ class ServeOptions:
     be repeated."""
     prompts: str | None = None
     """Library of prompts, a TOML file of templates, which clients may ask for by name."""
+    watermark: str | None = None
+    """Key file of the watermark that all answers get; `gptjax detect-watermark` finds it."""
     template: str | None = None
     """Chat template: a name such as chatml, or a .jinja file; `None` means the model's own."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -100,6 +103,8 @@ def run_serve(path: Path, options: ServeOptions) -> int:
         max_waiting_tokens=options.max_waiting_tokens,
     )
     require_origins(options.allow_origin)
+    if options.watermark is not None:
+        read_watermark(options.watermark)
     prompts = {} if options.prompts is None else read_library(options.prompts)
     keys = [] if options.key_file is None else read_keys(Path(options.key_file))
     hosts = [options.host, *options.allow_host]
@@ -159,6 +164,7 @@ def _run(
         template=options.template,
         created=int(time.time()),
         prompts=prompts,
+        watermark=read_watermark(options.watermark).text if options.watermark else "",
     )
     compiler = Compiler(model.tokenizer)
     service = Service(engine, served, compiler, Metrics(engine, name))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gptjax.cli.model_settings import with_key
 from gptjax.core import config, user_config
 from gptjax.core.config import ConfigError, require
 from gptjax.generate import GenerateConfig
@@ -80,10 +81,12 @@ def changed(
     require(
         streams(new), "beams, several samples and best_of can't be streamed; leave them away here."
     )
+    new = with_key(new)
     if check:
         check(new)
     for name, (old, value) in config.differences(settings, new).items():
-        print(f"{name}: {old} → {value}")
+        shown = "" if name == "watermark" else f": {old} → {value}"  # it is a secret
+        print(f"{name}{shown or ' changed'}")
     return found, new
 
 

@@ -32,6 +32,7 @@ from gptjax.generate.decode import (
 from gptjax.generate.engine import Columns
 from gptjax.generate.request import Request, end_of
 from gptjax.generate.settings import GenerateConfig
+from gptjax.generate.watermark import marks_of, watermark_of
 from gptjax.model import ModelConfig
 from gptjax.weights import serve
 
@@ -255,7 +256,7 @@ def _column(settings: Sequence[GenerateConfig], name: str, dtype: type = np.floa
 
 WHOLE = ("penalty_window", "dry_allowed_length", "no_repeat_ngram", "min_new_tokens")
 """Settings of `Shaping` that are whole numbers."""
-WIDE = ("dry_breakers", "logit_bias", "forced", "constraint")
+WIDE = ("dry_breakers", "logit_bias", "forced", "watermark", "constraint")
 """Fields of `Shaping` that are more than one number per row."""
 
 
@@ -272,6 +273,7 @@ def _shaping(
         dry_breakers=np.stack([_breakers(tokenizer, s, config.vocabulary) for s in settings]),
         logit_bias=np.stack([_bias(s, config.vocabulary) for s in settings]),
         forced=np.stack([_forced(s, slots) for s in settings]),
+        watermark=marks_of([watermark_of(s.watermark) if s.watermark else None for s in settings]),
     )
 
 

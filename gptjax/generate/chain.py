@@ -17,6 +17,7 @@ from gptjax.core.arrays import Array, Bool, Float, Int, Keys
 from gptjax.generate import transforms
 from gptjax.generate.constraints import Constraint, allowed, next_states
 from gptjax.generate.history import History, counts
+from gptjax.generate.watermark import Marks, favour_green
 
 
 class Shaping(NamedTuple):
@@ -46,6 +47,8 @@ class Shaping(NamedTuple):
     min_new_tokens: Int[Array, " B"]
     forced: Int[Array, "B M"]
     """The id of token number i of the answer; −1 is free."""
+    watermark: Marks | None = None
+    """`None` if no row ever has one."""
     constraint: Constraint | None = None
     """`None` if no row has one."""
 
@@ -169,7 +172,7 @@ LINKS: dict[str, _Link] = {
 
 ORDER = tuple(LINKS)
 """As in llama.cpp; no-repeat-n-gram, which it lacks, comes with the others that look back.
-Constraint, bias and minimum come before the chain, forced tokens after it."""
+Constraint, bias and minimum come before the chain, the watermark and forced tokens after it."""
 
 
 def shape(
@@ -212,7 +215,15 @@ def shape(
         )
     if s is None:
         return shaped
-    return transforms.forced_tokens(_unless_nothing(shaped, logits), written, s.forced)
+    shaped = _unless_nothing(shaped, logits)
+    if (marks := s.watermark) is not None:
+        shaped = jax.lax.cond(
+            jnp.any(marks.least > 0),
+            lambda x: favour_green(x, history, marks),
+            lambda x: x,
+            shaped,
+        )
+    return transforms.forced_tokens(shaped, written, s.forced)
 
 
 def _unless_nothing(

@@ -15,6 +15,7 @@ from gptjax.data.tasks import LanguageModel, Task
 from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.generate.constraints import TokenAutomaton
 from gptjax.generate.settings import GenerateConfig, SampleConfig
+from gptjax.generate.watermark import watermark_of
 from gptjax.model import ModelConfig
 
 
@@ -90,6 +91,8 @@ def requests(
     _check_model(config, task)
     require(prefix is None or not task.answers, NO_PREFIX)
     full = _settings(settings, len(prompts))
+    for text in {s.watermark for s in full if s.watermark}:
+        watermark_of(text)
     for s in full:
         _check_shared(full[0], s)
         _check_ids(s, tokenizer.vocab_size)

@@ -113,6 +113,10 @@ class GenerateConfig(SampleConfig):
     order: tuple[str, ...] = ORDER
     """Order of the transforms; each name once."""
 
+    watermark: str = ""
+    """Key file of the watermark that the text gets, made by `gptjax detect-watermark --new-key
+    FILE`; from Python, what such a file holds."""
+
     # --- a form that the whole answer must have ---
     schema: str = ""
     """A JSON schema, as JSON."""
@@ -289,9 +293,9 @@ class GenerateConfig(SampleConfig):
 
 
 def plain(name: str, value: Any) -> Any:
-    """A setting as `config.from_dict` reads it: a schema may be given as an object, and one text
-    where several are possible."""
-    if name == "schema" and isinstance(value, dict):
+    """A setting as `config.from_dict` reads it: a schema and a watermark may be given as an object,
+    and one text where several are possible."""
+    if name in ("schema", "watermark") and isinstance(value, dict):
         return json.dumps(value)
     several = name in ("stop", "choices", "dry_breakers")
     return [value] if several and isinstance(value, str) else value
@@ -334,6 +338,7 @@ _SHAPING = {
         "frequency_penalty",
     ),
     *(
+        "watermark",
         "no_repeat_ngram",
         "dry_multiplier",
         "logit_bias",

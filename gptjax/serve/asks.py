@@ -241,6 +241,7 @@ def _settings(asked: Sampled, way: _Way, form: Form, served: Served, seed: int) 
             stop=(*stop, *way.stop),
             stop_ids=(*asked.stop_token_ids, *way.stop_ids),
             use=require_model(asked.model, served),
+            watermark=served.watermark,
             top_logprobs=min(max(form.logprobs or 0, form.prompt_logprobs or 0), vocabulary),
             prompt_logprobs=form.prompt_logprobs is not None
             or (form.echo and form.logprobs is not None),

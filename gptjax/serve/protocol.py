@@ -81,6 +81,8 @@ class Served(NamedTuple):
     """When the model was made or loaded, in seconds since 1970."""
     prompts: Mapping[str, PromptTemplate] = {}
     """Library of prompts that clients may name."""
+    watermark: str = ""
+    """What the key file holds with which all texts are marked; no client sees or changes it."""
 
 
 class Stamp(NamedTuple):
@@ -178,6 +180,7 @@ def served_model(
     template: str | None = None,
     created: int = 0,
     prompts: Mapping[str, PromptTemplate] | None = None,
+    watermark: str = "",
 ) -> Served:
     """Returns what the protocol has to know of a model.
 
@@ -185,6 +188,7 @@ def served_model(
       template: how conversations are written, as in `chat.choose_template`; `None` is the model's
         own.
       prompts: library of prompts that clients may name.
+      watermark: what the key file holds with which all texts are marked.
 
     Raises:
       ConfigError: there is no such template, or it needs control tokens that the tokenizer lacks.
@@ -203,6 +207,7 @@ def served_model(
         ends=chat.ends(form, tokenizer),
         created=created,
         prompts=prompts or {},
+        watermark=watermark,
     )
 
 
