@@ -2787,6 +2787,96 @@ SAFETY = (
 )
 
 
+DIFFUSION = (
+    Defect(
+        "a-mask-that-weighs-one",
+        "data/tasks/diffusion.py",
+        "np.where(draw.random(length) < t, 1 / t, 0.0)",
+        "np.where(draw.random(length) < t, 1.0, 0.0)",
+        "test_diffusion.py::test_the_estimate_agrees_with_the_enumerated_bound[stratified]",
+    ),
+    Defect(
+        "masks-by-one-too-few",
+        "data/tasks/diffusion.py",
+        "draw.permutation(length) < count",
+        "draw.permutation(length) < count - 1",
+        "test_diffusion.py::test_with_all_masked_the_loss_is_cross_entropy_and_every_mask_weighs_one",
+    ),
+    Defect(
+        "shares-that-are-not-stratified",
+        "data/tasks/diffusion.py",
+        "(part + draw.random()) / plan.rows if",
+        "draw.random() if",
+        "test_diffusion.py::test_a_stratified_batch_has_one_share_in_each_part_and_an_independent_one"
+        "_has_not",
+    ),
+    Defect(
+        "held-out-masks-of-one-draw",
+        "data/rows.py",
+        "return self.draws * self.rows_once",
+        "return self.rows_once",
+        "test_diffusion.py::test_held_out_rows_are_read_several_times_with_other_masks_and_always_the"
+        "_same",
+    ),
+    Defect(
+        "the-first-token-not-predicted",
+        "data/tasks/diffusion.py",
+        "return np.concatenate([[0], bounded(ids, tokenizer)]).astype(np.int32)",
+        "return bounded(ids, tokenizer)",
+        "test_diffusion.py::test_a_text_without_marks_is_predicted_from_its_first_character",
+    ),
+    Defect(
+        "normaliser-of-masked-tokens",
+        "losses/diffusion.py",
+        "return total, jnp.sum(_tokens(batch)), sums",
+        "return total, jnp.sum(batch.weights), sums",
+        "test_diffusion.py::test_micro_batches_are_one_batch",
+    ),
+    Defect(
+        "questions-masked-too",
+        "data/tasks/diffusion.py",
+        "weights = np.concatenate([counts[: last + 1], np.ones(self.ends)])",
+        "weights = np.concatenate([np.ones(last + 1), np.ones(self.ends)])",
+        "test_diffusion.py::test_only_answers_are_masked_and_the_rest_of_a_conversation_is_seen",
+    ),
+    Defect(
+        "the-least-likely-guess-stays",
+        "generate/unmask.py",
+        "jnp.argsort(-worth, axis=1, stable=True)",
+        "jnp.argsort(worth, axis=1, stable=True)",
+        "test_diffusion.py::test_the_most_likely_guesses_stay_block_by_block",
+    ),
+    Defect(
+        "guesses-of-one-key",
+        "generate/unmask.py",
+        "jax.vmap(lambda n: jax.random.fold_in(key, n))(offset[0])",
+        "jax.vmap(lambda n: jax.random.fold_in(key, 0 * n))(offset[0])",
+        "test_diffusion.py::test_one_step_draws_every_token_by_itself",
+    ),
+    Defect(
+        "a-block-that-goes-on-behind-its-stop",
+        "generate/unmask.py",
+        "jnp.where(stopped, jnp.argmax(hit, axis=1), length + size)",
+        "length + size",
+        "test_diffusion.py::test_a_stop_token_ends_the_text_and_what_is_behind_it_is_dropped",
+    ),
+    Defect(
+        "masks-behind-the-answer-seen",
+        "generate/unmask.py",
+        "jnp.where(slots < end[:, None], slots, -1)",
+        "jnp.where(slots < end[:, None] + 4, slots, -1)",
+        "test_diffusion.py::test_the_most_likely_guesses_stay_block_by_block",
+    ),
+    Defect(
+        "guidance-of-what-has-no-probability",
+        "generate/transforms.py",
+        "jnp.where(jnp.isneginf(logp), logp, other + scale[:, None] * (logp - other))",
+        "other + scale[:, None] * (logp - other)",
+        "test_diffusion.py::test_what_has_no_probability_keeps_none_under_guidance",
+    ),
+)
+
+
 ROOMS = {
     "attention": ATTENTION,
     "model": MODEL,
@@ -2815,6 +2905,7 @@ ROOMS = {
     "watched": WATCHED,
     "retrieve": RETRIEVE,
     "safety": SAFETY,
+    "diffusion": DIFFUSION,
 }
 
 SURVIVES: dict[str, str] = {

@@ -118,7 +118,8 @@ def run_sample(path: Path | None, options: SampleOptions, settings: GenerateConf
     if model.config.classes:
         _print_labels(model, prompts, options)
         return
-    if not (model.config.causal or model.task.answers):
+    writes = model.config.causal or model.task.mask_id(model.tokenizer) is not None
+    if not (writes or model.task.answers):
         _print_filled(model, prompts, options)
         return
     more: dict[str, Any] = {}

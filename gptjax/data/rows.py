@@ -48,9 +48,16 @@ class Plan(NamedTuple):
     """Rows that batches of another size have read beyond step · B; may be negative."""
     packing: Packing | None = None
     """Which examples share a row; `None` cuts one line into rows."""
+    draws: int = 1
+    """Number of times that an epoch reads its rows, each time with other random numbers."""
 
     @property
     def rows_per_epoch(self) -> int:
+        """Number of rows of an epoch."""
+        return self.draws * self.rows_once
+
+    @property
+    def rows_once(self) -> int:
         """Number of rows that hold all pairs under any shift, or all examples."""
         if self.packing is not None:
             return len(self.packing.firsts) - 1
@@ -70,6 +77,12 @@ class RowNumbers(NamedTuple):
     epoch: np.ndarray
     row: np.ndarray
     """Row of the epoch, in the order of the store; `rows_per_epoch` is an empty row."""
+
+    def read_once(self, plan: Plan) -> RowNumbers:
+        """The numbers with the row of the store in place of that of an epoch which reads rows
+        several times."""
+        again = np.where(self.row < plan.rows_per_epoch, self.row % plan.rows_once, plan.rows_once)
+        return self._replace(row=again)
 
     def draws(self, seed: int | None) -> Iterator[np.random.Generator]:
         """Yields the random numbers of each row: a function of seed and number alone."""
@@ -143,7 +156,7 @@ def packed_examples(plan: Plan, at: RowNumbers) -> list[list[int]]:
         raise ValueError("the plan cuts rows; it does not pack examples.")
     order, firsts = plan.packing.order, plan.packing.firsts
     return [
-        order[slice(*firsts[row : row + 2])].tolist() if row < plan.rows_per_epoch else []
+        order[slice(*firsts[row : row + 2])].tolist() if row < plan.rows_once else []
         for row in at.row
     ]
 

@@ -16,6 +16,7 @@ from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.generate.constraints import TokenAutomaton
 from gptjax.generate.settings import GenerateConfig, SampleConfig
 from gptjax.generate.watermark import watermark_of
+from gptjax.generate.unmask import check_unmasking
 from gptjax.model import ModelConfig
 
 
@@ -36,12 +37,19 @@ class Request(NamedTuple):
     the base alone."""
     automaton: TokenAutomaton | None = None
     """The constraint of its settings, where that was compiled before."""
+    mask: int | None = None
+    """The id of a mask, where the model writes by filling them in."""
 
     @property
     def rows(self) -> int:
         """The number of rows that answer this prompt."""
         s = self.settings
         return s.beams if s.beams > 1 else s.best_of or s.num_samples
+
+    @property
+    def strategies(self) -> list[str]:
+        """Names of what makes its rows begin and end together."""
+        return [*self.settings.strategies, *["filling in masks"] * (self.mask is not None)]
 
     @property
     def stop_texts(self) -> list[bytes]:
@@ -62,8 +70,7 @@ SHARED = (
 """Settings that are part of a compiled program, so that all prompts of a call share them."""
 
 NO_PREFIX = (
-    "a model that answers texts reads each of them whole, so prompts can't share a prefix; omit it"
-    " (--prefix)."
+    "this model reads each prompt as a whole, so prompts can't share a prefix; omit it (--prefix)."
 )
 
 
@@ -88,24 +95,20 @@ def requests(
         whole context, a setting is beyond the vocabulary, settings can't share a call, or the
         model does not write.
     """
-    _check_model(config, task)
-    require(prefix is None or not task.answers, NO_PREFIX)
+    mask = task.mask_id(tokenizer)
+    _check_model(config, task, mask)
+    check_prefix(task, tokenizer, prefix is not None)
     full = _settings(settings, len(prompts))
-    for text in {s.watermark for s in full if s.watermark}:
-        watermark_of(text)
-    for s in full:
-        _check_shared(full[0], s)
-        _check_ids(s, tokenizer.vocab_size)
-    encoder = config.encoder_layers > 0
+    _check_settings(full, tokenizer.vocab_size, fills_in=mask is not None)
     # A tokenizer whose documents have no beginning may still have an end.
-    border = [] if prefix else end_of(tokenizer)
+    border = [] if prefix or mask is not None else end_of(tokenizer)
 
     def encode(prompt: str | Sequence[int], whole: bool = True) -> tuple[list[int], list[int]]:
         """The input of the encoder, and that of the decoder."""
         ids = tokenizer.encode(prompt).tolist() if isinstance(prompt, str) else list(prompt)
         whole = whole and isinstance(prompt, str)
         if task.answers or whole:
-            return task.prompt(ids, tokenizer, encoder)
+            return task.prompt(ids, tokenizer, config.encoder_layers > 0)
         return [], ids
 
     encoded = []
@@ -116,8 +119,9 @@ def requests(
             ids=ids or border,
             settings=s,
             side=side,
+            mask=mask,
         )
-        if s.guidance != 1:
+        if s.guidance != 1 and mask is None:
             side, ids = encode(s.negative_prompt)
             one = one._replace(negative=ids or end_of(tokenizer), negative_side=side)
         require(
@@ -127,6 +131,12 @@ def requests(
         _check_room(config, one, len(prefix or ()))
         encoded.append(one)
     return encoded
+
+
+def check_prefix(task: Task, tokenizer: Tokenizer, shared: bool = True) -> None:
+    """Refuses a prefix that prompts share where each is read as a whole."""
+    whole = task.answers or task.mask_id(tokenizer) is not None
+    require(not (shared and whole), NO_PREFIX)
 
 
 def end_of(tokenizer: Tokenizer) -> list[int]:
@@ -147,14 +157,14 @@ def _settings(settings: SampleConfig | Sequence[SampleConfig], count: int) -> li
     ]
 
 
-def _check_model(config: ModelConfig, task: Task) -> None:
+def _check_model(config: ModelConfig, task: Task, mask: int | None) -> None:
     require(
         not config.classes,
         "this model classifies texts and does not continue them; `classify` gives their labels.",
     )
     able = config.causal and task.writes and (task.answers or config.continues)
     require(
-        able,
+        able or (mask is not None and not config.causal),
         "this model fills in masked tokens and does not continue a text: write [MASK] where a token"
         " is hidden, and use `gptjax sample` or `Model.fill`.",
     )
@@ -167,8 +177,9 @@ def _check_room(config: ModelConfig, one: Request, before: int) -> None:
         "prompt_logprobs needs a model that reads its prompt one token after another, and this one"
         " does not (--prompt-logprobs False).",
     )
-    _check_length(config, "prompt", before + len(one.ids), len(one.side))
-    if one.settings.guidance != 1:
+    if one.mask is None or one.ids:
+        _check_length(config, "prompt", before + len(one.ids), len(one.side))
+    if one.settings.guidance != 1 and one.mask is None:
         _check_length(config, "negative prompt", len(one.negative), len(one.negative_side))
 
 
@@ -188,6 +199,15 @@ def _check_length(config: ModelConfig, name: str, count: int, side: int) -> None
         side <= config.context,
         f"a {name} has {side} tokens and the encoder reads {config.context}; shorten it.",
     )
+
+
+def _check_settings(full: Sequence[GenerateConfig], size: int, fills_in: bool) -> None:
+    for text in {s.watermark for s in full if s.watermark}:
+        watermark_of(text)
+    for s in full:
+        check_unmasking(s, fills_in)
+        _check_shared(full[0], s)
+        _check_ids(s, size)
 
 
 def _check_shared(first: GenerateConfig, other: GenerateConfig) -> None:

@@ -63,7 +63,7 @@ class Call(NamedTuple):
             return self, asked
         if len(set(numbers)) == 1:
             return self._replace(params=choose_adapter(self.params, numbers[0])), asked
-        others = asked[0].settings.strategies or ["a shared prefix"] * (self.prefix is not None)
+        others = asked[0].strategies or ["a shared prefix"] * (self.prefix is not None)
         require(
             not others and self.draft is None,
             "prompts of one call that use different adapters can't be joined with"

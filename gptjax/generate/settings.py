@@ -181,6 +181,16 @@ class GenerateConfig(SampleConfig):
     """Keep keys and values in 8 bits: a quarter of the memory (half of it in bfloat16), and
     slightly other logits."""
 
+    # --- models of masked diffusion ---
+    denoising_steps: int = 0
+    """Number of forward passes in which the masks of an answer are filled in, in equal parts; 0 is
+    one for each token."""
+    block_length: int = 0
+    """Number of tokens that are filled in together before those after them; 0 is all of the
+    answer."""
+    remasking: Literal["low_confidence", "random"] = "low_confidence"
+    """Which guesses are masked again: the least likely ones, or random ones."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, low, high in _RANGES:
@@ -217,6 +227,11 @@ class GenerateConfig(SampleConfig):
         self._check("order", sorted(self.order) == sorted(ORDER), f"each of {' '.join(ORDER)} once")
         self._check(
             "early_stopping", self.early_stopping in ("no", "yes", "never"), "no, yes or never"
+        )
+        self._check(
+            "remasking",
+            self.remasking in ("low_confidence", "random"),
+            "low_confidence or random",
         )
         self._check(
             "min_new_tokens",
@@ -315,6 +330,8 @@ _RANGES = (
             "min_new_tokens",
             "best_of",
             "top_logprobs",
+            "denoising_steps",
+            "block_length",
         )
     ),
     *(

@@ -21,6 +21,7 @@ from gptjax.generate.decode import Decoding, Text, branch, guided, padded, padde
 from gptjax.generate.engine import Slots, advance, fill
 from gptjax.generate.search import search
 from gptjax.generate.speculative import Setting, Speculating, speculate
+from gptjax.generate.unmask import Unmasking, begin_masks, unmask
 from gptjax.model import ModelConfig
 
 
@@ -41,7 +42,7 @@ class Writer(NamedTuple):
     @property
     def text(self) -> Text:
         """What the rows hold so far."""
-        return self.state.text
+        return self.state if isinstance(self.state, Text) else self.state.text
 
     def until(self, count: int) -> Writer:
         """The writer after each row was finished or had `count` tokens."""
@@ -54,6 +55,8 @@ class Writer(NamedTuple):
 
 
 def _with_text(state: Any, text: Text) -> Any:
+    if isinstance(state, Text):
+        return text
     if isinstance(state, Slots):
         return state._replace(decoding=state.decoding._replace(text=text))
     return state._replace(text=text)
@@ -64,6 +67,8 @@ def open_writer(
 ) -> Writer:
     """Reads the prompts of a batch; nothing is written yet."""
     s = batch.settings
+    if batch.requests[0].mask is not None:
+        return _unmask(config, params, batch, batch.requests[0].mask)
     if s.contrastive_alpha > 0:
         return _contrast(config, params, batch, prefix)
     reading = _read(config, params, batch, prefix)
@@ -148,6 +153,42 @@ def _speculate(
             batch.vocabulary,
         ),
     )
+
+
+def _unmask(config: ModelConfig, params: Params, batch: Batch, mask: int) -> Writer:
+    lengths = np.asarray([len(one.ids) for one in batch.requests], np.int32)[batch.source]
+    limits, mask_id = batch.limits[batch.source], np.int32(mask)
+    each = [batch.requests[row].settings for row in batch.source]
+    whole = np.maximum(limits, 1)
+    block = np.minimum([s.block_length or int(m) for s, m in zip(each, whole, strict=True)], whole)
+    steps = [s.denoising_steps or int(m) for s, m in zip(each, whole, strict=True)]
+    guided = any(s.guidance != 1 for s in each)
+    how = Unmasking(
+        steps=np.asarray(steps, np.int32),
+        block=block.astype(np.int32),
+        shuffled=np.asarray([s.remasking == "random" for s in each]),
+        scale=batch.column("guidance", np.float32) if guided else None,
+        mask=mask_id,
+    )
+    prompts = padded([batch.requests[row].ids for row in batch.source], config.context)
+    slots = max(batch.room.slots, prompts.shape[1])
+    widest = padded_size(int(block.max()), config.context)
+
+    def write(text: Text, until: np.ndarray) -> Text:
+        return unmask(
+            config,
+            params,
+            text,
+            *batch.keys_and_sampling,
+            how,
+            batch.columns.stop,
+            until,
+            batch.vocabulary,
+            widest=widest,
+            order=batch.settings.order,
+        )
+
+    return Writer(begin_masks(prompts, lengths, limits, mask_id, slots=slots), write)
 
 
 def best_answers(

@@ -19,7 +19,7 @@ from gptjax.generate.batch import Job, Prefix, Room, batch_of, read_prefix, room
 from gptjax.generate.decode import padded
 from gptjax.generate.follow import Answer, follow, until_stop
 from gptjax.generate.likelihood import token_logprobs
-from gptjax.generate.request import NO_PREFIX, Request, requests
+from gptjax.generate.request import Request, check_prefix, requests
 from gptjax.generate.rerank import minimum_risk
 from gptjax.generate.schedule import Call, Engine, Sealed
 from gptjax.generate.settings import SampleConfig
@@ -198,7 +198,7 @@ def shared_prefix(
     Raises:
       ConfigError: it fills the context, or is empty.
     """
-    require(not task.answers, NO_PREFIX)
+    check_prefix(task, tokenizer)
     (one,) = requests(config, tokenizer, [text], SampleConfig(), before and before.ids, task)
     with use_mesh(mesh):
         return read_prefix(config, params, one.ids, before, int8_cache)
@@ -216,7 +216,7 @@ def _check_helpers(
     )
     if draft is None:
         return
-    others = asked[0].settings.strategies
+    others = asked[0].strategies
     require(
         not others and prefix is None,
         f"a draft model can't be joined with {' and '.join(others) or 'a shared prefix'}; omit one"
@@ -237,7 +237,7 @@ def _check_helpers(
 def _writer(call: Call, asked: Sequence[Request], batch: int) -> Engine | Sealed:
     """The rows that write these requests, at most `batch` of them where that is possible."""
     room = room_for(call.config, call.tokenizer, asked, call.prefix)
-    if call.draft is not None or any(one.settings.strategies for one in asked):
+    if call.draft is not None or any(one.strategies for one in asked):
         return Sealed(call, room, prompts=_prompts(asked, batch), each=asked[0].rows)
     jobs = sum(one.rows for one in asked)
     rows = min(batch, 1 << (jobs - 1).bit_length())

@@ -259,10 +259,11 @@ def guidance(
     logits: Float[Array, "B V"], negative: Float[Array, "B V"], scale: Float[Array, " B"]
 ) -> Float[Array, "B V"]:
     """Moves log-probabilities away from those after a negative prompt: negative + scale · (logits −
-    negative). 1 changes nothing.
+    negative). 1 changes nothing, and what has no probability keeps none.
 
     Source: Sanchez et al. 2023, Stay on topic with Classifier-Free Guidance, arXiv:2306.17806,
     equation 7.
     """
     logp, other = jax.nn.log_softmax(logits, axis=-1), jax.nn.log_softmax(negative, axis=-1)
-    return jnp.where((scale == 1)[:, None], logits, other + scale[:, None] * (logp - other))
+    moved = jnp.where(jnp.isneginf(logp), logp, other + scale[:, None] * (logp - other))
+    return jnp.where((scale == 1)[:, None], logits, moved)

@@ -2,6 +2,7 @@
 
 from gptjax.losses.adversarial import FGM, FreeLB
 from gptjax.losses.cross_entropy import CrossEntropy, PredictionLoss, predict
+from gptjax.losses.diffusion import Diffusion
 from gptjax.losses.distillation import Distillation
 from gptjax.losses.gkd import GKD
 from gptjax.losses.kto import KTO
@@ -24,6 +25,7 @@ from gptjax.losses.tokens import losses_in_parts, token_losses
 
 LossKind = (
     CrossEntropy
+    | Diffusion
     | Distillation
     | FGM
     | FreeLB
@@ -43,6 +45,7 @@ __all__ = [
     "KTO",
     "BradleyTerry",
     "CrossEntropy",
+    "Diffusion",
     "Distillation",
     "FreeLB",
     "Frozen",

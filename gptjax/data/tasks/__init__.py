@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gptjax.data.tasks.chat import Chat
 from gptjax.data.tasks.classification import Classification
+from gptjax.data.tasks.diffusion import DiffusionChat, MaskedDiffusion, Noise
 from gptjax.data.tasks.language_model import LanguageModel
 from gptjax.data.tasks.masked import MaskedLanguageModel
 from gptjax.data.tasks.middle import FillInMiddle
@@ -17,10 +18,13 @@ __all__ = [
     "UL2",
     "Chat",
     "Classification",
+    "DiffusionChat",
     "Feedback",
     "FillInMiddle",
     "LanguageModel",
+    "MaskedDiffusion",
     "MaskedLanguageModel",
+    "Noise",
     "Preferences",
     "PrefixLanguageModel",
     "Prompts",
@@ -37,12 +41,14 @@ TaskConfig = (
     LanguageModel
     | FillInMiddle
     | MaskedLanguageModel
+    | MaskedDiffusion
     | SpanCorruption
     | PrefixLanguageModel
     | UL2
     | SequenceToSequence
     | Classification
     | Chat
+    | DiffusionChat
     | Preferences
     | Feedback
     | Prompts

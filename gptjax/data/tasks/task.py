@@ -154,6 +154,11 @@ class Task(Open):
 
     # --- inference
 
+    def mask_id(self, tokenizer: Tokenizer) -> int | None:
+        """Returns the id of a token that is not written yet, of models that write by filling in
+        masks; `None` where they write one token after another."""
+        return None
+
     def example_prompt(self, store: Store) -> str:
         """Returns a prompt to try a model with; empty where a store holds none."""
         return ""
