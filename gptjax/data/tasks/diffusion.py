@@ -151,8 +151,8 @@ class MaskedDiffusion(Task):
         rows = cut(store, plan, at.read_once(plan))
         real = rows.weights > 0
         if rows.positions is None:  # what comes after the end of the text is not seen
-            rows = rows._replace(positions=np.where(real, np.cumsum(real, 1) - 1, -1))
-        rows = rows._replace(positions=rows.positions.astype(np.int32))
+            places = np.where(real, np.cumsum(real, axis=1) - 1, -1).astype(np.int32)
+            rows = rows._replace(positions=places)
         mask = store.header.vocab_size - 1 if self.mask is None else self.mask
         return self.noise.hidden(rows, mask, plan, at)
 
