@@ -15,8 +15,8 @@ from gptjax.data.tasks import LanguageModel, Task
 from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.generate.constraints import TokenAutomaton
 from gptjax.generate.settings import GenerateConfig, SampleConfig
-from gptjax.generate.watermark import watermark_of
 from gptjax.generate.unmask import check_unmasking
+from gptjax.generate.watermark import watermark_of
 from gptjax.model import ModelConfig
 
 
