@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import documents
+from decoder_families import MODELS as DECODERS
 from variants import VARIANTS
 
 import gptjax
@@ -148,7 +149,7 @@ MODELS: dict[str, tuple[str, ModelConfig]] = {
         "deepseek_v2",
         dataclasses.replace(
             llama(**SMALL, num_kv_heads=None),
-            latent=dataclasses.replace(LATENT, query_rank=None),
+            latent=dataclasses.replace(LATENT, query_rank=None, norm_epsilon=1e-6),
             experts=dataclasses.replace(EXPERTS, shared=1, normalised=False),
         ),
     ),
@@ -156,6 +157,7 @@ MODELS: dict[str, tuple[str, ModelConfig]] = {
         "deepseek_v3",
         dataclasses.replace(
             llama(**SMALL, num_kv_heads=None),
+            norm_epsilon=1e-6,
             latent=LATENT,
             first=(Layer(dense=True),),
             experts=Experts(
@@ -185,6 +187,7 @@ MODELS: dict[str, tuple[str, ModelConfig]] = {
         ),
     ),
     "t5 1.1": ("t5", t5("1.1-small", **SMALL, encoder_layers=2, head_width=12)),
+    **DECODERS,
 }
 """Of each family one or two, and which it is."""
 

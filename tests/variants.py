@@ -116,7 +116,7 @@ VARIANTS: dict[str, ModelConfig] = {
         )
     ),
     # latents
-    "latent": _rope(latent=Latent(rank=8, rope_width=4, value_width=12)),
+    "latent": _rope(latent=Latent(rank=8, rope_width=4, value_width=12, norm_epsilon=1e-4)),
     "deepseek": _rope(
         num_layers=3,
         latent=Latent(rank=8, query_rank=12, rope_width=4),

@@ -68,11 +68,20 @@ def llama_json(c: ModelConfig) -> dict[str, Any]:
     )
 
 
-def arcee_config(keys: Keys) -> ModelConfig:
-    """Llama with a plain MLP, usually of ReLU²."""
-    own = activation(keys, "hidden_act", "relu2")
+def ungated_config(keys: Keys, default: str) -> ModelConfig:
+    """Llama with a plain MLP.
+
+    Args:
+      default: their name of its nonlinearity, if the file does not say.
+    """
+    own = activation(keys, "hidden_act", default)
     keys.data = {**keys.data, "hidden_act": "silu"}  # as `llama_config` requires
     return dataclasses.replace(llama_config(keys), activation=own)
+
+
+def arcee_config(keys: Keys) -> ModelConfig:
+    """Llama with a plain MLP, usually of ReLU²."""
+    return ungated_config(keys, "relu2")
 
 
 def arcee_json(c: ModelConfig) -> dict[str, Any]:
@@ -80,12 +89,14 @@ def arcee_json(c: ModelConfig) -> dict[str, Any]:
     return llama_json(c) | {"hidden_act": OURS.get(c.activation)}
 
 
-def _no_biases(keys: Keys, *names: str) -> None:
+def no_biases(keys: Keys, *names: str) -> None:
+    """Takes keys of biases, by default those of attention and MLP, which have to be false."""
     for name in names or ("attention_bias", "mlp_bias"):
         keys.same(name, False)
 
 
-def _without(data: dict[str, Any], *keys: str) -> dict[str, Any]:
+def without(data: dict[str, Any], *keys: str) -> dict[str, Any]:
+    """Returns a description that lacks some keys."""
     return {key: value for key, value in data.items() if key not in keys}
 
 
@@ -111,7 +122,7 @@ def kinds_of(c: ModelConfig) -> list[str]:
 
 def mistral_config(keys: Keys) -> ModelConfig:
     """Llama with a window in every layer, if any."""
-    _no_biases(keys)
+    no_biases(keys)
     window = keys.number("sliding_window", None)
     return dataclasses.replace(
         llama_config(keys), pattern=(Layer() if window is None else Layer("window", window),)
@@ -147,21 +158,31 @@ def qwen2_config(keys: Keys) -> ModelConfig:
     window."""
     keys.same("attention_bias", False, True)  # which Qwen 2 does not ask for
     keys.same("mlp_bias", False)
-    return dataclasses.replace(_windows(keys, llama_config(keys)), qkv_bias=True, out_bias=None)
+    return dataclasses.replace(qwen_windows(keys, llama_config(keys)), qkv_bias=True, out_bias=None)
 
 
-def _windows(keys: Keys, c: ModelConfig) -> ModelConfig:
+def qwen_windows(keys: Keys, c: ModelConfig) -> ModelConfig:
+    """Returns the config with Qwen's windows: in the layers that `layer_types` names, or from
+    `max_window_layers` on, if `use_sliding_window` is true."""
     used, window = keys.take("use_sliding_window", False), keys.number("sliding_window", None)
     begin = keys.number("max_window_layers", 28)
     kinds = keys.take("layer_types", None) or [
         "sliding_attention" if used and i >= begin else "full_attention"
         for i in range(c.num_layers)
     ]
-    return _by_kind(keys, c, kinds, Layer("window", window) if used and window else None)
+    return by_kind(keys, c, kinds, Layer("window", window) if used and window else None)
 
 
-def _by_kind(keys: Keys, c: ModelConfig, kinds: Any, local: Layer | None) -> ModelConfig:
-    """The config with the layers that `layer_types` names."""
+def by_kind(keys: Keys, c: ModelConfig, kinds: Any, local: Layer | None) -> ModelConfig:
+    """Returns the config with the layers that `layer_types` names.
+
+    Args:
+      kinds: the value of that key.
+      local: a layer with a window; `None` means that there is none.
+
+    Raises:
+      ConfigError: it names others, or not as many as there are layers.
+    """
     known = {"full_attention": Layer()} | ({} if local is None else {"sliding_attention": local})
     valid = isinstance(kinds, list) and len(kinds) == c.num_layers
     require(
@@ -175,7 +196,7 @@ def _by_kind(keys: Keys, c: ModelConfig, kinds: Any, local: Layer | None) -> Mod
 def qwen2_json(c: ModelConfig) -> dict[str, Any]:
     """The inverse of `qwen2_config`."""
     window = window_of(c)
-    return _without(llama_json(c), "head_dim", "attention_bias") | {
+    return without(llama_json(c), "head_dim", "attention_bias") | {
         "use_sliding_window": window is not None,
         "sliding_window": window,
         "layer_types": kinds_of(c),
@@ -185,8 +206,8 @@ def qwen2_json(c: ModelConfig) -> dict[str, Any]:
 
 def qwen3_config(keys: Keys) -> ModelConfig:
     """Llama with normalised heads."""
-    _no_biases(keys, "mlp_bias")
-    return dataclasses.replace(_windows(keys, llama_config(keys)), qk_norm=True)
+    no_biases(keys, "mlp_bias")
+    return dataclasses.replace(qwen_windows(keys, llama_config(keys)), qk_norm=True)
 
 
 def qwen3_json(c: ModelConfig) -> dict[str, Any]:
@@ -215,7 +236,7 @@ def qwen3_moe_config(keys: Keys) -> ModelConfig:
 
 def qwen3_moe_json(c: ModelConfig) -> dict[str, Any]:
     """The inverse of `qwen3_moe_config`."""
-    return _without(qwen3_json(c), "layer_types") | {
+    return without(qwen3_json(c), "layer_types") | {
         "num_experts": c.experts.count,
         "num_experts_per_tok": c.experts.active,
         "moe_intermediate_size": c.expert_width,
@@ -228,7 +249,7 @@ def qwen3_moe_json(c: ModelConfig) -> dict[str, Any]:
 def olmo2_config(keys: Keys) -> ModelConfig:
     """Llama with norms on what attention and MLP add, and on all query heads and all key heads as
     one vector."""
-    _no_biases(keys, "mlp_bias")
+    no_biases(keys, "mlp_bias")
     return dataclasses.replace(
         llama_config(keys), norm_placement="reordered", qk_norm=True, qk_norm_joint=True
     )
@@ -242,7 +263,7 @@ def phi3_config(keys: Keys) -> ModelConfig:
 
 def phi3_json(c: ModelConfig) -> dict[str, Any]:
     """The inverse of `phi3_config`."""
-    data = _without(mistral_json(c), "head_dim", "attention_bias")
+    data = without(mistral_json(c), "head_dim", "attention_bias")
     return data | ({"partial_rotary_factor": c.rope_share} if c.rope_share != 1 else {})
 
 
@@ -259,7 +280,7 @@ def gemma_config(keys: Keys) -> ModelConfig:
     keys.same("hidden_activation", act, None)
     keys.same("hidden_act", act, "gelu")  # the first files said gelu and meant its tanh form
     keys.same("use_bidirectional_attention", False, None)
-    _no_biases(keys, "mlp_bias")
+    no_biases(keys, "mlp_bias")
     keys.data = {"head_dim": 256, "tie_word_embeddings": True, **keys.data, "hidden_act": act}
     return dataclasses.replace(llama_config(keys), scaled_embedding=True)
 
@@ -283,7 +304,7 @@ def _gemma(keys: Keys, local: Layer, every: int) -> ModelConfig:
         "full_attention" if (i + 1) % every == 0 else "sliding_attention"
         for i in range(c.num_layers)
     ]
-    return _by_kind(keys, c, kinds, local)
+    return by_kind(keys, c, kinds, local)
 
 
 def gemma2_json(c: ModelConfig) -> dict[str, Any]:

@@ -14,17 +14,24 @@ from gptjax.model import Experts, Latent, Layer, ModelConfig
 
 def deepseek_config(keys: Keys) -> ModelConfig:
     """Translates the config.json of V2 and V3."""
-    experts = _experts(keys, third=keys.data["model_type"] == "deepseek_v3")
+    experts = deepseek_experts(keys, third=keys.data["model_type"] == "deepseek_v3")
+    num_dense = keys.number("first_k_dense_replace", 0)
+    keys.same("moe_layer_freq", 1)
+    dense = (Layer(dense=True),) * num_dense
+    return dataclasses.replace(latent_config(keys), experts=experts, first=dense)
+
+
+def latent_config(keys: Keys) -> ModelConfig:
+    """Returns Llama with latent attention, without experts."""
     content_dim, rope_dim = keys.number("qk_nope_head_dim"), keys.number("qk_rope_head_dim")
     keys.same("num_key_value_heads", None, keys.data["num_attention_heads"])
     keys.take("head_dim", None)
     keys.take("qk_head_dim", None)
-    num_dense = keys.number("first_k_dense_replace", 0)
-    keys.same("moe_layer_freq", 1)
     scaling = {**(keys.data.get("rope_parameters") or {}), **(keys.data.get("rope_scaling") or {})}
     keys.data = {**keys.data, "num_key_value_heads": None, "head_dim": content_dim}
     keys.same("attention_bias", False)
     keys.same("mlp_bias", False)
+    keys.same("rope_interleave", True)
     c = llama_config(keys)
     magnitude = 1.0
     if c.rope_scaling and scaling.get("mscale_all_dim"):
@@ -34,18 +41,14 @@ def deepseek_config(keys: Keys) -> ModelConfig:
         query_rank=keys.number("q_lora_rank", None),
         rope_width=rope_dim,
         value_width=keys.number("v_head_dim"),
+        norm_epsilon=None if c.norm_epsilon == 1e-6 else 1e-6,  # whatever rms_norm_eps says
     )
-    return dataclasses.replace(
-        c,
-        latent=latent,
-        experts=experts,
-        first=(Layer(dense=True),) * num_dense,
-        attention_scale=(content_dim + rope_dim) ** -0.5 * magnitude**2,
-    )
+    scale = (content_dim + rope_dim) ** -0.5 * magnitude**2
+    return dataclasses.replace(c, latent=latent, attention_scale=scale)
 
 
-def _experts(keys: Keys, third: bool) -> Experts:
-    """The experts: V3 scores them by sigmoids, in groups, and balances them by biases."""
+def deepseek_experts(keys: Keys, third: bool = True) -> Experts:
+    """Returns the experts: V3 scores them by sigmoids, in groups, and balances them by biases."""
     groups, active_groups = keys.number("n_group", None), keys.number("topk_group", None)
     experts = Experts(
         count=keys.number("n_routed_experts"),
@@ -59,7 +62,6 @@ def _experts(keys: Keys, third: bool) -> Experts:
     if third:
         keys.same("scoring_func", "sigmoid")
         keys.same("topk_method", "noaux_tc")
-        keys.same("rope_interleave", True)
         return dataclasses.replace(
             experts,
             scores="sigmoid",
@@ -80,13 +82,17 @@ def _experts(keys: Keys, third: bool) -> Experts:
 
 def deepseek_json(c: ModelConfig) -> dict[str, Any]:
     """The inverse of `deepseek_config`."""
-    e, latent, data = c.experts, c.latent, llama_json(c)
+    return latent_json(c) | routing_json(c) | {"moe_layer_freq": 1}
+
+
+def latent_json(c: ModelConfig) -> dict[str, Any]:
+    """The inverse of `latent_config`."""
+    latent, data = c.latent, llama_json(c)
     del data["head_dim"]
     magnitude = math.sqrt(c.scale * math.sqrt(c.query_width))
     if data["rope_scaling"] and magnitude > 1:
         weight = (magnitude - 1) / (0.1 * math.log(data["rope_scaling"]["factor"]))
         data["rope_scaling"] |= {"mscale": weight, "mscale_all_dim": weight}
-    dense = (i for i, layer in enumerate(c.stack) if c.sparse(layer))
     attention = {
         "qk_nope_head_dim": c.head_dim,
         "qk_rope_head_dim": latent.rope_width,
@@ -95,6 +101,13 @@ def deepseek_json(c: ModelConfig) -> dict[str, Any]:
         "kv_lora_rank": latent.rank,
         "q_lora_rank": latent.query_rank,
     }
+    return data | attention
+
+
+def routing_json(c: ModelConfig) -> dict[str, Any]:
+    """The inverse of `deepseek_experts`, and how many layers before the first with experts are
+    dense."""
+    e, sparse = c.experts, (i for i, layer in enumerate(c.stack) if c.sparse(layer))
     routing = {
         "n_group": e.groups,
         "topk_group": e.active_groups,
@@ -104,11 +117,10 @@ def deepseek_json(c: ModelConfig) -> dict[str, Any]:
         "n_routed_experts": e.count,
         "num_experts_per_tok": e.active,
         "moe_intermediate_size": c.expert_width,
-        "first_k_dense_replace": next(dense, c.num_layers),
-        "moe_layer_freq": 1,
+        "first_k_dense_replace": next(sparse, c.num_layers),
         "scoring_func": e.scores,
         "topk_method": "greedy",
     }
     if e.scores == "sigmoid":
         routing |= {"topk_method": "noaux_tc", "num_nextn_predict_layers": 0, "num_mtp_layers": 0}
-    return data | attention | routing
+    return routing

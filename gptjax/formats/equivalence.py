@@ -91,7 +91,10 @@ def computed(c: ModelConfig) -> dict[str, Any]:
     values["positions"] = c.positions if c.positions in ("learned", "sinusoidal") else "by layer"
     values["layers"] = [_layer(c, layer) for layer in c.stack]
     if c.latent is not None:
-        values["latent"] = dataclasses.replace(c.latent, value_width=c.value_width)
+        epsilon = c.latent.norm_epsilon or c.norm_epsilon
+        values["latent"] = dataclasses.replace(
+            c.latent, value_width=c.value_width, norm_epsilon=epsilon
+        )
     if c.experts is not None:
         values["experts"] = _experts(c.experts, c.expert_width)
         if not any(layer.dense for layer in c.stack):

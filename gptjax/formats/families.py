@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
+
 from gptjax.formats.layout import Entry
 from gptjax.model import ModelConfig
 
@@ -61,14 +63,28 @@ def heads(
     k: str = "k_proj",
     v: str = "v_proj",
     out: str = "o_proj",
+    order: tuple[int, ...] = (),
 ) -> tuple[Entry, ...]:
-    """Returns query, key, value and output of an attention, one layer each."""
+    """Returns query, key, value and output of an attention, one layer each.
+
+    Args:
+      order: that of a query's and a key's numbers, if it is not ours.
+    """
+    turned = {"order": {"h": order}} if order else {}
     return (
-        *linear_entries(f"{theirs}.{q}", f"{ours}/query", "(n h) d", "d n h"),
-        *linear_entries(f"{theirs}.{k}", f"{ours}/key", "(k h) d", "d k h"),
+        *linear_entries(f"{theirs}.{q}", f"{ours}/query", "(n h) d", "d n h", **turned),
+        *linear_entries(f"{theirs}.{k}", f"{ours}/key", "(k h) d", "d k h", **turned),
         *linear_entries(f"{theirs}.{v}", f"{ours}/value", "(k h) d", "d k h"),
         *linear_entries(f"{theirs}.{out}", f"{ours}/out", "d (n h)", "n h d"),
     )
+
+
+def interleaved(config: ModelConfig) -> tuple[int, ...]:
+    """Returns the order of a head's numbers where RoPE turns neighbours instead of halves: number
+    2k + j is our number k + j · half."""
+    half, head = config.rotary_dim // 2, np.arange(config.head_dim)
+    head[: 2 * half] = head[: 2 * half].reshape(2, half).T.ravel()
+    return tuple(head.tolist())
 
 
 def mlp(
@@ -96,8 +112,12 @@ SANDWICH = {
 """Our norms to theirs."""
 
 
-def around(norms: dict[str, str], plus: float = 0.0) -> tuple[Entry, ...]:
-    """Returns embedding, output and all norms. Gemma's scales are stored minus one."""
+def around(norms: dict[str, str], plus: float = 0.0, last: str = "model.norm") -> tuple[Entry, ...]:
+    """Returns embedding, output and all norms. Gemma's scales are stored minus one.
+
+    Args:
+      last: their name of the norm before the output.
+    """
     each = [
         entry
         for ours, theirs in norms.items()
@@ -108,7 +128,7 @@ def around(norms: dict[str, str], plus: float = 0.0) -> tuple[Entry, ...]:
         *each,
         *norm_entries(f"{LAYER}.self_attn.q_norm", "layers/attention/query_norm", plus),
         *norm_entries(f"{LAYER}.self_attn.k_norm", "layers/attention/key_norm", plus),
-        *norm_entries("model.norm", "norm", plus),
+        *norm_entries(last, "norm", plus),
         Entry("lm_head.weight", ("head/kernel",), "v d", "d v"),
     )
 
@@ -117,17 +137,30 @@ ATTENTION = heads(f"{LAYER}.self_attn", "layers/attention")
 MLP = mlp(f"{LAYER}.mlp", "layers/mlp")
 
 
-def experts(where: str, gate: str, up: str, down: str) -> tuple[Entry, ...]:
-    """Returns a router and its experts, one tensor each."""
+def experts(
+    where: str,
+    gate: str = "gate_proj",
+    up: str = "up_proj",
+    down: str = "down_proj",
+    router: str = "gate.weight",
+    bias: str = "gate.e_score_correction_bias",
+    bias_axes: str = "e",
+    shared: str = "shared_experts",
+) -> tuple[Entry, ...]:
+    """Returns a router and its experts, one tensor each.
+
+    Args:
+      bias: their name of what is added to scores for the choice, which only some models have.
+    """
     return (
-        Entry(f"{where}.gate.weight", ("layers/moe/router/kernel",), "e d", "d e"),
-        Entry(f"{where}.gate.e_score_correction_bias", ("layers/moe/router/bias",), "e", "e"),
+        Entry(f"{where}.{router}", ("layers/moe/router/kernel",), "e d", "d e"),
+        Entry(f"{where}.{bias}", ("layers/moe/router/bias",), bias_axes, "e"),
         *mlp(f"{where}.experts.{{e}}", "layers/moe/experts", gate, up, down),
-        *mlp(f"{where}.shared_experts", "layers/moe/shared"),
+        *mlp(f"{where}.{shared}", "layers/moe/shared"),
     )
 
 
-EXPERTS = experts(f"{LAYER}.mlp", "gate_proj", "up_proj", "down_proj")
+EXPERTS = experts(f"{LAYER}.mlp")
 
 LLAMA = (*around(PRE), *ATTENTION, *MLP)
 MIXTRAL = (*around(PRE), *ATTENTION, *experts(f"{LAYER}.block_sparse_moe", "w1", "w3", "w2"))
@@ -136,15 +169,20 @@ GEMMA = (*around(PRE, plus=1.0), *ATTENTION, *MLP)
 GEMMA2 = (*around(SANDWICH, plus=1.0), *ATTENTION, *MLP)
 OLMO2 = (*around(REORDERED), *ATTENTION, *MLP)
 
+GATE_AND_UP = (
+    *linear_entries(
+        f"{LAYER}.mlp.gate_up_proj", ("layers/mlp/gate", "layers/mlp/up"), "f d", "d f", joined="f"
+    ),
+    *linear_entries(f"{LAYER}.mlp.down_proj", "layers/mlp/down", "d f", "f d"),
+)
+"""A gated MLP whose first two kernels are one tensor."""
+
 _THREE = tuple(f"layers/attention/{name}" for name in ("query", "key", "value"))
 PHI3 = (
     *around(PRE),
     *linear_entries(f"{LAYER}.self_attn.qkv_proj", _THREE, "(n h) d", "d n h", joined="n"),
     *linear_entries(f"{LAYER}.self_attn.o_proj", "layers/attention/out", "d (n h)", "n h d"),
-    *linear_entries(
-        f"{LAYER}.mlp.gate_up_proj", ("layers/mlp/gate", "layers/mlp/up"), "f d", "d f", joined="f"
-    ),
-    *linear_entries(f"{LAYER}.mlp.down_proj", "layers/mlp/down", "d f", "f d"),
+    *GATE_AND_UP,
 )
 
 

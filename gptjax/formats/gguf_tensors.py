@@ -6,10 +6,9 @@ Source: llama.cpp's architectures, and the models they were made for, named at
 
 from __future__ import annotations
 
-import numpy as np
-
 from gptjax.core.config import ConfigError
 from gptjax.formats import layout
+from gptjax.formats.families import interleaved
 from gptjax.formats.layout import Entry, Place
 from gptjax.model import ModelConfig
 
@@ -42,7 +41,7 @@ NORMS_REORDERED = (("attention_norm", "post_attention_norm"), ("mlp_norm", "post
 
 
 def _attention(arch: str, c: ModelConfig) -> tuple[Entry, ...]:
-    order = _neighbours(c) if arch in ("llama", "arcee") else ()
+    order = interleaved(c) if arch in ("llama", "arcee") else ()
     if arch in ("gpt2", "phi3"):
         inputs = _heads("attn_qkv", "query", "key", "value")
     else:
@@ -64,14 +63,6 @@ def _attention(arch: str, c: ModelConfig) -> tuple[Entry, ...]:
         query,
         key,
     )
-
-
-def _neighbours(c: ModelConfig) -> tuple[int, ...]:
-    """The order of a head's numbers where RoPE turns neighbours instead of halves: number 2k + j is
-    our number k + j · half."""
-    half, head = c.rotary_dim // 2, np.arange(c.head_dim)
-    head[: 2 * half] = head[: 2 * half].reshape(2, half).T.ravel()
-    return tuple(head.tolist())
 
 
 def _mlp(arch: str) -> tuple[Entry, ...]:

@@ -1,7 +1,8 @@
 """The families of Hugging Face models: the table `FAMILIES`, and `family_of`, which chooses one for
 a model of ours.
 
-A family is a config translated both ways (`configs`, `older`) and a table of tensors (`families`).
+A family is a config translated both ways (`configs`, `older`) and a table of tensors (`families`);
+families that came later have both in one file, such as `dense_decoders`.
 """
 
 from __future__ import annotations
@@ -9,8 +10,11 @@ from __future__ import annotations
 import json
 
 from gptjax.formats import configs, deepseek, equivalence, families, older
+from gptjax.formats.dense_decoders import DENSE
 from gptjax.formats.family import Family
 from gptjax.formats.keys import Keys
+from gptjax.formats.layernorm_decoders import WITH_LAYERNORM
+from gptjax.formats.sparse_decoders import SPARSE
 from gptjax.model import ModelConfig
 
 _SECOND_TOKEN = (r"model\.layers\.{last}\..*",)
@@ -92,6 +96,9 @@ FAMILIES = {
             r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
         ),
     ),
+    **DENSE,
+    **WITH_LAYERNORM,
+    **SPARSE,
 }
 """By `model_type`. SmolLM2 is a Llama, Pythia a GPT-NeoX."""
 

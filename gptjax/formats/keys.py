@@ -30,11 +30,12 @@ _GENERATION = {
     "suppress_tokens", "begin_suppress_tokens", "max_new_tokens", "prefix",
 }  # fmt: skip
 _TRAINING = {
-    "initializer_range", "initializer_factor", "attention_dropout", "embd_pdrop", "attn_pdrop",
-    "resid_pdrop", "hidden_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob",
-    "dropout_rate", "classifier_dropout", "activation_dropout", "gradient_checkpointing",
-    "output_router_logits", "router_aux_loss_coef", "router_jitter_noise", "aux_loss_alpha",
-    "seq_aux", "ep_size", "num_nextn_predict_layers", "num_mtp_layers", "pretraining_tp",
+    "initializer_range", "initializer_factor", "embedding_initializer_range",
+    "attention_dropout", "embd_pdrop", "attn_pdrop", "resid_pdrop", "hidden_dropout",
+    "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout_rate", "classifier_dropout",
+    "activation_dropout", "gradient_checkpointing", "output_router_logits",
+    "router_aux_loss_coef", "router_jitter_noise", "aux_loss_alpha", "seq_aux", "ep_size",
+    "num_nextn_predict_layers", "num_mtp_layers", "pretraining_tp",
 }  # fmt: skip
 _HEADS = {"id2label", "label2id", "num_labels", "problem_type", "directionality"}
 """Of tasks that read a model without writing text, such as classification."""
@@ -80,6 +81,12 @@ class Keys:
 
     def __init__(self, data: dict[str, Any], where: str):
         self.data, self.where, self.left = data, where, dict(data)
+
+    def default(self, **values: Any) -> Keys:
+        """Returns these keys, where absent ones have the values that a family's class gives
+        them."""
+        self.data = {**values, **self.data}
+        return self
 
     def take(self, key: str, *default: Any) -> Any:
         """Returns the value of a key; its default if it is absent.

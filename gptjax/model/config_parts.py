@@ -146,6 +146,8 @@ class Latent:
     """Rotated part of a head's query; the rotated part of the key is shared by all heads."""
     value_width: int | None = None
     """Width of a head's value; `None` means the head's width."""
+    norm_epsilon: float | None = None
+    """Added to the variance of latents; `None` means the model's."""
 
     def __post_init__(self) -> None:
         for name in ("rank", "query_rank", "rope_width", "value_width"):
@@ -153,6 +155,11 @@ class Latent:
             require(
                 value is None or value > 0, f"model.latent.{name} is {value}; it needs at least 1."
             )
+        require(
+            self.norm_epsilon is None or self.norm_epsilon > 0,
+            f"model.latent.norm_epsilon is {self.norm_epsilon}; it needs a positive number, or"
+            " null.",
+        )
         require(
             self.rope_width % 2 == 0,
             f"model.latent.rope_width is {self.rope_width} and RoPE turns pairs; it needs an even"

@@ -54,7 +54,8 @@ class LatentAttention(nn.Module):
             return Linear((inputs,), outputs, axes, c.init_std, False, name=name)
 
         def latent_norm(name: str, x: Array) -> Array:
-            return Norm("rmsnorm", x.shape[-1], c.norm_epsilon, False, "latent", name=name)(x)
+            epsilon = narrow.norm_epsilon or c.norm_epsilon
+            return Norm("rmsnorm", x.shape[-1], epsilon, False, "latent", name=name)(x)
 
         if narrow.query_rank is None:
             q = linear("query", "embed", c.width, c.num_heads, c.query_width)(x)
