@@ -207,7 +207,8 @@ def minimax_m2_config(keys: Keys) -> ModelConfig:
         keys.same(key, value)
     for key in ("use_mtp", "num_mtp_modules", "mtp_transformer_layers"):
         keys.take(key, None)
-    keys.same("attn_type_list", None, [1] * keys.number("num_hidden_layers"))
+    kinds = keys.take("attn_type_list", None) or [1]
+    require({*kinds} == {1}, f"{keys.where} has attn_type_list {str(kinds)[:80]}; it needs ones.")
     keys.default(head_dim=128, rope_theta=5e6)
     turned = keys.number("rotary_dim", keys.data["head_dim"])
     c = llama_config(keys.default(partial_rotary_factor=turned / keys.data["head_dim"]))
