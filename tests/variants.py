@@ -133,6 +133,16 @@ VARIANTS: dict[str, ModelConfig] = {
         logit_bias=True,
         activation="gelu_exact",
     ),
+    "embedding_projected": _plain(embedding_width=24, norm_placement="post", activation="relu"),
+    "encoder_embedding_projected": _plain(
+        causal=False,
+        embedding_width=24,
+        embedding_projection="stream",
+        norm_placement="post",
+        embedding_norm=True,
+        head_transform=True,
+        logit_bias=True,
+    ),
     "encoder_with_windows": _rope(
         causal=False, pattern=(Layer("window", 4), Layer()), num_kv_heads=2
     ),
@@ -157,6 +167,9 @@ VARIANTS: dict[str, ModelConfig] = {
         activation="relu",
         attention_scale=1.0,
         logit_scale=32**-0.5,
+    ),
+    "beside_an_encoder_learned": _plain(
+        encoder_layers=1, embedding_norm=True, logit_bias=True, scaled_embedding=True
     ),
     "beside_an_encoder_scanned": _rope(encoder_layers=2, num_kv_heads=2, layers="scan"),
     # prefixes, further tokens

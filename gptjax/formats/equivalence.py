@@ -41,6 +41,8 @@ FIELDS = (
     "embedding_norm",
     "head_transform",
     "logit_bias",
+    "embedding_dim",
+    "entrance_dim",
 )
 """Attributes of a config that change a forward pass by themselves."""
 

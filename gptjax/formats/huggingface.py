@@ -14,6 +14,8 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gptjax.core.config import ConfigError, nearest, require
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.data.tokenizers.tokenizer import Published, Tokenizer
@@ -80,10 +82,15 @@ def load_huggingface(
         unused.append(re.escape(family.output))
     shapes = {name: tensor.shape for name, tensor in stored.items()}
     layout.require_all(places, shapes, str(path), padding, unused)
+    absent = {
+        place.name: np.zeros(layout.their_shape(place, padding), np.float32)
+        for place in places
+        if place.entry.optional and place.name not in stored
+    }
     params = layout.read_params(
         config,
         places,
-        lambda name: stored[name].take(),
+        lambda name: absent[name] if name in absent else stored[name].take(),
         None if shardings is None else shardings(config),
     )
     return OpenedModel(config, params, tokenizer, _about(path, data, padding))
@@ -181,8 +188,8 @@ def save_huggingface(
     data = {
         "architectures": [family.architecture],
         "model_type": name,
-        **family.write(model.config),
         **ids,
+        **family.write(model.config),
         "torch_dtype": dtype,
     }
     write_notes(path, model.about.notes, data)

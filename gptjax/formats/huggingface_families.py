@@ -12,6 +12,7 @@ import json
 from gptjax.formats import configs, deepseek, equivalence, families, older
 from gptjax.formats.dense_decoders import DENSE
 from gptjax.formats.family import Family
+from gptjax.formats.flax_families import FLAX
 from gptjax.formats.keys import Keys
 from gptjax.formats.layernorm_decoders import WITH_LAYERNORM
 from gptjax.formats.sparse_decoders import SPARSE
@@ -99,6 +100,7 @@ FAMILIES = {
     **DENSE,
     **WITH_LAYERNORM,
     **SPARSE,
+    **FLAX,
 }
 """By `model_type`. SmolLM2 is a Llama, Pythia a GPT-NeoX."""
 

@@ -36,6 +36,8 @@ _TRAINING = {
     "activation_dropout", "gradient_checkpointing", "output_router_logits",
     "router_aux_loss_coef", "router_jitter_noise", "aux_loss_alpha", "seq_aux", "ep_size",
     "num_nextn_predict_layers", "num_mtp_layers", "pretraining_tp",
+    "dropout", "embed_dropout", "resid_dropout", "emb_pdrop", "qa_dropout", "seq_classif_dropout",
+    "classif_dropout", "layerdrop", "encoder_layerdrop", "decoder_layerdrop", "init_std",
 }  # fmt: skip
 _HEADS = {"id2label", "label2id", "num_labels", "problem_type", "directionality"}
 """Of tasks that read a model without writing text, such as classification."""

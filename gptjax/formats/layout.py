@@ -27,6 +27,9 @@ from gptjax.model import ModelConfig
 VOCABULARY = "v"
 """The letter of tokens. Their tensors may have more rows than ours: padding that no token uses."""
 
+UNIT = "1"
+"""In the place of a letter: a dimension of theirs of size 1."""
+
 
 class Entry(NamedTuple):
     """A tensor of theirs, or one for each layer (`{i}` in its name) and expert (`{e}`), and the
@@ -38,7 +41,7 @@ class Entry(NamedTuple):
     """Paths of our leaves, such as `layers/attention/query/kernel`; several are joined in one
     tensor."""
     their_axes: str
-    """For example `(n h) d`."""
+    """For example `(n h) d`; 1 is a dimension of one number that ours does not have."""
     our_axes: str
     """For example `d n h`, without layers and experts."""
     joined: str = ""
@@ -48,7 +51,14 @@ class Entry(NamedTuple):
     plus: float = 0.0
     """Our values are theirs plus this."""
     folded: str = ""
-    """A table of theirs whose first row is added to ours; it is written as two rows of zeros."""
+    """A table of theirs whose first row is added to ours; it is written as rows of zeros."""
+    folded_rows: int = 2
+    """Number of rows of that table where it is written."""
+    skipped: int = 0
+    """Rows of theirs before our first, which no text uses: positions of padding. They are written
+    as zeros."""
+    optional: bool = False
+    """Files may lack it; it is zero then."""
 
 
 class Place(NamedTuple):
@@ -131,7 +141,7 @@ def _groups(axes: str) -> list[str]:
 def _sizes(place: Place) -> dict[str, int]:
     """The size of each letter in their tensor."""
     entry, letters = place.entry, place.entry.our_axes.split()
-    sizes = dict(zip(letters, place.shapes[0], strict=True))
+    sizes = dict(zip(letters, place.shapes[0], strict=True)) | {UNIT: 1}
     if entry.joined:
         axis = letters.index(entry.joined)
         sizes[entry.joined] = sum(shape[axis] for shape in place.shapes)
@@ -141,10 +151,11 @@ def _sizes(place: Place) -> dict[str, int]:
 def their_shape(place: Place, padding: int = 0) -> tuple[int, ...]:
     """Returns the shape of their tensor, with `padding` more rows than our vocabulary."""
     sizes = _sizes(place)
-    return tuple(
+    shape = [
         math.prod(sizes[letter] for letter in group) + padding * (group == VOCABULARY)
         for group in _groups(place.entry.their_axes)
-    )
+    ]
+    return (shape[0] + place.entry.skipped, *shape[1:])
 
 
 def from_theirs(place: Place, part: int, theirs: np.ndarray) -> np.ndarray:
@@ -153,7 +164,8 @@ def from_theirs(place: Place, part: int, theirs: np.ndarray) -> np.ndarray:
     for axis, group in enumerate(groups):
         if group == VOCABULARY:
             theirs = _along(theirs, axis, 0, sizes[VOCABULARY])
-    order = "".join(groups)
+    theirs = theirs[entry.skipped :]
+    order = "".join(groups).replace(UNIT, "")
     value = theirs.reshape([sizes[letter] for letter in order])
     for letter, theirs_to_ours in entry.order.items():
         value = value.take(np.argsort(theirs_to_ours), axis=order.index(letter))
@@ -171,7 +183,8 @@ def _along(value: np.ndarray, axis: int, begin: int, end: int) -> np.ndarray:
 
 def to_theirs(place: Place, parts: Sequence[np.ndarray]) -> np.ndarray:
     """Returns their tensor of our parts, the inverse of `from_theirs`."""
-    entry, order = place.entry, "".join(_groups(place.entry.their_axes))
+    entry = place.entry
+    order = "".join(_groups(entry.their_axes)).replace(UNIT, "")
     letters = entry.our_axes.split()
     transposed = [part.transpose([letters.index(letter) for letter in order]) for part in parts]
     value = transposed[0]
@@ -179,7 +192,10 @@ def to_theirs(place: Place, parts: Sequence[np.ndarray]) -> np.ndarray:
         value = np.concatenate(transposed, axis=order.index(entry.joined))
     for letter, theirs_to_ours in entry.order.items():
         value = value.take(np.asarray(theirs_to_ours), axis=order.index(letter))
-    return value.reshape(their_shape(place))
+    rows, *others = their_shape(place)
+    value = value.reshape(rows - entry.skipped, *others)
+    empty = np.zeros((entry.skipped, *others), value.dtype)
+    return np.concatenate([empty, value]) if entry.skipped else value
 
 
 # --- whole models --------------------------------------------------------------------------------
@@ -205,7 +221,8 @@ def require_all(
     """
     wanted = {place.name: their_shape(place, padding) for place in places}
     folded = {place.entry.folded for place in places if place.entry.folded}
-    missing = sorted({*wanted, *folded} - shapes.keys())
+    optional = {place.name for place in places if place.entry.optional}
+    missing = sorted({*wanted, *folded} - shapes.keys() - optional)
     unknown = sorted(
         name
         for name in shapes.keys() - wanted.keys() - folded
@@ -280,7 +297,7 @@ def tensors(params: Params, places: Sequence[Place]) -> Iterator[tuple[str, np.n
             value = value - np.asarray(place.entry.plus, value.dtype)
         yield place.name, value
         if place.entry.folded:
-            yield place.entry.folded, np.zeros((2, value.shape[1]), value.dtype)
+            yield place.entry.folded, np.zeros(_folded_shape(place, value.shape), value.dtype)
 
 
 def tensor_shapes(places: Sequence[Place]) -> dict[str, tuple[int, ...]]:
@@ -289,5 +306,9 @@ def tensor_shapes(places: Sequence[Place]) -> dict[str, tuple[int, ...]]:
     for place in places:
         shape = shapes[place.name] = their_shape(place)
         if place.entry.folded:
-            shapes[place.entry.folded] = (2, shape[1])
+            shapes[place.entry.folded] = _folded_shape(place, shape)
     return shapes
+
+
+def _folded_shape(place: Place, shape: tuple[int, ...]) -> tuple[int, int]:
+    return (place.entry.folded_rows, shape[1])

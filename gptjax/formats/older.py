@@ -193,3 +193,10 @@ def t5_json(c: ModelConfig) -> dict[str, Any]:
         "scale_decoder_outputs": c.logit_scale != 1.0,
         "is_encoder_decoder": True,
     }
+
+
+def mt5_config(keys: Keys) -> ModelConfig:
+    """Translates mT5's: T5 1.1, whose output is never scaled."""
+    more = {"feed_forward_proj": "gated-gelu", **keys.data, "scale_decoder_outputs": False}
+    keys.data = more
+    return t5_config(keys)

@@ -41,7 +41,7 @@ class FGM(LossConfig):
     def build(self, config: ModelConfig, **models: ModelConfig) -> Loss:
         """Returns the loss for a model."""
         inner = self.inner.build(config, **models)
-        return AdversarialLoss(inner, config.width, 1, self.size, self.size, around=True)
+        return AdversarialLoss(inner, config.entrance_dim, 1, self.size, self.size, around=True)
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class FreeLB(LossConfig):
     def build(self, config: ModelConfig, **models: ModelConfig) -> Loss:
         """Returns the loss for a model."""
         inner = self.inner.build(config, **models)
-        return AdversarialLoss(inner, config.width, self.steps, self.size, self.radius)
+        return AdversarialLoss(inner, config.entrance_dim, self.steps, self.size, self.radius)
 
 
 @dataclass(frozen=True)

@@ -136,6 +136,12 @@ class ModelConfig:
     """Token embeddings are multiplied by √width where they enter (original Transformer, Gemma)."""
     embedding_norm: bool = False
     """Embeddings are normalised before the first block (BERT)."""
+    embedding_width: int | None = None
+    """Width of the token embeddings, from which a linear layer projects to `width`; `None` means
+    `width`, without one."""
+    embedding_projection: Literal["tokens", "stream"] = "tokens"
+    """What is projected to `width`: each token's embedding, before positions are added (OPT-350m),
+    or their sum, after `embedding_norm` (ELECTRA)."""
     head_transform: bool = False
     """Hidden states pass a linear layer, the MLP's nonlinearity and a norm before the output
     (BERT)."""
@@ -326,6 +332,16 @@ class ModelConfig:
     def gated(self) -> bool:
         """The MLP multiplies its nonlinearity by a second projection."""
         return self.activation in GATES
+
+    @property
+    def embedding_dim(self) -> int:
+        """Width of the token embeddings, and of what the output reads."""
+        return self.width if self.embedding_width is None else self.embedding_width
+
+    @property
+    def entrance_dim(self) -> int:
+        """Width of embedded tokens where positions are added to them."""
+        return self.embedding_dim if self.embedding_projection == "stream" else self.width
 
     @property
     def mlp_dim(self) -> int:

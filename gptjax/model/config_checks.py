@@ -17,6 +17,7 @@ DROPOUTS = ("embedding_dropout", "attention_dropout", "residual_dropout", "stoch
 
 COUNTS = ("context", "width", "num_layers", "num_heads")
 OPTIONAL_COUNTS = ("vocab_size", "num_kv_heads", "head_width", "feed_forward", "stage_parts")
+OPTIONAL_COUNTS += ("embedding_width",)
 POSITIVE = ("rope_base", "norm_epsilon", "init_std", "logit_scale")
 OPTIONAL_POSITIVE = ("attention_scale", "attention_cap", "logit_cap")
 
@@ -93,9 +94,9 @@ def _check_positions(c: ModelConfig) -> None:
         " needs an even number of at least 4, and a greater distance.",
     )
     require(
-        c.positions != "sinusoidal" or c.width % 2 == 0,
-        f"model.width is {c.width} and sinusoidal positions come in pairs; it needs an even"
-        f" width (--model.width {c.width + 1}).",
+        c.positions != "sinusoidal" or c.entrance_dim % 2 == 0,
+        f"model.width is {c.entrance_dim} and sinusoidal positions come in pairs; it needs an even"
+        f" width (--model.width {c.entrance_dim + 1}).",
     )
     require(
         (c.causal and not c.prefix_lm)
@@ -127,6 +128,11 @@ def _check_encoder(c: ModelConfig) -> None:
         not c.has_encoder or plain,
         f"model.{'frames' if c.frames else 'encoder_layers'} makes an encoder beside a decoder: it"
         " goes without experts, latent and parallel, and with causal.",
+    )
+    require(
+        c.embedding_width is None or not (c.has_encoder or c.ahead),
+        f"model.embedding_width is {c.embedding_width}, which a decoder or an encoder alone can"
+        " have; omit it, encoder_layers or frames, and ahead.",
     )
     require(
         not c.prefix_lm or c.continues,

@@ -64,7 +64,9 @@ def products_per_token(config: ModelConfig) -> int:
 def _output(config: ModelConfig) -> int:
     if config.classes:
         return config.width * config.classes
-    return config.width * config.vocabulary + (config.width**2 if config.head_transform else 0)
+    embedded, projected = config.embedding_dim, config.embedding_width is not None
+    before = config.width * embedded * (config.head_transform or projected)
+    return embedded * config.vocabulary + before + config.width * embedded * projected
 
 
 def products_per_key(config: ModelConfig) -> int:

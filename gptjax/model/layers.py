@@ -149,9 +149,10 @@ class Norm(nn.Module):
         return y.astype(x.dtype)
 
 
-def norm(config: ModelConfig, name: str | None = None) -> Norm:
-    """The config's norm over the residual stream."""
-    return Norm(config.norm, config.width, config.norm_epsilon, config.bias, name=name)
+def norm(config: ModelConfig, name: str | None = None, width: int | None = None) -> Norm:
+    """The config's norm over the residual stream, or over vectors of another width."""
+    width = config.width if width is None else width
+    return Norm(config.norm, width, config.norm_epsilon, config.bias, name=name)
 
 
 class MLP(nn.Module):

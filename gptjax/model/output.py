@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from gptjax.core.arrays import Array, Float, Int, Numbers, Params
 from gptjax.model.config import ModelConfig
 from gptjax.model.layers import activate, norm
-from gptjax.model.parameters import class_head, head_transform
+from gptjax.model.parameters import class_head, head_transform, output_projection
 from gptjax.sharding.constrain import ROWS
 from gptjax.weights.linear import linear
 from gptjax.weights.weight import Weight, transposed
@@ -22,15 +22,19 @@ def unembed(
 
 def to_output(
     config: ModelConfig, params: Params, hidden: Float[Array, "... D"]
-) -> tuple[Float[Array, "... D"], Weight, Float[Array, " V"] | None]:
+) -> tuple[Float[Array, "... embedded"], Weight, Float[Array, " V"] | None]:
     """The arguments of `logits_of`: hidden states as the output reads them, its kernel [D V] and
-    its bias [V]. Columns may be left out of both."""
+    its bias [V]; with an `embedding_width`, that is the D here. Columns may be left out of both."""
     if config.head_transform:
         hidden = activate(
             config.activation,
             head_transform(config).apply({"params": params["transform"]["linear"]}, hidden),
         )
-        hidden = norm(config).apply({"params": params["transform"]["norm"]}, hidden)
+        last = norm(config, width=config.embedding_dim)
+        hidden = last.apply({"params": params["transform"]["norm"]}, hidden)
+    elif config.embedding_width is not None:
+        weights = {"params": params["projection"]["out_of"]}
+        hidden = output_projection(config).apply(weights, hidden)
     if config.logit_scale != 1.0:
         hidden = hidden * jnp.asarray(config.logit_scale, hidden.dtype)
     kernel = (

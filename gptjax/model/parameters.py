@@ -129,21 +129,50 @@ def _boxed(config: ModelConfig, key: Key) -> Params:
         )  # no output over tokens
     if not config.tied:
         params["head"] = head(config).init(next(keys), x)["params"]
-    if config.embedding_norm:
-        params["embedding_norm"] = norm(config).init(key, x)["params"]
-    if config.head_transform:
-        params["transform"] = {
-            "linear": head_transform(config).init(jax.random.fold_in(key, 6), x)["params"],
-            "norm": norm(config).init(key, x)["params"],
-        }
-    if config.logit_bias:
-        params["logits"] = {"bias": Declared(jnp.zeros((config.vocabulary,)), ("vocab",))}
+    params |= _beside_embedding(config, key)
     if config.encoder_layers:
         beside = _boxed(config.encoder, jax.random.fold_in(key, 7))
         params["encoder"] = {name: beside[name] for name in ENCODERS_OWN if name in beside}
     if config.frames is not None:
         params["frames"] = _frame_encoder(config, jax.random.fold_in(key, 10))
     return params
+
+
+def _beside_embedding(config: ModelConfig, key: Key) -> Params:
+    """Parameters, in Linen's boxes, of what not every model does behind its embedding and before
+    its output."""
+    params: Params = {}
+    if config.embedding_norm:
+        params["embedding_norm"] = _norm(config, config.entrance_dim, key)
+    if config.head_transform:
+        linear = head_transform(config).init(jax.random.fold_in(key, 6), _vector(config.width))
+        last = _norm(config, config.embedding_dim, key)
+        params["transform"] = {"linear": linear["params"], "norm": last}
+    if config.embedding_width is not None:
+        params["projection"] = _projections(config, jax.random.fold_in(key, 12))
+    if config.logit_bias:
+        params["logits"] = {"bias": Declared(jnp.zeros((config.vocabulary,)), ("vocab",))}
+    return params
+
+
+def _norm(config: ModelConfig, width: int, key: Key) -> Params:
+    return norm(config, width=width).init(key, _vector(width))["params"]
+
+
+def _projections(config: ModelConfig, key: Key) -> Params:
+    """Parameters of the projections from and to the width of token embeddings, in Linen's boxes."""
+    params = {"into": embedding_projection(config)}
+    if not (config.head_transform or config.classes):
+        params["out_of"] = output_projection(config)
+    return {
+        name: layer.init(jax.random.fold_in(key, n), _vector(*layer.inputs))["params"]
+        for n, (name, layer) in enumerate(params.items())
+    }
+
+
+def _vector(width: int) -> Array:
+    """What a layer that reads vectors of this width is initialised with."""
+    return jnp.zeros((1, 1, width))
 
 
 def _frame_encoder(config: ModelConfig, key: Key) -> Params:
@@ -163,13 +192,28 @@ ENCODERS_OWN = ("positions", "distances", "embedding_norm", "layers", "norm")
 
 def embedding_table(config: ModelConfig, count: int, axis: str) -> Table:
     """A table of embeddings: of tokens, or of learned positions."""
-    return Table(count, config.width, axis, config.init_std, config.compute)
+    width = config.embedding_dim if axis == "vocab" else config.entrance_dim
+    return Table(count, width, axis, config.init_std, config.compute)
+
+
+def embedding_projection(config: ModelConfig) -> Linear:
+    """From the width of token embeddings to the model's. Source: ALBERT, Lan et al. 2019,
+    arXiv:1909.11942, section 3.1; without a bias where tokens are projected (OPT), as published."""
+    bias = config.bias and config.embedding_projection == "stream"
+    sizes = (config.embedding_dim,), (config.width,)
+    return Linear(*sizes, (None, "embed"), config.init_std, bias)
+
+
+def output_projection(config: ModelConfig) -> Linear:
+    """From the model's width to that of token embeddings, before the output (OPT)."""
+    sizes = (config.width,), (config.embedding_dim,)
+    return Linear(*sizes, ("embed", None), config.init_std, bias=False)
 
 
 def head(config: ModelConfig) -> Linear:
     """The output over tokens, where it is not tied to the embedding."""
     names = ("embed", "vocab")
-    return Linear((config.width,), (config.vocabulary,), names, config.init_std, bias=False)
+    return Linear((config.embedding_dim,), (config.vocabulary,), names, config.init_std, bias=False)
 
 
 def class_head(config: ModelConfig) -> Linear:
@@ -193,7 +237,7 @@ def ahead_config(config: ModelConfig) -> ModelConfig:
 def head_transform(config: ModelConfig) -> Linear:
     """The linear layer before the output (BERT)."""
     names = ("embed", None)
-    return Linear((config.width,), (config.width,), names, config.init_std, config.bias)
+    return Linear((config.width,), (config.embedding_dim,), names, config.init_std, config.bias)
 
 
 def frame_projections(config: ModelConfig) -> tuple[Linear, Linear]:

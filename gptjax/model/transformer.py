@@ -23,6 +23,7 @@ from gptjax.model.config import ModelConfig
 from gptjax.model.layers import norm
 from gptjax.model.parameters import (
     ahead_config,
+    embedding_projection,
     embedding_table,
     frame_projections,
     layer_inputs_of,
@@ -52,7 +53,7 @@ class Output(NamedTuple):
 class Soft(NamedTuple):
     """Embeddings that take the place of some tokens': image patches, learned prompts."""
 
-    embeddings: Float[Array, "B P D"]
+    embeddings: Float[Array, "B P entrance"]
     """As `embed_tokens` gives them."""
     index: Int[Array, "B P"]
     """The place in its row of the token that each replaces; −1 replaces none."""
@@ -77,7 +78,7 @@ def forward(
     frames: Frames | None = None,
     cache: Cache | None = None,
     soft: Soft | None = None,
-    perturbation: Float[Numbers, "B T D"] | None = None,
+    perturbation: Float[Numbers, "B T entrance"] | None = None,
     prefix: Int[Numbers, "B T"] | None = None,
     observe: tuple[str, ...] = (),
     intervene: Intervention | None = None,
@@ -175,15 +176,24 @@ def read_virtual(
 
 def embed_tokens(
     config: ModelConfig, params: Params, tokens: Int[Array, "B T"]
-) -> Float[Array, "B T D"]:
-    """The embeddings of tokens, scaled as the model scales them, without positions."""
+) -> Float[Array, "B T entrance"]:
+    """The embeddings of tokens, scaled and projected as the model does it before positions are
+    added; their width is the config's `entrance_dim`."""
     x = embed(params["embedding"]["embedding"], tokens, config.compute)
-    return x * jnp.asarray(math.sqrt(config.width), x.dtype) if config.scaled_embedding else x
+    x = x * jnp.asarray(math.sqrt(config.width), x.dtype) if config.scaled_embedding else x
+    return _projected(config, params, x, "tokens")
+
+
+def _projected(config: ModelConfig, params: Params, x: Array, where: str) -> Array:
+    """x from the width of embeddings to the model's, if that is done here."""
+    if config.embedding_width is None or config.embedding_projection != where:
+        return x
+    return embedding_projection(config).apply({"params": params["projection"]["into"]}, x)
 
 
 def _embedded(
     config: ModelConfig, params: Params, tokens: Array, soft: Soft | None, added: Array | None
-) -> Float[Array, "B T D"]:
+) -> Float[Array, "B T entrance"]:
     x = embed_tokens(config, params, tokens)
     if soft is not None:
         index = jnp.where(soft.index >= 0, soft.index, x.shape[1])  # past the end: dropped
@@ -193,7 +203,11 @@ def _embedded(
 
 
 def _positioned(
-    config: ModelConfig, params: Params, x: Float[Array, "B T D"], positions: Array, key: Key | None
+    config: ModelConfig,
+    params: Params,
+    x: Float[Array, "B T entrance"],
+    positions: Array,
+    key: Key | None,
 ) -> Float[Array, "B T D"]:
     """The beginning of the residual stream: x with positions, where they are added to it."""
     if config.positions == "learned":
@@ -201,9 +215,11 @@ def _positioned(
         count = table["embedding"].shape[0]  # virtual tokens have theirs beside the context's
         x = x + embedding_table(config, count, "context").apply({"params": table}, positions)
     if config.positions == "sinusoidal":
-        x = x + place.sinusoidal(positions, config.width).astype(x.dtype)
+        x = x + place.sinusoidal(positions, config.entrance_dim).astype(x.dtype)
     if config.embedding_norm:
-        x = norm(config).apply({"params": params["embedding_norm"]}, x)
+        weights = {"params": params["embedding_norm"]}
+        x = norm(config, width=config.entrance_dim).apply(weights, x)
+    x = _projected(config, params, x, "stream")
     return constrain_residual(dropout(x, config.embedding_dropout, key))
 
 
