@@ -271,8 +271,8 @@ CACHE = (
     Defect(
         "padding-takes-room",
         "model/cache.py",
-        "lengths=cache.lengths + real.sum(axis=1)",
-        "lengths=cache.lengths + positions.shape[1]",
+        "lengths = cache.lengths + real.sum(axis=1)",
+        "lengths = cache.lengths + positions.shape[1]",
         "test_cache.py::test_a_ring_holds_its_sinks_and_what_a_window_still_needs",
     ),
     Defect(
@@ -288,6 +288,79 @@ CACHE = (
         "sum(reach) - 1 + at_once",
         "sum(reach) - 2 + at_once",
         "test_cache.py::test_a_ring_holds_its_sinks_and_what_a_window_still_needs",
+    ),
+)
+
+RECURRENT = (
+    Defect(
+        "state-reads-the-text-before",
+        "model/recurrent/recurrence.py",
+        "(texts[:, :, None] == texts[:, None]) & upto",
+        "(texts[:, :, None] >= texts[:, None]) & upto",
+        "test_recurrent.py::test_chunks_of_texts_in_one_row_are_those_texts_alone[False]",
+    ),
+    Defect(
+        "state-goes-on-into-the-next-text",
+        "model/recurrent/recurrence.py",
+        "(texts == before[:, None])",
+        "(texts >= before[:, None])",
+        "test_recurrent.py::test_chunks_of_texts_in_one_row_are_those_texts_alone[False]",
+    ),
+    Defect(
+        "decays-from-the-begin-of-the-chunk",
+        "model/recurrent/recurrence.py",
+        "within = _share(between, sees",
+        "within = _share(total[..., :, None] - total[..., None, :], sees",
+        "test_recurrent.py::test_chunks_compute_what_steps_do_at_any_length[some-False]",
+    ),
+    Defect(
+        "state-grows",
+        "model/recurrent/delta.py",
+        "return -jnp.exp(rate)",
+        "return jnp.exp(rate)",
+        "test_formulas.py::test_recurrent_layers_are_the_formulas_of_their_papers[delta]",
+    ),
+    Defect(
+        "value-beside-what-the-key-reads",
+        "model/recurrent/recurrence.py",
+        "rates[..., None] * (values - known)",
+        "rates[..., None] * values - known",
+        "test_recurrent.py::test_chunks_compute_what_steps_do_at_any_length[some-True]",
+    ),
+    Defect(
+        "convolution-reads-the-text-before",
+        "model/recurrent/mixing.py",
+        "if texts is not None and back:",
+        "if texts is None and back:",
+        "test_laws.py::test_another_piece_of_the_row_leaks_nothing[delta_and_attention]",
+    ),
+    Defect(
+        "state-stays-where-rows-move",
+        "model/cache.py",
+        "take_states(cache.states, rows)",
+        "cache.states",
+        "test_laws.py::test_gathered_rows_go_on_as_their_originals[delta_and_attention]",
+    ),
+    Defect(
+        "one-token-settled-too-early",
+        "model/recurrent/states.py",
+        "jnp.maximum(held + count - states.undo, 0)",
+        "jnp.maximum(held + count - states.undo + 1, 0)",
+        "test_laws.py::test_what_is_rolled_back_was_never_read[delta_and_attention]",
+    ),
+    Defect(
+        "padding-enters-the-state",
+        "model/recurrent/recurrence.py",
+        "keys=held(tokens.keys), decays=held(tokens.decays), rates=held(tokens.rates)",
+        "decays=held(tokens.decays)",
+        "test_laws.py::test_reading_with_a_cache_is_reading_without[delta_and_attention]",
+    ),
+    Defect(
+        "row-of-a-server-keeps-its-state",
+        "serve/slots.py",
+        "model.clear_states(cache.states, row)",
+        "cache.states",
+        "test_recurrent.py::test_a_server_writes_the_same_whoever_was_in_the_row_and_keeps_no_prefixes",
     ),
 )
 
@@ -2916,6 +2989,7 @@ ROOMS = {
     "attention": ATTENTION,
     "model": MODEL,
     "cache": CACHE,
+    "recurrent": RECURRENT,
     "moe": MOE,
     "losses": LOSSES,
     "train": TRAIN,

@@ -635,6 +635,7 @@ IN_PYTHON = {
     "model.first",
     "model.rope_scaling",
     "model.latent",
+    "model.recurrent",
     "model.experts",
     "model.frames",
     "loss.adversarial",

@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from variants import PLAIN, ROPE
+from test_laws import weights
+from variants import PLAIN, RECURRENT, ROPE
 
 from gptjax import model
-from gptjax.model import LinearScaling, Llama3Scaling, NTKScaling, YarnScaling
+from gptjax.model import DeltaNet, LinearScaling, Llama3Scaling, NTKScaling, YarnScaling
 from gptjax.model.layers import Norm, activate
 from gptjax.model.positions import rotate
 from gptjax.model.rope_scaling import frequencies, magnitude
@@ -154,3 +155,66 @@ def test_queries_and_keys_are_as_loud_as_yarn_says():
         plain, loud = observed(1.0), observed(3.0)
         for name in PAIR:
             np.testing.assert_allclose(3 * plain[name][..., part], loud[name][..., part], rtol=1e-4)
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def convolved(x: np.ndarray, taps: np.ndarray) -> np.ndarray:
+    """[T …]: the last tokens of each channel, weighed by its taps [… W]."""
+    count = taps.shape[-1]
+    padded = np.concatenate([np.zeros((count - 1, *x.shape[1:])), x])
+    return sum(padded[i : i + len(x)] * taps[..., i] for i in range(count))
+
+
+def gated_delta_net(w: dict, x: np.ndarray, epsilon: float) -> np.ndarray:
+    """arXiv:2412.06464, equation 10, as Qwen3-Next has it: value head g of key head k, token by
+    token."""
+
+    def heads(name: str) -> np.ndarray:
+        return np.einsum("td,dkx->tkx", x, w[name]["kernel"])
+
+    def short(name: str) -> np.ndarray:
+        y = convolved(heads(name), w[f"{name}_convolution"]["taps"])
+        return y * sigmoid(y)
+
+    q, k, v, gate = short("query"), short("key"), short("value"), heads("gate")
+    q = q / np.sqrt(np.square(q).sum(-1, keepdims=True) + 1e-6) / np.sqrt(q.shape[-1])
+    k = k / np.sqrt(np.square(k).sum(-1, keepdims=True) + 1e-6)
+    beta = sigmoid(heads("rate"))
+    step = np.log1p(np.exp(heads("decay") + w["decay_bias"]))
+    alpha = np.exp(-np.exp(w["decay_rate"]) * step)
+    read = np.zeros((*beta.shape, v.shape[-1] // beta.shape[-1]))
+    v = v.reshape(read.shape)
+    for head, g in np.ndindex(beta.shape[1:]):
+        state = np.zeros((v.shape[-1], k.shape[-1]))
+        for t in range(len(x)):
+            old = alpha[t, head, g] * state
+            error = v[t, head, g] - old @ k[t, head]
+            state = old + beta[t, head, g] * np.outer(error, k[t, head])
+            read[t, head, g] = state @ q[t, head]
+    size = np.sqrt(np.square(read).mean(-1, keepdims=True) + epsilon)
+    read = (read / size * w["norm"]["scale"]).reshape(gate.shape) * gate * sigmoid(gate)
+    return np.einsum("tkx,kxd->td", read, w["out"]["kernel"])
+
+
+FORMULAS = {"delta": (DeltaNet(2, 4, key_width=8, value_width=6, chunk=8), gated_delta_net)}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_recurrent_layers_are_the_formulas_of_their_papers(name):
+    options, formula = FORMULAS[name]
+    config = dataclasses.replace(
+        ROPE, num_layers=1, positions="none", recurrent=options, pattern=(RECURRENT,)
+    )
+    params, tokens = weights(config), jnp.arange(3, 15)[None]
+    observe = ("stream", "attention_out")
+    seen = jax.jit(lambda: model.forward(config, params, tokens, observe=observe).observed)()
+    layer = jax.tree.map(lambda leaf: np.asarray(leaf[0], np.float64), params["layers"])
+    x = np.asarray(seen["stream"][0, 0], np.float64)
+    x = x / np.sqrt(np.square(x).mean(-1, keepdims=True) + config.norm_epsilon)
+    wanted = formula(layer[name], x * layer["attention_norm"]["scale"], config.norm_epsilon)
+    np.testing.assert_allclose(
+        seen["attention_out"][0, 0], wanted, atol=3e-6 * np.abs(wanted).max()
+    )

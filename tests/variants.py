@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 
 from gptjax.model import (
+    DeltaNet,
     Experts,
     Latent,
     Layer,
@@ -43,6 +44,7 @@ def _rope(**changes) -> ModelConfig:
     return dataclasses.replace(ROPE, **changes)
 
 
+RECURRENT = Layer(recurrent=True)
 LOCAL, GLOBAL = Layer("window", 5, rope_base=100.0, rope_scaled=False), Layer()
 
 VARIANTS: dict[str, ModelConfig] = {
@@ -124,6 +126,23 @@ VARIANTS: dict[str, ModelConfig] = {
         experts=Experts(count=4, active=2, width=16, shared=1, scores="sigmoid", bias_step=0.01),
         rope_scaling=YarnScaling(4.0, original=16, magnitude=1.0),
     ),
+    # recurrent layers
+    "delta": _rope(
+        positions="none", recurrent=DeltaNet(4, key_width=8, chunk=4), pattern=(RECURRENT,)
+    ),
+    "delta_and_attention": _rope(
+        recurrent=DeltaNet(2, 4, key_width=8, value_width=6, chunk=8), pattern=(RECURRENT, GLOBAL)
+    ),
+    "three_to_one": _rope(
+        num_layers=4,
+        layers="scan",
+        recurrent=DeltaNet(4, key_width=8, chunk=8),
+        pattern=(RECURRENT, RECURRENT, RECURRENT, GLOBAL),
+        attention_gate=True,
+        qk_norm=True,
+        num_kv_heads=2,
+        rope_share=0.5,
+    ),
     # encoders
     "encoder": _plain(
         causal=False,
@@ -198,6 +217,7 @@ FEW = (
         "causal_blocks",
         "encoder",
         "beside_an_encoder_t5",
+        "delta_and_attention",
         "bfloat16",
     ),
 )

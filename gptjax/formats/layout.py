@@ -115,13 +115,13 @@ def _instances(config: ModelConfig, entry: Entry) -> Iterator[tuple[str, str, tu
         yield entry.theirs, "", ()
         return
     stack = config.encoder.stack if entry.ours[0].startswith("encoder/") else config.stack
-    num_before = {False: 0, True: 0}
+    num_before: dict[str, int] = {}
     for i, layer in enumerate(stack):
-        sparse = config.sparse(layer)
+        sparse, own = config.sparse(layer), config.stack_of(layer)
         prefix, row = "layers/", i
-        if config.mixed:  # dense and sparse layers are stacked apart
-            prefix, row = f"layers/{'sparse' if sparse else 'dense'}/", num_before[sparse]
-        num_before[sparse] += 1
+        if config.mixed:  # layers with other parameters are stacked apart
+            prefix, row = f"layers/{own}/", num_before.get(own, 0)
+        num_before[own] = num_before.get(own, 0) + 1
         name = entry.theirs.replace("{i}", str(i))
         if "{e}" in name and sparse:
             for e in range(config.experts.count):

@@ -55,7 +55,7 @@ class Prefix(NamedTuple):
     @property
     def int8(self) -> bool:
         """Keys and values are kept in 8 bits."""
-        return self.state.cache.groups[0].key_scales is not None
+        return any(group.key_scales is not None for group in self.state.cache.groups)
 
 
 class Room(NamedTuple):

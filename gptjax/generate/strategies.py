@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from gptjax import model
 from gptjax.core.arrays import Params
 from gptjax.generate.batch import Batch, Prefix, read_prompts, side_of
 from gptjax.generate.beams import EARLY, Answers, Comparison, answers, start_beams
@@ -135,8 +136,11 @@ def _speculate(
     none = np.zeros(len(batch.source), np.int32)
     state = Speculating(
         text=_at_start(reading.text, batch),
-        cache=reading.cache,
-        draft_cache=draft and _read(draft.config, draft.params, batch, None).cache,
+        cache=model.with_undo(reading.cache, s.draft_tokens + 1),
+        draft_cache=draft
+        and model.with_undo(
+            _read(draft.config, draft.params, batch, None).cache, s.draft_tokens + 1
+        ),
         guessed=none,
         kept=none,
     )

@@ -11,9 +11,11 @@ from gptjax.model.cache import (
     insert_rows,
     rollback,
     take_rows,
+    with_undo,
     within_reach,
 )
 from gptjax.model.config import (
+    DeltaNet,
     Experts,
     FrameEncoder,
     Latent,
@@ -46,6 +48,7 @@ from gptjax.model.presets import (
     t5,
     vaswani,
 )
+from gptjax.model.recurrent.states import clear_states, insert_states, take_states
 from gptjax.model.transformer import (
     Frames,
     Output,
@@ -62,6 +65,7 @@ __all__ = [
     "AT_ONCE",
     "Cache",
     "CacheGroup",
+    "DeltaNet",
     "Experts",
     "FrameEncoder",
     "Frames",
@@ -79,6 +83,7 @@ __all__ = [
     "axes",
     "bert",
     "class_logits",
+    "clear_states",
     "constrain_cache",
     "deepseek",
     "embed_tokens",
@@ -91,6 +96,7 @@ __all__ = [
     "gpt3",
     "init",
     "insert_rows",
+    "insert_states",
     "llama",
     "logits_of",
     "look_ahead",
@@ -108,9 +114,11 @@ __all__ = [
     "smollm",
     "t5",
     "take_rows",
+    "take_states",
     "to_output",
     "unembed",
     "vaswani",
     "with_output",
+    "with_undo",
     "within_reach",
 ]

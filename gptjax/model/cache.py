@@ -1,5 +1,5 @@
-"""Keys and values of tokens already read. Each slot holds the position of its token; −1 means an
-empty slot.
+"""Keys and values of tokens already read, and the states of recurrent layers, which are in
+`recurrent.states`. Each slot holds the position of its token; −1 means an empty slot.
 
 Masks come from positions, so ragged prompts, rollback and row gather need no special case. Layers
 that look back equally far share a `CacheGroup`: those that see everything have a slot for every
@@ -18,6 +18,8 @@ import numpy as np
 
 from gptjax.core.arrays import Array, Float, Int
 from gptjax.model.config import Layer, ModelConfig
+from gptjax.model.recurrent import states as recurrent
+from gptjax.model.recurrent.states import Placement, States, insert_states, take_states
 from gptjax.sharding.constrain import ROWS, constrain
 
 AT_ONCE = 512
@@ -75,6 +77,16 @@ class Cache(NamedTuple):
     """Tokens that each row has read."""
     memory: Memory | None = None
     """What an encoder has read beside these rows."""
+    states: States | None = None
+    """What recurrent layers remember."""
+
+
+class Slots(NamedTuple):
+    """Where the tokens of one reading go."""
+
+    groups: tuple[Int[Array, "B T"], ...]
+    """The slots in each group."""
+    states: Placement | None
 
 
 def _reach(layer: Layer) -> tuple[int, int] | None:
@@ -87,10 +99,18 @@ def _reach(layer: Layer) -> tuple[int, int] | None:
 def _places(config: ModelConfig) -> tuple[tuple[tuple[int, int] | None, ...], np.ndarray]:
     """The reach of each group, and the number of each layer of the stack among those of its
     group."""
-    reaches = [_reach(layer) for layer in config.stack]
-    return tuple(dict.fromkeys(reaches)), np.asarray(
+    reaches = _reaches(config)
+    return tuple(dict.fromkeys(one for one in reaches if one is not RECURRENT)), np.asarray(
         [reaches[:n].count(one) for n, one in enumerate(reaches)], np.int32
     )
+
+
+RECURRENT = "recurrent"
+"""In the place of a reach: the layer has no keys."""
+
+
+def _reaches(config: ModelConfig) -> list[Any]:
+    return [RECURRENT if layer.recurrent else _reach(layer) for layer in config.stack]
 
 
 def empty_cache(
@@ -104,7 +124,7 @@ def empty_cache(
         1/254 of its head's largest at most.
       at_once: most tokens that will be read at once, or rolled back, where layers have windows.
     """
-    latent, reaches = config.latent, [_reach(layer) for layer in config.stack]
+    latent, reaches = config.latent, _reaches(config)
     key, value = (
         2 * ((config.kv_heads, config.head_dim),)
         if latent is None
@@ -119,7 +139,16 @@ def empty_cache(
         ring = {} if size == slots else {"sinks": reach[1], "at_once": at_once}
         return CacheGroup(keys, values, jnp.full((rows, size), -1, jnp.int32), *scales, **ring)
 
-    return Cache(tuple(map(group, _places(config)[0])), jnp.zeros((rows,), jnp.int32))
+    groups = tuple(map(group, _places(config)[0]))
+    states = recurrent.empty_states(config, rows)
+    return Cache(groups, jnp.zeros((rows,), jnp.int32), states=states)
+
+
+def with_undo(cache: Cache, tokens: int) -> Cache:
+    """The same cache, of which recurrent layers can roll back so many tokens from now on, at the
+    cost of reading these again with each reading. Other layers need no preparation."""
+    known = cache.states
+    return cache if known is None else cache._replace(states=recurrent.with_room(known, tokens))
 
 
 def rollback(cache: Cache, lengths: Int[Array, " B"]) -> Cache:
@@ -127,9 +156,11 @@ def rollback(cache: Cache, lengths: Int[Array, " B"]) -> Cache:
 
     Raises:
       ValueError: a ring has lost what would be needed again: more tokens would be forgotten than it
-        can read at once. Inside a compiled function, where lengths are not known, that is the
-        caller's to refuse.
+        can read at once, or than a recurrent layer keeps (`with_undo`). Inside a compiled function,
+        where lengths are not known, that is the caller's to refuse.
     """
+    if cache.states is not None:
+        recurrent.require_known(cache.states, cache.lengths, lengths)
     most = min((group.at_once for group in cache.groups if group.at_once is not None), default=None)
     if (
         most is not None
@@ -165,7 +196,8 @@ def take_rows(cache: Cache, rows: Int[Array, " B"]) -> Cache:
             positions=group.positions[rows],
         )
 
-    return Cache(tuple(map(moved, cache.groups)), cache.lengths[rows], memory)
+    groups, states = tuple(map(moved, cache.groups)), take_states(cache.states, rows)
+    return Cache(groups, cache.lengths[rows], memory, states)
 
 
 def insert_rows(
@@ -197,7 +229,8 @@ def insert_rows(
             segments=None if memory.segments is None else by_row(memory.segments, new.segments),
         )
     groups = tuple(map(inserted, cache.groups, other.groups))
-    return Cache(groups, by_row(cache.lengths, other.lengths), memory)
+    states = insert_states(cache.states, rows, other.states, source)
+    return Cache(groups, by_row(cache.lengths, other.lengths), memory, states)
 
 
 def within_reach(cache: Cache, reach: int | None) -> Cache:
@@ -220,12 +253,11 @@ def constrain_cache(cache: Cache) -> Cache:
         return constrain(leaf, (), ROWS, ("tensor",), *((),) * (leaf.ndim - 3))
 
     groups = tuple(jax.tree.map(split, group) for group in cache.groups)
-    return cache._replace(groups=groups, lengths=constrain(cache.lengths, ROWS))
+    states = None if cache.states is None else recurrent.constrain_states(cache.states)
+    return cache._replace(groups=groups, lengths=constrain(cache.lengths, ROWS), states=states)
 
 
-def allocate(
-    cache: Cache, positions: Int[Array, "B T"]
-) -> tuple[Cache, tuple[Int[Array, "B T"], ...]]:
+def allocate(cache: Cache, positions: Int[Array, "B T"]) -> tuple[Cache, Slots]:
     """Assigns new tokens their slots: the cache that knows their positions, and the slot of each on
     every group.
 
@@ -250,8 +282,12 @@ def allocate(
             slots,
         )
 
-    groups, slots = zip(*map(reserved, cache.groups), strict=True)
-    return cache._replace(groups=groups, lengths=cache.lengths + real.sum(axis=1)), slots
+    both, states, placement = tuple(map(reserved, cache.groups)), cache.states, None
+    if states is not None:
+        states, placement = recurrent.place(states, cache.lengths, real)
+    groups, slots = tuple(one for one, _ in both), tuple(one for _, one in both)
+    lengths = cache.lengths + real.sum(axis=1)
+    return cache._replace(groups=groups, lengths=lengths, states=states), Slots(slots, placement)
 
 
 def _slot(group: CacheGroup, number: Int[Array, "B T"]) -> Int[Array, "B T"]:

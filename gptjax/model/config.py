@@ -24,9 +24,11 @@ from gptjax.model.config_parts import (
     RopeScaling,
     YarnScaling,
 )
+from gptjax.model.recurrent.options import DeltaNet, Recurrent
 
 __all__ = [
     "DROPOUTS",
+    "DeltaNet",
     "Experts",
     "FrameEncoder",
     "Latent",
@@ -35,6 +37,7 @@ __all__ = [
     "Llama3Scaling",
     "ModelConfig",
     "NTKScaling",
+    "Recurrent",
     "RopeScaling",
     "YarnScaling",
 ]
@@ -113,10 +116,14 @@ class ModelConfig:
     """Scores s become cap · tanh(s / cap)."""
     attention_sink: bool = False
     """Learned attention-sink logit per head (gpt-oss)."""
+    attention_gate: bool = False
+    """What attention gives is multiplied by σ of a projection of its input (Qwen3-Next)."""
     logit_cap: float | None = None
     """Logits l become cap · tanh(l / cap)."""
     latent: Latent | None = None
     """Multi-head latent attention (MLA); `None` means plain heads."""
+    recurrent: Recurrent | None = None
+    """What mixes tokens in the layers that are `recurrent`; `None`: there are none."""
     experts: Experts | None = None
     """A mixture of experts in every layer that is not `dense`; `None` means MLPs everywhere."""
     activation: Activation = "gelu"
@@ -184,9 +191,9 @@ class ModelConfig:
     remat: Literal["none", "dots", "names", "offload", "full"] = "none"
     """What the backward pass computes again: nothing, all but matrix products, all but
     `remat_names`, the same with these on the host, or all."""
-    remat_names: tuple[Literal["stream", "query", "key", "value", "attention", "mlp"], ...] = (
-        "attention",
-    )
+    remat_names: tuple[
+        Literal["stream", "query", "key", "value", "attention", "recurrent", "mlp"], ...
+    ] = ("attention",)
     """What `names` keeps, and `offload` on the host: a block's input, queries, keys, values, what
     attention gives, what is inside the MLP."""
     stage_parts: int | None = None
@@ -256,10 +263,21 @@ class ModelConfig:
         """The layer has experts."""
         return self.experts is not None and not layer.dense
 
+    def mixer(self, layer: Layer) -> str:
+        """What mixes the tokens of a layer, a key of `mixers.MIXERS`."""
+        if layer.recurrent and self.recurrent is not None:
+            return self.recurrent.kind
+        return "attention" if self.latent is None else "latent"
+
+    def stack_of(self, layer: Layer) -> str:
+        """The stack of parameters that a layer belongs to, where there are several."""
+        kind = "sparse" if self.sparse(layer) else "dense"
+        return kind if not layer.recurrent else f"recurrent_{kind}"
+
     @property
     def mixed(self) -> bool:
-        """Some layers have experts and some have not, so they are stacked apart."""
-        return len({self.sparse(layer) for layer in self.stack}) == 2
+        """Some layers have parameters that others have not, so they are stacked apart."""
+        return len({self.stack_of(layer) for layer in self.stack}) > 1
 
     @property
     def expert_width(self) -> int:
@@ -272,6 +290,8 @@ class ModelConfig:
 
     def positions_in(self, layer: Layer) -> Literal["rope", "alibi", "t5", "none"]:
         """Position encoding of a layer's attention."""
+        if layer.recurrent:
+            return "none"
         return layer.positions or (
             self.positions if self.positions in ("rope", "alibi", "t5") else "none"
         )

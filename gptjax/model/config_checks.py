@@ -31,6 +31,7 @@ def check_model(config: ModelConfig) -> None:
     _check_numbers(config)
     _check_heads(config)
     _check_positions(config)
+    _check_recurrent(config)
     _check_encoder(config)
     _check_outputs(config)
 
@@ -108,6 +109,24 @@ def _check_positions(c: ModelConfig) -> None:
         c.parallel == "none" or c.norm_placement == "pre",
         f"model.parallel is {c.parallel!r} with norms placed {c.norm_placement!r}; it"
         " needs --model.norm-placement pre.",
+    )
+
+
+def _check_recurrent(c: ModelConfig) -> None:
+    present = any(layer.recurrent for layer in c.stack)
+    require(
+        present == (c.recurrent is not None),
+        "model.recurrent says how the layers that are recurrent mix tokens: it needs such layers in"
+        " model.pattern (Layer(recurrent=True)), and they need it.",
+    )
+    require(
+        not present or (c.continues and not c.prefix_lm),
+        "a recurrent layer reads from left to right: it goes without model.encoder_layers, frames"
+        " and prefix_lm, and with causal.",
+    )
+    require(
+        not c.attention_gate or c.latent is None,
+        "model.attention_gate is for plain heads; it goes without latent.",
     )
 
 

@@ -46,6 +46,8 @@ class Layer:
     """The model's `rope_scaling` holds in this layer."""
     dense: bool = False
     """A plain MLP in a model of experts."""
+    recurrent: bool = False
+    """The model's `recurrent` mixes its tokens instead of attention."""
 
     def __post_init__(self) -> None:
         require(
@@ -66,6 +68,11 @@ class Layer:
             not self.sinks or self.sees in ("window", "chunk"),
             f"a layer that sees {self.sees!r} has sinks; only a window or a chunk has use for"
             " them.",
+        )
+        require(
+            not self.recurrent or (self.sees == "all" and self.positions in (None, "none")),
+            f"a recurrent layer sees {self.sees!r} and has positions {self.positions!r}; it needs"
+            " 'all' and none, since it remembers every token in order.",
         )
         require(
             self.rope_base is None or self.rope_base > 0,

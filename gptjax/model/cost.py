@@ -14,14 +14,18 @@ def flops_per_token(config: ModelConfig, length: int, *, training: bool = True) 
     encoder, of one more token there.
 
     Counts matrix products only, of experts those that read the token, attention where a token sees
-    a key, and the backward pass as twice the forward pass. Embedding look-ups, norms, softmax and
+    a key, of a recurrent layer its convolution and what a token reads and writes of the state, and
+    the backward pass as twice the forward pass. Embedding look-ups, norms, softmax and
     recomputation (remat) are not counted.
 
     Source: Chowdhery et al. 2022, PaLM, arXiv:2204.02311, appendix B, with attention at what is
     seen.
     """
     attention = sum(
-        products_per_key(config) * seen(layer, length, config.causal) for layer in config.stack
+        config.recurrent.products(config.width)[1]
+        if layer.recurrent
+        else products_per_key(config) * seen(layer, length, config.causal)
+        for layer in config.stack
     )
     if config.ahead and training:
         return flops_per_token(_without_ahead(config), length) + config.ahead * flops_per_token(
@@ -51,8 +55,11 @@ def products_per_token(config: ModelConfig) -> int:
         cross = config.num_layers * _projections(config)
         return products_per_token(alone) + cross + products_per_token(beside) - _output(config)
     mlp = (3 if config.gated else 2) * config.width
-    total = config.num_layers * _projections(config) + _output(config)
+    total = _output(config)
     for layer in config.stack:
+        total += (
+            config.recurrent.products(config.width)[0] if layer.recurrent else _projections(config)
+        )
         if config.sparse(layer):
             e = config.experts
             total += config.width * e.count + mlp * config.expert_width * (e.active + e.shared)
@@ -78,7 +85,8 @@ def products_per_key(config: ModelConfig) -> int:
 def _projections(config: ModelConfig) -> int:
     latent, width = config.latent, config.width
     if latent is None:
-        return width * config.head_dim * (2 * config.num_heads + 2 * config.kv_heads)
+        of_queries = 3 if config.attention_gate else 2
+        return width * config.head_dim * (of_queries * config.num_heads + 2 * config.kv_heads)
     source = latent.query_rank or width
     query = (
         width * source if latent.query_rank else 0

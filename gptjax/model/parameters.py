@@ -28,7 +28,7 @@ from gptjax.model.activations import Probe
 from gptjax.model.attention.biases import alibi_slopes
 from gptjax.model.attention.layer import LayerInputs
 from gptjax.model.attention.mask import MaskInputs
-from gptjax.model.cache import Memory
+from gptjax.model.cache import Memory, Slots
 from gptjax.model.config import Layer, ModelConfig
 from gptjax.model.layers import Declared, Linear, Table, norm
 from gptjax.model.stack import init_stack
@@ -258,7 +258,7 @@ def layer_inputs_of(
     config: ModelConfig,
     params: Params,
     mask_inputs: MaskInputs,
-    slots: tuple[Array, ...] | None = None,
+    slots: Slots | None = None,
     memory: Memory | None = None,
     probe: Probe | None = None,
     virtual: Prefix | None = None,

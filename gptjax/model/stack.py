@@ -2,8 +2,8 @@
 over repeats of the pattern.
 
 Read `Block` (one layer), then `run_stack`. Layers with the same parameters are one stack, whatever
-their windows or positions; where some have experts and some have not, there are two, `dense` and
-`sparse`, each in the order of depth.
+their windows or positions. Where some have experts and some have not there are two, `dense` and
+`sparse`, and recurrent layers have their own (`recurrent_dense`); each is in the order of depth.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from flax import linen as nn
 from gptjax.core.arrays import Array, Float, Int, Key, Params
 from gptjax.model.activations import Observed, Probe
 from gptjax.model.attention.cross import CrossAttention
-from gptjax.model.attention.layer import Attention, LayerInputs
-from gptjax.model.attention.mla import LatentAttention
+from gptjax.model.attention.layer import LayerInputs
 from gptjax.model.cache import Cache
 from gptjax.model.config import Layer, ModelConfig
 from gptjax.model.layers import MLP, norm, skip_rows
+from gptjax.model.mixers import MIXERS
 from gptjax.model.moe.router import MoE
 from gptjax.model.pipeline import run_in_stages
 from gptjax.model.remat import kept
@@ -44,8 +44,8 @@ class LayerOutputs(NamedTuple):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each added to the residual stream, with norms where the config places
-    them; attention to an encoder between them.
+    """Attention, or another mixer, and MLP, each added to the residual stream, with norms where the
+    config places them; attention to an encoder between them.
 
     Sources: before (pre): Radford et al. 2019; after the sum (post): Vaswani et al. 2017, section
     3.1; on both sides (sandwich): Gemma Team 2024, arXiv:2408.00118; on what is added (reordered):
@@ -85,10 +85,9 @@ class Block(nn.Module):
             return norm(c, f"{branch}_norm")(x) if c.norm_placement == "post" else x
 
         for_mixing = before("attention", x)
-        attention = (Attention if c.latent is None else LatentAttention)(
-            c, self.layer, name="attention"
-        )
-        mixed, cache, seen = attention(for_mixing, layer_inputs, cache, number, for_attention, seen)
+        mixer = MIXERS[c.mixer(self.layer)]
+        mix = mixer.module(c, self.layer, name=mixer.name)
+        mixed, cache, seen = mix(for_mixing, layer_inputs, cache, number, for_attention, seen)
         if c.parallel != "none":
             for_mlp = for_mixing if c.parallel == "shared" else before("mlp", x)
             changed, aux, seen = self.mlp(for_mlp, layer_inputs, probe, seen)
@@ -155,7 +154,7 @@ def _slots(config: ModelConfig) -> list[_Slot]:
     """All layers in the order of depth."""
     slots, counts = [], Counter()
     for number, layer in enumerate(config.stack):
-        kind = "sparse" if config.sparse(layer) else "dense"
+        kind = config.stack_of(layer)
         slots.append(_Slot(number, layer, kind, counts[kind]))
         counts[kind] += 1
     return slots

@@ -83,6 +83,7 @@ def require_virtual(config: ModelConfig, *, trained: bool = True) -> None:
         "has an encoder": config.has_encoder,
         "sees its whole prefix at once (model.prefix_lm)": config.prefix_lm,
         "makes keys of latents (model.latent)": config.latent is not None,
+        "has recurrent layers (model.recurrent)": config.recurrent is not None,
     }
     for what, there in lacks.items():
         require(

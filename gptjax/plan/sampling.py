@@ -43,7 +43,8 @@ def plan_sampling(config: ModelConfig, target: Target, length: int | None = None
     length = length or config.context
     weights, cache = facts["parameters"] * size, facts["cache_per_token"] * length
     room = chip.memory * count - weights
-    most = max(0, int(room // cache))
+    text = cache + facts["state_bytes"]
+    most = max(0, int(room // text))
     rows = sorted({1, *(2**n for n in range(3, 20, 3) if 2**n < most), most} - {0})
     return {
         "target": str(target),
@@ -52,7 +53,8 @@ def plan_sampling(config: ModelConfig, target: Target, length: int | None = None
         "length": length,
         "weight_bytes": weights,
         "cache_bytes_per_token": facts["cache_per_token"],
-        "cache_bytes_per_text": cache,
+        "state_bytes_per_text": facts["state_bytes"],
+        "cache_bytes_per_text": text,
         "largest_batch": most,
         "speeds": (
             [
@@ -83,7 +85,7 @@ def seconds_per_token(
 
     Args:
       facts: from `model_facts`.
-      cache: bytes of one text's keys and values.
+      cache: bytes of one text's keys and values; states of recurrent layers are in `facts`.
       size: bytes of a weight.
       count: number of chips.
     """
@@ -91,7 +93,7 @@ def seconds_per_token(
     if config.experts is not None:
         # the probability that no text chooses an expert, if all are equally likely
         idle *= (1 - config.experts.active / config.experts.count) ** (rows - 1)
-    read = (facts["parameters"] - idle) * size + rows * cache / 2
+    read = (facts["parameters"] - idle) * size + rows * (cache / 2 + facts["state_bytes"])
     return max(
         read / (chip.bandwidth * count), 2 * facts["active_parameters"] * rows / (chip.peak * count)
     )
@@ -120,7 +122,7 @@ def plan_rollout(
     shards = num_row_shards(mesh)
     prompts = -(-rows // rollout.answers)
     text = facts["cache_per_token"] * config.context
-    cache = -(-(rows + prompts) // shards) * text
+    cache = -(-(rows + prompts) // shards) * (text + facts["state_bytes"])
     logits = -(-rows // shards) * config.vocabulary * 4
     seconds = None
     if target.chip is not None:

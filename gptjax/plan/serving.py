@@ -34,10 +34,10 @@ def plan_serving(
       cache_gib: of beginnings of prompts that were read before.
 
     Returns:
-      `weight_bytes`, in the compute type; `rows_bytes`, keys and values of all slots, whether used
-      or not; `table_bytes`, tables of constraints, logits and settings; `cache_bytes` and
-      `cache_tokens` of the prefix cache; `most_slots` that would fit; `tokens_per_second`, an upper
-      bound with all slots busy and half full, `None` on a CPU, whose bandwidth is not known.
+      `weight_bytes`, in the compute type; `rows_bytes`, keys, values and states of all slots,
+      whether used or not; `table_bytes`, tables of constraints, logits and settings; `cache_bytes`
+      and `cache_tokens` of the prefix cache; `most_slots` that would fit; `tokens_per_second`, an
+      upper bound with all slots busy and half full, `None` on a CPU, whose bandwidth is not known.
 
     Raises:
       ConfigError: the model has no room for a request of two tokens.
@@ -52,14 +52,15 @@ def plan_serving(
     )
     size = 2 if config.compute == "bfloat16" else 4
     facts = model_facts(config)
-    row = tree_bytes(jax.eval_shape(lambda: model.empty_cache(config, 1, context)).groups)
+    keys, states = _row_bytes(config, context)
+    row = keys + states
     beside = 6 * 4 * config.vocabulary + context * (4 + 4 + 20 * 8 + 4)
     """Of a slot: logits, settings, text and alternatives."""
     tables = 4 * STATES * 258 + 2 * 4 * MASKS * -(-config.vocabulary // 32)
-    weights, cache = facts["parameters"] * size, int(cache_gib * 2**30)
+    weights, cache = facts["parameters"] * size, 0 if states else int(cache_gib * 2**30)
     left = memory - weights - tables - cache
     needed = weights + tables + cache + slots * (row + beside)
-    seconds = chip and seconds_per_token(config, facts, slots, row, size, chip, count)
+    seconds = chip and seconds_per_token(config, facts, slots, keys, size, chip, count)
     return {
         "target": str(target),
         "devices": count,
@@ -77,6 +78,12 @@ def plan_serving(
         "most_slots": max(0, int(left // (row + beside))),
         "tokens_per_second": seconds and slots / seconds,
     }
+
+
+def _row_bytes(config: ModelConfig, context: int) -> tuple[int, int]:
+    """Keys and values of one row; states, of which no beginning is kept for other requests."""
+    cache = jax.eval_shape(lambda: model.empty_cache(config, 1, context))
+    return tree_bytes(cache.groups), tree_bytes(cache.states)
 
 
 def format_serving(facts: dict[str, Any]) -> str:

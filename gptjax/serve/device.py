@@ -49,9 +49,11 @@ class Device:
         self.fingerprint = _fingerprint(model, settings)
         self.prefixes = Prefixes(int(settings.cache_gib * 2**30))
         self.reopen()
-        rings = any(group.at_once is not None for group in self.slots.decoding.cache.groups)
-        self.keeps_prefixes = settings.cache_gib > 0 and not rings
-        """Layers with a window keep only the last tokens, of which no beginning can be made."""
+        cache = self.slots.decoding.cache
+        rings = any(group.at_once is not None for group in cache.groups)
+        self.keeps_prefixes = settings.cache_gib > 0 and not rings and cache.states is None
+        """Layers with a window keep only the last tokens, and recurrent ones only a state, of which
+        no beginning can be made."""
 
     def reopen(self) -> None:
         """Empties all rows."""

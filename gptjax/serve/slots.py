@@ -82,7 +82,8 @@ def clear(decoding: Decoding, row: Int[Array, ""]) -> Decoding:
         dataclasses.replace(group, positions=group.positions.at[row].set(-1))
         for group in cache.groups
     )
-    cache = cache._replace(groups=groups, lengths=cache.lengths.at[row].set(0))
+    states, lengths = model.clear_states(cache.states, row), cache.lengths.at[row].set(0)
+    cache = cache._replace(groups=groups, lengths=lengths, states=states)
     text = decoding.text._replace(finished=decoding.text.finished.at[row].set(True))
     return decoding._replace(text=text, cache=model.constrain_cache(cache))
 
@@ -116,13 +117,16 @@ def read_part(
     alone = cache._replace(
         groups=tuple(_cut(group, row, 0, reach) for group in cache.groups),
         lengths=cache.lengths[row][None],
+        states=model.take_states(cache.states, row[None]),
     )
     out = model.forward(config, own, ids[None], positions=positions, cache=alone)
     groups = tuple(
         _put(old, new, row, 0) for old, new in zip(cache.groups, out.cache.groups, strict=True)
     )
     lengths = cache.lengths.at[row].set(out.cache.lengths[0])
-    cache = model.constrain_cache(cache._replace(groups=groups, lengths=lengths))
+    states = model.insert_states(cache.states, row[None], out.cache.states, jnp.zeros(1, int))
+    cache = cache._replace(groups=groups, lengths=lengths, states=states)
+    cache = model.constrain_cache(cache)
     return decoding._replace(cache=cache), out.hidden[0]
 
 

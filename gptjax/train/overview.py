@@ -61,6 +61,7 @@ def model_facts(config: ModelConfig) -> dict[str, Any]:
         "context": config.context,
         "flops_per_token": flops_per_token(config, config.context),
         "cache_per_token": tree_bytes(cache.groups) // config.context,
+        "state_bytes": tree_bytes(cache.states),
         "table": rows,
     }
 
@@ -99,7 +100,8 @@ def model_table(facts: dict[str, Any]) -> str:
                 f"FLOPs        {facts['flops_per_token']:,.0f} a token in training, in rows of"
                 f" {facts['context']:,}"
             ),
-            f"cache        {facts['cache_per_token']:,} bytes a token",
+            f"cache        {facts['cache_per_token']:,} bytes a token"
+            + (f", states {facts['state_bytes']:,} a text" if facts["state_bytes"] else ""),
         ]
     )
 

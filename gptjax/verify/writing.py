@@ -30,7 +30,7 @@ def cache(setting: Setting) -> Figure:
     one, none = np.ones(rows, int), np.zeros(rows, int)
     known, remembered, worst = (
         none,
-        model.empty_cache(setting.exact, rows, length, at_once=width),
+        model.with_undo(model.empty_cache(setting.exact, rows, length, at_once=width), 1),
         0.0,
     )
     for new, columns, false_start in (

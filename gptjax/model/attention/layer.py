@@ -22,7 +22,7 @@ from gptjax.model.attention.mask import EVERY, MaskInputs, ScoreConfig
 from gptjax.model.attention.reference import reference
 from gptjax.model.attention.select import select_attention
 from gptjax.model.attention.sharded import over_mesh
-from gptjax.model.cache import Cache, Memory, update
+from gptjax.model.cache import Cache, Memory, Slots, update
 from gptjax.model.config import Layer, ModelConfig
 from gptjax.model.layers import Linear, Norm, parameter, residual_std, together
 from gptjax.model.rope_scaling import magnitude
@@ -89,8 +89,8 @@ class LayerInputs(NamedTuple):
     """RoPE's angle of each token in each kind of layer; `None` where the layer has no RoPE."""
     tables: dict[str, Float[Array, "..."]]
     """Biases by distance, by their kind."""
-    slots: tuple[Int[Array, "B T"], ...] | None = None
-    """The slots of the tokens in each group of the cache."""
+    slots: Slots | None = None
+    """Where the tokens go in the cache."""
     memory: Memory | None = None
     """What an encoder has read."""
     probe: Probe = Probe()
@@ -110,7 +110,7 @@ def with_cache(
 ) -> tuple[Cache, Array, Array, LayerInputs]:
     """The cache with a layer's new keys and values; all keys and values that it holds for the
     layer, and the mask_inputs of them."""
-    cache, k, v, where = update(config, layer, number, cache, layer_inputs.slots, k, v)
+    cache, k, v, where = update(config, layer, number, cache, layer_inputs.slots.groups, k, v)
     return (
         cache,
         k,
@@ -164,7 +164,10 @@ class Attention(nn.Module):
             to_heads(c, c.kv_heads, "kv_heads", "key"),
             to_heads(c, c.kv_heads, "kv_heads", "value"),
         )
-        q, k, v = together(x, three, joined=platform() == "cpu" and axis_size("tensor") == 1)
+        if c.attention_gate:
+            three += (to_heads(c, c.num_heads, "heads", "gate"),)
+        joined = platform() == "cpu" and axis_size("tensor") == 1
+        q, k, v, *gate = together(x, three, joined=joined)
         if c.qk_norm:
             q, k = head_norm(c, "query_norm", "heads", q), head_norm(c, "key_norm", "kv_heads", k)
         q, k = apply_rope(c, self.layer, layer_inputs, q, k)
@@ -183,6 +186,8 @@ class Attention(nn.Module):
             k, v, layer_inputs = after_virtual(number, layer_inputs, k, v)
         mixed = attend_in(c, self.layer, q, k, v, layer_inputs, sink, further, key)
         mixed, seen = probe("attention", mixed, seen)
+        if gate:
+            mixed = mixed * nn.sigmoid(gate[0])
         return from_heads(c, c.head_dim, "out")(mixed), cache, seen
 
 

@@ -1,0 +1,25 @@
+"""What mixes the tokens of a layer: one row for each kind."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from gptjax.model.attention.layer import Attention
+from gptjax.model.attention.mla import LatentAttention
+from gptjax.model.recurrent.delta import GatedDelta
+
+
+class Mixer(NamedTuple):
+    """A module (config, layer) that is called as `attention.layer.Attention` is."""
+
+    name: str
+    """Of its parameters in a layer's."""
+    module: Any
+
+
+MIXERS = {
+    "attention": Mixer("attention", Attention),
+    "latent": Mixer("attention", LatentAttention),
+    "delta": Mixer("delta", GatedDelta),
+}
+"""By `ModelConfig.mixer`."""
