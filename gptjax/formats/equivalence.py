@@ -30,6 +30,7 @@ FIELDS = (
     "qk_norm_joint",
     "attention_cap",
     "attention_sink",
+    "attention_gate",
     "logit_cap",
     "latent",
     "activation",
@@ -87,6 +88,8 @@ def computed(c: ModelConfig) -> dict[str, Any]:
     values = {name: getattr(c, name) for name in FIELDS}
     # Beyond attention and MLP, LayerNorms, latents and a transform before the output have biases.
     further = c.norm == "layernorm" or c.head_transform or c.latent is not None
+    if c.recurrent is not None:  # how many tokens are computed together changes no number
+        values["recurrent"] = dataclasses.replace(c.recurrent, chunk=1)
     values["bias"] = c.bias and further
     values["scale"] = round(c.scale, 9)
     values["logit_scale"] = round(c.logit_scale, 9)
@@ -126,4 +129,4 @@ def _layer(c: ModelConfig, layer: Layer) -> tuple:
     whole = layer.sees == "window" and layer.span >= c.context
     sees = ("all", None) if whole else (layer.sees, layer.span)
     summary = layer.summary if layer.sees == "fixed" else 0
-    return (*sees, summary, layer.sinks, c.sparse(layer), positions)
+    return (*sees, summary, layer.sinks, c.sparse(layer), layer.recurrent, positions)
