@@ -13,8 +13,10 @@ from gptjax.data.documents.sources import (
     Tfds,
 )
 from gptjax.data.layouts import Batch, Side
+from gptjax.data.noise import CharacterNoise
 from gptjax.data.prepare import DataConfig, Prepared, prepare
 from gptjax.data.rows import Plan
+from gptjax.data.swap import Swap
 from gptjax.data.tasks import (
     UL2,
     Chat,
@@ -49,6 +51,7 @@ __all__ = [
     "UL2",
     "Batch",
     "Bytes",
+    "CharacterNoise",
     "Characters",
     "Chat",
     "Classification",
@@ -79,6 +82,7 @@ __all__ = [
     "SequenceToSequence",
     "Side",
     "SpanCorruption",
+    "Swap",
     "Task",
     "Text",
     "Tfds",

@@ -18,8 +18,9 @@ from gptjax.data import store
 from gptjax.data.compressors import Compressors
 from gptjax.data.coverage import Coverage
 from gptjax.data.documents import sources
-from gptjax.data.documents.sources import Document, Source, Survey
+from gptjax.data.documents.sources import Document, Survey
 from gptjax.data.split import Split
+from gptjax.data.swap import swapped_documents
 from gptjax.data.tasks import Task
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.data.tokenizers.tokenizer import SentencePiece, Tokenizer, TokenizerConfig
@@ -49,8 +50,8 @@ def build_stores(
       ConfigError: the source can't be read, changed since the survey, or leaves a part empty.
     """
     begun = time.monotonic()
-    texts = _texts(config.source, config.task, split)
-    held_out = _texts(config.source, config.task, split, part="validation")
+    texts = _texts(config, split)
+    held_out = _texts(config, split, part="validation")
     tokenizer = given or config.task.equip(
         tokenizers.train_tokenizer(config.tokenizer, texts, held_out)
     )
@@ -64,7 +65,8 @@ def build_stores(
     for document in sources.digested(sources.read_documents(config.source), digest):
         for name, text in split.parts(document).items():
             if text and name in builders:
-                builders[name].add(document._replace(text=text))
+                for changed in _changed(config, document._replace(text=text), name):
+                    builders[name].add(changed)
     require(
         digest.hexdigest() == survey.fingerprint,
         "the text (data.source) changed while it was read; start again when nothing writes to it.",
@@ -119,14 +121,20 @@ def _summary(
     )
 
 
-def _texts(source: Source, task: Task, split: Split, part: str = "train") -> Iterator[str]:
+def _texts(config: DataConfig, split: Split, part: str = "train") -> Iterator[str]:
     """The texts of one part of the split, as a tokenizer meets them."""
     any_text = False
-    for document in sources.read_documents(source):
+    for document in sources.read_documents(config.source):
         if text := split.parts(document).get(part):
             any_text = True
-            yield from task.texts(document._replace(text=text))
+            for changed in _changed(config, document._replace(text=text), part):
+                yield from config.task.texts(changed)
     split.require_some(any_text or part not in split.names, part)
+
+
+def _changed(config: DataConfig, document: Document, part: str) -> Iterator[Document]:
+    """What a document of a part of the split becomes: training documents may be swapped."""
+    return swapped_documents(config.swap if part == "train" else None, document)
 
 
 class StoreBuilder:

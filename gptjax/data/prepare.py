@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 import gptjax
 from gptjax.core import backend
-from gptjax.core.config import require, stable_dict
+from gptjax.core.config import formerly, require, stable_dict
 from gptjax.data import store
 from gptjax.data.build import build_stores
 from gptjax.data.documents import sources
@@ -26,12 +26,16 @@ from gptjax.data.documents.sources import (
     Survey,
     Text,
 )
+from gptjax.data.noise import TASKS as NOISED
+from gptjax.data.noise import CharacterNoise
 from gptjax.data.split import Census, Split
+from gptjax.data.swap import Swap
 from gptjax.data.tasks import LanguageModel, Task, TaskConfig
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.data.tokenizers.tokenizer import Given, SentencePiece, Tokenizer, TokenizerConfig
 
 
+@formerly(added=("swap", "noise"))
 @dataclass(frozen=True)
 class DataConfig:
     """The text, how it becomes tokens, and what is held out."""
@@ -49,6 +53,11 @@ class DataConfig:
     documents if there are 50 or more."""
     isolated: bool = True
     """Documents that share a row do not see each other."""
+    swap: Swap | None = None
+    """Counterfactual augmentation: training documents whose words of one gender are exchanged for
+    those of the other; `None` changes nothing."""
+    noise: CharacterNoise | None = None
+    """Slips of the keyboard in training rows, others each time; `None` changes nothing."""
     max_lost: float = 0.01
     """Largest share of the text that may consist of characters which the tokenizer cannot write."""
     cache: str | None = None
@@ -69,6 +78,15 @@ class DataConfig:
         require(
             not pairs or self.split != "tail",
             "data.split is 'tail' and records have none to hold out; use --data.split documents.",
+        )
+        require(
+            self.swap is None or source in ("Text", "Tfds", "Mixture", "Records"),
+            f"data.swap changes whole texts and data.source is {source}; use a Text, or omit it.",
+        )
+        require(
+            self.noise is None or (type(task).__name__ in NOISED and self.isolated),
+            f"data.noise changes rows of {' or '.join(NOISED)} with data.isolated, and data.task is"
+            f" {type(task).__name__}; omit it.",
         )
         answers_end = getattr(self.tokenizer, "end_of_document", True)
         require(
@@ -215,6 +233,8 @@ def _settings(config: DataConfig, split: Split, given: Tokenizer | None) -> dict
     names = ["tokenizer", "validation", "split"]
     if config.task != LanguageModel():
         names.append("task")
+    if config.swap is not None:
+        names.append("swap")
     settings = {name: value for name, value in stable_dict(config).items() if name in names}
     if split.largest is not None:
         settings["largest"] = split.largest

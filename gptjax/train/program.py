@@ -19,6 +19,7 @@ from gptjax import model
 from gptjax.core import faults
 from gptjax.core.arrays import Params
 from gptjax.data.layouts import Batch
+from gptjax.data.noise import Noisy
 from gptjax.data.prepare import Prepared
 from gptjax.losses import Frozen, LossConfig
 from gptjax.model import ModelConfig
@@ -83,6 +84,8 @@ def build(
     mesh = make_mesh(experiment.mesh) if mesh is None else mesh
     placement.require_divides(experiment, mesh)
     plan = row_plan(experiment, data.train, seed=experiment.seed)
+    if (noise := experiment.data.noise) is not None:
+        plan = plan._replace(task=Noisy(plan.task, noise, data.tokenizer))
     others = teacher.load_teachers(experiment, data.tokenizer, mesh)
     configs = {name: other.config for name, other in others.items()}
     state, frozen = placement.abstract(experiment, mesh, configs)
