@@ -2886,6 +2886,87 @@ SAFETY = (
         "test_watermark.py::test_what_is_repeated_counts_once_and_the_figures_are_their_formulas",
     ),
     Defect(
+        "names-that-change-within-a-document",
+        "data/swap.py",
+        "turned = [women[(i + shift) % len(women)] for i in range(len(men))]",
+        "turned = [women[(i + shift + 1) % len(women)] for i in range(len(men))][::-1]",
+        "test_augmentation.py::test_words_and_names_keep_their_case_and_are_exchanged_back",
+    ),
+    Defect(
+        "a-swap-that-looks-at-the-place-of-a-document",
+        "data/swap.py",
+        "{document.source or ''}\\0{document.text}",
+        "{document.name}\\0{document.text}",
+        "test_augmentation.py::test_the_share_of_documents_is_swapped_and_the_same_ones_whatever"
+        "_else_there_is",
+    ),
+    Defect(
+        "held-out-text-swapped-too",
+        "data/build.py",
+        'config.swap if part == "train" else None',
+        "config.swap",
+        "test_augmentation.py::test_training_text_is_swapped_and_held_out_text_is_not",
+    ),
+    Defect(
+        "her-always-his",
+        "data/swap.py",
+        'return "his" if before_noun else "him"',
+        'return "his"',
+        "test_augmentation.py::test_pronouns_are_exchanged_by_their_place",
+    ),
+    Defect(
+        "slips-that-depend-on-the-batch",
+        "data/noise.py",
+        "enumerate(at.draws(plan.seed))",
+        "enumerate(at._replace(number=at.number * 0 + len(at.number)).draws(plan.seed))",
+        "test_augmentation.py::test_noisy_rows_depend_on_seed_and_row_alone_and_predict_their_own"
+        "_text",
+    ),
+    Defect(
+        "slips-without-their-targets",
+        "data/noise.py",
+        "batch.tokens[row, where], batch.targets[row, where] = whole[:-1], whole[1:]",
+        "batch.tokens[row, where] = whole[:-1]",
+        "test_augmentation.py::test_noisy_rows_depend_on_seed_and_row_alone_and_predict_their_own"
+        "_text",
+    ),
+    Defect(
+        "an-answer-read-without-what-came-before",
+        "serve/moderation.py",
+        "text = one.sent + whole.text",
+        "text = whole.text",
+        "test_moderation.py::test_harm_across_the_border_of_blocks_is_found",
+    ),
+    Defect(
+        "an-answer-sent-before-it-is-read",
+        "serve/moderation.py",
+        "                held[number] = one\n                continue",
+        "                held[number] = one\n                ready.append((number, piece))\n"
+        "                continue",
+        "test_moderation.py::test_what_is_harmful_does_not_go_out_and_ends_the_answer[4-True]",
+    ),
+    Defect(
+        "a-stopped-answer-that-goes-on",
+        "serve/moderation.py",
+        "held[number] = one._replace(piece=None, stopped=True)",
+        "held[number] = one._replace(piece=None)",
+        "test_moderation.py::test_what_is_harmful_does_not_go_out_and_ends_the_answer[4-True]",
+    ),
+    Defect(
+        "only-the-last-message-read",
+        "serve/moderation.py",
+        "texts = list(dict.fromkeys(call.texts))",
+        "texts = list(dict.fromkeys(call.texts))[-1:]",
+        "test_moderation.py::test_what_is_harmful_does_not_come_in",
+    ),
+    Defect(
+        "parts-of-a-text-that-do-not-overlap",
+        "serve/moderation.py",
+        "starts = range(0, len(ids) - size // 2, size // 2)",
+        "starts = range(0, len(ids), size)",
+        "test_moderation.py::test_a_long_text_is_read_in_parts_and_labels_are_checked",
+    ),
+    Defect(
         "a-card-with-the-folder-of-the-data",
         "evaluate/card.py",
         "f\"`{Path(source['path']).name}`\"",

@@ -85,11 +85,11 @@ class Scripted:
         self.state = "closed"
 
 
-def app_of(engine=None, guard=None, out=None):
+def app_of(engine=None, guard=None, out=None, moderator=None):
     """The server of an engine; its log goes to `out`."""
     engine = engine or Scripted()
     served = served_model("tiny", CONFIG, TOKENIZER, context=256)
-    service = Service(engine, served, Compiler(TOKENIZER), Metrics(engine, "tiny"))
+    service = Service(engine, served, Compiler(TOKENIZER), Metrics(engine, "tiny"), moderator)
     return application(service, guard or Guard(), [line_writer(out or io.StringIO())])
 
 

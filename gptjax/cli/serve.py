@@ -63,6 +63,12 @@ class ServeOptions:
     be repeated."""
     prompts: str | None = None
     """Library of prompts, a TOML file of templates, which clients may ask for by name."""
+    moderate: str | None = None
+    """Run of a classifier that reads what clients send and are sent, and stops what is harmful."""
+    moderate_allow: tuple[str, ...] = ("harmless",)
+    """Labels of the classifier that may pass."""
+    moderate_threshold: float = 0.5
+    """Probability of harm from which a text is stopped; larger lets more pass."""
     watermark: str | None = None
     """Key file of the watermark that all answers get; `gptjax detect-watermark` finds it."""
     template: str | None = None
@@ -110,11 +116,12 @@ def run_serve(path: Path, options: ServeOptions) -> int:
     hosts = [options.host, *options.allow_host]
     guard = Guard(keys=keys, hosts=hosts, origins=options.allow_origin)
     with contextlib.closing(bound(options.host, options.port, has_keys=bool(keys))) as opened:
+        moderator = _moderator(options)
         model = _opened_model(path, options)
         engine = model.engine(**asdict(settings))
         try:
             name = options.name or path.name.removesuffix(".gguf")
-            return _run(engine, name, guard, opened, options, prompts)
+            return _run(engine, name, guard, opened, options, prompts, moderator)
         finally:
             engine.close()
 
@@ -136,6 +143,17 @@ def _opened_model(path: Path, options: ServeOptions) -> Model:
     return holding(opened, options.adapter).prepared(options.weights)
 
 
+def _moderator(options: ServeOptions) -> Any:
+    """The filter that was asked for, which has read a text already, so that it is compiled."""
+    if options.moderate is None:
+        return None
+    from gptjax.serve.moderation import Moderator
+
+    made = Moderator(load(options.moderate), options.moderate_allow, options.moderate_threshold)
+    made.stops(["Hello."])
+    return made
+
+
 def _run(
     engine: Any,
     name: str,
@@ -143,6 +161,7 @@ def _run(
     opened: socket.socket,
     options: ServeOptions,
     prompts: Mapping[str, PromptTemplate],
+    moderator: Any,
 ) -> int:
     """Serves until a signal ends it or the engine fails."""
     from gptjax.serve.access import line_writer
@@ -167,7 +186,7 @@ def _run(
         watermark=read_watermark(options.watermark).text if options.watermark else "",
     )
     compiler = Compiler(model.tokenizer)
-    service = Service(engine, served, compiler, Metrics(engine, name))
+    service = Service(engine, served, compiler, Metrics(engine, name), moderator)
     app = application(service, guard, [line_writer()] if options.access_log else [])
 
     async def serving() -> int:
@@ -208,7 +227,8 @@ def _greet(url: str, name: str, engine: Any, options: ServeOptions, *, has_keys:
         f"{name} is served at {url}: {facts.rows} slots of {engine.context} tokens"
         f" ({facts.slot_bytes / 2**30:.3g} GiB), and up to {options.cache_gib:g} GiB for beginnings"
         " of prompts\n"
-        f"page: {url}/\n"
+        + (f"{options.moderate} reads what comes in and goes out\n" if options.moderate else "")
+        + f"page: {url}/\n"
         f"try: curl {url}/v1/chat/completions {key}-d '{json.dumps(body)}'\n"
         "Ctrl-C ends it.",
         flush=True,

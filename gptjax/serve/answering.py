@@ -20,7 +20,8 @@ from gptjax.serve import chunks
 from gptjax.serve.access import Record
 from gptjax.serve.constraints import Compiler
 from gptjax.serve.metrics import Metrics, Timing
-from gptjax.serve.protocol import Call, problem
+from gptjax.serve.moderation import Moderator, filtered, require_harmless
+from gptjax.serve.protocol import BadRequest, Call, problem
 from gptjax.serve.response_events import answer_of, events_of
 from gptjax.serve.stream import Ask, Busy, Failed, Piece, Unwell
 
@@ -221,16 +222,41 @@ async def merged(
 
 
 async def answer_call(
-    engine: Any, compiler: Compiler, metrics: Metrics, call: Call, send: Callable, record: Record
+    engine: Any,
+    compiler: Compiler,
+    metrics: Metrics,
+    call: Call,
+    send: Callable,
+    record: Record,
+    moderator: Moderator | None = None,
 ) -> None:
-    """Answers a call: a JSON object, or a stream of events; cancelled, it frees the engine."""
+    """Answers a call: a JSON object, or a stream of events; cancelled, it frees the engine.
+
+    Args:
+      moderator: reads what came in and what goes out.
+    """
     record |= {"model": call.model, "stream": call.stream, "answers": len(call.asks)}
+    if moderator is not None:
+        try:
+            await require_harmless(moderator, call)
+        except BadRequest:
+            record["moderated"] = "input"
+            raise
     timing = Timing(metrics, record)
     streams = submitted(engine, await prepared(compiler, call.asks))
     ignored = ", ".join(filter(PLAIN.fullmatch, call.ignored))
     headers = {"x-ignored-fields": ignored} if ignored else {}
     try:
-        async with contextlib.aclosing(merged(streams)) as batches:
+        async with contextlib.AsyncExitStack() as closing:
+            batches = await closing.enter_async_context(contextlib.aclosing(merged(streams)))
+            if moderator is not None:
+
+                def stop(number: int) -> None:
+                    record["moderated"] = "output"
+                    streams[number].cancel()
+
+                read = filtered(moderator, call, batches, stop)
+                batches = await closing.enter_async_context(contextlib.aclosing(read))
             if call.stream:
                 await _send_events(send, call, batches, timing, headers, record)
                 return

@@ -90,6 +90,8 @@ def finish_reason(reason: str | None, called: bool = False, closed: bool = False
       closed: it is JSON that was closed within the limit. Clients throw away what was cut off,
         `length`, and this was not.
     """
+    if reason == "content_filter":
+        return reason
     if called:
         return "tool_calls"
     return "stop" if closed or reason in ("stop", "stop_string") else "length"

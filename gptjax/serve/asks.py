@@ -83,7 +83,7 @@ def read_chat(
         stop=served.ends.texts,
         stop_ids=served.ends.ids,
     )
-    return _call(
+    call = _call(
         "chat",
         asked,
         [[*ids, *(form.forced if toolset.required else ())]],
@@ -97,6 +97,7 @@ def read_chat(
         ),
         (served, stamp, tenant, ignored),
     )
+    return call._replace(texts=tuple(message.text for message in talk))
 
 
 def read_completion(
@@ -154,6 +155,7 @@ def read_embedding(
         stamp=stamp,
         served=served,
         form=Form(base64=asked.encoding_format == "base64"),
+        texts=tuple(one.prompt for one in made),
     )
 
 
@@ -212,6 +214,7 @@ def _call(
         stamp=stamp,
         served=served,
         form=form,
+        texts=tuple(one.prompt for one in with_limit),
     )
 
 

@@ -33,6 +33,7 @@ from gptjax.serve.answering import (
 from gptjax.serve.constraints import Compiler
 from gptjax.serve.limits import Guard, restricted
 from gptjax.serve.metrics import Metrics
+from gptjax.serve.moderation import Moderator
 from gptjax.serve.protocol import BadRequest, Served, model_card, model_list, stamp
 
 PAGE = {"/": "index.html", **{f"/{name}": name for name in page.MEDIA_TYPES}}
@@ -56,6 +57,8 @@ class Service(NamedTuple):
     served: Served
     compiler: Compiler
     metrics: Metrics
+    moderator: Moderator | None = None
+    """Reads what comes in and what goes out; `None` means that nothing does."""
 
 
 class Exchange(NamedTuple):
@@ -151,6 +154,7 @@ async def _answer(read: Callable, exchange: Exchange) -> None:
             call,
             exchange.send,
             exchange.record,
+            service.moderator,
         )
 
     await while_connected(exchange.receive, work())

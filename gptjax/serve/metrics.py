@@ -97,9 +97,18 @@ class Metrics:
             registry=self._registry,
         )
 
+        self._moderated = Counter(
+            "gptjax_moderated",
+            "Requests that the content filter stopped, by where: input or output.",
+            ["model_name", "where"],
+            registry=self._registry,
+        )
+
     def observe(self, record: Record) -> None:
         """Counts a finished request."""
         status = record["status"]
+        if "moderated" in record:
+            self._moderated.labels(self._model, record["moderated"]).inc()
         self._requests.labels(self._model, str(status)).inc()
         if status >= 400:
             self._refused.labels(self._model, REASONS.get(status, "error")).inc()

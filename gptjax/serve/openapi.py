@@ -131,7 +131,7 @@ _USAGE = _response(
 _CHOICE = {
     "index": _COUNT,
     "logprobs": {"type": ["object", "null"]},
-    "finish_reason": {"enum": ["stop", "length", "tool_calls"]},
+    "finish_reason": {"enum": ["stop", "length", "tool_calls", "content_filter"]},
     "stop_reason": _MAYBE_TEXT,
 }
 _MESSAGE = _response(

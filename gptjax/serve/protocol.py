@@ -158,6 +158,8 @@ class Call(NamedTuple):
     form: Form
     repeated: Mapping[str, Any] = {}
     """What a response repeats of its request."""
+    texts: tuple[str, ...] = ()
+    """What the client wrote: of a conversation each message, else each prompt."""
 
 
 class Problem(NamedTuple):

@@ -18,6 +18,9 @@ from gptjax.serve.protocol import Call
 from gptjax.serve.stream import Piece
 from gptjax.serve.tokens import TokenAt, chat_logprobs
 
+INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
+"""Why an answer is not whole → what its details call that."""
+
 
 def answer_of(call: Call, pieces: Sequence[Sequence[Piece]]) -> dict[str, Any]:
     """Returns the whole answer of any call as JSON."""
@@ -74,7 +77,7 @@ class ResponseEvents:
     def resource(self) -> dict[str, Any]:
         """Returns the response as it is now."""
         call, over = self._call, self._reason is not None
-        cut = self._reason == "length"
+        cut = INCOMPLETE.get(self._reason or "")
         status = ("incomplete" if cut else "completed") if over else "in_progress"
         return {
             "id": f"resp_{call.stamp.id}",
@@ -82,7 +85,7 @@ class ResponseEvents:
             "created_at": call.stamp.created,
             "completed_at": int(time.time()) if status == "completed" else None,
             "status": status,
-            "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+            "incomplete_details": {"reason": cut} if cut else None,
             "model": call.model,
             "system_fingerprint": call.served.fingerprint,
             "seed": call.seed,
@@ -165,7 +168,7 @@ class ResponseEvents:
         if not self._open:
             return b""
         self._open = False
-        status = "incomplete" if self._reason == "length" else "completed"
+        status = "incomplete" if self._reason in INCOMPLETE else "completed"
         item = self._items[-1] = {**self._items[-1], "status": status}
         if item["type"] == "message":
             (part,) = item["content"]

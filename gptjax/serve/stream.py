@@ -65,8 +65,8 @@ class Piece(NamedTuple):
     alternatives: list[list[tuple[int, float]]] | None = None
     """At each of them the `top_logprobs` likeliest ids and their ln p, if asked for."""
     reason: str | None = None
-    """Of the last piece: `stop`, `stop_string`, `length`, or `time`; as in
-    `generate.Completion`."""
+    """Of the last piece: `stop`, `stop_string`, `length`, or `time`, as in `generate.Completion`;
+    `content_filter` where moderation ended it."""
     end: tuple[int, float] | None = None
     """Of the last piece: the stop token that ended the answer and its ln p, if one did."""
     usage: Usage | None = None
