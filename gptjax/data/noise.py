@@ -75,7 +75,7 @@ class Noisy(Task):
             if draw.random() >= self.noise.rows:
                 continue
             for where in _pieces(clean, row):
-                ids = clean.tokens[row, where]
+                ids = np.asarray(clean.tokens[row, where])
                 ids = ids if labels else np.append(ids, clean.targets[row, where][-1])
                 made = respelled(ids, self.tokenizer, functools.partial(self._slips, draw=draw))
                 if made is not None:
