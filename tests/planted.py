@@ -2903,7 +2903,7 @@ SAFETY = (
     Defect(
         "held-out-text-swapped-too",
         "data/build.py",
-        'config.swap if part == "train" else None',
+        'config.swap if part == "train" else Swap()',
         "config.swap",
         "test_augmentation.py::test_training_text_is_swapped_and_held_out_text_is_not",
     ),

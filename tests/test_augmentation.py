@@ -141,16 +141,19 @@ def test_training_text_is_swapped_and_held_out_text_is_not(folder):
 def test_settings_that_change_nothing_are_no_part_of_what_a_run_is(folder):
     plain = settings(folder)
     assert {"swap", "noise"}.isdisjoint(stable_dict(plain))
-    changed = settings(folder, swap=Swap(words=(("rich", "poor"),)), noise=CharacterNoise())
+    changed = settings(folder, swap=Swap(0.5, words=(("rich", "poor"),)), noise=CharacterNoise(0.1))
     assert from_dict(DataConfig, to_dict(changed)) == changed
-    assert prepare(dataclasses.replace(changed, swap=None)).content == prepare(plain).content
+    assert prepare(dataclasses.replace(changed, swap=Swap())).content == prepare(plain).content
     wrong = (
-        (lambda: Swap(share=0.0), "data.swap.share"),
+        (lambda: Swap(share=-0.1), "data.swap.share"),
         (lambda: Swap(words=(("his", "their"),)), "'his' twice"),
         (lambda: Swap(words=(("a b", "c"),)), "one word"),
         (lambda: CharacterNoise(rows=1.5), "data.noise.rows"),
-        (lambda: DataConfig(source=Conversations("c.jsonl"), swap=Swap()), "data.swap|data.task"),
-        (lambda: DataConfig(isolated=False, noise=CharacterNoise()), "data.isolated"),
+        (
+            lambda: DataConfig(source=Conversations("c.jsonl"), swap=Swap(1.0)),
+            "data.swap|data.task",
+        ),
+        (lambda: DataConfig(isolated=False, noise=CharacterNoise(0.1)), "data.isolated"),
     )
     for make, says in wrong:
         with pytest.raises(ConfigError, match=says):

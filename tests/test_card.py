@@ -24,6 +24,8 @@ def run(tmp_path: Path) -> Path:
         "task": {"kind": "LanguageModel"},
         "validation": 0.25,
         "clean": None,
+        "swap": {"share": 0.5, "keep": "one"},
+        "noise": {"words": 0.0},
     }
     settings = {"start": "smollm2", "model": {"context": 32}, "data": data, "seed": 3}
     report = {
@@ -54,6 +56,7 @@ def test_a_card_says_what_the_run_wrote_and_what_nobody_measured(run: Path):
     for told in (
         *("Trained 2.1k parameters.", "`books.txt`", "ab" * 32, "held out: 25%", "`smollm2`"),
         *("held-out loss, nats per pair | 1.25", "steps: 7", "seed: 3", "The run cleaned nothing"),
+        *("changed by data.swap",),
         *("2 training steps were not finite", "refusals`", "bias`", "memorisation`"),
     ):
         assert told in card, told

@@ -20,7 +20,7 @@ from gptjax.data.coverage import Coverage
 from gptjax.data.documents import sources
 from gptjax.data.documents.sources import Document, Survey
 from gptjax.data.split import Split
-from gptjax.data.swap import swapped_documents
+from gptjax.data.swap import Swap, swapped_documents
 from gptjax.data.tasks import Task
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.data.tokenizers.tokenizer import SentencePiece, Tokenizer, TokenizerConfig
@@ -134,7 +134,7 @@ def _texts(config: DataConfig, split: Split, part: str = "train") -> Iterator[st
 
 def _changed(config: DataConfig, document: Document, part: str) -> Iterator[Document]:
     """What a document of a part of the split becomes: training documents may be swapped."""
-    return swapped_documents(config.swap if part == "train" else None, document)
+    return swapped_documents(config.swap if part == "train" else Swap(), document)
 
 
 class StoreBuilder:

@@ -35,8 +35,8 @@ class CharacterNoise:
     """Character noise (`data.noise`): words of training rows get slips of the keyboard, others in
     every epoch. Held-out text stays as it is."""
 
-    words: float = 0.1
-    """Share of the words of four letters or more that get a slip."""
+    words: float = 0.0
+    """Share of the words of four letters or more that get a slip; 0 changes nothing."""
     rows: float = 0.5
     """Share of the rows that have any; the rest are clean."""
 
@@ -44,8 +44,8 @@ class CharacterNoise:
         for name in ("words", "rows"):
             value = getattr(self, name)
             require(
-                0 < value <= 1,
-                f"data.noise.{name} is {value}; it needs a share in (0, 1]"
+                0 <= value <= 1,
+                f"data.noise.{name} is {value}; it needs a share in [0, 1]"
                 f" (--data.noise.{name} 0.1).",
             )
 

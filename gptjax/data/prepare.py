@@ -53,11 +53,11 @@ class DataConfig:
     documents if there are 50 or more."""
     isolated: bool = True
     """Documents that share a row do not see each other."""
-    swap: Swap | None = None
+    swap: Swap = field(default_factory=Swap)
     """Counterfactual augmentation: training documents whose words of one gender are exchanged for
-    those of the other; `None` changes nothing."""
-    noise: CharacterNoise | None = None
-    """Slips of the keyboard in training rows, others each time; `None` changes nothing."""
+    those of the other."""
+    noise: CharacterNoise = field(default_factory=CharacterNoise)
+    """Slips of the keyboard in training rows, others each time."""
     max_lost: float = 0.01
     """Largest share of the text that may consist of characters which the tokenizer cannot write."""
     cache: str | None = None
@@ -80,11 +80,11 @@ class DataConfig:
             "data.split is 'tail' and records have none to hold out; use --data.split documents.",
         )
         require(
-            self.swap is None or source in ("Text", "Tfds", "Mixture", "Records"),
+            not self.swap.share or source in ("Text", "Tfds", "Mixture", "Records"),
             f"data.swap changes whole texts and data.source is {source}; use a Text, or omit it.",
         )
         require(
-            self.noise is None or (type(task).__name__ in NOISED and self.isolated),
+            not self.noise.words or (type(task).__name__ in NOISED and self.isolated),
             f"data.noise changes rows of {' or '.join(NOISED)} with data.isolated, and data.task is"
             f" {type(task).__name__}; omit it.",
         )
@@ -233,7 +233,7 @@ def _settings(config: DataConfig, split: Split, given: Tokenizer | None) -> dict
     names = ["tokenizer", "validation", "split"]
     if config.task != LanguageModel():
         names.append("task")
-    if config.swap is not None:
+    if config.swap.share:
         names.append("swap")
     settings = {name: value for name, value in stable_dict(config).items() if name in names}
     if split.largest is not None:

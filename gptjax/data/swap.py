@@ -67,8 +67,8 @@ class Swap:
     """Counterfactual augmentation (`data.swap`): training documents in which words, pronouns and
     names of one gender are exchanged for those of the other. Held-out text stays as it is."""
 
-    share: float = 0.5
-    """Share of the documents that are swapped."""
+    share: float = 0.0
+    """Share of the documents that are swapped; 0 swaps none, 0.5 balances the words."""
     keep: Literal["one", "both"] = "one"
     """A swapped document stands in the place of its original, or both are trained on."""
     names: bool = True
@@ -81,8 +81,8 @@ class Swap:
 
     def __post_init__(self) -> None:
         require(
-            0 < self.share <= 1,
-            f"data.swap.share is {self.share}; it needs a share in (0, 1] (--data.swap.share 0.5).",
+            0 <= self.share <= 1,
+            f"data.swap.share is {self.share}; it needs a share in [0, 1] (--data.swap.share 0.5).",
         )
         flat = [word.lower() for pair in self.words for word in pair]
         known = {*_TABLE, *_PRONOUNS}
@@ -96,10 +96,10 @@ class Swap:
         require(odd is None, f"data.swap.words has {odd!r}; each needs to be one word of letters.")
 
 
-def swapped_documents(swap: Swap | None, document: Document) -> Iterator[Document]:
+def swapped_documents(swap: Swap, document: Document) -> Iterator[Document]:
     """Yields a training document as the setting has it: as it is, swapped, or both. It depends on
     the seed and the document alone."""
-    if swap is None:
+    if not swap.share:
         yield document
         return
     key = _key(swap.seed, document)

@@ -91,9 +91,9 @@ def _data(data: Mapping[str, Any], report: Mapping[str, Any], identity: Mapping[
         "SHA-256 of text and settings": identity.get("data") and f"`{identity['data']}`",
         "records left out as unreadable": report.get("passed_over_records"),
     }
-    changed = {name: value for name in ("swap", "noise") if (value := data.get(name)) is not None}
-    for name, value in changed.items():
-        facts[f"changed by data.{name}"] = f"`{json.dumps(value, sort_keys=True)}`"
+    for name, share in (("swap", "share"), ("noise", "words")):
+        if (value := data.get(name) or {}).get(share):
+            facts[f"changed by data.{name}"] = f"`{json.dumps(value, sort_keys=True)}`"
     known = _rows(facts)
     return f"{known}\n\nWho made the text, and under which licence, the run does not know: add it."
 

@@ -84,7 +84,7 @@ def build(
     mesh = make_mesh(experiment.mesh) if mesh is None else mesh
     placement.require_divides(experiment, mesh)
     plan = row_plan(experiment, data.train, seed=experiment.seed)
-    if (noise := experiment.data.noise) is not None:
+    if (noise := experiment.data.noise).words:
         plan = plan._replace(task=Noisy(plan.task, noise, data.tokenizer))
     others = teacher.load_teachers(experiment, data.tokenizer, mesh)
     configs = {name: other.config for name, other in others.items()}
