@@ -26,7 +26,7 @@ from gptjax.data import (
     prepare,
 )
 from gptjax.data.noise import Noisy, respelled, with_slips
-from gptjax.data.swap import NAMES, swapped, swapped_documents
+from gptjax.data.swap import NAMES, swap_words, swapped_documents
 
 PRONOUNS = """
 He took his hat. | She took her hat.
@@ -61,7 +61,7 @@ Her old coat kept her warm. | His old coat kept him warm.
 
 def test_pronouns_are_exchanged_by_their_place(record_property):
     pairs = [line.split(" | ") for line in PRONOUNS.strip().splitlines()]
-    right = [swapped(before, Swap()) == after for before, after in pairs]
+    right = [swap_words(before, Swap()) == after for before, after in pairs]
     record_property("figure", f"{sum(right)} of {len(right)} sentences become what a person wrote")
     wrong = [pair for pair, ok in zip(pairs, right, strict=True) if not ok]
     assert len(wrong) <= 0.16 * len(pairs), wrong
@@ -73,12 +73,12 @@ def test_words_and_names_keep_their_case_and_are_exchanged_back():
     swap = Swap(words=(("bachelor", "spinster"),))
     text = "MARY, a Queen and WIDOW, met the bachelor James; the Landlady and Mr Smith were men."
     for shift in (0, 3, 41):
-        there = swapped(text, swap, shift)
-        assert swapped(there, swap, shift) == text
+        there = swap_words(text, swap, shift)
+        assert swap_words(there, swap, shift) == text
         assert "King and WIDOWER, met the spinster" in there and "Landlord and Mrs Smith" in there
         assert not {"MARY", "James"} & set(re.findall(r"\w+", there)) or shift == 0
-        assert swapped("aman Heman there hers2", swap, shift) == "aman Heman there his2"
-    assert swapped("James met Mary", Swap(names=False)) == "James met Mary"
+        assert swap_words("aman Heman there hers2", swap, shift) == "aman Heman there his2"
+    assert swap_words("James met Mary", Swap(names=False)) == "James met Mary"
 
 
 def test_a_name_is_the_same_one_throughout_a_document_and_another_elsewhere():

@@ -1,7 +1,7 @@
 """Counterfactual data augmentation: training documents whose words of one gender become those of
 the other, so that a model meets both in the same places.
 
-Read `Swap`, then `swapped`. Sources: Lu et al. 2018, Gender Bias in Neural Natural Language
+Read `Swap`, then `swap_words`. Sources: Lu et al. 2018, Gender Bias in Neural Natural Language
 Processing, arXiv:1807.11714; for names, Hall Maudslay et al. 2019, It's All in the Name,
 arXiv:1909.00871.
 """
@@ -108,8 +108,8 @@ def swapped_documents(swap: Swap, document: Document) -> Iterator[Document]:
         yield document
     if chosen:
         shift = key >> 32
-        source = None if document.source is None else swapped(document.source, swap, shift)
-        yield document._replace(text=swapped(document.text, swap, shift), source=source)
+        source = None if document.source is None else swap_words(document.source, swap, shift)
+        yield document._replace(text=swap_words(document.text, swap, shift), source=source)
 
 
 def _key(seed: int, document: Document) -> int:
@@ -117,7 +117,7 @@ def _key(seed: int, document: Document) -> int:
     return int.from_bytes(hashlib.sha256(content).digest()[:8], "big")
 
 
-def swapped(text: str, swap: Swap, shift: int = 0) -> str:
+def swap_words(text: str, swap: Swap, shift: int = 0) -> str:
     """Returns a text with its words exchanged, each in the case of the one that it replaces.
 
     `her` becomes `his` before a noun and `him` elsewhere; `his` becomes `her` before a noun and

@@ -21,6 +21,7 @@ from gptjax.core.arrays import Params
 from gptjax.data.layouts import Batch
 from gptjax.data.noise import Noisy
 from gptjax.data.prepare import Prepared
+from gptjax.data.rows import Plan
 from gptjax.losses import Frozen, LossConfig
 from gptjax.model import ModelConfig
 from gptjax.sharding.mesh import in_device_memory, make_mesh, replicated, with_mesh
@@ -83,9 +84,7 @@ def build(
     """
     mesh = make_mesh(experiment.mesh) if mesh is None else mesh
     placement.require_divides(experiment, mesh)
-    plan = row_plan(experiment, data.train, seed=experiment.seed)
-    if (noise := experiment.data.noise).words:
-        plan = plan._replace(task=Noisy(plan.task, noise, data.tokenizer))
+    plan = _training_plan(experiment, data)
     others = teacher.load_teachers(experiment, data.tokenizer, mesh)
     configs = {name: other.config for name, other in others.items()}
     state, frozen = placement.abstract(experiment, mesh, configs)
@@ -122,6 +121,12 @@ def build(
         cut=plan.packing.cut if plan.packing else 0,
         left_out=plan.packing.left_out if plan.packing else 0,
     )
+
+
+def _training_plan(experiment: Experiment, data: Prepared) -> Plan:
+    """How the training store becomes rows, with slips of the keyboard if the data has any."""
+    plan, noise = row_plan(experiment, data.train, seed=experiment.seed), experiment.data.noise
+    return plan._replace(task=Noisy(plan.task, noise, data.tokenizer)) if noise.words else plan
 
 
 def _rollouts(*args: Any) -> Source:
