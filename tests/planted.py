@@ -3066,6 +3066,116 @@ DIFFUSION = (
 )
 
 
+CLEAN = (
+    Defect(
+        "luhn-doubles-the-wrong-digits",
+        "clean/pii_numbers.py",
+        "(2 if i % 2 else 1)",
+        "(1 if i % 2 else 2)",
+        "test_clean_pii.py::test_checksums_are_those_of_their_standards",
+    ),
+    Defect(
+        "card-without-its-check-digit",
+        "clean/pii_numbers.py",
+        "is_issued(digits) and luhn(digits)",
+        "is_issued(digits)",
+        "test_clean_pii.py::test_a_wrong_check_digit_is_no_card_and_no_account",
+    ),
+    Defect(
+        "iban-not-turned",
+        "clean/pii_numbers.py",
+        "(iban[4:] + iban[:4])",
+        "(iban[:4] + iban[4:])",
+        "test_clean_pii.py::test_checksums_are_those_of_their_standards",
+    ),
+    Defect(
+        "phones-before-cards",
+        "data/cleaning.py",
+        '("secret", "email", "iban", "card", "ip", "phone", "name")',
+        '("secret", "email", "phone", "iban", "card", "ip", "name")',
+        "test_clean_pii.py::test_what_one_type_found_the_next_ones_leave_alone",
+    ),
+    Defect(
+        "overlapping-pieces",
+        "clean/pii.py",
+        "end <= span.begin or span.end <= begin for span in before",
+        "end <= span.begin or begin >= 0 for span in before",
+        "test_clean_pii.py::test_what_one_type_found_the_next_ones_leave_alone",
+    ),
+    Defect(
+        "quality-after-pii",
+        "clean/stages.py",
+        '    ("quality", quality_stage),\n    ("decontaminate", decontaminate_stage),\n'
+        '    ("classifier", classifier_stage),\n    ("pii", pii_stage),\n',
+        '    ("pii", pii_stage),\n    ("quality", quality_stage),\n'
+        '    ("decontaminate", decontaminate_stage),\n    ("classifier", classifier_stage),\n',
+        "test_clean.py::test_text_is_judged_as_it_was_written_and_compared_as_it_is_kept",
+    ),
+    Defect(
+        "both-duplicates-kept",
+        "clean/duplicates.py",
+        "            of[this] = kept\n",
+        "            of[this] = -1\n",
+        "test_clean.py::test_every_record_is_written_or_dropped_by_a_rule_and_line",
+    ),
+    Defect(
+        "similarity-passed-on",
+        "clean/duplicates.py",
+        "if jaccard(ngrams(this), ngrams(kept)) >=",
+        "if jaccard(ngrams(this), ngrams(other)) >=",
+        "test_clean.py::test_similarity_is_not_passed_on_from_one_to_the_next",
+    ),
+    Defect(
+        "later-one-kept",
+        "clean/duplicates.py",
+        "        yield Repeats(place[again], place[group[again]], place[again - 1])",
+        "        yield Repeats(place[group[again]], place[again], place[again - 1])",
+        "test_clean.py::test_places_are_found_in_parts_as_in_one",
+    ),
+    Defect(
+        "minima-are-maxima",
+        "clean/minhash.py",
+        "(values >> np.uint64(16)).min(1)",
+        "(values >> np.uint64(16)).max(1)",
+        "test_clean.py::test_minima_estimate_similarity_as_datasketch_does",
+    ),
+    Defect(
+        "bands-of-one-row",
+        "clean/minhash.py",
+        "for row in range(self.rows):",
+        "for row in range(1):",
+        "test_clean.py::test_bands_meet_as_often_as_the_formula_says",
+    ),
+    Defect(
+        "shards-by-process",
+        "clean/work.py",
+        "job.cleaning.shard_bytes):\n        number = shard.number\n",
+        "job.cleaning.shard_bytes // step):\n        number = shard.number\n",
+        "test_clean.py::test_the_number_of_processes_changes_no_byte",
+    ),
+    Defect(
+        "changed-source-not-noticed",
+        "clean/work.py",
+        "hasher.update(shard.digest.encode())",
+        "hasher.update(b'')",
+        "test_clean.py::test_a_second_call_takes_over_what_is_there_and_refuses_another_job",
+    ),
+    Defect(
+        "seed-not-in-the-draw",
+        "clean/writing.py",
+        'f"{seed}\\n{place}"',
+        'f"{place}"',
+        "test_clean.py::test_weights_are_met_and_the_draw_is_of_the_seed_and_the_place",
+    ),
+    Defect(
+        "line-removed-from-its-own-text",
+        "clean/duplicates.py",
+        "one.this[owner[one.this] != owner[one.first]]",
+        "one.first[owner[one.this] != owner[one.first]]",
+        "test_clean.py::test_a_line_that_stood_in_an_earlier_text_is_removed_and_the_first_stays",
+    ),
+)
+
 ROOMS = {
     "attention": ATTENTION,
     "model": MODEL,
@@ -3096,6 +3206,7 @@ ROOMS = {
     "retrieve": RETRIEVE,
     "safety": SAFETY,
     "diffusion": DIFFUSION,
+    "clean": CLEAN,
 }
 
 SURVIVES: dict[str, str] = {

@@ -34,6 +34,7 @@ ROOMS = (
         "api",
         "retrieve",
         "evaluate",
+        "clean",
         "lab",
         "serve",
         "verify",
@@ -44,7 +45,7 @@ ROOMS = (
 )
 """From the bottom up: a room imports only rooms before it."""
 
-CLIENTS = ("retrieve", "evaluate", "lab", "serve", "verify", "plan")
+CLIENTS = ("retrieve", "evaluate", "clean", "lab", "serve", "verify", "plan")
 """Rooms that no other room needs; a command imports its room when it is called."""
 
 EXCEPTIONS = {
@@ -55,6 +56,7 @@ EXCEPTIONS = {
 """Imports of the package itself, whose door is `api`, from below it. Only `__version__` is read."""
 
 OFFERED = {
+    ("gptjax/data/prepare.py", "gptjax.clean.cached"): "data.clean cleans before it tokenises",
     ("gptjax/api.py", "gptjax.serve.engine"): "Model.engine opens one; without the room it cannot",
     ("gptjax/train/watched.py", "gptjax.evaluate.watched"): "a run that watches tasks opens them",
 }
@@ -85,6 +87,9 @@ DOORS = {
     "h11": ("serve/listen.py",),
     "bm25s": ("retrieve/index.py",),
     "prometheus_client": ("serve/metrics.py",),
+    "py3langid": ("clean/language.py",),
+    "ftfy": ("clean/normalise.py",),
+    "phonenumbers": ("clean/pii_phones.py",),
     "lm_eval": ("evaluate/harness.py",),
     "sacrebleu": ("evaluate/figures/written.py",),
     "rouge_score": ("evaluate/figures/written.py",),

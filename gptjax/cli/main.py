@@ -17,6 +17,7 @@ from pathlib import Path
 
 from gptjax.cli.arguments import first_path
 from gptjax.cli.card import card_command
+from gptjax.cli.clean import clean_command
 from gptjax.cli.doctor import doctor_command
 from gptjax.cli.evaluate import evaluate_command
 from gptjax.cli.harness import harness_command
@@ -56,6 +57,8 @@ USAGE = """usage: gptjax COMMAND [...] --help
       Whether texts were written under a key (sample --watermark KEYFILE); --new-key makes one.
   score MODEL FILE
       What a reward model thinks of the answers in a file, as JSON lines.
+  clean SOURCE OUT [--config FILE]
+      Clean training text: quality, language, PII, duplicates, test items; with a report.
   convert SRC DST [--dtype bfloat16 ...]
       Write a model in another format, and prove that it is the same.
   inspect CONFIG|RUN|PRESET
@@ -88,6 +91,7 @@ def main(args: list[str] | None = None) -> int:
         "lm-eval": harness_command,
         "detect-watermark": watermark_command,
         "score": score_command,
+        "clean": clean_command,
         "convert": _convert_command,
         "inspect": inspect_command,
         "plan": plan_command,

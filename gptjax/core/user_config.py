@@ -215,8 +215,8 @@ def cli(
     hint: Any = options
     if base is not None:
         base, args = _choose_kinds(base, args)
-        if {"--help", "-h"} & set(args):
-            description += " Classes by flag: " + "; ".join(_choices(type(base))) + "."
+        if {"--help", "-h"} & set(args) and (choices := "; ".join(_choices(type(base)))):
+            description += f" Classes by flag: {choices}."
         unnamed = tyro.conf.arg(name="")
         base_hint = Annotated[tyro.conf.FlagConversionOff[type(base)], unnamed]
         hint = dataclasses.make_dataclass(

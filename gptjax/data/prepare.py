@@ -20,6 +20,7 @@ from gptjax.core import backend
 from gptjax.core.config import formerly, require, stable_dict
 from gptjax.data import store
 from gptjax.data.build import build_stores
+from gptjax.data.cleaning import Cleaning
 from gptjax.data.documents import sources
 from gptjax.data.documents.sources import (
     Source,
@@ -35,7 +36,7 @@ from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.data.tokenizers.tokenizer import Given, SentencePiece, Tokenizer, TokenizerConfig
 
 
-@formerly(added=("swap", "noise"))
+@formerly(added=("clean", "swap", "noise"))
 @dataclass(frozen=True)
 class DataConfig:
     """The text, how it becomes tokens, and what is held out."""
@@ -62,6 +63,8 @@ class DataConfig:
     """Largest share of the text that may consist of characters which the tokenizer cannot write."""
     cache: str | None = None
     """Folder of prepared data; `None` is the user's cache folder."""
+    clean: Cleaning | None = None
+    """How the text is cleaned first, as `gptjax clean` does; `None` takes it as it is."""
 
     def __post_init__(self) -> None:
         require(
@@ -88,6 +91,11 @@ class DataConfig:
             f"data.noise changes rows of {' or '.join(NOISED)} with data.isolated, and data.task is"
             f" {type(task).__name__}; omit it.",
         )
+        require(
+            self.clean is None or source in ("Text", "Mixture"),
+            f"data.clean cleans text, and data.source is {source}; clean its files first: gptjax"
+            " clean FILE OUT --fields messages.*.content.",
+        )
         answers_end = getattr(self.tokenizer, "end_of_document", True)
         require(
             answers_end or not (pairs and self.task.writes),
@@ -110,6 +118,8 @@ class Prepared(NamedTuple):
     """Bad records that were left out, and why; by source and place."""
     task: Task = LanguageModel()
     """The task of the config, with the labels of the data."""
+    cleaned: tuple[dict[str, Any], ...] = ()
+    """What `data.clean` did to each text, with hashes."""
 
 
 class Kept(NamedTuple):
@@ -146,6 +156,7 @@ def prepare(
         if store.is_sealed(folder / "train"):
             say(f"the text is not there any more; training on what was prepared of it, in {folder}")
             return _opened(config, folder, kept)
+    config, cleaned = _cleaned(config, say)
     census = Census() if config.validation and config.split != "tail" else None
     survey = sources.survey(
         config.source, labels=config.task.classes == 0, visit=census and census.add
@@ -167,7 +178,22 @@ def prepare(
     prepared = _opened(config, folder, Kept(content, fingerprint))
     stores = (prepared.train, prepared.validation or prepared.train)
     _require_covered(max((s.header.facts for s in stores), key=_lost), config.max_lost, say)
-    return prepared._replace(passed_over=survey.passed_over)
+    return prepared._replace(passed_over=survey.passed_over, cleaned=cleaned)
+
+
+def _cleaned(
+    config: DataConfig, say: Callable[[str], None]
+) -> tuple[DataConfig, tuple[dict[str, Any], ...]]:
+    """The config with its text cleaned, and what was done."""
+    if config.clean is None:
+        return config, ()
+    from gptjax.clean.cached import cleaned_source  # a client room, which most runs need not
+
+    source: Any = config.source
+    source, facts = cleaned_source(source, config.clean, cache_folder(config), say)
+    for one in facts:
+        say(f"cleaned: {one['headline']}; {one['page']}")
+    return replace(config, source=source, clean=None), facts
 
 
 def _opened(config: DataConfig, folder: Path, made: Kept) -> Prepared:

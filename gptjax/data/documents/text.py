@@ -87,18 +87,13 @@ def read_text_files(
         return
     path, any_text, structured = Path(source.path), False, False
     quota = Quota(source.max_bad_records, pass_over)
-    for name, file in _files(path, source.pattern):
+    for name, file in text_files(path, source.pattern):
         if leads_nowhere(file):
             leave_out(str(file))
             continue
         kind = format_of(file, source.encoding) if source.format == "auto" else source.format
         structured |= kind != "text"
-        if kind == "text":
-            if not _check(file, source, leave_out, alone=file == path):
-                continue
-            documents = _read_plain(source, name, file, quota, alone=file == path)
-        else:
-            documents = _read_structured(source, name, file, kind, quota)
+        documents = file_documents(source, name, file, kind, quota, leave_out, alone=file == path)
         for document in documents:
             if document.text:
                 any_text = True
@@ -111,8 +106,33 @@ def read_text_files(
     )
 
 
-def _files(path: Path, pattern: str) -> list[tuple[str, Path]]:
-    """Name and path of each file, sorted by name."""
+def file_documents(
+    source: Text,
+    name: str,
+    file: Path,
+    kind: Format,
+    quota: Quota,
+    leave_out: Callable[[str], Any] = str,
+    *,
+    alone: bool,
+) -> Iterator[Document]:
+    """Yields the documents of one file, empty ones too.
+
+    Args:
+      alone: the file is not one of a folder, so it has to be text.
+    """
+    if kind != "text":
+        yield from _read_structured(source, name, file, kind, quota)
+    elif _check(file, source, leave_out, alone=alone):
+        yield from _read_plain(source, name, file, quota, alone=alone)
+
+
+def text_files(path: Path, pattern: str) -> list[tuple[str, Path]]:
+    """Returns name and path of each file, sorted by name.
+
+    Raises:
+      ConfigError: there is none.
+    """
     if path.is_dir():
         files = files_below(path, pattern)
         require(

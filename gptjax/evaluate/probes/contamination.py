@@ -10,7 +10,7 @@ Brown et al. 2020, arXiv:2005.14165, appendix C.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -124,6 +124,18 @@ def find_overlaps(
             zip(index.items, longest, strict=True)
         )
     ]
+
+
+def shared_runs(index: Index, words: Sequence[str]) -> Iterator[int]:
+    """Yields each position of a text at which a run of n words stands that an item has too.
+
+    Args:
+      words: of the text, as `plain_words` cuts it.
+    """
+    ids = np.fromiter(map(index.vocabulary.get, words, [0] * len(words)), np.uint64, len(words))
+    for at in _candidates(index, ids):
+        if tuple(ids[at : at + index.n].tolist()) in index.places:
+            yield at
 
 
 def _candidates(index: Index, ids: np.ndarray) -> list[int]:
