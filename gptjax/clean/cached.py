@@ -58,6 +58,7 @@ def _cleaned_text(
         " data.clean.",
     )
     facts = {
+        "text": str(source.path),
         "headline": report["headline"],
         "page": str(out / "clean.html"),
         "read sha256": report["source"]["sha256"],

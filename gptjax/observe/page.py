@@ -50,7 +50,7 @@ def page(content: dict[str, Any]) -> str:
                 for command in content.get("next", [])
             ),
         ),
-        ("Cleaned text", "".join(_table(_flat(one)) for one in content.get("cleaned", []))),
+        ("How the text was cleaned", _table(_flat(content.get("cleaning") or {}))),
         ("Environment", _table(_flat(content.get("environment", {})))),
         ("Config", _fold("every setting of this run", _table(_flat(content.get("config", {}))))),
     ]

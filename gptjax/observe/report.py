@@ -52,7 +52,7 @@ def report(run_dir: Path | str, facts: dict[str, Any]) -> dict[str, Any]:
       facts: what the training loop knows; everything is optional and what is missing is not shown.
         Keys: name, config, environment, parameters, tokens, seconds (`total` and what it was spent
         on), goodput, final, baselines (bits per byte), skipped_steps, spikes, passed_over_records,
-        cleaned, next, warnings.
+        cleaning, next, warnings.
     """
     lines = read_metrics(run_dir)
     names = [

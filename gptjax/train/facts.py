@@ -208,7 +208,7 @@ def facts(
         "skipped_steps": sum(bool(line.get("skipped")) for line in lines),
         "warnings": [f"{len(bad)} bad records were left out, the first: {bad[0]}"] if bad else [],
         "passed_over_records": len(bad),
-        "cleaned": list(data.cleaned),
+        "cleaning": {one["text"]: one for one in data.cleaned},
         "spikes": sum((line.get("spike") or 0.0) >= experiment.spike_score for line in lines),
         "next": suggestions(experiment, path, data, read.step),
     }
