@@ -83,6 +83,11 @@ def same(a, b) -> bool:
     )
 
 
+def own(arch: str, **changes) -> ModelConfig:
+    """A small model of an architecture."""
+    return dataclasses.replace(gguf_models.BASES[arch], **{**SHRUNK, **changes})
+
+
 # --- out and in -----------------------------------------------------------------------------------
 
 MODELS = {
@@ -106,7 +111,24 @@ MODELS = {
     ),
     "gpt2": gpt2(**SHRUNK | {"num_kv_heads": None}),
     "phi3": dataclasses.replace(LLAMA, pattern=(Layer("window", 8),)),
+    "smollm3": own("smollm3", num_layers=5),
+    "exaone4": own("exaone4"),
+    "ernie4_5": own("ernie4_5", head_width=16),
+    "glm4": own("glm4", head_width=16, qkv_bias=True, rope_share=0.5),
+    "seed_oss": own("seed_oss", head_width=16, qkv_bias=True),
+    "nemotron": own("nemotron", rope_share=0.5, tied=False),
+    "jais2": own("jais2", qkv_bias=True, out_bias=True, mlp_bias=True),
+    "phi2": own("phi2", tied=False, rope_share=0.5, num_kv_heads=None),
+    "stablelm": own("stablelm", parallel="shared", rope_share=0.25, qkv_bias=True, tied=False),
+    "stablelm_in_turn": own("stablelm", rope_share=0.25, tied=False),
+    "starcoder2": own("starcoder2", qkv_bias=True, out_bias=True, mlp_bias=True),
 }
+
+
+def arch_of(name: str) -> str:
+    """The architecture of a model of `MODELS`."""
+    same = {"llama3": "llama", "mixtral": "llama"}
+    return name if name in gguf_models.BASES else same.get(name, name.split("_")[0])
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -115,9 +137,7 @@ def test_what_is_written_is_read_back_bit_for_bit(name, tmp_path):
     gguf.save_gguf(tmp_path / "a.gguf", model)
     back = gguf.load_gguf(tmp_path / "a.gguf")
     assert equivalence.computed(back.config) == equivalence.computed(model.config)
-    assert back.about.family == name.split("_")[0].replace("llama3", "llama").replace(
-        "mixtral", "llama"
-    )
+    assert back.about.family == arch_of(name)
     assert back.about.notes == {"threshold": "1e-4"}
     assert same(model.params, back.params)
 

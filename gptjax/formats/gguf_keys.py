@@ -41,6 +41,7 @@ COMPUTED = {
     "rope.scaling.yarn_attn_factor",
     "rope.scaling.yarn_beta_fast",
     "rope.scaling.yarn_beta_slow",
+    "use_parallel_residual",
 }
 """Keys that are translated, where the architecture has what they say."""
 
@@ -106,7 +107,7 @@ REFUSED = {
     "rope.dimension_sections", "router_logit_softcapping", "shortconv.l_cache", "ssm.conv_kernel",
     "ssm.dt_b_c_rms", "ssm.group_count", "ssm.inner_size", "ssm.state_size", "ssm.time_step_rank",
     "swiglu_clamp_exp", "swiglu_clamp_shexp", "swin_norm", "time_decay_extra_dim",
-    "time_mix_extra_dim", "token_shift_count", "use_parallel_residual", "wkv.head_size",
+    "time_mix_extra_dim", "token_shift_count", "wkv.head_size",
     "{dense}_feat_in", "{dense}_feat_out",
 }  # fmt: skip
 """Keys that would change what a model computes, none of which is translated: a file that has one is

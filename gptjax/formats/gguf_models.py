@@ -28,6 +28,9 @@ from gptjax.model.rope_scaling import frequencies
 
 LLAMA = ModelConfig(positions="rope", norm="rmsnorm", activation="swiglu", bias=False)
 GEMMA = replace(LLAMA, activation="geglu", scaled_embedding=True)
+LAYERNORM = replace(
+    LLAMA, norm="layernorm", bias=True, qkv_bias=False, out_bias=False, mlp_bias=False
+)
 
 BASES: dict[str, ModelConfig] = {
     "llama": LLAMA,
@@ -41,11 +44,23 @@ BASES: dict[str, ModelConfig] = {
     "gemma2": replace(GEMMA, norm_placement="sandwich", attention_cap=50.0, logit_cap=30.0),
     "gemma3": replace(GEMMA, norm_placement="sandwich", qk_norm=True, rope_base=1e6),
     "gpt2": ModelConfig(),
+    "smollm3": replace(LLAMA, pattern=(Layer(),) * 3 + (Layer(positions="none"),)),
+    "exaone4": replace(LLAMA, norm_placement="reordered", qk_norm=True),
+    "ernie4_5": LLAMA,
+    "glm4": replace(LLAMA, norm_placement="sandwich"),
+    "seed_oss": LLAMA,
+    "nemotron": replace(LAYERNORM, activation="relu2"),
+    "jais2": replace(LAYERNORM, activation="relu2"),
+    "phi2": ModelConfig(positions="rope", parallel="shared", logit_bias=True),
+    "stablelm": LAYERNORM,
+    "starcoder2": replace(LAYERNORM, activation="gelu"),
 }
 """What all models of an architecture share."""
 
 BIASES = {"out_bias": "blk.0.attn_output.bias", "mlp_bias": "blk.0.ffn_up.bias"}
-"""Biases that only some models of the architecture `llama` have, and a tensor that shows them."""
+"""Biases that only some models of an architecture have, and a tensor that shows them."""
+BIASED = {"llama", "nemotron", "jais2", "starcoder2"}
+"""Architectures of which some models have them, and some not."""
 
 LARGEST = {"gemma2": 46, "gemma3": 62}
 """Number of layers of the Gemmas that scale scores by another root than that of the head's width,
@@ -72,11 +87,14 @@ def config_from_metadata(file: File, vocab_size: int) -> ModelConfig:
     changes["tied"] = "output.weight" not in file.tensors
     if not base.qkv_bias_enabled and "blk.0.attn_q.bias" in file.tensors:
         changes["qkv_bias"] = True
-    if arch == "llama":
+    if arch in BIASED:
         changes |= {name: True for name, tensor in BIASES.items() if tensor in file.tensors}
     if base.positions == "rope":
         changes |= _rope(fields, base, changes["width"] // max(changes["num_heads"], 1))
     changes |= _experts(fields, changes["feed_forward"]) | _caps(fields)
+    if arch == "stablelm":
+        parallel = fields.take("use_parallel_residual", bool, True)
+        changes["parallel"] = "shared" if parallel else "none"
     if changes["num_layers"] == LARGEST.get(arch):
         changes["attention_scale"] = (changes["width"] / changes["num_heads"]) ** -0.5
     try:
@@ -131,8 +149,12 @@ CAPS = {
     "gemma3": {"logit_cap": "final_logit_softcapping"},
 }
 
-WINDOWS = {"phi3": 0, "gemma2": 2, "gemma3": 6, "olmo2": 4}
+WINDOWS = {"phi3": 0, "gemma2": 2, "gemma3": 6, "olmo2": 4, "exaone4": 4}
 """Every how many layers one sees everything, if the file does not say; 0: none does."""
+
+
+EXAONE_LAYERS = 64
+"""Layers of the EXAONE 4 that has windows; llama.cpp knows it by them."""
 
 
 def _windowed(fields: Metadata, c: ModelConfig) -> ModelConfig:
@@ -144,15 +166,21 @@ def _windowed(fields: Metadata, c: ModelConfig) -> ModelConfig:
     if not span:
         return c
     local = Layer("window", span, rope_base=base, rope_scaled=arch not in ("gemma3", "olmo2"))
+    require(
+        arch != "exaone4" or c.num_layers == EXAONE_LAYERS,
+        f"{fields.file.path}: {arch}.{key} is for {EXAONE_LAYERS} layers; other models of the"
+        f" architecture have no windows, and this one has {c.num_layers} layers.",
+    )
+    whole = Layer(positions="none") if arch == "exaone4" else Layer()
     if isinstance(pattern, int):
         require(0 <= pattern <= c.num_layers, f"{fields.file.path}: {arch}.{key} is {pattern}.")
-        period = (local,) * (pattern - 1) + (Layer(),) if pattern else (local,)
+        period = (local,) * (pattern - 1) + (whole,) if pattern else (local,)
         return replace(c, pattern=period)
     require(
         len(pattern) == c.num_layers,
         f"{fields.file.path}: {arch}.{key} has {len(pattern)} values for {c.num_layers} layers.",
     )
-    return configs.patterned(c, [local if has else Layer() for has in pattern])
+    return configs.patterned(c, [local if has else whole for has in pattern])
 
 
 def _rope(fields: Metadata, base: ModelConfig, head_dim: int) -> dict[str, Any]:
@@ -255,6 +283,8 @@ def metadata(arch: str, c: ModelConfig) -> dict[str, Any]:
             "expert_used_count": c.experts.active,
             width: c.expert_width,
         }
+    if arch == "stablelm":
+        fields["use_parallel_residual"] = c.parallel == "shared"
     for cap, key in CAPS.get(arch, {}).items():
         if getattr(c, cap) is not None:
             fields[key] = float(getattr(c, cap))

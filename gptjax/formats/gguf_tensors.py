@@ -16,12 +16,13 @@ from gptjax.model import ModelConfig
 def entries(arch: str, c: ModelConfig) -> list[Entry]:
     """Returns the tensors of an architecture. `layout.places` leaves out those that a model does
     not have."""
-    norms = NORMS_REORDERED if arch == "olmo2" else NORMS
+    norms = NORMS_OF.get(arch, NORMS)
     return [
         Entry("token_embd.weight", ("embedding/embedding",), "v d", "v d"),
         Entry("position_embd.weight", ("positions/embedding",), "c d", "c d"),
         *_norm("output_norm", "norm"),
         Entry("output.weight", ("head/kernel",), "v d", "d v"),
+        Entry("output.bias", ("logits/bias",), "v", "v"),
         *(e for ours, theirs in norms for e in _norm(f"blk.{{i}}.{theirs}", f"layers/{ours}")),
         *_attention(arch, c),
         *_mlp(arch),
@@ -36,12 +37,20 @@ NORMS = (
     ("attention_out_norm", "post_attention_norm"),
     ("mlp_out_norm", "post_ffw_norm"),
 )
-NORMS_REORDERED = (("attention_norm", "post_attention_norm"), ("mlp_norm", "post_ffw_norm"))
 """Our norms of a layer, and theirs."""
+NORMS_REORDERED = (("attention_norm", "post_attention_norm"), ("mlp_norm", "post_ffw_norm"))
+NORMS_OF = {
+    "olmo2": NORMS_REORDERED,
+    "exaone4": NORMS_REORDERED,
+    "seed_oss": (("attention_norm", "attn_norm"), ("mlp_norm", "post_attention_norm")),
+}
+"""Those of architectures that name them otherwise."""
+NEIGHBOURS = {"llama", "arcee", "smollm3", "glm4", "ernie4_5"}
+"""Architectures whose RoPE turns neighbours of a head."""
 
 
 def _attention(arch: str, c: ModelConfig) -> tuple[Entry, ...]:
-    order = interleaved(c) if arch in ("llama", "arcee") else ()
+    order = interleaved(c) if arch in NEIGHBOURS else ()
     if arch in ("gpt2", "phi3"):
         inputs = _heads("attn_qkv", "query", "key", "value")
     else:
@@ -66,7 +75,7 @@ def _attention(arch: str, c: ModelConfig) -> tuple[Entry, ...]:
 
 
 def _mlp(arch: str) -> tuple[Entry, ...]:
-    if arch == "phi3":
+    if arch in ("phi3", "glm4"):
         up = _linear("ffn_up", "mlp/gate", "mlp/up")
     else:
         up = (*_linear("ffn_gate", "mlp/gate"), *_linear("ffn_up", "mlp/up"))
