@@ -1334,10 +1334,17 @@ FORMATS = (
         "test_gguf.py::test_joined_tensors_begin_with_query_and_gate",
     ),
     Defect(
+        "gguf-smollm3-positions-in-other-layers",
+        "formats/gguf_models.py",
+        'pattern=(Layer(),) * 3 + (Layer(positions="none"),)',
+        'pattern=(Layer(positions="none"),) + (Layer(),) * 3',
+        "test_gguf.py::test_layers_without_positions_are_those_of_their_architecture",
+    ),
+    Defect(
         "gguf-windows-in-other-layers",
         "formats/gguf_models.py",
-        "(local,) * (pattern - 1) + (Layer(),)",
-        "(Layer(),) + (local,) * (pattern - 1)",
+        "(local,) * (pattern - 1) + (whole,)",
+        "(whole,) + (local,) * (pattern - 1)",
         "test_gguf.py::test_windows_are_read_as_their_architecture_places_them",
     ),
     Defect(

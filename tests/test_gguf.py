@@ -153,6 +153,20 @@ def test_llamas_heads_are_in_their_order_of_neighbours(tmp_path):
         assert np.array_equal(theirs[head, :, 1], ours[:, head, 4:].T)
 
 
+def test_layers_without_positions_are_those_of_their_architecture():
+    """SmolLM3's every fourth; EXAONE 4's without a window, in the model of 64 layers that has
+    some."""
+    plain = [layer.positions for layer in described("smollm3", MODELS["smollm3"]).stack]
+    assert plain == [None, None, None, "none", None]
+    deep = dataclasses.replace(MODELS["exaone4"], num_layers=64)
+    stack = described("exaone4", deep, **{"attention.sliding_window": 8}).stack
+    assert [(layer.span, layer.positions) for layer in stack[:4]] == [(8, None)] * 3 + [
+        (None, "none")
+    ]
+    with pytest.raises(ConfigError, match="for 64 layers"):
+        described("exaone4", MODELS["exaone4"], **{"attention.sliding_window": 8})
+
+
 def test_joined_tensors_begin_with_query_and_gate():
     params = made(MODELS["phi3"]).params
     theirs = dict(layout.tensors(params, gguf_tensors.gguf_places("phi3", MODELS["phi3"])))
