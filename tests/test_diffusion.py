@@ -13,9 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from proving import outcome
 from runs import fingerprint, losses_of
+from safetensors.numpy import load_file as safetensors_of
+from safetensors.numpy import save_file
 
-from gptjax import generate, model
+from gptjax import formats, generate, model
+from gptjax.api import Model
+from gptjax.cli.chat import answer_message, start_talk
 from gptjax.core import config as configs
 from gptjax.core.config import ConfigError
 from gptjax.data import (
@@ -27,21 +32,30 @@ from gptjax.data import (
     DiffusionChat,
     MaskedDiffusion,
     Noise,
+    Text,
     batches,
     prepare,
     store,
 )
 from gptjax.data.rows import Plan, RowNumbers
+from gptjax.data.tokenizers.chat import Message, choose_template
 from gptjax.data.tokenizers.tokenizer import train_tokenizer
+from gptjax.formats import OpenedModel
 from gptjax.generate import GenerateConfig
+from gptjax.generate import unmask as unmask_module
 from gptjax.losses import CrossEntropy, Diffusion
 from gptjax.model import ModelConfig
 from gptjax.sharding.mesh import MeshConfig, make_mesh, param_shardings
 from gptjax.train import optim, step
 from gptjax.train.experiment import Experiment
 from gptjax.train.loop import train
+from gptjax.verify import setting as verify_setting
+from gptjax.verify.suite import DIFFUSION
 
 LETTERS = train_tokenizer(Characters(end_of_document=False), ["abc"])
+LETTERS_AND_ROLES = train_tokenizer(
+    Characters(end_of_document=False), ["abcdefghijklmnopqrstuvwxyz :\nUA"]
+)
 SIZE, LENGTH, MASK = 3, 3, 3
 """Three letters, and texts of three of them: everything can be enumerated."""
 TEXTS = list(itertools.product(range(SIZE), repeat=LENGTH))
@@ -512,3 +526,120 @@ def test_settings_of_masks_are_refused_by_a_model_that_writes_on():
         generate.complete(config, weights(), LETTERS, ["ab"], GenerateConfig(block_length=4))
     with pytest.raises(ConfigError, match="share a prefix"):
         generate.shared_prefix(TINY, weights(), LETTERS, "ab", task=TASK)
+
+
+def test_a_conversation_is_answered_in_blocks_after_all_of_it():
+    """Each turn is asked as `Model.chat` asks it, with what was said before."""
+    template = choose_template("plain", LETTERS_AND_ROLES)
+    config = dataclasses.replace(TINY, vocab_size=LETTERS_AND_ROLES.vocab_size + 1, context=128)
+    params = jax.jit(functools.partial(model.init, config))(jax.random.key(0))
+    talker = Model(config, params, LETTERS_AND_ROLES, task=DiffusionChat())
+    talk, told = start_talk(talker, "plain"), {"new_tokens": 6, "block_length": 3}
+    for text in ("ab", "ba"):
+        shown = []
+        asked = [*talk.messages, Message("user", text)]
+        talk = answer_message(talker, talk, text, GenerateConfig(**told), shown.append)
+        wanted = talker.chat(asked, "plain", **told)
+        assert talk.messages[-1] == Message("assistant", wanted) and talk.read is None
+        assert "".join(shown).strip() == wanted and template.source
+
+
+# --- proofs
+
+
+@pytest.mark.parametrize("name", ["masks", "bound", "unmasking"])
+def test_the_proofs_of_diffusion_hold_and_notice_a_defect(name, text_file, monkeypatch, tmp_path):
+    data = DataConfig(Text(str(text_file)), Bytes(), 0.1, TASK, cache=str(tmp_path / "cache"))
+    config = model.small("tiny", context=16, causal=False)
+    experiment = Experiment(model=config, data=data, loss=Diffusion(), steps=4, batch=4)
+    setting = verify_setting.make(experiment, prepare(data))
+    assert outcome(DIFFUSION, name, setting).startswith("pass")
+    if name == "masks":
+        monkeypatch.setattr(Noise, "weights", lambda *args: np.arange(args[1]) % 2.0)
+    elif name == "bound":
+        shifted = setting.batch._replace(targets=np.roll(setting.batch.targets, 1, axis=1))
+        wrong = Diffusion.build
+
+        def build(self, config):
+            loss = wrong(self, config)
+            return lambda p, f, batch, k: loss(p, f, batch._replace(targets=shifted.targets), k)
+
+        monkeypatch.setattr(Diffusion, "build", build)
+    else:
+        monkeypatch.setattr(unmask_module, "token_keys", lambda keys, _: jnp.roll(keys, 1))
+        unmask_module.unmask.clear_cache()
+    said = outcome(DIFFUSION, name, setting)
+    monkeypatch.undo()
+    unmask_module.unmask.clear_cache()
+    assert said.startswith("fail"), said
+
+
+# --- LLaDA's files
+
+
+def test_llada_is_llama_that_sees_both_ways_and_writes_by_filling_in_masks(tmp_path):
+    """No class of transformers reads LLaDA: here its tensors are Llama's, under LLaDA's names."""
+    shape = {"width": 32, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "feed_forward": 48}
+    config = model.llama("7b", vocab_size=259, context=32, compute="float32", **shape)
+    params = jax.jit(functools.partial(model.init, config))(jax.random.key(1))
+    tokenizer = train_tokenizer(Bytes(), [])
+    opened = OpenedModel(config, params, tokenizer)
+    formats.save_model(tmp_path / "llama", opened)
+    tensors = safetensors_of(tmp_path / "llama/model.safetensors")
+    names = {
+        "self_attn.o_proj": "attn_out",
+        "self_attn.": "",
+        "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "ff_norm",
+        "mlp.gate_proj": "ff_proj",
+        "mlp.up": "up",
+        "mlp.down_proj": "ff_out",
+        "model.layers": "model.transformer.blocks",
+        "model.embed_tokens": "model.transformer.wte",
+        "model.norm": "model.transformer.ln_f",
+        "lm_head": "model.transformer.ff_out",
+    }
+    renamed = {}
+    for name, tensor in tensors.items():
+        for theirs, own in names.items():
+            name = name.replace(theirs, own)  # noqa: PLW2901
+        renamed[name] = tensor
+    assert "model.transformer.blocks.1.q_proj.weight" in renamed
+    folder = tmp_path / "llada"
+    folder.mkdir()
+    save_file(renamed, folder / "model.safetensors")
+    told = {
+        "model_type": "llada",
+        "block_type": "llama",
+        "d_model": 32,
+        "n_heads": 4,
+        "n_kv_heads": 2,
+        "n_layers": 2,
+        "mlp_hidden_size": 48,
+        "activation_type": "silu",
+        "layer_norm_type": "rms",
+        "rms_norm_eps": config.norm_epsilon,
+        "rope": True,
+        "rope_theta": config.rope_base,
+        "max_sequence_length": 32,
+        "weight_tying": False,
+        "vocab_size": 259,
+        "embedding_size": 259,
+        "mask_token_id": 258,
+        "alibi": False,
+        "init_fn": "mitchell",
+        "scale_logits": False,
+        "include_bias": False,
+    }
+    (folder / "config.json").write_text(json.dumps(told))
+    read = formats.load_model(folder)
+    both = dataclasses.replace(config, causal=False)
+    assert read.config == both and read.task == MaskedDiffusion(mask=258)
+    ids = jnp.arange(24).reshape(2, 12) * 9 % 250
+    found, wanted = (model.forward(c, p, ids).hidden for c, p in (read[:2], (both, params)))
+    np.testing.assert_array_equal(found, wanted)
+    assert (np.asarray(found) != np.asarray(model.forward(config, params, ids).hidden)).any()
+    written = read._replace(tokenizer=tokenizer)
+    formats.save_model(tmp_path / "again", written)
+    again = formats.load_model(tmp_path / "again")
+    assert again.task == read.task and again.fingerprint() == read.fingerprint()

@@ -76,6 +76,7 @@ MODELS: dict[str, tuple[str, ModelConfig]] = {
         "llama",
         dataclasses.replace(ROPE, tied=True, head_width=12, rope_scaling=Llama3Scaling(8.0, 16)),
     ),
+    "llada": ("llada", dataclasses.replace(ROPE, causal=False)),
     "arcee": ("arcee", dataclasses.replace(ROPE, activation="relu2", tied=True, num_kv_heads=None)),
     "arcee with biases": (
         "arcee",

@@ -226,6 +226,11 @@ def _line() -> str:
     return "\n".join(lines)
 
 
+def _fills_in(model: Model) -> bool:
+    """Whether the model writes by filling in masks."""
+    return model.task.mask_id(model.tokenizer) is not None
+
+
 def _print(piece: str) -> None:
     print(piece, end="", flush=True)
 
@@ -246,7 +251,7 @@ def start_talk(model: Model, template: str | None = None, system: str | None = N
         " sample MODEL --prompt TEXT.",
     )
     require(
-        model.config.continues,
+        model.config.continues or _fills_in(model),
         "this model is an encoder: it fills in masked tokens and does not generate text; try gptjax"
         ' sample MODEL --prompt "The cat [MASK] on the mat."',
     )
@@ -291,21 +296,25 @@ def answer_message(
         )
     known = talk.read.ids if talk.read else []
     before = talk.read if 0 < len(known) < len(ids) and ids[: len(known)] == known else None
-    read = model.prefix(ids[len(known) :] if before else ids, before)
+    if _fills_in(model):  # it reads each conversation as a whole
+        read, new = None, ids
+    else:
+        read, new = model.prefix(ids[len(known) :] if before else ids, before), []
     ends = chat.ends(template, tokenizer)
     settings = dataclasses.replace(
         settings,
         stop=(*settings.stop, *ends.texts),
         stop_ids=(*settings.stop_ids, *ends.ids),
     )
-    reply, note = _generated(model, read, settings, show, speed)
+    reply, note = _generated(model, new, read, settings, show, speed)
     messages = [*messages, Message("assistant", reply)] if reply else messages[:-1]
     return Talk(template, messages, read, note)
 
 
 def _generated(
     model: Model,
-    read: Prefix,
+    new: list[int],
+    read: Prefix | None,
     settings: GenerateConfig,
     show: Callable[[str], Any],
     speed: Callable[[int], Any] | None,
@@ -314,7 +323,7 @@ def _generated(
     not end it; shows it piece by piece."""
     reply, note = "", ""
     try:
-        for piece in model.stream([], settings, prefix=read, watch=speed):
+        for piece in model.stream(new, settings, prefix=read, watch=speed):
             if isinstance(piece, Completion):
                 reasons = {
                     "length": f"cut after {len(piece.ids)} tokens; --new-tokens N allows more",

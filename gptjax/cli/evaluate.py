@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from gptjax.core.arrays import Params
     from gptjax.data.store import Store
+    from gptjax.data.tasks import Task
     from gptjax.formats import OpenedModel
     from gptjax.losses import Frozen, LossConfig
     from gptjax.train.experiment import Experiment
@@ -113,7 +114,7 @@ def measured(
             f"{path} held out no text (data.validation 0); give one with --data.source.path FILE."
         )
     experiment = dataclasses.replace(
-        experiment, model=opened.config, data=data, loss=_loss(experiment), freeze=()
+        experiment, model=opened.config, data=data, loss=_loss(experiment, opened.task), freeze=()
     )
     if experiment.rollout is not None:
         from gptjax.train.rollout_columns import own_answers
@@ -129,12 +130,14 @@ def measured(
     return {**figures, "tokens": store.header.num_tokens}
 
 
-def _loss(experiment: Experiment) -> LossConfig:
+def _loss(experiment: Experiment, task: Task) -> LossConfig:
     """Returns what a model is measured by: of predictions cross-entropy, whatever it learned from;
-    otherwise its own loss, with the reference in memory."""
-    from gptjax.losses import CrossEntropy
+    of masks the bound; otherwise its own loss, with the reference in memory."""
+    from gptjax.losses import CrossEntropy, Diffusion
 
     loss = experiment.loss
+    if task.batches == Diffusion.batches:
+        return Diffusion()
     return CrossEntropy() if loss.batches == CrossEntropy.batches else loss.computed()
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from gptjax.core.config import ConfigError, nearest, require
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.data.tokenizers.tokenizer import Published, Tokenizer
-from gptjax.formats import configs, huggingface_tokenizer, layout, safetensors
+from gptjax.formats import configs, huggingface_tokenizer, layout, llada, safetensors
 from gptjax.formats.family import Family
 from gptjax.formats.huggingface_families import FAMILIES, family_of
 from gptjax.formats.huggingface_files import (
@@ -74,7 +74,9 @@ def load_huggingface(
     stored = read_tensors(path, family)
     _require_tied(path, family, config, stored)
     tokenizer = _tokenizer(path, config.vocabulary)
-    padding = 0 if tokenizer is None else config.vocabulary - tokenizer.vocab_size
+    mask = llada.mask_of(data)
+    used = 0 if tokenizer is None else max(tokenizer.vocab_size, 0 if mask is None else mask + 1)
+    padding = 0 if tokenizer is None else config.vocabulary - used
     config = dataclasses.replace(config, vocab_size=config.vocabulary - padding)
     places = family.places(config)
     unused = [pattern.replace("{last}", str(config.num_layers)) for pattern in family.unused]
@@ -106,6 +108,7 @@ def _about(path: Path, data: Mapping[str, Any], padding: int) -> About:
         family=data["model_type"],
         source=f"Hugging Face directory {path.name}",
         pad=next((pad for pad in pads if type(pad) is int), None),
+        mask=llada.mask_of(data),
         generation=generation,
         padding=padding,
         notes={str(k): str(v) for k, v in notes.items()} if isinstance(notes, dict) else {},
@@ -212,6 +215,8 @@ def _special_ids(model: OpenedModel) -> dict[str, Any]:
         ends = [i for i in (tokenizer.end_of_document, *tokenizer.ends) if i is not None]
         begin = tokenizer.begin_of_document if tokenizer.special is None else tokenizer.special.bos
         ids = {"bos_token_id": begin, "eos_token_id": ends[0] if len(ends) == 1 else ends or None}
+    if tokenizer is not None and (mask := model.task.mask_id(tokenizer)) is not None:
+        ids["mask_token_id"] = mask
     if model.config.encoder_layers:
         ids["decoder_start_token_id"] = 0 if model.about.pad is None else model.about.pad
     return {**ids, "pad_token_id": model.about.pad}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 
-from gptjax.formats import configs, deepseek, equivalence, families, older
+from gptjax.formats import configs, deepseek, equivalence, families, llada, older
 from gptjax.formats.dense_decoders import DENSE
 from gptjax.formats.family import Family
 from gptjax.formats.flax_families import FLAX
@@ -36,6 +36,7 @@ FAMILIES = {
         families.LLAMA,
         unused=(r".*\.rotary_emb\.inv_freq",),
     ),
+    "llada": llada.LLADA,
     "arcee": Family("ArceeForCausalLM", configs.arcee_config, configs.arcee_json, families.LLAMA),
     "mistral": Family(
         "MistralForCausalLM", configs.mistral_config, configs.mistral_json, families.LLAMA

@@ -12,7 +12,13 @@ import jax
 import numpy as np
 
 from gptjax.core.arrays import Params
-from gptjax.data.tasks import LanguageModel, MaskedLanguageModel, SequenceToSequence, Task
+from gptjax.data.tasks import (
+    LanguageModel,
+    MaskedDiffusion,
+    MaskedLanguageModel,
+    SequenceToSequence,
+    Task,
+)
 from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.model import ModelConfig
 
@@ -31,6 +37,8 @@ class About:
     """Where the model came from, in a few words."""
     pad: int | None = None
     """Id of the padding token."""
+    mask: int | None = None
+    """Id of a token that is not written yet, of models that write by filling in masks."""
     generation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """The source's generation settings: temperature, top_p, …"""
     padding: int = 0
@@ -64,9 +72,12 @@ def task_of(config: ModelConfig, about: About) -> Task:
     """Returns the task of a model whose files do not name one.
 
     An encoder-decoder (T5) answers, starting from the id its files give as
-    `decoder_start_token_id`; an encoder (BERT) fills in masked tokens; a decoder continues text.
+    `decoder_start_token_id`; an encoder (BERT) fills in masked tokens, and writes so where its
+    files give a `mask` (LLaDA); a decoder continues text.
     """
     if config.encoder_layers:
         begin = about.generation.get("decoder_start_token_id", about.pad or 0)
         return SequenceToSequence(begin=int(begin), closed=True)
-    return LanguageModel() if config.continues else MaskedLanguageModel()
+    if config.continues:
+        return LanguageModel()
+    return MaskedLanguageModel() if about.mask is None else MaskedDiffusion(mask=about.mask)

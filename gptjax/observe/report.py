@@ -111,7 +111,8 @@ def headline(facts: dict[str, Any]) -> str:
     )
     result = ""
     if bits is not None:
-        result = f"held-out text costs {bits:.2f} bits per byte" + (
+        most = "at most " * ("validation_interval" in final)
+        result = f"held-out text costs {most}{bits:.2f} bits per byte" + (
             f" ({baselines})" if baselines else ""
         )
     elif (passed := finite(final.get("validation_pass_rate"))) is not None:

@@ -239,6 +239,7 @@ def write_about(run: Path, about: About) -> None:
     kept = {
         "family": about.family,
         "pad": about.pad,
+        "mask": about.mask,
         "generation": dict(about.generation),
         "padding": about.padding,
         "notes": dict(about.notes),

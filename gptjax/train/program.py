@@ -22,7 +22,7 @@ from gptjax.data.layouts import Batch
 from gptjax.data.noise import Noisy
 from gptjax.data.prepare import Prepared
 from gptjax.data.rows import Plan
-from gptjax.losses import Frozen, LossConfig
+from gptjax.losses import Diffusion, Frozen, LossConfig
 from gptjax.model import ModelConfig
 from gptjax.sharding.mesh import in_device_memory, make_mesh, replicated, with_mesh
 from gptjax.train import placement, step, teacher
@@ -202,7 +202,8 @@ def _post_update(experiment: Experiment) -> Callable | None:
     compared or rewarded, experts are chosen as they were before."""
     config = experiment.model
     balanced = config.experts is not None and config.experts.bias_step > 0
-    if not balanced or experiment.loss.batches != LossConfig.batches:
+    plain = (LossConfig.batches, Diffusion.batches)
+    if not balanced or experiment.loss.batches not in plain:
         return None
     return lambda params, sums: model.rebalance(config, params, sums["load"])
 

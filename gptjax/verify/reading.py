@@ -127,7 +127,7 @@ def _apart_from_hand(c: ModelConfig, layer: Layer, kind: str, length: int) -> fl
     )
     mask_inputs, how = (
         MaskInputs(*map(jnp.asarray, (where, where, piece, piece))),
-        ScoreConfig(layer, cap=c.attention_cap),
+        ScoreConfig(layer, cap=c.attention_cap, causal=c.causal),
     )
 
     def both_ways(q, k, v):
@@ -136,7 +136,7 @@ def _apart_from_hand(c: ModelConfig, layer: Layer, kind: str, length: int) -> fl
         )
         return out, *back(jnp.asarray(cotangent))
 
-    seen = seen_by_hand(layer, where[:, :, None], where[:, None, :]) & (
+    seen = seen_by_hand(layer, where[:, :, None], where[:, None, :], c.causal) & (
         piece[:, None, :] == piece[:, :, None]
     )
     pairs = zip(
@@ -147,11 +147,14 @@ def _apart_from_hand(c: ModelConfig, layer: Layer, kind: str, length: int) -> fl
     return max(difference(*pair) for pair in pairs)
 
 
-def seen_by_hand(layer: Layer, query: np.ndarray, key: np.ndarray) -> np.ndarray:
+def seen_by_hand(
+    layer: Layer, query: np.ndarray, key: np.ndarray, causal: bool = True
+) -> np.ndarray:
     """Returns where a layer lets a query at one position see a key of the same text."""
     match layer.sees:
         case "window":
-            kept = (query - key < layer.span) | (key < layer.sinks)
+            near = (query - key < layer.span) & (key - query < layer.span)
+            kept = near | (key < layer.sinks)
         case "chunk":
             kept = (query // layer.span == key // layer.span) | (key < layer.sinks)
         case "strided":
@@ -162,7 +165,7 @@ def seen_by_hand(layer: Layer, query: np.ndarray, key: np.ndarray) -> np.ndarray
             )
         case _:
             kept = np.ones_like(query - key, bool)
-    return kept & (key <= query)
+    return kept & (key <= query) if causal else kept
 
 
 def by_hand(

@@ -15,13 +15,14 @@ import jax
 from gptjax.core import config
 from gptjax.core.config import nearest, require
 from gptjax.data import prepare
+from gptjax.data.tasks.diffusion import NOISED
 from gptjax.losses import OwnAnswers
 from gptjax.observe.progress import duration
 from gptjax.train import start as starts
 from gptjax.train.experiment import Experiment
 from gptjax.train.facts import processor
 from gptjax.train.identity import versions
-from gptjax.verify import alignment, reading, rewards, text, training, writing
+from gptjax.verify import alignment, diffusion, reading, rewards, text, training, writing
 from gptjax.verify.setting import Figure, Setting, Skipped, make
 
 
@@ -118,11 +119,36 @@ OF_REWARDS = ("sampler", "on-policy", "rollout", "groups")
 """Those of them that only losses of rewards have."""
 
 
+DIFFUSION = (
+    *(
+        proof
+        for proof in PROOFS
+        if proof.name
+        in ("tokenizer", "checkpoints", "attention", "packed", "gradients", "bfloat16", "resume")
+    ),
+    *(proof for proof in ALIGNMENT if proof.name == "split"),
+    Proof(
+        "masks",
+        "every token is predicted once an epoch, and its masks are a function of seed and row",
+        diffusion.masks,
+    ),
+    Proof("bound", "the loss is −ln p of what is masked, by its weight", diffusion.bound),
+    Proof(
+        "unmasking",
+        "masks are filled in the same alone and in a batch, with the ln p of a forward pass",
+        diffusion.unmasking,
+    ),
+)
+"""The proofs of masked diffusion."""
+
+
 def proofs_of(experiment: Experiment) -> tuple[Proof, ...]:
     """Returns the proofs that an experiment has."""
     if experiment.rollout is not None:
         rewarded = cast(OwnAnswers, experiment.loss).rewarded
         return REWARDS if rewarded else tuple(one for one in REWARDS if one.name not in OF_REWARDS)
+    if experiment.data.task.batches == NOISED:
+        return DIFFUSION
     if experiment.data.task.conversations:
         return ALIGNMENT
     if experiment.adapter is not None:
@@ -226,7 +252,8 @@ def run_proofs(
 def _require_covered(experiment: Experiment) -> None:
     """Refuses what the proofs do not read."""
     task = experiment.data.task
-    plain = experiment.model.continues and task.writes and not task.answers
+    noised = task.batches == NOISED
+    plain = (experiment.model.continues or noised) and task.writes and not task.answers
     require(
         plain,
         "verify covers models that continue a text, and this one does not, or has an encoder; the"

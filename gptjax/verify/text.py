@@ -79,7 +79,7 @@ def data(setting: Setting) -> Figure:
     """Reads a whole epoch of ids that are their own places: each pair (id, next id) must come once,
     and real batches must hold the ids of these places."""
     experiment, found = setting.experiment, setting.data
-    part, numbered = _numbered(found.train)
+    part, numbered = numbered_store(found.train)
     plan = batches.plan(
         part,
         length=experiment.model.context,
@@ -118,7 +118,7 @@ def data(setting: Setting) -> Figure:
     )
 
 
-def _numbered(store: Store) -> tuple[Store, Store]:
+def numbered_store(store: Store) -> tuple[Store, Store]:
     """Returns the beginning of a store, and the same with ids that are their own places."""
     ends = store.offsets[: np.searchsorted(store.offsets, MOST_IDS, side="right")]
     ends = ends if len(ends) > 1 else np.asarray([0, MOST_IDS])
