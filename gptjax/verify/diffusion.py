@@ -58,7 +58,7 @@ def _real(batch: Batch) -> np.ndarray:
     return batch.positions >= 0
 
 
-def bound(setting: Setting) -> Figure:
+def masked_loss(setting: Setting) -> Figure:
     """Computes the loss of a batch by hand: −ln p of what is masked, by its weight, a token."""
     batch = setting.batch
     assert batch.columns is not None

@@ -132,7 +132,7 @@ DIFFUSION = (
         "every token is predicted once an epoch, and its masks are a function of seed and row",
         diffusion.masks,
     ),
-    Proof("bound", "the loss is −ln p of what is masked, by its weight", diffusion.bound),
+    Proof("bound", "the loss is −ln p of what is masked, by its weight", diffusion.masked_loss),
     Proof(
         "unmasking",
         "masks are filled in the same alone and in a batch, with the ln p of a forward pass",
