@@ -24,9 +24,10 @@ def load(
     *,
     live: bool = False,
     known: Classes = (),
+    packed: bool = False,
 ) -> Model:
     """Opens a run directory, a Hugging Face directory or a GGUF file:
     `gptjax.load("runs/quickstart").generate("def ")`. See `gptjax.api.load`."""
     from gptjax.api import load
 
-    return load(path, step, mesh, live=live, known=known)
+    return load(path, step, mesh, live=live, known=known, packed=packed)

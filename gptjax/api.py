@@ -295,6 +295,7 @@ def load(
     *,
     live: bool = False,
     known: config.Classes = (),
+    packed: bool = False,
 ) -> Model:
     """Opens a run directory, a Hugging Face directory, a GGUF file, a llama2.c file, or a model
     that a Python package ships.
@@ -306,6 +307,8 @@ def load(
         `fsdp` weights and rows, `data` rows, `expert` experts and rows. `None` is one device.
       live: the latest weights of a run, also where it kept averaged ones.
       known: task classes defined outside gptjax that a run may have been trained on.
+      packed: keep the quantised weights of a Hugging Face directory or a GGUF file as they are
+        stored, instead of widening them to float32; only for generation.
 
     Raises:
       ConfigError: there is no model, or it has no such checkpoint or no tokenizer, or the mesh does
@@ -314,7 +317,7 @@ def load(
     if not formats.located(path).exists():
         mesh = None  # a missing model is reported before missing devices
     devices = mesh if isinstance(mesh, Mesh) else mesh and _devices(mesh)
-    model = open_model(path, step, devices, live=live, known=known)
+    model = open_model(path, step, devices, live=live, known=known, packed=packed)
     require(
         model.tokenizer is not None,
         f"{path} has no tokenizer; put its tokenizer.json beside the weights.",

@@ -46,6 +46,8 @@ class ChatOptions:
     --use NAME chooses one."""
     live: bool = False
     """Take the latest weights of a run, also where it kept averaged ones (--optim.ema)."""
+    packed: bool = False
+    """Keep weights that the model's files quantise as they are stored, instead of widening them."""
     weights: Stored | None = None
     """How weights are stored while generating; `None` keeps the type in which the model
     computes."""
@@ -99,7 +101,7 @@ def run_chat(path: str | Path | None, options: ChatOptions, settings: GenerateCo
         path is not None,
         "chat needs a model: a run directory, a Hugging Face directory or a .gguf file.",
     )
-    opened = load(path, options.step, options.mesh, live=options.live)
+    opened = load(path, options.step, options.mesh, live=options.live, packed=options.packed)
     model = holding(opened, options.adapter)
     model = _within(model.prepared(options.weights), options.context)
     model.using(settings.use)

@@ -66,6 +66,8 @@ class SampleOptions(LibraryOptions):
     --use NAME chooses one."""
     live: bool = False
     """Take the latest weights of a run, also where it kept averaged ones (--optim.ema)."""
+    packed: bool = False
+    """Keep weights that the model's files quantise as they are stored, instead of widening them."""
     weights: Stored | None = None
     """Type in which weights are stored while generating; `None` is the type in which the model
     computes."""
@@ -109,7 +111,7 @@ def run_sample(path: Path | None, options: SampleOptions, settings: GenerateConf
     require(path is not None, "sample needs a run directory, for example runs/quickstart.")
     named = library_prompt(options, options.prompt_file)
     prompts = [] if options.interactive or named else _prompts(options, settings)
-    opened = load(path, options.step, options.mesh, live=options.live)
+    opened = load(path, options.step, options.mesh, live=options.live, packed=options.packed)
     model = holding(opened, options.adapter)
     model = model.prepared(options.weights)
     if named:

@@ -52,6 +52,8 @@ class ServeOptions:
     """File of the keys by which clients may ask, one `name key` a line."""
     cache_gib: float = 1.0
     """Memory for the beginnings of prompts, which later prompts reuse."""
+    packed: bool = False
+    """Keep weights that the model's files quantise as they are stored, instead of widening them."""
     weights: Stored | None = None
     """How weights are stored; `None` keeps the type in which the model computes."""
     step: int | None = None
@@ -139,7 +141,7 @@ def _require_usable(options: ServeOptions) -> None:
 
 
 def _opened_model(path: Path, options: ServeOptions) -> Model:
-    opened = load(path, options.step, options.mesh, live=options.live)
+    opened = load(path, options.step, options.mesh, live=options.live, packed=options.packed)
     return holding(opened, options.adapter).prepared(options.weights)
 
 

@@ -17,6 +17,7 @@ from gptjax.data.tokenizers.tokenizer import Published, Tokenizer
 from gptjax.formats.opened import About, OpenedModel, task_of
 from gptjax.formats.packaged import located
 from gptjax.model import ModelConfig
+from gptjax.weights import has_packed
 
 __all__ = [
     "About",
@@ -47,6 +48,7 @@ def load_model(
     path: Path | str,
     shardings: Callable[[ModelConfig], Any] | None = None,
     ignored: Collection[str] = (),
+    packed: bool = False,
 ) -> OpenedModel:
     """Reads a model, tensor by tensor.
 
@@ -55,6 +57,8 @@ def load_model(
         read. `None` means the default device.
       ignored: keys of config.json, or of a GGUF file's metadata without the architecture, that are
         known to change nothing, though not here.
+      packed: keep quantised weights as they are stored, where ours can hold them, instead of
+        widening them to float32; on the default device.
 
     Raises:
       ConfigError: there is no such model, it is damaged, or it computes something that ours does
@@ -77,16 +81,22 @@ def load_model(
     if chosen == "huggingface":
         from gptjax.formats.huggingface import load_huggingface
 
-        model = load_huggingface(path, shardings, ignored)
+        model = load_huggingface(path, shardings, ignored, packed)
     elif chosen == "gguf":
         from gptjax.formats.gguf import load_gguf
 
-        model = load_gguf(path, shardings, ignored)
+        model = load_gguf(path, shardings, ignored, packed)
     else:
         from gptjax.formats.llama2c import load_llama2c
 
         model = load_llama2c(path, shardings)
+    require(not packed or has_packed(model.params), nothing_packed(path))
     return model._replace(task=task_of(model.config, model.about))
+
+
+def nothing_packed(path: Path) -> str:
+    """What is wrong with keeping the weights of a model as they are stored if none is quantised."""
+    return f"{path} has no quantised weights that can be kept as they are; omit --packed."
 
 
 def read_model_tokenizer(path: Path | str) -> Tokenizer:

@@ -6,6 +6,7 @@ Read `load_gguf`, then `save_gguf`. The file itself is in `gguf_file`, architect
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Collection
 from pathlib import Path
@@ -17,20 +18,38 @@ from gptjax.formats.gguf_file import File, Kind, numbers
 from gptjax.formats.gguf_parts import open_whole
 from gptjax.formats.gguf_writer import Planned, write_gguf
 from gptjax.formats.opened import About, OpenedModel
+from gptjax.formats.quantised.ggml_blocks import grid_of_blocks
+from gptjax.formats.quantised.leaves import held
 from gptjax.model import Llama3Scaling
 
-KINDS = {"float32": Kind.F32, "float16": Kind.F16, "bfloat16": Kind.BF16, "q8_0": Kind.Q8_0}
-"""Formats that are written."""
+KINDS = {
+    "float32": Kind.F32,
+    "float16": Kind.F16,
+    "bfloat16": Kind.BF16,
+    "q8_0": Kind.Q8_0,
+    "q5_1": Kind.Q5_1,
+    "q5_0": Kind.Q5_0,
+    "q4_1": Kind.Q4_1,
+    "q4_0": Kind.Q4_0,
+}
+"""Formats that are written: those that the package `gguf` rounds to. It has no K-quants."""
+
+PLAIN = (Kind.F32, Kind.F16, Kind.BF16)
+"""Those without blocks."""
 
 
 def load_gguf(
-    path: Path | str, shardings: Any = None, ignored: Collection[str] = ()
+    path: Path | str,
+    shardings: Any = None,
+    ignored: Collection[str] = (),
+    packed: bool = False,
 ) -> OpenedModel:
     """Reads a model in float32, leaf by leaf: at most one leaf is held besides the placed ones.
 
     Args:
       shardings: maps the config to a tree of shardings; `None` means the default device.
       ignored: keys of the metadata, without the architecture, that are passed over.
+      packed: keep quantised weights as they are stored, see `quantised.leaves`.
 
     Raises:
       ConfigError: the file is damaged, or its model or tokenizer does something that ours does not.
@@ -67,6 +86,9 @@ def load_gguf(
         places,
         lambda name: numbers(file, file.tensors[name]),
         None if shardings is None else shardings(config),
+        functools.partial(held, grid_of=lambda name: grid_of_blocks(file, file.tensors[name]))
+        if packed
+        else None,
     )
     # The tokenizer last, since its temporaries would be held besides the parameters.
     return OpenedModel(config, params, gguf_tokenizer.tokenizer_of(file), _about(file, rows - used))
@@ -96,9 +118,9 @@ def save_gguf(path: Path | str, model: OpenedModel, dtype: str = "float32") -> N
     """Writes a model that llama.cpp runs, with its tokenizer and chat template.
 
     Args:
-      dtype: of matrices: float32, float16, bfloat16 or q8_0, which has 8 bits for each number and a
-        scale for each 32 (rows that 32 does not divide become float16). Vectors, learned positions
-        and routers stay float32.
+      dtype: of matrices: float32, float16, bfloat16, or one of `KINDS` that has 4, 5 or 8 bits for
+        each number and a scale for each 32, and if its name ends with 1 also a minimum (rows that
+        32 does not divide become float16). Vectors, learned positions and routers stay float32.
 
     A model whose layers all have the same window, which llama.cpp's Llama cannot have, is written
     with a context as long as the window; within it, both are the same.
@@ -149,11 +171,20 @@ def save_gguf(path: Path | str, model: OpenedModel, dtype: str = "float32") -> N
     )
 
 
-FILE_TYPES = {"float32": 0, "float16": 1, "q8_0": 7, "bfloat16": 32}
+FILE_TYPES = {
+    "float32": 0,
+    "float16": 1,
+    "q4_0": 2,
+    "q4_1": 3,
+    "q8_0": 7,
+    "q5_0": 8,
+    "q5_1": 9,
+    "bfloat16": 32,
+}
 """`general.file_type` for the type of most tensors."""
 
 
 def _kind(name: str, shape: tuple[int, ...], wanted: Kind) -> Kind:
     if len(shape) == 1 or name.startswith("position_embd") or "ffn_gate_inp" in name:
         return Kind.F32
-    return Kind.F16 if wanted == Kind.Q8_0 and shape[-1] % 32 else wanted
+    return Kind.F16 if wanted not in PLAIN and shape[-1] % 32 else wanted

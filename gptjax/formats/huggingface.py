@@ -8,6 +8,7 @@ Read `load_huggingface`, then `save_huggingface`. Families are in `huggingface_f
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -24,7 +25,6 @@ from gptjax.formats.family import Family
 from gptjax.formats.huggingface_families import FAMILIES, family_of
 from gptjax.formats.huggingface_files import (
     FILES,
-    StoredTensor,
     equal,
     inside,
     read_object,
@@ -33,6 +33,10 @@ from gptjax.formats.huggingface_files import (
 )
 from gptjax.formats.keys import Keys, impossible
 from gptjax.formats.opened import About, OpenedModel
+from gptjax.formats.quantised import QuantisedTensor, scheme_of
+from gptjax.formats.quantised.grid import Grid
+from gptjax.formats.quantised.leaves import held
+from gptjax.formats.quantised.parts import Raw
 from gptjax.model import ModelConfig
 
 
@@ -56,6 +60,7 @@ def load_huggingface(
     path: Path,
     shardings: Callable[[ModelConfig], Any] | None = None,
     ignored: Collection[str] = (),
+    packed: bool = False,
 ) -> OpenedModel:
     """Reads a directory; see `formats.load_model`."""
     for name in FILES:
@@ -63,6 +68,7 @@ def load_huggingface(
     data = read_object(path, "config.json")
     if data.get("model_type") == "gemma3":
         data = configs.gemma3_text(data)
+    data, scheme = scheme_of(data, str(path / "config.json"))
     family = _family(data, path)
     data = {key: value for key, value in data.items() if key not in ignored}
     keys = Keys(data, str(path / "config.json"))
@@ -71,7 +77,7 @@ def load_huggingface(
     except ConfigError as error:
         raise impossible(keys.where, error) from None
     keys.finish()
-    stored = read_tensors(path, family)
+    stored = read_tensors(path, family, scheme)
     _require_tied(path, family, config, stored)
     tokenizer = _tokenizer(path, config.vocabulary)
     mask = llada.mask_of(data)
@@ -94,8 +100,13 @@ def load_huggingface(
         places,
         lambda name: absent[name] if name in absent else stored[name].take(),
         None if shardings is None else shardings(config),
+        functools.partial(held, grid_of=lambda name: _grid(stored[name])) if packed else None,
     )
     return OpenedModel(config, params, tokenizer, _about(path, data, padding))
+
+
+def _grid(tensor: Raw | QuantisedTensor) -> Grid | None:
+    return tensor.grid() if isinstance(tensor, QuantisedTensor) else None
 
 
 def _about(path: Path, data: Mapping[str, Any], padding: int) -> About:
@@ -126,7 +137,7 @@ def _family(data: Mapping[str, Any], path: Path) -> Family:
 
 
 def _require_tied(
-    path: Path, family: Family, config: ModelConfig, stored: Mapping[str, StoredTensor]
+    path: Path, family: Family, config: ModelConfig, stored: Mapping[str, Raw]
 ) -> None:
     """Refuses a file whose output differs from the embedding that it is said to be."""
     output, table = stored.get(family.output), stored.get(family.places(config)[0].name)

@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,8 @@ from gptjax.core.arrays import Params
 from gptjax.core.config import require
 from gptjax.formats import layout, safetensors
 from gptjax.formats.family import Family
+from gptjax.formats.quantised import QuantisedTensor, Scheme, assembled
+from gptjax.formats.quantised.parts import Raw
 
 FILES = (
     "config.json",
@@ -92,21 +94,32 @@ class StoredTensor(NamedTuple):
     name: str
     shape: tuple[int, ...]
 
+    @property
+    def dtype(self) -> str:
+        """Its type in the file: F32, BF16, …"""
+        return self.file.tensors[self.name].dtype
+
     def take(self) -> np.ndarray:
         """Reads the tensor."""
         return self.file.take(self.name)
 
 
-def equal(one: StoredTensor, other: StoredTensor) -> bool:
+def equal(one: Raw, other: Raw) -> bool:
     """Whether two tensors hold the same numbers."""
     return one.shape == other.shape and np.array_equal(one.take(), other.take())
 
 
-def read_tensors(path: Path, family: Family) -> dict[str, StoredTensor]:
+def read_tensors(
+    path: Path, family: Family, scheme: Scheme | None = None
+) -> Mapping[str, Raw | QuantisedTensor]:
     """Opens all tensors of a directory, by their names in a model with a head.
 
+    Args:
+      scheme: how quantised weights are stored; each of them is one tensor here.
+
     Raises:
-      ConfigError: a file is absent or damaged, or a tensor is stored in a quantised type.
+      ConfigError: a file is absent or damaged, or a tensor is stored in a quantised type of which
+        config.json says nothing.
     """
     tensors: dict[str, StoredTensor] = {}
     for file in _files(path):
@@ -118,15 +131,15 @@ def read_tensors(path: Path, family: Family) -> dict[str, StoredTensor]:
     renamed = {_present_name(name): tensor for name, tensor in tensors.items()}
     if family.prefix and not any(name.startswith(family.prefix) for name in renamed):
         renamed = {family.prefix + name: tensor for name, tensor in renamed.items()}
-    for name, tensor in renamed.items():
-        dtype = tensor.file.tensors[tensor.name].dtype
+    whole = assembled(renamed, scheme, str(path))
+    for name, tensor in whole.items():
         unused = any(re.fullmatch(pattern, name) for pattern in family.unused)
         require(
-            unused or dtype in ("F64", "F32", "F16", "BF16"),
-            f"{path} has {name} as {dtype}, so it is quantised in a way that is not known here; use"
-            " the unquantised model.",
+            unused or tensor.dtype in ("F64", "F32", "F16", "BF16"),
+            f"{path} has {name} as {tensor.dtype}, so it is quantised in a way that is not known"
+            " here; use the unquantised model.",
         )
-    return renamed
+    return whole
 
 
 def _present_name(name: str) -> str:

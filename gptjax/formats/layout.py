@@ -133,12 +133,12 @@ def _instances(config: ModelConfig, entry: Entry) -> Iterator[tuple[str, str, tu
 # --- one tensor ----------------------------------------------------------------------------------
 
 
-def _groups(axes: str) -> list[str]:
+def axis_groups(axes: str) -> list[str]:
     """Splits `(n h) d` into ["nh", "d"]."""
     return [group.strip("()").replace(" ", "") for group in re.findall(r"\([^)]*\)|\S+", axes)]
 
 
-def _sizes(place: Place) -> dict[str, int]:
+def sizes_of(place: Place) -> dict[str, int]:
     """The size of each letter in their tensor."""
     entry, letters = place.entry, place.entry.our_axes.split()
     sizes = dict(zip(letters, place.shapes[0], strict=True)) | {UNIT: 1}
@@ -150,17 +150,17 @@ def _sizes(place: Place) -> dict[str, int]:
 
 def their_shape(place: Place, padding: int = 0) -> tuple[int, ...]:
     """Returns the shape of their tensor, with `padding` more rows than our vocabulary."""
-    sizes = _sizes(place)
+    sizes = sizes_of(place)
     shape = [
         math.prod(sizes[letter] for letter in group) + padding * (group == VOCABULARY)
-        for group in _groups(place.entry.their_axes)
+        for group in axis_groups(place.entry.their_axes)
     ]
     return (shape[0] + place.entry.skipped, *shape[1:])
 
 
 def from_theirs(place: Place, part: int, theirs: np.ndarray) -> np.ndarray:
     """Returns one of our parts of their tensor: a view, unless they order its numbers otherwise."""
-    entry, sizes, groups = place.entry, _sizes(place), _groups(place.entry.their_axes)
+    entry, sizes, groups = place.entry, sizes_of(place), axis_groups(place.entry.their_axes)
     for axis, group in enumerate(groups):
         if group == VOCABULARY:
             theirs = _along(theirs, axis, 0, sizes[VOCABULARY])
@@ -184,7 +184,7 @@ def _along(value: np.ndarray, axis: int, begin: int, end: int) -> np.ndarray:
 def to_theirs(place: Place, parts: Sequence[np.ndarray]) -> np.ndarray:
     """Returns their tensor of our parts, the inverse of `from_theirs`."""
     entry = place.entry
-    order = "".join(_groups(entry.their_axes)).replace(UNIT, "")
+    order = "".join(axis_groups(entry.their_axes)).replace(UNIT, "")
     letters = entry.our_axes.split()
     transposed = [part.transpose([letters.index(letter) for letter in order]) for part in parts]
     value = transposed[0]
@@ -252,6 +252,7 @@ def read_params(
     places: Sequence[Place],
     take: Callable[[str], np.ndarray],
     shardings: Any = None,
+    keep: Callable[[tuple[int, ...], Sequence[Any]], Any] | None = None,
 ) -> Params:
     """Returns our tree of their tensors, in float32. It is built leaf by leaf, so that at most one
     leaf is held in memory besides the placed ones.
@@ -259,6 +260,7 @@ def read_params(
     Args:
       take: maps the name of one of their tensors to its values, ideally a view of a mapped file.
       shardings: a tree of shardings for the leaves; `None` means the default device.
+      keep: makes a leaf of its shape and parts that is not in float32; `None` if it can't.
     """
     parts_of: dict[str, list[tuple[Place, int, tuple[int, ...]]]] = {}
     for place in places:
@@ -268,18 +270,29 @@ def read_params(
     tree: Params = {}
     # The largest first, while the fewest others are held.
     for path, described in sorted(leaf_shapes(config).items(), key=lambda item: -item[1].size):
-        leaf = np.empty(described.shape, np.float32)
-        for place, part, index in parts_of[path]:
-            leaf[index] = from_theirs(place, part, take(place.name))
-            if place.entry.plus:
-                leaf[index] += place.entry.plus
-            if place.entry.folded:
-                leaf[index] += take(place.entry.folded)[0].astype(np.float32)
+        leaf = keep(described.shape, parts_of[path]) if keep else None
+        if leaf is None:
+            leaf = _placed(_wide(described.shape, parts_of[path], take), targets.get(path))
         *folders, name = path.split("/")
         parent = functools.reduce(lambda node, key: node.setdefault(key, {}), folders, tree)
-        parent[name] = _placed(leaf, targets.get(path))
-        del leaf  # before the next is made
+        parent[name] = leaf
     return tree
+
+
+def _wide(
+    shape: tuple[int, ...],
+    parts: Sequence[tuple[Place, int, tuple[int, ...]]],
+    take: Callable[[str], np.ndarray],
+) -> np.ndarray:
+    """A leaf in float32."""
+    leaf = np.empty(shape, np.float32)
+    for place, part, index in parts:
+        leaf[index] = from_theirs(place, part, take(place.name))
+        if place.entry.plus:
+            leaf[index] += place.entry.plus
+        if place.entry.folded:
+            leaf[index] += take(place.entry.folded)[0].astype(np.float32)
+    return leaf
 
 
 def _placed(leaf: np.ndarray, sharding: Any) -> jax.Array:

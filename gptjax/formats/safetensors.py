@@ -8,6 +8,7 @@ only what is in memory as a whole, hence our own `write_safetensors`.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import stat
@@ -31,6 +32,14 @@ DTYPES = {
     "bfloat16": ("BF16", np.dtype(jax.numpy.bfloat16)),
 }
 """Types that are written, and their names in the file."""
+
+
+NARROW = {
+    "F8_E4M3": jax.numpy.float8_e4m3fn,
+    "F8_E5M2": jax.numpy.float8_e5m2,
+    "F8_E8M0": jax.numpy.float8_e8m0fnu,
+}
+"""Types of quantised weights and their scales."""
 
 
 class Tensor(NamedTuple):
@@ -72,7 +81,24 @@ class File:
             self.path.stat().st_size == self._size,
             f"{self.path} was cut short while it was read; get the file again.",
         )
+        if self.tensors[name].dtype in NARROW:  # which the library does not give as numpy's arrays
+            begin, end = self._places[name]
+            data = np.fromfile(self.path, np.uint8, end - begin, offset=begin)
+            kind = np.dtype(NARROW[self.tensors[name].dtype])
+            return data.view(kind).reshape(self.tensors[name].shape)
         return self._file.get_tensor(name)
+
+    @functools.cached_property
+    def _places(self) -> dict[str, tuple[int, int]]:
+        """Where each tensor begins and ends in the file, by the header that the library checked."""
+        with self.path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size))
+        header.pop("__metadata__", None)
+        return {
+            name: (8 + size + entry["data_offsets"][0], 8 + size + entry["data_offsets"][1])
+            for name, entry in header.items()
+        }
 
 
 def _checked_size(path: Path) -> int:

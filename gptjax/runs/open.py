@@ -39,6 +39,7 @@ def open_model(
     *,
     live: bool = False,
     known: config.Classes = (),
+    packed: bool = False,
 ) -> OpenedModel:
     """Opens a run directory, a Hugging Face directory, an adapter of PEFT beside its base, a GGUF
     file, a llama2.c file, or a model that a Python package ships.
@@ -54,6 +55,7 @@ def open_model(
       ignored: keys of a published model that are passed over; see `formats.load_model`.
       live: the latest weights of a run, also where it kept averaged ones.
       known: task classes defined outside gptjax that a run's config may name.
+      packed: keep quantised weights of a published model as they are stored; only for generation.
 
     Raises:
       ConfigError: there is no model at `path`, it is damaged, or it has no such checkpoint.
@@ -62,11 +64,14 @@ def open_model(
     shardings = None if mesh is None else functools.partial(_shardings, mesh)
     if is_peft(path):
         require(step is None, f"{path} is not a run, so it has no step {step}; omit --step.")
-        opened = adapted.beside_base(open_model(base_named_by(path), mesh=mesh), path)
-        return _onto(mesh, opened)
+        base = open_model(base_named_by(path), mesh=mesh, packed=packed)
+        return _onto(mesh, adapted.beside_base(base, path))
     if formats.kind(path) is None:
+        require(not packed, formats.nothing_packed(path))
         return _onto(mesh, _open_run(path, step, shardings, live, known))
     require(step is None, f"{path} is not a run, so it has no step {step}; omit --step.")
+    if packed:
+        return _onto(mesh, formats.load_model(path, None, ignored, packed=True))
     return formats.load_model(path, shardings, ignored)
 
 

@@ -24,7 +24,7 @@ from gptjax.weights.embed import embed
 from gptjax.weights.linear import contract, linear, linears, multiply, ragged
 from gptjax.weights.logical import axes_within, on_mesh, weight_axes
 from gptjax.weights.lora import DoRA, LoRA, adapt, with_leaves
-from gptjax.weights.storage import NormalFloat, Stored, store
+from gptjax.weights.storage import NormalFloat, Stored, has_packed, store
 from gptjax.weights.virtual import VIRTUAL, Prefix, PrefixTuning, Prompt, PromptTuning
 from gptjax.weights.weight import Adapted, Quantized, Role, Weight, dense, quantize, transposed
 
@@ -56,6 +56,7 @@ __all__ = [
     "dense",
     "detach",
     "embed",
+    "has_packed",
     "linear",
     "linears",
     "merge",

@@ -12,7 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptjax.core.arrays import Array, Float, Node
-from gptjax.weights.weight import Adapted, Leaf, Role, Weight, blocks_of, dense, per_block, quantize
+from gptjax.weights.weight import (
+    Adapted,
+    Leaf,
+    Quantized,
+    Role,
+    Weight,
+    blocks_of,
+    dense,
+    per_block,
+    quantize,
+)
 
 Stored = Literal["float32", "bfloat16", "int8", "int4", "nf4"]
 """`int8` has a scale for each output, `int4` one for each output and `GROUP` inputs, `nf4` one for
@@ -61,6 +71,13 @@ def stored_as(weight: Array, role: Role, stored: Stored) -> Weight:
         case "nf4":
             return nf4(weight, role, NF4_GROUP if inputs % NF4_GROUP == 0 else inputs)
     return quantize(weight, stored, role=role)
+
+
+def has_packed(params: Any) -> bool:
+    """Whether a tree has a weight that is quantised."""
+    kinds = Quantized | NormalFloat
+    leaves = jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, kinds))
+    return any(isinstance(leaf, kinds) for leaf in leaves)
 
 
 # --- four-bit levels of a normal distribution
