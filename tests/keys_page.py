@@ -91,7 +91,11 @@ def page() -> str:
         f"Harmless prefixes: {_listed(keys.HARMLESS_PREFIXES)}.",
         f"Harmless while false: {_listed(keys.OFF)}.",
         "Also harmless is any key whose value is `null`, `[]` or `{}`.",
-        "Refused by name: everything else, `quantization_config` and `pruned_heads` among it.",
+        (
+            "Refused by name: everything else, `pruned_heads` among it. The settings within"
+            " `quantization_config` are read as strictly: [quantised checkpoints]"
+            "(interop.md#quantised-checkpoints)."
+        ),
         "## GGUF",
         "Keys below the name of the architecture. (Others describe the file and the tokenizer.)",
         f"Computed, in the architectures that have them: {_listed(gguf_keys.COMPUTED)}.",

@@ -3183,6 +3183,92 @@ CLEAN = (
     ),
 )
 
+QUANTISED = (
+    "test_quantised_files.py::test_a_quantised_checkpoint_is_read_as_the_numbers_of_its_formula"
+)
+SETTING = "test_quantised_files.py::test_a_setting_that_is_not_known_is_refused_by_name"
+DAMAGE = "test_quantised_files.py::test_random_damage_to_a_quantised_weight_is_refused_or_harmless"
+QUANTISED_FILES = (
+    Defect(
+        "gptq-zero-not-one-more",
+        "formats/quantised/gptq.py",
+        'if form == "gptq":',
+        'if form == "gptq_v2":',
+        f"{QUANTISED}[gptq]",
+    ),
+    Defect(
+        "act-order-ignored",
+        "formats/quantised/gptq.py",
+        "scales=grid.scales[:, groups]",
+        "scales=grid.scales[:, np.sort(groups)]",
+        f"{QUANTISED}[gptq act-order]",
+    ),
+    Defect(
+        "awq-outputs-in-the-order-of-packing",
+        "formats/quantised/awq.py",
+        "np.array([0, 4, 1, 5, 2, 6, 3, 7])",
+        "np.array([0, 2, 4, 6, 1, 3, 5, 7])",
+        f"{QUANTISED}[awq]",
+    ),
+    Defect(
+        "three-bits-cut-at-the-end-of-a-word",
+        "formats/quantised/grid.py",
+        "pairs >> bit &",
+        "pairs.astype(np.uint32) >> bit &",
+        f"{QUANTISED}[gptq 3 bits]",
+    ),
+    Defect(
+        "zero-point-forgotten",
+        "formats/quantised/grid.py",
+        "if grid.zeros is not None:",
+        "if grid.zeros is not None and grid.minima is not None:",
+        f"{QUANTISED}[int8 asymmetric]",
+    ),
+    Defect(
+        "scales-of-blocks-by-columns",
+        "formats/quantised/fp8_blocks.py",
+        "return Grid(values, scales, sizes or values.shape)",
+        "return Grid(values, scales.reshape(scales.shape[::-1]).T, sizes or values.shape)",
+        f"{QUANTISED}[fp8 in blocks]",
+    ),
+    Defect(
+        "upper-half-first",
+        "formats/quantised/mxfp4.py",
+        "[packed & 15, packed >> 4]",
+        "[packed >> 4, packed & 15]",
+        "test_quantised_files.py::test_experts_of_mxfp4_are_read_as_the_numbers_of_the_formula",
+    ),
+    Defect(
+        "size-of-scales-not-checked",
+        "formats/quantised/parts.py",
+        "(not shapes or tensor.shape in shapes)",
+        "(not shapes or len(tensor.shape) == len(shapes[0]))",
+        f"{DAMAGE}[200-fp8]",
+    ),
+    Defect(
+        "setting-not-known-passed-over",
+        "formats/quantised/parts.py",
+        "if key not in harmless and",
+        "if key not in harmless and key.isupper() and",
+        f"{SETTING}[awq rotation hadamard]",
+    ),
+    Defect(
+        "kept-scales-of-another-head",
+        "formats/quantised/leaves.py",
+        "layout.from_theirs(smaller, part, leaf.astype(np.float32))",
+        "layout.from_theirs(smaller, part, leaf[::-1].astype(np.float32))",
+        "test_quantised_files.py::test_a_part_of_a_joined_weight_has_its_own_scales",
+    ),
+    Defect(
+        "rows-of-q4_1-without-their-minimum",
+        "formats/quantised/ggml_blocks.py",
+        "_nibbles(raw[:, 4:]), _half(raw, 0), _half(raw, 2), bits=4",
+        "_nibbles(raw[:, 4:]), _half(raw, 0), 0 * _half(raw, 2), bits=4",
+        "test_quantised_gguf.py::test_a_quantised_file_is_kept_as_it_is_stored[q4_1]",
+    ),
+)
+
+
 ROOMS = {
     "attention": ATTENTION,
     "model": MODEL,
@@ -3214,6 +3300,7 @@ ROOMS = {
     "safety": SAFETY,
     "diffusion": DIFFUSION,
     "clean": CLEAN,
+    "quantised": QUANTISED_FILES,
 }
 
 SURVIVES: dict[str, str] = {

@@ -366,7 +366,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "pruned heads": ({"pruned_heads": {"0": [1]}}, "'pruned_heads'"),
     "unknown key": ({"head_temperature": 0.7}, "'head_temperature': 0.7"),
     "two unknown keys": ({"b_key": [1], "a_key": True}, "'a_key': True, 'b_key'"),
-    "quantised": ({"quantization_config": {"quant_method": "fp8"}}, "'quantization_config'"),
+    "quantised": ({"quantization_config": {"quant_method": "hqq"}}, "the quant_method 'hqq'"),
     "longrope": (
         {"rope_scaling": {"type": "longrope", "short_factor": [1], "long_factor": [2]}},
         "'longrope'",

@@ -162,7 +162,11 @@ UNKNOWN = (
 )
 
 
-@pytest.mark.parametrize(("name", "path", "value", "said"), UNKNOWN)
+@pytest.mark.parametrize(
+    ("name", "path", "value", "said"),
+    UNKNOWN,
+    ids=[f"{name} {path[-1]} {str(value)[:10]}" for name, path, value, _ in UNKNOWN],
+)
 def test_a_setting_that_is_not_known_is_refused_by_name(name, path, value, said):
     settings = changed(CASES[name].settings, path, value)
     with pytest.raises(ConfigError, match=said) as caught:
