@@ -112,8 +112,7 @@ def run_sample(path: Path | None, options: SampleOptions, settings: GenerateConf
     named = library_prompt(options, options.prompt_file)
     prompts = [] if options.interactive or named else _prompts(options, settings)
     opened = load(path, options.step, options.mesh, live=options.live, packed=options.packed)
-    model = holding(opened, options.adapter)
-    model = model.prepared(options.weights)
+    model = holding(opened, options.adapter).prepared(options.weights)
     if named:
         written, settings = written_prompts(named, model.tokenizer, model.task, settings)
         prompts = [_Prompt(prompt, settings) for prompt in written]
