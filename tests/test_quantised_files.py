@@ -157,7 +157,7 @@ UNKNOWN = (
     ("int8", (*WEIGHTS, "strategy"), "tensor_group", "'strategy': 'tensor_group'"),
     ("int8", (*WEIGHTS, "num_bits"), 6, "6 bits of the type 'int'"),
     ("int8", (*WEIGHTS, "lattice"), "e8", "'lattice': e8.*not known here"),
-    ("int4 packed", (*WEIGHTS, "type"), "float", "4 bits of the type 'float'"),
+    ("int4 packed", (*WEIGHTS, "type"), "float", "floats, which pack-quantized can't hold"),
     ("int4 packed", ("config_groups",), {}, "config_groups that are no groups"),
 )
 
