@@ -1334,6 +1334,13 @@ FORMATS = (
         "test_gguf.py::test_joined_tensors_begin_with_query_and_gate",
     ),
     Defect(
+        "gguf-experts-begin-one-layer-later",
+        "formats/gguf_routers.py",
+        "(Layer(dense=True),) * dense",
+        "(Layer(dense=True),) * (dense + 1)",
+        "test_gguf.py::test_what_is_written_is_read_back_bit_for_bit",
+    ),
+    Defect(
         "gguf-smollm3-positions-in-other-layers",
         "formats/gguf_models.py",
         'pattern=(Layer(),) * 3 + (Layer(positions="none"),)',

@@ -47,5 +47,5 @@ def test_what_is_marked_is_tested() -> None:
 
 
 def test_the_architectures_of_gguf_are_those_that_are_read() -> None:
-    named = {arch for row in rows().values() for arch in re.findall(r"`(\w+)`", row["GGUF"])}
+    named = {arch for row in rows().values() for arch in re.findall(r"`([\w-]+)`", row["GGUF"])}
     assert named == set(BASES)

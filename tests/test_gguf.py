@@ -83,6 +83,13 @@ def same(a, b) -> bool:
     )
 
 
+CHOSEN = {"count": 8, "active": 2, "width": 32, "scores": "sigmoid", "bias_step": 1e-3}
+ROUTED = {"experts": Experts(**CHOSEN)}
+SHARED = {"experts": Experts(**CHOSEN, shared=1, scale=2.5)}
+BELOW = {"first": (Layer(dense=True),), "num_layers": 3}
+"""A layer without experts before the others."""
+
+
 def own(arch: str, **changes) -> ModelConfig:
     """A small model of an architecture."""
     return dataclasses.replace(gguf_models.BASES[arch], **{**SHRUNK, **changes})
@@ -122,6 +129,11 @@ MODELS = {
     "stablelm": own("stablelm", parallel="shared", rope_share=0.25, qkv_bias=True, tied=False),
     "stablelm_in_turn": own("stablelm", rope_share=0.25, tied=False),
     "starcoder2": own("starcoder2", qkv_bias=True, out_bias=True, mlp_bias=True),
+    "olmoe": own("olmoe", experts=Experts(count=4, active=2, normalised=False), num_kv_heads=None),
+    "minimax-m2": own("minimax-m2", **ROUTED, tied=False, rope_share=0.5),
+    "dots1": own("dots1", **SHARED, **BELOW, num_kv_heads=None, tied=False),
+    "glm4moe": own("glm4moe", **SHARED, **BELOW, rope_share=0.5),
+    "glm4moe_normalised": own("glm4moe", **SHARED, qk_norm=True, qkv_bias=True),
 }
 
 
@@ -133,7 +145,7 @@ def arch_of(name: str) -> str:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_what_is_written_is_read_back_bit_for_bit(name, tmp_path):
-    model = made(MODELS[name], family=name, notes={"threshold": "1e-4"})
+    model = made(MODELS[name], family=arch_of(name), notes={"threshold": "1e-4"})
     gguf.save_gguf(tmp_path / "a.gguf", model)
     back = gguf.load_gguf(tmp_path / "a.gguf")
     assert equivalence.computed(back.config) == equivalence.computed(model.config)

@@ -99,12 +99,6 @@ MODELS: dict[str, tuple[str, ModelConfig]] = {
         "qwen3",
         dataclasses.replace(ROPE, qk_norm=True, qkv_bias=True, out_bias=True),
     ),
-    "gemma": (
-        "gemma",
-        dataclasses.replace(
-            ROPE, activation="geglu", scaled_embedding=True, tied=True, num_kv_heads=1
-        ),
-    ),
     "mistral": ("mistral", dataclasses.replace(ROPE, pattern=(LOCAL,))),
     "mixtral": ("mixtral", dataclasses.replace(ROPE, experts=EXPERTS)),
     "qwen2": ("qwen2", dataclasses.replace(ROPE, qkv_bias=True, rope_scaling=YarnScaling(4.0, 16))),

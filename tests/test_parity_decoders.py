@@ -16,6 +16,7 @@ from decoder_families import CONFIGS
 from test_interop import randomly
 
 from gptjax import api, formats, model
+from gptjax.cli.convert import ConvertOptions, convert
 from gptjax.data import Bytes
 from gptjax.data.tokenizers.tokenizer import train_tokenizer
 from gptjax.formats import OpenedModel
@@ -94,8 +95,32 @@ def test_both_compute_and_write_the_same(name: str, tmp_path: Path, record_prope
     record_property("figure", f"{name} {max(first, second):.1e}")
     assert not [*told["missing_keys"], *told["unexpected_keys"]], told
     assert first <= 1e-4 and second <= 1e-4
-    assert own_text == text and len({*text}) > 2
+    assert own_text == text and len({*text}) > 1
 
     again = formats.load_model(tmp_path / "ours")
     assert again.config == found.config
     jax.tree.map(np.testing.assert_array_equal, again.params, ours.params)
+
+
+IN_CI = {"glm4_moe"}
+"""Of families whose conversion is proved by default; that of all with `-m slow`."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in IN_CI else pytest.mark.slow) for name in CONFIGS],
+)
+def test_what_convert_writes_is_the_same_model_there(name: str, tmp_path: Path) -> None:
+    theirs, said = built(name), []
+    theirs.save_pretrained(tmp_path / "theirs")
+    done = convert(tmp_path / "theirs", tmp_path / "ours", ConvertOptions(), say=said.append)
+    assert done, said
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "ours", attn_implementation="eager"
+    )
+    assert type(loaded) is type(theirs)
+    exact = {"rtol": 0, "atol": 0}
+    torch.testing.assert_close(loaded.state_dict(), theirs.state_dict(), **exact)
+    with torch.no_grad():
+        wanted, found = (one(torch.tensor(IDS)).logits for one in (theirs, loaded.eval()))
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)

@@ -148,11 +148,6 @@ def build_llama(**more: Any) -> Any:
     )
 
 
-def build_gemma() -> Any:
-    shape = families.common(families.GQA) | {"tie_word_embeddings": True}
-    return transformers.GemmaForCausalLM(transformers.GemmaConfig(**shape, head_dim=16))
-
-
 def rope_of(kind: str, **more: Any) -> dict[str, Any]:
     return {"rope_parameters": {"rope_type": kind, "rope_theta": 1e4, "factor": 4.0} | more}
 
@@ -197,7 +192,6 @@ MODELS |= {
             activation_function="quick_gelu",
         )
     ),
-    "gemma": build_gemma,
 }
 """One of each family, some in two forms."""
 

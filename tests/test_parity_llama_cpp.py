@@ -69,6 +69,11 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "stablelm side by side": ("stablelm", {}, {}),
     "stablelm in turn": ("stablelm_in_turn", {}, {}),
     "starcoder2": ("starcoder2", {}, {}),
+    "olmoe": ("olmoe", {"tied": False}, {}),
+    "minimax-m2": ("minimax-m2", {"num_layers": 3}, {}),
+    "dots1": ("dots1", {}, {}),
+    "glm4moe": ("glm4moe", {}, {}),
+    "glm4moe with normalised heads": ("glm4moe_normalised", {}, {}),
 }
 """Model of `test_gguf.MODELS`, changes to its config, and metadata written over its own."""
 

@@ -22,12 +22,14 @@ from gptjax.core.config import ConfigError, nearest, require
 from gptjax.formats import configs, equivalence, keys
 from gptjax.formats.gguf_file import File, Kind, Tensor, abbreviate, numbers
 from gptjax.formats.gguf_keys import Metadata
+from gptjax.formats.gguf_routers import BIAS, SIGMOID, experts_metadata, experts_of
 from gptjax.model import Experts, Layer, LinearScaling, Llama3Scaling, ModelConfig, YarnScaling
 from gptjax.model.config import RopeScaling
 from gptjax.model.rope_scaling import frequencies
 
 LLAMA = ModelConfig(positions="rope", norm="rmsnorm", activation="swiglu", bias=False)
 GEMMA = replace(LLAMA, activation="geglu", scaled_embedding=True)
+JOINT = replace(LLAMA, qk_norm=True, qk_norm_joint=True)
 LAYERNORM = replace(
     LLAMA, norm="layernorm", bias=True, qkv_bias=False, out_bias=False, mlp_bias=False
 )
@@ -38,7 +40,7 @@ BASES: dict[str, ModelConfig] = {
     "qwen2": replace(LLAMA, qkv_bias=True),
     "qwen3": replace(LLAMA, qk_norm=True),
     "qwen3moe": replace(LLAMA, qk_norm=True, experts=Experts()),
-    "olmo2": replace(LLAMA, norm_placement="reordered", qk_norm=True, qk_norm_joint=True),
+    "olmo2": replace(JOINT, norm_placement="reordered"),
     "phi3": LLAMA,
     "gemma": GEMMA,
     "gemma2": replace(GEMMA, norm_placement="sandwich", attention_cap=50.0, logit_cap=30.0),
@@ -54,6 +56,10 @@ BASES: dict[str, ModelConfig] = {
     "phi2": ModelConfig(positions="rope", parallel="shared", logit_bias=True),
     "stablelm": LAYERNORM,
     "starcoder2": replace(LAYERNORM, activation="gelu"),
+    "olmoe": replace(JOINT, experts=Experts(normalised=False)),
+    "minimax-m2": replace(JOINT, experts=SIGMOID),
+    "dots1": replace(LLAMA, qk_norm=True, experts=SIGMOID),
+    "glm4moe": replace(LLAMA, experts=SIGMOID),
 }
 """What all models of an architecture share."""
 
@@ -61,6 +67,9 @@ BIASES = {"out_bias": "blk.0.attn_output.bias", "mlp_bias": "blk.0.ffn_up.bias"}
 """Biases that only some models of an architecture have, and a tensor that shows them."""
 BIASED = {"llama", "nemotron", "jais2", "starcoder2"}
 """Architectures of which some models have them, and some not."""
+
+QUERY_NORM = "blk.0.attn_q_norm.weight"
+"""Shows that heads are normalised, where only some models of an architecture do so."""
 
 LARGEST = {"gemma2": 46, "gemma3": 62}
 """Number of layers of the Gemmas that scale scores by another root than that of the head's width,
@@ -87,11 +96,13 @@ def config_from_metadata(file: File, vocab_size: int) -> ModelConfig:
     changes["tied"] = "output.weight" not in file.tensors
     if not base.qkv_bias_enabled and "blk.0.attn_q.bias" in file.tensors:
         changes["qkv_bias"] = True
+    if arch == "glm4moe":
+        changes["qk_norm"] = QUERY_NORM in file.tensors
     if arch in BIASED:
         changes |= {name: True for name, tensor in BIASES.items() if tensor in file.tensors}
     if base.positions == "rope":
         changes |= _rope(fields, base, changes["width"] // max(changes["num_heads"], 1))
-    changes |= _experts(fields, changes["feed_forward"]) | _caps(fields)
+    changes |= experts_of(fields, base, changes["feed_forward"]) | _caps(fields)
     if arch == "stablelm":
         parallel = fields.take("use_parallel_residual", bool, True)
         changes["parallel"] = "shared" if parallel else "none"
@@ -125,12 +136,6 @@ def _sizes(fields: Metadata, base: ModelConfig) -> dict[str, Any]:
         "feed_forward": fields.number("feed_forward_length"),
         "norm_epsilon": fields.real(f"attention.{norm}"),
     }
-
-
-def _experts(fields: Metadata, feed_forward: int) -> dict[str, Any]:
-    count, active = fields.number("expert_count", 0), fields.number("expert_used_count", 0)
-    width = fields.number("expert_feed_forward_length", feed_forward)
-    return {"experts": Experts(count=count, active=active, width=width)} if count else {}
 
 
 def _caps(fields: Metadata) -> dict[str, float]:
@@ -276,13 +281,7 @@ def metadata(arch: str, c: ModelConfig) -> dict[str, Any]:
             "rope.scaling.yarn_beta_fast": float(c.rope_scaling.fast),
             "rope.scaling.yarn_beta_slow": float(c.rope_scaling.slow),
         }
-    if c.experts is not None:
-        width = "expert_feed_forward_length" if arch == "qwen3moe" else "feed_forward_length"
-        fields |= {
-            "expert_count": c.experts.count,
-            "expert_used_count": c.experts.active,
-            width: c.expert_width,
-        }
+    fields |= experts_metadata(arch, c)
     if arch == "stablelm":
         fields["use_parallel_residual"] = c.parallel == "shared"
     for cap, key in CAPS.get(arch, {}).items():
@@ -323,6 +322,8 @@ TRAITS: dict[str, Callable[[ModelConfig], bool]] = {
     "blk.0.attn_q.bias": lambda c: c.qkv_bias_enabled,
     BIASES["out_bias"]: lambda c: c.out_bias_enabled,
     BIASES["mlp_bias"]: lambda c: c.mlp_bias_enabled,
+    QUERY_NORM: lambda c: c.qk_norm,
+    f"blk.0{BIAS}.bias": lambda c: c.experts is not None and c.experts.bias_step > 0,
 }
 """Tensors whose presence shows a trait that metadata does not."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from gptjax.core.config import ConfigError
 from gptjax.formats import layout
 from gptjax.formats.families import interleaved
+from gptjax.formats.gguf_routers import BIAS
 from gptjax.formats.layout import Entry, Place
 from gptjax.model import ModelConfig
 
@@ -27,7 +28,9 @@ def entries(arch: str, c: ModelConfig) -> list[Entry]:
         *_attention(arch, c),
         *_mlp(arch),
         Entry("blk.{i}.ffn_gate_inp.weight", ("layers/moe/router/kernel",), "e d", "d e"),
+        Entry(f"blk.{{i}}{BIAS}.bias", ("layers/moe/router/bias",), "e", "e"),
         *(_experts(name) for name in ("gate", "up", "down")),
+        *(e for x in ("gate", "up", "down") for e in _linear(f"ffn_{x}_shexp", f"moe/shared/{x}")),
     ]
 
 
@@ -39,10 +42,12 @@ NORMS = (
 )
 """Our norms of a layer, and theirs."""
 NORMS_REORDERED = (("attention_norm", "post_attention_norm"), ("mlp_norm", "post_ffw_norm"))
+NORMS_PRE = (("attention_norm", "attn_norm"), ("mlp_norm", "post_attention_norm"))
 NORMS_OF = {
     "olmo2": NORMS_REORDERED,
     "exaone4": NORMS_REORDERED,
-    "seed_oss": (("attention_norm", "attn_norm"), ("mlp_norm", "post_attention_norm")),
+    "seed_oss": NORMS_PRE,
+    "glm4moe": NORMS_PRE,
 }
 """Those of architectures that name them otherwise."""
 NEIGHBOURS = {"llama", "arcee", "smollm3", "glm4", "ernie4_5"}
