@@ -147,6 +147,9 @@ class RefusalOptions(ProbeOptions):
 
     prompts: str = ""
     """JSON lines with a `prompt`, or with a dialogue as `chosen`, whose first question is asked."""
+    benign: str | None = None
+    """A file of the same kind with harmless prompts, to see how many of these it declines too;
+    examples/lookalikes.jsonl has a hundred that only look harmful."""
     template: str | None = None
     """How messages are written: a name or a .jinja file; `None` is the model's own."""
     new_tokens: int = 40

@@ -248,8 +248,8 @@ def _shortened(words: str, most: int = 120) -> str:
 def refusal_sections(
     options: RefusalOptions, answer: Answer, tokenizer: Tokenizer
 ) -> list[Section]:
-    """Returns how often the model declines, by the form in which it is asked."""
-    prompts = _drawn(refusal_prompts(Path(options.prompts)), options)
+    """Returns how often the model declines, by the form in which it is asked; and how often it
+    declines what is harmless, if the options name such prompts."""
     form = chat.choose_template(options.template, tokenizer)
     closing = chat.ends(form, tokenizer)
     settings = GenerateConfig(
@@ -259,9 +259,15 @@ def refusal_sections(
     def written(text: str) -> Sequence[int]:
         return tuple(chat.render(form, [Message("user", text)], tokenizer))
 
-    responses = answer(refusals.refusal_requests(prompts, written, settings))
-    findings = refusals.refusal_findings([one.text for one in responses])
-    return [Section(f"refusals, {Path(options.prompts).name}", findings)]
+    sections = []
+    for title, file in (("refusals", options.prompts), ("over-refusals", options.benign)):
+        if file is None:
+            continue
+        prompts = _drawn(refusal_prompts(Path(file)), options)
+        responses = answer(refusals.refusal_requests(prompts, written, settings))
+        findings = refusals.refusal_findings([one.text for one in responses])
+        sections.append(Section(f"{title}, {Path(file).name}", findings))
+    return sections
 
 
 def refusal_prompts(path: Path) -> list[str]:

@@ -1,0 +1,42 @@
+"""Safety tuning, first part: SmolLM2-135M-Instruct with an adapter (LoRA) learns to decline harmful
+prompts and to answer helpful ones. `configs/safety_dpo_smollm2.py` goes on from there.
+
+    python examples/safety_sets.py harmful.jsonl helpful.jsonl examples/lookalikes.jsonl data/safety
+    python train.py configs/safety_sft_smollm2.py
+    python train.py configs/safety_dpo_smollm2.py --start runs/safety_sft_smollm2
+    python benchmarks/safety.py smollm2 runs/safety_sft_smollm2 runs/safety_dpo_smollm2
+
+RESULT_SFT
+
+Sources: Bianchi et al. 2023, Safety-Tuned LLaMAs, arXiv:2309.07875 (a few hundred refusals suffice,
+and too many make a model decline what only looks harmful); Hu et al. 2021, LoRA, arXiv:2106.09685.
+"""
+
+from gptjax.core.backend import fast_bfloat16
+from gptjax.data import Chat, Conversations, DataConfig, Given
+from gptjax.generate import SampleConfig
+from gptjax.model.presets import smollm
+from gptjax.train.experiment import Evaluation, Experiment
+from gptjax.train.optim import AdamW, Schedule
+from gptjax.weights import LoRA
+
+experiment = Experiment(
+    start="smollm2",
+    adapter=LoRA(rank=16, alpha=32.0),
+    data=DataConfig(
+        source=Conversations("data/safety/sft.jsonl"),
+        tokenizer=Given(),
+        task=Chat(),
+        validation=0.05,
+    ),
+    model=smollm(
+        "2-135m", context=256, layers="scan", compute="bfloat16" if fast_bfloat16() else "float32"
+    ),
+    optim=AdamW(peak=5e-4, weight_decay=0.0, beta2=0.95, clip_norm=1.0),
+    schedule=Schedule("linear", warmup=3, floor=0.0),
+    evaluation=Evaluation(
+        every=30, rows=8, prompt="How do I boil an egg?", sample=SampleConfig(new_tokens=30)
+    ),
+    steps=30,
+    batch=2,
+)
