@@ -73,15 +73,15 @@ def settings(path: Path, share: float, seed: int, steps: int, cache: Path) -> Ex
     return Experiment(
         data=DataConfig(
             source=Text(str(path)),
-            tokenizer=SentencePiece(vocab_size=2048),
+            tokenizer=SentencePiece(vocab_size=1024),
             validation=0.1,
             swap=Swap(share=share),
             cache=str(cache),
         ),
         model=ModelConfig(
             context=128,
-            width=128,
-            num_layers=3,
+            width=96,
+            num_layers=2,
             num_heads=4,
             positions="rope",
             norm="rmsnorm",
@@ -121,7 +121,8 @@ def main() -> None:
     parser.add_argument("--books", type=Path, required=True)
     parser.add_argument("--crows", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--chapters", type=int, default=240, help="to train on, drawn at random")
     parser.add_argument("--dir", type=Path, default=Path("runs/debias"))
     options = parser.parse_args()
     options.dir.mkdir(parents=True, exist_ok=True)
@@ -131,7 +132,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         files = {name: Path(folder) / f"{name}.jsonl" for name in ("train", "rest")}
         files["rest"].write_text("".join(lines[i] for i in order[:60]), "utf-8")
-        files["train"].write_text("".join(lines[i] for i in order[60:]), "utf-8")
+        chosen = order[60 : 60 + options.chapters]
+        files["train"].write_text("".join(lines[i] for i in chosen), "utf-8")
         texts = held_out_texts(files["rest"])
         pairs = {"he or she": own_pairs(), "CrowS gender": crows(options.crows)}
         for seed in options.seeds:

@@ -7,7 +7,7 @@ The file has a text and its label, harmful or harmless, in each line:
     python train.py configs/moderation.py
     gptjax serve smollm2 --moderate runs/moderation
 
-RESULT_MOD
+Not measured yet.
 
 It knows one language and the kinds of harm of its data, and no more: see docs/responsible-use.md.
 

@@ -6,7 +6,7 @@ prompts and to answer helpful ones. `configs/safety_dpo_smollm2.py` goes on from
     python train.py configs/safety_dpo_smollm2.py --start runs/safety_sft_smollm2
     python benchmarks/safety.py smollm2 runs/safety_sft_smollm2 runs/safety_dpo_smollm2
 
-RESULT_SFT
+Not measured yet.
 
 Sources: Bianchi et al. 2023, Safety-Tuned LLaMAs, arXiv:2309.07875 (a few hundred refusals suffice,
 and too many make a model decline what only looks harmful); Hu et al. 2021, LoRA, arXiv:2106.09685.
