@@ -188,6 +188,22 @@ MODELS: dict[str, tuple[str, ModelConfig]] = {
 }
 """Of each family one or two, and which it is."""
 
+OPTIONS = ("gpt_oss", "nanochat", "granite", "ministral3", "apertus", "qwen2_moe", "cohere2")
+MODELS |= {name: (name, VARIANTS[name]) for name in OPTIONS}
+MODELS |= {
+    "llama4": ("llama4_text", VARIANTS["llama4"]),
+    "cohere": ("cohere", dataclasses.replace(VARIANTS["cohere2"], pattern=(Layer(),))),
+    "granite with experts": (
+        "granitemoe",
+        dataclasses.replace(VARIANTS["granite"], experts=Experts(count=4, active=2)),
+    ),
+    "granite with a shared expert": (
+        "granitemoeshared",
+        dataclasses.replace(VARIANTS["granite"], experts=Experts(count=4, active=2, shared=1)),
+    ),
+}
+"""Those that differ by one option."""
+
 
 def randomly(config: ModelConfig, seed: int = 0) -> Any:
     """Parameters, all random. Scales of norms are at least 0.5, where one more or less is exact in

@@ -125,7 +125,7 @@ def weights(config: ModelConfig):
             "decay_rate": 0.5,
             "decay_bias": 0.5,
         }
-        spread = spread[kind]
+        spread = spread.get(kind, 0.5)  # the last are xIELU's numbers
         spread = (
             0.5 if path[-2].key == "router" else spread
         )  # else rounding alone could choose another expert

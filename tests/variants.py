@@ -17,6 +17,7 @@ from gptjax.model import (
     Llama3Scaling,
     ModelConfig,
     NTKScaling,
+    QueryGrowth,
     YarnScaling,
     gpt2,
     llama,
@@ -194,6 +195,64 @@ VARIANTS: dict[str, ModelConfig] = {
     # prefixes, further tokens
     "prefix_lm": _rope(prefix_lm=True, num_kv_heads=2),
     "ahead": _plain(ahead=2),
+    # what one family has
+    "gpt_oss": _rope(
+        num_layers=4,
+        num_kv_heads=2,
+        attention_sink=True,
+        qkv_bias=True,
+        out_bias=True,
+        activation="swiglu_clamped",
+        pattern=(Layer("window", 5), Layer()),
+        experts=Experts(count=4, active=2, biases=True),
+    ),
+    "nanochat": _rope(
+        activation="relu2",
+        norm_scale=False,
+        embedding_norm=True,
+        qk_norm=True,
+        qk_norm_scale=False,
+        qk_norm_after_rope=True,
+        logit_cap=15.0,
+    ),
+    "granite": _rope(
+        embedding_scale=12.0, residual_scale=0.22, attention_scale=0.3, logit_scale=0.25
+    ),
+    "ministral3": _rope(
+        num_kv_heads=2,
+        query_growth=QueryGrowth(span=4, strength=0.5),
+        rope_scaling=YarnScaling(4.0, original=4, magnitude=1.0),
+    ),
+    "apertus": _rope(activation="xielu", qk_norm=True),
+    "qwen2_moe": _rope(
+        qkv_bias=True,
+        experts=Experts(count=4, active=2, width=32, shared=2, shared_gate=True, normalised=False),
+    ),
+    "llama4": _rope(
+        num_layers=4,
+        num_kv_heads=2,
+        pattern=(Layer("chunk", 4, dense=True), Layer(positions="none")),
+        qk_norm=True,
+        qk_norm_scale=False,
+        qk_norm_after_rope=True,
+        query_growth=QueryGrowth(span=3, strength=0.5, first=1, unrotated_only=True),
+        experts=Experts(
+            count=4,
+            active=1,
+            width=32,
+            shared=1,
+            scores="sigmoid",
+            normalised=False,
+            weighs="input",
+        ),
+    ),
+    "cohere2": _rope(
+        parallel="shared",
+        norm="layernorm",
+        pattern=(Layer("window", 5), Layer(positions="none")),
+        tied=True,
+        logit_scale=0.25,
+    ),
     # outputs, initial weights, ways to run
     "untied": _plain(tied=False),
     "zero_residual": _rope(residual_init="zero"),

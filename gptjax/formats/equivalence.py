@@ -28,6 +28,10 @@ FIELDS = (
     "parallel",
     "qk_norm",
     "qk_norm_joint",
+    "qk_norm_scale",
+    "qk_norm_after_rope",
+    "query_growth",
+    "norm_scale",
     "attention_cap",
     "attention_sink",
     "attention_gate",
@@ -38,7 +42,6 @@ FIELDS = (
     "out_bias_enabled",
     "mlp_bias_enabled",
     "tied",
-    "scaled_embedding",
     "embedding_norm",
     "head_transform",
     "logit_bias",
@@ -93,6 +96,9 @@ def computed(c: ModelConfig) -> dict[str, Any]:
     values["bias"] = c.bias and further
     values["scale"] = round(c.scale, 9)
     values["logit_scale"] = round(c.logit_scale, 9)
+    values["residual_scale"] = round(c.residual_scale, 9)
+    by_width = c.width**0.5 if c.scaled_embedding else 1.0
+    values["embedding_scale"] = round(c.embedding_scale * by_width, 9)
     values["positions"] = c.positions if c.positions in ("learned", "sinusoidal") else "by layer"
     values["layers"] = [_layer(c, layer) for layer in c.stack]
     if c.latent is not None:

@@ -90,6 +90,7 @@ def load_huggingface(
         unused.append(re.escape(family.output))
     shapes = {name: tensor.shape for name, tensor in stored.items()}
     layout.require_all(places, shapes, str(path), padding, unused)
+    layout.require_constants(places, lambda name: stored[name].take(), str(path))
     absent = {
         place.name: np.zeros(layout.their_shape(place, padding), np.float32)
         for place in places

@@ -9,7 +9,16 @@ from __future__ import annotations
 
 import json
 
-from gptjax.formats import configs, deepseek, equivalence, families, llada, older
+from gptjax.formats import (
+    configs,
+    deepseek,
+    equivalence,
+    expert_families,
+    families,
+    llada,
+    older,
+    scaled,
+)
 from gptjax.formats.dense_decoders import DENSE
 from gptjax.formats.family import Family
 from gptjax.formats.flax_families import FLAX
@@ -102,6 +111,8 @@ FAMILIES = {
     **WITH_LAYERNORM,
     **SPARSE,
     **FLAX,
+    **scaled.FAMILIES,
+    **expert_families.FAMILIES,
 }
 """By `model_type`. SmolLM2 is a Llama, Pythia a GPT-NeoX."""
 

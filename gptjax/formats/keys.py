@@ -176,7 +176,7 @@ OURS = {
     "silu": "silu",
 }
 """Ours to theirs."""
-_GATED = {gate: name for name, gate in GATES.items()}
+_GATED = {gate: name for name, gate in GATES.items() if name != "swiglu_clamped"}
 
 
 def activation(keys: Keys, key: str, default: str, gated: bool = False) -> Any:

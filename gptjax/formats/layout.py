@@ -59,6 +59,8 @@ class Entry(NamedTuple):
     as zeros."""
     optional: bool = False
     """Files may lack it; it is zero then."""
+    constant: float | None = None
+    """A number of theirs that is no leaf of ours, the same in all models: `ours` is empty."""
 
 
 class Place(NamedTuple):
@@ -114,7 +116,8 @@ def _instances(config: ModelConfig, entry: Entry) -> Iterator[tuple[str, str, tu
     if "{i}" not in entry.theirs:
         yield entry.theirs, "", ()
         return
-    stack = config.encoder.stack if entry.ours[0].startswith("encoder/") else config.stack
+    beside = bool(entry.ours) and entry.ours[0].startswith("encoder/")
+    stack = config.encoder.stack if beside else config.stack
     num_before: dict[str, int] = {}
     for i, layer in enumerate(stack):
         sparse, own = config.sparse(layer), config.stack_of(layer)
@@ -150,6 +153,8 @@ def sizes_of(place: Place) -> dict[str, int]:
 
 def their_shape(place: Place, padding: int = 0) -> tuple[int, ...]:
     """Returns the shape of their tensor, with `padding` more rows than our vocabulary."""
+    if place.entry.constant is not None:
+        return ()
     sizes = sizes_of(place)
     shape = [
         math.prod(sizes[letter] for letter in group) + padding * (group == VOCABULARY)
@@ -184,6 +189,8 @@ def _along(value: np.ndarray, axis: int, begin: int, end: int) -> np.ndarray:
 def to_theirs(place: Place, parts: Sequence[np.ndarray]) -> np.ndarray:
     """Returns their tensor of our parts, the inverse of `from_theirs`."""
     entry = place.entry
+    if entry.constant is not None:
+        return np.asarray(entry.constant, np.float32)
     order = "".join(axis_groups(entry.their_axes)).replace(UNIT, "")
     letters = entry.our_axes.split()
     transposed = [part.transpose([letters.index(letter) for letter in order]) for part in parts]
@@ -240,6 +247,24 @@ def require_all(
         f"the tensors of {where} are not those that its config describes; {listed}. Get the file"
         " again.",
     )
+
+
+def require_constants(
+    places: Sequence[Place], take: Callable[[str], np.ndarray], where: str
+) -> None:
+    """Compares the numbers of a file that are the same in all models of its family.
+
+    Raises:
+      ConfigError: one is another than a rounding of what it should be.
+    """
+    for place in places:
+        wanted = place.entry.constant
+        if wanted is not None:
+            found = float(take(place.name))
+            require(
+                math.isclose(found, wanted, rel_tol=0.01),
+                f"{where} has {place.name} {found:g}; this program computes with {wanted:g} only.",
+            )
 
 
 def _listed(names: Sequence[str], most: int = 20) -> str:

@@ -24,6 +24,7 @@ from gptjax.model.config import (
     Llama3Scaling,
     ModelConfig,
     NTKScaling,
+    QueryGrowth,
     YarnScaling,
 )
 from gptjax.model.cost import flops_per_token
@@ -77,6 +78,7 @@ __all__ = [
     "ModelConfig",
     "NTKScaling",
     "Output",
+    "QueryGrowth",
     "Soft",
     "YarnScaling",
     "add_adapter",

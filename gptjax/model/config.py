@@ -21,6 +21,7 @@ from gptjax.model.config_parts import (
     LinearScaling,
     Llama3Scaling,
     NTKScaling,
+    QueryGrowth,
     RopeScaling,
     YarnScaling,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "Llama3Scaling",
     "ModelConfig",
     "NTKScaling",
+    "QueryGrowth",
     "Recurrent",
     "RopeScaling",
     "YarnScaling",
@@ -102,6 +104,8 @@ class ModelConfig:
     on both sides of them; or on what they add (OLMo 2)."""
     norm_epsilon: float = 1e-5
     """Added to the variance."""
+    norm_scale: bool = True
+    """Norms have a learned scale (`qk_norm` has its own switch); nanochat's have none."""
     parallel: Literal["none", "shared", "separate"] = "none"
     """Attention and MLP read the same stream and are added together, through one norm (GPT-J, PaLM)
     or a norm each (GPT-NeoX)."""
@@ -110,6 +114,12 @@ class ModelConfig:
     3)."""
     qk_norm_joint: bool = False
     """`qk_norm` takes all heads as one vector (OLMo 2)."""
+    qk_norm_scale: bool = True
+    """`qk_norm` has a learned scale."""
+    qk_norm_after_rope: bool = False
+    """`qk_norm` follows RoPE, and layers without RoPE have none (Llama 4, nanochat)."""
+    query_growth: QueryGrowth | None = None
+    """How queries grow with their position; `None` leaves them."""
     attention_scale: float | None = None
     """Factor of the queries; `None` means 1/√(width of a query head)."""
     attention_cap: float | None = None
@@ -128,7 +138,8 @@ class ModelConfig:
     """A mixture of experts in every layer that is not `dense`; `None` means MLPs everywhere."""
     activation: Activation = "gelu"
     """The MLP's nonlinearity; `gelu` is the tanh form of GPT-2, `gelu_quick` is x · σ(1.702 x).
-    `swiglu`, `geglu`, `geglu_exact` and `reglu` are gated by silu, gelu, gelu_exact and relu."""
+    `swiglu`, `geglu`, `geglu_exact` and `reglu` are gated by silu, gelu, gelu_exact and relu;
+    `swiglu_clamped` (gpt-oss) by gelu_quick; `xielu` (Apertus) has two learned numbers."""
     bias: bool = True
     """Biases in linear layers and in LayerNorm."""
     qkv_bias: bool | None = None
@@ -141,6 +152,10 @@ class ModelConfig:
     """The output uses the token embedding."""
     scaled_embedding: bool = False
     """Token embeddings are multiplied by √width where they enter (original Transformer, Gemma)."""
+    embedding_scale: float = 1.0
+    """Token embeddings are multiplied by it too where they enter (Granite)."""
+    residual_scale: float = 1.0
+    """What attention and MLP add to the residual stream is multiplied by it (Granite)."""
     embedding_norm: bool = False
     """Embeddings are normalised before the first block (BERT)."""
     embedding_width: int | None = None

@@ -18,7 +18,8 @@ DROPOUTS = ("embedding_dropout", "attention_dropout", "residual_dropout", "stoch
 COUNTS = ("context", "width", "num_layers", "num_heads")
 OPTIONAL_COUNTS = ("vocab_size", "num_kv_heads", "head_width", "feed_forward", "stage_parts")
 OPTIONAL_COUNTS += ("embedding_width",)
-POSITIVE = ("rope_base", "norm_epsilon", "init_std", "logit_scale")
+POSITIVE = ("rope_base", "norm_epsilon", "init_std", "logit_scale", "embedding_scale")
+POSITIVE += ("residual_scale",)
 OPTIONAL_POSITIVE = ("attention_scale", "attention_cap", "logit_cap")
 
 
@@ -72,9 +73,21 @@ def _check_heads(c: ModelConfig) -> None:
         "model.qk_norm_joint says how heads are normalised; it needs --model.qk-norm.",
     )
     require(
-        c.latent is None or (c.num_kv_heads is None and not c.qk_norm and not c.attention_sink),
+        c.qk_norm or (c.qk_norm_scale and not c.qk_norm_after_rope),
+        "model.qk_norm_scale and qk_norm_after_rope say how heads are normalised; they need"
+        " --model.qk-norm.",
+    )
+    everywhere = all(c.positions_in(layer) == "rope" for layer in c.stack)
+    require(
+        not c.qk_norm_after_rope or not c.qk_norm_scale or everywhere,
+        "model.qk_norm_after_rope leaves layers without RoPE without norms, so that layers would"
+        " differ in their scales; it needs --model.qk-norm-scale False there.",
+    )
+    plain = c.num_kv_heads is None and not c.qk_norm and not c.attention_sink
+    require(
+        c.latent is None or (plain and c.query_growth is None),
         "model.latent makes keys of one latent for all heads: it goes without num_kv_heads,"
-        " qk_norm and attention_sink.",
+        " qk_norm, attention_sink and query_growth.",
     )
 
 
@@ -172,6 +185,15 @@ def _check_outputs(c: ModelConfig) -> None:
     require(
         not c.classes or not (c.has_encoder or c.ahead),
         "model.classes is for a decoder or an encoder alone, which predicts nothing else.",
+    )
+    require(
+        c.activation != "xielu" or (c.experts is None and not c.head_transform),
+        "model.activation is 'xielu', whose numbers an MLP learns; experts and head_transform have"
+        " none, so use another.",
+    )
+    require(
+        c.norm_scale or not c.head_transform,
+        "model.head_transform ends with a norm that is scaled; it needs --model.norm-scale True.",
     )
     require(
         not c.head_transform or not c.gated,

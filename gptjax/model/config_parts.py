@@ -19,8 +19,16 @@ Activation = Literal[
     "geglu",
     "geglu_exact",
     "reglu",
+    "swiglu_clamped",
+    "xielu",
 ]
-GATES = {"swiglu": "silu", "geglu": "gelu", "geglu_exact": "gelu_exact", "reglu": "relu"}
+GATES = {
+    "swiglu": "silu",
+    "geglu": "gelu",
+    "geglu_exact": "gelu_exact",
+    "reglu": "relu",
+    "swiglu_clamped": "gelu_quick",
+}
 """The gated nonlinearities, and that of their gate."""
 
 
@@ -136,6 +144,32 @@ RopeScaling = LinearScaling | NTKScaling | YarnScaling | Llama3Scaling
 
 
 @dataclass(frozen=True)
+class QueryGrowth:
+    """Queries are multiplied by 1 + strength · ln(1 + ⌊(position + first) / span⌋), so that
+    attention stays sharp among many keys.
+
+    Sources: Nakanishi 2025, Scalable-Softmax, arXiv:2501.19399; this form: Llama 4's and
+    Ministral 3's code.
+    """
+
+    span: int = 8192
+    """Positions of one step of the growth."""
+    strength: float = 0.1
+    """Factor of the logarithm."""
+    first: int = 0
+    """The number of the first position."""
+    unrotated_only: bool = False
+    """Only in layers without RoPE (Llama 4)."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.span >= 1 and self.first >= 0,
+            f"model.query_growth has span {self.span} and first {self.first}; they need at least 1"
+            " and 0.",
+        )
+
+
+@dataclass(frozen=True)
 class Latent:
     """Multi-head latent attention: the cache holds one narrow latent and one rotated key a token,
     for all heads.
@@ -193,12 +227,19 @@ class Experts:
     shared: int = 0
     """Number of shared experts that read every token; together they are one MLP, as wide as all
     of them."""
+    shared_gate: bool = False
+    """The shared experts' output is multiplied by a sigmoid of the token, a weight of its own (Qwen
+    2)."""
+    biases: bool = False
+    """Experts and router have biases (gpt-oss)."""
     scores: Literal["softmax", "sigmoid"] = "softmax"
     """How the router's logits become scores."""
     normalised: bool = True
     """The weights of the chosen experts are divided by their sum."""
     scale: float = 1.0
     """The weights are multiplied by it."""
+    weighs: Literal["output", "input"] = "output"
+    """What of an expert its weight multiplies; the input in Llama 4."""
     groups: int = 1
     """Number of groups of equal size that experts are split into."""
     active_groups: int = 1
@@ -239,6 +280,16 @@ class Experts:
         require(
             self.active_groups <= self.groups,
             f"model.experts.active_groups is {self.active_groups}; there are {self.groups} groups.",
+        )
+        require(
+            not self.shared_gate or self.shared > 0,
+            "model.experts.shared_gate is a gate of shared experts; it needs"
+            " --model.experts.shared.",
+        )
+        require(
+            not (self.biases and self.bias_step),
+            "model.experts.biases gives the router a bias of its logits, and bias_step one of the"
+            " choice; use one (--model.experts.bias-step 0).",
         )
         choice = self.count // self.groups * self.active_groups
         require(

@@ -62,7 +62,8 @@ def products_per_token(config: ModelConfig) -> int:
         )
         if config.sparse(layer):
             e = config.experts
-            total += config.width * e.count + mlp * config.expert_width * (e.active + e.shared)
+            total += config.width * (e.count + e.shared_gate)
+            total += mlp * config.expert_width * (e.active + e.shared)
         else:
             total += mlp * config.mlp_dim
     return total

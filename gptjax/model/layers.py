@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -130,19 +131,18 @@ class Norm(nn.Module):
     epsilon: float
     bias: bool
     axis: str | None = "embed"
+    scaled: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         vector = (1,) * (x.ndim - 1) + (self.width,)
-        scale = parameter(self, "scale", nn.initializers.ones, (self.width,), (self.axis,))
         y = x.astype(jnp.float32)
         if self.kind == "layernorm":
             y = y - y.mean(-1, keepdims=True)
-        y = (
-            y
-            * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.epsilon)
-            * scale.reshape(vector)
-        )
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.epsilon)
+        if self.scaled:
+            scale = parameter(self, "scale", nn.initializers.ones, (self.width,), (self.axis,))
+            y = y * scale.reshape(vector)
         if self.bias and self.kind == "layernorm":
             bias = parameter(self, "bias", nn.initializers.zeros, (self.width,), (self.axis,))
             y = y + bias.reshape(vector)
@@ -151,8 +151,8 @@ class Norm(nn.Module):
 
 def norm(config: ModelConfig, name: str | None = None, width: int | None = None) -> Norm:
     """The config's norm over the residual stream, or over vectors of another width."""
-    width = config.width if width is None else width
-    return Norm(config.norm, width, config.norm_epsilon, config.bias, name=name)
+    c, width = config, config.width if width is None else width
+    return Norm(c.norm, width, c.norm_epsilon, c.bias, scaled=c.norm_scale, name=name)
 
 
 class MLP(nn.Module):
@@ -182,7 +182,8 @@ class MLP(nn.Module):
             )
 
         *gate, risen = together(x, (up("gate"), up("up")) if c.gated else (up("up"),))
-        hidden = activate(c.activation, gate[0]) * risen if gate else activate(c.activation, risen)
+        bend = XIELU(name="xielu") if c.activation == "xielu" else partial(activate, c.activation)
+        hidden = gated(c.activation, gate[0], risen) if gate else bend(risen)
         hidden, seen = probe.saved("mlp", hidden, seen)
         return Linear(
             (self.width,),
@@ -192,6 +193,42 @@ class MLP(nn.Module):
             c.mlp_bias_enabled,
             name="down",
         )(hidden), seen
+
+
+class XIELU(nn.Module):
+    """A parabola for positive numbers and an exponential for negative ones, each with a learned
+    size. Source: Huang and Schlag 2024, xIELU, arXiv:2411.13010, section 3.2."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        def size(name: str, begin: float) -> Array:
+            before = nn.initializers.constant(math.log(math.expm1(begin)))
+            learned = jax.nn.softplus(parameter(self, name, before, (1,), (None,)))
+            return learned.reshape((1,) * x.ndim)
+
+        above, below = size("positive", 0.8), XIELU_SLOPE + size("negative", 0.3)
+        y = x.astype(jnp.float32)
+        curve = jnp.expm1(jnp.minimum(y, XIELU_EPSILON)) - y
+        bent = jnp.where(y > 0, above * y * y, below * curve)
+        return (bent + XIELU_SLOPE * y).astype(x.dtype)
+
+
+XIELU_SLOPE, XIELU_EPSILON = 0.5, -1e-6
+"""Slope at 0, and the largest argument of the exponential, so that its gradient stays finite."""
+
+
+def gated(kind: str, gate: Array, up: Array) -> Array:
+    """What a gated nonlinearity makes of its gate and of what it multiplies.
+
+    Source: clamped: OpenAI 2025, gpt-oss, arXiv:2508.10925, section 2.3, and its code.
+    """
+    if kind == "swiglu_clamped":
+        gate, up = jnp.minimum(gate, GATE_LIMIT), jnp.clip(up, -GATE_LIMIT, GATE_LIMIT) + 1
+    return activate(kind, gate) * up
+
+
+GATE_LIMIT = 7.0
+"""The largest number that enters a clamped gate."""
 
 
 def activate(kind: str, x: Array) -> Array:

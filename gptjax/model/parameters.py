@@ -108,7 +108,7 @@ def _boxed(config: ModelConfig, key: Key) -> Params:
         "layers": init_stack(config, next(keys), x, layer_inputs),
     }
     final = next(keys)
-    if config.norm_placement != "post":
+    if config.norm_placement != "post" and config.norm_scale:
         params["norm"] = norm(config).init(final, x)["params"]
     if config.positions == "learned":
         params["positions"] = embedding_table(config, config.context, "context").init(
@@ -142,7 +142,7 @@ def _beside_embedding(config: ModelConfig, key: Key) -> Params:
     """Parameters, in Linen's boxes, of what not every model does behind its embedding and before
     its output."""
     params: Params = {}
-    if config.embedding_norm:
+    if config.embedding_norm and config.norm_scale:
         params["embedding_norm"] = _norm(config, config.entrance_dim, key)
     if config.head_transform:
         linear = head_transform(config).init(jax.random.fold_in(key, 6), _vector(config.width))

@@ -77,6 +77,7 @@ class Block(nn.Module):
             if c.norm_placement in ("sandwich", "reordered"):
                 name = "out_norm" if c.norm_placement == "sandwich" else "norm"
                 y = norm(c, f"{branch}_{name}")(y)
+            y = y if c.residual_scale == 1.0 else y * jnp.asarray(c.residual_scale, y.dtype)
             depth = (number + 1) / c.num_layers
             y = skip_rows(dropout(y, c.residual_dropout, key), c.stochastic_depth, depth, key)
             return probe(f"{branch}_out", y, seen)

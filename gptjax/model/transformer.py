@@ -180,7 +180,8 @@ def embed_tokens(
     """The embeddings of tokens, scaled and projected as the model does it before positions are
     added; their width is the config's `entrance_dim`."""
     x = embed(params["embedding"]["embedding"], tokens, config.compute)
-    x = x * jnp.asarray(math.sqrt(config.width), x.dtype) if config.scaled_embedding else x
+    scale = config.embedding_scale * (math.sqrt(config.width) if config.scaled_embedding else 1.0)
+    x = x if scale == 1.0 else x * jnp.asarray(scale, x.dtype)
     return _projected(config, params, x, "tokens")
 
 
@@ -217,7 +218,7 @@ def _positioned(
     if config.positions == "sinusoidal":
         x = x + place.sinusoidal(positions, config.entrance_dim).astype(x.dtype)
     if config.embedding_norm:
-        weights = {"params": params["embedding_norm"]}
+        weights = {"params": params.get("embedding_norm", {})}
         x = norm(config, width=config.entrance_dim).apply(weights, x)
     x = _projected(config, params, x, "stream")
     return constrain_residual(dropout(x, config.embedding_dropout, key))
@@ -228,7 +229,8 @@ def _entrance_key(config: ModelConfig, key: Key | None) -> Key | None:
 
 
 def _normalised(config: ModelConfig, params: Params, x: Array) -> Array:
-    return norm(config).apply({"params": params["norm"]}, x) if "norm" in params else x
+    weights = {"params": params.get("norm", {})}
+    return x if config.norm_placement == "post" else norm(config).apply(weights, x)
 
 
 # --- encoders ---

@@ -285,7 +285,7 @@ def sharp(c: ModelConfig, seed: int = 0) -> Params:
             "bias": 0.1,
             "scale": 0.2,
             "sink": 1.0,
-        }[names[-1]]
+        }.get(names[-1], 0.5)
         return jnp.asarray(
             spread * draw.standard_normal(leaf.shape) + (names[-1] == "scale"), jnp.float32
         )

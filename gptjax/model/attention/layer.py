@@ -168,9 +168,11 @@ class Attention(nn.Module):
             three += (to_heads(c, c.num_heads, "heads", "gate"),)
         joined = platform() == "cpu" and axis_size("tensor") == 1
         q, k, v, *gate = together(x, three, joined=joined)
-        if c.qk_norm:
+        if c.qk_norm and not c.qk_norm_after_rope:
             q, k = head_norm(c, "query_norm", "heads", q), head_norm(c, "key_norm", "kv_heads", k)
         q, k = apply_rope(c, self.layer, layer_inputs, q, k)
+        if c.qk_norm_after_rope or c.query_growth is not None:
+            q, k = after_rope(c, self.layer, layer_inputs, q, k)
         if cache is not None:
             cache, k, v, layer_inputs = with_cache(c, self.layer, number, cache, layer_inputs, k, v)
         sink = (
@@ -216,16 +218,38 @@ def apply_rope(
     return place.rotate(q, angles, louder), place.rotate(k, angles, louder)
 
 
+def after_rope(
+    config: ModelConfig, layer: Layer, layer_inputs: LayerInputs, q: Array, k: Array
+) -> tuple[Array, Array]:
+    """Queries and keys that are normalised once they are turned, and queries that grow."""
+    if config.qk_norm_after_rope and config.positions_in(layer) == "rope":
+        q = head_norm(config, "query_norm", "heads", q)
+        k = head_norm(config, "key_norm", "kv_heads", k)
+    return q if config.query_growth is None else grown(config, layer, layer_inputs, q), k
+
+
+def grown(
+    config: ModelConfig, layer: Layer, layer_inputs: LayerInputs, q: Float[Array, "B T N H"]
+) -> Float[Array, "B T N H"]:
+    """Queries that grow with their position, as `query_growth` says."""
+    growth = config.query_growth
+    if growth.unrotated_only and config.positions_in(layer) == "rope":
+        return q
+    steps = (jnp.maximum(layer_inputs.mask_inputs.queries, 0) + growth.first) // growth.span
+    factor = 1 + growth.strength * jnp.log1p(steps.astype(jnp.float32))
+    return q * factor[:, :, None, None].astype(q.dtype)
+
+
 def head_norm(
     config: ModelConfig, name: str, axis: str, x: Float[Array, "B T N H"]
 ) -> Float[Array, "B T N H"]:
     """Queries or keys, normalised head by head or all heads as one vector."""
-    if not config.qk_norm_joint:
-        return Norm("rmsnorm", config.head_dim, config.norm_epsilon, False, "head", name=name)(x)
-    whole = x.reshape(*x.shape[:2], -1)
-    return Norm("rmsnorm", whole.shape[-1], config.norm_epsilon, False, axis, name=name)(
-        whole
-    ).reshape(x.shape)
+    joint = config.qk_norm_joint
+    whole = x.reshape(*x.shape[:2], -1) if joint else x
+    how = {"scaled": config.qk_norm_scale, "axis": axis if joint else "head", "name": name}
+    return Norm("rmsnorm", whole.shape[-1], config.norm_epsilon, False, **how)(whole).reshape(
+        x.shape
+    )
 
 
 def attend_in(

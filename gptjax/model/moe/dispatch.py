@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from gptjax.core.arrays import Array, Bool, Float, Int
 from gptjax.model.config import Experts, ModelConfig
-from gptjax.model.layers import activate
+from gptjax.model.layers import activate, gated
 from gptjax.sharding.collectives import all_gather, local_slice
 from gptjax.sharding.constrain import ROWS, current_mesh, partition_spec, platform
 from gptjax.weights.linear import contract, ragged
@@ -24,7 +24,7 @@ Product = Callable[[Array, Weight], Array]
 """(tokens by expert, kernels [E I O]) → each token times its expert's kernel."""
 
 Kernels = dict[str, Weight]
-"""`up`, `down` and, where gated, `gate` of every expert."""
+"""`up`, `down` and, where gated, `gate` of every expert, and their biases: `up_bias` and so on."""
 
 
 def apply_experts(
@@ -36,6 +36,7 @@ def apply_experts(
 ) -> tuple[Float[Array, "B T D"], Bool[Array, "B T k"]]:
     """Returns the weighted sum of each token's experts, and which of its choices were dropped."""
     e = config.experts
+    x, weights = _entering(e, x, weights)
     dispatched = (
         by_row(e, x, chosen)
         if e.capacity is not None
@@ -43,27 +44,39 @@ def apply_experts(
     )
     return (
         _weighted(
-            dispatched.collect(_mlps(config, kernels, dispatched.tokens, dispatched.product)),
+            dispatched.collect(_mlps(config, kernels, dispatched.tokens, dispatched)),
             weights * ~dispatched.dropped,
         ),
         dispatched.dropped,
     )
 
 
-def _mlps(
-    config: ModelConfig, kernels: Kernels, x: Float[Array, "... D"], product: Product
-) -> Float[Array, "... D"]:
-    """Every expert's MLP, each applied to its own tokens by `product`."""
+def _entering(
+    e: Experts, x: Float[Array, "B T D"], weights: Float[Array, "B T k"]
+) -> tuple[Float[Array, "B T ... D"], Float[Array, "B T k"]]:
+    """What enters each token's experts, one for all or one for each choice, and the weights of what
+    leaves them."""
+    if e.weighs == "output":
+        return x, weights
+    return x[:, :, None] * weights[..., None].astype(x.dtype), jnp.ones_like(weights)
 
-    def up(name):
-        return product(x, kernels[name])
+
+def _mlps(
+    config: ModelConfig, kernels: Kernels, x: Float[Array, "... D"], dispatched: Dispatched
+) -> Float[Array, "... D"]:
+    """Every expert's MLP, each applied to its own tokens as they were dispatched."""
+
+    def product(x: Array, name: str) -> Array:
+        y = dispatched.product(x, kernels[name])
+        bias = kernels.get(f"{name}_bias")
+        return y if bias is None else y + dispatched.own(dense(bias)).astype(y.dtype)
 
     hidden = (
-        activate(config.activation, up("gate")) * up("up")
+        gated(config.activation, product(x, "gate"), product(x, "up"))
         if config.gated
-        else activate(config.activation, up("up"))
+        else activate(config.activation, product(x, "up"))
     )
-    return product(hidden, kernels["down"])
+    return product(hidden, "down")
 
 
 def _weighted(
@@ -78,6 +91,8 @@ class Dispatched(NamedTuple):
 
     tokens: Float[Array, "... D"]
     product: Product
+    own: Callable[[Float[Array, "E O"]], Float[Array, "... O"]]
+    """Returns each token's own of one vector for each expert, in a shape that broadcasts."""
     collect: Callable[[Array], Float[Array, "B T k D"]]
     """Returns the experts' outputs to their tokens; a dropped token gets zeros."""
     dropped: Bool[Array, "B T k"]
@@ -94,9 +109,9 @@ def ranks(
     )[:, 0] - 1, mine.sum(0)
 
 
-def by_row(e: Experts, x: Float[Array, "B T D"], chosen: Int[Array, "B T k"]) -> Dispatched:
+def by_row(e: Experts, x: Float[Array, "B T ... D"], chosen: Int[Array, "B T k"]) -> Dispatched:
     """Fixed expert capacity per row, filled in token order so that routing stays causal."""
-    rows, length, width = x.shape
+    rows, length, width = *x.shape[:2], x.shape[-1]
     capacity = min(length, -(-round(e.capacity * e.active * length) // e.count))
     rank, _ = jax.vmap(lambda chosen: ranks(chosen, e.count))(chosen.reshape(rows, -1))
     dropped = rank >= capacity
@@ -106,7 +121,7 @@ def by_row(e: Experts, x: Float[Array, "B T D"], chosen: Int[Array, "B T k"]) ->
         return (
             jnp.zeros((e.count * capacity, width), x.dtype)
             .at[slots]
-            .set(jnp.repeat(x, e.active, axis=0), mode="drop")
+            .set(_by_choice(x, e.active), mode="drop")
         )
 
     def collect(y: Array) -> Array:
@@ -118,11 +133,17 @@ def by_row(e: Experts, x: Float[Array, "B T D"], chosen: Int[Array, "B T k"]) ->
     tokens = jax.vmap(scatter)(x, slots).reshape(rows, e.count, capacity, width)
 
     product = functools.partial(contract, "becd,edf->becf")
-    return Dispatched(tokens, product, collect, dropped.reshape(rows, length, e.active))
+    dropped = dropped.reshape(rows, length, e.active)
+    return Dispatched(tokens, product, lambda own: own[None, :, None], collect, dropped)
+
+
+def _by_choice(x: Float[Array, "T ... D"], active: int) -> Float[Array, "pairs D"]:
+    """What each choice of each token reads: the token, or what there is for that choice."""
+    return jnp.repeat(x, active, axis=0) if x.ndim == 2 else x.reshape(-1, x.shape[-1])
 
 
 def by_expert(
-    count: int, x: Float[Array, "B T D"], chosen: Int[Array, "B T k"], *, grouped: bool
+    count: int, x: Float[Array, "B T ... D"], chosen: Int[Array, "B T k"], *, grouped: bool
 ) -> Dispatched:
     """Sorts all tokens of a batch by expert; no token is dropped.
 
@@ -132,7 +153,7 @@ def by_expert(
       grouped: pad each expert's tokens to a multiple of one group size and multiply group by group;
         for CPUs, where XLA would otherwise multiply all tokens by all experts.
     """
-    (rows, length, width), active = x.shape, chosen.shape[2]
+    (rows, length, active), width = chosen.shape, x.shape[-1]
     pairs = rows * length * active
     size = min(256, max(8, 1 << (pairs // (4 * count)).bit_length() >> 1)) if grouped else 1
     chosen = chosen.reshape(-1)
@@ -145,7 +166,7 @@ def by_expert(
     tokens = (
         jnp.zeros((num_groups * size, width), x.dtype)
         .at[slots]
-        .set(jnp.repeat(x.reshape(-1, width), active, axis=0), mode="drop")
+        .set(_by_choice(x.reshape(-1, *x.shape[2:]), active), mode="drop")
     )
 
     def collect(y):
@@ -158,13 +179,20 @@ def by_expert(
 
     none_dropped = jnp.zeros((rows, length, active), bool)
     if not grouped:
-        return Dispatched(tokens, functools.partial(ragged, counts=counts), collect, none_dropped)
+
+        def own(vectors: Array) -> Array:
+            whose = jnp.searchsorted(ends, jnp.arange(pairs), side="right")
+            return vectors[jnp.minimum(whose, count - 1)]
+
+        product = functools.partial(ragged, counts=counts)
+        return Dispatched(tokens, product, own, collect, none_dropped)
     whose = jnp.minimum(jnp.searchsorted(ends, jnp.arange(num_groups), side="right"), count - 1)
 
     def product(x: Array, kernels: Weight) -> Array:
         return contract("nbd,ndf->nbf", x, jax.tree.map(lambda leaf: leaf[whose], kernels))
 
-    return Dispatched(tokens.reshape(num_groups, size, width), product, collect, none_dropped)
+    tokens = tokens.reshape(num_groups, size, width)
+    return Dispatched(tokens, product, lambda own: own[whose][:, None], collect, none_dropped)
 
 
 # --- on a mesh ---
@@ -188,10 +216,9 @@ def mix_over_mesh(
     # with a capacity, a row's earlier tokens go first, so each device needs whole rows
     mesh, ordered = current_mesh(), config.experts.capacity is not None
     tokens = partition_spec(mesh.shape, x.shape, (ROWS, ("context", "tensor"), ()))
-    into, out = (("expert",), ("fsdp",), ("tensor",)), (("expert",), ("tensor",), ("fsdp",))
     kernels = {name: dense(kernel) for name, kernel in kernels.items()}
     cut = {
-        name: partition_spec(mesh.shape, kernel.shape, out if name == "down" else into)
+        name: partition_spec(mesh.shape, kernel.shape, _axes_of(name))
         for name, kernel in kernels.items()
     }
     positions = [axis for axis in ("context", "tensor") if axis in (tokens[1] or ())]
@@ -199,16 +226,14 @@ def mix_over_mesh(
     summed = "tensor" in cut["up"]
 
     def own(x: Array, chosen: Array, weights: Array, kernels: Kernels) -> tuple[Array, Array]:
-        kernels = {
-            name: (
-                all_gather(kernel.astype(x.dtype), "fsdp", cut[name].index("fsdp"))
-                if "fsdp" in cut[name]
-                else kernel
-            )
-            for name, kernel in kernels.items()
-        }
+        for name in (name for name in kernels if "fsdp" in cut[name]):
+            whole = all_gather(kernels[name].astype(x.dtype), "fsdp", cut[name].index("fsdp"))
+            kernels = {**kernels, name: whole}
         for axis in reversed(gathered):
             x, chosen, weights = (all_gather(array, axis, 1) for array in (x, chosen, weights))
+        if summed and "down_bias" in kernels:  # once, though every device adds its part
+            first = jax.lax.axis_index("tensor") == 0
+            kernels = {**kernels, "down_bias": jnp.where(first, kernels["down_bias"], 0)}
         mixed, dropped = (_sent if ordered else _shared)(
             config, x, chosen, weights, kernels, cut["up"][0] == "expert"
         )
@@ -232,17 +257,26 @@ def mix_over_mesh(
     )(x, chosen, weights, kernels)
 
 
+def _axes_of(name: str) -> tuple[tuple[str, ...], ...]:
+    """The mesh axes over which the kernels or biases of that name are split."""
+    if name.endswith("_bias"):
+        return ("expert",), () if name == "down_bias" else ("tensor",)
+    wide, narrow = ("fsdp",), ("tensor",)
+    return (("expert",), narrow, wide) if name == "down" else (("expert",), wide, narrow)
+
+
 def _sent(
     config: ModelConfig, x: Array, chosen: Array, weights: Array, kernels: Kernels, apart: bool
 ) -> tuple[Array, Array]:
     """Sends each row's tokens to the devices that have their experts (all-to-all)."""
+    x, weights = _entering(config.experts, x, weights)
     dispatched = by_row(config.experts, x, chosen)
     send = (
         (lambda x, away, home: jax.lax.all_to_all(x, "expert", away, home, tiled=True))
         if apart
         else (lambda x, away, home: x)
     )
-    mixed = _mlps(config, kernels, send(dispatched.tokens, 1, 0), dispatched.product)
+    mixed = _mlps(config, kernels, send(dispatched.tokens, 1, 0), dispatched)
     return (
         _weighted(dispatched.collect(send(mixed, 0, 1)), weights * ~dispatched.dropped),
         dispatched.dropped,
@@ -257,9 +291,10 @@ def _shared(
     if apart:
         x, chosen, weights = (all_gather(array, "expert", 0) for array in (x, chosen, weights))
         chosen = chosen - jax.lax.axis_index("expert") * count
+    x, weights = _entering(config.experts, x, weights)
     dispatched = by_expert(count, x, chosen, grouped=platform() == "cpu")
     mixed = _weighted(
-        dispatched.collect(_mlps(config, kernels, dispatched.tokens, dispatched.product)), weights
+        dispatched.collect(_mlps(config, kernels, dispatched.tokens, dispatched)), weights
     )
     return (
         jax.lax.psum_scatter(mixed, "expert", scatter_dimension=0, tiled=True) if apart else mixed

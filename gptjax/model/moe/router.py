@@ -15,7 +15,7 @@ from flax import linen as nn
 from gptjax.core.arrays import Array, Bool, Float, Int, Params
 from gptjax.model.activations import Observed, Probe
 from gptjax.model.config import Experts, ModelConfig
-from gptjax.model.layers import MLP, normal, parameter, residual_std
+from gptjax.model.layers import MLP, Linear, normal, parameter, residual_std
 from gptjax.model.moe.dispatch import apply_experts, mix_over_mesh
 from gptjax.sharding.constrain import current_mesh
 from gptjax.weights.linear import Names, contract, require_for_all_rows
@@ -23,8 +23,10 @@ from gptjax.weights.weight import Role, Weight
 
 
 class MoE(nn.Module):
-    """What a token's experts make of it, weighted, plus what the shared experts make of it. Expert
-    kernels have no biases."""
+    """What a token's experts make of it, weighted, plus what the shared experts make of it.
+
+    Sources: a gate of the shared experts: Qwen2-MoE's code; weights of the input: Llama 4's.
+    """
 
     config: ModelConfig
 
@@ -45,6 +47,10 @@ class MoE(nn.Module):
         )
         if e.shared:
             shared, _ = MLP(c, e.shared * c.expert_width, name="shared")(x, Probe(), {})
+            if e.shared_gate:
+                names, named = ("embed", None), "shared_gate"
+                gate = Linear((c.width,), (1,), names, c.init_std, False, name=named)
+                shared = shared * nn.sigmoid(gate(x))
             mixed = mixed + shared
         dropped = (unread & routes.real[:, :, None]).sum().astype(jnp.float32)
         aux = {
@@ -58,7 +64,7 @@ class MoE(nn.Module):
 
 class Router(nn.Module):
     """A number for each token and expert, in float32, and the bias that chooses but does not
-    weigh."""
+    weigh. With `biases` each number has a bias of its own."""
 
     config: ModelConfig
 
@@ -70,13 +76,15 @@ class Router(nn.Module):
         names, role = ("embed", "experts"), Role(inputs=1, decays=True, exact=True)
         kernel = parameter(self, "kernel", normal(c.init_std), (c.width, count), names, role)
         logits = contract("btd,de->bte", x.astype(jnp.float32), kernel)
-        if not c.experts.bias_step:
+        if not (c.experts.bias_step or c.experts.biases):
             return logits, None
-        return logits, parameter(self, "bias", nn.initializers.zeros, (count,), ("experts",))
+        bias = parameter(self, "bias", nn.initializers.zeros, (count,), ("experts",))
+        return (logits + bias[None, None], None) if c.experts.biases else (logits, bias)
 
 
 class Expert(nn.Module):
-    """The kernels of every expert's MLP: `up`, `down` and, where it is gated, `gate`."""
+    """The kernels of every expert's MLP: `up`, `down` and, where it is gated, `gate`; their biases
+    are `up_bias` and so on."""
 
     config: ModelConfig
 
@@ -84,36 +92,38 @@ class Expert(nn.Module):
     def __call__(self) -> dict[str, Weight]:
         c, width = self.config, self.config.expert_width
 
-        def into(name):
-            return Kernels(
-                (c.experts.count, c.width, width),
-                ("experts", "embed", "mlp"),
-                c.init_std,
-                name=name,
-            )()
+        def into(name: str) -> dict[str, Weight]:
+            shape, axes = (c.experts.count, c.width, width), ("experts", "embed", "mlp")
+            return Kernels(shape, axes, c.init_std, c.experts.biases, name=name)()
 
         kernels = {name: into(name) for name in (("gate", "up") if c.gated else ("up",))}
-        return kernels | {
-            "down": Kernels(
-                (c.experts.count, width, c.width),
-                ("experts", "mlp", "embed"),
-                residual_std(c),
-                name="down",
-            )()
+        shape, axes = (c.experts.count, width, c.width), ("experts", "mlp", "embed")
+        down = Kernels(shape, axes, residual_std(c), c.experts.biases, name="down")
+        kernels["down"] = down()
+        return {
+            name if part == "kernel" else f"{name}_{part}": weight
+            for name, parts in kernels.items()
+            for part, weight in parts.items()
         }
 
 
 class Kernels(nn.Module):
-    """One kernel for each expert: a weight [E I O]."""
+    """One kernel for each expert: a weight [E I O], and perhaps a bias [E O]."""
 
     shape: tuple[int, int, int]
     axes: Names
     std: float
+    bias: bool
 
     @nn.compact
-    def __call__(self) -> Weight:
+    def __call__(self) -> dict[str, Weight]:
         role = Role(stacked=1, inputs=1, decays=True)
-        return parameter(self, "kernel", normal(self.std), self.shape, self.axes, role)
+        kernel = parameter(self, "kernel", normal(self.std), self.shape, self.axes, role)
+        if not self.bias:
+            return {"kernel": kernel}
+        shape, axes = (self.shape[0], self.shape[2]), (self.axes[0], self.axes[2])
+        zeros, role = nn.initializers.zeros, Role(stacked=1)
+        return {"kernel": kernel, "bias": parameter(self, "bias", zeros, shape, axes, role)}
 
 
 # --- the choice
