@@ -53,6 +53,9 @@ STRETCHED = {
 }
 
 CONFIGS: dict[str, dict[str, Any]] = {
+    "bamba": SHAPE
+    | {"num_hidden_layers": 3, "attn_layer_indices": [1], "mamba_n_heads": 8, "mamba_d_head": 8}
+    | {"mamba_n_groups": 2, "mamba_d_state": 6, "mamba_expand": 2, "mamba_chunk_size": 16},
     "cwm": DEEP | {"sliding_window": 8, "rope_theta": 1e4, "rope_scaling": STRETCHED},
     "dots1": ROUTED
     | {"num_hidden_layers": 3, "first_k_dense_replace": 1, "attention_bias": True}
@@ -73,6 +76,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
     | {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
     | {"num_shared_experts": 2, "num_hidden_layers": 3},
     "jais2": SHAPE,
+    "lfm2": SHAPE
+    | {"num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"]}
+    | {"conv_bias": True, "block_multiple_of": 16},
     "minimax_m2": WIDE | {"num_local_experts": 4, "num_experts_per_tok": 2, "rotary_dim": 8},
     "ministral": DEEP
     | {"sliding_window": 8}
@@ -81,6 +87,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "olmo3": DEEP | {"sliding_window": 8, "rope_theta": 5e5, "rope_scaling": YARN},
     "olmoe": SHAPE | {"num_experts": 4, "num_experts_per_tok": 2},
     "phi": SHAPE,
+    "qwen3_5_text": WIDE
+    | {"num_hidden_layers": 3, "full_attention_interval": 2}
+    | {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8}
+    | {"linear_value_head_dim": 6},
     "seed_oss": WIDE,
     "smollm3": SHAPE | {"num_hidden_layers": 4},
     "solar_open": ROUTED,
@@ -94,6 +104,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 """By `model_type`."""
 
 CHANGED: dict[str, dict[str, Any]] = {
+    "bamba": {"mlp_bias": True},
     "cwm": {"attention_bias": True},
     "dots1": {"scoring_func": "softmax"},
     "ernie4_5": {"rope_scaling": {"type": "longrope"}},
@@ -108,12 +119,14 @@ CHANGED: dict[str, dict[str, Any]] = {
     "helium": {"attn_temperature": 0.5},
     "hy_v3": {"use_qk_bias": True},
     "jais2": {"mup_scale": 2.0},
+    "lfm2": {"layer_types": ["conv", "sliding_attention", "conv"]},
     "minimax_m2": {"attn_type_list": [0, 1]},
     "ministral": {"mlp_bias": True},
     "nemotron": {"hidden_act": "xielu"},
     "olmo3": {"rope_parameters": {"sliding_attention": {"rope_type": "yarn"}}},
     "olmoe": {"mlp_bias": True},
     "phi": {"qk_layernorm": True},
+    "qwen3_5_text": {"attn_output_gate": False},
     "seed_oss": {"logit_scale": 0.5},
     "smollm3": {"no_rope_layers": [1]},
     "solar_open": {"use_qk_norm": True},

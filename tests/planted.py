@@ -316,8 +316,8 @@ RECURRENT = (
     Defect(
         "state-grows",
         "model/recurrent/delta.py",
-        "return -jnp.exp(rate)",
-        "return jnp.exp(rate)",
+        "return -jnp.exp(parameter(",
+        "return jnp.exp(parameter(",
         "test_formulas.py::test_recurrent_layers_are_the_formulas_of_their_papers[delta]",
     ),
     Defect(
@@ -354,6 +354,27 @@ RECURRENT = (
         "keys=held(tokens.keys), decays=held(tokens.decays), rates=held(tokens.rates)",
         "decays=held(tokens.decays)",
         "test_laws.py::test_reading_with_a_cache_is_reading_without[delta_and_attention]",
+    ),
+    Defect(
+        "skip-of-padding-too",
+        "model/recurrent/mamba.py",
+        "reading.own(v)",
+        "v[:, : x.shape[1]]",
+        "test_laws.py::test_what_is_rolled_back_was_never_read[mamba]",
+    ),
+    Defect(
+        "step-without-its-bound",
+        "model/recurrent/mamba.py",
+        "options.shortest_step, options.longest_step)",
+        "options.shortest_step, None)",
+        "test_formulas.py::test_recurrent_layers_are_the_formulas_of_their_papers[mamba]",
+    ),
+    Defect(
+        "parts-of-a-dimension-out-of-order",
+        "formats/recurrent_decoders.py",
+        'for name in ("gate", "value", "key", "query", "step")',
+        'for name in ("gate", "value", "query", "key", "step")',
+        "test_decoder_families.py::test_parts_of_recurrent_layers_are_in_their_order",
     ),
     Defect(
         "row-of-a-server-keeps-its-state",

@@ -106,6 +106,34 @@ def test_heads_and_experts_are_in_their_order() -> None:
     np.testing.assert_array_equal(theirs["model.norm.bias"], ours["norm"]["bias"])
 
 
+def test_parts_of_recurrent_layers_are_in_their_order() -> None:
+    """Bamba's: gate, x, B, C, dt; LFM2's: B, C, x; Qwen3.5 has query and gate head by head."""
+
+    def tensors(name: str, kind: str) -> tuple[dict, dict]:
+        _, config = MODELS[name]
+        params = randomly(config)
+        theirs = dict(layout.tensors(params, FAMILIES[name].places(config)))
+        return theirs, params["layers"][kind]
+
+    def rows(*parts: np.ndarray) -> np.ndarray:
+        return np.concatenate([part.reshape(32, -1) for part in parts], axis=1).T
+
+    theirs, ours = tensors("bamba", "recurrent_dense")
+    w = {name: leaf["kernel"][0] for name, leaf in ours["mamba"].items() if "kernel" in leaf}
+    wanted = rows(*(w[name] for name in ("gate", "value", "key", "query", "step")))
+    np.testing.assert_array_equal(theirs["model.layers.0.mamba.in_proj.weight"], wanted)
+    taps = [ours["mamba"][f"{name}_convolution"]["taps"][0] for name in ("value", "key", "query")]
+    wanted = np.concatenate([part.reshape(-1, 1, 4) for part in taps])
+    np.testing.assert_array_equal(theirs["model.layers.0.mamba.conv1d.weight"], wanted)
+    theirs, ours = tensors("lfm2", "recurrent_dense")
+    wanted = rows(*(ours["convolution"][n]["kernel"][0] for n in ("before", "after", "value")))
+    np.testing.assert_array_equal(theirs["model.layers.0.conv.in_proj.weight"], wanted)
+    theirs, ours = tensors("qwen3_5_text", "dense")
+    both = [ours["attention"][name]["kernel"][0] for name in ("query", "gate")]
+    wanted = np.concatenate(both, axis=-1).reshape(32, -1).T
+    np.testing.assert_array_equal(theirs["model.layers.1.self_attn.q_proj.weight"], wanted)
+
+
 def test_latents_have_an_epsilon_of_their_own() -> None:
     """DeepSeek's is 1e-6 whatever that of the other norms is, in `transformers` too."""
     config = read("youtu", num_hidden_layers=1, rms_norm_eps=1e-2)

@@ -14,7 +14,7 @@ from gptjax.formats.huggingface_families import FAMILIES
 
 PAGE = Path(__file__).parents[1] / "docs/interop.md"
 MARK = "✓"
-INSIDE = {"gemma3"}
+INSIDE = {"gemma3", "qwen3_5"}
 """Of models that hold one of a family, as which they are read."""
 
 

@@ -17,7 +17,15 @@ from test_laws import weights
 from variants import PLAIN, RECURRENT, ROPE
 
 from gptjax import model
-from gptjax.model import DeltaNet, LinearScaling, Llama3Scaling, NTKScaling, YarnScaling
+from gptjax.model import (
+    DeltaNet,
+    LinearScaling,
+    Llama3Scaling,
+    Mamba2,
+    NTKScaling,
+    ShortConvolution,
+    YarnScaling,
+)
 from gptjax.model.layers import Norm, activate
 from gptjax.model.positions import rotate
 from gptjax.model.rope_scaling import frequencies, magnitude
@@ -199,7 +207,43 @@ def gated_delta_net(w: dict, x: np.ndarray, epsilon: float) -> np.ndarray:
     return np.einsum("tkx,kxd->td", read, w["out"]["kernel"])
 
 
-FORMULAS = {"delta": (DeltaNet(2, 4, key_width=8, value_width=6, chunk=8), gated_delta_net)}
+def mamba2(w: dict, x: np.ndarray, epsilon: float) -> np.ndarray:
+    """arXiv:2405.21060, equation 16 and figure 6, token by token."""
+
+    def projected(name: str) -> np.ndarray:
+        return np.einsum("td,dkx->tkx", x, w[name]["kernel"])
+
+    def short(name: str) -> np.ndarray:
+        own = w[f"{name}_convolution"]
+        y = convolved(projected(name), own["taps"]) + own["bias"]
+        return y * sigmoid(y)
+
+    v, b, c, gate = short("value"), short("key"), short("query"), projected("gate")
+    step = np.minimum(np.log1p(np.exp(projected("step") + w["decay_bias"])), 1.0)
+    read = np.zeros((*step.shape, v.shape[-1] // step.shape[-1]))
+    v = v.reshape(read.shape)
+    for group, head in np.ndindex(step.shape[1:]):
+        state, rate = np.zeros((v.shape[-1], b.shape[-1])), -np.exp(w["decay_rate"][group, head])
+        for t in range(len(x)):
+            d = step[t, group, head]
+            state = np.exp(d * rate) * state + d * np.outer(v[t, group, head], b[t, group])
+            read[t, group, head] = state @ c[t, group]
+    read = (read + w["skip"][..., None] * v).reshape(gate.shape) * gate * sigmoid(gate)
+    size = np.sqrt(np.square(read).mean(-1, keepdims=True) + epsilon)
+    return np.einsum("tkx,kxd->td", read / size * w["norm"]["scale"], w["out"]["kernel"])
+
+
+def short_convolution(w: dict, x: np.ndarray, epsilon: float) -> np.ndarray:
+    """LFM2, arXiv:2511.23404, section 2."""
+    before, after, value = (x @ w[name]["kernel"] for name in ("before", "after", "value"))
+    return after * convolved(before * value, w["convolution"]["taps"]) @ w["out"]["kernel"]
+
+
+FORMULAS = {
+    "mamba": (Mamba2(4, 8, groups=2, state_width=6, longest_step=1.0, chunk=8), mamba2),
+    "convolution": (ShortConvolution(), short_convolution),
+    "delta": (DeltaNet(2, 4, key_width=8, value_width=6, chunk=8), gated_delta_net),
+}
 
 
 @pytest.mark.parametrize("name", FORMULAS)

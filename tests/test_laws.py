@@ -122,6 +122,7 @@ def weights(config: ModelConfig):
         kind = path[-1].key
         spread = {"kernel": 0.1, "embedding": 0.4, "bias": 0.1, "scale": 0.2, "sink": 1.0} | {
             "taps": 0.5,
+            "skip": 0.5,
             "decay_rate": 0.5,
             "decay_bias": 0.5,
         }

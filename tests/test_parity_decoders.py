@@ -45,6 +45,7 @@ def built(name: str) -> Any:
     among experts counts, so it is as large as the scores."""
     end = {"bos_token_id": 1, "eos_token_id": BYTES.end_of_document, "pad_token_id": None}
     config = transformers.AutoConfig.for_model(name, **CONFIGS[name] | end)
+    torch.manual_seed(0)
     theirs = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     random = torch.Generator().manual_seed(1)
     biases = (b for n, b in theirs.named_buffers() if n.endswith("e_score_correction_bias"))

@@ -15,9 +15,11 @@ from gptjax.model import (
     Layer,
     LinearScaling,
     Llama3Scaling,
+    Mamba2,
     ModelConfig,
     NTKScaling,
     QueryGrowth,
+    ShortConvolution,
     YarnScaling,
     gpt2,
     llama,
@@ -143,6 +145,28 @@ VARIANTS: dict[str, ModelConfig] = {
         qk_norm=True,
         num_kv_heads=2,
         rope_share=0.5,
+    ),
+    "mamba": _rope(
+        positions="none",
+        recurrent=Mamba2(4, head_width=8, groups=2, state_width=6, bias=True, chunk=4),
+        pattern=(RECURRENT,),
+    ),
+    "mamba_and_attention": _plain(
+        recurrent=Mamba2(4, head_width=8, state_width=6, longest_step=1.0, chunk=8),
+        pattern=(RECURRENT, GLOBAL),
+    ),
+    "convolution_and_attention": _rope(
+        num_layers=4,
+        layers="scan",
+        recurrent=ShortConvolution(),
+        pattern=(RECURRENT, GLOBAL),
+        qk_norm=True,
+    ),
+    "experts_and_recurrent": _rope(
+        recurrent=ShortConvolution(2, bias=True),
+        first=(Layer(dense=True), RECURRENT),
+        num_layers=3,
+        experts=Experts(count=4, active=2),
     ),
     # encoders
     "encoder": _plain(

@@ -100,14 +100,15 @@ def without(data: dict[str, Any], *keys: str) -> dict[str, Any]:
     return {key: value for key, value in data.items() if key not in keys}
 
 
-def patterned(c: ModelConfig, layers: Sequence[Layer]) -> ModelConfig:
-    """Returns the config with these layers, as the shortest pattern that repeats."""
+def patterned(c: ModelConfig, layers: Sequence[Layer], **more: Any) -> ModelConfig:
+    """Returns the config with these layers, as the shortest pattern that repeats, and with further
+    fields that they need."""
     period = next(
         n
         for n in range(1, len(layers) + 1)
         if all(layer == layers[i % n] for i, layer in enumerate(layers))
     )
-    return dataclasses.replace(c, pattern=tuple(layers[:period]))
+    return dataclasses.replace(c, pattern=tuple(layers[:period]), **more)
 
 
 def window_of(c: ModelConfig) -> int | None:

@@ -92,7 +92,8 @@ def computed(c: ModelConfig) -> dict[str, Any]:
     # Beyond attention and MLP, LayerNorms, latents and a transform before the output have biases.
     further = c.norm == "layernorm" or c.head_transform or c.latent is not None
     if c.recurrent is not None:  # how many tokens are computed together changes no number
-        values["recurrent"] = dataclasses.replace(c.recurrent, chunk=1)
+        once = {"chunk": 1} if hasattr(c.recurrent, "chunk") else {}
+        values["recurrent"] = dataclasses.replace(c.recurrent, **once)
     values["bias"] = c.bias and further
     values["scale"] = round(c.scale, 9)
     values["logit_scale"] = round(c.logit_scale, 9)

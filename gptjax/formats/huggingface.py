@@ -20,9 +20,9 @@ import numpy as np
 from gptjax.core.config import ConfigError, nearest, require
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.data.tokenizers.tokenizer import Published, Tokenizer
-from gptjax.formats import configs, huggingface_tokenizer, layout, llada, safetensors
+from gptjax.formats import huggingface_tokenizer, layout, llada, safetensors
 from gptjax.formats.family import Family
-from gptjax.formats.huggingface_families import FAMILIES, family_of
+from gptjax.formats.huggingface_families import FAMILIES, INSIDE, family_of
 from gptjax.formats.huggingface_files import (
     FILES,
     equal,
@@ -66,8 +66,8 @@ def load_huggingface(
     for name in FILES:
         inside(path, name)
     data = read_object(path, "config.json")
-    if data.get("model_type") == "gemma3":
-        data = configs.gemma3_text(data)
+    inner = INSIDE.get(str(data.get("model_type")))
+    data = data if inner is None else inner(data)
     data, scheme = scheme_of(data, str(path / "config.json"))
     family = _family(data, path)
     data = {key: value for key, value in data.items() if key not in ignored}

@@ -24,6 +24,7 @@ from gptjax.formats.family import Family
 from gptjax.formats.flax_families import FLAX
 from gptjax.formats.keys import Keys
 from gptjax.formats.layernorm_decoders import WITH_LAYERNORM
+from gptjax.formats.recurrent_decoders import RECURRENT, qwen3_5_text
 from gptjax.formats.sparse_decoders import SPARSE
 from gptjax.model import ModelConfig
 
@@ -110,11 +111,16 @@ FAMILIES = {
     **DENSE,
     **WITH_LAYERNORM,
     **SPARSE,
+    **RECURRENT,
     **FLAX,
     **scaled.FAMILIES,
     **expert_families.FAMILIES,
 }
 """By `model_type`. SmolLM2 is a Llama, Pythia a GPT-NeoX."""
+
+
+INSIDE = {"gemma3": configs.gemma3_text, "qwen3_5": qwen3_5_text}
+"""Of models that hold one of a family, which reads texts: from their config.json to its own."""
 
 
 def family_of(config: ModelConfig, preferred: str | None = None) -> str:

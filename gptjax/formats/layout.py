@@ -45,7 +45,8 @@ class Entry(NamedTuple):
     our_axes: str
     """For example `d n h`, without layers and experts."""
     joined: str = ""
-    """The letter along which several of ours are concatenated."""
+    """The letter along which several of ours are concatenated; or, in parentheses, the letters of a
+    dimension of theirs in which parts of other sizes lie one after the other."""
     order: Mapping[str, tuple[int, ...]] = {}
     """Letters that they order otherwise: their number k is our number order[k]."""
     plus: float = 0.0
@@ -155,6 +156,10 @@ def their_shape(place: Place, padding: int = 0) -> tuple[int, ...]:
     """Returns the shape of their tensor, with `padding` more rows than our vocabulary."""
     if place.entry.constant is not None:
         return ()
+    if own := _apart(place):
+        shapes, axis = [their_shape(one) for one in own], _joined_axis(place)
+        total = sum(shape[axis] for shape in shapes)
+        return (*shapes[0][:axis], total, *shapes[0][axis + 1 :])
     sizes = sizes_of(place)
     shape = [
         math.prod(sizes[letter] for letter in group) + padding * (group == VOCABULARY)
@@ -165,6 +170,10 @@ def their_shape(place: Place, padding: int = 0) -> tuple[int, ...]:
 
 def from_theirs(place: Place, part: int, theirs: np.ndarray) -> np.ndarray:
     """Returns one of our parts of their tensor: a view, unless they order its numbers otherwise."""
+    if own := _apart(place):
+        axis = _joined_axis(place)
+        ends = np.cumsum([0, *(their_shape(one)[axis] for one in own)])
+        return from_theirs(own[part], 0, _along(theirs, axis, ends[part], ends[part + 1]))
     entry, sizes, groups = place.entry, sizes_of(place), axis_groups(place.entry.their_axes)
     for axis, group in enumerate(groups):
         if group == VOCABULARY:
@@ -181,6 +190,23 @@ def from_theirs(place: Place, part: int, theirs: np.ndarray) -> np.ndarray:
     return value.transpose([order.index(letter) for letter in entry.our_axes.split()])
 
 
+def _apart(place: Place) -> list[Place]:
+    """The parts as places of their own, where they lie one after the other in a dimension."""
+    if not place.entry.joined.startswith("("):
+        return []
+    return [
+        place._replace(
+            entry=place.entry._replace(ours=(path,), joined=""), parts=(part,), shapes=(shape,)
+        )
+        for path, part, shape in zip(place.entry.ours, place.parts, place.shapes, strict=True)
+    ]
+
+
+def _joined_axis(place: Place) -> int:
+    """Their dimension in which the parts lie."""
+    return axis_groups(place.entry.their_axes).index(axis_groups(place.entry.joined)[0])
+
+
 def _along(value: np.ndarray, axis: int, begin: int, end: int) -> np.ndarray:
     """A range of an axis, as a view."""
     return value[(slice(None),) * axis + (slice(begin, end),)]
@@ -188,6 +214,9 @@ def _along(value: np.ndarray, axis: int, begin: int, end: int) -> np.ndarray:
 
 def to_theirs(place: Place, parts: Sequence[np.ndarray]) -> np.ndarray:
     """Returns their tensor of our parts, the inverse of `from_theirs`."""
+    if own := _apart(place):
+        values = [to_theirs(one, [part]) for one, part in zip(own, parts, strict=True)]
+        return np.concatenate(values, axis=_joined_axis(place))
     entry = place.entry
     if entry.constant is not None:
         return np.asarray(entry.constant, np.float32)

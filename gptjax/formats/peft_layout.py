@@ -41,7 +41,8 @@ def factors(place: Place, inputs: int, ranks: tuple[int, ...]) -> Factors | None
     entry, letters = place.entry, place.entry.our_axes.split()
     count = inputs or 1
     ours = {"in": letters[:count], "out": letters[count:]}
-    if entry.joined in ours["in"]:
+    along = {*entry.joined.strip("()").split()}
+    if along & {*ours["in"]}:
         return None
     groups = re.findall(r"\([^)]*\)|\S+", entry.their_axes)
 
@@ -50,7 +51,7 @@ def factors(place: Place, inputs: int, ranks: tuple[int, ...]) -> Factors | None
 
     def part(their_axes: str, side: str, our_axes: list[str], shapes: Any) -> Place:
         order = {letter: to for letter, to in entry.order.items() if letter in ours[side]}
-        joined = entry.joined if entry.joined in ours[side] else ""
+        joined = entry.joined if along & {*ours[side]} else ""
         described = Entry(entry.theirs, entry.ours, their_axes, " ".join(our_axes), joined, order)
         return Place(place.name, described, place.parts, tuple(shapes))
 

@@ -21,7 +21,7 @@ ACTIVATIONS = {
     "key": "[L B S K H] as attention reads it; with a cache, all keys that it holds",
     "value": "[L B S K H]",
     "attention": "[L B T N H] each head's mean of the values",
-    "recurrent": "[L B T K G value] what the heads of a recurrent layer read, float32",
+    "recurrent": "[L B T …] what a recurrent layer, or each head, reads of its memory, float32",
     "attention_out": "[L B T D] what attention, or what stands in its place, adds to the stream",
     "cross_out": "[L B T D] what attention to an encoder adds to the stream",
     "mlp": "[L B T F] inside the MLP, after the nonlinearity; layers of experts have none",

@@ -25,7 +25,7 @@ from gptjax.model.config_parts import (
     RopeScaling,
     YarnScaling,
 )
-from gptjax.model.recurrent.options import DeltaNet, Recurrent
+from gptjax.model.recurrent.options import DeltaNet, Mamba2, Recurrent, ShortConvolution
 
 __all__ = [
     "DROPOUTS",
@@ -36,11 +36,13 @@ __all__ = [
     "Layer",
     "LinearScaling",
     "Llama3Scaling",
+    "Mamba2",
     "ModelConfig",
     "NTKScaling",
     "QueryGrowth",
     "Recurrent",
     "RopeScaling",
+    "ShortConvolution",
     "YarnScaling",
 ]
 

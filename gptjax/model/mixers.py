@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 
 from gptjax.model.attention.layer import Attention
 from gptjax.model.attention.mla import LatentAttention
+from gptjax.model.recurrent.convolution import GatedConvolution
 from gptjax.model.recurrent.delta import GatedDelta
+from gptjax.model.recurrent.mamba import Mamba
 
 
 class Mixer(NamedTuple):
@@ -21,5 +23,7 @@ MIXERS = {
     "attention": Mixer("attention", Attention),
     "latent": Mixer("attention", LatentAttention),
     "delta": Mixer("delta", GatedDelta),
+    "mamba": Mixer("mamba", Mamba),
+    "convolution": Mixer("convolution", GatedConvolution),
 }
 """By `ModelConfig.mixer`."""

@@ -100,6 +100,8 @@ def _offsets(grid: Grid) -> np.ndarray | str | None:
 def _divided(place: Place, grid: Grid) -> Place | None:
     """The place of the scales: that of the values, with each dimension divided by its block; `None`
     if a block does not divide it, or reaches over what is ours."""
+    if place.entry.joined.startswith("("):  # parts of other sizes
+        return None
     entry, sizes = place.entry, layout.sizes_of(place)
     blocks: dict[str, int] = {}
     for group, block, whole in zip(

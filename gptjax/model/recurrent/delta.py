@@ -38,12 +38,16 @@ class GatedDelta(nn.Module):
     ) -> tuple[Float[Array, "B T D"], Cache | None, Observed]:
         c, options = self.config, self.config.recurrent
         probe, record = layer_inputs.probe._replace(layer=number), options.record(c.width)
+        heads = record.gates[0]
         sizes = dict(zip(("query", "key", "value"), record.inputs, strict=True))
-        sizes |= {"gate": sizes["value"], "rate": record.gates[1], "decay": record.gates[0]}
+        sizes |= {"gate": sizes["value"], "rate": heads, "decay": heads}
         layers = [to_key_heads(c, shape, name) for name, shape in sizes.items()]
         joined = platform() == "cpu" and axis_size("tensor") == 1
         *inputs, gate, rate, decay = together(x, tuple(layers), joined=joined)
-        gates = (decays(self, record.gates[0], decay), nn.sigmoid(rate.astype(jnp.float32)))
+        gates = (
+            decay_rates(self, heads) * steps(self, heads, decay),
+            nn.sigmoid(rate.astype(jnp.float32)),
+        )
         reading = through_memory(c, number, layer_inputs, cache, inputs, gates)
         q, k, v = (
             nn.silu(
@@ -69,34 +73,36 @@ AXES = ("kv_heads", "head")
 """Of what each key head has, the values of its group side by side."""
 
 
-def to_key_heads(config: ModelConfig, shape: tuple[int, ...], name: str) -> Linear:
+def to_key_heads(
+    config: ModelConfig, shape: tuple[int, ...], name: str, bias: bool = False
+) -> Linear:
     """A projection of the residual stream to what each key head has."""
-    return Linear((config.width,), shape, ("embed", *AXES), config.init_std, False, name=name)
+    return Linear((config.width,), shape, ("embed", *AXES), config.init_std, bias, name=name)
 
 
-def from_key_heads(config: ModelConfig, shape: tuple[int, ...], name: str) -> Linear:
+def from_key_heads(
+    config: ModelConfig, shape: tuple[int, ...], name: str, bias: bool = False
+) -> Linear:
     """The projection of all heads back to the residual stream."""
-    return Linear(shape, (config.width,), (*AXES, "embed"), residual_std(config), False, name=name)
+    return Linear(shape, (config.width,), (*AXES, "embed"), residual_std(config), bias, name=name)
 
 
-def decays(
-    module: nn.Module, shape: tuple[int, ...], x: Float[Array, "B T K G"]
-) -> Float[Array, "B T K G"]:
-    """ln of what a token leaves of the state: −exp(decay_rate) · softplus(x + decay_bias), float32.
+def decay_rates(module: nn.Module, shape: tuple[int, ...]) -> Float[Array, "1 1 K G"]:
+    """−exp(decay_rate), by which a step is multiplied to ln of what a token leaves of the state; in
+    the beginning −1 to −16.
 
-    In the beginning a head forgets at a rate of 1 to 16 times a step of 0.001 to 0.1.
-
-    Source: Gu and Dao 2023, Mamba, arXiv:2312.00752, section 3.6; Dao and Gu 2024,
-    arXiv:2405.21060.
+    Source: Dao and Gu 2024, arXiv:2405.21060, section 7.
     """
-    rate = parameter(module, "decay_rate", _log_rates, shape, AXES)
-    return -jnp.exp(rate)[None, None] * steps(module, shape, x)
+    return -jnp.exp(parameter(module, "decay_rate", _log_rates, shape, AXES))[None, None]
 
 
 def steps(
     module: nn.Module, shape: tuple[int, ...], x: Float[Array, "B T K G"]
 ) -> Float[Array, "B T K G"]:
-    """softplus(x + decay_bias), float32: for how long a token acts."""
+    """softplus(x + decay_bias), float32: for how long a token acts; in the beginning 0.001 to 0.1.
+
+    Source: Gu and Dao 2023, Mamba, arXiv:2312.00752, section 3.6.
+    """
     bias = parameter(module, "decay_bias", _step_biases, shape, AXES)
     return jax.nn.softplus(x.astype(jnp.float32) + bias[None, None])
 

@@ -81,7 +81,98 @@ class DeltaNet:
         return own + self.taps * _sum(record.inputs), 3 * math.prod(record.state or ())
 
 
-Recurrent = DeltaNet
+@dataclass(frozen=True)
+class Mamba2:
+    """Mamba 2: each head has a matrix that decays by a step that the token chooses, and to which
+    the token adds its value at its key; heads of a group share keys and queries.
+
+    Sources: Dao and Gu 2024, Transformers are SSMs, arXiv:2405.21060, section 7; keys and queries
+    are called B and C there, values x. Normalised after the gate and group by group, as in Bamba.
+    """
+
+    kind: ClassVar[str] = "mamba"
+    heads: int = 8
+    """Number of heads, a multiple of the groups."""
+    head_width: int = 64
+    """Width of a head's value."""
+    groups: int = 1
+    """Number of groups; a group has one key and one query."""
+    state_width: int = 128
+    """Width of a key or query."""
+    taps: int = 4
+    """Tokens that the convolution before queries, keys and values reads, the token included."""
+    convolution_bias: bool = True
+    """Biases of the convolution."""
+    bias: bool = False
+    """Biases of the projections into and out of the layer."""
+    shortest_step: float = 0.0
+    """Steps are at least this."""
+    longest_step: float | None = None
+    """Steps are at most this; `None` is no bound."""
+    chunk: int = 64
+    """Tokens that are computed together by matrix products; the state goes from chunk to chunk."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "heads", "head_width", "groups", "state_width", "taps", "chunk")
+        require(
+            self.heads % self.groups == 0,
+            f"model.recurrent.heads is {self.heads}, which {self.groups} groups do not divide; use"
+            " a multiple.",
+        )
+        require(
+            0 <= self.shortest_step < (self.longest_step or math.inf),
+            f"model.recurrent.shortest_step is {self.shortest_step} and longest_step"
+            f" {self.longest_step}; they need to be 0 or more, and in order.",
+        )
+
+    @property
+    def group(self) -> int:
+        """Number of heads of a group."""
+        return self.heads // self.groups
+
+    def record(self, width: int) -> Record:
+        """What a layer remembers in a model of this width."""
+        value, key = (self.groups, self.group * self.head_width), (self.groups, self.state_width)
+        heads = (self.groups, self.group)
+        return Record(
+            (value, key, key), (heads, heads), (*heads, self.state_width, self.head_width)
+        )
+
+    def products(self, width: int) -> tuple[int, int]:
+        """Multiplications of one token with weights, and with the state: what it writes and what
+        its query reads."""
+        record = self.record(width)
+        values, keys = self.heads * self.head_width, self.groups * self.state_width
+        own = width * (3 * values + 2 * keys + self.heads)
+        return own + self.taps * _sum(record.inputs), 2 * math.prod(record.state or ())
+
+
+@dataclass(frozen=True)
+class ShortConvolution:
+    """A gated convolution over the last few tokens, which are all that it remembers.
+
+    Source: Liquid AI 2025, LFM2, arXiv:2511.23404, section 2.
+    """
+
+    kind: ClassVar[str] = "convolution"
+    taps: int = 3
+    """Tokens that it reads, the token included."""
+    bias: bool = False
+    """Biases of the convolution and of the projections."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "taps")
+
+    def record(self, width: int) -> Record:
+        """What a layer remembers in a model of this width."""
+        return Record(((width,),), (), None)
+
+    def products(self, width: int) -> tuple[int, int]:
+        """Multiplications of one token with weights; there is no state."""
+        return 4 * width * width + self.taps * width, 0
+
+
+Recurrent = DeltaNet | Mamba2 | ShortConvolution
 
 
 def _sum(shapes: tuple[tuple[int, ...], ...]) -> int:
