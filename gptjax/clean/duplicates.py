@@ -19,7 +19,7 @@ import numpy as np
 from gptjax.clean.minhash import Hashes, compared_words, jaccard, ngram_hashes
 from gptjax.data.cleaning import Duplicates
 
-PART = 2**20
+PART = 2**17
 """Hashes that are sorted at once."""
 CACHED = 512
 """Texts whose n-grams stay in memory."""
