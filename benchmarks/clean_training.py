@@ -3,10 +3,10 @@ r"""What cleaning does to a small model: the same steps on raw and on cleaned te
     python benchmarks/clean_training.py --data ../shared/data/books/books.jsonl.gz --out runs/clean
     python benchmarks/clean_training.py … --seeds 0 --steps 60     a try
 
-The raw text is 700 short pages of novels, and what a crawl adds to them: 40 of the pages come 17
-times, half of the copies with 2 % other words, and each of these pages holds a canary, a sentence
-with a secret of six digits; 150 pages are menus and lists of keywords; 60 items of a test set stand
-in it four times. `data.clean` of the other run takes that away. Both learn for the same number of
+The raw text is 400 short pages of novels, and what a crawl adds to them: 24 of the pages come 17
+times, half of the copies with another word, and each of these pages holds a canary, a sentence with
+a secret of six digits; 90 pages are menus and lists of keywords; 40 items of a test set stand in it
+four times. `data.clean` of the other run takes that away. Both learn for the same number of
 steps from the same seeds. Measured are
 
     bits per byte of pages of other novels (no cleaning, the same for both),
@@ -46,7 +46,7 @@ from gptjax.train.experiment import Evaluation, Experiment  # noqa: E402
 from gptjax.train.loop import train  # noqa: E402
 from gptjax.train.optim import AdamW, Schedule  # noqa: E402
 
-PAGES, COPIED, COPIES, JUNK, ITEMS, AGAIN = 700, 40, 16, 150, 60, 4
+PAGES, COPIED, COPIES, JUNK, ITEMS, AGAIN = 400, 24, 16, 90, 40, 4
 CANDIDATES = 99
 ARMS = ("raw", "cleaned")
 
@@ -76,7 +76,7 @@ def make_texts(path: Path, folder: Path, seed: int) -> list[canaries.Canary]:
     known, other = pages(path, seed)
     draw = random.Random(f"raw {seed}")
     secrets = canaries.make_canaries(COPIED, seed)
-    base, items, held = known[:PAGES], other[:ITEMS], other[ITEMS : ITEMS + 200]
+    base, items, held = known[:PAGES], other[:ITEMS], other[ITEMS : ITEMS + 100]
     pool = " ".join(known[PAGES : PAGES + 50]).split()
     raw = list(base[COPIED:])
     for page, secret in zip(base[:COPIED], secrets, strict=True):
@@ -128,7 +128,7 @@ def experiment(folder: Path, arm: str, seed: int, steps: int) -> Experiment:
             clean=cleaning if arm == "cleaned" else None,
             cache=str(folder / "cache"),
         ),
-        model=model.small("tiny", width=128, num_heads=4, num_layers=3, context=128),
+        model=model.small("tiny", width=96, num_heads=4, num_layers=2, context=128),
         optim=AdamW(peak=3e-3, weight_decay=0.1, beta2=0.99, clip_norm=1.0),
         schedule=Schedule("cosine", warmup=50, floor=0.1),
         evaluation=Evaluation(every=steps),
@@ -204,7 +204,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/clean_training"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=400)
     options = parser.parse_args()
     file = options.out / "results.jsonl"
     options.out.mkdir(parents=True, exist_ok=True)

@@ -3133,8 +3133,8 @@ CLEAN = (
     Defect(
         "overlapping-pieces",
         "clean/pii.py",
-        "end <= span.begin or span.end <= begin for span in before",
-        "end <= span.begin or begin >= 0 for span in before",
+        "at == 0 or found[at - 1].end <= begin",
+        "at == 0 or found[at - 1].begin <= begin",
         "test_clean_pii.py::test_what_one_type_found_the_next_ones_leave_alone",
     ),
     Defect(

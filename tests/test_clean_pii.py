@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import itertools
 import random
+import time
 
 import pytest
 from pii_items import iban, luhn_digit, pii_items
 
+from gptjax.clean.normalise import normalising
 from gptjax.clean.pii import find_pii, pii_finders, scrub
 from gptjax.clean.pii_numbers import find_cards, find_ibans, luhn, mod97
 from gptjax.clean.pii_secrets import entropy
+from gptjax.clean.quality import RULES, Measures
 from gptjax.core.config import ConfigError
-from gptjax.data.cleaning import Pii
+from gptjax.data.cleaning import Normalise, Pii, Quality
 
 CARD = "4111 1111 1111 1111"
 """The test number that every payment guide names."""
@@ -91,6 +94,34 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "phonenumbers", None)
     with pytest.raises(ConfigError, match=r"pip install 'gptjax\[clean\]'.*--pii.types"):
         pii_finders(Pii())
+
+
+HOSTILE = {
+    "spaces": "a" + " " * 300_000 + "b",
+    "dots": "." * 300_000 + "x",
+    "letters": "x@" + "a" * 300_000,
+    "at": "a@" * 100_000,
+    "digits": "1" * 300_000,
+    "groups of digits": "1 " * 150_000,
+    "colons": "a:" * 150_000,
+    "keys": "key=" * 75_000,
+    "begin": ("-----BEGIN " + "PRIVATE KEY-----") * 3_000,
+    "dot": "a dot " * 50_000,
+    "brackets": "a [at] " * 45_000,
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_no_text_makes_a_stage_slow(kind, finders):
+    """A pattern that looks at what follows from every place takes hours here."""
+    begun = time.process_time()
+    find_pii(HOSTILE[kind], finders)
+    for _, step in normalising(Normalise(mojibake=False)):
+        step(HOSTILE[kind])
+    measures = Measures(HOSTILE[kind])
+    for rule in RULES.values():
+        rule(measures, Quality())
+    assert time.process_time() - begun < 10
 
 
 def test_entropy_is_in_bits():

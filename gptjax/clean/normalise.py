@@ -14,7 +14,6 @@ from gptjax.data.cleaning import Normalise
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\ufeff\ufffe\uffff]")
 """All of C0 and C1 but tab, line ends and U+0085; soft hyphens, byte order marks, noncharacters."""
 _LINE_END = re.compile("\r\n?|\u0085|\u2028|\u2029")
-_TRAILING = re.compile("[^\\S\n]+$", re.MULTILINE)
 _BLANK = re.compile("\n{4,}")
 
 
@@ -70,7 +69,7 @@ def without_controls(text: str) -> str:
 def tidy(text: str) -> str:
     """Returns the text without white space at the ends of lines and with at most two blank lines
     in a row."""
-    return _BLANK.sub("\n\n\n", _TRAILING.sub("", text))
+    return _BLANK.sub("\n\n\n", "\n".join(line.rstrip() for line in text.split("\n")))
 
 
 def _mending() -> Callable[[str], str]:

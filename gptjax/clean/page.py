@@ -161,7 +161,8 @@ def _lengths(lengths: Mapping[str, Mapping[str, int]]) -> str:
         '<span><i class="after"></i>written</span></span>'
     )
     return (
-        f"<figure><figcaption>Records by their number of characters, from{legend}</figcaption>"
+        "<figure><figcaption>Records by length, from so many characters to twice as many"
+        f"{legend}</figcaption>"
         f'<div class="scroll"><svg class="lengths" viewBox="0 0 860 {height + foot}" role="img"'
         f' aria-label="Lengths of records before and after">{marks}</svg></div></figure>'
     )
@@ -179,27 +180,26 @@ def _examples(examples: Mapping[str, list[Mapping[str, Any]]]) -> str:
     out = ""
     for rule, some in examples.items():
         rows = "".join(
-            f'<p class="soft">{escaped(one["place"])}{_measured(one["value"])}</p>'
-            f"<pre>{escaped(one['text']) or '(blank)'}</pre>"
+            f'<p class="soft">{escaped(_told(one))}</p>'
+            + (f"<pre>{escaped(one['text'])}</pre>" if one["text"].strip() else "")
             for one in some
         )
         out += _fold(escaped(rule), rows)
     return out
 
 
-def _measured(value: Any) -> str:
-    return "" if value is None else f" · {escaped(str(value))}"
+def _told(one: Mapping[str, Any]) -> str:
+    """The place of a dropped record, and what its rule measured."""
+    return " · ".join(str(part) for part in (one["place"], one["value"]) if part not in ("", None))
 
 
 def _hashes(report: Mapping[str, Any]) -> str:
+    versions = report.get("made_of", {}).get("versions", {})
     rows = {
         "all records that were read": report["source"]["sha256"],
         "all files that were written": report["written"]["sha256"],
         "dropped.jsonl": report["dropped"]["sha256"],
-        **{
-            f"{name} {version}": ""
-            for name, version in report.get("made_of", {}).get("versions", {}).items()
-        },
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "seed": report["seed"],
     }
     return _table(rows.items())

@@ -10,6 +10,7 @@ stay.
 
 from __future__ import annotations
 
+import bisect
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -84,15 +85,17 @@ def scrub(
 
 
 def find_pii(text: str, finders: dict[str, Finder]) -> list[Span]:
-    """Returns the pieces of PII in a text from left to right; none overlap, since a type leaves
-    alone what an earlier one found."""
+    """Returns the pieces of PII in a text from left to right; none overlap: what was
+    found first stays."""
     found: list[Span] = []
     for name, finder in finders.items():
-        before = list(found)
         for begin, end in finder(text):
-            if all(end <= span.begin or span.end <= begin for span in before):
-                found.append(Span(begin, end, name))
-    return sorted(found)
+            span = Span(begin, end, name)
+            at = bisect.bisect(found, span)
+            after_the_one_before = at == 0 or found[at - 1].end <= begin
+            if after_the_one_before and (at == len(found) or end <= found[at].begin):
+                found.insert(at, span)
+    return found
 
 
 def pii_finders(settings: Pii) -> dict[str, Finder]:
@@ -120,12 +123,12 @@ _LABEL = r"[^\W_](?:[\w-]{0,61}[^\W_])?"
 _AT = r"(?:\s?@\s?|\s*[\[({<]\s*(?:at|@)\s*[\])}>]\s*|＠)"
 _DOT = r"(?:\.|\s*[\[({<]\s*(?:dot|\.)\s*[\])}>]\s*|\s+dot\s+|．)"
 _EMAIL = re.compile(
-    rf"(?<![\w.+%-])(?:mailto:)?(?P<mail>{_LOCAL}{_AT}{_LABEL}(?:{_DOT}{_LABEL})+)(?![\w@])",
+    rf"(?<![\w.+%-])(?:mailto:)?(?P<mail>{_LOCAL}{_AT}{_LABEL}(?:{_DOT}{_LABEL}){{1,8}})(?![\w@])",
     re.IGNORECASE,
 )
 _SPOKEN = re.compile(
-    r"(?<![\w.+%-])(?P<mail>[^\W_][\w.+-]*(?:\s+dot\s+[\w+-]+)*\s+at\s+"
-    rf"{_LABEL}(?:(?:\s+dot\s+|\.){_LABEL})*\s+dot\s+[a-z]{{2,10}})(?!\w)",
+    r"(?<![\w.+%-])(?P<mail>[^\W_][\w.+-]{0,63}(?:\s+dot\s+[\w+-]{1,63}){0,3}\s+at\s+"
+    rf"{_LABEL}(?:(?:\s+dot\s+|\.){_LABEL}){{0,4}}\s+dot\s+[a-z]{{2,10}})(?!\w)",
     re.IGNORECASE,
 )
 """As one says it: name at host dot com."""

@@ -26,7 +26,7 @@ SHORT = 30
 _WIDE = re.compile(r"[㐀-䶿一-鿿豈-﫿぀-ヿ]")
 _WORDS = re.compile(rf"{_WIDE.pattern}|\S+")
 _LETTER = re.compile(r"[^\W\d_]")
-_SENTENCE = re.compile(r"[.!?。！？]+(?=[\s\"'”’»)\]]|$)")
+_SENTENCE = re.compile(r"(?<![.!?。！？])[.!?。！？]++(?=[\s\"'”’»)\]]|$)")
 
 
 class Measures:

@@ -45,6 +45,7 @@ class Tally:
     def unreadable(self, message: str) -> None:
         """Counts a record that could not be read."""
         self.rules["read"]["unreadable"] += 1
+        self.read["records"] += 1
         self._show("unreadable", Dropped("", "unreadable", message))
 
     def shard(self, summary: dict[str, Any]) -> Iterator[bytes]:

@@ -30,7 +30,11 @@ from gptjax.clean.shard_files import Shards
 from gptjax.clean.work import WORK, Job, Part, clean_shards, source_digest
 from gptjax.clean.writing import write_all
 from gptjax.core.config import ConfigError, require, to_dict
+from gptjax.data.documents.folders import leads_nowhere
+from gptjax.data.documents.text import text_files
 
+UNPACKED = 4
+"""Times that a packed file may grow, as far as it decides the number of processes."""
 EVERY = 5.0
 """Seconds between lines of progress."""
 
@@ -160,9 +164,9 @@ def _finished(job: Job, out: Path, made_of: dict[str, Any], say: Callable[[str],
 
 
 def _first_pass(job: Job, out: Path, processes: int, say: Callable[[str], None]) -> Part:
-    path = Path(str(job.source.path))
-    if path.is_file():
-        processes = max(1, min(processes, path.stat().st_size * 4 // job.cleaning.shard_bytes))
+    files = text_files(Path(str(job.source.path)), job.source.pattern)
+    size = sum(file.stat().st_size for _, file in files if not leads_nowhere(file))
+    processes = max(1, min(processes, UNPACKED * size // job.cleaning.shard_bytes))
     if processes == 1 and job.cleaning.classifier.run is None:
         return clean_shards(job, out)
     root = str(Path(__file__).parents[2])
