@@ -6,10 +6,8 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
-import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -156,8 +154,9 @@ def test_a_second_call_takes_over_what_is_there_and_refuses_another_job(whole, t
         clean_source(job._replace(source=Text(path=str(copy))), out)
 
 
-def killed(job: Job, out: Path, *, shards: int, processes: int) -> None:
-    """Begins a cleaning in a process of its own and kills it when some shards are committed."""
+def killed(job: Job, out: Path, *, shards: int, processes: int, later: float = 0.0) -> None:
+    """Begins a cleaning in a process of its own and kills it, as kill -9 does, when some shards are
+    committed and some seconds have passed."""
     program = (
         "import json, sys\n"
         "from gptjax.clean import Job, clean_source\n"
@@ -179,7 +178,8 @@ def killed(job: Job, out: Path, *, shards: int, processes: int) -> None:
         if (out / ".work").is_dir() and done >= shards:
             break
         time.sleep(0.002)
-    os.kill(process.pid, signal.SIGKILL)
+    time.sleep(later)
+    process.kill()
     process.wait()
 
 
@@ -206,7 +206,8 @@ def test_ten_kills_at_any_moment_leave_the_same_bytes(tmp_path, record_property)
         kills = 0
         while not (out / "clean.json").exists() and kills < 4:
             done = len(list((out / ".work").glob("[0-9]*")))
-            killed(job, out, shards=done + draw.randint(0, 30), processes=1 + number % 2)
+            shards, later = done + draw.randint(0, 30), draw.choice((0.0, 0.0, draw.random()))
+            killed(job, out, shards=shards, processes=1 + number % 2, later=later)
             kills += 1
         clean_source(job, out, processes=2)
         assert files(out) == whole, number
