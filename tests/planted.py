@@ -3066,8 +3066,8 @@ DIFFUSION = (
     Defect(
         "the-least-likely-guess-stays",
         "generate/unmask.py",
-        "jnp.argsort(-worth, axis=1, stable=True)",
-        "jnp.argsort(worth, axis=1, stable=True)",
+        "of_guess(jax.nn.log_softmax(guided, axis=-1))",
+        "-of_guess(jax.nn.log_softmax(guided, axis=-1))",
         "test_diffusion.py::test_the_most_likely_guesses_stay_block_by_block",
     ),
     Defect(

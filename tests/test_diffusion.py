@@ -131,8 +131,8 @@ def noised(noise: Noise, ids: np.ndarray, seed: int | None = 0, segments=None) -
 
 @functools.cache
 def measuring():
-    loss = Diffusion().build(TINY).held_out()
-    return loss, jax.jit(lambda batch: loss(weights(), {}, batch, None))
+    loss, params = Diffusion().build(TINY).held_out(), weights()
+    return loss, jax.jit(lambda batch: loss(params, {}, batch, None))
 
 
 def estimate(batch: Batch) -> tuple[float, float]:
@@ -418,12 +418,12 @@ def test_one_step_draws_every_token_by_itself():
 
 
 @jax.jit
-def logits_of(ids, end):
+def logits_of(params, ids, end):
     """The logits [S V] of a padded row."""
     place = jnp.arange(len(ids))
     where = jnp.where(place < end, place, -1)[None]
-    hidden = model.forward(TINY, weights(), ids[None], positions=where).hidden
-    return model.unembed(TINY, weights(), hidden)[0]
+    hidden = model.forward(TINY, params, ids[None], positions=where).hidden
+    return model.unembed(TINY, params, hidden)[0]
 
 
 def greedy(prompt, length, block, steps):
@@ -434,7 +434,7 @@ def greedy(prompt, length, block, steps):
         size = end - begin
         for i in range(min(size, steps)):
             row = jnp.asarray(ids + [0] * (16 - len(ids)))
-            logits = np.asarray(logits_of(row, len(ids)), np.float64)[:, :SIZE]
+            logits = np.asarray(logits_of(weights(), row, len(ids)), np.float64)[:, :SIZE]
             p = np.exp(logits - np.logaddexp.reduce(logits, 1)[:, None]).max(1)
             left = [n for n in range(begin, end) if ids[n] == MASK]
             done = size // steps + (i < size % steps)
