@@ -11,12 +11,14 @@ import math
 
 import jax
 import jax.numpy as jnp
+import meshes
 import numpy as np
 import pytest
 from proving import outcome
 from runs import fingerprint, losses_of
 from safetensors.numpy import load_file as safetensors_of
 from safetensors.numpy import save_file
+from variants import VARIANTS
 
 from gptjax import formats, generate, model
 from gptjax.api import Model
@@ -325,6 +327,24 @@ def test_a_run_resumes_bit_for_bit_and_its_bound_is_in_the_log(tiny_experiment, 
     assert bits == pytest.approx(last["validation_loss"] / math.log(2), rel=0.02)
     saved = configs.load_config(Experiment, tmp_path / "whole/config.json")
     assert saved.data.task == TASK and saved.loss == Diffusion()
+
+
+def test_a_mesh_learns_the_bound_as_one_device_does(monkeypatch):
+    """Rows of unequal length on different devices: the normaliser is that of the whole batch."""
+    plain = meshes.batch_of
+
+    def with_tokens(config, seed):
+        batch = plain(config, seed)
+        tokens = np.float32((batch.positions >= 0).sum(axis=1)) - np.arange(len(batch.tokens))
+        return batch._replace(columns={"tokens": np.float32(tokens)})
+
+    monkeypatch.setattr(meshes, "batch_of", with_tokens)
+    told = {"data": DataConfig(task=TASK), "loss": Diffusion(), "steps": 2}
+    alone = meshes.trained(VARIANTS["encoder_with_windows"], devices=1, **told)
+    split = {"data": 2, "fsdp": 2, "tensor": 2}
+    several = meshes.trained(VARIANTS["encoder_with_windows"], mesh=split, **told)
+    loss, state = meshes.apart(several, alone)
+    assert loss <= 1e-6 and state <= 1e-5, (loss, state)
 
 
 def test_a_loss_that_reads_other_batches_is_refused(tiny_experiment):
