@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from gptjax import formats
+from gptjax.cli import main as cli
 from gptjax.data import Side
 from gptjax.formats import OpenedModel, layout
 from gptjax.formats.huggingface_families import FAMILIES
@@ -31,6 +32,7 @@ transformers = pytest.importorskip(
     reason="parity is measured against transformers: pip install 'gptjax[test-parity]'",
 )
 from flax_models import BUILDERS  # noqa: E402 it imports transformers
+from flax_tokenizers import TOKENIZERS  # noqa: E402
 from test_parity_interop import logits, randomly  # noqa: E402
 
 torch.set_num_threads(1)
@@ -162,3 +164,92 @@ def test_gradients_are_those_of_torch(name: str, tmp_path: Path, record_property
     print(f"{name}: largest relative difference of a gradient {relative[worst]:.1e} at {worst}")
     record_property("figure", f"gradients {name} {relative[worst]:.1e}")
     assert len(relative) > 0.8 * len(compared) and relative[worst] <= 1e-4
+
+
+# --- as a user does -------------------------------------------------------------------------------
+
+NEW = 20
+PROMPT = "The cat sat on the moon and looked"
+WRITERS = ("gptj", "gpt_neo", "opt", "opt_350m", "bloom", "mpt", "falcon")
+ANSWERERS = {
+    "bart": {"decoder_start_token_id": 2, "forced_bos_token_id": 0},
+    "mbart": {"decoder_start_token_id": 2, "forced_bos_token_id": 5},
+    "pegasus": {"decoder_start_token_id": 0},
+    "marian": {"decoder_start_token_id": 2},
+    "mt5": {"decoder_start_token_id": 0},
+}
+"""What each begins to write with."""
+
+
+def directory(name: str, folder: Path) -> Any:
+    """Their model with its tokenizer, as they save it; it writes no end before it has to."""
+    size = TOKENIZERS[name.removesuffix("_350m")](folder)
+    theirs = shaken(BUILDERS[name](size), size_of(name))
+    if name in ANSWERERS:
+        theirs.generation_config.update(**ANSWERERS[name])
+    theirs.save_pretrained(folder)
+    return theirs
+
+
+def said(capsys: pytest.CaptureFixture, *arguments: str) -> list[dict[str, Any]]:
+    """What a command prints as JSON, a line each."""
+    capsys.readouterr()
+    assert cli.main([*arguments, "--json"]) == 0, capsys.readouterr().err
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.filterwarnings("ignore:Recommended. pip install sacremoses")
+@pytest.mark.parametrize("name", [*WRITERS, *ANSWERERS])
+def test_a_directory_writes_by_sample_what_transformers_writes(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    theirs = directory(name, tmp_path / "m")
+    spelling = transformers.AutoTokenizer.from_pretrained(tmp_path / "m")
+    prompt = f">>deu<< {PROMPT}" if name == "marian" else PROMPT
+    read = spelling(prompt, return_tensors="pt")
+    read = {key: read[key] for key in ("input_ids", "attention_mask")}
+    lead = 1 + ("forced_bos_token_id" in ANSWERERS.get(name, {}))
+    begin = lead if name in ANSWERERS else read["input_ids"].shape[1]
+    count = NEW + (lead - 1 if name in ANSWERERS else 0)
+    limits = {"min_new_tokens": count, "max_new_tokens": count, "no_repeat_ngram_size": 2}
+    how = {"do_sample": False, "num_beams": 1, "eos_token_id": spelling.eos_token_id}
+    out = theirs.generate(**read, **limits, **how)[0, begin:].tolist()
+    flags = {"temperature": 0, "new-tokens": NEW, "min-new-tokens": NEW, "no-repeat-ngram": 2}
+    named = [word for key, value in flags.items() for word in (f"--{key}", str(value))]
+    (found,) = said(capsys, "sample", str(tmp_path / "m"), "--prompt", prompt, *named)
+    assert found["ids"] == out and len(set(out)) > 4, "it repeats itself, which proves little"
+    text = spelling.decode(out, skip_special_tokens=True)
+    if "\ufffd" not in text and "<unk>" not in text:
+        assert found["text"].strip() == text.strip()
+
+
+@pytest.mark.parametrize("name", ["roberta", "distilbert", "electra"])
+def test_masks_are_filled_in_by_sample_as_by_transformers(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    theirs = directory(name, tmp_path / "m")
+    spelling = transformers.AutoTokenizer.from_pretrained(tmp_path / "m")
+    text = "The cat [MASK] on the moon."
+    read = spelling(text.replace("[MASK]", spelling.mask_token), return_tensors="pt")
+    with torch.no_grad():
+        logits = theirs(read["input_ids"]).logits[0].log_softmax(-1)
+    place = int((read["input_ids"][0] == spelling.mask_token_id).nonzero())
+    wanted = logits[place].topk(5)
+    (found,) = said(capsys, "sample", str(tmp_path / "m"), "--prompt", text)
+    ((*candidates,),) = found["candidates"]
+    logprobs = [logprob for _, logprob in candidates]
+    np.testing.assert_allclose(logprobs, wanted.values.numpy(), atol=1e-4)
+    best = spelling.convert_tokens_to_string(spelling.convert_ids_to_tokens(wanted.indices[:1]))
+    assert candidates[0][0].strip().removeprefix("##") == best.strip().removeprefix("##")
+
+
+def test_the_held_out_loss_of_masked_tokens_uses_the_models_own_mask(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    theirs = directory("roberta", tmp_path / "m")
+    (tmp_path / "text.txt").write_text("\n".join([PROMPT] * 40))
+    text = ("--data.source.path", str(tmp_path / "text.txt"))
+    (figures,) = said(capsys, "evaluate", str(tmp_path / "m"), *text)
+    assert 0 < figures["loss"] < 3 * np.log(theirs.config.vocab_size)
+    task = formats.load_model(tmp_path / "m").task
+    assert task.mask == transformers.AutoTokenizer.from_pretrained(tmp_path / "m").mask_token_id

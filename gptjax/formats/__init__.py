@@ -91,7 +91,7 @@ def load_model(
 
         model = load_llama2c(path, shardings)
     require(not packed or has_packed(model.params), nothing_packed(path))
-    return model._replace(task=task_of(model.config, model.about))
+    return model._replace(task=task_of(model.config, model.about, model.tokenizer))
 
 
 def nothing_packed(path: Path) -> str:

@@ -32,12 +32,15 @@ from gptjax.formats.huggingface_files import (
     write_tensors,
 )
 from gptjax.formats.keys import Keys, impossible
-from gptjax.formats.opened import About, OpenedModel
+from gptjax.formats.opened import About, OpenedModel, decoder_start
 from gptjax.formats.quantised import QuantisedTensor, scheme_of
 from gptjax.formats.quantised.grid import Grid
 from gptjax.formats.quantised.leaves import held
 from gptjax.formats.quantised.parts import Raw
 from gptjax.model import ModelConfig
+
+STARTS = ("decoder_start_token_id", "forced_bos_token_id")
+"""Settings of generation that older files have in config.json."""
 
 
 def lies_at(path: Path) -> bool:
@@ -114,6 +117,8 @@ def _about(path: Path, data: Mapping[str, Any], padding: int) -> About:
     generation = read_object(path, "generation_config.json")
     generation.pop("transformers_version", None)
     generation.pop("_from_model_config", None)
+    own = {name: data[name] for name in STARTS if data.get(name) is not None}
+    generation = {**own, **generation}
     pads = (data.get("pad_token_id"), generation.get("pad_token_id"))
     notes = data.get("gptjax")
     return About(
@@ -230,5 +235,5 @@ def _special_ids(model: OpenedModel) -> dict[str, Any]:
     if tokenizer is not None and (mask := model.task.mask_id(tokenizer)) is not None:
         ids["mask_token_id"] = mask
     if model.config.encoder_layers:
-        ids["decoder_start_token_id"] = 0 if model.about.pad is None else model.about.pad
+        ids["decoder_start_token_id"] = decoder_start(model.about)
     return {**ids, "pad_token_id": model.about.pad}

@@ -31,6 +31,8 @@ FILES = (
     "tokenizer.json",
     "tokenizer.model",
     "vocab.json",
+    "source.spm",
+    "target.spm",
     "merges.txt",
     "tokenizer_config.json",
     "special_tokens_map.json",

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from gptjax.data.tokenizers import json_form, sentencepieces
+from gptjax.data.tokenizers import json_form, marian, sentencepieces
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.data.tokenizers.spelling import Special
 from gptjax.data.tokenizers.tokenizer import Tokenizer
@@ -21,6 +21,8 @@ def files(tokenizer: Tokenizer, context: int) -> dict[str, bytes]:
     Args:
       context: maximum number of tokens of the model.
     """
+    if tokenizer.kind == "Marian":
+        return marian.written_files(tokenizer, context)
     special = tokenizer.special
     settings: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -68,16 +68,39 @@ class OpenedModel(NamedTuple):
         return digest.hexdigest()
 
 
-def task_of(config: ModelConfig, about: About) -> Task:
+MASKS = ("[MASK]", "<mask>")
+"""Names of the token that stands for a hidden one."""
+
+
+def task_of(config: ModelConfig, about: About, tokenizer: Tokenizer | None = None) -> Task:
     """Returns the task of a model whose files do not name one.
 
-    An encoder-decoder (T5) answers, starting from the id its files give as
-    `decoder_start_token_id`; an encoder (BERT) fills in masked tokens, and writes so where its
-    files give a `mask` (LLaDA); a decoder continues text.
+    An encoder-decoder (T5, BART) answers: what it reads stands between the ids that its tokenizer
+    puts there, or before the end of a document, and what it writes begins with the ids that its
+    files give as `decoder_start_token_id` and `forced_bos_token_id`. An encoder (BERT) fills in
+    masked tokens, and writes so where its files give a `mask` (LLaDA); a decoder continues text.
     """
     if config.encoder_layers:
-        begin = about.generation.get("decoder_start_token_id", about.pad or 0)
-        return SequenceToSequence(begin=int(begin), closed=True)
+        lead = about.generation.get("forced_bos_token_id")
+        before, after = ((), ()) if tokenizer is None else tokenizer.around
+        marked = bool(after) and (before, after) != ((), (tokenizer.end_of_document,))
+        return SequenceToSequence(
+            begin=decoder_start(about),
+            closed=not marked,
+            before=before if marked else (),
+            after=after if marked else (),
+            lead=(lead,) if type(lead) is int else (),
+        )
     if config.continues:
         return LanguageModel()
-    return MaskedLanguageModel() if about.mask is None else MaskedDiffusion(mask=about.mask)
+    if about.mask is not None:
+        return MaskedDiffusion(mask=about.mask)
+    controls = {} if tokenizer is None else tokenizer.controls
+    own = next((controls[name].id for name in MASKS if name in controls), None)
+    return MaskedLanguageModel(mask=own)
+
+
+def decoder_start(about: About) -> int:
+    """Returns the id from which an encoder-decoder begins to write."""
+    begin = about.generation.get("decoder_start_token_id")
+    return begin if type(begin) is int else about.pad or 0

@@ -91,9 +91,11 @@ def hidden_ids(config: ModelConfig, tokenizer: Tokenizer, text: str) -> np.ndarr
         ' for each: --prompt "The cat [MASK] on the mat."',
     )
     mask = [mask_id(config, tokenizer)]
+    swallows = any(c.lstrip for c in tokenizer.controls.values() if c.id == mask[0])
     inner = []
     for n, part in enumerate(parts):
-        inner += [*(mask if n else []), *tokenizer.encode(part).tolist()]
+        shown = part.rstrip() if swallows and n < len(parts) - 1 else part
+        inner += [*(mask if n else []), *tokenizer.encode(shown).tolist()]
     ids = between_marks(tokenizer, inner)
     require(
         len(ids) <= config.context,
@@ -105,6 +107,9 @@ def hidden_ids(config: ModelConfig, tokenizer: Tokenizer, text: str) -> np.ndarr
 def between_marks(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
     """Returns ids between those that begin and end a text of an encoder, as far as the tokenizer
     has them."""
+    before, after = tokenizer.around
+    if after:
+        return [*before, *ids, *after]
     named = {name: control.id for name, control in tokenizer.controls.items()}
     begin, end = named.get("[CLS]", tokenizer.end_of_document), named.get("[SEP]")
     return [*([] if begin is None else [begin]), *ids, *([] if end is None else [end])]

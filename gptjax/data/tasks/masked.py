@@ -25,15 +25,22 @@ class MaskedLanguageModel(Task):
     share: float = 0.15
     """Share of the tokens that are predicted."""
 
+    mask: int | None = None
+    """The id of a hidden token, if it is one of the tokenizer's, as BERT's; `None` adds an id."""
+
     shapes: ClassVar[tuple[Shape, ...]] = ("encoder",)
 
     def __post_init__(self) -> None:
+        require(
+            self.mask is None or self.mask >= 0,
+            f"data.task.mask is {self.mask}; it needs an id of the tokenizer, or null.",
+        )
         require(0 < self.share < 1, f"data.task.share is {self.share}; it needs a share in (0, 1).")
 
     @property
     def extra_ids(self) -> int:
-        """The mask."""
-        return 1
+        """The mask, where the tokenizer has none."""
+        return 1 if self.mask is None else 0
 
     def rows(
         self, rows: Batch, *, draws: Iterator[np.random.Generator], vocab_size: int, plan: Plan
@@ -55,10 +62,11 @@ class MaskedLanguageModel(Task):
 
         Args:
           real: places that are not padding.
-          vocab_size: of the tokenizer; this id is the mask.
+          vocab_size: of the tokenizer; without a mask of its own, this id is the mask.
         """
         chosen = real & (draw.random(len(ids)) < self.share)
         how = draw.random(len(ids))
         others = draw.integers(0, vocab_size, len(ids), dtype=np.int32)
         shown = np.where(chosen & (how >= 0.9), others, ids)
-        return np.where(chosen & (how < 0.8), np.int32(vocab_size), shown), chosen
+        mask = np.int32(vocab_size if self.mask is None else self.mask)
+        return np.where(chosen & (how < 0.8), mask, shown), chosen

@@ -34,6 +34,12 @@ class SequenceToSequence(RecordTask):
     to the vocabulary."""
     closed: bool = False
     """The text that is answered ends with the id that ends documents, as T5's does."""
+    before: tuple[int, ...] = ()
+    """Ids before the text that is answered, as BART's."""
+    after: tuple[int, ...] = ()
+    """Ids after the text that is answered, as mBART's language."""
+    lead: tuple[int, ...] = ()
+    """Ids with which every answer begins, as mBART's language."""
 
     shapes: ClassVar[tuple[Shape, ...]] = ("encoder-decoder", "decoder")
     answers: ClassVar[bool] = True
@@ -41,6 +47,12 @@ class SequenceToSequence(RecordTask):
     figures: ClassVar[tuple[str, ...]] = ("accuracy", "exact_match")
 
     def __post_init__(self) -> None:
+        for name in ("before", "after", "lead"):
+            ids = getattr(self, name)
+            require(
+                all(i >= 0 for i in ids),
+                f"data.task.{name} is {ids}; it needs ids of the tokenizer.",
+            )
         require(
             self.begin is None or self.begin >= 0,
             f"data.task.begin is {self.begin}; it needs an id of the tokenizer, or null.",
@@ -57,18 +69,19 @@ class SequenceToSequence(RecordTask):
 
     def examples(self, documents: Sequence[Document], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
         """Yields each record as one example."""
-        answers = tokenizer.encode_all([document.text for document in documents])
+        answers = tokenizer.encode_answers([document.text for document in documents])
         sources = tokenizer.encode_all([document.source or document.text for document in documents])
         for source, target in zip(sources, answers, strict=True):
             yield self.pair(source, target, tokenizer)
 
     def pair(self, source: np.ndarray, target: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
         """Returns the ids of a text and its answer as one example."""
-        read, border = self._read(source, tokenizer), [tokenizer.vocab_size]
+        read, border = self._read(source, tokenizer), [tokenizer.vocab_size, *self.lead]
         return np.concatenate([read, border, target, [answer_end(tokenizer)]]).astype(np.int32)
 
     def _read(self, ids: Sequence[int] | np.ndarray, tokenizer: Tokenizer) -> list[int]:
-        return [*ids, answer_end(tokenizer)] if self.closed else [*ids]
+        end = [answer_end(tokenizer)] if self.closed else []
+        return [*self.before, *ids, *end, *self.after]
 
     def sizes(self, store: Store, with_encoder: bool) -> np.ndarray:
         """Returns the positions that each example takes of a row [n 1], or of a row of the decoder
@@ -95,4 +108,5 @@ class SequenceToSequence(RecordTask):
         """Returns the prompt as what is read, and the id before an answer as what is written."""
         read = self._read(ids, tokenizer)
         begin = tokenizer.vocab_size if self.begin is None else self.begin
-        return (read, [begin]) if with_encoder else ([], [*read, begin])
+        written = [begin, *self.lead]
+        return (read, written) if with_encoder else ([], [*read, *written])

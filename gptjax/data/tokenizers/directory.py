@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gptjax.core.config import require
-from gptjax.data.tokenizers import json_form, published, sentencepieces
+from gptjax.data.tokenizers import json_form, marian, published, sentencepieces
 from gptjax.data.tokenizers.json_form import END, GPT2_PATTERN, QWEN2_PATTERN
 from gptjax.data.tokenizers.published import NEED
 from gptjax.data.tokenizers.spelling import Special, control_ids, letters
@@ -53,6 +53,8 @@ def read_directory(folder: Path) -> tuple[str, dict[str, bytes]]:
       ConfigError: there is none, it is of an unsupported class, or its files are damaged.
     """
     settings = _object(folder / "tokenizer_config.json")
+    if marian.lies_in(folder):
+        return "Marian", marian.read_directory(folder)
     name, content = _content(folder, settings)
     return published.payload(name, content, _special(folder, settings, name, content))
 

@@ -267,6 +267,21 @@ def controls(content: bytes, name: str) -> dict[str, int]:
     return {model.id_to_piece(i): i for i in range(model.vocab_size()) if model.is_control(i)}
 
 
+def cutter(content: bytes, name: str) -> Callable[[list[str]], list[list[str]]]:
+    """Returns a function that cuts texts into the pieces of a .model.
+
+    Args:
+      name: what error messages call the .model.
+    """
+    model = _processor(content, name)
+
+    def cut(texts: list[str]) -> list[list[str]]:
+        threads = min(os.cpu_count() or 1, max(len(texts), 1))
+        return model.encode(texts, out_type=str, num_threads=threads)
+
+    return cut
+
+
 class Described(NamedTuple):
     """The content of a .model, to convert it to other forms."""
 

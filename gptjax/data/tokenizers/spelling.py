@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, SupportsIndex
 import numpy as np
 
 from gptjax.core.config import ConfigError
+from gptjax.data.tokenizers.around import Around
 
 Ids = np.ndarray
 """int32 [n]"""
@@ -69,6 +70,10 @@ class Tokenizer:
     """Whether `encode` puts a space before the text, which `decode` takes off again."""
     spell_after: Callable[[list[str]], list[Ids]] | None = None
     """Like `spell`, for texts that follow a control token, where that differs."""
+    spell_answer: Callable[[list[str]], list[Ids]] | None = None
+    """Like `spell`, for texts that answer others, where that differs (Marian's translations)."""
+    around: Around = ((), ())
+    """Ids that a published tokenizer puts before and after a text by itself."""
     special: Special | None = None
     """Of published tokenizers, the ids with a meaning, and the chat template."""
     controls: Mapping[str, Control] = field(default_factory=dict)
@@ -116,6 +121,13 @@ class Tokenizer:
         before the first text only."""
         utf8(text)
         return (self.spell_after or self.spell)([text])[0]
+
+    def encode_answers(self, texts: Sequence[str]) -> list[Ids]:
+        """Like `encode_all`, for texts that answer others: some models of translation spell these
+        with pieces of their own."""
+        for text in texts:
+            utf8(text)
+        return (self.spell_answer or self.spell)(list(texts))
 
     def encode_all(self, texts: Sequence[str]) -> list[Ids]:
         """Returns the ids of every text, using all cores."""

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from gptjax.core.config import ConfigError, require
-from gptjax.data.tokenizers import directory, sentencepieces
+from gptjax.data.tokenizers import directory, marian, sentencepieces
 from gptjax.data.tokenizers import published as published_files
 from gptjax.data.tokenizers.directory import GPT2, Published
 from gptjax.data.tokenizers.sentencepieces import SentencePiece
@@ -59,6 +59,7 @@ PAYLOAD = {
     "Characters": ("characters.json",),
     "SentencePiece": ("tokenizer.model",),
     "GPT2": ("vocab.json", "merges.txt"),
+    "Marian": marian.FILES,
 }
 PAYLOAD |= {kind: (name, "special.json") for name, kind in published_files.KINDS.items()}
 
@@ -206,6 +207,7 @@ def _from_payload(
       name: what error messages call the tokenizer.
     """
     make = {"Bytes": _bytes, "Characters": _characters, "SentencePiece": sentencepieces.from_model}
+    make["Marian"] = marian.from_files
     own = {file: content for file, content in payload.items() if file != TEMPLATE_FILE}
     tokenizer = make.get(kind, published_files.from_files)(own, name)
     template = payload.get(TEMPLATE_FILE)
