@@ -1285,6 +1285,56 @@ RUNS = (
 
 FORMATS = (
     Defect(
+        "gptj-turned-as-llama",
+        "formats/flax_tables.py",
+        "pairs = (n for i in range(half) for n in (i, half + i))",
+        "pairs = range(2 * half)",
+        "test_flax_families.py::test_tensors_are_what_their_family_says",
+    ),
+    Defect(
+        "positions-of-padding-read-as-the-first",
+        "formats/layout.py",
+        "theirs = theirs[entry.skipped :]",
+        "theirs = theirs[: len(theirs) - entry.skipped]",
+        "test_interop.py::test_out_and_in_again_is_bit_equal[opt]",
+    ),
+    Defect(
+        "positions-of-padding-written-last",
+        "formats/layout.py",
+        "np.concatenate([empty, value])",
+        "np.concatenate([value, empty])",
+        "test_flax_families.py::"
+        "test_positions_stand_behind_those_of_padding_and_widths_are_projected",
+    ),
+    Defect(
+        "marian-answers-cut-as-sources",
+        "data/tokenizers/marian.py",
+        "spell_answer=target,",
+        "spell_answer=source,",
+        "test_flax_families.py::test_marian_cuts_what_it_reads_and_what_it_writes_by_a_model_each",
+    ),
+    Defect(
+        "answers-without-their-lead",
+        "data/tasks/sequence_to_sequence.py",
+        "written = [begin, *self.lead]",
+        "written = [begin]",
+        "test_flax_families.py::test_an_answer_begins_and_its_text_is_bounded_as_the_files_say",
+    ),
+    Defect(
+        "marks-before-a-text-behind-it",
+        "data/tokenizers/around.py",
+        "(after if seen else before).extend(ids)",
+        "after.extend(ids)",
+        "test_flax_families.py::test_a_post_processor_says_what_stands_around_a_text",
+    ),
+    Defect(
+        "masks-behind-the-vocabulary",
+        "data/tasks/masked.py",
+        "np.int32(vocab_size if self.mask is None else self.mask)",
+        "np.int32(vocab_size)",
+        "test_flax_families.py::test_an_encoder_masks_with_its_tokenizers_own_id",
+    ),
+    Defect(
         "gemma-scales-not-minus-one",
         "formats/families.py",
         "around(SANDWICH, plus=1.0)",

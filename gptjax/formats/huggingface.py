@@ -104,12 +104,12 @@ def load_huggingface(
         places,
         lambda name: absent[name] if name in absent else stored[name].take(),
         None if shardings is None else shardings(config),
-        functools.partial(held, grid_of=lambda name: _grid(stored[name])) if packed else None,
+        functools.partial(held, grid_of=lambda name: _grid(stored.get(name))) if packed else None,
     )
     return OpenedModel(config, params, tokenizer, _about(path, data, padding))
 
 
-def _grid(tensor: Raw | QuantisedTensor) -> Grid | None:
+def _grid(tensor: Raw | QuantisedTensor | None) -> Grid | None:
     return tensor.grid() if isinstance(tensor, QuantisedTensor) else None
 
 

@@ -53,8 +53,8 @@ def read_directory(folder: Path) -> tuple[str, dict[str, bytes]]:
       ConfigError: there is none, it is of an unsupported class, or its files are damaged.
     """
     settings = _object(folder / "tokenizer_config.json")
-    if marian.lies_in(folder):
-        return "Marian", marian.read_directory(folder)
+    if marian.has_marian(folder):
+        return "Marian", marian.marian_files(folder)
     name, content = _content(folder, settings)
     return published.payload(name, content, _special(folder, settings, name, content))
 

@@ -1,7 +1,7 @@
 """Marian's tokenizers: one SentencePiece model cuts what is read, another what is written, and both
 name pieces of one vocabulary.
 
-Read `read_directory` (the files of a published model), then `from_files`.
+Read `marian_files` (the files of a published model), then `marian_tokenizer`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ LANGUAGE = ">>", "<<"
 """Around the name of the language to translate to, at the beginning of a text."""
 
 
-def lies_in(folder: Path) -> bool:
+def has_marian(folder: Path) -> bool:
     """Whether a directory has such a tokenizer."""
     return all((folder / name).is_file() for name in FILES)
 
 
-def read_directory(folder: Path) -> dict[str, bytes]:
+def marian_files(folder: Path) -> dict[str, bytes]:
     """Returns the files of the tokenizer in a directory.
 
     Raises:
@@ -44,7 +44,7 @@ def read_directory(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in FILES}
 
 
-def from_files(files: Mapping[str, bytes], name: str) -> Tokenizer:
+def marian_tokenizer(files: Mapping[str, bytes], name: str) -> Tokenizer:
     """Returns the tokenizer of its three files.
 
     Args:

@@ -207,7 +207,7 @@ def _from_payload(
       name: what error messages call the tokenizer.
     """
     make = {"Bytes": _bytes, "Characters": _characters, "SentencePiece": sentencepieces.from_model}
-    make["Marian"] = marian.from_files
+    make["Marian"] = marian.marian_tokenizer
     own = {file: content for file, content in payload.items() if file != TEMPLATE_FILE}
     tokenizer = make.get(kind, published_files.from_files)(own, name)
     template = payload.get(TEMPLATE_FILE)
