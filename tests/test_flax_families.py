@@ -24,7 +24,7 @@ from gptjax.core.config import ConfigError
 from gptjax.data import MaskedLanguageModel, SequenceToSequence
 from gptjax.data.documents.sources import Document
 from gptjax.data.tokenizers import tokenizer as tok
-from gptjax.data.tokenizers.around import around
+from gptjax.data.tokenizers.around import marks_around
 from gptjax.data.tokenizers.spelling import Control
 from gptjax.formats import About, OpenedModel
 from gptjax.formats.opened import task_of
@@ -138,7 +138,7 @@ PAIR = {"type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 0]}
     ],
 )
 def test_a_post_processor_says_what_stands_around_a_text(processor, wanted) -> None:
-    assert around({"post_processor": processor}) == wanted
+    assert marks_around({"post_processor": processor}) == wanted
 
 
 def test_an_answer_begins_and_its_text_is_bounded_as_the_files_say() -> None:

@@ -1,4 +1,4 @@
-"""What a tokenizer.json puts before and after a single text: `around`."""
+"""What a tokenizer.json puts before and after a single text: `marks_around`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Around = tuple[tuple[int, ...], tuple[int, ...]]
 """Ids before a text, and ids after it."""
 
 
-def around(described: Mapping[str, Any]) -> Around:
+def marks_around(described: Mapping[str, Any]) -> Around:
     """Returns what the post-processor of a tokenizer.json adds to a text; nothing where it has none
     of a known form.
 

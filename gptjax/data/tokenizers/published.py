@@ -18,7 +18,7 @@ import numpy as np
 
 from gptjax.core.config import ConfigError, require
 from gptjax.data.tokenizers import json_form, sentencepieces, spelling
-from gptjax.data.tokenizers.around import around
+from gptjax.data.tokenizers.around import marks_around
 from gptjax.data.tokenizers.sentencepieces import SPACE
 from gptjax.data.tokenizers.spelling import (
     UNKNOWN_BYTES,
@@ -191,7 +191,7 @@ def _of_json(
         spell=spell,
         leading_space=leading,
         spell_after=speller.after,
-        around=around(described),
+        around=marks_around(described),
         special=special,
         controls=controls,
     )
