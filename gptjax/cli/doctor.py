@@ -78,11 +78,23 @@ def diagnose(flags: str) -> tuple[list[str], bool]:
         f"flags     {flags}; XLA_FLAGS={os.environ.get('XLA_FLAGS', '')!r}",
         f"cache     {os.environ.get('JAX_COMPILATION_CACHE_DIR', 'none')}",
         f"compiles  {'yes' if total == 4096.0 else f'wrongly: a sum of 4096 ones is {total}'}",
+        *(f"kernels   {line}" for line in _kernels()),
         *(f"✗ {problem}" for problem in wrong),
     ]
     if not wrong:
         lines.append("✓ nothing known to be wrong")
     return lines, not wrong and total == 4096.0
+
+
+def _kernels() -> list[str]:
+    """Whether attention by the vendor's kernel compiles here and is right."""
+    import jax
+
+    from gptjax.model.attention.select import VENDORS
+    from gptjax.model.attention.trial import report
+
+    name, _ = VENDORS.get(jax.default_backend(), ("", ""))
+    return report(name) if name else [f"none of a vendor's to try on {jax.default_backend()}"]
 
 
 def problems() -> list[str]:

@@ -52,6 +52,15 @@ def platform() -> str:
     )
 
 
+def device_kind() -> str:
+    """The kind of device that the traced program is for, in its maker's words, such as `NVIDIA H100
+    80GB HBM3`; without a mesh, that of JAX's default device."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.abstract_device is None:
+        return jax.devices()[0].device_kind
+    return mesh.abstract_device.device_kind
+
+
 def axis_size(*axes: str) -> int:
     """Product of the sizes of these mesh axes."""
     mesh = current_mesh()

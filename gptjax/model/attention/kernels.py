@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from gptjax.core.arrays import Array, Float
 from gptjax.model.attention.mask import MaskInputs, ScoreConfig, visible
 from gptjax.model.config import Layer, ModelConfig
-from gptjax.sharding.constrain import current_mesh
+from gptjax.sharding.constrain import current_mesh, device_kind
 
 
 def splash_lacks(config: ModelConfig, length: int, layer: Layer) -> str | None:
@@ -118,14 +118,23 @@ def _splash(length: int, heads: int, how: ScoreConfig, parts: int, interpret: bo
     )
 
 
+WIDE = ("H100", "H200", "H20", "GH200", "B100", "B200", "B300", "GB200", "GB300")
+"""Devices whose cuDNN attention takes heads of 256: Hopper and Blackwell."""
+
+
 def cudnn_lacks(config: ModelConfig, length: int, layer: Layer) -> str | None:
-    """Returns what cuDNN's attention does not support in this case, or `None`."""
+    """Returns what cuDNN's attention does not support in this case, or `None`.
+
+    Source: jax._src.cudnn.fused_attention_stablehlo, `check_is_flash_attention`: heads of up to 256
+    from Hopper on.
+    """
+    widest = 256 if any(name in device_kind() for name in WIDE) else 128
     lacks = {
         f"{config.compute} compute": config.compute != "bfloat16",
         "an encoder, whose tokens see later ones": not config.causal,
         "a prefix LM, whose prefix sees later tokens": config.prefix_lm,
-        f"heads of {config.head_dim}, which are not a multiple of 8 up to 128": (
-            config.head_dim % 8 != 0 or config.head_dim > 128
+        f"heads of {config.head_dim}, which are not a multiple of 8 up to {widest}": (
+            config.head_dim % 8 != 0 or config.head_dim > widest
         ),
         f"{length} queries, an odd number": length % 2 != 0,
         f"a layer that sees {layer.sees!r}": layer.sees not in ("all", "window"),

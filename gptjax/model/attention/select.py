@@ -1,4 +1,5 @@
-"""Chooses the attention implementation of a layer for the current backend, and says why."""
+"""Chooses the attention implementation of a layer for the current backend, and says why. A vendor's
+kernel is tried first, see `trial`."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import jax
 
 from gptjax.model.attention.causal_blocks import BLOCKS
 from gptjax.model.attention.kernels import cudnn_lacks, splash_lacks
+from gptjax.model.attention.trial import fault_of
 from gptjax.model.config import Layer, ModelConfig
 from gptjax.sharding.constrain import axis_size, current_mesh, platform
 
@@ -44,10 +46,26 @@ def select_attention(
     alone = (
         jax.device_count() == 1 or current_mesh() is not None
     )  # without a mesh, many devices have no sharding to follow
-    if here == "tpu" and alone and _lacks("splash", config, length, layer) is None:
-        return "splash", "Pallas' kernel for TPU"
-    if here == "gpu" and _lacks("cudnn", config, length, layer) is None:
-        return "cudnn", "cuDNN's kernel for GPUs"
+    name, of = VENDORS.get(here, ("", ""))
+    failed = ""
+    if name and (alone or name != "splash") and _lacks(name, config, length, layer) is None:
+        # only a device that is here can be asked; a program for another one takes the kernel
+        fault = fault_of(name, config, length, layer) if here == jax.default_backend() else None
+        if fault is None:
+            return name, of
+        failed = f"; {name} failed its trial: {fault}"
+    name, why = _without_vendors(config, length, layer, here)
+    return name, why + failed
+
+
+VENDORS = {"tpu": ("splash", "Pallas' kernel for TPU"), "gpu": ("cudnn", "cuDNN's kernel for GPUs")}
+"""The vendor's kernel of a platform, and what it is."""
+
+
+def _without_vendors(
+    config: ModelConfig, length: int, layer: Layer, here: str
+) -> tuple[str, str]:
+    """Returns the implementation that XLA compiles for a platform, and the reason."""
     if length >= LONG and _lacks("blockwise", config, length, layer) is None:
         return "blockwise", f"from {LONG} positions on, the square of scores takes too much memory"
     if here == "cpu" and length >= 256 and _lacks("causal_blocks", config, length, layer) is None:
