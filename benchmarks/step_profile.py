@@ -11,15 +11,10 @@ Milliseconds are summed over all threads; a oneDNN product counts once, though i
 from __future__ import annotations
 
 import argparse
-import collections
-import gzip
-import json
 import os
-import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import paired
 import step
@@ -43,15 +38,15 @@ def main() -> None:
         folder = options.trace or Path(empty)
         paired.serve = lambda turn, **facts: _trace(turn, folder)
         step._gptjax(step.SHAPES[options.shape], options.compute, options.micro_batches)
-        events = json.loads(
-            gzip.decompress(max(folder.rglob("*.trace.json.gz"), key=os.path.getmtime).read_bytes())
-        )["traceEvents"]
+        from gptjax.observe.profile import newest, summary  # not before step chose XLA's flags
+
+        lines = summary(newest(folder), options.top)
     told = paired.machine()
     head = (
         f"{options.shape}, {options.compute}, {told['date']}, {told['processor']}, XLA_FLAGS"
         f" {os.environ.get('XLA_FLAGS', '')}"
     )
-    table = "\n".join([head, *summed(events, options.top)])
+    table = "\n".join([head, *lines])
     print(table)
     if options.out:
         options.out.write_text(table + "\n")
@@ -64,26 +59,6 @@ def _trace(turn: Callable[[], float], folder: Path) -> None:
     with jax.profiler.trace(str(folder)):
         seconds = turn()
     print(f"a step took {1e3 * seconds:.1f} ms under the profiler")
-
-
-def summed(events: list[dict[str, Any]], top: int) -> list[str]:
-    """A line for each of the costliest kinds: milliseconds, share, number of calls, name without
-    its number."""
-    spent, calls = collections.Counter(), collections.Counter()
-    for event in events:
-        if event.get("ph") == "X" and "hlo_op" in event.get("args", {}):
-            name = (
-                "oneDNN product"
-                if "onednn" in event["name"]
-                else re.sub(r"[.\d]+$", "", event["name"])
-            )
-            spent[name] += event["dur"]
-            calls[name] += 1
-    total = sum(spent.values())
-    return [
-        f"{ms / 1e3:9.1f} ms {100 * ms / total:5.1f} %  {calls[name]:6} calls  {name}"
-        for name, ms in spent.most_common(top)
-    ]
 
 
 if __name__ == "__main__":

@@ -31,6 +31,8 @@ TINY = [
     *("--evaluation.rows", "2", "--evaluation.sample.new-tokens", "4"),
     *("--data.source.path", "tiny.txt", "--data.validation", "0.3", "--data.split", "tail"),
 ]
+RECORDS = {"configs/chat_toy.py": "128", "configs/reward_toy.py": "64"}
+"""Configs that read records, which examples/toy_sets.py writes, with the context those need."""
 
 
 NOT_HERE = ("python3 -m venv", "git ", "pre-commit ", ".ci/run", "ruff ", "pyright", "python -m ")
@@ -162,6 +164,12 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder,
     )
     assert made.returncode == 0, made.stderr
+    toys = subprocess.run(
+        [sys.executable, "examples/toy_sets.py", "data"], cwd=folder, capture_output=True, text=True
+    )
+    assert toys.returncode == 0, toys.stderr
+    pairs = (folder / "data/sorted_pairs.jsonl").read_text(encoding="utf-8").splitlines()[:80]
+    (folder / "pairs.jsonl").write_text("\n".join(pairs) + "\n", encoding="utf-8")
     sampled = run(
         ["python", "sample.py", "runs/quickstart", "--prompt", "def ", "--new-tokens", "4"], folder
     )
@@ -170,12 +178,18 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("command", cases(commands()))
-def test_every_command_of_the_pages_runs(command: str, ask: Callable) -> None:
+def test_every_command_of_the_pages_runs(command: str, ask: Callable, clone: Path) -> None:
     words = shlex.split(command)
     if words[0] == "tensorboard":
         pytest.skip("it opens a server; test_metrics opens its files")
     if words[0] == "pip" or any(re.match("configs/.*smollm2", word) for word in words):
         pytest.skip("its model comes with a package; test_smollm2 trains it")
+    if words[:2] == ["python", "examples/feedback_rounds.py"]:
+        done = run([*words[:-1], "1"], clone)  # one round of the three
+        assert done.returncode == 0 and "after 1 rounds: " in done.stdout, done.stderr
+        return
+    if words[:2] == ["python", "examples/toy_sets.py"]:
+        pytest.skip("the clone was made with it")
     if words[:2] == ["gptjax", "chat"]:
         words[2] = "runs/quickstart"  # the run that README's first line made
         words += ["--template", "plain"] if "--template" not in words else []
@@ -186,6 +200,8 @@ def test_every_command_of_the_pages_runs(command: str, ask: Callable) -> None:
         words += ["--only", "data", "causal"] if "--only" not in words else []
     elif words[1].endswith("train.py") and words[2].endswith(".json"):
         words[words.index("--steps") + 1] = "4"
+    elif words[1].endswith("train.py") and words[2] in RECORDS:
+        words += [*TINY[:-6], "--model.context", RECORDS[words[2]]]
     elif words[1].endswith("train.py"):
         own = [word for word in words if word.startswith("--")]
         for flag, value in zip(TINY[::2], TINY[1::2], strict=True):

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gptjax.cli.arguments import describe_flags, first_path, read_experiment
 from gptjax.cli.process import STARTED
 from gptjax.core import backend, processes, user_config
 from gptjax.core.config import require
+
+if TYPE_CHECKING:
+    from gptjax.observe.hook import Hook
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,13 @@ class TrainOptions:
     fall_back: bool = True
     """Resume from the checkpoint before, if the newest is damaged; --no-fall-back stops with the
     reason instead."""
+    profile: str | None = None
+    """Trace these steps, such as 20:25, into the run's profile folder, for XProf and TensorBoard,
+    and print the costliest operations."""
+    loggers: tuple[str, ...] = ()
+    """Also log to wandb, mlflow or trackio, as many as are named; each has to be installed."""
+    project: str = "gptjax"
+    """The project of those loggers."""
     distributed: bool = False
     """Run as one of several processes. JAX finds the others on TPU pods, Slurm, GKE and MPI;
     elsewhere give the next three flags."""
@@ -81,7 +92,17 @@ def _train(args: list[str]) -> None:
         fall_back=options.fall_back,
         notes=(describe_flags(chosen),),
         begun=STARTED,
+        hooks=_hooks(options),
     )
+
+
+def _hooks(options: TrainOptions) -> tuple[Hook, ...]:
+    """Returns what follows the run besides its own log."""
+    from gptjax.observe.loggers import loggers
+    from gptjax.observe.profile import Profile, steps_of
+
+    profile = () if options.profile is None else (Profile(*steps_of(options.profile)),)
+    return (*profile, *loggers(options.loggers, options.project))
 
 
 def _connect(options: TrainOptions) -> None:

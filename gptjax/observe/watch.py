@@ -11,6 +11,7 @@ import jax
 
 from gptjax.core.processes import Votes
 from gptjax.observe.goodput import Clock
+from gptjax.observe.hook import Hooks
 from gptjax.observe.learning import Learning
 from gptjax.observe.log import Log
 from gptjax.observe.progress import Progress
@@ -20,7 +21,7 @@ from gptjax.observe.stragglers import Pace, Stragglers
 
 class Watch:
     """Hands each finished step to the observers: log, progress, spikes, signs that nothing is
-    learned, stragglers, goodput."""
+    learned, stragglers, goodput, hooks."""
 
     def __init__(
         self,
@@ -31,9 +32,11 @@ class Watch:
         spikes: Spikes,
         skipped: SkippedSteps,
         learning: Learning,
+        hooks: Hooks,
     ):
         self._log, self._clock, self._progress = log, clock, progress
         self._spikes, self._skipped, self._learning = spikes, skipped, learning
+        self._hooks = hooks
         self._pace, self._stragglers = Pace(), Stragglers(log, votes.seen)
         self._compiled: set[str] = set()  # pauses that compile nothing any more
 
@@ -48,6 +51,7 @@ class Watch:
           part: see `goodput.PARTS`.
         """
         self._clock.turn(part, f"reading the batch of step {done}")
+        self._hooks.begin(done)
         yield
         busy = pending is not None and not pending[1]["loss"].is_ready()
         self._clock.turn("useful", f"beginning step {done}", was="useful" if busy else None)
@@ -76,9 +80,9 @@ class Watch:
             values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         skipped = bool(values.pop("skipped"))
         measured = self._progress.measured(done, values)
-        self._log.record(
-            done, {**measured, **({"skipped": 1} if skipped else {}), **(figures or {})}
-        )
+        told = {**measured, **({"skipped": 1} if skipped else {}), **(figures or {})}
+        self._log.record(done, told)
+        self._hooks.finished(done, told)
         self._clock.reached(done)
         self._spikes.show(done, values, skipped)
         self._learning.show(done, values)

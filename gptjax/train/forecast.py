@@ -146,9 +146,12 @@ def _smaller_model(experiment: Experiment) -> str:
 
 
 @contextlib.contextmanager
-def explained(experiment: Experiment | None = None) -> Iterator[None]:
+def explained(experiment: Experiment | None = None, path: Path | None = None) -> Iterator[None]:
     """Says in one line what to change when memory runs out inside; without an experiment, when text
     is being written.
+
+    Args:
+      path: a run directory, in which a profile of the memory is left.
 
     Raises:
       ConfigError: instead of XLA's RESOURCE_EXHAUSTED and Python's MemoryError.
@@ -165,4 +168,17 @@ def explained(experiment: Experiment | None = None) -> Iterator[None]:
             if experiment
             else "write fewer texts at once (--num-samples), or fewer tokens (--new-tokens)"
         )
-        raise ConfigError(f"the memory was full{size}; {ways}.") from error
+        held = _memory_profile(path)
+        raise ConfigError(f"the memory was full{size}; {ways}{held}.") from error
+
+
+def _memory_profile(path: Path | None) -> str:
+    """Writes which arrays the devices hold; returns how to read it, or "" where it can't be."""
+    if path is None or not path.is_dir():
+        return ""
+    kept = path / "memory.prof"
+    try:
+        jax.profiler.save_device_memory_profile(str(kept))
+    except (OSError, RuntimeError):  # what matters is the message above
+        return ""
+    return f"; go tool pprof -top {kept} lists what held it"

@@ -9,16 +9,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
-from gptjax.core import faults, processes
+from gptjax.core import config, faults, processes
 from gptjax.data.prepare import Prepared, prepare
 from gptjax.model import flops_per_token
 from gptjax.observe.goodput import Clock
+from gptjax.observe.hook import Hook, Hooks
 from gptjax.observe.learning import Learning
 from gptjax.observe.log import Log, Silent, history, validation_losses
 from gptjax.observe.progress import Progress
@@ -55,6 +56,7 @@ def train(
     begun: float | None = None,
     source: Callable[[Source], Source] | None = None,
     gradients: Gradients = default_gradients,
+    hooks: Sequence[Hook] = (),
 ) -> Path:
     """Trains an experiment in a run directory, or resumes the run there; returns the path of its
     report.
@@ -72,6 +74,7 @@ def train(
       begun: `time.monotonic()` at the start of the process.
       source: takes the source of stored batches and returns the one to train on.
       gradients: see `train_step`.
+      hooks: loggers, a profile and others that follow the run; the first process calls them.
 
     Raises:
       ConfigError: something the user chose does not fit.
@@ -82,7 +85,7 @@ def train(
     run = Run(path, keep_newest=kept.keep_newest, keep_best=kept.keep_best)
     stacks = path / ("log.txt" if processes.first() else f"log.{processes.index()}.txt")
     guard = watchdog(clock, experiment.watchdog, stacks)
-    with run.lock(), clock, forecast.explained(experiment), guard:
+    with run.lock(), clock, forecast.explained(experiment, path), guard:
         plan = _compared(_plan(experiment, run, clock, allow_changes), clock)
         built = _compile(plan, planned, clock, source, gradients)
         begun = saved.restore_or_init(
@@ -96,10 +99,13 @@ def train(
         said = (*notes, *plan.notes, *begun.notes, *rolled_back, *_warnings(plan, built, planned))
         with (
             Log(path, resume_step=begun.step) if processes.first() else Silent() as log,
+            contextlib.closing(Hooks(log, hooks if processes.first() else ())) as following,
             interruptible() as asked,
         ):
             log.say(_banner(plan, path, built, begun, clock, said))
-            state, early = _loop(plan, run, built, begun, log, clock, processes.Votes(asked))
+            following.start(path, config.to_dict(plan.experiment), begun.step or 0)
+            votes = processes.Votes(asked)
+            state, early = _loop(plan, run, built, begun, log, clock, votes, following)
             return _finish(plan, run, log, clock, begun, state, early)
 
 
@@ -234,6 +240,7 @@ def _loop(
     log: Log,
     clock: Clock,
     interrupted: processes.Votes,
+    hooks: Hooks,
 ) -> tuple[TrainState, bool]:
     """Steps until the end or an interruption; returns the last state, and whether the validation
     loss ended the run early.
@@ -248,7 +255,7 @@ def _loop(
     updates = 1 if experiment.rollout is None else experiment.rollout.updates
     in_a_row, evaluated = processes.by_first("history", lambda: history(run.path, first or None))
     losses = processes.by_first("losses", lambda: validation_losses(run.path, first))
-    watch = _watch(experiment, begun.read, run, log, clock, interrupted, in_a_row)
+    watch = _watch(experiment, begun.read, run, log, clock, interrupted, in_a_row, hooks)
     given = (plan.data, built, rest, log, clock, interrupted, losses, plan.tasks)
     evaluator = Evaluator(experiment, *given)
     saver = Saver(run, log, clock, experiment, begun)
@@ -296,6 +303,7 @@ def _watch(
     clock: Clock,
     votes: processes.Votes,
     in_a_row: int,
+    hooks: Hooks,
 ) -> Watch:
     progress = Progress(
         log,
@@ -315,6 +323,7 @@ def _watch(
         Spikes(log, experiment.spike_score),
         SkippedSteps(in_a_row, experiment.skip_norm, skip_score, run.wait),
         Learning(log, signs_of(experiment)),
+        hooks,
     )
 
 
