@@ -119,7 +119,7 @@ def test_the_share_of_idle_time_is_what_no_operation_covers(tmp_path):
     path = tmp_path / "x.trace.json.gz"
     path.write_bytes(gzip.compress(json.dumps({"traceEvents": [*ran, {"ph": "M"}]}).encode()))
     first, *kinds = profile.summary(path, 5)
-    assert first == "0.1 ms a step under the profiler; no operation ran in 40.0 % of it"
+    assert first == "0.1 ms a step under the profiler; no operation ran in 40.0 %"
     assert [line.split()[-1] for line in kinds] == ["dot", "add"] and "87.5 %" in kinds[0]
 
 
@@ -164,9 +164,9 @@ def _of_mlflow(run, _):
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking_uri=f"sqlite:///{run.resolve()}/mlflow.db")
-    id = (run / "mlflow.id").read_text()
-    assert client.get_run(id).data.params["model.width"] == "32"
-    return {one.step: one.value for one in client.get_metric_history(id, "loss")}
+    name = (run / "mlflow.id").read_text()
+    assert client.get_run(name).data.params["model.width"] == "32"
+    return {one.step: one.value for one in client.get_metric_history(name, "loss")}
 
 
 def _of_trackio(run, folder):

@@ -77,7 +77,7 @@ class Hooks:
         for hook in tuple(self._hooks):
             try:
                 said = getattr(hook, method)(*given)
-            except Exception as error:  # noqa: BLE001 it follows the run and may not end it
+            except Exception as error:
                 self._hooks.remove(hook)
                 first = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 self._log.say(f"warning: {hook.name} is left out from here on: {first}")

@@ -118,9 +118,9 @@ def summary(trace: Path, top: int, steps: int = 1) -> list[str]:
         calls[_operation(event)] += 1
     total = sum(spent.values())
     busy, whole = _busy((event["ts"], event["ts"] + event["dur"]) for event in ran)
+    idle = 100 * (1 - busy / whole)
     return [
-        f"{whole / 1e3 / steps:.1f} ms a step under the profiler; no operation ran in"
-        f" {100 * (1 - busy / whole):.1f} % of it",
+        f"{whole / 1e3 / steps:.1f} ms a step under the profiler; no operation ran in {idle:.1f} %",
         *(
             f"{us / 1e3 / steps:9.2f} ms a step {100 * us / total:5.1f} %"
             f"  {calls[name] / steps:6.0f} calls  {name}"

@@ -62,9 +62,7 @@ VENDORS = {"tpu": ("splash", "Pallas' kernel for TPU"), "gpu": ("cudnn", "cuDNN'
 """The vendor's kernel of a platform, and what it is."""
 
 
-def _without_vendors(
-    config: ModelConfig, length: int, layer: Layer, here: str
-) -> tuple[str, str]:
+def _without_vendors(config: ModelConfig, length: int, layer: Layer, here: str) -> tuple[str, str]:
     """Returns the implementation that XLA compiles for a platform, and the reason."""
     if length >= LONG and _lacks("blockwise", config, length, layer) is None:
         return "blockwise", f"from {LONG} positions on, the square of scores takes too much memory"
