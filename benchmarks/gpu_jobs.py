@@ -74,7 +74,7 @@ def probe_jax(tiny: bool) -> None:
     a, b = (jax.random.normal(jax.random.key(i), (n, n), jnp.bfloat16) for i in (0, 1))
     facts["matmul_tflops"] = 2 * n**3 / median(jax.jit(jnp.matmul), a, b) / 1e12
     vendor, _ = VENDORS.get(jax.default_backend(), ("", ""))
-    facts["trials"] = trial.report(vendor) if vendor else []
+    facts["trials"] = trial.trial_report(vendor) if vendor else []
     shapes = {"GPT-2": (32, 1024, 12, 12, 64), "Llama 3.2 1B": (4, 4096, 32, 8, 64)}
     shapes = {"tiny": (1, 128, 2, 1, 64)} if tiny else shapes
     for name, (rows, length, heads, kv_heads, width) in shapes.items():

@@ -93,6 +93,9 @@ DOORS = {
     "lm_eval": ("evaluate/harness.py",),
     "sacrebleu": ("evaluate/figures/written.py",),
     "rouge_score": ("evaluate/figures/written.py",),
+    "wandb": ("observe/loggers.py",),
+    "mlflow": ("observe/loggers.py",),
+    "trackio": ("observe/loggers.py",),
 }
 """Package → the files or rooms that may import it ("" is everywhere). A package that is in neither
 table may not be imported."""

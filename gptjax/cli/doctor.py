@@ -91,10 +91,10 @@ def _kernels() -> list[str]:
     import jax
 
     from gptjax.model.attention.select import VENDORS
-    from gptjax.model.attention.trial import report
+    from gptjax.model.attention.trial import trial_report
 
     name, _ = VENDORS.get(jax.default_backend(), ("", ""))
-    return report(name) if name else [f"none of a vendor's to try on {jax.default_backend()}"]
+    return trial_report(name) if name else [f"none of a vendor's to try on {jax.default_backend()}"]
 
 
 def problems() -> list[str]:

@@ -203,6 +203,11 @@ def gather(name: str, value: Any) -> list[Any]:
     ]
 
 
+def own_log() -> str:
+    """Returns the name of this process's text log in a run directory."""
+    return "log.txt" if first() else f"log.{index()}.txt"
+
+
 def by_first(name: str, do: Callable[[], Any]) -> Any:
     """Broadcasts a JSON value that process 0 alone computes."""
     return gather(name, do() if first() else None)[0]

@@ -7,11 +7,12 @@ the run directory.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ class WandB(Hook):
     name = "wandb (--loggers)"
 
     def __init__(self, project: str):
-        self._wandb, self._project, self._run = _imported("wandb"), project, None
+        with _needs("wandb"):
+            import wandb
+        self._wandb, self._project, self._run = wandb, project, None
 
     def start(self, path: Path, config: Mapping[str, Any], step: int) -> None:
         """Begins the record, or goes on in it."""
@@ -56,9 +59,8 @@ class MLflow(Hook):
     name = "mlflow (--loggers)"
 
     def __init__(self, project: str):
-        _imported("mlflow")
-        from mlflow.tracking import MlflowClient
-
+        with _needs("mlflow"):
+            from mlflow.tracking import MlflowClient
         self._make, self._project, self._client, self._id = MlflowClient, project, None, ""
 
     def start(self, path: Path, config: Mapping[str, Any], step: int) -> None:
@@ -95,7 +97,9 @@ class Trackio(Hook):
     name = "trackio (--loggers)"
 
     def __init__(self, project: str):
-        self._trackio, self._project, self._run = _imported("trackio"), project, None
+        with _needs("trackio"):
+            import trackio
+        self._trackio, self._project, self._run = trackio, project, None
 
     def start(self, path: Path, config: Mapping[str, Any], step: int) -> None:
         """Begins the record, or goes on in it."""
@@ -131,11 +135,11 @@ def loggers(names: tuple[str, ...], project: str) -> tuple[Hook, ...]:
     return tuple(LOGGERS[name](project) for name in dict.fromkeys(names))
 
 
-def _imported(name: str) -> Any:
-    import importlib
-
+@contextlib.contextmanager
+def _needs(name: str) -> Iterator[None]:
+    """Says what to install where the import inside fails."""
     try:
-        return importlib.import_module(name)
+        yield
     except ImportError as error:
         raise ConfigError(
             f"--loggers names {name}, which can't be imported ({error}); pip install {name}, or"

@@ -40,7 +40,7 @@ from gptjax.train.facts import (
     signs_of,
 )
 from gptjax.train.saved import Begun, Saver
-from gptjax.train.sources import Read, Source
+from gptjax.train.sources import Source
 from gptjax.train.step import Gradients, TrainState, default_gradients
 
 
@@ -83,8 +83,7 @@ def train(
     planned, clock = faults.planned(), Clock(begun or time.monotonic())
     kept = experiment.checkpoints
     run = Run(path, keep_newest=kept.keep_newest, keep_best=kept.keep_best)
-    stacks = path / ("log.txt" if processes.first() else f"log.{processes.index()}.txt")
-    guard = watchdog(clock, experiment.watchdog, stacks)
+    guard = watchdog(clock, experiment.watchdog, path / processes.own_log())
     with run.lock(), clock, forecast.explained(experiment, path), guard:
         plan = _compared(_plan(experiment, run, clock, allow_changes), clock)
         built = _compile(plan, planned, clock, source, gradients)
@@ -99,13 +98,11 @@ def train(
         said = (*notes, *plan.notes, *begun.notes, *rolled_back, *_warnings(plan, built, planned))
         with (
             Log(path, resume_step=begun.step) if processes.first() else Silent() as log,
-            contextlib.closing(Hooks(log, hooks if processes.first() else ())) as following,
+            contextlib.closing(Hooks(log, hooks if processes.first() else ())) as also,
             interruptible() as asked,
         ):
             log.say(_banner(plan, path, built, begun, clock, said))
-            following.start(path, config.to_dict(plan.experiment), begun.step or 0)
-            votes = processes.Votes(asked)
-            state, early = _loop(plan, run, built, begun, log, clock, votes, following)
+            state, early = _loop(plan, run, built, begun, log, clock, processes.Votes(asked), also)
             return _finish(plan, run, log, clock, begun, state, early)
 
 
@@ -249,13 +246,12 @@ def _loop(
     the host.
     """
     experiment, state, rest = plan.experiment, begun.state, begun.frozen
-    first = int(state.step)
+    first, updates = int(state.step), getattr(experiment.rollout, "updates", 1)
     shift, seen = begun.read.rows - first * experiment.batch, _seen(experiment, log)
     batches = built.batches(shift, rest, seen)
-    updates = 1 if experiment.rollout is None else experiment.rollout.updates
     in_a_row, evaluated = processes.by_first("history", lambda: history(run.path, first or None))
     losses = processes.by_first("losses", lambda: validation_losses(run.path, first))
-    watch = _watch(experiment, begun.read, run, log, clock, interrupted, in_a_row, hooks)
+    watch = _watch(experiment, begun, run, log, clock, interrupted, in_a_row, hooks)
     given = (plan.data, built, rest, log, clock, interrupted, losses, plan.tasks)
     evaluator = Evaluator(experiment, *given)
     saver = Saver(run, log, clock, experiment, begun)
@@ -297,7 +293,7 @@ def _loop(
 
 def _watch(
     experiment: Experiment,
-    read: Read,
+    begun: Begun,
     run: Run,
     log: Log,
     clock: Clock,
@@ -308,13 +304,14 @@ def _watch(
     progress = Progress(
         log,
         steps=experiment.steps,
-        tokens=lambda step: read.until(step, experiment).tokens,
+        tokens=lambda step: begun.read.until(step, experiment).tokens,
         log_every=experiment.log_every,
         pauses_every=experiment.evaluation.every,
         flops_per_token=flops_per_token(experiment.model, experiment.model.context),
         peak_flops=peak_flops(),
     )
     skip_score = experiment.spike_score if experiment.skip_spikes else None
+    hooks.start(run.path, config.to_dict(experiment), begun.step or 0)
     return Watch(
         log,
         clock,

@@ -205,7 +205,7 @@ def _keep(verdicts: dict[str, dict]) -> None:
         partial.unlink(missing_ok=True)
 
 
-def report(kernel: str) -> list[str]:
+def trial_report(kernel: str) -> list[str]:
     """Returns a line for each shape of heads: whether a kernel may be used on this device."""
     lines = []
     for width in (64, 128, 256):
