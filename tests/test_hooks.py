@@ -1,6 +1,7 @@
 """Hooks that follow a run: a profile, other people's loggers, one that fails."""
 
-import contextlib
+import dataclasses
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -137,6 +138,11 @@ def test_a_logger_that_is_not_known_or_not_there_is_refused(monkeypatch):
         loggers.loggers(("wandb",), "p")
 
 
+def project_of(folder: Path) -> str:
+    """A project of its own: trackio keeps all in one place."""
+    return f"test-{hashlib.sha256(f'{folder}{os.getpid()}'.encode()).hexdigest()[:8]}"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", loggers.LOGGERS)
 def test_a_logger_of_others_holds_the_losses_of_a_resumed_run(
@@ -145,46 +151,45 @@ def test_a_logger_of_others_holds_the_losses_of_a_resumed_run(
     pytest.importorskip(name, reason=f"{name} is not installed")
     run = tmp_path / "run"
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with contextlib.suppress(KeyError):
-        os.environ.pop("WANDB_API_KEY")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # all that mlflow-skinny can do offline
     for steps in (3, 6):
         train(
-            __import__("dataclasses").replace(experiment, steps=steps),
+            dataclasses.replace(experiment, steps=steps),
             run,
-            hooks=loggers.loggers((name,), "gptjax-test"),
+            hooks=loggers.loggers((name,), project_of(tmp_path)),
         )
     wanted = {line["step"]: line["loss"] for line in lines_of(run) if "loss" in line}
     found = STORED[name](run, tmp_path)
     np.testing.assert_allclose([found[step] for step in sorted(wanted)], list(wanted.values()))
 
 
-def _of_mlflow(run, _):
+def _of_mlflow(run, folder):
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(tracking_uri=f"sqlite:///{run.resolve()}/mlflow.db")
+    client = MlflowClient(tracking_uri=(folder / "mlruns").as_uri())
     name = (run / "mlflow.id").read_text()
     assert client.get_run(name).data.params["model.width"] == "32"
     return {one.step: one.value for one in client.get_metric_history(name, "loss")}
 
 
 def _of_trackio(run, folder):
-    import trackio
+    from trackio.sqlite_storage import SQLiteStorage
 
-    (one,) = trackio.Api().runs("gptjax-test")
-    return {line["step"]: line["loss"] for line in one.history()}
+    (name,) = SQLiteStorage.get_runs(project_of(folder))
+    return {
+        line["step"]: line["loss"]
+        for line in SQLiteStorage.get_logs(project_of(folder), name)
+        if "loss" in line
+    }
 
 
 def _of_wandb(run, _):
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
     found = {}
     for path in sorted((run / "wandb").glob("offline-run-*/*.wandb")):
-        store = DataStore()
-        store.open_for_scan(str(path))
-        while (raw := store.scan_data()) is not None:
+        for raw in _records(path.read_bytes()):
             record = wandb_internal_pb2.Record.FromString(raw)
             items = {
                 item.key or "/".join(item.nested_key): json.loads(item.value_json)
@@ -193,6 +198,21 @@ def _of_wandb(run, _):
             if "loss" in items:
                 found[items["_step"]] = items["loss"]
     return found
+
+
+def _records(data):
+    """The records of a .wandb file, LevelDB's log format behind a header of 7 bytes."""
+    at, whole = 7, b""
+    while at + 7 <= len(data):
+        if 32768 - at % 32768 < 7:
+            at += 32768 - at % 32768
+            continue
+        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        whole += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last of its parts
+            yield whole
+            whole = b""
 
 
 STORED = {"wandb": _of_wandb, "mlflow": _of_mlflow, "trackio": _of_trackio}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -53,8 +52,8 @@ class WandB(Hook):
 
 
 class MLflow(Hook):
-    """MLflow; `MLFLOW_TRACKING_URI` says where, the run directory's `mlflow.db` if it is not set.
-    Source: mlflow 3.17."""
+    """MLflow, which writes where `MLFLOW_TRACKING_URI` says, or where it does by itself. Source:
+    mlflow 3.17."""
 
     name = "mlflow (--loggers)"
 
@@ -65,8 +64,7 @@ class MLflow(Hook):
 
     def start(self, path: Path, config: Mapping[str, Any], step: int) -> None:
         """Begins the record, or goes on in it."""
-        where = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{path.resolve()}/mlflow.db"
-        self._client = self._make(tracking_uri=where)
+        self._client = self._make()
         known = path / "mlflow.id"
         if known.is_file():
             self._id = known.read_text().strip()
