@@ -43,18 +43,12 @@ def select_attention(
                 f"attention {config.attention!r} can't serve {lacks}; use --model.attention auto."
             )
         return config.attention, "the config names it"
-    alone = (
-        jax.device_count() == 1 or current_mesh() is not None
-    )  # without a mesh, many devices have no sharding to follow
-    name, of = VENDORS.get(here, ("", ""))
     failed = ""
-    if name and (alone or name != "splash") and _lacks(name, config, length, layer) is None:
-        # only a device that is here can be asked; a program for another one takes the kernel
-        fault = fault_of(name, config, length, layer) if here == jax.default_backend() else None
-        if fault is None:
-            return name, of
-        failed = f"; {name} failed its trial: {fault}"
-    name, why = _without_vendors(config, length, layer, here)
+    if here in VENDORS:
+        name, failed = _of_vendor(config, length, layer, here)
+        if name:
+            return name, VENDORS[here][1]
+    name, why = _of_xla(config, length, layer, here)
     return name, why + failed
 
 
@@ -62,7 +56,19 @@ VENDORS = {"tpu": ("splash", "Pallas' kernel for TPU"), "gpu": ("cudnn", "cuDNN'
 """The vendor's kernel of a platform, and what it is."""
 
 
-def _without_vendors(config: ModelConfig, length: int, layer: Layer, here: str) -> tuple[str, str]:
+def _of_vendor(config: ModelConfig, length: int, layer: Layer, here: str) -> tuple[str, str]:
+    """Returns the vendor's kernel, or "" and why it failed its trial, if it came to one."""
+    name, _ = VENDORS[here]
+    # without a mesh, many devices have no sharding to follow
+    alone = jax.device_count() == 1 or current_mesh() is not None
+    if _lacks(name, config, length, layer) is not None or not (alone or name != "splash"):
+        return "", ""
+    # only a device that is here can be asked; a program for another one takes the kernel
+    fault = fault_of(name, config, length, layer) if here == jax.default_backend() else None
+    return (name, "") if fault is None else ("", f"; {name} failed its trial: {fault}")
+
+
+def _of_xla(config: ModelConfig, length: int, layer: Layer, here: str) -> tuple[str, str]:
     """Returns the implementation that XLA compiles for a platform, and the reason."""
     if length >= LONG and _lacks("blockwise", config, length, layer) is None:
         return "blockwise", f"from {LONG} positions on, the square of scores takes too much memory"
