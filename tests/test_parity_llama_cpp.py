@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from adapted import write_adapted
+from quantised_files import TINY, tiny
 from test_gguf import MODELS, arch_of, made
 
 from gptjax import model, weights
@@ -160,3 +161,30 @@ def test_llama_cpp_reads_a_merged_adapter(tmp_path, record_property):
     difference = apart(path, whole, ids)
     record_property("figure", f"merged LoRA {difference:.1e}")
     assert difference <= 5e-3
+
+
+BLOCKS = ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
+
+
+@pytest.mark.parametrize("dtype", BLOCKS)
+def test_llama_cpp_reads_a_quantised_file_as_we_do(dtype, tmp_path, record_property):
+    """llama.cpp rounds activations to 8 bits before each product with such weights, which ours does
+    not; the weights are the same, so that it is nearer to ours on them than on those before."""
+    whole = tiny(TINY, TOKENIZER)
+    path = tmp_path / "a.gguf"
+    gguf.save_gguf(path, whole, dtype)
+    read = gguf.load_gguf(path)
+    ids = np.random.default_rng(0).integers(1, 256, 40).tolist()
+    found = theirs(path, ids, read.config.vocabulary)
+    known = np.isfinite(found)
+    assert known.sum() >= read.config.vocabulary - 1
+    same, before = (
+        float((np.exp(found) * (found - mine))[known].sum())
+        for mine in (
+            np.asarray(ours(m.config, m.params, jnp.asarray([ids]))) for m in (read, whole)
+        )
+    )
+    figure = f"{dtype}: KL {same:.1e} nats, to the model before it was rounded {before:.1e}"
+    record_property("figure", figure)
+    print(figure)
+    assert same <= 0.01 and same < before / 4

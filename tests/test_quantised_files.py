@@ -36,6 +36,7 @@ from gptjax.formats import safetensors
 from gptjax.formats.huggingface_families import FAMILIES
 from gptjax.formats.huggingface_files import StoredTensor, read_tensors
 from gptjax.formats.quantised import assembled, scheme_of
+from gptjax.runs.open import open_tokenizer
 
 MODEL = tiny(tokenizer=tok.train_tokenizer(Bytes(), []))
 
@@ -121,6 +122,18 @@ def test_weights_of_which_none_is_quantised_can_t_be_kept_as_they_are(tmp_path):
     write_pair(CASES["gptq"], MODEL, tmp_path / "a", tmp_path / "b")
     with pytest.raises(ConfigError, match="omit --packed"):
         gptjax.load(tmp_path / "b", packed=True)
+
+
+def test_a_directory_with_a_tokenizer_alone_is_opened_for_it(tmp_path):
+    """And is no model, which the error says."""
+    write_pair(CASES["gptq"], MODEL, tmp_path / "a", tmp_path / "b")
+    (tmp_path / "t").mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "t" / name).write_bytes((tmp_path / "b" / name).read_bytes())
+    tokenizer = open_tokenizer(tmp_path / "t")
+    assert tokenizer.decode(tokenizer.encode("to be")) == "to be"
+    with pytest.raises(ConfigError, match="has a tokenizer and no model"):
+        gptjax.load(tmp_path / "t")
 
 
 # --- what is refused ------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from gptjax.weights import has_packed
 __all__ = [
     "About",
     "OpenedModel",
+    "holds_tokenizer",
     "kind",
     "load_model",
     "located",
@@ -99,14 +100,23 @@ def nothing_packed(path: Path) -> str:
     return f"{path} has no quantised weights that can be kept as they are; omit --packed."
 
 
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+"""Files of which a Hugging Face tokenizer is made."""
+
+
+def holds_tokenizer(path: Path) -> bool:
+    """Whether a path is a directory with a Hugging Face tokenizer, with or without a model."""
+    return path.is_dir() and any((path / name).is_file() for name in TOKENIZERS)
+
+
 def read_model_tokenizer(path: Path | str) -> Tokenizer:
-    """Reads a model's tokenizer without its weights.
+    """Reads a model's tokenizer without its weights, which need not be there.
 
     Raises:
       ConfigError: there is no such model, or it has no tokenizer.
     """
     path, tokenizer = Path(path), None
-    if kind(path) == "huggingface":
+    if kind(path) == "huggingface" or holds_tokenizer(path):
         return tokenizers.train_tokenizer(Published(str(path)), ())
     require(path.is_file(), f"{path} does not exist; give a model with a tokenizer.")
     if kind(path) == "gguf":

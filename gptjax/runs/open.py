@@ -67,6 +67,11 @@ def open_model(
         base = open_model(base_named_by(path), mesh=mesh, packed=packed)
         return _onto(mesh, adapted.beside_base(base, path))
     if formats.kind(path) is None:
+        require(
+            not formats.holds_tokenizer(path) or (path / "config.json").exists(),
+            f"{path} has a tokenizer and no model; put config.json and *.safetensors beside it, or"
+            " give another directory.",
+        )
         require(not packed, formats.nothing_packed(path))
         return _onto(mesh, _open_run(path, step, shardings, live, known))
     require(step is None, f"{path} is not a run, so it has no step {step}; omit --step.")
@@ -217,7 +222,7 @@ def open_tokenizer(path: Path | str) -> Tokenizer:
       ConfigError: there is no model at `path`, or it has no tokenizer.
     """
     path = formats.located(path)
-    if formats.kind(path) is not None:
+    if formats.kind(path) is not None or formats.holds_tokenizer(path):
         return formats.read_model_tokenizer(path)
     require(
         path.is_dir(),
