@@ -6,8 +6,10 @@ which numbers then stand in the file. It shares no code with the readers.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +19,7 @@ import numpy as np
 
 from gptjax.formats import huggingface
 from gptjax.formats.opened import OpenedModel
-from gptjax.model import ModelConfig, llama
+from gptjax.model import Experts, Layer, ModelConfig, llama
 
 TINY = llama(
     vocab_size=257,
@@ -59,6 +61,8 @@ class Case(NamedTuple):
     store: Callable[[np.ndarray], Stored]
     held: bool = True
     """Whether its weights can be kept as they are stored."""
+    pattern: str = r".*proj\.weight"
+    """Names of the tensors that are stored so."""
 
 
 def words(codes: np.ndarray, bits: int) -> np.ndarray:
@@ -260,6 +264,25 @@ def mxfp4(weight: np.ndarray) -> Stored:
     return tensors, result.reshape(rows.shape).swapaxes(1, 2).astype(np.float32)
 
 
+MXFP4 = Case({"quant_method": "mxfp4"}, mxfp4, pattern=r".*experts\.(gate_up|down)_proj")
+"""For the experts of gpt-oss."""
+
+
+def gpt_oss() -> ModelConfig:
+    """A tiny gpt-oss."""
+    return dataclasses.replace(
+        TINY,
+        num_layers=2,
+        attention_sink=True,
+        qkv_bias=True,
+        out_bias=True,
+        activation="swiglu_clamped",
+        pattern=(Layer("window", 16), Layer()),
+        feed_forward=32,
+        experts=Experts(count=4, active=2, width=32, biases=True, balance=0.001),
+    )
+
+
 # --- directories
 
 
@@ -315,7 +338,7 @@ def write_pair(case: Case, model: OpenedModel, quantised: Path, plain: Path) -> 
     huggingface.save_huggingface(plain, model)
     tensors, stored = read_file(plain / "model.safetensors"), {}
     for name, value in tensors.items():
-        if "proj" in name:
+        if re.fullmatch(case.pattern, name):
             some, tensors[name] = case.store(value)
             start = name.removesuffix(".weight")
             stored |= {start + end: part for end, part in some.items()}

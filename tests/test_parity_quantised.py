@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from quantised_files import CASES, TINY, gptq, tiny, write_pair
+from quantised_files import CASES, MXFP4, TINY, gpt_oss, gptq, tiny, write_pair
 
 from gptjax import formats, model
 from gptjax.data import Bytes
@@ -147,12 +147,20 @@ def test_fp8_is_that_of_transformers(name, record_property):
     record_property("figure", f"transformers {transformers.__version__}: {name} equal")
 
 
-def test_a_directory_of_fp8_has_the_logits_of_transformers(tmp_path, record_property):
+@pytest.mark.parametrize("name", ["fp8", "mxfp4"])
+def test_a_directory_has_the_logits_of_transformers(name, tmp_path, record_property):
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("accelerate", reason="transformers opens no quantised model without it")
-    opened = tiny(TINY, tok.train_tokenizer(Bytes(), []))
-    write_pair(CASES["fp8 in blocks"], opened, tmp_path / "a", tmp_path / "b")
-    settings = transformers.FineGrainedFP8Config(weight_block_size=(32, 32), dequantize=True)
+    case, config, settings = {
+        "fp8": (
+            CASES["fp8 in blocks"],
+            TINY,
+            transformers.FineGrainedFP8Config(weight_block_size=(32, 32), dequantize=True),
+        ),
+        "mxfp4": (MXFP4, gpt_oss(), transformers.Mxfp4Config(dequantize=True)),
+    }[name]
+    opened = tiny(config, tok.train_tokenizer(Bytes(), []))
+    write_pair(case, opened, tmp_path / "a", tmp_path / "b")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path / "a", quantization_config=settings, dtype=torch.float32
     )
@@ -163,7 +171,7 @@ def test_a_directory_of_fp8_has_the_logits_of_transformers(tmp_path, record_prop
     hidden = model.forward(read.config, read.params, jnp.asarray(ids)).hidden
     found = np.asarray(model.unembed(read.config, read.params, hidden)[0])
     difference = float(np.abs(found - wanted).max())
-    record_property("figure", f"largest difference of a logit {difference:.1e}")
+    record_property("figure", f"{name}: largest difference of a logit {difference:.1e}")
     assert difference <= 1e-4
 
 

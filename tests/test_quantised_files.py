@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from quantised_files import (
     CASES,
+    MXFP4,
     TINY,
     WIDTHS,
     Case,
     Raw,
+    gpt_oss,
     mxfp4,
     raw_of,
     tiny,
@@ -95,6 +97,25 @@ def test_experts_of_mxfp4_are_read_as_the_numbers_of_the_formula(tmp_path):
     assert found.keys() == {"experts.up"} and found["experts.up"].shape == kernels.shape
     np.testing.assert_array_equal(found["experts.up"].take(), wanted)
     assert found["experts.up"].grid().bits == 4
+
+
+def test_gpt_oss_is_read_and_run_as_it_is_stored(tmp_path, capsys):
+    """Its gate and up alternate in one tensor, whose columns keep their scales."""
+    write_pair(MXFP4, tiny(gpt_oss(), MODEL.tokenizer), tmp_path / "a", tmp_path / "b")
+    one, plain = (formats.load_model(tmp_path / folder).params for folder in "ab")
+    jax.tree.map(np.testing.assert_array_equal, one, plain)
+    kept = formats.load_model(tmp_path / "a", packed=True).params
+    for name in ("gate", "up", "down"):
+        weight = kept["layers"]["moe"]["experts"][name]["kernel"]
+        assert weight.values.dtype.name == "float4_e2m1fn"
+        wanted = plain["layers"]["moe"]["experts"][name]["kernel"]
+        np.testing.assert_array_equal(weights.dense(weight), wanted)
+    ask = ["--prompt", "to be", "--temperature", "0", "--new-tokens", "8"]
+    texts = []
+    for flags in (["a"], ["b"], ["a", "--packed"]):
+        assert main(["sample", str(tmp_path / flags[0]), *flags[1:], *ask]) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] == texts[2]
 
 
 # --- commands -------------------------------------------------------------------------------------
@@ -192,7 +213,7 @@ def test_a_setting_that_is_not_known_is_refused_by_name(name, path, value, said)
 
 FUZZED = {
     "fp8": CASES["fp8 in ragged blocks"],
-    "mxfp4": Case({"quant_method": "mxfp4"}, mxfp4),
+    "mxfp4": MXFP4,
     "gptq": CASES["gptq act-order"],
     "awq": CASES["awq"],
     "compressed-tensors, packed": CASES["int4 packed asymmetric"],
