@@ -79,6 +79,16 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "lfm2": SHAPE
     | {"num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"]}
     | {"conv_bias": True, "block_multiple_of": 16},
+    "mellum": DEEP
+    | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+    | {"sliding_window": 8, "layer_types": ["full_attention", "sliding_attention"] * 2}
+    | {"mlp_layer_types": ["dense", "sparse", "sparse", "sparse"]}
+    | {
+        "rope_parameters": {
+            "full_attention": YARN | {"rope_theta": 5e5},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e3},
+        }
+    },
     "minimax_m2": WIDE | {"num_local_experts": 4, "num_experts_per_tok": 2, "rotary_dim": 8},
     "ministral": DEEP
     | {"sliding_window": 8}
@@ -120,6 +130,7 @@ CHANGED: dict[str, dict[str, Any]] = {
     "hy_v3": {"use_qk_bias": True},
     "jais2": {"mup_scale": 2.0},
     "lfm2": {"layer_types": ["conv", "sliding_attention", "conv"]},
+    "mellum": {"mlp_bias": True},
     "minimax_m2": {"attn_type_list": [0, 1]},
     "ministral": {"mlp_bias": True},
     "nemotron": {"hidden_act": "xielu"},

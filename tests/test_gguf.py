@@ -165,9 +165,11 @@ def test_llamas_heads_are_in_their_order_of_neighbours(tmp_path):
         assert np.array_equal(theirs[head, :, 1], ours[:, head, 4:].T)
 
 
-def test_layers_without_positions_are_those_of_their_architecture():
-    """SmolLM3's every fourth; EXAONE 4's without a window, in the model of 64 layers that has
-    some."""
+def test_layers_differ_as_their_architecture_says():
+    """SmolLM3's every fourth has no positions; EXAONE 4's without a window, in the model of 64
+    layers that has some; GLM-4.5's first have no experts."""
+    sparse = described("glm4moe", MODELS["glm4moe"])
+    assert [sparse.sparse(layer) for layer in sparse.stack] == [False, True, True]
     plain = [layer.positions for layer in described("smollm3", MODELS["smollm3"]).stack]
     assert plain == [None, None, None, "none", None]
     deep = dataclasses.replace(MODELS["exaone4"], num_layers=64)

@@ -19,6 +19,8 @@ from gptjax.formats.deepseek import (
 )
 from gptjax.formats.dense_decoders import (
     interleaved_heads,
+    near_rope,
+    near_rope_json,
     partial_json,
     windowed_config,
     windowed_json,
@@ -143,6 +145,27 @@ def ernie4_5_moe_entries(config: ModelConfig) -> tuple[Entry, ...]:
     """ERNIE 4.5's with experts."""
     routed = experts(f"{LAYER}.mlp", bias="moe_statics.e_score_correction_bias", bias_axes="() e")
     return (*around(PRE), *interleaved_heads(config), *MLP, *routed)
+
+
+def mellum_config(keys: Keys) -> ModelConfig:
+    """Qwen 3 with experts and named windows, where RoPE has a base of its own and no stretch."""
+    near, named = near_rope(keys.default(head_dim=128)), keys.number("num_local_experts", 64)
+    width, norm = keys.number("moe_intermediate_size", 896), keys.take("norm_topk_prob", True)
+    keys.default(num_experts=named, rope_theta=5e5)
+    experts = _experts(keys, "num_experts", width=width, normalised=bool(norm))
+    no_biases(keys, "mlp_bias")
+    c = dataclasses.replace(llama_config(keys), qk_norm=True, experts=experts)
+    layers = windowed_config(keys, c, ["full_attention"] * c.num_layers).stack
+    c = patterned(c, [dataclasses.replace(one, **near) if one.span else one for one in layers])
+    return named_dense(keys.default(first_k_dense_replace=0), c)
+
+
+def mellum_json(c: ModelConfig) -> dict[str, Any]:
+    """The inverse of `mellum_config`."""
+    data = without(windowed_json(c), "rope_theta", "rope_scaling") | near_rope_json(c)
+    experts = {"num_experts": c.experts.count, "num_experts_per_tok": c.experts.active}
+    experts |= {"moe_intermediate_size": c.expert_width, "norm_topk_prob": c.experts.normalised}
+    return data | named_json(c) | experts
 
 
 # --- sigmoid routers ------------------------------------------------------------------------------
@@ -279,6 +302,7 @@ SPARSE = {
         unused=_FURTHER,
     ),
     "hy_v3": Family("HYV3ForCausalLM", hy_v3_config, hy_v3_json, HY_V3, unused=_FURTHER),
+    "mellum": Family("MellumForCausalLM", mellum_config, mellum_json, QWEN_MOE, unused=_FURTHER),
     "minimax_m2": Family(
         "MiniMaxM2ForCausalLM", minimax_m2_config, minimax_m2_json, MINIMAX_M2, unused=_FURTHER
     ),
