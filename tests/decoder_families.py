@@ -95,7 +95,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     | {"layer_types": ["full_attention", "sliding_attention"] * 2},
     "nemotron": SHAPE,
     "olmo3": DEEP | {"sliding_window": 8, "rope_theta": 5e5, "rope_scaling": YARN},
-    "olmoe": SHAPE | {"num_experts": 4, "num_experts_per_tok": 2},
+    "olmoe": SHAPE | {"num_experts": 4, "num_experts_per_tok": 2, "clip_qkv": 0.5},
     "phi": SHAPE,
     "qwen3_5_text": WIDE
     | {"num_hidden_layers": 3, "full_attention_interval": 2}

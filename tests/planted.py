@@ -1468,6 +1468,13 @@ FORMATS = (
         "test_decoder_families.py::test_rules_of_layers_mean_what_their_family_says",
     ),
     Defect(
+        "values-not-clipped",
+        "model/attention/layer.py",
+        "q, k, v = (jnp.clip(x, -c.qkv_clip, c.qkv_clip) for x in (q, k, v))",
+        "q, k = (jnp.clip(x, -c.qkv_clip, c.qkv_clip) for x in (q, k))",
+        "test_decoder_families.py::test_clipped_values_leave_no_more_than_the_clip",
+    ),
+    Defect(
         "epsilon-of-latents-ignored",
         "model/attention/mla.py",
         "narrow.norm_epsilon or c.norm_epsilon",

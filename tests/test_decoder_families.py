@@ -9,6 +9,7 @@ import inspect
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -148,6 +149,24 @@ def test_latents_have_an_epsilon_of_their_own() -> None:
 
     np.testing.assert_array_equal(hidden(None), hidden(1e-2))
     assert np.abs(hidden(1e-6) - hidden(1e-2)).max() > 1e-3
+
+
+def test_clipped_values_leave_no_more_than_the_clip() -> None:
+    """Attention gives means of values, so a clip that is nearly 0 leaves what an output of zeros
+    does; one that is never reached changes no bit."""
+    config = read("olmoe", num_hidden_layers=1)
+    params = jax.tree.map(jax.numpy.asarray, randomly(config))
+
+    def hidden(clip: float | None, params: Any = params) -> np.ndarray:
+        own = dataclasses.replace(config, qkv_clip=clip)
+        return np.asarray(forward(own, params, jax.numpy.arange(8)[None]).hidden)
+
+    np.testing.assert_array_equal(hidden(1e9), hidden(None))
+    out = params["layers"]["attention"]["out"]
+    attention = params["layers"]["attention"] | {"out": jax.tree.map(jax.numpy.zeros_like, out)}
+    silent = params | {"layers": params["layers"] | {"attention": attention}}
+    np.testing.assert_allclose(hidden(1e-9), hidden(None, silent), atol=1e-5)
+    assert np.abs(hidden(0.5) - hidden(None)).max() > 1e-3
 
 
 def costs() -> Iterator[tuple[str, int]]:

@@ -62,6 +62,7 @@ VARIANTS: dict[str, ModelConfig] = {
     "capped": _rope(attention_cap=2.0, logit_cap=5.0, attention_scale=0.5),
     "attention_sink": _rope(attention_sink=True, num_kv_heads=2),
     "qkv_bias": _rope(qkv_bias=True),
+    "qkv_clip": _rope(qkv_clip=0.1, num_kv_heads=2),
     # positions
     "sinusoidal": _plain(positions="sinusoidal", scaled_embedding=True),
     "no_positions": _plain(positions="none"),

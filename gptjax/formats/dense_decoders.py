@@ -123,6 +123,12 @@ def seed_oss_json(c: ModelConfig) -> dict[str, Any]:
     return llama_json(c) | biases
 
 
+def clip_of(keys: Keys) -> float | None:
+    """Takes what queries, keys and values are clipped to, or `None`."""
+    clip = keys.take("clip_qkv", None)
+    return None if clip is None else float(clip)
+
+
 # --- norms elsewhere ------------------------------------------------------------------------------
 
 

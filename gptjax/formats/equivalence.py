@@ -32,6 +32,7 @@ FIELDS = (
     "qk_norm_after_rope",
     "query_growth",
     "norm_scale",
+    "qkv_clip",
     "attention_cap",
     "attention_sink",
     "attention_gate",

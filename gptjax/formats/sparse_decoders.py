@@ -18,6 +18,7 @@ from gptjax.formats.deepseek import (
     routing_json,
 )
 from gptjax.formats.dense_decoders import (
+    clip_of,
     interleaved_heads,
     near_rope,
     near_rope_json,
@@ -103,18 +104,20 @@ def olmoe_config(keys: Keys) -> ModelConfig:
     no_biases(keys, "mlp_bias")
     experts = _experts(keys, "num_experts", normalised=bool(keys.take("norm_topk_prob", False)))
     c = llama_config(keys.default(rms_norm_eps=1e-5))
-    return dataclasses.replace(c, qk_norm=True, qk_norm_joint=True, experts=experts)
+    c = dataclasses.replace(c, qk_norm=True, qk_norm_joint=True, experts=experts)
+    return dataclasses.replace(c, qkv_clip=clip_of(keys))
 
 
 def olmoe_json(c: ModelConfig) -> dict[str, Any]:
     """The inverse of `olmoe_config`."""
     data = without(_experts_json(c, "num_experts"), "head_dim")
-    return data | {"norm_topk_prob": c.experts.normalised}
+    return data | {"norm_topk_prob": c.experts.normalised, "clip_qkv": c.qkv_clip}
 
 
 def flex_olmo_config(keys: Keys) -> ModelConfig:
     """OLMoE with OLMo 2's norms."""
     keys.default(rope_theta=5e5, rms_norm_eps=1e-6)
+    keys.same("clip_qkv", None)
     return dataclasses.replace(olmoe_config(keys), norm_placement="reordered")
 
 

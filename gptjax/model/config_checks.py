@@ -20,7 +20,7 @@ OPTIONAL_COUNTS = ("vocab_size", "num_kv_heads", "head_width", "feed_forward", "
 OPTIONAL_COUNTS += ("embedding_width",)
 POSITIVE = ("rope_base", "norm_epsilon", "init_std", "logit_scale", "embedding_scale")
 POSITIVE += ("residual_scale",)
-OPTIONAL_POSITIVE = ("attention_scale", "attention_cap", "logit_cap")
+OPTIONAL_POSITIVE = ("attention_scale", "attention_cap", "logit_cap", "qkv_clip")
 
 
 def check_model(config: ModelConfig) -> None:
@@ -88,6 +88,11 @@ def _check_heads(c: ModelConfig) -> None:
         c.latent is None or (plain and c.query_growth is None),
         "model.latent makes keys of one latent for all heads: it goes without num_kv_heads,"
         " qk_norm, attention_sink and query_growth.",
+    )
+    require(
+        c.qkv_clip is None or (c.latent is None and not c.has_encoder),
+        "model.qkv_clip is of heads that see their own text: it goes without latent, encoder_layers"
+        " and frames.",
     )
 
 

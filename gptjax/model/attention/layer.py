@@ -170,6 +170,8 @@ class Attention(nn.Module):
         q, k, v, *gate = together(x, three, joined=joined)
         if c.qk_norm and not c.qk_norm_after_rope:
             q, k = head_norm(c, "query_norm", "heads", q), head_norm(c, "key_norm", "kv_heads", k)
+        if c.qkv_clip is not None:
+            q, k, v = (jnp.clip(x, -c.qkv_clip, c.qkv_clip) for x in (q, k, v))
         q, k = apply_rope(c, self.layer, layer_inputs, q, k)
         if c.qk_norm_after_rope or c.query_growth is not None:
             q, k = after_rope(c, self.layer, layer_inputs, q, k)
