@@ -72,6 +72,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "glm4_moe": ROUTED | {"use_qk_norm": True, "attention_bias": True, "num_hidden_layers": 3},
     "glm4_moe_lite": ROUTED | LATENT | {"num_hidden_layers": 3},
     "helium": WIDE | {"num_key_value_heads": 4, "head_dim": 8, "attention_bias": True},
+    "hunyuan_v1_dense": WIDE
+    | {"rope_scaling": {"rope_type": "dynamic", "alpha": 50.0, "factor": 1.0}},
     "hy_v3": WIDE
     | {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
     | {"num_shared_experts": 2, "num_hidden_layers": 3},
@@ -94,6 +96,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     | {"sliding_window": 8}
     | {"layer_types": ["full_attention", "sliding_attention"] * 2},
     "nemotron": SHAPE,
+    "olmo": SHAPE | {"clip_qkv": 0.5},
     "olmo3": DEEP | {"sliding_window": 8, "rope_theta": 5e5, "rope_scaling": YARN},
     "olmoe": SHAPE | {"num_experts": 4, "num_experts_per_tok": 2, "clip_qkv": 0.5},
     "phi": SHAPE,
@@ -127,6 +130,7 @@ CHANGED: dict[str, dict[str, Any]] = {
     "glm4_moe": {"topk_method": "greedy"},
     "glm4_moe_lite": {"mlp_layer_types": ["dense"]},
     "helium": {"attn_temperature": 0.5},
+    "hunyuan_v1_dense": {"use_cla": True},
     "hy_v3": {"use_qk_bias": True},
     "jais2": {"mup_scale": 2.0},
     "lfm2": {"layer_types": ["conv", "sliding_attention", "conv"]},
@@ -134,6 +138,7 @@ CHANGED: dict[str, dict[str, Any]] = {
     "minimax_m2": {"attn_type_list": [0, 1]},
     "ministral": {"mlp_bias": True},
     "nemotron": {"hidden_act": "xielu"},
+    "olmo": {"mlp_bias": True},
     "olmo3": {"rope_parameters": {"sliding_attention": {"rope_type": "yarn"}}},
     "olmoe": {"mlp_bias": True},
     "phi": {"qk_layernorm": True},

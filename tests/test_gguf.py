@@ -129,6 +129,7 @@ MODELS = {
     "stablelm": own("stablelm", parallel="shared", rope_share=0.25, qkv_bias=True, tied=False),
     "stablelm_in_turn": own("stablelm", rope_share=0.25, tied=False),
     "starcoder2": own("starcoder2", qkv_bias=True, out_bias=True, mlp_bias=True),
+    "olmo": own("olmo", qkv_clip=0.5),
     "olmoe": own("olmoe", experts=Experts(count=4, active=2, normalised=False), num_kv_heads=None),
     "minimax-m2": own("minimax-m2", **ROUTED, tied=False, rope_share=0.5),
     "dots1": own("dots1", **SHARED, **BELOW, num_kv_heads=None, tied=False),

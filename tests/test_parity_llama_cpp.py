@@ -70,6 +70,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "stablelm side by side": ("stablelm", {}, {}),
     "stablelm in turn": ("stablelm_in_turn", {}, {}),
     "starcoder2": ("starcoder2", {}, {}),
+    "olmo": ("olmo", {}, {}),
     "olmoe": ("olmoe", {"tied": False}, {}),
     "minimax-m2": ("minimax-m2", {"num_layers": 3}, {}),
     "dots1": ("dots1", {}, {}),

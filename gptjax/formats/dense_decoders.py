@@ -7,6 +7,7 @@ Read `DENSE` at the end, then the two functions of a family.
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 from gptjax.core.config import require
@@ -127,6 +128,25 @@ def clip_of(keys: Keys) -> float | None:
     """Takes what queries, keys and values are clipped to, or `None`."""
     clip = keys.take("clip_qkv", None)
     return None if clip is None else float(clip)
+
+
+def hunyuan_v1_dense_config(keys: Keys) -> ModelConfig:
+    """Llama with normalised heads, after RoPE, which has a greater base by a factor `alpha`."""
+    no_biases(keys, "mlp_bias")
+    stretch = (keys.data.get("rope_parameters") or {}) | (keys.data.get("rope_scaling") or {})
+    alpha = stretch.get("alpha") if "dynamic" in stretch.values() else None
+    c = dataclasses.replace(llama_config(keys), qk_norm=True, qk_norm_after_rope=True)
+    grown = 1.0 if not alpha else float(alpha) ** (c.head_dim / (c.head_dim - 2))
+    return dataclasses.replace(c, rope_base=c.rope_base * grown)
+
+
+def hunyuan_entries(config: ModelConfig) -> tuple[Entry, ...]:
+    """Llama's tensors with other names of the norms of heads."""
+    names = {"q_norm": "query_layernorm", "k_norm": "key_layernorm"}
+    return tuple(
+        entry._replace(theirs=re.sub("[qk]_norm", lambda found: names[found[0]], entry.theirs))
+        for entry in LLAMA
+    )
 
 
 # --- norms elsewhere ------------------------------------------------------------------------------
@@ -270,6 +290,9 @@ DENSE = {
     "glm": Family("GlmForCausalLM", glm_config, partial_json, glm_entries),
     "glm4": Family("Glm4ForCausalLM", glm4_config, partial_json, glm_entries),
     "helium": Family("HeliumForCausalLM", helium_config, partial_json, neighbouring),
+    "hunyuan_v1_dense": Family(
+        "HunYuanDenseV1ForCausalLM", hunyuan_v1_dense_config, llama_json, hunyuan_entries
+    ),
     "ministral": Family("MinistralForCausalLM", ministral_config, windowed_json, LLAMA),
     "olmo3": Family("Olmo3ForCausalLM", olmo3_config, olmo3_json, OLMO2),
     "seed_oss": Family("SeedOssForCausalLM", seed_oss_config, seed_oss_json, LLAMA),

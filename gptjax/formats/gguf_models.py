@@ -56,6 +56,7 @@ BASES: dict[str, ModelConfig] = {
     "phi2": ModelConfig(positions="rope", parallel="shared", logit_bias=True),
     "stablelm": LAYERNORM,
     "starcoder2": replace(LAYERNORM, activation="gelu"),
+    "olmo": replace(LLAMA, norm="layernorm", norm_scale=False),
     "olmoe": replace(JOINT, experts=Experts(normalised=False)),
     "minimax-m2": replace(JOINT, experts=SIGMOID),
     "dots1": replace(LLAMA, qk_norm=True, experts=SIGMOID),
@@ -96,6 +97,8 @@ def config_from_metadata(file: File, vocab_size: int) -> ModelConfig:
     changes["tied"] = "output.weight" not in file.tensors
     if not base.qkv_bias_enabled and "blk.0.attn_q.bias" in file.tensors:
         changes["qkv_bias"] = True
+    if arch == "olmo":
+        changes["qkv_clip"] = fields.real("attention.clamp_kqv", 0.0) or None
     if arch == "glm4moe":
         changes["qk_norm"] = QUERY_NORM in file.tensors
     if arch in BIASED:
@@ -282,6 +285,8 @@ def metadata(arch: str, c: ModelConfig) -> dict[str, Any]:
             "rope.scaling.yarn_beta_slow": float(c.rope_scaling.slow),
         }
     fields |= experts_metadata(arch, c)
+    if arch == "olmo" and c.qkv_clip is not None:
+        fields["attention.clamp_kqv"] = c.qkv_clip
     if arch == "stablelm":
         fields["use_parallel_residual"] = c.parallel == "shared"
     for cap, key in CAPS.get(arch, {}).items():

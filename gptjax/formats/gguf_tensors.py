@@ -50,7 +50,7 @@ NORMS_OF = {
     "glm4moe": NORMS_PRE,
 }
 """Those of architectures that name them otherwise."""
-NEIGHBOURS = {"llama", "arcee", "smollm3", "glm4", "ernie4_5"}
+NEIGHBOURS = {"llama", "arcee", "smollm3", "glm4", "ernie4_5", "olmo"}
 """Architectures whose RoPE turns neighbours of a head."""
 
 

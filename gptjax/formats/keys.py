@@ -19,7 +19,7 @@ _PROVENANCE = {
 }  # fmt: skip
 _TOKENS = {
     "bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "sep_token_id", "cls_token_id",
-    "mask_token_id", "decoder_start_token_id",
+    "mask_token_id", "decoder_start_token_id", "eod_token_id",
 }  # fmt: skip
 _GENERATION = {
     "max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups",

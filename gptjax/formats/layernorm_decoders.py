@@ -9,8 +9,15 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from gptjax.formats.configs import llama_config, llama_json, ungated_config, window_of, without
-from gptjax.formats.dense_decoders import partial_json
+from gptjax.formats.configs import (
+    llama_config,
+    llama_json,
+    no_biases,
+    ungated_config,
+    window_of,
+    without,
+)
+from gptjax.formats.dense_decoders import clip_of, partial_json
 from gptjax.formats.families import ATTENTION, LAYER, LLAMA, MLP, PRE, around, heads, mlp
 from gptjax.formats.family import Family
 from gptjax.formats.keys import OURS, Keys
@@ -34,6 +41,18 @@ def ungated_json(c: ModelConfig, epsilon: str) -> dict[str, Any]:
     """Llama's keys where the MLP is plain and the norm's epsilon has another name."""
     data = without(llama_json(c), "rms_norm_eps")
     return data | {epsilon: c.norm_epsilon, "hidden_act": OURS.get(c.activation)}
+
+
+def olmo_config(keys: Keys) -> ModelConfig:
+    """Llama with LayerNorm that has neither scales nor biases."""
+    no_biases(keys, "mlp_bias")
+    c = llama_config(keys.default(rms_norm_eps=1e-5))
+    return dataclasses.replace(c, norm="layernorm", norm_scale=False, qkv_clip=clip_of(keys))
+
+
+def olmo_json(c: ModelConfig) -> dict[str, Any]:
+    """The inverse of `olmo_config`. Their epsilon is always 1e-5."""
+    return without(llama_json(c), "rms_norm_eps") | {"clip_qkv": c.qkv_clip}
 
 
 def starcoder2_config(keys: Keys) -> ModelConfig:
@@ -135,6 +154,7 @@ WITH_LAYERNORM = {
         nemotron_json,
         (*around(PRE, plus=1.0), *ATTENTION, *MLP),
     ),
+    "olmo": Family("OlmoForCausalLM", olmo_config, olmo_json, LLAMA),
     "phi": Family("PhiForCausalLM", phi_config, phi_json, PHI),
     "stablelm": Family("StableLmForCausalLM", stablelm_config, stablelm_json, LLAMA),
     "starcoder2": Family("Starcoder2ForCausalLM", starcoder2_config, starcoder2_json, STARCODER2),
