@@ -123,8 +123,7 @@ class ModelConfig:
     query_growth: QueryGrowth | None = None
     """How queries grow with their position; `None` leaves them."""
     qkv_clip: float | None = None
-    """Queries, keys and values are clipped to ± it, after `qk_norm` (OLMo, DBRX); `None` leaves
-    them."""
+    """Queries, keys and values are clipped to ± it, after `qk_norm` (OLMo); `None` does not."""
     attention_scale: float | None = None
     """Factor of the queries; `None` means 1/√(width of a query head)."""
     attention_cap: float | None = None
