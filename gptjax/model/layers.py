@@ -172,27 +172,16 @@ class MLP(nn.Module):
         c = self.config
 
         def up(name: str) -> Linear:
-            return Linear(
-                (c.width,),
-                (self.width,),
-                ("embed", "mlp"),
-                c.init_std,
-                c.mlp_bias_enabled,
-                name=name,
-            )
+            sizes, axes = ((c.width,), (self.width,)), ("embed", "mlp")
+            return Linear(*sizes, axes, c.init_std, c.mlp_bias_enabled, name=name)
 
         *gate, risen = together(x, (up("gate"), up("up")) if c.gated else (up("up"),))
         bend = XIELU(name="xielu") if c.activation == "xielu" else partial(activate, c.activation)
         hidden = gated(c.activation, gate[0], risen) if gate else bend(risen)
         hidden, seen = probe.saved("mlp", hidden, seen)
-        return Linear(
-            (self.width,),
-            (c.width,),
-            ("mlp", "embed"),
-            residual_std(c),
-            c.mlp_bias_enabled,
-            name="down",
-        )(hidden), seen
+        sizes, axes = ((self.width,), (c.width,)), ("mlp", "embed")
+        down = Linear(*sizes, axes, residual_std(c), c.mlp_bias_enabled, name="down")
+        return down(hidden), seen
 
 
 class XIELU(nn.Module):

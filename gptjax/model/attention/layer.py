@@ -177,11 +177,9 @@ class Attention(nn.Module):
             q, k = after_rope(c, self.layer, layer_inputs, q, k)
         if cache is not None:
             cache, k, v, layer_inputs = with_cache(c, self.layer, number, cache, layer_inputs, k, v)
-        sink = (
-            parameter(self, "sink", nn.initializers.zeros, (c.num_heads,), ("heads",))
-            if c.attention_sink
-            else None
-        )
+        sink = None
+        if c.attention_sink:
+            sink = parameter(self, "sink", nn.initializers.zeros, (c.num_heads,), ("heads",))
         q, seen = probe.saved("query", q, seen)
         k, seen = probe.saved("key", k, seen)
         v, seen = probe.saved("value", v, seen)
