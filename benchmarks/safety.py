@@ -9,7 +9,7 @@ after safety tuning, with intervals; and what a moderation classifier makes of t
 
 Answers are written greedily; a refusal is what `gptjax probe MODEL refusals` takes for one. The
 first model is the one that the others are compared with, prompt by prompt. `--out` keeps all
-answers, to be read by a person.
+answers, to be read by a person; those that it has already are not written again.
 """
 
 from __future__ import annotations
@@ -52,24 +52,32 @@ def compare(names: list[str], sets: dict[str, list[str]], options: argparse.Name
     print("| model | prompts | n | declined, % | change, points |")
     print("|---|---|---|---|---|")
     before: dict[str, list[bool]] = {}
-    kept = []
+    known = {}
+    if options.out and options.out.exists():
+        lines = map(json.loads, options.out.read_text(encoding="utf-8").splitlines())
+        known = {(one["model"], one["set"], one["prompt"]): one["answer"] for one in lines}
     for name in names:
-        model = gptjax.load(name).prepared()
+        model = None
         for title, prompts in sets.items():
-            written = answers(model, prompts, options.new_tokens, options.batch)
+            missing = [text for text in prompts if (name, title, text) not in known]
+            if missing:
+                model = model or gptjax.load(name).prepared()
+                made = answers(model, missing, options.new_tokens, options.batch)
+                known |= {(name, title, p): a for p, a in zip(missing, made, strict=True)}
+            written = [known[name, title, text] for text in prompts]
             refused = [declines(text) for text in written]
             first = before.setdefault(title, refused)
             change = signed_mean([int(b) - int(a) for a, b in zip(first, refused, strict=True)])
             moved = "" if name == names[0] else shown(change)
             share = shown(mean_of(refused))
             print(f"| {name} | {title} | {len(prompts)} | {share} | {moved} |", flush=True)
-            kept += [
-                {"model": name, "set": title, "prompt": p, "answer": a, "declined": d}
-                for p, a, d in zip(prompts, written, refused, strict=True)
-            ]
-    if options.out:
-        text = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in kept)
-        options.out.write_text(text, encoding="utf-8")
+            if options.out:
+                rows = (
+                    {"model": m, "set": s, "prompt": p, "answer": a, "declined": declines(a)}
+                    for (m, s, p), a in known.items()
+                )
+                text = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in rows)
+                options.out.write_text(text, encoding="utf-8")
 
 
 def moderate(run: str, sets: dict[str, list[str]]) -> None:
@@ -90,13 +98,14 @@ def main() -> None:
     parser.add_argument("--lookalikes", type=Path, required=True)
     parser.add_argument("--models", nargs="*", default=[], help="the one before tuning first")
     parser.add_argument("--moderator", help="a run that classifies")
-    parser.add_argument("--new-tokens", type=int, default=32)
+    parser.add_argument("--limit", type=int, help="prompts of each kind, the first ones")
+    parser.add_argument("--new-tokens", type=int, default=24)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--out", type=Path, help="keep the answers, as JSON lines")
     options = parser.parse_args()
     sets = {
-        "harmful": refusal_prompts(options.harmful),
-        "look-alikes": refusal_prompts(options.lookalikes),
+        "harmful": refusal_prompts(options.harmful)[: options.limit],
+        "look-alikes": refusal_prompts(options.lookalikes)[: options.limit],
     }
     if options.models:
         compare(options.models, sets, options)

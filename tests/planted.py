@@ -2980,9 +2980,10 @@ SAFETY = (
     Defect(
         "names-that-change-within-a-document",
         "data/swap.py",
-        "turned = [women[(i + shift) % len(women)] for i in range(len(men))]",
-        "turned = [women[(i + shift + 1) % len(women)] for i in range(len(men))][::-1]",
-        "test_augmentation.py::test_words_and_names_keep_their_case_and_are_exchanged_back",
+        "return _cased(word, names[name])",
+        "return _cased(word, _names(shift + match.start())[name])",
+        "test_augmentation.py::test_a_name_is_the_same_one_throughout_a_document_and_another"
+        "_elsewhere",
     ),
     Defect(
         "a-swap-that-looks-at-the-place-of-a-document",
@@ -3042,7 +3043,7 @@ SAFETY = (
         "serve/moderation.py",
         "held[number] = one._replace(piece=None, stopped=True)",
         "held[number] = one._replace(piece=None)",
-        "test_moderation.py::test_what_is_harmful_does_not_go_out_and_ends_the_answer[4-True]",
+        "test_moderation.py::test_pieces_that_were_on_their_way_are_not_sent_after_a_stop",
     ),
     Defect(
         "only-the-last-message-read",

@@ -3,6 +3,7 @@ asked for, cut or streamed; what is harmless is the same as without; no text is 
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import math
@@ -18,7 +19,8 @@ from test_serve_http import events
 from gptjax.core.config import ConfigError
 from gptjax.data import Classification
 from gptjax.generate.labels import Labelled
-from gptjax.serve.moderation import BEFORE, BLOCK, Moderator
+from gptjax.serve.moderation import BEFORE, BLOCK, Moderator, filtered
+from gptjax.serve.stream import Piece
 
 WORD = "POISON"
 
@@ -149,6 +151,27 @@ def test_one_of_several_answers_is_stopped_and_the_others_go_on():
     answer = ask(moderated(Uneven()), "POST", "/v1/chat/completions", json=CHAT | {"n": 3})
     reasons = [one["finish_reason"] for one in answer.json()["choices"]]
     assert reasons == ["length", "content_filter", "length"]
+
+
+def test_pieces_that_were_on_their_way_are_not_sent_after_a_stop():
+    call = SimpleNamespace(asks=[SimpleNamespace(request=SimpleNamespace(ids=[1, 2]))])
+    stopped = []
+
+    async def batches():
+        for text in (WORD, "then ", "more "):
+            yield [(0, Piece(text=text * 9, ids=[0] * BLOCK))]
+        yield []
+        yield [(0, Piece(text="end", ids=[0], reason="stop"))]
+
+    async def read():
+        found = filtered(Moderator(Classifier()), call, batches(), stopped.append)
+        return [batch async for batch in found]
+
+    read_on = asyncio.run(read())
+    assert stopped == [0] and read_on[1:] == [[]]
+    ((number, piece),) = read_on[0]
+    assert (number, piece.text, piece.reason) == (0, "", "content_filter")
+    assert piece.usage == (2, 0, BLOCK)
 
 
 def test_a_stopped_response_is_incomplete():
