@@ -73,15 +73,15 @@ def settings(path: Path, share: float, seed: int, steps: int, cache: Path) -> Ex
     return Experiment(
         data=DataConfig(
             source=Text(str(path)),
-            tokenizer=SentencePiece(vocab_size=1024),
+            tokenizer=SentencePiece(vocab_size=512),
             validation=0.1,
             swap=Swap(share=share),
             cache=str(cache),
         ),
         model=ModelConfig(
             context=128,
-            width=96,
-            num_layers=2,
+            width=64,
+            num_layers=1,
             num_heads=4,
             positions="rope",
             norm="rmsnorm",
@@ -92,7 +92,7 @@ def settings(path: Path, share: float, seed: int, steps: int, cache: Path) -> Ex
         schedule=Schedule("linear", warmup=20, floor=0.0),
         evaluation=Evaluation(every=steps, rows=64),
         steps=steps,
-        batch=16,
+        batch=12,
         seed=seed,
     )
 
@@ -121,8 +121,8 @@ def main() -> None:
     parser.add_argument("--books", type=Path, required=True)
     parser.add_argument("--crows", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--chapters", type=int, default=240, help="to train on, drawn at random")
+    parser.add_argument("--steps", type=int, default=250)
+    parser.add_argument("--chapters", type=int, default=160, help="to train on, drawn at random")
     parser.add_argument("--dir", type=Path, default=Path("runs/debias"))
     options = parser.parse_args()
     options.dir.mkdir(parents=True, exist_ok=True)
