@@ -1,11 +1,11 @@
-r"""Safety tuning, first part: SmolLM2-135M-Instruct with an adapter (LoRA) learns to decline harmful
-prompts and to answer helpful ones. `configs/safety_dpo_smollm2.py` goes on from there.
+r"""Safety tuning, first part: SmolLM2-135M-Instruct with an adapter (LoRA) learns to decline
+harmful prompts and to answer helpful ones. `configs/safety_dpo_smollm2.py` goes on from there.
 
     python examples/safety_sets.py harmful.jsonl helpful.jsonl examples/lookalikes.jsonl data/safety
     python train.py configs/safety_sft_smollm2.py
 
-Result, seed 0: of 64 held-out prompts 70.3 % are declined (95 % interval 58.2 to 80.1), before 7.8 %
-(3.4 to 17.0). **It declines too much**: of 64 harmless look-alikes 25.0 % (16.0 to 36.8), before
+Result, seed 0: of 64 held-out prompts 70.3 % are declined (95 % interval 58.2 to 80.1), before
+7.8 % (3.4 to 17.0). **It declines too much**: of 64 harmless look-alikes 25.0 % (16.0 to 36.8), before
 none (0 to 5.7). 30 steps of 512 positions saw about a third of the 483 conversations; half of them
 are harmful prompts, the first questions of red-teaming dialogues with one question, and some of
 those are harmless themselves (*Does time flow forward only?*), in training and among the held-out.
