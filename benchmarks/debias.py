@@ -97,9 +97,9 @@ def settings(path: Path, share: float, seed: int, steps: int, cache: Path) -> Ex
     )
 
 
-def held_out_texts(path: Path, count: int = 60) -> list[str]:
-    """Passages of 300 characters from lines that training never reads."""
-    return [json.loads(line)["text"][:300] for line in path.open(encoding="utf-8")][:count]
+def held_out_texts(path: Path, count: int = 200) -> list[str]:
+    """Passages of 140 characters from lines that training never reads."""
+    return [json.loads(line)["text"][200:340] for line in path.open(encoding="utf-8")][:count]
 
 
 def measured(run: Path, pairs: dict[str, list[Pair]], texts: list[str]) -> dict[str, object]:
@@ -131,8 +131,8 @@ def main() -> None:
     order = np.random.default_rng(0).permutation(len(lines))
     with tempfile.TemporaryDirectory() as folder:
         files = {name: Path(folder) / f"{name}.jsonl" for name in ("train", "rest")}
-        files["rest"].write_text("".join(lines[i] for i in order[:60]), "utf-8")
-        chosen = order[60 : 60 + options.chapters]
+        files["rest"].write_text("".join(lines[i] for i in order[:200]), "utf-8")
+        chosen = order[200 : 200 + options.chapters]
         files["train"].write_text("".join(lines[i] for i in chosen), "utf-8")
         texts = held_out_texts(files["rest"])
         pairs = {"he or she": own_pairs(), "CrowS gender": crows(options.crows)}

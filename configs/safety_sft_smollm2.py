@@ -5,11 +5,11 @@ harmful prompts and to answer helpful ones. `configs/safety_dpo_smollm2.py` goes
     python train.py configs/safety_sft_smollm2.py
 
 Result, seed 0: of 64 held-out prompts 70.3 % are declined (95 % interval 58.2 to 80.1), before
-7.8 % (3.4 to 17.0). **It declines too much**: of 64 harmless look-alikes 25.0 % (16.0 to 36.8), before
-none (0 to 5.7). 30 steps of 512 positions saw about a third of the 483 conversations; half of them
-are harmful prompts, the first questions of red-teaming dialogues with one question, and some of
-those are harmless themselves (*Does time flow forward only?*), in training and among the held-out.
-Held-out loss after it 2.292 nats per token. State 56 MiB.
+7.8 % (3.4 to 17.0). **It declines too much**: of 64 harmless look-alikes 25.0 % (16.0 to 36.8),
+before none (0 to 5.7). 30 steps of 512 positions saw about a third of the 483 conversations; half
+of them are harmful prompts, the first questions of red-teaming dialogues with one question, and
+some of those are harmless themselves (*Does time flow forward only?*), in training and among the
+held-out. Held-out loss after it 2.292 nats per token. State 56 MiB.
 
     python benchmarks/safety.py --harmful data/safety/held_out_harmful.jsonl --limit 64 \
         --lookalikes examples/lookalikes.jsonl --models smollm2 runs/safety_sft_smollm2
