@@ -3182,7 +3182,7 @@ CLEAN = (
         "test_clean_pii.py::test_checksums_are_those_of_their_standards",
     ),
     Defect(
-        "phones-before-cards",
+        "phones-before-accounts",
         "data/cleaning.py",
         '("secret", "email", "iban", "card", "ip", "phone", "name")',
         '("secret", "email", "phone", "iban", "card", "ip", "name")',
@@ -3226,10 +3226,10 @@ CLEAN = (
         "test_clean.py::test_places_are_found_in_parts_as_in_one",
     ),
     Defect(
-        "minima-are-maxima",
+        "one-minimum-for-all",
         "clean/minhash.py",
         "(values >> np.uint64(16)).min(1)",
-        "(values >> np.uint64(16)).max(1)",
+        "(values >> np.uint64(16)).min()",
         "test_clean.py::test_minima_estimate_similarity_as_datasketch_does",
     ),
     Defect(
@@ -3248,9 +3248,9 @@ CLEAN = (
     ),
     Defect(
         "changed-source-not-noticed",
-        "clean/work.py",
-        "hasher.update(shard.digest.encode())",
-        "hasher.update(b'')",
+        "clean/run.py",
+        '        report["source"]["sha256"] == source_digest(job),\n',
+        '        report["source"]["sha256"] == report["source"]["sha256"],\n',
         "test_clean.py::test_a_second_call_takes_over_what_is_there_and_refuses_another_job",
     ),
     Defect(

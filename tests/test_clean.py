@@ -439,15 +439,15 @@ def test_places_are_found_in_parts_as_in_one(monkeypatch):
 
 def test_similarity_is_not_passed_on_from_one_to_the_next(tmp_path):
     """A resembles B and B resembles C, but A does not resemble C: B goes for A, C stays."""
-    words = prose(0, 300).split()
-    a, b, c = words[:200], words[30:230], words[60:260]
-    report = clean_source(
-        Job(write(tmp_path / "t.jsonl", [" ".join(x) for x in (a, b, c)]), PLAIN),
-        tmp_path / "out",
-        processes=1,
-    )
+    words = prose(0, 400).split()
+    texts = [" ".join(words[at : at + 200]) for at in (0, 70, 140)]
+    sets = [minhash.ngram_hashes(text.split(), 5) for text in texts]
+    near = Duplicates(similarity=0.45, bands=64, rows=3)
+    assert minhash.jaccard(*sets[:2]) > 0.45 < minhash.jaccard(*sets[1:])
+    assert minhash.jaccard(sets[0], sets[2]) < 0.2
+    job = Job(write(tmp_path / "t.jsonl", texts), dataclasses.replace(PLAIN, duplicates=near))
+    clean_source(job, tmp_path / "out", processes=1)
     assert [row["id"] for row in rows(tmp_path / "out")] == [0, 2]
-    assert report["written"]["records"] == 2
 
 
 # --- test items
