@@ -641,6 +641,7 @@ IN_PYTHON = {
     "loss.adversarial",
     "loss.distillation",
     "rollout",
+    "data.clean",
 }
 """Kinds that only a Python config file chooses."""
 

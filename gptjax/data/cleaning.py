@@ -75,10 +75,13 @@ class Quality:
     rules: tuple[str, ...] = (*GOPHER, "c4_placeholder_text")
     """Names of the rules that apply; () is none."""
     min_words: int = 50
+    """Least number of words."""
     max_words: int = 100_000
+    """Largest number of words."""
     min_word_length: float = 3.0
-    """Mean number of characters of a word."""
+    """Mean number of characters of a word, at least."""
     max_word_length: float = 10.0
+    """The same, at most."""
     max_symbols: float = 0.1
     """Number signs and ellipses, each per word."""
     max_bullets: float = 0.9
@@ -101,6 +104,7 @@ class Quality:
     )
     """Share of the characters in repeated 5- to 10-grams of words."""
     min_sentences: int = 3
+    """Least number of sentences."""
     min_punctuated: float = 0.12
     """Share of lines that end with a punctuation mark."""
     max_repeated_characters: float = 0.1
@@ -246,13 +250,21 @@ class Cleaning:
     settings and the seed, whatever the number of processes."""
 
     normalise: Normalise = field(default_factory=Normalise)
+    """One spelling of the same text."""
     language: Languages = field(default_factory=Languages)
+    """Which languages are kept."""
     quality: Quality = field(default_factory=Quality)
+    """Rules that tell running text from the rest."""
     decontaminate: Decontaminate = field(default_factory=Decontaminate)
+    """Test items that may not stand in the text."""
     classifier: Classify = field(default_factory=Classify)
+    """Labels of a model of your own that are dropped."""
     pii: Pii = field(default_factory=Pii)
+    """What is replaced by the name of its type."""
     duplicates: Duplicates = field(default_factory=Duplicates)
+    """Which repetitions go."""
     sample: Sample = field(default_factory=Sample)
+    """How often each source is written."""
     fields: tuple[str, ...] = ()
     """Fields of a JSON record that hold its text, as in messages.*.content, where * is every item
     of a list; () is the field of the source. PII is replaced in all texts of a record."""
