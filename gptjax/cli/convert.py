@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptjax import model
+from gptjax.cli.push_ready import require_license, write_model_card
 from gptjax.core import config
 from gptjax.core.config import require
 from gptjax.data import (
@@ -82,6 +83,11 @@ class ConvertOptions:
     and that you know to change nothing."""
     live: bool = False
     """Take the latest weights of a run, also where it kept averaged ones (--optim.ema)."""
+    push_ready: bool = False
+    """Write a model card (README.md) beside the weights, so that the directory can be published:
+    what the model is, of a run its data, training and figures, and limits. Nothing is uploaded."""
+    license: str | None = None
+    """Licence under which you publish the model, for the card of --push-ready; for example mit."""
 
 
 class Comparison(NamedTuple):
@@ -119,6 +125,7 @@ def convert(
         f"dtype is {options.dtype!r}, and a run keeps float32; omit --dtype.",
     )
     require(not target.exists(), f"{target} exists already; give another name.")
+    require_license(kind, options.push_ready, options.license)
     original = open_model(source, options.step, ignored=options.ignore_keys, live=options.live)
     require_plain(source, original, options.merge, kind)
     plain = original._replace(params=merge(original.params)) if options.merge else original
@@ -127,16 +134,7 @@ def convert(
     else:
         write_format(kind, target, plain, options.dtype)
     result = compare(original, open_model(target))
-    facts = {
-        "converted from": original.about.source or str(source),
-        "weights": options.dtype,
-        "compared over": f"{result.num_tokens} tokens of a fixed text",
-        "largest difference of a logit": f"{result.difference:.2e}",
-        "mean KL divergence": f"{result.divergence:.2e} nats",
-        "same most likely next token": f"{result.agreement:.1%}",
-    }
-    if original.about.padding:
-        facts["rows of padding removed from the vocabulary"] = str(original.about.padding)
+    facts = _facts(source, original, options.dtype, result)
     for name, value in facts.items():
         say(f"{name}: {value}")
     _note(kind, target, plain, facts, options.dtype)
@@ -150,7 +148,25 @@ def convert(
         f"{target}: {'the same model within' if passed else 'NOT the same model by'} a threshold of"
         f" {limit:.0e} nats"
     )
+    if options.push_ready and options.license and passed:
+        write_model_card(target, source, plain, facts, options.license)
+        say(f"{target / 'README.md'}: the model card; nothing was uploaded")
     return passed
+
+
+def _facts(source: Path, model: OpenedModel, dtype: str, result: Comparison) -> dict[str, str]:
+    """What a conversion measured, in words."""
+    facts = {
+        "converted from": model.about.source or str(source),
+        "weights": dtype,
+        "compared over": f"{result.num_tokens} tokens of a fixed text",
+        "largest difference of a logit": f"{result.difference:.2e}",
+        "mean KL divergence": f"{result.divergence:.2e} nats",
+        "same most likely next token": f"{result.agreement:.1%}",
+    }
+    if model.about.padding:
+        facts["rows of padding removed from the vocabulary"] = str(model.about.padding)
+    return facts
 
 
 def require_plain(source: Path, model: OpenedModel, merged: bool, kind: str) -> None:

@@ -63,6 +63,29 @@ def run_sections(run: Path | str, evaluations: Sequence[Path | str] = ()) -> dic
     return {name: texts[name] for name in SECTIONS}
 
 
+def model_sections(source: Path | str, evaluations: Sequence[Path | str] = ()) -> dict[str, str]:
+    """Returns heading → Markdown for a model that is no run: what its files cannot say, the figures
+    of evaluations, and limits.
+
+    Args:
+      evaluations: as of `run_card`; an `eval.json` beside the model counts too.
+    """
+    source = Path(source)
+    own = [source] if source.is_dir() and (source / "eval.json").is_file() else []
+    found = [_evaluation(Path(one)) for one in (*own, *evaluations)]
+    unknown = "Who trained the model, on which text and under which licence, its files do not say."
+    lines = [
+        "It states what is false as fluently as what is true; check what it says.",
+        not found and "Its ability was not measured here (`gptjax evaluate`, `gptjax probe`).",
+        "What its training data held, bias and personal data included, is not known here.",
+    ]
+    return {
+        "Training": f"{unknown} Add it.",
+        "Evaluation": _figures({}, found),
+        "Limits": "\n".join(f"- {line}" for line in lines if line),
+    }
+
+
 def _read(path: Path) -> dict[str, Any]:
     """A JSON object, or nothing where the file is not there or damaged."""
     try:
