@@ -1285,6 +1285,20 @@ RUNS = (
 
 FORMATS = (
     Defect(
+        "card-without-the-figures-of-its-run",
+        "cli/push_ready.py",
+        "run_sections(source) if is_run else model_sections(source)",
+        "model_sections(source)",
+        "test_push_ready.py::test_the_card_of_a_run_says_what_it_is_and_how_it_was_made",
+    ),
+    Defect(
+        "licence-not-asked-for",
+        "cli/push_ready.py",
+        "licence is not None,",
+        "True,",
+        "test_push_ready.py::test_without_a_licence_there_is_no_card",
+    ),
+    Defect(
         "gptj-turned-as-llama",
         "formats/flax_tables.py",
         "pairs = (n for i in range(half) for n in (i, half + i))",

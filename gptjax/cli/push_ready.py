@@ -1,7 +1,7 @@
 """`gptjax convert … --push-ready`: the model card that a hub of models shows beside the weights.
 Nothing is uploaded.
 
-Read `write_model_card`, then `model_card`.
+Read `write_model_card`, then `published_card`.
 """
 
 from __future__ import annotations
@@ -77,11 +77,11 @@ def write_model_card(
       source: the model that was converted; of a run the card tells what it wrote down.
       facts: what the conversion measured.
     """
-    card = model_card(target, source, model, facts, licence)
+    card = published_card(target, source, model, facts, licence)
     (target / "README.md").write_text(card, encoding="utf-8")
 
 
-def model_card(
+def published_card(
     target: Path, source: Path, model: OpenedModel, facts: Mapping[str, str], licence: str
 ) -> str:
     """Returns the card: its metadata, what the model is, how it is used, and where it comes
@@ -94,7 +94,7 @@ def model_card(
     head = {"license": licence, "library_name": "transformers", "pipeline_tag": use}
     metadata = [f"{name}: {value}" for name, value in head.items()]
     metadata += ["tags:", "- gptjax", f"- {family}"]
-    is_run = formats.kind(source) is None and source.is_dir()
+    is_run = formats.kind(source) is None and (source / "config.json").is_file()
     sections = run_sections(source) if is_run else model_sections(source)
     loader, text, last = USES[use]
     code = f"from transformers import AutoTokenizer, {loader}\n\n"

@@ -177,8 +177,7 @@ def read_virtual(
 def embed_tokens(
     config: ModelConfig, params: Params, tokens: Int[Array, "B T"]
 ) -> Float[Array, "B T entrance"]:
-    """The embeddings of tokens, scaled and projected as the model does it before positions are
-    added; their width is the config's `entrance_dim`."""
+    """The embeddings of tokens, scaled and projected, as positions are added to them."""
     x = embed(params["embedding"]["embedding"], tokens, config.compute)
     scale = config.embedding_scale * (math.sqrt(config.width) if config.scaled_embedding else 1.0)
     x = x if scale == 1.0 else x * jnp.asarray(scale, x.dtype)
@@ -187,9 +186,9 @@ def embed_tokens(
 
 def _projected(config: ModelConfig, params: Params, x: Array, where: str) -> Array:
     """x from the width of embeddings to the model's, if that is done here."""
-    if config.embedding_width is None or config.embedding_projection != where:
-        return x
-    return embedding_projection(config).apply({"params": params["projection"]["into"]}, x)
+    if config.embedding_width and config.embedding_projection == where:
+        x = embedding_projection(config).apply({"params": params["projection"]["into"]}, x)
+    return x
 
 
 def _embedded(
