@@ -82,6 +82,29 @@ def test_rules_of_layers_mean_what_their_family_says() -> None:
     assert sparse("hy_v3", mlp_layer_types=["sparse", "dense"] * 2 + ["sparse"]) == "edede"
 
 
+PUBLISHED = {
+    "dots1": {"moe_layer_freq": 1, "scoring_func": "sigmoid", "topk_method": "noaux_tc"},
+    "ernie4_5_moe": {"moe_capacity": [64, 64, 64], "moe_use_aux_free": True, "moe_gate_act": None},
+    "exaone4": {"sliding_window_pattern": "LLLG", "layer_types": ["full_attention"] * 4},
+    "hunyuan_v1_dense": {
+        "use_qk_norm": True,
+        "use_rotary_pos_emb": True,
+        "attention_head_dim": 16,
+        "rope_scaling": {"type": "dynamic", "alpha": 50.0, "beta_fast": 32, "mscale": 1.0},
+    },
+    "minimax_m2": {"use_mtp": True, "qk_norm_type": "per_layer", "attn_type_list": [1, 1]},
+    "starcoder2": {"norm_type": "layer_norm", "mlp_type": "default", "layer_norm_epsilon": 1e-5},
+}
+"""Further keys of published files, which `transformers` does not write."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_keys_of_published_files_are_known(name: str) -> None:
+    found = equivalence.computed(read(name, **PUBLISHED[name]))
+    if name != "exaone4":
+        assert found == equivalence.computed(read(name))
+
+
 def test_heads_and_experts_are_in_their_order() -> None:
     """Where RoPE turns neighbours, in half of a head and in all of it; ERNIE's bias has a row."""
 

@@ -132,11 +132,17 @@ def clip_of(keys: Keys) -> float | None:
 
 def hunyuan_v1_dense_config(keys: Keys) -> ModelConfig:
     """Llama with normalised heads, after RoPE, which has a greater base by a factor `alpha`."""
-    no_biases(keys, "mlp_bias")
-    stretch = (keys.data.get("rope_parameters") or {}) | (keys.data.get("rope_scaling") or {})
-    alpha = stretch.get("alpha") if "dynamic" in stretch.values() else None
+    no_biases(keys, "mlp_bias", "use_cla", "add_classification_head")
+    for key, allowed in (("use_qk_norm", True), ("use_rotary_pos_emb", True)):
+        keys.same(key, allowed)
+    keys.same("attention_head_dim", None, keys.data.get("head_dim"))
+    stretch = {**(keys.data.get("rope_parameters") or {}), **(keys.data.get("rope_scaling") or {})}
+    grown = stretch.get("alpha") if "dynamic" in stretch.values() else None
+    if grown:
+        base = {"rope_theta": stretch.get("rope_theta", keys.data.get("rope_theta", 1e4))}
+        keys.data = {**keys.data, "rope_parameters": base, "rope_scaling": None}
     c = dataclasses.replace(llama_config(keys), qk_norm=True, qk_norm_after_rope=True)
-    grown = 1.0 if not alpha else float(alpha) ** (c.head_dim / (c.head_dim - 2))
+    grown = float(grown or 1.0) ** (c.head_dim / (c.head_dim - 2))
     return dataclasses.replace(c, rope_base=c.rope_base * grown)
 
 

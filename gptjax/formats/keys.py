@@ -35,7 +35,8 @@ _TRAINING = {
     "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout_rate", "classifier_dropout",
     "activation_dropout", "gradient_checkpointing", "output_router_logits",
     "router_aux_loss_coef", "router_jitter_noise", "aux_loss_alpha", "seq_aux", "ep_size",
-    "num_nextn_predict_layers", "num_mtp_layers", "pretraining_tp",
+    "num_nextn_predict_layers", "num_mtp_layers", "pretraining_tp", "moe_capacity",
+    "moe_use_aux_free",
     "dropout", "embed_dropout", "resid_dropout", "emb_pdrop", "qa_dropout", "seq_classif_dropout",
     "classif_dropout", "layerdrop", "encoder_layerdrop", "decoder_layerdrop", "init_std",
 }  # fmt: skip

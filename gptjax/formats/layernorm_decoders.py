@@ -57,11 +57,14 @@ def olmo_json(c: ModelConfig) -> dict[str, Any]:
 
 def starcoder2_config(keys: Keys) -> ModelConfig:
     """LayerNorm, biases, a plain MLP, and a window in every layer, if any."""
-    for key in ("residual_dropout", "embedding_dropout"):
+    for key in ("residual_dropout", "embedding_dropout", "activation_function"):
         keys.take(key, None)
+    keys.same("norm_type", "layer_norm")
+    keys.same("mlp_type", "default")
     biases, window = keys.take("use_bias", True), keys.number("sliding_window", None)
     keys.default(tie_word_embeddings=True, attention_bias=biases, mlp_bias=biases)
     keys.default(rms_norm_eps=keys.take("norm_epsilon", 1e-5))
+    keys.same("layer_norm_epsilon", None, keys.data["rms_norm_eps"])
     c = layernorm_config(ungated_config(keys, "gelu_pytorch_tanh"))
     return c if window is None else dataclasses.replace(c, pattern=(Layer("window", window),))
 

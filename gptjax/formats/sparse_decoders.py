@@ -59,6 +59,7 @@ def dense_in(c: ModelConfig, dense: list[bool]) -> ModelConfig:
 def first_dense(keys: Keys, c: ModelConfig, default: int) -> ModelConfig:
     """Returns the config whose first layers, `first_k_dense_replace` of them, have a plain MLP."""
     count = keys.number("first_k_dense_replace", default)
+    keys.same("moe_layer_freq", 1)
     return dense_in(c, [i < count for i in range(c.num_layers)])
 
 
