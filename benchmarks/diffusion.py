@@ -53,6 +53,7 @@ def main() -> None:
     text.add_argument("--books", type=Path, help="JSON lines of documents, by 1,024 pieces")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--models", nargs="+", choices=CONFIGS, default=list(CONFIGS))
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark_diffusion"))
     args = parser.parse_args()
     backend.configure()
@@ -60,8 +61,8 @@ def main() -> None:
 
     print("| model | bits per byte, by seed | mean | interval of the bound, nats a token |")
     print("|---|---|---|---|")
-    for kind, config in CONFIGS.items():
-        found = []
+    for kind in args.models:
+        config, found = CONFIGS[kind], []
         for seed in args.seeds:
             where = "books" if args.books else "text"
             path = args.out / f"{config}_{where}_{args.steps}_{seed}"

