@@ -17,6 +17,7 @@ from quantised_files import TINY, tiny
 
 from gptjax import model, weights
 from gptjax.cli.main import main
+from gptjax.core.config import ConfigError
 from gptjax.data import Bytes
 from gptjax.data.tokenizers import tokenizer as tok
 from gptjax.formats import gguf, gguf_writer
@@ -93,11 +94,26 @@ def test_every_block_format_is_widened_as_the_package_does(kind, tmp_path, monke
         np.testing.assert_array_equal(widened(grid), wanted)
 
 
+def test_scales_that_are_not_finite_or_gone_are_refused(tmp_path):
+    gguf.save_gguf(tmp_path / "a.gguf", MODEL, "q4_0")
+    file = open_file(tmp_path / "a.gguf")
+    tensor = file.tensors["blk.1.ffn_up.weight"]
+    data = bytearray(file.path.read_bytes())
+    data[tensor.offset : tensor.offset + 2] = np.float16(np.inf).tobytes()
+    file.path.write_bytes(data)
+    for packed in (False, True):
+        with pytest.raises(ConfigError, match=r"blk\.1\.ffn_up\.weight' has numbers that are not"):
+            gguf.load_gguf(file.path, packed=packed)
+    file.path.write_bytes(data[: tensor.offset + 40])  # after its header was read
+    with pytest.raises(ConfigError, match="has become shorter"):
+        grid_of_blocks(file, tensor)
+
+
 def test_the_command_writes_and_runs_quantised_files(tmp_path, capsys):
     """`convert --dtype q4_0`, then `sample` with and without widening."""
     gguf.save_gguf(tmp_path / "a.gguf", MODEL)
     path = str(tmp_path / "b.gguf")
-    flags = ["--dtype", "q4_0", "--threshold", "1"]
+    flags = ["--dtype", "q4_0"]
     assert main(["convert", str(tmp_path / "a.gguf"), path, *flags]) == 0
     assert open_file(path).fields["general.file_type"] == 2
     ask = ["--prompt", "to be", "--temperature", "0", "--new-tokens", "8"]

@@ -56,8 +56,9 @@ Zwölf Boxkämpfer jagen Viktor quer über den großen Deich. Où est la gare ? 
 """
 """Text on which a model and its copy are compared: prose, numbers, code, several languages."""
 
-THRESHOLDS = {"float32": 1e-6, "float16": 1e-4}
-"""Maximum divergence by dtype, in nats per token; that of all others is `OTHER_THRESHOLD`."""
+THRESHOLDS = {"float32": 1e-6, "float16": 1e-4, "q5_1": 0.1, "q5_0": 0.1, "q4_1": 1.0, "q4_0": 1.0}
+"""Maximum divergence by dtype, in nats per token; that of all others is `OTHER_THRESHOLD`. What few
+bits cost depends on the model: SmolLM2-135M-Instruct loses 0.06 in q4_1 and 0.47 in q4_0."""
 OTHER_THRESHOLD = 1e-2
 
 
@@ -71,11 +72,12 @@ class ConvertOptions:
     merge: bool = False
     """Write a model with its adapter merged into the weights."""
     dtype: str = "float32"
-    """Type of the weights: float32, bfloat16, float16; in GGUF also q8_0. A run is always
-    float32."""
+    """Type of the weights: float32, bfloat16, float16; in GGUF also q8_0, q5_1, q5_0, q4_1, q4_0. A
+    run is always float32."""
     threshold: float | None = None
     """Maximum mean KL divergence of the copy from the model, in nats per token; above it the exit
-    status is 1. `None` depends on the dtype: 1e-6 in float32, 1e-4 in float16, 1e-2 in others."""
+    status is 1. `None` depends on the dtype: 1e-6 in float32, 1e-4 in float16, 0.1 in five bits, 1
+    in four, 1e-2 in others."""
     step: int | None = None
     """Checkpoint of a run; `None` means the newest."""
     ignore_keys: tuple[str, ...] = ()

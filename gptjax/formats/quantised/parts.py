@@ -85,11 +85,7 @@ class Parts(NamedTuple):
         Raises:
           ConfigError: it is not good.
         """
-        if not good:
-            require(
-                False,
-                f"{self.where} has a damaged {self.name}{end}: it {what}; get it again.",
-            )
+        require(good, f"{self.where} has a damaged {self.name}{end}: it {what}; get it again.")
 
     def take(self, end: str) -> np.ndarray:
         """Reads a tensor.
