@@ -39,6 +39,7 @@ from gptjax.formats.huggingface_families import FAMILIES
 from gptjax.formats.huggingface_files import StoredTensor, read_tensors
 from gptjax.formats.quantised import assembled, scheme_of
 from gptjax.runs.open import open_tokenizer
+from gptjax.sharding.mesh import MeshConfig
 
 MODEL = tiny(tokenizer=tok.train_tokenizer(Bytes(), []))
 
@@ -69,6 +70,17 @@ def test_a_quantised_checkpoint_is_read_as_the_numbers_of_its_formula(name, tmp_
             assert isinstance(weight, weights.Quantized), (part, one)
             numbers = np.asarray(weights.dense(weight))
             np.testing.assert_array_equal(numbers, plain["layers"][part][one]["kernel"])
+
+
+def test_kept_weights_are_split_over_a_mesh_with_their_scales(tmp_path):
+    write_pair(CASES["awq"], MODEL, tmp_path / "a", tmp_path / "b")
+    plain = formats.load_model(tmp_path / "b").params["layers"]["mlp"]["up"]["kernel"]
+    for mesh in (MeshConfig(tensor=2), MeshConfig(fsdp=2)):
+        kept = gptjax.load(tmp_path / "a", mesh=mesh, packed=True)
+        weight = kept.params["layers"]["mlp"]["up"]["kernel"]
+        for leaf in (weight.values, weight.scales, weight.offsets):
+            assert leaf.addressable_shards[0].data.size == leaf.size // 2
+        np.testing.assert_array_equal(weights.dense(weight), plain)
 
 
 def test_a_part_of_a_joined_weight_has_its_own_scales(tmp_path):
