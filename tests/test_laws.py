@@ -959,6 +959,8 @@ SHARDED = {
     "gqa, scanned": dataclasses.replace(VARIANTS["gqa"], layers="scan"),
     "mqa": VARIANTS["mqa"],
     "experts by group": VARIANTS["experts_by_group"],
+    "three to one": VARIANTS["three_to_one"],
+    "mamba and attention": VARIANTS["mamba_and_attention"],
     "deepseek, scanned": dataclasses.replace(VARIANTS["deepseek"], layers="scan"),
 }
 """Biases, tied embeddings and random numbers; a vocabulary that is split, in the loop; a head that

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_generate import CONFIG, TOKENIZER
-from test_laws import difference, read_on, weights
+from test_laws import difference, plain, read, read_on, tokens_of, weights
 from variants import RECURRENT, VARIANTS
 
 from gptjax import generate, model
@@ -114,6 +114,25 @@ def test_chunks_of_texts_in_one_row_are_those_texts_alone(delta):
     assert difference(after, states[:, end - begin - 1]) <= 1e-5
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "delta_and_attention",
+        pytest.param("mamba", marks=pytest.mark.slow),
+        pytest.param("convolution_and_attention", marks=pytest.mark.slow),
+    ],
+)
+def test_padding_before_a_text_changes_nothing(name):
+    config, tokens = VARIANTS[name], tokens_of(VARIANTS[name])
+    before = 5
+    where = np.arange(tokens.shape[1], dtype=np.int32) - before
+    where = np.broadcast_to(np.where(where < 0, -1, where), tokens.shape)
+    ones = np.ones_like(tokens)
+    found = read(config, weights(config), tokens, where, ones)[:, before:]
+    wanted = plain(config, np.roll(tokens, -before, axis=1))[:, : tokens.shape[1] - before]
+    assert difference(found, wanted) <= 1e-6
+
+
 def test_a_strong_decay_forgets_and_none_keeps():
     tokens, state = drawn(False)
     one = jax.tree.map(lambda leaf: leaf[:, 0], tokens)
@@ -123,7 +142,7 @@ def test_a_strong_decay_forgets_and_none_keeps():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["delta"])
+@pytest.mark.parametrize("name", ["delta", "mamba"])
 def test_memory_of_training_grows_with_the_length_of_a_text_and_not_with_its_square(
     name, record_property
 ):
@@ -131,7 +150,7 @@ def test_memory_of_training_grows_with_the_length_of_a_text_and_not_with_its_squ
     sizes = [training_bytes(VARIANTS[name], length) for length in (1024, 2048, 4096, 8192)]
     told = ", ".join(f"{size / 2**20:.1f}" for size in sizes)
     record_property("figure", f"MiB at 1,024, 2,048, 4,096 and 8,192 tokens: {told}")
-    assert sizes[3] <= 8.4 * sizes[0]
+    assert sizes[3] <= 9 * sizes[0]  # its square would be 64 times
 
 
 def training_bytes(variant: model.ModelConfig, length: int) -> int:
