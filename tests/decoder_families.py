@@ -104,6 +104,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
     | {"num_hidden_layers": 3, "full_attention_interval": 2}
     | {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8}
     | {"linear_value_head_dim": 6},
+    "qwen3_next": WIDE
+    | {"num_hidden_layers": 3, "full_attention_interval": 2}
+    | {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8}
+    | {"linear_value_head_dim": 6, "num_experts": 8, "num_experts_per_tok": 2}
+    | {"moe_intermediate_size": 24, "shared_expert_intermediate_size": 24},
     "seed_oss": WIDE,
     "smollm3": SHAPE | {"num_hidden_layers": 4},
     "solar_open": ROUTED,
@@ -143,6 +148,7 @@ CHANGED: dict[str, dict[str, Any]] = {
     "olmoe": {"mlp_bias": True},
     "phi": {"qk_layernorm": True},
     "qwen3_5_text": {"attn_output_gate": False},
+    "qwen3_next": {"shared_expert_intermediate_size": 25},
     "seed_oss": {"logit_scale": 0.5},
     "smollm3": {"no_rope_layers": [1]},
     "solar_open": {"use_qk_norm": True},

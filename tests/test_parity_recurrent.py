@@ -34,7 +34,11 @@ def test_gradients_agree(name: str, tmp_path: Path, record_property: Any) -> Non
     found = formats.load_model(tmp_path)
     ids = torch.tensor(IDS, dtype=torch.long)
     theirs(ids, labels=ids).loss.backward()
-    wanted = {name: weight.grad.numpy() for name, weight in theirs.named_parameters()}
+    wanted = {
+        name: weight.grad.numpy()
+        for name, weight in theirs.named_parameters()
+        if ".mlp.experts." not in name  # one tensor of all experts there, but not in files
+    }
 
     @jax.jit
     @jax.grad

@@ -242,14 +242,15 @@ def qwen2_moe_json(c: ModelConfig) -> dict[str, Any]:
 
 
 _GATE = f"{LAYER}.mlp.shared_expert_gate.weight"
-QWEN2_MOE = (
-    *LLAMA,
+GATED_EXPERTS = (
     *(
         entry._replace(theirs=entry.theirs.replace("shared_experts", "shared_expert"))
         for entry in experts(f"{LAYER}.mlp", "gate_proj", "up_proj", "down_proj")
     ),
     Entry(_GATE, ("layers/moe/shared_gate/kernel",), "o d", "d o"),
 )
+"""Of Qwen 2 and Qwen3-Next: experts, and a shared one with a gate."""
+QWEN2_MOE = (*LLAMA, *GATED_EXPERTS)
 
 
 # --- Llama 4 -------------------------------------------------------------------------------------

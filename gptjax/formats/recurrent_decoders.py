@@ -6,10 +6,12 @@ Read `RECURRENT` at the end, then the two functions and the table of a family.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from gptjax.core.config import require
 from gptjax.formats.configs import llama_config, llama_json, no_biases, patterned, without
+from gptjax.formats.expert_families import GATED_EXPERTS, shared_experts
 from gptjax.formats.families import (
     LAYER,
     MLP,
@@ -23,7 +25,7 @@ from gptjax.formats.families import (
 from gptjax.formats.family import Family
 from gptjax.formats.keys import Keys
 from gptjax.formats.layout import Entry
-from gptjax.model import DeltaNet, Layer, Mamba2, ModelConfig, ShortConvolution
+from gptjax.model import DeltaNet, Experts, Layer, Mamba2, ModelConfig, ShortConvolution
 from gptjax.model.config import Recurrent
 
 FLAT = "(k x)"
@@ -150,6 +152,55 @@ QWEN3_5 = (
     *linear_entries(f"{_LINEAR}.out_proj", f"{_DELTA}/out", f"d {FLAT}", "k x d"),
     *MLP,
 )
+
+# --- Qwen3-Next -----------------------------------------------------------------------------------
+
+
+def qwen3_next_config(keys: Keys) -> ModelConfig:
+    """Qwen3.5 with experts, and a shared one that a sigmoid of the token weighs, in every
+    `decoder_sparse_step`-th layer but those of `mlp_only_layers`."""
+    step, dense = keys.number("decoder_sparse_step", 1), keys.take("mlp_only_layers", None) or []
+    width = keys.number("moe_intermediate_size", 512)
+    experts = Experts(
+        count=keys.number("num_experts", 512),
+        active=keys.number("num_experts_per_tok", 10),
+        width=width,
+        shared=shared_experts(keys, "shared_expert_intermediate_size", width, 512),
+        shared_gate=True,
+        normalised=bool(keys.take("norm_topk_prob", True)),
+        balance=0.001,
+    )
+    c = qwen3_5_config(keys)
+    layers = [
+        dataclasses.replace(layer, dense=i in dense or (i + 1) % step != 0)
+        for i, layer in enumerate(c.stack)
+    ]
+    return patterned(c, layers, experts=experts)
+
+
+def qwen3_next_json(c: ModelConfig) -> dict[str, Any]:
+    """The inverse of `qwen3_next_config`."""
+    return qwen3_5_json(c) | {
+        "num_experts": c.experts.count,
+        "num_experts_per_tok": c.experts.active,
+        "moe_intermediate_size": c.expert_width,
+        "shared_expert_intermediate_size": c.experts.shared * c.expert_width,
+        "norm_topk_prob": c.experts.normalised,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [i for i, layer in enumerate(c.stack) if layer.dense],
+    }
+
+
+_TWO = (f"{_DELTA}/rate", f"{_DELTA}/decay")
+QWEN3_NEXT = (
+    *(e for e in QWEN3_5 if ".linear_attn.in_proj" not in e.theirs),
+    *linear_entries(
+        f"{_LINEAR}.in_proj_qkvz", (*_QKV, f"{_DELTA}/gate"), f"{FLAT} d", "d k x", joined="x"
+    ),
+    *linear_entries(f"{_LINEAR}.in_proj_ba", _TWO, f"{FLAT} d", "d k x", joined="x"),
+    *GATED_EXPERTS,
+)
+"""What a key head has is side by side."""
 
 # --- Bamba ----------------------------------------------------------------------------------------
 
@@ -325,6 +376,13 @@ RECURRENT = {
         qwen3_5_json,
         QWEN3_5,
         unused=(r"mtp\..*", r"(model\.)?visual\..*"),
+    ),
+    "qwen3_next": Family(
+        "Qwen3NextForCausalLM",
+        qwen3_next_config,
+        qwen3_next_json,
+        QWEN3_NEXT,
+        unused=(r"mtp\..*",),
     ),
 }
 """By `model_type`."""
