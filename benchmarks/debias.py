@@ -69,13 +69,20 @@ def crows(path: Path) -> list[Pair]:
     return [one for one, kind in zip(records, kinds, strict=True) if kind == "gender"]
 
 
-def settings(path: Path, share: float, seed: int, steps: int, cache: Path) -> Experiment:
+WAYS = {
+    "no swap": Swap(),
+    "half swapped": Swap(share=0.5),
+    "both kept": Swap(share=1.0, keep="both"),
+}
+
+
+def settings(path: Path, swap: Swap, seed: int, steps: int, cache: Path) -> Experiment:
     return Experiment(
         data=DataConfig(
             source=Text(str(path)),
             tokenizer=SentencePiece(vocab_size=512),
             validation=0.1,
-            swap=Swap(share=share),
+            swap=swap,
             cache=str(cache),
         ),
         model=ModelConfig(
@@ -137,14 +144,14 @@ def main() -> None:
         texts = held_out_texts(files["rest"])
         pairs = {"he or she": own_pairs(), "CrowS gender": crows(options.crows)}
         for seed in options.seeds:
-            for share in (0.0, 0.5):
-                run = options.dir / f"share_{share}_seed_{seed}"
+            for name, swap in WAYS.items():
+                run = options.dir / f"{name.replace(' ', '_')}_seed_{seed}"
                 cache = options.dir / "cache"
-                train(settings(files["train"], share, seed, options.steps, cache), run)
-                print(f"\nseed {seed}, data.swap.share {share}, {options.steps} steps:", flush=True)
-                for name, figure in measured(run, pairs, texts).items():
+                train(settings(files["train"], swap, seed, options.steps, cache), run)
+                print(f"\nseed {seed}, {name}, {options.steps} steps:", flush=True)
+                for what, figure in measured(run, pairs, texts).items():
                     assert isinstance(figure, Figure)
-                    print(f"  {name:34} {shown(figure)}  n {figure.n}", flush=True)
+                    print(f"  {what:34} {shown(figure)}  n {figure.n}", flush=True)
 
 
 if __name__ == "__main__":
