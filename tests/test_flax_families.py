@@ -243,3 +243,29 @@ def test_a_damaged_marian_is_refused_in_a_line(marian: Path, tmp_path: Path) -> 
         (folder / name).write_bytes(content)
         with pytest.raises(ConfigError, match=reason):
             tok.train_tokenizer(tok.Published(str(folder)), ())
+
+
+def test_the_pieces_of_mt5_are_read_as_they_are_and_those_of_pegasus_are_not(
+    tmp_path: Path,
+) -> None:
+    made = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([text[:300] for text in documents(15)]),
+        model_writer=made,
+        vocab_size=70,
+        minloglevel=2,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+    )
+    (tmp_path / "spiece.model").write_bytes(made.getvalue())
+    theirs = sentencepiece.SentencePieceProcessor(model_proto=made.getvalue())
+    settings = tmp_path / "tokenizer_config.json"
+    settings.write_text(json.dumps({"tokenizer_class": "T5Tokenizer", "eos_token": "</s>"}))
+    found = tok.train_tokenizer(tok.Published(str(tmp_path)), ())
+    assert found.encode("the moon").tolist() == theirs.encode("the moon")
+    assert (found.end_of_document, found.begin_of_document) == (1, None)
+    settings.write_text(json.dumps({"tokenizer_class": "PegasusTokenizer"}))
+    with pytest.raises(ConfigError, match=r"tokenizer\.json"):
+        tok.train_tokenizer(tok.Published(str(tmp_path)), ())

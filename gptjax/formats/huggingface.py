@@ -157,7 +157,7 @@ def _require_tied(
 
 def _tokenizer(path: Path, num_rows: int) -> Tokenizer | None:
     """The tokenizer of the directory, with no more tokens than the model has rows."""
-    candidates = ("tokenizer.json", "tokenizer.model", "vocab.json")
+    candidates = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
     if not any(inside(path, name).is_file() for name in candidates):
         return None
     tokenizer = huggingface_tokenizer.fitting(

@@ -31,6 +31,7 @@ FILES = (
     "tokenizer.json",
     "tokenizer.model",
     "vocab.json",
+    "spiece.model",
     "source.spm",
     "target.spm",
     "merges.txt",

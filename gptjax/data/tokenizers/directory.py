@@ -46,6 +46,12 @@ SLOW = {
 how they cut text, and whether they compose Unicode first."""
 
 
+PIECES = "spiece.model"
+"""How some models call their SentencePiece model."""
+AS_THEY_ARE = {"T5Tokenizer", "T5TokenizerFast", "MT5Tokenizer", "MT5TokenizerFast"}
+"""Classes whose ids are those of that file; others move them (Pegasus, mBART)."""
+
+
 def read_directory(folder: Path) -> tuple[str, dict[str, bytes]]:
     """Returns the kind and the files of the tokenizer in a Hugging Face directory.
 
@@ -62,9 +68,12 @@ def read_directory(folder: Path) -> tuple[str, dict[str, bytes]]:
 def _content(folder: Path, settings: dict[str, Any]) -> tuple[str, bytes]:
     """The file that holds all pieces, and its bytes; made from several where there is none."""
     name = next((n for n in published.KINDS if (folder / n).is_file()), None)
+    file = folder / (name or PIECES)
+    if name is None and file.is_file() and str(settings.get("tokenizer_class")) in AS_THEY_ARE:
+        name = "tokenizer.model"
     if name is None:
         return "tokenizer.json", json.dumps(_slow(folder, settings)).encode()
-    content = (folder / name).read_bytes()
+    content = file.read_bytes()
     if name == "tokenizer.model":
         tokens = list(_added(folder, settings, {}).values())
         controls = control_ids(tokens, _template(folder, settings), ())
