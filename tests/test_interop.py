@@ -190,6 +190,10 @@ MODELS: dict[str, tuple[str, ModelConfig]] = {
 
 OPTIONS = ("gpt_oss", "nanochat", "granite", "ministral3", "apertus", "qwen2_moe", "cohere2")
 MODELS |= {name: (name, VARIANTS[name]) for name in OPTIONS}
+MODELS["deepseek v3 with further tokens"] = (
+    "deepseek_v3",
+    dataclasses.replace(MODELS["deepseek v3"][1], ahead=2, ahead_chained=True),
+)
 MODELS |= {
     "llama4": ("llama4_text", VARIANTS["llama4"]),
     "cohere": ("cohere", dataclasses.replace(VARIANTS["cohere2"], pattern=(Layer(),))),

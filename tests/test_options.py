@@ -108,13 +108,13 @@ def test_multipliers_could_be_inside_the_weights():
 
 
 def test_heads_are_normalised_after_they_are_turned_and_only_where_they_are():
-    config = VARIANTS["llama4"]
+    config = dataclasses.replace(VARIANTS["llama4"], query_growth=None)
     tokens = jnp.arange(12)[None] % config.vocabulary
     read = jax.jit(lambda p: model.forward(config, p, tokens, observe=("query",)).observed["query"])
     size = np.square(read(randomly(config))).mean((1, 2, 3, 4))
     turned = np.asarray([config.positions_in(layer) == "rope" for layer in config.stack])
     np.testing.assert_allclose(size[turned], 1.0, atol=0.01)
-    assert (np.abs(size[~turned] - 1) > 0.1).all(), size
+    assert (np.abs(size[~turned] - 1) > 0.03).all(), size
 
 
 @pytest.mark.parametrize(
@@ -208,6 +208,69 @@ def test_the_gate_of_a_shared_expert_is_counted():
     )
     more = cost.products_per_token(config) - cost.products_per_token(without)
     assert more == config.num_layers * config.width
+
+
+# --- chained blocks of further tokens -------------------------------------------------------------
+
+
+def further(params: Any, tokens: jax.Array, following: jax.Array) -> list[np.ndarray]:
+    config = VARIANTS["ahead_chained"]
+    hidden = model.forward(config, params, tokens).hidden
+    return model.look_ahead(config, params, hidden, None, None, None, None, following=following)
+
+
+def test_a_chained_block_reads_the_block_before_and_the_token_after():
+    config, read = VARIANTS["ahead_chained"], jax.jit(further)
+    params = randomly(config)
+    text = np.random.default_rng(0).integers(0, config.vocabulary, (1, 13)).astype(np.int32)
+    tokens, following = jnp.asarray(text[:, :-1]), jnp.asarray(text[:, 1:])
+    first, second = read(params, tokens, following)
+    for t in (0, 5, 11):  # the token after t is read by the first block at t, by the next before it
+        moved = read(params, tokens, following.at[0, t].set((following[0, t] + 1) % 60))
+        changed = [
+            np.flatnonzero(np.asarray(new != old).any(-1)[0]).tolist()
+            for new, old in zip(moved, (first, second), strict=True)
+        ]
+        assert changed == [list(range(t, 12)), list(range(max(t - 1, 0), 12))]
+    silent = jax.tree.map(lambda leaf: jnp.asarray(leaf).at[0].set(0), params["ahead"])
+    blind = {**params, "ahead": silent}
+    assert not np.allclose(read(blind, tokens, following)[1], second, atol=1e-3)
+
+
+def test_the_balance_of_experts_moves_no_bias_of_a_chained_block():
+    config = VARIANTS["ahead_chained"]
+    params = jax.tree.map(jnp.asarray, randomly(config))
+    moved = model.rebalance(config, params, jnp.asarray([[1.0, 2.0, 3.0, 4.0]] * 2))
+    jax.tree.map(np.testing.assert_array_equal, moved["ahead"], params["ahead"])
+    bias = [tree["layers"]["sparse"]["moe"]["router"]["bias"] for tree in (params, moved)]
+    assert (np.abs(bias[0] - bias[1]) > 0).all()
+
+
+def test_a_chained_block_costs_its_layer_its_joint_and_an_output():
+    config = VARIANTS["ahead_chained"]
+    alone = dataclasses.replace(config, ahead=0)
+    one = dataclasses.replace(alone, num_layers=1, first=(), pattern=(config.stack[-1],))
+    more = model.flops_per_token(config, 16) - model.flops_per_token(alone, 16)
+    joint = 6 * 2 * config.width**2
+    assert more == pytest.approx(2 * (model.flops_per_token(one, 16) + joint))
+
+
+def test_a_copy_in_a_file_must_be_the_tensor_that_it_repeats(tmp_path: Path):
+    config = MODELS["deepseek v3 with further tokens"][1]
+    saved, count = tmp_path / "saved", config.num_layers
+    formats.save_model(saved, OpenedModel(config, randomly(config), None))
+    copies = [f"model.layers.{count + 1}.{name}.weight" for name in _COPIES]
+    lacking = altered(saved, tmp_path / "lacking")
+    rewritten(lacking, lambda values: [values.pop(name) for name in copies])
+    found = formats.load_model(lacking)
+    assert (found.config.ahead, found.config.ahead_chained) == (2, True)
+    other = altered(saved, tmp_path / "other")
+    rewritten(other, lambda values: values.update({copies[0]: values[copies[0]] + 1}))
+    with pytest.raises(ConfigError, match=r"embed_tokens\.weight that is not its model\.embed"):
+        formats.load_model(other)
+
+
+_COPIES = ("embed_tokens", "shared_head.head")
 
 
 # --- tensors --------------------------------------------------------------------------------------

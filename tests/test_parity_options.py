@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import pytest
 
-from gptjax import formats
+from gptjax import formats, model
 from gptjax.formats import OpenedModel
 from gptjax.losses import CrossEntropy
 
@@ -31,7 +31,9 @@ transformers = pytest.importorskip(
     reason="parity is measured against transformers: pip install 'gptjax[test-parity]'",
 )
 from test_parity import Pair, greedy, ragged, some_batch, their_greedy, their_loss  # noqa: E402
-from test_parity_interop import difference, randomly, shaken  # noqa: E402
+from test_parity_interop import build_deepseek, difference, randomly, shaken  # noqa: E402
+from transformers.cache_utils import MtpCache  # noqa: E402
+from transformers.modeling_layers import MtpModel  # noqa: E402
 
 SHAPE = {
     "vocab_size": 97,
@@ -247,3 +249,56 @@ def test_greedy_generation_writes_the_ids_of_transformers(opened: Opened) -> Non
     ours = greedy(Pair(None, found.config, found.params, theirs))
     assert ours == [their_greedy(theirs, prompt) for prompt in ragged()]
     assert all(len(ids) >= 20 for ids in ours)
+
+
+def test_chained_blocks_of_further_tokens_compute_what_their_mtp_layers_do(
+    tmp_path: Path, record_property: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DeepSeek-V3: `transformers` opens the blocks that we wrote as its layers of multi-token
+    prediction, one after the other over a whole text."""
+    theirs = shaken(build_deepseek(third=True))
+    theirs.save_pretrained(tmp_path / "theirs")
+    found = formats.load_model(tmp_path / "theirs")
+    assert found.config.ahead == 0, "their files have none, though their config says one"
+    config = replace(found.config, ahead=2, ahead_chained=True)
+    ours = found._replace(config=config, params=randomly(model.shapes(config), seed=3))
+    formats.save_model(tmp_path / "ours", ours)
+    again = formats.load_model(tmp_path / "ours")
+    assert (again.config.ahead, again.config.ahead_chained) == (2, True)
+    jax.tree.map(np.testing.assert_array_equal, again.params, ours.params)
+    whole = (
+        type(theirs)
+        .from_pretrained(tmp_path / "ours", attn_implementation="eager", dtype=torch.float32)
+        .eval()
+    )
+    # They know the number of the published model's layer only.
+    numbers = [rf"model\.layers\.{config.num_layers + n}.*" for n in range(2)]
+    monkeypatch.setattr(whole, "_keys_to_ignore_on_load_unexpected", numbers)
+    layers = MtpModel.from_pretrained(whole).eval()
+    text = torch.tensor(some_batch(20).tokens[:1].astype(np.int64))
+    begin, following, count = text[:, :-2], text[:, 1:-1], text.shape[1] - 2
+    cache = MtpCache(config=whole.config.get_mtp_config())
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def ahead(config: Any, params: Any, tokens: Any, following: Any) -> list[Any]:
+        hidden = model.forward(config, params, tokens).hidden
+        states = model.look_ahead(
+            config, params, hidden, None, None, None, None, following=following
+        )
+        return [model.unembed(config, params, state) for state in states]
+
+    plain = replace(config, attention="reference", layers="scan")
+    mine = ahead(plain, ours.params, begin.numpy().astype(np.int32), following.numpy())
+    largest, places = 0.0, torch.arange(1, count + 1)[None]
+    with torch.no_grad():
+        hidden = whole.model(begin).last_hidden_state
+        for number, logits in enumerate(mine):
+            read = text[:, 1 + number : 1 + number + count]
+            hidden = layers.forward_layer(number, hidden, places + number, cache, input_ids=read)
+            wanted = layers._project_to_logits(hidden).numpy()
+            known = count - number  # beyond, the token that is read is not part of the text
+            assert wanted.std() > 0.3, "flat logits prove nothing"
+            largest = max(largest, np.abs(np.asarray(logits) - wanted)[:, :known].max())
+    print(f"further tokens: largest difference of a logit {largest:.1e}")
+    record_property("figure", f"further tokens {largest:.1e}")
+    assert largest <= 1e-4

@@ -160,6 +160,9 @@ def test_ten_steps_on_any_mesh_are_those_of_one_device(
         "encoder",
         "beside_an_encoder_t5",
         "ahead",
+        "ahead_chained",
+        "gpt_oss",
+        "llama4",
         "local_and_global",
     ],
 )

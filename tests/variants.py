@@ -220,6 +220,13 @@ VARIANTS: dict[str, ModelConfig] = {
     # prefixes, further tokens
     "prefix_lm": _rope(prefix_lm=True, num_kv_heads=2),
     "ahead": _plain(ahead=2),
+    "ahead_chained": _rope(
+        num_layers=3,
+        ahead=2,
+        ahead_chained=True,
+        first=(Layer(dense=True),),
+        experts=Experts(count=4, active=2, width=16, shared=1, scores="sigmoid", bias_step=0.01),
+    ),
     # what one family has
     "gpt_oss": _rope(
         num_layers=4,

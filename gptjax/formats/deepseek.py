@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Collection
 from typing import Any
 
 from gptjax.core.config import require
@@ -122,5 +123,16 @@ def routing_json(c: ModelConfig) -> dict[str, Any]:
         "topk_method": "greedy",
     }
     if e.scores == "sigmoid":
-        routing |= {"topk_method": "noaux_tc", "num_nextn_predict_layers": 0, "num_mtp_layers": 0}
+        further = c.ahead if c.ahead_chained else 0
+        routing |= {"topk_method": "noaux_tc", "num_nextn_predict_layers": further}
+        routing["num_mtp_layers"] = further
     return routing
+
+
+def with_further(c: ModelConfig, names: Collection[str]) -> ModelConfig:
+    """Returns the config with the blocks of further tokens that a file has, whatever its config
+    says of them: what `transformers` saves says one and has none."""
+    count = 0
+    while f"model.layers.{c.num_layers + count}.eh_proj.weight" in names:
+        count += 1
+    return dataclasses.replace(c, ahead=count, ahead_chained=count > 0)

@@ -7,6 +7,7 @@ Read `LLAMA` first: most families are Llama with other norms or another MLP.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -196,7 +197,7 @@ def deepseek_entries(config: ModelConfig) -> tuple[Entry, ...]:
         return (*range(begin), *(begin + n for n in pairs))
 
     query = f"{where}.q_proj" if narrow.query_rank is None else f"{where}.q_b_proj"
-    return (
+    entries = (
         *(entry for entry in around(PRE) if not entry.theirs.startswith(where)),
         *linear_entries(
             query, "layers/attention/query", "(n h) r", "r n h", order={"h": after(config.head_dim)}
@@ -221,6 +222,30 @@ def deepseek_entries(config: ModelConfig) -> tuple[Entry, ...]:
         *linear_entries(f"{where}.o_proj", "layers/attention/out", "d (n h)", "n h d"),
         *MLP,
         *EXPERTS,
+    )
+    return (*entries, *(chained_entries(entries) if config.ahead_chained else ()))
+
+
+def chained_entries(entries: Sequence[Entry]) -> tuple[Entry, ...]:
+    """Returns the tensors of blocks that predict further tokens, chained as DeepSeek-V3's, of which
+    each is a layer with the tensors of all others."""
+    further, ahead = "model.layers.{a}", "ahead"
+    inside = [
+        entry._replace(
+            theirs=entry.theirs.replace("{i}", "{a}"),
+            ours=tuple(path.replace("layers/", f"{ahead}/block/", 1) for path in entry.ours),
+        )
+        for entry in entries
+        if "{i}" in entry.theirs
+    ]
+    return (
+        *inside,
+        *norm_entries(f"{further}.enorm", f"{ahead}/embedding_norm"),
+        *norm_entries(f"{further}.hnorm", f"{ahead}/hidden_norm"),
+        *linear_entries(f"{further}.eh_proj", f"{ahead}/joint", "o d", "d o"),
+        *norm_entries(f"{further}.shared_head.norm", f"{ahead}/out_norm"),
+        Entry(f"{further}.embed_tokens.weight", ("embedding/embedding",), "v d", "v d", copy=True),
+        Entry(f"{further}.shared_head.head.weight", ("head/kernel",), "v d", "d v", copy=True),
     )
 
 

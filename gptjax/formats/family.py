@@ -26,6 +26,8 @@ class Family(NamedTuple):
     """Name of the output, which repeats the embedding if the two are tied."""
     unused: tuple[str, ...] = ()
     """Patterns of tensors that a forward pass does not use."""
+    further: bool = False
+    """Layers after the last predict further tokens, chained as DeepSeek-V3's."""
 
     def places(self, config: ModelConfig) -> list[layout.Place]:
         """Returns the tensors of a model."""

@@ -20,7 +20,7 @@ import numpy as np
 from gptjax.core.config import ConfigError, nearest, require
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.data.tokenizers.tokenizer import Published, Tokenizer
-from gptjax.formats import huggingface_tokenizer, layout, llada, safetensors
+from gptjax.formats import deepseek, huggingface_tokenizer, layout, llada, repeated, safetensors
 from gptjax.formats.family import Family
 from gptjax.formats.huggingface_families import FAMILIES, INSIDE, family_of
 from gptjax.formats.huggingface_files import (
@@ -82,6 +82,7 @@ def load_huggingface(
     keys.finish()
     stored = read_tensors(path, family, scheme)
     _require_tied(path, family, config, stored)
+    config = deepseek.with_further(config, stored) if family.further else config
     tokenizer = _tokenizer(path, config.vocabulary)
     mask = llada.mask_of(data)
     used = 0 if tokenizer is None else max(tokenizer.vocab_size, 0 if mask is None else mask + 1)
@@ -93,7 +94,8 @@ def load_huggingface(
         unused.append(re.escape(family.output))
     shapes = {name: tensor.shape for name, tensor in stored.items()}
     layout.require_all(places, shapes, str(path), padding, unused)
-    layout.require_constants(places, lambda name: stored[name].take(), str(path))
+    repeated.require_constants(places, lambda name: stored[name].take(), str(path))
+    repeated.require_copies(places, lambda name: stored[name].take(), stored, str(path))
     absent = {
         place.name: np.zeros(layout.their_shape(place, padding), np.float32)
         for place in places

@@ -82,7 +82,7 @@ FAMILIES = {
         (r".*\.attention\.(masked_)?bias", r".*\.rotary_emb\.inv_freq"),
     ),
     "deepseek_v2": Family("DeepseekV2ForCausalLM", *_DEEPSEEK),
-    "deepseek_v3": Family("DeepseekV3ForCausalLM", *_DEEPSEEK, unused=_SECOND_TOKEN),
+    "deepseek_v3": Family("DeepseekV3ForCausalLM", *_DEEPSEEK, unused=_SECOND_TOKEN, further=True),
     "bert": Family(
         "BertForMaskedLM",
         older.bert_config,

@@ -60,6 +60,8 @@ class Entry(NamedTuple):
     as zeros."""
     optional: bool = False
     """Files may lack it; it is zero then."""
+    copy: bool = False
+    """It repeats another tensor of theirs; files may lack it."""
     constant: float | None = None
     """A number of theirs that is no leaf of ours, the same in all models: `ours` is empty."""
 
@@ -103,7 +105,7 @@ def places(config: ModelConfig, entries: Sequence[Entry]) -> list[Place]:
                 shapes = tuple(known[path].shape[len(index) :] for path in paths)
                 result.append(Place(name, entry, tuple((path, index) for path in paths), shapes))
     covered = dict.fromkeys(known, 0)
-    for place in result:
+    for place in (place for place in result if not place.entry.copy):
         for (path, _), shape in zip(place.parts, place.shapes, strict=True):
             covered[path] += math.prod(shape)
     missing = [path for path, size in covered.items() if size != math.prod(known[path].shape)]
@@ -114,6 +116,9 @@ def places(config: ModelConfig, entries: Sequence[Entry]) -> list[Place]:
 
 def _instances(config: ModelConfig, entry: Entry) -> Iterator[tuple[str, str, tuple[int, ...]]]:
     """Yields name, prefix of our paths and index for each layer and expert of an entry."""
+    if "{a}" in entry.theirs:
+        yield from _further_instances(config, entry)
+        return
     if "{i}" not in entry.theirs:
         yield entry.theirs, "", ()
         return
@@ -132,6 +137,20 @@ def _instances(config: ModelConfig, entry: Entry) -> Iterator[tuple[str, str, tu
                 yield name.replace("{e}", str(e)), prefix, (row, e)
         else:
             yield name, prefix, (row,)
+
+
+def _further_instances(
+    config: ModelConfig, entry: Entry
+) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    """The same for the blocks that predict further tokens, whose number is `{a}` in a name; the
+    layers of the model are counted before them."""
+    for a in range(config.ahead if config.ahead_chained else 0):
+        name = entry.theirs.replace("{a}", str(config.num_layers + a))
+        if "{e}" in name:
+            for e in range(0 if config.experts is None else config.experts.count):
+                yield name.replace("{e}", str(e)), "", (a, e)
+        else:
+            yield name, "", () if entry.copy else (a,)
 
 
 # --- one tensor ----------------------------------------------------------------------------------
@@ -257,7 +276,7 @@ def require_all(
     """
     wanted = {place.name: their_shape(place, padding) for place in places}
     folded = {place.entry.folded for place in places if place.entry.folded}
-    optional = {place.name for place in places if place.entry.optional}
+    optional = {place.name for place in places if place.entry.optional or place.entry.copy}
     missing = sorted({*wanted, *folded} - shapes.keys() - optional)
     unknown = sorted(
         name
@@ -276,24 +295,6 @@ def require_all(
         f"the tensors of {where} are not those that its config describes; {listed}. Get the file"
         " again.",
     )
-
-
-def require_constants(
-    places: Sequence[Place], take: Callable[[str], np.ndarray], where: str
-) -> None:
-    """Compares the numbers of a file that are the same in all models of its family.
-
-    Raises:
-      ConfigError: one is another than a rounding of what it should be.
-    """
-    for place in places:
-        wanted = place.entry.constant
-        if wanted is not None:
-            found = float(take(place.name))
-            require(
-                math.isclose(found, wanted, rel_tol=0.01),
-                f"{where} has {place.name} {found:g}; this program computes with {wanted:g} only.",
-            )
 
 
 def _listed(names: Sequence[str], most: int = 20) -> str:
@@ -317,7 +318,7 @@ def read_params(
       keep: makes a leaf of its shape and parts that is not in float32; `None` if it can't.
     """
     parts_of: dict[str, list[tuple[Place, int, tuple[int, ...]]]] = {}
-    for place in places:
+    for place in (place for place in places if not place.entry.copy):
         for part, (path, index) in enumerate(place.parts):
             parts_of.setdefault(path, []).append((place, part, index))
     targets = {} if shardings is None else _by_path(shardings)

@@ -201,8 +201,9 @@ class CrossEntropyLoss(PredictionLoss):
     def _ahead(self, params: Params, batch: Batch, output: model.Output, key: Key | None) -> Sum:
         """Returns the summed loss of the tokens after the target, without smoothing."""
         own = None if key is None else jax.random.fold_in(key, self.model.num_layers + 2)
+        where = (batch.positions, batch.segments, batch.prefix)
         states = model.look_ahead(
-            self.model, params, output.hidden, batch.positions, batch.segments, batch.prefix, own
+            self.model, params, output.hidden, *where, own, following=batch.targets
         )
         further = zip(further_targets(batch, self.model.ahead), states, strict=True)
         losses = self._losses(params)

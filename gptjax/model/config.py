@@ -75,8 +75,7 @@ class ModelConfig:
     num_heads: int = 4
     """Number of query heads."""
     num_kv_heads: int | None = None
-    """Number of key/value heads: `None` is one per query head (MHA), 1 is MQA, between is
-    GQA."""
+    """Number of key/value heads: `None` is one per query head (MHA), 1 is MQA, else GQA."""
     head_width: int | None = None
     """Width of one head; `None` means width / num_heads."""
     feed_forward: int | None = None
@@ -112,8 +111,7 @@ class ModelConfig:
     """Attention and MLP read the same stream and are added together, through one norm (GPT-J, PaLM)
     or a norm each (GPT-NeoX)."""
     qk_norm: bool = False
-    """Normalise each query and key head (RMSNorm with a learned scale) before the product (Qwen
-    3)."""
+    """Normalise each query and key head by RMSNorm before the product (Qwen 3)."""
     qk_norm_joint: bool = False
     """`qk_norm` takes all heads as one vector (OLMo 2)."""
     qk_norm_scale: bool = True
@@ -182,6 +180,8 @@ class ModelConfig:
     ahead: int = 0
     """Number of tokens after the next one that training predicts too (multi-token prediction), each
     by a block of its own on the final hidden states; decoding omits them."""
+    ahead_chained: bool = False
+    """Each of these blocks reads the one before it and the token after (DeepSeek-V3)."""
     logit_scale: float = 1.0
     """Hidden states are multiplied by it before the output; T5 has 1/√width."""
     embedding_dropout: float = 0.0
@@ -205,8 +205,7 @@ class ModelConfig:
     """Attention implementation; `auto` says in the start banner which it takes and why. `splash` is
     for TPU, `cudnn` for GPU."""
     layers: Literal["auto", "scan", "unroll"] = "auto"
-    """Run the stack as a compiled loop or unrolled; `auto` unrolls on CPU. Parameters are the
-    same."""
+    """Run the stack as a compiled loop or unrolled, with the same parameters; on CPU unrolled."""
     remat: Literal["none", "dots", "names", "offload", "full"] = "none"
     """What the backward pass computes again: nothing, all but matrix products, all but
     `remat_names`, the same with these on the host, or all."""
@@ -240,8 +239,8 @@ class ModelConfig:
 
     @property
     def ahead_layer(self) -> Layer:
-        """What the blocks of `ahead` are like: the last layer, without experts."""
-        return dataclasses.replace(self.stack[-1], dense=True)
+        """What the blocks of `ahead` are like: the last layer, without experts if not chained."""
+        return dataclasses.replace(self.stack[-1], dense=not self.ahead_chained)
 
     @property
     def continues(self) -> bool:
@@ -267,8 +266,7 @@ class ModelConfig:
 
     @property
     def encoder(self) -> ModelConfig:
-        """The encoder beside a decoder: the same choices, but every layer sees the whole side
-        text."""
+        """The encoder beside a decoder: the same choices, but layers see the whole side text."""
         return dataclasses.replace(
             self,
             num_layers=self.encoder_layers,

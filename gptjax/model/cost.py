@@ -28,9 +28,10 @@ def flops_per_token(config: ModelConfig, length: int, *, training: bool = True) 
         for layer in config.stack
     )
     if config.ahead and training:
-        return flops_per_token(_without_ahead(config), length) + config.ahead * flops_per_token(
-            _ahead_alone(config), length
-        )
+        each = flops_per_token(_ahead_alone(config), length)
+        if config.ahead_chained:
+            each += 3 * 2.0 * 2 * config.width**2  # both inputs are projected to one
+        return flops_per_token(_without_ahead(config), length) + config.ahead * each
     if config.encoder_layers:
         attention += products_per_key(config) * length * (config.num_layers + config.encoder_layers)
     return (3 if training else 1) * 2.0 * (products_per_token(config) + attention)
@@ -42,8 +43,9 @@ def _without_ahead(config: ModelConfig) -> ModelConfig:
 
 def _ahead_alone(config: ModelConfig) -> ModelConfig:
     """A block that predicts a further token, with the output."""
+    experts = config.experts if config.ahead_chained else None
     return dataclasses.replace(
-        config, ahead=0, num_layers=1, pattern=(config.ahead_layer,), first=(), experts=None
+        config, ahead=0, num_layers=1, pattern=(config.ahead_layer,), first=(), experts=experts
     )
 
 

@@ -29,6 +29,7 @@ from gptjax.model.attention.biases import alibi_slopes
 from gptjax.model.attention.layer import LayerInputs
 from gptjax.model.attention.mask import MaskInputs
 from gptjax.model.cache import Memory, Slots
+from gptjax.model.chained import init_chained
 from gptjax.model.config import Layer, ModelConfig
 from gptjax.model.layers import Declared, Linear, Table, norm
 from gptjax.model.stack import init_stack
@@ -116,12 +117,9 @@ def _boxed(config: ModelConfig, key: Key) -> Params:
         )["params"]
     if config.ahead:
         further = ahead_config(config)
-        params["ahead"] = init_stack(
-            further,
-            jax.random.fold_in(key, 8),
-            x,
-            layer_inputs_of(further, nn.meta.unbox(params), mask_inputs),
-        )
+        inputs = layer_inputs_of(further, nn.meta.unbox(params), mask_inputs)
+        begin = init_chained if config.ahead_chained else init_stack
+        params["ahead"] = begin(further, jax.random.fold_in(key, 8), x, inputs)
     if config.classes:
         params["classes"] = class_head(config).init(jax.random.fold_in(key, 9), x)["params"]
         config = dataclasses.replace(
@@ -229,7 +227,7 @@ def ahead_config(config: ModelConfig) -> ModelConfig:
         num_layers=config.ahead,
         pattern=(config.ahead_layer,),
         first=(),
-        experts=None,
+        experts=config.experts if config.ahead_chained else None,
         ahead=0,
     )
 

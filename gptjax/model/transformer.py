@@ -7,6 +7,7 @@ Read `forward`. What its parameters are is in `parameters`, what is made of its 
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from gptjax.model.activations import Intervention, Observed, Probe, require_know
 from gptjax.model.attention.cross import CrossAttention
 from gptjax.model.attention.mask import MaskInputs
 from gptjax.model.cache import Cache, Memory, allocate
+from gptjax.model.chained import chained_states
 from gptjax.model.config import ModelConfig
 from gptjax.model.layers import norm
 from gptjax.model.parameters import (
@@ -324,9 +326,13 @@ def look_ahead(
     segments: Numbers | None,
     prefix: Numbers | None,
     key: Key | None,
+    following: Int[Numbers, "B T"] | None = None,
 ) -> list[Float[Array, "B T D"]]:
     """Hidden states that predict the token after the next one, the one after that, and so on: each
-    a block on the final hidden states.
+    a block on the final hidden states, or with `ahead_chained` see `chained`.
+
+    Args:
+      following: the token after each, which chained blocks read.
 
     Norm and output are those of the model. Source: Gloeckle et al. 2024, arXiv:2404.19737, section
     2, whose heads read states before the final norm, and whose next-token head has such a block
@@ -339,6 +345,11 @@ def look_ahead(
     prefix = prefix if config.prefix_lm else None
     mask_inputs = MaskInputs(positions, positions, segments, segments, prefix)
     layer_inputs = layer_inputs_of(further, params, mask_inputs)
+    if config.ahead_chained:
+        embed, weights = functools.partial(embed_tokens, config, params), params["ahead"]
+        return chained_states(
+            further, weights, hidden, jnp.asarray(following), embed, layer_inputs, key
+        )
     outputs = []
     for number in range(config.ahead):
         own_key = None if key is None else jax.random.fold_in(key, number)

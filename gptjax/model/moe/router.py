@@ -198,6 +198,7 @@ def rebalance(config: ModelConfig, params: Params, load: Float[Array, "L E"]) ->
     step = config.experts.bias_step * jnp.sign(load.mean(-1, keepdims=True) - load)
 
     def moved(path: tuple, leaf: Array) -> Array:
-        return leaf + step if [key.key for key in path[-2:]] == ["router", "bias"] else leaf
+        keys = [key.key for key in path]
+        return leaf + step if keys[0] == "layers" and keys[-2:] == ["router", "bias"] else leaf
 
     return jax.tree_util.tree_map_with_path(moved, params)
