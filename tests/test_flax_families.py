@@ -20,7 +20,7 @@ from conftest import documents
 from test_interop import randomly, rewritten, rows_of, same, theirs_of
 
 from gptjax import formats
-from gptjax.core.config import ConfigError
+from gptjax.core.config import ConfigError, stable_dict
 from gptjax.data import MaskedLanguageModel, SequenceToSequence
 from gptjax.data.documents.sources import Document
 from gptjax.data.tokenizers import tokenizer as tok
@@ -170,6 +170,12 @@ def test_an_encoder_masks_with_its_tokenizers_own_id() -> None:
     share = (shown[chosen] == 4).mean()
     assert 0.75 < share < 0.9 and (shown[~chosen] == 1).all()
     assert between_marks(own, [1, 2]) == [0, 1, 2, letters.end_of_document]
+
+
+def test_tasks_of_earlier_versions_keep_their_fingerprints() -> None:
+    assert stable_dict(MaskedLanguageModel()) == {"share": 0.15}
+    assert stable_dict(SequenceToSequence(closed=True)) == {"begin": None, "closed": True}
+    assert stable_dict(SequenceToSequence(lead=(5,)))["lead"] == [5]
 
 
 # --- Marian ---------------------------------------------------------------------------------------

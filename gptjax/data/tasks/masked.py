@@ -8,12 +8,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from gptjax.core.config import require
+from gptjax.core.config import formerly, require
 from gptjax.data.layouts import Batch
 from gptjax.data.rows import Plan
 from gptjax.data.tasks.task import Shape, Task
 
 
+@formerly(added=("mask",))
 @dataclass(frozen=True)
 class MaskedLanguageModel(Task):
     """Some tokens are predicted from all others; of these, 80 % are masked, 10 % replaced by random
@@ -24,7 +25,6 @@ class MaskedLanguageModel(Task):
 
     share: float = 0.15
     """Share of the tokens that are predicted."""
-
     mask: int | None = None
     """The id of a hidden token, if it is one of the tokenizer's, as BERT's; `None` adds an id."""
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from gptjax.core.config import require
+from gptjax.core.config import formerly, require
 from gptjax.data.documents.sources import Document
 from gptjax.data.layouts import Piece, answer
 from gptjax.data.rows import places_of
@@ -17,6 +17,7 @@ from gptjax.data.tasks.task import RecordTask, Shape, answer_end
 from gptjax.data.tokenizers.tokenizer import Tokenizer
 
 
+@formerly(added=("before", "after", "lead"))
 @dataclass(frozen=True)
 class SequenceToSequence(RecordTask):
     """A text is predicted from another: translation, summaries, or a label as text. It needs
