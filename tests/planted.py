@@ -3353,6 +3353,13 @@ QUANTISED_FILES = (
         "test_quantised_files.py::test_a_part_of_a_joined_weight_has_its_own_scales",
     ),
     Defect(
+        "minima-of-one-group-for-all",
+        "weights/linear.py",
+        "+ sums @ offsets",
+        "+ sums @ offsets[:1].repeat(len(offsets), 0)",
+        "test_quantised_gguf.py::test_a_kernel_with_minima_is_not_widened_to_be_multiplied",
+    ),
+    Defect(
         "rows-of-q4_1-without-their-minimum",
         "formats/quantised/ggml_blocks.py",
         "_nibbles(raw[:, 4:]), _half(raw, 0), _half(raw, 2), bits=4",

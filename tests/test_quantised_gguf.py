@@ -128,6 +128,24 @@ def test_the_command_writes_and_runs_quantised_files(tmp_path, capsys):
     assert "can be float32" in capsys.readouterr().err
 
 
+def test_a_kernel_with_minima_is_not_widened_to_be_multiplied():
+    """A loop over tokens reads it as it is stored; the product is that of the array."""
+    draw, size = np.random.default_rng(0), 1024
+    values = jax.numpy.asarray(draw.integers(0, 16, (size, size)), jax.numpy.uint4)
+    scales, minima = jax.numpy.asarray(draw.normal(size=(2, size // 32, size)) / size, "float32")
+    weight = weights.Quantized(values, scales, minima)
+    x = jax.numpy.asarray(draw.normal(size=(1, size)), "float32")
+
+    @jax.jit
+    def loop(weight, x):
+        return jax.lax.fori_loop(0, 3, lambda _, y: weights.multiply(weight, y), x)
+
+    used = loop.lower(weight, x).compile().memory_analysis().temp_size_in_bytes
+    assert used < 4 * size * size
+    array = np.asarray(weights.dense(weight), np.float64)
+    np.testing.assert_allclose(weights.multiply(weight, x), x @ array, atol=1e-4)
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def logits(config, params, ids):
     hidden = model.forward(config, params, ids).hidden

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray
 from jaxtyping import Key as KeyArray
 
 Key = PRNGKeyArray
@@ -35,4 +35,16 @@ Axes = Any
 """A tree like `Params` whose leaves are tuples of logical axis names, one name for each
 dimension."""
 
-__all__ = ["Array", "Axes", "Bool", "Float", "Int", "Key", "Keys", "Node", "Numbers", "Params"]
+__all__ = [
+    "Array",
+    "Axes",
+    "Bool",
+    "Float",
+    "Int",
+    "Key",
+    "Keys",
+    "Node",
+    "Num",
+    "Numbers",
+    "Params",
+]

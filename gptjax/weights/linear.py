@@ -7,6 +7,7 @@ products use `contract`.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -140,12 +141,21 @@ def multiply(
 
 @multiply.register
 def _(weight: Quantized, x: Float[Array, "... I"], *, wide: bool = False) -> Float[Array, "... O"]:
-    """Scales of whole columns multiply the product, those of groups the kernel."""
-    inputs, scales = x.shape[-1], _scales_by_column(weight, x.shape[-1])
+    """Scales of whole columns multiply the product, those of groups the kernel; offsets multiply
+    the sums of the activations of their groups."""
+    inputs, scales = x.shape[-1], _by_column(weight.scales, weight.shape, x.shape[-1])
+    offsets = _by_column(weight.offsets, weight.shape, inputs)
     by_column = scales is not None and len(scales) == 1
     values = weight.values.reshape(inputs, -1)
-    if weight.offsets is not None or (scales is None and weight.scales is not None):
-        return multiply(dense(weight), x, wide=wide)
+    kinds = (scales, weight.scales), (offsets, weight.offsets)
+    if any(found is None and leaf is not None for found, leaf in kinds):
+        return _widened_product(weight, x, wide)
+    if offsets is not None:
+        if not _one_cpu():
+            return multiply(dense(weight), x, wide=wide)
+        sums = x.astype(jnp.float32).reshape(*x.shape[:-1], len(offsets), -1).sum(-1)
+        y = multiply(dataclasses.replace(weight, offsets=None), x, wide=True) + sums @ offsets
+        return y.astype(jnp.float32 if wide else x.dtype)
     if _one_cpu() and values.dtype != x.dtype:
         y = narrow(x.reshape(-1, inputs), values, None if by_column else scales)
         y = y.reshape(*x.shape[:-1], -1)
@@ -158,19 +168,28 @@ def _(weight: Quantized, x: Float[Array, "... I"], *, wide: bool = False) -> Flo
     return y.astype(jnp.float32 if wide else x.dtype)
 
 
-def _scales_by_column(weight: Quantized, inputs: int) -> Float[Array, "groups O"] | None:
-    """The scales as a matrix with a row for each group of consecutive inputs; `None` where they
-    are not of that form."""
-    if weight.scales is None:
+def _widened_product(weight: Quantized, x: Float[Array, "... I"], wide: bool) -> Array:
+    """The product with a kernel that is widened each time, not once before a loop over tokens."""
+    if _one_cpu():
+        x, weight = jax.lax.optimization_barrier((x, weight))
+    return multiply(dense(weight), x, wide=wide)
+
+
+def _by_column(
+    leaf: Array | None, shape: tuple[int, ...], inputs: int
+) -> Float[Array, "groups O"] | None:
+    """Scales or offsets as a matrix with a row for each group of consecutive inputs; `None` where
+    there are none, or not of that form."""
+    if leaf is None:
         return None
-    number = next(n for n in range(1, 9) if math.prod(weight.shape[:n]) == inputs)
-    groups, sizes = weight.scales.shape[:number], weight.shape[:number]
+    number = next(n for n in range(1, 9) if math.prod(shape[:n]) == inputs)
+    groups, sizes = leaf.shape[:number], shape[:number]
     consecutive = all(
         groups[i] == sizes[i] or math.prod(groups[i + 1 :]) == 1 for i in range(number)
     )
-    if weight.scales.shape[number:] != weight.shape[number:] or not consecutive:
+    if leaf.shape[number:] != shape[number:] or not consecutive:
         return None
-    return weight.scales.reshape(math.prod(groups), -1)
+    return leaf.reshape(math.prod(groups), -1)
 
 
 def _one_cpu() -> bool:

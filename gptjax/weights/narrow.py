@@ -12,12 +12,12 @@ import operator
 import jax
 import jax.numpy as jnp
 
-from gptjax.core.arrays import Array, Float, Int
+from gptjax.core.arrays import Array, Float, Int, Num
 
 
 def narrow(
     x: Float[Array, "C I"],
-    kernel: Float[Array, "I O"] | Int[Array, "I O"],
+    kernel: Num[Array, "I O"],
     scales: Float[Array, "groups O"] | None = None,
 ) -> Float[Array, "C O"]:
     """Rows times the kernel, in float32: a single row is `streamed`; for more, the kernel is
@@ -75,7 +75,7 @@ MIN_COLUMNS = 64
 
 def streamed(
     x: Float[Array, " I"],
-    kernel: Float[Array, "I O"] | Int[Array, "I O"],
+    kernel: Num[Array, "I O"],
     scales: Float[Array, "groups O"] | None = None,
 ) -> Float[Array, " O"]:
     """One row times the kernel, widened value by value inside the sums, so that memory is read in
@@ -101,9 +101,7 @@ def streamed(
     return sums[0]
 
 
-def _stretches(
-    rows: Float[Array, "I O"] | Int[Array, "I O"], most: int
-) -> Float[Array, "parts _ O"] | Int[Array, "parts _ O"]:
+def _stretches(rows: Num[Array, "I O"], most: int) -> Num[Array, "parts _ O"]:
     """The rows in equal stretches, as many as `most` allows."""
     return rows.reshape(
         next(n for n in range(most, 0, -1) if len(rows) % n == 0), -1, rows.shape[-1]
