@@ -353,7 +353,7 @@ RECURRENT = (
         "model/recurrent/recurrence.py",
         "keys=held(tokens.keys), decays=held(tokens.decays), rates=held(tokens.rates)",
         "decays=held(tokens.decays)",
-        "test_recurrent.py::test_padding_before_a_text_changes_nothing[delta_and_attention]",
+        "test_recurrent.py::test_padding_before_a_text_changes_nothing[mamba]",
     ),
     Defect(
         "step-without-its-bound",
