@@ -28,7 +28,7 @@ from gptjax.generate.request import requests
 from gptjax.model import DeltaNet, Layer
 from gptjax.model.recurrent import recurrence
 from gptjax.model.recurrent.recurrence import Tokens
-from gptjax.plan.sampling import plan_sampling
+from gptjax.plan.serving import plan_serving
 from gptjax.plan.target import parse_target
 from gptjax.serve.slots import PART
 from gptjax.serve.stream import Ask
@@ -282,5 +282,6 @@ def test_the_planner_counts_states_once_and_keys_for_each_token():
     assert one.products(config.width)[1] == 3 * state
     wanted = 6 * (weighed + 2 * 3 * state)
     assert model.flops_per_token(alone, 16) == model.flops_per_token(alone, 60) == wanted
-    plan = plan_sampling(config, parse_target("h100:1x1"), length=64)
-    assert plan["cache_bytes_per_text"] == 64 * facts["cache_per_token"] + facts["state_bytes"]
+    plan = plan_serving(config, parse_target("cpu:1"), context=64)
+    assert plan["row_bytes"] == 64 * facts["cache_per_token"] + facts["state_bytes"]
+    assert plan["cache_bytes"] == 0, "beginnings are not kept"
