@@ -636,6 +636,7 @@ IN_PYTHON = {
     "model.rope_scaling",
     "model.latent",
     "model.recurrent",
+    "model.query_growth",
     "model.experts",
     "model.frames",
     "loss.adversarial",

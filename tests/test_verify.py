@@ -159,9 +159,9 @@ def stale_cache_slot(patch):
 
     def late(cache, positions):
         cache, slots = honest(cache, positions)
-        return cache, (
-            tuple(jnp.maximum(one - 1, 0) for one in slots) if positions.shape[1] == 1 else slots
-        )
+        if positions.shape[1] > 1:
+            return cache, slots
+        return cache, slots._replace(groups=tuple(jnp.maximum(g - 1, 0) for g in slots.groups))
 
     patch.setattr(transformer, "allocate", late)
 
