@@ -7,9 +7,11 @@ it.
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 DEVICES = "--xla_force_host_platform_device_count"
@@ -35,6 +37,7 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
 )
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
+import jax
 import jaxtyping
 
 HOOKED = (
@@ -169,3 +172,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list) -> None:
 def pytest_unconfigure() -> None:
     if OWNED:
         shutil.rmtree(OWNED, ignore_errors=True)
+
+
+MAPPINGS = 25_000
+"""Linux allows a process 65,530; each compiled program takes some, and XLA fails without any."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_mappings() -> Iterator[None]:
+    """Forgets compiled programs after a file of tests, once they have mapped much memory."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.is_file() and maps.read_bytes().count(b"\n") > MAPPINGS:
+        jax.clear_caches()
+        gc.collect()
