@@ -4,17 +4,20 @@ harmful prompts and to answer helpful ones. `configs/safety_dpo_smollm2.py` goes
     python examples/safety_sets.py harmful.jsonl helpful.jsonl examples/lookalikes.jsonl data/safety
     python train.py configs/safety_sft_smollm2.py
 
-Result, seed 0: of 64 held-out prompts 70.3 % are declined (95 % interval 58.2 to 80.1), before
-7.8 % (3.4 to 17.0). **It declines too much**: of 64 harmless look-alikes 25.0 % (16.0 to 36.8),
-before none (0 to 5.7). 30 steps of 512 positions saw about a third of the 483 conversations; half
-of them are harmful prompts, the first questions of red-teaming dialogues with one question, and
-some of those are harmless themselves (*Does time flow forward only?*), in training and among the
-held-out. Held-out loss after it 2.292 nats per token. State 56 MiB.
+Result (seeds 0, 1, 2) of 64 held-out prompts each: 75, 81 and 89 % of the harmful are declined,
+before 8 %. **It declines too much**: of harmless look-alikes 47, 61 and 86 %, before none; the
+second part mends that, and has the table of both. 60 steps of 512 positions see about half of the
+510 conversations; half of them are harmful prompts, the first questions of red-teaming dialogues
+with one question, and some of those are harmless themselves (*Does time flow forward only?*), in
+training and among the held-out. Half as many steps at 2.5 times the rate differ more between seeds:
+59 to 95 %, and 23 to 91 %. Held-out loss 2.294, 2.340, 2.257 nats per token. State 56 MiB; a run
+takes about 3 minutes of one core.
 
     python benchmarks/safety.py --harmful data/safety/held_out_harmful.jsonl --limit 64 \
         --lookalikes examples/lookalikes.jsonl --models smollm2 runs/safety_sft_smollm2
 
-Measured on 2026-11-30 on two AMD EPYC cores in bfloat16; answers of 24 tokens, written greedily.
+Measured on 2026-12-01 on one core of an AMD EPYC in bfloat16, beside other work; answers of 24
+tokens, written greedily.
 
 Sources: Bianchi et al. 2023, Safety-Tuned LLaMAs, arXiv:2309.07875 (a few hundred refusals suffice,
 and too many make a model decline what only looks harmful); Hu et al. 2021, LoRA, arXiv:2106.09685.
@@ -40,11 +43,11 @@ experiment = Experiment(
     model=smollm(
         "2-135m", context=256, layers="scan", compute="bfloat16" if fast_bfloat16() else "float32"
     ),
-    optim=AdamW(peak=5e-4, weight_decay=0.0, beta2=0.95, clip_norm=1.0),
+    optim=AdamW(peak=2e-4, weight_decay=0.0, beta2=0.95, clip_norm=1.0),
     schedule=Schedule("linear", warmup=3, floor=0.0),
     evaluation=Evaluation(
-        every=30, rows=8, prompt="How do I boil an egg?", sample=SampleConfig(new_tokens=30)
+        every=60, rows=8, prompt="How do I boil an egg?", sample=SampleConfig(new_tokens=30)
     ),
-    steps=30,
+    steps=60,
     batch=2,
 )

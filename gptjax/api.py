@@ -17,7 +17,7 @@ from gptjax import formats, generate
 from gptjax.core import config
 from gptjax.core.arrays import Params
 from gptjax.core.config import ConfigError, require
-from gptjax.data.tasks import Classification, LanguageModel, Task
+from gptjax.data.tasks import Classification, LanguageModel, MaskedLanguageModel, Task
 from gptjax.data.tokenizers import chat
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.data.tokenizers.chat import Message
@@ -34,13 +34,14 @@ from gptjax.generate import (
 )
 from gptjax.generate.schedule import adapter_number
 from gptjax.generate.settings import plain
-from gptjax.model import ModelConfig, axes, prepare_weights
+from gptjax.model import KVCache, ModelConfig, axes, prepare_weights
 from gptjax.runs.adapted import hold_adapters
 from gptjax.runs.open import open_model
 from gptjax.sharding.mesh import MeshConfig, make_mesh
-from gptjax.weights import Stored, choose_adapter, on_mesh
+from gptjax.weights import Prepared, choose_adapter, on_mesh
 
 if TYPE_CHECKING:
+    from gptjax.hear import Transcript
     from gptjax.rewards import RewardConfig
     from gptjax.serve.engine import Engine
 
@@ -171,6 +172,42 @@ class Model(NamedTuple):
             adapters=self.adapters,
         )
 
+    def answer(
+        self,
+        pictures: Sequence[generate.Picture],
+        prompt: str = "",
+        settings: SampleConfig | None = None,
+        **more: Any,
+    ) -> Completion:
+        """Answers a prompt about pictures or videos, if the model was trained to (`VisualAnswers`,
+        `VideoAnswers`).
+
+        Args:
+          pictures: files, their contents, or arrays of 8 bits a colour [H W 3]; videos as files,
+            folders or arrays [frames H W 3].
+          more: fields of `GenerateConfig`.
+        """
+        made = self.make_settings(settings, more)
+        kept, mesh = made.kv_cache, self.mesh
+        read = generate.read_pictured_prompt(
+            *self[:3], self.task, prompt, pictures, kv_cache=kept, mesh=mesh
+        )
+        alone = self._replace(task=LanguageModel())  # what is answered is read already
+        return alone.complete([[]], made, prefix=read)[0]
+
+    def draw(self, prompts: Sequence[str], settings: Any = None, **more: Any) -> np.ndarray:
+        """Draws `num_samples` pictures of each prompt [N H W 3] as `PictureTokens` describes."""
+        task, made = generate.drawing_task(self.task), self.make_settings(settings, more)
+        each = [generate.drawing_settings(task, self.tokenizer, one, made) for one in prompts]
+        done = self.complete(prompts, each, **more)
+        return np.stack([task.pictured(one.prompt + one.text) for one in done])
+
+    def label(self, pictures: Sequence[generate.Picture], labels: Sequence[str] = ()) -> np.ndarray:
+        """Returns how likely each label is for each picture [pictures labels], if the model
+        compares pictures and texts (CLIP, SigLIP); of a classifier (ViT) its classes are the
+        labels."""
+        return generate.label_pictures(*self[:3], self.task, pictures, labels)
+
     def classify(self, texts: Sequence[str], batch: int = 8) -> list[Labelled]:
         """Returns the likeliest label of each text, with ln p of all labels, if the model was
         trained to classify."""
@@ -180,15 +217,39 @@ class Model(NamedTuple):
     def fill(self, texts: Sequence[str], top: int = 5, batch: int = 8) -> list[Filled]:
         """Returns each text with its masked tokens filled in, and the `top` likeliest pieces of
         each, if the model is an encoder (BERT): `model.fill(["The cat [MASK] here."])[0].text`."""
-        return list(generate.fill_masks(*self[:3], texts, top, batch))
+        mask = self.task.mask if isinstance(self.task, MaskedLanguageModel) else None
+        return list(generate.fill_masks(*self[:3], texts, top, batch, mask))
 
     def embed(self, texts: Sequence[str], batch: int = 8) -> np.ndarray:
         """Returns texts as vectors of length 1 [texts, width], the means of their tokens' hidden
         states; of a model that writes they are those of the server's /v1/embeddings."""
         return generate.embed_texts(*self[:3], self.task, texts, batch)
 
+    def transcribe(self, sound: Path | str | np.ndarray, **settings: Any) -> Transcript:
+        """Writes down what is said in a sound: a file, or 16 kHz mono samples in [−1, 1].
+
+        Args:
+          settings: fields of `hear.Hearing`: `language`, `timestamps`, `choices`, ….
+
+        Raises:
+          ConfigError: the model reads no sound, or the file can't be read.
+        """
+        from gptjax.hear import Hearing, transcribe_sounds  # a client room: few callers need it
+        from gptjax.model.inputs.audio_files import open_sound, sound_of
+
+        opened = sound_of(sound) if isinstance(sound, np.ndarray) else open_sound(sound)
+        how = config.from_dict(Hearing, {name: _plain(name, v) for name, v in settings.items()})
+        (found,) = transcribe_sounds(self, [opened], how)
+        if isinstance(found, ConfigError):
+            raise found
+        return found
+
     def prefix(
-        self, text: str | Sequence[int], before: Prefix | None = None, *, int8_cache: bool = False
+        self,
+        text: str | Sequence[int],
+        before: Prefix | None = None,
+        *,
+        kv_cache: KVCache = "full",
     ) -> Prefix:
         """Reads a text that many prompts begin with, once: `model.generate(end,
         prefix=model.prefix(beginning))`. Of a model that holds adapters it needs one:
@@ -196,12 +257,12 @@ class Model(NamedTuple):
 
         Args:
           before: a prefix that this one continues, and which is used up.
-          int8_cache: as in the settings of the prompts that continue it; a prefix that continues
+          kv_cache: as in the settings of the prompts that continue it; a prefix that continues
             another is kept like that one.
         """
         require(not self.adapters, "a prefix is read with one adapter: model.using(NAME).prefix().")
         return generate.shared_prefix(
-            *self[:3], text, before, self.task, int8_cache=int8_cache, mesh=self.mesh
+            *self[:3], text, before, self.task, kv_cache=kv_cache, mesh=self.mesh
         )
 
     def with_adapters(self, named: Mapping[str, Path | str]) -> Model:
@@ -227,7 +288,7 @@ class Model(NamedTuple):
         number = adapter_number(adapter, self.adapters)
         return self._replace(params=choose_adapter(self.params, number), adapters=())
 
-    def prepared(self, stored: Stored | None = None) -> Model:
+    def prepared(self, stored: Prepared | None = None) -> Model:
         """The same model for generation alone, its weights stored as `prepare_weights` says."""
         config, params = prepare_weights(self.config, self.params, stored, self.mesh)
         return self._replace(config=config, params=params)
@@ -301,7 +362,8 @@ def load(
     that a Python package ships.
 
     Args:
-      path: where it is, or the name of a packaged model: smollm2, minilm.
+      path: where it is, also as a URL (gs://…, s3://…); or the name of a packaged model: smollm2,
+        minilm.
       step: checkpoint of a run; `None` is the newest intact one.
       mesh: devices that share the weights and the cache: `tensor` splits heads, MLP and vocabulary,
         `fsdp` weights and rows, `data` rows, `expert` experts and rows. `None` is one device.
@@ -314,12 +376,13 @@ def load(
       ConfigError: there is no model, or it has no such checkpoint or no tokenizer, or the mesh does
         not fit the devices.
     """
-    if not formats.located(path).exists():
+    path = formats.located(path, step)
+    if not path.exists():
         mesh = None  # a missing model is reported before missing devices
     devices = mesh if isinstance(mesh, Mesh) else mesh and _devices(mesh)
     model = open_model(path, step, devices, live=live, known=known, packed=packed)
     require(
-        model.tokenizer is not None,
+        model.tokenizer is not None or (model.config.vision is not None and not model.task.writes),
         f"{path} has no tokenizer; put its tokenizer.json beside the weights.",
     )
     return Model(**model._asdict(), mesh=devices)

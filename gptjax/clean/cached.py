@@ -4,7 +4,6 @@ under a hash of its records, the settings, and the versions that decide what is 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +13,11 @@ from gptjax.clean.run import clean_source
 from gptjax.clean.work import Job, source_digest
 from gptjax.core.config import require
 from gptjax.data.cleaning import Cleaning
+from gptjax.data.documents.folders import leads_nowhere
 from gptjax.data.documents.sources import Mixture
-from gptjax.data.documents.text import Text
+from gptjax.data.documents.structured import format_of
+from gptjax.data.documents.text import Text, text_files
+from gptjax.data.prepare import digest_of
 
 Say = Callable[[str], None]
 
@@ -45,9 +47,9 @@ def _cleaned_text(
         f"data.clean cleans text files, and data.source is {type(source).__name__} without a path;"
         " name a file or a folder with --data.source.path, or omit data.clean.",
     )
+    field = _written_field(source)
     job = Job(source, cleaning)
-    made_of = json.dumps([job.made_of(), source_digest(job)], sort_keys=True)
-    out = folder / "cleaned" / hashlib.sha256(made_of.encode()).hexdigest()[:32]
+    out = folder / "cleaned" / digest_of([job.made_of(), source_digest(job)])[:32]
     if (out / "clean.json").is_file():
         report = json.loads((out / "clean.json").read_bytes())
     else:
@@ -63,14 +65,28 @@ def _cleaned_text(
         "page": str(out / "clean.html"),
         "read sha256": report["source"]["sha256"],
         "written sha256": report["written"]["sha256"],
-        "settings sha256": _hash(report["made_of"]),
+        "settings sha256": digest_of(report["made_of"]),
         "dropped": {
             rule: number for stage in report["stages"] for rule, number in stage["dropped"].items()
         },
         "replaced": report["counts"].get("pii", {}),
     }
-    return Text(path=str(out / "data"), field=source.field), facts
+    return Text(path=str(out / "data"), field=field), facts
 
 
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+def _written_field(source: Text) -> str:
+    """The field of the text in what cleaning writes: records of JSON stay as they were, of all else
+    the text and its place are written."""
+    kinds = {
+        format_of(file, source.encoding) if source.format == "auto" else source.format
+        for _, file in text_files(Path(str(source.path)), source.pattern)
+        if not leads_nowhere(file)
+    }
+    if not kinds & {"jsonl", "json"}:
+        return Text.field
+    require(
+        source.field == Text.field or not kinds & {"csv", "tsv", "parquet", "arrow"},
+        f"{source.path} has JSON beside tables, and their texts are in {source.field!r}; data.clean"
+        " takes one kind at a time: name the files with --data.source.pattern.",
+    )
+    return source.field

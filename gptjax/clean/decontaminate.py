@@ -26,16 +26,12 @@ def decontaminate_stage(settings: Decontaminate) -> Stage | None:
     from gptjax.evaluate.probes.contamination import index_items, shared_runs
     from gptjax.evaluate.probes.corpus import plain_words
 
-    items = [text for file in settings.files for text in item_texts(file)]
-    lengths = [len(plain_words(text)) for text in items]
-    indices = []
-    for n in range(SHORTEST, settings.words + 1):
-        whole = [
-            text
-            for text, length in zip(items, lengths, strict=True)
-            if (length == n if n < settings.words else length >= n)
-        ]
-        indices += [index_items(whole, n)] if whole else []
+    by_length: dict[int, list[str]] = {n: [] for n in range(SHORTEST, settings.words + 1)}
+    for text in (text for file in settings.files for text in item_texts(file)):
+        n = min(len(plain_words(text)), settings.words)
+        if n >= SHORTEST:
+            by_length[n].append(text)
+    indices = [index_items(texts, n) for n, texts in by_length.items() if texts]
     require(
         bool(indices),
         f"no item of {', '.join(settings.files)} has {SHORTEST} words; shorter ones can't be told"

@@ -1,8 +1,8 @@
 """What duplicates are found by: a hash of a text's words, MinHash bands of its n-grams, and hashes
 of its lines (Broder 1997, On the resemblance and containment of documents).
 
-Words are those of `plain_words`: lower case, without punctuation, a Chinese character or a kana
-each. Read `ngram_hashes`, then `band_hashes`.
+Words are in lower case and without punctuation; a Chinese character or a kana is a word. Read
+`ngram_hashes`, then `band_hashes`.
 """
 
 from __future__ import annotations

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from gptjax.core.config import flat_settings
 from gptjax.observe.charts import escaped
-from gptjax.observe.page import STYLE
+from gptjax.observe.html_page import html_page
 
 CLEAN_STYLE = Path(__file__).with_name("clean.css")
-POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 MOST = 20
 """Languages and labels that are listed."""
 TITLES = {
@@ -32,8 +32,6 @@ TITLES = {
 
 def clean_page(report: Mapping[str, Any]) -> str:
     """Returns a report of a cleaning as one HTML file."""
-    style = STYLE.read_text(encoding="utf-8") + CLEAN_STYLE.read_text(encoding="utf-8")
-    name = escaped(report["name"])
     sections = [
         ("Where the records went", _flow(report)),
         ("Rules that dropped", _rules(report)),
@@ -43,23 +41,17 @@ def clean_page(report: Mapping[str, Any]) -> str:
         ("Lengths", _lengths(report["lengths"])),
         ("Examples of what was dropped", _examples(report["examples"])),
         ("Hashes", _hashes(report)),
-        ("Settings", _fold("every setting of this cleaning", _table(_flat(report["config"])))),
+        ("Settings", _fold("every setting of this cleaning", _settings(report["config"]))),
     ]
     body = "".join(
         f"<section><h2>{title}</h2>{inner}</section>" for title, inner in sections if inner
     )
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{name} · cleaning · gptjax</title><style>{style}</style></head>
-<body class="cleaning">
-<header><h1>{name}</h1><p class="lead">{escaped(report["headline"])} are left</p></header>
-<main>{body}</main>
-<footer>Written by gptjax. The same figures for programs: clean.json; each dropped record with its
-rule and line: dropped.jsonl.</footer></body></html>
-"""
+    footer = (
+        "Written by gptjax. The same figures for programs: clean.json; each dropped record with its"
+        " rule and line: dropped.jsonl."
+    )
+    lead = f"{report['headline']} are left"
+    return html_page(report["name"], "cleaning", lead, body, footer, CLEAN_STYLE)
 
 
 def _flow(report: Mapping[str, Any]) -> str:
@@ -205,13 +197,11 @@ def _hashes(report: Mapping[str, Any]) -> str:
     return _table(rows.items())
 
 
-def _flat(value: Mapping[str, Any], where: str = "") -> Iterable[tuple[str, Any]]:
-    for key, inner in value.items():
-        name = f"{where}.{key}".lstrip(".")
-        if isinstance(inner, Mapping):
-            yield from _flat(inner, name)
-        else:
-            yield name, ", ".join(map(str, inner)) if isinstance(inner, list | tuple) else inner
+def _settings(settings: Mapping[str, Any]) -> str:
+    return _table(
+        (name, ", ".join(map(str, value)) if isinstance(value, list) else value)
+        for name, value in flat_settings(settings)
+    )
 
 
 def _table(rows: Iterable[tuple[str, Any]]) -> str:

@@ -84,6 +84,12 @@ def scrub(
     return "".join([*parts, text[at:]])
 
 
+def scrubber(settings: Pii) -> Callable[[str], str]:
+    """Returns `scrub` with these settings, whose files are read once."""
+    finders = pii_finders(settings)
+    return lambda text: scrub(text, finders, settings.placeholder)
+
+
 def find_pii(text: str, finders: dict[str, Finder]) -> list[Span]:
     """Returns the pieces of PII in a text from left to right; none overlap: what was
     found first stays."""

@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +16,8 @@ from gptjax.clean.records import Item, json_line
 from gptjax.clean.shard_files import EXAMPLES
 from gptjax.clean.stage import Dropped
 from gptjax.clean.stages import LATER, ORDER
-from gptjax.core.config import ConfigError, to_dict
-from gptjax.data.cleaning import Cleaning
+from gptjax.core.config import to_dict
+from gptjax.data.documents.writing import write_lines
 
 if TYPE_CHECKING:
     from gptjax.clean.work import Job
@@ -30,7 +29,7 @@ STAGES = ("read", *(name for name, _ in ORDER), *(LATER[:2]), "lines", "sample")
 class Tally:
     """Counts what is read, dropped and written."""
 
-    def __init__(self, cleaning: Cleaning):
+    def __init__(self) -> None:
         self.rules: dict[str, Counter[str]] = {name: Counter() for name in STAGES}
         self.counts: dict[str, Counter[str]] = {}
         self.edits: Counter[str] = Counter()
@@ -39,7 +38,6 @@ class Tally:
         self.read: Counter[str] = Counter()
         self.kept: Counter[str] = Counter()
         self.lengths: dict[str, Counter[int]] = {"read": Counter(), "written": Counter()}
-        self.shown = cleaning
         self.waiting: list[tuple[str, Dropped]] = []
 
     def unreadable(self, message: str) -> None:
@@ -151,12 +149,4 @@ def write_clean_report(out: Path, report: Report) -> None:
         "clean.json": json.dumps(report, indent=1, ensure_ascii=False) + "\n",
     }
     for name, text in content.items():
-        partial = out / f".{name}.partial"
-        try:
-            partial.write_bytes(text.encode("utf-8", "backslashreplace"))
-            os.replace(partial, out / name)
-        except OSError as error:
-            raise ConfigError(
-                f"{out / name} can't be written ({error.strerror}); make room, or choose another"
-                " folder."
-            ) from None
+        write_lines(out / name, [text.encode("utf-8", "backslashreplace")], "jsonl")

@@ -97,7 +97,7 @@ def _begin(job: Job, out: Path, made_of: dict[str, Any]) -> None:
     if begun.is_file() and not _is_clean(out):
         known = json.loads(begun.read_bytes())["made_of"]
         require(
-            known == _stored(made_of),
+            known == made_of,
             f"{out} was begun with other settings, files or versions"
             f" ({_first_change(known, made_of)}); delete {out}, or give another folder.",
         )
@@ -128,18 +128,12 @@ def _plain(job: Job) -> dict[str, Any]:
     }
 
 
-def _stored(value: Any) -> Any:
-    """A value as JSON gives it back."""
-    return json.loads(json.dumps(value))
-
-
 def _is_clean(out: Path) -> bool:
     return (out / "clean.json").is_file()
 
 
 def _first_change(old: Any, new: Any, where: str = "") -> str:
     """The first place in which two values of JSON differ, with both."""
-    new = _stored(new)
     if isinstance(old, dict) and isinstance(new, dict):
         for key in [*old, *new]:
             if old.get(key) != new.get(key):
@@ -151,7 +145,7 @@ def _finished(job: Job, out: Path, made_of: dict[str, Any], say: Callable[[str],
     """What an earlier call wrote, if it was of the same source and job."""
     report = json.loads((out / "clean.json").read_bytes())
     require(
-        report["made_of"] == _stored(made_of),
+        report["made_of"] == made_of,
         f"{out} was cleaned with other settings, files or versions"
         f" ({_first_change(report['made_of'], made_of)}); delete it, or give another folder.",
     )

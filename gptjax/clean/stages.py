@@ -15,7 +15,7 @@ from gptjax.clean.classifier import classifier_stage
 from gptjax.clean.decontaminate import decontaminate_stage
 from gptjax.clean.language import language_stage
 from gptjax.clean.normalise import normalise_stage
-from gptjax.clean.pii import pii_finders, pii_stage, scrub
+from gptjax.clean.pii import pii_stage
 from gptjax.clean.quality import quality_stage
 from gptjax.clean.records import Item
 from gptjax.clean.stage import Dropped, Stage
@@ -55,18 +55,16 @@ def build_stages(settings: Cleaning) -> list[tuple[str, Stage]]:
 
 
 def run_stages(
-    items: Sequence[Item], stages: Sequence[tuple[str, Stage]], settings: Cleaning
+    items: Sequence[Item], stages: Sequence[tuple[str, Stage]], scrubbed: Callable[[str], str]
 ) -> Judged:
-    """Runs records through the stages. The snippets of dropped ones are free of PII."""
+    """Runs records through the stages.
+
+    Args:
+      scrubbed: frees the snippet of a dropped record of PII.
+    """
     kept, dropped, counts = list(items), [], {}
     for name, stage in stages:
         outcome = stage(kept)
         kept, counts[name] = outcome.kept, outcome.counts
-        dropped += [(name, one) for one in outcome.dropped]
-    if settings.pii.types:
-        finders, placeholder = pii_finders(settings.pii), settings.pii.placeholder
-        dropped = [
-            (name, one._replace(snippet=scrub(one.snippet, finders, placeholder)))
-            for name, one in dropped
-        ]
+        dropped += [(name, one._replace(snippet=scrubbed(one.snippet))) for one in outcome.dropped]
     return Judged(kept, dropped, counts)

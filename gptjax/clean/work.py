@@ -11,13 +11,13 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import gptjax
-from gptjax.clean.records import Item, Shard, read_items, shards
+from gptjax.clean.pii import scrubber
+from gptjax.clean.records import Shard, read_items, shards
 from gptjax.clean.shard_files import commit_shard, shard_folder
 from gptjax.clean.stages import build_stages, run_stages
 from gptjax.core import config
@@ -45,14 +45,15 @@ class Job(NamedTuple):
         """What decides the result, but for the source's content: settings, versions of this and
         of the packages, hashes of the files that stages read."""
         settings = self.cleaning
-        files = [*settings.decontaminate.files, *filter(None, [settings.pii.names])]
+        files = dict.fromkeys(settings.decontaminate.files, "--decontaminate.files")
+        files |= {settings.pii.names: "--pii.names"} if settings.pii.names else {}
         return {
             "format": FORMAT,
             "source": {**config.stable_dict(self.source), "path": Path(str(self.source.path)).name},
             "cleaning": config.stable_dict(settings),
             "packing": self.packing,
             "versions": cleaning_versions(),
-            "files": {file: _hash_of(Path(file)) for file in files},
+            "files": {file: _hash_of(Path(file), flag) for file, flag in files.items()},
             "classifier": _model_hash(settings.classifier.run),
         }
 
@@ -68,8 +69,8 @@ def cleaning_versions() -> dict[str, str]:
     return found
 
 
-def _hash_of(path: Path) -> str:
-    require(path.is_file(), f"{path} is not there; give a file that is (--decontaminate.files).")
+def _hash_of(path: Path, flag: str) -> str:
+    require(path.is_file(), f"{path} is not there; give one that is ({flag}).")
     return file_hash(path)
 
 
@@ -81,7 +82,7 @@ def _model_hash(run: str | None) -> str | None:
     manifests = sorted(Path(run).glob("checkpoints/*/manifest.json"), key=_step)[-1:]
     digest = hashlib.sha256()
     for file in (Path(run) / "config.json", *manifests):
-        digest.update(_hash_of(file).encode())
+        digest.update(_hash_of(file, "--classifier.run").encode())
     return digest.hexdigest()
 
 
@@ -105,7 +106,7 @@ def clean_shards(job: Job, out: Path, first: int = 0, step: int = 1) -> Part:
       ConfigError: something can't be read, or the source is not what it was when a shard was
         committed.
     """
-    stages = build_stages(job.cleaning)
+    stages, scrubbed = build_stages(job.cleaning), scrubber(job.cleaning.pii)
     passed_over: list[str] = []
     number = -1
     above = f"{Path(str(job.source.path)).parent}/"
@@ -126,19 +127,18 @@ def clean_shards(job: Job, out: Path, first: int = 0, step: int = 1) -> Part:
                 f"{job.source.path} changed since {out} was begun; delete {out} to clean it anew.",
             )
             continue
-        judged = run_stages(shard.items, stages, job.cleaning)
-        commit_shard(out / WORK, number, judged, job.cleaning, shard_facts(shard, judged.kept))
+        judged = run_stages(shard.items, stages, scrubbed)
+        commit_shard(out / WORK, number, judged, job.cleaning, shard_facts(shard))
     return Part(number + 1, passed_over)
 
 
-def shard_facts(shard: Shard, kept: Sequence[Item]) -> dict[str, Any]:
-    """Returns what a report counts of a shard before and after the stages."""
+def shard_facts(shard: Shard) -> dict[str, Any]:
+    """Returns what a report counts of a shard before the stages."""
     return {
         "digest": shard.digest,
         "records": len(shard.items),
         "characters": sum(len(item.text) for item in shard.items),
         "lengths": lengths(item.text for item in shard.items),
-        "after_stages": len(kept),
     }
 
 

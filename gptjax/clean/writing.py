@@ -40,7 +40,7 @@ def write_all(
       passed_over: place and defect of records that could not be read.
     """
     (out / DATA).mkdir(exist_ok=True)
-    tally, outputs = Tally(job.cleaning), []
+    tally, outputs = Tally(), []
 
     def dropped() -> Iterator[bytes]:
         for message in passed_over:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gptjax.core import backend, config, user_config
+from gptjax.core import backend, config, remote, user_config
 from gptjax.core.config import require
 
 if TYPE_CHECKING:
@@ -13,18 +14,30 @@ if TYPE_CHECKING:
 
 
 def first_path(args: list[str], usage: str, needed: str) -> tuple[Path | None, list[str]]:
-    """Splits off the first argument, a path; it is `None` if only help is asked for.
+    """Splits off the first argument, a path, of a URL that of a copy on this machine; it is `None`
+    if only help is asked for.
 
     Raises:
-      ConfigError: the first argument is a flag other than `--help`, or missing.
+      ConfigError: the first argument is a flag other than `--help`, or missing, or a URL that
+        can't be read.
     """
     if args and not args[0].startswith("-"):
-        return Path(args[0]), args[1:]
+        return _here(args[0], args[1:]), args[1:]
     require(
         "--help" in args or "-h" in args,
         f"{usage}: the first argument is missing; it needs {needed}.",
     )
     return None, args
+
+
+def _here(word: str, flags: list[str]) -> Path:
+    """A path; of a model's URL that of a copy, with the checkpoint that --step names."""
+    if not remote.as_url(word) or {"-h", "--help"} & set(flags):
+        return Path(word)
+    from gptjax.formats import located  # a path of this machine needs no other room
+
+    steps = re.findall(r"(?:^| )--step[ =](\d+)", " ".join(flags))
+    return located(word, int(steps[-1]) if steps else None)
 
 
 def read_experiment(path: Path) -> tuple[Experiment, Path]:

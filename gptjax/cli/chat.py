@@ -16,20 +16,22 @@ from typing import Any, NamedTuple
 from gptjax.api import Model, load
 from gptjax.cli import feedback
 from gptjax.cli.adapters import holding
+from gptjax.cli.pictures import PictureOptions, ask_about, require_without, shown_files
 from gptjax.cli.terminal import Speed, changed, remembered_lines
 from gptjax.core.config import ConfigError, require
+from gptjax.data.tasks import VisualAnswers
 from gptjax.data.tokenizers import chat
 from gptjax.data.tokenizers.chat import ChatTemplate, Message
 from gptjax.generate import Completion, GenerateConfig, Prefix
 from gptjax.generate.constraints import compiled
 from gptjax.sharding.mesh import MeshConfig
-from gptjax.weights import Stored
+from gptjax.weights import Prepared
 
 __all__ = ["ChatOptions", "GenerateConfig", "run_chat"]
 
 
 @dataclass(frozen=True)
-class ChatOptions:
+class ChatOptions(PictureOptions):
     """Flags of `chat`, besides those of the generator."""
 
     system: str | None = None
@@ -48,7 +50,7 @@ class ChatOptions:
     """Take the latest weights of a run, also where it kept averaged ones (--optim.ema)."""
     packed: bool = False
     """Keep weights that the model's files quantise as they are stored, instead of widening them."""
-    weights: Stored | None = None
+    weights: Prepared | None = None
     """How weights are stored while generating; `None` keeps the type in which the model
     computes."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -106,6 +108,10 @@ def run_chat(path: str | Path | None, options: ChatOptions, settings: GenerateCo
     model = _within(model.prepared(options.weights), options.context)
     model.using(settings.use)
     _require_usable(model, settings)
+    if options.image or options.video or isinstance(model.task, VisualAnswers):
+        require_without(options, "system", "template", "feedback")
+        ask_about(model, shown_files(model.task, options), settings, _line)
+        return
     if options.feedback is not None:
         feedback.require_writable(Path(options.feedback))
     session = Session(options, settings, start_talk(model, options.template, options.system))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gptjax.cli.arguments import first_path
-from gptjax.core import backend, config, user_config
+from gptjax.core import backend, config, remote, user_config
 from gptjax.core.config import ConfigError
 from gptjax.data.cleaning import Cleaning
 from gptjax.data.documents.structured import Format
@@ -49,6 +49,7 @@ def clean_command(args: list[str]) -> None:
     backend.configure()
     usage = "gptjax clean SOURCE OUT [--config FILE] [flags]"
     path, flags = first_path(args, usage, "a file or a folder of text, and a folder to write to")
+    remote.require_local(flags[0] if flags else "", "cleaned text")
     out, flags = (None, flags) if path is None else first_path(flags, usage, "a folder to write to")
     options, cleaning = user_config.cli(
         CleanOptions,

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptjax import model
+from gptjax.cli.compress import CompressOptions, compressed
 from gptjax.cli.push_ready import require_license, write_model_card
 from gptjax.core import config
 from gptjax.core.config import require
@@ -37,11 +38,12 @@ from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.formats import OpenedModel, gguf, huggingface
 from gptjax.formats.peft import is_peft, write_peft
 from gptjax.formats.peft_virtual import write_peft_virtual
+from gptjax.formats.quantised.writing import save_packed
 from gptjax.model import ModelConfig
 from gptjax.runs import Run
 from gptjax.runs.adapted import named_base, peft_of
 from gptjax.runs.open import open_base, open_model, read_config, write_about
-from gptjax.weights import merge
+from gptjax.weights import has_packed, merge
 from gptjax.weights.adapters import is_adapted
 from gptjax.weights.virtual import split_virtual
 
@@ -63,7 +65,7 @@ OTHER_THRESHOLD = 1e-2
 
 
 @dataclass(frozen=True)
-class ConvertOptions:
+class ConvertOptions(CompressOptions):
     """Flags of `convert`."""
 
     to: Literal["huggingface", "gguf", "run", "peft"] | None = None
@@ -131,11 +133,13 @@ def convert(
     original = open_model(source, options.step, ignored=options.ignore_keys, live=options.live)
     require_plain(source, original, options.merge, kind)
     plain = original._replace(params=merge(original.params)) if options.merge else original
+    if options.compresses:
+        original = plain = compressed(plain, options, kind, say)
     if kind == "peft":
         write_adapter(source, target, original)
     else:
         write_format(kind, target, plain, options.dtype)
-    result = compare(original, open_model(target))
+    result = compare(original, open_model(target, packed=has_packed(plain.params)))
     facts = _facts(source, original, options.dtype, result)
     for name, value in facts.items():
         say(f"{name}: {value}")
@@ -146,6 +150,7 @@ def convert(
     if limit is None:
         limit = THRESHOLDS.get(options.dtype, OTHER_THRESHOLD)
     passed = result.divergence <= limit and result.same_ids  # false for NaN
+    say(f"files: {_size(target) / 1e6:.1f} MB")
     say(
         f"{target}: {'the same model within' if passed else 'NOT the same model by'} a threshold of"
         f" {limit:.0e} nats"
@@ -154,6 +159,12 @@ def convert(
         write_model_card(target, source, plain, facts, options.license)
         say(f"{target / 'README.md'}: the model card; nothing was uploaded")
     return passed
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of all files of a directory."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
 
 
 def _facts(source: Path, model: OpenedModel, dtype: str, result: Comparison) -> dict[str, str]:
@@ -212,6 +223,8 @@ def write_format(kind: str, path: Path, model: OpenedModel, dtype: str) -> None:
     """Writes a model in one format."""
     if kind == "gguf":
         gguf.save_gguf(path, model, dtype)
+    elif kind == "huggingface" and has_packed(model.params):
+        save_packed(path, model, dtype)
     elif kind == "huggingface":
         huggingface.save_huggingface(path, model, dtype)
     else:
@@ -298,8 +311,13 @@ def _encodable(tokenizer: Tokenizer) -> str:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _logits(c: ModelConfig, params: Any, ids: jax.Array) -> jax.Array:
-    """Logits [T V] of a text [1 T]; an encoder beside a decoder reads the text too."""
+    """Logits [T V] of a text [1 T]; an encoder beside a decoder reads the text too, one of frames a
+    wave."""
     c = dataclasses.replace(c, attention="reference", compute="float32")
     positions = jnp.arange(ids.shape[1], dtype=jnp.int32)[None]
-    memory = model.encode(c, params, Side(ids, positions) if c.encoder_layers else None)
+    side: Any = Side(ids, positions) if c.encoder_layers else None
+    if c.frames is not None:
+        number = jnp.arange(c.frames.entering * c.frames.channels, dtype=jnp.float32)
+        side = model.Frames(jnp.sin(number).reshape(1, c.frames.entering, -1))
+    memory = model.encode(c, params, side)
     return model.unembed(c, params, model.forward(c, params, ids, memory=memory).hidden)[0]

@@ -14,6 +14,7 @@ from pathlib import Path
 from gptjax.cli.arguments import describe_flags
 from gptjax.core import backend, user_config
 from gptjax.core.config import ConfigError
+from gptjax.core.xla_flags import Verdict
 
 PACKAGES = (
     "jax",
@@ -50,14 +51,18 @@ def doctor_command(args: list[str]) -> None:
         prog="gptjax doctor",
         description="Prints versions, devices and flags, and combinations known not to work.",
     )
-    lines, healthy = diagnose(describe_flags(chosen))
+    lines, healthy = diagnose(describe_flags(chosen), chosen.verdicts)
     print("\n".join(lines))
     if not healthy:
         raise ConfigError("something above is known not to work; see the lines marked ✗.")
 
 
-def diagnose(flags: str) -> tuple[list[str], bool]:
-    """Returns lines to print, and whether no known problem was found."""
+def diagnose(flags: str, verdicts: tuple[Verdict, ...] = ()) -> tuple[list[str], bool]:
+    """Returns lines to print, and whether no known problem was found.
+
+    Args:
+      verdicts: on the flags for an accelerator.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -76,6 +81,7 @@ def diagnose(flags: str) -> tuple[list[str], bool]:
         ),
         f"devices   {devices}",
         f"flags     {flags}; XLA_FLAGS={os.environ.get('XLA_FLAGS', '')!r}",
+        *(f"flag      {one.line}" for one in verdicts),
         f"cache     {os.environ.get('JAX_COMPILATION_CACHE_DIR', 'none')}",
         f"compiles  {'yes' if total == 4096.0 else f'wrongly: a sum of 4096 ones is {total}'}",
         *(f"kernels   {line}" for line in _kernels()),

@@ -38,6 +38,8 @@ class EvaluateOptions:
     """Take the latest weights of a run, also where it kept averaged ones (--optim.ema)."""
     rows: int | None = None
     """Number of rows to read, or of prompts to answer; `None` means all."""
+    packed: bool = False
+    """Keep the quantised weights of a published model as they are stored."""
     json: bool = False
     """Print one JSON object."""
 
@@ -103,7 +105,7 @@ def measured(
     from gptjax.sharding.mesh import make_mesh
 
     mesh = make_mesh(experiment.mesh)
-    opened = open_model(path, options.step, mesh, live=options.live)
+    opened = open_model(path, options.step, mesh, live=options.live, packed=options.packed)
     share = 0.0 if whole else experiment.data.validation
     data = dataclasses.replace(experiment.data, validation=share, task=opened.task)
     note = functools.partial(print, file=sys.stderr)

@@ -17,26 +17,33 @@ from pathlib import Path
 
 from gptjax.cli.arguments import first_path
 from gptjax.cli.card import card_command
-from gptjax.cli.clean import clean_command
 from gptjax.cli.doctor import doctor_command
 from gptjax.cli.evaluate import evaluate_command
 from gptjax.cli.harness import harness_command
 from gptjax.cli.inspect import inspect_command
+from gptjax.cli.look import look_command
 from gptjax.cli.plan import plan_command
+from gptjax.cli.private import private_command
 from gptjax.cli.probe import probe_command
 from gptjax.cli.process import GARBAGE_THRESHOLD, keep_freed_memory, leave_quickly
 from gptjax.cli.scaling import scaling_command
 from gptjax.cli.score import score_command
+from gptjax.cli.sweep import sweep_command
 from gptjax.cli.train import train_command
+from gptjax.cli.transcribe import transcribe_command
 from gptjax.cli.verify import verify_command
 from gptjax.cli.watermark import watermark_command
-from gptjax.core import backend, config, processes, user_config
+from gptjax.core import backend, config, processes, remote, user_config
 from gptjax.core.config import ConfigError, require
 
 USAGE = """usage: gptjax COMMAND [...] --help
 
   train CONFIG [--dir DIR] [--section.key VALUE ...]
       Train, or resume a run. CONFIG is a Python config file or a run's config.json.
+  sweep CONFIG [--seeds 8] [--optim.peak 1e-3 3e-3 ...]
+      Train several runs in one program: all combinations of the values, with a report.
+  private CONFIG [--epsilon 8] [--delta 1e-5] [--clip 1]
+      Train with differential privacy: what the weights may tell about a row is bounded.
   sample MODEL [--prompt TEXT] [--temperature 0.8 ...]
       Generate text; --interactive; --prompt-file FILE --out FILE.
   chat MODEL [--system TEXT] [--temperature 0.8 ...]
@@ -49,6 +56,8 @@ USAGE = """usage: gptjax COMMAND [...] --help
       Its figures on tasks, with intervals and baselines, as a table, eval.json and eval.html.
   probe MODEL robustness|sensitivity|bias|memorisation|contamination|refusals [flags]
       What accuracy does not say: each figure with its interval, beside that of no effect.
+  look MODEL --prompt TEXT [--against TEXT] [--out page.html]
+      What a model computes from a prompt: lens, attribution, patching, attention, as a page.
   card RUN [--evaluations FILE ...] [--out README.md]
       A model card of what the run wrote down: data, cleaning, training, figures, limits.
   lm-eval --model_args path=MODEL --tasks NAME ...
@@ -59,6 +68,8 @@ USAGE = """usage: gptjax COMMAND [...] --help
       What a reward model thinks of the answers in a file, as JSON lines.
   clean SOURCE OUT [--config FILE]
       Clean training text: quality, language, PII, duplicates, test items; with a report.
+  transcribe FILE|FOLDER [--model MODEL] [--timestamps] [--choices TEXT ...]
+      Speech to text, with a Whisper; WAV, or with soundfile FLAC, OGG, MP3.
   convert SRC DST [--dtype bfloat16 ...]
       Write a model in another format, and prove that it is the same.
   inspect CONFIG|RUN|PRESET
@@ -82,16 +93,20 @@ def main(args: list[str] | None = None) -> int:
     args = sys.argv[1:] if args is None else args
     commands: dict[str, Callable[[list[str]], None]] = {
         "train": train_command,
+        "sweep": sweep_command,
+        "private": private_command,
         "sample": _sample_command,
         "chat": _chat_command,
         "serve": _serve_command,
         "evaluate": evaluate_command,
         "probe": probe_command,
+        "look": look_command,
         "card": card_command,
         "lm-eval": harness_command,
         "detect-watermark": watermark_command,
         "score": score_command,
-        "clean": clean_command,
+        "clean": _clean_command,
+        "transcribe": transcribe_command,
         "convert": _convert_command,
         "inspect": inspect_command,
         "plan": plan_command,
@@ -149,7 +164,7 @@ def _error_line(error: Exception) -> str:
     expected = isinstance(error, ConfigError | FloatingPointError | OSError)
     kind = "" if expected else f"{type(error).__name__}: "
     hint = "" if isinstance(error, ConfigError) else " (GPTJAX_DEBUG=1 shows where)"
-    notes = getattr(error, "__notes__", ())
+    notes = [one for one in getattr(error, "__notes__", ()) if not one.startswith("-----")]  # JAX's
     message = ". ".join([str(error).rstrip("."), *notes]) if notes else str(error)
     return f"error: {processes.lost(error)}{kind}{' '.join(message.split())}{hint}"
 
@@ -233,6 +248,13 @@ def _serve_command(args: list[str]) -> None:
         raise SystemExit(status)
 
 
+def _clean_command(args: list[str]) -> None:
+    """Cleans training text."""
+    from gptjax.cli.clean import clean_command  # its flags are made of the settings in `data`
+
+    clean_command(args)
+
+
 def _convert_command(args: list[str]) -> None:
     """Writes a model in another format and compares the two; exits with status 1 if they differ by
     more than the threshold."""
@@ -252,6 +274,7 @@ def _convert_command(args: list[str]) -> None:
         f"convert has {len(paths)} paths; it needs what to read and what to write: gptjax convert"
         " runs/quickstart exported.",
     )
+    remote.require_local(paths[1], "a converted model")
     if not convert(Path(paths[0]), Path(paths[1]), options, functools.partial(print, flush=True)):
         raise SystemExit(1)
 

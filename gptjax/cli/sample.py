@@ -24,6 +24,7 @@ import numpy as np
 
 from gptjax.api import Model, load
 from gptjax.cli.adapters import holding
+from gptjax.cli.pictures import DrawingOptions, print_about
 from gptjax.cli.prompts import LibraryOptions, library_prompt, written_prompts
 from gptjax.cli.terminal import NoOptions, Speed, changed, remembered_lines, streams
 from gptjax.core import config
@@ -31,13 +32,13 @@ from gptjax.core.config import ConfigError, require
 from gptjax.generate import Completion, GenerateConfig
 from gptjax.generate.settings import plain
 from gptjax.sharding.mesh import MeshConfig
-from gptjax.weights import Stored
+from gptjax.weights import Prepared
 
 __all__ = ["GenerateConfig", "SampleOptions", "run_sample"]
 
 
 @dataclass(frozen=True)
-class SampleOptions(LibraryOptions):
+class SampleOptions(LibraryOptions, DrawingOptions):
     """Flags of `sample`, besides those of `GenerateConfig`."""
 
     prompt: tuple[str, ...] = ()
@@ -54,11 +55,9 @@ class SampleOptions(LibraryOptions):
     interactive: bool = False
     """Ask for prompts; a line of flags changes settings."""
     draft: str | None = None
-    """Run of a smaller model with the same tokenizer, which guesses tokens: faster, with the same
-    distribution."""
+    """A smaller model with the same tokenizer, which guesses tokens: only faster."""
     judge: str | None = None
-    """Run of a reward model: of the --best-of answers those with its highest scores are kept, not
-    those most like the others."""
+    """Run of a reward model, whose scores choose among the --best-of answers."""
     step: int | None = None
     """Checkpoint to use; `None` is the newest."""
     adapter: tuple[str, ...] = ()
@@ -68,9 +67,8 @@ class SampleOptions(LibraryOptions):
     """Take the latest weights of a run, also where it kept averaged ones (--optim.ema)."""
     packed: bool = False
     """Keep weights that the model's files quantise as they are stored, instead of widening them."""
-    weights: Stored | None = None
-    """Type in which weights are stored while generating; `None` is the type in which the model
-    computes."""
+    weights: Prepared | None = None
+    """Type of the weights while generating; `None` is that in which the model computes."""
     batch: int = 8
     """Number of rows that are computed together; the texts do not depend on it."""
     json: bool = False
@@ -78,8 +76,7 @@ class SampleOptions(LibraryOptions):
     mesh: MeshConfig = field(default_factory=MeshConfig)
     """Devices that share the model. Without any --mesh flag it is on one device."""
     progress: bool | None = None
-    """Report tokens/s and the time to the first token on standard error; by default if that is a
-    terminal."""
+    """Report tokens/s on standard error; by default if that is a terminal."""
 
     def __post_init__(self) -> None:
         require(self.batch >= 1, f"batch is {self.batch}; it needs at least 1 (--batch).")
@@ -116,6 +113,9 @@ def run_sample(path: Path | None, options: SampleOptions, settings: GenerateConf
     if named:
         written, settings = written_prompts(named, model.tokenizer, model.task, settings)
         prompts = [_Prompt(prompt, settings) for prompt in written]
+    if options.image or options.video or options.picture:
+        print_about(model, options, prompts)
+        return
     if model.config.classes:
         _print_labels(model, prompts, options)
         return
@@ -141,7 +141,7 @@ def run_sample(path: Path | None, options: SampleOptions, settings: GenerateConf
         prompts = [
             one._replace(settings=dataclasses.replace(one.settings, use=None)) for one in prompts
         ]
-        more["prefix"] = model.prefix(options.prefix, int8_cache=settings.int8_cache)
+        more["prefix"] = model.prefix(options.prefix, kv_cache=settings.kv_cache)
     shown = sys.stderr.isatty() if options.progress is None else options.progress
     if options.interactive:
         _converse(model, settings, more, shown)

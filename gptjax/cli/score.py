@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, cast
 from gptjax.cli.arguments import first_path
 from gptjax.core import backend, config, user_config
 from gptjax.core.config import ConfigError, require
+from gptjax.core.remote import local_copy
 
 if TYPE_CHECKING:
     from gptjax.api import Model
@@ -181,7 +182,7 @@ def _judged(source: Comparisons) -> Iterator[tuple[int, Judged]]:
     from gptjax.data.documents.conversations import parse_record, record_objects
 
     any_record = False
-    for number, value, broken in record_objects(Path(source.path), source.encoding):
+    for number, value, broken in record_objects(local_copy(source.path), source.encoding):
         if broken:
             judged, defect = Judged(()), broken
         elif is_pair(value, source) or is_labelled(value, source):

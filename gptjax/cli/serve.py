@@ -25,8 +25,9 @@ from gptjax.cli.adapters import holding
 from gptjax.core.config import require
 from gptjax.data.prompt_library import PromptTemplate, read_library
 from gptjax.generate.watermark import read_watermark
+from gptjax.model import KVCache
 from gptjax.sharding.mesh import MeshConfig
-from gptjax.weights import Stored
+from gptjax.weights import Prepared
 
 NEEDED = ("starlette", "uvicorn", "prometheus_client")
 """Packages of the extra `serve`."""
@@ -54,7 +55,9 @@ class ServeOptions:
     """Memory for the beginnings of prompts, which later prompts reuse."""
     packed: bool = False
     """Keep weights that the model's files quantise as they are stored, instead of widening them."""
-    weights: Stored | None = None
+    kv_cache: KVCache = "full"
+    """How keys and values are kept, of requests and of the prefix cache."""
+    weights: Prepared | None = None
     """How weights are stored; `None` keeps the type in which the model computes."""
     step: int | None = None
     """Checkpoint of a run; `None` means the newest."""
@@ -107,6 +110,7 @@ def run_serve(path: Path, options: ServeOptions) -> int:
         slots=options.slots,
         context=options.context,
         cache_gib=options.cache_gib,
+        kv_cache=options.kv_cache,
         max_waiting=options.max_waiting,
         max_waiting_tokens=options.max_waiting_tokens,
     )

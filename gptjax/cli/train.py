@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 from gptjax.cli.arguments import describe_flags, first_path, read_experiment
 from gptjax.cli.process import STARTED
-from gptjax.core import backend, processes, user_config
+from gptjax.core import backend, processes, remote, user_config
 from gptjax.core.config import require
 
 if TYPE_CHECKING:
+    from gptjax.lab.observing import Observer
     from gptjax.observe.hook import Hook
+    from gptjax.train.experiment import Experiment
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,8 @@ class TrainOptions:
     """Flags of `train` besides those of the experiment."""
 
     dir: str | None = None
-    """Run directory. The default is runs/NAME for a config file NAME.py, or the directory of the
-    given config.json."""
+    """Run directory, or a URL such as gs://bucket/run, to which it is mirrored. The default is
+    runs/NAME for a config file NAME.py, or the directory of the given config.json."""
     allow_changes: bool = False
     """Resume even if the experiment differs from the run's own."""
     rollback_to: int | None = None
@@ -38,6 +40,11 @@ class TrainOptions:
     """Also log to wandb, mlflow or trackio, as many as are named; each has to be installed."""
     project: str = "gptjax"
     """The project of those loggers."""
+    observe: str | None = None
+    """Measure while training: noise (the gradient noise scale), curvature (of the loss), or both as
+    noise,curvature; in the run's observed.jsonl."""
+    observe_every: int = 100
+    """Steps between these measurements."""
     distributed: bool = False
     """Run as one of several processes. JAX finds the others on TPU pods, Slurm, GKE and MPI;
     elsewhere give the next three flags."""
@@ -81,19 +88,29 @@ def _train(args: list[str]) -> None:
         base=experiment,
     )
     _connect(options)
+    from gptjax.runs import mirrored
     from gptjax.train.loop import train
 
-    train(
-        experiment,
-        Path(options.dir) if options.dir else directory,
-        allow_changes=options.allow_changes,
-        rollback_to=options.rollback_to,
-        cast=options.cast,
-        fall_back=options.fall_back,
-        notes=(describe_flags(chosen),),
-        begun=STARTED,
-        hooks=_hooks(options),
-    )
+    observer = _observer(options, experiment)
+    with mirrored(options.dir or _own_url(args) or directory) as directory:
+        train(
+            experiment,
+            directory,
+            allow_changes=options.allow_changes,
+            rollback_to=options.rollback_to,
+            cast=options.cast,
+            fall_back=options.fall_back,
+            notes=(describe_flags(chosen),),
+            begun=STARTED,
+            hooks=(*_hooks(options), *((observer,) if observer else ())),
+            source=observer.source if observer else None,
+        )
+
+
+def _own_url(args: list[str]) -> str | None:
+    """The run directory that is given by a URL, or by that of its config.json."""
+    url = remote.as_url(args[0]) if args else None
+    return None if url is None or url.endswith(".py") else url.removesuffix("/config.json")
 
 
 def _hooks(options: TrainOptions) -> tuple[Hook, ...]:
@@ -103,6 +120,20 @@ def _hooks(options: TrainOptions) -> tuple[Hook, ...]:
 
     profile = () if options.profile is None else (Profile(*steps_of(options.profile)),)
     return (*profile, *loggers(options.loggers, options.project))
+
+
+def _observer(options: TrainOptions, experiment: Experiment) -> Observer | None:
+    """Returns what measures noise and curvature, with --observe.
+
+    Raises:
+      ConfigError: the run has several processes, or weights that do not train.
+    """
+    if options.observe is None:
+        return None
+    require(not options.distributed, "--observe is for runs of one process; leave it out.")
+    from gptjax.lab.observing import Observer
+
+    return Observer(options.observe.split(","), options.observe_every, experiment)
 
 
 def _connect(options: TrainOptions) -> None:

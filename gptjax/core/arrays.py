@@ -28,6 +28,9 @@ Numbers = Array | np.ndarray
 Params = Mapping[str, Any]
 """A tree (nested dicts) of weights, the trained values of a model."""
 
+Share = Any
+"""A number in [0, 1): a float, or one that is an argument of the program (`train.traced`)."""
+
 Node = Any
 """A part of `Params`, down to one weight: what functions that walk the tree take and return."""
 
@@ -47,4 +50,5 @@ __all__ = [
     "Num",
     "Numbers",
     "Params",
+    "Share",
 ]

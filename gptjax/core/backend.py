@@ -1,5 +1,5 @@
-"""XLA flags for the CPU backend and the compile cache, set before jax is imported. The user's own
-`XLA_FLAGS` take precedence."""
+"""XLA flags and the compile cache, set before jax is imported: those of the CPU here, those of
+accelerators in `xla_flags`. The user's own `XLA_FLAGS` take precedence."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import NamedTuple
 
+from gptjax.core import xla_flags
+
 
 class Choice(NamedTuple):
     """The flags that `configure` added, and why it added these, or none."""
 
     flags: tuple[str, ...]
     reason: str
+    verdicts: tuple[xla_flags.Verdict, ...] = ()
+    """What became of each flag for an accelerator, where there is one."""
 
 
 ONEDNN = "--xla_cpu_experimental_onednn_custom_call"
@@ -22,8 +26,8 @@ YNNPACK = "--xla_cpu_experimental_ynn_fusion_type"
 
 
 def configure() -> Choice:
-    """Adds the CPU flags that are known to help this jaxlib on this processor, and a persistent
-    compile cache.
+    """Adds the flags that are known to help this jaxlib on this machine, and a persistent compile
+    cache.
 
     jaxlib 0.12 has oneDNN matrix products, off by default, which double the speed of a training
     step on processors with bfloat16 instructions. An unknown flag aborts the process, so each flag
@@ -42,21 +46,20 @@ def _leave_out_absent_tpu() -> None:
     """Lets JAX start on the CPU alone, where libtpu is installed and there is no TPU: it would
     print a page of errors at every start. Devices and plugins of other kinds are left to JAX."""
     decided = "JAX_PLATFORMS" in os.environ or "TPU_NAME" in os.environ or "jax" in sys.modules
-    if decided or util.find_spec("libtpu") is None or _has_tpu(Path("/dev")):
+    if decided or util.find_spec("libtpu") is None or xla_flags.has_tpu(Path("/dev")):
         return
     if not any(util.find_spec(name) for name in ("jax_cuda12_plugin", "jax_cuda13_plugin")):
         os.environ["JAX_PLATFORMS"] = "cpu"
 
 
-def _has_tpu(devices: Path) -> bool:
-    """Whether a folder of devices has one that may be a TPU."""
-    return any(any(devices.glob(name)) for name in ("accel*", "vfio/[0-9]*"))
-
-
 def _choose_flags() -> Choice:
     version, given = _jaxlib(), os.environ.get("XLA_FLAGS", "")
     if "jax" in sys.modules:
-        return Choice((), "jax was imported before gptjax could choose CPU flags")
+        return Choice((), "jax was imported before gptjax could choose flags")
+    if device := xla_flags.accelerator():
+        verdicts = xla_flags.set_flags(device, xla_flags.libraries_of(device))
+        chosen = tuple(f"--{one.flag.name}=true" for one in verdicts if one.told == "set")
+        return Choice(chosen, f"{device.upper()}: gptjax doctor says why", verdicts)
     if ONEDNN in given:
         return Choice((), "XLA_FLAGS already decides on oneDNN products")
     if version[:2] != (0, 12):
@@ -64,9 +67,9 @@ def _choose_flags() -> Choice:
     if not fast_bfloat16():
         return Choice((), "this processor has no bfloat16 instructions")
     # YNNPACK would take most products before oneDNN can, so its fusions are switched off.
-    flags = (f"{ONEDNN}=true", *(() if YNNPACK in given else (f"{YNNPACK}=",)))
-    os.environ["XLA_FLAGS"] = " ".join([given, *flags]).strip()
-    return Choice(flags, "oneDNN products: jaxlib 0.12 on a processor with bfloat16 instructions")
+    added = (f"{ONEDNN}=true", *(() if YNNPACK in given else (f"{YNNPACK}=",)))
+    os.environ["XLA_FLAGS"] = " ".join([given, *added]).strip()
+    return Choice(added, "oneDNN products: jaxlib 0.12 on a processor with bfloat16 instructions")
 
 
 def fast_bfloat16() -> bool:

@@ -48,6 +48,11 @@ def require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error's message, or its class where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 # --- classes from elsewhere, and names from earlier versions
 
 
@@ -376,17 +381,18 @@ def _no_constant(word: str) -> Any:
 
 def differences(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
     """Returns `{dotted field: (old, new)}` for every value in which two configs differ."""
-    a, b = dict(_flat(to_dict(old))), dict(_flat(to_dict(new)))
+    a, b = dict(flat_settings(to_dict(old))), dict(flat_settings(to_dict(new)))
     keys = [*a, *(key for key in b if key not in a)]
     return {key: (a.get(key), b.get(key)) for key in keys if a.get(key) != b.get(key)}
 
 
-def _flat(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+def flat_settings(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields dotted field and value of everything in a plain config."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from _flat(inner, f"{where}.{key}".lstrip("."))
+            yield from flat_settings(inner, f"{where}.{key}".lstrip("."))
     elif isinstance(value, list) and any(isinstance(v, (dict, list)) for v in value):
         for i, inner in enumerate(value):
-            yield from _flat(inner, f"{where}.{i}")
+            yield from flat_settings(inner, f"{where}.{i}")
     else:
         yield where, value

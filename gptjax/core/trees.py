@@ -86,6 +86,13 @@ def paths(tree: Any) -> list[str]:
     ]
 
 
+def leaf_at(tree: Any, path: str) -> Any:
+    """Returns the leaf or subtree at a path such as `layers/mlp`."""
+    for name in path.split("/"):
+        tree = tree[name]
+    return tree
+
+
 def path_matches(name: str, pattern: str) -> bool:
     """Whether a glob pattern matches a path, or the path of a subtree that holds it."""
     parts = name.split("/")

@@ -36,8 +36,13 @@ T = TypeVar("T")
 # --- Python files
 
 
-def load_python(cls: type[T], path: Path | str, name: str = "experiment") -> T:
+def load_python(
+    cls: type[T], path: Path | str, name: str = "experiment", absent: T | None = None
+) -> T:
     """Runs a Python config file and returns its variable `name`, checked as strictly as JSON.
+
+    Args:
+      absent: what a file stands for that does not define the variable; `None` refuses it.
 
     Raises:
       ConfigError: the file is absent, fails, or does not define `name` as a `cls`.
@@ -47,7 +52,7 @@ def load_python(cls: type[T], path: Path | str, name: str = "experiment") -> T:
         path.is_file(),
         f"{path} is not there; give a config file, for example configs/quickstart.py.",
     )
-    config = _run(path, cls).get(name)
+    config = _run(path, cls).get(name, absent)
     require(
         isinstance(config, cls),
         f"{path} must define `{name}`, a {cls.__name__}; it defines {type(config).__name__}.",

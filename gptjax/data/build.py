@@ -149,6 +149,7 @@ class StoreBuilder:
         self.writer = store.Writer(path, tokenizer.vocab_size + task.extra_ids)
         self.compressors = Compressors() if compress and not task.records else None
         self.coverage = Coverage(tokenizer)
+        self.frames = task.frame_writer(path)
         self.documents: list[Document] = []
         self.num_bytes = self.waiting = self.unknown = self.tokens = 0
 
@@ -173,6 +174,8 @@ class StoreBuilder:
                     self.unknown += int((np.asarray(ids) == self.tokenizer.unknown).sum())
             for document in self.documents:
                 self.coverage.add(self.task.texts(document))
+                if self.frames:
+                    self.frames.add(document.pictures)
         except Exception as error:
             error.add_note(f"It happened in {self._culprit()}.")
             raise
@@ -190,6 +193,8 @@ class StoreBuilder:
     def close(self, fingerprint: str) -> store.Header:
         """Writes what is left and seals the store."""
         self.tokenise()
+        if self.frames:
+            self.frames.close()
         facts: dict[str, Any] = self.compressors.bits_per_byte() if self.compressors else {}
         if lost := self.coverage.lost():
             facts |= {"lost": lost, "lost characters": self.coverage.examples()}

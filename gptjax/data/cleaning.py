@@ -113,12 +113,7 @@ class Quality:
     """Share of lines below 30 characters."""
 
     def __post_init__(self) -> None:
-        for name in self.rules:
-            require(
-                name in RULES,
-                f"quality.rules has {name!r}, which is none of {', '.join(RULES)}."
-                f"{nearest(name, RULES)}",
-            )
+        _require_known("quality.rules", self.rules, RULES)
 
 
 @dataclass(frozen=True)
@@ -177,12 +172,7 @@ class Pii:
     """File of names, one a line, for the type name."""
 
     def __post_init__(self) -> None:
-        for name in self.types:
-            require(
-                name in PII_TYPES,
-                f"pii.types has {name!r}, which is none of {', '.join(PII_TYPES)}."
-                f"{nearest(name, PII_TYPES)}",
-            )
+        _require_known("pii.types", self.types, PII_TYPES)
         require(
             ("name" in self.types) == (self.names is not None),
             f"pii.types is {self.types} and pii.names {self.names}; names need both: pass"
@@ -277,6 +267,14 @@ class Cleaning:
         require(
             self.shard_bytes >= 1,
             f"shard_bytes is {self.shard_bytes}; it needs 1 or more: pass --shard-bytes 4194304.",
+        )
+
+
+def _require_known(name: str, values: tuple[str, ...], known: tuple[str, ...]) -> None:
+    for value in values:
+        require(
+            value in known,
+            f"{name} has {value!r}, which is none of {', '.join(known)}.{nearest(value, known)}",
         )
 
 

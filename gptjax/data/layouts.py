@@ -26,6 +26,14 @@ class Side(NamedTuple):
     its side."""
 
 
+class Heard(NamedTuple):
+    """The frames that an encoder of frames reads."""
+
+    values: Float[Numbers, "B F C"]
+    positions: Int[Numbers, "B F"] | None = None
+    """`None` counts from 0; −1 is padding."""
+
+
 class Batch(NamedTuple):
     """B rows of T positions: numpy arrays on the host, jax arrays on devices."""
 
@@ -39,7 +47,7 @@ class Batch(NamedTuple):
     """Positions of different segments do not see each other; `None` makes each row one text."""
     positions: Int[Numbers, "B T"] | None = None
     """Place in the segment, −1 is padding; `None` counts from 0."""
-    side: Side | None = None
+    side: Side | Heard | None = None
     """What an encoder reads; `None` without one."""
     perturbation: Float[Numbers, "B T D"] | None = None
     """Added to the embedded tokens by adversarial training; always `None` in data."""

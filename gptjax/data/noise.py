@@ -20,11 +20,13 @@ from gptjax.core.config import require
 from gptjax.data.layouts import Batch
 from gptjax.data.rows import Plan, RowNumbers
 from gptjax.data.store import Store
+from gptjax.data.tasks.classification import Classification
+from gptjax.data.tasks.language_model import LanguageModel
 from gptjax.data.tasks.task import Task
 from gptjax.data.tokenizers.tokenizer import Tokenizer
 
 KEYBOARD = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
-TASKS = ("LanguageModel", "Classification")
+TASKS: tuple[type[Task], ...] = (LanguageModel, Classification)
 """Tasks whose rows can be made anew from a changed text."""
 
 _LONG = re.compile(r"[^\W\d_]{4,}")

@@ -87,9 +87,9 @@ class DataConfig:
             f"data.swap changes whole texts and data.source is {source}; use a Text, or omit it.",
         )
         require(
-            not self.noise.words or (type(task).__name__ in NOISED and self.isolated),
-            f"data.noise changes rows of {' or '.join(NOISED)} with data.isolated, and data.task is"
-            f" {type(task).__name__}; omit it.",
+            not self.noise.words or (type(task) in NOISED and self.isolated),
+            f"data.noise changes rows of {' or '.join(kind.__name__ for kind in NOISED)} with"
+            f" data.isolated, and data.task is {type(task).__name__}; omit it.",
         )
         require(
             self.clean is None or source in ("Text", "Mixture"),
@@ -156,6 +156,7 @@ def prepare(
         if store.is_sealed(folder / "train"):
             say(f"the text is not there any more; training on what was prepared of it, in {folder}")
             return _opened(config, folder, kept)
+    config = replace(config, source=sources.fetched(config.source))
     config, cleaned = _cleaned(config, say)
     census = Census() if config.validation and config.split != "tail" else None
     survey = sources.survey(
@@ -166,14 +167,14 @@ def prepare(
     _say_what_is_missing(survey, say)
     split = Split.of(config.split, config.validation, config.source, survey.documents, census)
     made_of = [survey.fingerprint, _settings(config, split, given)]
-    content = _digest(made_of)
+    content = digest_of(made_of)
     made_of += [store.FORMAT, gptjax.__version__]
-    fingerprint = _digest(made_of)
+    fingerprint = digest_of(made_of)
     folder = cache_folder(config) / fingerprint[:32]
     if given is not None and not _made_with(given, folder, config.tokenizer):
-        fingerprint = _digest([*made_of, tokenizers.hash_tokenizer(given)])
+        fingerprint = digest_of([*made_of, tokenizers.hash_tokenizer(given)])
         folder = cache_folder(config) / fingerprint[:32]
-    if not store.is_sealed(folder / "train"):
+    if not _is_whole(folder, split):
         _build_beside(folder, config, survey, split, fingerprint, say, given)
     prepared = _opened(config, folder, Kept(content, fingerprint))
     stores = (prepared.train, prepared.validation or prepared.train)
@@ -269,7 +270,8 @@ def _settings(config: DataConfig, split: Split, given: Tokenizer | None) -> dict
     return settings
 
 
-def _digest(made_of: list) -> str:
+def digest_of(made_of: Any) -> str:
+    """Returns the SHA-256 of plain values: of their JSON, with sorted keys."""
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
 
@@ -281,6 +283,12 @@ def _made_with(given: Tokenizer, folder: Path, chosen: TokenizerConfig) -> bool:
         return False
     kept = tokenizers.load_tokenizer(folder / "tokenizer")
     return tokenizers.hash_tokenizer(kept) == tokenizers.hash_tokenizer(given)
+
+
+def _is_whole(folder: Path, split: Split) -> bool:
+    """Whether a folder has a store of each part: it lacks one if that was deleted, or if an earlier
+    version did not hold out what the source says."""
+    return all(store.is_sealed(folder / name) for name in split.names)
 
 
 def _build_beside(
@@ -297,8 +305,8 @@ def _build_beside(
     shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed and had this number
     try:
         summary = build_stores(draft, config, split, survey, fingerprint=fingerprint, given=given)
-        if folder.exists() and not store.is_sealed(folder / "train"):
-            shutil.rmtree(folder)  # from before there were seals, or a part was deleted
+        if folder.exists() and not _is_whole(folder, split):
+            shutil.rmtree(folder)
         if not folder.exists():
             draft.rename(folder)
     finally:

@@ -17,9 +17,13 @@ from gptjax.data.documents.sources import (
     Comparisons,
     Conversations,
     Document,
+    Idx,
+    Media,
+    MovingShapes,
     Problems,
     Puzzles,
     Records,
+    Shapes,
     Source,
 )
 
@@ -43,7 +47,11 @@ def _content(document: Document) -> bytes:
 def _says_what_is_held_out(source: Source) -> bool:
     if isinstance(source, Puzzles):
         return source.held_out_count is not None
-    files = isinstance(source, Records | Conversations | Comparisons | Problems)
+    if isinstance(source, Shapes | MovingShapes):
+        return True
+    if isinstance(source, Idx):
+        return source.held_out_count > 0
+    files = isinstance(source, Records | Conversations | Comparisons | Problems | Media)
     return files and source.held_out is not None
 
 
@@ -109,7 +117,8 @@ class Split(NamedTuple):
         bytes, as where one document has most of them. Documents that leave a part without any are
         divided themselves.
         """
-        records = isinstance(source, Records | Conversations | Comparisons | Problems | Puzzles)
+        files = Records | Conversations | Comparisons | Problems | Media | Idx
+        records = isinstance(source, files | Puzzles | Shapes | MovingShapes)
         by_document = kind == "documents" or (kind == "auto" and (documents >= FEW or records))
         holds_out = share > 0 or _says_what_is_held_out(source)
         names = ("train", "validation") if holds_out else ("train",)

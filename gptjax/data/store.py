@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gptjax.core.config import ConfigError, require
+from gptjax.data.frames import FRAMES, Frames, open_frames
 
 FORMAT = 1
 SEAL = "store.sha256"
@@ -94,6 +95,8 @@ class Store(NamedTuple):
     columns: Mapping[str, np.ndarray] | None = None
     """Further values of each example [num_examples ...], by name, which tasks of pairs put into
     their batches."""
+    frames: Frames | None = None
+    """The pictures or sounds of examples, where the store has any."""
 
 
 # --- writing
@@ -193,7 +196,8 @@ def open_store(path: Path) -> Store:
             line in sealed,
             f"{path / name} is not the file that {path / SEAL} vouches for; {again}.",
         )
-    return Store(header, ids, np.frombuffer(offsets, np.int64), path)
+    frames = open_frames(path / FRAMES) if (path / FRAMES).is_dir() else None
+    return Store(header, ids, np.frombuffer(offsets, np.int64), path, frames=frames)
 
 
 def _check_header(header: Header, path: Path, again: str) -> None:

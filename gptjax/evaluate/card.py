@@ -55,7 +55,7 @@ def run_sections(run: Path | str, evaluations: Sequence[Path | str] = ()) -> dic
     data = settings.get("data") or {}
     texts = {
         "Data": _data(data, report, identity),
-        "Cleaning": _cleaning(data, report, run),
+        "Cleaning": _cleaning(data, report),
         "Training": _training(settings, report),
         "Evaluation": _figures(report, found),
         "Limits": _limits(settings, report, found),
@@ -121,11 +121,15 @@ def _data(data: Mapping[str, Any], report: Mapping[str, Any], identity: Mapping[
     return f"{known}\n\nWho made the text, and under which licence, the run does not know: add it."
 
 
-def _cleaning(data: Mapping[str, Any], report: Mapping[str, Any], run: Path) -> str:
-    """What a cleaning stage noted, in the report of the run or beside it."""
-    noted = report.get("cleaning") or report.get("clean") or _read(run / "clean.json")
+def _cleaning(data: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+    """What the run's report says of each text that was cleaned, without the user's folders."""
+    noted = report.get("cleaning")
     if noted:
-        return _rows({str(name): _short(value) for name, value in noted.items()})
+        return "\n\n".join(
+            f"`{Path(text).name}`:\n\n"
+            + _rows({k: _short(v) for k, v in facts.items() if v and k not in ("text", "page")})
+            for text, facts in noted.items()
+        )
     if data.get("clean") is not None:
         return "The config asks for cleaning (`data.clean`), and the run has no report of it."
     return (

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gptjax.core.config import require, to_dict
+from gptjax.data.documents.text import typed
 from gptjax.data.prompt_library import ANSWER, choose_prompt, fill_prompt, read_library
 from gptjax.evaluate.catalogue import Entry, Located, located_task
 from gptjax.evaluate.measures import chosen_metric
@@ -164,9 +165,9 @@ def _prompt_form(options: TaskOptions, known: PromptForm) -> PromptForm:
         )
         form = _library_form(str(options.prompts), options.named)
     if options.question is not None:
-        form = dataclasses.replace(form, question=_unescaped(options.question))
+        form = dataclasses.replace(form, question=typed(options.question))
     if options.cue is not None:
-        form = dataclasses.replace(form, cue=_unescaped(options.cue))
+        form = dataclasses.replace(form, cue=typed(options.cue))
     return form
 
 
@@ -195,11 +196,6 @@ def _library_form(file: str, name: str) -> PromptForm:
 
 def _without(values: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key != name}
-
-
-def _unescaped(text: str) -> str:
-    r"""A text of a flag, in which \n and \t are what they are in Python."""
-    return text.replace("\\n", "\n").replace("\\t", "\t")
 
 
 def task_settings(plan: TaskPlan, options: TaskOptions) -> dict[str, object]:

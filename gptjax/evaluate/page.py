@@ -24,12 +24,10 @@ from gptjax.evaluate.page_charts import (
 from gptjax.evaluate.page_items import flips_section, samples_section
 from gptjax.evaluate.report import Calibration, Comparison, Item, Measure, Report, TaskReport
 from gptjax.observe.charts import escaped, finite
-from gptjax.observe.page import STYLE
+from gptjax.observe.html_page import html_page
 from gptjax.observe.progress import duration
 
 EVAL_STYLE = Path(__file__).with_name("eval.css")
-POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-"""Of the page: a browser that follows it fetches nothing and runs nothing."""
 
 
 def write_page(report: Report, path: Path | str) -> None:
@@ -51,8 +49,6 @@ def write_page(report: Report, path: Path | str) -> None:
 
 def eval_page(report: Report) -> str:
     """Returns an evaluation as one HTML file."""
-    style = STYLE.read_text(encoding="utf-8") + EVAL_STYLE.read_text(encoding="utf-8")
-    name = escaped(report.model)
     body = "".join(
         [
             _section("Results", _summary(report.tasks) + _averages(report)),
@@ -61,18 +57,8 @@ def eval_page(report: Report) -> str:
             _section("Environment", _pairs(_environment(report))),
         ]
     )
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{name} · evaluation · gptjax</title><style>{style}</style></head>
-<body class="evaluation">
-<header><h1>{name}</h1><p class="lead">{escaped(_lead(report))}</p></header>
-<main>{body}</main>
-<footer>Written by gptjax. The same figures and all items, for programs: eval.json.</footer>
-</body></html>
-"""
+    footer = "Written by gptjax. The same figures and all items, for programs: eval.json."
+    return html_page(report.model, "evaluation", _lead(report), body, footer, EVAL_STYLE)
 
 
 def _section(title: str, inner: str, anchor: str = "") -> str:

@@ -1,4 +1,5 @@
-"""Models of other programs, read and written: Hugging Face directories, GGUF files, llama2.c files.
+"""Models of other programs, read and written: Hugging Face directories, GGUF and llama2.c files;
+read, Whisper in CTranslate2's files.
 
 `load_model` and `save_model` choose the format. Reading never executes anything. Whatever a file
 says that could change what the model computes is translated, or refused by name.
@@ -12,9 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gptjax.core.config import require
+from gptjax.data.tokenizers import directory
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.data.tokenizers.tokenizer import Published, Tokenizer
-from gptjax.formats.opened import About, OpenedModel, task_of
+from gptjax.formats.opened import About, OpenedModel, nothing_packed, task_of
 from gptjax.formats.packaged import located
 from gptjax.model import ModelConfig
 from gptjax.weights import has_packed
@@ -26,11 +28,12 @@ __all__ = [
     "kind",
     "load_model",
     "located",
+    "nothing_packed",
     "read_model_tokenizer",
     "save_model",
 ]
 
-Kind = Literal["huggingface", "gguf", "llama2c"]
+Kind = Literal["huggingface", "gguf", "llama2c", "ctranslate2"]
 SUFFIXES: dict[str, Kind] = {".gguf": "gguf", ".bin": "llama2c"}
 
 
@@ -40,9 +43,11 @@ def kind(path: Path | str) -> Kind | None:
     path = Path(path)
     if path.suffix in SUFFIXES and not path.is_dir():
         return SUFFIXES[path.suffix]
-    from gptjax.formats import huggingface
+    from gptjax.formats import ctranslate2, huggingface
 
-    return "huggingface" if huggingface.lies_at(path) else None
+    if huggingface.lies_at(path):
+        return "huggingface"
+    return "ctranslate2" if ctranslate2.holds_ctranslate2(path) else None
 
 
 def load_model(
@@ -77,7 +82,8 @@ def load_model(
         " *.safetensors) or a .gguf file.",
     )
     require(
-        not ignored or chosen != "llama2c", f"{path} has no keys to ignore; omit --ignore-keys."
+        not ignored or chosen in ("huggingface", "gguf"),
+        f"{path} has no keys to ignore; omit --ignore-keys.",
     )
     if chosen == "huggingface":
         from gptjax.formats.huggingface import load_huggingface
@@ -87,6 +93,10 @@ def load_model(
         from gptjax.formats.gguf import load_gguf
 
         model = load_gguf(path, shardings, ignored, packed)
+    elif chosen == "ctranslate2":
+        from gptjax.formats.ctranslate2 import load_ctranslate2
+
+        model = load_ctranslate2(path, shardings)
     else:
         from gptjax.formats.llama2c import load_llama2c
 
@@ -95,18 +105,9 @@ def load_model(
     return model._replace(task=task_of(model.config, model.about, model.tokenizer))
 
 
-def nothing_packed(path: Path) -> str:
-    """What is wrong with keeping the weights of a model as they are stored if none is quantised."""
-    return f"{path} has no quantised weights that can be kept as they are; omit --packed."
-
-
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
-"""Files of which a Hugging Face tokenizer is made."""
-
-
 def holds_tokenizer(path: Path) -> bool:
     """Whether a path is a directory with a Hugging Face tokenizer, with or without a model."""
-    return path.is_dir() and any((path / name).is_file() for name in TOKENIZERS)
+    return path.is_dir() and any((path / name).is_file() for name in directory.FILES)
 
 
 def read_model_tokenizer(path: Path | str) -> Tokenizer:

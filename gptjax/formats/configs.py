@@ -7,7 +7,7 @@ Read `keys.Keys` (every key must be taken, so that none is ignored), then `llama
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gptjax.core.config import require
@@ -174,24 +174,30 @@ def qwen_windows(keys: Keys, c: ModelConfig) -> ModelConfig:
     return by_kind(keys, c, kinds, Layer("window", window) if used and window else None)
 
 
-def by_kind(keys: Keys, c: ModelConfig, kinds: Any, local: Layer | None) -> ModelConfig:
-    """Returns the config with the layers that `layer_types` names.
+def layers_of(
+    keys: Keys, c: ModelConfig, kinds: Any, known: Mapping[str, Layer], **more: Any
+) -> ModelConfig:
+    """Returns the config with the layers that `layer_types` names, and with further fields.
 
     Args:
       kinds: the value of that key.
-      local: a layer with a window; `None` means that there is none.
 
     Raises:
-      ConfigError: it names others, or not as many as there are layers.
+      ConfigError: it names one that is not known, or not as many as there are layers.
     """
-    known = {"full_attention": Layer()} | ({} if local is None else {"sliding_attention": local})
     valid = isinstance(kinds, list) and len(kinds) == c.num_layers
     require(
         valid and all(kind in known for kind in kinds),
         f"{keys.where} has layer_types {str(kinds)[:80]}; it needs {c.num_layers} of"
         f" {', '.join(known)}.",
     )
-    return patterned(c, [known[kind] for kind in kinds])
+    return patterned(c, [known[kind] for kind in kinds], **more)
+
+
+def by_kind(keys: Keys, c: ModelConfig, kinds: Any, local: Layer | None) -> ModelConfig:
+    """Returns `layers_of` those that see all and, unless `local` is `None`, those with a window."""
+    windows = {} if local is None else {"sliding_attention": local}
+    return layers_of(keys, c, kinds, {"full_attention": Layer()} | windows)
 
 
 def qwen2_json(c: ModelConfig) -> dict[str, Any]:
@@ -216,10 +222,25 @@ def qwen3_json(c: ModelConfig) -> dict[str, Any]:
     return qwen2_json(c) | {"head_dim": c.head_dim, "attention_bias": c.out_bias_enabled}
 
 
-def qwen3_moe_config(keys: Keys) -> ModelConfig:
-    """Qwen 3 with experts in every `decoder_sparse_step`-th layer but those of
-    `mlp_only_layers`."""
+def sparse_steps(keys: Keys, c: ModelConfig, **more: Any) -> ModelConfig:
+    """Returns the config with experts in every `decoder_sparse_step`-th layer but those of
+    `mlp_only_layers`, and with further fields."""
     step, dense = keys.number("decoder_sparse_step", 1), keys.take("mlp_only_layers", None) or []
+    layers = [
+        dataclasses.replace(layer, dense=i in dense or (i + 1) % step != 0)
+        for i, layer in enumerate(c.stack)
+    ]
+    return patterned(c, layers, **more)
+
+
+def sparse_steps_json(c: ModelConfig) -> dict[str, Any]:
+    """The inverse of `sparse_steps`."""
+    dense = [i for i, layer in enumerate(c.stack) if layer.dense]
+    return {"decoder_sparse_step": 1, "mlp_only_layers": dense}
+
+
+def qwen3_moe_config(keys: Keys) -> ModelConfig:
+    """Qwen 3 with experts."""
     experts = Experts(
         count=keys.number("num_experts", keys.number("num_local_experts", 128)),
         active=keys.number("num_experts_per_tok"),
@@ -227,12 +248,7 @@ def qwen3_moe_config(keys: Keys) -> ModelConfig:
         normalised=bool(keys.take("norm_topk_prob", False)),
         balance=0.001,
     )
-    c = dataclasses.replace(qwen3_config(keys), experts=experts)
-    layers = [
-        dataclasses.replace(layer, dense=i in dense or (i + 1) % step != 0)
-        for i, layer in enumerate(c.stack)
-    ]
-    return patterned(c, layers)
+    return sparse_steps(keys, qwen3_config(keys), experts=experts)
 
 
 def qwen3_moe_json(c: ModelConfig) -> dict[str, Any]:
@@ -242,8 +258,7 @@ def qwen3_moe_json(c: ModelConfig) -> dict[str, Any]:
         "num_experts_per_tok": c.experts.active,
         "moe_intermediate_size": c.expert_width,
         "norm_topk_prob": c.experts.normalised,
-        "decoder_sparse_step": 1,
-        "mlp_only_layers": [i for i, layer in enumerate(c.stack) if layer.dense],
+        **sparse_steps_json(c),
     }
 
 

@@ -17,6 +17,7 @@ FIELDS = (
     "width",
     "num_layers",
     "encoder_layers",
+    "frames",
     "causal",
     "num_heads",
     "kv_heads",
@@ -48,6 +49,7 @@ FIELDS = (
     "logit_bias",
     "embedding_dim",
     "entrance_dim",
+    "vision",
 )
 """Attributes of a config that change a forward pass by themselves."""
 
@@ -96,6 +98,7 @@ def computed(c: ModelConfig) -> dict[str, Any]:
         once = {"chunk": 1} if hasattr(c.recurrent, "chunk") else {}
         values["recurrent"] = dataclasses.replace(c.recurrent, **once)
     values["bias"] = c.bias and further
+    values["key_bias"] = c.key_bias or not c.qkv_bias_enabled
     values["scale"] = round(c.scale, 9)
     values["logit_scale"] = round(c.logit_scale, 9)
     values["residual_scale"] = round(c.residual_scale, 9)
@@ -103,6 +106,10 @@ def computed(c: ModelConfig) -> dict[str, Any]:
     values["embedding_scale"] = round(c.embedding_scale * by_width, 9)
     values["positions"] = c.positions if c.positions in ("learned", "sinusoidal") else "by layer"
     values["layers"] = [_layer(c, layer) for layer in c.stack]
+    if c.vision is not None:  # how files become pixels changes no number of a forward pass
+        plain = {"fit": "stretch", "cubic": False, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+        values["vision"] = dataclasses.replace(c.vision, **plain, feed_forward=None, token=None)
+        values["vision_mlp"] = c.vision.feed_forward or 4 * c.vision.width
     if c.latent is not None:
         epsilon = c.latent.norm_epsilon or c.norm_epsilon
         values["latent"] = dataclasses.replace(

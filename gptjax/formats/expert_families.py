@@ -10,7 +10,16 @@ import dataclasses
 from typing import Any
 
 from gptjax.core.config import require
-from gptjax.formats.configs import kinds_of, llama_config, llama_json, patterned, window_of
+from gptjax.formats.configs import (
+    by_kind,
+    kinds_of,
+    llama_config,
+    llama_json,
+    patterned,
+    sparse_steps,
+    sparse_steps_json,
+    window_of,
+)
 from gptjax.formats.families import (
     ATTENTION,
     LAYER,
@@ -29,7 +38,6 @@ from gptjax.formats.layout import Entry
 from gptjax.formats.scaled import (
     granite_config,
     granite_json,
-    layers_of,
     require_whole,
     rope_defaults,
     with_rope,
@@ -91,7 +99,7 @@ def gpt_oss_config(keys: Keys) -> ModelConfig:
         "full_attention" if i % 2 else "sliding_attention" for i in range(c.num_layers)
     ]
     local = Layer("window", keys.number("sliding_window", 128))
-    return layers_of(keys, c, kinds, {"sliding_attention": local, "full_attention": Layer()})
+    return by_kind(keys, c, kinds, local)
 
 
 def gpt_oss_json(c: ModelConfig) -> dict[str, Any]:
@@ -190,7 +198,6 @@ def qwen2_moe_config(keys: Keys) -> ModelConfig:
     shared = shared_experts(keys, "shared_expert_intermediate_size", width, 5632)
     used, window = keys.take("use_sliding_window", False), keys.number("sliding_window", None)
     end = keys.number("max_window_layers", 28)
-    step, dense = keys.number("decoder_sparse_step", 1), keys.take("mlp_only_layers", None) or []
     c = dataclasses.replace(
         llama_config(keys),
         qkv_bias=True if keys.take("qkv_bias", True) else None,
@@ -208,17 +215,8 @@ def qwen2_moe_config(keys: Keys) -> ModelConfig:
         "full_attention" if i % 2 or i >= end or not used else "sliding_attention"
         for i in range(c.num_layers)
     ]
-    known = {"full_attention": Layer()}
-    if used and window:
-        known["sliding_attention"] = Layer("window", window)
-    c = layers_of(keys, c, kinds, known)
-    return patterned(
-        c,
-        [
-            dataclasses.replace(layer, dense=i in dense or (i + 1) % step != 0)
-            for i, layer in enumerate(c.stack)
-        ],
-    )
+    local = Layer("window", window) if used and window else None
+    return sparse_steps(keys, by_kind(keys, c, kinds, local))
 
 
 def qwen2_moe_json(c: ModelConfig) -> dict[str, Any]:
@@ -236,8 +234,7 @@ def qwen2_moe_json(c: ModelConfig) -> dict[str, Any]:
         "num_experts": e.count,
         "num_experts_per_tok": e.active,
         "norm_topk_prob": e.normalised,
-        "decoder_sparse_step": 1,
-        "mlp_only_layers": [i for i, layer in enumerate(c.stack) if layer.dense],
+        **sparse_steps_json(c),
     }
 
 

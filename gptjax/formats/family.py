@@ -26,6 +26,9 @@ class Family(NamedTuple):
     """Name of the output, which repeats the embedding if the two are tied."""
     unused: tuple[str, ...] = ()
     """Patterns of tensors that a forward pass does not use."""
+    present: Callable[[str], str] | None = None
+    """From the name of a tensor in any version of its files to that in `entries`; `None` means what
+    all families of text have in common."""
     further: bool = False
     """Layers after the last predict further tokens, chained as DeepSeek-V3's."""
 

@@ -6,46 +6,15 @@ from typing import Any
 
 from gptjax.core.config import require
 from gptjax.formats.keys import OURS, Keys, activation
+from gptjax.formats.older import ENCODER, like_bert, like_bert_json
 from gptjax.model import ModelConfig
 
-_ENCODER = {"norm_placement": "post", "causal": False, "embedding_norm": True}
 
-
-def _of_bert(keys: Keys, architecture: str, **more: Any) -> ModelConfig:
-    """What RoBERTa and ELECTRA have in common with BERT."""
-    for key, value in (("is_decoder", False), ("add_cross_attention", False)):
-        keys.same(key, value)
-    keys.same("position_embedding_type", "absolute")
-    keys.same("tie_word_embeddings", True)
-    keys.same("hidden_act", "gelu")  # whatever it is, the output has gelu
-    keys.number("type_vocab_size", 2)
-    fills = architecture not in (keys.take("architectures", None) or ())
-    return ModelConfig(
-        vocab_size=keys.number("vocab_size"),
-        width=keys.number("hidden_size"),
-        num_layers=keys.number("num_hidden_layers"),
-        num_heads=keys.number("num_attention_heads"),
-        feed_forward=keys.number("intermediate_size"),
-        activation="gelu_exact",
-        norm_epsilon=float(keys.take("layer_norm_eps", 1e-12)),
-        head_transform=fills,
-        logit_bias=fills,
-        **_ENCODER,
-        **more,
-    )
-
-
-def _bert_like_json(c: ModelConfig) -> dict[str, Any]:
-    return {
-        "vocab_size": c.vocabulary,
-        "max_position_embeddings": c.context,
-        "hidden_size": c.width,
-        "num_hidden_layers": c.num_layers,
-        "num_attention_heads": c.num_heads,
-        "intermediate_size": c.mlp_dim,
-        "hidden_act": OURS.get(c.activation),
-        "layer_norm_eps": c.norm_epsilon,
-    }
+def _with_gelu(keys: Keys, architecture: str, **more: Any) -> ModelConfig:
+    """What RoBERTa and ELECTRA have in common with BERT: whatever their MLPs have, their outputs
+    have gelu."""
+    keys.same("hidden_act", "gelu")
+    return like_bert(keys, architecture, activation="gelu_exact", **more)
 
 
 def roberta_config(keys: Keys, kind: str = "Roberta") -> ModelConfig:
@@ -61,12 +30,12 @@ def roberta_config(keys: Keys, kind: str = "Roberta") -> ModelConfig:
         f"{keys.where} has max_position_embeddings {positions}, of which two are no token's; it"
         " needs at least 3.",
     )
-    return _of_bert(keys, f"{kind}Model", context=positions - 2)
+    return _with_gelu(keys, f"{kind}Model", context=positions - 2)
 
 
 def roberta_json(c: ModelConfig, kind: str = "Roberta") -> dict[str, Any]:
     """The inverse of `roberta_config`."""
-    return _bert_like_json(c) | {
+    return like_bert_json(c) | {
         "max_position_embeddings": c.context + 2,
         "type_vocab_size": 1,
         "pad_token_id": 1,
@@ -78,7 +47,7 @@ def electra_config(keys: Keys) -> ModelConfig:
     """Translates that of ELECTRA's generator, whose embeddings have a width of their own. The
     discriminator writes nothing and is refused by its tensors."""
     width, embedded = keys.number("hidden_size"), keys.number("embedding_size", 128)
-    return _of_bert(
+    return _with_gelu(
         keys,
         "ElectraModel",
         context=keys.number("max_position_embeddings", 512),
@@ -89,7 +58,7 @@ def electra_config(keys: Keys) -> ModelConfig:
 
 def electra_json(c: ModelConfig) -> dict[str, Any]:
     """The inverse of `electra_config`."""
-    return _bert_like_json(c) | {
+    return like_bert_json(c) | {
         "type_vocab_size": 2,
         "embedding_size": c.embedding_dim,
         "architectures": ["ElectraForMaskedLM" if c.head_transform else "ElectraModel"],
@@ -113,7 +82,7 @@ def distilbert_config(keys: Keys) -> ModelConfig:
         norm_epsilon=1e-12,
         head_transform=fills,
         logit_bias=fills,
-        **_ENCODER,
+        **ENCODER,
     )
 
 

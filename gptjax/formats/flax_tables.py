@@ -209,7 +209,7 @@ BART = (
     *_half("decoder", ""),
     *heads(_CROSS, "layers/cross", out="out_proj"),
     *norm_entries(f"{_CROSS}_layer_norm", "layers/cross_norm"),
-    Entry("final_logits_bias", ("logits/bias",), "1 v", "v", optional=True),
+    Entry("final_logits_bias", ("logits/bias",), "() v", "v", optional=True),
     Entry("lm_head.weight", ("head/kernel",), "v d", "d v"),
 )
 """BART, mBART, Pegasus and Marian, of which each lacks some."""

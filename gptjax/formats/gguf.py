@@ -15,11 +15,12 @@ from typing import Any
 from gptjax.core.config import ConfigError, nearest, require
 from gptjax.formats import gguf_models, gguf_tensors, gguf_tokenizer, layout, sampling
 from gptjax.formats.gguf_file import File, Kind, numbers
+from gptjax.formats.gguf_narrow import mixed_tensors, narrow_tensors
 from gptjax.formats.gguf_parts import open_whole
 from gptjax.formats.gguf_writer import Planned, write_gguf
-from gptjax.formats.opened import About, OpenedModel
+from gptjax.formats.opened import About, OpenedModel, nothing_packed
 from gptjax.formats.quantised.ggml_blocks import grid_of_blocks
-from gptjax.formats.quantised.leaves import held
+from gptjax.formats.quantised.leaves import held, narrow_weights
 from gptjax.model import Llama3Scaling
 
 KINDS = {
@@ -55,6 +56,8 @@ def load_gguf(
       ConfigError: the file is damaged, or its model or tokenizer does something that ours does not.
     """
     file = open_whole(path)
+    quantised = any(tensor.kind not in PLAIN for tensor in file.tensors.values())
+    require(not packed or quantised, nothing_packed(path))
     table, pieces = file.tensors.get("token_embd.weight"), gguf_tokenizer.num_pieces(file)
     require(
         table is not None and len(table.shape) == 2,
@@ -120,7 +123,8 @@ def save_gguf(path: Path | str, model: OpenedModel, dtype: str = "float32") -> N
     Args:
       dtype: of matrices: float32, float16, bfloat16, or one of `KINDS` that has 4, 5 or 8 bits for
         each number and a scale for each 32, and if its name ends with 1 also a minimum (rows that
-        32 does not divide become float16). Vectors, learned positions and routers stay float32.
+        32 does not divide become float16). Vectors, learned positions and routers stay float32;
+        weights that are narrow already keep their codes and scales.
 
     A model whose layers all have the same window, which llama.cpp's Llama cannot have, is written
     with a context as long as the window; within it, both are the same.
@@ -140,11 +144,14 @@ def save_gguf(path: Path | str, model: OpenedModel, dtype: str = "float32") -> N
         config = gguf_models.in_window(config)
         arch = gguf_models.architecture(config, about.family)
     places = gguf_tensors.gguf_places(arch, config)
+    blocks = narrow_tensors(places, narrow_weights(model.params))
     planned = [
-        Planned(name, shape, _kind(name, shape, KINDS[dtype]))
+        Planned(
+            name, shape, blocks[name].kind if name in blocks else _kind(name, shape, KINDS[dtype])
+        )
         for name, shape in layout.tensor_shapes(places).items()
     ]
-    values = (value for _, value in layout.tensors(model.params, places))
+    values = mixed_tensors(model.params, places, blocks)
     if isinstance(config.rope_scaling, Llama3Scaling):
         stretch = gguf_models.stretch(config.rope_scaling, config.rotary_dim, config.rope_base)
         planned = [Planned("rope_freqs.weight", stretch.shape, Kind.F32), *planned]

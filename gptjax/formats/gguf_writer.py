@@ -38,7 +38,7 @@ def write_gguf(
 
     Args:
       fields: metadata: integers (32 bits), booleans, floats (32 bits), strings, or lists of these.
-      values: of the planned tensors, in their order.
+      values: of the planned tensors, in their order: numbers, or their bytes.
     """
     path = Path(path)
     part = path.with_name(path.name + ".part")
@@ -46,11 +46,16 @@ def write_gguf(
         with part.open("wb") as file:
             file.write(_padded(_header({"general.architecture": architecture, **fields}, planned)))
             for t, value in zip(planned, values, strict=True):
-                blocks = gguf.quantize(np.ascontiguousarray(value, np.float32), t.kind)
+                ready = value.dtype == np.uint8  # blocks already
+                blocks = value if ready else gguf.quantize(_contiguous(value), t.kind)
                 file.write(_padded(blocks.tobytes()))
         part.rename(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _contiguous(value: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(value, np.float32)
 
 
 def _header(fields: Mapping[str, Any], planned: Sequence[Planned]) -> bytes:

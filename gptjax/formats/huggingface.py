@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from gptjax.core.config import ConfigError, nearest, require
+from gptjax.core.config import ConfigError, first_line, nearest, require
+from gptjax.data.tokenizers import directory
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.data.tokenizers.tokenizer import Published, Tokenizer
 from gptjax.formats import deepseek, huggingface_tokenizer, layout, llada, repeated, safetensors
@@ -32,7 +33,8 @@ from gptjax.formats.huggingface_files import (
     write_tensors,
 )
 from gptjax.formats.keys import Keys, impossible
-from gptjax.formats.opened import About, OpenedModel, decoder_start
+from gptjax.formats.opened import About, OpenedModel, decoder_start, nothing_packed
+from gptjax.formats.picture_configs import PREPROCESSOR, preprocessor_json, with_preprocessor
 from gptjax.formats.quantised import QuantisedTensor, scheme_of
 from gptjax.formats.quantised.grid import Grid
 from gptjax.formats.quantised.leaves import held
@@ -72,21 +74,21 @@ def load_huggingface(
     inner = INSIDE.get(str(data.get("model_type")))
     data = data if inner is None else inner(data)
     data, scheme = scheme_of(data, str(path / "config.json"))
+    require(not packed or scheme is not None, nothing_packed(path))
     family = _family(data, path)
     data = {key: value for key, value in data.items() if key not in ignored}
     keys = Keys(data, str(path / "config.json"))
-    try:
-        config = family.read(keys)
-    except ConfigError as error:
-        raise impossible(keys.where, error) from None
-    keys.finish()
+    config = config_of_keys(family, keys)
+    config = with_preprocessor(config, read_object(path, PREPROCESSOR))
     stored = read_tensors(path, family, scheme)
     _require_tied(path, family, config, stored)
     config = deepseek.with_further(config, stored) if family.further else config
     tokenizer = _tokenizer(path, config.vocabulary)
     mask = llada.mask_of(data)
     used = 0 if tokenizer is None else max(tokenizer.vocab_size, 0 if mask is None else mask + 1)
-    padding = 0 if tokenizer is None else config.vocabulary - used
+    # Whisper's tokenizers may lack its timestamps, the last ids.
+    bare = tokenizer is None or config.frames is not None
+    padding = 0 if bare else config.vocabulary - used
     config = dataclasses.replace(config, vocab_size=config.vocabulary - padding)
     places = family.places(config)
     unused = [pattern.replace("{last}", str(config.num_layers)) for pattern in family.unused]
@@ -109,6 +111,25 @@ def load_huggingface(
         functools.partial(held, grid_of=lambda name: _grid(stored.get(name))) if packed else None,
     )
     return OpenedModel(config, params, tokenizer, _about(path, data, padding))
+
+
+def config_of_keys(family: Family, keys: Keys) -> ModelConfig:
+    """Returns the model that the keys of a config.json describe.
+
+    Raises:
+      ConfigError: it cannot be, a key is not known, or a value is damaged.
+    """
+    try:
+        config = family.read(keys)
+    except ConfigError as error:
+        raise impossible(keys.where, error) from None
+    except (TypeError, ValueError, AttributeError, ArithmeticError, LookupError) as error:
+        raise ConfigError(
+            f"{keys.where} has a value of a kind that {keys.data.get('model_type')!r} does not"
+            f" have ({type(error).__name__}: {first_line(error)}); get it again."
+        ) from error
+    keys.finish()
+    return config
 
 
 def _grid(tensor: Raw | QuantisedTensor | None) -> Grid | None:
@@ -159,8 +180,7 @@ def _require_tied(
 
 def _tokenizer(path: Path, num_rows: int) -> Tokenizer | None:
     """The tokenizer of the directory, with no more tokens than the model has rows."""
-    candidates = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
-    if not any(inside(path, name).is_file() for name in candidates):
+    if not any(inside(path, name).is_file() for name in directory.FILES):
         return None
     tokenizer = huggingface_tokenizer.fitting(
         tokenizers.train_tokenizer(Published(str(path)), ()), num_rows
@@ -177,13 +197,20 @@ def _tokenizer(path: Path, num_rows: int) -> Tokenizer | None:
 
 
 def save_huggingface(
-    path: Path, model: OpenedModel, dtype: str = "float32", shard_bytes: int = 5_000_000_000
+    path: Path,
+    model: OpenedModel,
+    dtype: str = "float32",
+    shard_bytes: int = 5_000_000_000,
+    write: Callable[..., None] = write_tensors,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a directory; see `formats.save_model`. config.json is written last: a directory
     without it is not complete.
 
     Args:
       shard_bytes: maximum size of a file of tensors.
+      write: writes the tensors, see `write_tensors`.
+      more: further keys of config.json.
 
     Raises:
       ConfigError: the path holds something already, or no family computes what this model does.
@@ -202,7 +229,10 @@ def save_huggingface(
         files = huggingface_tokenizer.files(model.tokenizer, model.config.context)
         for file, content in files.items():
             (path / file).write_bytes(content)
-    write_tensors(path, family.places(model.config), model.params, dtype, shard_bytes)
+    write(path, family.places(model.config), model.params, dtype, shard_bytes)
+    if model.config.vision is not None:
+        said = json.dumps(preprocessor_json(model.config.vision), indent=2)
+        (path / PREPROCESSOR).write_text(said + "\n")
     ids = _special_ids(model)
     if model.config.causal:
         settings = {**model.about.generation, **ids}
@@ -213,6 +243,7 @@ def save_huggingface(
         **ids,
         **family.write(model.config),
         "torch_dtype": dtype,
+        **(more or {}),
     }
     write_notes(path, model.about.notes, data)
 
@@ -236,6 +267,6 @@ def _special_ids(model: OpenedModel) -> dict[str, Any]:
         ids = {"bos_token_id": begin, "eos_token_id": ends[0] if len(ends) == 1 else ends or None}
     if tokenizer is not None and (mask := model.task.mask_id(tokenizer)) is not None:
         ids["mask_token_id"] = mask
-    if model.config.encoder_layers:
+    if model.config.has_encoder:
         ids["decoder_start_token_id"] = decoder_start(model.about)
     return {**ids, "pad_token_id": model.about.pad}

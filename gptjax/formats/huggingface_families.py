@@ -17,6 +17,7 @@ from gptjax.formats import (
     families,
     llada,
     older,
+    picture_configs,
     scaled,
 )
 from gptjax.formats.dense_decoders import DENSE
@@ -26,6 +27,7 @@ from gptjax.formats.keys import Keys
 from gptjax.formats.layernorm_decoders import WITH_LAYERNORM
 from gptjax.formats.recurrent_decoders import RECURRENT, qwen3_5_text
 from gptjax.formats.sparse_decoders import SPARSE
+from gptjax.formats.whisper import WHISPER
 from gptjax.model import ModelConfig
 
 _SECOND_TOKEN = (r"model\.layers\.{last}\..*",)
@@ -108,6 +110,7 @@ FAMILIES = {
             r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
         ),
     ),
+    "whisper": WHISPER,
     **DENSE,
     **WITH_LAYERNORM,
     **SPARSE,
@@ -115,6 +118,7 @@ FAMILIES = {
     **FLAX,
     **scaled.FAMILIES,
     **expert_families.FAMILIES,
+    **picture_configs.FAMILIES,
 }
 """By `model_type`. SmolLM2 is a Llama, Pythia a GPT-NeoX."""
 

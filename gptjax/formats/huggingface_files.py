@@ -26,6 +26,7 @@ from gptjax.formats.quantised.parts import Raw
 FILES = (
     "config.json",
     "generation_config.json",
+    "preprocessor_config.json",
     "model.safetensors",
     "model.safetensors.index.json",
     "tokenizer.json",
@@ -131,7 +132,8 @@ def read_tensors(
                 name not in tensors, f"{path} has the tensor {name} in two files; get them again."
             )
             tensors[name] = StoredTensor(file, name, tensor.shape)
-    renamed = {_present_name(name): tensor for name, tensor in tensors.items()}
+    present = family.present or _present_name
+    renamed = {present(name): tensor for name, tensor in tensors.items()}
     if family.prefix and not any(name.startswith(family.prefix) for name in renamed):
         renamed = {family.prefix + name: tensor for name, tensor in renamed.items()}
     whole = assembled(renamed, scheme, str(path))

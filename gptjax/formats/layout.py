@@ -23,12 +23,10 @@ from gptjax import model
 from gptjax.core.arrays import Params
 from gptjax.core.config import require
 from gptjax.model import ModelConfig
+from gptjax.model.inputs.vision_parts import picture_encoder
 
 VOCABULARY = "v"
 """The letter of tokens. Their tensors may have more rows than ours: padding that no token uses."""
-
-UNIT = "1"
-"""In the place of a letter: a dimension of theirs of size 1."""
 
 
 class Entry(NamedTuple):
@@ -41,7 +39,7 @@ class Entry(NamedTuple):
     """Paths of our leaves, such as `layers/attention/query/kernel`; several are joined in one
     tensor."""
     their_axes: str
-    """For example `(n h) d`; 1 is a dimension of one number that ours does not have."""
+    """For example `(n h) d`; () is a dimension of one number that ours does not have."""
     our_axes: str
     """For example `d n h`, without layers and experts."""
     joined: str = ""
@@ -84,7 +82,8 @@ def leaf_shapes(config: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def _by_path(tree: Any) -> dict[str, Any]:
-    pairs = jax.tree_util.tree_flatten_with_path(tree)[0]
+    whole = jax.tree_util.tree_flatten_with_path(tree, lambda node: not isinstance(node, dict))
+    pairs = whole[0]
     return {"/".join(key.key for key in path): leaf for path, leaf in pairs}
 
 
@@ -122,13 +121,18 @@ def _instances(config: ModelConfig, entry: Entry) -> Iterator[tuple[str, str, tu
     if "{i}" not in entry.theirs:
         yield entry.theirs, "", ()
         return
-    beside = bool(entry.ours) and entry.ours[0].startswith("encoder/")
-    stack = config.encoder.stack if beside else config.stack
+    first, half = entry.ours[0] if entry.ours else "", config
+    if first.startswith("encoder/"):
+        half = config.encoder
+    elif first.startswith("frames/") and config.frames is not None:
+        half = config.frame_encoder
+    elif first.startswith("vision/encoder/"):
+        half = picture_encoder(config)
     num_before: dict[str, int] = {}
-    for i, layer in enumerate(stack):
-        sparse, own = config.sparse(layer), config.stack_of(layer)
+    for i, layer in enumerate(half.stack):
+        sparse, own = half.sparse(layer), half.stack_of(layer)
         prefix, row = "layers/", i
-        if config.mixed:  # layers with other parameters are stacked apart
+        if half.mixed:  # layers with other parameters are stacked apart
             prefix, row = f"layers/{own}/", num_before.get(own, 0)
         num_before[own] = num_before.get(own, 0) + 1
         name = entry.theirs.replace("{i}", str(i))
@@ -164,7 +168,7 @@ def axis_groups(axes: str) -> list[str]:
 def sizes_of(place: Place) -> dict[str, int]:
     """The size of each letter in their tensor."""
     entry, letters = place.entry, place.entry.our_axes.split()
-    sizes = dict(zip(letters, place.shapes[0], strict=True)) | {UNIT: 1}
+    sizes = dict(zip(letters, place.shapes[0], strict=True))
     if entry.joined:
         axis = letters.index(entry.joined)
         sizes[entry.joined] = sum(shape[axis] for shape in place.shapes)
@@ -173,7 +177,7 @@ def sizes_of(place: Place) -> dict[str, int]:
 
 def their_shape(place: Place, padding: int = 0) -> tuple[int, ...]:
     """Returns the shape of their tensor, with `padding` more rows than our vocabulary."""
-    if place.entry.constant is not None:
+    if place.entry.constant is not None or not place.entry.their_axes:
         return ()
     if own := _apart(place):
         shapes, axis = [their_shape(one) for one in own], _joined_axis(place)
@@ -193,12 +197,14 @@ def from_theirs(place: Place, part: int, theirs: np.ndarray) -> np.ndarray:
         axis = _joined_axis(place)
         ends = np.cumsum([0, *(their_shape(one)[axis] for one in own)])
         return from_theirs(own[part], 0, _along(theirs, axis, ends[part], ends[part + 1]))
+    if not place.entry.their_axes:
+        return theirs
     entry, sizes, groups = place.entry, sizes_of(place), axis_groups(place.entry.their_axes)
     for axis, group in enumerate(groups):
         if group == VOCABULARY:
             theirs = _along(theirs, axis, 0, sizes[VOCABULARY])
     theirs = theirs[entry.skipped :]
-    order = "".join(groups).replace(UNIT, "")
+    order = "".join(groups)
     value = theirs.reshape([sizes[letter] for letter in order])
     for letter, theirs_to_ours in entry.order.items():
         value = value.take(np.argsort(theirs_to_ours), axis=order.index(letter))
@@ -239,7 +245,9 @@ def to_theirs(place: Place, parts: Sequence[np.ndarray]) -> np.ndarray:
     entry = place.entry
     if entry.constant is not None:
         return np.asarray(entry.constant, np.float32)
-    order = "".join(axis_groups(entry.their_axes)).replace(UNIT, "")
+    if not entry.their_axes:
+        return parts[0]
+    order = "".join(axis_groups(entry.their_axes))
     letters = entry.our_axes.split()
     transposed = [part.transpose([letters.index(letter) for letter in order]) for part in parts]
     value = transposed[0]

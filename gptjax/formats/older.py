@@ -90,11 +90,19 @@ def gpt_neox_json(c: ModelConfig) -> dict[str, Any]:
     }
 
 
-def bert_config(keys: Keys) -> ModelConfig:
-    """Translates BERT's. The first of its two sentence embeddings is part of our positions. A
-    `BertModel` (sentence embeddings such as MiniLM) ends with its hidden states."""
+ENCODER = {"norm_placement": "post", "causal": False, "embedding_norm": True}
+"""What all encoders like BERT have in ours."""
+
+
+def like_bert(keys: Keys, architecture: str, **more: Any) -> ModelConfig:
+    """Translates what BERT, RoBERTa and ELECTRA have in common.
+
+    Args:
+      architecture: the class that ends with its hidden states (sentence embeddings such as MiniLM).
+      more: the fields that each translates in its own way.
+    """
     keys.number("type_vocab_size", 2)
-    fills = "BertModel" not in (keys.take("architectures", None) or ())
+    fills = architecture not in (keys.take("architectures", None) or ())
     for key, value in (
         ("is_decoder", False),
         ("add_cross_attention", False),
@@ -104,23 +112,20 @@ def bert_config(keys: Keys) -> ModelConfig:
         keys.same(key, value)
     return ModelConfig(
         vocab_size=keys.number("vocab_size"),
-        context=keys.number("max_position_embeddings", 512),
         width=keys.number("hidden_size"),
         num_layers=keys.number("num_hidden_layers"),
         num_heads=keys.number("num_attention_heads"),
         feed_forward=keys.number("intermediate_size"),
-        activation=activation(keys, "hidden_act", "gelu"),
         norm_epsilon=float(keys.take("layer_norm_eps", 1e-12)),
-        norm_placement="post",
-        causal=False,
-        embedding_norm=True,
         head_transform=fills,
         logit_bias=fills,
+        **ENCODER,
+        **more,
     )
 
 
-def bert_json(c: ModelConfig) -> dict[str, Any]:
-    """The inverse of `bert_config`."""
+def like_bert_json(c: ModelConfig) -> dict[str, Any]:
+    """What the inverse of `like_bert` has of all three."""
     return {
         "vocab_size": c.vocabulary,
         "max_position_embeddings": c.context,
@@ -130,6 +135,22 @@ def bert_json(c: ModelConfig) -> dict[str, Any]:
         "intermediate_size": c.mlp_dim,
         "hidden_act": OURS.get(c.activation),
         "layer_norm_eps": c.norm_epsilon,
+    }
+
+
+def bert_config(keys: Keys) -> ModelConfig:
+    """Translates BERT's. The first of its two sentence embeddings is part of our positions."""
+    return like_bert(
+        keys,
+        "BertModel",
+        context=keys.number("max_position_embeddings", 512),
+        activation=activation(keys, "hidden_act", "gelu"),
+    )
+
+
+def bert_json(c: ModelConfig) -> dict[str, Any]:
+    """The inverse of `bert_config`."""
+    return like_bert_json(c) | {
         "type_vocab_size": 2,
         "architectures": ["BertForMaskedLM" if c.head_transform else "BertModel"],
     }

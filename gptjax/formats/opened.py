@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -16,11 +17,14 @@ from gptjax.data.tasks import (
     LanguageModel,
     MaskedDiffusion,
     MaskedLanguageModel,
+    PictureTexts,
     SequenceToSequence,
     Task,
+    Transcription,
+    VisualAnswers,
 )
 from gptjax.data.tokenizers.tokenizer import Tokenizer
-from gptjax.model import ModelConfig
+from gptjax.model import ModelConfig, Vision
 
 
 @dataclass(frozen=True)
@@ -72,14 +76,22 @@ MASKS = ("[MASK]", "<mask>")
 """Names of the token that stands for a hidden one."""
 
 
+def nothing_packed(path: Path | str) -> str:
+    """What is wrong with keeping the weights of a model as they are stored if none is quantised."""
+    return f"{path} has no quantised weights that can be kept as they are; omit --packed."
+
+
 def task_of(config: ModelConfig, about: About, tokenizer: Tokenizer | None = None) -> Task:
     """Returns the task of a model whose files do not name one.
 
     An encoder-decoder (T5, BART) answers: what it reads stands between the ids that its tokenizer
     puts there, or before the end of a document, and what it writes begins with the ids that its
     files give as `decoder_start_token_id` and `forced_bos_token_id`. An encoder (BERT) fills in
-    masked tokens, and writes so where its files give a `mask` (LLaDA); a decoder continues text.
+    masked tokens, and writes so where its files give a `mask` (LLaDA); a decoder continues text. A
+    model of frames (Whisper) writes what it hears.
     """
+    if config.frames is not None:
+        return Transcription(begin=(decoder_start(about),))
     if config.encoder_layers:
         lead = about.generation.get("forced_bos_token_id")
         before, after = ((), ()) if tokenizer is None else tokenizer.around
@@ -91,6 +103,8 @@ def task_of(config: ModelConfig, about: About, tokenizer: Tokenizer | None = Non
             after=after if marked else (),
             lead=(lead,) if type(lead) is int else (),
         )
+    if config.vision is not None and not config.classes:
+        return _about_pictures(config.vision)
     if config.continues:
         return LanguageModel()
     if about.mask is not None:
@@ -98,6 +112,14 @@ def task_of(config: ModelConfig, about: About, tokenizer: Tokenizer | None = Non
     controls = {} if tokenizer is None else tokenizer.controls
     own = next((controls[name].id for name in MASKS if name in controls), None)
     return MaskedLanguageModel(mask=own)
+
+
+def _about_pictures(vision: Vision) -> Task:
+    """The task of a model that reads pictures: to answer, or to compare."""
+    how: dict[str, Any] = {"size": vision.size, "fit": vision.fit, "cubic": vision.cubic}
+    if vision.joint is not None:
+        return PictureTexts(**how)
+    return VisualAnswers(**how, tokens=vision.tokens, picture=vision.token, begin=-1)
 
 
 def decoder_start(about: About) -> int:

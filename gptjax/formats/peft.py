@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptjax.core.config import require
+from gptjax.core.trees import leaf_at
 from gptjax.formats import layout, safetensors
 from gptjax.formats.huggingface_files import read_object
 from gptjax.formats.layout import Place
@@ -216,7 +217,7 @@ def _whole(
         )
         for number, (part, index) in enumerate(place.parts):
             ours = layout.from_theirs(place, number, value) + np.float32(place.entry.plus)
-            own = np.asarray(_leaf(base.params, part))
+            own = np.asarray(leaf_at(base.params, part))
             require(
                 not copy or np.array_equal(own[index], ours),
                 f"{path} holds a copy of {module}, and the base has other values there; the adapter"
@@ -225,12 +226,6 @@ def _whole(
             if not copy:
                 leaves.setdefault(part, own.copy())[index] = ours
     return {part: jnp.asarray(leaf) for part, leaf in leaves.items()}
-
-
-def _leaf(tree: Any, path: str) -> Any:
-    for name in path.split("/"):
-        tree = tree[name]
-    return tree
 
 
 def _require_met(path: Path, settings: Settings, modules: Mapping[str, Any]) -> None:

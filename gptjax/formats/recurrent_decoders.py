@@ -6,11 +6,19 @@ Read `RECURRENT` at the end, then the two functions and the table of a family.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from gptjax.core.config import require
-from gptjax.formats.configs import llama_config, llama_json, no_biases, patterned, without
+from gptjax.formats.configs import (
+    layers_of,
+    llama_config,
+    llama_json,
+    no_biases,
+    patterned,
+    sparse_steps,
+    sparse_steps_json,
+    without,
+)
 from gptjax.formats.expert_families import GATED_EXPERTS, shared_experts
 from gptjax.formats.families import (
     LAYER,
@@ -36,14 +44,8 @@ def hybrid(keys: Keys, c: ModelConfig, options: Recurrent, kinds: Any, theirs: s
     """Returns the config whose layers are recurrent where `kinds` says `theirs`, and else attention
     to all."""
     known = {theirs: Layer(recurrent=True), "full_attention": Layer()}
-    valid = isinstance(kinds, list) and len(kinds) == c.num_layers
-    require(
-        valid and all(kind in known for kind in kinds),
-        f"{keys.where} has layer_types {str(kinds)[:80]}; it needs {c.num_layers} of"
-        f" {', '.join(known)}.",
-    )
-    layers = [known[kind] for kind in kinds]
-    return patterned(c, layers, recurrent=options if theirs in kinds else None)
+    present = isinstance(kinds, list) and theirs in kinds
+    return layers_of(keys, c, kinds, known, recurrent=options if present else None)
 
 
 def kinds_json(c: ModelConfig, theirs: str) -> list[str]:
@@ -52,9 +54,9 @@ def kinds_json(c: ModelConfig, theirs: str) -> list[str]:
 
 
 def taps_entry(theirs: str, ours: tuple[str, ...]) -> Entry:
-    """Returns the taps of a convolution whose channels are those of several of ours."""
+    """Returns the kernel of a convolution whose channels are those of several of ours."""
     paths = tuple(f"{path}_convolution/taps" for path in ours)
-    return Entry(f"{theirs}.weight", paths, f"{FLAT} 1 w", "k x w", joined=FLAT)
+    return Entry(f"{theirs}.weight", paths, f"{FLAT} () w", "k x w", joined=FLAT)
 
 
 def head_entry(theirs: str, ours: str) -> Entry:
@@ -157,9 +159,7 @@ QWEN3_5 = (
 
 
 def qwen3_next_config(keys: Keys) -> ModelConfig:
-    """Qwen3.5 with experts, and a shared one that a sigmoid of the token weighs, in every
-    `decoder_sparse_step`-th layer but those of `mlp_only_layers`."""
-    step, dense = keys.number("decoder_sparse_step", 1), keys.take("mlp_only_layers", None) or []
+    """Qwen3.5 with experts, and a shared one that a sigmoid of the token weighs."""
     width = keys.number("moe_intermediate_size", 512)
     experts = Experts(
         count=keys.number("num_experts", 512),
@@ -170,12 +170,7 @@ def qwen3_next_config(keys: Keys) -> ModelConfig:
         normalised=bool(keys.take("norm_topk_prob", True)),
         balance=0.001,
     )
-    c = qwen3_5_config(keys)
-    layers = [
-        dataclasses.replace(layer, dense=i in dense or (i + 1) % step != 0)
-        for i, layer in enumerate(c.stack)
-    ]
-    return patterned(c, layers, experts=experts)
+    return sparse_steps(keys, qwen3_5_config(keys), experts=experts)
 
 
 def qwen3_next_json(c: ModelConfig) -> dict[str, Any]:
@@ -186,8 +181,7 @@ def qwen3_next_json(c: ModelConfig) -> dict[str, Any]:
         "moe_intermediate_size": c.expert_width,
         "shared_expert_intermediate_size": c.experts.shared * c.expert_width,
         "norm_topk_prob": c.experts.normalised,
-        "decoder_sparse_step": 1,
-        "mlp_only_layers": [i for i, layer in enumerate(c.stack) if layer.dense],
+        **sparse_steps_json(c),
     }
 
 
@@ -359,7 +353,7 @@ LFM2 = (
         "d f",
         joined="f",
     ),
-    Entry(f"{_CONV}.conv.weight", (f"{_OURS}/convolution/taps",), "f 1 w", "f w"),
+    Entry(f"{_CONV}.conv.weight", (f"{_OURS}/convolution/taps",), "f () w", "f w"),
     Entry(f"{_CONV}.conv.bias", (f"{_OURS}/convolution/bias",), "f", "f"),
     *linear_entries(f"{_CONV}.out_proj", f"{_OURS}/out", "d f", "f d"),
     *mlp(f"{LAYER}.feed_forward", "layers/mlp", "w1", "w3", "w2"),

@@ -31,8 +31,14 @@ DTYPES = {
     "float16": ("F16", np.dtype("<f2")),
     "bfloat16": ("BF16", np.dtype(jax.numpy.bfloat16)),
 }
-"""Types that are written, and their names in the file."""
+"""Types in which whole models are written, and their names in the file."""
 
+WRITTEN = DTYPES | {
+    "int32": ("I32", np.dtype("<i4")),
+    "int64": ("I64", np.dtype("<i8")),
+    "uint8": ("U8", np.dtype("u1")),
+}
+"""Those of single tensors."""
 
 NARROW = {
     "F8_E4M3": jax.numpy.float8_e4m3fn,
@@ -126,22 +132,25 @@ def write_safetensors(
     path: Path,
     shapes: Mapping[str, tuple[int, ...]],
     values: Iterable[tuple[str, np.ndarray]],
-    dtype: str,
+    dtype: str | Mapping[str, str],
     metadata: Mapping[str, str],
 ) -> None:
     """Writes a file, holding one tensor at a time.
 
     Args:
       shapes: of all tensors, in the order in which `values` yields them.
-      dtype: float32, float16 or bfloat16; values are rounded to it.
+      dtype: one of `WRITTEN` for all tensors, or for each; values are rounded to it.
 
     Raises:
       ValueError: `values` yields something else than `shapes` promises.
     """
-    name, stored = DTYPES[dtype]
+    kinds = {
+        tensor: WRITTEN[dtype if isinstance(dtype, str) else dtype[tensor]] for tensor in shapes
+    }
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     end = 0
     for tensor, shape in shapes.items():
+        name, stored = kinds[tensor]
         begin, end = end, end + math.prod(shape) * stored.itemsize
         header[tensor] = {"dtype": name, "shape": list(shape), "data_offsets": [begin, end]}
     head = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
@@ -151,5 +160,5 @@ def write_safetensors(
         for (tensor, shape), (given, value) in zip(shapes.items(), values, strict=True):
             if (given, value.shape) != (tensor, shape):
                 raise ValueError(f"{given} {value.shape} was given instead of {tensor} {shape}.")
-            data = np.ascontiguousarray(value.astype(stored, copy=False))
+            data = np.ascontiguousarray(value.astype(kinds[tensor][1], copy=False))
             file.write(memoryview(data.view(np.uint8).reshape(-1)))

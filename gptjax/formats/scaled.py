@@ -8,17 +8,16 @@ Read `FAMILIES` at the end first. Those whose experts differ are in `expert_fami
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 from gptjax.core.config import require
 from gptjax.formats.configs import (
     kinds_of,
+    layers_of,
     llama_config,
     llama_json,
     mistral_config,
     mistral_json,
-    patterned,
     window_of,
 )
 from gptjax.formats.families import LAYER, LLAMA, MLP, around, heads, interleaved, mlp
@@ -32,21 +31,6 @@ def inverse(number: float) -> float:
     """Returns 1 / number, whole if it is that but for rounding."""
     result = 1 / number
     return float(round(result)) if abs(result - round(result)) < 1e-9 * result else result
-
-
-def layers_of(keys: Keys, c: ModelConfig, kinds: Any, known: Mapping[str, Layer]) -> ModelConfig:
-    """Returns the config with the layers that `layer_types` names.
-
-    Raises:
-      ConfigError: they are not as many as the layers, or there is one that is not known.
-    """
-    valid = isinstance(kinds, list) and len(kinds) == c.num_layers
-    require(
-        valid and all(kind in known for kind in kinds),
-        f"{keys.where} has layer_types {str(kinds)[:80]}; it needs {c.num_layers} of"
-        f" {', '.join(known)}.",
-    )
-    return patterned(c, [known[kind] for kind in kinds])
 
 
 def require_whole(keys: Keys, c: ModelConfig) -> ModelConfig:

@@ -14,6 +14,7 @@ from gptjax.generate.decode import (
     prefill,
     step,
 )
+from gptjax.generate.drawing import drawing_settings, drawing_task, picture_grid
 from gptjax.generate.embeddings import embed_texts
 from gptjax.generate.engine import Columns, Slots, admit, advance, evict, fill, programs
 from gptjax.generate.history import History
@@ -21,6 +22,13 @@ from gptjax.generate.ids import Generated, generate, stream
 from gptjax.generate.labels import Labelled, classify
 from gptjax.generate.likelihood import token_logprobs
 from gptjax.generate.masked import Filled, fill_masks
+from gptjax.generate.pictures import (
+    Picture,
+    label_pictures,
+    pixels_for,
+    read_pictured_prompt,
+    seeing_task,
+)
 from gptjax.generate.rerank import chrf, minimum_risk
 from gptjax.generate.settings import GenerateConfig, SampleConfig
 from gptjax.generate.strategies import Draft
@@ -62,6 +70,7 @@ __all__ = [
     "Generated",
     "History",
     "Labelled",
+    "Picture",
     "Prefix",
     "SampleConfig",
     "Sampling",
@@ -77,6 +86,8 @@ __all__ = [
     "complete",
     "completions",
     "draw",
+    "drawing_settings",
+    "drawing_task",
     "dry",
     "embed_texts",
     "evict",
@@ -87,16 +98,21 @@ __all__ = [
     "frequency_penalty",
     "generate",
     "guidance",
+    "label_pictures",
     "logit_bias",
     "min_new_tokens",
     "min_p",
     "minimum_risk",
     "neutral",
     "no_repeat_ngram",
+    "picture_grid",
+    "pixels_for",
     "prefill",
     "presence_penalty",
     "programs",
+    "read_pictured_prompt",
     "repetition_penalty",
+    "seeing_task",
     "shape",
     "shared_prefix",
     "step",

@@ -33,7 +33,8 @@ from gptjax.generate.engine import Columns
 from gptjax.generate.request import Request, end_of
 from gptjax.generate.settings import GenerateConfig
 from gptjax.generate.watermark import marks_of, watermark_of
-from gptjax.model import ModelConfig
+from gptjax.model import KVCache, ModelConfig
+from gptjax.model.cache_bits import stored_kind
 from gptjax.weights import serve
 
 
@@ -53,9 +54,9 @@ class Prefix(NamedTuple):
     """One row, with room for the whole context."""
 
     @property
-    def int8(self) -> bool:
-        """Keys and values are kept in 8 bits."""
-        return any(group.key_scales is not None for group in self.state.cache.groups)
+    def kv_cache(self) -> KVCache | None:
+        """How keys and values are kept; `None` if no layer has any."""
+        return next((stored_kind(group.keys) for group in self.state.cache.groups), None)
 
 
 class Room(NamedTuple):
@@ -73,8 +74,8 @@ class Room(NamedTuple):
     """More than temperature, top-k and top-p shapes a token of some request."""
     constrained: bool
     """Some request has a constraint."""
-    int8: bool
-    """Keys and values are kept in 8 bits."""
+    kv_cache: KVCache
+    """How keys and values are kept."""
     adapters: bool = False
     """Rows are served by different adapters."""
 
@@ -98,7 +99,7 @@ def room_for(
         side=padded_size(max(side, 1), config.context) if config.encoder_layers else 0,
         shaped=any(one.settings.shaped for one in requests),
         constrained=any(one.settings.constraint is not None for one in requests),
-        int8=requests[0].settings.int8_cache,
+        kv_cache=requests[0].settings.kv_cache,
         adapters=requests[0].adapter is not None,
     )
 
@@ -143,7 +144,7 @@ def read_prompts(
             limits,
             slots=room.slots,
             alternatives=room.alternatives,
-            int8=room.int8,
+            kv_cache=room.kv_cache,
             side=side_of(room, [one.side for one in requests] + [[]] * spare),
         )
     state = branch(prefix.state, np.zeros(rows, np.int32))
@@ -158,14 +159,14 @@ def read_prefix(
     params: Params,
     ids: list[int],
     before: Prefix | None = None,
-    int8: bool = False,
+    kv_cache: KVCache = "full",
 ) -> Prefix:
     """Reads a prefix; after `before`, which is used up, if it is given."""
     tokens, length, limit = padded([ids], config.context), np.int32([len(ids)]), np.int32([0])
     if before is not None:
         state = extend(config, params, before.state, tokens, length, limit)
         return Prefix(before.ids + ids, state)
-    state = prefill(config, params, tokens, length, limit, slots=config.context, int8=int8)
+    state = prefill(config, params, tokens, length, limit, slots=config.context, kv_cache=kv_cache)
     return Prefix(ids, state)
 
 
@@ -256,7 +257,7 @@ def _column(settings: Sequence[GenerateConfig], name: str, dtype: type = np.floa
 
 WHOLE = ("penalty_window", "dry_allowed_length", "no_repeat_ngram", "min_new_tokens")
 """Settings of `Shaping` that are whole numbers."""
-WIDE = ("dry_breakers", "logit_bias", "forced", "watermark", "constraint")
+WIDE = ("dry_breakers", "logit_bias", "forced", "watermark", "constraint", "spoken")
 """Fields of `Shaping` that are more than one number per row."""
 
 

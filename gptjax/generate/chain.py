@@ -17,6 +17,7 @@ from gptjax.core.arrays import Array, Bool, Float, Int, Keys
 from gptjax.generate import transforms
 from gptjax.generate.constraints import Constraint, allowed, next_states
 from gptjax.generate.history import History, counts
+from gptjax.generate.timestamps import Spoken, spoken_rules
 from gptjax.generate.watermark import Marks, favour_green
 
 
@@ -51,6 +52,8 @@ class Shaping(NamedTuple):
     """`None` if no row ever has one."""
     constraint: Constraint | None = None
     """`None` if no row has one."""
+    spoken: Spoken | None = None
+    """The rules of a speech recogniser; `None` for other models."""
 
 
 class Sampling(NamedTuple):
@@ -172,7 +175,8 @@ LINKS: dict[str, _Link] = {
 
 ORDER = tuple(LINKS)
 """As in llama.cpp; no-repeat-n-gram, which it lacks, comes with the others that look back.
-Constraint, bias and minimum come before the chain, the watermark and forced tokens after it."""
+Constraint, bias, minimum and the rules of speech come before the chain, the watermark and forced
+tokens after it."""
 
 
 def shape(
@@ -202,6 +206,8 @@ def shape(
             transforms.logit_bias(given, s.logit_bias), written, s.min_new_tokens, stop
         )
         logits = _unless_nothing(logits, given)
+        if s.spoken is not None:
+            logits = _unless_nothing(spoken_rules(logits, history, s.spoken), logits)
     shaped = logits
     for link in (LINKS[name] for name in order if LINKS[name].plain or s is not None):
 

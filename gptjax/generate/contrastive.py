@@ -18,7 +18,7 @@ from gptjax.core.arrays import Array, Float, Int, Keys, Params
 from gptjax.generate.chain import ORDER, Sampling, shape, token_keys
 from gptjax.generate.decode import Text, append, empty_rows, read_parts, within, writing
 from gptjax.generate.history import History
-from gptjax.model import Cache, ModelConfig
+from gptjax.model import Cache, KVCache, ModelConfig
 
 
 class Contrasting(NamedTuple):
@@ -43,7 +43,7 @@ class Contrast(NamedTuple):
 
 
 @functools.partial(
-    jax.jit, static_argnames=("config", "slots", "candidates", "alternatives", "int8")
+    jax.jit, static_argnames=("config", "slots", "candidates", "alternatives", "kv_cache")
 )
 def open_contrast(
     config: ModelConfig,
@@ -55,13 +55,13 @@ def open_contrast(
     slots: int,
     candidates: int,
     alternatives: int = 0,
-    int8: bool = False,
+    kv_cache: KVCache = "full",
     side: Any = None,
 ) -> Contrasting:
     """Reads ragged prompts into new rows and keeps every hidden state; side texts as in
     `prefill`."""
     rows, width = prompt.shape
-    state = empty_rows(config, rows, slots, alternatives, int8)
+    state = empty_rows(config, rows, slots, alternatives, kv_cache)
     cache = state.cache._replace(memory=model.encode(config, params, side))
     ids = state.text.history.ids.at[:, :width].set(prompt)
     cache, hidden = read_parts(config, params, cache, ids, lengths, lengths - 1, width)

@@ -25,7 +25,7 @@ from gptjax.core.arrays import Array, Bool, Float, Int, Keys, Numbers, Params
 from gptjax.generate.chain import ORDER, Sampling, choose, token_keys, track
 from gptjax.generate.history import History
 from gptjax.generate.transforms import guidance
-from gptjax.model import Cache, ModelConfig
+from gptjax.model import Cache, KVCache, ModelConfig
 
 CHUNK = model.AT_ONCE
 """Longer prompts are read in parts of this many tokens, which bounds the memory of attention
@@ -68,9 +68,9 @@ class Decoding(NamedTuple):
 
 
 def empty_rows(
-    config: ModelConfig, rows: int, slots: int, alternatives: int = 0, int8: bool = False
+    config: ModelConfig, rows: int, slots: int, alternatives: int = 0, kv_cache: KVCache = "full"
 ) -> Decoding:
-    """Rows that have read nothing, with room for `slots` tokens each; `int8` as in
+    """Rows that have read nothing, with room for `slots` tokens each; `kv_cache` as in
     `model.empty_cache`."""
     none = jnp.zeros((rows,), jnp.int32)
     history = History(jnp.zeros((rows, slots), jnp.int32), none, none)
@@ -81,7 +81,11 @@ def empty_rows(
     return Decoding(
         text,
         model.empty_cache(
-            config, rows, slots, int8=int8, at_once=slots if config.prefix_lm else CHUNK
+            config,
+            rows,
+            slots,
+            kv_cache=kv_cache,
+            at_once=slots if config.prefix_lm else CHUNK,
         ),
     )
 
@@ -162,7 +166,7 @@ def read_parts(
     return cache, jnp.moveaxis(hidden, 0, 1).reshape(len(ids), -1, hidden.shape[-1])
 
 
-@functools.partial(jax.jit, static_argnames=("config", "slots", "alternatives", "int8"))
+@functools.partial(jax.jit, static_argnames=("config", "slots", "alternatives", "kv_cache"))
 def prefill(
     config: ModelConfig,
     params: Params,
@@ -172,11 +176,11 @@ def prefill(
     *,
     slots: int,
     alternatives: int = 0,
-    int8: bool = False,
+    kv_cache: KVCache = "full",
     side: Any = None,
 ) -> Decoding:
     """Reads ragged prompts into new rows, and side texts if the model has an encoder for them."""
-    state = empty_rows(config, prompt.shape[0], slots, alternatives, int8)
+    state = empty_rows(config, prompt.shape[0], slots, alternatives, kv_cache)
     state = state._replace(cache=state.cache._replace(memory=model.encode(config, params, side)))
     return _extend(config, params, state, prompt, lengths, limit)
 

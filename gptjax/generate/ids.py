@@ -13,7 +13,7 @@ from gptjax.generate import engine
 from gptjax.generate.chain import Sampling
 from gptjax.generate.decode import Text, padded, padded_size, prefill
 from gptjax.generate.engine import Columns, advance
-from gptjax.model import ModelConfig
+from gptjax.model import KVCache, ModelConfig
 from gptjax.sharding.constrain import use_mesh
 from gptjax.sharding.mesh import to_host
 
@@ -48,7 +48,7 @@ def stream(
     stop: tuple[int, ...] = (),
     vocabulary: int | None = None,
     chunk: int | None = 8,
-    int8: bool = False,
+    kv_cache: KVCache = "full",
     side: Any = None,
     mesh: Mesh | None = None,
 ) -> Iterator[Generated]:
@@ -60,7 +60,7 @@ def stream(
       keys: one random key per row.
       vocabulary: ids from here on are never drawn; `None` allows all.
       chunk: `None` yields only the end.
-      int8: keep keys and values in 8 bits, see `model.empty_cache`.
+      kv_cache: how keys and values are kept, see `model.empty_cache`.
       side: the input of the model's encoder for each row, a `data.Side`, if it has one; its width
         is a compiled shape.
       mesh: the devices on which the parameters are placed.
@@ -83,7 +83,7 @@ def stream(
             lengths.astype(np.int32),
             np.full(rows, new_tokens, np.int32),
             slots=padded_size(int(lengths.max()) + new_tokens, config.context),
-            int8=int8,
+            kv_cache=kv_cache,
             side=side,
         )
     slots = engine.fill(reading, None, Columns(keys, sampling, ends))

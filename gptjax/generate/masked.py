@@ -15,6 +15,7 @@ from gptjax.core.arrays import Params
 from gptjax.core.config import require
 from gptjax.data.layouts import Piece, filled
 from gptjax.data.tokenizers.tokenizer import Tokenizer
+from gptjax.formats.opened import MASKS
 from gptjax.generate.decode import padded_size
 from gptjax.model import ModelConfig
 
@@ -39,12 +40,14 @@ def fill_masks(
     texts: Sequence[str],
     top: int = 5,
     batch: int = 8,
+    mask: int | None = None,
 ) -> Iterator[Filled]:
     """Yields each text with its masks filled in, each as if the others stayed hidden.
 
     Args:
       texts: with `[MASK]` where a token is hidden.
       top: number of candidates of each mask.
+      mask: the id of a hidden token, as the model's task has it; see `mask_id`.
 
     Raises:
       ConfigError: the model hides no tokens, or a text has no mask or does not fit the context.
@@ -53,10 +56,10 @@ def fill_masks(
         not (config.causal or config.classes),
         "this model does not fill in masked tokens: it is no encoder over tokens (BERT).",
     )
-    top = min(top, tokenizer.vocab_size)
+    top, mask = min(top, tokenizer.vocab_size), mask_id(config, tokenizer, mask)
     for i in range(0, len(texts), batch):
         these = list(texts[i : i + batch])
-        rows = [hidden_ids(config, tokenizer, text) for text in these]
+        rows = [hidden_ids(config, tokenizer, text, mask) for text in these]
         pieces = [
             [Piece(ids, ids, np.zeros(len(ids)))] for ids in rows + rows[:1] * (batch - len(rows))
         ]
@@ -68,7 +71,7 @@ def fill_masks(
             tokenizer.vocab_size,
         )
         for n, (text, ids) in enumerate(zip(these, rows, strict=True)):
-            places = np.flatnonzero(ids == mask_id(config, tokenizer))
+            places = np.flatnonzero(ids == mask)
             likely = np.asarray(logprobs[n])[places]
             best = np.argsort(-likely, axis=-1, kind="stable")[:, :top]
             found = [
@@ -78,8 +81,11 @@ def fill_masks(
             yield Filled(text, _written(text, [each[0][0] for each in found]), found)
 
 
-def hidden_ids(config: ModelConfig, tokenizer: Tokenizer, text: str) -> np.ndarray:
+def hidden_ids(config: ModelConfig, tokenizer: Tokenizer, text: str, mask: int) -> np.ndarray:
     """Returns the ids of a text with masks, between those that begin and end texts in training.
+
+    Args:
+      mask: the id of a hidden token.
 
     Raises:
       ConfigError: it has no mask, or is longer than the context.
@@ -90,12 +96,11 @@ def hidden_ids(config: ModelConfig, tokenizer: Tokenizer, text: str) -> np.ndarr
         f"this model fills in masked tokens, and the prompt {text[:60]!r} has none; write {MASK}"
         ' for each: --prompt "The cat [MASK] on the mat."',
     )
-    mask = [mask_id(config, tokenizer)]
-    swallows = any(c.lstrip for c in tokenizer.controls.values() if c.id == mask[0])
+    swallows = any(c.lstrip for c in tokenizer.controls.values() if c.id == mask)
     inner = []
     for n, part in enumerate(parts):
         shown = part.rstrip() if swallows and n < len(parts) - 1 else part
-        inner += [*(mask if n else []), *tokenizer.encode(shown).tolist()]
+        inner += [*([mask] if n else []), *tokenizer.encode(shown).tolist()]
     ids = between_marks(tokenizer, inner)
     require(
         len(ids) <= config.context,
@@ -115,21 +120,22 @@ def between_marks(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
     return [*([] if begin is None else [begin]), *ids, *([] if end is None else [end])]
 
 
-def mask_id(config: ModelConfig, tokenizer: Tokenizer) -> int:
-    """Returns the id of a hidden token: the tokenizer's own, or the one after its last.
+def mask_id(config: ModelConfig, tokenizer: Tokenizer, mask: int | None) -> int:
+    """Returns the id of a hidden token: the task's; or the one after the tokenizer's last, if the
+    model has it; or the tokenizer's own.
 
     Raises:
-      ConfigError: there is neither.
+      ConfigError: there is none of these.
     """
-    own = next(
-        (tokenizer.controls[n].id for n in (MASK, "<mask>") if n in tokenizer.controls), None
-    )
+    size = tokenizer.vocab_size
+    own = [tokenizer.controls[name].id for name in MASKS if name in tokenizer.controls]
+    ids = [mask] if mask is not None else [size] if config.vocabulary > size else own
     require(
-        own is not None or config.vocabulary > tokenizer.vocab_size,
+        bool(ids),
         f"the tokenizer has no {MASK}, and the model no id beside the tokenizer's; it has not been"
         " trained to fill in masked tokens.",
     )
-    return tokenizer.vocab_size if own is None else own
+    return ids[0]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))

@@ -65,7 +65,7 @@ SHARED = (
     "beam_groups",
     "lookup",
     "draft_tokens",
-    "int8_cache",
+    "kv_cache",
 )
 """Settings that are part of a compiled program, so that all prompts of a call share them."""
 
@@ -161,6 +161,11 @@ def _check_model(config: ModelConfig, task: Task, mask: int | None) -> None:
     require(
         not config.classes,
         "this model classifies texts and does not continue them; `classify` gives their labels.",
+    )
+    require(
+        config.frames is None,
+        "this model writes what it hears, not what follows a prompt: gptjax transcribe FILE --model"
+        " MODEL.",
     )
     able = config.causal and task.writes and (task.answers or config.continues)
     require(

@@ -43,7 +43,7 @@ class Writer(NamedTuple):
     @property
     def text(self) -> Text:
         """What the rows hold so far."""
-        return self.state if isinstance(self.state, Text) else self.state.text
+        return self.state.text
 
     def until(self, count: int) -> Writer:
         """The writer after each row was finished or had `count` tokens."""
@@ -56,8 +56,6 @@ class Writer(NamedTuple):
 
 
 def _with_text(state: Any, text: Text) -> Any:
-    if isinstance(state, Text):
-        return text
     if isinstance(state, Slots):
         return state._replace(decoding=state.decoding._replace(text=text))
     return state._replace(text=text)
@@ -103,7 +101,7 @@ def _contrast(config: ModelConfig, params: Params, batch: Batch, prefix: Prefix 
         slots=batch.room.slots,
         candidates=padded_size(int(settings.count.max()), config.vocabulary, least=4),
         alternatives=batch.room.alternatives,
-        int8=batch.room.int8,
+        kv_cache=batch.room.kv_cache,
         side=side_of(batch.room, [one.side for one in batch.requests]),
     )
     state = state._replace(text=_at_start(state.text, batch))
@@ -159,6 +157,12 @@ def _speculate(
     )
 
 
+class _Masks(NamedTuple):
+    """The state of rows whose masks are filled in: the text is all of it."""
+
+    text: Text
+
+
 def _unmask(config: ModelConfig, params: Params, batch: Batch, mask: int) -> Writer:
     lengths = np.asarray([len(one.ids) for one in batch.requests], np.int32)[batch.source]
     limits, mask_id = batch.limits[batch.source], np.int32(mask)
@@ -178,11 +182,11 @@ def _unmask(config: ModelConfig, params: Params, batch: Batch, mask: int) -> Wri
     slots = max(batch.room.slots, prompts.shape[1])
     widest = padded_size(int(block.max()), config.context)
 
-    def write(text: Text, until: np.ndarray) -> Text:
-        return unmask(
+    def write(state: _Masks, until: np.ndarray) -> _Masks:
+        text = unmask(
             config,
             params,
-            text,
+            state.text,
             *batch.keys_and_sampling,
             how,
             batch.columns.stop,
@@ -191,8 +195,9 @@ def _unmask(config: ModelConfig, params: Params, batch: Batch, mask: int) -> Wri
             widest=widest,
             order=batch.settings.order,
         )
+        return _Masks(text)
 
-    return Writer(begin_masks(prompts, lengths, limits, mask_id, slots=slots), write)
+    return Writer(_Masks(begin_masks(prompts, lengths, limits, mask_id, slots=slots)), write)
 
 
 def best_answers(
@@ -252,7 +257,7 @@ def _read_negative(config: ModelConfig, params: Params, batch: Batch) -> Decodin
         lengths,
         batch.limits,
         slots=padded_size(int((lengths + batch.limits).max()), config.context),
-        int8=batch.room.int8,
+        kv_cache=batch.room.kv_cache,
         side=side_of(batch.room, [one.negative_side or one.side for one in batch.requests]),
     )
     return _for_rows(state, batch)

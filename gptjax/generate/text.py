@@ -25,7 +25,7 @@ from gptjax.generate.schedule import Call, Engine, Sealed
 from gptjax.generate.settings import SampleConfig
 from gptjax.generate.stops import Pieces
 from gptjax.generate.strategies import Draft, best_answers
-from gptjax.model import ModelConfig
+from gptjax.model import KVCache, ModelConfig
 from gptjax.sharding.constrain import use_mesh
 from gptjax.weights import choose_adapter
 
@@ -185,7 +185,7 @@ def shared_prefix(
     before: Prefix | None = None,
     task: Task = LanguageModel(),
     *,
-    int8_cache: bool = False,
+    kv_cache: KVCache = "full",
     mesh: Mesh | None = None,
 ) -> Prefix:
     """Reads a text (or ids) that many prompts begin with, once. It is tokenized by itself: no token
@@ -193,7 +193,7 @@ def shared_prefix(
 
     Args:
       before: a prefix that this one continues, as a conversation does; it is used up.
-      int8_cache: as in the settings of the prompts that continue it.
+      kv_cache: as in the settings of the prompts that continue it.
 
     Raises:
       ConfigError: it fills the context, or is empty.
@@ -201,18 +201,18 @@ def shared_prefix(
     check_prefix(task, tokenizer)
     (one,) = requests(config, tokenizer, [text], SampleConfig(), before and before.ids, task)
     with use_mesh(mesh):
-        return read_prefix(config, params, one.ids, before, int8_cache)
+        return read_prefix(config, params, one.ids, before, kv_cache)
 
 
 def _check_helpers(
     config: ModelConfig, draft: Draft | None, prefix: Prefix | None, asked: list[Request]
 ) -> None:
     """Refuses a prefix or a draft model that does not fit."""
-    kept = asked[0].settings.int8_cache
+    kept = asked[0].settings.kv_cache
     require(
-        prefix is None or prefix.int8 == kept,
-        f"int8_cache is {kept} and the prefix was read {'without' if kept else 'with'} it; read it"
-        f" with the same (prefix(text, int8_cache={kept})).",
+        prefix is None or prefix.kv_cache in (None, kept),
+        f"kv_cache is {kept} and the prefix was read with {prefix and prefix.kv_cache}; read it"
+        f" with the same (prefix(text, kv_cache={kept!r})).",
     )
     if draft is None:
         return

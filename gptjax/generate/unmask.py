@@ -227,7 +227,7 @@ def _ended(
 # --- what can be asked for
 
 _PER_TOKEN = (
-    *("shaped", "beams", "contrastive_alpha", "lookup", "int8_cache"),
+    *("shaped", "beams", "contrastive_alpha", "lookup", "kv_cache"),
     *("top_logprobs", "prompt_logprobs", "negative_prompt"),
 )
 """Settings that need one token after another."""

@@ -1,6 +1,7 @@
 """Losses: what training minimises. `loss.py` defines the interface; other files hold the kinds."""
 
 from gptjax.losses.adversarial import FGM, FreeLB
+from gptjax.losses.contrastive import Contrastive
 from gptjax.losses.cross_entropy import CrossEntropy, PredictionLoss, predict
 from gptjax.losses.diffusion import Diffusion
 from gptjax.losses.distillation import Distillation
@@ -21,6 +22,7 @@ from gptjax.losses.policy import CRITIC, Policy, PolicyLoss
 from gptjax.losses.policy_presets import advantages_of, penalty, token_advantages
 from gptjax.losses.preference import Preference
 from gptjax.losses.reward import BradleyTerry
+from gptjax.losses.rounded import QuantisationAware
 from gptjax.losses.tokens import losses_in_parts, token_losses
 
 LossKind = (
@@ -34,6 +36,8 @@ LossKind = (
     | BradleyTerry
     | Policy
     | GKD
+    | Contrastive
+    | QuantisationAware
     | LossConfig
 )
 """A loss of gptjax, or one defined elsewhere."""
@@ -44,6 +48,7 @@ __all__ = [
     "GKD",
     "KTO",
     "BradleyTerry",
+    "Contrastive",
     "CrossEntropy",
     "Diffusion",
     "Distillation",
@@ -59,6 +64,7 @@ __all__ = [
     "PolicyLoss",
     "PredictionLoss",
     "Preference",
+    "QuantisationAware",
     "Reduction",
     "advantages_of",
     "losses_in_parts",

@@ -169,14 +169,16 @@ class CrossEntropyLoss(PredictionLoss):
         self, params: Params, frozen: Frozen, batch: Batch, prediction: Prediction
     ) -> tuple[Sum, Metrics]:
         """Returns the loss of the targets, and the sums that `figures` need."""
-        smoothing, z = self.settings.label_smoothing, self.settings.z
+        total = weighted_sum(self.nats(params, batch, prediction), batch)
+        logits = prediction.logits if self.figures else None
+        return total, {} if logits is None else _correct(logits, batch)
+
+    def nats(self, params: Params, batch: Batch, prediction: Prediction) -> Float[Array, "B T"]:
+        """Returns the loss of each target, with its terms of training."""
+        terms = batch.targets, self.settings.label_smoothing, self.settings.z
         if prediction.logits is None:
-            losses = self._losses(params)(prediction.output.hidden, batch.targets, smoothing, z)
-            return weighted_sum(losses, batch), {}  # parts are not for `figures`
-        losses = token_losses(prediction.logits, batch.targets, smoothing, z)
-        return weighted_sum(losses, batch), _correct(
-            prediction.logits, batch
-        ) if self.figures else {}
+            return self._losses(params)(prediction.output.hidden, *terms)
+        return token_losses(prediction.logits, *terms)
 
     def extra(
         self, params: Params, batch: Batch, prediction: Prediction, key: Key | None
@@ -243,6 +245,7 @@ def forward_batch(
         positions=batch.positions,
         segments=batch.segments,
         memory=model.encode(config, params, batch.side, key=own),
+        soft=config.vision and model.look(config, params, batch.columns),
         perturbation=batch.perturbation,
         prefix=batch.prefix,
         key=key,

@@ -9,12 +9,10 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 
 from gptjax.core.arrays import Key, Params
-from gptjax.core.config import require
 from gptjax.data.layouts import Batch
 from gptjax.data.tasks.diffusion import NOISED
 from gptjax.losses.cross_entropy import CrossEntropy, CrossEntropyLoss, Prediction
 from gptjax.losses.loss import Frozen, Loss, LossConfig, Metrics, Reduction, Sum, Weight
-from gptjax.losses.tokens import token_losses
 from gptjax.model import ModelConfig
 
 
@@ -36,14 +34,14 @@ class Diffusion(LossConfig):
     batches: ClassVar[str] = NOISED
 
     def __post_init__(self) -> None:
-        require(self.z >= 0, f"loss.z is {self.z}; it needs 0 or more.")
-        require(
-            self.vocab_parts >= 1, f"loss.vocab_parts is {self.vocab_parts}; it needs at least 1."
-        )
+        self._terms()  # which checks them
+
+    def _terms(self) -> CrossEntropy:
+        return CrossEntropy(z=self.z, vocab_parts=self.vocab_parts)
 
     def build(self, config: ModelConfig, **models: ModelConfig) -> DiffusionLoss:
         """Returns the training loss of a model."""
-        return DiffusionLoss(config, CrossEntropy(z=self.z, vocab_parts=self.vocab_parts))
+        return DiffusionLoss(config, self._terms())
 
 
 @dataclass(frozen=True)
@@ -71,10 +69,7 @@ class DiffusionLoss(CrossEntropyLoss):
         """Returns the loss of what is masked, and on held-out data the sums of the interval."""
         if self.training:
             return super().fit(params, frozen, batch, prediction)
-        if prediction.logits is None:
-            losses = self._losses(params)(prediction.output.hidden, batch.targets)
-        else:
-            losses = token_losses(prediction.logits, batch.targets)
+        losses = self.nats(params, batch, prediction)
         rows = jnp.sum(jnp.where(batch.weights == 0, 0.0, losses * batch.weights), axis=1)
         tokens = _tokens(batch)
         return jnp.sum(rows), {

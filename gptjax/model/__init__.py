@@ -14,6 +14,7 @@ from gptjax.model.cache import (
     with_undo,
     within_reach,
 )
+from gptjax.model.cache_bits import KVCache
 from gptjax.model.config import (
     DeltaNet,
     Experts,
@@ -27,10 +28,20 @@ from gptjax.model.config import (
     NTKScaling,
     QueryGrowth,
     ShortConvolution,
+    Vision,
     YarnScaling,
 )
 from gptjax.model.cost import flops_per_token
 from gptjax.model.decoding import prepare_weights
+from gptjax.model.inputs.options import Joint
+from gptjax.model.inputs.vision import (
+    embed_captions,
+    embed_pictures,
+    look,
+    see,
+    similarities,
+)
+from gptjax.model.inputs.whisper import whisper
 from gptjax.model.moe.router import rebalance
 from gptjax.model.output import class_logits, logits_of, to_output, unembed
 from gptjax.model.parameters import axes, init, roles, shapes, with_output
@@ -72,6 +83,8 @@ __all__ = [
     "Experts",
     "FrameEncoder",
     "Frames",
+    "Joint",
+    "KVCache",
     "Latent",
     "Layer",
     "LinearScaling",
@@ -84,6 +97,7 @@ __all__ = [
     "QueryGrowth",
     "ShortConvolution",
     "Soft",
+    "Vision",
     "YarnScaling",
     "add_adapter",
     "axes",
@@ -92,6 +106,8 @@ __all__ = [
     "clear_states",
     "constrain_cache",
     "deepseek",
+    "embed_captions",
+    "embed_pictures",
     "embed_tokens",
     "empty_cache",
     "encode",
@@ -105,6 +121,7 @@ __all__ = [
     "insert_states",
     "llama",
     "logits_of",
+    "look",
     "look_ahead",
     "mistral",
     "mixtral",
@@ -115,7 +132,9 @@ __all__ = [
     "rebalance",
     "roles",
     "rollback",
+    "see",
     "shapes",
+    "similarities",
     "small",
     "smollm",
     "t5",
@@ -124,6 +143,7 @@ __all__ = [
     "to_output",
     "unembed",
     "vaswani",
+    "whisper",
     "with_output",
     "with_undo",
     "within_reach",

@@ -17,6 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptjax.core.arrays import Array, Float, Int
+from gptjax.model.cache_bits import (
+    KVCache,
+    empty_vectors,
+    quantise_vectors,
+    stored_kind,
+    widen_vectors,
+)
 from gptjax.model.config import Layer, ModelConfig
 from gptjax.model.recurrent import states as recurrent
 from gptjax.model.recurrent.states import Placement, States, insert_states, take_states
@@ -49,13 +56,14 @@ class CacheGroup:
     """
 
     keys: Any
-    """[L B K S H], of the compute type, or int8: head by head, as attention reads them."""
+    """[L B K S H], of the compute type, or in 8 or 4 bits (`cache_bits`): head by head, as
+    attention reads them."""
     values: Any
     """[L B K S value]"""
     positions: Any
     """int32 [B S]: where the token of each slot stands; −1 is an empty slot."""
     key_scales: Any = None
-    """float32 [L B K S]: what each int8 key is multiplied by; none if keys are no int8."""
+    """[L B K S groups]: what keys in few bits are multiplied by; none for the compute type."""
     value_scales: Any = None
     sinks: int = 0
     """Number of slots at the beginning that keep their tokens; the others are the ring."""
@@ -114,14 +122,19 @@ def _reaches(config: ModelConfig) -> list[Any]:
 
 
 def empty_cache(
-    config: ModelConfig, rows: int, slots: int, *, int8: bool = False, at_once: int = AT_ONCE
+    config: ModelConfig,
+    rows: int,
+    slots: int,
+    *,
+    kv_cache: KVCache = "full",
+    at_once: int = AT_ONCE,
 ) -> Cache:
     """An empty cache with `slots` entries per row; layers with a window keep only what it may
     still need.
 
     Args:
-      int8: keys and values in 8 bits, with a scale for each token and head: each number is off by
-        1/254 of its head's largest at most.
+      kv_cache: how keys and values are kept. In 8 bits each number is off by 1/254 of its head's
+        largest at most, in 4 bits by about 1/14 of the largest of its 32 features.
       at_once: most tokens that will be read at once, or rolled back, where layers have windows.
     """
     latent, reaches = config.latent, _reaches(config)
@@ -134,10 +147,12 @@ def empty_cache(
     def group(reach: tuple[int, int] | None) -> CacheGroup:
         size = slots if reach is None else min(slots, sum(reach) - 1 + at_once)
         shapes = [(reaches.count(reach), rows, heads, size, width) for heads, width in (key, value)]
-        keys, values = (jnp.zeros(shape, jnp.int8 if int8 else config.compute) for shape in shapes)
-        scales = [jnp.zeros(shape[:-1]) for shape in shapes] if int8 else (None, None)
+        (keys, key_scales), (values, value_scales) = (
+            empty_vectors(shape, kv_cache, config.compute) for shape in shapes
+        )
         ring = {} if size == slots else {"sinks": reach[1], "at_once": at_once}
-        return CacheGroup(keys, values, jnp.full((rows, size), -1, jnp.int32), *scales, **ring)
+        positions = jnp.full((rows, size), -1, jnp.int32)
+        return CacheGroup(keys, values, positions, key_scales, value_scales, **ring)
 
     groups = tuple(map(group, _places(config)[0]))
     states = recurrent.empty_states(config, rows)
@@ -337,18 +352,21 @@ def update(
         group = replace(group, keys=write(group.keys, k), values=write(group.values, v))
         k, v = group.keys[place][:, :, :reach], group.values[place][:, :, :reach]
     else:
-        (k, key_scales), (v, value_scales) = quantise_vectors(k), quantise_vectors(v)
-        scales = {
-            "key_scales": write(group.key_scales, key_scales),
-            "value_scales": write(group.value_scales, value_scales),
-        }
-        group = replace(group, keys=write(group.keys, k), values=write(group.values, v), **scales)
+        kind, widths = stored_kind(group.keys), (k.shape[-1], v.shape[-1])
+        (k, key_scales), (v, value_scales) = (quantise_vectors(x, kind) for x in (k, v))
+        group = replace(
+            group,
+            keys=write(group.keys, k),
+            values=write(group.values, v),
+            key_scales=write(group.key_scales, key_scales),
+            value_scales=write(group.value_scales, value_scales),
+        )
+        leaves = (group.keys, group.key_scales), (group.values, group.value_scales)
         k, v = (
-            (whole[place][:, :, :reach] * scales[place][:, :, :reach, None]).astype(config.compute)
-            for whole, scales in (
-                (group.keys, group.key_scales),
-                (group.values, group.value_scales),
+            widen_vectors(*(leaf[place][:, :, :reach] for leaf in pair), width).astype(
+                config.compute
             )
+            for pair, width in zip(leaves, widths, strict=True)
         )
     k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
     return (
@@ -357,15 +375,3 @@ def update(
         v,
         group.positions[:, :reach],
     )
-
-
-def quantise_vectors(x: Float[Array, "... H"]) -> tuple[Int[Array, "... H"], Float[Array, "..."]]:
-    """Each vector in whole numbers from −127 to 127, and what they are multiplied by; off by half
-    of that at most.
-
-    Source: Dettmers et al. 2022, LLM.int8(), arXiv:2208.07339, section 3.1 (one scale a vector),
-    for keys and values.
-    """
-    wide = x.astype(jnp.float32)
-    scale = jnp.max(jnp.abs(wide), axis=-1) / 127
-    return jnp.round(wide / jnp.maximum(scale, 1e-30)[..., None]).astype(jnp.int8), scale

@@ -21,7 +21,8 @@ from gptjax.model.stack import Block
 
 class Chained(nn.Module):
     """One block: both inputs are normalised and projected to one, and its output is normalised, as
-    the model's final hidden states are."""
+    the model's final hidden states are. Where it has experts, `rebalance` leaves its router alone.
+    """
 
     config: ModelConfig
     layer: Layer

@@ -25,6 +25,7 @@ from gptjax.model.config_parts import (
     RopeScaling,
     YarnScaling,
 )
+from gptjax.model.inputs.options import Vision
 from gptjax.model.recurrent.options import DeltaNet, Mamba2, Recurrent, ShortConvolution
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "Recurrent",
     "RopeScaling",
     "ShortConvolution",
+    "Vision",
     "YarnScaling",
 ]
 
@@ -64,11 +66,11 @@ class ModelConfig:
     """Blocks of an encoder that reads a side text, to which each of the `num_layers` blocks
     attends; 0 is none."""
     frames: FrameEncoder | None = None
-    """An encoder of continuous inputs, to which each of the `num_layers` blocks attends; `None` has
-    none."""
+    """An encoder of continuous inputs, to which each of the `num_layers` blocks attends."""
+    vision: Vision | None = None
+    """How pictures beside a text are read; `None` reads none."""
     causal: bool = True
-    """Tokens see those before them; false is an encoder (BERT), whose tokens see all of their text
-    and which does not write."""
+    """Tokens see those before them; false is an encoder (BERT), which sees all and writes none."""
     prefix_lm: bool = False
     """The tokens of a decoder's prefix see all of it, as in an encoder; what follows sees what is
     before it (prefix LM)."""
@@ -108,8 +110,7 @@ class ModelConfig:
     norm_scale: bool = True
     """Norms have a learned scale (`qk_norm` has its own switch); nanochat's have none."""
     parallel: Literal["none", "shared", "separate"] = "none"
-    """Attention and MLP read the same stream and are added together, through one norm (GPT-J, PaLM)
-    or a norm each (GPT-NeoX)."""
+    """Attention and MLP read the same stream, by one norm (GPT-J, PaLM) or two (GPT-NeoX)."""
     qk_norm: bool = False
     """Normalise each query and key head by RMSNorm before the product (Qwen 3)."""
     qk_norm_joint: bool = False
@@ -146,6 +147,8 @@ class ModelConfig:
     """Biases in linear layers and in LayerNorm."""
     qkv_bias: bool | None = None
     """Biases of query, key and value; `None` means as `bias`."""
+    key_bias: bool = True
+    """Keys have one too, where queries and values do (Whisper's have none)."""
     out_bias: bool | None = None
     """Bias of attention's output; `None` means as `bias`."""
     mlp_bias: bool | None = None
@@ -161,22 +164,19 @@ class ModelConfig:
     embedding_norm: bool = False
     """Embeddings are normalised before the first block (BERT)."""
     embedding_width: int | None = None
-    """Width of the token embeddings, from which a linear layer projects to `width`; `None` means
-    `width`, without one."""
+    """Width of token embeddings, which a linear layer projects to `width`; `None` means `width`."""
     embedding_projection: Literal["tokens", "stream"] = "tokens"
     """What is projected to `width`: each token's embedding, before positions are added (OPT-350m),
     or their sum, after `embedding_norm` (ELECTRA)."""
     head_transform: bool = False
-    """Hidden states pass a linear layer, the MLP's nonlinearity and a norm before the output
-    (BERT)."""
+    """A linear layer, the MLP's nonlinearity and a norm come before the output (BERT)."""
     logit_bias: bool = False
     """Each token's logit has a learned bias (BERT)."""
     classes: int | None = None
     """Number of classes of a linear head in place of the output over tokens; `None` predicts
     tokens. The task sets it."""
     pool: Literal["mean", "first", "last"] = "mean"
-    """Hidden state from which a text is classified: the mean of all, that of its first token
-    (BERT), or of its last (GPT)."""
+    """A text is classified by its tokens' mean state, its first's (BERT) or its last's (GPT)."""
     ahead: int = 0
     """Number of tokens after the next one that training predicts too (multi-token prediction), each
     by a block of its own on the final hidden states; decoding omits them."""
@@ -204,8 +204,11 @@ class ModelConfig:
     )
     """Attention implementation; `auto` says in the start banner which it takes and why. `splash` is
     for TPU, `cudnn` for GPU."""
+    context_order: Literal["auto", "contiguous", "zigzag"] = "auto"
+    """How `mesh.context` divides positions; `zigzag` gives all devices as much causal attention."""
     layers: Literal["auto", "scan", "unroll"] = "auto"
-    """Run the stack as a compiled loop or unrolled, with the same parameters; on CPU unrolled."""
+    """Run the stack as a compiled loop or unrolled, with the same parameters; `auto` unrolls it on
+    a CPU, and on a GPU up to 24 layers."""
     remat: Literal["none", "dots", "names", "offload", "full"] = "none"
     """What the backward pass computes again: nothing, all but matrix products, all but
     `remat_names`, the same with these on the host, or all."""
@@ -215,8 +218,8 @@ class ModelConfig:
     """What `names` keeps, and `offload` on the host: a block's input, queries, keys, values, what
     attention gives, what is inside the MLP."""
     stage_parts: int | None = None
-    """Number of micro-batches in which the rows of a device go through the pipeline stages; `None`
-    means the largest divisor of the rows, up to four per stage."""
+    """Micro-batches in which the rows of a device go through the pipeline stages; `None` means the
+    largest divisor of the rows, up to four per stage."""
 
     def __post_init__(self) -> None:
         check_model(self)
@@ -238,9 +241,13 @@ class ModelConfig:
         return (*self.first, *self.pattern * repeats)[: self.num_layers]
 
     @property
-    def ahead_layer(self) -> Layer:
-        """What the blocks of `ahead` are like: the last layer, without experts if not chained."""
-        return dataclasses.replace(self.stack[-1], dense=not self.ahead_chained)
+    def further(self) -> ModelConfig:
+        """The blocks of `ahead` as a stack: like the last layer, without experts if not chained."""
+        layer = dataclasses.replace(self.stack[-1], dense=not self.ahead_chained)
+        stack = {"num_layers": self.ahead, "pattern": (layer,), "first": (), "ahead": 0}
+        experts = self.experts if self.ahead_chained else None
+        recurrent = self.recurrent if layer.recurrent else None
+        return dataclasses.replace(self, **stack, experts=experts, recurrent=recurrent)
 
     @property
     def continues(self) -> bool:
@@ -255,14 +262,10 @@ class ModelConfig:
     @property
     def frame_encoder(self) -> ModelConfig:
         """The encoder of `frames` as a model config; it has no use for a vocabulary."""
-        shape = {
-            one.name: getattr(self.frames, one.name)
-            for one in dataclasses.fields(self.frames)
-            if one.name != "channels"
-        }
         shared = (*DROPOUTS, "init_std", "residual_init", "compute", "attention", "layers")
         shared += ("remat", "remat_names", "norm_epsilon")
-        return ModelConfig(vocab_size=1, **shape, **{name: getattr(self, name) for name in shared})
+        kept = {name: getattr(self, name) for name in shared}
+        return ModelConfig(vocab_size=1, **self.frames.shape, **kept)
 
     @property
     def encoder(self) -> ModelConfig:
@@ -299,11 +302,8 @@ class ModelConfig:
     @property
     def expert_width(self) -> int:
         """Width inside one expert."""
-        return (
-            self.mlp_dim
-            if self.experts is None or self.experts.width is None
-            else self.experts.width
-        )
+        own = None if self.experts is None else self.experts.width
+        return self.mlp_dim if own is None else own
 
     def positions_in(self, layer: Layer) -> Literal["rope", "alibi", "t5", "none"]:
         """Position encoding of a layer's attention."""

@@ -34,6 +34,7 @@ def check_model(config: ModelConfig) -> None:
     _check_positions(config)
     _check_recurrent(config)
     _check_encoder(config)
+    _check_vision(config)
     _check_outputs(config)
 
 
@@ -160,6 +161,11 @@ def _check_encoder(c: ModelConfig) -> None:
     )
     if c.frames is not None:
         check_model(c.frame_encoder)
+        require(
+            c.frames.projected or c.frames.width == c.width,
+            f"model.frames.width is {c.frames.width} and model.width {c.width}; without"
+            " model.frames.projected they have to be equal.",
+        )
     plain = c.causal and c.experts is None and c.latent is None and c.parallel == "none"
     require(
         not c.has_encoder or plain,
@@ -174,6 +180,24 @@ def _check_encoder(c: ModelConfig) -> None:
     require(
         not c.prefix_lm or c.continues,
         "model.prefix_lm is for a decoder alone: it goes without encoder_layers, and with causal.",
+    )
+
+
+def _check_vision(c: ModelConfig) -> None:
+    v = c.vision
+    if v is None:
+        return
+    require(
+        not c.has_encoder,
+        "model.vision puts pictures into the text of a decoder or an encoder alone; omit"
+        " encoder_layers and frames.",
+    )
+    out = c.entrance_dim if v.joint is None else v.joint.width
+    width = v.width * (v.merge**2 if v.merged == "joined" else 1)
+    require(
+        v.num_layers == 0 or v.projector != "none" or width == out,
+        f"model.vision gives states of {width} numbers and {out} are needed; use"
+        " model.vision.projector linear.",
     )
 
 

@@ -3,7 +3,7 @@ model makes (stretched RoPE, latent attention, experts, an encoder of frames).""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from gptjax.core.config import require
@@ -247,6 +247,12 @@ class Experts:
     capacity: float | None = None
     """Maximum load of an expert per row, as a multiple of its fair share; later tokens are dropped.
     `None` drops no token."""
+    exchange: Literal["gather", "ragged"] = "gather"
+    """Without a capacity, how tokens reach experts on other devices (`mesh.expert`): all go to all,
+    or each to the devices of its own experts (ragged all-to-all)."""
+    products: Literal["auto", "grouped", "ragged"] = "auto"
+    """How experts that drop no token multiply: groups of tokens, each with a copy of its expert's
+    kernel, or a ragged product. `auto`: grouped on a CPU, and on a GPU while the copies are few."""
     balance: float = 0.01
     """Weight of the load-balancing loss, which is 1 at equal load."""
     router_z: float = 0.0
@@ -304,13 +310,17 @@ class FrameEncoder:
     own. Its states are projected to the decoder's width, and each block of the decoder attends to
     them. Initialisation, dropout, compute type and ways to run are the decoder's.
 
-    Source: Radford et al. 2022, Whisper, arXiv:2212.04356, section 2.2, without its convolutions.
+    Source: Radford et al. 2022, Whisper, arXiv:2212.04356, section 2.2, whose frames enter by
+    convolutions and whose states are not projected.
     """
 
     channels: int = 80
     """Numbers in one frame."""
+    stem: Literal["linear", "convolutions"] = "linear"
+    """How frames enter: by a linear layer, or by two convolutions over three frames each, of which
+    the second halves their number."""
     context: int = 1500
-    """Maximum number of frames."""
+    """Maximum number of frames, as the stem leaves them."""
     width: int = 256
     """Width of the residual stream."""
     num_layers: int = 4
@@ -329,8 +339,23 @@ class FrameEncoder:
     """The MLP's nonlinearity."""
     bias: bool = True
     """Biases in linear layers and in LayerNorm."""
+    key_bias: bool = True
+    """Keys have a bias too, where queries and values have one."""
     causal: bool = False
     """Frames see earlier frames only."""
+    projected: bool = True
+    """A linear layer projects the states to the decoder's width; without it the two are equal."""
+
+    @property
+    def entering(self) -> int:
+        """Maximum number of frames that enter the stem."""
+        return self.context * (2 if self.stem == "convolutions" else 1)
+
+    @property
+    def shape(self) -> dict[str, object]:
+        """What a model config calls the same."""
+        own = ("channels", "stem", "projected")
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in own}
 
     def __post_init__(self) -> None:
         require(

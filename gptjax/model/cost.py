@@ -28,7 +28,7 @@ def flops_per_token(config: ModelConfig, length: int, *, training: bool = True) 
         for layer in config.stack
     )
     if config.ahead and training:
-        each = flops_per_token(_ahead_alone(config), length)
+        each = flops_per_token(dataclasses.replace(config.further, num_layers=1), length)
         if config.ahead_chained:
             each += 3 * 2.0 * 2 * config.width**2  # both inputs are projected to one
         return flops_per_token(_without_ahead(config), length) + config.ahead * each
@@ -39,14 +39,6 @@ def flops_per_token(config: ModelConfig, length: int, *, training: bool = True) 
 
 def _without_ahead(config: ModelConfig) -> ModelConfig:
     return dataclasses.replace(config, ahead=0)
-
-
-def _ahead_alone(config: ModelConfig) -> ModelConfig:
-    """A block that predicts a further token, with the output."""
-    experts = config.experts if config.ahead_chained else None
-    return dataclasses.replace(
-        config, ahead=0, num_layers=1, pattern=(config.ahead_layer,), first=(), experts=experts
-    )
 
 
 def products_per_token(config: ModelConfig) -> int:
@@ -103,6 +95,11 @@ def _projections(config: ModelConfig) -> int:
 def seen(layer: Layer, length: int, causal: bool = True) -> float:
     """Returns the number of keys that a token sees, itself included, on average over a text of
     `length` tokens."""
+    return float(seen_by_each(layer, length, causal).mean())
+
+
+def seen_by_each(layer: Layer, length: int, causal: bool = True) -> np.ndarray:
+    """Returns the number of keys that each of `length` tokens sees."""
     t = np.arange(length)
     if not causal:
         return _seen_both_ways(layer, t)
@@ -117,10 +114,10 @@ def seen(layer: Layer, length: int, causal: bool = True) -> float:
             keys = np.minimum(t + 1, layer.span) + t // layer.span
         case "fixed":
             keys = t % layer.span + 1 + layer.summary * (t // layer.span)
-    return float(keys.mean())
+    return keys
 
 
-def _seen_both_ways(layer: Layer, t: np.ndarray) -> float:
+def _seen_both_ways(layer: Layer, t: np.ndarray) -> np.ndarray:
     """The same where a token sees later ones too."""
     length, span, sinks = len(t), layer.span, layer.sinks
     match layer.sees:
@@ -130,4 +127,4 @@ def _seen_both_ways(layer: Layer, t: np.ndarray) -> float:
             first, last = t // span * span, np.minimum(t // span * span + span, length)
         case _:
             first, last = 0 * t, 0 * t + length
-    return float((last - first + np.minimum(first, sinks)).mean())
+    return last - first + np.minimum(first, sinks)

@@ -15,13 +15,13 @@ from gptjax.model.config import ModelConfig
 from gptjax.model.parameters import axes, roles
 from gptjax.model.virtual import kept_prompt
 from gptjax.weights.logical import on_mesh
-from gptjax.weights.storage import Stored, store
+from gptjax.weights.storage import Prepared, store
 from gptjax.weights.virtual import VIRTUAL, split_virtual
 from gptjax.weights.weight import transposed
 
 
 def prepare_weights(
-    config: ModelConfig, params: Params, stored: Stored | None = None, mesh: Mesh | None = None
+    config: ModelConfig, params: Params, stored: Prepared | None = None, mesh: Mesh | None = None
 ) -> tuple[ModelConfig, Params]:
     """Returns the same model with `Quantized` kernels, the parameters of each layer apart, and an
     output of its own for tied embeddings.
@@ -31,15 +31,16 @@ def prepare_weights(
 
     Args:
       stored: type of the kernels. `None` means the type that the model computes in, and gives the
-        model back as it is on anything but a CPU, and on a CPU with fast bfloat16 products if it
-        computes in that.
+        model back as it is where that would save nothing: on an accelerator if it computes in
+        float32, on a CPU with fast bfloat16 products if it computes in that.
       mesh: the devices that share the parameters. Kernels are split as before, with their scales;
         layers stay stacked, and `None` as `stored` changes nothing.
     """
     params = kept_prompt(config, params)
     on_cpu = jax.default_backend() == "cpu"
-    fast = config.compute == "bfloat16" and fast_bfloat16()
-    if stored is None and (mesh is not None or not on_cpu or fast):
+    narrow = config.compute == "bfloat16"
+    as_it_is = narrow and fast_bfloat16() if on_cpu else not narrow
+    if stored is None and (mesh is not None or as_it_is):
         return config, params
     stored, (params, virtual) = stored or config.compute, split_virtual(dict(params))
     own = {} if virtual is None else {VIRTUAL: virtual}

@@ -20,6 +20,7 @@ from gptjax.core.arrays import Array, Float, Int, Key
 from gptjax.model.activations import Observed, Probe
 from gptjax.model.config import ModelConfig
 from gptjax.model.config_parts import GATES
+from gptjax.sharding.constrain import axis_size, platform
 from gptjax.weights.embed import embed
 from gptjax.weights.linear import Names, linears
 from gptjax.weights.weight import Role, Weight
@@ -89,8 +90,9 @@ def together(
     """What each layer makes of the same x.
 
     Args:
-      joined: multiply their kernels side by side, as `weights.linears` does.
+      joined: on a CPU, unless outputs are sharded, multiply kernels as one; see `weights.linears`.
     """
+    joined = joined and platform() == "cpu" and axis_size("tensor") == 1
     kernels, biases = zip(*(layer.weights() for layer in layers), strict=True)
     names = [layer.axes for layer in layers]
     outputs = linears(x, kernels, names=names, inputs=len(layers[0].inputs), joined=joined)

@@ -1,7 +1,7 @@
 """The parameters of a model: initial values, shapes, logical axes and roles, from a config alone.
 
     embedding/embedding [V D]   positions/embedding [context D]   distances/bias [buckets N]
-    layers/… [L …]   norm/…   head/kernel [D V]
+    layers/… [L …]   norm/…   head/kernel [D V]   vision/…
 
 A classifier has classes/kernel [D classes] and classes/bias instead of an output; blocks that
 predict further tokens are stacked in ahead/….
@@ -31,6 +31,8 @@ from gptjax.model.attention.mask import MaskInputs
 from gptjax.model.cache import Memory, Slots
 from gptjax.model.chained import init_chained
 from gptjax.model.config import Layer, ModelConfig
+from gptjax.model.inputs.frames import frame_layers
+from gptjax.model.inputs.vision_parts import vision_boxes
 from gptjax.model.layers import Declared, Linear, Table, norm
 from gptjax.model.stack import init_stack
 from gptjax.weights.virtual import Prefix
@@ -116,7 +118,7 @@ def _boxed(config: ModelConfig, key: Key) -> Params:
             next(keys), where
         )["params"]
     if config.ahead:
-        further = ahead_config(config)
+        further = config.further
         inputs = layer_inputs_of(further, nn.meta.unbox(params), mask_inputs)
         begin = init_chained if config.ahead_chained else init_stack
         params["ahead"] = begin(further, jax.random.fold_in(key, 8), x, inputs)
@@ -133,6 +135,8 @@ def _boxed(config: ModelConfig, key: Key) -> Params:
         params["encoder"] = {name: beside[name] for name in ENCODERS_OWN if name in beside}
     if config.frames is not None:
         params["frames"] = _frame_encoder(config, jax.random.fold_in(key, 10))
+    if config.vision is not None:
+        params |= vision_boxes(config, jax.random.fold_in(key, 13), _boxed)
     return params
 
 
@@ -168,19 +172,18 @@ def _projections(config: ModelConfig, key: Key) -> Params:
     }
 
 
-def _vector(width: int) -> Array:
+def _vector(*widths: int) -> Array:
     """What a layer that reads vectors of this width is initialised with."""
-    return jnp.zeros((1, 1, width))
+    return jnp.zeros((1, 1, *widths))
 
 
 def _frame_encoder(config: ModelConfig, key: Key) -> Params:
     """Parameters of the encoder of frames, in Linen's boxes."""
-    encoder = config.frame_encoder
-    beside, keys = _boxed(encoder, key), jax.random.split(jax.random.fold_in(key, 11))
+    layers, beside = frame_layers(config), _boxed(config.frame_encoder, key)
+    keys = jax.random.split(jax.random.fold_in(key, 11), max(2, len(layers)))
     params = {name: beside[name] for name in ENCODERS_OWN if name in beside}
-    for name, layer, own in zip(("input", "output"), frame_projections(config), keys, strict=True):
-        x = jnp.zeros((1, 1, *layer.inputs), config.compute)
-        params[name] = layer.init(own, x)["params"]
+    for own, (name, layer) in zip(keys, layers.items(), strict=False):
+        params[name] = layer.init(own, _vector(*layer.inputs))["params"]
     return params
 
 
@@ -220,31 +223,10 @@ def class_head(config: ModelConfig) -> Linear:
     return Linear((config.width,), (config.classes,), names, config.init_std, bias=True)
 
 
-def ahead_config(config: ModelConfig) -> ModelConfig:
-    """The blocks that predict further tokens, as a stack of their own."""
-    return dataclasses.replace(
-        config,
-        num_layers=config.ahead,
-        pattern=(config.ahead_layer,),
-        first=(),
-        experts=config.experts if config.ahead_chained else None,
-        ahead=0,
-    )
-
-
 def head_transform(config: ModelConfig) -> Linear:
     """The linear layer before the output (BERT)."""
     names = ("embed", None)
     return Linear((config.width,), (config.embedding_dim,), names, config.init_std, config.bias)
-
-
-def frame_projections(config: ModelConfig) -> tuple[Linear, Linear]:
-    """Into the encoder of frames, from their channels, and out of it, to the decoder's width."""
-    frames, std = config.frames, config.init_std
-    return (
-        Linear((frames.channels,), (frames.width,), (None, "embed"), std, bias=True),
-        Linear((frames.width,), (config.width,), ("embed", None), std, bias=True),
-    )
 
 
 def biased_by_distance(config: ModelConfig) -> bool:

@@ -8,6 +8,7 @@ their windows or positions. Where some have experts and some have not there are 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from gptjax.core.arrays import Array, Float, Int, Key, Params
 from gptjax.model.activations import Observed, Probe
 from gptjax.model.attention.cross import CrossAttention
 from gptjax.model.attention.layer import LayerInputs
+from gptjax.model.attention.order import goes_in_zigzag, run_in_zigzag
 from gptjax.model.cache import Cache
 from gptjax.model.config import Layer, ModelConfig
 from gptjax.model.layers import MLP, norm, skip_rows
@@ -170,6 +172,8 @@ def run_stack(
     key: Key | None,
 ) -> tuple[Float[Array, "B T D"], Cache | None, LayerOutputs]:
     """Reads x through all layers; gives the result, the cache, and the layers' other outputs."""
+    if cache is None and axis_size("context") > 1 and goes_in_zigzag(config, x, layer_inputs):
+        return run_in_zigzag(run_stack, config, layers, x, layer_inputs, key)
     if cache is None and axis_size("stage") > 1:
         return run_in_stages(run_part, config, layers, x, layer_inputs, key)
     return run_part(config, config, 0, layers, x, layer_inputs, cache, key)
@@ -314,6 +318,12 @@ def _apart(stack: Params | tuple[Params, ...]) -> Sequence[Params]:
 
 
 def scanned(config: ModelConfig, backend: str | None = None) -> bool:
-    """The stack is a compiled loop: always where it is asked for; by itself on anything but a CPU,
-    where a loop costs about 30 %."""
-    return config.layers == "scan" or (config.layers == "auto" and (backend or platform()) != "cpu")
+    """The stack is a compiled loop: where it is asked for, or if it is deeper than `UNROLLED`."""
+    most = UNROLLED.get(backend or platform(), 0)
+    return config.layers == "scan" or (config.layers == "auto" and config.num_layers > most)
+
+
+UNROLLED = {"cpu": math.inf, "gpu": 24}
+"""The deepest stack that is unrolled, by platform. On a CPU a loop costs about 30 %; on GPUs others
+found it slower too (github.com/jax-ml/jax/issues/24411), but deep stacks then compile for
+minutes."""

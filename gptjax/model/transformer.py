@@ -22,12 +22,11 @@ from gptjax.model.attention.mask import MaskInputs
 from gptjax.model.cache import Cache, Memory, allocate
 from gptjax.model.chained import chained_states
 from gptjax.model.config import ModelConfig
+from gptjax.model.inputs.frames import enter_frames, leave_frames
 from gptjax.model.layers import norm
 from gptjax.model.parameters import (
-    ahead_config,
     embedding_projection,
     embedding_table,
-    frame_projections,
     layer_inputs_of,
 )
 from gptjax.model.stack import Block, run_stack
@@ -249,25 +248,20 @@ def encode(
     without an encoder has none.
 
     Args:
-      side: a `data.Side`: tokens [B S], positions, segments; for a model with `encoder_layers`.
-      frames: for a model with `frames`.
+      side: a `data.Side` (tokens [B S], positions, segments) for a model with `encoder_layers`;
+        `data.Heard`, or `Frames`, for one with `frames`.
+      frames: the same as `side`, of a model with `frames`.
       key: dropout's randomness; `None` turns dropout off.
 
     Raises:
       ValueError: what is given is not what the model's encoder reads.
     """
-    if (side is not None) != (config.encoder_layers > 0):
-        raise ValueError(
-            "this model has no encoder for a side text."
-            if side is not None
-            else "this model's encoder needs a side text."
-        )
-    if (frames is not None) != (config.frames is not None):
-        raise ValueError(
-            "this model has no encoder of frames."
-            if frames is not None
-            else "this model's encoder needs frames."
-        )
+    if config.frames is not None and side is not None:
+        side, frames = None, Frames(side.values, side.positions)
+    wanted = {"a side text": config.encoder_layers > 0, "frames": config.frames is not None}
+    for (name, needed), given in zip(wanted.items(), (side, frames), strict=True):
+        if (given is not None) != needed:
+            raise ValueError(f"this model {'needs' if needed else 'has no encoder of'} {name}.")
     if frames is not None:
         return _encode_frames(config, params, frames, key)
     if side is None:
@@ -281,15 +275,15 @@ def encode(
 
 
 def _encode_frames(config: ModelConfig, params: Params, frames: Frames, key: Key | None) -> Memory:
-    """Projects frames to the encoder's width, reads them, and projects to the decoder's width."""
+    """Takes frames to the encoder's width, reads them, and takes them to the decoder's width."""
     encoder, own = config.frame_encoder, params["frames"]
-    into, out_of = frame_projections(config)
+    values = jnp.asarray(frames.values, config.compute)
     positions = _counted(frames.values.shape[:2], frames.positions)
-    x = into.apply({"params": own["input"]}, frames.values.astype(config.compute))
+    x, positions = enter_frames(config, own, values, positions)
     x = _positioned(encoder, own, x, positions, _entrance_key(encoder, key))
     layer_inputs = layer_inputs_of(encoder, own, MaskInputs(positions, positions))
     x, _, _ = run_stack(encoder, own["layers"], x, layer_inputs, None, key)
-    states = out_of.apply({"params": own["output"]}, _normalised(encoder, own, x))
+    states = leave_frames(config, own, _normalised(encoder, own, x))
     return _remembered(config, params, states, positions, None)
 
 
@@ -339,7 +333,7 @@ def look_ahead(
     too.
     """
     positions, segments, prefix = jax.tree.map(jnp.asarray, (positions, segments, prefix))
-    further, (layer, *_) = ahead_config(config), ahead_config(config).stack
+    further = config.further
     if positions is None:
         positions = jnp.arange(hidden.shape[1], dtype=jnp.int32)[None]
     prefix = prefix if config.prefix_lm else None
@@ -354,7 +348,7 @@ def look_ahead(
     for number in range(config.ahead):
         own_key = None if key is None else jax.random.fold_in(key, number)
         weights = jax.tree.map(lambda leaf, number=number: leaf[number], params["ahead"])
-        block = Block(further, layer)
+        block = Block(further, further.stack[0])
         x, _, _ = block.apply({"params": weights}, hidden, layer_inputs, None, number, own_key)
         outputs.append(_normalised(config, params, x))
     return outputs

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gptjax.core.config import first_line
 from gptjax.observe.log import Log
 
 
@@ -79,8 +80,7 @@ class Hooks:
                 said = getattr(hook, method)(*given)
             except Exception as error:
                 self._hooks.remove(hook)
-                first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                self._log.say(f"warning: {hook.name} is left out from here on: {first}")
+                self._log.say(f"warning: {hook.name} is left out from here on: {first_line(error)}")
                 continue
             if said:
                 self._log.say(said)

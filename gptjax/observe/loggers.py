@@ -1,8 +1,8 @@
 """Loggers of others as hooks: Weights & Biases, MLflow and trackio. Each is imported when it is
 named, and none is needed.
 
-Read `LOGGERS`, then one of the classes. A resumed run goes on in the same record: its id is kept in
-the run directory.
+Read `LOGGERS`, then one of the classes. A resumed run continues the same logged run, whose id is
+kept in the run directory.
 """
 
 from __future__ import annotations
@@ -13,13 +13,29 @@ import math
 import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from gptjax.core.config import ConfigError
+from gptjax.core.config import ConfigError, flat_settings
 from gptjax.observe.hook import Hook
 
 
-class WandB(Hook):
+class _Record(Hook):
+    """What `start` of a logger opens as `_run`, with the methods `log` and `finish`."""
+
+    _run: Any = None
+
+    def finished(self, step: int, values: Mapping[str, float]) -> None:
+        """Logs what is finite."""
+        if self._run is not None:
+            self._run.log(_finite(values), step=step)
+
+    def close(self) -> None:
+        """Ends the logged run."""
+        if self._run is not None:
+            self._run.finish()
+
+
+class WandB(_Record):
     """Weights & Biases; `WANDB_MODE=offline` keeps all in the run directory. Source: wandb 0.31."""
 
     name = "wandb (--loggers)"
@@ -27,10 +43,10 @@ class WandB(Hook):
     def __init__(self, project: str):
         with _needs("wandb"):
             import wandb
-        self._wandb, self._project, self._run = wandb, project, None
+        self._wandb, self._project = wandb, project
 
     def start(self, path: Path, config: Mapping[str, Any], step: int) -> None:
-        """Begins the record, or goes on in it."""
+        """Begins the logged run, or continues it."""
         self._run = self._wandb.init(
             project=self._project,
             name=path.name,
@@ -40,18 +56,8 @@ class WandB(Hook):
             config=dict(config),
         )
 
-    def finished(self, step: int, values: Mapping[str, float]) -> None:
-        """Logs what is finite."""
-        if self._run is not None:
-            self._run.log(_finite(values), step=step)
 
-    def close(self) -> None:
-        """Ends the record."""
-        if self._run is not None:
-            self._run.finish()
-
-
-class MLflow(Hook):
+class MLflow(_Record):
     """MLflow, which writes where `MLFLOW_TRACKING_URI` says, or where it does by itself. Source:
     mlflow 3.17."""
 
@@ -60,35 +66,35 @@ class MLflow(Hook):
     def __init__(self, project: str):
         with _needs("mlflow"):
             from mlflow.tracking import MlflowClient
-        self._make, self._project, self._client, self._id = MlflowClient, project, None, ""
+        self._make, self._project = MlflowClient, project
 
     def start(self, path: Path, config: Mapping[str, Any], step: int) -> None:
-        """Begins the record, or goes on in it."""
-        self._client = self._make()
-        known = path / "mlflow.id"
+        """Begins the logged run, or continues it."""
+        client, known = self._make(), path / "mlflow.id"
         if known.is_file():
-            self._id = known.read_text().strip()
+            self._run = _MLflowRun(client, known.read_text().strip())
             return
-        found = self._client.get_experiment_by_name(self._project)
-        at = found.experiment_id if found else self._client.create_experiment(self._project)
-        self._id = self._client.create_run(at, run_name=path.name).info.run_id
-        for name, value in _flat(config).items():
-            self._client.log_param(self._id, name, str(value)[:500])
-        known.write_text(self._id)
-
-    def finished(self, step: int, values: Mapping[str, float]) -> None:
-        """Logs what is finite."""
-        if self._client is not None:
-            for name, value in _finite(values).items():
-                self._client.log_metric(self._id, name, value, step=step)
-
-    def close(self) -> None:
-        """Ends the record."""
-        if self._client is not None:
-            self._client.set_terminated(self._id)
+        found = client.get_experiment_by_name(self._project)
+        at = found.experiment_id if found else client.create_experiment(self._project)
+        self._run = _MLflowRun(client, client.create_run(at, run_name=path.name).info.run_id)
+        for name, value in _plain_settings(config).items():
+            client.log_param(self._run.id, name, str(value)[:500])
+        known.write_text(self._run.id)
 
 
-class Trackio(Hook):
+class _MLflowRun(NamedTuple):
+    client: Any
+    id: str
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        for name, value in values.items():
+            self.client.log_metric(self.id, name, value, step=step)
+
+    def finish(self) -> None:
+        self.client.set_terminated(self.id)
+
+
+class Trackio(_Record):
     """trackio, which keeps all in `TRACKIO_DIR`, a folder of the user's cache if it is not set.
     Source: trackio 0.43."""
 
@@ -97,24 +103,14 @@ class Trackio(Hook):
     def __init__(self, project: str):
         with _needs("trackio"):
             import trackio
-        self._trackio, self._project, self._run = trackio, project, None
+        self._trackio, self._project = trackio, project
 
     def start(self, path: Path, config: Mapping[str, Any], step: int) -> None:
-        """Begins the record, or goes on in it."""
+        """Begins the logged run, or continues it."""
         name = f"{path.name}-{_id(path, 'trackio')}"
         self._run = self._trackio.init(
-            project=self._project, name=name, resume="allow", config=_flat(config)
+            project=self._project, name=name, resume="allow", config=_plain_settings(config)
         )
-
-    def finished(self, step: int, values: Mapping[str, float]) -> None:
-        """Logs what is finite."""
-        if self._run is not None:
-            self._run.log(_finite(values), step=step)
-
-    def close(self) -> None:
-        """Ends the record."""
-        if self._run is not None:
-            self._run.finish()
 
 
 LOGGERS = {"wandb": WandB, "mlflow": MLflow, "trackio": Trackio}
@@ -146,7 +142,7 @@ def _needs(name: str) -> Iterator[None]:
 
 
 def _id(path: Path, name: str) -> str:
-    """The id of a run's record, made once and kept in the run directory."""
+    """The id of the logged run, made once and kept in the run directory."""
     kept = path / f"{name}.id"
     if not kept.is_file():
         kept.write_text(secrets.token_hex(4))
@@ -157,13 +153,9 @@ def _finite(values: Mapping[str, float]) -> dict[str, float]:
     return {name: float(v) for name, v in values.items() if math.isfinite(float(v))}
 
 
-def _flat(config: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """The settings by their dotted names, as flags have them."""
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(_flat(value, f"{before}{name}."))
-        else:
-            plain = isinstance(value, str | int | float | bool) or value is None
-            flat[before + name] = value if plain else json.dumps(value)
-    return flat
+def _plain_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings by their dotted names, as flags have them; lists as JSON."""
+    return {
+        name: json.dumps(value) if isinstance(value, list | dict) else value
+        for name, value in flat_settings(config)
+    }

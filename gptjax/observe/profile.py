@@ -34,7 +34,7 @@ class Profile(Hook):
 
     def __init__(self, first: int, last: int, top: int = 10):
         self._first, self._last, self._top = first, last, top
-        self._folder, self._tracing = Path("profile"), False
+        self._folder, self._tracing, self._steps = Path("profile"), False, 0
 
     def start(self, path: Path, config: Mapping[str, Any], step: int) -> str | None:
         """Says so where the steps are past."""
@@ -55,21 +55,21 @@ class Profile(Hook):
             self._tracing = True
 
     def finished(self, step: int, values: Mapping[str, float]) -> str | None:
-        """Ends the trace after the last of its steps."""
+        """Ends the trace after the last of its steps. It is summed up when the run ends, since
+        reading it takes many steps' time."""
         return self._stop(step) if self._tracing and step >= self._last else None
 
     def close(self) -> str | None:
-        """Ends the trace of a run that ended before."""
-        return self._stop(None) if self._tracing else None
+        """Sums the trace up; ends that of a run that ended before."""
+        said = [self._stop(self._last)] if self._tracing else []
+        if self._steps:
+            said += summary(newest(self._folder), self._top, steps=self._steps)
+        return "\n".join(said) or None
 
-    def _stop(self, step: int | None) -> str:
-        self._tracing = False
+    def _stop(self, step: int) -> str:
+        self._tracing, self._steps = False, step - self._first + 1
         jax.profiler.stop_trace()
-        until = self._last if step is None else step
-        count = until - self._first + 1
-        lines = summary(newest(self._folder), self._top, steps=count)
-        said = f"profile of steps {self._first} to {until}"
-        return "\n".join([f"{said}: xprof --logdir {self._folder}", *lines])
+        return f"profile of steps {self._first} to {step}: xprof --logdir {self._folder}"
 
 
 def steps_of(text: str) -> tuple[int, int]:

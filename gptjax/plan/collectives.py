@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import math
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -78,6 +79,8 @@ def _collective(
         if operand in where and where[operand].shapes
     ]
     size = sum(part.bytes for part in operands)
+    if one.op.startswith("ragged-all-to-all"):  # rows, where they go, and numbers about both
+        size = min(part.bytes for part in operands[:2])
     dims = operands[0].dims if operands else ()
     if one.op == "send" and "xla_megascale" in one.attributes:
         return Collective(
@@ -121,7 +124,8 @@ def members(one: Instruction, count: int) -> tuple[int, ...]:
     """
     text = one.attributes
     if pairs := first_match(r"source_target_pairs=\{(\{[0-9,]*\}(?:,\{[0-9,]*\})*)\}", text):
-        return tuple(int(n) for n in first_match(r"\{([0-9,]*)\}", pairs).split(","))
+        ways = [tuple(map(int, pair.split(","))) for pair in re.findall(r"\{([0-9,]+)\}", pairs)]
+        return next((way for way in ways if way[0] != way[1]), ways[0])  # some send to themselves
     if written := first_match(r"replica_groups=\{\{([0-9,]*)\}", text):
         return tuple(int(n) for n in written.split(","))
     if rows := first_match(r"replica_groups=(\[[0-9,]+\]<=\[[0-9,]+\](?:T\([0-9,]+\))?)", text):

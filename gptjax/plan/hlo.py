@@ -38,6 +38,8 @@ class Operation(NamedTuple):
     fused away."""
     cycles: float
     """The compiler's own estimate per run; 0 without one."""
+    narrow: bool
+    """Its products are of 8-bit floats."""
 
 
 class Analysis(NamedTuple):
@@ -122,6 +124,7 @@ def _operation(module: Module, where: Computation, one: Instruction, times: floa
         flops=flops,
         traffic=_traffic(module, where, one),
         cycles=float(first_match(r'"estimated_cycles":"(\d+)"', one.attributes) or 0),
+        narrow=_narrow(module, where, one),
     )
 
 
@@ -138,6 +141,16 @@ def _flops(module: Module, where: Computation, one: Instruction) -> float:
         inner = module.computations[one.called("calls")[0]]
         return sum(_flops(module, inner, part) for part in inner.values())
     return 0.0
+
+
+def _narrow(module: Module, where: Computation, one: Instruction) -> bool:
+    """Whether an instruction multiplies 8-bit floats, and nothing else."""
+    if one.op == "fusion":
+        where = module.computations[one.called("calls")[0]]
+    parts = where.values() if one.op == "fusion" else (one,)
+    factors = [part.operands[:2] for part in parts if part.op in ("dot", "convolution")]
+    kinds = [where[name].shapes[0].dtype for pair in factors for name in pair]
+    return bool(kinds) and all(kind.startswith("f8") for kind in kinds)
 
 
 def dot_flops(one: Instruction, left: tuple[int, ...]) -> float:

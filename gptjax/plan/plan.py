@@ -15,15 +15,20 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gptjax.model import flops_per_token
+from gptjax.model.attention.order import context_order
 from gptjax.model.config import ModelConfig
-from gptjax.model.cost import products_per_key, seen
+from gptjax.model.cost import products_per_key, seen, seen_by_each
 from gptjax.plan import sampling
 from gptjax.plan import target as targets
 from gptjax.plan.collectives import Collective
 from gptjax.plan.compiled import Compiled, compile_step
 from gptjax.plan.hlo import Operation
+from gptjax.plan.published import expected
 from gptjax.plan.target import Target
+from gptjax.plan.text import visits
+from gptjax.sharding.constrain import use_mesh
 from gptjax.sharding.mesh import bytes_per_device
+from gptjax.sharding.zigzag import zigzag_positions
 from gptjax.train import placement
 from gptjax.train.experiment import Experiment, guessed
 from gptjax.train.overview import model_facts
@@ -50,8 +55,13 @@ def plan_step(experiment: Experiment, target: Target, *, fast: bool = False) -> 
       `model`, `hardware`, `kernels` of one device, and `as_xla_counts`; `collectives`, rows of
       kind, axes, network, times, bytes and seconds; `step_seconds`, `tokens_per_second` and `mfu`,
       each from full overlap to none (the first is the better), within `margin`, or `None` if no
-      time can be predicted; `seconds`, the parts of the time, and `bound`, the longest of them;
+      time can be predicted; `seconds`, the parts of the time, and `bound`, the longest of them, all
+      of the device with most to do;
+      where devices share the positions of a row `context`: their `order` and why, and `slowest`,
+      by how much that device computes longer than the mean of all (1 is perfect);
       `dearest`, the ten costliest operations; `notes`;
+      `published`, what a step of this size takes by those that others published, see
+      `published.expected`, if all of the model trains;
       of a run that learns from rewards `rollout`, see `sampling.plan_rollout`; it has to fit too.
 
     Raises:
@@ -79,6 +89,9 @@ def plan_step(experiment: Experiment, target: Target, *, fast: bool = False) -> 
         "flops_per_step": facts["flops_per_token"] * experiment.tokens_per_step,
         "compile_seconds": round(done.seconds, 1),
     }
+    whole = set(summary["weights"]) == {"train"} and experiment.rollout is None
+    each = experiment.tokens_per_step / done.mesh.size
+    summary["published"] = expected(experiment.model, target.kind, each) if whole else None
     if experiment.rollout is not None:
         state = done.memory.parameters + done.memory.optimizer
         written = sampling.plan_rollout(experiment, target, done.mesh, state)
@@ -102,11 +115,12 @@ def weight_bytes(experiment: Experiment, mesh: Mesh) -> dict[str, int]:
 def _costs(experiment: Experiment, target: Target, done: Compiled, fast: bool) -> dict[str, Any]:
     model, analysis, tokens = experiment.model, done.analysis, experiment.tokens_per_step
     each = flops_per_token(model, model.context) * tokens / done.mesh.size
-    names = ("flops", "step_seconds", "tokens_per_second", "mfu", "seconds", "bound")
+    names = ("flops", "context", "step_seconds", "tokens_per_second", "mfu", "seconds", "bound")
     unknown = dict.fromkeys(names)
     if analysis is None:
         return unknown | {"collectives": [], "dearest": []}
-    kernels = sum(
+    most = most_attention(model, done.mesh)
+    kernels = most * sum(
         one.times * kernel_flops(one, model) for one in analysis.operations if one.kind == "kernel"
     )
     flops = {
@@ -115,9 +129,10 @@ def _costs(experiment: Experiment, target: Target, done: Compiled, fast: bool) -
         "kernels": kernels,
         "as_xla_counts": done.counted,
     }
-    times = timed(model, target, done, fast)
+    times = timed(model, target, done, fast, most)
     rows = _collected(target, done)
     known = unknown | {"flops": flops, "collectives": rows, "dearest": times.dearest}
+    known["context"] = _context(model, done.mesh, times.slowest)
     if times.compute is None:
         return known
     busy, waiting = times.compute + times.kernels, sum(row["seconds"] for row in rows)
@@ -183,12 +198,17 @@ class Times(NamedTuple):
     compute: float | None
     """All but kernels and collectives; `None` if it can't be predicted."""
     kernels: float
+    slowest: float
+    """Time without collectives, of the device with most to do by that of the mean device."""
     dearest: list[dict[str, Any]]
 
 
-def timed(model: ModelConfig, target: Target, done: Compiled, fast: bool) -> Times:
-    """Adds up the time of each operation, by the compiler's cycles, or without them by peak and
-    bandwidth.
+def timed(model: ModelConfig, target: Target, done: Compiled, fast: bool, most: float) -> Times:
+    """Adds up the time of each operation on the device with most to do, by the compiler's cycles,
+    or without them by peak and bandwidth.
+
+    Args:
+      most: see `most_attention`.
 
     With little optimisation TPU cycles mean nothing; then, and on a CPU, operations are ranked by
     FLOPs and bytes.
@@ -198,14 +218,19 @@ def timed(model: ModelConfig, target: Target, done: Compiled, fast: bool) -> Tim
 
     def seconds(one: Operation) -> float:
         if one.kind == "kernel":
-            return kernel_flops(one, model) / ((chip.peak if chip else 1e11) * KERNELS)
+            return most * kernel_flops(one, model) / ((chip.peak if chip else 1e11) * KERNELS)
         if by_cycles:
             return one.cycles / chip.clock
         peak, bandwidth = (chip.peak, chip.bandwidth) if chip else (1e11, 1e10)
+        peak *= 2 if one.narrow else 1  # data sheets of all that multiply 8-bit floats
         return max(one.flops / (peak * PRODUCTS), one.traffic / bandwidth)
 
     def total(*kinds: str) -> float:
         return sum(one.times * seconds(one) for one in analysis.operations if one.kind in kinds)
+
+    def on_average(one: Operation) -> float:
+        turns, mean = (most, 1.0) if one.kind == "kernel" else visits(one.source)
+        return one.times * seconds(one) * (mean / turns if turns else 1.0)
 
     costs: dict[tuple, list[float]] = collections.defaultdict(lambda: [0.0, 0.0])
     for one in analysis.operations:
@@ -228,7 +253,28 @@ def timed(model: ModelConfig, target: Target, done: Compiled, fast: bool) -> Tim
         }
         for (name, shape), (cost, times) in ranked
     ]
-    return Times(total("product", "other") if timed else None, total("kernel"), dearest)
+    busy, mean = total("product", "other"), sum(on_average(one) for one in analysis.operations)
+    slowest = (busy + total("kernel")) / mean if mean else 1.0
+    return Times(busy if timed else None, total("kernel"), slowest, dearest)
+
+
+def most_attention(model: ModelConfig, mesh: Mesh) -> float:
+    """Returns by how much the queries of one device see more keys than the mean, of the device
+    where they see most."""
+    length, parts = model.context, mesh.shape["context"]
+    with use_mesh(mesh):
+        order, _ = context_order(model, length)
+    keys = np.sum([seen_by_each(layer, length, model.causal) for layer in model.stack], axis=0)
+    where = zigzag_positions(length, parts) if order == "zigzag" else np.arange(length)
+    return float(keys[where].reshape(parts, -1).mean(1).max() / keys.mean())
+
+
+def _context(model: ModelConfig, mesh: Mesh, slowest: float) -> dict[str, Any] | None:
+    if mesh.shape["context"] == 1:
+        return None
+    with use_mesh(mesh):
+        order, why = context_order(model, model.context)
+    return {"order": order, "why": why, "devices": mesh.shape["context"], "slowest": slowest}
 
 
 def kernel_flops(one: Operation, model: ModelConfig) -> float:
@@ -254,7 +300,7 @@ def readable(source: str) -> str:
     way = "backward: " if "transpose(" in source else ""
     again = "forward again: " if "rematted" in source else ""
     noise = (
-        *("jit(", "jvp(", "transpose(", "vmap(", "while", "body", "cond", "branch"),
+        *("jit(", "jvp(", "transpose(", "vmap(", "while", "body", "cond", "branch", "visits_"),
         *("eval_jaxpr", "checkpoint", "rematted", "closed_call", "shard_map"),
     )
     parts = [part for part in source.split("/") if not part.startswith(noise)]

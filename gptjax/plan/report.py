@@ -46,8 +46,10 @@ def format_plan(facts: dict[str, Any]) -> str:
                 f" of the model's, {human(flops['hardware'])} with rematerialisation{kernels}"
                 f"{counted}"
             ),
+            *_context(facts["context"]),
             *_network(facts),
             *_times(facts),
+            *_published(facts["published"]),
             *_dearest(facts),
         ]
     lines += [f"note         {note}" for note in facts["notes"]]
@@ -79,6 +81,17 @@ def _rollout(facts: dict[str, Any] | None) -> list[str]:
     if facts["seconds"] is None:
         return [found]
     return [f"{found}; at least {facts['seconds_per_step']:.3g} s a step, if all are that long"]
+
+
+def _context(facts: dict[str, Any] | None) -> list[str]:
+    if facts is None:
+        return []
+    return [
+        (
+            f"context      {facts['order']} over {facts['devices']} devices: {facts['why']}; the"
+            f" slowest computes {facts['slowest']:.2f} × as long as the mean"
+        )
+    ]
 
 
 def gib(size: float) -> str:
@@ -143,6 +156,14 @@ def _times(facts: dict[str, Any]) -> list[str]:
             f" (with attention counted as a whole square, as papers do, {square})"
         ),
     ]
+
+
+def _published(facts: dict[str, Any] | None) -> list[str]:
+    if facts is None:
+        return []
+    steps = f"{facts['steps']} published steps" if facts["steps"] > 1 else "one published step"
+    expected = f"{facts['seconds']:.3f} s, ± {facts['margin']:.0%}"
+    return [f"published    {expected}, by {steps} on such chips (docs/reports/plan.md)"]
 
 
 def _dearest(facts: dict[str, Any]) -> list[str]:

@@ -6,5 +6,6 @@ Importing this room imports neither JAX nor Orbax; importing `gptjax.runs.open` 
 
 from gptjax.runs.checkpoints import Run, leaves
 from gptjax.runs.manifest import Leaf
+from gptjax.runs.mirror import mirrored
 
-__all__ = ["Leaf", "Run", "leaves"]
+__all__ = ["Leaf", "Run", "leaves", "mirrored"]

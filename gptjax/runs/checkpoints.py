@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gptjax.core import processes
-from gptjax.core.config import require
+from gptjax.core.config import first_line, require
 from gptjax.runs import lock as locks
 from gptjax.runs import manifest as manifests
 from gptjax.runs import payload
@@ -363,7 +363,7 @@ class Run:
         free = shutil.disk_usage(self.checkpoints).free if self.checkpoints.exists() else 0
         self._discard()
         reason = error.strerror if isinstance(error, OSError) else None
-        reason = reason or (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = reason or first_line(error)[:200]
         return OSError(
             f"step {pending.step} could not be saved in {self.checkpoints}: {reason} (it needs"
             f" {pending.num_bytes / 1e6:.1f} MB, {free / 1e6:.1f} MB are free). Earlier steps are"

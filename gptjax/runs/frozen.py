@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gptjax.core import processes
 from gptjax.core.arrays import Params
 from gptjax.runs.checkpoints import Run, leaves
+from gptjax.runs.manifest import Leaf
 
 FOLDER = "frozen"
 
@@ -71,8 +73,8 @@ def restore_params(
     from gptjax.core.trees import combine, partition, paths  # the room imports no JAX by itself
 
     if not (path / FOLDER).is_dir():
-        restored = Run(path).restore({tree: shapes}, step=step)
-        return restored and restored[1][tree]
+        restored = Run(path).restore({tree: partial(_as_kept, shapes)}, step=step)
+        return restored and _widened(restored[1][tree], shapes)
     import jax
 
     frozen = {leaf.path for leaf in leaves(path / FOLDER)}
@@ -80,5 +82,28 @@ def restore_params(
         jax.tree.structure(shapes), [name not in frozen for name in paths(shapes)]
     )
     trainable, rest = partition(shapes, trains)
-    restored = Run(path).restore({tree: trainable}, step=step)
-    return restored and combine({"params": restore(path, rest)}, restored[1][tree])
+    restored = Run(path).restore({tree: partial(_as_kept, trainable)}, step=step)
+    if restored is None:
+        return None
+    own = _widened(restored[1][tree], trainable)
+    return combine({"params": restore(path, rest)}, own)
+
+
+def _as_kept(shapes: Params, saved: tuple[Leaf, ...]) -> Params:
+    """The shapes, with the type of each leaf that a run keeps in bfloat16 (`optim.weights`)."""
+    import jax
+
+    from gptjax.core.trees import paths
+
+    narrow = {leaf.path for leaf in saved if leaf.dtype == "bfloat16"}
+    leaves, structure = jax.tree.flatten(shapes)
+    named = zip(paths(shapes), leaves, strict=True)
+    return structure.unflatten(
+        [leaf.update(dtype="bfloat16") if name in narrow else leaf for name, leaf in named]
+    )
+
+
+def _widened(params: Params, shapes: Params) -> Params:
+    import jax
+
+    return jax.tree.map(lambda leaf, wanted: leaf.astype(wanted.dtype), params, shapes)

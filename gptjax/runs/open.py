@@ -60,7 +60,7 @@ def open_model(
     Raises:
       ConfigError: there is no model at `path`, it is damaged, or it has no such checkpoint.
     """
-    path = formats.located(path)
+    path = formats.located(path, step)
     shardings = None if mesh is None else functools.partial(_shardings, mesh)
     if is_peft(path):
         require(step is None, f"{path} is not a run, so it has no step {step}; omit --step.")

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gptjax.core.config import ConfigError
+from gptjax.data.tasks import LanguageModel
 from gptjax.data.tokenizers import chat
 from gptjax.generate.request import Request, requests
 from gptjax.generate.schedule import adapter_number
@@ -22,6 +23,7 @@ from gptjax.generate.settings import GenerateConfig
 from gptjax.serve import tools
 from gptjax.serve.bodies import ChatBody, CompletionBody, EmbeddingBody, Sampled
 from gptjax.serve.fields import read_fields
+from gptjax.serve.pictures import asked_about, read_question
 from gptjax.serve.protocol import BadRequest, Call, CallForm, Form, Served, Stamp, require_model
 from gptjax.serve.stream import Ask
 from gptjax.serve.templates import PromptReference, referred_text
@@ -74,9 +76,13 @@ def read_chat(
             )
         form = tools.call_form(served.template, served.tokenizer)
         constraint = {"grammar": tools.call_grammar(toolset, form)}
-    talk, described = tools.conversation(asked.messages, toolset, served.template)
-    with _refusing("messages"):
-        ids = chat.render(served.template, talk, served.tokenizer, tools=described)
+    question = read_question(asked, served)
+    if question is not None:
+        served, talk, ids = served._replace(task=LanguageModel()), [], [0] * len(question.ids)
+    else:
+        talk, described = tools.conversation(asked.messages, toolset, served.template)
+        with _refusing("messages"):
+            ids = chat.render(served.template, talk, served.tokenizer, tools=described)
     way = _Way(
         limit=_limit(asked),
         constraint=constraint,
@@ -97,6 +103,8 @@ def read_chat(
         ),
         (served, stamp, tenant, ignored),
     )
+    if question is not None:
+        return asked_about(call, question)
     return call._replace(texts=tuple(message.text for message in talk))
 
 

@@ -38,12 +38,23 @@ Name = Annotated[str, limits(pattern="^[a-zA-Z0-9_-]{1,64}$")]
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImageUrl:
+    """A picture, whose address holds the picture itself."""
+
+    url: str
+    """`data:image/png;base64,…`"""
+
+    IGNORED: ClassVar = ("detail",)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ContentPart:
     """A part of a message."""
 
-    type: Literal["text", "input_text", "output_text", "refusal"]
+    type: Literal["text", "input_text", "output_text", "refusal", "image_url"]
     text: str | None = None
     refusal: str | None = None
+    image_url: ImageUrl | None = None
 
     IGNORED: ClassVar = ("annotations", "cache_control", "logprobs")
 

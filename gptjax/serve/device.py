@@ -17,6 +17,7 @@ from gptjax.generate.batch import columns
 from gptjax.generate.constraints import Place, TokenAutomaton, insert
 from gptjax.generate.engine import Slots, with_constraint
 from gptjax.generate.follow import Answer, answers_of
+from gptjax.model import Soft
 from gptjax.serve import slots
 from gptjax.serve.jobs import Job, spare_job
 from gptjax.serve.prefixes import Prefixes, block_keys
@@ -44,7 +45,7 @@ class Device:
         _require_served(model)
         self.model, self.settings = model, settings
         self.config, self.params = model.config, model.params
-        self.room = room_of(settings.context, bool(model.adapters), settings.int8_cache)
+        self.room = room_of(settings.context, bool(model.adapters), settings.kv_cache)
         self.vocabulary = np.int32(model.tokenizer.vocab_size)
         self.fingerprint = _fingerprint(model, settings)
         self.prefixes = Prefixes(int(settings.cache_gib * 2**30))
@@ -86,10 +87,16 @@ class Device:
     def place(self, row: int, job: Job) -> int:
         """Makes a row ready, and restores what the prefix cache has; returns how many tokens."""
         self.clear(row)
+        shown = job.ask.shown
+        job.seen = None if shown is None else self._seen(shown.pixels)
         if self.keeps_prefixes:
             request, ids = job.ask.request, job.ids[: job.to_read]
             job.keys = block_keys(
-                ids, model=self.fingerprint, adapter=request.adapter, salt=job.ask.salt
+                ids,
+                model=self.fingerprint,
+                adapter=request.adapter,
+                salt=job.ask.salt,
+                shown=b"" if shown is None else shown.digest,
             )
         # scores and embeddings need the hidden states of all tokens
         known = [] if job.embeds or job.scores else self.prefixes.longest(job.keys)
@@ -113,6 +120,7 @@ class Device:
                 _int(start),
                 _int(count),
                 adapter,
+                self._soft(job, start, width),
                 reach=reach_of(start + width, reading_reaches(width, self.settings.context)),
             )
             self._decoding(decoding)
@@ -127,6 +135,30 @@ class Device:
             if count == PART and job.keys and job.keys[start // PART] not in self.prefixes:
                 block = slots.block_of(self.slots.decoding.cache, _int(row), _int(start))
                 self.prefixes.add(job.keys[start // PART], block)
+
+    @property
+    def _sees(self) -> bool:
+        return self.config.vision is not None and self.config.vision.frames == 1
+
+    def _seen(self, pixels: np.ndarray) -> np.ndarray:
+        """The embeddings of pictures, each read by itself [I·Q D]."""
+        with use_mesh(self.model.mesh):
+            each = [slots.see(self.config, self.params, one[None, None])[0] for one in pixels]
+        return np.concatenate([np.asarray(one, np.float32) for one in each])
+
+    def _soft(self, job: Job | None, start: int, width: int) -> Soft | None:
+        """The embeddings of pictures that stand in a part, and where; of models that read none
+        nothing, of others always as many, so that all parts have one program."""
+        if not self._sees:
+            return None
+        index = np.full((1, width), -1, np.int32)
+        values = np.zeros((1, width, self.config.entrance_dim), np.float32)
+        if job is not None and job.seen is not None and job.ask.shown is not None:
+            places = job.ask.shown.places - start
+            inside = (places >= 0) & (places < width)
+            index[0, : inside.sum()] = places[inside]
+            values[0, : inside.sum()] = job.seen[inside]
+        return Soft(values, index)
 
     def _of(self, adapter: np.int32 | None) -> Any:
         return self.params if adapter is None else choose_adapter(self.params, int(adapter))
@@ -200,6 +232,9 @@ class Device:
         spare = spare_job(-1 if self.model.adapters else None)
         context, scored = self.settings.context, set[int]()
         reading = {width: reading_reaches(width, context) for width in widths}
+        if self._sees:
+            self._seen(np.zeros((1, *self.config.vision.size, 3), np.uint8))
+            yield
         for reach in reaches(context):
             self.begin(0, spare)
             self._warm_write(reach)
@@ -232,6 +267,7 @@ class Device:
                 _int(0),
                 _int(0),
                 adapter,
+                self._soft(None, 0, width),
                 reach=reach,
             )
         self._decoding(decoding)
@@ -269,7 +305,7 @@ def _require_served(model: Model) -> None:
     """Refuses models that don't write one token after another."""
     config = model.config
     require(
-        config.causal and not config.classes and not config.prefix_lm and not config.encoder_layers,
+        config.causal and not config.classes and not config.prefix_lm and not config.has_encoder,
         "serve needs a model that reads and writes one token after another: no encoder, no prefix"
         " LM and no classifier; use gptjax sample.",
     )
@@ -277,7 +313,7 @@ def _require_served(model: Model) -> None:
 
 def _fingerprint(model: Model, settings: EngineConfig) -> str:
     """A short name of everything that an answer depends on beside its request."""
-    told = repr((model.config, settings.slots, settings.int8_cache, slots.PART, slots.TAILS))
+    told = repr((model.config, settings.slots, settings.kv_cache, slots.PART, slots.TAILS))
     whole = hashlib.sha256(told.encode())
     whole.update(hash_tokenizer(model.tokenizer).encode())
     whole.update(f"{jax.__version__} {jax.default_backend()} {model.adapters}".encode())

@@ -226,7 +226,7 @@ class Engine:
         ends = {*m.tokenizer.ends, *s.stop_ids, m.tokenizer.end_of_document}
         require(len(ends) <= STOPS, f"{len(ends)} stop ids are too many; {STOPS} is the limit.")
         adapter = adapter_number(s.use, m.adapters)
-        s = replace(s, int8_cache=self.settings.int8_cache)
+        s = replace(s, kv_cache=self.settings.kv_cache)
         request = request._replace(adapter=adapter if m.adapters else None, settings=s)
         limit = limit_of(m.config, request, ())
         automaton = automaton_of(m.config, m.tokenizer, request, ())

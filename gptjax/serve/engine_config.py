@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple, get_args
 
 from gptjax.core.config import require
+from gptjax.model import KVCache
 
 LOOK_SECONDS = 0.25
 """About how long rows write before clients get what was written, unless a token takes longer."""
@@ -15,6 +17,9 @@ LOOK_SECONDS = 0.25
 class EngineConfig:
     """How much an engine does at a time."""
 
+    SYNONYMS: ClassVar[Mapping[str, str]] = {"int8_cache": "kv_cache"}
+    """Old names."""
+
     slots: int = 8
     """Requests that are answered at the same time; the rest wait. Part of what an answer is
     computed with: another number may round otherwise."""
@@ -22,8 +27,8 @@ class EngineConfig:
     """Maximum number of tokens of a request, prompt and answer together, at most the model's."""
     cache_gib: float = 1.0
     """Memory for beginnings of prompts that were read before, in GiB; 0 keeps none."""
-    int8_cache: bool = False
-    """Keep keys and values in 8 bits: a quarter of the memory, and slightly other logits."""
+    kv_cache: KVCache = "full"
+    """How keys and values are kept, of rows and of prefixes; see `GenerateConfig.kv_cache`."""
     max_waiting: int = 256
     """Requests that may wait; further ones are refused."""
     max_waiting_tokens: int = 1 << 20
@@ -43,6 +48,10 @@ class EngineConfig:
         for name, bound in least.items():
             value, flag = getattr(self, name), f"--{name.replace('_', '-')}"
             require(value >= bound, f"{name} is {value}; it needs at least {bound} ({flag}).")
+        require(
+            self.kv_cache in get_args(KVCache),
+            f"kv_cache is {self.kv_cache}; it needs full, int8 or int4 (--kv-cache).",
+        )
         require(
             self.max_waiting_tokens >= self.context,
             f"max_waiting_tokens is {self.max_waiting_tokens}, and one request may have"

@@ -37,6 +37,8 @@ class Job:
     """Tokens that the client has."""
     scored: list[tuple[np.ndarray, ...]] = field(default_factory=list)
     """Of each part of the prompt: ln p of the next tokens, likeliest ids, their ln p."""
+    seen: np.ndarray | None = None
+    """Embeddings of the pictures that it shows [I·Q D]."""
     pooled: np.ndarray | float = 0.0
     """Sum of the hidden states so far, where an embedding is asked for."""
 

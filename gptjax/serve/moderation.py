@@ -8,8 +8,8 @@ that it reads is kept or logged. If it fails, the request does: nothing goes out
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -69,19 +69,21 @@ class Moderator:
             " 0.5).",
         )
         self._model, self._allow, self._threshold = model, tuple(allow), threshold
-        self._alone = threading.Lock()
+        self.reads = ThreadPoolExecutor(1, "moderator")
+        """The thread in which the server lets it read: requests wait there for each other, and
+        leave the threads of other work alone."""
 
-    def harm(self, text: str) -> float:
-        """Returns the probability that a text is harmful: of a long one, the largest among its
-        overlapping parts."""
-        with self._alone:
-            found = self._model.classify(self._parts(text), BATCH)
+    def harm(self, texts: Sequence[str]) -> float:
+        """Returns the largest probability that one of the texts is harmful; long ones are read in
+        overlapping parts. Without a text it is 0."""
+        parts = [part for text in texts for part in self._parts(text)]
+        found = self._model.classify(parts, BATCH) if parts else ()
         allowed = [sum(np.exp(one.logprobs[name]) for name in self._allow) for one in found]
-        return float(1 - min(allowed))
+        return float(1 - min(allowed, default=1.0))
 
     def stops(self, texts: Sequence[str]) -> bool:
         """Says whether any of the texts is harmful; a text of spaces alone is not."""
-        return any(self.harm(text) >= self._threshold for text in texts if text.strip())
+        return self.harm([text for text in texts if text.strip()]) >= self._threshold
 
     def _parts(self, text: str) -> list[str]:
         """A text in parts that fit the classifier, each half in the one before."""
@@ -100,7 +102,7 @@ async def require_harmless(moderator: Moderator, call: Call) -> None:
       BadRequest: there is, with the code `content_filter`; nothing of the text is repeated.
     """
     texts = list(dict.fromkeys(call.texts))
-    if await asyncio.to_thread(moderator.stops, texts):
+    if await _stops(moderator, texts):
         param = {"chat": "messages", "completion": "prompt"}.get(call.kind, "input")
         raise BadRequest(
             "the request was stopped by this server's content filter.",
@@ -142,7 +144,7 @@ async def filtered(
                 held[number] = one
                 continue
             text = one.sent + whole.text
-            if await asyncio.to_thread(moderator.stops, [text]):
+            if await _stops(moderator, [text]):
                 stop(number)
                 usage = whole.usage or _usage(call, number, one.written)
                 ready.append((number, Piece(reason="content_filter", usage=usage)))
@@ -152,6 +154,10 @@ async def filtered(
                 held[number] = one._replace(piece=None, sent=text[-BEFORE:])
         if ready or not batch:
             yield ready
+
+
+async def _stops(moderator: Moderator, texts: Sequence[str]) -> bool:
+    return await asyncio.get_running_loop().run_in_executor(moderator.reads, moderator.stops, texts)
 
 
 def _usage(call: Call, number: int, written: int) -> Usage:

@@ -2,9 +2,9 @@
 that made them.
 
 A key holds everything on which the block depends: the tokens up to its end, through the key of the
-block before; model, adapter and programs; and a salt, so that tenants cannot see from the speed of
-an answer what others asked. The hash is sha256 over fields with their names and lengths, which
-nobody can make collide.
+block before; the pictures of the prompt; model, adapter and programs; and a salt, so that tenants
+cannot see from the speed of an answer what others asked. The hash is sha256 over fields with their
+names and lengths, which nobody can make collide.
 """
 
 from __future__ import annotations
@@ -19,14 +19,21 @@ from gptjax.serve.slots import PART, Block
 
 
 def block_keys(
-    ids: Sequence[int], *, model: str, adapter: int | None = None, salt: bytes = b""
+    ids: Sequence[int],
+    *,
+    model: str,
+    adapter: int | None = None,
+    salt: bytes = b"",
+    shown: bytes = b"",
 ) -> list[bytes]:
     """The key of each whole part that some ids begin with, 32 bytes each.
 
     Args:
       model: names weights, tokenizer, and the programs that compute keys and values.
+      shown: hash of the pictures whose embeddings stand in place of some ids.
     """
     fields = {"model": model.encode(), "adapter": repr(adapter).encode(), "salt": salt}
+    fields |= {"shown": shown}
     keys, parent = [], _hash(fields)
     for end in range(PART, len(ids) + 1, PART):
         part = np.asarray(ids[end - PART : end], "<i4").tobytes()

@@ -30,7 +30,7 @@ from gptjax.generate.decode import Decoding, empty_rows, within
 from gptjax.generate.engine import Columns, Slots, with_constraint
 from gptjax.generate.request import Request
 from gptjax.generate.settings import GenerateConfig
-from gptjax.model import Cache, ModelConfig
+from gptjax.model import Cache, KVCache, ModelConfig
 from gptjax.model.cache import CacheGroup
 from gptjax.weights import serve
 
@@ -46,7 +46,7 @@ STATES, MASKS = 16_384, 4_096
 """Room for the automata of all constraints at one time."""
 
 
-def room_of(context: int, adapters: bool = False, int8: bool = False) -> Room:
+def room_of(context: int, adapters: bool = False, kv_cache: KVCache = "full") -> Room:
     """The room that every request of a server fits in, with this many tokens of prompt and
     answer."""
     return Room(
@@ -56,14 +56,14 @@ def room_of(context: int, adapters: bool = False, int8: bool = False) -> Room:
         side=0,
         shaped=True,
         constrained=True,
-        int8=int8,
+        kv_cache=kv_cache,
         adapters=adapters,
     )
 
 
 def open_slots(config: ModelConfig, tokenizer: Tokenizer, rows: int, room: Room) -> Slots:
     """Rows that hold nothing."""
-    decoding = empty_rows(config, rows, room.slots, room.alternatives, room.int8)
+    decoding = empty_rows(config, rows, room.slots, room.alternatives, room.kv_cache)
     text = decoding.text._replace(finished=jnp.ones((rows,), bool))
     text = text._replace(history=text.history._replace(state=jnp.zeros((rows,), jnp.int32)))
     spare = Job(Request("", [0], GenerateConfig(), adapter=-1 if room.adapters else None))
@@ -98,6 +98,7 @@ def read_part(
     start: Int[Array, ""],
     count: Int[Array, ""],
     adapter: Int[Array, ""] | None = None,
+    soft: model.Soft | None = None,
     *,
     reach: int,
 ) -> tuple[Decoding, Float[Array, "T D"]]:
@@ -106,6 +107,7 @@ def read_part(
     Args:
       ids: the tokens, padded at the right.
       adapter: which of several adapters serves the row.
+      soft: embeddings of pictures in this part, and their places in it.
       reach: one of `reaches` that is at least `start` and the width of the part; static.
 
     Returns:
@@ -119,7 +121,7 @@ def read_part(
         lengths=cache.lengths[row][None],
         states=model.take_states(cache.states, row[None]),
     )
-    out = model.forward(config, own, ids[None], positions=positions, cache=alone)
+    out = model.forward(config, own, ids[None], positions=positions, cache=alone, soft=soft)
     groups = tuple(
         _put(old, new, row, 0) for old, new in zip(cache.groups, out.cache.groups, strict=True)
     )
@@ -128,6 +130,10 @@ def read_part(
     cache = cache._replace(groups=groups, lengths=lengths, states=states)
     cache = model.constrain_cache(cache)
     return decoding._replace(cache=cache), out.hidden[0]
+
+
+see = jax.jit(model.see, static_argnames="config")
+"""Embeddings of pictures; one at a time, so that one program does for any number."""
 
 
 def _cut(group: CacheGroup, row: Array, start: Array | int, slots: int) -> CacheGroup:
@@ -303,5 +309,5 @@ def padded_ids(ids: Any, size: int) -> Int[Numbers, " T"]:
 
 def compiled_programs() -> dict[str, int]:
     """The number of compiled versions of each program, in this process."""
-    functions = (read_part, begin, write_tokens, clear, block_of, put_block, score_part)
+    functions = (read_part, begin, write_tokens, clear, block_of, put_block, score_part, see)
     return {function.__name__: function._cache_size() for function in functions}

@@ -13,6 +13,17 @@ import numpy as np
 from gptjax.generate.request import Request
 
 
+class Shown(NamedTuple):
+    """Pictures that a prompt is about."""
+
+    pixels: np.ndarray
+    """uint8 [I H W 3], as the model reads them."""
+    places: np.ndarray
+    """int32 [I·Q]: which tokens of the prompt stand for their embeddings."""
+    digest: bytes
+    """sha256 of the pixels."""
+
+
 class Ask(NamedTuple):
     """One answer that a client wants; n answers to one prompt are n of these."""
 
@@ -26,6 +37,8 @@ class Ask(NamedTuple):
     """Whose request it is, by the name of the key; tenants take turns."""
     salt: bytes = b""
     """Requests of different salts share no prefixes."""
+    shown: Shown | None = None
+    """Of models that read pictures."""
     seconds: float | None = None
     """Time from submission after which the request ends, waiting included, with the reason
     `time`."""

@@ -42,23 +42,22 @@ def use_mesh(mesh: Any) -> Any:
     )
 
 
+def _device() -> Any:
+    """The device that the traced program is for; `None` without a mesh that says so."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty else mesh.abstract_device
+
+
 def platform() -> str:
     """The platform of the traced program: `cpu`, `gpu` or `tpu`; without a mesh, JAX's default."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return (
-        jax.default_backend()
-        if mesh.empty or mesh.abstract_device is None
-        else mesh.abstract_device.platform
-    )
+    device = _device()
+    return jax.default_backend() if device is None else device.platform
 
 
 def device_kind() -> str:
     """The kind of device that the traced program is for, in its maker's words, such as `NVIDIA H100
     80GB HBM3`; without a mesh, that of JAX's default device."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.abstract_device is None:
-        return jax.devices()[0].device_kind
-    return mesh.abstract_device.device_kind
+    return (_device() or jax.devices()[0]).device_kind
 
 
 def axis_size(*axes: str) -> int:

@@ -64,6 +64,11 @@ def evaluate(
     total = jax.tree.map(
         lambda *parts: np.asarray(parts, np.float64).sum(axis=0), *jax.device_get(sums)
     )
+    return figures_of(total, experiment, store)
+
+
+def figures_of(total: Mapping[str, Any], experiment: Experiment, store: Store) -> dict[str, float]:
+    """Returns what `evaluate` does, from the sums over all batches of a store."""
     with np.errstate(divide="ignore", invalid="ignore"):
         figures = {"loss": float(total["loss"] / total["weight"])}
         for name, reduction in held_out_loss(experiment).metrics().items():
@@ -72,4 +77,4 @@ def evaluate(
         predicted = store.header.num_tokens - store.header.num_examples
         bits = figures["loss"] / math.log(2) * predicted
         figures["bits_per_byte"] = bits / store.header.num_bytes
-    return figures
+    return figures | experiment.data.task.derived(figures["loss"])

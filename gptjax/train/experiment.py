@@ -16,6 +16,7 @@ from gptjax.model.presets import small
 from gptjax.sharding.mesh import MeshConfig
 from gptjax.train.optim import AdamW, OptimConfig, Schedule
 from gptjax.train.rollout import Rollout
+from gptjax.train.sparse import Prune
 from gptjax.weights import AdapterKind
 
 
@@ -44,11 +45,11 @@ class WatchedTasks:
     def __post_init__(self) -> None:
         require(
             self.every is None or self.every >= 1,
-            f"evaluation.tasks.every is {self.every}; it needs at least 1 step, or none.",
+            f"evaluation.tasks.every is {self.every}; it needs at least 1 step, or None.",
         )
         require(
             self.limit is None or self.limit >= 1,
-            f"evaluation.tasks.limit is {self.limit}; it needs at least 1 item, or none for all.",
+            f"evaluation.tasks.limit is {self.limit}; it needs at least 1 item, or None for all.",
         )
 
 
@@ -84,11 +85,11 @@ class Evaluation:
         )
         require(
             self.rows is None or self.rows >= 1,
-            f"evaluation.rows is {self.rows}; it needs at least 1, or none for all.",
+            f"evaluation.rows is {self.rows}; it needs at least 1, or None for all.",
         )
         require(
             self.patience is None or self.patience >= 1,
-            f"evaluation.patience is {self.patience}; it needs at least 1 evaluation, or none"
+            f"evaluation.patience is {self.patience}; it needs at least 1 evaluation, or None"
             " (--evaluation.patience 3).",
         )
 
@@ -107,7 +108,7 @@ class Checkpoints:
     def __post_init__(self) -> None:
         require(
             self.every is None or self.every >= 1,
-            f"checkpoints.every is {self.every}; it needs at least 1 step, or none.",
+            f"checkpoints.every is {self.every}; it needs at least 1 step, or None.",
         )
         require(
             self.keep_newest >= 1,
@@ -134,7 +135,7 @@ def _migrate(plain: dict[str, Any]) -> dict[str, Any]:
     return {**plain, "loss": nested}
 
 
-@formerly(added=("freeze", "adapter", "rollout"), migrate=_migrate)
+@formerly(added=("freeze", "adapter", "fp8", "rollout", "prune", "base_width"), migrate=_migrate)
 @dataclass(frozen=True)
 class Experiment:
     """A whole run: model, data, optimizer, length. A run's `config.json` is this value,
@@ -155,6 +156,9 @@ class Experiment:
     adapter: AdapterKind | None = None
     """Train an adapter beside the frozen weights of `start`; `None` trains the weights. Checkpoints
     hold the adapter alone."""
+    fp8: tuple[str, ...] = ()
+    """Patterns of kernels whose products in training are of 8-bit floats, such as `layers`: e4m3
+    forward, e5m2 for gradients. Devices without such products round to the same numbers."""
     rollout: Rollout | None = None
     """How the answers that the losses `Policy` and `GKD` learn from are written and judged; `None`
     in runs that learn from the data itself."""
@@ -162,6 +166,11 @@ class Experiment:
     """The optimizer."""
     schedule: Schedule = field(default_factory=Schedule)
     """The learning rate over the steps."""
+    prune: Prune = field(default_factory=Prune)
+    """Weights that become zero, and stay so."""
+    base_width: int | None = None
+    """Width of the model for which `optim.peak` and `model.init_std` were chosen: a wider one
+    starts and learns so that they fit it too (muP). `None` takes them as they are."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
     """How devices share the work."""
     evaluation: Evaluation = field(default_factory=Evaluation)
@@ -203,6 +212,11 @@ class Experiment:
             "freeze and adapter are both set, and an adapter freezes all weights but its own; omit"
             " --freeze, or name what else trains with --adapter.modules-to-save.",
         )
+        require(
+            self.adapter is None or self.optim.weights == "float32",
+            "optim.weights is bfloat16, and what an adapter trains is kept in float32; omit"
+            " --optim.weights.",
+        )
         require(0 <= self.seed < 2**31, f"seed is {self.seed}; it needs a number in [0, 2^31).")
         for name in ("skip_norm", "spike_score"):
             require(
@@ -212,7 +226,7 @@ class Experiment:
             )
         require(
             self.watchdog is None or self.watchdog > 0,
-            f"watchdog is {self.watchdog}; it needs seconds above 0, or none (--watchdog 600).",
+            f"watchdog is {self.watchdog}; it needs seconds above 0, or None (--watchdog 600).",
         )
         require(
             self.micro_batch is None
@@ -222,6 +236,10 @@ class Experiment:
         )
         if self.rollout is not None:
             _require_rollout(self, self.rollout)
+        if self.base_width is not None:
+            from gptjax.train.transfer import require_transfer  # it reads this class
+
+            require_transfer(self)
 
     def _require_task(self) -> None:
         """Refuses a task that the model's shape is not for."""
@@ -243,6 +261,7 @@ class Experiment:
             f"data.task is {name}, whose texts have no prefix, and model.prefix_lm is true; use"
             f" {needs}.",
         )
+        task.require_model(self.model)
         loss = self.loss
         require(
             loss.batches == task.batches,
@@ -324,7 +343,7 @@ def _require_rollout(experiment: Experiment, rollout: Rollout) -> None:
 
 def shape_of(model: ModelConfig) -> Shape:
     """Returns the shape of a model, by which tasks say whether they fit."""
-    if model.encoder_layers:
+    if model.has_encoder:
         return "encoder-decoder"
     return "decoder" if model.causal else "encoder"
 
@@ -355,6 +374,8 @@ FREE = (
     ),
     *(
         "mesh.",
+        "model.context_order",
+        "model.experts.exchange",
         "model.layers",
         "model.remat",
         "model.remat_names",

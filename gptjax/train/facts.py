@@ -21,6 +21,7 @@ from gptjax.data.prepare import Prepared
 from gptjax.losses import Frozen, OwnAnswers
 from gptjax.model import flops_per_token
 from gptjax.model.attention.layer import select_attention
+from gptjax.model.attention.order import context_order
 from gptjax.model.stack import scanned
 from gptjax.observe import goodput
 from gptjax.observe.goodput import Clock
@@ -34,6 +35,7 @@ from gptjax.train.experiment import Experiment
 from gptjax.train.identity import backend, versions
 from gptjax.train.program import Program
 from gptjax.train.sources import Read
+from gptjax.weights.float8 import multiplies_float8
 
 
 def attention_kernels(experiment: Experiment, mesh: Mesh) -> list[tuple[str, str]]:
@@ -80,6 +82,7 @@ def banner(
             ("attention", f"{name}: {why}")
             for name, why in attention_kernels(experiment, built.mesh)
         ),
+        *_context(experiment, built.mesh),
         ("data", _data(experiment, data)),
         *((("learned", learned),) if (learned := data.task.describe(data.train)) else ()),
         ("step", _step(experiment, built)),
@@ -101,6 +104,14 @@ def banner(
     return "\n".join([*lines, last])
 
 
+def _context(experiment: Experiment, mesh: Mesh) -> list[tuple[str, str]]:
+    """The order in which devices hold the positions of a row, if they share them."""
+    if mesh.shape["context"] == 1:
+        return []
+    with use_mesh(mesh):
+        return [("context", ": ".join(context_order(experiment.model, experiment.model.context)))]
+
+
 def _devices(built: Program) -> str:
     devices = jax.devices()
     processes_note = f" in {processes.count()} processes" if processes.several() else ""
@@ -120,6 +131,11 @@ def _model_rows(experiment: Experiment, built: Program, frozen: Frozen) -> list[
             f"{human(parameters)} parameters, {experiment.model.compute} compute, layers {layers}",
         )
     ]
+    if experiment.base_width is not None:
+        grown = experiment.model.width / experiment.base_width
+        rows.append(("transfer", f"rates of width {experiment.base_width}, {grown:g} times wider"))
+    if experiment.fp8:
+        rows.append(("products", _float8(experiment, built.mesh)))
     if "params" in frozen:
         leaves = jax.tree.leaves(frozen["params"])
         total = len(leaves) + len(jax.tree.leaves(built.state.trainable))
@@ -134,6 +150,13 @@ def _model_rows(experiment: Experiment, built: Program, frozen: Frozen) -> list[
             )
         )
     return rows
+
+
+def _float8(experiment: Experiment, mesh: Mesh) -> str:
+    """Which products are of 8-bit floats, and whether the device has such."""
+    with use_mesh(mesh):
+        how = "multiplied as such" if multiplies_float8() else "on a device without such products"
+    return f"e4m3 forward, e5m2 for gradients: {' '.join(experiment.fp8)}; {how}"
 
 
 def _why_frozen(experiment: Experiment) -> str:

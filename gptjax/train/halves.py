@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 
@@ -15,7 +17,10 @@ from gptjax.data import Batch
 from gptjax.losses import Frozen, Loss, Metrics, Reduction
 from gptjax.losses.loss import Sum, Weight
 from gptjax.model import ModelConfig
+from gptjax.train import stochastic
 from gptjax.train.experiment import Experiment
+from gptjax.weights.float8 import Float8
+from gptjax.weights.kernels import kernels_of, replace_weights
 
 
 def halves(experiment: Experiment, params: Params) -> tuple[Params, Params]:
@@ -26,6 +31,8 @@ def halves(experiment: Experiment, params: Params) -> tuple[Params, Params]:
       ConfigError: a pattern of the experiment fits no weight.
     """
     trainable, rest = _own_halves(experiment, params)
+    if experiment.optim.weights == "bfloat16":
+        trainable = stochastic.narrowed(trainable, model.roles(experiment.model))
     heads = experiment.objective.heads(experiment.model)
     return {**trainable, **heads}, {**rest, **jax.tree.map(lambda _: None, dict(heads))}
 
@@ -46,16 +53,18 @@ def freezes(experiment: Experiment) -> bool:
 
 
 @dataclass(frozen=True)
-class AdapterDropout(Loss):
-    """A loss of a model whose adapters drop a share of what they read in training."""
+class OfChangedParams(Loss):
+    """A loss of parameters that are changed in training alone."""
 
     inner: Loss
+    change: Callable[[Params, Key | None], Params]
+    """(parameters, the loss's random key) → those that the inner loss reads."""
 
     def __call__(
         self, params: Params, frozen: Frozen, batch: Batch, key: Key | None
     ) -> tuple[Sum, Weight, Metrics]:
-        """The inner loss; each adapted weight has a random key, if there is one."""
-        return self.inner(weights.with_keys(params, key), frozen, batch, key)
+        """The inner loss, of the changed parameters."""
+        return self.inner(self.change(params, key), frozen, batch, key)
 
     def metrics(self) -> Mapping[str, Reduction]:
         """The inner loss's."""
@@ -66,6 +75,40 @@ class AdapterDropout(Loss):
         return self.inner.foresee(params, frozen, batch)
 
 
+def of_float8(inner: Loss, config: ModelConfig, targets: tuple[str, ...]) -> OfChangedParams:
+    """Returns a loss of a model some of whose products are of 8-bit floats; see `with_float8`."""
+    return OfChangedParams(inner, lambda params, _: with_float8(config, params, targets))
+
+
+def with_float8(config: ModelConfig, params: Params, targets: tuple[str, ...]) -> Params:
+    """Returns parameters whose kernels multiply 8-bit floats where a pattern matches; of adapted
+    kernels the base does. What is narrow already stays as it is.
+
+    Raises:
+      ConfigError: a pattern matches no such kernel.
+    """
+    changed = {}
+    for target in targets:
+        matched = kernels_of(params, model.roles(config), (target,))
+        wide = {path: leaf for path, leaf, _ in matched if hasattr(_base(leaf), "astype")}
+        require(
+            bool(wide),
+            f"fp8 names {target!r}, which matches no kernel of the model, or only quantised ones;"
+            " use a path such as 'layers' (--fp8 layers).",
+        )
+        changed |= {path: _float8(leaf) for path, leaf in wide.items()}
+    return replace_weights(params, changed)
+
+
+def _base(leaf: Any) -> Any:
+    return leaf.base if isinstance(leaf, weights.Adapted) else leaf
+
+
+def _float8(leaf: Any) -> Any:
+    own = Float8(_base(leaf))
+    return dataclasses.replace(leaf, base=own) if isinstance(leaf, weights.Adapted) else own
+
+
 def training_loss(experiment: Experiment, models: Mapping[str, ModelConfig]) -> Loss:
     """Builds the loss that training minimises.
 
@@ -74,7 +117,9 @@ def training_loss(experiment: Experiment, models: Mapping[str, ModelConfig]) -> 
     """
     loss = experiment.objective.build(experiment.model, **models)
     dropped = experiment.adapter is not None and experiment.adapter.dropout > 0
-    return AdapterDropout(loss) if dropped else loss
+    if dropped:
+        loss = OfChangedParams(loss, weights.with_keys)
+    return of_float8(loss, experiment.model, experiment.fp8) if experiment.fp8 else loss
 
 
 def require_untied(experiment: Experiment, trainable: Params) -> None:

@@ -74,6 +74,23 @@ def _with_classes(adapter: AdapterKind | None, classes: int | None) -> AdapterKi
     return dataclasses.replace(adapter, modules_to_save=tuple(saved))
 
 
+PROMISE = "privacy.json"
+"""What says in a run directory that its weights are differentially private."""
+
+
+def require_unpromised(path: Path) -> None:
+    """Refuses to train with plain gradients where a private run was begun.
+
+    Raises:
+      ConfigError: names the command for it.
+    """
+    require(
+        not (path / PROMISE).is_file(),
+        f"{path} is trained with differential privacy, which this would end; use gptjax private"
+        f" {path}/config.json, or another --dir.",
+    )
+
+
 def require_same_run(experiment: Experiment, data: Prepared, start: Start) -> None:
     """Refuses to train if several processes were given different runs.
 
@@ -365,5 +382,5 @@ def backend() -> dict[str, str]:
     among = f" in {num_processes} processes" if num_processes > 1 else ""
     return {
         "devices": f"{len(devices)} × {devices[0].device_kind}{among}",
-        "flags": os.environ.get("XLA_FLAGS", ""),
+        "flags": " ".join(filter(None, map(os.environ.get, ("XLA_FLAGS", "LIBTPU_INIT_ARGS")))),
     }

@@ -85,7 +85,7 @@ def train(
     run = Run(path, keep_newest=kept.keep_newest, keep_best=kept.keep_best)
     guard = watchdog(clock, experiment.watchdog, path / processes.own_log())
     with run.lock(), clock, forecast.explained(experiment, path), guard:
-        plan = _compared(_plan(experiment, run, clock, allow_changes), clock)
+        plan = _compared(_plan(experiment, run, clock, allow_changes, gradients), clock)
         built = _compile(plan, planned, clock, source, gradients)
         begun = saved.restore_or_init(
             *(run, built, plan.experiment, plan.settled.old, cast, fall_back, plan.start.params),
@@ -126,19 +126,21 @@ class Plan(NamedTuple):
         return self.start.params is None and not self.resuming
 
 
-def _plan(experiment: Experiment, run: Run, clock: Clock, allow_changes: bool) -> Plan:
+def _plan(
+    experiment: Experiment, run: Run, clock: Clock, allow_changes: bool, gradients: Gradients
+) -> Plan:
     """Prepares the data and resolves the experiment; writes nothing in the run directory.
 
     Raises:
       ConfigError: something does not fit.
     """
     path, say = run.path, print if processes.first() else lambda line: None
+    if gradients is default_gradients:
+        identity.require_unpromised(path)
     mesh = None if experiment.adapter else forecast.require_possible(experiment)
     with clock.during("data", "preparing the data"), processes.in_turn("data"):
         resuming = bool(run.steps())
-        experiment = starts.from_elsewhere(experiment, path)
-        start = starts.of(experiment, path, resuming=resuming)
-        experiment, adopted = starts.adopted(experiment, start)
+        experiment, start, adopted = starts.begin_run(experiment, path, resuming=resuming)
         mesh = mesh or forecast.require_possible(experiment)  # an adapter is that of its base
         data = prepare(experiment.data, say=say, given=start.tokenizer, kept=start.kept)
     experiment = identity.resolve(experiment, data)
@@ -246,7 +248,7 @@ def _loop(
     the host.
     """
     experiment, state, rest = plan.experiment, begun.state, begun.frozen
-    first, updates = int(state.step), getattr(experiment.rollout, "updates", 1)
+    first, updates = int(state.step), experiment.rollout.updates if experiment.rollout else 1
     shift, seen = begun.read.rows - first * experiment.batch, _seen(experiment, log)
     batches = built.batches(shift, rest, seen)
     in_a_row, evaluated = processes.by_first("history", lambda: history(run.path, first or None))
@@ -256,10 +258,9 @@ def _loop(
     evaluator = Evaluator(experiment, *given)
     saver = Saver(run, log, clock, experiment, begun)
     pending: tuple[int, Any] | None = None
-    if not evaluator.make_up(state, watch, evaluated=evaluated):
-        return state, False  # it is saved; one more step would skip this evaluation for good
-    if evaluator.waited_enough():
-        return state, True
+    whole = evaluator.make_up(state, watch, evaluated=evaluated)
+    if not whole or evaluator.waited_enough():
+        return state, whole  # where it is not, one more step would skip this evaluation for good
     for done in range(first + 1, experiment.steps + 1):
         if pending and experiment.rollout:  # which begins with what the last step has learned
             watch.finished(*pending)

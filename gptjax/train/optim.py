@@ -2,7 +2,7 @@
 them.
 
 The chain: remember loss and norm → clip the gradients' norm → the optimizer → decay weights →
-learning rate → clip weights → average weights.
+learning rate → clip weights → prune → average weights.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import optax
 
 from gptjax.core.arrays import Array, Params
 from gptjax.core.config import formerly, require
-from gptjax.train import spikes
-from gptjax.train.updates import average, clip_norm, clip_weights, in_place, scale_by_rate
+from gptjax.train import spikes, updates
+from gptjax.train.sparse import Prune, prune_updates
 from gptjax.weights import Role
 
 Roles = Any
@@ -58,7 +58,7 @@ class Schedule:
     def __post_init__(self) -> None:
         require(
             self.steps is None or self.steps >= 1,
-            f"schedule.steps is {self.steps}; it needs at least 1, or none for the run's own"
+            f"schedule.steps is {self.steps}; it needs at least 1, or None for the run's own"
             " length.",
         )
         bounds = [0, *self.restarts] + ([] if self.steps is None else [self.steps])
@@ -92,6 +92,9 @@ class Common:
     """After each step every weight is clipped to ± this."""
     ema: float | None = None
     """Decay of a running average of the weights, which evaluation and sampling then use."""
+    weights: Literal["float32", "bfloat16"] = "float32"
+    """Type in which trained matrices and embeddings are kept; in bfloat16 each update is rounded
+    stochastically."""
 
     def __post_init__(self) -> None:
         require(
@@ -107,11 +110,11 @@ class Common:
             value = getattr(self, name)
             require(
                 value is None or value > 0,
-                f"optim.{name} is {value}; it needs a positive number, or none.",
+                f"optim.{name} is {value}; it needs a positive number, or None.",
             )
         require(
             self.ema is None or 0 < self.ema < 1,
-            f"optim.ema is {self.ema}; it needs a decay in (0, 1), or none.",
+            f"optim.ema is {self.ema}; it needs a decay in (0, 1), or None.",
         )
 
 
@@ -292,12 +295,12 @@ def decayed(params: Params, roles: Roles | None = None) -> Any:
 
     def one(path: tuple, leaf: Any) -> bool:
         magnitude = getattr(path[-1], "name", "") == "magnitude" if path else False
-        return _role(roles, path, leaf)[0].decays and not magnitude
+        return role_of(roles, path, leaf)[0].decays and not magnitude
 
     return jax.tree_util.tree_map_with_path(one, params)
 
 
-def _role(roles: Roles | None, path: tuple, leaf: Any) -> tuple[Role, bool]:
+def role_of(roles: Roles | None, path: tuple, leaf: Any) -> tuple[Role, bool]:
     """The role of a parameter, and whether it is a whole weight, not a leaf of an adapter or of
     another kind of weight. What has no role is judged by its name."""
     node, names = roles, [key.key for key in path if hasattr(key, "key")]
@@ -314,23 +317,31 @@ def _role(roles: Roles | None, path: tuple, leaf: Any) -> tuple[Role, bool]:
 
 
 def build_optimizer(
-    config: OptimConfig, rate: optax.Schedule, roles: Roles | None = None
+    config: OptimConfig,
+    rate: optax.Schedule,
+    roles: Roles | None = None,
+    prune: Prune | None = None,
+    transfer: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformation:
     """Chains the transformations that the config asks for.
 
     Args:
       roles: `model.roles` of the trained model. `None` judges parameters by their names.
+      prune: which weights become zero, and stay so.
+      transfer: of updates before weights decay; see `transfer.scaled_updates`.
     """
     decays = functools.partial(decayed, roles=roles)
     chain: list[Any] = [spikes.watch()]
-    chain += [clip_norm(config.clip_norm)] if config.clip_norm else []
-    chain += [_direction(config, roles)]
+    chain += [updates.clip_norm(config.clip_norm)] if config.clip_norm else []
+    chain += [_direction(config, roles)] + ([transfer] if transfer else [])
     chain += (
         [optax.add_decayed_weights(config.weight_decay, mask=decays)] if config.weight_decay else []
     )
-    chain += [scale_by_rate(rate)]
-    chain += [clip_weights(config.clip_weights)] if config.clip_weights else []
-    chain += [average(config.ema)] if config.ema else []
+    chain += [updates.scale_by_rate(rate)]
+    chain += [updates.clip_weights(config.clip_weights)] if config.clip_weights else []
+    if prune is not None and prune.used:
+        chain += [prune_updates(prune, functools.partial(role_of, roles))]
+    chain += [updates.average(config.ema)] if config.ema else []
     return optax.chain(*chain)
 
 
@@ -342,7 +353,7 @@ def _direction(config: OptimConfig, roles: Roles | None) -> optax.GradientTransf
             adam = optax.scale_by_adam(
                 config.beta1, config.beta2, config.epsilon, mu_dtype=config.moment
             )
-            return in_place(adam, config) if config.moment == "float32" else adam
+            return updates.in_place(adam, config) if config.moment == "float32" else adam
         case Lion():
             return optax.scale_by_lion(config.beta1, config.beta2, mu_dtype=config.moment)
         case Adafactor():
@@ -367,8 +378,8 @@ def _muon(config: Muon, roles: Roles | None) -> optax.GradientTransformation:
     from optax.contrib import MuonDimensionNumbers, muon
 
     def shape(path: tuple, leaf: Any) -> Any:
-        role, whole = _role(roles, path, leaf)
-        if not (whole and role.stacked and role.inputs) or path[0].key == "ahead":
+        role, whole = role_of(roles, path, leaf)
+        if not (whole and updates.orthogonalised(role, path)):
             return None
         dims = tuple(range(role.stacked, leaf.ndim))
         return MuonDimensionNumbers(dims[: role.inputs], dims[role.inputs :])

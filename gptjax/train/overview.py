@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 
 from gptjax import model
-from gptjax.data import Batch, Side
+from gptjax.data import Batch, Heard, Side
 from gptjax.losses import CrossEntropy
 from gptjax.model import ModelConfig, flops_per_token
 from gptjax.observe.progress import human
@@ -148,9 +148,11 @@ def activation_bytes(config: ModelConfig, rows: int) -> int:
     ints, floats = (
         jax.ShapeDtypeStruct((rows, config.context), kind) for kind in (jnp.int32, jnp.float32)
     )
-    batch = Batch(
-        ints, ints, floats, ints, ints, Side(ints, ints, ints) if config.encoder_layers else None
-    )
+    side: Any = Side(ints, ints, ints) if config.encoder_layers else None
+    if config.frames is not None:
+        shape = (rows, config.frames.entering, config.frames.channels)
+        side = Heard(jax.ShapeDtypeStruct(shape, jnp.float32))
+    batch = Batch(ints, ints, floats, ints, ints, side)
 
     loss = CrossEntropy().build(config)
 

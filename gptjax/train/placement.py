@@ -22,6 +22,7 @@ from gptjax.core.config import require
 from gptjax.core.trees import combine
 from gptjax.losses import Frozen
 from gptjax.model import ModelConfig
+from gptjax.model.attention.order import zigzag_lacks
 from gptjax.model.pipeline import parts_of, require_stages
 from gptjax.sharding.constrain import use_mesh
 from gptjax.sharding.mesh import (
@@ -32,7 +33,7 @@ from gptjax.sharding.mesh import (
     param_shardings,
     replicated,
 )
-from gptjax.train import optim, step
+from gptjax.train import optim, step, stochastic, transfer
 from gptjax.train.experiment import Experiment
 from gptjax.train.halves import freezes, halves
 
@@ -99,6 +100,13 @@ def require_divides(experiment: Experiment, mesh: Mesh) -> None:
         f"model.context is {config.context}, which mesh.context {split} does not divide; use a"
         f" multiple (--model.context {near}).",
     )
+    with use_mesh(mesh):
+        lacks = zigzag_lacks(config, config.context) if config.context_order == "zigzag" else None
+    require(
+        lacks is None or split == 1,
+        f"model.context_order is zigzag, which does not support {lacks}; use --model.context-order"
+        " auto.",
+    )
     if mesh.shape["stage"] > 1:
         with use_mesh(mesh):
             require_stages(config, mesh.shape["stage"])
@@ -158,10 +166,22 @@ def uses_dropout(experiment: Experiment) -> bool:
     return experiment.model.uses_dropout or bool(adapter and adapter.dropout)
 
 
-def optimizer(experiment: Experiment) -> optax.GradientTransformation:
-    """Builds the optimizer of an experiment."""
-    roles = model.roles(experiment.model)
-    return optim.build_optimizer(experiment.optim, learning_rate_of(experiment), roles)
+def optimizer(
+    experiment: Experiment, rate: optax.Schedule | None = None, fixed: Experiment | None = None
+) -> optax.GradientTransformation:
+    """Builds the optimizer of an experiment, for the type in which its weights are kept.
+
+    Args:
+      rate: step → learning rate; `None` is the experiment's own.
+      fixed: the same experiment with no traced settings; `None` if it has none.
+    """
+    fixed = fixed or experiment
+    roles, wider = model.roles(fixed.model), transfer.scaled_updates(fixed)
+    rate = rate or learning_rate_of(experiment)
+    built = optim.build_optimizer(experiment.optim, rate, roles, fixed.prune, wider)
+    if fixed.optim.weights == "float32":
+        return built
+    return stochastic.keep_narrow(built, experiment.seed)
 
 
 def learning_rate_of(experiment: Experiment) -> optax.Schedule:

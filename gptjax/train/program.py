@@ -25,7 +25,7 @@ from gptjax.data.rows import Plan
 from gptjax.losses import Diffusion, Frozen, LossConfig
 from gptjax.model import ModelConfig
 from gptjax.sharding.mesh import in_device_memory, make_mesh, replicated, with_mesh
-from gptjax.train import placement, step, teacher
+from gptjax.train import placement, step, stochastic, teacher, transfer
 from gptjax.train.evaluate import held_out_loss
 from gptjax.train.experiment import Experiment
 from gptjax.train.halves import freezes, halves, training_loss
@@ -188,13 +188,19 @@ def lowered(
             skip_score=experiment.spike_score if experiment.skip_spikes else math.inf,
             dropout=placement.uses_dropout(experiment),
             post_update=_post_update(experiment),
-            gradients=faults.in_gradients(planned, gradients, state.step),
+            gradients=faults.in_gradients(planned, summed_in(experiment, gradients), state.step),
         )
 
     jitted = jax.jit(
         with_mesh(mesh, one), donate_argnums=0, out_shardings=(shardings, replicated(mesh))
     )
     return jitted.lower(state, frozen, batch)
+
+
+def summed_in(experiment: Experiment, gradients: step.Gradients) -> step.Gradients:
+    """The gradients in float32, whatever type the weights are kept in."""
+    narrow = experiment.optim.weights == "bfloat16"
+    return stochastic.widen_gradients(gradients) if narrow else gradients
 
 
 def _post_update(experiment: Experiment) -> Callable | None:
@@ -228,6 +234,7 @@ def _initial(
 ) -> tuple[step.TrainState, Frozen]:
     if params is None:
         params = model.init(experiment.model, jax.random.key(experiment.seed))
+        params = transfer.initial(experiment, params)
     trainable, rest = halves(experiment, params)
     state = step.init(trainable, placement.optimizer(experiment))
     return state, {"params": rest} if freezes(experiment) else {}

@@ -8,7 +8,6 @@ both answers of an example, NaN where the example is longer than a row.
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import os
 import time
@@ -26,7 +25,7 @@ from gptjax.core import processes
 from gptjax.core.arrays import Array, Params
 from gptjax.core.trees import combine
 from gptjax.data.layouts import Batch
-from gptjax.data.prepare import Prepared
+from gptjax.data.prepare import Prepared, digest_of
 from gptjax.data.rows import RowNumbers, packed_examples
 from gptjax.data.store import Store
 from gptjax.data.tokenizers.tokenizer import hash_tokenizer
@@ -70,7 +69,7 @@ def add(
     stores = {name: store for name, store in stores.items() if store is not None}
     made_of = key(experiment, data, record)
     folder = None if data.train.path is None else data.train.path.parent
-    file = folder and folder / f"reference-{_digest(made_of)[:16]}.npz"
+    file = folder and folder / f"reference-{digest_of(made_of)[:16]}.npz"
     known = file and read(file, made_of, stores)
     if not all(processes.gather("reference", known is not None)):
         measure = measuring(experiment, data, mesh, params)
@@ -99,10 +98,6 @@ def key(experiment: Experiment, data: Prepared, record: Mapping[str, Any]) -> di
         "compute": experiment.model.compute,
         "context": experiment.model.context,
     }
-
-
-def _digest(made_of: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
 
 def read(

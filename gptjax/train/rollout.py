@@ -46,7 +46,7 @@ class Rollout:
             )
         require(
             self.rows is None or self.rows >= 1,
-            f"rollout.rows is {self.rows}; it needs at least 1, or none for all.",
+            f"rollout.rows is {self.rows}; it needs at least 1, or None for all.",
         )
         require(self.top_k >= 0, f"rollout.top_k is {self.top_k}; it needs 0 (all) or more.")
         require(

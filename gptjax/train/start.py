@@ -13,7 +13,7 @@ import jax
 
 from gptjax.core import config, user_config
 from gptjax.core.arrays import Params
-from gptjax.core.config import require
+from gptjax.core.config import ConfigError, require
 from gptjax.data.prepare import Kept
 from gptjax.data.tokenizers.tokenizer import Given, Tokenizer
 from gptjax.model import ModelConfig, init, with_output
@@ -67,7 +67,7 @@ def of(experiment: Experiment, run: Path, *, resuming: bool) -> Start:
             found.model if experiment.start else None,
             base and base.params,
             tokenizer=read_tokenizer(run),
-            fingerprint=recorded.get("start"),
+            fingerprint=_fingerprint(experiment.start, found.start, recorded.get("start")),
             kept=_kept(experiment, run, recorded),
         )
     assert experiment.start is not None
@@ -91,6 +91,19 @@ def from_elsewhere(experiment: Experiment, run: Path) -> Experiment:
     return user_config.relocated(experiment, [Path(first)]) if first else experiment
 
 
+def _fingerprint(named: str | None, before: str | None, recorded: str | None) -> str | None:
+    """That of the model in which a run began; where another is named now, that one's, and none if
+    it can't be opened."""
+    from gptjax.runs.open import open_model
+
+    if named == before:
+        return recorded
+    try:
+        return open_model(named).fingerprint() if named else None
+    except ConfigError:
+        return None
+
+
 def _kept(experiment: Experiment, run: Path, recorded: dict) -> Kept | None:
     old = config.load_config(Experiment, run / "config.json", known=config.classes_in(experiment))
     changed = (f"data.{name}" for name in config.differences(old.data, experiment.data))
@@ -98,6 +111,17 @@ def _kept(experiment: Experiment, run: Path, recorded: dict) -> Kept | None:
     if "prepared" not in recorded or any(n not in free and not is_place(n) for n in changed):
         return None
     return Kept(recorded["data"], recorded["prepared"])
+
+
+def begin_run(
+    experiment: Experiment, run: Path, *, resuming: bool
+) -> tuple[Experiment, Start, list[str]]:
+    """Returns the experiment as it begins in a run directory, what it begins from, and notes; see
+    `from_elsewhere`, `of` and `adopted`."""
+    experiment = from_elsewhere(experiment, run)
+    start = of(experiment, run, resuming=resuming)
+    experiment, notes = adopted(experiment, start)
+    return experiment, start, notes
 
 
 def with_classes(experiment: Experiment, start: Start) -> Start:
@@ -125,6 +149,7 @@ TRAINING = (
     *DROPOUTS,
     "compute",
     "attention",
+    "context_order",
     "layers",
     "remat",
     "remat_names",

@@ -56,7 +56,7 @@ def train_step(
     loss: Loss,
     optimizer: optax.GradientTransformation,
     rate: optax.Schedule,
-    seed: int,
+    seed: int | Int[Array, ""],
     micro_batches: int = 1,
     skip_norm: float = jnp.inf,
     skip_score: float = jnp.inf,

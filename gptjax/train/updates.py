@@ -15,6 +15,7 @@ from gptjax.train.norm import gradient_norm
 
 if TYPE_CHECKING:
     from gptjax.train.optim import AdamW
+    from gptjax.weights import Role
 
 
 class Moments(NamedTuple):
@@ -112,6 +113,11 @@ def clip_weights(limit: float) -> optax.GradientTransformation:
         return jax.tree.map(lambda u, p: jnp.clip(p + u, -limit, limit) - p, updates, params), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def orthogonalised(role: Role, path: tuple) -> bool:
+    """Whether Muon makes updates of the parameter at a path orthogonal."""
+    return bool(role.stacked and role.inputs) and path[0].key != "ahead"
 
 
 class Average(NamedTuple):

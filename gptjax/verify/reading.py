@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gptjax.core.trees import paths
 from gptjax.data import batches
 from gptjax.model.attention.layer import attend, select_attention
 from gptjax.model.attention.mask import MaskInputs, ScoreConfig
@@ -23,7 +24,6 @@ from gptjax.verify.setting import (
     compile_functions,
     difference,
     euclidean_norm,
-    names,
     packed_places,
     pieces,
     precise,
@@ -322,7 +322,7 @@ def gradients(setting: Setting) -> Figure:
 
     errors: dict[str, float] = {}
     for name, chosen in [
-        *((name, [i]) for i, name in enumerate(names(params))),
+        *((name, [i]) for i, name in enumerate(paths(params))),
         ("all leaves", range(len(leaves))),
     ] * 2:
         direction = [
@@ -370,7 +370,7 @@ def bfloat16(setting: Setting) -> Figure:
     results = {
         "logits": logits,
         "loss": total,
-        **dict(zip(names(found), jax.tree.leaves(found), strict=True)),
+        **dict(zip(paths(found), jax.tree.leaves(found), strict=True)),
     }
     narrow = [name for name, leaf in results.items() if leaf.dtype != jnp.float32]
     if narrow:

@@ -16,6 +16,7 @@ import numpy as np
 
 from gptjax import model
 from gptjax.core.arrays import Params
+from gptjax.core.trees import paths
 from gptjax.data import Batch
 from gptjax.data.rows import Plan
 from gptjax.losses import Policy
@@ -30,7 +31,7 @@ from gptjax.train.rollout_columns import rollout_of
 from gptjax.train.rollouts import Written
 from gptjax.train.sources import row_plan
 from gptjax.verify.reading import ROUNDING
-from gptjax.verify.setting import Figure, Setting, Skipped, apart, names, precise, without_dropout
+from gptjax.verify.setting import Figure, Setting, Skipped, apart, precise, without_dropout
 from gptjax.verify.training import descent
 
 SAME = 1e-6
@@ -218,7 +219,7 @@ def rollout(setting: Setting) -> Figure:
 
     rows = rollout_of(experiment).rows
     once, again = first(rows), first(rows)
-    leaves = zip(names(once), jax.tree.leaves(once), jax.tree.leaves(again), strict=True)
+    leaves = zip(paths(once), jax.tree.leaves(once), jax.tree.leaves(again), strict=True)
     differs = [name for name, a, b in leaves if not np.array_equal(a, b)]
     if differs:
         return Figure(math.inf, ROUNDING, f"the same rollout again differs in {', '.join(differs)}")

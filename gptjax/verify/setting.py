@@ -360,11 +360,3 @@ def euclidean_norm(tree: Any) -> float:
     return math.sqrt(
         sum(float(np.square(np.asarray(leaf, np.float64)).sum()) for leaf in jax.tree.leaves(tree))
     )
-
-
-def names(tree: Any) -> list[str]:
-    """Returns the path of each leaf, in the order of `jax.tree.leaves`."""
-    return [
-        jax.tree_util.keystr(path, simple=True, separator="/")
-        for path, _ in jax.tree_util.tree_leaves_with_path(tree)
-    ]

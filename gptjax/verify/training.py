@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptjax import model
+from gptjax.core.trees import paths
 from gptjax.data import Batch
 from gptjax.losses import CrossEntropy, Frozen, FunctionLoss
 from gptjax.runs import Run
@@ -34,7 +35,6 @@ from gptjax.verify.setting import (
     apart,
     compile_functions,
     difference,
-    names,
     on_devices,
     precise,
     without_dropout,
@@ -334,7 +334,7 @@ def _train(
 
 def digests(tree: Any) -> dict[str, str]:
     """The sha256 of each leaf: its bytes, type and shape."""
-    leaves = zip(names(tree), map(np.asarray, jax.tree.leaves(tree)), strict=True)
+    leaves = zip(paths(tree), map(np.asarray, jax.tree.leaves(tree)), strict=True)
     return {
         name: hashlib.sha256(f"{leaf.dtype} {leaf.shape} ".encode() + leaf.tobytes()).hexdigest()
         for name, leaf in leaves

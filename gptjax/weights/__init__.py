@@ -24,7 +24,7 @@ from gptjax.weights.embed import embed
 from gptjax.weights.linear import contract, linear, linears, multiply, ragged
 from gptjax.weights.logical import axes_within, on_mesh, weight_axes
 from gptjax.weights.lora import DoRA, LoRA, adapt, with_leaves
-from gptjax.weights.storage import NormalFloat, Stored, has_packed, store
+from gptjax.weights.storage import NormalFloat, Prepared, Stored, has_packed, store
 from gptjax.weights.virtual import VIRTUAL, Prefix, PrefixTuning, Prompt, PromptTuning
 from gptjax.weights.weight import Adapted, Quantized, Role, Weight, dense, quantize, transposed
 
@@ -42,6 +42,7 @@ __all__ = [
     "NormalFloat",
     "Prefix",
     "PrefixTuning",
+    "Prepared",
     "Prompt",
     "PromptTuning",
     "Quantized",

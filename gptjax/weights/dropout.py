@@ -5,10 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from gptjax.core.arrays import Array, Key
+from gptjax.core.arrays import Array, Key, Share
 
 
-def dropout(x: Array, rate: float, key: Key | None) -> Array:
+def dropout(x: Array, rate: Share, key: Key | None) -> Array:
     """Zeroes a share `rate` of x and scales the rest by 1 / (1 − rate). No key changes nothing.
 
     Sixteen random bits decide each value, half the cost of a uniform float; the rate is exact to

@@ -12,6 +12,7 @@ from gptjax.core.arrays import Array, Float, Int
 from gptjax.sharding.constrain import ROWS, current_mesh
 from gptjax.weights.linear import Names, adapters_of_rows, linear
 from gptjax.weights.sharded import WIDE, sharded_rows
+from gptjax.weights.storage import NormalFloat
 from gptjax.weights.weight import Adapted, Quantized, Weight, dense
 
 
@@ -34,9 +35,10 @@ def embed(
     return sharded_rows(mesh, table, ids, ROWS)
 
 
-@embed.register
+@embed.register(Quantized)
+@embed.register(NormalFloat)
 def _(
-    weight: Quantized,
+    weight: Quantized | NormalFloat,
     ids: Int[Array, "B T"],
     dtype: Any = jnp.float32,
     names: Names = ("vocab", "embed"),

@@ -12,7 +12,7 @@ import functools
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,15 @@ from gptjax.core.config import require
 from gptjax.sharding.constrain import ROWS, current_mesh, platform
 from gptjax.weights.dropout import dropout
 from gptjax.weights.einsum import wide_einsum
+from gptjax.weights.float8 import (
+    BACKWARD,
+    FORWARD,
+    Float8,
+    float8_einsum,
+    gradient_on_grid,
+    on_grid,
+)
+from gptjax.weights.measured import Measured, observe_inputs
 from gptjax.weights.narrow import narrow
 from gptjax.weights.sharded import WIDE, Matrix, sharded_products
 from gptjax.weights.weight import Adapted, Quantized, Weight, column_ratio, dense
@@ -90,15 +99,15 @@ def _products(
     wide: bool,
     joined: bool,
 ) -> Sequence[Float[Array, "... O"]]:
-    """The products of the same x with weights, none of which is adapted; their outputs are
-    flattened."""
+    """The products of the same x with weights that are not adapted; outputs are flattened."""
     # other dimensions: a few states of a text that is written
     mesh = current_mesh() if x.ndim == 3 else None
     arrays = all(isinstance(weight, jax.Array | np.ndarray) for weight in weights)
-    if not arrays or (mesh is None and not joined):
+    float8 = mesh is not None and all(isinstance(weight, Float8) for weight in weights)
+    if not (arrays or float8) or (mesh is None and not joined):
         return [multiply(weight, x, wide=wide) for weight in weights]
     matrices = [dense(weight).astype(x.dtype).reshape(x.shape[-1], -1) for weight in weights]
-    if mesh is None or joined:
+    if mesh is None or (joined and not float8):
         ends = list(itertools.accumulate(matrix.shape[1] for matrix in matrices))
         beside, named = jnp.concatenate(matrices, axis=1), (names[0][0], names[0][inputs])
         (whole,) = _products(x, (beside,), (named,), 1, rows, wide, joined=False)
@@ -107,7 +116,7 @@ def _products(
         Matrix(matrix, (named[0], named[inputs]), _unit(weight.shape, named, inputs))
         for matrix, weight, named in zip(matrices, weights, names, strict=True)
     ]
-    return sharded_products(mesh, x, placed, rows, jnp.float32 if wide else x.dtype)
+    return sharded_products(mesh, x, placed, rows, jnp.float32 if wide else x.dtype, float8)
 
 
 def _unit(shape: tuple[int, ...], names: Names, inputs: int) -> int:
@@ -134,7 +143,7 @@ def multiply(
     """
     inputs = x.shape[-1]
     matrix = dense(weight).reshape(inputs, -1).astype(x.dtype)
-    flat = x.reshape(-1, inputs) if _one_cpu() else x
+    flat = x.reshape(-1, inputs) if one_cpu() else x
     y = wide_einsum("...i,io->...o", flat, matrix) if wide else jnp.matmul(flat, matrix)
     return y.reshape(*x.shape[:-1], matrix.shape[1])
 
@@ -151,12 +160,12 @@ def _(weight: Quantized, x: Float[Array, "... I"], *, wide: bool = False) -> Flo
     if any(found is None and leaf is not None for found, leaf in kinds):
         return _widened_product(weight, x, wide)
     if offsets is not None:
-        if not _one_cpu():
+        if not one_cpu():
             return multiply(dense(weight), x, wide=wide)
         sums = x.astype(jnp.float32).reshape(*x.shape[:-1], len(offsets), -1).sum(-1)
         y = multiply(dataclasses.replace(weight, offsets=None), x, wide=True) + sums @ offsets
         return y.astype(jnp.float32 if wide else x.dtype)
-    if _one_cpu() and values.dtype != x.dtype:
+    if one_cpu() and values.dtype != x.dtype:
         y = narrow(x.reshape(-1, inputs), values, None if by_column else scales)
         y = y.reshape(*x.shape[:-1], -1)
     elif scales is None or by_column:
@@ -168,9 +177,25 @@ def _(weight: Quantized, x: Float[Array, "... I"], *, wide: bool = False) -> Flo
     return y.astype(jnp.float32 if wide else x.dtype)
 
 
+@multiply.register
+def _(weight: Measured, x: Float[Array, "... I"], *, wide: bool = False) -> Float[Array, "... O"]:
+    return multiply(weight.base, observe_inputs("...i,...j->ij", x, weight.moments), wide=wide)
+
+
+@multiply.register
+def _(weight: Float8, x: Float[Array, "... I"], *, wide: bool = False) -> Float[Array, "... O"]:
+    inputs, lead = x.shape[-1], x.shape[:-1]
+    matrix = dense(weight).reshape(inputs, -1).astype(x.dtype)
+    flat = x.reshape(-1, inputs) if one_cpu() else x
+    rows = "abcdefgh"[: flat.ndim - 1]
+    out = jnp.float32 if wide else x.dtype
+    y = cast(Array, float8_einsum(f"{rows}i,io->{rows}o", x.dtype, out, flat, matrix))
+    return y.reshape(*lead, matrix.shape[1])
+
+
 def _widened_product(weight: Quantized, x: Float[Array, "... I"], wide: bool) -> Array:
     """The product with a kernel that is widened each time, not once before a loop over tokens."""
-    if _one_cpu():
+    if one_cpu():
         x, weight = jax.lax.optimization_barrier((x, weight))
     return multiply(dense(weight), x, wide=wide)
 
@@ -192,7 +217,7 @@ def _by_column(
     return leaf.reshape(math.prod(groups), -1)
 
 
-def _one_cpu() -> bool:
+def one_cpu() -> bool:
     """Rows may be flattened: on a mesh those that are split over two axes would have to be moved
     first."""
     return platform() == "cpu" and current_mesh() is None
@@ -260,9 +285,22 @@ def contract(spec: str, x: Float[Array, "..."], weight: Weight) -> Float[Array, 
     """
     if isinstance(weight, Adapted) and weight.rows is not None:
         return contract(spec, x, weight.base) + _contract_rows(spec, x, weight)
-    if isinstance(weight, Quantized) and _one_cpu():  # as in `narrow`
+    if isinstance(weight, Measured):
+        return contract(spec, observe_inputs(_moment_spec(spec), x, weight.moments), weight.base)
+    if isinstance(weight, Float8):
+        return float8_einsum(spec, x.dtype, x.dtype, x, dense(weight).astype(x.dtype))
+    if isinstance(weight, Quantized) and one_cpu():  # as in `narrow`
         x, weight = jax.lax.optimization_barrier((x, weight))
     return jnp.einsum(spec, x, dense(weight).astype(x.dtype))
+
+
+def _moment_spec(spec: str) -> str:
+    """The product of x with itself that `contract` sums over, of each batch dimension apart."""
+    of_x, rest = spec.split(",")
+    kernel, of_y = rest.split("->")
+    (source,) = set(of_x) & set(kernel) - set(of_y)
+    apart = "".join(letter for letter in kernel if letter in of_x and letter in of_y)
+    return f"{of_x},{of_x.replace(source, source.upper())}->{apart}{source}{source.upper()}"
 
 
 def require_for_all_rows(tree: Any, who: str) -> None:
@@ -303,4 +341,14 @@ def ragged(
     Args:
       counts: number of tokens of each expert.
     """
+    if isinstance(weight, Measured):
+        ends = jnp.cumsum(counts)
+        whose = jnp.searchsorted(ends, jnp.arange(len(x)), side="right")
+        apart = jax.nn.one_hot(whose, len(counts), axis=0, dtype=x.dtype)[..., None] * x
+        own = cast(Array, observe_inputs("epi,epj->eij", apart, weight.moments))
+        return ragged(own.sum(0), weight.base, counts)
+    if isinstance(weight, Float8):
+        rounded = cast(Array, on_grid(FORWARD, x))
+        kernels = cast(Array, on_grid(FORWARD, dense(weight).astype(x.dtype)))
+        return cast(Array, gradient_on_grid(BACKWARD, ragged(rounded, kernels, counts)))
     return jax.lax.ragged_dot(x, dense(weight).astype(x.dtype), counts)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from gptjax.core.arrays import Key, Node, Params
 from gptjax.core.config import nearest, require
-from gptjax.core.trees import partition, path_matches, paths
+from gptjax.core.trees import leaf_at, partition, path_matches, paths
 from gptjax.weights.adapters import Adapter, Adapters, attach, is_adapted, role_at, tree_by_path
 from gptjax.weights.storage import store
 from gptjax.weights.weight import Adapted, Role, Weight
@@ -178,10 +178,10 @@ def adapt(settings: LoRA, params: Params, roles: Any, key: Key) -> tuple[Params,
     stored = params
     if settings.base != "float32":
         stored = store(params, roles, settings.base, layers_only=True)
-        stored = with_leaves(stored, {path: _at(params, path) for path in whole})
+        stored = with_leaves(stored, {path: leaf_at(params, path) for path in whole})
     adapters = settings.init(stored, roles, key) if settings.targets else {}
     tree = attach(stored, adapters, dropout=settings.dropout)
-    both = [path for path in whole if is_adapted(_at(tree, path))]
+    both = [path for path in whole if is_adapted(leaf_at(tree, path))]
     require(
         not both,
         f"adapter.modules_to_save and adapter.targets both name {', '.join(both[:3])}; keep one"
@@ -201,12 +201,6 @@ def _trains(tree: Any, whole: set[str], where: str = "") -> Any:
     return {
         name: _trains(part, whole, f"{where}/{name}".lstrip("/")) for name, part in tree.items()
     }
-
-
-def _at(tree: Any, path: str) -> Any:
-    for name in path.split("/"):
-        tree = tree[name]
-    return tree
 
 
 def with_leaves(tree: Any, leaves: dict[str, Any], where: str = "") -> Any:

@@ -13,8 +13,8 @@ arXiv:2205.05198, section 4.2.2.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ from gptjax.sharding.collectives import (
     scatter_sum,
 )
 from gptjax.sharding.constrain import partition_spec
+from gptjax.weights.float8 import BACKWARD, FORWARD, Scaled, mixed_einsum, operand, scaled
 
 WIDE = ("vocab", "heads", "kv_heads", "mlp")
 """Logical names of the dimensions that `tensor` splits."""
@@ -72,14 +73,20 @@ def sharded_products(
     matrices: Sequence[Matrix],
     rows: Sequence[str],
     out_dtype: Any,
+    float8: bool = False,
 ) -> tuple[Float[Array, "B T _"], ...]:
     """Multiplies the same x with each matrix.
 
     Args:
       rows: mesh axes that split B.
+      float8: round operands and gradients as `float8_einsum` does; what is gathered is then as
+        narrow as the device multiplies it.
     """
     plan = _plan(mesh, x.shape, matrices, tuple(rows))
-    return _products(mesh, plan, out_dtype, x, tuple(matrix.array for matrix in matrices))
+    arrays = tuple(matrix.array for matrix in matrices)
+    if float8:
+        return _float8_products(mesh, plan, (x.dtype, out_dtype), x, arrays)
+    return _products(mesh, plan, out_dtype, x, arrays)
 
 
 def _plan(
@@ -158,22 +165,41 @@ def _backward(
 ) -> tuple[Array, tuple[Array, ...]]:
     """The gradient of x: products with the transposed matrices, summed where several devices have
     columns. The gradient of each matrix: its sum over all tokens."""
+    grads = tuple(y.astype(saved[0].dtype) for y in grads)
+    return _gradients(mesh, plan, jnp.einsum, saved, grads, ())
+
+
+def _gradients(
+    mesh: AbstractMesh,
+    plan: _Plan,
+    einsum: Callable[[str, Array, Array], Array],
+    saved: _Saved,
+    grads: tuple[Array, ...],
+    scales: tuple[Any, ...],
+) -> tuple[Array, tuple[Array, ...]]:
+    """As `_backward`.
+
+    Args:
+      einsum: computes the products.
+      scales: what multiplies each matrix's part of the gradient of x, if anything does.
+    """
     reading = {axis for entry in plan.x[:2] for axis in axes_of(entry)}
     reading -= {"tensor"} if plan.gathered else set()
 
     def own(
-        x: Array, matrices: tuple[Array, ...], grads: tuple[Array, ...]
+        x: Array, matrices: tuple[Array, ...], grads: tuple[Array, ...], scales: tuple[Any, ...]
     ) -> tuple[Array, tuple[Array, ...]]:
         if plan.gathered:
             x = all_gather(x, "tensor", 1)
         if plan.scattered:
             grads = tuple(all_gather(y, "tensor", 1) for y in grads)
-        grads = tuple(y.astype(x.dtype) for y in grads)
         split, whole, to_matrices = [], [], []
-        for matrix, spec, y in zip(matrices, plan.matrices, grads, strict=True):
-            to_x = jnp.matmul(y, gather_shards(matrix, spec, keep="tensor").T)
+        parts = zip(matrices, plan.matrices, grads, scales or (1,) * len(grads), strict=True)
+        for matrix, spec, y, scale in parts:
+            to_x = einsum("bto,oi->bti", y, gather_shards(matrix, spec, keep="tensor").T)
+            to_x = (to_x * scale).astype(to_x.dtype) if scales else to_x
             (split if spec[1] == "tensor" else whole).append(to_x)
-            to_matrix = jnp.einsum("bti,bto->io", x, y)
+            to_matrix = einsum("bti,bto->io", x, y)
             to_matrices.append(scatter_sum(to_matrix, spec, reading, keep="tensor"))
         if split and plan.gathered:
             split = [reduce_scatter(sum(split[1:], split[0]), "tensor", 1)]
@@ -186,13 +212,64 @@ def _backward(
     return jax.shard_map(
         own,
         mesh=mesh,
-        in_specs=(plan.x, plan.matrices, plan.out),
+        in_specs=(plan.x, plan.matrices, plan.out, P()),
         out_specs=(plan.x, plan.matrices),
         check_vma=False,
-    )(*saved, grads)
+    )(*saved, grads, scales)
 
 
 _products.defvjp(_forward, _backward)
+
+
+# --- of 8-bit floats
+
+_Types = tuple[Any, Any]
+"""Of x and of the products."""
+
+_Rounded = tuple[Scaled, tuple[Scaled, ...]]
+"""x and the matrices, for the backward pass."""
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _float8_products(
+    mesh: AbstractMesh, plan: _Plan, types: _Types, x: Array, matrices: tuple[Array, ...]
+) -> tuple[Array, ...]:
+    return _float8_forward(mesh, plan, types, x, matrices)[0]
+
+
+def _float8_forward(
+    mesh: AbstractMesh, plan: _Plan, types: _Types, x: Array, matrices: tuple[Array, ...]
+) -> tuple[tuple[Array, ...], _Rounded]:
+    compute, out = types
+    saved = scaled(x, FORWARD), tuple(scaled(matrix, FORWARD) for matrix in matrices)
+    outputs = cast(tuple[Array, ...], _products(mesh, plan, out, *_operands(saved, compute)))
+    scales = [saved[0].scale * matrix.scale for matrix in saved[1]]
+    rescaled = zip(outputs, scales, strict=True)
+    return tuple((y * scale).astype(out) for y, scale in rescaled), saved
+
+
+def _float8_backward(
+    mesh: AbstractMesh, plan: _Plan, types: _Types, saved: _Rounded, grads: tuple[Array, ...]
+) -> tuple[Array, tuple[Array, ...]]:
+    (x, matrices), compute = saved, types[0]
+    backs = tuple(scaled(y, BACKWARD) for y in grads)
+    to_x, to_matrices = _gradients(
+        mesh,
+        plan,
+        functools.partial(mixed_einsum, out=compute),
+        _operands(saved, compute),
+        tuple(operand(y, compute) for y in backs),
+        tuple(m.scale * y.scale for m, y in zip(matrices, backs, strict=True)),
+    )
+    rescaled = zip(to_matrices, backs, strict=True)
+    return to_x, tuple((one * (x.scale * y.scale)).astype(compute) for one, y in rescaled)
+
+
+def _operands(saved: _Rounded, compute: Any) -> _Saved:
+    return operand(saved[0], compute), tuple(operand(matrix, compute) for matrix in saved[1])
+
+
+_float8_products.defvjp(_float8_forward, _float8_backward)
 
 
 def sharded_rows(

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gptjax.core.arrays import Array, Float, Node
+from gptjax.weights.linear import multiply
+from gptjax.weights.w8a8 import Activations, rounds_activations
 from gptjax.weights.weight import (
     Adapted,
     Leaf,
@@ -28,6 +30,10 @@ Stored = Literal["float32", "bfloat16", "int8", "int4", "nf4"]
 """`int8` has a scale for each output, `int4` one for each output and `GROUP` inputs, `nf4` one for
 each output and `NF4_GROUP` inputs."""
 
+Prepared = Literal[Stored, Activations]
+"""`Stored`, and int8 whose products round activations to 8 bits too: all of them (`w8a8`), or only
+where at least 16 tokens of a text are read at once (`w8a8-prefill`)."""
+
 GROUP = 32
 """Inputs that share a scale of int4, where it divides them."""
 
@@ -35,9 +41,10 @@ NF4_GROUP = 64
 """Inputs that share a scale of nf4, where it divides them."""
 
 
-def store(params: Node, roles: Any, stored: Stored, *, layers_only: bool = False) -> Node:
-    """The tree with every kernel in the stored type; what is quantised already stays, and so do
-    routers and embeddings, of which a token reads a row.
+def store(params: Node, roles: Any, stored: Prepared, *, layers_only: bool = False) -> Node:
+    """The tree with every kernel in the stored type; what is quantised already stays (with `w8a8`
+    int8 by columns is multiplied so), and so do routers and embeddings, of which a token reads a
+    row.
 
     Args:
       roles: `model.roles(config)`.
@@ -47,11 +54,13 @@ def store(params: Node, roles: Any, stored: Stored, *, layers_only: bool = False
         base = store(params.base, roles, stored, layers_only=layers_only)
         return dataclasses.replace(params, base=base)
     if isinstance(roles, Role):
-        if not hasattr(params, "astype") or roles.inputs == 0 or roles.exact:
+        if roles.inputs == 0 or roles.exact or (layers_only and not roles.stacked):
             return params
-        if layers_only and not roles.stacked:
-            return params
-        return stored_as(params, roles, stored)
+        if stored in get_args(Activations):
+            whole = stored_as(params, roles, "int8") if hasattr(params, "astype") else params
+            return rounds_activations(whole, roles, cast(Activations, stored))
+        plain = cast(Stored, stored)
+        return stored_as(params, roles, plain) if hasattr(params, "astype") else params
     return {
         name: store(tree, roles[name], stored, layers_only=layers_only)
         for name, tree in params.items()
@@ -120,6 +129,15 @@ class NormalFloat:
 def _(weight: NormalFloat) -> Array:
     levels = jnp.asarray(LEVELS)[weight.values.astype(jnp.int32)]
     return levels * per_block(weight.scales, weight.shape)
+
+
+@multiply.register
+def _(
+    weight: NormalFloat, x: Float[Array, "... I"], *, wide: bool = False
+) -> Float[Array, "... O"]:
+    """The kernel is widened each time, not once before a loop over tokens."""
+    x, weight = jax.lax.optimization_barrier((x, weight))
+    return multiply(dense(weight), x, wide=wide)
 
 
 def nf4(weight: Float[Array, "..."], role: Role, group: int) -> NormalFloat:

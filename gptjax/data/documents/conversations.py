@@ -116,9 +116,9 @@ def record_objects(file: Path, encoding: str) -> Iterator[tuple[int, dict[str, A
     )
     kind = format_of(file, encoding)
     require(
-        kind in ("jsonl", "json"),
+        kind in ("jsonl", "json", "parquet", "arrow"),
         f"{file} is neither JSON lines (.jsonl, .ndjson) nor a JSON array (.json), as conversations"
-        " are; convert it, or pass another with --data.source.path FILE.",
+        " are, nor Parquet or Arrow; convert it, or pass another with --data.source.path FILE.",
     )
     yield from read_objects(file, kind, encoding)
 

@@ -19,6 +19,8 @@ class Document(NamedTuple):
     """The text that `text` answers, where it is an answer."""
     held_out: bool | None = None
     """Whether it is held out, where its source says so."""
+    pictures: tuple[str, ...] = ()
+    """What shows the pictures that belong to the text, or sounds: files, or scenes to draw."""
 
 
 class Quota:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -19,18 +19,25 @@ def files_below(folder: Path, pattern: str) -> list[tuple[str, Path]]:
     Raises:
       ConfigError: a folder can't be read.
     """
-    patterns = [part for part in pattern.split("/") if part not in ("", ".")]
     try:
-        return sorted(
-            (name, path)
-            for name, path in _walk(folder, "", ())
-            if _matches(name.split("/"), patterns)
-        )
+        found = dict(_walk(folder, "", ()))
+        return [(name, found[name]) for name in matching(found, pattern)]
     except OSError as error:
         raise ConfigError(
             f"{error.filename} can't be read ({error.strerror}); fix that, or pass another folder"
             " with --data.source.path."
         ) from None
+
+
+def matching(names: Iterable[str], pattern: str) -> list[str]:
+    """Returns the names that match, sorted, without hidden files and those of hidden folders."""
+    patterns = [part for part in pattern.split("/") if part not in ("", ".")]
+    split = ((name, name.split("/")) for name in names)
+    return sorted(
+        name
+        for name, parts in split
+        if _matches(parts, patterns) and not any(part.startswith(".") for part in parts)
+    )
 
 
 def _walk(folder: Path, prefix: str, above: tuple[str, ...]) -> Iterator[tuple[str, Path]]:

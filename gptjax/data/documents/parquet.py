@@ -1,4 +1,4 @@
-"""Columns of Parquet files, in bounded memory."""
+"""Batches of the rows of Parquet files, in bounded memory."""
 
 from __future__ import annotations
 
@@ -7,46 +7,30 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from gptjax.core.config import ConfigError
 from gptjax.data.documents.opening import Unpacked
 
 BATCH = 2**26
 """Bytes (64 MiB) up to which rows are read together."""
 
 
-def read_columns(
-    path: Path, fields: Sequence[str], check: Callable[[list[str]], None]
-) -> Iterator[tuple[Any, ...]]:
-    """Yields the values of `fields` in each row.
+def parquet_batches(
+    path: Path, fields: Sequence[str] | None, check: Callable[[list[str]], None]
+) -> Iterator[Any]:
+    """Yields the rows of a Parquet file, the columns of `fields` alone, as many at a time as fit
+    into `BATCH`. For arguments and errors see `columns.read_columns`."""
+    from pyarrow import parquet
 
-    Args:
-      check: called with the names of all columns before anything is read.
-
-    Raises:
-      ConfigError: the file can't be read, or holds more than a file of its size can; on the way,
-        not at the call.
-    """
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError:
-        raise ConfigError(f"reading {path} needs pyarrow; run `pip install pyarrow`.") from None
-    try:
-        with parquet.ParquetFile(path) as file:
-            metadata = file.metadata
-            check(file.schema_arrow.names)
-        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-        columns = [group.column(i) for group in groups for i in range(group.num_columns)]
-        columns = [column for column in columns if column.path_in_schema in fields]
-        Unpacked(path).add(sum(column.total_uncompressed_size for column in columns))
-        rows = _rows_together(path, columns)
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=rows, columns=list(fields)):
-                yield from zip(*(batch.column(field).to_pylist() for field in fields), strict=True)
-    except (ArrowException, OSError) as error:
-        raise ConfigError(
-            f"{path} can't be read as Parquet ({' '.join(str(error).split())}); fetch it again, or"
-            " pass another with --data.source.path FILE."
-        ) from None
+    with parquet.ParquetFile(path) as file:
+        metadata = file.metadata
+        check(file.schema_arrow.names)
+        names = file.schema_arrow.names if fields is None else list(fields)
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    columns = [group.column(i) for group in groups for i in range(group.num_columns)]
+    columns = [c for c in columns if fields is None or c.path_in_schema in fields]
+    Unpacked(path).add(sum(column.total_uncompressed_size for column in columns))
+    rows = _rows_together(path, columns)
+    with parquet.ParquetFile(path) as file:
+        yield from file.iter_batches(batch_size=rows, columns=names)
 
 
 def _rows_together(path: Path, columns: Sequence[Any]) -> int:

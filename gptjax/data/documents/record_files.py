@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from gptjax.core.config import require
+from gptjax.data.documents.arrow import saved_files
 from gptjax.data.documents.document import Document, Quota, require_quota
 from gptjax.data.documents.encodings import require_encoding
 
@@ -16,7 +17,7 @@ class RecordFiles(Protocol):
 
     @property
     def path(self) -> str:
-        """The file."""
+        """The file, or the folder of a data set that `datasets` saved."""
         ...
 
     @property
@@ -75,12 +76,13 @@ def read_record_files(
     files = [(Path(source.path), None if source.held_out is None else False)]
     if source.held_out is not None:
         files.append((Path(source.held_out), True))
-    for file, held_out in files:
+    for path, held_out in files:
         any_record = False
-        for number, text, asked, defect in entries(file):
-            if defect:
-                quota.spend(f"{file}:{number}", defect)
-                continue
-            any_record = True
-            yield Document(text, f"{file.name}:{number}", source=asked, held_out=held_out)
-        require(any_record, f"{file} has no records; give {kind} with --data.source.path FILE.")
+        for file in (saved_files(path) if path.is_dir() else None) or [path]:
+            for number, text, asked, defect in entries(file):
+                if defect:
+                    quota.spend(f"{file}:{number}", defect)
+                    continue
+                any_record = True
+                yield Document(text, f"{file.name}:{number}", source=asked, held_out=held_out)
+        require(any_record, f"{path} has no records; give {kind} with --data.source.path FILE.")

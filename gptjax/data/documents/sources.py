@@ -10,17 +10,22 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from gptjax.core import remote
 from gptjax.core.config import require
 from gptjax.data.documents.comparisons import Comparisons, read_comparisons
 from gptjax.data.documents.conversations import Conversations, read_conversations
 from gptjax.data.documents.document import Document
+from gptjax.data.documents.folders import matching
+from gptjax.data.documents.idx import Idx, read_idx
+from gptjax.data.documents.media import Media, read_media
+from gptjax.data.documents.moving import MovingShapes, read_moving
 from gptjax.data.documents.problems import Problems, read_problems
 from gptjax.data.documents.puzzles import Puzzles, read_puzzles
 from gptjax.data.documents.records import Records, read_records
+from gptjax.data.documents.shapes import Shapes, read_shapes
 from gptjax.data.documents.text import Text, read_text_files
 from gptjax.data.documents.tfds import Tfds, prepare_tfds, read_tfds
 
@@ -28,10 +33,14 @@ __all__ = [
     "Comparisons",
     "Conversations",
     "Document",
+    "Idx",
+    "Media",
     "Mixture",
+    "MovingShapes",
     "Problems",
     "Puzzles",
     "Records",
+    "Shapes",
     "Source",
     "Survey",
     "Text",
@@ -71,7 +80,20 @@ class Mixture:
         )
 
 
-Source = Text | Records | Conversations | Comparisons | Problems | Puzzles | Tfds | Mixture
+Source = (
+    Text
+    | Records
+    | Conversations
+    | Comparisons
+    | Problems
+    | Puzzles
+    | Media
+    | Shapes
+    | MovingShapes
+    | Idx
+    | Tfds
+    | Mixture
+)
 Listener = Callable[[str], Any]
 
 
@@ -80,7 +102,27 @@ def is_there(source: Source) -> bool:
     if isinstance(source, Mixture):
         return all(map(is_there, source.sources))
     paths = (getattr(source, "path", None), getattr(source, "held_out", None))
-    return isinstance(source, Tfds | Puzzles) or all(p is None or Path(p).exists() for p in paths)
+    return isinstance(source, Tfds | Puzzles | Shapes | MovingShapes) or all(
+        p is None or remote.exists(p) for p in paths
+    )
+
+
+def fetched(source: Source) -> Source:
+    """Returns the source with copies on this machine in place of URLs.
+
+    Raises:
+      ConfigError: nothing is at a URL, or it can't be reached.
+    """
+    if isinstance(source, Mixture):
+        return replace(source, sources=tuple(map(fetched, source.sources)))
+    paths = {name: getattr(source, name, None) or "" for name in ("path", "held_out")}
+    urls = {name: path for name, path in paths.items() if remote.as_url(path)}
+    pattern = getattr(source, "pattern", "**/*")
+    copies = {
+        name: str(remote.local_copy(url, lambda names: matching(names, pattern)))
+        for name, url in urls.items()
+    }
+    return replace(source, **copies) if copies else source
 
 
 def read_documents(
@@ -96,6 +138,7 @@ def read_documents(
       ConfigError: something can't be read, or there is no document at all. It is raised on the way,
         not at the call.
     """
+    source = fetched(source)
     if isinstance(source, Mixture):
         return _read_mixture(source, pass_over, leave_out)
     if isinstance(source, Records):
@@ -108,6 +151,14 @@ def read_documents(
         return read_problems(source, pass_over)
     if isinstance(source, Puzzles):
         return read_puzzles(source)
+    if isinstance(source, Media):
+        return read_media(source, pass_over)
+    if isinstance(source, Shapes):
+        return read_shapes(source)
+    if isinstance(source, MovingShapes):
+        return read_moving(source)
+    if isinstance(source, Idx):
+        return read_idx(source)
     if isinstance(source, Text):
         return read_text_files(source, pass_over, leave_out)
     return read_tfds(source)

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 from gptjax.core.config import ConfigError, nearest, require
+from gptjax.data.documents.columns import BATCHES, read_columns
 from gptjax.data.documents.encodings import SAMPLE, advice, require_utf8
 from gptjax.data.documents.opening import Unpacked, bare_name, opened
-from gptjax.data.documents.parquet import read_columns
 
-Format = Literal["auto", "text", "jsonl", "json", "csv", "tsv", "parquet"]
+Format = Literal["auto", "text", "jsonl", "json", "csv", "tsv", "parquet", "arrow"]
 
 LINE = 2**24
 """Bytes (16 MiB). A longer row can't be read: half of it is not JSON, and all of it may not fit
@@ -50,6 +50,7 @@ def format_of(path: Path, encoding: str, otherwise: Format = "text") -> Format:
         ".ndjson": "jsonl",
         ".csv": "csv",
         ".parquet": "parquet",
+        ".arrow": "arrow",
     }
     if suffix in formats:
         return formats[suffix]
@@ -90,8 +91,8 @@ def read_rows(
     Raises:
       ConfigError: the file can't be read, or its columns lack a field; on the way, not at the call.
     """
-    if kind == "parquet":
-        yield from _parquet(path, fields, numbers)
+    if kind in BATCHES:
+        yield from _columns_of(path, kind, fields, numbers)
         return
     with opened(path, encoding) as stream:
         _require_encoding(path, encoding)
@@ -107,15 +108,30 @@ def read_rows(
 def read_objects(
     path: Path, kind: Format, encoding: str
 ) -> Iterator[tuple[int, dict[str, Any], str]]:
-    """Yields number, object and defect of each record of JSON lines or of a JSON array; the object
-    is empty if something is wrong with it.
+    """Yields number, object and defect of each record of JSON lines or of a JSON array, or of each
+    row of Parquet or Arrow; the object is empty if something is wrong with it. A null of a row is a
+    key that is absent.
 
     Raises:
       ConfigError: the file can't be read; on the way, not at the call.
     """
+    if kind in BATCHES:
+        names: list[str] = []
+        for number, values in enumerate(read_columns(path, kind, None, names.extend), 1):
+            yield number, _present(dict(zip(names, values, strict=True))), ""
+        return
     with opened(path, encoding) as stream:
         _require_encoding(path, encoding)
         yield from _objects(path, stream, kind)
+
+
+def _present(value: Any) -> Any:
+    """A value without its nulls, which columns have where a record has no such key."""
+    if isinstance(value, list):
+        return [_present(one) for one in value]
+    if isinstance(value, dict):
+        return {name: _present(one) for name, one in value.items() if one is not None}
+    return value
 
 
 def _sample(path: Path) -> bytes:
@@ -354,11 +370,15 @@ def require_columns(path: Path, fields: Sequence[str], names: Sequence[str]) -> 
         )
 
 
-def _parquet(path: Path, fields: Sequence[str], numbers: bool) -> Iterator[Row]:
-    """Rows of a Parquet file, whose texts count towards what a file of its size can hold."""
+def _columns_of(path: Path, kind: Format, fields: Sequence[str], numbers: bool) -> Iterator[Row]:
+    """Rows of a file with typed columns, whose texts count towards what a file of its size can
+    hold."""
     unpacked = Unpacked(path)
-    columns = read_columns(path, fields, lambda names: require_columns(path, fields, names))
-    for number, values in enumerate(columns, 1):
+
+    def check(names: list[str]) -> None:
+        require_columns(path, fields, names)
+
+    for number, values in enumerate(read_columns(path, kind, fields, check), 1):
         unpacked.add(sum(len(value) for value in values if isinstance(value, str)))
         pairs = [_as_text(*pair, numbers) for pair in zip(values, fields, strict=True)]
         defect = next((defect for _, defect in pairs if defect), "")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from gptjax.core.config import ConfigError, nearest, require
+from gptjax.data.documents.arrow import saved_files
 from gptjax.data.documents.document import Document, Quota, require_quota
 from gptjax.data.documents.encodings import decode, is_binary, require_encoding, require_text
 from gptjax.data.documents.folders import files_below, leads_nowhere
@@ -22,12 +23,13 @@ from gptjax.data.documents.structured import Format, format_of, read_rows
 
 @dataclass(frozen=True)
 class Text:
-    """Text files. JSON lines, a JSON array, CSV, tables with a header and Parquet have one document
-    a row, any other file is one document (or several, of 8 MiB); .gz, .bz2, .xz and .zst are
-    unpacked."""
+    """Text files. JSON lines, a JSON array, CSV, tables with a header, Parquet and Arrow have one
+    document a row, any other file is one document (or several, of 8 MiB); .gz, .bz2, .xz and .zst
+    are unpacked."""
 
     path: str | None = None
-    """A file or a folder; `None` is the source text of the Python standard library."""
+    """A file or a folder, also as a URL (gs://, s3://), or a data set that `datasets` saved; `None`
+    is the source text of the Python standard library."""
     field: str = "text"
     """Field of a row that has the text; a.b is field b of field a."""
     pattern: str = "**/*"
@@ -134,6 +136,9 @@ def text_files(path: Path, pattern: str) -> list[tuple[str, Path]]:
       ConfigError: there is none.
     """
     if path.is_dir():
+        saved = saved_files(path)
+        if saved is not None:
+            return [(file.name, file) for file in saved]
         files = files_below(path, pattern)
         require(
             bool(files),
@@ -195,9 +200,9 @@ def _read_plain(
             quota.spend(str(file), message.strip())
 
 
-def typed(separator: str) -> str:
-    r"""Returns a separator with the `\n` and `\t` that a shell hands over as two characters."""
-    return separator.replace("\\n", "\n").replace("\\t", "\t")
+def typed(text: str) -> str:
+    r"""Returns a text of a flag with the `\n` and `\t` that a shell gives as two characters."""
+    return text.replace("\\n", "\n").replace("\\t", "\t")
 
 
 def _decoded(

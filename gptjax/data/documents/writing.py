@@ -93,6 +93,6 @@ def _pyarrow(path: Path) -> Any:
     except ImportError:
         raise ConfigError(
             f"writing {path.suffix[1:]} needs pyarrow; run `pip install 'gptjax[clean]'`, or write"
-            " jsonl: pass --format jsonl."
+            " jsonl: pass --packing jsonl."
         ) from None
     return pa

@@ -8,11 +8,15 @@ from gptjax.data.tasks.diffusion import DiffusionChat, MaskedDiffusion, Noise
 from gptjax.data.tasks.language_model import LanguageModel
 from gptjax.data.tasks.masked import MaskedLanguageModel
 from gptjax.data.tasks.middle import FillInMiddle
+from gptjax.data.tasks.picture_tokens import MaskedPictureTokens, PictureTokens
+from gptjax.data.tasks.pictures import PictureTexts, VisualAnswers
 from gptjax.data.tasks.preferences import Feedback, Preferences
 from gptjax.data.tasks.prompts import Prompts
 from gptjax.data.tasks.sequence_to_sequence import SequenceToSequence
 from gptjax.data.tasks.spans import UL2, PrefixLanguageModel, SpanCorruption
 from gptjax.data.tasks.task import RecordTask, Shape, Task
+from gptjax.data.tasks.transcription import Transcription
+from gptjax.data.tasks.videos import VideoAnswers
 
 __all__ = [
     "UL2",
@@ -24,7 +28,10 @@ __all__ = [
     "LanguageModel",
     "MaskedDiffusion",
     "MaskedLanguageModel",
+    "MaskedPictureTokens",
     "Noise",
+    "PictureTexts",
+    "PictureTokens",
     "Preferences",
     "PrefixLanguageModel",
     "Prompts",
@@ -34,6 +41,9 @@ __all__ = [
     "SpanCorruption",
     "Task",
     "TaskConfig",
+    "Transcription",
+    "VideoAnswers",
+    "VisualAnswers",
     "default_task",
 ]
 
@@ -47,11 +57,17 @@ TaskConfig = (
     | UL2
     | SequenceToSequence
     | Classification
+    | VisualAnswers
+    | VideoAnswers
+    | PictureTexts
+    | PictureTokens
+    | MaskedPictureTokens
     | Chat
     | DiffusionChat
     | Preferences
     | Feedback
     | Prompts
+    | Transcription
     | Task
 )
 """A task of gptjax, or one defined elsewhere."""

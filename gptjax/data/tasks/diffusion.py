@@ -101,6 +101,11 @@ class Noise:
         return np.where(draw.random(length) < t, 1 / t, 0.0)
 
 
+def _mask_of(mask: int | None, size: int) -> int:
+    """The id of a mask: that of the tokenizer, or the one after its `size` tokens."""
+    return size if mask is None else mask
+
+
 def _require_mask(mask: int | None) -> None:
     require(
         mask is None or mask >= 0,
@@ -153,12 +158,12 @@ class MaskedDiffusion(Task):
         if rows.positions is None:  # what comes after the end of the text is not seen
             places = np.where(real, np.cumsum(real, axis=1) - 1, -1).astype(np.int32)
             rows = rows._replace(positions=places)
-        mask = store.header.vocab_size - 1 if self.mask is None else self.mask
+        mask = _mask_of(self.mask, store.header.vocab_size - self.extra_ids)
         return self.noise.hidden(rows, mask, plan, at)
 
     def mask_id(self, tokenizer: Tokenizer) -> int:
         """Returns the id of a token that is not written yet."""
-        return tokenizer.vocab_size if self.mask is None else self.mask
+        return _mask_of(self.mask, tokenizer.vocab_size)
 
     def prompt(
         self, ids: Sequence[int], tokenizer: Tokenizer, with_encoder: bool
@@ -219,9 +224,9 @@ class DiffusionChat(Chat):
     def batch(self, store: Store, plan: Plan, at: RowNumbers) -> Batch:
         """Returns the rows with these numbers, with their masks. It depends on nothing else."""
         rows = super().batch(store, plan, at.read_once(plan))._replace(prefix=None)
-        mask = store.header.vocab_size - self.extra_ids if self.mask is None else self.mask
+        mask = _mask_of(self.mask, store.header.vocab_size - self.extra_ids)
         return self.noise.hidden(rows, mask, plan, at)
 
     def mask_id(self, tokenizer: Tokenizer) -> int:
         """Returns the id of a token that is not written yet."""
-        return tokenizer.vocab_size if self.mask is None else self.mask
+        return _mask_of(self.mask, tokenizer.vocab_size)

@@ -12,7 +12,8 @@ them comes before the answer.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, Literal, TypeVar
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 
@@ -85,6 +86,13 @@ class Task(Open):
         """
         return self
 
+    def require_model(self, model: Any) -> None:
+        """Refuses a model config that cannot read its batches.
+
+        Raises:
+          ConfigError: says what does not fit.
+        """
+
     def equip(self, tokenizer: Tokenizer) -> Tokenizer:
         """Returns the tokenizer with what the task adds to it, which the run keeps.
 
@@ -116,6 +124,10 @@ class Task(Open):
         """Returns one text as an example: its ids [n] between the id that begins a document and the
         one that ends it, as far as the tokenizer has them."""
         return bounded(ids, tokenizer)
+
+    def frame_writer(self, path: Path) -> Any:
+        """Returns what writes the pictures or sounds of documents into a store; `None`: nothing."""
+        return None
 
     # --- a store to batches
 
@@ -152,6 +164,10 @@ class Task(Open):
         """Says what of a store is learned, where that is not all of it."""
         return None
 
+    def derived(self, loss: float) -> dict[str, float]:
+        """Returns further held-out figures that follow from the loss alone."""
+        return {}
+
     # --- inference
 
     def mask_id(self, tokenizer: Tokenizer) -> int | None:
@@ -186,10 +202,7 @@ class RecordTask(Task):
 
     def plan(self, store: Store, plan: Plan) -> Plan:
         """Packs the records into rows, in an order of the seed."""
-        order = np.arange(store.header.num_examples)
-        if plan.seed is not None:
-            order = permute(order, len(order), (plan.seed, -1))
-        sizes = self.sizes(store, plan.with_encoder)
+        sizes, order = self.sizes(store, plan.with_encoder), example_order(store, plan)
         return plan._replace(packing=packing.pack(sizes, order, plan.width, cut=self.cuts))
 
     def sizes(self, store: Store, with_encoder: bool) -> np.ndarray:
@@ -214,6 +227,18 @@ class RecordTask(Task):
           vocab_size: of the tokenizer; the task's own ids begin here.
         """
         raise NotImplementedError(f"{type(self).__name__} needs a method `piece`.")
+
+
+def example_order(store: Store, plan: Plan) -> np.ndarray:
+    """Returns the numbers of all examples, in an order of the plan's seed if it has one."""
+    order = np.arange(store.header.num_examples)
+    return order if plan.seed is None else permute(order, len(order), (plan.seed, -1))
+
+
+def row_each(store: Store, plan: Plan) -> packing.Packing:
+    """Returns the packing that gives each example a row of its own."""
+    order = example_order(store, plan)
+    return packing.Packing(order, np.arange(len(order) + 1), cut=0)
 
 
 def bounded(ids: np.ndarray, tokenizer: Tokenizer, *further: int) -> np.ndarray:

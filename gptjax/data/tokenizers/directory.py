@@ -48,6 +48,8 @@ how they cut text, and whether they compose Unicode first."""
 
 PIECES = "spiece.model"
 """How some models call their SentencePiece model."""
+FILES = (*published.KINDS, "vocab.json", PIECES)
+"""A folder with one of them holds a tokenizer."""
 AS_THEY_ARE = {"T5Tokenizer", "T5TokenizerFast", "MT5Tokenizer", "MT5TokenizerFast"}
 """Classes whose ids are those of that file; others move them (Pegasus, mBART)."""
 

@@ -260,18 +260,24 @@ def refusal_sections(
         return tuple(chat.render(form, [Message("user", text)], tokenizer))
 
     sections = []
-    for title, file in (("refusals", options.prompts), ("over-refusals", options.benign)):
+    for title, file, flag in (
+        ("refusals", options.prompts, "--prompts"),
+        ("over-refusals", options.benign, "--benign"),
+    ):
         if file is None:
             continue
-        prompts = _drawn(refusal_prompts(Path(file)), options)
+        prompts = _drawn(refusal_prompts(Path(file), flag), options)
         responses = answer(refusals.refusal_requests(prompts, written, settings))
         findings = refusals.refusal_findings([one.text for one in responses])
         sections.append(Section(f"{title}, {Path(file).name}", findings))
     return sections
 
 
-def refusal_prompts(path: Path) -> list[str]:
+def refusal_prompts(path: Path, flag: str = "--prompts") -> list[str]:
     """Reads prompts: JSON lines with a `prompt`, or with a dialogue as `chosen`.
+
+    Args:
+      flag: that named the file, for messages.
 
     Raises:
       ConfigError: the file can't be read, or a record has neither.
@@ -285,10 +291,10 @@ def refusal_prompts(path: Path) -> list[str]:
         if broken or not isinstance(text, str) or not text.strip():
             raise ConfigError(
                 f"{path}:{number} {broken or 'has no prompt'}; it needs a prompt, or chosen with a"
-                " dialogue of Human and Assistant (--prompts FILE)."
+                f" dialogue of Human and Assistant ({flag} FILE)."
             )
         prompts.append(text.strip())
-    require(bool(prompts), f"{path} has no prompts (--prompts FILE).")
+    require(bool(prompts), f"{path} has no prompts ({flag} FILE).")
     return prompts
 
 

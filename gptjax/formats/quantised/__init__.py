@@ -13,6 +13,7 @@ from typing import Any
 from gptjax.core.config import nearest, require
 from gptjax.formats.keys import Keys
 from gptjax.formats.quantised.awq import awq_scheme
+from gptjax.formats.quantised.bitsandbytes import bitsandbytes_scheme
 from gptjax.formats.quantised.compressed_tensors import compressed_scheme
 from gptjax.formats.quantised.fp8_blocks import fp8_scheme
 from gptjax.formats.quantised.gptq import gptq_scheme
@@ -27,6 +28,7 @@ SCHEMES = {
     "compressed-tensors": compressed_scheme,
     "gptq": gptq_scheme,
     "awq": awq_scheme,
+    "bitsandbytes": bitsandbytes_scheme,
 }
 """By `quant_method`."""
 

@@ -28,6 +28,8 @@ class Grid(NamedTuple):
     """Whole numbers, of the shape of `scales`; `None` is 0."""
     minima: np.ndarray | None = None
     """float, of the shape of `scales`; `None` is 0."""
+    levels: np.ndarray | None = None
+    """The numbers that values stand for; `None` is themselves."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -48,14 +50,16 @@ def widened(grid: Grid) -> np.ndarray:
         def of_part(
             leaf: np.ndarray, blocks: slice = blocks, shape: tuple[int, ...] = part.shape
         ) -> np.ndarray:
-            return spread(leaf if len(leaf) == 1 else leaf[blocks], grid.block, shape)
+            here = leaf if len(leaf) == 1 else leaf[blocks]
+            return spread(here.astype(np.float32), grid.block, shape)
 
-        part[...] = grid.values[begin : begin + step]
+        values = grid.values[begin : begin + step]
+        part[...] = values if grid.levels is None else grid.levels[values]
         if grid.zeros is not None:  # whole numbers below 2¹⁶: exact
-            part -= of_part(grid.zeros.astype(np.float32))
-        part *= of_part(grid.scales.astype(np.float32))
+            part -= of_part(grid.zeros)
+        part *= of_part(grid.scales)
         if grid.minima is not None:
-            part += of_part(grid.minima.astype(np.float32))
+            part += of_part(grid.minima)
     return numbers
 
 

@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from gptjax.core.arrays import Params
 from gptjax.formats import layout
 from gptjax.formats.layout import Place
 from gptjax.formats.quantised.grid import Grid
-from gptjax.weights import Quantized
+from gptjax.weights import NormalFloat, Quantized
+from gptjax.weights.storage import LEVELS
 
 Part = tuple[Place, int, tuple[int, ...]]
 """A tensor, which part of it, and where in our leaf that is."""
@@ -28,11 +30,16 @@ class _Kept(NamedTuple):
     values: np.ndarray
     scales: np.ndarray
     offsets: np.ndarray | None
+    normal: bool = False
+    """Values are levels of NF4."""
+
+
+Narrow = Quantized | NormalFloat
 
 
 def held(
     shape: tuple[int, ...], parts: Sequence[Part], grid_of: Callable[[str], Grid | None]
-) -> Quantized | None:
+) -> Narrow | None:
     """Returns a leaf of its tensors as they are stored; `None` if one of them is not quantised, or
     not like the others, or has blocks that ours can't have, or the leaf would not be smaller than
     in bfloat16.
@@ -40,12 +47,13 @@ def held(
     Args:
       grid_of: reads a tensor of theirs; `None` if it is not quantised.
     """
-    built: Quantized | None = None
+    built: Narrow | None = None
     for kept, index in _kept(parts, grid_of):
         if kept is None:
             return None
         leaf = _like(kept, shape[: len(index)]) if built is None else built
         same = _signature(kept) == _signature(leaf, len(index))
+        same &= kept.normal == isinstance(leaf, NormalFloat)
         if not same or _size(kept) > 2 * kept.values.size:
             return None
         for whole, part in zip(jax.tree.leaves(leaf), _arrays(kept), strict=True):
@@ -67,14 +75,15 @@ def _ours(place: Place, part: int, grid: Grid) -> _Kept | None:
     """A part of a grid in our order; `None` if ours can't hold it."""
     smaller = _divided(place, grid)
     offsets = _offsets(grid)
-    if smaller is None or isinstance(offsets, str):
+    known = grid.levels is None or np.array_equal(grid.levels, LEVELS)
+    if smaller is None or isinstance(offsets, str) or not known:
         return None
     values = layout.from_theirs(place, part, grid.values.view(_narrow(grid)))
     scales, offsets = (
         leaf if leaf is None else layout.from_theirs(smaller, part, leaf.astype(np.float32))
         for leaf in (grid.scales, offsets)
     )
-    return _Kept(values, scales, offsets)
+    return _Kept(values, scales, offsets, grid.levels is not None)
 
 
 def _narrow(grid: Grid) -> np.dtype:
@@ -131,19 +140,20 @@ def _divided(place: Place, grid: Grid) -> Place | None:
 # --- the leaf
 
 
-def _arrays(kept: _Kept | Quantized) -> list[Any]:
-    return [leaf for leaf in (kept.values, kept.scales, kept.offsets) if leaf is not None]
+def _arrays(kept: _Kept | Narrow) -> list[Any]:
+    offsets = getattr(kept, "offsets", None)
+    return [leaf for leaf in (kept.values, kept.scales, offsets) if leaf is not None]
 
 
-def _like(kept: _Kept, lead: tuple[int, ...]) -> Quantized:
+def _like(kept: _Kept, lead: tuple[int, ...]) -> Narrow:
     """An empty leaf of parts like this one."""
     values, scales, offsets = (
-        leaf if leaf is None else np.empty((*lead, *leaf.shape), leaf.dtype) for leaf in kept
+        leaf if leaf is None else np.empty((*lead, *leaf.shape), leaf.dtype) for leaf in kept[:3]
     )
-    return Quantized(values, scales, offsets)
+    return NormalFloat(values, scales) if kept.normal else Quantized(values, scales, offsets)
 
 
-def _signature(kept: _Kept | Quantized, lead: int = 0) -> list[Any]:
+def _signature(kept: _Kept | Narrow, lead: int = 0) -> list[Any]:
     return [(leaf.dtype, leaf.shape[lead:]) for leaf in _arrays(kept)]
 
 
@@ -152,3 +162,28 @@ def _size(kept: _Kept) -> float:
     narrow = kept.values.dtype.name in ("int4", "uint4", "float4_e2m1fn")
     others = sum(leaf.nbytes for leaf in _arrays(kept)[1:])
     return kept.values.size / (2 if narrow else 1) + others
+
+
+# --- back to files
+
+
+def narrow_weights(params: Params) -> dict[str, Any]:
+    """The narrow weights of a tree by their paths."""
+    kinds = Quantized | NormalFloat
+    pairs = jax.tree_util.tree_leaves_with_path(
+        params, is_leaf=lambda leaf: isinstance(leaf, kinds)
+    )
+    return {
+        "/".join(key.key for key in path): leaf for path, leaf in pairs if isinstance(leaf, kinds)
+    }
+
+
+def of_blocks(place: Place, parts: Sequence[np.ndarray]) -> np.ndarray | None:
+    """Numbers of blocks in their order; `None` where an order of theirs goes through blocks."""
+    letters, entry = place.entry.our_axes.split(), place.entry
+    for part, shape in zip(parts, place.shapes, strict=True):
+        for letter, count, size in zip(letters, part.shape, shape, strict=True):
+            if count != size and (letter in entry.order or letter == entry.joined):
+                return None
+    smaller = place._replace(shapes=tuple(part.shape for part in parts))
+    return layout.to_theirs(smaller, [part.astype(np.float32) for part in parts])

@@ -95,8 +95,7 @@ class Parts(NamedTuple):
         """
         values = self.tensors[end].take()
         if values.dtype.kind not in "iu":
-            finite = np.isfinite(values.astype(np.float32)).all()
-            self.check(bool(finite), end, "has numbers that are not finite")
+            self.check(bool(np.isfinite(values).all()), end, "has numbers that are not finite")
         return values
 
 

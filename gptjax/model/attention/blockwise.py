@@ -14,10 +14,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from gptjax.core.arrays import Array, Float, Int, Key
 from gptjax.model.attention.mask import MaskInputs, ScoreConfig, scores
+from gptjax.model.config import Layer
+from gptjax.sharding.zigzag import WHOLE, Starts
 from gptjax.weights.dropout import dropout
 
 LARGEST = 256
@@ -34,7 +37,8 @@ class Inputs(NamedTuple):
     sink: Float[Array, " N"] | None
     mask_inputs: MaskInputs
     key: Key | None
-    begin: Int[Array, ""]
+    bounds: Int[Array, "blocks 2"]
+    """First and end of the blocks of keys that each block of queries visits."""
 
 
 def blockwise(
@@ -47,49 +51,92 @@ def blockwise(
     sink: Float[Array, " N"] | None,
     rate: float,
     key: Key | None,
-    begin: Int[Array, ""] | int = 0,
+    starts: Starts = WHOLE,
 ) -> Float[Array, "B T N value"]:
     """Computes `attention.attend` block by block. Tokens must be in order of position: the blocks
     outside a query's window, and later ones where `how` is causal, are skipped."""
     rows, length = q.shape[:2]
-    size = min(LARGEST, -(-length // 4))
+    size, parts = min(LARGEST, -(-length // 4)), len(starts.of_devices[0])
 
-    def cut(x: Array, empty: Any = 0) -> Array:
-        """[B T …] → [blocks B t …], with the last block padded."""
-        count = -(-x.shape[1] // size)
+    def cut(x: Array, parts: int, empty: Any = 0) -> Array:
+        """[B T …] → [blocks B t …], with the last block of each part padded."""
+        part = x.shape[1] // parts
+        count, rest = -(-part // size), x.shape[2:]
         full = jnp.pad(
-            x,
-            ((0, 0), (0, count * size - x.shape[1]), *((0, 0),) * (x.ndim - 2)),
+            x.reshape(x.shape[0], parts, part, *rest),
+            ((0, 0), (0, 0), (0, count * size - part), *((0, 0),) * len(rest)),
             constant_values=empty,
         )
-        return jnp.moveaxis(full.reshape(x.shape[0], count, size, *x.shape[2:]), 1, 0)
+        return jnp.moveaxis(full.reshape(x.shape[0], parts * count, size, *rest), 1, 0)
 
-    padded = [None if x is None else cut(x, -1) for x in mask_inputs]
+    padded = {
+        name: None if x is None else cut(x, 1 if "key" in name else parts, -1)
+        for name, x in mask_inputs._asdict().items()
+    }
+    looks_back = how.causal and mask_inputs.prefixes is None
+    table_of_visits = visited(how.layer, starts.of_devices, length, size, k.shape[1], looks_back)
+    each = np.diff(table_of_visits).mean((1, 2))  # block of a device
     out = _attend(
         how,
         rate if key is not None else 0.0,
+        f"visits_{each.max():g}_{each.mean():g}",
         Inputs(
-            cut(q),
-            cut(k),
-            cut(v),
+            cut(q, parts),
+            cut(k, 1),
+            cut(v, 1),
             table,
             sink,
-            MaskInputs(*padded),
+            MaskInputs(**padded),
             key,
-            jnp.asarray(begin, jnp.int32),
+            jnp.asarray(table_of_visits, jnp.int32)[starts.device],
         ),
     )
-    return jnp.moveaxis(out, 0, 1).reshape(rows, -1, *out.shape[3:])[:, :length]
+    whole = jnp.moveaxis(out, 0, 1).reshape(rows, parts, -1, *out.shape[3:])
+    return whole[:, :, : length // parts].reshape(rows, length, *out.shape[3:])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _attend(how: ScoreConfig, rate: float, inputs: Inputs) -> Float[Array, "blocks B t N value"]:
-    return _forward(how, rate, inputs)[0]
+def visited(
+    layer: Layer,
+    of_devices: tuple[tuple[int, ...], ...],
+    length: int,
+    size: int,
+    num_keys: int,
+    looks_back: bool,
+) -> np.ndarray:
+    """Returns [devices blocks 2]: first and end of the blocks of keys that each block of a device's
+    queries can attend to.
+
+    Args:
+      of_devices: see `Starts`.
+      length: queries of a device.
+      size: queries, and keys, of a block.
+      looks_back: no query sees a key after it.
+    """
+    starts = np.asarray(of_devices)[:, :, None]
+    part, count = length // starts.shape[1], -(-num_keys // size)
+    query = starts + np.arange(0, part, size)
+    last = np.minimum(query + size, starts + part) - 1
+    end = last // size + 1 if looks_back else np.full_like(query, count)
+    span = layer.span if layer.sees == "window" and not layer.sinks else num_keys
+    first = np.maximum(query - (span - 1), 0) // size
+    return np.stack([first, end], -1).reshape(len(starts), -1, 2)
 
 
-def _forward(how: ScoreConfig, rate: float, inputs: Inputs) -> tuple[Array, Any]:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _attend(
+    how: ScoreConfig, rate: float, visits: str, inputs: Inputs
+) -> Float[Array, "blocks B t N value"]:
+    return _forward(how, rate, visits, inputs)[0]
+
+
+def _forward(how: ScoreConfig, rate: float, visits: str, inputs: Inputs) -> tuple[Array, Any]:
     """Returns the output, and the residuals of the backward pass: inputs, output, and each query's
-    log-sum-exp of scores."""
+    log-sum-exp of scores.
+
+    Args:
+      visits: names the loop over keys, whose length no compiler can know: its mean over the queries
+        of the device that has most of them, and of all devices.
+    """
     count, rows, size, heads, _ = inputs.q.shape
     groups = (inputs.k.shape[3], heads // inputs.k.shape[3])
 
@@ -114,7 +161,8 @@ def _forward(how: ScoreConfig, rate: float, inputs: Inputs) -> tuple[Array, Any]
                 jnp.ones(shape),
             )
         begin = (peak, total, jnp.zeros((*shape, inputs.v.shape[-1])))
-        peak, total, weighted = jax.lax.fori_loop(*_blocks(how, inputs, i), add, begin)
+        with jax.named_scope(visits):
+            peak, total, weighted = jax.lax.fori_loop(*inputs.bounds[i], add, begin)
         return _to_heads(weighted / total[..., None]).astype(inputs.v.dtype), peak + jnp.log(total)
 
     out, normaliser = (
@@ -123,7 +171,7 @@ def _forward(how: ScoreConfig, rate: float, inputs: Inputs) -> tuple[Array, Any]
     return out, (inputs, out, normaliser)
 
 
-def _backward(how: ScoreConfig, rate: float, kept: Any, d_out: Array) -> tuple[Inputs]:
+def _backward(how: ScoreConfig, rate: float, visits: str, kept: Any, d_out: Array) -> tuple[Inputs]:
     """Recomputes each block's weights from its scores and the log-sum-exp, and from them the
     gradients.
 
@@ -165,7 +213,8 @@ def _backward(how: ScoreConfig, rate: float, kept: Any, d_out: Array) -> tuple[I
             )
 
         *sums, d_sink = sums
-        sums = jax.lax.fori_loop(*_blocks(how, inputs, i), add, tuple(sums))
+        with jax.named_scope(visits):
+            sums = jax.lax.fori_loop(*inputs.bounds[i], add, tuple(sums))
         if inputs.sink is not None:
             to_sink = jnp.exp(inputs.sink.reshape(1, *groups, 1) - normaliser[i])
             d_sink = d_sink - (to_sink * meant).sum((0, 3)).reshape(-1)
@@ -201,16 +250,6 @@ def _scores(
         ),
     )
     return scores(q, k, mask_inputs, how, table)
-
-
-def _blocks(how: ScoreConfig, inputs: Inputs, i: Array) -> tuple[Int[Array, ""], Int[Array, ""]]:
-    """The range of key blocks, first and end, that queries in block i can attend to."""
-    size, count = inputs.q.shape[2], jnp.asarray(inputs.k.shape[0], jnp.int32)
-    query, looks_back = inputs.begin + i * size, how.causal and inputs.mask_inputs.prefixes is None
-    end = jnp.minimum((query + size - 1) // size + 1, count) if looks_back else count
-    if how.layer.sees != "window" or how.layer.sinks:
-        return jnp.zeros((), jnp.int32), end
-    return jnp.maximum(query - (how.layer.span - 1), 0) // size, end
 
 
 def _key(inputs: Inputs, i: Array, j: Array) -> Key | None:

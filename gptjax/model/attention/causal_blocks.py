@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from gptjax.core.arrays import Array, Float, Key
+from gptjax.core.arrays import Array, Float, Key, Share
 from gptjax.model.attention.mask import MaskInputs, ScoreConfig
 from gptjax.model.attention.reference import reference
 from gptjax.sharding.constrain import current_mesh
@@ -25,7 +25,7 @@ def causal_blocks(
     how: ScoreConfig,
     table: Float[Array, "..."] | None,
     sink: Float[Array, " N"] | None,
-    rate: float,
+    rate: Share,
     key: Key | None,
 ) -> Float[Array, "B T N value"]:
     """Block i of the queries is multiplied only with the keys up to its own end, and from the begin
@@ -71,7 +71,7 @@ def _blocks(
     how: ScoreConfig,
     table: Array | None,
     sink: Array | None,
-    rate: float,
+    rate: Share,
     key: Key | None,
 ) -> Array:
     size = q.shape[1] // BLOCKS

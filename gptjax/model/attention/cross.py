@@ -25,7 +25,7 @@ class CrossAttention(nn.Module):
     def setup(self) -> None:
         c = self.config
         self.query = to_heads(c, c.num_heads, "heads")
-        self.key = to_heads(c, c.kv_heads, "kv_heads")
+        self.key = to_heads(c, c.kv_heads, "kv_heads", biased=c.key_bias)
         self.value = to_heads(c, c.kv_heads, "kv_heads")
         self.out = from_heads(c, c.head_dim)
 

@@ -10,12 +10,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gptjax.core.arrays import Array, Float
 from gptjax.model.attention.mask import MaskInputs, ScoreConfig, visible
 from gptjax.model.config import Layer, ModelConfig
 from gptjax.sharding.constrain import current_mesh, device_kind
+from gptjax.sharding.zigzag import zigzag_positions
 
 
 def splash_lacks(config: ModelConfig, length: int, layer: Layer) -> str | None:
@@ -75,16 +77,19 @@ def splash(
 
 
 def split_splash(
-    q: Float[Array, "B T N H"], how: ScoreConfig, interpret: bool = False
+    q: Float[Array, "B T N H"], how: ScoreConfig, interpret: bool = False, zigzag: bool = False
 ) -> tuple[Any, Any]:
-    """Returns a kernel for queries that are sharded over `context`, and its own sharding."""
+    """Returns a kernel for queries that are sharded over `context`, and its own sharding; keys are
+    in the order of positions, and queries too or in zig-zag order."""
     mesh = current_mesh()
     heads = q.shape[2] // (mesh.shape["tensor"] if q.shape[2] % mesh.shape["tensor"] == 0 else 1)
-    kernel = _splash(q.shape[1], heads, how, mesh.shape["context"], interpret)
+    kernel = _splash(q.shape[1], heads, how, mesh.shape["context"], interpret, zigzag)
     return kernel, kernel.manual_sharding_spec(NamedSharding(mesh, PartitionSpec(None, "context")))
 
 
-def _splash(length: int, heads: int, how: ScoreConfig, parts: int, interpret: bool) -> Any:
+def _splash(
+    length: int, heads: int, how: ScoreConfig, parts: int, interpret: bool, zigzag: bool = False
+) -> Any:
     from jax.experimental.pallas.ops.tpu import splash_attention as pallas
 
     square = (length, length)
@@ -93,7 +98,10 @@ def _splash(length: int, heads: int, how: ScoreConfig, parts: int, interpret: bo
         if how.layer.sees == "all"
         else pallas.LocalMask(square, (how.layer.span - 1, 0), 0)
     )
-    size = next(size for size in (512, 256, 128) if length // parts % size == 0)
+    if zigzag:  # the kernel skips blocks by the positions that the rows of its mask stand for
+        mask.q_sequence = zigzag_positions(length, parts).astype(np.int32)
+    piece = length // (2 * parts if zigzag else parts)
+    size = next((size for size in (512, 256, 128) if piece % size == 0), 128)
     names = (
         "block_q",
         "block_kv",
@@ -128,7 +136,8 @@ def cudnn_lacks(config: ModelConfig, length: int, layer: Layer) -> str | None:
     Source: jax._src.cudnn.fused_attention_stablehlo, `check_is_flash_attention`: heads of up to 256
     from Hopper on.
     """
-    widest = 256 if any(name in device_kind() for name in WIDE) else 128
+    kind = device_kind()
+    widest = 256 if any(name in kind for name in WIDE) else 128
     lacks = {
         f"{config.compute} compute": config.compute != "bfloat16",
         "an encoder, whose tokens see later ones": not config.causal,

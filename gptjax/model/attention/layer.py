@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
-from gptjax.core.arrays import Array, Float, Int, Key
+from gptjax.core.arrays import Array, Float, Key, Share
 from gptjax.model import positions as place
 from gptjax.model.activations import Observed, Probe
 from gptjax.model.attention.blockwise import blockwise
@@ -26,7 +26,8 @@ from gptjax.model.cache import Cache, Memory, Slots, update
 from gptjax.model.config import Layer, ModelConfig
 from gptjax.model.layers import Linear, Norm, parameter, residual_std, together
 from gptjax.model.rope_scaling import magnitude
-from gptjax.sharding.constrain import ROWS, axis_size, constrain, current_mesh, platform
+from gptjax.sharding.constrain import ROWS, axis_size, constrain, current_mesh
+from gptjax.sharding.zigzag import WHOLE, Starts
 from gptjax.weights.virtual import Prefix
 
 
@@ -40,9 +41,9 @@ def attend(
     sink: Float[Array, " N"] | None = None,
     *,
     implementation: str = "reference",
-    rate: float = 0.0,
+    rate: Share = 0.0,
     key: Key | None = None,
-    begin: Int[Array, ""] | int = 0,
+    starts: Starts = WHOLE,
     kernel: Any = None,
 ) -> Float[Array, "B T N value"]:
     """Softmax attention: each query's mean of the values that it sees, weighted by exp(score).
@@ -57,7 +58,7 @@ def attend(
       implementation: one that `select_attention` names. All but `reference` need the tokens of a
         row in order and no cache.
       rate: share of attention weights dropped; needs `key`.
-      begin: index among the keys of the first query, where the queries are a part of the tokens.
+      starts: where the queries stand among the keys, where they are a part of the tokens.
       kernel: splash attention's, where that is so.
 
     Sources: Vaswani et al. 2017, arXiv:1706.03762, section 3.2; groups: Ainslie et al. 2023, GQA,
@@ -70,7 +71,7 @@ def attend(
         case "causal_blocks":
             return causal_blocks(q, k, v, mask_inputs, how, table, sink, rate, key)
         case "blockwise":
-            return blockwise(q, k, v, mask_inputs, how, table, sink, rate, key, begin)
+            return blockwise(q, k, v, mask_inputs, how, table, sink, rate, key, starts)
         case "splash":
             return splash(q, k, v, mask_inputs, how, sink, kernel)
         case "cudnn":
@@ -97,6 +98,8 @@ class LayerInputs(NamedTuple):
     """Which activations are observed or changed."""
     virtual: Prefix | None = None
     """Keys and values of virtual tokens before every text."""
+    zigzag: bool = False
+    """The tokens are in zig-zag order (`order`)."""
 
 
 def with_cache(
@@ -161,13 +164,12 @@ class Attention(nn.Module):
         c, probe = self.config, layer_inputs.probe._replace(layer=number)
         three = (
             to_heads(c, c.num_heads, "heads", "query"),
-            to_heads(c, c.kv_heads, "kv_heads", "key"),
+            to_heads(c, c.kv_heads, "kv_heads", "key", c.key_bias),
             to_heads(c, c.kv_heads, "kv_heads", "value"),
         )
         if c.attention_gate:
             three += (to_heads(c, c.num_heads, "heads", "gate"),)
-        joined = platform() == "cpu" and axis_size("tensor") == 1
-        q, k, v, *gate = together(x, three, joined=joined)
+        q, k, v, *gate = together(x, three, joined=True)
         if c.qk_norm and not c.qk_norm_after_rope:
             q, k = head_norm(c, "query_norm", "heads", q), head_norm(c, "key_norm", "kv_heads", k)
         if c.qkv_clip is not None:
@@ -193,11 +195,13 @@ class Attention(nn.Module):
         return from_heads(c, c.head_dim, "out")(mixed), cache, seen
 
 
-def to_heads(config: ModelConfig, heads: int, axis: str, name: str | None = None) -> Linear:
+def to_heads(
+    config: ModelConfig, heads: int, axis: str, name: str | None = None, biased: bool = True
+) -> Linear:
     """The projection of the residual stream to heads of queries, keys or values."""
-    sizes = (config.width,), (heads, config.head_dim)
-    axes = ("embed", axis, "head")
-    return Linear(*sizes, axes, config.init_std, config.qkv_bias_enabled, name=name)
+    sizes, axes = ((config.width,), (heads, config.head_dim)), ("embed", axis, "head")
+    biased = biased and config.qkv_bias_enabled
+    return Linear(*sizes, axes, config.init_std, biased, name=name)
 
 
 def from_heads(config: ModelConfig, head_width: int, name: str | None = None) -> Linear:
@@ -281,14 +285,14 @@ def attend_in(
             attend(q, k, v, layer_inputs.mask_inputs, how, table, sink, **told), "attention"
         )
     kernel = (
-        split_splash(q, how)
+        split_splash(q, how, zigzag=layer_inputs.zigzag)
         if implementation == "splash" and axis_size("context") > 1
         else (None, None)
     )
 
-    def own(q, k, v, mask_inputs, table, sink, begin, kernel):
-        return attend(q, k, v, mask_inputs, how, table, sink, **told, begin=begin, kernel=kernel)
+    def own(q, k, v, mask_inputs, table, sink, starts, kernel):
+        return attend(q, k, v, mask_inputs, how, table, sink, **told, starts=starts, kernel=kernel)
 
-    return checkpoint_name(
-        over_mesh(own, q, k, v, layer_inputs.mask_inputs, table, sink, *kernel), "attention"
-    )
+    seen, zigzag = layer_inputs.mask_inputs, layer_inputs.zigzag
+    mixed = over_mesh(own, q, k, v, seen, table, sink, *kernel, zigzag=zigzag)
+    return checkpoint_name(mixed, "attention")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from gptjax.core.arrays import Array, Float, Key
+from gptjax.core.arrays import Array, Float, Key, Share
 from gptjax.model.attention.mask import MaskInputs, ScoreConfig, scores
 from gptjax.weights.dropout import dropout
 
@@ -18,7 +18,7 @@ def reference(
     how: ScoreConfig,
     table: Float[Array, "..."] | None,
     sink: Float[Array, " N"] | None,
-    rate: float,
+    rate: Share,
     key: Key | None,
 ) -> Float[Array, "B T N value"]:
     """What `attention.attend` gives, with the scores of all keys for all queries held at once."""

@@ -6,8 +6,7 @@ know that a query needs the keys of all positions but only once; so here each de
 itself (`jax.shard_map`) and the keys are brought together by one gather.
 
 Sources: heads: Shoeybi et al. 2019, Megatron-LM, arXiv:1909.08053, section 3; positions, with
-gathered keys: Grattafiori et al. 2024, The Llama 3 Herd of Models, arXiv:2407.21783, section 3.3.2,
-without its balancing of early and late positions.
+gathered keys: Grattafiori et al. 2024, The Llama 3 Herd of Models, arXiv:2407.21783, section 3.3.2.
 """
 
 from __future__ import annotations
@@ -23,7 +22,8 @@ from jax.sharding import PartitionSpec as P
 from gptjax.core.arrays import Array, Float
 from gptjax.model.attention.mask import MaskInputs
 from gptjax.sharding.collectives import all_gather
-from gptjax.sharding.constrain import ROWS, current_mesh, partition_spec
+from gptjax.sharding.constrain import ROWS, axis_size, current_mesh, partition_spec
+from gptjax.sharding.zigzag import Starts, part_starts, restore_order
 
 
 def over_mesh(
@@ -36,15 +36,19 @@ def over_mesh(
     sink: Float[Array, " N"] | None,
     kernel: Any = None,
     kernel_spec: Any = None,
+    *,
+    zigzag: bool = False,
 ) -> Float[Array, "B T N value"]:
-    """What `attend(q, k, v, mask_inputs, table, sink, begin, kernel)` gives, by every device of the
-    traced mesh for its own part.
+    """What `attend(q, k, v, mask_inputs, table, sink, starts, kernel)` gives, by every device of
+    the traced mesh for its own part.
 
     Args:
-      attend: gets queries of some positions, from `begin` on, and the keys of all.
+      attend: gets queries of some positions, which `starts` tells, and the keys of all, in the
+        order of positions.
       kernel: arrays that it needs besides, split as `kernel_spec` says.
+      zigzag: positions are in zig-zag order.
     """
-    mesh = current_mesh()
+    mesh, parts = current_mesh(), axis_size("context")
     heads = ("tensor",) if q.shape[2] % mesh.shape["tensor"] == 0 else ()
     k, v = (repeated(x, q.shape[2], mesh.shape["tensor"] if heads else 1) for x in (k, v))
 
@@ -59,10 +63,11 @@ def over_mesh(
         q: Array, k: Array, v: Array, mask_inputs: MaskInputs, table: Any, sink: Any, kernel: Any
     ) -> Array:
         def gather(x):
-            return x if x is None else all_gather(x, "context", 1)
+            if x is not None:
+                x = all_gather(x, "context", 1)
+            return x if x is None or not zigzag else restore_order(x, parts)
 
-        begin = jax.lax.axis_index("context") * q.shape[1]
-        if mesh.shape["context"] > 1:
+        if parts > 1:
             k, v, mask_inputs = (
                 gather(k),
                 gather(v),
@@ -70,7 +75,9 @@ def over_mesh(
                     keys=gather(mask_inputs.keys), key_segments=gather(mask_inputs.key_segments)
                 ),
             )
-        return attend(q, k, v, mask_inputs, table, sink, begin, kernel)
+        where = part_starts(parts * q.shape[1], parts, zigzag=zigzag)
+        starts = Starts(where, jax.lax.axis_index("context"))
+        return attend(q, k, v, mask_inputs, table, sink, starts, kernel)
 
     specs = (*by_head, seen, biased, where(sink, heads), P() if kernel is None else kernel_spec)
     return jax.shard_map(own, mesh=mesh, in_specs=specs, out_specs=by_head[0], check_vma=False)(

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from gptjax.core.arrays import Array
 from gptjax.core.backend import user_cache
+from gptjax.core.config import first_line
 from gptjax.model.attention import kernels
 from gptjax.model.attention.mask import MaskInputs, ScoreConfig
 from gptjax.model.attention.reference import reference
@@ -79,13 +80,17 @@ def fault_of(kernel: str, config: ModelConfig, length: int, layer: Layer) -> str
     """Returns what is wrong with a kernel in this layer on this machine's device, or `None`.
 
     A verdict is kept for the versions, the device and the shapes that it was reached with: in the
-    process, and in `kernels.json` in the user's cache.
+    process, and in `kernels.json` in the user's cache. Where memory runs out there is none, since
+    what else is held decides that: the kernel is tried again the next time.
 
     Args:
       kernel: one of `KERNELS`.
       length: queries of a row.
     """
-    return _verdict(case_of(kernel, config, length, layer))
+    try:
+        return _verdict(case_of(kernel, config, length, layer))
+    except MemoryError as error:
+        return f"no memory is left for it ({error})"
 
 
 @functools.cache
@@ -109,6 +114,9 @@ def tried(case: Case, run: Callable[..., Array] | None = None) -> str | None:
 
     Returns:
       What is wrong, in one line; `None` if all agrees with the reference to `TOLERANCE`.
+
+    Raises:
+      MemoryError: there was too little memory to tell.
     """
     run = run or KERNELS[case.kernel]
     how = ScoreConfig(Layer(case.sees, case.span), case.scale, case.cap)
@@ -127,14 +135,17 @@ def tried(case: Case, run: Callable[..., Array] | None = None) -> str | None:
                 ("output", "gradient of queries", "gradient of keys", "gradient of values"),
                 _forward_backward(kernel, inputs),
                 _forward_backward(exact, wide),
-                strict=False,
+                strict=True,
             ):
                 wrong = _error(found, true)
                 if not wrong <= TOLERANCE:
                     where = "" if documents == 1 else " of packed documents"
                     return f"its {name}{where} is off by {100 * wrong:.0f} %"
     except Exception as error:
-        return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        said = first_line(error)[:160]
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            raise MemoryError(said) from error
+        return said
     return None
 
 
@@ -148,7 +159,7 @@ def _inputs(case: Case, documents: int) -> tuple[tuple[Array | None, ...], MaskI
     keys = jax.random.split(jax.random.key(0), 4)
     q, k, v = (
         jax.random.normal(key, shape).astype(case.compute)
-        for key, shape in zip(keys, shapes, strict=False)
+        for key, shape in zip(keys[:3], shapes, strict=True)
     )
     sink = jax.random.normal(keys[3], (case.heads,)) if case.sink else None
     at = jnp.arange(case.length, dtype=jnp.int32)[None]

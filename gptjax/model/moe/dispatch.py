@@ -15,8 +15,10 @@ import jax.numpy as jnp
 from gptjax.core.arrays import Array, Bool, Float, Int
 from gptjax.model.config import Experts, ModelConfig
 from gptjax.model.layers import activate, gated
+from gptjax.model.moe.ragged import through_experts
 from gptjax.sharding.collectives import all_gather, local_slice
 from gptjax.sharding.constrain import ROWS, current_mesh, partition_spec, platform
+from gptjax.weights.float8 import Float8
 from gptjax.weights.linear import contract, ragged
 from gptjax.weights.weight import Weight, dense
 
@@ -37,11 +39,8 @@ def apply_experts(
     """Returns the weighted sum of each token's experts, and which of its choices were dropped."""
     e = config.experts
     x, weights = _entering(e, x, weights)
-    dispatched = (
-        by_row(e, x, chosen)
-        if e.capacity is not None
-        else by_expert(e.count, x, chosen, grouped=platform() == "cpu")
-    )
+    ordered = e.capacity is not None
+    dispatched = by_row(e, x, chosen) if ordered else without_capacity(config, e.count, x, chosen)
     return (
         _weighted(
             dispatched.collect(_mlps(config, kernels, dispatched.tokens, dispatched)),
@@ -151,11 +150,11 @@ def by_expert(
       count: number of experts here; a choice outside 0 … count − 1 is not dispatched and
         gets zeros.
       grouped: pad each expert's tokens to a multiple of one group size and multiply group by group;
-        for CPUs, where XLA would otherwise multiply all tokens by all experts.
+        see `groups_tokens`.
     """
     (rows, length, active), width = chosen.shape, x.shape[-1]
     pairs = rows * length * active
-    size = min(256, max(8, 1 << (pairs // (4 * count)).bit_length() >> 1)) if grouped else 1
+    size = _group_size(pairs, count) if grouped else 1
     chosen = chosen.reshape(-1)
     here, known = (chosen >= 0) & (chosen < count), jnp.clip(chosen, 0, count - 1)
     rank, counts = ranks(jnp.where(here, chosen, count), count)
@@ -195,6 +194,42 @@ def by_expert(
     return Dispatched(tokens, product, lambda own: own[whose][:, None], collect, none_dropped)
 
 
+def without_capacity(
+    config: ModelConfig, count: int, x: Float[Array, "B T ... D"], chosen: Int[Array, "B T k"]
+) -> Dispatched:
+    """`by_expert`, in groups where `groups_tokens` says so."""
+    grouped = groups_tokens(config, count, chosen.size, x.dtype.itemsize)
+    return by_expert(count, x, chosen, grouped=grouped)
+
+
+def groups_tokens(config: ModelConfig, count: int, pairs: int, bytes_each: int) -> bool:
+    """Whether experts multiply groups of tokens, each with a copy of its expert's kernel, instead
+    of one ragged product.
+
+    XLA makes a ragged product dense on a CPU, so that all tokens meet all experts, and on GPUs at
+    least that of its gradient (github.com/openxla/xla/pull/40189); TPUs have a kernel for it.
+
+    Args:
+      count: number of experts here.
+      pairs: of a token and one of its experts.
+      bytes_each: of a number of a kernel as it is multiplied.
+    """
+    asked, here = config.experts.products, platform()
+    if asked != "auto" or here != "gpu":
+        return asked == "grouped" or (asked == "auto" and here == "cpu")
+    groups = -(-pairs // _group_size(pairs, count)) + count
+    return groups * config.width * config.expert_width * bytes_each <= MOST_COPIES
+
+
+MOST_COPIES = 4 * 2**30
+"""Bytes of the copies of one product on a GPU, at which a ragged product takes its place. Derived,
+not measured: they are written and read at a few TB/s, so 4 GiB cost some milliseconds."""
+
+
+def _group_size(pairs: int, count: int) -> int:
+    return min(256, max(8, 1 << (pairs // (4 * count)).bit_length() >> 1))
+
+
 # --- on a mesh ---
 
 
@@ -215,6 +250,7 @@ def mix_over_mesh(
     """
     # with a capacity, a row's earlier tokens go first, so each device needs whole rows
     mesh, ordered = current_mesh(), config.experts.capacity is not None
+    float8 = {name for name, kernel in kernels.items() if isinstance(kernel, Float8)}
     tokens = partition_spec(mesh.shape, x.shape, (ROWS, ("context", "tensor"), ()))
     kernels = {name: dense(kernel) for name, kernel in kernels.items()}
     cut = {
@@ -229,6 +265,7 @@ def mix_over_mesh(
         for name in (name for name in kernels if "fsdp" in cut[name]):
             whole = all_gather(kernels[name].astype(x.dtype), "fsdp", cut[name].index("fsdp"))
             kernels = {**kernels, name: whole}
+        kernels = {n: Float8(one) if n in float8 else one for n, one in kernels.items()}
         for axis in reversed(gathered):
             x, chosen, weights = (all_gather(array, axis, 1) for array in (x, chosen, weights))
         if summed and "down_bias" in kernels:  # once, though every device adds its part
@@ -288,14 +325,33 @@ def _shared(
 ) -> tuple[Array, Array]:
     """The local experts process every token that chose them, from all devices (all-gather)."""
     count, none_dropped = kernels["up"].shape[0], jnp.zeros(chosen.shape, bool)
+    if apart and config.experts.exchange == "ragged":
+        return _travelling(config, x, chosen, weights, kernels), none_dropped
     if apart:
         x, chosen, weights = (all_gather(array, "expert", 0) for array in (x, chosen, weights))
         chosen = chosen - jax.lax.axis_index("expert") * count
     x, weights = _entering(config.experts, x, weights)
-    dispatched = by_expert(count, x, chosen, grouped=platform() == "cpu")
+    dispatched = without_capacity(config, count, x, chosen)
     mixed = _weighted(
         dispatched.collect(_mlps(config, kernels, dispatched.tokens, dispatched)), weights
     )
     return (
         jax.lax.psum_scatter(mixed, "expert", scatter_dimension=0, tiled=True) if apart else mixed
     ), none_dropped
+
+
+def _travelling(
+    config: ModelConfig, x: Array, chosen: Array, weights: Array, kernels: Kernels
+) -> Float[Array, "B T D"]:
+    """The local experts process the choices that all devices send them (ragged all-to-all)."""
+    count, active, (rows, length, width) = kernels["up"].shape[0], config.experts.active, x.shape
+    x, weights = _entering(config.experts, x, weights)
+    choices = _by_choice(x.reshape(-1, *x.shape[2:]), active)
+
+    def experts(x: Array, whose: Array) -> Array:
+        dispatched = without_capacity(config, count, x[None], whose[None, :, None])
+        return dispatched.collect(_mlps(config, kernels, dispatched.tokens, dispatched))[0, :, 0]
+
+    room = jax.lax.axis_size("expert") * rows * length * min(active, count)
+    mixed = through_experts(experts, choices, chosen.reshape(-1), count, room)
+    return _weighted(mixed.reshape(rows, length, active, width), weights)

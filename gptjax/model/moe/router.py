@@ -193,12 +193,19 @@ def rebalance(config: ModelConfig, params: Params, load: Float[Array, "L E"]) ->
     """Parameters whose routers' biases moved a step: up for experts with less than the mean load,
     down for those with more.
 
+    Args:
+      load: of all layers with experts, in the order of depth, whatever stack they lie in.
+
     Source: Wang et al. 2024, Auxiliary-Loss-Free Load Balancing, arXiv:2408.15664, algorithm 1.
     """
     step = config.experts.bias_step * jnp.sign(load.mean(-1, keepdims=True) - load)
+    stacks = [config.stack_of(layer) for layer in config.stack if config.sparse(layer)]
 
     def moved(path: tuple, leaf: Array) -> Array:
         keys = [key.key for key in path]
-        return leaf + step if keys[0] == "layers" and keys[-2:] == ["router", "bias"] else leaf
+        if keys[0] != "layers" or keys[-2:] != ["router", "bias"]:
+            return leaf
+        own = [row for row, stack in enumerate(stacks) if stack == keys[1]]  # none in one stack
+        return leaf + (step[jnp.asarray(own)] if own else step)
 
     return jax.tree_util.tree_map_with_path(moved, params)

@@ -13,7 +13,6 @@ from gptjax.model.cache import Cache
 from gptjax.model.config import Layer, ModelConfig
 from gptjax.model.layers import Linear, residual_std, together
 from gptjax.model.recurrent.mixing import Convolution, through_memory, with_state
-from gptjax.sharding.constrain import axis_size, platform
 
 
 class GatedConvolution(nn.Module):
@@ -38,8 +37,7 @@ class GatedConvolution(nn.Module):
             Linear(*sizes, ("embed", "mlp"), c.init_std, options.bias, name=name)
             for name in ("before", "after", "value")
         )
-        joined = platform() == "cpu" and axis_size("tensor") == 1
-        before, after, value = together(x, three, joined=joined)
+        before, after, value = together(x, three, joined=True)
         reading = through_memory(c, number, layer_inputs, cache, (before * value,), ())
         convolution = Convolution(
             (c.width,), options.taps, ("mlp",), options.bias, name="convolution"

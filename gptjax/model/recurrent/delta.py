@@ -17,7 +17,6 @@ from gptjax.model.config import Layer, ModelConfig
 from gptjax.model.layers import Linear, Norm, parameter, residual_std, together
 from gptjax.model.recurrent.mixing import Convolution, heads_of, recur, through_memory
 from gptjax.model.recurrent.recurrence import Tokens
-from gptjax.sharding.constrain import axis_size, platform
 
 
 class GatedDelta(nn.Module):
@@ -42,8 +41,7 @@ class GatedDelta(nn.Module):
         sizes = dict(zip(("query", "key", "value"), record.inputs, strict=True))
         sizes |= {"gate": sizes["value"], "rate": heads, "decay": heads}
         layers = [to_key_heads(c, shape, name) for name, shape in sizes.items()]
-        joined = platform() == "cpu" and axis_size("tensor") == 1
-        *inputs, gate, rate, decay = together(x, tuple(layers), joined=joined)
+        *inputs, gate, rate, decay = together(x, tuple(layers), joined=True)
         gates = (
             decay_rates(self, heads) * steps(self, heads, decay),
             nn.sigmoid(rate.astype(jnp.float32)),

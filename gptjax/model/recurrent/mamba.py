@@ -22,7 +22,6 @@ from gptjax.model.recurrent.delta import (
 )
 from gptjax.model.recurrent.mixing import Convolution, heads_of, recur, through_memory
 from gptjax.model.recurrent.recurrence import Tokens
-from gptjax.sharding.constrain import axis_size, platform
 
 
 class Mamba(nn.Module):
@@ -47,8 +46,7 @@ class Mamba(nn.Module):
         sizes = dict(zip(("value", "key", "query"), record.inputs, strict=True))
         sizes |= {"gate": sizes["value"], "step": heads}
         layers = [to_key_heads(c, shape, name, options.bias) for name, shape in sizes.items()]
-        joined = platform() == "cpu" and axis_size("tensor") == 1
-        *inputs, gate, chosen = together(x, tuple(layers), joined=joined)
+        *inputs, gate, chosen = together(x, tuple(layers), joined=True)
         step = jnp.clip(steps(self, heads, chosen), options.shortest_step, options.longest_step)
         gates = (decay_rates(self, heads) * step, step)
         reading = through_memory(c, number, layer_inputs, cache, inputs, gates)

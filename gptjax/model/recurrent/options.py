@@ -44,7 +44,7 @@ class DeltaNet:
     value_width: int | None = None
     """Width of a value; `None` means that of a key."""
     taps: int = 4
-    """Tokens that the convolution before queries, keys and values reads, the token included."""
+    """Kernel size of the convolution before queries, keys and values."""
     chunk: int = 64
     """Tokens that are computed together by matrix products; the state goes from chunk to chunk."""
 
@@ -100,7 +100,7 @@ class Mamba2:
     state_width: int = 128
     """Width of a key or query."""
     taps: int = 4
-    """Tokens that the convolution before queries, keys and values reads, the token included."""
+    """Kernel size of the convolution before queries, keys and values."""
     convolution_bias: bool = True
     """Biases of the convolution."""
     bias: bool = False
@@ -156,7 +156,7 @@ class ShortConvolution:
 
     kind: ClassVar[str] = "convolution"
     taps: int = 3
-    """Tokens that it reads, the token included."""
+    """Kernel size: the tokens that it reads, the token included."""
     bias: bool = False
     """Biases of the convolution and of the projections."""
 

@@ -1,0 +1,70 @@
+"""Spoken digits as words, heard by an encoder of log-mel frames beside a decoder, from random
+weights: 0.7M parameters.
+
+The archive of ../shared/data/speech has 2,000 recordings of four speakers at 8 kHz. Make the sets:
+
+    python examples/spoken_digits.py ../shared/data/speech/speech.tar.xz data/digits
+    python train.py configs/spoken_digits.py
+    gptjax transcribe data/digits/sounds --model runs/spoken_digits --json
+
+and with a speaker left out (others: `without_george`, `without_lucas`, `without_nicolas`):
+
+    python train.py configs/spoken_digits.py --data.source.path data/digits/without_jackson.jsonl \\
+        --data.source.held-out data/digits/only_jackson.jsonl --dir runs/without_jackson
+
+Not trained to its end yet; baselines are in docs/hear.md.
+
+Sources: Radford et al. 2022, Whisper, arXiv:2212.04356; Park et al. 2019, SpecAugment,
+arXiv:1904.08779.
+"""
+
+from gptjax.data import Bytes, DataConfig, Media, Transcription
+from gptjax.model import FrameEncoder, ModelConfig
+from gptjax.train.experiment import Evaluation, Experiment
+from gptjax.train.optim import AdamW, Schedule
+
+FRAMES, MELS = 136, 40
+
+experiment = Experiment(
+    data=DataConfig(
+        source=Media(
+            "data/digits/train.jsonl",
+            image="audio",
+            answer="text",
+            held_out="data/digits/test.jsonl",
+        ),
+        tokenizer=Bytes(),
+        task=Transcription(
+            frames=FRAMES,
+            mels=MELS,
+            time_masks=2,
+            time_width=12,
+            mel_masks=2,
+            mel_width=6,
+            pitch=3,
+            delay=40,
+            stretch=0.2,
+        ),
+    ),
+    model=ModelConfig(
+        context=8,
+        width=96,
+        num_layers=2,
+        num_heads=4,
+        residual_dropout=0.1,
+        frames=FrameEncoder(
+            channels=MELS,
+            stem="convolutions",
+            context=FRAMES // 2,
+            width=96,
+            num_layers=3,
+            num_heads=4,
+            projected=False,
+        ),
+    ),
+    optim=AdamW(peak=2e-3, weight_decay=0.05, beta2=0.98, clip_norm=1.0),
+    schedule=Schedule("cosine", warmup=100, floor=0.01),
+    evaluation=Evaluation(every=500),
+    steps=3000,
+    batch=32,
+)
