@@ -8,6 +8,7 @@ it.
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import shutil
 import tempfile
@@ -48,6 +49,7 @@ HOOKED = (
         "data.rows",
         "data.store",
         "model",
+        "lab.look",
         "losses",
         "sharding",
         "weights",
@@ -138,10 +140,16 @@ def tiny_experiment(text_file):
     )
 
 
-DEEP = frozenset((Path(__file__).with_name("deep.txt")).read_text(encoding="utf-8").splitlines())
-"""Tests that `pytest` without a file leaves to `pytest -m deep`: tests/tiers.py writes the list."""
+TIERS = {
+    tier: frozenset(
+        Path(__file__).with_name(f"{tier}.txt").read_text(encoding="utf-8").splitlines()
+    )
+    for tier in ("deep", "deepest")
+}
+"""Tests that `pytest` without a file leaves to `pytest -m deep` and `pytest -m deepest`:
+tests/tiers.py writes the lists."""
 WHOLE = "GPTJAX_TESTS_WHOLE"
-"""Set where no file, and not the marker `deep`, was asked for; workers inherit it."""
+"""Set where no file, and none of these markers, was asked for; workers inherit it."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -153,20 +161,24 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list) -> None:
     """Tells benchmarks/reliability.py, which reads the JUnit report, which rows of the fault matrix
-    a test proves, and leaves out what is deep where the whole suite was asked for."""
-    deep = {}
+    a test proves, and leaves out what is of a later tier where the whole suite was asked for."""
+    later = {}
     for item in items:
         item.user_properties.extend(("row", mark.args[0]) for mark in item.iter_markers("row"))
-        if (name := item.nodeid.removeprefix("tests/")) in DEEP:
-            item.add_marker("deep")
-            deep[name] = item
+        name = item.nodeid.removeprefix("tests/")
+        for tier in (tier for tier, names in TIERS.items() if name in names):
+            item.add_marker(tier)
+            later[name] = item
     files = {item.path.name for item in items}
     if os.environ[WHOLE] == "0":
         return
-    if gone := sorted(n for n in DEEP - set(deep) if n.split("::")[0] in files):
-        raise pytest.UsageError(f"tests/deep.txt names {gone[0]}, which is gone; omit its line.")
-    config.hook.pytest_deselected(items=list(deep.values()))
-    items[:] = [item for item in items if item.nodeid.removeprefix("tests/") not in deep]
+    for tier, names in TIERS.items():
+        if gone := sorted(n for n in names - set(later) if n.split("::")[0] in files):
+            raise pytest.UsageError(
+                f"tests/{tier}.txt names {gone[0]}, which is gone; omit its line."
+            )
+    config.hook.pytest_deselected(items=list(later.values()))
+    items[:] = [item for item in items if item.nodeid.removeprefix("tests/") not in later]
 
 
 def pytest_unconfigure() -> None:
@@ -177,12 +189,15 @@ def pytest_unconfigure() -> None:
 MAPPINGS = 25_000
 """Linux allows a process 65,530; each compiled program takes some, and XLA fails without any."""
 
+FINISHED = itertools.count(1)
 
-@pytest.fixture(autouse=True, scope="module")
+
+@pytest.fixture(autouse=True)
 def few_mappings() -> Iterator[None]:
-    """Forgets compiled programs after a file of tests, once they have mapped much memory."""
+    """Forgets compiled programs once they have mapped much memory; looks after every few tests,
+    since one file may compile enough to run out of mappings."""
     yield
     maps = Path("/proc/self/maps")
-    if maps.is_file() and maps.read_bytes().count(b"\n") > MAPPINGS:
+    if next(FINISHED) % 16 == 0 and maps.is_file() and maps.read_bytes().count(b"\n") > MAPPINGS:
         jax.clear_caches()
         gc.collect()

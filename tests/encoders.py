@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torch
-import transformers
 from families import BLOCKWISE, REFERENCE, SMALL, Case
+from peers import torch, transformers
 
 from gptjax.formats import families as tables
 from gptjax.formats.layout import Entry

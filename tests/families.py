@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import pytest
+from peers import transformers
 
 from gptjax.formats import families as tables
 from gptjax.formats.layout import Entry
@@ -24,11 +24,6 @@ from gptjax.model import (
     Llama3Scaling,
     ModelConfig,
     YarnScaling,
-)
-
-transformers = pytest.importorskip(
-    "transformers",
-    reason="parity is measured against transformers: pip install 'gptjax[test-parity]'",
 )
 
 SMALL = ModelConfig(vocab_size=97, context=64, width=32, num_layers=2, num_heads=4, feed_forward=80)

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import transformers
+from peers import transformers
 
 HEADS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 EAGER = {"attn_implementation": "eager"}

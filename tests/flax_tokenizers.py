@@ -13,8 +13,8 @@ from pathlib import Path
 
 import sentencepiece
 import tokenizers as hf
-import transformers
 from conftest import documents
+from peers import transformers
 
 TEXTS = [text[:400] for text in documents(40)]
 

@@ -20,9 +20,11 @@ from gptjax.data import (
 )
 from gptjax.losses import CrossEntropy
 from gptjax.model import ModelConfig
-from gptjax.sharding.mesh import MeshConfig, make_mesh, place_batch
+from gptjax.sharding.constrain import use_mesh
+from gptjax.sharding.mesh import MeshConfig, make_mesh, place_batch, replicated
 from gptjax.train import optim, placement, program, step
 from gptjax.train.experiment import Experiment
+from gptjax.train.halves import halves
 
 ROWS, STEPS = 8, 10
 
@@ -110,10 +112,12 @@ def trained(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), placed(0)
     )
     compiled = program.lowered(experiment, made, shapes).compile()
-    optimizer = optim.build_optimizer(
-        experiment.optim, lambda number: 1e-3, model.roles(experiment.model)
+    optimizer = placement.optimizer(experiment, lambda number: 1e-3)
+    trainable, where = (
+        halves(experiment, weights_of(config))[0],
+        placement.abstract(experiment, made)[0],
     )
-    begun, where = step.init(weights_of(config), optimizer), placement.abstract(experiment, made)[0]
+    begun = step.init(trainable, optimizer)
     state = jax.tree.map(
         lambda leaf, place: jax.device_put(np.asarray(leaf), place.sharding), begun, where
     )
@@ -155,3 +159,33 @@ def apart(found, wanted) -> tuple[float, float]:
             ),
         )
     return loss, error
+
+
+def loss_and_gradients(config: ModelConfig, packed: bool, mesh: dict | None = None):
+    """The mean loss of one batch and its gradients; packed rows are three pieces and padding,
+    others one text."""
+    batch = batch_of(config, 0)
+    if not packed:
+        batch = batch._replace(segments=None, positions=None, weights=np.ones_like(batch.weights))
+    objective = CrossEntropy().build(config)
+
+    def total(params, batch):
+        return objective(params, {}, batch, None)[0] / batch.weights.sum()
+
+    count = 1 if mesh is None else int(np.prod(list(mesh.values())))
+    made = make_mesh(MeshConfig(**{"data": 1, **(mesh or {})}), jax.devices()[:count])
+    with use_mesh(made):
+        placed = jax.device_put((weights_of(config), batch), replicated(made))
+        return jax.device_get(jax.jit(jax.value_and_grad(total))(*placed))
+
+
+def differences(found, wanted) -> tuple[float, float]:
+    """Of two losses, relative; and the largest of any gradient, relative to the largest of its
+    array, and at least to a hundredth of the largest of all."""
+    (loss, grads), (other, expected) = found, wanted
+    floor = 1e-2 * max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))
+    errors = [
+        float(np.abs(a - b).max() / max(np.abs(b).max(), floor))
+        for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(expected), strict=True)
+    ]
+    return abs(float(loss) / float(other) - 1), max(errors)

@@ -26,6 +26,7 @@ from gptjax.model.attention import causal_blocks as causal
 from gptjax.model.attention import kernels
 from gptjax.model.attention import layer as attention
 from gptjax.model.attention import mask as mask_inputs
+from gptjax.sharding.zigzag import Starts
 
 PLAIN = ModelConfig(vocab_size=61, context=32, width=32, num_layers=2, num_heads=4)
 B, T, N, H = 2, 16, 4, 8
@@ -256,7 +257,7 @@ def test_queries_that_are_a_part_of_the_tokens_see_all_keys_before_them():
             whole._replace(queries=whole.queries[:, part]),
             how,
             implementation="blockwise",
-            begin=begin,
+            starts=Starts(((begin,),)),
         )
         assert difference(found, wanted[:, part]) <= 1e-5
 

@@ -77,16 +77,25 @@ def test_a_card_has_the_figures_of_evaluations_and_then_no_limit_that_says_other
         run_sections(run, [run / "config.json"])
 
 
-@pytest.mark.parametrize("place", ["report", "beside"])
-def test_a_card_says_what_a_cleaning_stage_noted(run: Path, place: str):
-    noted = {"dropped": 17, "rules": {"too_short": 12, "duplicate": 5}}
-    if place == "report":
-        report = json.loads((run / "report.json").read_text())
-        (run / "report.json").write_text(json.dumps(report | {"cleaning": noted}))
-    else:
-        (run / "clean.json").write_text(json.dumps(noted))
-    text = run_sections(run)["Cleaning"]
-    assert "- dropped: 17" in text and '"duplicate": 5' in text and "nothing" not in text
+def test_a_card_says_how_each_text_was_cleaned_but_not_where_it_lies(run: Path):
+    noted = {
+        f"/somewhere/private/{name}.txt": {
+            "text": f"/somewhere/private/{name}.txt",
+            "headline": f"{kept} of 40 records",
+            "page": "/somewhere/private/cache/clean.html",
+            "written sha256": "cd" * 32,
+            "dropped": {"exact_duplicate": 40 - kept} if kept < 40 else {},
+            "replaced": {},
+        }
+        for name, kept in (("books", 36), ("poems", 40))
+    }
+    report = json.loads((run / "report.json").read_text())
+    (run / "report.json").write_text(json.dumps(report | {"cleaning": noted}))
+    books, poems = run_sections(run)["Cleaning"].split("`poems.txt`")
+    assert books.startswith("`books.txt`") and "- headline: 36 of 40 records" in books
+    assert '- dropped: {"exact_duplicate": 4}' in books and "cd" * 32 in books
+    assert "40 of 40" in poems and "dropped" not in poems and "replaced" not in books
+    assert "somewhere" not in run_card(run) and "clean.html" not in books
 
 
 def test_the_command_writes_a_card_or_says_what_is_missing(run: Path, capsys, tmp_path: Path):

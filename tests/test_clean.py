@@ -18,6 +18,7 @@ import pytest
 
 from gptjax.clean import Cleaning, Job, clean_source, duplicates, minhash
 from gptjax.clean.normalise import normalising
+from gptjax.clean.pii import scrubber
 from gptjax.clean.quality import RULES as FUNCTIONS
 from gptjax.clean.quality import Measures
 from gptjax.clean.records import Item, everywhere, texts_at
@@ -502,7 +503,7 @@ def test_a_classifier_of_gptjax_drops_its_labels(tmp_path):
         duplicates=Duplicates(exact=False, near=False),
     )
     items = [Item(str(k), {"text": text}, ("text",)) for k, (text, _) in enumerate(texts)]
-    judged = run_stages(items, build_stages(settings), settings)
+    judged = run_stages(items, build_stages(settings), scrubber(settings.pii))
     assert not judged.kept and {one.rule for _, one in judged.dropped} == {"classifier_bad"}
     assert sum(judged.counts["classifier"].values()) == 40
     hashed = Job(Text(path="x"), settings).made_of()["classifier"]
@@ -544,6 +545,37 @@ def test_data_clean_runs_once_and_the_run_knows_what_was_cleaned(tmp_path, monke
     assert again.fingerprint == first.fingerprint and again.cleaned == first.cleaned
     raw = prepare(dataclasses.replace(config, clean=None))
     assert raw.content != first.content and raw.cleaned == ()
+
+
+def test_the_column_of_a_table_is_cleaned_and_found_again(tmp_path):
+    def train_tokens(source: Text, **more) -> list[int]:
+        places = {"cache": str(tmp_path / "c"), "validation": 0.0}
+        store = prepare(DataConfig(source=source, tokenizer=Bytes(), **places, **more)).train
+        return store.ids[0 : int(store.offsets[-1])].tolist()
+
+    texts = [prose(k) for k in range(12)]
+    plain = write(tmp_path / "texts.jsonl", texts)
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    for name, mark in (("a.csv", ","), ("b.tsv", "\t")):
+        rows = "".join(f"{k}{mark}{text}\n" for k, text in enumerate(texts))
+        (folder / name).write_text(f"id{mark}body\n{rows}")
+        table = Text(path=str(folder / name), field="body")
+        assert train_tokens(table, clean=PLAIN) == train_tokens(plain, clean=PLAIN), name
+    write(folder / "c.jsonl", texts)
+    with pytest.raises(ConfigError, match=r"JSON beside tables.*--data\.source\.pattern"):
+        train_tokens(Text(path=str(folder), field="body"), clean=PLAIN)
+
+
+def test_a_file_that_is_not_there_is_named_with_its_own_flag(tmp_path):
+    source, gone = write(tmp_path / "texts.jsonl", corpus()), str(tmp_path / "gone")
+    for setting, flag in (
+        ({"decontaminate": Decontaminate(files=(gone,))}, "--decontaminate.files"),
+        ({"pii": Pii(types=("name",), names=gone)}, "--pii.names"),
+        ({"classifier": Classify(run=gone, drop=("spam",))}, "--classifier.run"),
+    ):
+        with pytest.raises(ConfigError, match=rf"gone.* is not there; .*\({flag}\)"):
+            clean_source(Job(source, dataclasses.replace(PLAIN, **setting)), tmp_path / "out")
 
 
 def test_the_command_cleans_and_says_what_is_wrong(tmp_path, capsys):

@@ -3,10 +3,13 @@ changes a value and nothing else."""
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import dataclasses
 import io
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,14 +33,17 @@ from gptjax.data import (
     Bytes,
     Characters,
     Classification,
+    Comparisons,
     DataConfig,
     Mixture,
+    Preferences,
     Records,
     SentencePiece,
     Text,
     Tfds,
 )
 from gptjax.generate import SampleConfig
+from gptjax.losses import Preference
 from gptjax.model import ModelConfig, gpt2, llama, small
 from gptjax.sharding.mesh import MeshConfig
 from gptjax.train.experiment import Checkpoints, Evaluation, Experiment
@@ -582,6 +588,35 @@ def test_none_is_a_value_where_none_may_stand():
     assert (changed.micro_batch, changed.optim.clip_norm) == (None, None)
 
 
+def said() -> Iterator[str]:
+    """All texts of files with messages, on one line each; what is filled in is {}."""
+    for path in sorted((CONFIGS[0].parents[1] / "gptjax").rglob("*.py")):
+        source = path.read_text("utf-8")
+        for node in ast.walk(ast.parse(source)) if re.search("require|ConfigError", source) else ():
+            parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+            texts = [getattr(part, "value", None) for part in parts]
+            if isinstance(node, ast.JoinedStr) or isinstance(texts[0], str):
+                yield " ".join("".join(t if isinstance(t, str) else "{}" for t in texts).split())
+
+
+def takes(base: Experiment, flag: str, word: str) -> bool:
+    with contextlib.suppress(ConfigError):
+        return bool(flags(flag, word, base=base))
+    return False
+
+
+def test_a_message_that_says_none_says_what_the_flag_takes():
+    pairs = DataConfig(Comparisons("pairs.jsonl"), task=Preferences())
+    bases = (Experiment(), Experiment(data=pairs, loss=Preference()))
+    texts, pattern = list(said()), re.compile(r"(--[\w.-]+)[ =]([nN]one)\b")
+    advised = {pair for text in texts for pair in pattern.findall(text)}
+    assert ("--base-width", "None") in advised
+    for flag, word in advised:
+        assert any(takes(base, flag, word) for base in bases), (flag, word)
+    needed = [text for text in texts if re.search(r"it needs [^;]*, or none(?! at all)\b", text)]
+    assert not needed, "the value is written None"
+
+
 UNKNOWN = {
     "--stepz": "--steps",
     "--model.num-layer": "--model.num-layers",
@@ -639,6 +674,7 @@ IN_PYTHON = {
     "model.query_growth",
     "model.experts",
     "model.frames",
+    "model.vision",
     "loss.adversarial",
     "loss.distillation",
     "rollout",
@@ -652,7 +688,7 @@ def test_help_lists_every_flag_with_its_default(capsys):
         flags("--help", base=KINDS["limits"])
     shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
     assert not stop.value.code
-    for key, value in config._flat(to_dict(KINDS["limits"])):
+    for key, value in config.flat_settings(to_dict(KINDS["limits"])):
         if key not in IN_PYTHON and (key.rpartition(".")[2] != "kind" or key == "schedule.kind"):
             flag = "--" + key.replace("_", "-")
             assert re.search(rf"{re.escape(flag)}(?![\w-])", shown), flag

@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import struct
 from pathlib import Path
 
 import pytest
+from hearing import speech, write_wav
 
 from gptjax import data
 from gptjax.core import user_config
 from gptjax.data.documents.sources import Source
-from gptjax.losses import KTO
+from gptjax.losses import KTO, Distillation
 from gptjax.losses.answers import Compared
 from gptjax.observe.log import read_metrics
 from gptjax.plan import target as targets
@@ -43,6 +45,22 @@ def written(source: Source, folder: Path) -> Source:
         return dataclasses.replace(source, path=str(path), as_messages=False)
     if isinstance(source, data.Puzzles):
         return source
+    if isinstance(source, data.Shapes | data.MovingShapes):
+        return dataclasses.replace(source, count=24, held_out_count=8)
+    if isinstance(source, data.Media) and source.image == "audio":
+        for n in range(4):
+            write_wav(folder / f"{n}.wav", speech(0.5, n))
+        for name in ("train", "test"):
+            rows = [{"audio": f"{n % 4}.wav", "text": str(n % 4)} for n in range(24)]
+            (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        return dataclasses.replace(
+            source, path=str(folder / "train.jsonl"), held_out=str(folder / "test.jsonl")
+        )
+    if isinstance(source, data.Idx):
+        for name, shape in (("path", (40, 4, 4)), ("labels", (40,))):
+            header = struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape)
+            (folder / name).write_bytes(header + bytes(i % 7 for i in range(math.prod(shape))))
+        return data.Idx(str(folder / "path"), str(folder / "labels"), held_out_count=16)
     if isinstance(source, data.Text):
         path = folder / "text.txt"
         path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
@@ -74,12 +92,22 @@ def shrink(experiment: Experiment, folder: Path) -> Experiment:
         tokenizer = data.Bytes()
     task = experiment.data.task
     loss = experiment.loss
+    frames = model.frames and dataclasses.replace(
+        model.frames, width=32, num_layers=1, num_heads=heads, feed_forward=None, context=50
+    )
+    if isinstance(task, data.Transcription):
+        begin = tuple(i % 256 for i in task.begin)
+        task = dataclasses.replace(task, begin=begin, frames=100)
+    if isinstance(task, data.PictureTokens):
+        task = dataclasses.replace(task, size=(3, 4), patch=1, levels=2, codes=None)
     if isinstance(task, data.Chat):
         task = dataclasses.replace(task, template="zephyr")  # which a tokenizer of bytes can write
     if isinstance(loss, Compared):
         if isinstance(loss, KTO):
             pytest.skip("KTO compares with the model that it starts from; test_references does")
         loss = dataclasses.replace(loss, reference="none", cached=False)
+    if isinstance(loss, Distillation):
+        loss = loss.inner  # it needs the teacher
     sample = dataclasses.replace(experiment.evaluation.sample, new_tokens=4)
     return dataclasses.replace(
         experiment,
@@ -93,9 +121,10 @@ def shrink(experiment: Experiment, folder: Path) -> Experiment:
             width=32,
             num_layers=2,
             encoder_layers=min(model.encoder_layers, 2),
+            frames=frames,
             num_heads=heads,
             num_kv_heads=kv_heads,
-            context=16,
+            context=16 if model.vision is None else model.context,
         ),
         data=dataclasses.replace(
             experiment.data,

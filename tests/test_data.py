@@ -630,13 +630,16 @@ def test_prepared_data_that_was_damaged_later_is_refused(tmp_path):
     assert prepare(config).validation.ids[:].tobytes() == ids, "made again, the same"
 
 
-def test_data_without_a_seal_is_made_again(tmp_path):
+@pytest.mark.parametrize("half", ["train", "validation"])
+def test_data_without_a_seal_is_made_again(tmp_path, half):
     """It is from before there were seals, or someone deleted a part."""
     config, messages = configured(tmp_path, DOCUMENTS), []
     folder = tmp_path / "cache" / prepare(config).fingerprint[:32]
-    (folder / "train" / store.SEAL).unlink()
+    (folder / half / store.SEAL).unlink()
     result = prepare(config, messages.append)
-    assert texts(result, result.train) and len(messages) == 1 and store.is_sealed(folder / "train")
+    assert texts(result, result.train) and len(messages) == 1 and store.is_sealed(folder / half)
+    shutil.rmtree(folder / half)
+    assert prepare(config).validation is not None and store.is_sealed(folder / half)
 
 
 def test_records_that_were_passed_over_are_counted_and_the_first_is_named(tmp_path):

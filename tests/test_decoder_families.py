@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from gptjax.formats import (
     layout,
     sparse_decoders,
 )
+from gptjax.formats.huggingface import config_of_keys
 from gptjax.formats.huggingface_families import FAMILIES
 from gptjax.formats.keys import Keys
 from gptjax.model import forward
@@ -49,6 +51,23 @@ def test_all_that_is_read_is_written(name: str) -> None:
     again = FAMILIES[name].read(keys)
     keys.finish()
     assert equivalence.computed(again) == equivalence.computed(config)
+
+
+DAMAGED = (0, -1, 0.5, True, None, "x", "", [], [0], ["x"], {}, {"x": 1}, 10**400)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_damaged_value_is_refused_in_one_line(name: str) -> None:
+    """Whatever stands for a value, it is a model or an error that names the file."""
+    refused = 0
+    for key, value in itertools.product(CONFIGS[name], DAMAGED):
+        keys = Keys({"model_type": name, **CONFIGS[name], key: value}, "config.json")
+        try:
+            assert config_of_keys(FAMILIES[name], keys).num_layers
+        except ConfigError as error:
+            refused += 1
+            assert "config.json" in str(error) and "\n" not in str(error)
+    assert refused > len(CONFIGS[name])
 
 
 def test_rules_of_layers_mean_what_their_family_says() -> None:

@@ -531,7 +531,7 @@ def test_what_has_no_probability_keeps_none_under_guidance():
         ({"repetition_penalty": 1.2}, "shapes single tokens"),
         ({"top_logprobs": 2}, "top_logprobs is set"),
         ({"regex": "a+"}, "shapes single tokens"),
-        ({"int8_cache": True}, "int8_cache is set"),
+        ({"kv_cache": "int8"}, "kv_cache is set"),
     ],
 )
 def test_settings_of_one_token_after_another_are_refused_in_one_line(settings, words):

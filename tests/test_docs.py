@@ -13,18 +13,27 @@ import os
 import re
 import shlex
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 
+from gptjax.model.inputs.image_files import save_png
+
 ROOT = Path(__file__).parents[1]
-GUIDES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+CHINESE = sorted([*ROOT.glob("*.zh.md"), *(ROOT / "docs").glob("*.zh.md")])
+"""Pages whose code is that of the English ones: `test_chinese` compares it."""
+GUIDES = [
+    *(ROOT / "README.md", ROOT / "CONTRIBUTING.md"),
+    *sorted({*(ROOT / "docs").glob("*.md")} - {*CHINESE}),
+]
 """Pages whose commands and examples run. Reports show what was run once."""
-PAGES = [*GUIDES, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs/reports").glob("*.md"))]
+PAGES = [*GUIDES, *CHINESE, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs/reports").glob("*.md"))]
 TINY = [
     *("--model.width", "32", "--model.num-heads", "4", "--model.num-layers", "1"),
     *("--model.context", "32", "--batch", "2", "--steps", "2", "--evaluation.every", "2"),
@@ -34,9 +43,22 @@ TINY = [
 RECORDS = {"configs/chat_toy.py": "128", "configs/reward_toy.py": "64"}
 """Configs that read records, which examples/toy_sets.py writes, with the context those need."""
 
+PICTURES = [
+    *("--data.source.count", "8", "--data.source.held-out-count", "4", "--batch", "4"),
+    *("--steps", "2", "--evaluation.every", "2"),
+]
+"""What shrinks configs of drawn pictures."""
 
 NOT_HERE = ("python3 -m venv", "git ", "pre-commit ", ".ci/run", "ruff ", "pyright", "python -m ")
 """Commands that make environments, or that CI runs."""
+
+
+def once(examples: list[tuple[Path, str]]) -> list[tuple[Path, str]]:
+    """Leaves out what an earlier page has too."""
+    first: dict[str, Path] = {}
+    for page, text in examples:
+        first.setdefault(text, page)
+    return [(page, text) for text, page in first.items()]
 
 
 def blocks(kind: str) -> list[tuple[Path, str]]:
@@ -141,6 +163,12 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     prose = "".join(f"def f{i}(x): return x + {i * i}\n" for i in range(300))
     for name in ("tiny.txt", "mytext.txt", "input.txt"):
         (folder / name).write_text(prose, encoding="utf-8")
+    save_png(folder / "picture.png", np.full((48, 48, 3), 200, np.uint8))
+    (folder / "data/digits_images").mkdir(parents=True)
+    for name, shape in (("images.idx3.gz", (40, 14, 14)), ("labels.idx1", (40,))):
+        header = struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape)
+        content = np.arange(np.prod(shape), dtype=np.uint8) % 10
+        (folder / "data/digits_images" / name).write_bytes(header + content.tobytes())
     (folder / "prompts.txt").write_text("def \nclass \nx = \n", encoding="utf-8")
     (folder / "mydata.jsonl").write_text(
         "".join(f'{{"text": "document {i} says {i * i}"}}\n' for i in range(200)), encoding="utf-8"
@@ -177,7 +205,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("command", cases(commands()))
+@pytest.mark.parametrize("command", cases(once(commands())))
 def test_every_command_of_the_pages_runs(command: str, ask: Callable) -> None:
     words = shlex.split(command)
     if words[0] == "tensorboard":
@@ -196,8 +224,16 @@ def test_every_command_of_the_pages_runs(command: str, ask: Callable) -> None:
     elif words[1] == "verify":
         words += [*TINY, "--data.tokenizer.vocab-size", "330"] if words[2].endswith(".py") else []
         words += ["--only", "data", "causal"] if "--only" not in words else []
+    elif words[1] in ("sweep", "private") or "--observe" in words:
+        words += TINY
+        words += ["--data.tokenizer.vocab-size", "330"] if "quickstart" in command else []
+        words += ["--dir", f"runs/{abs(hash(command))}"]
     elif words[1].endswith("train.py") and words[2].endswith(".json"):
         words[words.index("--steps") + 1] = "4"
+    elif words[1].endswith("train.py") and "shapes" in words[2]:
+        words += PICTURES
+    elif words[1].endswith("train.py") and "digits_" in words[2]:
+        words += [*PICTURES[2:], "--evaluation.sample.new-tokens", "4"]
     elif words[1].endswith("train.py") and words[2] in RECORDS:
         words += [*TINY[:-6], "--model.context", RECORDS[words[2]]]
     elif words[1].endswith("train.py"):
@@ -211,7 +247,7 @@ def test_every_command_of_the_pages_runs(command: str, ask: Callable) -> None:
     assert done.returncode == 0, f"{shlex.join(words)}\n{done.stderr}"
 
 
-@pytest.mark.parametrize("code", cases(blocks("python")))
+@pytest.mark.parametrize("code", cases(once(blocks("python"))))
 def test_every_python_example_of_the_pages_runs(code: str, ask: Callable) -> None:
     done = ask("python", code.replace("new_tokens=50", "new_tokens=5"))
     assert done.returncode == 0, done.stderr

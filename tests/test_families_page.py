@@ -9,6 +9,7 @@ from pathlib import Path
 
 from test_interop import MODELS
 
+from gptjax.formats import picture_configs
 from gptjax.formats.gguf_models import BASES
 from gptjax.formats.huggingface_families import FAMILIES
 
@@ -16,6 +17,8 @@ PAGE = Path(__file__).parents[1] / "docs/interop.md"
 MARK = "✓"
 INSIDE = {"gemma3", "qwen3_5"}
 """Of models that hold one of a family, as which they are read."""
+PICTURES = set(picture_configs.FAMILIES)
+"""Models that read pictures, whose export test_parity_pictures.py tests."""
 
 
 def rows() -> dict[str, dict[str, str]]:
@@ -39,7 +42,7 @@ def test_every_family_has_its_row_in_the_order_of_the_alphabet() -> None:
 
 
 def test_what_is_marked_is_tested() -> None:
-    exported = {family for family, _ in MODELS.values()} | INSIDE
+    exported = {family for family, _ in MODELS.values()} | INSIDE | PICTURES
     for name, row in rows().items():
         marks = {row[column] for column in ("logits", "text", "export")}
         assert marks <= {MARK, "–"}, row

@@ -84,7 +84,9 @@ def test_a_profile_names_the_costliest_operations(experiment, tmp_path, capsys):
     run = tmp_path / "run"
     train(experiment, run, hooks=(profile.Profile(3, 4),))
     said = capsys.readouterr().out
-    assert f"profile of steps 3 to 4: xprof --logdir {run}/profile" in said
+    traced = said.index(f"profile of steps 3 to 4: xprof --logdir {run}/profile")
+    summed = said.index("ms a step under the profiler")
+    assert traced < said.index("done: ") < summed, "no step waits until it is summed up"
     trace = profile.newest(run / "profile")
     lines = profile.summary(trace, 5, steps=2)
     assert "\n".join(lines[:5]) in said

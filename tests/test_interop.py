@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from conftest import documents
 from decoder_families import MODELS as DECODERS
+from hearing import WHISPER
 from variants import VARIANTS
 
 import gptjax
@@ -70,6 +71,7 @@ LATENT = Latent(rank=16, query_rank=24, rope_width=8, value_width=12)
 
 MODELS: dict[str, tuple[str, ModelConfig]] = {
     "gpt2": ("gpt2", gpt2(**SMALL)),
+    "whisper": ("whisper", WHISPER),
     "gpt2 untied": ("gpt2", gpt2(**SMALL, tied=False, activation="relu")),
     "llama": ("llama", ROPE),
     "llama stretched": (

@@ -105,6 +105,24 @@ def test_training_goes_on_without_a_kernel_that_fails(kernel, tmp_path, monkeypa
     trial._verdict.cache_clear()
 
 
+def test_a_full_memory_is_no_verdict(tmp_path, monkeypatch):
+    """What else is held decides that, so the next time the kernel is tried again."""
+
+    def no_room(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory\nsecond line")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setitem(trial.KERNELS, "cudnn", no_room)
+    trial._verdict.cache_clear()
+    name, why = select.select_attention(TINY, 64)
+    assert name == "reference" and "no memory is left for it (RESOURCE_EXHAUSTED" in why
+    assert "second" not in why and not (tmp_path / "gptjax/kernels.json").exists()
+    monkeypatch.setitem(trial.KERNELS, "cudnn", right)
+    assert select.select_attention(TINY, 64)[0] == "cudnn"
+    trial._verdict.cache_clear()
+
+
 def test_a_program_for_another_machine_takes_the_kernel_untried(monkeypatch):
     monkeypatch.setattr(trial, "tried", lambda case: pytest.fail("that device is not here"))
     assert select.select_attention(TINY, 64, backend="gpu")[0] == "cudnn"

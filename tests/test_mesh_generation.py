@@ -58,23 +58,21 @@ def test_a_mesh_writes_the_tokens_of_one_device(name, split):
         np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-4)
 
 
-def test_the_cache_of_a_mesh_is_split_over_rows_and_heads():
+@pytest.mark.parametrize("kind", ["full", "int4"])
+def test_the_cache_of_a_mesh_is_split_over_rows_and_heads(kind):
     config, mesh = config_of("gqa", 8), make_mesh(MeshConfig(data=2, tensor=4))
     params = jax.device_put(
         weights(config), param_shardings(mesh, model.axes(config), model.shapes(config))
     )
     tokens, four = np.zeros((4, 16), np.int32), np.full(4, 4, np.int32)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        state = generate.prefill(config, params, tokens, four, four, slots=32)
+        state = generate.prefill(config, params, tokens, four, four, slots=32, kv_cache=kind)
     (group,) = state.cache.groups
-    layers, rows, heads, slots, width = group.keys.shape
-    assert group.keys.sharding.shard_shape(group.keys.shape) == (
-        layers,
-        rows // 2,
-        heads // 4,
-        slots,
-        width,
-    )
+    for leaf in (group.keys, group.key_scales):
+        if leaf is not None:
+            layers, rows, heads, *rest = leaf.shape
+            split = leaf.sharding.shard_shape(leaf.shape)
+            assert split == (layers, rows // 2, heads // 4, *rest)
 
 
 def test_a_loaded_model_may_lie_on_a_mesh(tmp_path):
@@ -90,7 +88,9 @@ def test_a_loaded_model_may_lie_on_a_mesh(tmp_path):
         ConfigError, match="generation uses only the axes data, fsdp, expert and tensor"
     ):
         gptjax.load(tmp_path / "m", mesh=MeshConfig(stage=2))
-    for stored in ("int8", "int4"):
+    few = settings | {"kv_cache": "int4"}
+    assert on_mesh.generate("ab", **few) == gptjax.load(tmp_path / "m").generate("ab", **few)
+    for stored in ("int8", "int4", "w8a8"):
         several = on_mesh.prepared(stored)
         up = several.params["layers"]["mlp"]["up"]["kernel"]
         assert up.values.sharding.spec == P(None, "fsdp", "tensor")

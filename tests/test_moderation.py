@@ -7,6 +7,8 @@ import asyncio
 import io
 import json
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -31,9 +33,11 @@ class Classifier:
     def __init__(self, labels=("harmful", "harmless"), context=4096):
         self.config = SimpleNamespace(classes=len(labels), context=context)
         self.task, self.tokenizer, self.read = Classification(labels), TOKENIZER, []
+        self.calls = []
 
     def classify(self, texts, batch):
         self.read += texts
+        self.calls.append((len(texts), threading.current_thread().name))
         harm = [0.9 if WORD in text else 0.2 for text in texts]
         return [
             Labelled(text, "", {"harmful": math.log(p), "harmless": math.log(1 - p)})
@@ -153,6 +157,18 @@ def test_one_of_several_answers_is_stopped_and_the_others_go_on():
     assert reasons == ["length", "content_filter", "length"]
 
 
+def test_the_texts_of_a_request_are_read_at_once_in_a_thread_of_their_own():
+    model = Classifier()
+    app = app_of(Scripted("fine"), moderator=Moderator(model))
+    roles = ("user", "assistant", "user", "assistant", "user")
+    texts = ("one", "two", " ", "three", "one")
+    turns = [{"role": r, "content": text} for r, text in zip(roles, texts, strict=True)]
+    answer = ask(app, "POST", "/v1/chat/completions", json=CHAT | {"messages": turns})
+    assert answer.status_code == 200
+    assert [count for count, _ in model.calls] == [3, 1], "what came in, then what goes out"
+    assert {thread for _, thread in model.calls} == {"moderator_0"}
+
+
 def test_pieces_that_were_on_their_way_are_not_sent_after_a_stop():
     call = SimpleNamespace(asks=[SimpleNamespace(request=SimpleNamespace(ids=[1, 2]))])
     stopped = []
@@ -185,6 +201,7 @@ def test_a_stopped_response_is_incomplete():
 def test_nothing_goes_out_that_could_not_be_read(stream):
     class Broken:
         calls = 0
+        reads = ThreadPoolExecutor(1)
 
         def stops(self, texts):
             self.calls += 1
@@ -204,7 +221,7 @@ def test_a_long_text_is_read_in_parts_and_labels_are_checked():
     moderator = Moderator(model)
     text = "a" * 500 + WORD + "b" * 300
     assert moderator.stops([text]) and all(len(part) <= 64 for part in model.read)
-    assert not moderator.stops(["a" * 500]) and moderator.harm("a") == pytest.approx(0.2)
+    assert not moderator.stops(["a" * 500]) and moderator.harm(["a"]) == pytest.approx(0.2)
     for start in range(0, 400, 7):
         assert moderator.stops(["a" * start + WORD + "b" * (400 - start)]), start
     assert not moderator.stops(["  ", ""])

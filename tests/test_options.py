@@ -19,14 +19,14 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from test_interop import MODELS, OPTIONS, altered, randomly, rewritten
-from variants import ROPE, VARIANTS
+from variants import RECURRENT, ROPE, VARIANTS
 
 from gptjax import formats, model
 from gptjax.core.config import ConfigError
 from gptjax.formats import OpenedModel, families, huggingface, layout, scaled
 from gptjax.formats.huggingface_families import FAMILIES
 from gptjax.formats.keys import Keys
-from gptjax.model import Experts, Layer, QueryGrowth, cost
+from gptjax.model import Experts, Layer, QueryGrowth, ShortConvolution, cost
 from gptjax.model.activations import Probe
 from gptjax.model.attention.layer import LayerInputs, grown
 from gptjax.model.attention.mask import MaskInputs
@@ -253,6 +253,54 @@ def test_a_chained_block_costs_its_layer_its_joint_and_an_output():
     more = model.flops_per_token(config, 16) - model.flops_per_token(alone, 16)
     joint = 6 * 2 * config.width**2
     assert more == pytest.approx(2 * (model.flops_per_token(one, 16) + joint))
+
+
+@pytest.mark.parametrize("chained", [False, True])
+@pytest.mark.parametrize("last", [Layer(), RECURRENT], ids=["attention", "recurrent"])
+def test_the_blocks_of_a_hybrid_are_like_its_last_layer_and_know_no_other(last, chained):
+    other = RECURRENT if last == Layer() else Layer()
+    mixer = ShortConvolution()
+    config = dataclasses.replace(
+        ROPE, recurrent=mixer, pattern=(other, last), ahead=2, ahead_chained=chained
+    )
+    alone = {"pattern": (last,), "recurrent": mixer if last.recurrent else None}
+    plain = dataclasses.replace(config, **alone)
+    assert config.further == plain.further
+    params, of_plain = (jax.tree.map(jnp.asarray, randomly(c)) for c in (config, plain))
+    tokens = jnp.arange(12)[None]
+
+    def ahead(config: model.ModelConfig, params: Any) -> list[jax.Array]:
+        hidden = jax.random.normal(jax.random.key(0), (1, 12, config.width))
+        return model.look_ahead(config, params, hidden, *[None] * 4, following=tokens + 1)
+
+    shared = {name: params[name] for name in ("ahead", "norm", "embedding")}
+    for found, wanted in zip(
+        ahead(config, params), ahead(plain, {**of_plain, **shared}), strict=True
+    ):
+        np.testing.assert_array_equal(found, wanted)
+    without = dataclasses.replace(config, ahead=0)
+    one = dataclasses.replace(without, num_layers=1, **alone)
+    more = model.flops_per_token(config, 16) - model.flops_per_token(without, 16)
+    joint = 6 * 2 * config.width**2 if chained else 0
+    assert more == pytest.approx(2 * (model.flops_per_token(one, 16) + joint))
+
+
+def test_the_balance_moves_each_router_by_the_load_of_its_own_layer():
+    """Experts in recurrent and in attention layers, whose routers lie in two stacks."""
+    config = dataclasses.replace(
+        VARIANTS["experts_and_recurrent"],
+        num_layers=4,
+        first=(),
+        pattern=(RECURRENT, Layer()),
+        experts=Experts(count=4, active=2, bias_step=0.5),
+    )
+    params = jax.tree.map(jnp.asarray, randomly(config))
+    load = np.random.default_rng(0).permutation(16).reshape(4, 4).astype(np.float32)
+    moved = model.rebalance(config, params, jnp.asarray(load))
+    step = 0.5 * np.sign(load.mean(1, keepdims=True) - load)
+    for stack, rows in (("recurrent_sparse", [0, 2]), ("sparse", [1, 3])):
+        was, now = (t["layers"][stack]["moe"]["router"]["bias"] for t in (params, moved))
+        np.testing.assert_allclose(now - was, step[rows], atol=1e-6)
 
 
 def test_a_copy_in_a_file_must_be_the_tensor_that_it_repeats(tmp_path: Path):

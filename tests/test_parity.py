@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -17,6 +16,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import pytest
+from encoders import CASES as ENCODERS
+from families import CASES, SMALL, Case, as_saved
+from peers import torch
 
 from gptjax import model
 from gptjax.data import Batch, Side
@@ -27,21 +29,6 @@ from gptjax.model import ModelConfig
 from gptjax.train import optim
 from gptjax.train.step import init as first_state
 from gptjax.train.step import train_step
-
-os.environ["HF_HUB_OFFLINE"] = "1"
-torch = pytest.importorskip(
-    "torch", reason="parity is measured against torch: pip install 'gptjax[test-parity]'"
-)
-transformers = pytest.importorskip(
-    "transformers",
-    reason="parity is measured against transformers: pip install 'gptjax[test-parity]'",
-)
-from encoders import CASES as ENCODERS  # noqa: E402 it imports transformers
-from families import CASES, SMALL, Case, as_saved  # noqa: E402
-
-torch.set_num_threads(
-    1
-)  # threads cost more than they give at width 32, the more so beside other test workers
 
 
 def in_our_shapes(case: Case, values: dict[str, Any], offset: float = 0.0) -> Any:

@@ -4,7 +4,6 @@ same text, and what we write it opens. Weights are random and made here: nothing
 from __future__ import annotations
 
 import functools
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 from decoder_families import CONFIGS
+from peers import torch, transformers
 from test_interop import randomly
 
 from gptjax import api, formats, model
@@ -21,18 +21,6 @@ from gptjax.data import Bytes
 from gptjax.data.tokenizers.tokenizer import train_tokenizer
 from gptjax.formats import OpenedModel
 from gptjax.model import ModelConfig
-
-os.environ["HF_HUB_OFFLINE"] = "1"
-torch = pytest.importorskip(
-    "torch", reason="parity is measured against torch: pip install 'gptjax[test-parity]'"
-)
-transformers = pytest.importorskip(
-    "transformers",
-    reason="parity is measured against transformers: pip install 'gptjax[test-parity]'",
-)
-torch.set_num_threads(1)
-transformers.logging.set_verbosity_error()
-transformers.utils.logging.disable_progress_bar()
 
 LENGTH = 20
 """Tokens of greedy text."""

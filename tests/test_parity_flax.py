@@ -8,7 +8,6 @@ Weights are random and made here, tokenizers are trained here: nothing is downlo
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,10 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from flax_models import BUILDERS
+from flax_tokenizers import TOKENIZERS
+from peers import torch, transformers
+from test_parity_interop import logits, randomly
 
 from gptjax import formats
 from gptjax.cli import main as cli
@@ -23,21 +26,6 @@ from gptjax.data import Side
 from gptjax.formats import OpenedModel, layout
 from gptjax.formats.huggingface_families import FAMILIES
 
-os.environ["HF_HUB_OFFLINE"] = "1"
-torch = pytest.importorskip(
-    "torch", reason="parity is measured against torch: pip install 'gptjax[test-parity]'"
-)
-transformers = pytest.importorskip(
-    "transformers",
-    reason="parity is measured against transformers: pip install 'gptjax[test-parity]'",
-)
-from flax_models import BUILDERS  # noqa: E402 it imports transformers
-from flax_tokenizers import TOKENIZERS  # noqa: E402
-from test_parity_interop import logits, randomly  # noqa: E402
-
-torch.set_num_threads(1)
-transformers.logging.set_verbosity_error()
-transformers.utils.logging.disable_progress_bar()
 V = 97
 
 

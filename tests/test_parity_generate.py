@@ -8,7 +8,6 @@ What `transformers` has no processor for (DRY, XTC, top-nσ, presence, frequency
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 from families import CASES as FAMILIES
 from families import SMALL
+from peers import torch, transformers
 from test_parity import in_our_shapes
 
 from gptjax import generate
@@ -28,15 +28,6 @@ from gptjax.generate.history import counts
 from gptjax.generate.search import search
 from gptjax.model import ModelConfig
 
-os.environ["HF_HUB_OFFLINE"] = "1"
-torch = pytest.importorskip(
-    "torch", reason="parity is measured against torch: pip install 'gptjax[test-parity]'"
-)
-transformers = pytest.importorskip(
-    "transformers",
-    reason="parity is measured against transformers: pip install 'gptjax[test-parity]'",
-)
-torch.set_num_threads(1)
 processors = transformers.generation.logits_process
 
 B, V, T = 30, 97, 20

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import encoders
+import families
 import jax
 import numpy as np
 import pytest
 from adapted import write_adapted
 from conftest import documents
+from peers import torch, transformers
 
 import gptjax
 from gptjax import formats, model, weights
@@ -26,21 +28,6 @@ from gptjax.data import Bytes, SentencePiece, Side
 from gptjax.data.tokenizers import tokenizer as tokenizers
 from gptjax.formats import OpenedModel
 from gptjax.model import ModelConfig
-
-os.environ["HF_HUB_OFFLINE"] = "1"
-torch = pytest.importorskip(
-    "torch", reason="parity is measured against torch: pip install 'gptjax[test-parity]'"
-)
-transformers = pytest.importorskip(
-    "transformers",
-    reason="parity is measured against transformers: pip install 'gptjax[test-parity]'",
-)
-import encoders  # noqa: E402 it imports transformers
-import families  # noqa: E402
-
-torch.set_num_threads(1)
-transformers.logging.set_verbosity_error()
-transformers.utils.logging.disable_progress_bar()
 
 
 def build_neox(parallel: bool) -> Any:

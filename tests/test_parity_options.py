@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,23 +16,15 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from peers import torch, transformers
+from test_parity import Pair, greedy, ragged, some_batch, their_greedy, their_loss
+from test_parity_interop import build_deepseek, difference, randomly, shaken
+from transformers.cache_utils import MtpCache
+from transformers.modeling_layers import MtpModel
 
 from gptjax import formats, model
 from gptjax.formats import OpenedModel
 from gptjax.losses import CrossEntropy
-
-os.environ["HF_HUB_OFFLINE"] = "1"
-torch = pytest.importorskip(
-    "torch", reason="parity is measured against torch: pip install 'gptjax[test-parity]'"
-)
-transformers = pytest.importorskip(
-    "transformers",
-    reason="parity is measured against transformers: pip install 'gptjax[test-parity]'",
-)
-from test_parity import Pair, greedy, ragged, some_batch, their_greedy, their_loss  # noqa: E402
-from test_parity_interop import build_deepseek, difference, randomly, shaken  # noqa: E402
-from transformers.cache_utils import MtpCache  # noqa: E402
-from transformers.modeling_layers import MtpModel  # noqa: E402
 
 SHAPE = {
     "vocab_size": 97,

@@ -11,20 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from peers import torch
+from test_parity_decoders import IDS, built
 
-pytest.importorskip(
-    "transformers",
-    reason="parity is measured against transformers: pip install 'gptjax[test-parity]'",
-)
-torch = pytest.importorskip(
-    "torch", reason="parity is measured against torch: pip install 'gptjax[test-parity]'"
-)
-from test_parity_decoders import IDS, built  # noqa: E402 it imports torch
-
-from gptjax import formats, model  # noqa: E402
-from gptjax.formats import layout  # noqa: E402
-from gptjax.formats.huggingface_families import FAMILIES  # noqa: E402
-from gptjax.formats.recurrent_decoders import RECURRENT  # noqa: E402
+from gptjax import formats, model
+from gptjax.formats import layout
+from gptjax.formats.huggingface_families import FAMILIES
+from gptjax.formats.recurrent_decoders import RECURRENT
 
 
 @pytest.mark.parametrize("name", sorted(RECURRENT))

@@ -34,7 +34,7 @@ from gptjax.cli.main import main
 from gptjax.core.config import ConfigError, require
 from gptjax.data import Bytes
 from gptjax.data.tokenizers import tokenizer as tok
-from gptjax.formats import safetensors
+from gptjax.formats import gguf, layout, safetensors
 from gptjax.formats.huggingface_families import FAMILIES
 from gptjax.formats.huggingface_files import StoredTensor, read_tensors
 from gptjax.formats.quantised import assembled, scheme_of
@@ -151,10 +151,16 @@ def test_the_commands_open_a_quantised_checkpoint(name, tmp_path, capsys, record
     assert all(np.array_equal(one[path], other[path]) for path in one)
 
 
-def test_weights_of_which_none_is_quantised_can_t_be_kept_as_they_are(tmp_path):
+def test_weights_of_which_none_is_quantised_can_t_be_kept_as_they_are(tmp_path, monkeypatch):
+    """Which is said before one of them is read."""
     write_pair(CASES["gptq"], MODEL, tmp_path / "a", tmp_path / "b")
-    with pytest.raises(ConfigError, match="omit --packed"):
-        gptjax.load(tmp_path / "b", packed=True)
+    gguf.save_gguf(tmp_path / "c.gguf", MODEL)
+    begun, read = [], layout.read_params
+    monkeypatch.setattr(layout, "read_params", lambda *given: begun.append(1) or read(*given))
+    for path in (tmp_path / "b", tmp_path / "c.gguf"):
+        with pytest.raises(ConfigError, match="omit --packed"):
+            gptjax.load(path, packed=True)
+    assert not begun
 
 
 def test_a_directory_with_a_tokenizer_alone_is_opened_for_it(tmp_path):

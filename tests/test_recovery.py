@@ -595,8 +595,8 @@ def test_a_run_goes_on_with_another_number_of_devices(
     worst, wanted = 0.0, losses(tmp_path / "4")
     for count in (1, 2, 8):
         said = run(tmp_path / str(count), count, 20)
-        devices = f"devices 4 × cpu → {count} × cpu"
-        note = f"not bitwise from here, since the run was made with others: {devices}"
+        change = f"devices 4 × cpu → {count} × cpu"
+        note = f"not bitwise from here, since the run was made with others: {change}"
         assert "resuming at step 10" in said and note in said
         found = losses(tmp_path / str(count))
         assert list(found) == list(wanted)

@@ -462,9 +462,9 @@ def test_an_encoder_fills_in_masks_alone_and_in_a_batch(masking, capsys, monkeyp
         for ours, theirs in zip(alone.candidates, one.candidates, strict=True):
             assert [piece for piece, _ in ours] == [piece for piece, _ in theirs]
             assert ours[0][1] == max(p for _, p in ours)
-    assert masked.hidden_ids(BERT, masking.tokenizer, texts[0]).tolist() == [2, 5, 6, 4, 10, 3]
+    assert masked.hidden_ids(BERT, masking.tokenizer, texts[0], 4).tolist() == [2, 5, 6, 4, 10, 3]
     params = jax.tree.map(jnp.asarray, masking.params)
-    ids = masked.hidden_ids(BERT, masking.tokenizer, texts[0])
+    ids = masked.hidden_ids(BERT, masking.tokenizer, texts[0], 4)
     hidden = forward(BERT, params, jnp.asarray(ids)[None]).hidden
     likely = np.asarray(jax.nn.log_softmax(unembed(BERT, params, hidden)[0, 3]))
     piece, logprob = together[0].candidates[0][0]
@@ -485,14 +485,20 @@ def test_a_run_of_ours_hides_tokens_behind_the_id_after_its_vocabulary():
     """I13: neighbours: another tokenizer, a decoder, a text without room."""
     letters = tok.train_tokenizer(Characters(end_of_document=False), ["abc "])
     config = dataclasses.replace(BERT, vocab_size=letters.vocab_size + 1)
-    ids = masked.hidden_ids(config, letters, "a[MASK]c")
+    mask = letters.vocab_size
+    assert masked.mask_id(config, letters, None) == mask
+    # a mask among the tokenizer's marks is taken unless training used another
+    for size, named, used in ((11, None, 4), (12, None, 11), (11, 5, 5)):
+        found = masked.mask_id(dataclasses.replace(BERT, vocab_size=size), wordpiece(), named)
+        assert found == used
+    ids = masked.hidden_ids(config, letters, "a[MASK]c", mask)
     assert ids.tolist() == [*letters.encode("a"), letters.vocab_size, *letters.encode("c")]
     with pytest.raises(ConfigError, match=r"has no \[MASK\], and the model no id beside"):
-        masked.mask_id(dataclasses.replace(config, vocab_size=letters.vocab_size), letters)
+        masked.mask_id(dataclasses.replace(config, vocab_size=mask), letters, None)
     with pytest.raises(ConfigError, match="does not fill in masked tokens"):
         list(fill_masks(LLAMA, {}, letters, ["a[MASK]"]))
     with pytest.raises(ConfigError, match="has 41 tokens and the context is 32"):
-        masked.hidden_ids(config, letters, "a" * 40 + "[MASK]")
+        masked.hidden_ids(config, letters, "a" * 40 + "[MASK]", mask)
 
 
 # --- I14: frictions ------------------------------------------------------------------------------

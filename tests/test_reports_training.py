@@ -27,7 +27,7 @@ from user_walks import Walk
 import gptjax
 from gptjax.cli import arguments
 from gptjax.cli import main as cli
-from gptjax.core import backend, user_config
+from gptjax.core import backend, user_config, xla_flags
 from gptjax.core.config import ConfigError
 from gptjax.data import (
     Batch,
@@ -617,10 +617,10 @@ def test_an_absent_tpu_is_not_looked_for(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "jax")
     installed = {"libtpu"}
     monkeypatch.setattr(backend.util, "find_spec", lambda name: name in installed or None)
-    monkeypatch.setattr(backend, "_has_tpu", lambda devices: True)
+    monkeypatch.setattr(xla_flags, "has_tpu", lambda devices: True)
     backend._leave_out_absent_tpu()
     assert "JAX_PLATFORMS" not in os.environ
-    monkeypatch.setattr(backend, "_has_tpu", lambda devices: False)
+    monkeypatch.setattr(xla_flags, "has_tpu", lambda devices: False)
     installed.add("jax_cuda12_plugin")
     backend._leave_out_absent_tpu()
     assert "JAX_PLATFORMS" not in os.environ
@@ -628,9 +628,9 @@ def test_an_absent_tpu_is_not_looked_for(tmp_path, monkeypatch):
     backend._leave_out_absent_tpu()
     assert os.environ["JAX_PLATFORMS"] == "cpu"
     monkeypatch.undo()
-    assert not backend._has_tpu(tmp_path)
+    assert not xla_flags.has_tpu(tmp_path)
     (tmp_path / "accel0").touch()
-    assert backend._has_tpu(tmp_path)
+    assert xla_flags.has_tpu(tmp_path)
 
 
 # --- random walks ---------------------------------------------------------------------------------

@@ -35,6 +35,8 @@ ROOMS = (
         "retrieve",
         "evaluate",
         "clean",
+        "hear",
+        "compress",
         "lab",
         "serve",
         "verify",
@@ -45,7 +47,7 @@ ROOMS = (
 )
 """From the bottom up: a room imports only rooms before it."""
 
-CLIENTS = ("retrieve", "evaluate", "clean", "lab", "serve", "verify", "plan")
+CLIENTS = ("retrieve", "evaluate", "clean", "hear", "compress", "lab", "serve", "verify", "plan")
 """Rooms that no other room needs; a command imports its room when it is called."""
 
 EXCEPTIONS = {
@@ -58,6 +60,7 @@ EXCEPTIONS = {
 OFFERED = {
     ("gptjax/data/prepare.py", "gptjax.clean.cached"): "data.clean cleans before it tokenises",
     ("gptjax/api.py", "gptjax.serve.engine"): "Model.engine opens one; without the room it cannot",
+    ("gptjax/api.py", "gptjax.hear"): "Model.transcribe hears; without the room it cannot",
     ("gptjax/train/watched.py", "gptjax.evaluate.watched"): "a run that watches tasks opens them",
 }
 """Imports of a client room from below it, inside a function that offers what the room does."""
@@ -79,6 +82,7 @@ DOORS = {
     "tyro": ("core/user_config.py",),
     "tensorboardX": ("observe/log.py",),
     "jaxtyping": ("core/arrays.py",),
+    "PIL": ("model/inputs/image_files.py", "model/inputs/video_files.py"),
     "safetensors": ("formats/",),
     "gguf": ("formats/",),
     "runpy": ("core/user_config.py",),
@@ -90,12 +94,15 @@ DOORS = {
     "py3langid": ("clean/language.py",),
     "ftfy": ("clean/normalise.py",),
     "phonenumbers": ("clean/pii_phones.py",),
+    "dp_accounting": ("lab/accounting.py",),
     "lm_eval": ("evaluate/harness.py",),
     "sacrebleu": ("evaluate/figures/written.py",),
+    "soundfile": ("model/inputs/audio_files.py",),
     "rouge_score": ("evaluate/figures/written.py",),
     "wandb": ("observe/loggers.py",),
     "mlflow": ("observe/loggers.py",),
     "trackio": ("observe/loggers.py",),
+    "fsspec": ("core/remote.py",),
 }
 """Package → the files or rooms that may import it ("" is everywhere). A package that is in neither
 table may not be imported."""
@@ -369,6 +376,17 @@ def test_the_door_of_the_command_line_opens_before_jax():
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+def test_the_command_line_imports_no_room_before_a_command_is_chosen():
+    program = (
+        "import sys, gptjax.cli.main; print(*sorted({name.split('.')[1] for name in sys.modules"
+        " if name.startswith('gptjax.')}), 'numpy' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout.strip(), done.stderr) == ("cli core False", "")
 
 
 # --- what may not run ---

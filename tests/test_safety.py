@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from gptjax.core.config import ConfigError
 from gptjax.data import Bytes, Comparisons, Conversations, Records
 from gptjax.data.documents.comparisons import load_judged, read_comparisons
 from gptjax.data.documents.conversations import load_record, read_conversations
@@ -93,6 +94,22 @@ def test_harmless_prompts_are_counted_apart(tmp_path: Path):
     shares = [section.findings[0].figure.value for section in (harmful, harmless)]
     assert shares == [pytest.approx(200 / 3), 0.0]
     assert len(refusal_sections(RefusalOptions(prompts=options.prompts), answer, tokenizer)) == 1
+
+
+def test_a_file_without_prompts_is_named_with_its_own_flag(tmp_path: Path):
+    good, bad = tmp_path / "good.jsonl", tmp_path / "bad.jsonl"
+    good.write_text(json.dumps({"prompt": "cut a mango"}) + "\n")
+    tokenizer = train_tokenizer(Bytes(), [])
+
+    def answer(requests):
+        return [SimpleNamespace(text="Sure.") for _ in requests]
+
+    for content, error in (('{"text": "x"}\n', "has no prompt;"), ("", "has no prompts")):
+        bad.write_text(content)
+        for files, flag in (((bad, good), "--prompts"), ((good, bad), "--benign")):
+            options = RefusalOptions(prompts=str(files[0]), benign=str(files[1]))
+            with pytest.raises(ConfigError, match=rf"{error}.*\({flag} FILE\)"):
+                refusal_sections(options, answer, tokenizer)
 
 
 def test_a_search_by_gradient_gets_past_a_toy_that_refuses_without_one(capsys):

@@ -24,8 +24,13 @@ from scripted import CHAT, SECRET, Scripted, app_of
 
 import gptjax
 from gptjax.cli.main import main
+from gptjax.data import Bytes, Classification, DataConfig, Records
+from gptjax.generate.watermark import detect_watermark, read_watermark
+from gptjax.model import ModelConfig
 from gptjax.serve.listen import bound, listen, url_of
+from gptjax.train.experiment import Evaluation, Experiment
 from gptjax.train.loop import train
+from gptjax.train.optim import AdamW, Schedule
 
 
 @pytest.mark.parametrize(
@@ -170,3 +175,52 @@ def test_a_process_serves_a_model_and_ends_with_grace(talking, tmp_path):
     assert last == "data: [DONE]" or "error" in json.loads(last[6:])
     assert SECRET not in log
     assert [one for one in log.splitlines() if not one.startswith('{"time": ')] == []
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory) -> Path:
+    """A classifier that calls texts of many x harmful."""
+    folder = tmp_path_factory.mktemp("judge")
+    words = ("the cat", "a dog sat", "on the mat", "what is it", "hello there")
+    rows = [f"{words[n % 5]} {n}\tharmless\nxxxx xxx {'x' * (n % 7)}\tharmful\n" for n in range(60)]
+    (folder / "labels.tsv").write_text("".join(rows))
+    experiment = Experiment(
+        data=DataConfig(
+            source=Records(str(folder / "labels.tsv")),
+            tokenizer=Bytes(),
+            validation=0.2,
+            task=Classification(labels=("harmful", "harmless")),
+        ),
+        model=ModelConfig(context=64, width=32, num_layers=1, num_heads=2, causal=False),
+        optim=AdamW(peak=1e-2),
+        schedule=Schedule(warmup=3),
+        evaluation=Evaluation(every=40),
+        steps=40,
+        batch=8,
+    )
+    train(experiment, folder / "run")
+    return folder / "run"
+
+
+@pytest.mark.slow
+def test_a_process_reads_what_comes_in_and_marks_what_goes_out(talking, judge, tmp_path):
+    key = tmp_path / "key.json"
+    assert main(["detect-watermark", "--new-key", str(key), "--gamma", "0.5", "--delta", "9"]) == 0
+    harmful = "xxxx xxx xxxxx"
+    process, url, _ = start(talking, "--moderate", str(judge), "--watermark", str(key))
+    try:
+        with httpx.Client(base_url=url, timeout=100) as client:
+            refused = client.post("/v1/completions", json={"prompt": harmful})
+            assert refused.status_code == 400, refused.text
+            assert refused.json()["error"]["code"] == "content_filter"
+            asked = {"prompt": "The cat", "max_tokens": 200, "ignore_eos": True, "seed": 1}
+            choice = client.post("/v1/completions", json=asked).json()["choices"][0]
+            counted = client.get("/metrics").text
+    finally:
+        process.send_signal(signal.SIGTERM)
+        ((status, _, log),) = ends([process], timeout=20)
+    assert status == 0 and harmful not in log and '"moderated": "input"' in log
+    assert 'gptjax_moderated_total{model_name="talking",where="input"} 1.0' in counted, counted
+    assert choice["finish_reason"] == "length"
+    ids = gptjax.load(talking).tokenizer.encode(choice["text"]).tolist()
+    assert detect_watermark(ids, read_watermark(key)).p_value < 1e-3

@@ -94,7 +94,7 @@ BAD = [
     (chat, {"messages": [{"role": "user"}]}, "messages.0.content"),
     (chat, {"messages": [{"role": "user", "content": 7}]}, "messages.0.content"),
     (chat, {"messages": [{"role": "user", "content": "a", "x": 1}]}, "messages.0.x"),
-    (chat, {"messages": content({"type": "image_url"})}, "messages.0.content.0.type"),
+    (chat, {"messages": content({"type": "image_url"})}, "messages.0.content.0.image_url"),
     (chat, {"messages": content({"type": "text"})}, "messages.0.content.0.text"),
     (chat, {"messages": USER * 3000}, "messages"),
     (chat, {"messages": [{"role": "user", "content": "x" * 5000}]}, "messages"),

@@ -30,7 +30,7 @@ from gptjax.losses import CrossEntropy, FunctionLoss
 from gptjax.model import small
 from gptjax.runs import Run
 from gptjax.sharding.mesh import MeshConfig, make_mesh
-from gptjax.train import optim, placement, program, saved, step
+from gptjax.train import optim, placement, program, saved, step, updates
 from gptjax.train.experiment import Experiment
 from gptjax.train.loop import train
 from gptjax.train.norm import gradient_norm
@@ -210,7 +210,7 @@ def with_moments(monkeypatch, in_place: bool, loss, params):
     it."""
     with monkeypatch.context() as patch:
         if not in_place:
-            patch.setattr(optim, "in_place", lambda adam, config: adam)
+            patch.setattr(updates, "in_place", lambda adam, config: adam)
         optimizer = optim.build_optimizer(AdamW(peak=1e-2), lambda step: 1e-2)
     told = {
         "loss": loss,

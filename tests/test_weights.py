@@ -347,12 +347,13 @@ def test_parameters_are_initialised_while_a_mesh_is_traced():
 
 @pytest.mark.parametrize("name", few(("gqa", *KINDS), VARIANTS))
 def test_roles_say_what_names_say(name):
-    """Names end in what they are, and only attention's output reads two dimensions."""
+    """Names end in what they are, and only outputs of heads read two dimensions."""
 
     def one(path, leaf, role):
         names = [key.key for key in path]
         assert role.decays == (names[-1] in ("kernel", "embedding"))
-        assert role.inputs == (names[-1] == "kernel") * (1 + (names[-2:-1] == ["out"]))
+        of_heads = names[-2:-1] == ["out"] and "convolution" not in names
+        assert role.inputs == (names[-1] == "kernel") * (1 + of_heads)
         assert role.stacked == ("layers" in names or "ahead" in names) + ("experts" in names)
         assert role.exact == (names[-2:] == ["router", "kernel"])
 

@@ -1,0 +1,69 @@
+"""The pages can be read and found: short sentences, one word for one thing, each page in the
+navigation of the site."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+readability = runpy.run_path(str(ROOT / ".ci/readability.py"))
+
+
+def test_pages_are_short_and_have_one_word_for_one_thing() -> None:
+    assert not readability["defects"]()
+
+
+def test_each_term_of_the_glossary_has_one_row_with_a_chinese_word() -> None:
+    text = (ROOT / "docs/glossary.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
+    terms = readability["glossary"]()
+    assert len(terms) == len(rows) >= 60
+    assert list(terms) == sorted(terms, key=str.lower)
+    for term, (chinese, meaning) in terms.items():
+        assert re.search("[\u4e00-\u9fff]", chinese) or chinese == term, term
+        assert meaning.endswith("."), term
+
+
+@pytest.mark.parametrize(
+    ("text", "longest"),
+    [
+        ("One two three. Four five.", 3),
+        ("One `a b c d` three.\n\n## A heading of many words\n\nFour.", 3),
+        ("| one two | three |\n| four | five six seven |", 3),
+        ("- one two\n- three four five", 3),
+        ("```\n" + "code " * 50 + "\n```\none [two](a/b.md) three", 3),
+        ("word " * 41, 41),
+    ],
+)
+def test_sentences_are_counted_as_a_reader_reads_them(text: str, longest: int) -> None:
+    sentences, words = readability["sentences"], readability["words"]
+    assert max(words(sentence) for sentence in sentences(text)) == longest
+
+
+def test_each_page_is_in_the_navigation_of_the_site() -> None:
+    site = (ROOT / ".ci/mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
+    listed = re.findall(r"(?<= )([\w/.-]+\.md)$", site, re.MULTILINE)
+    pages = {page.name for page in (ROOT / "docs").glob("*.md") if ".zh." not in page.name}
+    here = {name for name in listed if not name.startswith("repository/")}
+    assert len(listed) == len(set(listed)) and here == pages
+    for name in set(listed) - here:
+        assert (ROOT / name.removeprefix("repository/")).exists()
+
+
+def test_extras_that_pages_name_are_extras() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
+        "optional-dependencies"
+    ]
+    for page in ("README.md", "docs/install.md", "docs/troubleshooting.md"):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        named = re.findall(r"(?:'\.|gptjax)\[([\w,-]+)\]", text)
+        assert {name for names in named for name in names.split(",")} <= extras.keys()
+    table = (ROOT / "docs/install.md").read_text("utf-8").partition("## Extras")[2]
+    listed = re.findall(r"`([\w-]+)`", "".join(re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)))
+    assert set(listed) <= extras.keys()
+    assert extras.keys() - set(listed) == {"benchmark", "test-parity", "test-posttrain"}
