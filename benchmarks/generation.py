@@ -210,13 +210,14 @@ def cache(turns: int, slots: int = 4096, rows: int = 2) -> None:
         base, pattern=(model.Layer("window", 512), model.Layer("window", 512), model.Layer())
     )
     kinds = {
-        "whole": (base, False),
-        "8 bits": (base, True),
-        "two of three windows": (window, False),
-        "windows in 8 bits": (window, True),
+        "whole": (base, "full"),
+        "8 bits": (base, "int8"),
+        "4 bits": (base, "int4"),
+        "two of three windows": (window, "full"),
+        "windows in 8 bits": (window, "int8"),
     }
     ways, sizes = {}, {}
-    for name, (config, int8) in kinds.items():
+    for name, (config, kept) in kinds.items():
         params = weights(config)
         prompt, lengths, limit = (
             np.ones((rows, slots - 64), np.int32),
@@ -224,7 +225,7 @@ def cache(turns: int, slots: int = 4096, rows: int = 2) -> None:
             np.full(rows, 64, np.int32),
         )
         state = jax.block_until_ready(
-            prefill(config, params, prompt, lengths, limit, slots=slots, int8=int8)
+            prefill(config, params, prompt, lengths, limit, slots=slots, kv_cache=kept)
         )
         sizes[name] = sum(leaf.nbytes for leaf in jax.tree.leaves(state.cache))
         greedy = Sampling(

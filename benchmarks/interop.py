@@ -36,12 +36,8 @@ print(f"{size / 1e6:.0f} MB in {seconds:.2f} s; at most {share:.2f} times that i
 """
 
 
-def main() -> None:
-    """Makes the directory, reads it, prints what that took."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--dtype", default="float32", help="of the weights in the file")
-    parser.add_argument("--times", type=int, default=3)
-    options = parser.parse_args()
+def random_model() -> OpenedModel:
+    """A model of SmolLM2-135M's shape with random weights, without a tokenizer."""
     config, tree = smollm("2-135m"), {}
     for path, leaf in layout.leaf_shapes(config).items():
         *folders, name = path.split("/")
@@ -49,10 +45,17 @@ def main() -> None:
         for folder in folders:
             at = at.setdefault(folder, {})
         at[name] = np.random.default_rng(0).standard_normal(leaf.shape, np.float32) * 0.02
+    return OpenedModel(config, tree, None)
+
+
+def main() -> None:
+    """Makes the directory, reads it, prints what that took."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--dtype", default="float32", help="of the weights in the file")
+    parser.add_argument("--times", type=int, default=3)
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        huggingface.save_huggingface(
-            Path(folder) / "m", OpenedModel(config, tree, None), options.dtype
-        )
+        huggingface.save_huggingface(Path(folder) / "m", random_model(), options.dtype)
         for _ in range(options.times):
             print(
                 subprocess.run(

@@ -19,9 +19,9 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from interop import random_model
 
-from gptjax.formats import OpenedModel, gguf, huggingface, layout
-from gptjax.model import smollm
+from gptjax.formats import gguf, huggingface
 
 READ = """
 import pathlib, re, sys
@@ -55,7 +55,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / ("m.gguf" if name in gguf.KINDS else "m")
             if name in gguf.KINDS:
-                gguf.save_gguf(path, _random(), name)
+                gguf.save_gguf(path, random_model(), name)
                 size = path.stat().st_size
             else:
                 _write(path, *FORMATS[name])
@@ -70,20 +70,9 @@ def _opened(path: Path, way: str) -> list[float]:
     return [float(word) for word in done.stdout.split()]
 
 
-def _random() -> OpenedModel:
-    config, tree = smollm("2-135m"), {}
-    for path, leaf in layout.leaf_shapes(config).items():
-        *folders, name = path.split("/")
-        at = tree
-        for folder in folders:
-            at = at.setdefault(folder, {})
-        at[name] = np.random.default_rng(0).standard_normal(leaf.shape, np.float32) * 0.02
-    return OpenedModel(config, tree, None)
-
-
 def _write(path: Path, settings: dict[str, Any], store: Store) -> None:
     """A directory whose projections are stored in a format."""
-    huggingface.save_huggingface(path, _random(), "bfloat16")
+    huggingface.save_huggingface(path, random_model(), "bfloat16")
     file = path / "model.safetensors"
     data = file.read_bytes()
     begin = 8 + int.from_bytes(data[:8], "little")

@@ -86,7 +86,7 @@ def moderate(run: str, sets: dict[str, list[str]]) -> None:
     print("| prompts | n | threshold | stopped, % |")
     print("|---|---|---|---|")
     for title, prompts in sets.items():
-        harm = [moderator.harm(text) for text in prompts]
+        harm = [moderator.harm([text]) for text in prompts]
         for threshold in (0.3, 0.5, 0.7, 0.9):
             share = mean_of([value >= threshold for value in harm])
             print(f"| {title} | {len(prompts)} | {threshold} | {shown(share)} |")

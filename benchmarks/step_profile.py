@@ -37,10 +37,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as empty:
         folder = options.trace or Path(empty)
         paired.serve = lambda turn, **facts: _trace(turn, folder)
-        step._gptjax(step.SHAPES[options.shape], options.compute, options.micro_batches)
+        shape = step.SHAPES[options.shape]
+        step._gptjax(shape, options.compute, options.micro_batches)
         from gptjax.observe.profile import newest, summary  # not before step chose XLA's flags
 
-        lines = summary(newest(folder), options.top)
+        lines = summary(newest(folder), options.top, steps=shape.steps)
     told = paired.machine()
     head = (
         f"{options.shape}, {options.compute}, {told['date']}, {told['processor']}, XLA_FLAGS"

@@ -1,8 +1,8 @@
 """llm-comply's tests of chats and of responses, against the schemas that it carries.
 
-Two of its tests don't apply here, in either form: images, since models read text alone, and a body
-without `model`, which it wants refused; this server takes that for its only model, as llama.cpp's
-and vLLM's do. They have to end as is written here, or it is an error.
+Two of its tests don't apply here, in either form: images, since the model reads text alone, and a
+body without `model`, which it wants refused; this server takes that for its only model, as
+llama.cpp's and vLLM's do. They have to end as is written here, or it is an error.
 """
 
 from __future__ import annotations

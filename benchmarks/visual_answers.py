@@ -1,0 +1,112 @@
+"""What a model answers about held-out pictures: the share of answers that greedy decoding would
+write, whole and by kind, and a page of pictures with questions and answers.
+
+    python benchmarks/visual_answers.py runs/easy_vqa [--blind] [--page answers.html] [--rows N]
+
+An answer counts if each of its tokens is the most likely one after those before it, which is what
+greedy decoding writes. `--blind` shows grey pictures to the same model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import dataclasses
+import html
+import json
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from gptjax import model
+from gptjax.core.config import load_config
+from gptjax.data import batches, prepare
+from gptjax.losses.cross_entropy import forward_batch
+from gptjax.model.inputs.image_files import save_png
+from gptjax.runs.open import open_model
+from gptjax.train.experiment import Experiment
+
+YES_NO = ("yes", "no")
+SHOWN = 40
+"""Answers on a page."""
+
+
+def kind_of(prompt: str, answer: str) -> str:
+    """What is asked: yes or no, how many, or something else."""
+    if answer in YES_NO:
+        return "yes or no"
+    return "how many" if prompt.startswith("how many") else "other" if prompt else "caption"
+
+
+def main() -> None:
+    """Prints the figures as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--blind", action="store_true")
+    parser.add_argument("--page", type=Path)
+    parser.add_argument("--rows", type=int)
+    options = parser.parse_args()
+    opened = open_model(options.run)
+    experiment = load_config(Experiment, options.run / "config.json")
+    task = dataclasses.replace(experiment.data.task, blind=options.blind)
+    store = prepare(experiment.data, given=opened.tokenizer).validation
+    width = experiment.model.context
+    plan = batches.plan(store, length=width, rows=64, seed=None, task=task)
+
+    @jax.jit
+    def likeliest(params, batch):
+        hidden = forward_batch(opened.config, params, batch, None).hidden
+        return model.unembed(opened.config, params, hidden).argmax(-1)
+
+    tokenizer, rights, shown = opened.tokenizer, defaultdict(list), []
+    for number in range(plan.batches_per_epoch):
+        batch = batches.batch(store, plan, number)
+        best = np.asarray(likeliest(opened.params, batch))
+        for row in range(len(best)):
+            for segment in range(1, int(batch.segments[row].max()) + 1):
+                inside = batch.segments[row] == segment
+                learned = inside & (batch.weights[row] > 0)
+                ids = batch.tokens[row][inside & (batch.tokens[row] < tokenizer.vocab_size)]
+                wanted = batch.targets[row][learned][:-1]
+                prompt = tokenizer.decode(ids[: len(ids) - len(wanted)])
+                answer, right = tokenizer.decode(wanted), best[row][learned].tolist()
+                good = right == batch.targets[row][learned].tolist()
+                rights[kind_of(prompt, answer)].append(good)
+                rights["all"].append(good)
+                one = right[: right.index(tokenizer.end_of_document)] if good else right[:-1]
+                if len(shown) < SHOWN and (number * 64 + row) % 7 == 0 and segment == 1:
+                    pixels = batch.columns["pixels"][row, 0]
+                    told = tokenizer.decode([i for i in one if i < tokenizer.vocab_size])
+                    shown.append((pixels, prompt, answer, told, good))
+        if options.rows and len(rights["all"]) >= options.rows:
+            break
+    figures = {name: [round(float(np.mean(some)), 4), len(some)] for name, some in rights.items()}
+    print(json.dumps({"run": str(options.run), "blind": options.blind, **figures}))
+    if options.page:
+        options.page.write_text(page(shown), encoding="utf-8")
+
+
+def page(shown: list) -> str:
+    """A page of pictures, what was asked of each, what is right and what was answered."""
+    cells = []
+    for pixels, prompt, answer, told, good in shown:
+        with tempfile.NamedTemporaryFile(suffix=".png") as file:
+            save_png(file.name, np.asarray(pixels))
+            code = base64.b64encode(Path(file.name).read_bytes()).decode()
+        colour = "#2a7d2a" if good else "#b02020"
+        cells.append(
+            f'<figure><img width=128 src="data:image/png;base64,{code}"><figcaption>'
+            f"{html.escape(prompt)}<br>right: {html.escape(answer)}<br>"
+            f'<b style="color:{colour}">{html.escape(told)}</b></figcaption></figure>'
+        )
+    style = "figure{display:inline-block;width:11em;margin:.6em;vertical-align:top}"
+    style += "img{image-rendering:pixelated}body{font:14px sans-serif}"
+    head = f"<!doctype html><meta charset=utf-8><title>Answers about pictures</title><style>{style}"
+    return f"{head}</style>{''.join(cells)}\n"
+
+
+if __name__ == "__main__":
+    main()
