@@ -1,0 +1,58 @@
+"""What a page in Chinese has in common with the English page that it was made from: the headings in
+their order, the code, and in its first lines the hash of the English text."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+STAMP = re.compile(r"<!-- english: sha256 (\w*) -->")
+FIRST_LINES = 5
+
+
+def english_of(page: Path) -> Path:
+    """Returns the path of the English page, `guide.md` for `guide.zh.md`."""
+    return page.with_name(page.name.removesuffix(".zh.md") + ".md")
+
+
+def hash_of(english: str) -> str:
+    """Returns 16 hexadecimal digits that change with the English text."""
+    return hashlib.sha256(english.encode()).hexdigest()[:16]
+
+
+def headings_of(text: str) -> list[tuple[int, str]]:
+    """Returns level and words of each heading, without the comments in code that look like one."""
+    found = re.findall(r"^(#+) +(.+)$", FENCED.sub("", text), re.MULTILINE)
+    return [(len(marks), words) for marks, words in found]
+
+
+def stamps_of(chinese: str) -> list[str]:
+    return STAMP.findall("\n".join(chinese.splitlines()[:FIRST_LINES]))
+
+
+def out_of_step(chinese: str, english: str, name: str) -> str:
+    """Says in which way a Chinese page does not follow the English page `name`, or nothing."""
+    ours, theirs = headings_of(chinese), headings_of(english)
+    if len(ours) != len(theirs):
+        return f"{name} has {len(theirs)} headings and this page {len(ours)}: translate all of it"
+    for here, there in zip(ours, theirs, strict=True):
+        if here[0] != there[0]:
+            return f"{name} has {there} where this page has {here}: give both the same levels"
+    if FENCED.findall(chinese) != FENCED.findall(english):
+        return f"{name} has other code: copy its blocks"
+    if stamps_of(chinese) != [hash_of(english)]:
+        return f"{name} has moved on: translate what changed, then python tests/test_chinese.py"
+    return ""
+
+
+def stamp(pages: Iterable[Path]) -> None:
+    """Writes the hash of its English page into each Chinese page, which must have a place for it."""
+    for page in pages:
+        text, english = page.read_text("utf-8"), english_of(page).read_text("utf-8")
+        if len(stamps_of(text)) != 1:
+            raise ValueError(f"{page}: no line <!-- english: sha256 0 --> in its first lines")
+        mark = f"<!-- english: sha256 {hash_of(english)} -->"
+        page.write_text(STAMP.sub(mark, text, count=1), encoding="utf-8")
