@@ -49,7 +49,7 @@ def out_of_step(chinese: str, english: str, name: str) -> str:
 
 
 def stamp(pages: Iterable[Path]) -> None:
-    """Writes the hash of its English page into each Chinese page, which must have a place for it."""
+    """Writes the hash of its English page into each Chinese page, which has a place for it."""
     for page in pages:
         text, english = page.read_text("utf-8"), english_of(page).read_text("utf-8")
         if len(stamps_of(text)) != 1:
