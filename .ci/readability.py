@@ -60,7 +60,7 @@ def name(page: Path) -> str:
 
 def prose(text: str) -> str:
     """Returns a page without code, formulas, comments and addresses of links."""
-    text = re.sub(r"^```.*?^```$|^(?: {4}|\t).*$", "", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^```.*?^```$|^(?: {4}|\t)[^\n]*$", "", text, flags=re.DOTALL | re.MULTILINE)
     text = re.sub(r"<!--.*?-->|<[^>]+>|\$\$.*?\$\$", " ", text, flags=re.DOTALL)
     text = re.sub(r"`[^`\n]*`", "code", text)
     return re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)

@@ -36,6 +36,7 @@ def test_each_term_of_the_glossary_has_one_row_with_a_chinese_word() -> None:
         ("One `a b c d` three.\n\n## A heading of many words\n\nFour.", 3),
         ("| one two | three |\n| four | five six seven |", 3),
         ("- one two\n- three four five", 3),
+        ("    code code\nOne two three.", 3),
         ("```\n" + "code " * 50 + "\n```\none [two](a/b.md) three", 3),
         ("word " * 41, 41),
     ],
