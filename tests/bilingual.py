@@ -1,5 +1,6 @@
 """What a page in Chinese has in common with the English page that it was made from: the headings in
-their order, the code, and in its first lines the hash of the English text."""
+their order, the code, and in its first lines the hash of the English text. Its links lead to Chinese
+pages, where there are any."""
 
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+INLINE = re.compile(r"`+([^`]+)`+")
+LINK = re.compile(r"\]\(([^)\s#:]+)\.md(#[^)\s]*)?\)")
 STAMP = re.compile(r"<!-- english: sha256 (\w*) -->")
 FIRST_LINES = 5
 
@@ -29,6 +32,16 @@ def headings_of(text: str) -> list[tuple[int, str]]:
     return [(len(marks), words) for marks, words in found]
 
 
+def anchor_of(words: str) -> str:
+    """Returns the anchor that a forge makes of a heading."""
+    return re.sub(r"[^\w\- ]", "", words.strip().lower()).replace(" ", "-")
+
+
+def inline_code_of(text: str) -> set[str]:
+    """Returns the code within lines, each piece once."""
+    return {" ".join(piece.split()) for piece in INLINE.findall(FENCED.sub("", text))}
+
+
 def stamps_of(chinese: str) -> list[str]:
     return STAMP.findall("\n".join(chinese.splitlines()[:FIRST_LINES]))
 
@@ -43,15 +56,40 @@ def out_of_step(chinese: str, english: str, name: str) -> str:
             return f"{name} has {there} where this page has {here}: give both the same levels"
     if FENCED.findall(chinese) != FENCED.findall(english):
         return f"{name} has other code: copy its blocks"
+    if pieces := inline_code_of(chinese) ^ inline_code_of(english):
+        return f"{name} has other code in its lines, and only one page has {sorted(pieces)}"
     if stamps_of(chinese) != [hash_of(english)]:
         return f"{name} has moved on: translate what changed, then python tests/test_chinese.py"
     return ""
 
 
+def led_to_chinese(page: Path) -> str:
+    """Returns the text of a Chinese page with its links led to Chinese pages, where there are any.
+
+    An anchor becomes that of the heading in the same place.
+    """
+
+    def link(found: re.Match) -> str:
+        english = page.parent / f"{found[1]}.md"
+        chinese = page.parent / f"{found[1]}.zh.md"
+        if not chinese.exists() or english.resolve() == english_of(page).resolve():
+            return found[0]
+        ours, theirs = (headings_of(one.read_text("utf-8")) for one in (chinese, english))
+        anchors = {
+            anchor_of(there): anchor_of(here)
+            for (_, here), (_, there) in zip(ours, theirs, strict=True)
+        }
+        anchor = f"#{anchors[found[2][1:]]}" if found[2] else ""
+        return f"]({found[1]}.zh.md{anchor})"
+
+    return LINK.sub(link, page.read_text(encoding="utf-8"))
+
+
 def stamp(pages: Iterable[Path]) -> None:
-    """Writes the hash of its English page into each Chinese page, which has a place for it."""
+    """Writes the hash of its English page into each Chinese page, which has a place for it, and leads
+    its links to Chinese pages."""
     for page in pages:
-        text, english = page.read_text("utf-8"), english_of(page).read_text("utf-8")
+        text, english = led_to_chinese(page), english_of(page).read_text("utf-8")
         if len(stamps_of(text)) != 1:
             raise ValueError(f"{page}: no line <!-- english: sha256 0 --> in its first lines")
         mark = f"<!-- english: sha256 {hash_of(english)} -->"

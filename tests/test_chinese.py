@@ -1,7 +1,8 @@
 """A Chinese page stays in step with the English one that it was made from: the same headings in the
 same order, the same code, and the hash of the English text in its first lines.
 
-    python tests/test_chinese.py     writes the hashes, once what changed has been translated
+    python tests/test_chinese.py     writes the hashes, once what changed has been translated, and
+                                     leads links to the Chinese pages that there are
 
 That holds for docs/course too, whose pages `test_course.py` compares.
 """
@@ -12,7 +13,7 @@ import re
 from pathlib import Path
 
 import pytest
-from bilingual import english_of, hash_of, out_of_step, stamp
+from bilingual import english_of, hash_of, led_to_chinese, out_of_step, stamp
 
 ROOT = Path(__file__).parents[1]
 CHINESE = sorted([*ROOT.glob("*.zh.md"), *(ROOT / "docs").glob("*.zh.md")])
@@ -45,7 +46,7 @@ def test_a_page_in_two_languages_leads_to_the_other(page: Path) -> None:
     assert f"]({page.name})" in english.read_text(encoding="utf-8")
 
 
-ENGLISH = "# A\n\n## B\n\n```bash\n# no heading\nls\n```\n\n```\nout\n```\n\n### C\n"
+ENGLISH = "# A\n\n## B\n\n```bash\n# no heading\nls\n```\n\n```\nout\n```\n\n### C `--flag`\n"
 SOUND = ENGLISH.replace("A", f"甲\n<!-- english: sha256 {hash_of(ENGLISH)} -->").replace("B", "乙")
 
 
@@ -53,7 +54,8 @@ SOUND = ENGLISH.replace("A", f"甲\n<!-- english: sha256 {hash_of(ENGLISH)} -->"
     ("ours", "theirs", "wrong"),
     [
         ("### C", "## C", "levels"),
-        ("\n### C\n", "", "translate all"),
+        ("\n### C `--flag`\n", "", "translate all"),
+        ("--flag", "--flags", "only one page has ['--flag', '--flags']"),
         ("ls", "ls -l", "other code"),
         ("```\nout\n```\n", "", "other code"),
         ("sha256 ", "sha256 0", "moved on"),
@@ -64,6 +66,20 @@ def test_a_page_that_is_out_of_step_is_told_what_to_do(ours: str, theirs: str, w
     assert not out_of_step(SOUND, ENGLISH, "page.md")
     assert wrong in out_of_step(SOUND.replace(ours, theirs), ENGLISH, "page.md")
     assert "moved on" in out_of_step(SOUND, ENGLISH + "More.\n", "page.md")
+
+
+def test_a_link_is_led_to_the_chinese_page_and_its_heading(tmp_path: Path) -> None:
+    for name, text in {
+        "one.zh.md": "[one](one.md) [two](two.md) [B](two.md#the-b) [three](three.md) [x](http://a.md)",
+        "one.md": "",
+        "two.md": "# Two\n## The b\n",
+        "two.zh.md": "# 二\n## 乙，`b`\n",
+        "three.md": "",
+    }.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    assert led_to_chinese(tmp_path / "one.zh.md") == (
+        "[one](one.md) [two](two.zh.md) [B](two.zh.md#乙b) [three](three.md) [x](http://a.md)"
+    )
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from bilingual import anchor_of
 
 from gptjax.model.inputs.image_files import save_png
 
@@ -257,9 +258,7 @@ def test_every_python_example_of_the_pages_runs(code: str, ask: Callable) -> Non
 def anchors(page: Path) -> set[str]:
     """Returns the anchors that a forge makes of a page's headings."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
-    return {
-        re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings
-    }
+    return {anchor_of(heading) for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
@@ -278,7 +277,7 @@ def test_every_link_leads_to_a_file_and_heading(page: Path) -> None:
 def test_every_config_and_document_that_a_page_names_is_there() -> None:
     missing = [
         f"{page.name}: {name}"
-        for page in GUIDES
+        for page in [*GUIDES, *CHINESE]
         for name in re.findall(
             r"\b(?:configs|docs|benchmarks|tests)/[\w/]+\.\w+", page.read_text(encoding="utf-8")
         )
