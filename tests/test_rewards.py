@@ -454,6 +454,17 @@ def test_the_best_of_n_is_estimated_without_bias_and_is_the_mean_over_all_choice
         expected_best(rewards, 7)
 
 
+def test_what_the_best_of_n_are_truly_worth_is_that_of_every_choice_and_the_first_of_equals():
+    draw = np.random.default_rng(0)
+    rewards, worth = draw.integers(0, 4, (3, 6)), draw.standard_normal((3, 6))
+    for n in range(1, 7):
+        found = []
+        for some in map(list, combinations(range(6), n)):
+            best = rewards[:, some].argmax(axis=1)  # the first of equals
+            found.append(worth[np.arange(3), np.asarray(some)[best]])
+        assert expected_best(rewards, n, worth) == pytest.approx(np.mean(found))
+
+
 def test_the_best_of_several_answers_is_the_one_that_rewards_like_most(tmp_path):
     own = tmp_path / "own.py"
     own.write_text(

@@ -49,12 +49,16 @@ def merit_of(
     return RewardMerit(tuple((one, one.build()) for one in rewards), record or {})
 
 
-def expected_best(rewards: Float[Numbers, "P G"], n: int) -> float:
+def expected_best(
+    rewards: Float[Numbers, "P G"], n: int, worth: Float[Numbers, "P G"] | None = None
+) -> float:
     """Returns the expected highest reward of n answers to a prompt, without bias, of G answers to
     each prompt; with rewards of 0 and 1 that is pass@n.
 
     Args:
       n: at most G.
+      worth: what each answer is truly worth. Given this, returns the expected worth of the answer
+        with the highest reward, the first of equals.
 
     Raises:
       ValueError: there are fewer than n answers to a prompt.
@@ -62,7 +66,10 @@ def expected_best(rewards: Float[Numbers, "P G"], n: int) -> float:
     Source: Chen et al. 2021, arXiv:2107.03374, section 2.1, for any rewards: the i-th smallest of G
     is the best in C(i-1, n-1) of C(G, n) choices.
     """
-    ordered = np.sort(np.asarray(rewards, np.float64), axis=1)
+    rewards = np.asarray(rewards, np.float64)
+    worth = rewards if worth is None else np.asarray(worth, np.float64)
+    rising = np.argsort(-rewards, axis=1, kind="stable")[:, ::-1]
+    ordered = np.take_along_axis(worth, rising, axis=1)
     count = ordered.shape[1]
     if not 1 <= n <= count:
         raise ValueError(f"best of {n} needs at least {n} answers to a prompt, not {count}.")
