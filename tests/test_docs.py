@@ -279,7 +279,8 @@ def test_every_config_and_document_that_a_page_names_is_there() -> None:
         f"{page.name}: {name}"
         for page in [*GUIDES, *CHINESE]
         for name in re.findall(
-            r"\b(?:configs|docs|benchmarks|tests)/[\w/]+(?:\.zh)?\.\w+", page.read_text(encoding="utf-8")
+            r"\b(?:configs|docs|benchmarks|tests)/[\w/]+(?:\.zh)?\.\w+",
+            page.read_text(encoding="utf-8"),
         )
         if not (ROOT / name).exists()
     ]
