@@ -34,7 +34,12 @@ GUIDES = [
     *sorted({*(ROOT / "docs").glob("*.md")} - {*CHINESE}),
 ]
 """Pages whose commands and examples run. Reports show what was run once."""
-PAGES = [*GUIDES, *CHINESE, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs/reports").glob("*.md"))]
+PAGES = [
+    *GUIDES,
+    *CHINESE,
+    *(ROOT / "CHANGELOG.md", ROOT / "SECURITY.md"),
+    *sorted((ROOT / "docs/reports").glob("*.md")),
+]
 TINY = [
     *("--model.width", "32", "--model.num-heads", "4", "--model.num-layers", "1"),
     *("--model.context", "32", "--batch", "2", "--steps", "2", "--evaluation.every", "2"),
