@@ -1,6 +1,6 @@
 """What a page in Chinese has in common with the English page that it was made from: the headings in
-their order, the code, and in its first lines the hash of the English text. Its links lead to Chinese
-pages, where there are any."""
+their order, the code, and in its first lines the hash of the English text. Its links lead to
+Chinese pages, where there are any."""
 
 from __future__ import annotations
 
@@ -86,8 +86,10 @@ def led_to_chinese(page: Path) -> str:
 
 
 def stamp(pages: Iterable[Path]) -> None:
-    """Writes the hash of its English page into each Chinese page, which has a place for it, and leads
-    its links to Chinese pages."""
+    """Writes the hash of its English page into each Chinese page, which has a place for it.
+
+    Leads its links to Chinese pages too.
+    """
     for page in pages:
         text, english = led_to_chinese(page), english_of(page).read_text("utf-8")
         if len(stamps_of(text)) != 1:
