@@ -116,10 +116,11 @@ def test_a_key_is_ignored_only_by_a_flag_of_convert(saved, tmp_path):
 
 
 def test_the_page_of_keys_says_what_the_code_does():
-    """I1, I12: docs/keys.md is generated."""
-    assert keys_page.PAGE.read_text(encoding="utf-8") == keys_page.page(), (
-        "docs/keys.md is out of date: python tests/keys_page.py"
-    )
+    """I1, I12: docs/keys.md is generated, in both languages."""
+    for path, text in keys_page.PAGES.items():
+        assert path.read_text(encoding="utf-8") == keys_page.page(text), (
+            f"docs/{path.name} is out of date: python tests/keys_page.py"
+        )
 
 
 # --- I2: directories of slow tokenizers ----------------------------------------------------------
