@@ -3,6 +3,7 @@ separate classifier sees in drawn ones, by guidance, and what a codebook keeps.
 
     python benchmarks/digits.py baselines runs/digits_pixels
     python benchmarks/digits.py draw runs/digits_pixels --guidance 0 1 2 4 [--page drawn.png]
+    python benchmarks/digits.py draw runs/digits_masked --guidance 1 2 --steps 14 28 56 196
     python benchmarks/digits.py codes data/digits_images --seeds 0 1 2 [--save codes.npz]
 
 `baselines` fits three rules to the training pictures of a run: each pixel by itself; each pixel by
@@ -11,7 +12,8 @@ its label; each pixel by the 10 pixels next to it that come before it. All count
 `draw` writes `--each` pictures of each label at temperature 1. The judge is a ridge
 regression on random features of the training pictures. It prints the share that is right, for drawn
 pictures and held-out ones alike, and the mean number of pixels in which they differ from the
-nearest training picture: a model that copied would have 0.
+nearest training picture: a model that copied would have 0. Of a model that draws patches as codes
+the judge sees what is painted at 14 x 14, black and white, like that of pixels.
 
 `codes` fits a codebook to pictures of 28 x 28, and prints the squared error of held-out ones beside
 that of the mean patch and of as many patches by k-means, which see each patch alone.
@@ -21,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import time
 from collections.abc import Callable
@@ -33,12 +36,13 @@ from gptjax.core.config import load_config
 from gptjax.data import PictureTokens, prepare
 from gptjax.data.documents.idx import idx_array
 from gptjax.data.store import Store
-from gptjax.data.tasks.picture_tokens import unspelled
+from gptjax.data.tasks.picture_tokens import quantised, spelled, unspelled
 from gptjax.data.tokenizers.tokenizer import Tokenizer
 from gptjax.evaluate.figure import score_interval
 from gptjax.generate import drawing_task, picture_grid
 from gptjax.lab.codes import CodeFit, code_figures, fit_codes
 from gptjax.model.inputs.codes import save_codes
+from gptjax.model.inputs.image import prepared
 from gptjax.model.inputs.image_files import save_png
 from gptjax.train.experiment import Experiment
 
@@ -205,7 +209,8 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--guidance", type=float, nargs="+", default=[0, 1, 2, 4])
     parser.add_argument("--each", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=0, help="passes of a masked model")
+    parser.add_argument("--steps", type=int, nargs="+", default=[0], help="of a masked model")
+    parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--page", type=Path, help="PNG of the first pictures")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--codes", type=int, default=128)
@@ -215,42 +220,71 @@ def main() -> None:
     if options.what == "codes":
         codebooks(options.run, options)
         return
+    draw(options) if options.what == "draw" else rules(options)
+
+
+def rules(options: argparse.Namespace) -> None:
+    """Prints nats by simple rules."""
     model = api.load(options.run)
-    experiment, task = (
-        load_config(Experiment, options.run / "config.json"),
-        drawing_task(model.task),
-    )
-    found = prepare(experiment.data, given=model.tokenizer)
+    task, (train, held) = drawing_task(model.task), read(options.run, model)
+    print(json.dumps(baselines(train, held, task.grid, task.levels)))
+
+
+def read(run: Path, model: api.Model, task: PictureTokens | None = None) -> tuple[tuple, tuple]:
+    """The labels and levels of a run's training pictures and of the held-out ones, as another task
+    spells them if one is given."""
+    data = load_config(Experiment, run / "config.json").data
+    found = prepare(dataclasses.replace(data, task=task or data.task), given=model.tokenizer)
     assert found.validation is not None
-    train, held = (
-        pictures_of(store, model.tokenizer, task) for store in (found.train, found.validation)
-    )
-    size = (task.size[0] // task.patch, task.size[1] // task.patch)
-    if options.what == "baselines":
-        print(json.dumps(baselines(train, held, size, task.levels)))
-        return
-    label_of = judge(train, size)
+    own = task or drawing_task(model.task)
+    tokenizer = model.tokenizer if task is None else found.tokenizer
+    train, held = (pictures_of(store, tokenizer, own) for store in (found.train, found.validation))
+    return train, held
+
+
+def draw(options: argparse.Namespace) -> None:
+    """Prints what the judge sees in drawn pictures, and writes a page of them."""
+    model = api.load(options.run)
+    task, seen = drawing_task(model.task), None
+    if task.codes is not None:
+        seen = PictureTokens(size=(14, 14))
+    shape = seen or task
+    train, held = read(options.run, model, seen)
+    label_of = judge(train, shape.grid)
+
+    def flat(pictures: np.ndarray) -> np.ndarray:
+        if seen is None:
+            levels = np.round(pictures[..., 0] * ((task.levels - 1) / 255)).astype(int)
+        else:
+            levels = np.stack([quantised(prepared(one, seen.size), 2) for one in pictures])
+        return levels.reshape(len(pictures), -1)
+
     right, far = label_of(held[1]) == held[0], distance(train[1], held[1])
     print(json.dumps(judged("held out", right, far)), flush=True)
+    if seen is not None:
+        asked, codes = read(options.run, model)[1]
+        painted = [task.pictured(spelled(one, task.levels)) for one in codes]
+        again = flat(np.stack(painted))
+        row = judged("held out, as codes", label_of(again) == asked, distance(train[1], again))
+        print(json.dumps(row), flush=True)
     labels, shown = sorted(set(train[0].tolist())), []
-    for scale in options.guidance:
+    for scale, steps in itertools.product(options.guidance, options.steps):
         begun = time.monotonic()
         drawn = model.draw(
             labels,
-            temperature=1.0,
+            temperature=options.temperature,
             top_p=1.0,
             guidance=scale,
             num_samples=options.each,
-            denoising_steps=options.steps,
+            denoising_steps=steps,
             seed=1,
             batch=len(labels) * options.each,
         )
-        levels = np.round(drawn[..., 0] * ((task.levels - 1) / 255)).astype(int)
-        flat = levels.reshape(len(drawn), -1)
-        right = label_of(flat) == np.repeat(labels, options.each)
-        row = judged(f"guidance {scale:g}", right, distance(train[1], flat))
+        right = label_of(flat(drawn)) == np.repeat(labels, options.each)
+        row = judged(f"guidance {scale:g}", right, distance(train[1], flat(drawn)))
+        how = {"steps": steps} if steps else {}
         seconds = round(time.monotonic() - begun, 1)
-        print(json.dumps({"run": str(options.run), **row, "seconds": seconds}), flush=True)
+        print(json.dumps({"run": str(options.run), **row, **how, "seconds": seconds}), flush=True)
         shown += [drawn[i * options.each + k] for k in range(2) for i in range(len(labels))]
     if options.page:
         save_png(options.page, picture_grid(shown, len(labels)))

@@ -1,6 +1,8 @@
 """What a Whisper hears: spoken digits freely and among ten choices, and how fast it is.
 
     python benchmarks/transcribe.py digits ../shared/data/speech/speech.tar.xz --clips 300
+    python benchmarks/transcribe.py digits ../shared/data/speech/speech.tar.xz --clips 500 \\
+        --speaker lucas --model runs/without_lucas --batch 40
     python benchmarks/transcribe.py speed ../shared/data/speech/jfk.flac --repeats 5 --other
 
 `digits` transcribes clips named DIGIT_SPEAKER_NUMBER, evenly over digits and speakers, greedily,
@@ -32,13 +34,13 @@ from gptjax.evaluate.figure import score_interval
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
-def clips(archive: Path, folder: Path, count: int) -> list[Path]:
+def clips(archive: Path, folder: Path, count: int, speaker: str = "") -> list[Path]:
     """Unpacks the WAV files of an archive into a folder and returns as many as are wanted, evenly
-    over digits and speakers."""
+    over digits and speakers, or of one speaker alone."""
     with tarfile.open(archive) as content:
         content.extractall(folder, filter="data")
-    files = sorted(folder.rglob("*.wav"), key=lambda file: (number_of(file), file.name))
-    return files[:count]
+    files = [file for file in folder.rglob("*.wav") if speaker in file.stem.split("_")[1]]
+    return sorted(files, key=lambda file: (number_of(file), file.name))[:count]
 
 
 def number_of(file: Path) -> int:
@@ -64,7 +66,7 @@ def measure_digits(options: argparse.Namespace) -> None:
     prompt = lead(ready.marks, "en" if ready.marks.languages else None, "transcribe", False)
     found: dict[str, list[tuple[str, str]]] = {"free": [], "ten choices": []}
     with tempfile.TemporaryDirectory() as folder:
-        files = clips(options.sound, Path(folder), options.clips)
+        files = clips(options.sound, Path(folder), options.clips, options.speaker)
         for first in range(0, len(files), options.batch):
             some = files[first : first + options.batch]
             encoded = read_windows(ready, frames_of(ready, [read_sound(file) for file in some]))
@@ -74,7 +76,7 @@ def measure_digits(options: argparse.Namespace) -> None:
                 for file, one in zip(some, written, strict=True):
                     text = text_of(one.ids, ready.tokenizer, ready.marks.end)
                     found[name].append((WORDS[int(file.name[0])], text.strip()))
-            if (first + len(some)) % 40 == 0:
+            if (first + len(some)) % 40 == 0 or len(some) < options.batch:
                 print_accuracy(found)
 
 
@@ -170,6 +172,7 @@ def main() -> None:
     parser.add_argument("sound", type=Path)
     parser.add_argument("--model", default="whisper")
     parser.add_argument("--clips", type=int, default=200, help="a multiple of 40")
+    parser.add_argument("--speaker", default="", help="clips of this one alone")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--other", action="store_true")

@@ -4,7 +4,8 @@ write, whole and by kind, and a page of pictures with questions and answers.
     python benchmarks/visual_answers.py runs/easy_vqa [--blind] [--page answers.html] [--rows N]
 
 An answer counts if each of its tokens is the most likely one after those before it, which is what
-greedy decoding writes. `--blind` shows grey pictures to the same model.
+greedy decoding writes. `--blind` shows grey pictures to the same model; `--familiar` asks about
+drawn shapes like those of training (`data.source.unseen` False), whatever the run held out.
 """
 
 from __future__ import annotations
@@ -46,13 +47,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("--blind", action="store_true")
+    parser.add_argument("--familiar", action="store_true")
     parser.add_argument("--page", type=Path)
     parser.add_argument("--rows", type=int)
     options = parser.parse_args()
     opened = open_model(options.run)
     experiment = load_config(Experiment, options.run / "config.json")
     task = dataclasses.replace(experiment.data.task, blind=options.blind)
-    store = prepare(experiment.data, given=opened.tokenizer).validation
+    data = experiment.data
+    if options.familiar:
+        data = dataclasses.replace(data, source=dataclasses.replace(data.source, unseen=False))
+    store = prepare(data, given=opened.tokenizer).validation
     width = experiment.model.context
     plan = batches.plan(store, length=width, rows=64, seed=None, task=task)
 
@@ -84,7 +89,8 @@ def main() -> None:
         if options.rows and len(rights["all"]) >= options.rows:
             break
     figures = {name: [round(float(np.mean(some)), 4), len(some)] for name, some in rights.items()}
-    print(json.dumps({"run": str(options.run), "blind": options.blind, **figures}))
+    how = {"blind": options.blind, "familiar": options.familiar}
+    print(json.dumps({"run": str(options.run), **how, **figures}))
     if options.page:
         options.page.write_text(page(shown), encoding="utf-8")
 

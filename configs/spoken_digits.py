@@ -37,11 +37,11 @@ experiment = Experiment(
         task=Transcription(
             frames=FRAMES,
             mels=MELS,
-            time_masks=2,
+            time_masks=1,
             time_width=12,
-            mel_masks=2,
+            mel_masks=1,
             mel_width=6,
-            pitch=3,
+            pitch=2,
             delay=40,
             stretch=0.2,
         ),
@@ -51,7 +51,6 @@ experiment = Experiment(
         width=96,
         num_layers=2,
         num_heads=4,
-        residual_dropout=0.1,
         frames=FrameEncoder(
             channels=MELS,
             stem="convolutions",
@@ -65,6 +64,6 @@ experiment = Experiment(
     optim=AdamW(peak=2e-3, weight_decay=0.05, beta2=0.98, clip_norm=1.0),
     schedule=Schedule("cosine", warmup=100, floor=0.01),
     evaluation=Evaluation(every=500),
-    steps=3000,
-    batch=32,
+    steps=2000,
+    batch=16,
 )

@@ -7,6 +7,8 @@ import dataclasses
 import gzip
 import struct
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -341,6 +343,8 @@ def test_codes_are_a_function_of_the_seed_and_spell_pictures(tmp_path: Path):
     document = Document(Pictured("", "a", ("x",)).dump(), "a", pictures=(grey_name(x[0]),))
     caption, text = task.resolve(()).texts(document)
     assert (caption, len(text), task.places) == ("a", 6, 6)
+    store = SimpleNamespace(header=SimpleNamespace(num_examples=5))
+    assert "5 pictures of 2 × 3 tokens" in task.describe(cast(Any, store))
     assert np.abs(task.pictured(caption + text).astype(int) - picture).mean() < 30
     for wrong, words in (
         (dataclasses.replace(task, levels=5), "6 codes of patches of 4"),

@@ -255,7 +255,7 @@ class PictureTokens(RecordTask):
 
     def describe(self, store: Store) -> str:
         """Says how many pictures there are."""
-        height, width = self.size
+        height, width = self.grid
         return (
             f"{store.header.num_examples:,} pictures of {height} × {width} tokens, loss on pictures"
         )
