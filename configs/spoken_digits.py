@@ -12,7 +12,16 @@ and with a speaker left out (others: `without_george`, `without_lucas`, `without
     python train.py configs/spoken_digits.py --data.source.path data/digits/without_jackson.jsonl \\
         --data.source.held-out data/digits/only_jackson.jsonl --dir runs/without_jackson
 
-Not trained to its end yet; baselines are in docs/hear.md.
+Share of held-out words written right, freely, letter by letter (2026-12-01, one core of an AMD
+EPYC beside other work, about 2 minutes a run):
+
+                         by recording    a speaker left out (mean of four)
+    ridge                      84.5 %    45.2 %
+    nearest neighbour          91.5 %    40.0 %
+    this config, seed 0        95.0 %    58.7 % (of George alone 45.0 %, ridge 55.6 %)
+
+A first recipe (800 steps of 32 with dropout and twice as many masks) took as long and reached
+77.0 %: so few recordings need steps more than they need rows or noise.
 
 Sources: Radford et al. 2022, Whisper, arXiv:2212.04356; Park et al. 2019, SpecAugment,
 arXiv:1904.08779.
