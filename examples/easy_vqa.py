@@ -11,7 +11,7 @@ argument names the folder of the package where it is unpacked but not installed.
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 import json
 import sys
 from collections import Counter, defaultdict
@@ -24,10 +24,11 @@ def package(given: str | None) -> Path:
     """The folder of the package."""
     if given is not None:
         return Path(given)
-    found = importlib.util.find_spec("easy_vqa")
-    if found is None or found.origin is None:
+    try:  # by its files: `import easy_vqa` would find this script
+        installed = importlib.metadata.distribution("easy-vqa")
+    except importlib.metadata.PackageNotFoundError:
         sys.exit("easy-vqa is not installed: pip install --no-deps easy-vqa")
-    return Path(found.origin).parent
+    return Path(str(installed.locate_file("easy_vqa")))
 
 
 def records(folder: Path) -> list[dict[str, str]]:

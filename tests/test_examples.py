@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -81,3 +84,24 @@ def test_tasks_are_made_of_the_end_of_a_text(tmp_path):
         assert one.good in last and one.bad not in last and sorted(one.good) == sorted(one.bad)
     assert all(sorted(o.good.split()) == sorted(o.bad.split()) for o in found["word_order"])
     assert not any(sorted(o.good.split()) == sorted(o.bad.split()) for o in found["spelling"])
+
+
+def test_questions_come_from_the_installed_package_not_from_the_script_of_its_name(tmp_path):
+    """Started by its path, the script's folder is the first in which Python looks for easy_vqa."""
+    site = tmp_path / "site"
+    for part in ("train", "test"):
+        (site / "easy_vqa/data" / part).mkdir(parents=True)
+        asked = json.dumps([["what shape?", "circle", 3], ["is it red?", "no", 3]])
+        (site / "easy_vqa/data" / part / "questions.json").write_text(asked)
+    described = site / "easy_vqa-1.0.dist-info"
+    described.mkdir()
+    (described / "METADATA").write_text("Metadata-Version: 2.1\nName: easy-vqa\nVersion: 1.0\n")
+    command = [sys.executable, str(FOLDER / "easy_vqa.py"), str(tmp_path / "out")]
+    env = os.environ | {"PYTHONPATH": str(site)}
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "out/test.jsonl").read_text().splitlines()
+    first = {"prompt": "what shape?", "answer": "circle"}
+    picture = str(site / "easy_vqa/data/test/images/3.png")
+    assert json.loads(lines[0]) == {"image": picture, **first} and len(lines) == 2
+    assert "the most frequent answer: 50.0%" in done.stdout
