@@ -51,6 +51,8 @@ API = {
 LINK = re.compile(r"(\]\(|\bsrc=\"|\bhref=\")([^)\s\"#]+)((?:#[^)\s\"]*)?[)\"])")
 SWITCH = re.compile(r"^\[?(?:English|简体中文).*\.md\).*\n", re.MULTILINE)
 """The line by which a page leads to the other language, for which the site has a menu."""
+CODE = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
+HEADING = re.compile(r"^##+ +(.+)$", re.MULTILINE)
 WIDE = "[\u3001-\u9fff\uff00-\uffef]"
 """A Chinese character or mark."""
 STYLE = (
@@ -160,11 +162,30 @@ def moved(page: Path) -> str:
         return before + os.path.relpath(address(path), Path(address(page)).parent) + after
 
     text = SWITCH.sub("", page.read_text(encoding="utf-8"), count=1)
-    pieces = re.split(r"(^```.*?^```$)", text, flags=re.DOTALL | re.MULTILINE)
+    pieces = CODE.split(text)
     pieces[::2] = [LINK.sub(link, piece) for piece in pieces[::2]]
     if page.name.endswith(".zh.md"):  # a break between lines would become a space
         pieces[::2] = [re.sub(f"(?<={WIDE})\n(?={WIDE})", "", piece) for piece in pieces[::2]]
+        pieces[::2] = with_english_anchors(page, pieces[::2])
     return "".join(pieces).replace("<details>", '<details markdown="1">')
+
+
+def with_english_anchors(page: Path, pieces: list[str]) -> list[str]:
+    """Gives each heading of a Chinese page the English anchor too: pages that are in English only
+    lead to it."""
+    english = page.with_name(page.name.replace(".zh.md", ".md")).read_text(encoding="utf-8")
+    names = iter(HEADING.findall(CODE.sub("", english)))
+
+    def anchored(heading: re.Match) -> str:
+        theirs, ours = anchor(next(names, "")), anchor(heading[1])
+        return heading[0] if theirs in ("", ours) else f'<div id="{theirs}"></div>\n\n{heading[0]}'
+
+    return [HEADING.sub(anchored, piece) for piece in pieces]
+
+
+def anchor(heading: str) -> str:
+    """Returns the anchor that a forge makes of a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
 
 
 def listing(path: Path) -> str:

@@ -56,6 +56,17 @@ def test_each_page_is_in_the_navigation_of_the_site() -> None:
         assert (ROOT / name.removeprefix("repository/")).exists()
 
 
+def test_each_title_of_the_navigation_has_a_chinese_one() -> None:
+    site = (ROOT / ".ci/mkdocs.yml").read_text(encoding="utf-8")
+    translated = site.partition("nav_translations:\n")[2].partition("\n  - ")[0]
+    chinese = dict(re.findall(r"^ +([\w ]+): (.*[\u4e00-\u9fff].*)$", translated, re.MULTILINE))
+    titles = re.findall(r"^ *- ([\w ]+):", site.partition("\nnav:\n")[2], re.MULTILINE)
+    hooks = (ROOT / ".ci/site_hooks.py").read_text(encoding="utf-8")
+    reference = re.findall(r'^    "([\w ]+)": \(', hooks, re.MULTILINE)
+    assert titles and reference
+    assert chinese.keys() == {*titles, *reference}
+
+
 def test_extras_that_pages_name_are_extras() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
         "optional-dependencies"
