@@ -27,7 +27,7 @@ from gptjax.core.config import (
     stable_dict,
     to_dict,
 )
-from gptjax.core.user_config import cli, load_python
+from gptjax.core.user_config import cli, load_python, load_with_flags
 from gptjax.data import (
     GPT2,
     Bytes,
@@ -49,6 +49,7 @@ from gptjax.sharding.mesh import MeshConfig
 from gptjax.train.experiment import Checkpoints, Evaluation, Experiment
 from gptjax.train.optim import SGD, Adafactor, Adam, AdamW, Lion, Muon, Schedule
 
+DIAL = Path(__file__).parents[1] / "configs/dial.py"
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 
 KINDS = {
@@ -443,6 +444,10 @@ PYTHON = {
     "out of range": ("experiment = Experiment(steps=0)", "steps", "at least 1"),
     "another call": ("def f(a): pass\nf(b=1)", "TypeError", "'b'"),
     "wrong type": ('experiment = Experiment(steps="x")', "steps", "config.py"),
+    "function": ("def experiment(depth: int): return Experiment(steps=depth)", "--depth"),
+    "function without types": ("def experiment(depth=1): ...", "depth", "no type", "depth: int"),
+    "function of something else": ("def experiment(): return 3", "experiment", "gives int"),
+    "function that fails": ("def experiment(a: int = 0):\n    return 1 / a", "line 4", "1 / a"),
     "two lines": ('raise ValueError("a\\nb")', "ValueError", "a b"),
     "exit": ("raise SystemExit(0)", "config.py", "SystemExit"),
 }
@@ -462,6 +467,26 @@ def test_a_wrong_config_file_is_refused_in_one_line(name, tmp_path):
         pytest.fail("the config file ended the program")
 
 
+@pytest.mark.parametrize("flag", [["--depth", "3"], ["--depth=3"]])
+def test_parameters_of_a_config_that_is_a_function_are_flags(flag, tmp_path):
+    path = tmp_path / "dial.py"
+    path.write_text(
+        "from typing import Literal\nfrom gptjax.train.experiment import Experiment\n\n"
+        "def experiment(depth: int = 2, kind: Literal['a', 'b'] = 'a', text: str | None = None):\n"
+        "    return Experiment(steps=depth, batch=8 if kind == 'a' else 16)\n"
+    )
+    assert load_python(Experiment, path) == Experiment(steps=2, batch=8)
+    flags = ["--optim.peak", "1", *flag, "--kind", "b", "--batch", "4"]
+    found, rest = load_with_flags(Experiment, path, flags)
+    assert found == Experiment(steps=3, batch=16)
+    assert rest == ["--optim.peak", "1", "--batch", "4"]
+    for wrong, words in (("--depth x", "--depth whole"), ("--kind c", "--kind")):
+        with pytest.raises(ConfigError) as caught:
+            load_with_flags(Experiment, path, wrong.split())
+        assert "\n" not in str(caught.value)
+        assert all(word in str(caught.value) for word in words.split())
+
+
 def test_a_config_file_is_checked_as_strictly_as_json(tmp_path):
     path = tmp_path / "config.py"
     path.write_text(
@@ -471,6 +496,18 @@ def test_a_config_file_is_checked_as_strictly_as_json(tmp_path):
     with pytest.raises(ConfigError) as caught:
         load_python(Experiment, path)
     one_line(caught.value, "log_every", "2.5", "a whole number")
+
+
+def test_the_dial_gives_a_deeper_model_what_follows_from_its_depth():
+    shallow, deep = (load_with_flags(Experiment, DIAL, ["--depth", n])[0] for n in ("2", "16"))
+    assert deep.model.width == 8 * shallow.model.width == 64 * deep.model.num_heads
+    assert deep.batch > shallow.batch and deep.steps > shallow.steps
+    assert deep.optim.peak > shallow.optim.peak
+    assert deep.optim.weight_decay < shallow.optim.weight_decay
+    read = [e.steps * e.batch * e.model.context for e in (shallow, deep)]
+    assert read[1] == pytest.approx(512 * read[0], rel=0.01), "tokens grow with the weights"
+    gpt2, _ = load_with_flags(Experiment, DIAL, ["--depth", "12", "--recipe", "gpt2"])
+    assert gpt2.optim.peak == pytest.approx(7e-4, rel=0.1) and gpt2.base_width is None
 
 
 def test_a_config_file_that_is_not_there_is_named(tmp_path):

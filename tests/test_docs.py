@@ -247,7 +247,8 @@ def test_every_command_of_the_pages_runs(command: str, ask: Callable) -> None:
         for flag, value in zip(TINY[::2], TINY[1::2], strict=True):
             if flag not in own or flag.startswith(("--model", "--steps")):
                 words += [flag, value]
-        words += ["--data.tokenizer.vocab-size", "330"] if "quickstart" in command else []
+        pieces = words[2] in ("configs/quickstart.py", "configs/dial.py")
+        words += ["--data.tokenizer.vocab-size", "330"] if pieces else []
         words += ["--dir", f"runs/{abs(hash(command))}"] if "--dir" not in words else []
     done = ask("command", words[1:] if words[0] == "gptjax" else [Path(words[1]).stem, *words[2:]])
     assert done.returncode == 0, f"{shlex.join(words)}\n{done.stderr}"

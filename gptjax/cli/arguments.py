@@ -43,6 +43,12 @@ def _here(word: str, flags: list[str]) -> Path:
 def read_experiment(path: Path) -> tuple[Experiment, Path]:
     """Reads an experiment from a config file, a run's config.json or a run directory; returns it
     with the directory of its run."""
+    return read_with_flags(path, [])[:2]
+
+
+def read_with_flags(path: Path, flags: list[str]) -> tuple[Experiment, Path, list[str]]:
+    """Like `read_experiment`, of a config file that may have flags of its own (`--depth 8`);
+    returns the other flags too."""
     from gptjax.train.experiment import Experiment
 
     if path.is_dir():
@@ -53,17 +59,18 @@ def read_experiment(path: Path) -> tuple[Experiment, Path]:
         )
         path = path / "config.json"
     if path.suffix == ".json":
-        return user_config.relocated(
-            config.load_config(Experiment, path), [path.parent]
-        ), path.parent
-    experiment = user_config.load_python(Experiment, path)
-    return user_config.relocated(experiment, [path.parent]), Path("runs") / path.stem
+        experiment = config.load_config(Experiment, path)
+        return user_config.relocated(experiment, [path.parent]), path.parent, flags
+    experiment, flags = user_config.load_with_flags(Experiment, path, flags)
+    return user_config.relocated(experiment, [path.parent]), Path("runs") / path.stem, flags
 
 
-def experiment_or_preset(path: Path) -> Experiment:
-    """Reads an experiment, or makes one of the name of a preset (`llama-3-8b`)."""
+def experiment_or_preset(path: Path, flags: list[str]) -> tuple[Experiment, list[str]]:
+    """Reads an experiment, or makes one of the name of a preset (`llama-3-8b`); returns the flags
+    that are not of its config file too."""
     if path.exists() or path.suffix in (".py", ".json"):
-        return read_experiment(path)[0]
+        experiment, _, flags = read_with_flags(path, flags)
+        return experiment, flags
     from gptjax.data import DataConfig
     from gptjax.data.tasks import default_task
     from gptjax.model.presets import preset
@@ -71,7 +78,7 @@ def experiment_or_preset(path: Path) -> Experiment:
 
     model = preset(str(path))
     task = default_task(shape_of(model))
-    return Experiment(model=model, data=DataConfig(task=task), batch=1)
+    return Experiment(model=model, data=DataConfig(task=task), batch=1), flags
 
 
 def describe_flags(chosen: backend.Choice) -> str:

@@ -42,17 +42,20 @@ def inspect_command(args: list[str]) -> None:
         )
         show_conversations(path, chosen)
         return
+    experiment = None
+    if path is not None:
+        experiment, flags = experiment_or_preset(path, flags)
     options = user_config.cli(
         InspectOptions,
         flags,
         prog="gptjax inspect CONFIG|RUN|PRESET",
         description="Prints parameters, FLOPs and memory, without allocating anything.",
     )
-    if path is None:
+    if experiment is None:
         raise ConfigError("inspect needs a config file, a run directory or the name of a preset.")
     from gptjax.train.overview import overview, table
 
-    facts = overview(experiment_or_preset(path))
+    facts = overview(experiment)
     print(json.dumps(facts, indent=2) if options.json else table(facts))
 
 

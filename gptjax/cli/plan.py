@@ -48,13 +48,16 @@ def plan_command(args: list[str]) -> None:
     )
     from gptjax.train.experiment import Experiment
 
+    base = Experiment()
+    if path is not None:
+        base, flags = experiment_or_preset(path, flags)
     options, experiment = user_config.cli(
         PlanOptions,
         flags,
         prog="gptjax plan CONFIG|RUN|PRESET",
         description="Compiles a training step for a machine that is not here and prints what it"
         " needs there. Exit status: 0 if it fits, 3 if it does not.",
-        base=Experiment() if path is None else experiment_or_preset(path),
+        base=base,
     )
     from gptjax.plan import command
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from gptjax.cli.arguments import describe_flags, first_path, read_experiment
+from gptjax.cli.arguments import describe_flags, first_path, read_with_flags
 from gptjax.cli.process import STARTED
 from gptjax.core import backend, remote, user_config
 
@@ -54,7 +54,9 @@ def _private(args: list[str]) -> None:
     )
     from gptjax.train.experiment import Experiment
 
-    experiment, directory = read_experiment(path) if path else (Experiment(), Path("runs/run"))
+    experiment, directory = Experiment(), Path("runs/run")
+    if path:
+        experiment, directory, flags = read_with_flags(path, flags)
     options, experiment = user_config.cli(
         PrivateOptions,
         flags,

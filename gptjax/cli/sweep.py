@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from gptjax.cli.arguments import describe_flags, first_path, read_experiment
+from gptjax.cli.arguments import describe_flags, first_path, read_with_flags
 from gptjax.cli.process import STARTED
 from gptjax.core import backend, remote, user_config
 from gptjax.core.config import field_types, require
@@ -51,7 +51,9 @@ def _sweep(args: list[str]) -> None:
         cores_as_devices()
     from gptjax.train.experiment import Experiment
 
-    base, directory = read_experiment(path) if path else (Experiment(), Path("runs/run"))
+    base, directory = Experiment(), Path("runs/run")
+    if path:
+        base, directory, flags = read_with_flags(path, flags)
     flags, over = split_values(flags, type(base))
     options, base = user_config.cli(
         SweepOptions,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gptjax.cli.arguments import describe_flags, first_path, read_experiment
+from gptjax.cli.arguments import describe_flags, first_path, read_with_flags
 from gptjax.cli.process import STARTED
 from gptjax.core import backend, processes, remote, user_config
 from gptjax.core.config import require
@@ -79,7 +79,9 @@ def _train(args: list[str]) -> None:
         print(f"{path}: loading JAX", flush=True)  # which takes seconds
     from gptjax.train.experiment import Experiment
 
-    experiment, directory = read_experiment(path) if path else (Experiment(), Path("runs/run"))
+    experiment, directory = Experiment(), Path("runs/run")
+    if path:
+        experiment, directory, flags = read_with_flags(path, flags)
     options, experiment = user_config.cli(
         TrainOptions,
         flags,

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from gptjax.cli.arguments import read_experiment
+from gptjax.cli.arguments import read_with_flags
 from gptjax.core import backend, user_config
 
 
@@ -32,10 +32,12 @@ def verify_command(args: list[str]) -> None:
     from gptjax.train.experiment import Experiment
 
     path = Path(args[0]) if args and not args[0].startswith("-") else None
-    experiment, directory = read_experiment(path) if path else (Experiment(), None)
+    experiment, directory, flags = Experiment(), None, args
+    if path:
+        experiment, directory, flags = read_with_flags(path, args[1:])
     options, experiment = user_config.cli(
         VerifyOptions,
-        args[1:] if path else args,
+        flags,
         prog="gptjax verify [CONFIG|RUN]",
         description="Proves that a config computes what it says, on this machine. Without CONFIG it"
         " takes the default of every setting: a model of a million parameters over the source of"

@@ -2,6 +2,7 @@
 
 Read `load_python`, `relocated` and `cli`; all end in the strict parser of `config`. A flag changes
 a value (`--optim.peak 0.1`) or, where a field takes several classes, chooses one (`--optim sgd`).
+A file may define a function of its own flags in place of a config (`load_with_flags`).
 `load_function` is for settings that name a function of the user.
 """
 
@@ -11,6 +12,7 @@ import contextlib
 import dataclasses
 import difflib
 import importlib.util
+import inspect
 import io
 import pkgutil
 import re
@@ -47,17 +49,66 @@ def load_python(
     Raises:
       ConfigError: the file is absent, fails, or does not define `name` as a `cls`.
     """
+    return load_with_flags(cls, path, [], name, absent)[0]
+
+
+def load_with_flags(
+    cls: type[T], path: Path | str, flags: list[str], name: str = "experiment", absent: Any = None
+) -> tuple[T, list[str]]:
+    """Like `load_python`, where the variable may also be a function that returns a `cls`: its
+    parameters (`depth: int = 4`) are flags (`--depth 8`).
+
+    Returns:
+      The config, and the flags that are not the function's.
+
+    Raises:
+      ConfigError: as `load_python`; a parameter has no type or no value, or a wrong one.
+    """
     path = Path(path)
     require(
         path.is_file(),
         f"{path} is not there; give a config file, for example configs/quickstart.py.",
     )
     config = _run(path, cls).get(name, absent)
+    if inspect.isfunction(config):
+        given, flags = _given(config, flags, path)
+        with _in_one_line(path, cls):
+            config = config(**given)
     require(
         isinstance(config, cls),
-        f"{path} must define `{name}`, a {cls.__name__}; it defines {type(config).__name__}.",
+        f"{path} must define `{name}`, a {cls.__name__} or a function that returns one; it gives"
+        f" {type(config).__name__}.",
     )
-    return from_dict(cls, to_dict(config), known=classes_in(config))
+    return from_dict(cls, to_dict(config), known=classes_in(config)), flags
+
+
+def _given(function: Callable[..., Any], flags: list[str], path: Path) -> tuple[dict, list[str]]:
+    """Returns the arguments of a config's function that flags give, and the other flags; of
+    `--help` the function's own is printed."""
+    hints, parameters = typing.get_type_hints(function), inspect.signature(function).parameters
+    for parameter in parameters:
+        require(
+            parameter in hints,
+            f"{path}: {parameter} of {function.__name__} has no type; write"
+            f" {parameter}: int = 1, so that --{parameter.replace('_', '-')} is read rightly.",
+        )
+    own, rest, mine = [], [], False
+    for word in (word for flag in flags for word in _split_flag(flag)):
+        if word.startswith("--"):
+            mine = word.removeprefix("--").replace("-", "_") in parameters
+        (own if mine else rest).append(word)
+    fields = [
+        (each.name, hints[each.name])
+        if each.default is each.empty
+        else (each.name, hints[each.name], dataclasses.field(default=each.default))
+        for each in parameters.values()
+    ]
+    kind = dataclasses.make_dataclass("Given", fields, frozen=True, kw_only=True)
+    about = {"prog": str(path), "description": inspect.getdoc(function) or "Flags of the file."}
+    if {"--help", "-h"} & set(rest):
+        with contextlib.suppress(SystemExit):
+            cli(kind, ["--help"], **about)
+    return dict(vars(cli(kind, own, **about))), rest
 
 
 def function_file(name: str) -> Path:
@@ -109,8 +160,15 @@ def _run(path: Path, cls: type | None = None) -> dict[str, Any]:
     Args:
       cls: a config class whose misuses are explained.
     """
-    try:
+    with _in_one_line(path, cls):
         return runpy.run_path(str(path))
+
+
+@contextlib.contextmanager
+def _in_one_line(path: Path, cls: type | None) -> Iterator[None]:
+    """Turns any mistake in a Python file into one line that names the place."""
+    try:
+        yield
     except ConfigError:
         raise
     except (Exception, SystemExit) as error:
