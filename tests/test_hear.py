@@ -15,9 +15,12 @@ from hearing import END, FIRST_TIME, WHISPER, small, speech, tokenizer, write_wa
 
 import gptjax
 from gptjax import formats, model
+from gptjax.api import Model
 from gptjax.cli import main as cli
 from gptjax.core.config import ConfigError
-from gptjax.formats import OpenedModel
+from gptjax.data import Bytes, Transcription
+from gptjax.data.tokenizers.tokenizer import train_tokenizer
+from gptjax.formats import About, OpenedModel
 from gptjax.generate.history import History
 from gptjax.generate.timestamps import Spoken, spoken_rules
 from gptjax.hear import Hearing, transcribe_sounds
@@ -214,6 +217,14 @@ def test_only_choices_are_said():
     for seed in range(3):
         found = small().transcribe(speech(0.7, seed), choices=choices)
         assert found.text in choices
+
+
+def test_a_model_that_reads_no_text_before_writes_in_all_of_its_context():
+    config = dataclasses.replace(WHISPER, vocab_size=258, context=8)
+    params = jax.tree.map(lambda leaf: 3 * leaf, model.init(config, jax.random.key(0)))
+    own = Model(config, params, train_tokenizer(Bytes(), []), About("run"), Transcription())
+    choices = ("seven", "eight", "three")  # with their end more than half of the context
+    assert own.transcribe(speech(0.7), choices=choices).text in choices
 
 
 @pytest.mark.parametrize("vad", [False, True])

@@ -57,8 +57,9 @@ class Hearer(NamedTuple):
 
     @property
     def most(self) -> int:
-        """The most ids of a window, and of the text before it: half the context each."""
-        return self.config.context // 2
+        """The most ids of a window, and of the text before it: half the context each, or all of it
+        for the window where the model reads no text before."""
+        return self.config.context // (1 if self.marks.previous is None else 2)
 
 
 class Written(NamedTuple):
