@@ -88,10 +88,15 @@ def supervised(base: Experiment) -> Experiment:
     )
 
 
-def adapted(base: Experiment) -> Experiment:
-    """A LoRA of rank 1, at ten times the rate."""
-    optim = dataclasses.replace(base.optim, peak=10 * base.optim.peak)
-    return dataclasses.replace(base, adapter=LoRA(rank=1, alpha=1.0), optim=optim)
+def adapted(alpha: float, rate: float) -> Callable[[Experiment], Experiment]:
+    """Returns what gives an experiment a LoRA of rank 1, with its own rate. A larger alpha at a
+    smaller rate moves the products as far, and their first factors less."""
+
+    def changed(base: Experiment) -> Experiment:
+        optim = dataclasses.replace(base.optim, peak=rate)
+        return dataclasses.replace(base, adapter=LoRA(rank=1, alpha=alpha), optim=optim)
+
+    return changed
 
 
 def working(**settings: Any) -> Callable[[Experiment], Experiment]:
@@ -124,12 +129,13 @@ WAYS: dict[str, Callable[[Experiment], Experiment]] = {
     "random": judged_by("coin"),
     "constant": judged_by("constant"),
     "sft": supervised,
-    "lora": adapted,
+    "lora": adapted(alpha=1.0, rate=1e-2),
+    "lora-alpha-32": adapted(alpha=32.0, rate=1e-3),
     "token": working(normalise="token"),
     "answer": working(normalise="answer"),
     "constant-40": working(normalise="constant", constant=LONGEST),
 }
-CONTROLS = ("grpo", "expert", "random", "constant", "sft", "lora")
+CONTROLS = ("grpo", "expert", "random", "constant", "sft", "lora", "lora-alpha-32")
 
 
 def held_out(path: Path) -> list[tuple[int, float]]:
@@ -146,10 +152,10 @@ def held_out(path: Path) -> list[tuple[int, float]]:
 
 def lengths(path: Path) -> dict[str, float]:
     """Returns tokens of right and of wrong answers, and the share that was cut, of the last
-    rollouts of a run."""
-    names, lines = ("right_length", "wrong_length", "unfinished"), read_metrics(path)
-    known = [line for line in lines if line.get("wrong_length") is not None]
-    return {name: round(known[-1][name], 3) for name in names} if known else {}
+    rollouts of a run; without what they lack, such as right answers."""
+    last = next((line for line in reversed(read_metrics(path)) if "unfinished" in line), {})
+    known = {name: last.get(name) for name in ("right_length", "wrong_length", "unfinished")}
+    return {name: round(value, 3) for name, value in known.items() if value is not None}
 
 
 def runs_of(given: argparse.Namespace) -> Iterator[tuple[str, list[tuple[Path, Experiment]]]]:
