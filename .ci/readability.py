@@ -47,11 +47,41 @@ VARIANTS = {
 }
 """Words that are not written, by the term of the glossary that is."""
 
+CHINESE_VARIANTS = {
+    "beam search": ("集束搜索", "定向搜索"),
+    "causal mask": ("因果掩膜", "因果遮罩"),
+    "checkpoint": ("存档点", "检查站"),
+    "dropout": ("丢弃法", "暂退法"),
+    "evaluation": ("评估",),
+    "fine-tuning": ("精调",),
+    "gradient clipping": ("梯度剪裁", "梯度截断"),
+    "greedy decoding": ("贪婪",),
+    "held-out text": ("保留集",),
+    "KV cache": ("KV 缓存", "键值对缓存"),
+    "learning rate": ("学习速率", "学习步长"),
+    "mixture of experts": ("专家混合",),
+    "nat": ("纳特",),
+    "overfitting": ("过度拟合",),
+    "prompt": ("提示词",),
+    "seed": ("随机数种子",),
+    "sharding": ("切片",),
+    "speculative decoding": ("推测解码", "推测采样"),
+    "token": ("词符", "标记化"),
+    "tokenizer": ("标记器", "词元化器"),
+    "vocabulary": ("词汇表",),
+    "warmup": ("热身",),
+}
+"""The same for Chinese pages."""
+
 
 def pages() -> list[Path]:
     """Returns the English pages."""
     found = sorted((ROOT / "docs").glob("*.md")) + sorted((ROOT / "docs/course").glob("*.md"))
     return [page for page in found if not page.name.endswith(".zh.md")]
+
+
+def chinese_pages() -> list[Path]:
+    return [*ROOT.glob("*.zh.md"), *sorted((ROOT / "docs").rglob("*.zh.md"))]
 
 
 def name(page: Path) -> str:
@@ -92,9 +122,24 @@ def glossary() -> dict[str, tuple[str, str]]:
     return {term: (chinese, meaning) for term, chinese, meaning in rows if term != "term"}
 
 
+def other_words(text: str, table: dict[str, tuple[str, ...]]) -> Iterator[tuple[str, str]]:
+    """Yields each word of a page that the glossary writes in another way, with its term."""
+    for term, variants in table.items():
+        for variant in variants:
+            border = "" if ord(variant[-1]) > 0x2FFF else r"\b"
+            for found in re.finditer(
+                border + re.escape(variant) + border, prose(text), re.IGNORECASE
+            ):
+                yield found[0], term
+
+
 def defects() -> list[str]:
     """Returns one line for each thing that is wrong."""
-    wrong = [f"{term}: not in docs/glossary.md" for term in VARIANTS if term not in glossary()]
+    wrong = [
+        f"{term}: not in docs/glossary.md"
+        for term in [*VARIANTS, *CHINESE_VARIANTS]
+        if term not in glossary()
+    ]
     for page in pages():
         text = page.read_text(encoding="utf-8")
         long, excused = long_sentences(page), EXCUSED.get(name(page), 0)
@@ -105,11 +150,14 @@ def defects() -> list[str]:
         if (count := words(prose(text))) > PAGE:
             wrong.append(f"{name(page)}: {count:,} words, {PAGE:,} are the limit; divide it")
         wrong += [
-            f"{name(page)}: {found[0]!r} is written {term!r} (docs/glossary.md)"
-            for term, variants in VARIANTS.items()
-            for variant in variants
-            for found in re.finditer(rf"\b{re.escape(variant)}\b", prose(text), re.IGNORECASE)
+            f"{name(page)}: {found!r} is written {term!r} (docs/glossary.md)"
+            for found, term in other_words(text, VARIANTS)
         ]
+    wrong += [
+        f"{name(page)}: {found!r} is written {glossary()[term][0]!r} (docs/glossary.md)"
+        for page in chinese_pages()
+        for found, term in other_words(page.read_text(encoding="utf-8"), CHINESE_VARIANTS)
+    ]
     return wrong + [
         f"{page}: not there; EXCUSED names it" for page in EXCUSED if not (ROOT / page).exists()
     ]

@@ -215,8 +215,16 @@ def listing(path: Path) -> str:
 
 
 def on_page_content(content: str, **_: Any) -> str:
-    """Turns formulas into MathML, which browsers draw without a script."""
-    return re.sub(r'<(div|span) class="arithmatex">(.*?)</\1>', drawn, content, flags=re.DOTALL)
+    """Turns formulas into MathML, which browsers draw without a script, and keeps a flag's name
+    on one line."""
+    content = re.sub(r'<(div|span) class="arithmatex">(.*?)</\1>', drawn, content, flags=re.DOTALL)
+    pieces = re.split(r"(<pre.*?</pre>)", content, flags=re.DOTALL)
+    pieces[::2] = [re.sub(r"<code>[^<]*</code>", unbroken, piece) for piece in pieces[::2]]
+    return "".join(pieces)
+
+
+def unbroken(code: re.Match) -> str:
+    return re.sub(r"(?<![\w-])--\w[\w.-]*", r'<span class="flag">\g<0></span>', code[0])
 
 
 def drawn(formula: re.Match) -> str:

@@ -29,6 +29,27 @@ def test_each_term_of_the_glossary_has_one_row_with_a_chinese_word() -> None:
         assert meaning.endswith("."), term
 
 
+def test_the_chinese_glossary_has_the_same_words() -> None:
+    texts = [(ROOT / f"docs/glossary{end}.md").read_text("utf-8") for end in ("", ".zh")]
+    row = re.compile(r"^\| \[?([^|\]]+)[^|]* \| ([^|]+) \| [^|]+ \|$", re.MULTILINE)
+    rows = [row.findall(text)[1:] for text in texts]
+    assert len(rows[0]) > 60 and rows[0] == rows[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "table", "term"),
+    [
+        ("An optimiser.", "VARIANTS", "optimizer"),
+        ("optimisers, `optimiser`", "VARIANTS", None),
+        ("省下 KV 缓存的内存。", "CHINESE_VARIANTS", "KV cache"),
+        ("省下键值缓存的内存，`KV 缓存`。", "CHINESE_VARIANTS", None),
+    ],
+)
+def test_a_second_word_for_a_thing_is_found(text: str, table: str, term: str | None) -> None:
+    found = [of for _, of in readability["other_words"](text, readability[table])]
+    assert found == ([term] if term else [])
+
+
 @pytest.mark.parametrize(
     ("text", "longest"),
     [
