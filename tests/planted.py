@@ -3759,6 +3759,13 @@ QUANTISED_FILES = (
 
 OPTIONS = (
     Defect(
+        "help-in-colours-nobody-wants",
+        "core/user_config.py",
+        'if os.environ.get("NO_COLOR") else None',
+        'if os.environ.get("NO_COLOURS") else None',
+        "test_help.py::test_help_is_plain_where_no_colours_are_wanted",
+    ),
+    Defect(
         "clamped-gate-without-its-one",
         "model/layers.py",
         "GATE_LIMIT) + 1",

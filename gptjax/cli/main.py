@@ -15,11 +15,13 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from gptjax import __version__
 from gptjax.cli.arguments import first_path
 from gptjax.cli.card import card_command
 from gptjax.cli.doctor import doctor_command
 from gptjax.cli.evaluate import evaluate_command
 from gptjax.cli.harness import harness_command
+from gptjax.cli.help import USAGE, completion_command, example_of
 from gptjax.cli.inspect import inspect_command
 from gptjax.cli.look import look_command
 from gptjax.cli.plan import plan_command
@@ -35,56 +37,6 @@ from gptjax.cli.verify import verify_command
 from gptjax.cli.watermark import watermark_command
 from gptjax.core import backend, config, processes, remote, user_config
 from gptjax.core.config import ConfigError, require
-
-USAGE = """usage: gptjax COMMAND [...] --help
-
-  train CONFIG [--dir DIR] [--section.key VALUE ...]
-      Train, or resume a run. CONFIG is a Python config file or a run's config.json.
-  sweep CONFIG [--seeds 8] [--optim.peak 1e-3 3e-3 ...]
-      Train several runs in one program: all combinations of the values, with a report.
-  private CONFIG [--epsilon 8] [--delta 1e-5] [--clip 1]
-      Train with differential privacy: what the weights may tell about a row is bounded.
-  sample MODEL [--prompt TEXT] [--temperature 0.8 ...]
-      Generate text; --interactive; --prompt-file FILE --out FILE.
-  chat MODEL [--system TEXT] [--temperature 0.8 ...]
-      Talk with a model.
-  serve MODEL [--slots 8] [--port 8000] [--key-file FILE] ...
-      Serve a model over HTTP, as OpenAI's clients speak it, with a page to talk to it.
-  evaluate MODEL [--data.source.path FILE]
-      The held-out loss of a model, or its loss on another text.
-  evaluate MODEL --tasks FILE,NAME [--limit 200] [--against OTHER]
-      Its figures on tasks, with intervals and baselines, as a table, eval.json and eval.html.
-  probe MODEL robustness|sensitivity|bias|memorisation|contamination|refusals [flags]
-      What accuracy does not say: each figure with its interval, beside that of no effect.
-  look MODEL --prompt TEXT [--against TEXT] [--out page.html]
-      What a model computes from a prompt: lens, attribution, patching, attention, as a page.
-  card RUN [--evaluations FILE ...] [--out README.md]
-      A model card of what the run wrote down: data, cleaning, training, figures, limits.
-  lm-eval --model_args path=MODEL --tasks NAME ...
-      lm-evaluation-harness with a model of gptjax.
-  detect-watermark FILE --key KEYFILE --model MODEL
-      Whether texts were written under a key (sample --watermark KEYFILE); --new-key makes one.
-  score MODEL FILE
-      What a reward model thinks of the answers in a file, as JSON lines.
-  clean SOURCE OUT [--config FILE]
-      Clean training text: quality, language, PII, duplicates, test items; with a report.
-  transcribe FILE|FOLDER [--model MODEL] [--timestamps] [--choices TEXT ...]
-      Speech to text, with a Whisper; WAV, or with soundfile FLAC, OGG, MP3.
-  convert SRC DST [--dtype bfloat16 ...]
-      Write a model in another format, and prove that it is the same.
-  inspect CONFIG|RUN|PRESET
-      Parameters, FLOPs and memory, without allocating anything.
-  plan CONFIG --target v5p:4x4x4 [--fast] [--search]
-      What a step needs on a machine that is not here: whether it fits, how fast, what to change.
-  scaling fit RUN RUN ... [--predict RUN ...]
-      The law of loss against compute over small runs, and its prediction for a larger one.
-  verify [CONFIG|RUN] [--only NAME ...] [--json]
-      Proofs that a config computes what it says, on this machine.
-  doctor
-      Versions, devices and flags, and combinations known not to work.
-
-MODEL and SRC are a run directory, a Hugging Face directory or a GGUF file.
-"""
 
 
 def main(args: list[str] | None = None) -> int:
@@ -113,9 +65,13 @@ def main(args: list[str] | None = None) -> int:
         "scaling": scaling_command,
         "verify": verify_command,
         "doctor": doctor_command,
+        "completion": completion_command,
     }
     if not args or args[0] in ("-h", "--help"):
         print(USAGE, end="")
+        return 0
+    if args == ["--version"]:
+        print(f"gptjax {__version__}")
         return 0
     if args[0] not in commands:
         nearest = config.nearest(args[0], commands)
@@ -124,7 +80,10 @@ def main(args: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    return guarded(commands[args[0]], args[1:])
+    status = guarded(commands[args[0]], args[1:])
+    if not status and {"-h", "--help"} & set(args[1:]):
+        print(f"\n{example_of(args[0])}")
+    return status
 
 
 def guarded(command: Callable[[list[str]], None], args: list[str]) -> int:
@@ -178,13 +137,13 @@ def _sample_command(args: list[str]) -> None:
 
     path, flags = first_path(
         args,
-        "gptjax sample RUN [flags]",
+        "gptjax sample MODEL [flags]",
         "a run, a Hugging Face directory or a GGUF file, for example runs/quickstart",
     )
     options, settings = user_config.cli(
         SampleOptions,
         gather_flag(flags, "--adapter"),
-        prog="gptjax sample RUN",
+        prog="gptjax sample MODEL",
         description="Generates text with a trained model, streamed to the terminal; or answers a"
         " file of prompts (--prompt-file), or you (--interactive).",
         base=settings_of(path, GenerateConfig()),

@@ -55,7 +55,7 @@ def score_command(args: list[str]) -> None:
         prog="gptjax score MODEL FILE",
         description="Writes the score of each record of a file, as JSON lines: of both answers of a"
         " pair, or of one text. Of pairs it says at the end how often the chosen one leads.",
-        base=Comparisons("") if path is None else _own_source(path),
+        base=Comparisons("records.jsonl") if path is None else _own_source(path),
     )
     if path is None or file is None:
         raise ConfigError(f"{usage}: a model and a file are missing.")

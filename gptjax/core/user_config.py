@@ -14,9 +14,12 @@ import difflib
 import importlib.util
 import inspect
 import io
+import os
 import pkgutil
 import re
 import runpy
+import sys
+import textwrap
 import traceback
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -278,8 +281,8 @@ def cli(
     hint: Any = options
     if base is not None:
         base, args = _choose_kinds(base, args)
-        if {"--help", "-h"} & set(args) and (choices := "; ".join(_choices(type(base)))):
-            description += f" Classes by flag: {choices}."
+        if {"--help", "-h"} & set(args) and (choices := "\n".join(_choices(type(base)))):
+            description += f"\n\nclasses by flag:\n{choices}"
         unnamed = tyro.conf.arg(name="")
         base_hint = Annotated[tyro.conf.FlagConversionOff[type(base)], unnamed]
         hint = dataclasses.make_dataclass(
@@ -292,7 +295,7 @@ def cli(
     hint = tyro.conf.AvoidSubcommands[tyro.conf.FlagCreatePairsOff[hint]]
     output = io.StringIO()
     try:
-        with contextlib.redirect_stderr(output):
+        with contextlib.redirect_stderr(output), _readable_help(args):
             parsed = tyro.cli(hint, args=args, prog=prog, description=description)
     except SystemExit as stop:
         if not stop.code:
@@ -304,6 +307,27 @@ def cli(
     return parsed.options, from_dict(
         type(base), to_dict(parsed.base), known=classes_in(parsed.base)
     )
+
+
+@contextlib.contextmanager
+def _readable_help(args: list[str]) -> Iterator[None]:
+    """Mends two things of tyro's help: colours in spite of NO_COLOR, and docstrings whose lines
+    stay apart, since they are joined while they are still indented."""
+    if not {"--help", "-h"} & set(args):
+        yield
+        return
+    from tyro import _strings
+
+    joined = _strings.remove_single_line_breaks
+    _strings.remove_single_line_breaks = lambda text: joined(inspect.cleandoc(text))
+    shown = io.StringIO()  # no terminal, so tyro does not colour it
+    plain = contextlib.redirect_stdout(shown) if os.environ.get("NO_COLOR") else None
+    try:
+        with plain or contextlib.nullcontext():
+            yield
+    finally:
+        _strings.remove_single_line_breaks = joined
+        sys.stdout.write(shown.getvalue())
 
 
 def _complete(cls: type) -> bool:
@@ -354,7 +378,8 @@ def _choices(cls: type, above: str = "") -> Iterator[str]:
     for name, hint in field_types(cls).items():
         flag = f"--{above}{name}".replace("_", "-")
         if kinds := _kinds_at(cls, f"--{name}"):
-            yield f"{flag} {', '.join(kinds)}"
+            line = f"  {flag} {', '.join(kinds)}"
+            yield textwrap.fill(line, 80, subsequent_indent=" " * 6, break_on_hyphens=False)
         elif isinstance(hint, type) and dataclasses.is_dataclass(hint):
             yield from _choices(hint, f"{above}{name}.")
 
