@@ -131,7 +131,7 @@ def policy_run(folder: Path, way: str, judged: str, kl: float, seed: int, steps:
             task=Prompts(),
             validation=0.064,
         ),
-        model=ModelConfig(context=64),
+        model=ModelConfig(context=18),
         loss=loss,
         rollout=Rollout(rewards=rewards, answers=ANSWERS, new_tokens=10, log_every=10),
         optim=AdamW(peak=2.5e-4, weight_decay=0.0, beta2=0.99, clip_norm=1.0),
@@ -207,7 +207,7 @@ def main() -> None:
     flags.add_argument("--ways", nargs="+", default=["best", *LOSSES], choices=["best", *LOSSES])
     flags.add_argument("--kl", type=float, nargs="+", default=[0.001, 0.1])
     flags.add_argument("--seeds", type=int, nargs="+", default=[0])
-    flags.add_argument("--steps", type=int, default=200)
+    flags.add_argument("--steps", type=int, default=70)
     flags.add_argument("--folder", type=Path, default=Path("runs/reward_model"))
     given = flags.parse_args()
     if not (given.folder / "problems.jsonl").is_file():
