@@ -76,7 +76,7 @@ def measure_digits(options: argparse.Namespace) -> None:
                 for file, one in zip(some, written, strict=True):
                     text = text_of(one.ids, ready.tokenizer, ready.marks.end)
                     found[name].append((WORDS[int(file.name[0])], text.strip()))
-            if (first + len(some)) % 40 == 0 or len(some) < options.batch:
+            if (first + len(some)) % 40 == 0 or some[-1] == files[-1]:
                 print_accuracy(found)
 
 

@@ -3,7 +3,11 @@
     python train.py configs/clip_shapes.py
 
 Held out are pictures with a combination of colour and form that training never shows. Not trained
-to its end yet.
+to its end yet. After 500 steps (2026-12-01, 7 minutes of a busy core of an AMD EPYC, one seed) the
+right one of 25 labels is the likeliest for 22.5 % of familiar pictures of one shape and for 33.3 %
+of unseen ones, where chance is 4 %:
+
+    python benchmarks/shapes.py label runs/clip_shapes
 
 Source: Radford et al. 2021, arXiv:2103.00020; with `kind="sigmoid"` Zhai et al. 2023,
 arXiv:2303.15343.

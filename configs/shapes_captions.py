@@ -5,7 +5,10 @@
 
 One combination of colour and form in five is never shown in training; held out are pictures with
 one of these. `--data.source.unseen False --dir runs/shapes_familiar` holds out pictures like those
-of training instead. Not trained to its end yet.
+of training instead. Not trained to its end yet: 1,000 steps of 16 pictures (2026-12-01, about 2
+minutes of one core of an AMD EPYC, one seed) learned how captions go and not to look, 0.217 nats a
+token, and no unseen caption was right. The nearest training picture has the right caption for
+33.4 % of familiar pictures and for no unseen one (`python benchmarks/shapes.py captions`).
 """
 
 from gptjax.data import Characters, DataConfig, Shapes, VisualAnswers

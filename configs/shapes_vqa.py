@@ -5,7 +5,9 @@
 
 One combination of colour and form in five is never shown in training; held out are pictures with
 one of these. `--data.source.unseen False --dir runs/shapes_vqa_familiar` holds out pictures like
-those of training instead. Not trained to its end yet.
+those of training instead. Not trained to its end yet. Right without a model, for familiar and
+unseen pictures: the most frequent answer to a question 54.5 and 38.1 %, that of the nearest
+training picture 67.8 and 44.0 % (`python benchmarks/shapes.py questions`).
 """
 
 from gptjax.data import Characters, DataConfig, Shapes, VisualAnswers
