@@ -26,7 +26,8 @@ import paired
 
 HERE = Path(__file__)
 BOOKS = HERE.parents[1] / "../shared/data/books/books.jsonl.gz"
-KINDS = ("q8_0", "q4_0")
+PACKED = ("q8_0", "q4_0")
+KINDS = ("float32", *PACKED)
 TOKENS, PREFIX, SCORED, VOCABULARY = 32, 16, 48, 49_152
 PROMPTS = (
     "The harbour was quiet",
@@ -95,7 +96,7 @@ def texts(files: dict[str, Path], threads: int) -> None:
     print("| file | same text | shared beginning | loss here | loss of llama.cpp |")
     print("|---|---|---|---|---|")
     for kind, path in files.items():
-        ours, theirs = gptjax.load(str(path), packed=True), server(path, threads)
+        ours, theirs = gptjax.load(str(path), packed=kind in PACKED), server(path, threads)
         mine = ours.complete(PROMPTS, new_tokens=TOKENS, temperature=0.0)
         shares = []
         for prompt, answer in zip(PROMPTS, mine, strict=True):
@@ -136,13 +137,14 @@ def loss_there(server: Any, ids: list[int]) -> float:
 
 
 def server(path: Path, threads: int) -> Any:
-    """llama.cpp's server within this process, for one row."""
+    """llama.cpp's server within this process, for one row, its cache in float32 as ours is."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
     params.n_ctx, params.n_batch, params.n_parallel = 512, 512, 1
     params.cpuparams.n_threads, params.warmup, params.verbosity = threads, False, 0
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     return xllamacpp.Server(params)
 
 
@@ -162,8 +164,13 @@ def speeds(files: dict[str, Path], options: Any) -> None:
     import gptjax
 
     for kind, path in files.items():
-        ids = gptjax.load(str(path), packed=True).tokenizer.encode(PROMPTS[0])
-        told = {"path": str(path), "tokens": options.tokens, "threads": options.threads}
+        ids = gptjax.load(str(path)).tokenizer.encode(PROMPTS[0])
+        told = {
+            "path": str(path),
+            "kind": kind,
+            "tokens": options.tokens,
+            "threads": options.threads,
+        }
         told["ids"] = [int(one) for one in ids]
         ways = {
             name: paired.Way(sys.executable, HERE, {"stack": name} | told)
@@ -176,7 +183,7 @@ def speeds(files: dict[str, Path], options: Any) -> None:
         print(f"gptjax is {times} times as fast as llama.cpp", flush=True)
 
 
-def _ours(path: str, tokens: int, threads: int, ids: list[int]) -> None:
+def _ours(path: str, kind: str, tokens: int, threads: int, ids: list[int]) -> None:
     from gptjax.cli import process
     from gptjax.core import backend
 
@@ -185,7 +192,8 @@ def _ours(path: str, tokens: int, threads: int, ids: list[int]) -> None:
     import gptjax
 
     del threads  # XLA takes the cores that there are
-    opened = gptjax.load(path, packed=True).prepared()
+    opened = gptjax.load(path, packed=kind in PACKED)
+    opened = opened if kind in PACKED else opened.prepared(kind)
 
     def turn() -> float:
         begun = time.perf_counter()
@@ -195,7 +203,8 @@ def _ours(path: str, tokens: int, threads: int, ids: list[int]) -> None:
     paired.serve(turn)
 
 
-def _theirs(path: str, tokens: int, threads: int, ids: list[int]) -> None:
+def _theirs(path: str, kind: str, tokens: int, threads: int, ids: list[int]) -> None:
+    del kind
     started = server(Path(path), threads)
 
     def turn() -> float:
