@@ -20,6 +20,9 @@ EPYC beside other work, about 2 minutes a run):
     nearest neighbour          91.5 %    40.0 %
     this config, seed 0        95.0 %    58.7 % (of George alone 45.0 %, ridge 55.6 %)
 
+Trained on 1,200 words of made voices alone (examples/espeak_digits.py, 1,000 steps, seed 0) it
+writes 55.5 % of the held-out recordings.
+
 A first recipe (800 steps of 32 with dropout and twice as many masks) took as long and reached
 77.0 %: so few recordings need steps more than they need rows or noise.
 
