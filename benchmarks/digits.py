@@ -285,7 +285,11 @@ def draw(options: argparse.Namespace) -> None:
         how = {"steps": steps} if steps else {}
         seconds = round(time.monotonic() - begun, 1)
         print(json.dumps({"run": str(options.run), **row, **how, "seconds": seconds}), flush=True)
-        shown += [drawn[i * options.each + k] for k in range(2) for i in range(len(labels))]
+        shown += [
+            drawn[i * options.each + k]
+            for k in range(min(2, options.each))
+            for i in range(len(labels))
+        ]
     if options.page:
         save_png(options.page, picture_grid(shown, len(labels)))
 
