@@ -11,7 +11,8 @@ trains no policies:
     python benchmarks/rewards_laboratory.py --ways lora --seeds 0 --steps 100 --rates 2e-3 5e-3
 
 `token`, `answer` and `constant-40` are the normalisers, on sums with their working, which take up
-to 40 tokens; the lengths that are printed are those of the last rollouts. Their starts:
+to 40 tokens; the lengths that are printed are means of the first and of the last ten updates. Their
+starts:
 
     python train.py configs/sums.py --data.source.scratchpad True --data.source.count 300 \\
         --model.context 48 --schedule.kind linear --steps 300 --dir runs/working-0 --seed 0
@@ -150,12 +151,15 @@ def held_out(path: Path) -> list[tuple[int, float]]:
     ]
 
 
-def lengths(path: Path) -> dict[str, float]:
-    """Returns tokens of right and of wrong answers, and the share that was cut, of the last
-    rollouts of a run; without what they lack, such as right answers."""
-    last = next((line for line in reversed(read_metrics(path)) if "unfinished" in line), {})
-    known = {name: last.get(name) for name in ("right_length", "wrong_length", "unfinished")}
-    return {name: round(value, 3) for name, value in known.items() if value is not None}
+def lengths(path: Path) -> dict[str, list[float]]:
+    """Returns tokens of right and of wrong answers, and the share that was cut: means of the first
+    and of the last ten updates of a run that have them."""
+    found, lines = {}, read_metrics(path)
+    for name in ("right_length", "wrong_length", "unfinished"):
+        known = [line[name] for line in lines if line.get(name) is not None]
+        if known:
+            found[name] = [round(statistics.mean(part), 3) for part in (known[:10], known[-10:])]
+    return found
 
 
 def runs_of(given: argparse.Namespace) -> Iterator[tuple[str, list[tuple[Path, Experiment]]]]:
