@@ -234,7 +234,8 @@ def read(run: Path, model: api.Model, task: PictureTokens | None = None) -> tupl
     """The labels and levels of a run's training pictures and of the held-out ones, as another task
     spells them if one is given."""
     data = load_config(Experiment, run / "config.json").data
-    found = prepare(dataclasses.replace(data, task=task or data.task), given=model.tokenizer)
+    data = data if task is None else dataclasses.replace(data, task=task)
+    found = prepare(data, given=model.tokenizer if task is None else None)
     assert found.validation is not None
     own = task or drawing_task(model.task)
     tokenizer = model.tokenizer if task is None else found.tokenizer
