@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -11,6 +14,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 from gptjax.data import Comparisons, Conversations
 from gptjax.data.documents.comparisons import load_judged, read_comparisons
@@ -18,6 +22,24 @@ from gptjax.data.documents.conversations import load_record, read_conversations
 from gptjax.evaluate.records import Choices, Pair, read_task_records
 
 FOLDER = Path(__file__).parents[1] / "examples"
+SMALL = {
+    "pretrain": {"steps": 2},
+    "finetune_chats": {"base_steps": 2, "steps": 2},
+    "lora": {"steps": 2},
+    "dpo": {"steps": 2, "pairs": 40},
+    "learn_from_rewards": {"base_steps": 2, "steps": 2},
+    "classify": {"steps": 2},
+    "translate": {"steps": 2},
+    "image_question": {"steps": 2, "count": 40},
+    "vmapped_seeds": {"steps": 20},
+    "interpret": {"steps": 60},
+    "custom_loss": {"steps": 2},
+    "custom_task": {"steps": 2},
+    "custom_layer": {"steps": 30},
+    "jax_loop": {"rounds": 1},
+}
+"""What shrinks each lesson."""
+LESSONS = [*SMALL, "serve_model"]
 
 
 def test_a_step_mapped_by_pmap_and_by_shard_map_is_the_step_of_one_device():
@@ -105,3 +127,42 @@ def test_questions_come_from_the_installed_package_not_from_the_script_of_its_na
     picture = str(site / "easy_vqa/data/test/images/3.png")
     assert json.loads(lines[0]) == {"image": picture, **first} and len(lines) == 2
     assert "the most frequent answer: 50.0%" in done.stdout
+
+
+@pytest.mark.parametrize("name", LESSONS)
+def test_a_lesson_is_short_public_and_says_what_comes_next(name):
+    file = FOLDER / f"{name}.py"
+    text = file.read_text("utf-8")
+    tree = ast.parse(text)
+    said = ast.get_docstring(tree) or ""
+    assert len(text.splitlines()) <= 100
+    assert f"python examples/{name}.py" in said and "to type next:" in " ".join(said.split())
+    assert re.search(r"\(.*(?:minute|second).*\)", said), "how long it takes"
+    imported = [
+        *(node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)),
+        *(
+            one.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import)
+            for one in node.names
+        ),
+    ]
+    private = [part for module in imported for part in module.split(".") if part.startswith("_")]
+    assert not set(private) - {"__future__"}
+    names = [one.attr for one in ast.walk(tree) if isinstance(one, ast.Attribute)]
+    assert not [one for one in names if one.startswith("_") and not one.startswith("__")]
+    assert f"]({name}.py)" in (FOLDER / "README.md").read_text("utf-8")
+
+
+def test_every_program_is_in_the_table():
+    listed = set(re.findall(r"\]\((\w+\.py)\)", (FOLDER / "README.md").read_text("utf-8")))
+    assert listed == {file.name for file in FOLDER.glob("*.py")}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_lesson_runs(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main = runpy.run_path(str(FOLDER / f"{name}.py"))["main"]
+    folder = [tmp_path / "runs"] if "folder" in inspect.signature(main).parameters else []
+    main(*folder, **SMALL[name])
+    assert "nan" not in capsys.readouterr().out.lower().split()
