@@ -8,12 +8,13 @@ Everything else (store, batches as functions of the step, evaluation, resume) st
 to type next:
 
     open gptjax/data/tasks/middle.py            (fill-in-the-middle, in the same form)
-    gptjax verify --help                        (proofs that hold for tasks of your own too)
+    open CONTRIBUTING.md                        (what else can be added from outside)
 """
 
 from __future__ import annotations
 
 import email
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +76,11 @@ def main(folder: Path, steps: int = 300) -> None:
             batch=16,
         )
         train(experiment, folder / name)
+    print()
+    for name in ("forwards", "backwards_text"):
+        lines = map(json.loads, (folder / name / "metrics.jsonl").read_text().splitlines())
+        nats = [one["validation_loss"] for one in lines if "validation_loss" in one]
+        print(f"{name:15} {nats[-1]:.2f} nats a byte of held-out text")
     opened = gptjax.load(folder / "backwards_text", known=(Backwards,))
     print("\nwhat comes before these ends, in the model's opinion:")
     for end in ("):\n", " is None:\n", '"""\n'):

@@ -24,7 +24,7 @@ from gptjax.train.experiment import Evaluation, Experiment
 from gptjax.train.loop import train
 from gptjax.train.optim import AdamW, Schedule
 
-SHAPE = model.small("tiny", width=96, num_heads=4, context=64)
+SHAPE = model.small("tiny", width=96, num_heads=4, context=96)
 
 
 def question(a: int, b: int) -> str:

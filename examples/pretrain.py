@@ -1,7 +1,7 @@
 """Pre-trains a small GPT on Python's own `email` package, says what it is worth beside zlib, and
 lets it write.
 
-    python examples/pretrain.py                 (a minute or two of one core, by estimate)
+    python examples/pretrain.py                 (40 seconds of one core)
 
 The text is cut into bytes, its end is held out, and `train` does the rest: it logs, evaluates,
 saves, and resumes if you interrupt it and call it again. What to type next:

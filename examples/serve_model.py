@@ -1,6 +1,6 @@
 """Serves a model over HTTP and talks to it as any client of OpenAI's interface would.
 
-    python examples/serve_model.py runs/examples/chats        (after finetune_chats.py; 20 seconds)
+    python examples/serve_model.py runs/examples/chats   (half a minute, after finetune_chats.py)
 
 The server is a process of its own on a free port of this machine; nobody else can reach it. Four
 clients ask at once, then one asks alone: the answers are the same, to the bit, whoever else is
@@ -41,20 +41,20 @@ def serving(run: str) -> Iterator[str]:
         process.wait()
 
 
-def ask(url: str, question: str, **settings: Any) -> Any:
+def ask(url: str, name: str, question: str, **settings: Any) -> Any:
     """Posts a conversation of one message; returns the open answer."""
     body = {"messages": [{"role": "user", "content": question}], "temperature": 0} | settings
     request = urllib.request.Request(
         f"{url}/v1/chat/completions",
-        json.dumps(body | {"model": "any", "max_tokens": 24}).encode(),
+        json.dumps(body | {"model": name, "max_tokens": 24}).encode(),
         {"Content-Type": "application/json"},
     )
     return urllib.request.urlopen(request, timeout=60)
 
 
-def text_of(url: str, question: str) -> str:
+def text_of(url: str, name: str, question: str) -> str:
     """The whole answer."""
-    with ask(url, question) as answer:
+    with ask(url, name, question) as answer:
         return json.load(answer)["choices"][0]["message"]["content"]
 
 
@@ -67,14 +67,14 @@ def main(run: str) -> None:
 
         # Four clients at the same time share the steps of one running batch.
         with ThreadPoolExecutor(4) as clients:
-            together = list(clients.map(lambda question: text_of(url, question), QUESTIONS))
+            together = list(clients.map(lambda question: text_of(url, name, question), QUESTIONS))
         for question, said in zip(QUESTIONS, together, strict=True):
             print(f"{question}  {said}")
-        alone = [text_of(url, question) for question in QUESTIONS]
+        alone = [text_of(url, name, question) for question in QUESTIONS]
         print(f"asked alone, {sum(map(str.__eq__, alone, together))} of 4 answers are the same\n")
 
         # The same as a stream: a line of JSON for each piece, as it is written.
-        with ask(url, QUESTIONS[0], stream=True) as lines:
+        with ask(url, name, QUESTIONS[0], stream=True) as lines:
             for line in lines:
                 if line.startswith(b"data: {"):
                     delta = json.loads(line[6:])["choices"][0]["delta"]

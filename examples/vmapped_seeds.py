@@ -1,6 +1,6 @@
 """Trains eight seeds as one program: `jax.vmap` over initialisation and step.
 
-    python examples/vmapped_seeds.py            (a minute or two of one core, by estimate)
+    python examples/vmapped_seeds.py            (half a minute of one core)
 
 A model is a function and its parameters are a tree, so eight models are the same tree with one more
 axis. One seed says little: the spread printed at the end is what two settings have to differ by
@@ -72,8 +72,9 @@ def main(steps: int = 300) -> None:
     )
 
     _, alone = jax.jit(advance_many)(begin(seeds[3]), seeds[3])
-    apart = float(jnp.abs(alone - losses[3]).max())
-    print(f"seed 3 alone is at most {apart:.1g} nats away from seed 3 among eight")
+    apart = jnp.abs(alone - losses[3])  # rounding differs, and training makes it grow
+    print(f"seed 3 alone and among eight: {apart[:20].max():.1g} nats apart in 20 steps, ", end="")
+    print(f"{apart.max():.1g} in all")
 
 
 if __name__ == "__main__":
