@@ -5,8 +5,9 @@
     python train.py configs/easy_vqa.py
     gptjax chat runs/easy_vqa --image PICTURE.png
 
-98.9 % of 9,673 held-out questions are right (one seed, about 8 minutes of one core of an AMD EPYC
-beside other work, 2026-12-01), against 67.0 % by the question alone; after 4,000 steps 91.2 %.
+98.9 % and 96.2 % of 9,673 held-out questions are right (two seeds, each about 8 minutes of one core
+of an AMD EPYC beside other work, 2026-12-01), against 67.0 % by the question alone; a run of 4,000
+steps has 91.2 %.
 
 Colours are learned in the first 1,000 steps, shapes after 3,000, so short runs seem to know none.
 A patch sees 32 × 32 pixels, as much as the largest shape. Muon learns faster here than AdamW.
