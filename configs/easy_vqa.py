@@ -9,7 +9,7 @@
 of an AMD EPYC beside other work, 2026-12-01), against 67.0 % by the question alone; a run of 4,000
 steps has 91.2 %.
 
-Colours are learned in the first 1,000 steps, shapes after 3,000, so short runs seem to know none.
+Colours are learned in the first 1,000 steps, shapes after 2,000, so short runs seem to know none.
 A patch sees 32 × 32 pixels, as much as the largest shape. Muon learns faster here than AdamW.
 
 The control that sees grey pictures alone: `python train.py configs/easy_vqa.py --data.task.blind
