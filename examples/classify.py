@@ -1,6 +1,6 @@
 """Classifies sentences whose meaning turns with one word: their order matters.
 
-    python examples/classify.py                 (a minute or two of one core, by estimate)
+    python examples/classify.py                 (15 seconds of one core)
 
 An encoder reads `film: the film was not bad, the book was dull` and says whether the film was
 liked. A `not` turns what follows it alone, so words without their order cannot tell; what they

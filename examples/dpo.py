@@ -1,6 +1,6 @@
 """Teaches a model a manner by comparisons alone (DPO): of two answers it learns which one is liked.
 
-    python examples/dpo.py                      (a minute or two of one core, by estimate)
+    python examples/dpo.py                      (half a minute of one core)
 
 A toy assistant adds two digits and is friendly, curt or rude, a third each. 300 pairs prefer the
 friendly answer; nobody writes down what friendly means. The reference, which the policy may not

@@ -1,6 +1,6 @@
 """Finds the head that copies: trains two layers on repeated tokens, finds the head, takes it out.
 
-    python examples/interpret.py                (a minute or two of one core, by estimate)
+    python examples/interpret.py                (half a minute of one core)
 
 A row is a block of random tokens, repeated. Only an earlier copy tells what comes next, and models
 learn a circuit for that: a head that looks at the token before, and a later one that looks at what
