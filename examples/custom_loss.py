@@ -51,7 +51,7 @@ class Unlikelihood(LossConfig):
             for back in range(self.last):
                 earlier = jnp.roll(batch.tokens, back, axis=1)  # [B T]; row beginnings are left out
                 chance = jnp.take_along_axis(chances, earlier[..., None], axis=-1)[..., 0]
-                counts = (earlier != batch.targets) & (jnp.arange(nats.shape[1]) >= back)
+                counts = (earlier != batch.targets) & (jnp.arange(nats.shape[1])[None] >= back)
                 again -= counts * jnp.log1p(-jnp.minimum(chance, 0.999))
             total = ((nats + self.size / self.last * again) * batch.weights).sum()
             return total, batch.weights.sum(), {}

@@ -47,7 +47,7 @@ def trained(steps: int) -> dict[str, Any]:
         shift = jax.random.randint(key, (), 2, HALF)  # blocks of many lengths, so that no
         ids = look.repeated_tokens(key, ROWS, HALF, VOCABULARY)  # fixed distance will do
         ids = jnp.take(ids, (jnp.arange(2 * HALF) % shift), axis=1)
-        counts = weights * (jnp.arange(2 * HALF - 1) >= shift - 1)
+        counts = weights * (jnp.arange(2 * HALF - 1)[None] >= shift - 1)
         state, metrics = advance(state, {}, Batch(ids[:, :-1], ids[:, 1:], counts))
         return state, metrics["loss"]
 

@@ -36,7 +36,7 @@ State = tuple[Params, optax.OptState]
 def batch(key: jax.Array) -> jax.Array:
     """Pieces of the text [rows length+1] that begin anywhere."""
     begins = jax.random.randint(key, (ROWS, 1), 0, len(IDS) - LENGTH)
-    return IDS[begins + jnp.arange(LENGTH + 1)]
+    return IDS[begins + jnp.arange(LENGTH + 1)[None]]
 
 
 def loss(params: Params, ids: jax.Array) -> jax.Array:
