@@ -86,13 +86,20 @@ def led_to_chinese(page: Path) -> str:
 
 
 def stamp(pages: Iterable[Path]) -> None:
-    """Writes the hash of its English page into each Chinese page, which has a place for it.
+    """Writes the hash of its English page into each Chinese page, which has a place for it, and
+    leads its links to Chinese pages.
 
-    Leads its links to Chinese pages too.
+    Raises:
+      SystemExit: a page differs in more than the hash; nothing is written then.
     """
+    pages = list(pages)
     for page in pages:
-        text, english = led_to_chinese(page), english_of(page).read_text("utf-8")
+        text, english = page.read_text("utf-8"), english_of(page)
         if len(stamps_of(text)) != 1:
-            raise ValueError(f"{page}: no line <!-- english: sha256 0 --> in its first lines")
-        mark = f"<!-- english: sha256 {hash_of(english)} -->"
-        page.write_text(STAMP.sub(mark, text, count=1), encoding="utf-8")
+            raise SystemExit(f"{page}: no line <!-- english: sha256 0 --> in its first lines.")
+        wrong = out_of_step(text, english.read_text("utf-8"), english.name)
+        if wrong and "moved on" not in wrong:
+            raise SystemExit(f"{page}: {wrong}.")
+    for page in pages:
+        mark = f"<!-- english: sha256 {hash_of(english_of(page).read_text('utf-8'))} -->"
+        page.write_text(STAMP.sub(mark, led_to_chinese(page), count=1), encoding="utf-8")
