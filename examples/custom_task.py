@@ -1,6 +1,6 @@
 """A task of your own: text is read backwards, and the model writes what comes before an end.
 
-    python examples/custom_task.py              (a minute or two of one core, by estimate)
+    python examples/custom_task.py              (half a minute of one core)
 
 A task says what is predicted from what. `rows` gets rows of plain text, in which each token
 predicts the next one, and returns the rows to learn from: here the same ones from right to left.

@@ -1,10 +1,12 @@
-"""Fine-tunes a model on conversations: a base that continues sums learns to answer questions.
+"""Fine-tunes a model on conversations: they teach a manner, and very little else.
 
-    python examples/finetune_chats.py           (a minute or two of one core, by estimate)
+    python examples/finetune_chats.py           (a minute of one core)
 
 First a base learns lines such as `7+8=15`. Then 60 conversations teach it the manner of an
 assistant; of each only the answer is learned (`Chat`), the question is read. The same conversations
-also train a model from random weights: what the base knows is the difference. What to type next:
+also train a model from random weights. Both answer 40 of 40 new questions in the manner, and 1 and
+3 of them rightly: at this rate the base's sums do not survive, and 60 examples teach none. A real
+model knows more and is tuned at a lower rate. What to type next:
 
     gptjax chat runs/examples/chats
     gptjax inspect runs/examples/chats.jsonl --model runs/examples/chats
@@ -78,9 +80,8 @@ def main(folder: Path, base_steps: int = 400, steps: int = 150) -> None:
             opened.chat([("user", question(a, b))], temperature=0, new_tokens=24) for a, b in asked
         ]
         right = sum(f"={a + b}," in said for said, (a, b) in zip(answers, asked, strict=True))
-        print(
-            f"{name:12} {right} of {len(asked)} new sums right; {question(*asked[0])} {answers[0]}"
-        )
+        manner = sum(said.endswith(", my friend.") for said in answers)
+        print(f"{name:12} {manner} of {len(asked)} in the manner, {right} right; {answers[0]!r}")
 
 
 if __name__ == "__main__":

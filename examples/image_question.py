@@ -1,6 +1,6 @@
 """Answers a question about a picture, and shows that it looks: the same question, another picture.
 
-    python examples/image_question.py           (a minute or two of one core, by estimate)
+    python examples/image_question.py           (half a minute of one core)
 
 A small encoder turns patches of a picture into embeddings, which stand before the question as if
 they were tokens. The pictures are drawn here, so right answers are known. The control is the same

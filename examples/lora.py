@@ -1,10 +1,12 @@
 """Trains two low-rank adapters (LoRA) on one frozen base, and serves both from one copy of it.
 
-    python examples/lora.py                     (a minute or two of one core, by estimate)
+    python examples/lora.py                     (a minute of one core)
 
 The base learns to sort letters. One adapter teaches it to sort them backwards, the other one to
 write capitals. An adapter is a few thousand numbers in a file of its own; the base does not change.
-Then each prompt of one batch names the adapter that answers it. What to type next:
+Then each prompt of one batch names the adapter that answers it. Of 50 new words the base sorts all
+and one adapter all backwards; capitals, which are other tokens, come out right for 26 %. What to
+type next:
 
     gptjax sample runs/examples/base_sorting --adapter backwards=runs/examples/backwards
     gptjax convert runs/examples/backwards merged --merge

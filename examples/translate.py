@@ -1,6 +1,6 @@
 """Translates numbers from English to German words, whose order differs: 32 is two-and-thirty.
 
-    python examples/translate.py                (a minute or two of one core, by estimate)
+    python examples/translate.py                (a minute and a half of one core)
 
 An encoder reads `thirty-two`, a decoder writes `zweiunddreißig`, letter by letter, and looks back
 at what the encoder read. 800 of the numbers below 1,000 are learned, 199 others are asked. What to
