@@ -1,10 +1,10 @@
 """Learns from rewards (GRPO): a model that adds wrongly learns from being told right or wrong.
 
-    python examples/learn_from_rewards.py       (a minute or two of one core, by estimate)
+    python examples/learn_from_rewards.py       (half a minute of one core)
 
 The base saw 50 of the hundred sums of two digits. Then it draws eight answers to each prompt; a
 function of ours judges them, and answers above the mean of their eight become more likely. Nobody
-shows it a right answer. What to type next:
+shows it a right answer. Of 400 drawn answers 54 % are right before, 67 % after. What to type next:
 
     gptjax evaluate runs/examples/rewarded
     python train.py configs/sums.py && python train.py configs/grpo_sums.py   (larger, measured)
