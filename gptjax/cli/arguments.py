@@ -24,7 +24,7 @@ def first_path(args: list[str], usage: str, needed: str) -> tuple[Path | None, l
     if args and not args[0].startswith("-"):
         return _here(args[0], args[1:]), args[1:]
     require(
-        "--help" in args or "-h" in args,
+        user_config.asks_for_help(args),
         f"{usage}: the first argument is missing; it needs {needed}.",
     )
     return None, args
@@ -32,7 +32,7 @@ def first_path(args: list[str], usage: str, needed: str) -> tuple[Path | None, l
 
 def _here(word: str, flags: list[str]) -> Path:
     """A path; of a model's URL that of a copy, with the checkpoint that --step names."""
-    if not remote.as_url(word) or {"-h", "--help"} & set(flags):
+    if not remote.as_url(word) or user_config.asks_for_help(flags):
         return Path(word)
     from gptjax.formats import located  # a path of this machine needs no other room
 
@@ -46,11 +46,13 @@ def read_experiment(path: Path) -> tuple[Experiment, Path]:
     return read_with_flags(path, [])[:2]
 
 
-def read_with_flags(path: Path, flags: list[str]) -> tuple[Experiment, Path, list[str]]:
+def read_with_flags(path: Path | None, flags: list[str]) -> tuple[Experiment, Path, list[str]]:
     """Like `read_experiment`, of a config file that may have flags of its own (`--depth 8`);
-    returns the other flags too."""
+    returns the other flags too. Without a path it is the default of every setting."""
     from gptjax.train.experiment import Experiment
 
+    if path is None:
+        return Experiment(), Path("runs/run"), flags
     if path.is_dir():
         require(
             (path / "config.json").is_file(),

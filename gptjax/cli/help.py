@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gptjax.core.config import require
+from gptjax.core.user_config import asks_for_help
 
 USAGE = """usage: gptjax COMMAND ...
 
@@ -143,7 +144,7 @@ def completion_command(args: list[str]) -> None:
     Raises:
       ConfigError: the shell is not one of these.
     """
-    if {"-h", "--help"} & set(args):
+    if asks_for_help(args):
         print(
             "usage: gptjax completion bash|zsh\n\n"
             "Prints what completes commands, flags and files. Flags are asked of gptjax itself,\n"

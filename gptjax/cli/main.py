@@ -80,10 +80,17 @@ def main(args: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    status = guarded(commands[args[0]], args[1:])
-    if not status and {"-h", "--help"} & set(args[1:]):
-        print(f"\n{example_of(args[0])}")
-    return status
+
+    def with_example(flags: list[str]) -> None:
+        try:
+            commands[args[0]](flags)
+        except SystemExit as stop:
+            if stop.code:
+                raise
+        if user_config.asks_for_help(flags):
+            print(f"\n{example_of(args[0])}")
+
+    return guarded(with_example, args[1:])
 
 
 def guarded(command: Callable[[list[str]], None], args: list[str]) -> int:

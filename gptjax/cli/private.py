@@ -52,11 +52,8 @@ def _private(args: list[str]) -> None:
     path, flags = first_path(
         args, "gptjax private CONFIG [flags]", "a config file or a run's config.json"
     )
-    from gptjax.train.experiment import Experiment
 
-    experiment, directory = Experiment(), Path("runs/run")
-    if path:
-        experiment, directory, flags = read_with_flags(path, flags)
+    experiment, directory, flags = read_with_flags(path, flags)
     options, experiment = user_config.cli(
         PrivateOptions,
         flags,

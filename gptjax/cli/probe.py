@@ -48,7 +48,7 @@ def probe_command(args: list[str]) -> None:
     if path is None:
         print(f"usage: {USAGE}\n       gptjax probe canaries --out FILE\n\n{_KINDS}", end="")
         return
-    if {"-h", "--help"} & set(flags) and f"  {path} " in _KINDS:  # without a model
+    if user_config.asks_for_help(flags) and f"  {path} " in _KINDS:  # without a model
         _options(str(path), flags)
     if str(path) == "canaries":
         _make_canaries(_canary_options(flags))

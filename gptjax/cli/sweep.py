@@ -49,11 +49,8 @@ def _sweep(args: list[str]) -> None:
     path, flags = first_path(args, USAGE, "a config file, for example configs/quickstart.py")
     if _asks_for_runs(flags):
         cores_as_devices()
-    from gptjax.train.experiment import Experiment
 
-    base, directory = Experiment(), Path("runs/run")
-    if path:
-        base, directory, flags = read_with_flags(path, flags)
+    base, directory, flags = read_with_flags(path, flags)
     flags, over = split_values(flags, type(base))
     options, base = user_config.cli(
         SweepOptions,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gptjax.cli.arguments import describe_flags, first_path, read_with_flags
@@ -77,11 +76,8 @@ def _train(args: list[str]) -> None:
     )
     if path and path.exists() and "--distributed" not in flags:
         print(f"{path}: loading JAX", flush=True)  # which takes seconds
-    from gptjax.train.experiment import Experiment
 
-    experiment, directory = Experiment(), Path("runs/run")
-    if path:
-        experiment, directory, flags = read_with_flags(path, flags)
+    experiment, directory, flags = read_with_flags(path, flags)
     options, experiment = user_config.cli(
         TrainOptions,
         flags,

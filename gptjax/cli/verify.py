@@ -29,12 +29,9 @@ def verify_command(args: list[str]) -> None:
     """Runs the proofs over a config or a run; exits with status 1 if one fails."""
     backend.configure()
     from gptjax import verify
-    from gptjax.train.experiment import Experiment
 
     path = Path(args[0]) if args and not args[0].startswith("-") else None
-    experiment, directory, flags = Experiment(), None, args
-    if path:
-        experiment, directory, flags = read_with_flags(path, args[1:])
+    experiment, directory, flags = read_with_flags(path, args[1:] if path else args)
     options, experiment = user_config.cli(
         VerifyOptions,
         flags,

@@ -99,6 +99,11 @@ def _given(function: Callable[..., Any], flags: list[str], path: Path) -> tuple[
     for word in (word for flag in flags for word in split_flag(flag)):
         if word.startswith("--"):
             mine = word.removeprefix("--").replace("-", "_") in parameters
+        elif mine and not own[-1].startswith("--"):
+            raise ConfigError(
+                f"{path}: {word} is one value too many; a flag of a config file's own takes one, so"
+                " run the command once for each."
+            )
         (own if mine else rest).append(word)
     fields = [
         (each.name, hints[each.name])
@@ -108,7 +113,7 @@ def _given(function: Callable[..., Any], flags: list[str], path: Path) -> tuple[
     ]
     kind = dataclasses.make_dataclass("Given", fields, frozen=True, kw_only=True)
     about = {"prog": str(path), "description": inspect.getdoc(function) or "Flags of the file."}
-    if {"--help", "-h"} & set(rest):
+    if asks_for_help(rest):
         with contextlib.suppress(SystemExit):
             cli(kind, ["--help"], **about)
     return dict(vars(cli(kind, own, **about))), rest
@@ -256,6 +261,11 @@ def relocated(config: T, folders: Iterable[Path]) -> T:
 # --- command line
 
 
+def asks_for_help(flags: Iterable[str]) -> bool:
+    """Whether `--help` or `-h` is among the flags."""
+    return not {"-h", "--help"}.isdisjoint(flags)
+
+
 def cli(
     options: type[T], args: list[str], *, prog: str, description: str = "", base: Any = None
 ) -> Any:
@@ -281,7 +291,7 @@ def cli(
     hint: Any = options
     if base is not None:
         base, args = choose_kinds(base, args)
-        if {"--help", "-h"} & set(args) and (choices := "\n".join(class_choices(type(base)))):
+        if asks_for_help(args) and (choices := "\n".join(class_choices(type(base)))):
             description += f"\n\nclasses by flag:\n{choices}"
         unnamed = tyro.conf.arg(name="")
         base_hint = Annotated[tyro.conf.FlagConversionOff[type(base)], unnamed]
@@ -313,7 +323,7 @@ def cli(
 def _readable_help(args: list[str]) -> Iterator[None]:
     """Mends two things of tyro's help: colours in spite of NO_COLOR, and docstrings whose lines
     stay apart, since they are joined while they are still indented."""
-    if not {"--help", "-h"} & set(args):
+    if not asks_for_help(args):
         yield
         return
     from tyro import _strings
