@@ -33,6 +33,7 @@ import math
 from typing import Literal
 
 from gptjax.core.backend import fast_bfloat16
+from gptjax.core.config import require
 from gptjax.data import DataConfig, SentencePiece, Text
 from gptjax.generate import SampleConfig
 from gptjax.model import ModelConfig
@@ -55,6 +56,7 @@ def experiment(
 ) -> Experiment:
     """The flags of this file: depth in layers, the recipe, tokens read per weight of a layer, and
     a text file or folder (the default is the source of Python's own library)."""
+    require(depth >= 1 and ratio > 0, "--depth is at least 1, and --ratio more than 0.")
     modern, longer = recipe == "modern", weights(depth) / weights(BASE_DEPTH) * ratio / 10
     rows = max(8, 8 * round(BASE_ROWS * longer**0.383 / 8))
     steps = max(100, round(ratio * weights(depth) / (rows * CONTEXT)))

@@ -480,7 +480,11 @@ def test_parameters_of_a_config_that_is_a_function_are_flags(flag, tmp_path):
     found, rest = load_with_flags(Experiment, path, flags)
     assert found == Experiment(steps=3, batch=16)
     assert rest == ["--optim.peak", "1", "--batch", "4"]
-    for wrong, words in (("--depth x", "--depth whole"), ("--kind c", "--kind")):
+    for wrong, words in (
+        ("--depth x", "--depth whole"),
+        ("--kind c", "--kind"),
+        ("--depth 2 4", "4 too many once for each"),
+    ):
         with pytest.raises(ConfigError) as caught:
             load_with_flags(Experiment, path, wrong.split())
         assert "\n" not in str(caught.value)
@@ -506,6 +510,8 @@ def test_the_dial_gives_a_deeper_model_what_follows_from_its_depth():
     assert deep.optim.weight_decay < shallow.optim.weight_decay
     read = [e.steps * e.batch * e.model.context for e in (shallow, deep)]
     assert read[1] == pytest.approx(512 * read[0], rel=0.01), "tokens grow with the weights"
+    with pytest.raises(ConfigError, match="--depth is at least 1"):
+        load_with_flags(Experiment, DIAL, ["--depth", "0"])
     gpt2, _ = load_with_flags(Experiment, DIAL, ["--depth", "12", "--recipe", "gpt2"])
     assert gpt2.optim.peak == pytest.approx(7e-4, rel=0.1) and gpt2.base_width is None
 
