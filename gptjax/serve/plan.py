@@ -72,7 +72,7 @@ class Policy(NamedTuple):
     part: int = 128
     """Tokens of a prompt that are read in one program; parts begin at multiples of it."""
     steps: int = 8
-    """Most tokens that a row writes between two looks at the events."""
+    """Most tokens that a row writes between two looks at the events; one while a row has none."""
     steps_while_reading: int = 1
     """The same while prompts wait to be read."""
     parts_between_writes: int = 1
@@ -329,13 +329,16 @@ def _read(table: Table, reading: list[int], policy: Policy) -> tuple[Table, Read
 
 
 def _write(table: Table, writing: list[int], reading: bool, policy: Policy) -> tuple[Table, Write]:
-    """Writes in all rows that can, for fewer steps if somebody waits for the end of it."""
+    """Writes in all rows that can, for fewer steps if somebody waits for the end of it, and for one
+    if a row has no token yet."""
     rows = {row: slot for row in writing if (slot := table.rows[row])}
     left = [slot.arrival.limit - slot.written for slot in rows.values()]
     if reading or (table.turns and None in table.rows):
         steps = min(policy.steps, policy.steps_while_reading, max(left))
     else:
         steps = min(policy.steps, min(left) if table.turns else max(left))
+    if not all(slot.written for slot in rows.values()):
+        steps = 1  # the first token of an answer goes out at once
     table = table._replace(
         rows=tuple(
             slot._replace(busy=True) if slot and row in rows else slot
