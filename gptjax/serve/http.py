@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -203,12 +204,18 @@ async def _metrics(exchange: Exchange) -> None:
     await send_bytes(exchange.send, exchange.service.metrics.text(), kind)
 
 
-async def _openapi(exchange: Exchange) -> None:
+@functools.cache
+def _document() -> bytes:
+    """The OpenAPI document; made once, since making it takes longer than most answers."""
     more = {
         path: {"get": {"summary": says, "responses": {"200": {"description": "The answer."}}}}
         for path, says in TOLD.items()
     }
-    await send_json(exchange.send, openapi.document(gptjax.__version__, more))
+    return json.dumps(openapi.document(gptjax.__version__, more)).encode()
+
+
+async def _openapi(exchange: Exchange) -> None:
+    await send_bytes(exchange.send, _document(), "application/json")
 
 
 async def _page(exchange: Exchange) -> None:
