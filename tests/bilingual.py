@@ -1,6 +1,6 @@
 """What a page in Chinese has in common with the English page that it was made from: the headings in
-their order, the code, and in its first lines the hash of the English text. Its links lead to
-Chinese pages, where there are any."""
+their order, the code, as many rows of tables and items of lists, and in its first lines the hash of
+the English text. Its links lead to Chinese pages, where there are any."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`+([^`]+)`+")
 LINK = re.compile(r"\]\(([^)\s#:]+)\.md(#[^)\s]*)?\)")
 STAMP = re.compile(r"<!-- english: sha256 (\w*) -->")
+MERGE = re.compile(r"^(?:<{7} |={7}$|>{7} )", re.MULTILINE)
+SHAPE = {"rows of tables": r"^\|.*\|$", "items of lists": r"^ *(?:[-*]|\d+\.) "}
 FIRST_LINES = 5
 
 
@@ -42,12 +44,19 @@ def inline_code_of(text: str) -> set[str]:
     return {" ".join(piece.split()) for piece in INLINE.findall(FENCED.sub("", text))}
 
 
+def num_of(pattern: str, text: str) -> int:
+    """Returns how many lines outside code a pattern of `SHAPE` matches."""
+    return len(re.findall(pattern, FENCED.sub("", text), re.MULTILINE))
+
+
 def stamps_of(chinese: str) -> list[str]:
     return STAMP.findall("\n".join(chinese.splitlines()[:FIRST_LINES]))
 
 
 def out_of_step(chinese: str, english: str, name: str) -> str:
     """Says in which way a Chinese page does not follow the English page `name`, or nothing."""
+    if MERGE.search(chinese) or MERGE.search(english):
+        return f"{name}, or this page, holds marks of a merge: keep one of the two texts"
     ours, theirs = headings_of(chinese), headings_of(english)
     if len(ours) != len(theirs):
         return f"{name} has {len(theirs)} headings and this page {len(ours)}: translate all of it"
@@ -58,6 +67,9 @@ def out_of_step(chinese: str, english: str, name: str) -> str:
         return f"{name} has other code: copy its blocks"
     if pieces := inline_code_of(chinese) ^ inline_code_of(english):
         return f"{name} has other code in its lines, and only one page has {sorted(pieces)}"
+    for what, pattern in SHAPE.items():
+        if (here := num_of(pattern, chinese)) != (there := num_of(pattern, english)):
+            return f"{name} has {there} {what} and this page {here}: give both the same"
     if stamps_of(chinese) != [hash_of(english)]:
         return f"{name} has moved on: translate what changed, then python tests/test_chinese.py"
     return ""

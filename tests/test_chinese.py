@@ -46,7 +46,8 @@ def test_a_page_in_two_languages_leads_to_the_other(page: Path) -> None:
     assert f"]({page.name})" in english.read_text(encoding="utf-8")
 
 
-ENGLISH = "# A\n\n## B\n\n```bash\n# no heading\nls\n```\n\n```\nout\n```\n\n### C `--flag`\n"
+ENGLISH = "# A\n\n## B\n\n```bash\n# no heading\nls\n```\n\n```\nout\n```\n"
+ENGLISH += "\n### C `--flag`\n\n| a |\n\n- i\n"
 SOUND = ENGLISH.replace("A", f"甲\n<!-- english: sha256 {hash_of(ENGLISH)} -->").replace("B", "乙")
 
 
@@ -58,6 +59,9 @@ SOUND = ENGLISH.replace("A", f"甲\n<!-- english: sha256 {hash_of(ENGLISH)} -->"
         ("--flag", "--flags", "only one page has ['--flag', '--flags']"),
         ("ls", "ls -l", "other code"),
         ("```\nout\n```\n", "", "other code"),
+        ("| a |", "| a |\n| a |", "1 rows of tables and this page 2"),
+        ("- i\n", "", "1 items of lists and this page 0"),
+        ("- i\n", "<<<<<<< HEAD\n- i\n=======\n- i\n>>>>>>> theirs\n", "marks of a merge"),
         ("sha256 ", "sha256 0", "moved on"),
         (f"<!-- english: sha256 {hash_of(ENGLISH)} -->", "", "moved on"),
     ],
