@@ -160,6 +160,7 @@ def gptjax_server(options: argparse.Namespace, folder: Path, *flags: str) -> Ser
     port = free_port()
     command = [sys.executable, "-m", "gptjax", "serve", options.model, "--port", str(port)]
     command += ["--slots", str(options.clients), "--name", "m", "--no-access-log", *flags]
+    command += ["--weights", options.weights] if options.weights else []
     process = started(command, port, folder / "gptjax.log")
     return Server("gptjax", process, port, "m", {"ignore_eos": True})
 
@@ -177,7 +178,7 @@ def transformers_server(options: argparse.Namespace, folder: Path) -> Server:
     port = free_port()
     binary = str(Path(options.peer_python).parent / "transformers")
     command = [binary, "serve", options.hf, "--continuous-batching", "--port", str(port)]
-    command += ["--device", "cpu", "--dtype", "float32"]
+    command += ["--device", "cpu", "--dtype", options.dtype]
     process = started(command, port, folder / "transformers.log")
     config = {"eos_token_id": None, "max_new_tokens": 64, "do_sample": False}
     more = {"generation_config": json.dumps(config)}
@@ -342,6 +343,8 @@ def main() -> None:
         "--gguf", help="the same weights for llama.cpp: gptjax convert MODEL X.gguf"
     )
     parser.add_argument("--hf", help="the same weights for transformers, a directory")
+    parser.add_argument("--weights", help="how gptjax keeps them: float32, bfloat16, int8")
+    parser.add_argument("--dtype", default="float32", help="how transformers keeps them")
     parser.add_argument("--peer-python", default=sys.executable)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--requests", type=int, default=32)
