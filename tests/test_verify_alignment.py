@@ -14,8 +14,7 @@ import pytest
 from proving import outcome
 from variants import PLAIN
 
-from gptjax import verify, weights
-from gptjax.core.config import ConfigError
+from gptjax import weights
 from gptjax.data import (
     Bytes,
     Comparisons,
@@ -26,7 +25,7 @@ from gptjax.data import (
     prepare,
 )
 from gptjax.data.tasks.chat import Rendered, render_record
-from gptjax.losses import BradleyTerry, Preference, answers
+from gptjax.losses import Preference, answers
 from gptjax.losses.pairwise import Pair
 from gptjax.losses.preference import PreferenceLoss
 from gptjax.plan.plan import weight_bytes
@@ -152,13 +151,6 @@ def test_an_adapter_merged_on_another_base_than_it_was_trained_on_is_noticed(set
 
     monkeypatch.setattr(alignment.weights, "merge", lambda tree: merge(on_floats(tree)))
     assert status("adapter", quantised).startswith("fail relative")
-
-
-def test_a_reward_model_is_refused_in_one_line(setting):
-    data = replace(setting.experiment.data, task=Preferences("zephyr", score=True))
-    scored = replace(setting.experiment, data=data, loss=BradleyTerry(), adapter=None)
-    with pytest.raises(ConfigError, match="trains a score"):
-        verify.run_proofs(scored, say=lambda line: None)
 
 
 @pytest.mark.parametrize("task", [Preferences(), Feedback()])

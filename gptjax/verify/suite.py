@@ -22,7 +22,7 @@ from gptjax.train import start as starts
 from gptjax.train.experiment import Experiment
 from gptjax.train.facts import processor
 from gptjax.train.identity import versions
-from gptjax.verify import alignment, diffusion, reading, rewards, text, training, writing
+from gptjax.verify import alignment, diffusion, reading, rewards, scores, text, training, writing
 from gptjax.verify.setting import Figure, Setting, Skipped, make
 
 
@@ -118,6 +118,20 @@ REWARDS = (
 OF_REWARDS = ("sampler", "on-policy", "rollout", "groups")
 """Those of them that only losses of rewards have."""
 
+SCORES = (
+    *(
+        proof
+        for proof in PROOFS
+        if proof.name in ("tokenizer", "checkpoints", "attention", "causal", "packed")
+    ),
+    *(proof for proof in ALIGNMENT if proof.name in ("prompts", "counted", "split", "adapter")),
+    Proof(
+        "scores", "a text has the score that it has alone, whatever shares its row", scores.scores
+    ),
+    Proof("leads", "the loss is −ln σ of the preferred answer's lead", scores.leads),
+    Proof("gradients", "the gradient is the slope of the loss", scores.gradients),
+)
+"""The proofs of reward models."""
 
 DIFFUSION = (
     *(
@@ -150,7 +164,7 @@ def proofs_of(experiment: Experiment) -> tuple[Proof, ...]:
     if experiment.data.task.batches == NOISED:
         return DIFFUSION
     if experiment.data.task.conversations:
-        return ALIGNMENT
+        return ALIGNMENT if experiment.data.task.classes is None else SCORES
     if experiment.adapter is not None:
         return tuple(one for one in ALIGNMENT if one.name in (*OF_THE_MODEL, "split", "adapter"))
     return PROOFS
@@ -258,11 +272,6 @@ def _require_covered(experiment: Experiment) -> None:
         plain,
         "verify covers models that continue a text, and this one does not, or has an encoder; the"
         " laws of the tests cover it.",
-    )
-    require(
-        task.classes is None,
-        "verify covers models that write, and this config trains a score, whose laws the tests"
-        " cover; for the model, verify it without --data.task.score and with another loss.",
     )
 
 
