@@ -26,7 +26,9 @@ from gptjax.data import (
     store,
 )
 from gptjax.data.tokenizers import tokenizer as tokenizers
-from gptjax.model import bert, t5
+from gptjax.generate import GenerateConfig
+from gptjax.generate.request import requests
+from gptjax.model import bert, gpt2, t5
 from gptjax.train.experiment import Experiment
 from gptjax.train.loop import train
 
@@ -226,6 +228,19 @@ def test_a_task_defined_outside_the_package_trains_and_resumes(tiny_experiment, 
     with pytest.raises(ConfigError, match=r"'EveryOther'.*Python config file that defines") as no:
         configs.load_config(Experiment, tmp_path / "config.json")
     assert "\n" not in str(no.value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Silent(Task):
+    """Says nothing of writing."""
+
+
+def test_a_model_whose_task_does_not_write_is_told_how_a_task_says_that_it_does():
+    model = dataclasses.replace(gpt2("124m"), num_layers=1, vocab_size=SIZE)
+    with pytest.raises(ConfigError, match=r"Silent, .* by writes = True") as no:
+        requests(model, TOKENIZER, ["a"], GenerateConfig(new_tokens=1), task=Silent())
+    assert "\n" not in str(no.value)
+    assert requests(model, TOKENIZER, ["a"], GenerateConfig(new_tokens=1), task=EveryOther())
 
 
 KINDS = (

@@ -169,6 +169,11 @@ def _check_model(config: ModelConfig, task: Task, mask: int | None) -> None:
     )
     able = config.causal and task.writes and (task.answers or config.continues)
     require(
+        task.writes or mask is not None or not config.causal,
+        f"{type(task).__name__}, the task of this model, says nothing of writing; a task whose"
+        " models continue a text says so by writes = True in its class.",
+    )
+    require(
         able or (mask is not None and not config.causal),
         "this model fills in masked tokens and does not continue a text: write [MASK] where a token"
         " is hidden, and use `gptjax sample` or `Model.fill`.",
