@@ -8,7 +8,7 @@ Held out are, in turn, pictures like those of training and pictures with a combi
 form that training never shows. `captions` and `questions` print how often these rules are right:
 the most frequent answer; the most frequent one to the same question; the answer of the nearest
 training picture (by its pixels at a quarter of the side) that was asked the same, or of the nearest
-one at all where none was.
+one at all where none was. Those of questions are told apart by kind too.
 
 `label` asks a run about pictures of one shape, with a label for each of the 25 combinations, and
 about pictures of two or three shapes, with 32 captions of held-out pictures of as many.
@@ -22,6 +22,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
+from visual_answers import kind_of
 
 from gptjax import api
 from gptjax.data import Shapes
@@ -69,9 +70,15 @@ def rules(train: Asked, held: Asked, seen: dict[str, np.ndarray]) -> dict[str, n
         nearest = ((x * x).sum(1) - 2 * y @ x.T).argmin(1)
         usual = Counter(answer for _, answer in same).most_common(1)[0][0]
         for (_, answer), near in zip(asked, nearest, strict=True):
-            right["most frequent answer"].append(answer == most)
-            right["most frequent answer to the question"].append(answer == usual)
-            right["nearest training picture"].append(answer == same[near][1])
+            told = {
+                "most frequent answer": most,
+                "most frequent answer to the question": usual,
+                "nearest training picture": same[near][1],
+            }
+            for name, one in told.items():
+                right[name].append(answer == one)
+                if question:
+                    right[f"{name}, {kind_of(question, answer)}"].append(answer == one)
     return {name: np.asarray(some) for name, some in right.items()}
 
 

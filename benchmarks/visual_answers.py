@@ -113,9 +113,10 @@ def page(seeing: gptjax.Model, shown: list) -> str:
             save_png(file.name, np.asarray(pixels))
             code = base64.b64encode(Path(file.name).read_bytes()).decode()
         colour = "#2a7d2a" if good else "#b02020"
+        asked = f"{html.escape(prompt)}<br>" if prompt else ""
         cells.append(
             f'<figure><img width=128 src="data:image/png;base64,{code}"><figcaption>'
-            f"{html.escape(prompt)}<br>right: {html.escape(answer)}<br>"
+            f"{asked}right: {html.escape(answer)}<br>"
             f'answered: <b style="color:{colour}">{html.escape(told)}</b></figcaption></figure>'
         )
     style = "figure{display:inline-block;width:11em;margin:.6em;vertical-align:top}"

@@ -10,41 +10,36 @@ unseen pictures: the most frequent answer to a question 54.5 and 38.1 %, that of
 training picture 67.8 and 44.0 % (`python benchmarks/shapes.py questions`).
 """
 
-from gptjax.data import Characters, DataConfig, Shapes, VisualAnswers
+from gptjax.data import DataConfig, SentencePiece, Shapes, VisualAnswers
 from gptjax.generate import SampleConfig
 from gptjax.model import ModelConfig, Vision
 from gptjax.train.experiment import Evaluation, Experiment
-from gptjax.train.optim import AdamW, Schedule
+from gptjax.train.optim import Muon, Schedule
 
 experiment = Experiment(
     data=DataConfig(
         source=Shapes("questions", count=8000, held_out_count=500),
-        tokenizer=Characters(),
-        task=VisualAnswers(size=(48, 48), tokens=36, shift=3),
+        tokenizer=SentencePiece(vocab_size=400, words=True),  # a piece a word
+        task=VisualAnswers(size=(48, 48), tokens=16, shift=3),
         validation=0.0,
     ),
     model=ModelConfig(
-        context=112,
+        context=28,
         width=128,
         num_layers=3,
         num_heads=4,
-        positions="rope",
+        prefix_lm=True,
         norm="rmsnorm",
+        qk_norm=True,
         activation="swiglu",
         bias=False,
-        compute="float32",
-        vision=Vision(
-            size=(48, 48),
-            patch=8,
-            overlap=4,
-            num_layers=2,
-            width=96,
-            projector="mlp",
+        vision=Vision(  # the background is near 0
+            size=(48, 48), patch=12, overlap=6, mean=(0.94, 0.94, 0.94), std=(0.2, 0.2, 0.2)
         ),
     ),
-    optim=AdamW(peak=2e-3, weight_decay=0.05),
-    schedule=Schedule("cosine", warmup=100, floor=0.02),
-    evaluation=Evaluation(every=500, sample=SampleConfig(temperature=0.0)),
-    steps=1500,
+    optim=Muon(peak=4e-3, weight_decay=0.05),
+    schedule=Schedule("cosine", warmup=60, floor=0.02),
+    evaluation=Evaluation(every=2000, rows=512, sample=SampleConfig(temperature=0.0)),
+    steps=8000,
     batch=32,
 )

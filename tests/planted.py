@@ -1989,6 +1989,13 @@ TOKENIZERS = (
         "test_reports_data.py::test_a_vocabulary_that_was_made_smaller_still_writes_every_text",
     ),
     Defect(
+        "pieces-span-words-whatever-is-asked",
+        "data/tokenizers/sentencepieces.py",
+        '"split_by_whitespace": config.words',
+        '"split_by_whitespace": False',
+        "test_tokenizer.py::test_pieces_end_where_words_do_if_asked_and_span_them_otherwise[bpe]",
+    ),
+    Defect(
         "file-of-a-tokenizer-not-checked",
         "data/tokenizers/tokenizer.py",
         "same = hashes.get(name) == hashlib.sha256(content).hexdigest()",

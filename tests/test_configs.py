@@ -84,7 +84,7 @@ def shrink(experiment: Experiment, folder: Path) -> Experiment:
         None if model.num_kv_heads is None else heads * model.num_kv_heads // model.num_heads or 1
     )
     tokenizer = experiment.data.tokenizer
-    if isinstance(tokenizer, data.SentencePiece):
+    if isinstance(tokenizer, data.SentencePiece) and not tokenizer.words:
         tokenizer = dataclasses.replace(tokenizer, vocab_size=330)
     if isinstance(tokenizer, data.GPT2):
         tokenizer = data.Bytes()

@@ -292,6 +292,20 @@ def test_text_with_more_characters_than_pieces_still_trains():
     )
 
 
+@pytest.mark.parametrize("algorithm", ["bpe", "unigram"])
+def test_pieces_end_where_words_do_if_asked_and_span_them_otherwise(algorithm):
+    colours, forms = ("red", "green", "blue"), ("circle", "square", "cross")
+    texts = [
+        f"a {a} {b} and a {c} {d}" for a in colours for b in forms for c in colours for d in forms
+    ]
+    for words in (True, False):
+        asked = tok.SentencePiece(vocab_size=330, algorithm=algorithm, words=words)
+        made = tok.train_tokenizer(asked, texts)
+        pieces = [made.token_bytes([i]) for i in made.encode(texts[0])]
+        assert words == all(b" " not in piece[1:] for piece in pieces), pieces
+        assert made.decode(made.encode("a blue square")) == "a blue square"
+
+
 def test_training_is_silent(capfd):
     tok.train_tokenizer(tok.SentencePiece(vocab_size=400), [TEXT])
     tok.train_tokenizer(tok.SentencePiece(vocab_size=90_000), [TEXT])  # fewer pieces are taken
