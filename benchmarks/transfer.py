@@ -37,7 +37,9 @@ def experiment_of(args: argparse.Namespace, base: int | None) -> Experiment:
       base: `base_width`.
     """
     found = user_config.load_python(Experiment, CONFIG)
-    model = dataclasses.replace(found.model, tied=False)
+    model = dataclasses.replace(
+        found.model, tied=False, num_layers=args.layers or found.model.num_layers
+    )
     return dataclasses.replace(
         found,
         data=dataclasses.replace(found.data, source=Text(str(args.text))),
@@ -74,12 +76,12 @@ def rates(args: argparse.Namespace) -> None:
         "| cost of the base's best |",
     )
     print("|---" * (len(args.rates) + 3) + "|")
-    for base in (args.widths[0], None):
+    for base in [{"base": args.widths[0], "none": None}[way] for way in args.ways]:
         chosen = None
         for width in args.widths:
             start = experiment_of(args, base)
             wide = dataclasses.replace(start, model=at_width(start.model, width))
-            name = f"{args.optimizer}_{args.steps}_{args.seed}_{base}_{width}"
+            name = f"{args.optimizer}_{args.layers}_{args.steps}_{args.seed}_{base}_{width}"
             runs = train_many(wide, {"optim.peak": args.rates}, args.out / name)
             losses = [run.figures.get("validation_loss", math.inf) for run in runs]
             best = min(losses)
@@ -98,6 +100,14 @@ def main() -> None:
     parser.add_argument(
         "--rates", type=float, nargs="+", default=[5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2]
     )
+    parser.add_argument(
+        "--ways",
+        nargs="+",
+        choices=("base", "none"),
+        default=["base", "none"],
+        help="with the narrowest width as base_width, without, or both",
+    )
+    parser.add_argument("--layers", type=int, help="the default is the config's")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark_transfer"))

@@ -3822,6 +3822,41 @@ OPTIONS = (
         "test_options.py::test_heads_are_normalised_after_they_are_turned_and_only_where_they_are",
     ),
     Defect(
+        "short-cut-beside-the-stream-forgotten",
+        "model/shortcuts.py",
+        "return a * own + b * shared.astype(own.dtype)",
+        "return a * own",
+        "test_shortcuts.py::test_the_stream_that_a_layer_adds_to_is_the_mixture",
+    ),
+    Defect(
+        "first-values-of-the-last-layer",
+        "model/shortcuts.py",
+        "jax.tree.map(lambda leaf: leaf[0], layers)",
+        "jax.tree.map(lambda leaf: leaf[-1], layers)",
+        "test_shortcuts.py::test_first_values_are_those_of_the_first_layer[unroll]",
+    ),
+    Defect(
+        "first-values-without-the-norm",
+        "model/shortcuts.py",
+        'if config.norm_placement in ("pre", "sandwich"):',
+        'if config.norm_placement == "sandwich":',
+        "test_shortcuts.py::test_first_values_are_those_of_the_first_layer[scan]",
+    ),
+    Defect(
+        "values-of-the-token-that-was-replaced",
+        "model/shortcuts.py",
+        "jnp.where(replaced >= 0, replaced, x.shape[1])",
+        "jnp.where(replaced >= 0, x.shape[1], x.shape[1])",
+        "test_shortcuts.py::test_a_table_of_values_goes_by_the_token_and_gives_none_to_what_replaces_one",
+    ),
+    Defect(
+        "short-cuts-in-the-order-of-positions",
+        "model/attention/order.py",
+        "entrance=jax.tree.map(permuted, layer_inputs.entrance),",
+        "entrance=layer_inputs.entrance,",
+        "test_context.py::test_losses_and_gradients_are_those_of_one_device[short cuts-True]",
+    ),
+    Defect(
         "residual-scaled-by-the-embeddings-factor",
         "model/stack.py",
         "jnp.asarray(c.residual_scale, y.dtype)",
@@ -4376,6 +4411,41 @@ SMALL = (
 )
 
 LAB = (
+    Defect(
+        "influence-with-its-sign-turned",
+        "lab/influence.py",
+        "(found[:-1] - found[-1:]).T",
+        "(found[-1:] - found[:-1]).T",
+        "test_influence.py::test_a_row_that_helps_is_one_without_which_training_is_worse",
+    ),
+    Defect(
+        "influence-of-sums-instead-of-means",
+        "lab/influence.py",
+        "g.astype(jnp.float32) * mean",
+        "g.astype(jnp.float32)",
+        "test_influence.py::test_influence_is_the_product_of_gradients_of_mean_losses",
+    ),
+    Defect(
+        "sketch-without-signs",
+        "lab/influence.py",
+        ".add(sign * leaf.reshape(-1))",
+        ".add(leaf.reshape(-1))",
+        "test_influence.py::test_sketches_have_the_products_of_gradients_without_bias",
+    ),
+    Defect(
+        "projection-against-the-queries-own-curvature",
+        "lab/influence.py",
+        "curvature = rows.T @ rows / count",
+        "curvature = queries.T @ queries / count",
+        "test_influence.py::test_projected_influence_is_that_of_a_parabola_whose_curvature_is_known",
+    ),
+    Defect(
+        "ties-by-their-place",
+        "lab/influence.py",
+        "(np.cumsum(counts) - (counts - 1) / 2)[place]",
+        "np.argsort(np.argsort(values, kind='stable'), kind='stable')",
+        "test_influence.py::test_agreement_is_spearmans_with_ties",
+    ),
     Defect(
         "runs-share-the-first-seeds-batches",
         "train/many.py",

@@ -15,7 +15,7 @@ from small_plans import llama
 from variants import ROPE, VARIANTS
 
 from gptjax.core.config import ConfigError
-from gptjax.model import Experts, Layer
+from gptjax.model import Experts, Layer, Shortcuts
 from gptjax.model.attention import kernels
 from gptjax.model.attention.blockwise import visited
 from gptjax.model.attention.layer import attend
@@ -48,6 +48,7 @@ MODELS = {
     "ALiBi": dataclasses.replace(VARIANTS["alibi"], context=32, attention="blockwise"),
     "experts": dataclasses.replace(PLAIN, experts=SHARED),
     "further tokens": dataclasses.replace(PLAIN, ahead=1),
+    "short cuts": dataclasses.replace(PLAIN, shortcuts=Shortcuts(values="table")),
 }
 
 
@@ -64,7 +65,7 @@ def assert_those_of_one_device(name: str, packed: bool, mesh: dict):
 
 # --- the same numbers ---
 
-QUICK = [("plain", False), ("groups, windows", True), ("latent", True)]
+QUICK = [("plain", False), ("groups, windows", True), ("latent", True), ("short cuts", True)]
 
 
 @pytest.mark.parametrize(("name", "packed"), QUICK, ids=str)
@@ -86,7 +87,7 @@ def test_losses_and_gradients_on_any_mesh_are_those_of_one_device(name, mesh, pa
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", ["plain", "latent", "ALiBi"])
+@pytest.mark.parametrize("name", ["plain", "latent", "ALiBi", "short cuts"])
 def test_stages_in_zigzag_order_are_one_device(name):
     assert_those_of_one_device(name, True, {"context": 2, "stage": 2})
 

@@ -20,6 +20,7 @@ from gptjax.model import (
     NTKScaling,
     QueryGrowth,
     ShortConvolution,
+    Shortcuts,
     YarnScaling,
     gpt2,
     llama,
@@ -285,6 +286,14 @@ VARIANTS: dict[str, ModelConfig] = {
         tied=True,
         logit_scale=0.25,
     ),
+    # short cuts from the embedded tokens
+    "shortcut_stream": _plain(shortcuts=Shortcuts()),
+    "shortcut_first_values": _rope(
+        num_kv_heads=2, qkv_bias=True, shortcuts=Shortcuts(values="first"), layers="scan"
+    ),
+    "shortcut_table": _rope(
+        num_kv_heads=2, shortcuts=Shortcuts(stream=False, values="table"), qkv_clip=0.5
+    ),
     # outputs, initial weights, ways to run
     "untied": _plain(tied=False),
     "zero_residual": _rope(residual_init="zero"),
@@ -309,6 +318,7 @@ FEW = (
         "encoder",
         "beside_an_encoder_t5",
         "delta_and_attention",
+        "shortcut_first_values",
         "bfloat16",
     ),
 )

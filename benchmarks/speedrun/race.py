@@ -28,7 +28,7 @@ from gptjax.train.experiment import Experiment
 from gptjax.train.paired import student_tail
 
 HERE = Path(__file__).parent
-TRACKS = {"1.88": "to_1_88.py"}
+TRACKS = {"1.88": "to_1_88.py", "1.4697": "to_1_4697.py"}
 SPLIT = 0.1
 """Share of the text at its end that is held out, as nanoGPT splits it."""
 LEVEL = 0.01

@@ -73,7 +73,8 @@ def _pairs(config: ModelConfig, flat: Mapping[str, Any], moments: Moments) -> li
             if normed and plain and readers and f"{norm}/scale" in flat:
                 found.append(_Pair(readers, makers))
         inner = [("mlp", "up", "down")] if config.gated else []
-        inner += [("attention", "value", "out")] if config.latent is None else []
+        mixed = config.shortcuts is not None and config.shortcuts.values != "none"
+        inner += [("attention", "value", "out")] if config.latent is None and not mixed else []
         for branch, maker, reader in inner:
             path = f"{stack}/{branch}/{reader}/kernel"
             made = tuple(f"{stack}/{branch}/{maker}/{part}" for part in ("kernel", "bias"))

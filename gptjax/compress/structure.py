@@ -116,10 +116,12 @@ def _fewer_heads(
 ) -> tuple[ModelConfig, Params]:
     _require_fewer("key and value heads", count, config.kv_heads, "--keep-kv-heads")
     by_distance = config.positions_in(config.stack[0]) in ("alibi", "t5")
+    mixed = config.shortcuts is not None and config.shortcuts.values != "none"
     require(
-        not (config.attention_sink or config.qk_norm_joint or by_distance),
-        "heads can't be taken out of a model whose heads share a norm, have sinks, or have biases"
-        " by distance (ALiBi, T5); take out layers or columns.",
+        not (config.attention_sink or config.qk_norm_joint or by_distance or mixed),
+        "heads can't be taken out of a model whose heads share a norm, have sinks, biases by"
+        " distance (ALiBi, T5), or values from other layers (model.shortcuts); take out layers or"
+        " columns.",
     )
     attention = params["layers"]["attention"]
     out = attention["out"]["kernel"]  # [L N H D]

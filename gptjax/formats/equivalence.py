@@ -45,6 +45,7 @@ FIELDS = (
     "mlp_bias_enabled",
     "tied",
     "embedding_norm",
+    "shortcuts",
     "head_transform",
     "logit_bias",
     "embedding_dim",

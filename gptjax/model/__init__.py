@@ -28,6 +28,7 @@ from gptjax.model.config import (
     NTKScaling,
     QueryGrowth,
     ShortConvolution,
+    Shortcuts,
     Vision,
     YarnScaling,
 )
@@ -96,6 +97,7 @@ __all__ = [
     "Output",
     "QueryGrowth",
     "ShortConvolution",
+    "Shortcuts",
     "Soft",
     "Vision",
     "YarnScaling",

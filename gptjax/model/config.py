@@ -23,6 +23,7 @@ from gptjax.model.config_parts import (
     NTKScaling,
     QueryGrowth,
     RopeScaling,
+    Shortcuts,
     YarnScaling,
 )
 from gptjax.model.inputs.options import Vision
@@ -44,6 +45,7 @@ __all__ = [
     "Recurrent",
     "RopeScaling",
     "ShortConvolution",
+    "Shortcuts",
     "Vision",
     "YarnScaling",
 ]
@@ -161,6 +163,8 @@ class ModelConfig:
     """Token embeddings are multiplied by it too where they enter (Granite)."""
     residual_scale: float = 1.0
     """What attention and MLP add to the residual stream is multiplied by it (Granite)."""
+    shortcuts: Shortcuts | None = None
+    """What layers read of the embedded tokens besides the stream; `None` is nothing."""
     embedding_norm: bool = False
     """Embeddings are normalised before the first block (BERT)."""
     embedding_width: int | None = None
@@ -354,11 +358,8 @@ class ModelConfig:
     @property
     def value_width(self) -> int:
         """Width of a head's value."""
-        return (
-            self.head_dim
-            if self.latent is None or self.latent.value_width is None
-            else self.latent.value_width
-        )
+        own = None if self.latent is None else self.latent.value_width
+        return self.head_dim if own is None else own
 
     @property
     def uses_dropout(self) -> bool:

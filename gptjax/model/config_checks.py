@@ -33,6 +33,7 @@ def check_model(config: ModelConfig) -> None:
     _check_heads(config)
     _check_positions(config)
     _check_recurrent(config)
+    _check_shortcuts(config)
     _check_encoder(config)
     _check_vision(config)
     _check_outputs(config)
@@ -146,6 +147,23 @@ def _check_recurrent(c: ModelConfig) -> None:
     require(
         not c.attention_gate or c.latent is None,
         "model.attention_gate is for plain heads; it goes without latent.",
+    )
+
+
+def _check_shortcuts(c: ModelConfig) -> None:
+    if c.shortcuts is None:
+        return
+    require(
+        c.norm_placement != "post" and not c.has_encoder and not c.ahead,
+        "model.shortcuts leads from the embedded tokens to each layer of a decoder or an encoder"
+        " alone, into a stream without norms of its own: it goes without norm_placement post,"
+        " encoder_layers, frames and ahead.",
+    )
+    plain = c.latent is None and not any(layer.recurrent for layer in c.stack)
+    require(
+        c.shortcuts.values == "none" or plain,
+        f"model.shortcuts.values is {c.shortcuts.values!r}, which is for layers of plain heads: it"
+        " goes without latent and recurrent layers (shortcuts.values 'none').",
     )
 
 

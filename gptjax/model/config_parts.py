@@ -89,6 +89,29 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Shortcuts:
+    """What every layer reads of the embedded tokens themselves, by factors that it learns.
+
+    Sources: the stream: modded-nanogpt (https://github.com/KellerJordan/modded-nanogpt), of 2024;
+    first values: Zhou et al. 2024, Value Residual Learning, arXiv:2410.17897, section 3.3; a table
+    of values: modded-nanogpt, where several layers have one each.
+    """
+
+    stream: bool = True
+    """A layer reads and adds to a · stream + b · embedded tokens; a begins at 1 and b at 0."""
+    values: Literal["none", "first", "table"] = "none"
+    """Values of attention are a · own + b · shared, which both begin at ½. Shared by all layers are
+    what the first makes of the embedded tokens (value residual), or a table by token (value
+    embeddings)."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.stream or self.values != "none",
+            "model.shortcuts has neither stream nor values; omit it.",
+        )
+
+
+@dataclass(frozen=True)
 class LinearScaling:
     """RoPE at positions divided by `factor`. Source: Chen et al. 2023, Position Interpolation,
     arXiv:2306.15595."""

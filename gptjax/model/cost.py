@@ -50,6 +50,8 @@ def products_per_token(config: ModelConfig) -> int:
         return products_per_token(alone) + cross + products_per_token(beside) - _output(config)
     mlp = (3 if config.gated else 2) * config.width
     total = _output(config)
+    if config.shortcuts is not None and config.shortcuts.values == "first":
+        total += config.width * config.kv_heads * config.head_dim  # once more, for all layers
     for layer in config.stack:
         total += (
             config.recurrent.products(config.width)[0] if layer.recurrent else _projections(config)

@@ -34,6 +34,7 @@ from gptjax.model.config import Layer, ModelConfig
 from gptjax.model.inputs.frames import frame_layers
 from gptjax.model.inputs.vision_parts import vision_boxes
 from gptjax.model.layers import Declared, Linear, Table, norm
+from gptjax.model.shortcuts import Entrance, value_table
 from gptjax.model.stack import init_stack
 from gptjax.weights.virtual import Prefix
 from gptjax.weights.weight import Role
@@ -103,6 +104,7 @@ def _boxed(config: ModelConfig, key: Key) -> Params:
         )
         params["distances"] = {"bias": Declared(buckets, ("buckets", "heads"))}
     layer_inputs = layer_inputs_of(config, nn.meta.unbox(params), mask_inputs)
+    layer_inputs = layer_inputs._replace(entrance=Entrance(x, None))
 
     params |= {
         "embedding": (
@@ -146,6 +148,9 @@ def _beside_embedding(config: ModelConfig, key: Key) -> Params:
     params: Params = {}
     if config.embedding_norm and config.norm_scale:
         params["embedding_norm"] = _norm(config, config.entrance_dim, key)
+    if config.shortcuts is not None and config.shortcuts.values == "table":
+        own = jax.random.fold_in(key, 14)
+        params["values"] = value_table(config).init(own, jnp.zeros((1, 1), jnp.int32))["params"]
     if config.head_transform:
         linear = head_transform(config).init(jax.random.fold_in(key, 6), _vector(config.width))
         last = _norm(config, config.embedding_dim, key)

@@ -95,13 +95,13 @@ def run_in_stages(
         tuple(layer_inputs.angles),
         tuple(layer_inputs.angles.values()),
     )  # keyed by layer; jax needs keys that can be sorted, and layers can't
-    apart, tree = jax.tree.flatten((layer_inputs.mask_inputs, turns))
+    apart, tree = jax.tree.flatten((layer_inputs.mask_inputs, turns, layer_inputs.entrance))
     fixed = [leaf if alike(leaf) else None for leaf in apart]
 
     def stage(layers: Params, carried: tuple, number: Array, piece: Array) -> tuple[Array, Any]:
         x, *moving = carried
         moving = iter(moving)
-        mask_inputs, turns = jax.tree.unflatten(
+        mask_inputs, turns, entrance = jax.tree.unflatten(
             tree, [next(moving) if leaf is None else leaf for leaf in fixed]
         )
         own = None if key is None else jax.random.fold_in(key, piece)
@@ -112,7 +112,9 @@ def run_in_stages(
             layers,
             x,
             layer_inputs._replace(
-                mask_inputs=mask_inputs, angles=dict(zip(kinds, turns, strict=True))
+                mask_inputs=mask_inputs,
+                angles=dict(zip(kinds, turns, strict=True)),
+                entrance=entrance,
             ),
             None,
             own,

@@ -29,6 +29,7 @@ from gptjax.model.mixers import MIXERS
 from gptjax.model.moe.router import MoE
 from gptjax.model.pipeline import run_in_stages
 from gptjax.model.remat import kept
+from gptjax.model.shortcuts import stream_with
 from gptjax.sharding.constrain import axis_size, constrain_residual, platform
 from gptjax.weights.dropout import dropout
 
@@ -71,6 +72,7 @@ class Block(nn.Module):
             (None,) * 3 if key is None else jax.random.split(key, 3)
         )
         x, seen = probe.saved("stream", x, {})
+        x = stream_with(self, c, x, layer_inputs.entrance)
 
         def before(branch: str, x: Array) -> Array:
             return norm(c, f"{branch}_norm")(x) if c.norm_placement in ("pre", "sandwich") else x

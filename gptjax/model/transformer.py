@@ -29,6 +29,7 @@ from gptjax.model.parameters import (
     embedding_table,
     layer_inputs_of,
 )
+from gptjax.model.shortcuts import shortcuts_of
 from gptjax.model.stack import Block, run_stack
 from gptjax.sharding.constrain import constrain_residual
 from gptjax.weights.dropout import dropout
@@ -125,6 +126,8 @@ def forward(
     x = _embedded(config, params, tokens, soft, perturbation)
     x = _positioned(config, params, x, positions, _entrance_key(config, key))
     x, seen = probe("embedding", x, {})
+    entrance = shortcuts_of(config, params, x, tokens, None if soft is None else soft.index)
+    layer_inputs = layer_inputs._replace(entrance=entrance)
     x, cache, outputs = run_stack(config, params["layers"], x, layer_inputs, cache, key)
     hidden, seen = probe("hidden", _normalised(config, params, x), seen)
     return Output(hidden, cache, outputs.aux, outputs.observed | seen)

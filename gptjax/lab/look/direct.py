@@ -64,13 +64,19 @@ def direct_attribution(
       inputs: further arguments of `model.forward`.
 
     Raises:
-      ValueError: the stream is normalised within layers (post-norm), or the output is not linear.
+      ValueError: the stream is normalised or multiplied within layers, or the output is not
+        linear.
     """
     require_output(config)
     if config.norm_placement == "post" or config.head_transform:
         raise ValueError(
             "the residual stream of this model is no sum of what was added to it: it is normalised"
             " after each layer, or its output has a layer of its own. Patch instead."
+        )
+    if config.shortcuts is not None and config.shortcuts.stream:
+        raise ValueError(
+            "the residual stream of this model is no sum of what was added to it: each layer"
+            " multiplies it by a factor of its own (model.shortcuts). Patch instead."
         )
     names = ("stream", "attention", "attention_out", "cross_out", "mlp_out")
     output = model.forward(config, params, tokens, observe=names, **inputs)

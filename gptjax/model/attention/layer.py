@@ -26,6 +26,7 @@ from gptjax.model.cache import Cache, Memory, Slots, update
 from gptjax.model.config import Layer, ModelConfig
 from gptjax.model.layers import Linear, Norm, parameter, residual_std, together
 from gptjax.model.rope_scaling import magnitude
+from gptjax.model.shortcuts import Entrance, values_with
 from gptjax.sharding.constrain import ROWS, axis_size, constrain, current_mesh
 from gptjax.sharding.zigzag import WHOLE, Starts
 from gptjax.weights.virtual import Prefix
@@ -100,6 +101,8 @@ class LayerInputs(NamedTuple):
     """Keys and values of virtual tokens before every text."""
     zigzag: bool = False
     """The tokens are in zig-zag order (`order`)."""
+    entrance: Entrance | None = None
+    """What a model with short cuts reads of the embedded tokens."""
 
 
 def with_cache(
@@ -170,6 +173,7 @@ class Attention(nn.Module):
         if c.attention_gate:
             three += (to_heads(c, c.num_heads, "heads", "gate"),)
         q, k, v, *gate = together(x, three, joined=True)
+        v = values_with(self, c, v, layer_inputs.entrance)
         if c.qk_norm and not c.qk_norm_after_rope:
             q, k = head_norm(c, "query_norm", "heads", q), head_norm(c, "key_norm", "kv_heads", k)
         if c.qkv_clip is not None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
 from gptjax.core.arrays import Array, Key, Params
@@ -89,6 +90,7 @@ def run_in_zigzag(
         mask_inputs=type(layer_inputs.mask_inputs)(*map(permuted, layer_inputs.mask_inputs)),
         angles={layer: permuted(turns) for layer, turns in layer_inputs.angles.items()},
         zigzag=True,
+        entrance=jax.tree.map(permuted, layer_inputs.entrance),
     )
     x, _, outputs = run(config, layers, exchange_chunks(x), inputs, None, key)
     by_token = ("balance", "router_z")

@@ -1,0 +1,106 @@
+"""Short cuts from the embedded tokens to every layer, by learned factors: into the residual stream,
+and into attention's values.
+
+Read `shortcuts_of` (computed once, before the layers), then `stream_with` and `values_with`, by
+which a layer takes its share. The choices are `config_parts.Shortcuts`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from gptjax.core.arrays import Array, Float, Int, Params
+from gptjax.model.config import ModelConfig
+from gptjax.model.layers import Linear, Table, norm, parameter
+
+
+class Entrance(NamedTuple):
+    """What every layer may read of the tokens that entered the model."""
+
+    stream: Float[Array, "B T D"]
+    """The embedded tokens, as they enter the first layer."""
+    values: Float[Array, "B T K H"] | None
+    """What is mixed into the values of attention; `None` where nothing is."""
+
+
+def shortcuts_of(
+    config: ModelConfig,
+    params: Params,
+    x: Float[Array, "B T D"],
+    tokens: Int[Array, "B T"],
+    replaced: Int[Array, "B P"] | None = None,
+) -> Entrance | None:
+    """Returns what layers take their short cuts from; `None` if the model has none.
+
+    Args:
+      x: the residual stream as it enters the first layer.
+      tokens: ids of the tokens.
+      replaced: places whose embeddings are not those of their tokens: a table of values gives
+        zeros there. −1 is none.
+    """
+    c = config.shortcuts
+    if c is None:
+        return None
+    if c.values == "none":
+        return Entrance(x, None)
+    if c.values == "first":
+        return Entrance(x, _first_values(config, params["layers"], x))
+    table = value_table(config)
+    values = table.apply({"params": params["values"]}, tokens)
+    if replaced is not None:
+        index = jnp.where(replaced >= 0, replaced, x.shape[1])  # past the end: dropped
+        rows = jnp.arange(x.shape[0])[:, None]
+        values = values.at[rows, index].set(0, mode="drop")
+    return Entrance(x, values.reshape(*values.shape[:2], config.kv_heads, config.head_dim))
+
+
+def _first_values(config: ModelConfig, layers: Any, x: Array) -> Float[Array, "B T K H"]:
+    """The values that the first layer makes of the embedded tokens."""
+    if isinstance(layers, dict) and config.mixed:
+        layers = layers[config.stack_of(config.stack[0])]
+    prepared = isinstance(layers, tuple)  # for decoding
+    first = layers[0] if prepared else jax.tree.map(lambda leaf: leaf[0], layers)
+    if config.norm_placement in ("pre", "sandwich"):
+        x = norm(config).apply({"params": first.get("attention_norm", {})}, x)
+    return value_heads(config).apply({"params": first["attention"]["value"]}, x)
+
+
+def value_heads(config: ModelConfig, name: str | None = None) -> Linear:
+    """The projection of the residual stream to heads of values."""
+    sizes, axes = ((config.width,), (config.kv_heads, config.head_dim)), ("embed", "kv_heads")
+    return Linear(*sizes, (*axes, "head"), config.init_std, config.qkv_bias_enabled, name=name)
+
+
+def value_table(config: ModelConfig) -> Table:
+    """Values by token, of all heads side by side."""
+    width = config.kv_heads * config.head_dim
+    return Table(config.vocabulary, width, "vocab", config.init_std, config.compute)
+
+
+def stream_with(
+    module: nn.Module, config: ModelConfig, x: Float[Array, "B T D"], entrance: Entrance | None
+) -> Float[Array, "B T D"]:
+    """The stream as a layer reads it and adds to it: a · stream + b · embedded tokens."""
+    if config.shortcuts is None or not config.shortcuts.stream:
+        return x
+    own = parameter(module, "stream", lambda *_: jnp.asarray([1.0, 0.0]), (2,), (None,))
+    return _mixed(own, x, entrance.stream)
+
+
+def values_with(
+    module: nn.Module, config: ModelConfig, v: Float[Array, "B T K H"], entrance: Entrance | None
+) -> Float[Array, "B T K H"]:
+    """A layer's values: a · own + b · those that all layers share."""
+    if config.shortcuts is None or config.shortcuts.values == "none":
+        return v
+    own = parameter(module, "values", lambda *_: jnp.asarray([0.5, 0.5]), (2,), (None,))
+    return v if entrance.values is None else _mixed(own, v, entrance.values)
+
+
+def _mixed(factors: Array, own: Array, shared: Array) -> Array:
+    a, b = (factors[i].astype(own.dtype).reshape((1,) * own.ndim) for i in (0, 1))
+    return a * own + b * shared.astype(own.dtype)
