@@ -3845,8 +3845,8 @@ OPTIONS = (
     Defect(
         "values-of-the-token-that-was-replaced",
         "model/shortcuts.py",
-        "jnp.where(replaced >= 0, replaced, x.shape[1])",
-        "jnp.where(replaced >= 0, x.shape[1], x.shape[1])",
+        "jnp.where(replaced >= 0, replaced, tokens.shape[1])",
+        "jnp.where(replaced >= 0, tokens.shape[1], tokens.shape[1])",
         "test_shortcuts.py::test_a_table_of_values_goes_by_the_token_and_gives_none_to_what_replaces_one",
     ),
     Defect(

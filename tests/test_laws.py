@@ -705,6 +705,8 @@ def test_a_run_patched_with_its_own_activations_is_itself(observed):
 
 
 def test_soft_embeddings_of_ids_are_the_ids(observed):
+    if observed.shortcuts is not None and observed.shortcuts.values == "table":
+        pytest.skip("a table of values goes by ids, and soft embeddings have none")
     params, tokens = weights(observed), jnp.asarray(tokens_of(observed, shape=(2, T)))
     memory = model.encode(observed, params, whole_side(observed, 2))
     index = jnp.asarray([[3, 0, T - 1, -1], [5, 6, -1, -1]])

@@ -129,7 +129,7 @@ def test_short_cuts_that_lead_nowhere_are_refused_in_one_line(name: str):
 def test_what_would_be_wrong_with_short_cuts_is_refused():
     config = ModelConfig(**SHRUNK, shortcuts=Shortcuts())
     params = model.init(config, jax.random.key(0))
-    with pytest.raises(ValueError, match="multiplies it by a factor of its own"):
+    with pytest.raises(ValueError, match="after each layer or multiplied by it"):
         look.direct_attribution(config, params, TOKENS, jnp.zeros(2, int), jnp.ones(2, int))
     with pytest.raises(ConfigError, match="shortcuts"):
         huggingface.family_of(config)

@@ -22,7 +22,7 @@ OPTIMIZERS = {
 
 
 def experiment(
-    steps: int = 350,
+    steps: int = 300,
     optimizer: Literal["muon", "adamw"] = "muon",
     shortcuts: Literal["none", "stream", "first", "table"] = "none",
 ) -> Experiment:

@@ -104,7 +104,8 @@ def _boxed(config: ModelConfig, key: Key) -> Params:
         )
         params["distances"] = {"bias": Declared(buckets, ("buckets", "heads"))}
     layer_inputs = layer_inputs_of(config, nn.meta.unbox(params), mask_inputs)
-    layer_inputs = layer_inputs._replace(entrance=Entrance(x, None))
+    if config.shortcuts is not None:
+        layer_inputs = layer_inputs._replace(entrance=Entrance(x, None))
 
     params |= {
         "embedding": (

@@ -1,7 +1,7 @@
 """Short cuts from the embedded tokens to every layer, by learned factors: into the residual stream,
 and into attention's values.
 
-Read `shortcuts_of` (computed once, before the layers), then `stream_with` and `values_with`, by
+Read `with_shortcuts` (computed once, before the layers), then `stream_with` and `values_with`, by
 which a layer takes its share. The choices are `config_parts.Shortcuts`.
 """
 
@@ -27,35 +27,42 @@ class Entrance(NamedTuple):
     """What is mixed into the values of attention; `None` where nothing is."""
 
 
-def shortcuts_of(
+def with_shortcuts(
     config: ModelConfig,
     params: Params,
     x: Float[Array, "B T D"],
     tokens: Int[Array, "B T"],
-    replaced: Int[Array, "B P"] | None = None,
-) -> Entrance | None:
-    """Returns what layers take their short cuts from; `None` if the model has none.
+    soft: Any,
+    layer_inputs: Any,
+) -> Any:
+    """Returns the inputs of all layers with what these take their short cuts from.
 
     Args:
       x: the residual stream as it enters the first layer.
       tokens: ids of the tokens.
-      replaced: places whose embeddings are not those of their tokens: a table of values gives
-        zeros there. −1 is none.
+      soft: embeddings that replace those of some tokens, whose values from a table are zeros.
     """
-    c = config.shortcuts
-    if c is None:
-        return None
-    if c.values == "none":
-        return Entrance(x, None)
-    if c.values == "first":
-        return Entrance(x, _first_values(config, params["layers"], x))
-    table = value_table(config)
-    values = table.apply({"params": params["values"]}, tokens)
+    values = None
+    if config.shortcuts.values == "first":
+        values = _first_values(config, params["layers"], x)
+    elif config.shortcuts.values == "table":
+        values = _table_values(config, params, tokens, None if soft is None else soft.index)
+    return layer_inputs._replace(entrance=Entrance(x, values))
+
+
+def _table_values(
+    config: ModelConfig,
+    params: Params,
+    tokens: Int[Array, "B T"],
+    replaced: Int[Array, "B P"] | None,
+) -> Float[Array, "B T K H"]:
+    """The values that the table has for each token; zeros at places that are replaced."""
+    values = value_table(config).apply({"params": params["values"]}, tokens)
     if replaced is not None:
-        index = jnp.where(replaced >= 0, replaced, x.shape[1])  # past the end: dropped
-        rows = jnp.arange(x.shape[0])[:, None]
+        index = jnp.where(replaced >= 0, replaced, tokens.shape[1])  # past the end: dropped
+        rows = jnp.arange(tokens.shape[0])[:, None]
         values = values.at[rows, index].set(0, mode="drop")
-    return Entrance(x, values.reshape(*values.shape[:2], config.kv_heads, config.head_dim))
+    return values.reshape(*values.shape[:2], config.kv_heads, config.head_dim)
 
 
 def _first_values(config: ModelConfig, layers: Any, x: Array) -> Float[Array, "B T K H"]:
@@ -82,25 +89,28 @@ def value_table(config: ModelConfig) -> Table:
 
 
 def stream_with(
-    module: nn.Module, config: ModelConfig, x: Float[Array, "B T D"], entrance: Entrance | None
+    module: nn.Module, config: ModelConfig, x: Float[Array, "B T D"], entrance: Entrance
 ) -> Float[Array, "B T D"]:
     """The stream as a layer reads it and adds to it: a · stream + b · embedded tokens."""
-    if config.shortcuts is None or not config.shortcuts.stream:
+    if not config.shortcuts.stream:
         return x
     own = parameter(module, "stream", lambda *_: jnp.asarray([1.0, 0.0]), (2,), (None,))
-    return _mixed(own, x, entrance.stream)
+    return mixed(own, x, entrance.stream)
 
 
 def values_with(
-    module: nn.Module, config: ModelConfig, v: Float[Array, "B T K H"], entrance: Entrance | None
+    module: nn.Module, config: ModelConfig, v: Float[Array, "B T K H"], entrance: Entrance
 ) -> Float[Array, "B T K H"]:
     """A layer's values: a · own + b · those that all layers share."""
-    if config.shortcuts is None or config.shortcuts.values == "none":
+    if config.shortcuts.values == "none":
         return v
     own = parameter(module, "values", lambda *_: jnp.asarray([0.5, 0.5]), (2,), (None,))
-    return v if entrance.values is None else _mixed(own, v, entrance.values)
+    return v if entrance.values is None else mixed(own, v, entrance.values)
 
 
-def _mixed(factors: Array, own: Array, shared: Array) -> Array:
+def mixed(
+    factors: Float[Array, "2"], own: Float[Array, "..."], shared: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    """a · own + b · shared, in the type of the first."""
     a, b = (factors[i].astype(own.dtype).reshape((1,) * own.ndim) for i in (0, 1))
     return a * own + b * shared.astype(own.dtype)

@@ -72,7 +72,8 @@ class Block(nn.Module):
             (None,) * 3 if key is None else jax.random.split(key, 3)
         )
         x, seen = probe.saved("stream", x, {})
-        x = stream_with(self, c, x, layer_inputs.entrance)
+        if layer_inputs.entrance is not None:
+            x = stream_with(self, c, x, layer_inputs.entrance)
 
         def before(branch: str, x: Array) -> Array:
             return norm(c, f"{branch}_norm")(x) if c.norm_placement in ("pre", "sandwich") else x

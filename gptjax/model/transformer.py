@@ -29,7 +29,7 @@ from gptjax.model.parameters import (
     embedding_table,
     layer_inputs_of,
 )
-from gptjax.model.shortcuts import shortcuts_of
+from gptjax.model.shortcuts import with_shortcuts
 from gptjax.model.stack import Block, run_stack
 from gptjax.sharding.constrain import constrain_residual
 from gptjax.weights.dropout import dropout
@@ -86,7 +86,7 @@ def forward(
     intervene: Intervention | None = None,
     key: Key | None = None,
 ) -> Output:
-    """Reads tokens, after the virtual tokens that `params` may hold, and gives their hidden states.
+    """Reads tokens, after the virtual tokens that `params` may hold; gives their hidden states.
 
     Args:
       tokens: ids in [0, V); out-of-range ids are the caller's to refuse.
@@ -112,8 +112,7 @@ def forward(
     )
     if frames is not None:
         memory = encode(config, params, frames=frames, key=key)
-    if cache is not None and memory is None:
-        memory = cache.memory
+    memory = cache.memory if memory is None and cache is not None else memory
     _check(config, positions, segments, memory, cache)
     params, virtual = read_virtual(config, params, key)
     positions = _places(tokens, positions, 0 if virtual is None else virtual.count)
@@ -122,12 +121,11 @@ def forward(
     mask_inputs = MaskInputs(positions, positions, segments, segments, prefix)
     probe = Probe(tuple(observe), intervene)
     layer_inputs = layer_inputs_of(config, params, mask_inputs, slots, memory, probe, virtual)
-
     x = _embedded(config, params, tokens, soft, perturbation)
     x = _positioned(config, params, x, positions, _entrance_key(config, key))
     x, seen = probe("embedding", x, {})
-    entrance = shortcuts_of(config, params, x, tokens, None if soft is None else soft.index)
-    layer_inputs = layer_inputs._replace(entrance=entrance)
+    if config.shortcuts is not None:
+        layer_inputs = with_shortcuts(config, params, x, tokens, soft, layer_inputs)
     x, cache, outputs = run_stack(config, params["layers"], x, layer_inputs, cache, key)
     hidden, seen = probe("hidden", _normalised(config, params, x), seen)
     return Output(hidden, cache, outputs.aux, outputs.observed | seen)

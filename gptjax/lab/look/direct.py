@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from gptjax import model
 from gptjax.core.arrays import Array, Float, Int, Numbers, Params
 from gptjax.lab.look.heads import layer_params
-from gptjax.lab.look.lens import require_output, streams_of
+from gptjax.lab.look.lens import OBSERVED, require_output, streams_of
 from gptjax.lab.look.measures import at_position
 from gptjax.model import ModelConfig
 from gptjax.model.activations import Observed
@@ -64,23 +64,19 @@ def direct_attribution(
       inputs: further arguments of `model.forward`.
 
     Raises:
-      ValueError: the stream is normalised or multiplied within layers, or the output is not
-        linear.
+      ValueError: layers normalise the stream or multiply it, or the output is not linear.
     """
     require_output(config)
-    if config.norm_placement == "post" or config.head_transform:
+    multiplied = config.shortcuts is not None and config.shortcuts.stream
+    if config.norm_placement == "post" or config.head_transform or multiplied:
         raise ValueError(
             "the residual stream of this model is no sum of what was added to it: it is normalised"
-            " after each layer, or its output has a layer of its own. Patch instead."
+            " after each layer or multiplied by it, or its output has a layer of its own. Patch"
+            " instead."
         )
-    if config.shortcuts is not None and config.shortcuts.stream:
-        raise ValueError(
-            "the residual stream of this model is no sum of what was added to it: each layer"
-            " multiplies it by a factor of its own (model.shortcuts). Patch instead."
-        )
-    names = ("stream", "attention", "attention_out", "cross_out", "mlp_out")
+    names = ("attention", *OBSERVED)
     output = model.forward(config, params, tokens, observe=names, **inputs)
-    seen, last = output.observed, at_position(streams_of(config, output)[-1], at)
+    seen, last = output.observed, at_position(streams_of(config, params, output)[-1], at)
 
     def difference(hidden: Float[Array, "B D"]) -> Float[Array, " B"]:
         return _difference(config, params, hidden, jnp.asarray(right), jnp.asarray(wrong))

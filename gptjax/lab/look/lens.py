@@ -17,10 +17,12 @@ import jax.numpy as jnp
 from gptjax import model
 from gptjax.core.arrays import Array, Float, Int, Key, Params
 from gptjax.lab.look.fitting import Fitted, minimise
+from gptjax.lab.look.heads import layer_params
 from gptjax.model import ModelConfig, Output
 from gptjax.model.layers import norm
+from gptjax.model.shortcuts import mixed
 
-OBSERVED = ("stream", "attention_out", "cross_out", "mlp_out")
+OBSERVED = ("embedding", "stream", "attention_out", "cross_out", "mlp_out")
 """What `streams_of` needs."""
 
 
@@ -52,16 +54,21 @@ def residual_streams(
     Args:
       inputs: further arguments of `model.forward`.
     """
-    return streams_of(config, model.forward(config, params, tokens, observe=OBSERVED, **inputs))
+    output = model.forward(config, params, tokens, observe=OBSERVED, **inputs)
+    return streams_of(config, params, output)
 
 
-def streams_of(config: ModelConfig, output: Output) -> Float[Array, "levels B T D"]:
+def streams_of(config: ModelConfig, params: Params, output: Output) -> Float[Array, "levels B T D"]:
     """Returns what `residual_streams` does, of a run that observed `OBSERVED`."""
     seen = output.observed
     if config.norm_placement == "post":  # the last layer's norm is the model's
         last = output.hidden
     else:
-        last = seen["stream"][-1] + seen["attention_out"][-1]
+        last = seen["stream"][-1]
+        if config.shortcuts is not None and config.shortcuts.stream:
+            own = layer_params(config, params, config.num_layers - 1)["stream"]
+            last = mixed(own, last, seen["embedding"])
+        last = last + seen["attention_out"][-1]
         last = last + seen["cross_out"][-1] if "cross_out" in seen else last
         last = last + seen["mlp_out"][-1]
     return jnp.concatenate([seen["stream"], last[None]])

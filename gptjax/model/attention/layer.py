@@ -173,7 +173,8 @@ class Attention(nn.Module):
         if c.attention_gate:
             three += (to_heads(c, c.num_heads, "heads", "gate"),)
         q, k, v, *gate = together(x, three, joined=True)
-        v = values_with(self, c, v, layer_inputs.entrance)
+        if layer_inputs.entrance is not None:
+            v = values_with(self, c, v, layer_inputs.entrance)
         if c.qk_norm and not c.qk_norm_after_rope:
             q, k = head_norm(c, "query_norm", "heads", q), head_norm(c, "key_norm", "kv_heads", k)
         if c.qkv_clip is not None:
