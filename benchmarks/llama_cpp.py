@@ -4,9 +4,11 @@
     python benchmarks/llama_cpp.py speed --turns 9
 
 `text` writes SmolLM2-135M-Instruct as Q8_0 and Q4_0, asks both programs for 32 greedy tokens after
-each of 20 prompts, and compares ln p of the tokens of a text. `speed` decodes one row in turns;
-gptjax keeps the file's codes (`--packed`), and a turn is an answer of `--tokens` tokens, with the
-prompt read again by both. llama.cpp is the package `xllamacpp`, with as many threads as cores.
+each of 20 prompts, and compares ln p of the tokens of a text. `speed` decodes one row in turns; a
+turn is an answer of `--tokens` tokens, with the prompt read again by both. gptjax keeps the file's
+codes and rounds activations in blocks, as llama.cpp does (`--packed --weights q8_0`), unless
+`--weights None` says otherwise. llama.cpp is the package `xllamacpp`, with as many threads as
+cores.
 """
 
 from __future__ import annotations
@@ -60,7 +62,8 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
     parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--weights", default="q8_0", help="of packed files; None rounds nothing")
     options = parser.parse_args()
     if options.worker:
         told = json.loads(options.worker)
@@ -69,7 +72,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         files = {kind: written(options.model, kind, Path(folder)) for kind in options.kinds}
         if options.what == "text":
-            texts(files, options.threads)
+            texts(files, options)
         else:
             speeds(files, options)
 
@@ -87,16 +90,26 @@ def written(model: str, kind: str, folder: Path) -> Path:
 # --- text
 
 
-def texts(files: dict[str, Path], threads: int) -> None:
-    """Prints, for each file, how many answers agree, and the mean −ln p of the same tokens."""
+def opened(path: str, kind: str, weights: str) -> Any:
+    """The file as it is decoded from here."""
     import gptjax
+
+    if kind not in PACKED:
+        return gptjax.load(path).prepared(kind)  # type: ignore[arg-type]
+    stored = None if weights == "None" else weights
+    return gptjax.load(path, packed=True).prepared(stored)  # type: ignore[arg-type]
+
+
+def texts(files: dict[str, Path], options: Any) -> None:
+    """Prints, for each file, how many answers agree, and the mean −ln p of the same tokens."""
 
     with gzip.open(BOOKS, "rt", encoding="utf-8") as books:
         book = json.loads(next(books))["text"]
     print("| file | same text | shared beginning | loss here | loss of llama.cpp |")
     print("|---|---|---|---|---|")
     for kind, path in files.items():
-        ours, theirs = gptjax.load(str(path), packed=kind in PACKED), server(path, threads)
+        ours = opened(str(path), kind, options.weights)
+        theirs = server(path, options.threads)
         mine = ours.complete(PROMPTS, new_tokens=TOKENS, temperature=0.0)
         shares = []
         for prompt, answer in zip(PROMPTS, mine, strict=True):
@@ -113,15 +126,19 @@ def texts(files: dict[str, Path], threads: int) -> None:
         )
 
 
-def loss_here(opened: Any, ids: list[int]) -> float:
+def loss_here(ours: Any, ids: list[int]) -> float:
     """Mean −ln p of the tokens after the first `PREFIX`."""
     import jax
     import jax.numpy as jnp
 
     from gptjax import model
 
-    hidden = model.forward(opened.config, opened.params, jnp.array([ids])).hidden
-    log_probs = jax.nn.log_softmax(model.unembed(opened.config, opened.params, hidden)[0])
+    @jax.jit
+    def nats(params: Any, ids: jax.Array) -> jax.Array:
+        hidden = model.forward(ours.config, params, ids).hidden
+        return jax.nn.log_softmax(model.unembed(ours.config, params, hidden)[0])
+
+    log_probs = nats(ours.params, jnp.array([ids]))
     places = np.arange(PREFIX, len(ids))
     return -float(np.asarray(log_probs)[places - 1, np.array(ids)[places]].mean())
 
@@ -170,6 +187,7 @@ def speeds(files: dict[str, Path], options: Any) -> None:
             "kind": kind,
             "tokens": options.tokens,
             "threads": options.threads,
+            "weights": options.weights,
         }
         told["ids"] = [int(one) for one in ids]
         ways = {
@@ -183,28 +201,26 @@ def speeds(files: dict[str, Path], options: Any) -> None:
         print(f"gptjax is {times} times as fast as llama.cpp", flush=True)
 
 
-def _ours(path: str, kind: str, tokens: int, threads: int, ids: list[int]) -> None:
+def _ours(path: str, kind: str, tokens: int, threads: int, weights: str, ids: list[int]) -> None:
     from gptjax.cli import process
     from gptjax.core import backend
 
     backend.configure()
     process.keep_freed_memory()  # as the command does
-    import gptjax
 
     del threads  # XLA takes the cores that there are
-    opened = gptjax.load(path, packed=kind in PACKED)
-    opened = opened if kind in PACKED else opened.prepared(kind)
+    ours = opened(path, kind, weights)
 
     def turn() -> float:
         begun = time.perf_counter()
-        answer = opened.complete([ids], new_tokens=tokens, min_new_tokens=tokens, temperature=0.0)
+        answer = ours.complete([ids], new_tokens=tokens, min_new_tokens=tokens, temperature=0.0)
         return (time.perf_counter() - begun) / len(answer[0].ids)
 
     paired.serve(turn)
 
 
-def _theirs(path: str, kind: str, tokens: int, threads: int, ids: list[int]) -> None:
-    del kind
+def _theirs(path: str, kind: str, tokens: int, threads: int, weights: str, ids: list[int]) -> None:
+    del kind, weights
     started = server(Path(path), threads)
 
     def turn() -> float:

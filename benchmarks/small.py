@@ -2,12 +2,17 @@
 
 A row is a way to make it smaller: bits for each number and MB in memory, MB of its file, loss on
 held-out chapters, how much more that is, the same most likely token, and KL. Calibration reads
-other books. `--speed` adds tokens a second at 1 and 8 rows, in turns; only for a quiet machine.
+other books.
+
+`python benchmarks/small.py --speed` measures something else instead, on a quiet machine: tokens a
+second at 1 and 8 rows for each type that weights are stored in, and for a model of fewer layers and
+columns, medians of turns that they take one after the other.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import gzip
 import json
 import statistics
@@ -20,12 +25,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gptjax import compress, generate
+from gptjax import compress, generate, model
 from gptjax.compress.moments import Moments, text_rows
 from gptjax.core.arrays import Params
 from gptjax.formats import OpenedModel, huggingface
 from gptjax.formats.quantised.writing import save_packed
-from gptjax.model import prepare_weights
+from gptjax.model import ModelConfig, prepare_weights
 from gptjax.runs.open import open_model
 from gptjax.weights import has_packed
 from gptjax.weights.kernels import leaves_of
@@ -39,6 +44,7 @@ def main() -> None:
     """Measures each row, prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", help="rows to measure; all without any")
+    parser.add_argument("--turns", type=int, default=5, help="of --speed")
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--books", type=Path, default=BOOKS)
     parser.add_argument("--calibrate-rows", type=int, default=64)
@@ -48,6 +54,9 @@ def main() -> None:
     options = parser.parse_args()
     opened = open_model(options.model)
     assert opened.tokenizer is not None
+    if options.speed:
+        speeds(opened, options.names or list(SPEEDS), options.turns)
+        return
     with tempfile.TemporaryDirectory() as folder:
         texts = chapters(options.books, Path(folder))
         calibration, held_out = (
@@ -64,8 +73,6 @@ def main() -> None:
             moments = compress.input_moments(opened.config, opened.params, calibration)
         params = WAYS[name](opened, moments)
         row = measured(opened, params, held_out) | {"name": name}
-        if options.speed:
-            row |= speed(opened, params)
         print(line(row), flush=True)
         if options.out:
             with options.out.open("a") as file:
@@ -180,30 +187,77 @@ def on_disk(model: OpenedModel) -> float | None:
         return (path / "model.safetensors").stat().st_size / 1e6
 
 
-def speed(opened: OpenedModel, params: Params) -> dict[str, float]:
-    """Tokens a second of greedy decoding at 1 and 8 rows, the median of five."""
-    config, prepared = prepare_weights(opened.config, params, "float32")
-    figures = {}
-    for rows in (1, 8):
-        ask = generate.GenerateConfig(new_tokens=64, temperature=0.0)
-        prompts, seconds = ["The harbour was quiet"] * rows, []
-        for _ in range(6):
-            begin = time.perf_counter()
-            given = (config, prepared, opened.tokenizer, prompts, ask)
-            done = list(generate.completions(*given, batch=rows, task=opened.task))
-            seconds.append((time.perf_counter() - begin) / sum(len(one.ids) for one in done))
-        figures[f"tokens_{rows}"] = 1 / statistics.median(seconds[1:])
-    return figures
-
-
 def line(row: dict) -> str:
     """A row of the table."""
     disk = "" if row["disk"] is None else f"{row['disk']:.0f}"
-    fast = "".join(f" {row[k]:.0f} |" for k in ("tokens_1", "tokens_8") if k in row)
     return (
         f"| {row['name']} | {row['bits']:.2f} | {row['memory']:.0f} | {disk} | {row['loss']:.4f} |"
-        f" {row['change']:+.4f} | {row['agreement']:.1%} | {row['divergence']:.4f} |{fast}"
+        f" {row['change']:+.4f} | {row['agreement']:.1%} | {row['divergence']:.4f} |"
     )
+
+
+# --- speed
+
+
+def _in_groups(kind: str) -> Callable[[OpenedModel], tuple[ModelConfig, Params]]:
+    """As `--packed` decodes a file of such groups, activations as they are."""
+
+    def made(opened: OpenedModel) -> tuple[ModelConfig, Params]:
+        how = compress.Quantising(Rounding(kind, 32, scale="float16"))  # type: ignore[arg-type]
+        narrow = compress.quantise_weights(opened.config, opened.params, how, None)
+        return prepare_weights(opened.config, narrow, "float32")
+
+    return made
+
+
+def _stored(kind: str) -> Callable[[OpenedModel], tuple[ModelConfig, Params]]:
+    return lambda opened: prepare_weights(opened.config, opened.params, kind)  # type: ignore[arg-type]
+
+
+def _parts_taken_out(opened: OpenedModel) -> tuple[ModelConfig, Params]:
+    """Two thirds of the layers and of the MLPs' columns; weights are drawn, since only shapes cost
+    time."""
+    config = opened.config
+    wide = config.mlp_dim * 2 // 3
+    fewer = dataclasses.replace(config, num_layers=config.num_layers * 2 // 3, feed_forward=wide)
+    return prepare_weights(fewer, model.init(fewer, jax.random.key(0)), "float32")
+
+
+SPEEDS: dict[str, Callable[[OpenedModel], tuple[ModelConfig, Params]]] = {
+    "float32": _stored("float32"),
+    "float32, two thirds of layers and columns": _parts_taken_out,
+    "bfloat16": _stored("bfloat16"),
+    "int8": _stored("int8"),
+    "int8, groups of 32": _in_groups("int8"),
+    "int8, groups of 32, q8_0": _stored("q8_0"),
+    "int4, groups of 32": _in_groups("int4"),
+}
+
+
+def speeds(opened: OpenedModel, names: list[str], turns: int) -> None:
+    """Prints tokens a second of greedy decoding at 1 and 8 rows: medians of turns."""
+    ways = {name: SPEEDS[name](opened) for name in names}
+    taken: dict[tuple[str, int], list[float]] = {}
+    ask = generate.GenerateConfig(new_tokens=32, temperature=0.0)
+    for turn in range(turns + 1):
+        for name, way in ways.items():
+            for rows in (1, 8):
+                begun = time.perf_counter()
+                prompts = ["The harbour was quiet"] * rows
+                given = (*way, opened.tokenizer, prompts, ask)
+                done = list(generate.completions(*given, batch=rows, task=opened.task))
+                seconds = time.perf_counter() - begun
+                if turn:  # the first one compiles
+                    taken.setdefault((name, rows), []).append(
+                        sum(len(one.ids) for one in done) / seconds
+                    )
+    print("| | tokens/s, 1 row | 8 rows | 1 row, of the first |\n|---|---|---|---|")
+    for name in names:
+        one, eight = (taken[name, rows] for rows in (1, 8))
+        first = taken[names[0], 1]
+        beside = statistics.median(a / b for a, b in zip(one, first, strict=True))
+        cells = [f"{statistics.median(found):.1f}" for found in (one, eight)]
+        print(f"| {name} | {' | '.join(cells)} | {beside:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -396,6 +396,54 @@ W8A8 = (
     ),
 )
 
+BYTES = "test_nibbles.py::test_codes_in_bytes_multiply_as_the_array_that_they_stand_for"
+Q8_0 = "test_nibbles.py::test_rounded_activations_are_the_very_blocks_of_q8_0"
+
+NIBBLES = (
+    Defect(
+        "codes-around-seven-where-a-row-is-streamed",
+        "weights/nibbles.py",
+        "- MIDDLE * inputs)",
+        "- 7 * inputs)",
+        f"{BYTES}[outputs0-int4]",
+    ),
+    Defect(
+        "upper-halves-first",
+        "weights/nibbles.py",
+        "[weight.values & 15, weight.values >> 4]",
+        "[weight.values >> 4, weight.values & 15]",
+        f"{BYTES}[outputs0-int4]",
+    ),
+    Defect(
+        "offsets-not-moved-with-unsigned-codes",
+        "weights/nibbles.py",
+        "scales * MIDDLE if offsets is None else scales * MIDDLE + offsets",
+        "offsets",
+        f"{BYTES}[outputs1-int4 minimum]",
+    ),
+    Defect(
+        "offsets-of-lower-halves-alone",
+        "weights/nibbles.py",
+        "rows + inputs * weight.offsets",
+        "rows + inputs * 0.5 * weight.offsets",
+        f"{BYTES}[outputs1-int4 minimum]",
+    ),
+    Defect(
+        "blocks-rounded-to-even",
+        "weights/block_rounded.py",
+        "jax.lax.RoundingMethod.AWAY_FROM_ZERO",
+        "jax.lax.RoundingMethod.TO_NEAREST_EVEN",
+        Q8_0,
+    ),
+    Defect(
+        "scales-of-blocks-not-in-16-bits",
+        "weights/block_rounded.py",
+        "steps.astype(jnp.float16).astype(jnp.float32)",
+        "steps",
+        Q8_0,
+    ),
+)
+
 RECURRENT = (
     Defect(
         "state-reads-the-text-before",
@@ -1852,8 +1900,8 @@ WEIGHTS = (
     Defect(
         "narrow-products-without-scales-of-groups",
         "weights/narrow.py",
-        "(sums * scales).sum(0)",
-        "sums.sum(0)",
+        "sums = sums * scales[:, None]",
+        "sums = sums * 1.0",
         "test_weights.py::test_groups_of_inputs_have_scales_of_their_own",
     ),
 )
@@ -5020,6 +5068,7 @@ ROOMS = {
     "model": MODEL,
     "cache": CACHE,
     "w8a8": W8A8,
+    "nibbles": NIBBLES,
     "recurrent": RECURRENT,
     "moe": MOE,
     "losses": LOSSES,

@@ -90,9 +90,11 @@ def test_a_loaded_model_may_lie_on_a_mesh(tmp_path):
         gptjax.load(tmp_path / "m", mesh=MeshConfig(stage=2))
     few = settings | {"kv_cache": "int4"}
     assert on_mesh.generate("ab", **few) == gptjax.load(tmp_path / "m").generate("ab", **few)
-    for stored in ("int8", "int4", "w8a8"):
+    for stored in ("int8", "int4", "w8a8", "q8_0"):
         several = on_mesh.prepared(stored)
         up = several.params["layers"]["mlp"]["up"]["kernel"]
+        assert hasattr(up, "base") == (stored == "q8_0")
+        up = getattr(up, "base", up)
         assert up.values.sharding.spec == P(None, "fsdp", "tensor")
         assert up.scales.sharding.spec[-1] == "tensor"
         assert several.generate("ab", **settings) == gptjax.load(tmp_path / "m").prepared(

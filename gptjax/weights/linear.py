@@ -152,9 +152,9 @@ def multiply(
 def _(weight: Quantized, x: Float[Array, "... I"], *, wide: bool = False) -> Float[Array, "... O"]:
     """Scales of whole columns multiply the product, those of groups the kernel; offsets multiply
     the sums of the activations of their groups."""
-    inputs, scales = x.shape[-1], _by_column(weight.scales, weight.shape, x.shape[-1])
-    offsets = _by_column(weight.offsets, weight.shape, inputs)
-    by_column = scales is not None and len(scales) == 1
+    inputs, scales = x.shape[-1], by_column(weight.scales, weight.shape, x.shape[-1])
+    offsets = by_column(weight.offsets, weight.shape, inputs)
+    whole_columns = scales is not None and len(scales) == 1
     values = weight.values.reshape(inputs, -1)
     kinds = (scales, weight.scales), (offsets, weight.offsets)
     if any(found is None and leaf is not None for found, leaf in kinds):
@@ -166,13 +166,13 @@ def _(weight: Quantized, x: Float[Array, "... I"], *, wide: bool = False) -> Flo
         y = multiply(dataclasses.replace(weight, offsets=None), x, wide=True) + sums @ offsets
         return y.astype(jnp.float32 if wide else x.dtype)
     if one_cpu() and values.dtype != x.dtype:
-        y = narrow(x.reshape(-1, inputs), values, None if by_column else scales)
+        y = narrow(x.reshape(-1, inputs), values, None if whole_columns else scales)
         y = y.reshape(*x.shape[:-1], -1)
-    elif scales is None or by_column:
+    elif scales is None or whole_columns:
         y = multiply(values, x, wide=wide)
     else:
         return multiply(dense(weight), x, wide=wide)
-    if scales is not None and by_column:
+    if scales is not None and whole_columns:
         y = y * scales.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
     return y.astype(jnp.float32 if wide else x.dtype)
 
@@ -200,7 +200,7 @@ def _widened_product(weight: Quantized, x: Float[Array, "... I"], wide: bool) ->
     return multiply(dense(weight), x, wide=wide)
 
 
-def _by_column(
+def by_column(
     leaf: Array | None, shape: tuple[int, ...], inputs: int
 ) -> Float[Array, "groups O"] | None:
     """Scales or offsets as a matrix with a row for each group of consecutive inputs; `None` where

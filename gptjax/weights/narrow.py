@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import operator
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +23,7 @@ def narrow(
     scales: Float[Array, "groups O"] | None = None,
 ) -> Float[Array, "C O"]:
     """Rows times the kernel, in float32: a single row is `streamed`; for more, the kernel is
-    widened to float32 each time.
-
-    A kernel of more than `BLOCK` numbers is written and read in blocks of columns, one after the
-    other: XLA puts each kernel in its own order before it multiplies, and a large one would go
-    through memory three times.
+    widened to float32 each time, `in_blocks`.
 
     Args:
       scales: of each column and group of rows of the kernel.
@@ -34,23 +32,39 @@ def narrow(
     x, kernel, scales = jax.lax.optimization_barrier((x, kernel, scales))
     if len(x) == 1:
         return streamed(x[0], kernel, scales)[None]
-    (rows, inputs), outputs, x = x.shape, kernel.shape[1], x.astype(jnp.float32)
+    return in_blocks(x.astype(jnp.float32), (kernel, scales), lambda leaves: _widened(*leaves))
 
-    def multiplied(kernel: Array, scales: Array | None) -> Array:
-        return jnp.matmul(x, jax.lax.optimization_barrier(_widened(kernel, scales)))
+
+def in_blocks(
+    x: Float[Array, "C I"], leaves: Any, widened: Callable[[Any], Float[Array, "I n"]]
+) -> Float[Array, "C O"]:
+    """Rows times a kernel that is widened each time.
+
+    A kernel of more than `BLOCK` numbers is written and read in blocks of columns, one after the
+    other: XLA puts each kernel in its own order before it multiplies, and a large one would go
+    through memory three times.
+
+    Args:
+      leaves: arrays whose last dimension is the kernel's columns.
+      widened: gives the kernel in float32, of all columns or some.
+    """
+    (rows, inputs), outputs = x.shape, jax.tree.leaves(leaves)[0].shape[-1]
+
+    def multiplied(leaves: Any) -> Array:
+        return jnp.matmul(x, jax.lax.optimization_barrier(widened(leaves)))
 
     width = max(BLOCK // inputs, MIN_COLUMNS)
     if width >= outputs:
-        return multiplied(kernel, scales)
+        return multiplied(leaves)
 
     def block(i: Int[Array, ""], columns: Array) -> Array:
         # the last block begins earlier and repeats some columns
         begin = jnp.minimum(i * width, outputs - width)
 
-        def part(x: Array) -> Array:
-            return jax.lax.dynamic_slice_in_dim(x, begin, width, axis=1)
+        def part(leaf: Array) -> Array:
+            return jax.lax.dynamic_slice_in_dim(leaf, begin, width, axis=leaf.ndim - 1)
 
-        product = multiplied(part(kernel), None if scales is None else part(scales))
+        product = multiplied(jax.tree.map(part, leaves))
         return jax.lax.dynamic_update_slice_in_dim(columns, product, begin, axis=1)
 
     return jax.lax.fori_loop(
@@ -82,30 +96,43 @@ def streamed(
     the stored type alone; float32.
 
     XLA's CPU backend has no fast product of such operands. Sums of `PARTS` stretches of the kernel,
-    row by row, are one loop over columns, which it compiles to vector instructions; the rows that
-    are left, an eighth of the kernel's, are added up in the same way.
+    or of each group of it, row by row, are one loop over columns, which it compiles to vector
+    instructions; the rows that are left, an eighth of the kernel's, are added up in the same way.
     """
-    if scales is not None:  # each group is a row of its own of one more sum
-        groups = len(scales)
-        sums = jax.vmap(streamed)(x.reshape(groups, -1), kernel.reshape(groups, -1, len(scales[0])))
-        return (sums * scales).sum(0)
-    both = zip(
-        _stretches(x.astype(jnp.float32)[:, None], PARTS), _stretches(kernel, PARTS), strict=True
-    )
-    sums = functools.reduce(
-        operator.add, (row * stretch.astype(jnp.float32) for row, stretch in both)
-    )
-    while len(sums) > 1:
-        stretches = _stretches(jax.lax.optimization_barrier(sums), 2 * PARTS)
-        sums = functools.reduce(operator.add, stretches) if len(stretches) > 1 else stretches.sum(1)
-    return sums[0]
+    groups = 1 if scales is None else len(scales)
+    sums = sum_parts(kernel.reshape(groups, -1, kernel.shape[1]), x.reshape(groups, -1))
+    if scales is not None:
+        sums = sums * scales[:, None]
+    return add_up(sums.reshape(-1, kernel.shape[1]))
 
 
-def _stretches(rows: Num[Array, "I O"], most: int) -> Num[Array, "parts _ O"]:
-    """The rows in equal stretches, as many as `most` allows."""
-    return rows.reshape(
-        next(n for n in range(most, 0, -1) if len(rows) % n == 0), -1, rows.shape[-1]
+def sum_parts(
+    kernel: Num[Array, "groups I O"], x: Float[Array, "groups I"]
+) -> Float[Array, "groups _ O"]:
+    """The products of `PARTS` stretches of each group, added up row by row; not yet the sums over
+    these rows."""
+    groups, inputs, outputs = kernel.shape
+    parts = _parts(inputs, PARTS)
+    stretches = kernel.reshape(groups, parts, -1, outputs)
+    along = x.astype(jnp.float32).reshape(groups, parts, -1, 1)
+    return functools.reduce(
+        operator.add,
+        (along[:, i] * stretches[:, i].astype(jnp.float32) for i in range(parts)),
     )
+
+
+def add_up(rows: Float[Array, "n O"]) -> Float[Array, " O"]:
+    """The sum of all rows, stretches of them at a time."""
+    while len(rows) > 1:
+        parts = _parts(len(rows), 2 * PARTS)
+        stretches = jax.lax.optimization_barrier(rows).reshape(parts, -1, rows.shape[1])
+        rows = functools.reduce(operator.add, stretches) if parts > 1 else stretches.sum(1)
+    return rows[0]
+
+
+def _parts(count: int, most: int) -> int:
+    """As many equal stretches as `most` allows."""
+    return next(n for n in range(most, 0, -1) if count % n == 0)
 
 
 PARTS = 8

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptjax.core.arrays import Array, Float, Node
+from gptjax.weights.block_rounded import rounds_blocks
 from gptjax.weights.linear import multiply
 from gptjax.weights.w8a8 import Activations, rounds_activations
 from gptjax.weights.weight import (
@@ -30,9 +31,10 @@ Stored = Literal["float32", "bfloat16", "int8", "int4", "nf4"]
 """`int8` has a scale for each output, `int4` one for each output and `GROUP` inputs, `nf4` one for
 each output and `NF4_GROUP` inputs."""
 
-Prepared = Literal[Stored, Activations]
+Prepared = Literal[Stored, Activations, "q8_0"]
 """`Stored`, and int8 whose products round activations to 8 bits too: all of them (`w8a8`), or only
-where at least 16 tokens of a text are read at once (`w8a8-prefill`)."""
+where at least 16 tokens of a text are read at once (`w8a8-prefill`); `q8_0`, with scales for 32
+inputs and for 32 activations, as llama.cpp computes."""
 
 GROUP = 32
 """Inputs that share a scale of int4, where it divides them."""
@@ -59,6 +61,8 @@ def store(params: Node, roles: Any, stored: Prepared, *, layers_only: bool = Fal
         if stored in get_args(Activations):
             whole = stored_as(params, roles, "int8") if hasattr(params, "astype") else params
             return rounds_activations(whole, roles, cast(Activations, stored))
+        if stored == "q8_0":
+            return rounds_blocks(in_groups(params, roles, "int8"), roles)
         plain = cast(Stored, stored)
         return stored_as(params, roles, plain) if hasattr(params, "astype") else params
     return {
@@ -74,12 +78,20 @@ def stored_as(weight: Array, role: Role, stored: Stored) -> Weight:
         case "float32":
             return weight
         case "int4":
-            return quantize(
-                weight, "int4", role=role, group=GROUP if inputs % GROUP == 0 else inputs
-            )
+            return in_groups(weight, role, "int4")
         case "nf4":
             return nf4(weight, role, NF4_GROUP if inputs % NF4_GROUP == 0 else inputs)
     return quantize(weight, stored, role=role)
+
+
+def in_groups(weight: Weight, role: Role, stored: Literal["int8", "int4"]) -> Weight:
+    """An array as whole numbers with a scale for each output and `GROUP` inputs; what is no array
+    stays as it is."""
+    if not hasattr(weight, "astype"):
+        return weight
+    inputs = weight.shape[role.stacked + role.inputs - 1]
+    group = GROUP if inputs % GROUP == 0 else inputs
+    return quantize(cast(Array, weight), stored, role=role, group=group)
 
 
 def has_packed(params: Any) -> bool:
