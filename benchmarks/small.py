@@ -236,6 +236,7 @@ SPEEDS: dict[str, Callable[[OpenedModel], tuple[ModelConfig, Params]]] = {
 
 def speeds(opened: OpenedModel, names: list[str], turns: int) -> None:
     """Prints tokens a second of greedy decoding at 1 and 8 rows: medians of turns."""
+    assert opened.tokenizer is not None
     ways = {name: SPEEDS[name](opened) for name in names}
     taken: dict[tuple[str, int], list[float]] = {}
     ask = generate.GenerateConfig(new_tokens=32, temperature=0.0)
