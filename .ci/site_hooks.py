@@ -1,6 +1,7 @@
 """What the site does with pages that were written for a forge. `on_config` copies docs/ to a folder
 that lasts as long as the build, adds the pages of the reference and of files of the repository that
-a page links to, and lists what there is; `on_page_content` turns formulas into MathML."""
+a page links to, and lists what there is; `on_page_content` turns formulas into MathML. A language
+has a search of its own, in which guides come before the reference."""
 
 from __future__ import annotations
 
@@ -15,7 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jieba
 import latex2mathml.converter
+from mkdocs.plugins import event_priority
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import TextLexer, get_lexer_for_filename
@@ -55,6 +58,8 @@ CODE = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 HEADING = re.compile(r"^##+ +(.+)$", re.MULTILINE)
 WIDE = "[\u3001-\u9fff\uff00-\uffef]"
 """A Chinese character or mark."""
+BOOSTS = {"api/": 0.1, "reports/": 0.3, "repository/": 0.2}
+"""How much a match counts by the beginning of a page's address; elsewhere 1."""
 STYLE = (
     "body{margin:2rem auto;max-width:60rem;padding:0 1rem;font:15px/1.5 system-ui;background:#fff;"
     "color:#222}pre{overflow-x:auto;line-height:1.35}"
@@ -67,6 +72,8 @@ def on_config(config: Any) -> Any:
     if not staged:
         staged.append(tempfile.TemporaryDirectory(prefix="site-"))
         stage(Path(staged[0].name))
+        for word in chinese_terms():
+            jieba.add_word(word)
     config.docs_dir = staged[0].name
     # Each language has a reference of its own: what the last one registered is forgotten.
     config.plugins["autorefs"]._primary_url_map.clear()
@@ -231,3 +238,45 @@ def drawn(formula: re.Match) -> str:
     latex = html.unescape(formula[2]).strip()[2:-2]
     display = "block" if formula[1] == "div" else "inline"
     return latex2mathml.converter.convert(latex, display=display)
+
+
+# --- search
+
+
+def chinese_terms() -> list[str]:
+    """Returns the Chinese words of the glossary, which the search must not take apart."""
+    text = (DOCS / "glossary.md").read_text(encoding="utf-8")
+    cells = re.findall(r"^\| [^|]+ \| ([^|]+) \| [^|]+ \|$", text, re.MULTILINE)
+    return re.findall("[\u4e00-\u9fff]{2,}", " ".join(cells))
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    address = page.url.removeprefix("zh/")
+    boost = next((boost for begin, boost in BOOSTS.items() if address.startswith(begin)), 1.0)
+    page.meta.setdefault("search", {})["boost"] = boost
+    return markdown
+
+
+def on_post_page(output: str, page: Any, **_: Any) -> str:
+    """Leads the search of a Chinese page to the index below zh/."""
+    if not page.url.startswith("zh/"):
+        return output
+    return re.sub(r'("base": ")\.\.(?:/(\.\.))?(?=["/])', lambda m: m[1] + (m[2] or "."), output)
+
+
+@event_priority(-101)  # after the plugins that write the index of all languages
+def on_post_build(config: Any, **_: Any) -> None:
+    """Gives each language an index of its own, as JSON for servers and as a script for disks."""
+    site = Path(config.site_dir)
+    index = json.loads((site / "search/search_index.json").read_text(encoding="utf-8"))
+    english = [entry for entry in index["docs"] if not entry["location"].startswith("zh/")]
+    if english:  # the build of all is done; that of a language only is part of it
+        index["docs"], folder = english, site / "search"
+        index["config"]["lang"] = ["en"]
+    else:
+        folder = site / "zh/search"
+        for entry in index["docs"]:
+            entry["location"] = entry["location"].removeprefix("zh/")
+    text = json.dumps(index, ensure_ascii=False, separators=(",", ":"))
+    write(folder / "search_index.json", text)
+    write(folder / "search_index.js", f"var __index = {text}")

@@ -83,8 +83,13 @@ def evaluate_command(args: list[str]) -> None:
     if options.json:
         print(json.dumps(figures))
         return
-    named = (f"{value:.4f} {name.replace('_', ' ')}" for name, value in figures.items())
-    print(", ".join(named))
+    print(", ".join(_named(name, value) for name, value in figures.items()))
+
+
+def _named(name: str, value: float) -> str:
+    """Returns a figure with its name; counts have no decimals."""
+    digits = f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+    return f"{digits} {name.replace('_', ' ')}"
 
 
 def measured(

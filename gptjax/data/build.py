@@ -105,8 +105,9 @@ def _summary(
     """
     train = headers["train"]
     summary = (
-        f"tokenised {split.documents:,} documents into {tokens:,} training tokens"
-        f" ({train.num_bytes / max(1, tokens):.2f} bytes each) in {seconds:.1f}s"
+        f"tokenised {split.documents:,} document{'s' * (split.documents != 1)}"
+        f" into {tokens:,} training tokens ({train.num_bytes / max(1, tokens):.2f} bytes each)"
+        f" in {seconds:.1f}s"
     )
     if unknown:
         summary += f", {unknown:,} held-out characters unknown to the tokenizer"
