@@ -18,6 +18,7 @@ from typing import Any
 
 import jieba
 import latex2mathml.converter
+from mkdocs.exceptions import PluginError
 from mkdocs.plugins import event_priority
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
@@ -58,7 +59,7 @@ CODE = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 HEADING = re.compile(r"^##+ +(.+)$", re.MULTILINE)
 WIDE = "[\u3001-\u9fff\uff00-\uffef]"
 """A Chinese character or mark."""
-BOOSTS = {"api/": 0.1, "reports/": 0.3, "repository/": 0.2}
+BOOSTS = {"api/": 0.1, "reports/": 0.3, "repository/": 0.2, "glossary": 2.0}
 """How much a match counts by the beginning of a page's address; elsewhere 1."""
 STYLE = (
     "body{margin:2rem auto;max-width:60rem;padding:0 1rem;font:15px/1.5 system-ui;background:#fff;"
@@ -277,6 +278,12 @@ def on_post_build(config: Any, **_: Any) -> None:
         folder = site / "zh/search"
         for entry in index["docs"]:
             entry["location"] = entry["location"].removeprefix("zh/")
+    found = {entry["location"].partition("#")[0] for entry in index["docs"]}
+    guides = {
+        page.with_suffix(".html").name for page in DOCS.glob("*.md") if ".zh" not in page.name
+    }
+    if guides - found:
+        raise PluginError(f"{folder} cannot find {sorted(guides - found)}")
     text = json.dumps(index, ensure_ascii=False, separators=(",", ":"))
     write(folder / "search_index.json", text)
     write(folder / "search_index.js", f"var __index = {text}")
