@@ -227,6 +227,13 @@ def test_a_file_goes_on_after_its_last_whole_line(capsys, home):
         )
 
 
+def test_a_file_is_named_with_the_number_of_its_answers(capsys, home):
+    asked, out = SampleOptions(prompt=("ab", "cd"), out=str(home / "out.jsonl")), home / "out.jsonl"
+    for new in (2, 0):
+        run_sample(Path("run"), asked, PLAIN)
+        assert capsys.readouterr().err == f"{out}: {new} new answers, {2 - new} kept\n"
+
+
 def told(line: bytes) -> dict:
     """All but the last bits of the log-probabilities, which the neighbours of a prompt can
     change."""

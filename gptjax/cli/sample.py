@@ -255,11 +255,11 @@ def _write(
             file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
             file.flush()
     speed.end()
+    print(f"{out}: {len(rest) * each} new answers, {known * each} kept", file=sys.stderr)
 
 
 def _marks(model: Model, prompts: list[_Prompt], more: dict[str, Any]) -> list[str]:
-    """A short hash for each prompt of everything else that its answer depends on: weights,
-    settings, prefix."""
+    """A short hash for each prompt of what else decides its answer: weights, settings, prefix."""
     weights = 0
     for leaf in jax.tree.leaves(model.params):
         weights = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), weights)
