@@ -82,10 +82,11 @@ def estimates(args, objective, rows, queries, train, seeds) -> dict:
     )
     sketch = jax.jit(influence.projected_gradients(objective, args.size))
     times = [round(args.steps * part / 4) for part in (1, 2, 3, 4)]
+    trainings = {time: jax.jit(functools.partial(train, time)) for time in times}
     found: dict[str, list] = {}
     for seed in seeds:
         for time in times:
-            params = jax.jit(functools.partial(train, time))(np.ones(args.rows), seed)
+            params = trainings[time](np.ones(args.rows), seed)
             key = jax.random.key(1000 + seed)
             sketched = [sketch(params, part, key) for part in (rows, queries)]
             one = {

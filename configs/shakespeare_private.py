@@ -3,8 +3,9 @@ configs/shakespeare_private.py.
 
 The model is that of shakespeare_char.py with two layers of width 64. The unit of privacy is a row
 of 64 characters, of which the text has 15,686; a step draws 256 of them on average. The alphabet is
-taken to be public. benchmarks/privacy.py measures loss and exposure of canaries against epsilon;
-neither it nor this config was run to its end yet.
+taken to be public. Held-out loss of benchmarks/privacy.py, whose text has 188 rows of canaries
+besides (2026-12-01, one seed): 2.544 at epsilon 1, 2.477 at 3, 2.453 at 8, and 2.004 without noise;
+docs/lab.md has the exposure of the canaries.
 """
 
 from gptjax.data import Characters, DataConfig, Text
