@@ -373,7 +373,9 @@ def test_archives_and_text_in_signs_of_ascii_are_not_read_as_text(tmp_path):
     """T13: neighbours: a zip archive, and what only looks like HZ."""
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.txt", "text " * 1000)
-    refused(Text(str(tmp_path / "a.zip")), "a.zip is binary")
+    refused(Text(str(tmp_path / "a.zip")), "a.zip is binary", "unpack it")
+    (tmp_path / "a.pdf").write_bytes(b"%PDF-1.4\n1 0 obj\n<<>>")
+    refused(Text(str(tmp_path / "a.pdf")), "a.pdf is binary", "it is a PDF")
     (tmp_path / "a.lisp").write_text('(format t "~{~a~^, ~}~%" rest) ; ~{ab~}')
     assert len(list(read(Text(str(tmp_path / "a.lisp"))))) == 1
 

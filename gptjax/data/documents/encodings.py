@@ -230,8 +230,10 @@ def is_binary(start: bytes, strictly: bool = True) -> bool:
 
 def require_text(start: bytes, path: Path) -> None:
     """Refuses a binary file."""
-    require(
-        not is_binary(start),
-        f"{path} is binary, not text (by its first {len(start)} bytes);"
-        " give a text file with --data.source.path FILE. Tokens of another program can't be read.",
-    )
+    hint = "give a text file with --data.source.path FILE. Tokens of another program can't be read."
+    if start.startswith((b"PK\x03\x04", b"7z\xbc\xaf")):
+        hint = "it is an archive: unpack it, and give the folder with --data.source.path FOLDER."
+    elif start.startswith(b"%PDF-"):
+        hint = "it is a PDF: save its text to a file, and give that with --data.source.path FILE."
+    found = f"{path} is binary, not text (by its first {len(start)} bytes)"
+    require(not is_binary(start), f"{found}; {hint}")
