@@ -189,3 +189,26 @@ def test_llama_cpp_reads_a_quantised_file_as_we_do(dtype, tmp_path, record_prope
     record_property("figure", figure)
     print(figure)
     assert same <= 0.01 and same < before / 4
+
+
+@pytest.mark.parametrize("dtype", ["q8_0", "q5_0", "q4_0"])
+def test_activations_rounded_as_llama_cpp_rounds_them_give_its_log_probabilities(
+    dtype, tmp_path, record_property
+):
+    path = tmp_path / "a.gguf"
+    gguf.save_gguf(path, tiny(TINY, TOKENIZER), dtype)
+    ids = np.random.default_rng(0).integers(1, 256, 40).tolist()
+    read = gguf.load_gguf(path, packed=True)
+    found = theirs(path, ids, read.config.vocabulary)
+    far = {}
+    for stored in ("float32", "q8_0"):
+        config, params = model.prepare_weights(read.config, read.params, stored)
+        hidden = model.forward(config, params, jnp.asarray([ids])).hidden
+        mine = np.asarray(jax.nn.log_softmax(model.unembed(config, params, hidden)[0, -1]))
+        known = np.isfinite(found) & (mine > -30)
+        assert known.sum() > 80
+        far[stored] = float((np.exp(found) * (found - mine))[known].sum())
+    figure = f"{dtype}: KL {far['q8_0']:.1e} nats, without rounding {far['float32']:.1e}"
+    record_property("figure", figure)
+    print(figure)
+    assert abs(far["q8_0"]) < abs(far["float32"]) / 4
