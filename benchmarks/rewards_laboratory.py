@@ -16,7 +16,7 @@ starts:
 
     python train.py configs/sums.py --data.source.scratchpad True --data.source.count 300 \\
         --model.context 48 --schedule.kind linear --steps 300 --dir runs/working-0 --seed 0
-    python benchmarks/rewards_laboratory.py --ways token answer constant-40 --steps 40 \\
+    python benchmarks/rewards_laboratory.py --ways token answer constant-40 --steps 50 \\
         --start runs/working-{seed}
 
 A way is a run in a folder of its own, and one that is there already is read. It prints pass@1 on
@@ -44,7 +44,6 @@ from gptjax.observe.log import read_metrics
 from gptjax.rewards import Function
 from gptjax.train.experiment import Experiment
 from gptjax.train.loop import train
-from gptjax.train.optim import Schedule
 from gptjax.train.rollout import Rollout
 from gptjax.weights import LoRA
 
@@ -119,7 +118,6 @@ def working(**settings: Any) -> Callable[[Experiment], Experiment]:
             loss=dataclasses.replace(base.loss, **settings),
             rollout=dataclasses.replace(base.rollout, new_tokens=LONGEST),
             optim=dataclasses.replace(base.optim, peak=1e-4),
-            schedule=Schedule("constant", warmup=10),
             batch=base.batch // 2,
         )
 
