@@ -1,11 +1,13 @@
 """Training a part of a model that sees: memory and time of a step beside training all of it.
 
     python benchmarks/parts.py [--turns 12] [--out parts.json]
+    python benchmarks/parts.py --turns 0
 
 A small PaliGemma (an encoder of pictures, a projector, a language model) starts from a run of one
 step and learns captions of drawn shapes in four ways: all weights, the language model alone, the
 projector alone, and LoRA of rank 8 on the language model. The ways take a step each in turns;
-times are processor seconds, and a way's ratio to `full` is taken within each turn.
+times are processor seconds, and a way's ratio to `full` is taken within each turn. Without turns
+only the bytes of weights and moments are printed, which follow from their shapes.
 """
 
 from __future__ import annotations
@@ -18,10 +20,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import jax
 from adapters_smollm2 import Way
 
 from gptjax.data import Characters, DataConfig, Given, Shapes, VisualAnswers
 from gptjax.model import ModelConfig, Vision
+from gptjax.sharding.mesh import make_mesh
+from gptjax.train import placement
 from gptjax.train.experiment import Evaluation, Experiment
 from gptjax.train.loop import train
 from gptjax.weights import LoRA
@@ -62,12 +67,28 @@ WAYS: dict[str, dict[str, Any]] = {
 """What each way changes of the experiment."""
 
 
+def print_sizes() -> None:
+    """Prints the MiB of what trains with its moments, and of the other weights."""
+    model = dataclasses.replace(BASE.model, vocab_size=32)
+    for name, told in WAYS.items():
+        own = dataclasses.replace(BASE, model=model, start="any", **told)
+        trees = placement.abstract(own, make_mesh(own.mesh))
+        state, frozen = (
+            sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)) / 2**20
+            for tree in trees
+        )
+        print(json.dumps({"way": name, "state MiB": state, "frozen MiB": frozen}))
+
+
 def main() -> None:
     """Prints a line of JSON for each way."""
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     flags.add_argument("--turns", type=int, default=12)
     flags.add_argument("--out", type=Path, help="write the figures here, as JSON")
     options = flags.parse_args()
+    if not options.turns:
+        print_sizes()
+        return
     with tempfile.TemporaryDirectory() as folder:
         train(BASE, Path(folder) / "base")
         data = dataclasses.replace(BASE.data, tokenizer=Given())

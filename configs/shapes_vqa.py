@@ -5,8 +5,15 @@
 
 One combination of colour and form in five is never shown in training; held out are pictures with
 one of these. `--data.source.unseen False --dir runs/shapes_vqa_familiar` holds out pictures like
-those of training instead. Not trained to its end yet. Right without a model, for familiar and
-unseen pictures: the most frequent answer to a question 54.5 and 38.1 %, that of the nearest
+those of training instead.
+
+One run (seed 0, 2026-12-01, one core of an AMD EPYC beside other work) was stopped after 4,246 of
+the 6,000 steps, at a training loss still falling. By kind, familiar and unseen pictures: how many
+92.0 and 87.2 %, yes or no 91.4 and 56.4 %, others (colours and neighbours) 59.0 and 23.5 %; all
+81.0 and 58.0 %. From step 2,000 to 4,000 unseen ones got no better. Training never says yes to an
+unseen combination nor answers with one, and the model has learned that.
+
+Right without a model: the most frequent answer to a question 54.5 and 38.1 %, that of the nearest
 training picture 67.8 and 44.0 % (`python benchmarks/shapes.py questions`).
 """
 
@@ -40,6 +47,6 @@ experiment = Experiment(
     optim=Muon(peak=4e-3, weight_decay=0.05),
     schedule=Schedule("cosine", warmup=60, floor=0.02),
     evaluation=Evaluation(every=2000, rows=512, sample=SampleConfig(temperature=0.0)),
-    steps=8000,
+    steps=6000,
     batch=32,
 )
