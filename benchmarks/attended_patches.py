@@ -3,7 +3,7 @@
     python benchmarks/attended_patches.py runs/shapes_captions --page attended.png
 
 Each line of the page is a held-out picture, then the same once for each word of its answer: bright
-where the position that predicts the word's first letter attends, on the mean over heads of the
+where the position that predicts the word's first piece attends, on the mean over heads of the
 layer that attends most to pictures. Printed are the words, and for drawn shapes the share of that
 attention which falls on patches with a part of a shape, beside their share of all patches.
 """
@@ -91,13 +91,16 @@ def main() -> None:
     for row in range(len(places)):
         at = places[row][: side[0] * side[1]]
         learned = np.flatnonzero(batch.weights[row] > 0)
-        text = tokenizer.decode(batch.targets[row][learned][:-1])
+        ids = batch.targets[row][learned][:-1]
+        text = tokenizer.decode(ids)
+        starts = [len(tokenizer.decode(ids[:count])) for count in range(len(ids))]
         picture = np.asarray(batch.columns["pixels"][row, 0])
         blocks = picture.reshape(side[0], vision.patch, side[1], vision.patch, 3)
         drawn = (np.ptp(blocks, axis=(1, 3)) > 8).any(-1)
         line, told = [picture], []
         for begin, end in words_of(text):
-            seen = patterns[:, row, learned[begin]][:, at]
+            piece = int(np.searchsorted(starts, begin, side="right")) - 1
+            seen = patterns[:, row, learned[piece]][:, at]
             layer = int(seen.sum(1).argmax())
             weights = seen[layer].reshape(side)
             share = float(weights[drawn].sum() / weights.sum())
