@@ -8,11 +8,12 @@ one of these. `--data.source.unseen False --dir runs/shapes_familiar` holds out 
 of training instead.
 
 99.2 % of 500 such pictures get exactly the right caption, and all of 500 familiar ones (one seed,
-2026-12-01, about 9 minutes of one core of an AMD EPYC beside other work); unseen ones
-54.6 % after 2,000 of the 8,000 steps and 90.2 % after 4,000. The nearest training picture has the
-right one for 33.4 % of familiar pictures and for no unseen one (`python benchmarks/shapes.py captions`). The recipe is that of `configs/easy_vqa.py`: a
-patch sees as much as the largest shape, pieces are words. AdamW, characters and 36 smaller patches
-through an encoder had not begun to look after 1,000 steps.
+2026-12-01, about 9 minutes of one core of an AMD EPYC beside other work); unseen ones 54.6 % after
+2,000 of the 8,000 steps and 90.2 % after 4,000. The nearest training picture has the right one for
+33.4 % of familiar pictures and for no unseen one (`python benchmarks/shapes.py captions`). The
+recipe is that of `configs/easy_vqa.py`: a patch sees as much as the largest shape, pieces are
+words. AdamW, characters and 36 smaller patches through an encoder had not begun to look after
+1,000 steps.
 """
 
 from gptjax.data import DataConfig, SentencePiece, Shapes, VisualAnswers
