@@ -1,7 +1,7 @@
 """Proofs about reward models: a text has the score that it has alone, whatever shares its row, and
 the loss is that of the preferred answer's lead. (Setting) → Figure.
 
-Read `by_hand` (scores in float64), then the proofs.
+Read `scores_by_hand` (scores in float64), then the proofs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gptjax.verify.reading import ROUNDING
 from gptjax.verify.setting import Figure, Setting, difference, precise
 
 
-def by_hand(setting: Setting) -> np.ndarray:
+def scores_by_hand(setting: Setting) -> np.ndarray:
     """Returns the scores of both answers of each pair of the batch [n 2], the chosen one's first:
     each text is read alone, and the state of its first or last token, or the mean of all, as
     `model.pool` says, multiplied by the head in float64."""
@@ -44,9 +44,9 @@ def by_hand(setting: Setting) -> np.ndarray:
     return np.asarray(found).reshape(-1, 2)
 
 
-def scores(setting: Setting) -> Figure:
+def scores_alone(setting: Setting) -> Figure:
     """Takes the scores of a batch as training does, several texts in a row, and by hand."""
-    wanted, batch = by_hand(setting), setting.batch
+    wanted, batch = scores_by_hand(setting), setting.batch
     assert batch.columns is not None
 
     @jax.jit
@@ -62,7 +62,7 @@ def scores(setting: Setting) -> Figure:
 
 def leads(setting: Setting) -> Figure:
     """Takes the loss of a batch, and −ln σ of the leads in float64, with scores by hand."""
-    settings, score = cast(BradleyTerry, setting.small.loss), by_hand(setting)
+    settings, score = cast(BradleyTerry, setting.small.loss), scores_by_hand(setting)
     lead = score[:, 0] - score[:, 1] - settings.margin
     each = np.logaddexp(0.0, -lead) + settings.centre * np.square(score.sum(axis=1))
     total, weight = _loss(setting)(setting.params, setting.batch, None)
@@ -75,7 +75,7 @@ def leads(setting: Setting) -> Figure:
     )
 
 
-def gradients(setting: Setting) -> Figure:
+def loss_gradient(setting: Setting) -> Figure:
     """Compares the gradient of the config's own loss to finite differences, as `reading.gradients`
     does that of predictions."""
     loss = _loss(setting)

@@ -126,10 +126,12 @@ SCORES = (
     ),
     *(proof for proof in ALIGNMENT if proof.name in ("prompts", "counted", "split", "adapter")),
     Proof(
-        "scores", "a text has the score that it has alone, whatever shares its row", scores.scores
+        "scores",
+        "a text has the score that it has alone, whatever shares its row",
+        scores.scores_alone,
     ),
     Proof("leads", "the loss is −ln σ of the preferred answer's lead", scores.leads),
-    Proof("gradients", "the gradient is the slope of the loss", scores.gradients),
+    Proof("gradients", "the gradient is the slope of the loss", scores.loss_gradient),
 )
 """The proofs of reward models."""
 
