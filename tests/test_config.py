@@ -714,6 +714,7 @@ IN_PYTHON = {
     "model.rope_scaling",
     "model.latent",
     "model.recurrent",
+    "model.shortcuts",
     "model.query_growth",
     "model.experts",
     "model.frames",

@@ -42,7 +42,7 @@ from gptjax.train import optim, step
 from gptjax.train.experiment import Experiment
 from gptjax.verify import setting as settings
 from gptjax.verify import training
-from gptjax.verify.suite import ALIGNMENT, DIFFUSION, REWARDS
+from gptjax.verify.suite import ALIGNMENT, DIFFUSION, REWARDS, SCORES
 
 ROOT = Path(__file__).parents[1]
 NAMES = [proof.name for proof in verify.PROOFS]
@@ -673,7 +673,5 @@ def test_the_page_has_a_row_for_every_proof_in_order():
         for line in (ROOT / "docs/verify.md").read_text(encoding="utf-8").splitlines()
         if line.startswith("| `")
     ]
-    further = [proof.name for proof in ALIGNMENT if proof not in verify.PROOFS]
-    learned = [proof.name for proof in REWARDS if proof not in (*verify.PROOFS, *ALIGNMENT)]
-    noised = [proof.name for proof in DIFFUSION if proof not in (*verify.PROOFS, *ALIGNMENT)]
-    assert rows == [*NAMES, *further, *learned, *noised]
+    kinds = (verify.PROOFS, ALIGNMENT, SCORES, REWARDS, DIFFUSION)
+    assert rows == list(dict.fromkeys(proof.name for kind in kinds for proof in kind))
