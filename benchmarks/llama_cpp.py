@@ -194,7 +194,7 @@ def speeds(files: dict[str, Path], options: Any) -> None:
             name: paired.Way(sys.executable, HERE, {"stack": name} | told)
             for name in ("gptjax", "llama.cpp")
         }
-        found = paired.in_turns(ways, options.turns, patience=30)
+        found = paired.in_turns(ways, options.turns, patience=300)  # the first turn compiles
         print(f"{kind}, one row, {options.tokens} tokens after {len(ids)}")
         print(*paired.told(found, lambda second: f"{1 / second:.1f} tok/s"), sep="\n")
         times = paired.ratio(found["llama.cpp"], found["gptjax"])
