@@ -148,6 +148,7 @@ def theirs_on(options: argparse.Namespace) -> Callable[[], str]:
     import faster_whisper
 
     from gptjax.formats import located
+    from gptjax.model.inputs.audio_files import read_sound
 
     model = faster_whisper.WhisperModel(
         str(located(options.model)),
@@ -158,7 +159,7 @@ def theirs_on(options: argparse.Namespace) -> Callable[[], str]:
 
     def again() -> str:
         settings = {"beam_size": 1, "without_timestamps": True, "language": "en"}
-        segments, _ = model.transcribe(str(options.sound), **settings)
+        segments, _ = model.transcribe(read_sound(options.sound), **settings)
         return "".join(segment.text for segment in segments)
 
     again()
