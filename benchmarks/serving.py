@@ -268,24 +268,19 @@ def library(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         try:
             ready(server)
             ratios = []
-            for turn in range(options.turns + 1):
-                prompts = texts(4 * clients, seed=turn)
+            for turn in range(options.turns):
+                prompts = texts(max(4, 2 * clients), seed=turn)
                 rate, _ = loop(server, prompts, clients)
                 messages = [[chat.Message("user", text)] for text in prompts]
                 ids = [chat.render(form, one, model.tokenizer) for one in messages]
+                settings = {"new_tokens": 64, "min_new_tokens": 64, "temperature": 0.0}
+                settings |= {"top_p": 1.0, "batch": clients}
+                model.complete(ids, **settings)  # compiles
                 since = time.perf_counter()
-                done = model.complete(
-                    ids,
-                    new_tokens=64,
-                    temperature=0.0,
-                    top_p=1.0,
-                    min_new_tokens=64,
-                    batch=clients,
-                )
+                done = model.complete(ids, **settings)
                 own = sum(len(one.ids) for one in done) / (time.perf_counter() - since)
-                if turn:  # the first compiles the library's programs
-                    ratios.append(rate / own)
-                    print(clients, round(rate, 1), round(own, 1), round(rate / own, 3), flush=True)
+                ratios.append(rate / own)
+                print(clients, round(rate, 1), round(own, 1), round(rate / own, 3), flush=True)
             found[str(clients)] = {"ratio": statistics.median(ratios), "all": ratios}
         finally:
             server.process.terminate()
