@@ -11,7 +11,7 @@ One run (seed 0, 2026-12-01, one core of an AMD EPYC beside other work) was stop
 the 6,000 steps, at a training loss still falling. By kind, familiar and unseen pictures: how many
 92.0 and 87.2 %, yes or no 91.4 and 56.4 %, others (colours and neighbours) 59.0 and 23.5 %; all
 81.0 and 58.0 %. From step 2,000 to 4,000 unseen ones got no better. Training never says yes to an
-unseen combination nor answers with one, and the model has learned that.
+unseen combination nor answers with one, and a model may learn just that.
 
 Right without a model: the most frequent answer to a question 54.5 and 38.1 %, that of the nearest
 training picture 67.8 and 44.0 % (`python benchmarks/shapes.py questions`).

@@ -1,5 +1,5 @@
 """Products whose activations are rounded to 8 bits in blocks of 32, as llama.cpp rounds those that
-meet narrow weights: the same file then writes the same text in both.
+meet narrow weights.
 
 Only for generation: no gradient passes the rounding.
 """

@@ -34,7 +34,7 @@ each output and `NF4_GROUP` inputs."""
 Prepared = Literal[Stored, Activations, "q8_0"]
 """`Stored`, and int8 whose products round activations to 8 bits too: all of them (`w8a8`), or only
 where at least 16 tokens of a text are read at once (`w8a8-prefill`); `q8_0`, with scales for 32
-inputs and for 32 activations, as llama.cpp computes."""
+inputs and for 32 activations, rounded as llama.cpp rounds them."""
 
 GROUP = 32
 """Inputs that share a scale of int4, where it divides them."""
