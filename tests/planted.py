@@ -3870,7 +3870,7 @@ OPTIONS = (
         "test_options.py::test_heads_are_normalised_after_they_are_turned_and_only_where_they_are",
     ),
     Defect(
-        "short-cut-beside-the-stream-forgotten",
+        "shortcut-beside-the-stream-forgotten",
         "model/shortcuts.py",
         "return a * own + b * shared.astype(own.dtype)",
         "return a * own",
@@ -3898,11 +3898,11 @@ OPTIONS = (
         "test_shortcuts.py::test_a_table_of_values_goes_by_the_token_and_gives_none_to_what_replaces_one",
     ),
     Defect(
-        "short-cuts-in-the-order-of-positions",
+        "shortcuts-in-the-order-of-positions",
         "model/attention/order.py",
         "entrance=jax.tree.map(permuted, layer_inputs.entrance),",
         "entrance=layer_inputs.entrance,",
-        "test_context.py::test_losses_and_gradients_are_those_of_one_device[short cuts-True]",
+        "test_context.py::test_losses_and_gradients_are_those_of_one_device[shortcuts-True]",
     ),
     Defect(
         "residual-scaled-by-the-embeddings-factor",

@@ -48,7 +48,7 @@ MODELS = {
     "ALiBi": dataclasses.replace(VARIANTS["alibi"], context=32, attention="blockwise"),
     "experts": dataclasses.replace(PLAIN, experts=SHARED),
     "further tokens": dataclasses.replace(PLAIN, ahead=1),
-    "short cuts": dataclasses.replace(PLAIN, shortcuts=Shortcuts(values="table")),
+    "shortcuts": dataclasses.replace(PLAIN, shortcuts=Shortcuts(values="table")),
 }
 
 
@@ -65,7 +65,7 @@ def assert_those_of_one_device(name: str, packed: bool, mesh: dict):
 
 # --- the same numbers ---
 
-QUICK = [("plain", False), ("groups, windows", True), ("latent", True), ("short cuts", True)]
+QUICK = [("plain", False), ("groups, windows", True), ("latent", True), ("shortcuts", True)]
 
 
 @pytest.mark.parametrize(("name", "packed"), QUICK, ids=str)
@@ -87,7 +87,7 @@ def test_losses_and_gradients_on_any_mesh_are_those_of_one_device(name, mesh, pa
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", ["plain", "latent", "ALiBi", "short cuts"])
+@pytest.mark.parametrize("name", ["plain", "latent", "ALiBi", "shortcuts"])
 def test_stages_in_zigzag_order_are_one_device(name):
     assert_those_of_one_device(name, True, {"context": 2, "stage": 2})
 

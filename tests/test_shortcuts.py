@@ -1,4 +1,4 @@
-"""Short cuts from the embedded tokens to every layer: what they add, and where they can't be. The
+"""Shortcuts from the embedded tokens to every layer: what they add, and where they can't be. The
 laws of all models are in test_laws.py."""
 
 from __future__ import annotations

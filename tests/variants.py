@@ -286,7 +286,7 @@ VARIANTS: dict[str, ModelConfig] = {
         tied=True,
         logit_scale=0.25,
     ),
-    # short cuts from the embedded tokens
+    # shortcuts from the embedded tokens
     "shortcut_stream": _plain(shortcuts=Shortcuts()),
     "shortcut_first_values": _rope(
         num_kv_heads=2, qkv_bias=True, shortcuts=Shortcuts(values="first"), layers="scan"

@@ -26,7 +26,7 @@ def experiment(
     optimizer: Literal["muon", "adamw"] = "muon",
     shortcuts: Literal["none", "stream", "first", "table"] = "none",
 ) -> Experiment:
-    """The flags of this file; the record is without any: steps, the optimizer, and short cuts from
+    """The flags of this file; the record is without any: steps, the optimizer, and shortcuts from
     the embedded tokens (to the stream, or to values: the first layer's, or a table's)."""
     return Experiment(
         data=DataConfig(

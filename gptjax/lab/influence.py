@@ -1,7 +1,6 @@
-"""Which training rows a prediction owes to: how much a query's loss would rise without each of
-them.
+"""Influence of training rows on predictions: how much a query's loss would rise without each row.
 
-Retraining without a row says it exactly (`left_out`), and is affordable for tiny models alone.
+Retraining without a row says it exactly (`left_out`), and is affordable only for tiny models.
 Gradients say it nearly: read `gradient_influence`, the similarity of a row's gradient and a
 query's; then `projected_gradients` and `projected_influence`, which also take out what all rows
 have in common. `rank_agreement` compares the two. A positive number is a row that helps.

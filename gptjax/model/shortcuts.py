@@ -1,4 +1,4 @@
-"""Short cuts from the embedded tokens to every layer, by learned factors: into the residual stream,
+"""Shortcuts from the embedded tokens to every layer, by learned factors: into the residual stream,
 and into attention's values.
 
 Read `with_shortcuts` (computed once, before the layers), then `stream_with` and `values_with`, by
@@ -35,7 +35,7 @@ def with_shortcuts(
     soft: Any,
     layer_inputs: Any,
 ) -> Any:
-    """Returns the inputs of all layers with what these take their short cuts from.
+    """Returns the inputs of all layers with what these take their shortcuts from.
 
     Args:
       x: the residual stream as it enters the first layer.

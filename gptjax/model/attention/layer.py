@@ -102,7 +102,7 @@ class LayerInputs(NamedTuple):
     zigzag: bool = False
     """The tokens are in zig-zag order (`order`)."""
     entrance: Entrance | None = None
-    """What a model with short cuts reads of the embedded tokens."""
+    """What a model with shortcuts reads of the embedded tokens."""
 
 
 def with_cache(
