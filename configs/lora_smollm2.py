@@ -4,13 +4,14 @@ all parameters.
 
 The adapter has 4.88M parameters beside the model's 135M: with its optimizer state it takes 56 MiB,
 and the frozen base 513 MiB, where training all parameters keeps 1,539. Four ways took the same 40
-steps of one row in turns: from 2.105 nats per token of held-out answers LoRA came to 2.032 and
-2.030 (seeds 0 and 1), DoRA to 2.032 and 2.029, all parameters at a tenth of the rate to 2.037 and
-2.034. LoRA's step took 0.63 of full training's processor time (median), DoRA's 0.75. This config's
-120 steps have not been run.
+steps of one row in turns: from 2.105 nats per token of held-out answers LoRA came to 2.032,
+2.030 and 2.028 (seeds 0, 1 and 2), DoRA to 2.032, 2.029 and 2.028, all parameters at a tenth of the
+rate to 2.037, 2.034 and 2.032. LoRA's step took 0.63 of full training's
+processor time (median), DoRA's 0.75. This config's 120 steps have not been run.
 
 Measured on 2026-11-29 on two Intel Xeon cores with AMX in bfloat16, little else running with seed
-0, where the times are from: benchmarks/adapters_smollm2.py.
+0, where the times are from; seed 2 on 2026-12-01 on an AMD EPYC core beside other
+work: benchmarks/adapters_smollm2.py.
 
     python examples/oasst_chats.py oasst_trees.jsonl data/chats.jsonl
     python train.py configs/lora_smollm2.py --data.source.path data/chats.jsonl

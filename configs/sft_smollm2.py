@@ -11,13 +11,13 @@ for, and 333 conversations to begin with, made from a file of trees of OpenAssis
     gptjax chat runs/sft_smollm2
 
 Of the first hundred trees' 333 conversations 75 % of 124,858 tokens count, and 66 are longer than a
-row of 512 tokens and are left out. 40 steps of one row instead of two: 2.105 → 2.037 and 2.034 nats
-per token of held-out answers (seeds 0 and 1), where LoRA (configs/lora_smollm2.py) came to 2.032
-and 2.030 from the same 20,480 tokens. State 1,539 MiB; 5.4 s of processor time a step. This
-config's 120 steps have not been run.
+row of 512 tokens and are left out. 40 steps of one row instead of two: 2.105 → 2.037, 2.034 and
+2.032 nats per token of held-out answers (seeds 0, 1 and 2), where LoRA (configs/lora_smollm2.py)
+came to 2.032, 2.030 and 2.028 from the same 20,480 tokens. State 1,539 MiB; 5.4 s of
+processor time a step. This config's 120 steps have not been run.
 
 Measured on 2026-11-29 on two Intel Xeon cores with AMX in bfloat16, little else running with seed
-0: benchmarks/adapters_smollm2.py.
+0; seed 2 on 2026-12-01 on an AMD EPYC core beside other work: benchmarks/adapters_smollm2.py.
 
 Source: Ben Allal et al. 2025, SmolLM2, arXiv:2502.02737 (two epochs; their rate of 1e-3 is for
 batches of 128 rows).
