@@ -12,6 +12,7 @@ import pytest
 from variants import VARIANTS
 
 from gptjax import model, weights
+from gptjax.model.decoding import prepare_weights
 from gptjax.weights import Quantized, Role, dense, multiply
 from gptjax.weights.block_rounded import BlockRounded, round_blocks, rounds_blocks
 from gptjax.weights.narrow import BLOCK
@@ -148,3 +149,13 @@ def test_a_prepared_model_gives_the_logits_of_the_same_numbers(stored):
     same, found = jax.jit(logits)(wide, ids), jax.jit(logits)(ready, ids)
     off = float(jnp.abs(found - same).max() / jnp.abs(same).max())
     assert (1e-4 < off < 0.1) if stored == "q8_0" else off < 1e-5
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_model_whose_embedding_has_a_width_of_its_own_is_prepared_too(tied):
+    config = dataclasses.replace(VARIANTS["embedding_projected"], tied=tied)
+    params, ids = model.init(config, jax.random.key(0)), jnp.arange(8)[None]
+    wanted = model.unembed(config, params, model.forward(config, params, ids).hidden)
+    ready, stored = prepare_weights(config, params, "float32", None)
+    found = model.unembed(ready, stored, model.forward(ready, stored, ids).hidden)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
