@@ -131,8 +131,7 @@ def _boxed(config: ModelConfig, key: Key) -> Params:
             config, tied=True, head_transform=False, logit_bias=False
         )  # no output over tokens
     if not config.tied:
-        read = _vector(config.embedding_dim)
-        params["head"] = head(config).init(next(keys), read)["params"]
+        params["head"] = head(config).init(next(keys), _vector(config.embedding_dim))["params"]
     params |= _beside_embedding(config, key)
     if config.encoder_layers:
         beside = _boxed(config.encoder, jax.random.fold_in(key, 7))
