@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from itertools import islice
 from pathlib import Path
@@ -374,6 +375,9 @@ def test_archives_and_text_in_signs_of_ascii_are_not_read_as_text(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.txt", "text " * 1000)
     refused(Text(str(tmp_path / "a.zip")), "a.zip is binary", "unpack it")
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(tmp_path / "a.zip", "a.zip")
+    refused(Text(str(tmp_path / "a.tar")), "a.tar is binary", "unpack it")
     (tmp_path / "a.pdf").write_bytes(b"%PDF-1.4\n1 0 obj\n<<>>")
     refused(Text(str(tmp_path / "a.pdf")), "a.pdf is binary", "it is a PDF")
     (tmp_path / "a.lisp").write_text('(format t "~{~a~^, ~}~%" rest) ; ~{ab~}')

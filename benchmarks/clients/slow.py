@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 import statistics
 import subprocess
 import time
@@ -50,6 +51,8 @@ def ready(url: str) -> bool:
             return answer.status == 200
     except urllib.error.HTTPError:
         return False
+    except urllib.error.URLError as error:
+        raise SystemExit(f"{url} does not answer ({error.reason}); start gptjax serve.") from None
 
 
 def attacked(url: str, key: str | None, flags: list[str], options: argparse.Namespace) -> dict:
@@ -81,6 +84,8 @@ def main() -> None:
     parser.add_argument("--sockets", type=int, default=500)
     parser.add_argument("--seconds", type=int, default=60)
     options = parser.parse_args()
+    if shutil.which("slowhttptest") is None:
+        raise SystemExit("slowhttptest is not installed; apt install slowhttptest.")
     while not ready(options.url):
         time.sleep(1)
     alone = [ask(options.url, options.key) for _ in range(5)]

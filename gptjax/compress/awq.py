@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from gptjax.compress.moments import Moments
 from gptjax.core.arrays import Array, Float, Params
 from gptjax.model import ModelConfig
+from gptjax.model.shortcuts import source_of_values
 from gptjax.weights import Role, dense
 from gptjax.weights.adapters import role_at
 from gptjax.weights.kernels import leaves_of, replace_weights
@@ -73,8 +74,8 @@ def _pairs(config: ModelConfig, flat: Mapping[str, Any], moments: Moments) -> li
             if normed and plain and readers and f"{norm}/scale" in flat:
                 found.append(_Pair(readers, makers))
         inner = [("mlp", "up", "down")] if config.gated else []
-        mixed = config.shortcuts is not None and config.shortcuts.values != "none"
-        inner += [("attention", "value", "out")] if config.latent is None and not mixed else []
+        own = config.latent is None and source_of_values(config) == "none"
+        inner += [("attention", "value", "out")] if own else []
         for branch, maker, reader in inner:
             path = f"{stack}/{branch}/{reader}/kernel"
             made = tuple(f"{stack}/{branch}/{maker}/{part}" for part in ("kernel", "bias"))

@@ -19,6 +19,7 @@ from gptjax.compress.moments import BATCH, Moments
 from gptjax.core.arrays import Array, Float, Int, Numbers, Params
 from gptjax.core.config import require
 from gptjax.model import ModelConfig
+from gptjax.model.shortcuts import source_of_values
 
 CHOSEN_BY = ("layers/attention/out", "layers/mlp/down")
 """Kernels whose inputs' moments say which heads and columns stay."""
@@ -116,7 +117,7 @@ def _fewer_heads(
 ) -> tuple[ModelConfig, Params]:
     _require_fewer("key and value heads", count, config.kv_heads, "--keep-kv-heads")
     by_distance = config.positions_in(config.stack[0]) in ("alibi", "t5")
-    mixed = config.shortcuts is not None and config.shortcuts.values != "none"
+    mixed = source_of_values(config) != "none"
     require(
         not (config.attention_sink or config.qk_norm_joint or by_distance or mixed),
         "heads can't be taken out of a model whose heads share a norm, have sinks, biases by"

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 
 from gptjax.model.config import Layer, ModelConfig
+from gptjax.model.shortcuts import source_of_values
 
 
 def flops_per_token(config: ModelConfig, length: int, *, training: bool = True) -> float:
@@ -50,7 +51,7 @@ def products_per_token(config: ModelConfig) -> int:
         return products_per_token(alone) + cross + products_per_token(beside) - _output(config)
     mlp = (3 if config.gated else 2) * config.width
     total = _output(config)
-    if config.shortcuts is not None and config.shortcuts.values == "first":
+    if source_of_values(config) == "first":
         total += config.width * config.kv_heads * config.head_dim  # once more, for all layers
     for layer in config.stack:
         total += (

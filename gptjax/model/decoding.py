@@ -16,7 +16,7 @@ from gptjax.model.parameters import axes, roles
 from gptjax.model.virtual import kept_prompt
 from gptjax.weights.logical import on_mesh
 from gptjax.weights.nibbles import laid_out
-from gptjax.weights.storage import Prepared, store
+from gptjax.weights.storage import Prepared, has_packed, store
 from gptjax.weights.virtual import VIRTUAL, split_virtual
 from gptjax.weights.weight import transposed
 
@@ -51,7 +51,7 @@ def prepare_weights(
     if stored != "float32":
         params = store(params, roles(config), stored)
     compute = "float32" if on_cpu else config.compute
-    if on_cpu and mesh is None:
+    if on_cpu and mesh is None and has_packed(params):
         params = laid_out(params, roles(config))
     if mesh is not None:
         placed = on_mesh(mesh, params | own, axes(config))

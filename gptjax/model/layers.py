@@ -84,6 +84,15 @@ class Linear(nn.Module):
         return together(x, (self,))[0]
 
 
+def to_heads(
+    config: ModelConfig, heads: int, axis: str, name: str | None = None, biased: bool = True
+) -> Linear:
+    """The projection of the residual stream to heads of queries, keys or values."""
+    sizes, axes = ((config.width,), (heads, config.head_dim)), ("embed", axis, "head")
+    biased = biased and config.qkv_bias_enabled
+    return Linear(*sizes, axes, config.init_std, biased, name=name)
+
+
 def together(
     x: Float[Array, "..."], layers: tuple[Linear, ...], joined: bool = False
 ) -> list[Float[Array, "..."]]:

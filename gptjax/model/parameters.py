@@ -34,7 +34,7 @@ from gptjax.model.config import Layer, ModelConfig
 from gptjax.model.inputs.frames import frame_layers
 from gptjax.model.inputs.vision_parts import vision_boxes
 from gptjax.model.layers import Declared, Linear, Table, norm
-from gptjax.model.shortcuts import Entrance, value_table
+from gptjax.model.shortcuts import Entrance, source_of_values, value_table
 from gptjax.model.stack import init_stack
 from gptjax.weights.virtual import Prefix
 from gptjax.weights.weight import Role
@@ -107,12 +107,9 @@ def _boxed(config: ModelConfig, key: Key) -> Params:
     if config.shortcuts is not None:
         layer_inputs = layer_inputs._replace(entrance=Entrance(x, None))
 
-    params |= {
-        "embedding": (
-            embedding_table(config, config.vocabulary, "vocab").init(next(keys), where)["params"]
-        ),
-        "layers": init_stack(config, next(keys), x, layer_inputs),
-    }
+    tokens = embedding_table(config, config.vocabulary, "vocab")
+    params["embedding"] = tokens.init(next(keys), where)["params"]
+    params["layers"] = init_stack(config, next(keys), x, layer_inputs)
     final = next(keys)
     if config.norm_placement != "post" and config.norm_scale:
         params["norm"] = norm(config).init(final, x)["params"]
@@ -149,7 +146,7 @@ def _beside_embedding(config: ModelConfig, key: Key) -> Params:
     params: Params = {}
     if config.embedding_norm and config.norm_scale:
         params["embedding_norm"] = _norm(config, config.entrance_dim, key)
-    if config.shortcuts is not None and config.shortcuts.values == "table":
+    if source_of_values(config) == "table":
         own = jax.random.fold_in(key, 14)
         params["values"] = value_table(config).init(own, jnp.zeros((1, 1), jnp.int32))["params"]
     if config.head_transform:

@@ -15,7 +15,7 @@ from flax import linen as nn
 
 from gptjax.core.arrays import Array, Float, Int, Params
 from gptjax.model.config import ModelConfig
-from gptjax.model.layers import Linear, Table, norm, parameter
+from gptjax.model.layers import Table, norm, parameter, to_heads
 
 
 class Entrance(NamedTuple):
@@ -25,6 +25,16 @@ class Entrance(NamedTuple):
     """The embedded tokens, as they enter the first layer."""
     values: Float[Array, "B T K H"] | None
     """What is mixed into the values of attention; `None` where nothing is."""
+
+
+def source_of_values(config: ModelConfig) -> str:
+    """`none`, `first` or `table`: what is mixed into the values of attention."""
+    return "none" if config.shortcuts is None else config.shortcuts.values
+
+
+def mixes_stream(config: ModelConfig) -> bool:
+    """Whether layers read and add to a · stream + b · embedded tokens."""
+    return config.shortcuts is not None and config.shortcuts.stream
 
 
 def with_shortcuts(
@@ -43,9 +53,9 @@ def with_shortcuts(
       soft: embeddings that replace those of some tokens, whose values from a table are zeros.
     """
     values = None
-    if config.shortcuts.values == "first":
+    if source_of_values(config) == "first":
         values = _first_values(config, params["layers"], x)
-    elif config.shortcuts.values == "table":
+    elif source_of_values(config) == "table":
         values = _table_values(config, params, tokens, None if soft is None else soft.index)
     return layer_inputs._replace(entrance=Entrance(x, values))
 
@@ -73,13 +83,9 @@ def _first_values(config: ModelConfig, layers: Any, x: Array) -> Float[Array, "B
     first = layers[0] if prepared else jax.tree.map(lambda leaf: leaf[0], layers)
     if config.norm_placement in ("pre", "sandwich"):
         x = norm(config).apply({"params": first.get("attention_norm", {})}, x)
-    return value_heads(config).apply({"params": first["attention"]["value"]}, x)
-
-
-def value_heads(config: ModelConfig, name: str | None = None) -> Linear:
-    """The projection of the residual stream to heads of values."""
-    sizes, axes = ((config.width,), (config.kv_heads, config.head_dim)), ("embed", "kv_heads")
-    return Linear(*sizes, (*axes, "head"), config.init_std, config.qkv_bias_enabled, name=name)
+    return to_heads(config, config.kv_heads, "kv_heads").apply(
+        {"params": first["attention"]["value"]}, x
+    )
 
 
 def value_table(config: ModelConfig) -> Table:
@@ -92,7 +98,7 @@ def stream_with(
     module: nn.Module, config: ModelConfig, x: Float[Array, "B T D"], entrance: Entrance
 ) -> Float[Array, "B T D"]:
     """The stream as a layer reads it and adds to it: a · stream + b · embedded tokens."""
-    if not config.shortcuts.stream:
+    if not mixes_stream(config):
         return x
     own = parameter(module, "stream", lambda *_: jnp.asarray([1.0, 0.0]), (2,), (None,))
     return mixed(own, x, entrance.stream)
@@ -102,7 +108,7 @@ def values_with(
     module: nn.Module, config: ModelConfig, v: Float[Array, "B T K H"], entrance: Entrance
 ) -> Float[Array, "B T K H"]:
     """A layer's values: a · own + b · those that all layers share."""
-    if config.shortcuts.values == "none":
+    if source_of_values(config) == "none":
         return v
     own = parameter(module, "values", lambda *_: jnp.asarray([0.5, 0.5]), (2,), (None,))
     return v if entrance.values is None else mixed(own, v, entrance.values)

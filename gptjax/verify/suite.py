@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -32,6 +32,11 @@ class Proof(NamedTuple):
     name: str
     claim: str
     prove: Callable[[Setting], Figure | Skipped]
+
+
+def _named(among: Iterable[Proof], names: Container[str]) -> tuple[Proof, ...]:
+    """Returns the proofs of these names, in their order."""
+    return tuple(proof for proof in among if proof.name in names)
 
 
 PROOFS = (
@@ -81,7 +86,7 @@ OF_THE_MODEL = (
 """Names of the proofs that hold whatever a model learns from."""
 
 ALIGNMENT = (
-    *(proof for proof in PROOFS if proof.name in OF_THE_MODEL),
+    *_named(PROOFS, OF_THE_MODEL),
     Proof(
         "prompts",
         "an answer follows the very ids with which chat asks for it",
@@ -106,12 +111,12 @@ ALIGNMENT = (
 """The proofs of configs that learn from conversations or preferences, or train an adapter."""
 
 REWARDS = (
-    *(proof for proof in PROOFS if proof.name in OF_THE_MODEL),
+    *_named(PROOFS, OF_THE_MODEL),
     Proof("sampler", "the sampler's ln p is the trainer's", rewards.sampler),
     Proof("on-policy", "the weights that wrote an answer learn −A·ln p of it", rewards.on_policy),
     Proof("rollout", "a rollout is a function of step and state", rewards.rollout),
     Proof("groups", "an answer is compared with the others to its prompt", rewards.groups),
-    *(proof for proof in ALIGNMENT if proof.name == "adapter"),
+    *_named(ALIGNMENT, ("adapter",)),
 )
 """The proofs of configs that learn from rewards."""
 
@@ -119,12 +124,8 @@ OF_REWARDS = ("sampler", "on-policy", "rollout", "groups")
 """Those of them that only losses of rewards have."""
 
 SCORES = (
-    *(
-        proof
-        for proof in PROOFS
-        if proof.name in ("tokenizer", "checkpoints", "attention", "causal", "packed")
-    ),
-    *(proof for proof in ALIGNMENT if proof.name in ("prompts", "counted", "split", "adapter")),
+    *_named(PROOFS, ("tokenizer", "checkpoints", "attention", "causal", "packed")),
+    *_named(ALIGNMENT, ("prompts", "counted", "split", "adapter")),
     Proof(
         "scores",
         "a text has the score that it has alone, whatever shares its row",
@@ -136,13 +137,11 @@ SCORES = (
 """The proofs of reward models."""
 
 DIFFUSION = (
-    *(
-        proof
-        for proof in PROOFS
-        if proof.name
-        in ("tokenizer", "checkpoints", "attention", "packed", "gradients", "bfloat16", "resume")
+    *_named(
+        PROOFS,
+        ("tokenizer", "checkpoints", "attention", "packed", "gradients", "bfloat16", "resume"),
     ),
-    *(proof for proof in ALIGNMENT if proof.name == "split"),
+    *_named(ALIGNMENT, ("split",)),
     Proof(
         "masks",
         "every token is predicted once an epoch, and its masks are a function of seed and row",
@@ -168,7 +167,7 @@ def proofs_of(experiment: Experiment) -> tuple[Proof, ...]:
     if experiment.data.task.conversations:
         return ALIGNMENT if experiment.data.task.classes is None else SCORES
     if experiment.adapter is not None:
-        return tuple(one for one in ALIGNMENT if one.name in (*OF_THE_MODEL, "split", "adapter"))
+        return _named(ALIGNMENT, (*OF_THE_MODEL, "split", "adapter"))
     return PROOFS
 
 
@@ -184,7 +183,7 @@ def choose_proofs(only: Iterable[str], among: tuple[Proof, ...] = PROOFS) -> tup
             name in known,
             f"{name!r} is not a proof.{nearest(name, known)} --only takes {', '.join(known)}.",
         )
-    return tuple(proof for proof in among if not wanted or proof.name in wanted)
+    return _named(among, wanted or known)
 
 
 def prove(proof: Proof, setting: Setting) -> dict[str, Any]:

@@ -231,8 +231,11 @@ def is_binary(start: bytes, strictly: bool = True) -> bool:
 def require_text(start: bytes, path: Path) -> None:
     """Refuses a binary file."""
     hint = "give a text file with --data.source.path FILE. Tokens of another program can't be read."
-    if start.startswith((b"PK\x03\x04", b"7z\xbc\xaf")):
-        hint = "it is an archive: unpack it, and give the folder with --data.source.path FOLDER."
+    if start.startswith((b"PK\x03\x04", b"7z\xbc\xaf")) or start[257:262] == b"ustar":
+        hint = (
+            "it is an archive: unpack it, and give the folder with --data.source.path FOLDER; of a"
+            " docx, odt or epub save the text to a file."
+        )
     elif start.startswith(b"%PDF-"):
         hint = "it is a PDF: save its text to a file, and give that with --data.source.path FILE."
     found = f"{path} is binary, not text (by its first {len(start)} bytes)"

@@ -22,6 +22,7 @@ from gptjax.lab.look.measures import at_position
 from gptjax.model import ModelConfig
 from gptjax.model.activations import Observed
 from gptjax.model.output import to_output
+from gptjax.model.shortcuts import mixes_stream
 from gptjax.weights.weight import dense
 
 
@@ -67,8 +68,7 @@ def direct_attribution(
       ValueError: layers normalise the stream or multiply it, or the output is not linear.
     """
     require_output(config)
-    multiplied = config.shortcuts is not None and config.shortcuts.stream
-    if config.norm_placement == "post" or config.head_transform or multiplied:
+    if config.norm_placement == "post" or config.head_transform or mixes_stream(config):
         raise ValueError(
             "the residual stream of this model is no sum of what was added to it: it is normalised"
             " after each layer or multiplied by it, or its output has a layer of its own. Patch"

@@ -20,7 +20,7 @@ from gptjax.lab.look.fitting import Fitted, minimise
 from gptjax.lab.look.heads import layer_params
 from gptjax.model import ModelConfig, Output
 from gptjax.model.layers import norm
-from gptjax.model.shortcuts import mixed
+from gptjax.model.shortcuts import mixed, mixes_stream
 
 OBSERVED = ("embedding", "stream", "attention_out", "cross_out", "mlp_out")
 """What `streams_of` needs."""
@@ -65,7 +65,7 @@ def streams_of(config: ModelConfig, params: Params, output: Output) -> Float[Arr
         last = output.hidden
     else:
         last = seen["stream"][-1]
-        if config.shortcuts is not None and config.shortcuts.stream:
+        if mixes_stream(config):
             own = layer_params(config, params, config.num_layers - 1)["stream"]
             last = mixed(own, last, seen["embedding"])
         last = last + seen["attention_out"][-1]

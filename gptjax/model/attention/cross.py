@@ -7,9 +7,10 @@ from typing import Any
 from flax import linen as nn
 
 from gptjax.core.arrays import Array, Float, Key
-from gptjax.model.attention.layer import LayerInputs, attend, from_heads, to_heads
+from gptjax.model.attention.layer import LayerInputs, attend, from_heads
 from gptjax.model.attention.mask import MaskInputs, ScoreConfig
 from gptjax.model.config import ModelConfig
+from gptjax.model.layers import to_heads
 
 
 class CrossAttention(nn.Module):

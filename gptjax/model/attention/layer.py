@@ -24,7 +24,7 @@ from gptjax.model.attention.select import select_attention
 from gptjax.model.attention.sharded import over_mesh
 from gptjax.model.cache import Cache, Memory, Slots, update
 from gptjax.model.config import Layer, ModelConfig
-from gptjax.model.layers import Linear, Norm, parameter, residual_std, together
+from gptjax.model.layers import Linear, Norm, parameter, residual_std, to_heads, together
 from gptjax.model.rope_scaling import magnitude
 from gptjax.model.shortcuts import Entrance, values_with
 from gptjax.sharding.constrain import ROWS, axis_size, constrain, current_mesh
@@ -198,15 +198,6 @@ class Attention(nn.Module):
         if gate:
             mixed = mixed * nn.sigmoid(gate[0])
         return from_heads(c, c.head_dim, "out")(mixed), cache, seen
-
-
-def to_heads(
-    config: ModelConfig, heads: int, axis: str, name: str | None = None, biased: bool = True
-) -> Linear:
-    """The projection of the residual stream to heads of queries, keys or values."""
-    sizes, axes = ((config.width,), (heads, config.head_dim)), ("embed", axis, "head")
-    biased = biased and config.qkv_bias_enabled
-    return Linear(*sizes, axes, config.init_std, biased, name=name)
 
 
 def from_heads(config: ModelConfig, head_width: int, name: str | None = None) -> Linear:
